@@ -1,0 +1,43 @@
+# Every verb sets up what it needs in .venv. A fresh machine needs python3 (3.11 or newer, with venv), a C compiler, make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lab lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   run the demonstration notebooks on a cluster of this machine"
+	@echo "make test   lint, then the whole test suite"
+	@echo "make lab    JupyterLab on notebooks/"
+	@echo "make lint   ruff, mypy and the layers"
+	@echo "make clean  remove .venv, caches and builds"
+
+demo: $(STAMP)
+	$(BIN)/python notebooks/run_demo.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml setup.cfg
+	@command -v $(PYTHON) >/dev/null || { echo "concurrent_nb needs Python 3.11 or newer: install python3 and python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "concurrent_nb needs Python 3.11 or newer, and $(PYTHON) is older: name one with 'make PYTHON=python3.12'" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[notebook,test,tls]"
+	@touch $@

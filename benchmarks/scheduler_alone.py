@@ -1,0 +1,104 @@
+"""What the scheduler alone costs for each task: submitted, assigned, finished and acknowledged, without any network.
+
+    python benchmarks/scheduler_alone.py [--run 100] [--tasks 200000] [--profile]
+
+Slaves answer at once and everything is handed over in runs. Only the time inside `Scheduler.handle` is counted.
+"""
+
+import argparse
+import cProfile
+import pstats
+import time
+from collections.abc import Callable, Iterator
+
+from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.events import (
+    Event,
+    JobOpened,
+    OutcomesAcknowledged,
+    OutcomesReceived,
+    SlaveJoined,
+    TasksSubmitted,
+)
+from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame
+
+JOB, CLIENT, FUNCTION = JobId(b"j" * 16), SessionId(b"sclient"), Digest(b"f" * 32)
+OK = int(Status.OK)
+
+
+class Watch:
+    """Runs a scheduler and adds up the time that it takes."""
+
+    def __init__(self, strategy: Strategy, profile: cProfile.Profile | None) -> None:
+        self.scheduler = Scheduler(strategy)
+        self.spent_s = 0.0
+        self._now = 0.0
+        self._profile = profile
+
+    def handle(self, *events: Event) -> list[Instruction]:
+        self._now += 1e-4
+        if self._profile is not None:
+            self._profile.enable()
+        begin = time.perf_counter()
+        instructions = self.scheduler.handle(*events, now=self._now)
+        self.spent_s += time.perf_counter() - begin
+        if self._profile is not None:
+            self._profile.disable()
+        return instructions
+
+
+def answers(instructions: list[Instruction]) -> Iterator[Event]:
+    """Play the slaves and the owner."""
+    for instruction in instructions:
+        if isinstance(instruction, Assign):
+            items = [OutcomeFrame(t.index, t.attempt, OK, 1e-4, 1234, b"result") for t in instruction.tasks]
+            yield OutcomesReceived(instruction.slave, instruction.job, items, ())
+        elif isinstance(instruction, Deliver):
+            yield OutcomesAcknowledged(instruction.client, instruction.job, [item.index for item in instruction.items])
+
+
+def measure(
+    strategy: Strategy, slaves: int, tasks: int, run: int, together: bool, profile: cProfile.Profile | None
+) -> float:
+    """Return microseconds for each task."""
+    watch = Watch(strategy, profile)
+    for number in range(slaves):
+        watch.scheduler.handle(SlaveJoined(SessionId(b"s%d" % number), f"slave {number}", 4, 1000), now=0.0)
+    watch.scheduler.handle(JobOpened(CLIENT, "owner", JOB), now=0.0)
+    for first in range(0, tasks, run):
+        frames = [TaskFrame(index, 0, b"arguments") for index in range(first, first + run)]
+        instructions = watch.handle(TasksSubmitted(CLIENT, JOB, FUNCTION, frames, ()))
+        while instructions:
+            events = list(answers(instructions))
+            calls = [events] if together else [[event] for event in events]
+            instructions = [done for call in calls for done in watch.handle(*call)]
+    if watch.scheduler.waiting or watch.scheduler.jobs[JOB].tasks:
+        raise SystemExit("tasks are left: the figures mean nothing")
+    return watch.spent_s / tasks * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=int, default=100, help="tasks in one submit")
+    parser.add_argument("--tasks", type=int, default=200_000)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--single", action="store_true", help="call the scheduler for each event alone")
+    options = parser.parse_args()
+    strategies: list[Callable[[], Strategy]] = [PullRoundRobin, PushBest]
+    for make in strategies:
+        for slaves in (2, 10, 1000, 10_000):
+            profile = cProfile.Profile() if options.profile else None
+            tasks_us = measure(make(), slaves, options.tasks, options.run, not options.single, profile)
+            print(f"{make.__name__:16} {slaves:6} slaves {tasks_us:6.2f} us/task {1e6 / tasks_us:9,.0f} tasks/s")
+            if profile is not None:
+                pstats.Stats(profile).sort_stats("tottime").print_stats(14)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Run the cells of a Jupyter notebook, and any Python function, on a cluster.
+
+    %load_ext concurrent_nb             # %%concurrent_task on a cell runs it on a cluster
+
+    with concurrent_nb.Cluster(workers=2) as cluster:
+        cluster.application().submit(pow, 2, 10).result()
+
+Importing this package costs next to nothing; what it offers is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from concurrent_nb.api import ApplicationNode as ApplicationNode
+    from concurrent_nb.api import Cluster as Cluster
+    from concurrent_nb.api import Job as Job
+    from concurrent_nb.api import TaskFuture as TaskFuture
+    from concurrent_nb.api import connect as connect
+    from concurrent_nb.outcome import Hit as Hit
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "ApplicationNode": "concurrent_nb.api",
+    "Cluster": "concurrent_nb.api",
+    "Job": "concurrent_nb.api",
+    "TaskFuture": "concurrent_nb.api",
+    "connect": "concurrent_nb.api",
+    "Hit": "concurrent_nb.outcome",
+}
+__all__ = ["ApplicationNode", "Cluster", "Hit", "Job", "TaskFuture", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for."""
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module 'concurrent_nb' has no attribute {name!r}")
+    value = getattr(import_module(where), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])
+
+
+def load_ipython_extension(ipython: "InteractiveShell") -> None:
+    """Make the magics known: `%load_ext concurrent_nb`."""
+    import_module("concurrent_nb.notebook.extension").load(ipython)
+
+
+def unload_ipython_extension(ipython: "InteractiveShell") -> None:
+    """Take the magics away and stop the cluster that they started: `%unload_ext concurrent_nb`."""
+    import_module("concurrent_nb.notebook.extension").unload(ipython)

@@ -1,0 +1,42 @@
+"""Read what is written on a command line: whole numbers with bounds, and --Class.item=value."""
+
+import argparse
+import re
+from ast import literal_eval
+from collections.abc import Callable
+from typing import Any
+
+from concurrent_nb.errors import ConfigurationError
+
+_ITEM = re.compile(r"--([A-Za-z_]\w*)\.([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Give a reader of whole numbers of at least `least`, for argparse."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is too small, it must be at least {least}")
+        return value
+
+    return read
+
+
+def read_items(arguments: list[str]) -> dict[str, dict[str, Any]]:
+    """Read items of configuration. Values are Python literals, or else text. Raises ConfigurationError for others."""
+    items: dict[str, dict[str, Any]] = {}
+    for argument in arguments:
+        match = _ITEM.fullmatch(argument)
+        if match is None:
+            raise ConfigurationError(f"unknown option {argument!r}: options are those of --help, or --Class.item=value")
+        section, item, text = match.groups()
+        try:
+            value = literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        items.setdefault(section, {})[item] = value
+    return items

@@ -1,0 +1,47 @@
+"""Start one node for an owner: `python -m concurrent_nb.nodes master CONFIG NAME` or `... slave CONFIG`.
+
+CONFIG is JSON. Standard input is the lease: the node leaves when it ends. A slave reads the path of the connection file
+from its first line, so that it can warm up before the master is there. A master writes that path to standard output.
+People start nodes with `concurrent-nb`; this is what `Cluster` uses.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+STDIN = 0
+
+
+def main(arguments: list[str]) -> None:
+    """Run the node that the arguments describe, until its lease ends."""
+    role, config, *rest = arguments
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s")
+    if role == "master":
+        from concurrent_nb.nodes.master import run_master  # here, because a slave need not import Tornado
+
+        def tell(info: object, path: Path) -> None:
+            sys.stdout.write(f"{path}\n")
+            sys.stdout.flush()
+
+        run_master(json.loads(config), rest[0], tell, lease=STDIN)
+    else:
+        from concurrent_nb.nodes.slave import run_slave
+
+        run_slave(json.loads(config), read_first_line, lease=STDIN)
+
+
+def read_first_line() -> Path:
+    """Wait for the first line of standard input, byte by byte: what follows belongs to the lease."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(STDIN, 1)
+        if not byte:
+            sys.exit("the owner has gone before it said where the master is")
+        line += byte
+    return Path(line.decode().rstrip("\n"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

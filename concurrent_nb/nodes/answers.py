@@ -1,0 +1,62 @@
+"""Turn an outcome that has arrived into a value or an exception: the application's decoding, the only one it has."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from concurrent_nb import errors
+from concurrent_nb.nodes.ledger import Ended
+from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.shipping import pickles
+from concurrent_nb.wire.codec import Buffer, decode_error, unpack_body
+from concurrent_nb.wire.messages import ErrorReport
+
+_CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
+    Status.TIMEOUT: errors.TaskTimeout,
+    Status.DIED: errors.WorkerDied,
+    Status.POISON: errors.PoisonTask,
+    Status.NOT_PICKLABLE: errors.ResultNotPicklable,
+    Status.NOT_LOADABLE: errors.FunctionNotLoadable,
+    Status.REFUSED: errors.TaskRefused,
+}
+
+
+def answer_of(task: str, ended: Ended[Any]) -> tuple[Any, BaseException | None]:
+    """Give (value, None) or (None, exception); the exception's cause is the remote traceback, where there is one."""
+    frame = ended.frame
+    body, buffers = unpack_body(frame.body, ended.buffers)
+    where = {"task": task, "slave": ended.slave, "worker": frame.worker}
+    status = Status(frame.status)
+    if status in SUCCESSES:
+        try:
+            return pickles.loads(body, _writable(buffers)), None
+        except Exception as error:  # unpickling runs the result's own code, which may raise anything
+            message = f"the result of task {task} cannot be unpickled here: {type(error).__name__}: {error}"
+            failure = errors.ResultNotLoadable(message, **where)
+            failure.__cause__ = error
+            return None, failure
+    try:
+        report = decode_error(body)
+    except errors.ProtocolError as error:
+        return None, errors.TaskError(f"task {task} failed, and its {error}", **where)
+    failed = _error_of(status, report, where)
+    if report.traceback:
+        failed.__cause__ = errors.RemoteTraceback(report.traceback)
+    return None, failed
+
+
+def _error_of(status: Status, report: ErrorReport, where: dict[str, Any]) -> BaseException:
+    if status is not Status.ERROR:
+        return _CLASSES[status](report.message, **where)
+    if report.exception:
+        try:
+            loaded = pickles.loads(report.exception)
+        except Exception:  # noqa: BLE001  (a class that is missing here, say: the report has all there is to tell)
+            loaded = None
+        if isinstance(loaded, BaseException):
+            return loaded
+    return errors.RemoteError(f"{report.type_name}: {report.message}", **where, type_name=report.type_name)
+
+
+def _writable(buffers: Sequence[Buffer]) -> list[Buffer]:
+    """Results belong to who asked for them, so he may change them: arrays come on memory of their own."""
+    return [buffer if isinstance(buffer, bytearray) else bytearray(buffer) for buffer in buffers]

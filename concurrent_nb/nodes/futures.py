@@ -1,0 +1,203 @@
+"""What an application holds of its tasks: futures as in the standard library, and jobs.
+
+Futures are made by the thread that submits and ended by the application's own thread; both are safe to use from any.
+"""
+
+import concurrent.futures
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
+from dataclasses import dataclass
+from typing import Any
+
+from concurrent_nb.ids import JobId, task_name
+from concurrent_nb.outcome import SUCCESSES, Status
+
+#: (job, indexes, None for all): asks the application's thread to cancel
+Canceller = Callable[[JobId, Sequence[int] | None], None]
+
+
+class TaskFuture(concurrent.futures.Future[Any]):
+    """A `concurrent.futures.Future` whose task runs on a cluster; it can also be awaited.
+
+    As in the standard library `cancel` returns False for a task that is known to run. True is a promise: the task never
+    starts, or is stopped if it has started in the last moment.
+    """
+
+    def __init__(self, job: JobId, index: int, canceller: Canceller, ended: "Callable[[TaskFuture], None] | None"):
+        super().__init__()
+        self.job_id = job
+        self.index = index
+        self.slave = ""  #: name of the slave where it ran
+        self.worker = 0  #: pid of the worker that ran it
+        self.attempt = 0  #: number of the attempt that ended it
+        self.elapsed_s = 0.0  #: time that the worker spent on it
+        self.status: Status | None = None  #: how it ended on the cluster
+        self._canceller = canceller
+        self._when_ended = ended
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the result in a coroutine. Cancelling the coroutine cancels the task if it does not run."""
+        import asyncio  # here, because it takes 100 ms and only coroutines come by
+
+        return asyncio.wrap_future(self).__await__()
+
+    @property
+    def task(self) -> str:
+        """Return the task's name for people."""
+        return task_name(self.job_id, self.index)
+
+    def cancel(self) -> bool:
+        """Cancel the task unless it runs or has ended. Return whether it is cancelled."""
+        with self._condition:
+            known = self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+        if known or not super().cancel():
+            return known
+        self._notify_cancelled()
+        self._canceller(self.job_id, (self.index,))
+        return True
+
+    def end_cancelled(self) -> None:
+        """Take the cluster's word that the task was cancelled, running or not. For the application's thread."""
+        with self._condition:
+            if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED):
+                return
+            self._state = CANCELLED
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        self._notify_cancelled()
+
+    def _notify_cancelled(self) -> None:
+        try:
+            self.set_running_or_notify_cancel()
+        except RuntimeError:  # two threads cancelled at once; the other one has told the waiters
+            return
+        if self._when_ended is not None:
+            self._when_ended(self)
+
+    def end(self, value: Any, error: BaseException | None) -> bool:
+        """Set the result or the exception. False if the future was cancelled meanwhile. For the application's thread."""
+        try:
+            if error is None:
+                self.set_result(value)
+            else:
+                self.set_exception(error)
+        except concurrent.futures.InvalidStateError:
+            return False
+        if self._when_ended is not None:
+            self._when_ended(self)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many tasks of a job are where."""
+
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+
+    @property
+    def total(self) -> int:
+        """Return the number of tasks."""
+        return self.waiting + self.running + self.done + self.failed + self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPiece:
+    """What a task wrote: `stream` is 1 for standard output, 2 for standard error."""
+
+    index: int
+    stream: int
+    text: str
+
+
+class Job:
+    """All tasks of one cell: their futures, how far they are, what they write.
+
+    Made by `ApplicationNode.start_job`. The futures keep everything that finished, also when the job ended early.
+    """
+
+    def __init__(self, job: JobId, name: str, canceller: Canceller) -> None:
+        self.id = job
+        self.name = name
+        self.futures: list[TaskFuture] = []
+        self.hit: TaskFuture | None = None  #: the first task whose value satisfied `until`
+        self.first_error: TaskFuture | None = None  #: the first task that failed
+        self.slaves: set[str] = set()  #: names of the slaves where tasks ended
+        self._canceller = canceller
+        self._condition = threading.Condition()
+        self._running: set[int] = set()
+        self._done = self._failed = self._cancelled = 0
+        self._output: deque[OutputPiece] = deque()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every task has ended. Return whether that is so; False after `timeout_s` seconds."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._condition:
+            while self._ended < len(self.futures):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._condition.wait(left)
+            return True
+
+    def cancel(self) -> None:
+        """Stop the whole job, running tasks too. Returns at once; `wait` tells when all have ended."""
+        self._canceller(self.id, None)
+
+    def counts(self) -> Counts:
+        """Tell how many tasks are where."""
+        with self._condition:
+            running = len(self._running)
+            waiting = len(self.futures) - self._ended - running
+            return Counts(waiting, running, self._done, self._failed, self._cancelled)
+
+    def take_output(self) -> list[OutputPiece]:
+        """Give what tasks have written since the last call, in order."""
+        pieces = []
+        while self._output:
+            pieces.append(self._output.popleft())
+        return pieces
+
+    @property
+    def _ended(self) -> int:
+        return self._done + self._failed + self._cancelled
+
+    def __repr__(self) -> str:
+        counts = self.counts()
+        return f"<Job {self.name or self.id.hex()[:8]}: {counts.done} of {counts.total} done, {counts.failed} failed>"
+
+    # ------------------------------------------------------------------------------- for the application's thread
+
+    def task_started(self, index: int) -> None:
+        """Note that a task runs."""
+        with self._condition:
+            if not self.futures[index].done():
+                self._running.add(index)
+
+    def task_wrote(self, piece: OutputPiece) -> None:
+        """Note what a task wrote."""
+        self._output.append(piece)
+
+    def task_ended(self, future: TaskFuture) -> None:
+        """Note that a task has ended, whoever ended it."""
+        with self._condition:
+            self._running.discard(future.index)
+            if future.slave:
+                self.slaves.add(future.slave)
+            if future.cancelled():
+                self._cancelled += 1
+            elif future.status in SUCCESSES:
+                self._done += 1
+                if future.status is Status.HIT and self.hit is None:
+                    self.hit = future
+            else:
+                self._failed += 1
+                self.first_error = self.first_error or future
+            if self._ended >= len(self.futures):
+                self._condition.notify_all()

@@ -1,0 +1,243 @@
+"""The application without sockets: every task that it was given and that has no answer yet.
+
+    submits, cancellations -> Ledger -> Session -> frames for the master
+    frames of the master -> Session -> Ledger -> which task ended how
+
+The ledger keeps a task until its outcome is here, so a master that was restarted gets everything again under the same
+ids. Pure; it never pickles or unpickles. Called by `ApplicationNode`'s thread, by the simulator and by the tour in
+tests/test_life_of_a_task.py.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Generic, TypeVar
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffer, Buffers
+from concurrent_nb.wire.session import Session
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class Shipment:
+    """A pickled function, ready to be sent."""
+
+    digest: bytes
+    body: bytes
+    sizes: tuple[int, ...] = ()
+    buffers: Buffers = ()
+
+
+@dataclass(eq=False, slots=True)
+class OpenJob(Generic[T]):
+    """A job of which tasks may be unanswered."""
+
+    id: JobId
+    name: str = ""
+    until: bool = False
+    stop_on_error: bool = False
+    closed: bool = False  #: no more tasks will come
+    said_open: bool = False
+    said_closed: bool = False
+    functions: set[bytes] = field(default_factory=set)  #: digests sent for it in this session
+    entries: "dict[int, Entry[T]]" = field(default_factory=dict)  #: unanswered, by index
+
+
+@dataclass(eq=False, slots=True)
+class Entry(Generic[T]):
+    """One task without an answer. `owner` is what the application wants back with it (its future)."""
+
+    job: OpenJob[T]
+    index: int
+    function: Shipment
+    body: bytes
+    sizes: tuple[int, ...]
+    buffers: Buffers
+    timeout_s: float | None
+    retries: int
+    owner: T
+    cancelled: bool = False  #: its end has been asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Generic[T]):
+    """The cluster says how a task ended."""
+
+    entry: Entry[T]
+    frame: m.OutcomeFrame
+    buffers: Buffers
+    slave: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runs(Generic[T]):
+    """The cluster says that a task runs."""
+
+    entry: Entry[T]
+    slave: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote(Generic[T]):
+    """A task has written something."""
+
+    entry: Entry[T]
+    stream: int
+    data: bytes
+
+
+News = Ended[T] | Runs[T] | Wrote[T]
+
+
+class Ledger(Generic[T]):
+    """Everything that an application says and hears."""
+
+    def __init__(self, interval_s: float) -> None:
+        self.session: Session | None = None
+        self.jobs: dict[bytes, OpenJob[T]] = {}
+        self.interval_s = interval_s
+        self._said_at = float("-inf")
+
+    # ------------------------------------------------------------------------------------------------------- saying
+
+    def has_entries(self) -> bool:
+        """Say whether any task is unanswered."""
+        return any(job.entries for job in self.jobs.values())
+
+    def entries(self) -> list[Entry[T]]:
+        """Return the tasks without an answer."""
+        return [entry for job in self.jobs.values() for entry in job.entries.values()]
+
+    def attach(self, session: Session) -> list[Entry[T]]:
+        """Go on in a new session: say again, under the same ids, whatever has no answer yet.
+
+        Give back the tasks whose end had been asked for: they are not sent again, so nobody will answer for them.
+        """
+        self.session = session
+        dropped = []
+        for job in list(self.jobs.values()):
+            job.said_open = job.said_closed = False
+            job.functions.clear()
+            over = [entry for entry in job.entries.values() if entry.cancelled]
+            for entry in over:
+                del job.entries[entry.index]
+            dropped += over
+            self._submit(list(job.entries.values()))
+            self._close_if_over(job)
+        return dropped
+
+    def add(self, entries: Iterable[Entry[T]]) -> None:
+        """Submit tasks; neighbours that share job, function and limits travel as one run."""
+        fresh = list(entries)
+        for entry in fresh:
+            entry.job.entries[entry.index] = entry
+            self.jobs[entry.job.id] = entry.job
+        if self.session is not None:
+            self._submit(fresh)
+
+    def close(self, job: OpenJob[T]) -> None:
+        """Note that no more tasks will come for a job."""
+        job.closed = True
+        self._close_if_over(job)
+
+    def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
+        """Ask for the end of tasks, or of a whole job; each is still answered."""
+        known = self.jobs.get(job)
+        if known is None:
+            return
+        for index in known.entries if indexes is None else indexes:
+            if (entry := known.entries.get(index)) is not None:
+                entry.cancelled = True
+        if self.session is not None:
+            self.session.send(m.Cancel(job, None if indexes is None else list(indexes)))
+
+    def drop_all(self) -> list[Entry[T]]:
+        """Give up: forget every task and give them back."""
+        entries = self.entries()
+        self.jobs.clear()
+        return entries
+
+    def _submit(self, entries: list[Entry[T]]) -> None:
+        session = self.session
+        assert session is not None
+        key: Callable[[Entry[T]], object] = lambda e: (e.job.id, e.function.digest, e.timeout_s, e.retries)  # noqa: E731
+        for _, members in groupby(entries, key):
+            run = list(members)
+            first = run[0]
+            self._introduce(first.job, first.function, session)
+            frames = [m.TaskFrame(entry.index, 0, entry.body, entry.sizes) for entry in run]
+            with_buffers = any(entry.sizes for entry in run)
+            session.send(
+                m.Submit(first.job.id, first.function.digest, first.timeout_s, first.retries, frames),
+                [entry.buffers for entry in run] if with_buffers else (),
+            )
+
+    def _introduce(self, job: OpenJob[T], function: Shipment, session: Session) -> None:
+        """Say what the master must know before a task of this job and function."""
+        if not job.said_open:
+            session.send(m.OpenJob(job.id, job.name, job.until, job.stop_on_error))
+            job.said_open = True
+        if function.digest not in job.functions:
+            session.send(
+                m.Function(function.digest, function.body, function.sizes),
+                [function.buffers] if function.sizes else (),
+            )
+            job.functions.add(function.digest)
+
+    def _close_if_over(self, job: OpenJob[T]) -> None:
+        if job.closed and self.session is not None and job.said_open and not job.said_closed:
+            self.session.send(m.CloseJob(job.id))
+            job.said_closed = True
+        if job.closed and not job.entries:
+            self.jobs.pop(job.id, None)
+
+    # ------------------------------------------------------------------------------------------------------ hearing
+
+    def received(self, frames: Sequence[Buffer], now: float) -> Iterator[News[T]]:
+        """Take one envelope of the master. Raises ProtocolError; the session is over then."""
+        assert self.session is not None
+        for item in self.session.receive(frames, now):
+            message = item.message
+            if type(message) is m.Outcomes:
+                job = self.jobs.get(message.job)
+                if job is not None:
+                    yield from self._ended(job, message, item.buffers)
+            elif type(message) is m.Started:
+                for ref in message.tasks:
+                    if (entry := self._find(ref)) is not None:
+                        yield Runs(entry, message.slave)
+            elif type(message) is m.Output and (entry := self._find(message.task)) is not None:
+                yield Wrote(entry, message.stream, message.data)
+
+    def _ended(self, job: OpenJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[Ended[T]]:
+        for at, frame in enumerate(message.items):
+            entry = job.entries.pop(frame.index, None)
+            if entry is not None:
+                yield Ended(entry, frame, buffers[at] if buffers else (), message.slave)
+        self._close_if_over(job)
+
+    def _find(self, ref: m.TaskRef) -> Entry[T] | None:
+        job = self.jobs.get(ref.job)
+        return None if job is None else job.entries.get(ref.index)
+
+    # --------------------------------------------------------------------------------------------------------- time
+
+    def step(self, now: float) -> list[list[Buffer]]:
+        """Give all envelopes that should leave now."""
+        if self.session is None:
+            return []
+        envelopes = self.session.flush(now)
+        if not envelopes and now - self._said_at >= self.interval_s:
+            envelopes = [self.session.keepalive()]
+        if envelopes:
+            self._said_at = now
+        return envelopes
+
+    def next_deadline(self) -> float:
+        """When `step` should be called again at the latest."""
+        keepalive = self._said_at + self.interval_s
+        due = None if self.session is None else self.session.next_deadline()
+        return keepalive if due is None else min(keepalive, due)

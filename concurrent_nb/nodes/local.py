@@ -1,0 +1,241 @@
+"""A whole cluster on this machine: a master process and a slave process, gone when their owner is.
+
+Each node holds one end of a pipe (its standard input) whose other end only the owner has. When the owner closes it, or
+dies in whatever way, the node reads end-of-file and leaves; the slave takes its workers along. Nothing else is needed to
+leave no process behind, and no process is searched for by name.
+"""
+
+import atexit
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from concurrent_nb.errors import ClusterError, ClusterStartFailed, ConfigurationError
+from concurrent_nb.nodes.application import ApplicationNode
+from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport.control_client import ControlClient
+
+#: a node that has not come up by then has failed
+START_TIMEOUT_S: Final = 30.0
+#: a node that was told to leave and is still here after this long is killed
+LEAVE_TIMEOUT_S: Final = 3.0
+#: a slave that dies this often within RESTART_WINDOW_S is not started again
+RESTARTS: Final = 5
+RESTART_WINDOW_S: Final = 10.0
+#: environment variable that hands the owner's sys.path to the workers (a JSON list)
+SYS_PATH_VARIABLE: Final = "CONCURRENT_NB_SYS_PATH"
+
+
+class Cluster:
+    """A cluster on this machine, embedded in this process.
+
+    >>> with concurrent_nb.Cluster(workers=2) as cluster:               # doctest: +SKIP
+    ...     list(cluster.application().map(abs, range(-3, 0)))
+    [3, 2, 1]
+
+    Args:
+        workers: worker processes; None takes one for each core that this process may use.
+        name: under which others on this machine `connect`; None for a cluster that nobody else looks for.
+        config: configuration of the nodes, {"MasterNode": {"strategy": "PushBest"}, ...}.
+
+    Raises ConfigurationError for arguments that make no sense, ClusterStartFailed if a node does not come up.
+    """
+
+    def __init__(
+        self, workers: int | None = None, name: str | None = None, config: dict[str, dict[str, Any]] | None = None
+    ) -> None:
+        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+            raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
+        self.name = connection_file.check_name(name or f"embedded-{os.getpid()}-{secrets.token_hex(4)}")
+        self.connection_file: Path | None = None  #: once it has started
+        self._config = {key: dict(value) for key, value in (config or {}).items()}
+        if workers is not None:
+            self._config.setdefault("SlaveNode", {})["workers"] = workers
+        self._pid = os.getpid()
+        self._closing = threading.Event()
+        self._master: subprocess.Popen[str] | None = None
+        self._slave: subprocess.Popen[str] | None = None
+        self._supervisor: threading.Thread | None = None
+        self._application: ApplicationNode | None = None
+        self._keys = keys.fresh()
+        self._at_exit: Any = None
+        self._log: Any = None
+
+    # -------------------------------------------------------------------------------------------------- start and end
+
+    def start(self) -> Self:
+        """Start the nodes and return when the master answers; the slave joins at its own pace."""
+        if self._master is not None:
+            raise ClusterError(f"cluster {self.name!r} has been started already")
+        self._log = tempfile.TemporaryFile("w+")  # unlinked, so that nothing is left of it either
+        try:
+            self._master = self._spawn("master", self.name)
+            self._slave = self._spawn("slave")  # it warms up while the master does
+            self.connection_file = self._await_master()
+            _write_line(self._slave, str(self.connection_file))
+        except BaseException:
+            self.close()
+            raise
+        self._supervisor = threading.Thread(target=self._supervise, name=f"cluster {self.name}", daemon=True)
+        self._supervisor.start()
+        reference = weakref.ref(self)
+        self._at_exit = atexit.register(lambda: (alive := reference()) and alive.close())
+        return self
+
+    def close(self) -> None:
+        """End the cluster: its applications, its nodes, its workers. Does nothing if it has ended."""
+        if os.getpid() != self._pid or self._closing.is_set():
+            return
+        self._closing.set()
+        if self._application is not None:
+            self._application.close()
+        for node in (self._slave, self._master):
+            if node is not None:
+                _let_go(node)
+        deadline = time.monotonic() + LEAVE_TIMEOUT_S
+        for node in (self._slave, self._master):
+            if node is not None:
+                _wait_or_kill(node, max(0.1, deadline - time.monotonic()))
+        if self._supervisor is not None and self._supervisor is not threading.current_thread():
+            self._supervisor.join()
+        if self._log is not None:
+            self._log.close()
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing.is_set() else "running" if self._master else "not started"
+        return f"<Cluster {self.name} ({state})>"
+
+    # -------------------------------------------------------------------------------------------------------- using it
+
+    def application(self) -> ApplicationNode:
+        """Return the application node of this process: an Executor. The same one each time."""
+        path = self._started()
+        if self._application is None:
+            self._application = ApplicationNode(path, self._keys)
+        return self._application
+
+    def status(self) -> dict[str, Any]:
+        """Ask the master what there is: slaves, clients, tasks."""
+        info = connection_file.read(self._started())
+        control = ControlClient(info.endpoints, info.tokens["admin"], info.certificate_pem)
+        try:
+            answer = control.call("status")
+        finally:
+            control.close()
+        assert isinstance(answer, dict)
+        return answer
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the master has ended (because somebody stopped it). False after `timeout_s` seconds."""
+        self._started()
+        assert self._master is not None
+        try:
+            self._master.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def log_tail(self, limit: int = 4000) -> str:
+        """Return the end of what the nodes have logged."""
+        self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, self._log.tell() - limit))
+        text = self._log.read()
+        assert isinstance(text, str)
+        return text.strip()
+
+    def _started(self) -> Path:
+        if self.connection_file is None or self._closing.is_set():
+            state = "has been closed" if self._closing.is_set() else "has not been started"
+            raise ClusterError(f"cluster {self.name!r} {state}: use it as `with Cluster(...) as cluster:`")
+        return self.connection_file
+
+    # ---------------------------------------------------------------------------------------------------- the processes
+
+    def _spawn(self, role: str, *arguments: str) -> "subprocess.Popen[str]":
+        environment = dict(os.environ)
+        if role == "slave":
+            environment[SYS_PATH_VARIABLE] = json.dumps(sys.path)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, json.dumps(self._config), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if role == "master" else subprocess.DEVNULL,
+            stderr=self._log,
+            text=True,
+            env=environment,
+            start_new_session=True,  # an interrupt of the notebook is for the notebook
+        )
+
+    def _await_master(self) -> Path:
+        """Wait for the line in which the master tells where its connection file is."""
+        assert self._master is not None and self._master.stdout is not None
+        lines: deque[str] = deque()
+        reader = threading.Thread(target=lambda: lines.append(self._master.stdout.readline()), daemon=True)  # type: ignore[union-attr]
+        reader.start()
+        reader.join(START_TIMEOUT_S)
+        if not lines or not lines[0].strip():
+            state = f"ended with exit code {self._master.poll()}" if not reader.is_alive() else "says nothing"
+            raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
+        return Path(lines[0].strip())
+
+    def _supervise(self) -> None:
+        """Start the slave again when it dies, unless it dies all the time."""
+        deaths: deque[float] = deque(maxlen=RESTARTS)
+        while True:
+            assert self._slave is not None and self._master is not None
+            self._slave.wait()
+            if self._closing.is_set() or self._master.poll() is not None:
+                return
+            deaths.append(time.monotonic())
+            if len(deaths) == RESTARTS and deaths[-1] - deaths[0] < RESTART_WINDOW_S:
+                self._log.write(f"the slave has died {RESTARTS} times in a row and is not started again\n")
+                return
+            _let_go(self._slave)
+            self._slave = self._spawn("slave")
+            _write_line(self._slave, str(self.connection_file))
+
+
+def _write_line(node: "subprocess.Popen[str]", line: str) -> None:
+    assert node.stdin is not None
+    try:
+        node.stdin.write(line + "\n")
+        node.stdin.flush()
+    except BrokenPipeError:
+        return  # it has died already; whoever waits for it will see that
+
+
+def _let_go(node: "subprocess.Popen[str]") -> None:
+    """Close the pipe that the node lives on."""
+    for pipe in (node.stdin, node.stdout):
+        if pipe is not None and not pipe.closed:
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue
+
+
+def _wait_or_kill(node: "subprocess.Popen[str]", timeout_s: float) -> None:
+    try:
+        node.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        node.kill()
+        node.wait()

@@ -1,0 +1,348 @@
+"""The master process: who is registered, who runs what. It never unpickles anything and never runs a user's code.
+
+    main thread: Tornado's loop, the control channel (JSON-RPC over HTTP)  --asks-->  compute thread
+    compute thread: a poll loop around Gate (ZeroMQ) and MasterCore
+
+The two meet in one queue; the compute thread alone touches the core.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psutil
+import zmq
+
+from concurrent_nb.clock import monotonic
+from concurrent_nb.components.config import ExtensionPointItem, FloatItem, IntItem, ListItem
+from concurrent_nb.components.core import Component, ComponentManager
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import SessionId, new_session_id
+from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.nodes.registration import check_versions
+from concurrent_nb.nodes.strategies import IStrategy, PullRoundRobin, PushBest
+from concurrent_nb.nodes.wake import Wake
+from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
+from concurrent_nb.scheduling.liveness import Liveness
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.settings import files as settings
+from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport.compute import Gate
+from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.control_server import ControlServer
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ROLES: Final = ("admin", "client", "slave")
+EVERYBODY: Final = list(ROLES)
+#: a node looks this often whether its owner lives
+PARENT_CHECK_S: Final = 1.0
+
+
+class MasterNode(Component):
+    """What a master can be told: where to listen, which strategy, how patient it is."""
+
+    strategy = ExtensionPointItem(IStrategy, "PullRoundRobin", help="Who gets the next tasks.")
+    addresses = ListItem(["127.0.0.1"], help="IP addresses to listen on. Beyond loopback the control channel uses TLS.")
+    control_port = IntItem(0, min=0, max=65535, help="Port of the control channel; 0 takes a free one.")
+    interval_s = FloatItem(1.0, min=0.01, help="Seconds between two signs of life of a node.")
+    suspect_after_s = FloatItem(3.0, min=0.01, help="A node that was silent for this many seconds gets no new tasks.")
+    lost_after_s = FloatItem(5.0, min=0.01, help="A node that was silent for this many seconds is given up.")
+    deaths_allowed = IntItem(3, min=1, help="A task that was running in this many workers that died is quarantined.")
+
+
+class Master:
+    """A running master: its core, its compute thread, its control channel.
+
+    Args:
+        config: what to listen on, which strategy, which intervals.
+        name: of the cluster, and so of the connection file.
+    """
+
+    def __init__(self, config: MasterNode, name: str) -> None:
+        self.name = connection_file.check_name(name)
+        self.config = config
+        self._keys = keys.fresh()
+        self._tokens = {role: keys.fresh_token() for role in ROLES}
+        # Wall clock, so that a later life has a larger number although nothing is kept between two lives.
+        epoch = time.time_ns() // 1_000_000
+        scheduler = Scheduler(config.strategy.make(), deaths_allowed=config.deaths_allowed)
+        liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
+        self._core = MasterCore(epoch, scheduler, liveness, config.interval_s)
+        self._asked: deque[Callable[[float], None]] = deque()
+        self._wake = Wake()
+        self._stopping = False
+        self._stop_event = asyncio.Event()
+        self._thread = threading.Thread(target=self._compute, name="compute channel", daemon=True)
+
+    # --------------------------------------------------------------------------------------------- control channel
+
+    async def run(self, ready: Callable[[ConnectionFile, Path], None]) -> None:
+        """Serve until `stop`; call `ready` once nodes can register."""
+        self._loop = asyncio.get_running_loop()
+        addresses = listen_on(self.config.addresses)
+        self._gate = Gate(addresses, self._keys.public, self._keys.secret, self._core.admits)
+        tls = self._tls(addresses)
+        tokens = {token: role for role, token in self._tokens.items()}
+        dispatcher = Dispatcher(Registry(self))
+        server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls)
+        self._thread.start()
+        path = None
+        try:
+            await server.start()
+            info = ConnectionFile(
+                name=self.name,
+                endpoints=server.endpoints,
+                master_key=self._keys.public.decode(),
+                tokens=self._tokens,
+                certificate_pem=None if tls is None else tls.certificate_pem,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                epoch=self._core.epoch,
+            )
+            path = connection_file.write(info)
+            ready(info, path)
+            await self._stop_event.wait()
+        finally:
+            await server.stop()
+            if path is not None:
+                connection_file.remove(path, self._core.epoch)
+            self._stopping = True
+            self._wake.set()
+            await asyncio.to_thread(self._thread.join)
+            self._wake.close()
+
+    def stop(self) -> None:
+        """End `run`: nodes are told that the cluster has been stopped. For the loop's thread."""
+        self._stop_event.set()
+
+    def _tls(self, addresses: list[str]) -> Any:
+        if all(is_loopback(address) for address in addresses):
+            return None
+        from concurrent_nb.transport.tls import make_tls  # here, because it needs the extra `tls`
+
+        return make_tls(addresses)
+
+    async def _ask(self, question: Callable[[float], T]) -> T:
+        """Have the compute thread answer a question about the core."""
+        answer: asyncio.Future[T] = self._loop.create_future()
+
+        def settle(value: Any, error: BaseException | None) -> None:
+            if not answer.done():
+                answer.set_result(value) if error is None else answer.set_exception(error)
+
+        def on_compute_thread(now: float) -> None:
+            try:
+                value, error = question(now), None
+            except Exception as failure:  # noqa: BLE001  (handed on to the one who asked)
+                value, error = None, failure  # type: ignore[assignment]
+            self._loop.call_soon_threadsafe(settle, value, error)
+
+        self._asked.append(on_compute_thread)
+        self._wake.set()
+        return await answer
+
+    @remote(roles=EVERYBODY)
+    def ping(self) -> str:
+        """Answer "pong"."""
+        return "pong"
+
+    @remote(roles=EVERYBODY)
+    async def status(self) -> dict[str, Any]:
+        """Tell what there is: slaves, clients, tasks."""
+        return {"name": self.name, **await self._ask(lambda now: self._core.status())}
+
+    @remote(roles=["admin"])
+    def stop_cluster(self) -> bool:
+        """Stop the cluster: all nodes are told, open tasks end with MasterLost."""
+        self._loop.call_later(0.05, self.stop)
+        return True
+
+    @remote(roles=["admin", "client"])
+    async def register_client(self, caller: Caller, key: str, versions: dict[str, Any], name: str) -> dict[str, Any]:
+        """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals."""
+        public = check_key(key)
+        check_versions(versions, f"application {name!r}")
+        session = new_session_id()
+        await self._ask(lambda now: self._core.add_client(session, public, name, now))
+        return self._welcome(session, name, caller)
+
+    @remote(roles=["admin", "slave"])
+    async def register_slave(
+        self, caller: Caller, key: str, versions: dict[str, Any], name: str, slots: int, credit: int
+    ) -> dict[str, Any]:
+        """Register a slave that runs `slots` tasks at once and accepts `credit` unfinished ones."""
+        public = check_key(key)
+        check_versions(versions, f"slave {name!r}")
+        if not 1 <= slots <= credit <= 1_000_000:
+            raise ConfigurationError(f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit")
+        session = new_session_id()
+        given = await self._ask(lambda now: self._core.add_slave(session, public, name, slots, credit, now))
+        return self._welcome(session, given, caller)
+
+    @remote(roles=["admin", "client"])
+    async def unregister_client(self, session: str) -> bool:
+        """End an application's session; its unfinished jobs are cancelled. False if there is no such session."""
+        return await self._unregister(session)
+
+    @remote(roles=["admin", "slave"])
+    async def unregister_slave(self, session: str) -> bool:
+        """End a slave's session; its tasks run elsewhere. False if there is no such session."""
+        return await self._unregister(session)
+
+    @remote(roles=["admin", "client"])
+    async def heartbeat_client(self, session: str) -> bool:
+        """Give a sign of life; False if the session is over and the node should register again."""
+        return await self._ask(lambda now: self._core.heartbeat(session_of(session), now))
+
+    @remote(roles=["admin", "slave"])
+    async def heartbeat_slave(self, session: str) -> bool:
+        """Give a sign of life; False if the session is over and the node should register again."""
+        return await self._ask(lambda now: self._core.heartbeat(session_of(session), now))
+
+    async def _unregister(self, session: str) -> bool:
+        return await self._ask(lambda now: self._core.remove(session_of(session), "it has unregistered", now))
+
+    def _welcome(self, session: SessionId, name: str, caller: Caller) -> dict[str, Any]:
+        host = caller.local_host if caller.local_host in self._gate.ports else next(iter(self._gate.ports))
+        bracketed = f"[{host}]" if ":" in host else host
+        return {
+            "session": session.hex(),
+            "name": name,
+            "epoch": self._core.epoch,
+            "compute": f"tcp://{bracketed}:{self._gate.ports[host]}",
+            "master_key": self._keys.public.decode(),
+            "interval_s": self.config.interval_s,
+            "silence_s": self.config.suspect_after_s,
+        }
+
+    # --------------------------------------------------------------------------------------------- compute channel
+
+    def _compute(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+            for session, frames in self._core.stop():
+                self._gate.send(session, frames)
+        except BaseException:
+            log.exception("the compute thread has failed; the master stops")
+            self._loop.call_soon_threadsafe(self.stop)
+        finally:
+            self._gate.close()
+
+    def _turn(self) -> None:
+        gate, core = self._gate, self._core
+        poller = zmq.Poller()
+        for source in (gate.socket, gate.zap_socket, gate.monitor, self._wake.fileno()):
+            poller.register(source, zmq.POLLIN)
+        now = monotonic()
+        wait_s = max(0.0, core.next_deadline(now) - now)
+        events = dict(poller.poll(int(wait_s * 1000) + (wait_s > 0)))
+        now = monotonic()
+        if self._wake.fileno() in events:
+            self._wake.clear()
+        while self._asked:
+            self._asked.popleft()(now)
+        if gate.zap_socket in events:
+            gate.answer_doorbell()
+        if gate.socket in events:
+            for session, key, frames in gate.receive():
+                core.received(session, key, frames, now)
+        if gate.monitor in events and gate.someone_left():
+            self._send(core.probe(), now)
+        self._send(core.step(now), now)
+
+    def _send(self, outgoing: list[Any], now: float) -> None:
+        for session, frames in outgoing:
+            if not self._gate.send(session, frames):
+                self._core.unreachable(session, now)
+
+
+def run_master(
+    overrides: dict[str, dict[str, Any]],
+    name: str,
+    ready: Callable[[ConnectionFile, Path], None],
+    lease: int | None = None,
+) -> None:
+    """Run a master in this process until it is stopped.
+
+    Args:
+        overrides: configuration that wins over the files.
+        name: of the cluster.
+        ready: called with the connection file and its path when nodes can register.
+        lease: descriptor whose end of file ends the master.
+    """
+    manager = ComponentManager(settings.load(overrides))
+    manager.load([MasterNode, PullRoundRobin, PushBest])
+    if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ("PullRoundRobin", "PushBest"):
+        manager.load_entry_points()  # only then, because it looks through everything that is installed
+    asyncio.run(_serve(manager.get(MasterNode), name, ready, lease))
+
+
+async def _serve(
+    config: MasterNode, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    master = Master(config, name)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, master.stop)
+    watch = None
+    if lease is not None:
+        loop.add_reader(lease, lambda: os.read(lease, 4096) or master.stop())
+        watch = asyncio.create_task(_watch_parent(os.getppid(), master.stop))
+    try:
+        await master.run(ready)
+    finally:
+        if lease is not None:
+            loop.remove_reader(lease)
+        if watch is not None:
+            watch.cancel()
+
+
+async def _watch_parent(parent: int, stop: Callable[[], None]) -> None:
+    """Stop when the parent has died: a process that it forked may hold the other end of the lease open."""
+    while os.getppid() == parent:
+        await asyncio.sleep(PARENT_CHECK_S)
+    stop()
+
+
+def session_of(text: str) -> SessionId:
+    """Read a session id as the control channel writes it; what is none becomes one that nobody has."""
+    try:
+        return SessionId(bytes.fromhex(text))
+    except ValueError:
+        return SessionId(b"")
+
+
+def check_key(text: str) -> bytes:
+    """Give a z85 public key as bytes; raise ConfigurationError for what is none."""
+    if keys.Z85_KEY.fullmatch(text.encode()) is None:
+        raise ConfigurationError("the key of a node is 40 characters of z85")
+    return text.encode()
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether only this machine can reach an address."""
+    return address == "::1" or address.startswith("127.")
+
+
+def listen_on(addresses: list[str]) -> list[str]:
+    """Give the addresses to bind: 0.0.0.0 and :: become all addresses of this machine, so that each is advertised."""
+    found: list[str] = []
+    for address in addresses:
+        if address in ("0.0.0.0", "::"):
+            family = "AF_INET" if address == "0.0.0.0" else "AF_INET6"
+            for interface in psutil.net_if_addrs().values():
+                found += [a.address for a in interface if a.family.name == family and "%" not in a.address]
+        else:
+            found.append(address)
+    return list(dict.fromkeys(found))

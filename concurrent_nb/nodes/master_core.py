@@ -1,0 +1,386 @@
+"""The master without sockets: who is here, what he may say, what the scheduler makes of it, what goes out.
+
+    frames of a peer -> Session -> event -> Scheduler -> instruction -> Session -> frames for a peer
+
+Called by `MasterNode` from its compute thread, by the simulator and by the tour in tests/test_life_of_a_task.py. Payloads
+are opaque here: nothing is ever unpickled.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.ids import Digest, JobId, SessionId, digest_of
+from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling import events as e
+from concurrent_nb.scheduling import instructions as i
+from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffer, Buffers, Received, encode_error
+from concurrent_nb.wire.session import Session
+
+log = logging.getLogger(__name__)
+
+#: a client that was lost may come back for its jobs within this time
+LINGER_S: Final = 10.0
+#: functions of jobs that are over are kept for the next job, this many of them
+IDLE_FUNCTIONS: Final = 64
+
+Outgoing = tuple[SessionId, list[Buffer]]
+
+
+@dataclass(eq=False, slots=True)
+class Peer:
+    """A registered node."""
+
+    session_id: SessionId
+    role: str  #: "client" or "slave"
+    key: bytes  #: its CURVE public key, z85; a client's principal
+    name: str
+    session: Session
+    functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
+    slots: int = 0
+    credit: int = 0
+    heard: bool = False  #: it has said something on the compute channel
+    done: int = 0  #: outcomes that it has sent or got
+    said_at: float = 0.0  #: when we last said something to it
+
+
+@dataclass(eq=False, slots=True)
+class _Function:
+    message: m.Function
+    buffers: Sequence[Buffers]
+    jobs: set[bytes]  #: open jobs that use it
+
+
+class MasterCore:
+    """Everything that a master decides.
+
+    Args:
+        epoch: number of this life, larger than that of any earlier one.
+        scheduler: decides who runs what.
+        liveness: decides who is gone.
+        interval_s: seconds between two signs of life.
+    """
+
+    def __init__(self, epoch: int, scheduler: Scheduler, liveness: Liveness, interval_s: float = 1.0) -> None:
+        self.epoch = epoch
+        self._interval_s = interval_s
+        self.scheduler = scheduler
+        self._liveness = liveness
+        self.peers: dict[SessionId, Peer] = {}
+        self._keys: dict[bytes, int] = {}
+        self._functions: dict[bytes, _Function] = {}
+        self._functions_of: dict[bytes, set[bytes]] = {}
+        self._idle_functions: OrderedDict[bytes, None] = OrderedDict()
+        self._farewells: list[Outgoing] = []
+        self._events: list[e.Event] = []
+        self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
+            m.Function: self._on_function,
+            m.OpenJob: self._on_open_job,
+            m.Submit: self._on_submit,
+            m.Cancel: self._on_cancel,
+            m.CloseJob: self._on_close_job,
+            m.Outcomes: self._on_outcomes,
+            m.Started: self._on_started,
+            m.Returned: self._on_returned,
+            m.Output: self._on_output,
+            m.Capacity: self._on_capacity,
+        }
+
+    # ------------------------------------------------------------------------------------------------ coming and going
+
+    def add_client(self, session_id: SessionId, key: bytes, name: str, now: float) -> None:
+        """Register an application; its jobs belong to `key`."""
+        self._add(Peer(session_id, "client", key, name, Session(self.epoch, "from_client")), now)
+
+    def add_slave(self, session_id: SessionId, key: bytes, name: str, slots: int, credit: int, now: float) -> str:
+        """Register a slave; give the name that it has here (another one if the name is taken)."""
+        taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
+        name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
+        session = Session(self.epoch, "from_slave")
+        self._add(Peer(session_id, "slave", key, name, session, slots=slots, credit=credit), now)
+        return name
+
+    def _add(self, peer: Peer, now: float) -> None:
+        self.peers[peer.session_id] = peer
+        self._keys[peer.key] = self._keys.get(peer.key, 0) + 1
+        self._liveness.watch(peer.session_id, now)
+        log.info("%s %r has registered", peer.role, peer.name)
+
+    def remove(self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0) -> bool:
+        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end."""
+        peer = self.peers.pop(session_id, None)
+        if peer is None:
+            return False
+        self._liveness.forget(session_id)
+        self._keys[peer.key] -= 1
+        if not self._keys[peer.key]:
+            del self._keys[peer.key]
+        self._farewells.append((session_id, peer.session.bye(reason)))
+        log.info("%s %r has gone: %s", peer.role, peer.name, reason)
+        if peer.role == "client":
+            self._events.append(e.ClientLost(session_id, linger_s))
+        elif peer.heard:
+            self._events.append(e.SlaveLost(session_id))
+        self._decide(now)
+        return True
+
+    def stop(self) -> list[Outgoing]:
+        """Give a farewell for every peer: the cluster has been stopped."""
+        return [(session_id, peer.session.bye(m.CLUSTER_STOPPED)) for session_id, peer in self.peers.items()]
+
+    def admits(self, key: bytes) -> bool:
+        """Say whether a node with this key is registered."""
+        return key in self._keys
+
+    def heartbeat(self, session_id: SessionId, now: float) -> bool:
+        """Take a sign of life from the control channel; False if the session is over (register again)."""
+        if session_id not in self.peers:
+            return False
+        self._liveness.heard(session_id, now)
+        return True
+
+    # --------------------------------------------------------------------------------------------------- what comes in
+
+    def received(self, session_id: bytes, key: bytes, frames: Sequence[Buffer], now: float) -> None:
+        """Take one envelope. A stranger's is dropped; one that breaks the protocol ends its sender's session."""
+        peer = self.peers.get(SessionId(session_id))
+        if peer is None or peer.key != key:
+            log.warning("dropped an envelope from an unknown session or with another's key")
+            if peer is None:
+                frames_out = Session(self.epoch, "from_client").bye("this session is over: register again")
+                self._farewells.append((SessionId(session_id), frames_out))
+            return
+        self._liveness.heard(peer.session_id, now)
+        if not peer.heard:  # only now is there a connection to send tasks over
+            peer.heard = True
+            if peer.role == "slave":
+                self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit))
+                self._decide(now)
+        try:
+            for item in peer.session.receive(frames, now):
+                self._handlers[type(item.message)](peer, item.message, item, now)
+            for client, job, indexes in peer.session.take_acked():  # type: ignore[misc]
+                self._events.append(e.OutcomesAcknowledged(client, job, indexes))
+            self._decide(now)
+            if peer.session.closed_by_peer is not None:
+                self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer}", now)
+        except ProtocolError as error:
+            log.warning("%s %r broke the protocol: %s", peer.role, peer.name, error)
+            self._events.clear()
+            self.remove(peer.session_id, f"protocol error: {error}", now)
+
+    def unreachable(self, session_id: SessionId, now: float) -> None:
+        """Take the transport's word that a peer has no connection."""
+        if (peer := self.peers.get(session_id)) is not None and peer.heard:
+            self._liveness.unreachable(session_id, now)
+
+    def _on_function(self, peer: Peer, message: m.Function, item: Received, now: float) -> None:
+        if message.digest in self._functions:
+            return
+        buffers = item.buffers or [()]
+        whole = message.body or b"".join(buffers[0][:1])
+        rest = buffers[0][1:] if not message.body else buffers[0]
+        if digest_of(b"".join([whole, *rest])) != message.digest:
+            raise ProtocolError(f"function {message.digest.hex()[:8]} does not have the digest that it names")
+        self._functions[message.digest] = _Function(message, buffers, set())
+        self._retire(message.digest)
+
+    def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
+        job = JobId(message.job)
+        owner = peer.key.decode()
+        self._events.append(
+            e.JobOpened(peer.session_id, owner, job, message.name, message.until, message.stop_on_error)
+        )
+
+    def _on_submit(self, peer: Peer, message: m.Submit, item: Received, now: float) -> None:
+        function = self._functions.get(message.function)
+        if function is None:
+            self._refuse(peer, message, f"function {message.function.hex()[:8]} was never sent")
+            return
+        function.jobs.add(message.job)
+        self._idle_functions.pop(message.function, None)
+        self._functions_of.setdefault(message.job, set()).add(message.function)
+        self._events.append(
+            e.TasksSubmitted(
+                peer.session_id,
+                JobId(message.job),
+                Digest(message.function),
+                message.tasks,
+                item.buffers,
+                message.timeout_s,
+                message.retries,
+            )
+        )
+
+    def _refuse(self, peer: Peer, message: m.Submit, why: str) -> None:
+        body = encode_error(m.ErrorReport("", f"the master refused the task: {why}", ""))
+        items = [m.OutcomeFrame(task.index, 0, Status.REFUSED, 0.0, 0, body) for task in message.tasks]
+        peer.session.send(m.Outcomes(message.job, "", items))
+
+    def _on_cancel(self, peer: Peer, message: m.Cancel, _: Received, now: float) -> None:
+        self._events.append(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes))
+
+    def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
+        self._events.append(e.JobClosed(peer.session_id, JobId(message.job)))
+
+    def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
+        peer.done += len(message.items)
+        self._events.append(e.OutcomesReceived(peer.session_id, JobId(message.job), message.items, item.buffers))
+
+    def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
+        self._events.append(e.TasksStarted(peer.session_id, message.tasks))
+
+    def _on_returned(self, peer: Peer, message: m.Returned, _: Received, now: float) -> None:
+        self._events.append(e.TasksReturned(peer.session_id, message.tasks))
+
+    def _on_output(self, peer: Peer, message: m.Output, _: Received, now: float) -> None:
+        job = self.scheduler.jobs.get(JobId(message.task.job))
+        task = None if job is None else job.tasks.get(message.task.index)
+        if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:
+            return
+        client = self.peers.get(task.job.client) if task.job.client is not None else None
+        if client is not None:
+            client.session.send(message)
+
+    def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
+        if not 0 <= message.slots <= message.credit:
+            raise ProtocolError(f"capacity of {message.slots} slots with a credit of {message.credit}")
+        peer.slots = message.slots
+        self._events.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
+
+    # ------------------------------------------------------------------------------------------------- what is decided
+
+    def _decide(self, now: float) -> None:
+        """Hand what has happened to the scheduler, all at once, and do what it says."""
+        events, self._events = self._events, []
+        self._obey(self.scheduler.handle(*events, now=now))
+
+    def _obey(self, instructions: Sequence[i.Instruction]) -> None:
+        for instruction in instructions:
+            if type(instruction) is i.Assign:
+                self._assign(instruction)
+            elif type(instruction) is i.Deliver:
+                self._deliver(instruction)
+            elif type(instruction) is i.Withdraw:
+                if (peer := self.peers.get(instruction.slave)) is not None:
+                    peer.session.send(m.Withdraw(list(instruction.tasks), instruction.stop))
+            elif type(instruction) is i.TellStarted:
+                if (peer := self.peers.get(instruction.client)) is not None:
+                    peer.session.send(m.Started(instruction.slave, list(instruction.tasks)))
+            elif type(instruction) is i.ForgetJob:
+                self._forget_functions(instruction.job)
+
+    def _assign(self, assign: i.Assign) -> None:
+        slave = self.peers[assign.slave]
+        if assign.function not in slave.functions:
+            function = self._functions[assign.function]
+            slave.session.send(function.message, function.buffers)
+            slave.functions.add(assign.function)
+        frames = [m.TaskFrame(task.index, task.attempt, task.body, task.sizes) for task in assign.tasks]
+        with_buffers = any(task.sizes for task in assign.tasks)
+        slave.session.send(
+            m.Assign(assign.job, assign.function, assign.timeout_s, frames),
+            [task.buffers for task in assign.tasks] if with_buffers else (),
+        )
+
+    def _deliver(self, deliver: i.Deliver) -> None:
+        client = self.peers.get(deliver.client)
+        if client is None:
+            return
+        client.done += len(deliver.items)
+        tag = (deliver.client, deliver.job, [item.index for item in deliver.items])
+        client.session.send(m.Outcomes(deliver.job, deliver.slave, list(deliver.items)), deliver.buffers, tag)
+
+    def _forget_functions(self, job: JobId) -> None:
+        for digest in self._functions_of.pop(job, ()):
+            function = self._functions[digest]
+            function.jobs.discard(job)
+            if not function.jobs:
+                self._retire(digest)
+
+    def _retire(self, digest: bytes) -> None:
+        """Keep a function that no job uses for a while; drop the one that has been idle longest."""
+        self._idle_functions[digest] = None
+        while len(self._idle_functions) > IDLE_FUNCTIONS:
+            oldest, _ = self._idle_functions.popitem(last=False)
+            del self._functions[oldest]
+            for peer in self.peers.values():
+                if oldest in peer.functions:
+                    peer.functions.discard(oldest)
+                    peer.session.send(m.DropFunctions([oldest]))
+
+    # --------------------------------------------------------------------------------------------------- what goes out
+
+    def step(self, now: float) -> list[Outgoing]:
+        """Do what time demands, and give all envelopes that should leave now."""
+        for change in self._liveness.tick(now):
+            self._lives(change, now)
+        self._decide(now)
+        return list(self._outgoing(now))
+
+    def _lives(self, change: Suspected | Trusted | Lost, now: float) -> None:
+        node = SessionId(change.node)
+        peer = self.peers[node]
+        if isinstance(change, Lost):
+            self.remove(node, "nothing was heard of it", now, linger_s=LINGER_S)
+        elif peer.role == "slave" and peer.heard:
+            self._events.append(e.SlaveSuspected(node) if isinstance(change, Suspected) else e.SlaveTrusted(node))
+
+    def _outgoing(self, now: float) -> Iterator[Outgoing]:
+        for session_id, peer in self.peers.items():
+            if not peer.heard:
+                continue
+            envelopes = peer.session.flush(now)
+            if not envelopes and now - peer.said_at >= self._interval_s:
+                envelopes = [peer.session.keepalive()]
+            if envelopes:
+                peer.said_at = now
+                for frames in envelopes:
+                    yield session_id, frames
+        farewells, self._farewells = self._farewells, []
+        yield from farewells
+
+    def probe(self) -> list[Outgoing]:
+        """Give an envelope for every peer, so that the transport finds out who has no connection any more."""
+        return [(session_id, peer.session.keepalive()) for session_id, peer in self.peers.items() if peer.heard]
+
+    def next_deadline(self, now: float) -> float:
+        """When `step` should be called again at the latest."""
+        deadlines = [now + self._interval_s, self._liveness.next_deadline(), self.scheduler.next_deadline()]
+        deadlines += [peer.session.next_deadline() for peer in self.peers.values()]
+        return min(deadline for deadline in deadlines if deadline is not None)
+
+    def status(self) -> dict[str, Any]:
+        """Tell what there is, for people and for the control channel."""
+        slaves = [peer for peer in self.peers.values() if peer.role == "slave"]
+        return {
+            "epoch": self.epoch,
+            "slaves": [
+                {"name": peer.name, "slots": peer.slots, "done": peer.done, **self._load_of(peer)} for peer in slaves
+            ],
+            "clients": [
+                {"name": peer.name, "done": peer.done} for peer in self.peers.values() if peer.role == "client"
+            ],
+            "tasks": self._count_tasks(),
+            "functions": len(self._functions),
+        }
+
+    def _load_of(self, peer: Peer) -> dict[str, Any]:
+        slave = self.scheduler.slaves.get(peer.session_id)
+        if slave is None:
+            return {"in_flight": 0, "state": "joining"}
+        state = "suspected" if not slave.trusted else "draining" if not slave.slots else "active"
+        return {"in_flight": slave.load, "state": state}
+
+    def _count_tasks(self) -> dict[str, int]:
+        jobs = self.scheduler.jobs.values()
+        assigned = sum(len(slave.tasks) for slave in self.scheduler.slaves.values())
+        unforgotten = sum(len(job.tasks) for job in jobs)
+        waiting = self.scheduler.waiting
+        return {"jobs": len(jobs), "waiting": waiting, "assigned": assigned, "kept": unforgotten - waiting - assigned}

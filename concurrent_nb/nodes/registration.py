@@ -1,0 +1,99 @@
+"""How a node joins a cluster: it registers over the control channel and gets what it needs for the compute channel."""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Final
+
+from concurrent_nb.errors import AccessRefused, ProtocolError, VersionMismatch
+from concurrent_nb.ids import SessionId
+from concurrent_nb.transport.compute import Link
+from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.control_client import ControlClient
+from concurrent_nb.transport.keys import KeyPair
+from concurrent_nb.wire.messages import PROTOCOL_VERSION
+
+#: a master that does not answer a call within this time counts as absent
+CALL_TIMEOUT_S: Final = 5.0
+
+
+def versions() -> dict[str, Any]:
+    """Tell the versions of this node that must fit those of the cluster."""
+    return {
+        "protocol": PROTOCOL_VERSION,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "cloudpickle": metadata.version("cloudpickle"),
+    }
+
+
+def check_versions(theirs: dict[str, Any], who: str) -> None:
+    """Refuse a node whose pickles or messages the others could not read; the message names both versions.
+
+    Pickled code needs the same minor version of Python on both sides, and the same major version of cloudpickle.
+    """
+    ours = versions()
+    for what, of in (("protocol", str), ("python", str), ("cloudpickle", _major)):
+        if of(str(theirs.get(what, "none"))) != of(str(ours[what])):
+            raise VersionMismatch(
+                f"{who} has {what} {theirs.get(what, 'none')}, the master has {ours[what]}: "
+                f"use an environment with {what} {ours[what]} on both sides"
+            )
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
+
+
+@dataclass(eq=False, slots=True)
+class Membership:
+    """A node's place in a cluster."""
+
+    session_id: SessionId
+    epoch: int
+    name: str  #: what the master calls the node
+    interval_s: float  #: seconds between two signs of life
+    silence_s: float  #: after this long without a sign of life the other side is asked, or given up
+    link: Link
+    control: ControlClient
+    role: str
+
+    def still_known(self) -> bool:
+        """Ask the master over the control channel whether the session lives. Raises MasterUnreachable."""
+        return bool(self.control.call(f"heartbeat_{self.role}", session=self.session_id.hex()))
+
+    def leave(self) -> None:
+        """Unregister, if the master can be reached, and close the link."""
+        try:
+            self.control.call(f"unregister_{self.role}", session=self.session_id.hex())
+        except (ConnectionError, ProtocolError, AccessRefused):
+            pass  # it is gone already, or has another life by now: either way we are no member
+        self.close()
+
+    def close(self) -> None:
+        """Close link and connection, saying nothing."""
+        self.link.close()
+        self.control.close()
+
+
+def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Membership:
+    """Register as a "client" or a "slave" at the master that `info` describes.
+
+    `facts` are what the method register_<role> takes besides key and versions. Raises MasterUnreachable, AccessRefused,
+    VersionMismatch or ProtocolError.
+    """
+    token = info.tokens.get(role) or info.tokens.get("admin")
+    if token is None:
+        raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
+    control = ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S)
+    try:
+        answer = control.call(f"register_{role}", key=keys.public.decode(), versions=versions(), **facts)
+        if answer["master_key"] != info.master_key:
+            raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")
+        session_id = SessionId(bytes.fromhex(answer["session"]))
+        link = Link(answer["compute"], session_id, info.master_key.encode(), keys.public, keys.secret)
+    except BaseException:
+        control.close()
+        raise
+    return Membership(
+        session_id, answer["epoch"], answer["name"], answer["interval_s"], answer["silence_s"], link, control, role
+    )

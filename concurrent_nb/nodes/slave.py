@@ -1,0 +1,210 @@
+"""The slave process: takes runs of tasks from the master, feeds its workers, sends packed answers.
+
+One thread and one poll loop around Link (ZeroMQ), Pool (worker processes) and SlaveCore. It unpickles nothing.
+"""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from concurrent_nb.clock import monotonic
+from concurrent_nb.components.config import FloatItem, IntItem
+from concurrent_nb.components.core import Component, ComponentManager
+from concurrent_nb.errors import AccessRefused, ClusterError, ProtocolError
+from concurrent_nb.nodes.registration import Membership, register
+from concurrent_nb.nodes.slave_core import SlaveCore
+from concurrent_nb.settings import files as settings
+from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.wire.messages import CLUSTER_STOPPED
+from concurrent_nb.workers.pool import Pool
+
+log = logging.getLogger(__name__)
+
+#: time between two attempts to reach a master
+RETRY_S: Final = 0.5
+
+
+class SlaveNode(Component):
+    """What a slave can be told: how many workers, how much it accepts, how patient it is."""
+
+    workers = IntItem(0, min=0, help="Worker processes; 0 means one for each core that this process may use.")
+    credit_per_worker = IntItem(512, min=1, help="Unfinished tasks that the slave accepts for each worker.")
+    patience_s = FloatItem(60.0, min=0.0, help="Seconds to look for a master that has gone before the slave ends.")
+
+
+class Slave:
+    """A running slave."""
+
+    def __init__(self, config: SlaveNode, where: Callable[[], Path], name: str, lease: int | None) -> None:
+        self._config = config
+        self._where = where
+        self._name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._lease = lease
+        self._parent = os.getppid()
+        self._stopping = False
+        self._keys = keys.fresh()
+        self._slots = config.workers or cores()
+        self._pool = Pool(self._slots)
+        self._poller = zmq.Poller()
+        self._polled: dict[int, int] = {}
+
+    def run(self, ready: Callable[[str], None] = lambda name: None) -> None:
+        """Serve until the cluster is stopped, the lease ends or `stop` is called. Leaves no process behind.
+
+        Raises MasterUnreachable, AccessRefused or VersionMismatch if it cannot join.
+        """
+        self._pool.start()  # workers warm up while the master is looked for
+        try:
+            membership = self._join()
+            while membership is not None and not self._stopping:
+                ready(membership.name)
+                again = self._serve(membership)
+                membership = self._rejoin() if again else None
+        finally:
+            self._pool.close()
+
+    def stop(self) -> None:
+        """End `run` soon. For signal handlers."""
+        self._stopping = True
+
+    # --------------------------------------------------------------------------------------------------------- joining
+
+    def _join(self) -> Membership:
+        info = connection_file.read(self._where())
+        credit = self._slots * self._config.credit_per_worker
+        return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit)
+
+    def _rejoin(self) -> Membership | None:
+        """Look for a master until patience ends; None then."""
+        deadline = monotonic() + self._config.patience_s
+        while not self._stopping and not self._lease_over():
+            try:
+                return self._join()
+            except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
+                if monotonic() >= deadline:
+                    log.error("no master for %.0f s, the slave ends: %s", self._config.patience_s, error)
+                    return None
+                time.sleep(RETRY_S)
+        return None
+
+    def _lease_over(self) -> bool:
+        if self._lease is None:
+            return False
+        if os.getppid() != self._parent:  # a process that our owner forked may hold the other end open
+            return True
+        poller = zmq.Poller()
+        poller.register(self._lease, zmq.POLLIN)
+        return bool(poller.poll(0)) and not os.read(self._lease, 4096)
+
+    # --------------------------------------------------------------------------------------------------------- serving
+
+    def _serve(self, membership: Membership) -> bool:
+        """Serve in one session. True to look for a master again, False to end."""
+        link = membership.link
+        core = SlaveCore(membership.name, membership.epoch, self._pool, membership.interval_s)
+        self._poller, self._polled = zmq.Poller(), {}
+        self._poller.register(link.socket, zmq.POLLIN)
+        self._poller.register(link.monitor, zmq.POLLIN)
+        if self._lease is not None:
+            self._poller.register(self._lease, zmq.POLLIN)
+        heard_at = monotonic()
+        again = True
+        try:
+            while not self._stopping:
+                events = self._wait(core)
+                now = monotonic()
+                if link.socket in events:
+                    for frames in link.receive():
+                        heard_at = now
+                        core.received(frames, now)
+                if core.closed_by_master is not None:
+                    again = core.closed_by_master != CLUSTER_STOPPED
+                    log.warning("the master ended the session: %s", core.closed_by_master)
+                    return again
+                if self._lease_over():
+                    return False
+                self._turn_pool(events, now)
+                for frames_out in core.step(now):
+                    link.send(frames_out)
+                if (link.disturbed() if link.monitor in events else False) or now - heard_at > membership.silence_s:
+                    if not membership.still_known():
+                        return True
+                    heard_at = monotonic()
+        except (ClusterError, ProtocolError, AccessRefused) as error:
+            log.warning("the session is over: %s", error)
+            return True
+        finally:
+            self._pool.reset()
+            self._leave(membership, polite=self._stopping)
+        return False
+
+    def _leave(self, membership: Membership, polite: bool) -> None:
+        membership.leave() if polite else membership.close()
+
+    def _wait(self, core: SlaveCore) -> dict[object, int]:
+        now = monotonic()
+        deadline = core.next_deadline()
+        pool_deadline = self._pool.next_deadline()
+        if pool_deadline is not None:
+            deadline = min(deadline, pool_deadline)
+        self._watch_pool()
+        wait_s = max(0.0, deadline - now)
+        return dict(self._poller.poll(int(wait_s * 1000) + (wait_s > 0)))
+
+    def _watch_pool(self) -> None:
+        """Keep the poller in step with the descriptors that the pool has."""
+        wanted = self._pool.fds()
+        if wanted == self._polled:
+            return
+        for fd in self._polled.keys() - wanted.keys():
+            self._poller.unregister(fd)
+        for fd, events in wanted.items():
+            if self._polled.get(fd) != events:
+                self._poller.register(fd, events)
+        self._polled = dict(wanted)
+
+    def _turn_pool(self, events: dict[object, int], now: float) -> None:
+        for fd in self._polled:
+            if fd in events:
+                self._pool.ready(fd, events[fd], now)
+        self._pool.tick(now)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_slave(
+    overrides: dict[str, dict[str, Any]],
+    where: Callable[[], Path],
+    name: str = "",
+    lease: int | None = None,
+    ready: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Run a slave in this process until its cluster is stopped.
+
+    Args:
+        overrides: configuration that wins over the files.
+        where: gives the path of the connection file; asked when the workers have begun to start.
+        name: what the slave would like to be called; "" for host and process id.
+        lease: descriptor whose end of file ends the slave.
+        ready: called with the slave's name each time it has joined.
+
+    Raises ClusterNotFound, MasterUnreachable, AccessRefused or VersionMismatch if it cannot join.
+    """
+    manager = ComponentManager(settings.load(overrides))
+    manager.load([SlaveNode])
+    slave = Slave(manager.get(SlaveNode), where, name, lease)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: slave.stop())
+    slave.run(ready)

@@ -1,0 +1,12 @@
+"""One way to call: methods marked `@remote`, a registry of them, a dispatcher from bytes to bytes.
+
+Layer 4: imports wire and the words, and no concrete transport; whatever carries bytes may carry calls. Read remote,
+registry, dispatcher.
+"""
+
+from concurrent_nb.rpc.dispatcher import Dispatcher
+from concurrent_nb.rpc.registry import Registry
+from concurrent_nb.rpc.remote import remote
+from concurrent_nb.wire.jsonrpc import Caller
+
+__all__ = ["Caller", "Dispatcher", "Registry", "remote"]

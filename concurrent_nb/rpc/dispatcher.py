@@ -1,0 +1,73 @@
+"""From the bytes of a call to the bytes of its answer: parse, find, check the role, check the arguments, run, answer.
+
+A transport hands it what came in and who sent it, and sends back what it gives. One of our own errors travels to the
+caller as what it is. Any other exception stays here: the caller gets "internal error" and a number, the log gets the
+number and the traceback.
+"""
+
+import inspect
+import logging
+import secrets
+
+import msgspec
+
+from concurrent_nb.errors import AccessRefused, ConcurrentError
+from concurrent_nb.rpc.registry import Method, Registry
+from concurrent_nb.wire import jsonrpc
+from concurrent_nb.wire.jsonrpc import Answer, Call, Caller, Fault, RpcError
+
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Carries out calls on the methods of a registry, those of a batch one after another."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    async def dispatch(self, body: bytes, caller: Caller) -> bytes | None:
+        """Carry out what a body asks for, and give the body of the answer: None if nobody waits for one."""
+        request = jsonrpc.parse(body)
+        answers = [await self._answer(item, caller) for item in request.items]
+        return jsonrpc.encode_answers([answer for answer in answers if answer is not None], request.batch)
+
+    async def _answer(self, item: Call | Answer, caller: Caller) -> Answer | None:
+        if isinstance(item, Answer):
+            return item
+        try:
+            result = await self._run(item, caller)
+        except ConcurrentError as error:
+            answer = Answer(id=item.id, error=jsonrpc.fault_of(error))
+        except Exception as error:  # noqa: BLE001  (a boundary: no traceback leaves, and one bad call stops nothing)
+            answer = Answer(id=item.id, error=_incident(item, error))
+        else:
+            answer = Answer(id=item.id, result=result)
+        return answer if item.wants_answer else None
+
+    async def _run(self, call: Call, caller: Caller) -> msgspec.Raw:
+        method = self._allowed(call, caller)
+        arguments = method.arguments(call.params)
+        first = (caller,) if method.wants_caller else ()
+        result = method.function(*first, **arguments)
+        if inspect.isawaitable(result):
+            result = await result
+        # Encoded while the call can still fail: a result that JSON cannot hold is that call's error, not the batch's.
+        return msgspec.Raw(msgspec.json.encode(result))
+
+    def _allowed(self, call: Call, caller: Caller) -> Method:
+        method = self.registry.find(call.method)
+        if method is None:
+            name = call.method if jsonrpc.METHOD_NAME.fullmatch(call.method) else "of that name"
+            raise RpcError(jsonrpc.METHOD_NOT_FOUND, f"there is no method {name}; api lists those that there are")
+        if caller.role not in method.roles:
+            log.info("refused %s to a caller with role %s at %s", method.name, caller.role, caller.remote_host)
+            roles = " or ".join(sorted(method.roles))
+            raise AccessRefused(f"{method.name} needs a token of role {roles}; this one is of role {caller.role}")
+        return method
+
+
+def _incident(call: Call, error: Exception) -> Fault:
+    incident = secrets.token_hex(4)
+    log.error("internal error %s in method %s", incident, call.method, exc_info=error)
+    message = f"internal error {incident} in method {call.method}: the log of the node that ran it has the details"
+    return Fault(jsonrpc.INTERNAL_ERROR, message, {"incident": incident})

@@ -1,0 +1,45 @@
+"""How long tasks take: moving averages of measured run times, in seconds.
+
+The scheduler asks before it assigns, so that a slave is fed ahead by time and not by count.
+"""
+
+from concurrent_nb.ids import Digest
+
+#: how much of an average one more measurement replaces
+WEIGHT = 0.2
+#: a task is never taken to be shorter, so that a clock which stands still makes no endless run of it
+SHORTEST_S = 1e-6
+
+
+def blend(average_s: float | None, mean_s: float, count: int) -> float:
+    """Return the moving average after `count` more measurements whose mean is `mean_s`."""
+    if average_s is None:
+        return mean_s
+    keep: float = (1.0 - WEIGHT) ** count
+    return keep * average_s + (1.0 - keep) * mean_s
+
+
+class Estimates:
+    """The expected run time of each function that was measured lately.
+
+    They outlive their job, because the next cell often maps the same function again; of more than `most` functions the
+    one that was measured longest ago is dropped.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self._most = most
+        self._average_s: dict[Digest, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._average_s)
+
+    def get(self, function: Digest) -> float | None:
+        """Return a function's expected run time in seconds, None if it was never measured."""
+        return self._average_s.get(function)
+
+    def measured(self, function: Digest, mean_s: float, count: int) -> None:
+        """Learn that `count` tasks of a function took `mean_s` seconds on average."""
+        average_s = blend(self._average_s.pop(function, None), mean_s, count)
+        self._average_s[function] = max(average_s, SHORTEST_S)
+        if len(self._average_s) > self._most:
+            del self._average_s[next(iter(self._average_s))]

@@ -1,0 +1,58 @@
+"""What a scheduler tells its node to do. Imperatives; a run of tasks is one instruction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.tasks.task import Buffer, Task
+from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Send these attempts to the slave. Each task's `attempt` is the number to send."""
+
+    slave: SessionId
+    job: JobId
+    function: Digest
+    timeout_s: float | None
+    tasks: Sequence[Task]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Ask the slave to give these back if unstarted; with `stop`, to stop them if running."""
+
+    slave: SessionId
+    tasks: Sequence[TaskRef]
+    stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Send these outcomes to the owner's session. Each is kept until it is acknowledged."""
+
+    client: SessionId
+    job: JobId
+    slave: str  #: name of the slave where they ran, "" if they ran nowhere
+    items: Sequence[OutcomeFrame]
+    buffers: Sequence[Sequence[Buffer]]  #: for each item; empty if no item has any
+
+
+@dataclass(frozen=True, slots=True)
+class TellStarted:
+    """Tell the owner that these are running."""
+
+    client: SessionId
+    slave: str
+    tasks: Sequence[TaskRef]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetJob:
+    """The job is over and acknowledged (or abandoned): drop what is kept for it."""
+
+    job: JobId
+
+
+Instruction = Assign | Withdraw | Deliver | TellStarted | ForgetJob

@@ -1,0 +1,139 @@
+"""What owners ask for: jobs opened, tasks submitted, cancelled and acknowledged, and what happens when an owner leaves.
+
+A job belongs to a principal, not to a session: whoever of the same owner attaches last gets its outcomes. Called by the
+scheduler, with an event and the time in seconds.
+"""
+
+from itertools import repeat
+
+from concurrent_nb.scheduling.endings import Endings
+from concurrent_nb.scheduling.events import (
+    CancelRequested,
+    ClientLost,
+    JobClosed,
+    JobOpened,
+    OutcomesAcknowledged,
+    TasksSubmitted,
+)
+from concurrent_nb.scheduling.refusal import refuse
+from concurrent_nb.scheduling.state import Books
+from concurrent_nb.tasks.task import Job, State, Task
+from concurrent_nb.wire.messages import TaskRef
+
+
+class JobDesk:
+    """Handle the events that come from clients."""
+
+    def __init__(self, books: Books, endings: Endings) -> None:
+        self._books = books
+        self._endings = endings
+
+    def opened(self, event: JobOpened, now: float) -> None:
+        """Take a job, or hand it over to the owner's new session: what has finished unacknowledged, and what runs."""
+        books = self._books
+        if books.owners.get(event.client, event.owner) != event.owner:
+            refuse(event, f"session {event.client.hex()[:8]} opened a job in the name of another owner than before")
+        job = books.jobs.get(event.job)
+        if job is None:
+            books.jobs[event.job] = Job(
+                event.job, event.owner, event.name, event.until, event.stop_on_error, event.client
+            )
+        elif job.owner != event.owner:
+            refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
+        elif job.client != event.client:
+            self._attach(job, event)
+        books.owners[event.client] = event.owner
+
+    def submitted(self, event: TasksSubmitted, now: float) -> None:
+        """Take the tasks that are new, deliver those again that have finished, leave the others alone."""
+        job = self._job_of(event)
+        if job is None:
+            refuse(event, f"tasks came for job {event.job.hex()[:8]}, which is not open: open it first")
+        if len(event.buffers) not in (0, len(event.tasks)):
+            refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.buffers)} buffers")
+        if event.retries < 0 or (event.timeout_s is not None and not event.timeout_s > 0):
+            refuse(event, f"retries={event.retries}, timeout_s={event.timeout_s}: not possible")
+        fresh = self._fresh(job, event)
+        if not job.ended:
+            self._books.waiting.add(fresh)
+            return
+        for task in fresh:
+            self._endings.cancel_unstarted(task)
+
+    def closed(self, event: JobClosed, now: float) -> None:
+        """Forget the job as soon as its last outcome is acknowledged."""
+        job = self._job_of(event)
+        if job is not None:
+            job.closed = True
+            self._forget_if_done(job)
+
+    def cancel_requested(self, event: CancelRequested, now: float) -> None:
+        """Cancel some tasks, or the whole job."""
+        job = self._job_of(event)
+        if job is None:
+            return
+        if event.indexes is None:
+            self._endings.end(job)
+        else:
+            self._endings.cancel(job, [job.tasks[index] for index in event.indexes if index in job.tasks])
+
+    def acknowledged(self, event: OutcomesAcknowledged, now: float) -> None:
+        """Forget what the owner has."""
+        job = self._job_of(event)
+        if job is None:
+            return
+        get, forget = job.tasks.get, self._endings.forget
+        for index in event.indexes:
+            task = get(index)
+            if task is not None and task.state == State.FINISHED:
+                forget(task)
+        self._forget_if_done(job)
+
+    def client_lost(self, event: ClientLost, now: float) -> None:
+        """Let the client's jobs go on for a while."""
+        books = self._books
+        books.owners.pop(event.client, None)
+        for job in books.jobs.values():
+            if job.client == event.client:
+                job.client = None
+                books.lingering.set(job.id, now + event.linger_s)
+
+    def linger_over(self, now: float) -> None:
+        """Abandon the jobs whose owner has been away for too long."""
+        for job_id in self._books.lingering.take_up_to(now):
+            self._endings.abandon(self._books.jobs[job_id])
+
+    def _attach(self, job: Job, event: JobOpened) -> None:
+        job.client = event.client
+        self._books.lingering.discard(job.id)
+        for task in job.tasks.values():
+            if task.state == State.FINISHED:
+                self._endings.deliver(task)
+            elif task.started and task.slave is not None:
+                ref = TaskRef(job.id, task.index, task.attempt)
+                self._books.out.tell_started(event.client, self._books.slaves[task.slave].name, ref)
+
+    def _fresh(self, job: Job, event: TasksSubmitted) -> list[Task]:
+        function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks
+        fresh: list[Task] = []
+        for frame, buffers in zip(event.tasks, event.buffers or repeat(()), strict=False):
+            index = frame.index
+            known = tasks.get(index)
+            if known is None:
+                task = Task(job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries)
+                tasks[index] = task
+                fresh.append(task)
+            elif known.state == State.FINISHED:
+                self._endings.deliver(known)
+        return fresh
+
+    def _forget_if_done(self, job: Job) -> None:
+        if job.closed and not job.tasks:
+            self._books.forget(job)
+
+    def _job_of(self, event: TasksSubmitted | JobClosed | CancelRequested | OutcomesAcknowledged) -> Job | None:
+        """Return the event's job, None if it is not known (any more); refuse the event if it is somebody else's."""
+        job = self._books.jobs.get(event.job)
+        if job is not None and job.client != event.client and self._books.owners.get(event.client) != job.owner:
+            refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
+        return job

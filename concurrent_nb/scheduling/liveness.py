@@ -1,0 +1,148 @@
+"""Who is still there: silence becomes suspicion, and suspicion becomes loss.
+
+Called by a node's poll loop: `heard` for each message, `tick` when `next_deadline` has come. Pure: it never reads a
+clock and never sends. Times are seconds of one monotonic clock.
+
+    watch --> trusted --silent for suspect_after_s, or unreachable--> suspected --still silent--> lost (and forgotten)
+                 ^----------------------heard-----------------------------'
+"""
+
+from dataclasses import dataclass
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import SessionId
+from concurrent_nb.scheduling.ranking import Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """Nothing was heard of the node for a while, or its connection is gone: give it nothing new."""
+
+    node: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """A suspected node was heard again."""
+
+    node: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The node is gone for good and not watched any more; if it comes back, it must register anew."""
+
+    node: SessionId
+
+
+Verdict = Suspected | Trusted | Lost
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    heard_s: float  #: when it was heard last
+    unreachable_s: float | None = None  #: since when its connection has been gone
+    suspected: bool = False
+
+
+class Liveness:
+    """Judge nodes by when they were heard last.
+
+    Args:
+        interval_s: how often a node lets itself be heard if it has nothing else to say.
+        suspect_after_s: silence after which it is suspected.
+        lost_after_s: silence after which it is lost.
+        unreachable_after_s: a node whose connection is gone is lost after so long, unless it is heard again.
+    """
+
+    def __init__(
+        self,
+        interval_s: float = 1.0,
+        suspect_after_s: float = 3.0,
+        lost_after_s: float = 5.0,
+        unreachable_after_s: float = 1.0,
+    ) -> None:
+        _require_less("interval_s", interval_s, "suspect_after_s", suspect_after_s)
+        _require_less("suspect_after_s", suspect_after_s, "lost_after_s", lost_after_s)
+        if not interval_s > 0 or not unreachable_after_s >= 0:
+            raise ConfigurationError(
+                f"interval_s is {interval_s}, unreachable_after_s is {unreachable_after_s}: neither may be negative, "
+                "and the first not 0"
+            )
+        self._interval_s = interval_s
+        self._suspect_after_s = suspect_after_s
+        self._lost_after_s = lost_after_s
+        self._unreachable_after_s = unreachable_after_s
+        self._nodes: dict[SessionId, _Node] = {}
+        self._looks: Ranking[SessionId] = Ranking()  # when to look at which node again
+
+    def watch(self, node: SessionId, now: float) -> None:
+        """Begin to watch a node; it counts as heard now."""
+        self._nodes[node] = _Node(now)
+        self._looks.set(node, now + self._suspect_after_s)
+
+    def forget(self, node: SessionId) -> None:
+        """Stop watching a node, without a verdict."""
+        self._nodes.pop(node, None)
+        self._looks.discard(node)
+
+    def heard(self, node: SessionId, now: float) -> None:
+        """Learn that a node is alive. What is not watched (it was lost, for example) is ignored."""
+        record = self._nodes.get(node)
+        if record is None:
+            return
+        # Called for every message, so the look that is due after the silence is not moved: it finds that all is well.
+        record.heard_s = now
+        record.unreachable_s = None
+        if record.suspected:
+            self._looks.set(node, now)
+
+    def unreachable(self, node: SessionId, now: float) -> None:
+        """Learn from the transport that a node's connection is gone."""
+        record = self._nodes.get(node)
+        if record is not None and record.unreachable_s is None:
+            record.unreachable_s = now
+            self._looks.set(node, now)
+
+    def tick(self, now: float) -> list[Verdict]:
+        """Return what has changed by now."""
+        verdicts: list[Verdict] = []
+        while (first := self._looks.first()) is not None and first[0] <= now:
+            due_s, node = first
+            if now - due_s > self._interval_s:
+                # This process itself has slept, and what was sent to it meanwhile is still unread. Silence that nobody
+                # listened to proves nothing: listen first.
+                self._looks.set(node, now + self._interval_s)
+            elif (verdict := self._look(node, now)) is not None:
+                verdicts.append(verdict)
+        return verdicts
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` should be called at the latest, None if nobody is watched."""
+        first = self._looks.first()
+        return None if first is None else first[0]
+
+    def _look(self, node: SessionId, now: float) -> Verdict | None:
+        """Judge one node, and decide when to look again."""
+        record = self._nodes[node]
+        suspect_s, lost_s = self._deadlines(record)
+        if lost_s <= now:
+            self.forget(node)
+            return Lost(node)
+        was_suspected, record.suspected = record.suspected, suspect_s <= now
+        self._looks.set(node, lost_s if record.suspected else suspect_s)
+        if record.suspected == was_suspected:
+            return None
+        return Suspected(node) if record.suspected else Trusted(node)
+
+    def _deadlines(self, record: _Node) -> tuple[float, float]:
+        """Return when the node is to be suspected, and when it is lost."""
+        suspect_s, lost_s = record.heard_s + self._suspect_after_s, record.heard_s + self._lost_after_s
+        if record.unreachable_s is None:
+            return suspect_s, lost_s
+        return record.unreachable_s, min(lost_s, record.unreachable_s + self._unreachable_after_s)
+
+
+def _require_less(name: str, value_s: float, limit_name: str, limit_s: float) -> None:
+    if not value_s < limit_s:
+        raise ConfigurationError(f"{name} is {value_s} s, but {limit_name} is {limit_s} s: it must be less")

@@ -1,0 +1,96 @@
+"""What was decided and not yet said: collects single decisions and hands them out as few, long instructions.
+
+Within one call of the scheduler, what goes to the same place about the same thing travels together, in the order in
+which it was decided.
+"""
+
+from collections.abc import Sequence
+
+from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, Instruction, TellStarted, Withdraw
+from concurrent_nb.scheduling.waiting import Run
+from concurrent_nb.tasks.task import Buffer, Job, Task
+from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+
+
+class Parcel:
+    """Outcomes on their way to one client."""
+
+    __slots__ = ("_buffers", "_items")
+
+    def __init__(self) -> None:
+        self._items: list[OutcomeFrame] = []
+        self._buffers: dict[int, Sequence[Buffer]] = {}  # by place in _items; most outcomes have none
+
+    def add(self, item: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
+        """Add an outcome."""
+        if buffers:
+            self._buffers[len(self._items)] = buffers
+        self._items.append(item)
+
+    def instruction(self, client: SessionId, job: JobId, slave: str) -> Deliver | None:
+        """Return the instruction to send them, None if there are none."""
+        if not self._items:
+            return None
+        buffers = [self._buffers.get(place, ()) for place in range(len(self._items))] if self._buffers else ()
+        return Deliver(client, job, slave, self._items, buffers)
+
+
+class Outbox:
+    """Collects decisions until `flush`."""
+
+    def __init__(self) -> None:
+        self._sealed: list[Instruction] = []
+        self._started: dict[tuple[SessionId, str], list[TaskRef]] = {}
+        self._parcels: dict[tuple[SessionId, JobId, str], Parcel] = {}
+        self._withdrawn: dict[tuple[SessionId, bool], list[TaskRef]] = {}
+        self._assigned: dict[tuple[SessionId, JobId, Digest, float | None], list[Task]] = {}
+
+    def tell_started(self, client: SessionId, slave: str, task: TaskRef) -> None:
+        """Tell a client that a task runs."""
+        self._started.setdefault((client, slave), []).append(task)
+
+    def parcel(self, job: Job, slave: str) -> Parcel | None:
+        """Return where the job's outcomes from a slave are put, None while its owner is away (they are kept)."""
+        if job.client is None:
+            return None
+        key = (job.client, job.id, slave)
+        parcel = self._parcels.get(key)
+        if parcel is None:
+            parcel = self._parcels[key] = Parcel()
+        return parcel
+
+    def withdraw(self, slave: SessionId, task: TaskRef, *, stop: bool) -> None:
+        """Ask a slave to give a task back; with `stop`, to stop it."""
+        self._withdrawn.setdefault((slave, stop), []).append(task)
+
+    def assign(self, slave: SessionId, run: Run, tasks: list[Task]) -> None:
+        """Send tasks of a run to a slave."""
+        self._assigned.setdefault((slave, run.job.id, run.function, run.timeout_s), []).extend(tasks)
+
+    def forget(self, job: JobId) -> None:
+        """Drop what is kept for a job, after everything decided so far: its id may be used again at once."""
+        self._seal()
+        self._sealed.append(ForgetJob(job))
+
+    def flush(self) -> list[Instruction]:
+        """Return everything decided since the last flush."""
+        self._seal()
+        sealed, self._sealed = self._sealed, []
+        return sealed
+
+    def _seal(self) -> None:
+        out = self._sealed
+        if self._started:
+            out += [TellStarted(client, slave, tasks) for (client, slave), tasks in self._started.items()]
+            self._started = {}
+        if self._parcels:
+            delivers = (parcel.instruction(*key) for key, parcel in self._parcels.items())
+            out += [deliver for deliver in delivers if deliver is not None]
+            self._parcels = {}
+        if self._withdrawn:
+            out += [Withdraw(slave, tasks, stop) for (slave, stop), tasks in self._withdrawn.items()]
+            self._withdrawn = {}
+        if self._assigned:
+            out += [Assign(*key, tasks) for key, tasks in self._assigned.items()]
+            self._assigned = {}

@@ -1,0 +1,171 @@
+"""The scheduler: what has happened goes in, what is to be done comes out. The one way in is `Scheduler.handle`.
+
+    events --> Scheduler --> JobDesk (from clients), SlaveDesk (from slaves) --> Endings -.
+                   |                                                                      Books, Outbox --> instructions
+                   '-------> what is due, Strategy (places what waits), Balance ----------'
+
+It decides which slave runs which task, what an attempt's end means, and when an owner gets what. The master node calls
+it from one thread. It never sends, reads a clock, draws a random number, or opens a payload: the same events at the
+same times give the same instructions.
+"""
+
+from collections.abc import Callable, Mapping
+from math import isinf
+from typing import Any, Final
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.scheduling import validation
+from concurrent_nb.scheduling.balance import Balance
+from concurrent_nb.scheduling.endings import Endings
+from concurrent_nb.scheduling.events import (
+    CancelRequested,
+    ClientLost,
+    Event,
+    JobClosed,
+    JobOpened,
+    OutcomesAcknowledged,
+    OutcomesReceived,
+    SlaveJoined,
+    SlaveLost,
+    SlaveResized,
+    SlaveSuspected,
+    SlaveTrusted,
+    TasksReturned,
+    TasksStarted,
+    TasksSubmitted,
+)
+from concurrent_nb.scheduling.instructions import Instruction
+from concurrent_nb.scheduling.job_desk import JobDesk
+from concurrent_nb.scheduling.refusal import EventRefused
+from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.slave_desk import SlaveDesk
+from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.tasks.task import Job
+
+# Each handler takes its own kind of event, which a mapping's type cannot say.
+_Handlers = Mapping[type[Event], Callable[[Any, float], None]]
+
+
+class Scheduler:
+    """Decide which slave runs which task. Pure: feed events, obey instructions.
+
+    Args:
+        strategy: who gets the next tasks; it belongs to this scheduler alone.
+        deaths_allowed: with so many deaths of workers that ran it, a task is quarantined.
+        grace_s: how long a slave may take to stop a task that is over its limit, before it is reminded, and again
+            before the task is given up; in seconds.
+        rebalance_after_s: a slave with too much that has answered nothing for so many seconds is asked for some back.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        deaths_allowed: int = 3,
+        grace_s: float = 10.0,
+        rebalance_after_s: float = 0.1,
+    ) -> None:
+        if not grace_s > 0:
+            raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
+        self._books = Books(strategy)
+        endings = Endings(self._books, deaths_allowed=deaths_allowed)
+        self._jobs = JobDesk(self._books, endings)
+        self._slaves = SlaveDesk(self._books, endings, grace_s=grace_s)
+        self._balance = Balance(self._books, after_s=rebalance_after_s)
+        self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
+
+    @property
+    def jobs(self) -> Mapping[JobId, Job]:
+        """All jobs that are not forgotten, with their unfinished and unacknowledged tasks; to be read only."""
+        return self._books.jobs
+
+    @property
+    def slaves(self) -> Mapping[SessionId, Slave]:
+        """All slaves; to be read only."""
+        return self._books.slaves
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks are on no slave."""
+        return len(self._books.waiting)
+
+    def handle(self, *events: Event, now: float) -> list[Instruction]:
+        """Take in what has happened, in order, and what time it is (seconds, never less than before).
+
+        Returns what is to be done, in order. Runs of tasks are joined over all events of one call, so hand over what
+        has gathered at once. Without events it does what is due by now.
+
+        Raises:
+            EventRefused: a peer did what it may not do; the class says what is done then, and what is not.
+        """
+        for position, event in enumerate(events):
+            try:
+                self._handlers[type(event)](event, now)
+            except EventRefused as refused:
+                refused.position = position
+                raise
+        self._jobs.linger_over(now)
+        self._slaves.remind(now)
+        self._books.refresh_touched()
+        self._assign(now)
+        self._balance.rebalance(now)
+        return self._books.out.flush()
+
+    def tick(self, now: float) -> list[Instruction]:
+        """Do what is due by now."""
+        return self.handle(now=now)
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` should be called at the latest if nothing happens before; None: there is no need."""
+        books = self._books
+        due = [first[0] for ranking in (books.lingering, books.overdue, books.hopeless) if (first := ranking.first())]
+        if (look_s := self._balance.next_look_s()) is not None:
+            due.append(look_s)
+        return min((at_s for at_s in due if not isinf(at_s)), default=None)
+
+    def validate(self) -> None:
+        """Raise BrokenInvariant if the books contradict themselves after `handle`. Slow: for tests and simulators."""
+        validation.validate(self._books)
+
+    def _assign(self, now: float) -> None:
+        """Hand out what waits, as far as the strategy finds room."""
+        books = self._books
+        queue, choose = books.waiting, books.strategy.choose
+        waiting = len(queue)
+        while (run := queue.first()) is not None:
+            estimate_s = books.estimates.get(run.function)
+            chosen = choose(estimate_s, waiting)
+            if chosen is None:
+                return
+            slave, count = chosen
+            if not 1 <= count <= slave.room:
+                raise ConfigurationError(
+                    f"{books.strategy!r} gives {count} tasks to {slave!r}: choose another strategy"
+                )
+            # All owners who wait get a part of what a slave can take.
+            tasks = queue.take(-(-count // queue.owners))
+            slave.take(tasks, books.strategy.unknown_s if estimate_s is None else estimate_s)
+            slave.quiet_since_s = now
+            books.out.assign(slave.id, run, tasks)
+            books.refresh(slave)
+
+
+def _handlers(jobs: JobDesk, slaves: SlaveDesk) -> _Handlers:
+    return {
+        JobOpened: jobs.opened,
+        TasksSubmitted: jobs.submitted,
+        JobClosed: jobs.closed,
+        CancelRequested: jobs.cancel_requested,
+        ClientLost: jobs.client_lost,
+        OutcomesAcknowledged: jobs.acknowledged,
+        SlaveJoined: slaves.joined,
+        SlaveResized: slaves.resized,
+        SlaveSuspected: slaves.suspected,
+        SlaveTrusted: slaves.trusted,
+        SlaveLost: slaves.lost,
+        TasksStarted: slaves.started,
+        TasksReturned: slaves.returned,
+        OutcomesReceived: slaves.outcomes_received,
+    }

@@ -1,0 +1,91 @@
+"""The books of the scheduler: every job, slave and task that it knows, and when it must look at which again.
+
+Shared by the parts of the scheduler (jobs, slaves, endings, balance), each of which handles some events. Nobody else
+touches them.
+"""
+
+from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.scheduling.estimates import Estimates
+from concurrent_nb.scheduling.outbox import Outbox
+from concurrent_nb.scheduling.ranking import Ranking
+from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.waiting import WaitingQueue
+from concurrent_nb.tasks.task import Job, Task
+
+
+class Books:
+    """What is known, with the few steps that keep one page consistent with the others."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.out = Outbox()
+        self.jobs: dict[JobId, Job] = {}
+        self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
+        self.slaves: dict[SessionId, Slave] = {}
+        self.waiting = WaitingQueue()
+        self.estimates = Estimates()
+        self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
+        self.overdue: Ranking[Task] = Ranking()  #: tasks that run with a time limit, by when their slave is reminded
+        self.hopeless: Ranking[Task] = Ranking()  #: tasks whose slave was reminded, by when they are given up
+        self.asked: dict[Task, None] = {}  #: asked back from slaves that have too many, in this attempt
+        self.crowded: dict[SessionId, Slave] = {}  #: slaves that have more than they can run at once
+        self.idle = 0  #: slots with nothing to do, of all trusted slaves
+        self._touched: dict[Slave, None] = {}
+
+    def touch(self, slave: Slave) -> None:
+        """Note that a slave's load, size, trust or speed has changed: it is counted once, after all events."""
+        self._touched[slave] = None
+
+    def refresh_touched(self) -> None:
+        """Refresh every slave that has changed."""
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for slave in touched:
+                self.refresh(slave)
+
+    def refresh(self, slave: Slave) -> None:
+        """Count a slave's idle slots anew, and let the strategy look at it."""
+        load, slots = slave.load, slave.slots
+        idle = max(0, min(slots, slave.credit) - load) if slave.trusted else 0
+        self.idle += idle - slave.idle
+        slave.idle = idle
+        if load > slots and slave.trusted:
+            self.crowded[slave.id] = slave
+        else:
+            self.crowded.pop(slave.id, None)
+        self.strategy.changed(slave)
+
+    def strike(self, slave: Slave) -> None:
+        """Remove a slave; its tasks are the caller's to place."""
+        del self.slaves[slave.id]
+        self._touched.pop(slave, None)
+        self.idle -= slave.idle
+        self.crowded.pop(slave.id, None)
+        self.strategy.left(slave)
+
+    def unwatch(self, task: Task) -> None:
+        """Expect nothing more of a task's attempt: it has ended."""
+        if self.asked:
+            self.asked.pop(task, None)
+        if task.started and task.timeout_s is not None:
+            self.overdue.discard(task)
+            self.hopeless.discard(task)
+
+    def release(self, task: Task, slave: Slave) -> None:
+        """Take a task off the slave that has answered for it; its state is the caller's to change."""
+        self.unwatch(task)
+        slave.release(task)
+        self.touch(slave)
+
+    def disown(self, task: Task, slave: Slave) -> None:
+        """Take a task off a slave that has not answered for it."""
+        self.unwatch(task)
+        slave.disown(task)
+        self.touch(slave)
+
+    def forget(self, job: Job) -> None:
+        """Remove a job that has no tasks left."""
+        del self.jobs[job.id]
+        self.lingering.discard(job.id)
+        self.out.forget(job.id)

@@ -1,0 +1,75 @@
+"""Pull, in turn: a task stays with the master until a slave has use for it."""
+
+from collections import OrderedDict
+from math import ceil
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import SessionId
+from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.strategies.base import Strategy
+
+_Ring = OrderedDict[SessionId, Slave]
+
+
+class PullRoundRobin(Strategy):
+    """Late-bound: slaves take turns, each taking what keeps it busy for a moment and no more. The default.
+
+    Good for tasks of any length and of unknown length, slaves of unequal speed, and jobs that end early (`until`): what
+    is not handed out need not be fetched back. Bad where the way to a slave is longer than `ahead_s`: it then waits for
+    the network between two runs.
+
+    A slave with an idle slot comes before one that would only queue. Up to `depth_per_slot` tasks are in flight for
+    each slot; more only while their expected run time is below `ahead_s` seconds for each slot.
+    """
+
+    def __init__(self, *, ahead_s: float = 0.02, depth_per_slot: int = 2) -> None:
+        if not ahead_s > 0:
+            raise ConfigurationError(f"ahead_s is {ahead_s}, it must be more than 0 seconds")
+        if depth_per_slot < 1:
+            raise ConfigurationError(f"depth_per_slot is {depth_per_slot}, it must be at least 1")
+        # Counted so, tasks of unknown length fill a slave at depth_per_slot: one for each slot is ahead_s already.
+        self.unknown_s = ahead_s
+        self._ahead_s = ahead_s
+        self._depth_per_slot = depth_per_slot
+        self._idle: _Ring = OrderedDict()  # have a slot with nothing to do; whose turn it is comes first
+        self._ahead: _Ring = OrderedDict()  # would queue what they get
+        self._places: dict[SessionId, tuple[_Ring, int]] = {}  # in which ring, with how many slots
+        self._slots = 0  # of the slaves in both rings
+
+    def changed(self, slave: Slave) -> None:
+        """Move the slave to the end of the ring where it belongs now."""
+        self.left(slave)
+        ring = self._ring_for(slave)
+        if ring is not None:
+            ring[slave.id] = slave
+            self._places[slave.id] = ring, slave.slots
+            self._slots += slave.slots
+
+    def left(self, slave: Slave) -> None:
+        """Take the slave out of its ring."""
+        place = self._places.pop(slave.id, None)
+        if place is not None:
+            ring, slots = place
+            del ring[slave.id]
+            self._slots -= slots
+
+    def choose(self, estimate_s: float | None, waiting: int) -> tuple[Slave, int] | None:
+        """Return the slave whose turn it is."""
+        for slave in (self._idle or self._ahead).values():
+            load, slots = slave.load, slave.slots
+            by_count = self._depth_per_slot * slots - load
+            by_time = ceil((slots * self._ahead_s - slave.in_flight_s) / (estimate_s or self._ahead_s))
+            # Its share of what waits, so that the first in turn does not take all; but never leave a slot idle.
+            share = max(waiting * slots // self._slots, slots - load, 1)
+            return slave, max(1, min(share, max(by_count, by_time), slave.room))
+        return None
+
+    def _ring_for(self, slave: Slave) -> _Ring | None:
+        if not slave.room:
+            return None
+        load, slots = slave.load, slave.slots
+        if load < slots:
+            return self._idle
+        if load < self._depth_per_slot * slots or slave.in_flight_s < slots * self._ahead_s:
+            return self._ahead
+        return None

@@ -1,0 +1,177 @@
+"""Functions on their way out: each is pickled once and named by the digest of its pickle.
+
+Used by an application, from many threads. What makes this more than a dictionary: a function that travels by value (a
+closure, a lambda, anything of `__main__`) may change while it stays the same object, because a cell of its closure or a
+global that it uses is assigned. So its pickle is kept together with all that it was made from, and compared at each
+call; where something that can change in itself is involved (a list, say), the function is pickled again each time.
+
+Never loads a pickle, never calls a function.
+"""
+
+import pickle
+import threading
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from concurrent_nb.errors import NotPicklable
+from concurrent_nb.ids import Digest, digest_of
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.references import (
+    MISSING,
+    contents,
+    global_names,
+    home_of,
+    is_by_value,
+    is_constant,
+    is_importable,
+)
+from concurrent_nb.shipping.refusals import describe_failure, find_refused
+
+#: functions of each sort that are kept, the last ones
+KEPT: Final = 512
+#: pickles larger than this are not kept: they would be few, and memory is dear
+KEPT_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PickledFunction:
+    """A function, ready to be sent."""
+
+    digest: Digest  #: its name everywhere
+    body: bytes  #: its pickle
+    buffers: Sequence[pickles.Buffer]  #: what was left out of the pickle; bytes, so a snapshot
+    name: str  #: for people
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """All that a function's pickle was made from, for comparing by identity. Keeps it alive, so ids stay true."""
+
+    functions: list[tuple[types.FunctionType, types.CodeType, Any, Any]] = field(default_factory=list)
+    cells: list[tuple[types.CellType, Any]] = field(default_factory=list)
+    entries: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
+    sizes: list[tuple[dict[str, Any], int]] = field(default_factory=list)
+
+    def holds(self) -> bool:
+        """Say whether all of it is still the same."""
+        for function, code, defaults, kwdefaults in self.functions:
+            if (
+                function.__code__ is not code
+                or function.__defaults__ is not defaults
+                or function.__kwdefaults__ is not kwdefaults
+            ):
+                return False
+        for cell, value in self.cells:
+            if contents(cell) is not value:
+                return False
+        for mapping, name, value in self.entries:
+            if mapping.get(name, MISSING) is not value:
+                return False
+        return all(len(mapping) == size for mapping, size in self.sizes)
+
+
+def _snapshot(function: types.FunctionType) -> _Snapshot | None:
+    """Take the snapshot of a function and all functions that travel with it; None if something in it can change."""
+    taken = _Snapshot()
+    seen: set[int] = set()
+    todo = [function]
+    while todo:
+        current = todo.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        for value in _take(current, taken):
+            if type(value) is types.FunctionType and not is_importable(value):
+                todo.append(value)
+            elif value is not MISSING and not is_constant(value):
+                return None
+    return taken
+
+
+def _take(function: types.FunctionType, taken: _Snapshot) -> list[Any]:
+    """Add one function to a snapshot; return what it refers to."""
+    taken.functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
+    cells = [(cell, contents(cell)) for cell in function.__closure__ or ()]
+    taken.cells += cells
+    entries = [
+        (function.__globals__, name, function.__globals__.get(name, MISSING))
+        for name in global_names(function.__code__)[0]
+    ]
+    for mapping in (function.__kwdefaults__, function.__dict__):
+        if mapping is not None:
+            entries += [(mapping, name, value) for name, value in mapping.items()]
+            taken.sizes.append((mapping, len(mapping)))
+    taken.entries += entries
+    return [*(value for _, value in cells), *(value for _, _, value in entries), *(function.__defaults__ or ())]
+
+
+class Functions:
+    """Pickle functions, each as rarely as is safe. Safe to use from many threads.
+
+    >>> functions = Functions()
+    >>> functions.pickle(pow) is functions.pickle(pow)
+    True
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._lock = threading.Lock()
+        # By id, because comparing functions may run code of others. The entry holds the function, so its id stays its.
+        self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str]]] = {}
+        self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot]] = {}
+
+    def pickle(self, fn: Callable[..., Any]) -> PickledFunction:
+        """Give the pickle of `fn` as it is now.
+
+        Raises NotPicklable, which names the function and the part of it that cannot travel.
+        """
+        named = self._by_name.get(id(fn))
+        if named is not None and getattr(*named[2], None) is fn and not is_by_value(fn.__module__):
+            return named[1]
+        valued = self._by_value.get(id(fn))
+        if valued is not None and valued[0] is fn and valued[2].holds():
+            return valued[1]
+        return self._pickle_anew(fn)
+
+    def _pickle_anew(self, fn: Callable[..., Any]) -> PickledFunction:
+        if is_importable(fn):
+            pickled = _finish(fn, pickle.dumps(fn, 5), ())
+            if (home := home_of(fn)) is not None:
+                self._keep(self._by_name, (fn, pickled, home))
+            return pickled
+        # The snapshot comes first: what another thread changes after it shows up at the next comparison.
+        snapshot = _snapshot(fn) if type(fn) is types.FunctionType else None
+        pickled = _pickle_by_value(fn)
+        if snapshot is not None and len(pickled.body) <= KEPT_BYTES and not pickled.buffers:
+            self._keep(self._by_value, (fn, pickled, snapshot))
+        return pickled
+
+    def _keep(self, kept: dict[int, Any], entry: tuple[Any, ...]) -> None:
+        with self._lock:
+            kept.pop(id(entry[0]), None)
+            kept[id(entry[0])] = entry
+            while len(kept) > self._kept:
+                del kept[next(iter(kept))]
+
+
+def _pickle_by_value(fn: Callable[..., Any]) -> PickledFunction:
+    if (culprit := find_refused(fn)) is not None:
+        raise NotPicklable(f"{culprit.text(name_of(fn))}: {culprit.advice}")
+    try:
+        body, buffers = pickles.dumps(fn)
+    except Exception as error:  # an object's own pickling may raise anything
+        raise NotPicklable(describe_failure(name_of(fn), fn, error)) from error
+    # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is a snapshot.
+    return _finish(fn, body, [bytes(buffer) for buffer in buffers])
+
+
+def _finish(fn: Callable[..., Any], body: bytes, buffers: Sequence[bytes]) -> PickledFunction:
+    named = b"".join((body, *buffers)) if buffers else body
+    return PickledFunction(digest_of(named), body, buffers, name_of(fn))
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """Give a function's name for people."""
+    return getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or f"a {type(fn).__qualname__}"

@@ -1,0 +1,96 @@
+"""Turn Python objects into bytes and back, one way for arguments, results and exceptions.
+
+The C pickler is several times faster than cloudpickle, but it pickles what comes from `__main__` by reference, without
+an error, and the worker cannot find it then. So it is used only for objects that are *provably plain*: built from
+builtin types, or numpy arrays and scalars without objects. Everything else goes through cloudpickle, which sends what
+`__main__` defines by value.
+
+Buffers of at least `OUT_OF_BAND_BYTES` (PEP 574) leave the pickle and travel as frames of their own, uncopied.
+"""
+
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+#: buffers of this size or more travel outside of the pickle
+OUT_OF_BAND_BYTES: Final = 64 * 1024
+#: containers with more items than this are not searched, but left to cloudpickle
+PLAIN_ITEMS: Final = 256
+
+Buffer = bytes | bytearray | memoryview
+
+_ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, type(Ellipsis), range})
+_CONTAINERS: Final = frozenset({tuple, list, set, frozenset})
+
+
+def is_plain(thing: object, budget: int = PLAIN_ITEMS) -> bool:
+    """Say whether the C pickler is enough for `thing`: False where it is not, or where finding out would take long."""
+    return _spent(thing, budget) >= 0
+
+
+def _spent(thing: object, budget: int) -> int:
+    """Give what is left of `budget` after looking at `thing`, or -1 if it is not plain."""
+    kind = type(thing)
+    if kind in _ATOMS:
+        return budget - 1
+    if kind in _CONTAINERS:
+        for item in thing:  # type: ignore[attr-defined]
+            if (budget := _spent(item, budget)) < 0:
+                return -1
+        return budget - 1
+    if kind is dict:
+        for key, value in thing.items():  # type: ignore[attr-defined]
+            if (budget := _spent(key, budget)) < 0 or (budget := _spent(value, budget)) < 0:
+                return -1
+        return budget - 1
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and (kind is numpy.ndarray or issubclass(kind, numpy.generic)):
+        return budget - 1 if not thing.dtype.hasobject else -1  # type: ignore[attr-defined]
+    return -1
+
+
+def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
+    """Pickle `thing`; return the pickle and the large buffers that were left out of it.
+
+    Raises whatever the object's own pickling raises (TypeError, PicklingError, RecursionError, ...).
+    """
+    kind = type(thing)
+    if kind in _ATOMS and kind is not bytes:
+        return pickle.dumps(thing, 5), []
+    buffers: list[memoryview] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: stays in the pickle
+            return True
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        buffers.append(raw)
+        return False
+
+    if is_plain(thing):
+        return pickle.dumps(thing, 5, buffer_callback=keep), buffers
+    import cloudpickle  # here, because it takes 60 ms and many never need it
+
+    return cloudpickle.dumps(thing, 5, buffer_callback=keep), buffers
+
+
+def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
+    """Unpickle what `dumps` made. Arrays on `buffers` share their memory.
+
+    Raises whatever unpickling raises (ModuleNotFoundError for a module that is missing here, for example).
+    """
+    return pickle.loads(body, buffers=buffers)
+
+
+class OnEach:
+    """A function for a chunk of argument tuples: gives the list of `fn`'s results."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+        self.__name__ = getattr(fn, "__name__", "map")
+
+    def __call__(self, chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
+        return [self.fn(*args) for args in chunk]

@@ -1,0 +1,211 @@
+"""What an object refers to, as pickling by value would follow it, and what of that can never change.
+
+Used by `functions` (is a pickle still true?), `refusals` (what cannot travel, and where is it?) and `capture` (what is
+loaded once, what afresh for each task?). Looks only; it never pickles, calls or changes what it is given.
+"""
+
+import dis
+import functools
+import sys
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any, Final
+
+#: types whose objects never change and hold no others
+ATOMS: Final = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
+#: stands for a name that is not there, or a closure's cell that is still empty
+MISSING: Final = object()
+#: a container's items after these are not looked at: whoever asks wants to know soon
+ITEMS: Final = 1000
+
+_LOADS: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"})
+_STORES: Final = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
+_BY_REFERENCE: Final = (types.FunctionType, types.BuiltinFunctionType, type)
+
+#: (kind, label, object): kind "name" for what a function uses, "item" and "part" for what a container or object holds
+Reference = tuple[str, str, Any]
+
+_names_of_code: "weakref.WeakKeyDictionary[types.CodeType, tuple[tuple[str, ...], bool]]" = weakref.WeakKeyDictionary()
+
+
+def global_names(code: types.CodeType) -> tuple[tuple[str, ...], bool]:
+    """Give the global names that a function's code and the functions in it use, and whether it changes any of them."""
+    found = _names_of_code.get(code)
+    if found is None:
+        names: dict[str, None] = {}
+        stores = False
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in _LOADS:
+                names[instruction.argval] = None
+                stores = stores or instruction.opname in _STORES
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                inner, inner_stores = global_names(constant)
+                names.update(dict.fromkeys(inner))
+                stores = stores or inner_stores
+        found = _names_of_code[code] = tuple(names), stores
+    return found
+
+
+def is_importable(thing: Any) -> bool:
+    """Say whether a function or class is what a worker finds under its name, so that the name is enough.
+
+    Not so for what `__main__` defines, for what is defined inside a function, and for modules that were registered with
+    `cloudpickle.register_pickle_by_value`.
+    """
+    return isinstance(thing, _BY_REFERENCE) and home_of(thing) is not None
+
+
+def home_of(thing: Any) -> tuple[Any, str] | None:
+    """Give where a function or class is found by name: the module or class, and the name in it. None if it is not."""
+    module_name = getattr(thing, "__module__", None)
+    if not isinstance(module_name, str) or module_name in ("__main__", "__mp_main__"):
+        return None
+    home: Any = sys.modules.get(module_name)
+    *path, name = thing.__qualname__.split(".")
+    for part in path:
+        home = getattr(home, part, None)
+    return (home, name) if getattr(home, name, None) is thing and not is_by_value(module_name) else None
+
+
+def is_by_value(module_name: str) -> bool:
+    """Say whether a module, or a package that holds it, is registered to travel by value."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else None
+    if not registered:
+        return False
+    return any(module_name == name or module_name.startswith(f"{name}.") for name in registered)
+
+
+def is_importable_module(module: types.ModuleType) -> bool:
+    """Say whether a worker can import the module by its name, as far as can be told here."""
+    name = getattr(module, "__name__", "")
+    if name in ("__main__", "__mp_main__") or sys.modules.get(name) is not module:
+        return False
+    return any(getattr(module, fact, None) is not None for fact in ("__spec__", "__file__", "__path__", "__loader__"))
+
+
+def used_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Give (name, object) of everything that a function takes along: its closure, the globals it uses, its defaults."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield name, contents(cell)
+    for name in global_names(function.__code__)[0]:
+        yield name, function.__globals__.get(name, MISSING)
+    for default in function.__defaults__ or ():
+        yield "a default argument", default
+    for name, default in (function.__kwdefaults__ or {}).items():
+        yield f"the default of {name}", default
+    for name, value in function.__dict__.items():
+        yield f"its attribute {name}", value
+
+
+def contents(cell: types.CellType) -> Any:
+    """Give what is in a closure's cell, or MISSING."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING
+
+
+def references(thing: Any) -> Iterator[Reference]:
+    """Give what `thing` holds or uses, one level deep; nothing for what travels by name. Of many items, the first."""
+    kind = type(thing)
+    if kind in ATOMS:
+        return
+    if isinstance(thing, dict):
+        for key, value in list(dict.items(thing))[:ITEMS]:
+            yield "item", f"[{_short(key)}]", value
+            yield "item", f"'s key {_short(key)}", key
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        for number, value in enumerate(thing):
+            if number >= ITEMS:
+                return
+            yield "item", f"[{number}]", value
+    elif isinstance(thing, types.FunctionType):
+        if not is_importable(thing):
+            for name, value in used_by(thing):
+                if value is not MISSING:
+                    yield "name", name, value
+    elif isinstance(thing, types.MethodType):
+        yield "part", ".__self__", thing.__self__
+        yield "part", ".__func__", thing.__func__
+    elif isinstance(thing, types.BuiltinMethodType):
+        if thing.__self__ is not None:
+            yield "part", ".__self__", thing.__self__
+    elif isinstance(thing, functools.partial):
+        yield from (("part", part, getattr(thing, part[1:])) for part in (".func", ".args", ".keywords"))
+    elif isinstance(thing, (staticmethod, classmethod)):
+        yield "part", ".__func__", thing.__func__
+    elif isinstance(thing, property):
+        yield from (("part", f".{part}", getattr(thing, part)) for part in ("fget", "fset", "fdel"))
+    elif isinstance(thing, type):
+        if not is_importable(thing):
+            for name, value in list(vars(thing).items()):
+                if name not in ("__dict__", "__weakref__", "__module__", "__doc__", "__qualname__"):
+                    yield "part", f".{name}", value
+    elif not isinstance(thing, types.ModuleType):
+        attributes = getattr(thing, "__dict__", None)
+        if isinstance(attributes, dict):
+            for name, value in list(attributes.items())[:ITEMS]:
+                yield "part", f".{name}", value
+        if not is_importable(kind):
+            yield "part", ".__class__", kind
+
+
+def _short(key: Any) -> str:
+    text = repr(key) if type(key) in ATOMS else f"a {type(key).__qualname__}"
+    return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"
+
+
+def is_constant(thing: Any) -> bool:
+    """Say whether `thing` can never change: atoms, tuples of them, what is imported."""
+    kind = type(thing)
+    if kind in ATOMS:
+        return True
+    if kind is tuple or kind is frozenset:
+        return len(thing) <= ITEMS and all(map(is_constant, thing))
+    if isinstance(thing, types.ModuleType):
+        return is_importable_module(thing)
+    return is_importable(thing)
+
+
+def is_fixed(thing: Any) -> bool:
+    """Say whether tasks that share `thing` cannot see each other through it.
+
+    That is so for constants, and for functions and classes of the notebook if all that they use is fixed as well and
+    they assign no global. (A task could still set an attribute of a class. It would have to mean to.)
+    """
+    return _is_fixed(thing, set())
+
+
+def _is_fixed(thing: Any, seen: set[int]) -> bool:
+    if is_constant(thing) or id(thing) in seen:
+        return True
+    if isinstance(thing, types.FunctionType):
+        seen.add(id(thing))
+        if global_names(thing.__code__)[1] or thing.__dict__ or _rebinds_closure(thing.__code__):
+            return False
+        return all(value is MISSING or _is_fixed(value, seen) for _, value in used_by(thing))
+    if type(thing) is type:
+        seen.add(id(thing))
+        return all(_is_fixed(value, seen) for _, _, value in references(thing)) and all(
+            _is_fixed(base, seen) for base in thing.__bases__
+        )
+    if isinstance(thing, (staticmethod, classmethod, property, tuple, frozenset)):
+        seen.add(id(thing))
+        return all(_is_fixed(value, seen) for _, _, value in references(thing)) and not _is_cut(thing)
+    # The descriptors that every class has.
+    return isinstance(thing, (types.GetSetDescriptorType, types.MemberDescriptorType))
+
+
+def _is_cut(thing: Any) -> bool:
+    return isinstance(thing, (tuple, frozenset)) and len(thing) > ITEMS
+
+
+def _rebinds_closure(code: types.CodeType) -> bool:
+    """Say whether a function assigns a `nonlocal` name, so that its closure is state."""
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "DELETE_DEREF")}
+    if own & set(code.co_freevars):
+        return True
+    return any(_rebinds_closure(inner) for inner in code.co_consts if isinstance(inner, types.CodeType))

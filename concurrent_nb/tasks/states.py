@@ -1,0 +1,81 @@
+"""The states of a task, as a table. Every change of `Task.state` goes through `move`; a pair that is not here is a bug.
+
+Called by the scheduler only. A task is made WAITING; no row leads out of FORGOTTEN.
+
+    WAITING --assign--> ASSIGNED --finish--> FINISHED --forget--> FORGOTTEN
+       ^------requeue------'                    ^
+       `------finish (cancelled first)----------'          abandon: WAITING or ASSIGNED to FORGOTTEN
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from concurrent_nb.errors import ConcurrentError
+from concurrent_nb.tasks.task import State, Task
+
+#: (where it is, what happens) -> where it is then
+TRANSITIONS: Final[dict[tuple[State, str], State]] = {
+    (State.WAITING, "assign"): State.ASSIGNED,
+    (State.ASSIGNED, "requeue"): State.WAITING,  # given back, its slave or worker died, or a retry
+    (State.ASSIGNED, "finish"): State.FINISHED,
+    (State.WAITING, "finish"): State.FINISHED,  # cancelled before it ran
+    (State.FINISHED, "forget"): State.FORGOTTEN,  # its owner has the outcome
+    (State.WAITING, "abandon"): State.FORGOTTEN,  # its owner is gone for good
+    (State.ASSIGNED, "abandon"): State.FORGOTTEN,
+    (State.FINISHED, "abandon"): State.FORGOTTEN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """All rows of the table with one name."""
+
+    name: str
+    target: State  #: where it leads from everywhere
+    targets: tuple[State | None, ...]  #: by the number of the state where the task is; None: not allowed
+
+
+def _verb(name: str) -> Verb:
+    targets = tuple(TRANSITIONS.get((state, name)) for state in State)
+    (target,) = {state for state in targets if state is not None}
+    return Verb(name, target, targets)
+
+
+ASSIGN: Final = _verb("assign")
+REQUEUE: Final = _verb("requeue")
+FINISH: Final = _verb("finish")
+FORGET: Final = _verb("forget")
+ABANDON: Final = _verb("abandon")
+
+
+class InvalidTransition(ConcurrentError):
+    """A task was to change its state in a way that the table does not have: a bug of ours, never a user's."""
+
+    def __init__(self, task: Task, verb: Verb) -> None:
+        self.task = task.name
+        self.source = task.state
+        self.target = verb.target
+        self.story = story(task)
+        super().__init__(
+            f"task {self.task} cannot {verb.name} ({self.source.name} to {self.target.name}); {self.story}. "
+            "This is a bug in the scheduler: please report it with this message."
+        )
+
+
+def story(task: Task) -> str:
+    """Tell what is known of a task's past, for an error message."""
+    parts = [f"its attempt is {task.attempt}", f"on {task.slave.hex()[:8]}" if task.slave else "on no slave"]
+    parts += [word for word, said in (("started", task.started), ("cancelled", task.cancelled)) if said]
+    if task.outcome is not None:
+        parts.append(f"ended with status {task.outcome.status} in attempt {task.outcome.attempt}")
+    parts += [f"died before: {how}" for how in task.deaths]
+    return ", ".join(parts)
+
+
+def move(task: Task, verb: Verb) -> None:
+    """Change the task's state as the table says, or raise InvalidTransition and change nothing."""
+    # Indexed by number and not looked up by pair: this runs four times for each task of the cluster.
+    target = verb.targets[task.state]
+    if target is None:
+        raise InvalidTransition(task, verb)
+    task.state = target

@@ -1,0 +1,146 @@
+"""The connection file: how one finds a cluster. The master writes it, everybody else reads it or a copy of it.
+
+It lies in Jupyter's runtime folder as `concurrent_nb-NAME.json`, readable by its owner alone, because whoever has it
+may use the cluster. A copy on another machine is all that a slave there needs. Nobody guesses here whether the master
+is still alive: that is for those who connect.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from concurrent_nb.errors import ClusterNotFound, ConfigurationError, VersionMismatch
+from concurrent_nb.transport import private_files
+from concurrent_nb.transport.keys import TOKEN, Z85_KEY
+
+#: the layout of the file; a reader refuses a later one by name
+FILE_VERSION: Final = 1
+
+_NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
+_ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):\d{1,5}")
+
+
+class ConnectionFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a connection file holds."""
+
+    version: int = FILE_VERSION
+    name: str  #: of the cluster
+    endpoints: list[str]  #: URLs of the control channel, the best first
+    master_key: str  #: the master's public CURVE key, Z85
+    tokens: dict[str, str]  #: role (admin, client, slave) to its token
+    certificate_pem: str | None = None  #: the master's TLS certificate, None where there is no TLS
+    pid: int = 0  #: the master's process
+    host: str = ""  #: the machine of that process
+    epoch: int = 0  #: counts the master's lives
+
+    def __repr__(self) -> str:
+        return f"ConnectionFile(name={self.name!r}, endpoints={self.endpoints!r}, pid={self.pid}, host={self.host!r})"
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+def check_name(name: str) -> str:
+    """Give the name of a cluster back, or raise ConfigurationError if it cannot be one."""
+    if _NAME.fullmatch(name) is None or name.endswith(".json"):
+        text = (
+            f"{name[:80]!r} cannot name a cluster: a name has 1 to 64 letters, digits, '-', '_' and '.', does not "
+            "start with '.' and does not end with '.json'"
+        )
+        raise ConfigurationError(text)
+    return name
+
+
+def default_path(name: str) -> Path:
+    """Give the place of the connection file of the cluster called `name`."""
+    return _folder() / f"concurrent_nb-{check_name(name)}.json"
+
+
+def write(info: ConnectionFile, path: Path | str | None = None) -> Path:
+    """Write a connection file for its owner alone, at once or not at all, and give its place."""
+    _check(info, "a connection file")
+    path = default_path(info.name) if path is None else Path(path)
+    private_files.make_folder(path.parent)
+    private_files.replace_private(path, msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
+    return path
+
+
+def read(name_or_path: Path | str) -> ConnectionFile:
+    """Read the connection file of a cluster's name, or at a path: what has a slash in it or ends with `.json`.
+
+    ClusterNotFound: there is none. AccessRefused: others can read it. ConfigurationError: it is no connection file.
+    VersionMismatch: a later version of concurrent_nb wrote it.
+    """
+    path = path_of(name_or_path)
+    try:
+        data = private_files.read_private(path)
+    except FileNotFoundError:
+        raise _not_found(name_or_path, path) from None
+    try:
+        version = msgspec.json.decode(data, type=_Version).version
+        if version != FILE_VERSION:
+            text = f"{path} has version {version}, this concurrent_nb reads {FILE_VERSION}: install the same on both"
+            raise VersionMismatch(text)
+        info = msgspec.json.decode(data, type=ConnectionFile)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is no connection file: {error}") from None
+    _check(info, str(path))
+    return info
+
+
+def names() -> list[str]:
+    """Give the names of the clusters that have a connection file here, sorted. Their masters may be gone."""
+    found = (path.name.removeprefix("concurrent_nb-") for path in _folder().glob("concurrent_nb-*.json"))
+    return sorted(name for name in (file.removesuffix(".json") for file in found) if _NAME.fullmatch(name))
+
+
+def remove(name_or_path: Path | str, epoch: int | None = None) -> bool:
+    """Delete a connection file; False if there was none. With `epoch`, only the one of that life of the master."""
+    path = path_of(name_or_path)
+    if epoch is not None:
+        try:
+            if read(path).epoch != epoch:
+                return False
+        except ClusterNotFound:
+            return False
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _folder() -> Path:
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    return Path(jupyter_runtime_dir())
+
+
+def path_of(name_or_path: Path | str) -> Path:
+    if isinstance(name_or_path, Path):
+        return name_or_path
+    if "/" in name_or_path or "\\" in name_or_path or name_or_path.endswith(".json"):
+        return Path(name_or_path).expanduser()
+    return default_path(name_or_path)
+
+
+def _not_found(name_or_path: Path | str, path: Path) -> ClusterNotFound:
+    there = f"Clusters in {_folder()}: {', '.join(names()) or 'none'}"
+    return ClusterNotFound(f"no cluster {str(name_or_path)!r}: there is no file {path}. {there}")
+
+
+def _check(info: ConnectionFile, where: str) -> None:
+    """Hold to the shapes that those who use the file rely on."""
+    check_name(info.name)
+    wrong = None
+    if not info.endpoints or not all(map(_ENDPOINT.fullmatch, info.endpoints)):
+        wrong = f"endpoints {info.endpoints!r} are not a list of URLs like http://127.0.0.1:8000"
+    elif Z85_KEY.fullmatch(info.master_key.encode()) is None:
+        wrong = "master_key is not a CURVE key in Z85"
+    elif not all(map(TOKEN.fullmatch, info.tokens.values())):
+        wrong = "a token is not 16 to 256 printable characters"
+    if wrong is not None:
+        raise ConfigurationError(f"{where} is not right: {wrong}")

@@ -1,0 +1,198 @@
+"""What the control server says to each request: the guard that all of them pass, and one handler per path.
+
+The guard stands before the body: who asks under a host name that is not ours (DNS rebinding), from a page of another
+site, or without a token, is answered before anything of his is kept. Refusals have the form of JSON-RPC errors, so that
+a client raises them as what they are.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Protocol, cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.web import RequestHandler, stream_request_body
+
+from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, VersionMismatch
+from concurrent_nb.transport.addresses import is_loopback, plain_host
+from concurrent_nb.wire import jsonrpc
+from concurrent_nb.wire.jsonrpc import Answer, Caller, Fault
+
+_HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::\d{1,5})?", re.IGNORECASE)
+_BEARER: Final = re.compile(r"Bearer +([!-~]{1,256})", re.IGNORECASE)
+_LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Dispatches(Protocol):
+    """Where calls go: rpc.Dispatcher, which this layer does not know."""
+
+    async def dispatch(self, body: bytes, caller: Caller) -> bytes | None:
+        """Carry out a body of calls; give the body of answers, None if there is nothing to answer."""
+
+
+@dataclass
+class Desk:
+    """What all handlers of one server share."""
+
+    dispatcher: Dispatches
+    tokens: dict[str, str]  #: token to role
+    names: frozenset[str]  #: host names and addresses, lower case, that a client may call us by
+    answer_s: float  #: how long a peer may take for its answer
+    on_known: Callable[[IOStream], object] = lambda stream: None  #: told of a connection that has shown a token
+    running: int = 0  #: calls that are being carried out
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  #: set while there are none
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a call while it is carried out."""
+        self.running += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.idle.set()
+
+    def serves(self, host_header: str, local_host: str) -> bool:
+        """Tell whether a client may call us by this name, on a connection that ends at our address `local_host`."""
+        match = _HOST.fullmatch(host_header)
+        if match is None:
+            return False
+        host = plain_host((match[1] or match[2]).lower())
+        return host == local_host or host in self.names or (is_loopback(local_host) and host in _LOCAL_NAMES)
+
+    def role_of(self, authorization: str) -> str | None:
+        """Give the role of the token in a header, in a time that tells nothing about the tokens that there are."""
+        match = _BEARER.fullmatch(authorization)
+        given = match[1].encode() if match else b""
+        roles = [role for token, role in self.tokens.items() if hmac.compare_digest(token.encode(), given)]
+        return roles[0] if roles else None
+
+
+@stream_request_body
+class _Guarded(RequestHandler):
+    """Lets through what is allowed, before its body is read."""
+
+    verb: ClassVar[str] = ""
+
+    def initialize(self, desk: Desk) -> None:
+        self._desk = desk
+        self._stream = cast(HTTP1Connection, self.request.connection).stream
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def prepare(self) -> None:
+        if self._stream.closed():
+            return self._refuse(400, ProtocolError("the peer has gone"))
+        self._local_host = plain_host(self._stream.socket.getsockname()[0])
+        refusal = self._other_site() or self._other_verb() or self._not_allowed()
+        if refusal is not None:
+            self._refuse(*refusal)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Drop the body, where none is wanted."""
+
+    def compute_etag(self) -> None:
+        return None
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        text = "internal error" if status_code >= 500 else f"no concurrent_nb client asks this (HTTP {status_code})"
+        code = jsonrpc.INTERNAL_ERROR if status_code >= 500 else jsonrpc.INVALID_REQUEST
+        self.finish(jsonrpc.encode_answers([Answer(id=None, error=Fault(code, text))], batch=False) or b"")
+
+    def _refuse(self, status: int, error: ConcurrentError) -> None:
+        self.set_status(status)
+        self.finish(jsonrpc.encode_answers([Answer(id=None, error=jsonrpc.fault_of(error))], batch=False) or b"")
+
+    def _other_site(self) -> tuple[int, ConcurrentError] | None:
+        hosts = self.request.headers.get_list("Host")
+        if len(hosts) != 1 or not self._desk.serves(hosts[0], self._local_host):
+            return 403, AccessRefused("this master does not go by that host name: add it to the names that it serves")
+        origin = self.request.headers.get("Origin")
+        if origin is not None and origin.lower() != f"{self.request.protocol}://{hosts[0].lower()}":
+            return 403, AccessRefused("pages of other sites have no access")
+        return None
+
+    def _other_verb(self) -> tuple[int, ConcurrentError] | None:
+        if self.request.method == self.verb:
+            return None
+        self.set_header("Allow", self.verb)
+        return 405, ProtocolError(f"only {self.verb} is served here")
+
+    def _not_allowed(self) -> tuple[int, ConcurrentError] | None:
+        """Give the refusal that is this path's own."""
+        return None
+
+
+class CallHandler(_Guarded):
+    """POST /api/1: calls, with a token."""
+
+    verb = "POST"
+
+    def initialize(self, desk: Desk) -> None:
+        super().initialize(desk)
+        self._chunks: list[bytes] = []
+
+    def data_received(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+
+    async def post(self) -> None:
+        with self._desk.working():
+            answer = await self._desk.dispatcher.dispatch(b"".join(self._chunks), self._caller)
+            if answer is None:
+                self.set_status(204)
+                self.clear_header("Content-Type")
+            sent = self.finish(answer)
+            # A peer that does not take its answer is cut off, or it would stay in memory for as long as he likes.
+            done, _ = await asyncio.wait([sent], timeout=self._desk.answer_s)
+            if not done:
+                self._stream.close()
+            elif not sent.cancelled() and not isinstance(sent.exception(), StreamClosedError):
+                sent.result()
+
+    def _not_allowed(self) -> tuple[int, ConcurrentError] | None:
+        role = self._desk.role_of(",".join(self.request.headers.get_list("Authorization")))
+        if role is None:
+            self.set_header("WWW-Authenticate", "Bearer")
+            text = "this master does not know the token: take it from the cluster's present connection file"
+            return 401, AccessRefused(text)
+        self._desk.on_known(self._stream)
+        if self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+            return 415, ProtocolError("calls are application/json")
+        if "Content-Encoding" in self.request.headers:
+            return 415, ProtocolError("calls are not compressed")
+        remote_host = plain_host(str(self.request.remote_ip))
+        self._caller = Caller(role=role, local_host=self._local_host, remote_host=remote_host)
+        return None
+
+
+class PingHandler(_Guarded):
+    """GET /ping: says that a master is here, to anybody on our host names."""
+
+    verb = "GET"
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/plain")
+        self.finish(jsonrpc.PONG)
+
+
+class UnknownHandler(_Guarded):
+    """All other paths."""
+
+    def _other_verb(self) -> tuple[int, ConcurrentError] | None:
+        if re.fullmatch(r"/api/\d{1,9}", self.request.path):
+            text = f"this master serves {jsonrpc.API_PATH}, not {self.request.path}: install the same version on both"
+            return 404, VersionMismatch(text)
+        return 404, ProtocolError(f"a master serves {jsonrpc.API_PATH} and {jsonrpc.PING_PATH} only")

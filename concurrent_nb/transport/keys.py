@@ -1,0 +1,106 @@
+"""CURVE key pairs: who a node is on the compute channel. One per user and one per slave, in files; a master's is fresh.
+
+Nodes call it at their start. A secret key leaves this module only as `KeyPair.secret`; no repr, no log and no error
+shows it. The file has the format of ZeroMQ's own certificates, so `zmq.auth.load_certificate` reads it too. ZeroMQ is
+imported on first use, because clients of the control channel do not need it.
+"""
+
+import re
+import secrets
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.transport import private_files
+
+#: a key in Z85, ZeroMQ's printable form of 32 bytes
+Z85_KEY: Final = re.compile(rb"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+#: a token for the control channel
+TOKEN: Final = re.compile(r"[!-~]{16,256}")
+
+_LINE: Final = re.compile(rb'\s*(public|secret)-key\s*=\s*"([^"]*)"\s*')
+_FILE: Final = """\
+#   ZeroMQ CURVE **Secret** Certificate, written by concurrent_nb
+#   DO NOT PROVIDE THIS FILE TO OTHER USERS nor change its permissions.
+
+metadata
+curve
+    public-key = "{public}"
+    secret-key = "{secret}"
+"""
+
+
+class KeyPair(NamedTuple):
+    """A public key, which may be known, and its secret key, which may not. Both are 40 bytes of Z85."""
+
+    public: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"KeyPair(public={self.public!r}, secret=<hidden>)"
+
+
+def fresh() -> KeyPair:
+    """Make a new pair."""
+    import zmq
+
+    return KeyPair(*zmq.curve_keypair())
+
+
+def fresh_token() -> str:
+    """Make a new token for a role on the control channel: 256 random bits, as text."""
+    return secrets.token_urlsafe(32)
+
+
+def default_path() -> Path:
+    """Give the place of this user's key."""
+    from jupyter_core.paths import jupyter_data_dir
+
+    return Path(jupyter_data_dir()) / "concurrent_nb" / "keys" / "user.key"
+
+
+def load_or_create(path: Path | str | None = None) -> KeyPair:
+    """Give the pair that a file holds, and make file and pair if there is none. Without a path: this user's own.
+
+    Processes that do this at the same time end up with the same pair. AccessRefused: file or folder is not ours alone.
+    ConfigurationError: the file is damaged, or cannot be read or written.
+    """
+    path = default_path() if path is None else Path(path)
+    private_files.make_folder(path.parent)
+    private_files.check_folder(path.parent)
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        # If another process is faster, its file stays and ours is dropped; either way, the file is what counts.
+        private_files.create_private(path, _encode(fresh()))
+        return _read(path)
+
+
+def _read(path: Path) -> KeyPair:
+    lines = map(_LINE.fullmatch, private_files.read_private(path).splitlines())
+    found = {match[1]: match[2] for match in lines if match is not None}
+    pair = KeyPair(found.get(b"public", b""), found.get(b"secret", b""))
+    for key in pair:
+        if Z85_KEY.fullmatch(key) is None:
+            raise _damaged(path, "it does not hold a public and a secret key of 40 characters each")
+    if _public_of(pair.secret) != pair.public:
+        raise _damaged(path, "its public key does not belong to its secret key (they may be swapped)")
+    return pair
+
+
+def _public_of(secret: bytes) -> bytes:
+    import zmq
+
+    try:
+        return zmq.curve_public(secret)
+    except zmq.ZMQError:
+        return b""
+
+
+def _damaged(path: Path, what: str) -> ConfigurationError:
+    text = f"key file {path} is damaged: {what}. Put back a copy, or delete it: the next start makes a new key"
+    return ConfigurationError(text)
+
+
+def _encode(pair: KeyPair) -> bytes:
+    return _FILE.format(public=pair.public.decode(), secret=pair.secret.decode()).encode()

@@ -1,0 +1,128 @@
+"""The one door to files that only their owner may read: keys and connection files.
+
+What is written here is 0600 from the first moment and complete from the first moment; what is read here is a regular
+file of ours that nobody else can read, or AccessRefused says what to type. On Windows, where a mode says nothing about
+who may read, the checks of owner and mode are left out: there the folders of the user profile protect these files.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from concurrent_nb.errors import AccessRefused, ConfigurationError
+
+#: larger than any key or connection file; a larger file is something else
+MAX_FILE_BYTES: Final = 64 * 1024
+
+# Not there on Windows. Without O_NONBLOCK, to open a named pipe would wait for its writer.
+_READ_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+
+def read_private(path: Path) -> bytes:
+    """Read a file that only we can read.
+
+    FileNotFoundError: there is none. AccessRefused: others can read it, it is not ours, or it is a link.
+    ConfigurationError: it cannot be read, or is too large to be what it should be.
+    """
+    try:
+        descriptor = os.open(path, _READ_FLAGS)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if path.is_symlink():
+            raise AccessRefused(f"{path} is a symbolic link: put the file itself there") from None
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(f"{path} is not a file")
+        _check_ours(path, status)
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no file of concurrent_nb")
+    return data
+
+
+def create_private(path: Path, data: bytes) -> bool:
+    """Write a file that was not there. False, and nothing written, if it was: then another process was first."""
+    with _complete_copy(path, data) as copy:
+        try:
+            os.link(copy, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            return _create_in_place(path, data)
+    return True
+
+
+def replace_private(path: Path, data: bytes) -> None:
+    """Write a file, in place of the one that may be there. A reader sees the old one or the new one, never a part."""
+    with _complete_copy(path, data) as copy:
+        os.replace(copy, path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and what is missing above it, for us alone."""
+    with _as_refusal(folder):
+        for missing in reversed([folder, *folder.parents]):
+            if not missing.is_dir():
+                missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise AccessRefused for a folder that is not ours, or that others may enter."""
+    _check_ours(folder, folder.stat())
+
+
+@contextlib.contextmanager
+def _complete_copy(path: Path, data: bytes) -> Iterator[Path]:
+    """Write the data beside `path`, and take the copy away at the end if it is still there."""
+    copy = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with _as_refusal(path):
+        try:
+            _write_new(copy, data)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+
+def _create_in_place(path: Path, data: bytes) -> bool:
+    try:
+        _write_new(path, data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    with open(os.open(path, _CREATE_FLAGS, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _as_refusal(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _check_ours(path: Path, status: os.stat_result) -> None:
+    """Refuse what belongs to somebody else or is open to somebody else. The only place that knows of platforms."""
+    if sys.platform == "win32":
+        return
+    if status.st_uid != os.geteuid():
+        text = f"{path} belongs to user {status.st_uid}, and we are user {os.geteuid()}: make a copy of your own"
+        raise AccessRefused(text)
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        private = "700" if stat.S_ISDIR(status.st_mode) else "600"
+        raise AccessRefused(f"{path} has mode {mode:04o}, so others can get at it: chmod {private} '{path}'")

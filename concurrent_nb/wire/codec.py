@@ -1,0 +1,293 @@
+"""Between messages and frames: one header frame, then large buffers as frames of their own.
+
+Called by `session`. Encoding never copies a buffer; decoding checks everything before it believes anything and raises
+ProtocolError, and nothing else, on bytes that are not what PROTOCOL.md says.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from concurrent_nb.errors import ProtocolError, VersionMismatch
+from concurrent_nb.wire import messages as m
+
+#: a frame is never longer; the transport cuts a connection that announces more, before it is authenticated
+FRAME_BYTES: Final = 1024 * 1024
+#: a body longer than this leaves the header and travels as the first buffer
+INLINE_BYTES: Final = 32 * 1024
+#: a run of tasks or outcomes is cut when its inline bodies reach this
+RUN_BYTES: Final = 128 * 1024
+#: ... or when it has this many members
+RUN_ITEMS: Final = 512
+#: a list of task references or indexes is cut at this length
+REFS: Final = 8192
+#: text of a task is cut into pieces of this size
+OUTPUT_BYTES: Final = 64 * 1024
+
+Buffer = bytes | bytearray | memoryview
+Buffers = Sequence[Buffer]
+#: what the tail of an envelope carries for one message: for each of its items, in order, the item's buffers
+ItemBuffers = Sequence[Buffers]
+
+
+class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The header frame: who may believe it, where it stands in its stream, and what it says."""
+
+    version: int
+    epoch: int  #: the master's life; a node of another life is not heard
+    seq: int  #: from 1 in each direction; 0 for what is outside of the stream (acknowledgement, keepalive, Bye)
+    ack: int  #: highest seq up to which everything has arrived
+    body: list[Any]
+
+
+class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    version: int
+
+
+class _FromClient(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    version: int
+    epoch: int
+    seq: int
+    ack: int
+    body: list[m.FromClient]
+
+
+class _FromSlave(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    version: int
+    epoch: int
+    seq: int
+    ack: int
+    body: list[m.FromSlave]
+
+
+class _ToClient(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    version: int
+    epoch: int
+    seq: int
+    ack: int
+    body: list[m.ToClient]
+
+
+class _ToSlave(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    version: int
+    epoch: int
+    seq: int
+    ack: int
+    body: list[m.ToSlave]
+
+
+#: decoders by what the sender is and to whom it speaks
+_DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
+    "from_client": msgspec.msgpack.Decoder(_FromClient),
+    "from_slave": msgspec.msgpack.Decoder(_FromSlave),
+    "to_client": msgspec.msgpack.Decoder(_ToClient),
+    "to_slave": msgspec.msgpack.Decoder(_ToSlave),
+}
+_HEAD: Final = msgspec.msgpack.Decoder(_Head)
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_error_decoder: Final = msgspec.msgpack.Decoder(m.ErrorReport)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that has arrived, with the buffers of its items (empty if no item has any)."""
+
+    message: m.AnyMessage
+    buffers: ItemBuffers = ()
+
+
+# ------------------------------------------------------------------------------------------------------- payloads
+
+
+def pack_body(body: bytes, buffers: Buffers) -> tuple[bytes, tuple[int, ...], Buffers]:
+    """Give (inline body, sizes, buffers) as a frame record wants them: a long body becomes the first buffer."""
+    if len(body) > INLINE_BYTES:
+        buffers = [body, *buffers]
+        body = b""
+    if not buffers:
+        return body, (), ()
+    return body, tuple(length(buffer) for buffer in buffers), buffers
+
+
+def unpack_body(body: bytes, buffers: Buffers) -> tuple[Buffer, Buffers]:
+    """Undo `pack_body`: give (pickle, out-of-band buffers)."""
+    if body or not buffers:
+        return body, buffers
+    return buffers[0], buffers[1:]
+
+
+def length(buffer: Buffer) -> int:
+    """Return the size of a buffer in bytes."""
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+
+
+def encode_error(report: m.ErrorReport) -> bytes:
+    """Encode an ErrorReport as the payload of an outcome."""
+    return _ENCODER.encode(report)
+
+
+def decode_error(body: Buffer) -> m.ErrorReport:
+    """Decode an outcome's ErrorReport; raises ProtocolError."""
+    try:
+        return _error_decoder.decode(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"an error report cannot be read: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------------------- envelopes
+
+
+def encode(envelope: Envelope, buffers: Buffers = ()) -> list[Buffer]:
+    """Give the frames of an envelope: the header, then every buffer, in pieces of at most FRAME_BYTES."""
+    frames: list[Buffer] = [_ENCODER.encode(envelope)]
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B") if length(buffer) > FRAME_BYTES else buffer
+        if view is buffer:
+            frames.append(buffer)
+        else:
+            frames.extend(view[at : at + FRAME_BYTES] for at in range(0, length(buffer), FRAME_BYTES))
+    return frames
+
+
+def decode(frames: Sequence[Buffer], said_by: str) -> tuple[Envelope, list[Received]]:
+    """Read the frames of one envelope; `said_by` is a key of the decoders ("from_client", "to_slave", ...).
+
+    Raises VersionMismatch for another protocol version and ProtocolError for everything else that is wrong.
+    """
+    if not frames:
+        raise ProtocolError("an envelope without a header frame")
+    try:
+        envelope = _DECODERS[said_by].decode(frames[0])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        _check_version(frames[0])
+        raise ProtocolError(f"a header that protocol {m.PROTOCOL_VERSION} does not know: {error}") from error
+    if envelope.version != m.PROTOCOL_VERSION:
+        _check_version(frames[0])
+    if envelope.seq < 0 or envelope.ack < 0:
+        raise ProtocolError(f"negative sequence number ({envelope.seq}, {envelope.ack})")
+    if len(frames) == 1:
+        return envelope, [Received(message) for message in envelope.body if not _wants(message)]
+    return envelope, _with_buffers(envelope.body, frames)
+
+
+def _check_version(header: Buffer) -> None:
+    try:
+        version = _HEAD.decode(header).version
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    if version != m.PROTOCOL_VERSION:
+        raise VersionMismatch(f"the peer speaks protocol {version}, this node speaks {m.PROTOCOL_VERSION}")
+
+
+def _wants(message: Any) -> bool:
+    """Raise if `message` announces buffers although no frame follows. (False, so that it fits in a comprehension.)"""
+    if type(message) in _CARRIERS and any(sizes for sizes in _sizes_of(message)):
+        raise ProtocolError(f"{type(message).__name__} announces buffers, but no frame follows")
+    return False
+
+
+def _sizes_of(message: Any) -> Iterator[tuple[int, ...]]:
+    """Yield the sizes of each item of a message that carries buffers."""
+    if type(message) is m.Function:
+        yield message.sizes
+        return
+    for item in message.items if type(message) is m.Outcomes else message.tasks:
+        yield item.sizes
+
+
+def _with_buffers(body: list[Any], frames: Sequence[Buffer]) -> list[Received]:
+    """Hand the frames after the header out to the items that announce them."""
+    received = []
+    at = 1
+    for message in body:
+        if type(message) not in _CARRIERS:
+            received.append(Received(message))
+            continue
+        item_buffers: list[Buffers] = []
+        for sizes in _sizes_of(message):
+            buffers = []
+            for size in sizes:
+                buffer, at = _take(frames, at, size)
+                buffers.append(buffer)
+            item_buffers.append(buffers)
+        received.append(Received(message, item_buffers))
+    if at != len(frames):
+        raise ProtocolError(f"{len(frames)} frames, but the header announces {at}")
+    return received
+
+
+def _take(frames: Sequence[Buffer], at: int, size: int) -> tuple[Buffer, int]:
+    """Take one buffer of `size` bytes from the frames at `at`; give it and where the next one begins."""
+    count = max(1, -(-size // FRAME_BYTES))
+    pieces = frames[at : at + count]
+    lengths = [length(piece) for piece in pieces]
+    if size < 0 or len(pieces) != count or sum(lengths) != size or any(n != FRAME_BYTES for n in lengths[:-1]):
+        raise ProtocolError(f"a buffer of {size} bytes is announced, its frames have {lengths[:8]} bytes")
+    if count == 1:
+        return pieces[0], at + 1
+    return bytearray(b"").join(pieces), at + count
+
+
+_CARRIERS: Final = frozenset({m.Function, m.Outcomes, m.Submit, m.Assign})
+
+
+# ------------------------------------------------------------------------------------------------- cutting into runs
+
+
+def split(message: m.AnyMessage, buffers: ItemBuffers = ()) -> Iterator[tuple[m.AnyMessage, Buffers, int]]:
+    """Cut a message into messages that fit in a header frame; give each with its flat buffers and its size in bytes."""
+    kind = type(message)
+    if kind is m.Function:
+        flat = list(buffers[0]) if buffers else []
+        yield message, flat, 64 + len(message.body) + sum(map(length, flat))  # type: ignore[union-attr]
+    elif kind in _RUNS:
+        yield from _split_run(message, buffers)
+    elif kind in _LISTS:
+        name, each_bytes = _LISTS[kind]
+        members = getattr(message, name)
+        for at in range(0, max(1, len(members or ())), REFS):
+            part = message if members is None or len(members) <= REFS else _replace(message, name, members, at, REFS)
+            yield part, (), 64 + each_bytes * min(len(members or ()), REFS)
+    elif kind is m.Output and len(message.data) > OUTPUT_BYTES:  # type: ignore[union-attr]
+        for at in range(0, len(message.data), OUTPUT_BYTES):  # type: ignore[union-attr]
+            piece = message.data[at : at + OUTPUT_BYTES]  # type: ignore[union-attr]
+            yield msgspec.structs.replace(message, data=piece), (), 64 + len(piece)
+    else:
+        yield message, (), 128 + len(getattr(message, "data", b""))
+
+
+def _split_run(message: Any, buffers: ItemBuffers) -> Iterator[tuple[m.AnyMessage, Buffers, int]]:
+    name = _RUNS[type(message)]
+    items = getattr(message, name)
+    start = size = 0
+    for at, item in enumerate(items):
+        if at > start and (at - start >= RUN_ITEMS or size + len(item.body) > RUN_BYTES):
+            yield _run(message, name, items, buffers, start, at, size)
+            start, size = at, 0
+        size += len(item.body)
+    yield _run(message, name, items, buffers, start, len(items), size)
+
+
+def _run(
+    message: Any, name: str, items: list[Any], buffers: ItemBuffers, start: int, end: int, size: int
+) -> tuple[m.AnyMessage, Buffers, int]:
+    flat = [buffer for item in buffers[start:end] for buffer in item] if buffers else []
+    if start > 0 or end < len(items):
+        message = _replace(message, name, items, start, end - start)
+    return message, flat, 64 + 24 * (end - start) + size + sum(map(length, flat))
+
+
+def _replace(message: Any, name: str, members: list[Any], at: int, count: int) -> Any:
+    return msgspec.structs.replace(message, **{name: members[at : at + count]})
+
+
+_RUNS: Final[dict[type, str]] = {m.Outcomes: "items", m.Submit: "tasks", m.Assign: "tasks"}
+_LISTS: Final[dict[type, tuple[str, int]]] = {
+    m.Started: ("tasks", 30),
+    m.Returned: ("tasks", 30),
+    m.Withdraw: ("tasks", 30),
+    m.Cancel: ("indexes", 5),
+    m.DropFunctions: ("digests", 34),
+}

@@ -1,0 +1,195 @@
+"""Every message of the compute channel and every record that travels in one. The contract is PROTOCOL.md.
+
+Structs are arrays on the wire (msgpack), tagged by a small integer. A client may say only what is in `FromClient`, a
+slave only what is in `FromSlave`; the master decodes with the union that belongs to the sender's role, so a message from
+the wrong role is malformed rather than forbidden. Pickles are opaque bytes here.
+"""
+
+from typing import Final
+
+import msgspec
+
+#: this protocol; a node that speaks another one is refused at registration, both versions named
+PROTOCOL_VERSION: Final = 1
+#: the reason in a Bye after which nobody need look for the master
+CLUSTER_STOPPED: Final = "the cluster has been stopped"
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of all messages."""
+
+
+class TaskFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One task of a run: its arguments, opaque."""
+
+    index: int  #: the task's number in its job, from 0
+    attempt: int  #: 0 from an application; the master counts from 1
+    body: bytes  #: pickle of (args, kwargs); empty if it travels as the first buffer
+    sizes: tuple[int, ...] = ()  #: lengths in bytes of this task's buffers, which follow as frames of their own
+
+
+class OutcomeFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How one attempt of one task ended."""
+
+    index: int
+    attempt: int
+    status: int  #: outcome.Status
+    elapsed_s: float  #: time that the worker spent on it, unpickling and pickling included; 0 if it never ran
+    worker: int  #: pid of the worker, 0 if it never ran
+    body: bytes  #: pickled value or encoded ErrorReport; empty if it travels as the first buffer
+    sizes: tuple[int, ...] = ()
+
+
+class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One attempt of one task, named."""
+
+    job: bytes
+    index: int
+    attempt: int
+
+
+class ErrorReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What is known of an error: text for people, and the pickled exception where it could be pickled."""
+
+    type_name: str  #: qualified name of the exception's class, or "" for what is no exception
+    message: str
+    traceback: str  #: formatted as Python does, "" if there is none
+    exception: bytes = b""  #: pickled exception, b"" where it cannot be pickled
+
+
+# ---------------------------------------------------------------------------------------------- both ways
+
+
+class Function(Message, tag=1):
+    """A pickled function, sent before the first task that needs it to a peer that lacks it."""
+
+    digest: bytes  #: SHA-256 of the pickle
+    body: bytes
+    sizes: tuple[int, ...] = ()
+
+
+class Outcomes(Message, tag=2):
+    """Ends of attempts, of one job. From the slave to the master, and on to the job's owner."""
+
+    job: bytes
+    slave: str  #: name of the slave where they ran
+    items: list[OutcomeFrame]
+
+
+class Started(Message, tag=3):
+    """These tasks have been running for a while (short tasks are never reported as started)."""
+
+    slave: str
+    tasks: list[TaskRef]
+
+
+class Output(Message, tag=4):
+    """What a task wrote to its standard output (stream 1) or error (stream 2), in order."""
+
+    task: TaskRef
+    stream: int
+    data: bytes
+
+
+class Bye(Message, tag=5):
+    """The session is over, and why; sent outside the numbered stream (seq 0)."""
+
+    reason: str
+
+
+# --------------------------------------------------------------------------------------- application to master
+
+
+class OpenJob(Message, tag=10):
+    """Announce a job before its first task."""
+
+    job: bytes
+    name: str
+    until: bool  #: a HIT ends the job
+    stop_on_error: bool  #: the first failed task ends the job
+
+
+class Submit(Message, tag=11):
+    """A run of tasks of one job that share function and limits."""
+
+    job: bytes
+    function: bytes  #: digest
+    timeout_s: float | None  #: run time allowed per attempt, None for no limit
+    retries: int  #: how often it may run again after an error or a timeout
+    tasks: list[TaskFrame]
+
+
+class Cancel(Message, tag=12):
+    """Cancel tasks of a job, running ones too."""
+
+    job: bytes
+    indexes: list[int] | None  #: None for all
+
+
+class CloseJob(Message, tag=13):
+    """No more tasks will come; the master forgets the job when its last outcome is acknowledged."""
+
+    job: bytes
+
+
+# --------------------------------------------------------------------------------------------- master to slave
+
+
+class Assign(Message, tag=20):
+    """A run of attempts for a slave."""
+
+    job: bytes
+    function: bytes
+    timeout_s: float | None
+    tasks: list[TaskFrame]
+
+
+class Withdraw(Message, tag=21):
+    """Give these back if they have not started. With `stop`, stop them if they have (they end as CANCELLED)."""
+
+    tasks: list[TaskRef]
+    stop: bool
+
+
+class DropFunctions(Message, tag=22):
+    """Nobody needs these functions any more."""
+
+    digests: list[bytes]
+
+
+# --------------------------------------------------------------------------------------------- slave to master
+
+
+class Returned(Message, tag=30):
+    """Answer to Withdraw: these had not started here and never will."""
+
+    tasks: list[TaskRef]
+
+
+class Capacity(Message, tag=31):
+    """How much the slave can take from now on."""
+
+    slots: int  #: tasks that can run at once
+    credit: int  #: unfinished tasks that it accepts at most
+
+
+FromClient = Function | OpenJob | Submit | Cancel | CloseJob | Bye
+FromSlave = Outcomes | Started | Output | Returned | Capacity | Bye
+ToClient = Outcomes | Started | Output | Bye
+ToSlave = Function | Assign | Withdraw | DropFunctions | Bye
+AnyMessage = (
+    Function
+    | Outcomes
+    | Started
+    | Output
+    | Bye
+    | OpenJob
+    | Submit
+    | Cancel
+    | CloseJob
+    | Assign
+    | Withdraw
+    | DropFunctions
+    | Returned
+    | Capacity
+)

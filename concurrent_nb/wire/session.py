@@ -1,0 +1,236 @@
+"""One end of a link between two nodes: everything arrives once and in order, or the link is given up.
+
+ZeroMQ loses what is in flight when a connection breaks, so a session numbers its envelopes, keeps each until it is
+acknowledged, sends it again when the answer stays out, drops what came before and puts in order what overtook. Both ends
+obey this same code; a session does not know whether it is the master's.
+
+Pure: frames in, messages out; messages in, frames out; time is an argument. It never waits to fill an envelope, but while
+its window is full what is to be said gathers, so packing comes by itself under load.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, ItemBuffers, Received, decode, encode, split
+
+#: envelopes that may be unacknowledged
+WINDOW: Final = 64
+#: bytes that may be unacknowledged (a single larger envelope may still go, alone)
+WINDOW_BYTES: Final = 64 * 1024 * 1024
+#: an envelope is closed when its header or its buffers reach this
+ENVELOPE_BYTES: Final = 256 * 1024
+#: what has arrived is acknowledged by then at the latest, if nothing is sent meanwhile
+ACK_AFTER_S: Final = 0.02
+#: ... or when this many envelopes have arrived
+ACK_AFTER: Final = 16
+#: an envelope is sent again when its acknowledgement stays out this long; doubled with each try, up to eightfold
+RESEND_AFTER_S: Final = 1.0
+
+
+class _Outgoing(NamedTuple):
+    message: m.AnyMessage
+    buffers: Buffers
+    size_bytes: int
+    tag: object
+
+
+class _Sent:
+    __slots__ = ("frames", "sent_at", "seq", "size_bytes", "tags")
+
+    def __init__(self, seq: int, body: list[Any], buffers: Buffers, size_bytes: int, tags: list[object]) -> None:
+        self.seq = seq
+        self.frames = (body, buffers)
+        self.size_bytes = size_bytes
+        self.tags = tags
+        self.sent_at = 0.0
+
+
+class Session:
+    """One end of a link.
+
+    Args:
+        epoch: the master's life, the same at both ends.
+        said_by_peer: what the peer may say, a key of codec's decoders.
+        resend_after_s: seconds until an unacknowledged envelope is sent again.
+    """
+
+    def __init__(self, epoch: int, said_by_peer: str, *, resend_after_s: float = RESEND_AFTER_S) -> None:
+        self.epoch = epoch
+        self.said_by_peer = said_by_peer
+        self.closed_by_peer: str | None = None  #: the peer's reason, once it has said Bye
+        self._resend_after_s = resend_after_s
+        # what we say
+        self._pending: deque[_Outgoing] = deque()
+        self._unacked: deque[_Sent] = deque()
+        self._unacked_bytes = 0
+        self._last_seq = 0
+        self._acked: list[object] = []
+        self._resend_at: float | None = None
+        self._tries = 0
+        self._recover_upto = 0  # while > 0: everything up to this seq was in flight when silence began
+        self._to_resend: list[_Sent] = []
+        # what the peer says
+        self._heard = 0
+        self._early: dict[int, list[Received]] = {}
+        self._unacknowledged = 0
+        self._ack_at: float | None = None
+
+    # ------------------------------------------------------------------------------------------------------- saying
+
+    def send(self, message: m.AnyMessage, buffers: ItemBuffers = (), tag: object = None) -> None:
+        """Put a message in the queue; a long one is cut. `tag` comes back from `take_acked` once the peer has all."""
+        parts = list(split(message, buffers))
+        for part, flat, size_bytes in parts[:-1]:
+            self._pending.append(_Outgoing(part, flat, size_bytes, None))
+        part, flat, size_bytes = parts[-1]
+        self._pending.append(_Outgoing(part, flat, size_bytes, tag))
+
+    def flush(self, now: float) -> list[list[Buffer]]:
+        """Give the envelopes that should go out now, each a list of frames."""
+        out = [self._again(sent, now) for sent in self._due(now)]
+        while self._pending and self._has_room():
+            out.append(self._next_envelope(now))
+        if not out and self._ack_due(now):
+            out.append(self._bare([]))
+        if out:
+            self._unacknowledged = 0
+            self._ack_at = None
+        return out
+
+    def keepalive(self) -> list[Buffer]:
+        """Give an envelope that says nothing but: I am here, and this is what I have heard."""
+        self._unacknowledged = 0
+        self._ack_at = None
+        return self._bare([])
+
+    def bye(self, reason: str) -> list[Buffer]:
+        """Give an envelope that ends the session."""
+        return self._bare([m.Bye(reason)])
+
+    def take_acked(self) -> list[object]:
+        """Give the tags of messages that the peer has acknowledged since the last call."""
+        acked, self._acked = self._acked, []
+        return acked
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait for room in the window."""
+        return len(self._pending)
+
+    @property
+    def in_flight(self) -> int:
+        """Envelopes sent and not acknowledged."""
+        return len(self._unacked)
+
+    def next_deadline(self) -> float | None:
+        """When `flush` should be called again at the latest, or None."""
+        if self._ack_at is None:
+            return self._resend_at
+        return self._ack_at if self._resend_at is None else min(self._ack_at, self._resend_at)
+
+    def _has_room(self) -> bool:
+        if not self._unacked:
+            return True
+        return len(self._unacked) < WINDOW and self._unacked_bytes + self._pending[0].size_bytes <= WINDOW_BYTES
+
+    def _next_envelope(self, now: float) -> list[Buffer]:
+        body: list[m.AnyMessage] = []
+        buffers: list[Buffer] = []
+        tags: list[object] = []
+        size = 0
+        while self._pending and (not body or size + self._pending[0].size_bytes <= ENVELOPE_BYTES):
+            message, flat, size_bytes, tag = self._pending.popleft()
+            body.append(message)
+            buffers.extend(flat)
+            size += size_bytes
+            if tag is not None:
+                tags.append(tag)
+        self._last_seq += 1
+        sent = _Sent(self._last_seq, body, buffers, size, tags)
+        self._unacked.append(sent)
+        self._unacked_bytes += size
+        return self._again(sent, now)
+
+    def _again(self, sent: _Sent, now: float) -> list[Buffer]:
+        sent.sent_at = now
+        if self._resend_at is None:
+            self._resend_at = now + self._resend_after_s
+        body, buffers = sent.frames
+        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, sent.seq, self._heard, body), buffers)
+
+    def _bare(self, body: list[Any]) -> list[Buffer]:
+        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, 0, self._heard, body))
+
+    def _due(self, now: float) -> list[_Sent]:
+        """Give what has to be sent again: the oldest on silence; after that more and more while answers come."""
+        due, self._to_resend = self._to_resend, []
+        if self._resend_at is not None and now >= self._resend_at and self._unacked:
+            self._tries += 1
+            self._resend_at = now + self._resend_after_s * min(8, 2**self._tries)
+            self._recover_upto = max(self._recover_upto, self._unacked[-1].seq)
+            due = [self._unacked[0]]
+        return due
+
+    # ------------------------------------------------------------------------------------------------------ hearing
+
+    def receive(self, frames: Sequence[Buffer], now: float) -> list[Received]:
+        """Read one envelope; give the messages that are now next in order (none for a doubled or early one).
+
+        Raises ProtocolError; the link should be given up then.
+        """
+        envelope, received = decode(frames, self.said_by_peer)
+        if envelope.epoch != self.epoch:
+            raise ProtocolError(f"an envelope of epoch {envelope.epoch} in a session of epoch {self.epoch}")
+        if envelope.ack > self._last_seq:
+            raise ProtocolError(f"the peer acknowledges {envelope.ack}, but only {self._last_seq} were sent")
+        self._acknowledged(envelope.ack, now)
+        if envelope.seq == 0:
+            return self._outside(received)
+        if envelope.seq <= self._heard or envelope.seq in self._early:
+            self._ack_at = now  # the peer did not get our acknowledgement: say it again
+            return []
+        if envelope.seq > self._heard + 2 * WINDOW:
+            raise ProtocolError(f"envelope {envelope.seq} is far beyond the window ({self._heard} + {WINDOW})")
+        self._unacknowledged += 1
+        if self._ack_at is None:
+            self._ack_at = now + ACK_AFTER_S
+        if envelope.seq != self._heard + 1:
+            self._early[envelope.seq] = received
+            self._ack_at = now
+            return []
+        self._heard += 1
+        while self._early and (early := self._early.pop(self._heard + 1, None)) is not None:
+            received = [*received, *early]
+            self._heard += 1
+        return received
+
+    def _outside(self, received: list[Received]) -> list[Received]:
+        for item in received:
+            if type(item.message) is not m.Bye:
+                raise ProtocolError(f"{type(item.message).__name__} outside of the numbered stream")
+            self.closed_by_peer = item.message.reason
+        return []
+
+    def _ack_due(self, now: float) -> bool:
+        return self._unacknowledged >= ACK_AFTER or (self._ack_at is not None and now >= self._ack_at)
+
+    def _acknowledged(self, upto: int, now: float) -> None:
+        if not self._unacked or self._unacked[0].seq > upto:
+            return
+        freed = 0
+        while self._unacked and self._unacked[0].seq <= upto:
+            sent = self._unacked.popleft()
+            self._unacked_bytes -= sent.size_bytes
+            self._acked.extend(sent.tags)
+            freed += 1
+        if upto < self._recover_upto:  # in recovery: what was in flight with the lost one may be lost too
+            silent = [sent for sent in self._unacked if sent.seq <= self._recover_upto]
+            self._to_resend = silent[: 2 * freed]
+        else:
+            self._recover_upto = 0
+            self._to_resend = []
+        self._tries = 0
+        self._resend_at = now + self._resend_after_s if self._unacked else None

@@ -1,0 +1,125 @@
+"""What the books write down, tell and say: attempts, commands, reports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from concurrent_nb.ids import task_name
+from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Wish(IntEnum):
+    """What is to become of an attempt that was assigned. A stronger wish replaces a weaker one."""
+
+    KEEP = 0  #: run it
+    RETURN = 1  #: give it back to the master if it has not started
+    CANCEL = 2  #: stop it wherever it is
+    TIME_OUT = 3  #: it ran too long and is being stopped
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One attempt of one task, as long as it has no outcome."""
+
+    ticket: int  #: names the attempt between slave and worker; never 0, never used twice
+    job: bytes
+    index: int
+    number: int  #: the attempt's number, minted by the master
+    function: bytes  #: digest
+    timeout_s: float | None
+    body: bytes
+    sizes: tuple[int, ...]
+    buffers: Sequence[Buffer]
+    worker: int = 0  #: the worker that has it, 0 while it waits
+    wish: Wish = Wish.KEEP
+    over: bool = False  #: it left the books while it stood in the queue, where it is skipped
+    reported: bool = False  #: reported as started
+
+    @property
+    def ref(self) -> TaskRef:
+        """Name the attempt for the master."""
+        return TaskRef(self.job, self.index, self.number)
+
+    @property
+    def name(self) -> str:
+        """Name the task for people."""
+        return task_name(self.job, self.index)
+
+
+# ------------------------------------------------------------------------------------------- commands to the pool
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a worker of this number."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Send a pack of tasks of one function."""
+
+    worker: int
+    function: bytes
+    attempts: Sequence[Attempt]
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Take back what the worker has not started, and tell `Books.gave_back` how many that were."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Ask the worker to stop this task: the page, then SIGINT."""
+
+    worker: int
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill the worker's process group."""
+
+    worker: int
+
+
+Command = Start | Give | Recall | Interrupt | Kill
+
+# --------------------------------------------------------------------------------------------- reports to the slave
+
+#: of one job: outcomes, and for each its buffers (empty if no outcome has any)
+JobOutcomes = tuple[bytes, list[OutcomeFrame], list[Sequence[Buffer]]]
+
+
+@dataclass(slots=True)
+class Reports:
+    """What has happened since the last reports were taken."""
+
+    outcomes: list[JobOutcomes] = field(default_factory=list)
+    started: list[TaskRef] = field(default_factory=list)  #: these have been running for a while
+    returned: list[TaskRef] = field(default_factory=list)  #: these never started, and never will here
+    output: list[tuple[TaskRef, int, bytes]] = field(default_factory=list)  #: of streams 1 and 2, in order
+    degraded: str = ""  #: why no worker is started any more; every task is returned from then on
+    _places: dict[bytes, int] = field(default_factory=dict, repr=False)  # job to its place in outcomes
+
+    def __bool__(self) -> bool:
+        return bool(self.outcomes or self.started or self.returned or self.output or self.degraded)
+
+    def ended(self, job: bytes, frame: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
+        """Add the end of an attempt."""
+        place = self._places.get(job)
+        if place is None:
+            self._places[job] = len(self.outcomes)
+            self.outcomes.append((job, [frame], [buffers] if buffers else []))
+            return
+        _, frames, all_buffers = self.outcomes[place]
+        if buffers or all_buffers:
+            all_buffers.extend([()] * (len(frames) - len(all_buffers)))
+            all_buffers.append(buffers)
+        frames.append(frame)

@@ -1,0 +1,441 @@
+"""The pool's bookkeeping: which task waits, which worker has what, who is too slow, who is to be stopped.
+
+Pure: no process, no socket, no clock. The pool feeds it facts with the time they happened at and obeys the commands that
+come back; what the slave has to know gathers in reports.
+
+A worker that is free gets a pack: one task where the function's run time is unknown or long, else as many as make up
+about `ahead_s`. A busy one gets a second pack ahead, so that it never waits for the slave, unless what it runs is known
+to be slow. Whatever stands behind a task that turns out slow, or is wanted by a worker that has nothing, is recalled and
+goes back to the front of the queue. Taking back is safe at any moment: a worker may start only what it holds a token
+for, and tokens are taken by either side, never by both.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.workers.attempts import (
+    Attempt,
+    Buffer,
+    Command,
+    Give,
+    Interrupt,
+    Kill,
+    Recall,
+    Reports,
+    Start,
+    Wish,
+)
+from concurrent_nb.workers.crew import Estimates, Member, RestartLimit
+from concurrent_nb.workers.records import Result
+from concurrent_nb.workers.waiting import PACK_MAX, Waiting
+
+#: how often the pages of busy workers are looked at, in seconds; also how late a deadline may be noticed
+LOOK_S: Final = 0.02
+#: behind a task that runs, or is expected to run, this long, nothing waits
+SLOW_S: Final = 0.02
+#: nothing is given ahead to a worker whose task is expected to take this long
+NO_AHEAD_S: Final = 0.01
+#: what a worker has ahead is worth moving to an idle one from this much work on
+WORTH_MOVING_S: Final = 0.001
+#: a worker that has tasks, runs none and says nothing for so long is stuck
+STUCK_S: Final = 30.0
+#: a worker that is not ready after so long never will be
+START_S: Final = 60.0
+#: a worker from which everything was taken back this often, unstarted, is stuck
+FUTILE_MAX: Final = 100
+
+_report: Final = msgspec.msgpack.Encoder().encode
+
+
+class Books:
+    """Decide what the pool does. `slots` is the number of workers; see the module for the policy.
+
+    Workers are numbered from 1 and never reuse a number. Unknown tickets, refs and workers are facts that came late,
+    and are ignored.
+    """
+
+    def __init__(
+        self, slots: int, *, ahead_s: float = 0.002, grace_s: float = 1.0, limit: RestartLimit | None = None
+    ) -> None:
+        self.slots = slots
+        self.reports = Reports()
+        self.degraded = False
+        self._ahead_s = ahead_s
+        self._grace_s = grace_s
+        self._limit = limit or RestartLimit()
+        self._estimates = Estimates()
+        self._waiting = Waiting()
+        self._attempts: dict[int, Attempt] = {}  # by ticket: all without an outcome
+        self._tickets: dict[tuple[bytes, int, int], int] = {}  # by (job, index, number)
+        self._crew: dict[int, Member] = {}
+        self._idle: dict[int, Member] = {}  # the last one in is the first to get work: its caches are warm
+        self._next_ticket = 1
+        self._next_worker = 1
+        self._next_look: float | None = None
+
+    # ------------------------------------------------------------------------------------------------ asked by the pool
+
+    def ref(self, ticket: int) -> TaskRef | None:
+        """Name the attempt of a ticket; None if it has its outcome, or never was."""
+        attempt = self._attempts.get(ticket)
+        return attempt.ref if attempt else None
+
+    def busy(self) -> list[int]:
+        """List the workers that have tasks: their pages are to be looked at."""
+        return [member.number for member in self._crew.values() if member.held]
+
+    def next_deadline(self) -> float | None:
+        """Say when to call `tick` next, None if nothing is under way."""
+        return self._next_look
+
+    def take_reports(self) -> Reports:
+        """Hand over what has happened since the last call."""
+        reports, self.reports = self.reports, Reports()
+        return reports
+
+    @property
+    def unfinished(self) -> int:
+        """Return how many attempts have no outcome yet."""
+        return len(self._attempts)
+
+    # ------------------------------------------------------------------------------------------- facts from the slave
+
+    def start(self, now: float) -> list[Command]:
+        """Ask for the first workers."""
+        return [self._start_one(now) for _ in range(self.slots)]
+
+    def assigned(
+        self,
+        job: bytes,
+        function: bytes,
+        timeout_s: float | None,
+        frames: Iterable[TaskFrame],
+        buffers: Sequence[Sequence[Buffer]],
+        now: float,
+    ) -> list[Command]:
+        """Take in a run of attempts. `buffers` has an entry for each frame, or none if no task has buffers."""
+        for place, frame in enumerate(frames):
+            key = (job, frame.index, frame.attempt)
+            if key in self._tickets:
+                continue
+            ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+            own = buffers[place] if buffers else ()
+            attempt = Attempt(
+                ticket, job, frame.index, frame.attempt, function, timeout_s, frame.body, frame.sizes, own
+            )
+            self._attempts[ticket] = attempt
+            self._tickets[key] = ticket
+            self._waiting.append(attempt)
+        if self.degraded:
+            self._return_all()
+        return self._dispatch(now)
+
+    def withdrawn(self, refs: Iterable[TaskRef], stop: bool, now: float) -> list[Command]:
+        """Give these back if they have not started; with `stop`, end them wherever they are."""
+        wish = Wish.CANCEL if stop else Wish.RETURN
+        asked: dict[int, Member] = {}
+        for ref in refs:
+            ticket = self._tickets.get((ref.job, ref.index, ref.attempt))
+            if ticket is None:
+                continue
+            attempt = self._attempts[ticket]
+            if attempt.worker == 0:
+                self._leave_queue(attempt, wish)
+            elif attempt.wish < wish:
+                attempt.wish = wish
+                asked[attempt.worker] = self._crew[attempt.worker]
+        commands: list[Command] = []
+        for member in asked.values():
+            commands += self._after_recall(member, now) if member.recalled else [self._recall(member)]
+        return commands
+
+    def forgotten(self, functions: Iterable[bytes]) -> None:
+        """Note that nobody needs these functions any more."""
+        for function in functions:
+            self._estimates.forget(function)
+
+    def reset(self) -> list[Command]:
+        """Forget every attempt without a report, and kill the workers that have any."""
+        self._attempts.clear()
+        self._tickets.clear()
+        self._waiting.clear()
+        self.reports = Reports()
+        commands: list[Command] = []
+        for member in self._crew.values():
+            if member.held:
+                member.held.clear()
+                commands.append(self._kill(member))
+        return commands
+
+    # ------------------------------------------------------------------------------------------- facts from a worker
+
+    def worker_ready(self, worker: int, pid: int, now: float) -> list[Command]:
+        """Note that a worker waits for work."""
+        member = self._crew.get(worker)
+        if member is None or member.pid:
+            return []
+        member.pid, member.since = pid, now
+        self._settle(member)
+        return self._dispatch(now)
+
+    def outcomes(self, worker: int, results: Sequence[Result], buffers: Sequence[Buffer], now: float) -> list[Command]:
+        """Take in results of a worker, and their buffers in one row."""
+        member = self._crew.get(worker)
+        if member is None:
+            return []
+        at = ended = 0
+        elapsed_s, function = 0.0, b""
+        for result in results:
+            own = buffers[at : at + len(result.sizes)]
+            at += len(own)
+            attempt = member.held.pop(result.ticket, None)
+            if attempt is None:
+                continue
+            if attempt.function != function:
+                self._learn(function, elapsed_s, ended)
+                function, elapsed_s, ended = attempt.function, 0.0, 0
+            if result.status < Status.CANCELLED:
+                elapsed_s += result.elapsed_s
+                ended += 1
+            if result.status == Status.CANCELLED:
+                self._finish_stopped(attempt, member, result.elapsed_s)
+            else:
+                frame = OutcomeFrame(
+                    attempt.index,
+                    attempt.number,
+                    result.status,
+                    result.elapsed_s,
+                    member.pid,
+                    result.body,
+                    result.sizes,
+                )
+                self._finish(attempt, frame, own)
+        self._learn(function, elapsed_s, ended)
+        member.recalled, member.futile, member.since = False, 0, now
+        self._settle(member)
+        return self._dispatch(now)
+
+    def gave_back(self, worker: int, count: int, now: float) -> list[Command]:
+        """Take back the last `count` tasks of a worker. Raises ProtocolError if it does not have so many."""
+        member = self._crew.get(worker)
+        if member is None:
+            return []
+        if count > len(member.held):
+            raise ProtocolError(f"worker {worker} gave back {count} tasks and had {len(member.held)}")
+        for _ in range(count):
+            self._requeue(member.held.popitem()[1])
+        return self._after_recall(member, now) + self._dispatch(now)
+
+    def worker_died(self, worker: int, how: str, ticket: int, started_at: float, now: float) -> list[Command]:
+        """Take in the death of a worker, `how` as in "died of SIGSEGV", and what its page shows."""
+        member = self._crew.pop(worker, None)
+        if member is None:
+            return []
+        self._idle.pop(worker, None)
+        # What was stopped with force is over whatever the page says; what else ran then is not to blame.
+        blamed = member.held.pop(member.stopping if member.killed else ticket, None)
+        for attempt in reversed(member.held.values()):
+            self._requeue(attempt)
+        elapsed_s = now - started_at if started_at else 0.0
+        if blamed is not None and blamed.wish >= Wish.CANCEL:
+            self._finish_stopped(blamed, member, elapsed_s)
+        elif blamed is not None:
+            message = f"worker {member.pid} {how} while it ran task {blamed.name}"
+            self._finish_report(blamed, Status.DIED, message, member, elapsed_s)
+        elif not member.killed and self._limit.died(now):
+            self._degrade(how)
+        return ([] if self.degraded else [self._start_one(now)]) + self._dispatch(now)
+
+    def looked(self, worker: int, ticket: int, started_at: float, moving: bool, now: float) -> list[Command]:
+        """Take in what a busy worker's page shows; `moving` if bytes have gone to or from it since the last look."""
+        member = self._crew.get(worker)
+        if member is None or member.killed:
+            return []
+        attempt = member.held.get(ticket)
+        if moving or attempt is not None:
+            member.since = now
+        if member.stopping and now >= member.kill_at and ticket in (0, member.stopping):
+            return [self._kill(member)]
+        if attempt is None:
+            return [self._give_up_on(member, now)] if now - member.since > STUCK_S else []
+        ran_s = now - started_at
+        commands: list[Command] = []
+        if ran_s >= SLOW_S:
+            if not attempt.reported:
+                attempt.reported = True
+                self.reports.started.append(attempt.ref)
+            if not member.recalled and attempt is not member.last:
+                commands.append(self._recall(member))
+        if attempt.timeout_s is not None and ran_s >= attempt.timeout_s and member.stopping != ticket:
+            commands.append(self._stop(member, attempt, Wish.TIME_OUT, now))
+        return commands
+
+    def tick(self, now: float) -> list[Command]:
+        """Note that time has passed. The pages of `busy` workers have been looked at before."""
+        commands: list[Command] = []
+        busy = starting = False
+        for member in self._crew.values():
+            busy = busy or bool(member.held)
+            if not member.pid and not member.killed:
+                starting = True
+                if now - member.since > START_S:
+                    commands.append(self._give_up_on(member, now))
+        self._next_look = now + LOOK_S if busy else now + START_S if starting else None
+        return commands + self._dispatch(now)
+
+    # ------------------------------------------------------------------------------------------------- who gets what
+
+    def _dispatch(self, now: float) -> list[Command]:
+        """Give what waits to whoever can take it; with nothing waiting, find work for idle workers."""
+        commands: list[Command] = []
+        while self._waiting and (member := self._next_taker()):
+            commands.append(self._give(member, now))
+        if not self._waiting and self._idle and (victim := self._most_loaded()):
+            commands.append(self._recall(victim))
+        return commands
+
+    def _next_taker(self) -> Member | None:
+        if self._idle:
+            return self._idle.popitem()[1]
+        for member in self._crew.values():
+            if len(member.packs) == 1 and not (member.recalled or member.stopping or member.killed):
+                expected_s = self._estimates.of(member.last.function)
+                if expected_s is None or expected_s < NO_AHEAD_S:
+                    return member
+        return None
+
+    def _most_loaded(self) -> Member | None:
+        """Find the worker with most work behind what it runs, if that is worth moving."""
+        most_s, found = WORTH_MOVING_S, None
+        for member in self._crew.values():
+            if len(member.held) > 1 and not (member.recalled or member.killed):
+                expected_s = self._estimates.of(member.last.function)
+                load_s = STUCK_S if expected_s is None else expected_s * (len(member.held) - 1)
+                if load_s >= most_s:
+                    most_s, found = load_s, member
+        return found
+
+    def _give(self, member: Member, now: float) -> Give:
+        """Make a pack of about `ahead_s` of work and at most a fair share of what waits."""
+        expected_s = self._estimates.of(self._waiting.next_function())
+        size = 1 if expected_s is None else min(PACK_MAX, int(self._ahead_s / max(expected_s, 1e-6)))
+        pack = self._waiting.take(max(1, min(size, -(-len(self._waiting) // self.slots))))
+        member.take(pack, now)
+        if self._next_look is None or self._next_look > now + LOOK_S:
+            self._next_look = now + LOOK_S
+        return Give(member.number, pack[0].function, pack)
+
+    def _recall(self, member: Member) -> Recall:
+        member.recalled = True  # from now on, so that nothing is given to it before this is obeyed
+        return Recall(member.number)
+
+    def _settle(self, member: Member) -> None:
+        member.settle()
+        if member.free:
+            self._idle[member.number] = member
+
+    def _learn(self, function: bytes, elapsed_s: float, ended: int) -> None:
+        if ended:
+            self._estimates.learn(function, elapsed_s / ended)
+            self._limit.worked()
+
+    # ------------------------------------------------------------------------------------------- the way back, the end
+
+    def _requeue(self, attempt: Attempt) -> None:
+        """Put what a worker had, and did not finish, to the front of the queue, or where it is wished."""
+        self._waiting.put_back(attempt)
+        if wish := max(attempt.wish, Wish.RETURN if self.degraded else Wish.KEEP):
+            self._leave_queue(attempt, wish)
+
+    def _leave_queue(self, attempt: Attempt, wish: Wish) -> None:
+        """End a waiting attempt: returned, or cancelled before it ran."""
+        self._waiting.leave(attempt)
+        self._forget(attempt)
+        if wish is Wish.RETURN:
+            self.reports.returned.append(attempt.ref)
+        else:
+            frame = OutcomeFrame(attempt.index, attempt.number, Status.CANCELLED, 0.0, 0, b"")
+            self.reports.ended(attempt.job, frame)
+
+    def _after_recall(self, member: Member, now: float) -> list[Command]:
+        """Look at what a worker still has after a recall: all of it has started."""
+        member.recalled = True
+        if not member.held:
+            member.futile += 1
+            self._settle(member)
+            return [self._give_up_on(member, now)] if member.futile >= FUTILE_MAX else []
+        last = member.last
+        member.packs = deque([last.ticket])
+        for attempt in member.held.values():
+            if attempt.wish is Wish.RETURN:
+                attempt.wish = Wish.KEEP
+        # Only the last can be running; those before it are done, and their results are on the way.
+        if last.wish is Wish.CANCEL and member.stopping != last.ticket:
+            return [self._stop(member, last, Wish.CANCEL, now)]
+        return []
+
+    def _stop(self, member: Member, attempt: Attempt, wish: Wish, now: float) -> Interrupt:
+        attempt.wish = wish
+        member.stopping, member.kill_at = attempt.ticket, now + self._grace_s
+        return Interrupt(member.number, attempt.ticket)
+
+    def _kill(self, member: Member) -> Kill:
+        member.killed = True
+        self._idle.pop(member.number, None)
+        return Kill(member.number)
+
+    def _give_up_on(self, member: Member, now: float) -> Kill:
+        """Kill a worker for its own sake; nobody is to blame."""
+        if self._limit.died(now):
+            self._degrade("does not answer")
+        member.stopping = 0
+        return self._kill(member)
+
+    def _start_one(self, now: float) -> Start:
+        number, self._next_worker = self._next_worker, self._next_worker + 1
+        self._crew[number] = Member(number, now)
+        if self._next_look is None:
+            self._next_look = now + START_S
+        return Start(number)
+
+    def _degrade(self, how: str) -> None:
+        self.degraded = True
+        self.reports.degraded = (
+            f"{self._limit.deaths + 1} workers ended within {self._limit.within_s:g} s without a task to blame; "
+            f"the last one {how}. No more are started"
+        )
+        self._return_all()
+
+    def _return_all(self) -> None:
+        for attempt in self._waiting.clear():
+            self._forget(attempt)
+            self.reports.returned.append(attempt.ref)
+
+    def _finish_stopped(self, attempt: Attempt, member: Member, elapsed_s: float) -> None:
+        """End what was stopped: by its deadline, or cancelled."""
+        if attempt.wish is Wish.TIME_OUT:
+            message = f"task {attempt.name} ran longer than its timeout of {attempt.timeout_s:g} s and was stopped"
+            message += f" after {elapsed_s:.2f} s"
+            self._finish_report(attempt, Status.TIMEOUT, message, member, elapsed_s)
+        else:
+            frame = OutcomeFrame(attempt.index, attempt.number, Status.CANCELLED, elapsed_s, member.pid, b"")
+            self._finish(attempt, frame)
+
+    def _finish_report(self, attempt: Attempt, status: Status, message: str, member: Member, elapsed_s: float) -> None:
+        body = _report(ErrorReport("", message, ""))
+        self._finish(attempt, OutcomeFrame(attempt.index, attempt.number, status, elapsed_s, member.pid, body))
+
+    def _finish(self, attempt: Attempt, frame: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
+        """Report an attempt's end, once."""
+        self._forget(attempt)
+        self.reports.ended(attempt.job, frame, buffers)
+
+    def _forget(self, attempt: Attempt) -> None:
+        del self._attempts[attempt.ticket]
+        del self._tickets[attempt.job, attempt.index, attempt.number]

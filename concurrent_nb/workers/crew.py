@@ -1,0 +1,94 @@
+"""What the books know of one worker, of run times, and of workers that die too often. Pure."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from concurrent_nb.workers.attempts import Attempt
+
+#: weight of the newest run time in the estimate
+NEWEST: Final = 0.3
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One worker, as the books see it."""
+
+    number: int
+    since: float  #: when it was asked for, gave its last sign of life, or got work after a rest
+    pid: int = 0  #: 0 until it is ready
+    held: dict[int, Attempt] = field(default_factory=dict)  #: by ticket, in the order given
+    packs: deque[int] = field(default_factory=deque)  #: the last ticket of each pack that is not finished
+    recalled: bool = False  #: all that it had not started was taken back, so there is nothing to take
+    stopping: int = 0  #: ticket of the task that is being stopped
+    kill_at: float = 0.0  #: when to kill it, if that task still runs then
+    killed: bool = False
+    futile: int = 0  #: how often in a row everything was taken back from it
+
+    @property
+    def free(self) -> bool:
+        """Say whether it is ready and has nothing."""
+        return bool(self.pid) and not self.held and not self.killed
+
+    @property
+    def last(self) -> Attempt:
+        """Return the last attempt that was given to it, of those that it still has."""
+        return next(reversed(self.held.values()))
+
+    def take(self, pack: Sequence[Attempt], now: float) -> None:
+        """Note that it has got a pack."""
+        if not self.held:
+            self.since = now
+        for attempt in pack:
+            attempt.worker = self.number
+            self.held[attempt.ticket] = attempt
+        self.packs.append(pack[-1].ticket)
+        self.recalled = False
+
+    def settle(self) -> None:
+        """Forget packs and a stop that are done with."""
+        while self.packs and self.packs[0] not in self.held:
+            self.packs.popleft()
+        if self.stopping not in self.held:
+            self.stopping = 0
+
+
+class Estimates:
+    """Expected run times of functions: an average in which old values fade, in seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[bytes, float] = {}
+
+    def learn(self, function: bytes, elapsed_s: float) -> None:
+        """Take in how long one task took, or a run of them on average."""
+        known = self._seconds.get(function)
+        self._seconds[function] = elapsed_s if known is None else known + NEWEST * (elapsed_s - known)
+
+    def of(self, function: bytes) -> float | None:
+        """Say how long a task of this function takes, None if none has run yet."""
+        return self._seconds.get(function)
+
+    def forget(self, function: bytes) -> None:
+        """Drop a function that nobody needs any more."""
+        self._seconds.pop(function, None)
+
+
+class RestartLimit:
+    """Say when to give up: more than `deaths` workers within `within_s` seconds that died without a task to blame."""
+
+    def __init__(self, deaths: int = 5, within_s: float = 10.0) -> None:
+        self.deaths = deaths
+        self.within_s = within_s
+        self._times: deque[float] = deque()
+
+    def died(self, now: float) -> bool:
+        """Count a death for which no task is to blame; True if that was one too many."""
+        self._times.append(now)
+        while self._times[0] <= now - self.within_s:
+            self._times.popleft()
+        return len(self._times) > self.deaths
+
+    def worked(self) -> None:
+        """Note that a worker finished a task: the environment is not broken."""
+        self._times.clear()

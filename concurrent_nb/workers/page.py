@@ -1,0 +1,129 @@
+"""The status page: a little memory that a slave and one of its workers share, so that each sees the other without a message.
+
+    worker writes   ticket and start of the task that it runs; results that it has not sent yet
+    slave writes    the ticket that is to stop; how often it has read each output pipe
+
+Every word has one writer. The words are aligned, so each is read and written whole. Whoever needs two that belong
+together reads the first again after the second.
+"""
+
+import mmap
+import os
+import secrets
+import tempfile
+from typing import Final
+
+PAGE_BYTES: Final = 64 * 1024
+NONCE_BYTES: Final = 16
+#: where results that are not sent yet begin
+_UNSENT_AT: Final = 256
+#: most bytes of results that are not sent yet
+UNSENT_BYTES_MAX: Final = PAGE_BYTES - _UNSENT_AT
+
+# Words of 8 bytes. Those of the worker and those of the slave lie in cache lines of their own.
+_TICKET, _START, _UNSENT, _SENDING = 0, 1, 2, 3
+_STOP, _READS = 8, 9  # _READS + 1 for stream 1, + 2 for stream 2
+_NONCE_AT: Final = 128
+
+
+def make_page_file() -> int:
+    """Make the file of a page, of no name, and return its descriptor."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("concurrent_nb.page", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.truncate(fd, PAGE_BYTES)
+    os.pwrite(fd, secrets.token_bytes(NONCE_BYTES), _NONCE_AT)
+    return fd
+
+
+class Page:
+    """One end's view of a status page. The descriptor may be closed once this is made."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, PAGE_BYTES)
+        self._bytes = memoryview(self._map)
+        self.words = self._bytes.cast("Q")
+        self.times = self._bytes.cast("d")
+        self.nonce = bytes(self._bytes[_NONCE_AT : _NONCE_AT + NONCE_BYTES])
+
+    # ------------------------------------------------------------------------------------------- the worker writes
+
+    def begin(self, ticket: int, now: float) -> None:
+        """Say that the task runs since `now`, in seconds of the monotonic clock."""
+        self.times[_START] = now
+        self.words[_TICKET] = ticket
+
+    def end(self) -> None:
+        """Say that no task runs."""
+        self.words[_TICKET] = 0
+
+    def sending(self, ticket: int) -> None:
+        """Say that the task's result is on its way through the stream, or with 0 that it is sent."""
+        self.words[_SENDING] = ticket
+
+    def keep_unsent(self, count: int, at: int, result: bytes) -> int:
+        """Put an encoded result, the `count`th, behind the `at` bytes of results that are not sent yet; return its end."""
+        end = at + len(result)
+        self._bytes[_UNSENT_AT + at : _UNSENT_AT + end] = result
+        self.words[_UNSENT] = count << 32 | end  # one word, so that the two always belong together
+        return end
+
+    def forget_unsent(self) -> None:
+        """Say that all results are sent."""
+        self.words[_UNSENT] = 0
+
+    # -------------------------------------------------------------------------------------------- the slave writes
+
+    def stop(self, ticket: int) -> None:
+        """Ask for this task to stop. A signal to the worker's process has to follow."""
+        self.words[_STOP] = ticket
+
+    def count_read(self, stream: int) -> None:
+        """Count the begin or the end of a read: the number is odd while the slave reads this pipe."""
+        self.words[_READS + stream] += 1
+
+    # ------------------------------------------------------------------------------------------------- both read
+
+    @property
+    def ticket(self) -> int:
+        """Return the ticket of the task that runs, 0 if none does."""
+        return self.words[_TICKET]
+
+    @property
+    def to_stop(self) -> int:
+        """Return the ticket of the task that is to stop, 0 if none."""
+        return self.words[_STOP]
+
+    @property
+    def on_its_way(self) -> int:
+        """Return the ticket of the task whose result is on its way, 0 if none."""
+        return self.words[_SENDING]
+
+    def reads(self, stream: int) -> int:
+        """Return how often a read of the pipe has begun or ended."""
+        return self.words[_READS + stream]
+
+    def look(self) -> tuple[int, float]:
+        """Return the ticket of the task that runs and when it started; (0, 0.0) if none does."""
+        while ticket := self.words[_TICKET]:
+            started_at = self.times[_START]
+            if self.words[_TICKET] == ticket:
+                return ticket, started_at
+        return 0, 0.0
+
+    def unsent(self) -> tuple[int, bytes]:
+        """Return how many results are not sent yet, and all of them, encoded.
+
+        Right only if the worker is dead, or runs the same task before and after this call.
+        """
+        count, end = divmod(self.words[_UNSENT], 1 << 32)
+        return count, bytes(self._bytes[_UNSENT_AT : _UNSENT_AT + end])
+
+    def close(self) -> None:
+        """Unmap the page."""
+        self.words.release()
+        self.times.release()
+        self._bytes.release()
+        self._map.close()

@@ -1,0 +1,219 @@
+"""The stream between a slave and one of its workers: records of a header and the raw buffers that it announces.
+
+    record:  u32 length (little endian) | header: msgpack | buffers, in order, as long as the header's `sizes` say
+
+To the worker a header is `Load`, `Drop` or `Run`. From the worker it is a list of `Result`s, which the worker puts
+together from results that it has encoded one by one; the first such list is empty and says: ready.
+
+Pure: `pack` gives what to send, `Reader` says where received bytes belong. Used by both ends; neither unpickles here.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from concurrent_nb.errors import ProtocolError
+
+Buffer = bytes | bytearray | memoryview
+
+#: bodies of this size or more travel as the first buffer, uncopied
+LARGE_BYTES: Final = 64 * 1024
+#: most that a header may announce for itself; what is larger travels as buffers
+HEADER_BYTES_MAX: Final = 64 * 1024 * 1024
+#: first size of the space that bytes are received into
+ROOM_BYTES: Final = 256 * 1024
+
+_LENGTH: Final = struct.Struct("<I")
+_ARRAY: Final = struct.Struct(">BI")
+_MSGPACK_ARRAY32: Final = 0xDD
+
+
+class Load(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
+    """A function, before the first task that needs it."""
+
+    digest: bytes
+    body: bytes  #: empty if it travels as the first buffer
+    sizes: tuple[int, ...]
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow."""
+        return list(self.sizes)
+
+
+class Drop(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
+    """Functions that are not needed any more."""
+
+    digests: list[bytes]
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow: none."""
+        return []
+
+
+class Run(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
+    """A pack of tasks of one function. Each may start only with a token of this epoch."""
+
+    function: bytes
+    epoch: int  #: 0 to 255; tasks of an epoch without tokens were taken back
+    tasks: list[tuple[int, bytes, tuple[int, ...]]]  #: ticket, body (empty: it is the first buffer), sizes
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow."""
+        return [size for task in self.tasks for size in task[2]]
+
+
+class Result(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How one task ended in the worker."""
+
+    ticket: int
+    status: int  #: outcome.Status
+    elapsed_s: float
+    body: bytes  #: pickled value or encoded ErrorReport; empty if it travels as the first buffer
+    sizes: tuple[int, ...] = ()
+    wrote: int = (
+        0  #: 1: a marker for this ticket is in the pipe of descriptor 1; 2: in that of descriptor 2; 3: in both
+    )
+
+
+Order = Load | Drop | Run
+
+
+class Results(list[Result]):
+    """A list of results, as a header."""
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow."""
+        return [size for result in self for size in result.sizes]
+
+
+H = TypeVar("H", "Load | Drop | Run", Results)
+
+encode: Final = msgspec.msgpack.Encoder().encode
+_decode_order: Final = msgspec.msgpack.Decoder(Order).decode
+_decode_results: Final = msgspec.msgpack.Decoder(list[Result]).decode
+
+
+def decode_order(header: Buffer) -> Order:
+    """Decode a header from the slave."""
+    return _decode_order(header)
+
+
+def decode_results(header: Buffer) -> Results:
+    """Decode a header from the worker."""
+    return Results(_decode_results(header))
+
+
+def pack(header: bytes) -> bytes:
+    """Put its length before a header. The buffers follow as they are."""
+    return _LENGTH.pack(len(header)) + header
+
+
+def pack_results(encoded: Sequence[bytes]) -> bytes:
+    """Make a record's header, length included, of results that are encoded already."""
+    items = b"".join(encoded)
+    return _LENGTH.pack(len(items) + _ARRAY.size) + _ARRAY.pack(_MSGPACK_ARRAY32, len(encoded)) + items
+
+
+def unpack_unsent(count: int, encoded: bytes) -> Results:
+    """Decode what a worker has not sent: `count` encoded results in a row. Raises ProtocolError if that is not so."""
+    try:
+        return decode_results(_ARRAY.pack(_MSGPACK_ARRAY32, count) + encoded)
+    except (msgspec.MsgspecError, struct.error) as error:
+        raise ProtocolError(f"no results in the status page: {error}") from error
+
+
+class Reader(Generic[H]):
+    """Say where the next bytes of a stream go, and give the records that they complete.
+
+    >>> reader = Reader(decode_results)
+    >>> record = pack_results([encode((7, 0, 0.5, b"x"))])
+    >>> reader.room()[: len(record)] = record
+    >>> reader.took(len(record))
+    [([Result(ticket=7, status=0, elapsed_s=0.5, body=b'x', sizes=(), wrote=0)], [])]
+    """
+
+    def __init__(self, decode: Callable[[memoryview], H]) -> None:
+        self._decode = decode
+        self._space = memoryview(bytearray(ROOM_BYTES))
+        self._start = self._end = 0  # received and not yet used, in the space
+        self._header: H | None = None  # a header whose buffers are not complete
+        self._buffers: list[memoryview] = []  # its buffers, allocated in full
+        self._at = self._filled = 0  # the buffer that is being filled, and how far it is
+
+    def room(self) -> memoryview:
+        """Give the space for the next bytes: never empty."""
+        if self._header is not None:
+            return self._buffers[self._at][self._filled :]
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._space) > ROOM_BYTES:
+                self._space = memoryview(bytearray(ROOM_BYTES))
+        elif self._end == len(self._space):
+            self._move(2 * (self._end - self._start))
+        return self._space[self._end :]
+
+    def took(self, received: int) -> list[tuple[H, list[memoryview]]]:
+        """Note that `received` bytes were written into the room; return the records that are complete now.
+
+        Raises ProtocolError where the bytes are no record.
+        """
+        if self._header is None:
+            self._end += received
+        else:
+            self._filled += received
+        records: list[tuple[H, list[memoryview]]] = []
+        while self._step(records):
+            pass
+        return records
+
+    def _step(self, records: list[tuple[H, list[memoryview]]]) -> bool:
+        """Go one header or one buffer on; False if more bytes are needed."""
+        if self._header is None and not self._take_header():
+            return False
+        header = self._header
+        assert header is not None
+        while self._at < len(self._buffers):
+            if not self._fill(self._buffers[self._at]):
+                return False
+            self._at, self._filled = self._at + 1, 0
+        records.append((header, self._buffers))
+        self._header, self._buffers, self._at = None, [], 0
+        return True
+
+    def _take_header(self) -> bool:
+        held = self._end - self._start
+        if held < _LENGTH.size:
+            return False
+        (length,) = _LENGTH.unpack_from(self._space, self._start)
+        if length > HEADER_BYTES_MAX:
+            raise ProtocolError(f"a record's header announces {length} bytes, more than {HEADER_BYTES_MAX}")
+        if held < _LENGTH.size + length:
+            if self._start + _LENGTH.size + length > len(self._space):
+                self._move(_LENGTH.size + length)
+            return False
+        begin = self._start + _LENGTH.size
+        try:
+            self._header = header = self._decode(self._space[begin : begin + length])
+            self._buffers = [memoryview(bytearray(size)) for size in header.announced()]
+        except (msgspec.MsgspecError, ValueError, OverflowError, MemoryError) as error:
+            raise ProtocolError(f"no header of a record: {error}") from error
+        self._start = begin + length
+        return True
+
+    def _fill(self, buffer: memoryview) -> bool:
+        """Move what is there of a buffer from the space; True if it is complete."""
+        if self._start < self._end and self._filled < len(buffer):
+            count = min(len(buffer) - self._filled, self._end - self._start)
+            buffer[self._filled : self._filled + count] = self._space[self._start : self._start + count]
+            self._start += count
+            self._filled += count
+        return self._filled == len(buffer)
+
+    def _move(self, size: int) -> None:
+        """Move what is held to the beginning of a space of at least `size` bytes."""
+        held = self._space[self._start : self._end]
+        space = memoryview(bytearray(max(size, ROOM_BYTES)))
+        space[: len(held)] = held
+        self._space, self._start, self._end = space, 0, len(held)

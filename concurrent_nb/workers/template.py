@@ -1,0 +1,156 @@
+"""The template: a process that has imported what workers need, and forks one whenever its slave asks.
+
+It has one thread and no ZeroMQ context, so forking it is safe, and takes a millisecond instead of an interpreter's
+start. It reaps the workers and says how each ended; when its slave goes, it kills what is left and goes too.
+
+    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker   -->  template
+    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status         ---  template
+
+Every record is `RECORD` long. Runs no task and opens no pickle; the workers do, in nodes/worker.py.
+"""
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import Final
+
+from concurrent_nb.workers import child
+from concurrent_nb.workers.ends import WorkerEnds
+
+#: kind, worker, pid, wait status
+RECORD: Final = struct.Struct("<BIii")
+FORK, KILL, INTERRUPT, STARTED, ENDED = 1, 2, 3, 4, 5
+#: pid and status of a worker that could not be forked
+NO_PROCESS: Final = -1
+#: how long the template waits for what it has killed, in seconds
+LAST_WAIT_S: Final = 2.0
+
+
+class Template:
+    """Serve one slave over `link` until it goes. Needs the main thread, for SIGCHLD."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._pid = os.getpid()
+        self._workers: dict[int, int] = {}  # pid to worker
+        self._wake, wake = os.pipe()
+        self._wake_fds = (self._wake, wake)
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake, False)
+        self._poll = select.poll()
+        self._poll.register(link, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+
+    def serve(self) -> WorkerEnds | None:
+        """Return in each worker with its ends; return None in the template when its slave is gone."""
+        child.adopt_orphans()
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._wake_fds[1], warn_on_full_buffer=False)
+        gc.collect()
+        gc.freeze()  # what is there now is shared with the workers; do not write to it
+        while True:
+            ready = dict(self._poll.poll())
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+                self._reap()
+            if self._link.fileno() in ready:
+                try:
+                    record, fds, _, _ = socket.recv_fds(self._link, RECORD.size, len(WorkerEnds._fields))
+                except ConnectionError:
+                    record, fds = b"", []
+                if len(record) < RECORD.size:
+                    self._kill_all()
+                    return None
+                if ends := self._obey(*RECORD.unpack(record)[:2], fds):
+                    return ends
+
+    def _obey(self, kind: int, worker: int, fds: list[int]) -> WorkerEnds | None:
+        if kind == FORK:
+            return self._fork(worker, WorkerEnds(*fds))
+        for pid, number in self._workers.items():
+            if number == worker:
+                # Not reaped yet, so the number is still that of this group.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL if kind == KILL else signal.SIGINT)
+        return None
+
+    def _fork(self, worker: int, ends: WorkerEnds) -> WorkerEnds | None:
+        try:
+            pid = os.fork()
+        except OSError:
+            ends.close()
+            self._tell(ENDED, worker, NO_PROCESS, NO_PROCESS)
+            return None
+        if pid == 0:
+            self._become_child()
+            return ends
+        self._workers[pid] = worker
+        ends.close()
+        self._tell(STARTED, worker, pid, 0)
+        return None
+
+    def _become_child(self) -> None:
+        """Drop what is the template's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._link.close()
+        for fd in self._wake_fds:
+            os.close(fd)
+        child.enter_own_group()
+        child.die_with_parent(self._pid)
+
+    def _reap(self) -> None:
+        """Take in every child that has ended. Its group is killed first, while its number cannot be another's."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            worker = self._workers.pop(ended.si_pid, None)
+            if worker is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(ended.si_pid, signal.SIGKILL)
+            _, status = os.waitpid(ended.si_pid, 0)
+            if worker is not None:
+                self._tell(ENDED, worker, ended.si_pid, status)
+
+    def _tell(self, kind: int, worker: int, pid: int, status: int) -> None:
+        # A slave that is gone is noticed where its socket is read.
+        with contextlib.suppress(ConnectionError):
+            self._link.sendall(RECORD.pack(kind, worker, pid, status))
+
+    def _kill_all(self) -> None:
+        """Kill the workers' groups, then whatever descendants have escaped from them and came to us as orphans."""
+        for pid in self._workers:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        give_up_at = time.monotonic() + LAST_WAIT_S
+        while time.monotonic() < give_up_at:
+            for pid in _children():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            self._reap()
+            try:
+                if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    self._poll.poll(10)
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake, 4096)
+            except ChildProcessError:
+                return
+
+
+def _children() -> list[int]:
+    """List the children of this process, where the system tells."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except OSError:
+        return []

@@ -1,0 +1,183 @@
+"""What a test leaves behind: processes, threads, open descriptors, shared memory, files.
+
+`conftest.py` calls `held` before each test and `left_since` after it. Whatever was not there before the test is a leak,
+except for the few third-party helpers named below, each with its reason.
+"""
+
+import contextlib
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+#: What is held now: a key that tells one thing from another of its kind, and words for people.
+Held = Mapping[tuple[object, ...], str]
+
+#: How long a thing may take to go after a test, in seconds.
+PATIENCE_S = 3.0
+POLL_S = 0.01
+
+SHARED_MEMORY = Path("/dev/shm")
+
+#: Every process that descends from this test run has this variable, so that orphans are found as well.
+MARK = "CONCURRENT_NB_TEST_RUN"
+
+#: Threads of other people's libraries that live as long as the process, by name.
+KNOWN_THREADS = {
+    "IPythonHistorySavingThread": "lives as long as IPython's shell, which is a singleton",
+}
+#: Files that those keep open, by the end of their names.
+KNOWN_OPEN_FILES = {
+    "/history.sqlite": "IPython's history",
+    "/history.sqlite-journal": "IPython's history",
+}
+#: Files that other people's libraries leave in the temporary folder, by the start of their names.
+KNOWN_FILES = {
+    "ipykernel_": "sources of cells, kept for the debugger",
+}
+
+
+def held(folders: Sequence[Path] = ()) -> Held:
+    """Everything that this process holds now; `folders` are watched for files along with shared memory."""
+    return {**processes(), **threads(), **descriptors(), **files(SHARED_MEMORY, *folders)}
+
+
+def left_since(before: Held, folders: Sequence[Path] = (), patience_s: float = PATIENCE_S) -> list[str]:
+    """Name each thing that is held now and was not held `before`.
+
+    Waits up to `patience_s` seconds for things to go. Returns as soon as nothing is left, which is at once for a clean
+    test.
+    """
+    left = _difference(before, folders)
+    if not left:
+        return []
+    gc.collect()
+    deadline = time.monotonic() + patience_s
+    while left := _difference(before, folders):
+        _stop_idle_helpers()
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    ours = left.keys() - _held_by_strangers(list(left))
+    return [words for key, words in left.items() if key in ours]
+
+
+def kill_since(before: Held) -> None:
+    """Kill every process of this run that was not there `before`, so that a failed run leaves the machine as it was."""
+    for kind, pid, *_ in processes().keys() - before.keys():
+        assert kind == "process"
+        assert isinstance(pid, int)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+
+
+def processes() -> Held:
+    """Children, their children, and orphans that carry this run's mark. A zombie counts: nobody waited for it."""
+    found = {child.pid: child for child in psutil.Process().children(recursive=True)}
+    for pid in _marked_pids():
+        if pid not in found and pid != os.getpid():
+            try:
+                found[pid] = psutil.Process(pid)
+            except psutil.NoSuchProcess:
+                continue
+    result: dict[tuple[object, ...], str] = {}
+    for pid, process in found.items():
+        try:
+            born = process.create_time()
+            zombie = process.status() == psutil.STATUS_ZOMBIE
+            command = process.name() + ", a zombie: nobody waited for it" if zombie else " ".join(process.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        result["process", pid, born] = f"process {pid} ({command})"
+    return result
+
+
+def threads() -> Held:
+    """Every thread that Python knows, and the line that it stands on."""
+    frames = sys._current_frames()
+    result: dict[tuple[object, ...], str] = {}
+    for thread in threading.enumerate():
+        if thread.name in KNOWN_THREADS:
+            continue
+        frame = frames.get(thread.ident or 0)
+        place = f", in {frame.f_code.co_qualname} at {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+        result["thread", thread] = f"thread {thread.name!r}{place}"
+    return result
+
+
+def descriptors() -> Held:
+    """Every open descriptor of this process and what it points to."""
+    result: dict[tuple[object, ...], str] = {}
+    for name in os.listdir("/dev/fd"):
+        try:
+            target = os.readlink(f"/dev/fd/{name}")
+        except FileNotFoundError:
+            continue  # the descriptor that listed the folder
+        except OSError:
+            target = "unknown"  # a system that does not tell
+        if not target.endswith(tuple(KNOWN_OPEN_FILES)):
+            result["descriptor", name, target] = f"descriptor {name} -> {target}"
+    return result
+
+
+def files(*folders: Path) -> Held:
+    """The entries of each folder, not of the folders in it."""
+    return {
+        ("file", str(path)): f"file {path}"
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if not path.name.startswith(tuple(KNOWN_FILES))
+    }
+
+
+def _difference(before: Held, folders: Sequence[Path]) -> dict[tuple[object, ...], str]:
+    return {key: words for key, words in held(folders).items() if key not in before}
+
+
+def _stop_idle_helpers() -> None:
+    """Stop the thread that pyzmq starts at the first zero-copy send. It starts anew when it is needed."""
+    if module := sys.modules.get("zmq.utils.garbage"):
+        collector = module.gc
+        # Buffers that ZeroMQ still holds belong to a socket that somebody left open.
+        if collector.is_alive() and not collector.refs:
+            collector.stop()
+
+
+def _marked_pids() -> list[int]:
+    mark = f"{MARK}={os.environ[MARK]}".encode() if MARK in os.environ else None
+    if mark is None or not Path("/proc/self/environ").exists():
+        return []
+    pids = []
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                environment = Path("/proc", entry, "environ").read_bytes()
+            except OSError:
+                continue  # gone, or somebody else's
+            if mark in environment.split(b"\0"):
+                pids.append(int(entry))
+    return pids
+
+
+def _held_by_strangers(left: Sequence[tuple[object, ...]]) -> set[tuple[object, ...]]:
+    """Shared memory that a process outside this run has open or mapped: another run on the same machine made it."""
+    paths = {str(key[1]): key for key in left if key[0] == "file" and str(key[1]).startswith(f"{SHARED_MEMORY}/")}
+    if not paths:
+        return set()
+    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True)), *_marked_pids()}
+    found: set[str] = set()
+    for process in psutil.process_iter():
+        if process.pid not in ours:
+            try:
+                found |= {entry.path for entry in process.memory_maps()} | {
+                    entry.path for entry in process.open_files()
+                }
+            except psutil.Error:
+                continue
+    return {key for path, key in paths.items() if path in found}

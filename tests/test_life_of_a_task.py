@@ -1,0 +1,148 @@
+"""The life of a task, from the user's call to the user's future: a tour that cannot rot.
+
+The twelve steps are those of the design and of ARCHITECTURE.md. Everything here is the real thing (ledger, sessions,
+codec, master, scheduler, slave), but for three stand-ins that make it readable: links in memory instead of ZeroMQ, a
+clock that stands still until told to move, and a crew that runs tasks in this process instead of in workers.
+"""
+
+import math
+
+from concurrent_nb.clock import ManualClock
+from concurrent_nb.ids import SessionId, new_job_id
+from concurrent_nb.nodes.answers import answer_of
+from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, OpenJob, Shipment
+from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.nodes.slave_core import SlaveCore
+from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.liveness import Liveness
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.functions import Functions
+from concurrent_nb.tasks.task import State
+from concurrent_nb.testing.inline import InlineCrew
+from concurrent_nb.transport.memory import MemoryGate
+from concurrent_nb.wire.codec import pack_body
+from concurrent_nb.wire.session import Session
+
+EPOCH = 1
+APPLICATION, SLAVE = SessionId(b"application id.."), SessionId(b"slave id........")
+APPLICATION_KEY, SLAVE_KEY = b"the application's CURVE key", b"the slave's CURVE key"
+
+
+def test_the_life_of_a_task() -> None:
+    clock = ManualClock()
+
+    # Before the first task: a master, and two nodes that have registered over the control channel. Both have said
+    # something on the compute channel, under the session ids that the master gave them and with their own keys.
+    master = MasterCore(EPOCH, Scheduler(PullRoundRobin()), Liveness())
+    gate = MemoryGate()
+    master.add_client(APPLICATION, APPLICATION_KEY, "notebook", clock())
+    name = master.add_slave(SLAVE, SLAVE_KEY, "east", slots=2, credit=1024, now=clock())
+    application_link = gate.connect(APPLICATION, APPLICATION_KEY)
+    slave_link = gate.connect(SLAVE, SLAVE_KEY)
+    crew = InlineCrew()
+    slave = SlaveCore(name, EPOCH, crew, interval_s=1.0)
+    ledger: Ledger[str] = Ledger(interval_s=1.0)
+    ledger.attach(Session(EPOCH, "to_client"))
+
+    def master_turn() -> None:
+        """What the master's poll loop does: drain the socket, decide, send."""
+        for session, key, frames in gate.receive():
+            master.received(session, key, frames, clock())
+        for session, envelope in master.step(clock()):
+            assert gate.send(session, envelope)
+
+    for frames in slave.step(clock()):
+        slave_link.send(frames)
+    master_turn()
+    assert [(slave["name"], slave["state"]) for slave in master.status()["slaves"]] == [("east", "active")]
+    slave_link.inbox.clear()
+
+    # 1. A cell has become a function. It is pickled once; its digest is its name everywhere.
+    functions = Functions()
+    pickled = functions.pickle(math.factorial)
+    function = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers))
+
+    # 2. The application makes a record of the task: ids, digest, pickled arguments. "my future" stands for its future.
+    job = OpenJob[str](new_job_id(), "cell 1")
+    arguments = pack_body(*pickles.dumps(((5,), {})))
+    ledger.add([Entry(job, 0, function, *arguments, timeout_s=None, retries=0, owner="my future")])
+
+    # 3. Everything that has gathered leaves as one envelope: one header, large buffers as frames of their own (here none).
+    (envelope,) = ledger.step(clock())
+    assert len(envelope) == 1
+    application_link.send(envelope)
+
+    # 4. The master decodes headers only and hands events to the scheduler. Arguments stay opaque bytes.
+    # 5. The scheduler asks its strategy: slave "east" has room.
+    master_turn()
+    task = master.scheduler.jobs[job.id].tasks[0]
+    assert (task.state, task.attempt, task.slave) == (State.ASSIGNED, 1, SLAVE)
+    assert task.body == arguments[0]
+
+    # 6. One envelope takes the run to the slave; the function that it lacks travels along, once.
+    (frames,) = slave_link.receive()
+    assert pickled.digest not in crew.functions
+    slave.received(frames, clock())
+    assert pickled.digest in crew.functions
+
+    # 7. The slave hands the task to its workers.
+    # 8. A worker loads function and arguments, runs it, and answers with an outcome.
+    # 9. The slave packs outcomes, and keeps them until the master has acknowledged.
+    assert len(crew.waiting) == 1
+    (envelope,) = slave.step(clock())
+    assert len(crew.waiting) == 0
+    assert slave.session.in_flight == 1
+    slave_link.send(envelope)
+
+    # 10. The master takes the answer of the current attempt, and of no other, and forwards it to the owner.
+    master_turn()
+    assert task.state is State.FINISHED
+    (frames,) = application_link.receive()
+
+    # 11. The application resolves the future.
+    (news,) = ledger.received(frames, clock())
+    assert isinstance(news, Ended)
+    assert (news.entry.owner, news.slave, news.frame.status) == ("my future", "east", Status.OK)
+    assert answer_of("cell 1/0", news) == (120, None)
+    assert not ledger.has_entries()
+
+    # 10 again: only when the owner has acknowledged does the master forget; the slave too, when the master has.
+    clock.advance(0.02)
+    for frames in ledger.step(clock()):
+        application_link.send(frames)
+    master_turn()
+    assert task.state is State.FORGOTTEN
+    assert master.status()["tasks"] == {"jobs": 1, "waiting": 0, "assigned": 0, "kept": 0}
+    for frames in slave_link.receive():
+        slave.received(frames, clock())
+    assert slave.session.in_flight == 0
+
+    # 12. What if the slave dies in between? A second task is assigned, and then there is silence.
+    ledger.add([Entry(job, 1, function, *arguments, timeout_s=None, retries=0, owner="my second future")])
+    for frames in ledger.step(clock()):
+        application_link.send(frames)
+    master_turn()
+    assert master.scheduler.jobs[job.id].tasks[1].slave == SLAVE
+    for _ in range(6):
+        clock.advance(1.0)
+        for frames in ledger.step(clock()):
+            application_link.send(frames)
+        master_turn()
+    assert master.scheduler.jobs[job.id].tasks[1].state is State.WAITING
+    assert master.status()["slaves"] == []
+    # It waits for the next slave, which gets it as attempt 2; an answer to attempt 1 would be dropped.
+    second = SessionId(b"second slave id.")
+    west = SlaveCore(master.add_slave(second, b"key 2", "west", 1, 8, clock()), EPOCH, InlineCrew(), 1.0)
+    west_link = gate.connect(second, b"key 2")
+    for _ in range(3):
+        for frames in west.step(clock()):
+            west_link.send(frames)
+        master_turn()
+        for frames in west_link.receive():
+            west.received(frames, clock())
+    answers = [n for frames in application_link.receive() for n in ledger.received(frames, clock())]
+    assert [(n.entry.owner, n.slave, n.frame.attempt) for n in answers if isinstance(n, Ended)] == [
+        ("my second future", "west", 2)
+    ]

@@ -1,0 +1,205 @@
+"""A scheduler on a bench: a clock that stands still, short names for events, and what instructions say in short.
+
+The bench checks all invariants after every call.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.events import (
+    CancelRequested,
+    ClientLost,
+    Event,
+    JobClosed,
+    JobOpened,
+    OutcomesAcknowledged,
+    OutcomesReceived,
+    SlaveJoined,
+    SlaveLost,
+    SlaveResized,
+    TasksReturned,
+    TasksStarted,
+    TasksSubmitted,
+)
+from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction, TellStarted, Withdraw
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskFrame, TaskRef
+
+JOB = JobId(b"job 1".ljust(16))
+OTHER_JOB = JobId(b"job 2".ljust(16))
+F = Digest(b"f" * 32)
+G = Digest(b"g" * 32)
+ME = SessionId(b"me")
+YOU = SessionId(b"you")
+
+OK, HIT, ERROR, CANCELLED, TIMEOUT, DIED, POISON = (
+    Status.OK,
+    Status.HIT,
+    Status.ERROR,
+    Status.CANCELLED,
+    Status.TIMEOUT,
+    Status.DIED,
+    Status.POISON,
+)
+
+
+class Bench:
+    """A scheduler, and the time."""
+
+    def __init__(self, strategy: Strategy | None = None, **settings: Any) -> None:
+        self.scheduler = Scheduler(strategy or PullRoundRobin(), **settings)
+        self.now = 0.0
+
+    def __call__(self, *events: Event) -> list[Instruction]:
+        """Let events happen now."""
+        instructions = self.scheduler.handle(*events, now=self.now)
+        self.scheduler.validate()
+        return instructions
+
+    def after(self, seconds: float, *events: Event) -> list[Instruction]:
+        """Let time pass, then events happen."""
+        self.now += seconds
+        return self(*events)
+
+    @property
+    def tasks_kept(self) -> int:
+        """How many tasks the scheduler remembers."""
+        return sum(len(job.tasks) for job in self.scheduler.jobs.values())
+
+
+# ---------------------------------------------------------------------------------------------------- events, in short
+
+
+def slave_id(name: str) -> SessionId:
+    return SessionId(name.encode())
+
+
+def joined(name: str, slots: int = 1, credit: int = 100) -> SlaveJoined:
+    return SlaveJoined(slave_id(name), name, slots, credit)
+
+
+def resized(name: str, slots: int, credit: int) -> SlaveResized:
+    return SlaveResized(slave_id(name), slots, credit)
+
+
+def lost(name: str) -> SlaveLost:
+    return SlaveLost(slave_id(name))
+
+
+def opened(
+    client: SessionId = ME, owner: str = "me", job: JobId = JOB, *, until: bool = False, stop_on_error: bool = False
+) -> JobOpened:
+    return JobOpened(client, owner, job, "a job", until, stop_on_error)
+
+
+def submitted(
+    indexes: Iterable[int],
+    *,
+    client: SessionId = ME,
+    job: JobId = JOB,
+    function: Digest = F,
+    timeout_s: float | None = None,
+    retries: int = 0,
+) -> TasksSubmitted:
+    frames = [TaskFrame(index, 0, b"arguments") for index in indexes]
+    return TasksSubmitted(client, job, function, frames, (), timeout_s, retries)
+
+
+def closed(client: SessionId = ME, job: JobId = JOB) -> JobClosed:
+    return JobClosed(client, job)
+
+
+def cancelled(indexes: Sequence[int] | None = None, client: SessionId = ME, job: JobId = JOB) -> CancelRequested:
+    return CancelRequested(client, job, indexes)
+
+
+def acknowledged(indexes: Sequence[int], client: SessionId = ME, job: JobId = JOB) -> OutcomesAcknowledged:
+    return OutcomesAcknowledged(client, job, indexes)
+
+
+def gone(client: SessionId = ME, linger_s: float = 60.0) -> ClientLost:
+    return ClientLost(client, linger_s)
+
+
+def ended(
+    slave: str,
+    *indexes: int,
+    status: int = OK,
+    attempt: int = 1,
+    job: JobId = JOB,
+    elapsed_s: float = 1.0,
+    body: bytes = b"value",
+) -> OutcomesReceived:
+    items = [OutcomeFrame(index, attempt, int(status), elapsed_s, 4321, body) for index in indexes]
+    return OutcomesReceived(slave_id(slave), job, items, ())
+
+
+def worker_died(slave: str, index: int, attempt: int, how: str = "killed by SIGSEGV") -> OutcomesReceived:
+    body = msgspec.msgpack.encode(ErrorReport("", how, ""))
+    return ended(slave, index, status=DIED, attempt=attempt, body=body)
+
+
+def refs(*indexes: int, attempt: int = 1, job: JobId = JOB) -> list[TaskRef]:
+    return [TaskRef(job, index, attempt) for index in indexes]
+
+
+def started(slave: str, *indexes: int, attempt: int = 1, job: JobId = JOB) -> TasksStarted:
+    return TasksStarted(slave_id(slave), refs(*indexes, attempt=attempt, job=job))
+
+
+def returned(slave: str, *indexes: int, attempt: int = 1, job: JobId = JOB) -> TasksReturned:
+    return TasksReturned(slave_id(slave), refs(*indexes, attempt=attempt, job=job))
+
+
+# ---------------------------------------------------------------------------------------------- instructions, in short
+
+
+def assigned(instructions: list[Instruction]) -> dict[str, list[int]]:
+    """Which tasks go to which slave."""
+    found: dict[str, list[int]] = {}
+    for instruction in instructions:
+        if isinstance(instruction, Assign):
+            found.setdefault(instruction.slave.decode(), []).extend(task.index for task in instruction.tasks)
+    return found
+
+
+def attempts(instructions: list[Instruction]) -> dict[int, int]:
+    """Which attempt of which task is assigned."""
+    runs = [instruction.tasks for instruction in instructions if isinstance(instruction, Assign)]
+    return {task.index: task.attempt for tasks in runs for task in tasks}
+
+
+def delivered(instructions: list[Instruction]) -> dict[int, Status]:
+    """How which task ended, as the owner is told."""
+    parcels = [instruction.items for instruction in instructions if isinstance(instruction, Deliver)]
+    told = [(item.index, Status(item.status)) for items in parcels for item in items]
+    assert len(told) == len(dict(told)), "an outcome is delivered twice at once"
+    return dict(told)
+
+
+def withdrawn(instructions: list[Instruction], *, stop: bool) -> dict[str, list[int]]:
+    """Which tasks are to come back from which slave."""
+    return {
+        instruction.slave.decode(): [ref.index for ref in instruction.tasks]
+        for instruction in instructions
+        if isinstance(instruction, Withdraw) and instruction.stop == stop
+    }
+
+
+def told_started(instructions: list[Instruction]) -> list[int]:
+    """Which tasks the owner is told to be running."""
+    told = [instruction.tasks for instruction in instructions if isinstance(instruction, TellStarted)]
+    return [ref.index for tasks in told for ref in tasks]
+
+
+def report(instructions: list[Instruction]) -> str:
+    """What the only delivered ErrorReport says."""
+    (deliver,) = [instruction for instruction in instructions if isinstance(instruction, Deliver)]
+    (item,) = deliver.items
+    return msgspec.msgpack.decode(item.body, type=ErrorReport).message

@@ -1,0 +1,147 @@
+"""What travels arrives as it was; what is not what PROTOCOL.md says is a ProtocolError and nothing else."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from concurrent_nb.errors import ProtocolError, VersionMismatch
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import (
+    FRAME_BYTES,
+    INLINE_BYTES,
+    REFS,
+    RUN_ITEMS,
+    Envelope,
+    decode,
+    encode,
+    pack_body,
+    split,
+    unpack_body,
+)
+
+JOB = b"j" * 16
+FUNCTION = b"f" * 32
+
+
+def envelope(*body: m.Message, seq: int = 1, ack: int = 0, version: int = m.PROTOCOL_VERSION) -> Envelope:
+    return Envelope(version, 7, seq, ack, list(body))
+
+
+def submit(*frames: m.TaskFrame) -> m.Submit:
+    return m.Submit(JOB, FUNCTION, None, 0, list(frames))
+
+
+def test_a_run_of_small_tasks_is_one_frame() -> None:
+    run = submit(*(m.TaskFrame(index, 0, b"x" * 20) for index in range(100)))
+    frames = encode(envelope(run))
+    assert len(frames) == 1
+    head, received = decode(frames, "from_client")
+    assert (head.seq, head.epoch) == (1, 7)
+    assert [item.message for item in received] == [run]
+    assert not received[0].buffers
+
+
+@pytest.mark.parametrize("size", [0, 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES])
+def test_large_buffers_are_frames_of_their_own_and_none_is_too_long(size: int) -> None:
+    big, small = bytes(range(256)) * (size // 256) + b"y" * (size % 256), b"small"
+    run = submit(m.TaskFrame(0, 0, b"a", (size, 5)), m.TaskFrame(1, 0, b"b"), m.TaskFrame(2, 0, b"", (5,)))
+    frames = encode(envelope(m.Bye("x"), run), [big, small, small])
+    assert max(len(frame) for frame in frames) <= FRAME_BYTES
+    received = decode(frames, "from_client")[1][1]
+    assert [[bytes(buffer) for buffer in item] for item in received.buffers] == [[big, small], [], [small]]
+
+
+def test_a_long_body_becomes_the_first_buffer() -> None:
+    body = b"z" * (INLINE_BYTES + 1)
+    inline, sizes, buffers = pack_body(body, [b"buffer"])
+    assert (inline, sizes) == (b"", (len(body), 6))
+    assert unpack_body(inline, buffers) == (body, [b"buffer"])
+    assert pack_body(b"short", []) == (b"short", (), ())
+
+
+def test_another_version_is_refused_with_both_versions_named() -> None:
+    with pytest.raises(VersionMismatch, match=r"protocol 9.*speaks 1"):
+        decode(encode(envelope(version=9)), "from_client")
+    with pytest.raises(VersionMismatch, match="protocol 2"):
+        decode([b"\x93\x02\xa5hello\x01"], "from_slave")
+
+
+def test_a_client_cannot_say_what_only_a_slave_may_say() -> None:
+    frames = encode(envelope(m.Capacity(1, 1)))
+    assert decode(frames, "from_slave")[1][0].message == m.Capacity(1, 1)
+    with pytest.raises(ProtocolError):
+        decode(frames, "from_client")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b""],
+        [b"GET / HTTP/1.1"],
+        encode(envelope(submit(m.TaskFrame(0, 0, b"", (5,))))),
+        [*encode(envelope(submit(m.TaskFrame(0, 0, b"x")))), b"extra"],
+        [*encode(envelope(submit(m.TaskFrame(0, 0, b"", (5,))))), b"four"],
+        [*encode(envelope(submit(m.TaskFrame(0, 0, b"", (-1,))))), b""],
+        [*encode(envelope(submit(m.TaskFrame(0, 0, b"", (2**62,))))), b"x"],
+        encode(envelope(seq=-1)),
+        encode(envelope(ack=-1)),
+        [b"\x95\x01\x07\x01\x00" + b"\x91" * 100_000],
+    ],
+    ids=str,
+)
+def test_what_is_malformed_is_a_protocol_error(frames: list[bytes]) -> None:
+    with pytest.raises(ProtocolError):
+        decode(frames, "from_client")
+
+
+@given(st.lists(st.binary(max_size=80), max_size=4), st.sampled_from(["from_client", "to_slave", "from_slave"]))
+def test_no_bytes_do_more_harm_than_a_protocol_error(frames: list[bytes], said_by: str) -> None:
+    try:
+        decode(frames, said_by)
+    except ProtocolError:
+        return
+
+
+GOOD = encode(envelope(submit(m.TaskFrame(0, 0, b"abc", (3,)), m.TaskFrame(5, 0, b"def"))), [b"xyz"])
+
+
+@given(st.integers(0, len(GOOD[0]) * 8 - 1))
+def test_a_flipped_bit_does_no_more_harm_than_a_protocol_error(bit: int) -> None:
+    header = bytearray(GOOD[0])
+    header[bit // 8] ^= 1 << bit % 8
+    try:
+        decode([bytes(header), *GOOD[1:]], "from_client")
+    except ProtocolError:
+        return
+
+
+@given(st.integers(0, len(GOOD[0]) - 1))
+def test_a_truncated_header_is_a_protocol_error(length: int) -> None:
+    with pytest.raises(ProtocolError):
+        decode([GOOD[0][:length], *GOOD[1:]], "from_client")
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=1500), st.integers(0, 200))
+def test_a_run_that_is_cut_keeps_every_task_and_its_buffers(sizes: list[int], every: int) -> None:
+    frames, buffers = [], []
+    for index, size in enumerate(sizes):
+        has_buffer = every > 0 and index % every == 0
+        frames.append(m.TaskFrame(index, 0, b"b" * size, (size,) if has_buffer else ()))
+        buffers.append([b"B" * size] if has_buffer else [])
+    parts = list(split(submit(*frames), buffers))
+    tasks = [task for part, _, _ in parts for task in part.tasks]  # type: ignore[union-attr]
+    assert tasks == frames
+    for part, flat, size_bytes in parts:
+        assert len(part.tasks) <= RUN_ITEMS  # type: ignore[union-attr]
+        assert sum(len(buffer) for buffer in flat) == sum(sum(t.sizes) for t in part.tasks)  # type: ignore[union-attr]
+        assert len(encode(envelope(part))[0]) <= size_bytes + 256
+
+
+def test_long_lists_of_references_are_cut() -> None:
+    indexes = list(range(2 * REFS + 1))
+    parts = [part for part, _, _ in split(m.Cancel(JOB, indexes))]
+    assert [index for part in parts for index in part.indexes] == indexes  # type: ignore[union-attr]
+    assert len(parts) == 3
+    assert [part for part, _, _ in split(m.Cancel(JOB, None))] == [m.Cancel(JOB, None)]
+    assert [part for part, _, _ in split(m.Cancel(JOB, []))] == [m.Cancel(JOB, [])]
