@@ -135,7 +135,7 @@ class RemoteError(TaskError):
         self.type_name = type_name
 
 
-class RemoteTraceback(Exception):  # noqa: N818  (it is a cause to be shown, not an error of its own)
+class RemoteTraceback(Exception):
     """The `__cause__` of an exception that a task raised: where it was raised, as text."""
 
     def __init__(self, text: str) -> None:

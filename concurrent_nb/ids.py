@@ -14,6 +14,8 @@ JobId = NewType("JobId", bytes)
 SessionId = NewType("SessionId", bytes)
 Digest = NewType("Digest", bytes)
 
+#: environment variable that hands the owner's sys.path to the workers of an embedded cluster (a JSON list)
+SYS_PATH_VARIABLE = "CONCURRENT_NB_SYS_PATH"
 #: length of job and session ids
 ID_BYTES = 16
 #: length of a function's digest

@@ -53,8 +53,8 @@ def test_the_life_of_a_task() -> None:
         for session, envelope in master.step(clock()):
             assert gate.send(session, envelope)
 
-    for frames in slave.step(clock()):
-        slave_link.send(frames)
+    for envelope in slave.step(clock()):
+        slave_link.send(envelope)
     master_turn()
     assert [(slave["name"], slave["state"]) for slave in master.status()["slaves"]] == [("east", "active")]
     slave_link.inbox.clear()
@@ -69,7 +69,7 @@ def test_the_life_of_a_task() -> None:
     arguments = pack_body(*pickles.dumps(((5,), {})))
     ledger.add([Entry(job, 0, function, *arguments, timeout_s=None, retries=0, owner="my future")])
 
-    # 3. Everything that has gathered leaves as one envelope: one header, large buffers as frames of their own (here none).
+    # 3. Everything that has gathered leaves as one envelope: one header, and no frame for large buffers this time.
     (envelope,) = ledger.step(clock())
     assert len(envelope) == 1
     application_link.send(envelope)
@@ -78,6 +78,10 @@ def test_the_life_of_a_task() -> None:
     # 5. The scheduler asks its strategy: slave "east" has room.
     master_turn()
     task = master.scheduler.jobs[job.id].tasks[0]
+
+    def state() -> State:
+        return task.state
+
     assert (task.state, task.attempt, task.slave) == (State.ASSIGNED, 1, SLAVE)
     assert task.body == arguments[0]
 
@@ -98,7 +102,7 @@ def test_the_life_of_a_task() -> None:
 
     # 10. The master takes the answer of the current attempt, and of no other, and forwards it to the owner.
     master_turn()
-    assert task.state is State.FINISHED
+    assert state() is State.FINISHED
     (frames,) = application_link.receive()
 
     # 11. The application resolves the future.
@@ -110,10 +114,10 @@ def test_the_life_of_a_task() -> None:
 
     # 10 again: only when the owner has acknowledged does the master forget; the slave too, when the master has.
     clock.advance(0.02)
-    for frames in ledger.step(clock()):
-        application_link.send(frames)
+    for envelope in ledger.step(clock()):
+        application_link.send(envelope)
     master_turn()
-    assert task.state is State.FORGOTTEN
+    assert state() is State.FORGOTTEN
     assert master.status()["tasks"] == {"jobs": 1, "waiting": 0, "assigned": 0, "kept": 0}
     for frames in slave_link.receive():
         slave.received(frames, clock())
@@ -121,24 +125,24 @@ def test_the_life_of_a_task() -> None:
 
     # 12. What if the slave dies in between? A second task is assigned, and then there is silence.
     ledger.add([Entry(job, 1, function, *arguments, timeout_s=None, retries=0, owner="my second future")])
-    for frames in ledger.step(clock()):
-        application_link.send(frames)
+    for envelope in ledger.step(clock()):
+        application_link.send(envelope)
     master_turn()
     assert master.scheduler.jobs[job.id].tasks[1].slave == SLAVE
     for _ in range(6):
         clock.advance(1.0)
-        for frames in ledger.step(clock()):
-            application_link.send(frames)
+        for envelope in ledger.step(clock()):
+            application_link.send(envelope)
         master_turn()
-    assert master.scheduler.jobs[job.id].tasks[1].state is State.WAITING
+    assert master.scheduler.jobs[job.id].tasks[1].state == State.WAITING
     assert master.status()["slaves"] == []
     # It waits for the next slave, which gets it as attempt 2; an answer to attempt 1 would be dropped.
     second = SessionId(b"second slave id.")
     west = SlaveCore(master.add_slave(second, b"key 2", "west", 1, 8, clock()), EPOCH, InlineCrew(), 1.0)
     west_link = gate.connect(second, b"key 2")
     for _ in range(3):
-        for frames in west.step(clock()):
-            west_link.send(frames)
+        for envelope in west.step(clock()):
+            west_link.send(envelope)
         master_turn()
         for frames in west_link.receive():
             west.received(frames, clock())

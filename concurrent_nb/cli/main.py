@@ -101,7 +101,9 @@ def _refuse_taken(name: str) -> None:
             control.call("ping")
     except ConcurrentError:
         return
-    raise ConfigurationError(f"a cluster named {name!r} is running: choose another --name, or `concurrent-nb stop {name}`")
+    raise ConfigurationError(
+        f"a cluster named {name!r} is running: choose another --name, or `concurrent-nb stop {name}`"
+    )
 
 
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
@@ -129,7 +131,9 @@ def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
 
 def _announce(name: str, path: Path | None) -> None:
     print(f"cluster {name} is running; connection file {path}", flush=True)
-    print(f"connect with concurrent_nb.connect({name!r}); end it with Ctrl-C or `concurrent-nb stop {name}`", flush=True)
+    print(
+        f"connect with concurrent_nb.connect({name!r}); end it with Ctrl-C or `concurrent-nb stop {name}`", flush=True
+    )
 
 
 def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
@@ -158,8 +162,8 @@ def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
     print(f"cluster {told['name']}: {tasks['jobs']} jobs, {tasks['waiting']} tasks wait, {tasks['assigned']} assigned")
     for slave in told["slaves"]:
         print(
-            f"  slave {slave['name']}: {slave['state']}, {slave['slots']} workers, {slave['in_flight']} tasks in flight, "
-            f"{slave['done']} done"
+            f"  slave {slave['name']}: {slave['state']}, {slave['slots']} workers, "
+            f"{slave['in_flight']} tasks in flight, {slave['done']} done"
         )
     for client in told["clients"]:
         print(f"  application {client['name']}: {client['done']} tasks answered")

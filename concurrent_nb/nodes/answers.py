@@ -24,12 +24,12 @@ def answer_of(task: str, ended: Ended[Any]) -> tuple[Any, BaseException | None]:
     """Give (value, None) or (None, exception); the exception's cause is the remote traceback, where there is one."""
     frame = ended.frame
     body, buffers = unpack_body(frame.body, ended.buffers)
-    where = {"task": task, "slave": ended.slave, "worker": frame.worker}
+    where: dict[str, Any] = {"task": task, "slave": ended.slave, "worker": frame.worker}
     status = Status(frame.status)
     if status in SUCCESSES:
         try:
             return pickles.loads(body, _writable(buffers)), None
-        except Exception as error:  # unpickling runs the result's own code, which may raise anything
+        except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
             message = f"the result of task {task} cannot be unpickled here: {type(error).__name__}: {error}"
             failure = errors.ResultNotLoadable(message, **where)
             failure.__cause__ = error

@@ -29,13 +29,14 @@ from concurrent_nb.nodes.answers import answer_of
 from concurrent_nb.nodes.futures import Job, OutputPiece, TaskFuture
 from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, OpenJob, Runs, Shipment, Wrote
 from concurrent_nb.nodes.registration import Membership, register
+from concurrent_nb.nodes.stream import Stream
 from concurrent_nb.nodes.wake import Wake
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import pack_body
+from concurrent_nb.wire.codec import Buffers, pack_body
 from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
@@ -107,15 +108,15 @@ class ApplicationNode(concurrent.futures.Executor):
         if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1:
             self._renew_loose_job()
         job = self._loose
-        future = TaskFuture(job.id, index, self._cancel, None)
+        future = TaskFuture(job.id, index, self.cancel, None)
         try:
-            body, sizes, buffers = self._pack(fn, args, kwargs)
-            function = self._ship(fn)
+            body, sizes, buffers = self.pack(fn, args, kwargs)
+            function = self.ship(fn)
         except NotPicklable as error:
             self._check_open()
             future.end(None, error)
             return future
-        self._post([Entry(job, index, function, body, sizes, buffers, None, 0, future)])
+        self.post([Entry(job, index, function, body, sizes, buffers, None, 0, future)])
         return future
 
     def map(
@@ -135,7 +136,7 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and (not isinstance(buffersize, int) or isinstance(buffersize, bool)):
+        if buffersize is not None and type(buffersize) is not int:
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
@@ -192,16 +193,17 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises NotPicklable before anything has been sent.
         """
         record = OpenJob[TaskFuture](new_job_id(), name, until, stop_on_error)
-        job = Job(record.id, name, self._cancel)
-        shipment = self._ship(function)
+        job = Job(record.id, name, self.cancel)
+        shipment = self.ship(function)
         entries = []
         for index, call in enumerate(calls):
-            body, sizes, buffers = self._pack(function, call, {})
-            future = TaskFuture(record.id, index, self._cancel, job.task_ended)
+            body, sizes, buffers = self.pack(function, call, {})
+            future = TaskFuture(record.id, index, self.cancel, job.task_ended)
             job.futures.append(future)
             entries.append(Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future))
         self._jobs[record.id] = job
-        self._post(entries, then=lambda: self._ledger.close(record))
+        self.post(entries)
+        self.close_job(record)
         return job
 
     def status(self) -> dict[str, Any]:
@@ -220,24 +222,31 @@ class ApplicationNode(concurrent.futures.Executor):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def _post(self, entries: list[Entry[TaskFuture]], then: Callback | None = None) -> None:
+    def post(self, entries: Sequence[Entry[TaskFuture]]) -> None:
+        """Hand tasks to our thread. Raises RuntimeError after `shutdown`, MasterLost once the cluster is gone."""
         with self._lock:
             self._check_open()
             self._inbox.extend(entries)
-            if then is not None:
-                self._inbox.append(then)
         self._wake.set()
+
+    def close_job(self, record: OpenJob[TaskFuture]) -> None:
+        """Say that no more tasks will come for a job."""
+        self._tell(self._ledger.close, record)
 
     def _tell(self, what: Callable[..., None], *args: Any) -> None:
         self._inbox.append(lambda: what(*args))
         self._wake.set()
 
-    def _ship(self, fn: Callable[..., Any]) -> Shipment:
+    def ship(self, fn: Callable[..., Any]) -> Shipment:
+        """Pickle a function, or find it pickled. Raises NotPicklable."""
         with self._lock:
             pickled = self._functions.pickle(fn)
         return Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers))
 
-    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def pack(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[bytes, tuple[int, ...], Buffers]:
+        """Pickle the arguments of a call. Raises NotPicklable."""
         try:
             return pack_body(*pickles.dumps((args, kwargs)))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
@@ -249,14 +258,15 @@ class ApplicationNode(concurrent.futures.Executor):
             old, self._loose = self._loose, OpenJob[TaskFuture](new_job_id(), self.name)
             self._inbox.append(lambda: self._ledger.close(old))
 
-    def _cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
+    def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
+        """Ask for the end of tasks of a job, or of all (None), running ones too. For futures and jobs."""
         self._tell(self._cancel_now, job, indexes)
 
-    def _stream(self, fn: Callable[..., Any], calls: Iterator[tuple[Any, ...]], ahead: int | None) -> "_Stream":
+    def _stream(self, fn: Callable[..., Any], calls: Iterator[tuple[Any, ...]], ahead: int | None) -> Stream:
         record = OpenJob[TaskFuture](new_job_id(), getattr(fn, "__name__", "map"))
-        return _Stream(self, fn, calls, record, ahead)
+        return Stream(self, fn, calls, record, ahead)
 
-    def _results(self, stream: "_Stream", deadline: float | None) -> Iterator[Any]:
+    def _results(self, stream: Stream, deadline: float | None) -> Iterator[Any]:
         """Iterate over a stream's results, which begins at once although nobody has asked for the first."""
         stream.fill()
 
@@ -391,10 +401,10 @@ class ApplicationNode(concurrent.futures.Executor):
         for job in list(self._ledger.jobs.values()):
             self._ledger.cancel(job.id, None)
 
-    # ------------------------------------------------------------------------------------------- when the master is gone
+    # ------------------------------------------------------------------------------------------ when the master is gone
 
     def _look_for_master(self, over: bool) -> bool:
-        """The master is silent or the link was cut: ask whether we are still known, else register anew. False if gone."""
+        """Ask a silent master whether we are still known; if not, register anew. False if there is none any more."""
         deadline = monotonic() + MASTER_LOST_AFTER_S
         why = "it ended the session" if over else "it fell silent"
         while monotonic() < deadline:
@@ -430,62 +440,6 @@ class ApplicationNode(concurrent.futures.Executor):
         """Acknowledge the last outcomes, so that the master need not wait for us."""
         if self._broken is None and self._ledger.session is not None:
             self._member.link.send(self._ledger.session.keepalive())
-
-
-class _Stream:
-    """The tasks of one `map`: submitted as far ahead as was asked for."""
-
-    def __init__(
-        self,
-        app: ApplicationNode,
-        fn: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
-        record: OpenJob[TaskFuture],
-        ahead: int | None,
-    ) -> None:
-        self._app = app
-        self._fn = fn
-        self._calls = calls
-        self._record = record
-        self._ahead = ahead
-        self._index = itertools.count()
-        self._closed = False
-        self._shipment: Shipment | None = None
-        self.futures: deque[TaskFuture] = deque()
-
-    def fill(self) -> None:
-        """Submit what may be submitted now."""
-        if self._closed:
-            return
-        room = None if self._ahead is None else self._ahead - len(self.futures)
-        entries = [self._entry(call) for call in itertools.islice(self._calls, room)]
-        self.futures.extend(entry.owner for entry in entries)
-        sendable = [entry for entry in entries if not entry.owner.done()]
-        self._app._post(sendable)
-        if self._ahead is None:
-            self._finish()
-
-    def close(self) -> None:
-        """Cancel what nobody will read."""
-        while self.futures:
-            self.futures.pop().cancel()
-        self._finish()
-
-    def _finish(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._app._tell(self._app._ledger.close, self._record)
-
-    def _entry(self, call: tuple[Any, ...]) -> Entry[TaskFuture]:
-        future = TaskFuture(self._record.id, next(self._index), self._app._cancel, None)
-        shipment = Shipment(b"", b"")
-        body, sizes, buffers = b"", (), ()
-        try:
-            shipment = self._shipment = self._shipment or self._app._ship(self._fn)
-            body, sizes, buffers = self._app._pack(self._fn, call, {})
-        except NotPicklable as error:
-            future.end(None, error)
-        return Entry(self._record, future.index, shipment, body, sizes, buffers, None, 0, future)
 
 
 def _finish_at_exit(app: ApplicationNode) -> Callback:

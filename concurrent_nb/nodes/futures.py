@@ -78,7 +78,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
             self._when_ended(self)
 
     def end(self, value: Any, error: BaseException | None) -> bool:
-        """Set the result or the exception. False if the future was cancelled meanwhile. For the application's thread."""
+        """Set the result or the exception; False if it was cancelled meanwhile. For the application's thread."""
         try:
             if error is None:
                 self.set_result(value)

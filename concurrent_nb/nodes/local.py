@@ -1,8 +1,8 @@
 """A whole cluster on this machine: a master process and a slave process, gone when their owner is.
 
 Each node holds one end of a pipe (its standard input) whose other end only the owner has. When the owner closes it, or
-dies in whatever way, the node reads end-of-file and leaves; the slave takes its workers along. Nothing else is needed to
-leave no process behind, and no process is searched for by name.
+dies in whatever way, the node reads end-of-file and leaves; the slave takes its workers along. Nothing else is needed
+to leave no process behind, and no process is searched for by name.
 """
 
 import atexit
@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from concurrent_nb.errors import ClusterError, ClusterStartFailed, ConfigurationError
+from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
@@ -32,8 +33,6 @@ LEAVE_TIMEOUT_S: Final = 3.0
 #: a slave that dies this often within RESTART_WINDOW_S is not started again
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 10.0
-#: environment variable that hands the owner's sys.path to the workers (a JSON list)
-SYS_PATH_VARIABLE: Final = "CONCURRENT_NB_SYS_PATH"
 
 
 class Cluster:
@@ -54,7 +53,7 @@ class Cluster:
     def __init__(
         self, workers: int | None = None, name: str | None = None, config: dict[str, dict[str, Any]] | None = None
     ) -> None:
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        if workers is not None and (type(workers) is not int or workers < 1):
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
         self.name = connection_file.check_name(name or f"embedded-{os.getpid()}-{secrets.token_hex(4)}")
         self.connection_file: Path | None = None  #: once it has started
@@ -77,7 +76,7 @@ class Cluster:
         """Start the nodes and return when the master answers; the slave joins at its own pace."""
         if self._master is not None:
             raise ClusterError(f"cluster {self.name!r} has been started already")
-        self._log = tempfile.TemporaryFile("w+")  # unlinked, so that nothing is left of it either
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open until close; unlinked, so nothing is left of it)
         try:
             self._master = self._spawn("master", self.name)
             self._slave = self._spawn("slave")  # it warms up while the master does
@@ -89,7 +88,13 @@ class Cluster:
         self._supervisor = threading.Thread(target=self._supervise, name=f"cluster {self.name}", daemon=True)
         self._supervisor.start()
         reference = weakref.ref(self)
-        self._at_exit = atexit.register(lambda: (alive := reference()) and alive.close())
+
+        def close_at_exit() -> None:
+            alive = reference()
+            if alive is not None:
+                alive.close()
+
+        self._at_exit = atexit.register(close_at_exit)
         return self
 
     def close(self) -> None:

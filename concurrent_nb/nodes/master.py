@@ -141,10 +141,12 @@ class Master:
                 answer.set_result(value) if error is None else answer.set_exception(error)
 
         def on_compute_thread(now: float) -> None:
+            value: T | None = None
+            error: Exception | None = None
             try:
-                value, error = question(now), None
+                value = question(now)
             except Exception as failure:  # noqa: BLE001  (handed on to the one who asked)
-                value, error = None, failure  # type: ignore[assignment]
+                error = failure
             self._loop.call_soon_threadsafe(settle, value, error)
 
         self._asked.append(on_compute_thread)
@@ -184,7 +186,9 @@ class Master:
         public = check_key(key)
         check_versions(versions, f"slave {name!r}")
         if not 1 <= slots <= credit <= 1_000_000:
-            raise ConfigurationError(f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit")
+            raise ConfigurationError(
+                f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
+            )
         session = new_session_id()
         given = await self._ask(lambda now: self._core.add_slave(session, public, name, slots, credit, now))
         return self._welcome(session, given, caller)
@@ -297,7 +301,12 @@ async def _serve(
         loop.add_signal_handler(number, master.stop)
     watch = None
     if lease is not None:
-        loop.add_reader(lease, lambda: os.read(lease, 4096) or master.stop())
+
+        def lease_readable() -> None:
+            if not os.read(lease, 4096):
+                master.stop()
+
+        loop.add_reader(lease, lease_readable)
         watch = asyncio.create_task(_watch_parent(os.getppid(), master.stop))
     try:
         await master.run(ready)

@@ -2,7 +2,7 @@
 
     frames of a peer -> Session -> event -> Scheduler -> instruction -> Session -> frames for a peer
 
-Called by `MasterNode` from its compute thread, by the simulator and by the tour in tests/test_life_of_a_task.py. Payloads
+Called by `Master` from its compute thread, by the simulator and by the tour in tests/test_life_of_a_task.py. Payloads
 are opaque here: nothing is ever unpickled.
 """
 
@@ -10,7 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId, digest_of
@@ -165,8 +165,7 @@ class MasterCore:
         try:
             for item in peer.session.receive(frames, now):
                 self._handlers[type(item.message)](peer, item.message, item, now)
-            for client, job, indexes in peer.session.take_acked():  # type: ignore[misc]
-                self._events.append(e.OutcomesAcknowledged(client, job, indexes))
+            self._events += cast("list[e.OutcomesAcknowledged]", peer.session.take_acked())
             self._decide(now)
             if peer.session.closed_by_peer is not None:
                 self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer}", now)
@@ -294,8 +293,8 @@ class MasterCore:
         if client is None:
             return
         client.done += len(deliver.items)
-        tag = (deliver.client, deliver.job, [item.index for item in deliver.items])
-        client.session.send(m.Outcomes(deliver.job, deliver.slave, list(deliver.items)), deliver.buffers, tag)
+        acknowledged = e.OutcomesAcknowledged(deliver.client, deliver.job, [item.index for item in deliver.items])
+        client.session.send(m.Outcomes(deliver.job, deliver.slave, list(deliver.items)), deliver.buffers, acknowledged)
 
     def _forget_functions(self, job: JobId) -> None:
         for digest in self._functions_of.pop(job, ()):

@@ -1,5 +1,6 @@
 """How a node joins a cluster: it registers over the control channel and gets what it needs for the compute channel."""
 
+import contextlib
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -63,10 +64,9 @@ class Membership:
 
     def leave(self) -> None:
         """Unregister, if the master can be reached, and close the link."""
-        try:
+        # If it is gone already, or has another life by now, we are no member either way.
+        with contextlib.suppress(ConnectionError, ProtocolError, AccessRefused):
             self.control.call(f"unregister_{self.role}", session=self.session_id.hex())
-        except (ConnectionError, ProtocolError, AccessRefused):
-            pass  # it is gone already, or has another life by now: either way we are no member
         self.close()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ One thread and one poll loop around Link (ZeroMQ), Pool (worker processes) and S
 
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -15,15 +16,15 @@ from typing import Any, Final
 import zmq
 
 from concurrent_nb.clock import monotonic
-from concurrent_nb.components.config import FloatItem, IntItem
+from concurrent_nb.components.config import BoolItem, FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager
-from concurrent_nb.errors import AccessRefused, ClusterError, ProtocolError
+from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, ProtocolError
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
-from concurrent_nb.workers.pool import Pool
+from concurrent_nb.workers.pool import Pool, make_launcher
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class SlaveNode(Component):
 
     workers = IntItem(0, min=0, help="Worker processes; 0 means one for each core that this process may use.")
     credit_per_worker = IntItem(512, min=1, help="Unfinished tasks that the slave accepts for each worker.")
+    grace_s = FloatItem(1.0, min=0.0, help="Seconds between the interrupt of a task and the kill of its worker.")
+    spawn = BoolItem(False, help="Start each worker as a new interpreter instead of forking it from a warm one.")
     patience_s = FloatItem(60.0, min=0.0, help="Seconds to look for a master that has gone before the slave ends.")
 
 
@@ -51,18 +54,21 @@ class Slave:
         self._stopping = False
         self._keys = keys.fresh()
         self._slots = config.workers or cores()
-        self._pool = Pool(self._slots)
+        self._pool = Pool(
+            self._slots, make_launcher("spawn" if config.spawn else "template", self._slots), grace_s=config.grace_s
+        )
         self._poller = zmq.Poller()
         self._polled: dict[int, int] = {}
+        self._polled_version = -1
 
     def run(self, ready: Callable[[str], None] = lambda name: None) -> None:
         """Serve until the cluster is stopped, the lease ends or `stop` is called. Leaves no process behind.
 
         Raises MasterUnreachable, AccessRefused or VersionMismatch if it cannot join.
         """
-        self._pool.start()  # workers warm up while the master is looked for
+        self._pool.start(monotonic())  # workers warm up while the master is looked for
         try:
-            membership = self._join()
+            membership: Membership | None = self._join()
             while membership is not None and not self._stopping:
                 ready(membership.name)
                 again = self._serve(membership)
@@ -109,7 +115,7 @@ class Slave:
         """Serve in one session. True to look for a master again, False to end."""
         link = membership.link
         core = SlaveCore(membership.name, membership.epoch, self._pool, membership.interval_s)
-        self._poller, self._polled = zmq.Poller(), {}
+        self._poller, self._polled, self._polled_version = zmq.Poller(), {}, -1
         self._poller.register(link.socket, zmq.POLLIN)
         self._poller.register(link.monitor, zmq.POLLIN)
         if self._lease is not None:
@@ -133,20 +139,22 @@ class Slave:
                 self._turn_pool(events, now)
                 for frames_out in core.step(now):
                     link.send(frames_out)
+                if core.degraded:
+                    self._stopping = True
+                    raise ClusterStartFailed(f"slave {core.name!r} cannot keep workers alive: {core.degraded}")
                 if (link.disturbed() if link.monitor in events else False) or now - heard_at > membership.silence_s:
                     if not membership.still_known():
                         return True
                     heard_at = monotonic()
+        except ClusterStartFailed:
+            raise
         except (ClusterError, ProtocolError, AccessRefused) as error:
             log.warning("the session is over: %s", error)
             return True
         finally:
-            self._pool.reset()
-            self._leave(membership, polite=self._stopping)
+            self._pool.reset(monotonic())
+            membership.leave() if self._stopping else membership.close()
         return False
-
-    def _leave(self, membership: Membership, polite: bool) -> None:
-        membership.leave() if polite else membership.close()
 
     def _wait(self, core: SlaveCore) -> dict[object, int]:
         now = monotonic()
@@ -160,21 +168,33 @@ class Slave:
 
     def _watch_pool(self) -> None:
         """Keep the poller in step with the descriptors that the pool has."""
-        wanted = self._pool.fds()
-        if wanted == self._polled:
+        if self._pool.fds_version == self._polled_version:
             return
+        self._polled_version = self._pool.fds_version
+        wanted = self._pool.fds()
         for fd in self._polled.keys() - wanted.keys():
             self._poller.unregister(fd)
         for fd, events in wanted.items():
             if self._polled.get(fd) != events:
-                self._poller.register(fd, events)
-        self._polled = dict(wanted)
+                self._poller.register(fd, _to_zmq(events))
+        self._polled = wanted
 
     def _turn_pool(self, events: dict[object, int], now: float) -> None:
         for fd in self._polled:
             if fd in events:
-                self._pool.ready(fd, events[fd], now)
+                self._pool.ready(fd, _from_zmq(events[fd]), now)
         self._pool.tick(now)
+
+
+def _to_zmq(events: int) -> int:
+    """Turn what select.poll wants into what zmq.Poller wants."""
+    return (zmq.POLLIN if events & select.POLLIN else 0) | (zmq.POLLOUT if events & select.POLLOUT else 0)
+
+
+def _from_zmq(events: int) -> int:
+    """Turn what zmq.Poller found into what select.poll would have found."""
+    found = (select.POLLIN if events & zmq.POLLIN else 0) | (select.POLLOUT if events & zmq.POLLOUT else 0)
+    return found | (select.POLLHUP | select.POLLERR if events & zmq.POLLERR else 0)
 
 
 def cores() -> int:

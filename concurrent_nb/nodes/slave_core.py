@@ -16,14 +16,15 @@ from concurrent_nb.wire.session import Session
 class Reports(Protocol):
     """What workers have to say since the last time."""
 
-    outcomes: list[tuple[bytes, list[m.OutcomeFrame], list[Buffers]]]  #: by job
+    outcomes: list[tuple[bytes, list[m.OutcomeFrame], list[Sequence[Buffer]]]]  #: by job
     started: list[m.TaskRef]
     returned: list[m.TaskRef]
     output: list[tuple[m.TaskRef, int, bytes]]
+    degraded: str  #: why no worker is started any more, "" while they are; all tasks are returned then
 
 
 class Crew(Protocol):
-    """What a slave needs of its workers: `workers.pool.Pool` has it, and so have the tests' and the simulator's crews."""
+    """What a slave needs of its workers. `workers.pool.Pool` has it; so have the tests' and the simulator's crews."""
 
     def add_function(self, digest: bytes, body: bytes, buffers: Buffers) -> None:
         """Keep a pickled function (a long body is the first buffer)."""
@@ -65,6 +66,7 @@ class SlaveCore:
         self._crew = crew
         self._interval_s = interval_s
         self._said_at = -interval_s
+        self.degraded = ""  #: why the crew cannot work any more
 
     @property
     def closed_by_master(self) -> str | None:
@@ -76,9 +78,7 @@ class SlaveCore:
         for item in self.session.receive(frames, now):
             message = item.message
             if type(message) is m.Assign:
-                self._crew.assign(
-                    message.job, message.function, message.timeout_s, message.tasks, item.buffers, now
-                )
+                self._crew.assign(message.job, message.function, message.timeout_s, message.tasks, item.buffers, now)
             elif type(message) is m.Function:
                 self._crew.add_function(message.digest, message.body, item.buffers[0] if item.buffers else ())
             elif type(message) is m.Withdraw:
@@ -99,6 +99,7 @@ class SlaveCore:
             self.session.send(m.Started(self.name, reports.started))
         for job, frames, buffers in reports.outcomes:
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
+        self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))
         envelopes = self.session.flush(now)

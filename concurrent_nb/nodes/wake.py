@@ -1,5 +1,6 @@
 """Wake a poll loop from another thread: a socket pair of which one byte is underway at most."""
 
+import contextlib
 import socket
 
 
@@ -27,10 +28,8 @@ class Wake:
 
     def clear(self) -> None:
         """Take the byte; what is announced from now on wakes again."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._reader.recv(16)
-        except BlockingIOError:
-            pass
         self._is_set = False
 
     def close(self) -> None:

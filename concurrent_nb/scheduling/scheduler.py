@@ -44,6 +44,9 @@ from concurrent_nb.scheduling.state import Books
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.tasks.task import Job
 
+#: where several owners wait, each hands out tasks of about so many seconds, then it is the next one's turn
+TURN_S: Final = 0.005
+
 # Each handler takes its own kind of event, which a mapping's type cannot say.
 _Handlers = Mapping[type[Event], Callable[[Any, float], None]]
 
@@ -144,12 +147,18 @@ class Scheduler:
                 raise ConfigurationError(
                     f"{books.strategy!r} gives {count} tasks to {slave!r}: choose another strategy"
                 )
-            # All owners who wait get a part of what a slave can take.
-            tasks = queue.take(-(-count // queue.owners))
+            if queue.owners > 1:
+                count = min(count, _turn(estimate_s))
+            tasks = queue.take(count)
             slave.take(tasks, books.strategy.unknown_s if estimate_s is None else estimate_s)
             slave.quiet_since_s = now
             books.out.assign(slave.id, run, tasks)
             books.refresh(slave)
+
+
+def _turn(estimate_s: float | None) -> int:
+    """Return how many tasks one owner may hand out while others wait."""
+    return 1 if estimate_s is None else max(1, int(TURN_S / estimate_s))
 
 
 def _handlers(jobs: JobDesk, slaves: SlaveDesk) -> _Handlers:

@@ -63,6 +63,7 @@ def _check_slave(books: Books, slave: Slave) -> None:
         known = books.jobs.get(task.job.id)
         _require(known is task.job and known.tasks.get(task.index) is task, f"{slave} has unknown {task}")
         _require((task.job.id, task.index, task.attempt) not in slave.ghosts, f"{task} is a ghost")
+    _require(slave.load == len(slave.tasks) + len(slave.ghosts), f"{slave} miscounts its load")
     _require(slave.started == sum(task.started for task in slave.tasks), f"{slave} miscounts what runs")
     in_flight_s = sum(task.estimate_s for task in slave.tasks)
     _require(

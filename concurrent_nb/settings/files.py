@@ -45,7 +45,9 @@ def _read(loader: Any, path: Path) -> Config:
     try:
         read = loader(path.name, path=str(path.parent)).load_config()
     except Exception as error:  # the file is a program of the user's, which may raise anything
-        raise ConfigurationError(f"configuration file {path} cannot be read: {type(error).__name__}: {error}") from error
+        raise ConfigurationError(
+            f"configuration file {path} cannot be read: {type(error).__name__}: {error}"
+        ) from error
     assert isinstance(read, Config)
     return read
 

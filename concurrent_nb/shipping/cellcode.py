@@ -1,4 +1,4 @@
-"""Turn the source of a cell, and of its options, into code: parse, refuse by name what has no meaning in a task, compile.
+"""Turn a cell and its options into code: parse, refuse by name what has no meaning in a task, compile.
 
 Used by `cells`. A cell becomes a function, so that its variables are as fast as a function's. Where that would change
 what it means, for a name that functions or classes in it use as a global, the name stays a global. Runs nothing of the
@@ -24,6 +24,9 @@ from concurrent_nb.shipping.names import Names, names_of
 
 #: calls of one cell that are accepted; a task should be worth its way
 MOST_CALLS: Final = 1_000_000
+#: what tracebacks call the options
+UNTIL: Final = "<--until>"
+FOR: Final = "<--for>"
 
 _FUNCTION: Final = "__cell__"
 _PREFIX: Final = f"{_FUNCTION}.<locals>."
@@ -48,8 +51,8 @@ class Cell:
 def parse_cell(source: str, filename: str = "<cell>", first_line: int = 1) -> Cell:
     """Parse a cell.
 
-    Raises SyntaxError as Python does, with the cell's own lines; CellError if there is nothing in the cell, or something
-    that has no meaning in a task, with line and text.
+    Raises SyntaxError as Python does, with the cell's own lines; CellError, with line and text, if there is nothing in
+    the cell, or something that has no meaning in a task.
     """
     lines = source.splitlines()
     tree = _parse(source, filename, first_line)
@@ -151,28 +154,28 @@ def compile_cell(cell: Cell, handed_in: tuple[str, ...], assigned: tuple[str, ..
         prologue.append(ast.Global(sorted(shared)))
         prologue += ast.parse("".join(f"{n} = {_HANDED_IN}{n}\n" for n in handed_in if n in shared)).body
         body = [_Unannotated(shared).visit(statement) for statement in body]
-    return _compile_function(parameters, prologue + body, cell.filename, cell.flags, cell.first_line)
+    return _compile_function("<cell>", parameters, prologue + body, cell.filename, cell.flags)
 
 
 def compile_until(text: str, handed_in: tuple[str, ...]) -> types.CodeType:
     """Compile the expression of --until to the code of a function of `result` and the names of --for."""
-    tree = ast.parse(text.strip(), UNTIL, "eval")
-    return _compile_function(["result", *handed_in], [ast.Return(tree.body)], UNTIL, 0, 1)
+    tree = ast.parse(f"({text}\n)", UNTIL, "eval")
+    return _compile_function("<until>", ["result", *handed_in], [ast.Return(tree.body)], UNTIL, 0)
 
 
 def _compile_function(
-    parameters: list[str], body: list[ast.stmt], filename: str, flags: int, line: int
+    name: str, parameters: list[str], body: list[ast.stmt], filename: str, flags: int
 ) -> types.CodeType:
-    arguments = ast.arguments([], [ast.arg(name) for name in parameters], None, [], [], None, [])
-    function = ast.FunctionDef(_FUNCTION, arguments, body or [ast.Pass()], [], lineno=line, col_offset=0)
-    if hasattr(ast, "TypeAlias"):
-        function.type_params = []
-    module = ast.fix_missing_locations(ast.Module([function], []))
+    module = ast.parse(f"def {_FUNCTION}(): pass")
+    function = module.body[0]
+    assert isinstance(function, ast.FunctionDef)
+    function.args.args = [ast.arg(parameter) for parameter in parameters]
+    function.body = body or [ast.Pass()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they were shown when the cell was parsed
-        code = compile(module, filename, "exec", flags, True)
+        code = compile(ast.fix_missing_locations(module), filename, "exec", flags, True)
     made = next(constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return _renamed(made).replace(co_name="<cell>", co_qualname="<cell>")
+    return _renamed(made).replace(co_name=name, co_qualname=name)
 
 
 def _without_futures(tree: ast.Module) -> list[ast.stmt]:
@@ -211,10 +214,6 @@ def _renamed(code: types.CodeType) -> types.CodeType:
 
 
 # ---------------------------------------------------------------------------------------------------------- the options
-
-#: what tracebacks call the options
-UNTIL: Final = "<--until>"
-FOR: Final = "<--for>"
 
 
 @dataclass(frozen=True, slots=True)

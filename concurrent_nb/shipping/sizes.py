@@ -50,7 +50,7 @@ def _measure_items(items: Collection[Any], seen: set[int], depth: int) -> int:
         return SMALL_BYTES + sum(_measure(item, seen, depth + 1) for item in items)
     # Evenly spread, because the first items are often not like the others.
     step = len(items) // SAMPLE
-    measured = [_measure(item, set(), depth + 1) for item in itertools.islice(items, 0, None, step)]
+    measured = [_measure(item, seen, depth + 1) for item in itertools.islice(items, 0, None, step)]
     return SMALL_BYTES + sum(measured) * len(items) // len(measured)
 
 

@@ -24,6 +24,7 @@ class InlineReports:
     started: list[m.TaskRef] = field(default_factory=list)
     returned: list[m.TaskRef] = field(default_factory=list)
     output: list[tuple[m.TaskRef, int, bytes]] = field(default_factory=list)
+    degraded: str = ""
 
 
 class InlineCrew:

@@ -12,11 +12,13 @@ import socket
 from collections.abc import Sequence
 
 import psutil
-from tornado.netutil import bind_sockets
 
 from concurrent_nb.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
+
+#: connections that may wait to be accepted
+BACKLOG = 128
 
 
 def resolve(addresses: Sequence[str]) -> list[str]:
@@ -29,26 +31,32 @@ def resolve(addresses: Sequence[str]) -> list[str]:
             entries = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
             raise ConfigurationError(f"cannot listen on {address!r}: {error}") from None
-        found.update((str(entry[4][0]), None) for entry in entries)
+        found.update((str(entry[4][0]), None) for entry in entries if entry[0] in (socket.AF_INET, socket.AF_INET6))
     return list(found)
 
 
 def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
-    """Listen on IP addresses, on one port if that can be had on all. ConfigurationError: an address or port cannot."""
+    """Listen on IP addresses, on one port if that can be had on all.
+
+    ConfigurationError: an address or the port cannot be had. An IPv6 address is left out where there is no IPv6 but
+    another address, because the name localhost has both everywhere.
+    """
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"port {port} is none: choose one from 1 to 65535, or 0 for a free one")
     sockets: list[socket.socket] = []
-    try:
-        for address in addresses:
+    for address in sorted(addresses, key=lambda address: ":" in address):
+        try:
             # With port 0, the first address finds a port and the others follow.
-            sockets += _bind_one(address, sockets[0].getsockname()[1] if sockets else port, may_differ=port == 0)
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigurationError(f"cannot listen on port {port} of {address}: {reason}") from None
-    if not sockets:
-        raise ConfigurationError(f"this machine has none of the addresses {', '.join(addresses)}")
+            wanted = port or (sockets[0].getsockname()[1] if sockets else 0)
+            sockets.append(_listen(address, wanted, port_may_differ=port == 0))
+        except OSError as error:
+            if ":" in address and sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                log.warning("not listening on %s: this machine does not have it", address)
+                continue
+            for sock in sockets:
+                sock.close()
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ConfigurationError(f"cannot listen on port {port} of {address}: {reason}") from None
     return sockets
 
 
@@ -74,13 +82,16 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(plain_host(address)).is_loopback
 
 
-def _bind_one(address: str, port: int, may_differ: bool) -> list[socket.socket]:
+def _listen(address: str, port: int, port_may_differ: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return bind_sockets(port, address)
+        sock = socket.create_server((address, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        if may_differ and port and error.errno == errno.EADDRINUSE:
-            return bind_sockets(0, address)
+        if port_may_differ and port and error.errno == errno.EADDRINUSE:
+            return _listen(address, 0, port_may_differ=False)
         raise
+    sock.setblocking(False)
+    return sock
 
 
 def _interfaces(family: int) -> list[str]:

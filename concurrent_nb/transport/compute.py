@@ -2,10 +2,10 @@
 
     Link (DEALER) ---- CURVE over TCP ---- Gate (ROUTER + ZAP)
 
-A `Gate` is polled by the master's compute thread, a `Link` by that of a slave or an application; neither has a thread of
-its own. Nobody gets past the handshake unless `admit` knows his key, and every message is matched against the key of its
-session again, because ZeroMQ does not cut a connection whose key was withdrawn, and lets any authenticated peer claim any
-routing id. Limits on size and handshake time bind before authentication.
+A `Gate` is polled by the master's compute thread, a `Link` by that of a slave or an application; neither has a thread
+of its own. Nobody gets past the handshake unless `admit` knows his key, and whoever receives matches every message with
+the key of its session again, because ZeroMQ does not cut a connection whose key was withdrawn, and lets any
+authenticated peer claim any routing id. Limits on size and handshake time bind before authentication.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +79,8 @@ class Gate:
         if ":" in address:
             self.socket.ipv6 = True
         self.socket.bind(f"tcp://{host}:*")
-        return int(self.socket.last_endpoint.decode().rpartition(":")[2])
+        endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return int(endpoint.rpartition(":")[2])
 
     def answer_doorbell(self) -> None:
         """Answer every waiting ZAP request (RFC 27): the key must be registered, and the mechanism be CURVE."""
@@ -137,9 +138,7 @@ class Link:
         public_key, secret_key: this node's pair, z85, the one that it has registered.
     """
 
-    def __init__(
-        self, endpoint: str, session: bytes, server_key: bytes, public_key: bytes, secret_key: bytes
-    ) -> None:
+    def __init__(self, endpoint: str, session: bytes, server_key: bytes, public_key: bytes, secret_key: bytes) -> None:
         _check_libzmq()
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)

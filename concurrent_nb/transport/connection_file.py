@@ -120,6 +120,7 @@ def _folder() -> Path:
 
 
 def path_of(name_or_path: Path | str) -> Path:
+    """Give the place of a cluster's connection file: by its name, or as what it is, a path."""
     if isinstance(name_or_path, Path):
         return name_or_path
     if "/" in name_or_path or "\\" in name_or_path or name_or_path.endswith(".json"):

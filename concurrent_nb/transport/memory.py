@@ -1,4 +1,4 @@
-"""The compute channel inside one process: the same two ends as `compute`, without ZeroMQ, without threads, without loss.
+"""The compute channel inside one process: the same two ends as `compute`, without ZeroMQ, threads or loss.
 
 For tests, tours and the simulator. Frames are copied to bytes on the way, as a network would, so nothing is shared by
 accident. A sent message can be received at once.

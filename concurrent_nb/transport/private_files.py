@@ -19,9 +19,10 @@ from concurrent_nb.errors import AccessRefused, ConfigurationError
 #: larger than any key or connection file; a larger file is something else
 MAX_FILE_BYTES: Final = 64 * 1024
 
-# Not there on Windows. Without O_NONBLOCK, to open a named pipe would wait for its writer.
-_READ_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+# Each is missing on some platform. Without O_NONBLOCK, to open a named pipe would wait for its writer.
+_BINARY: Final = getattr(os, "O_BINARY", 0)
+_READ_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | _BINARY
+_CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
 
 
 def read_private(path: Path) -> bytes:
@@ -38,12 +39,15 @@ def read_private(path: Path) -> bytes:
         if path.is_symlink():
             raise AccessRefused(f"{path} is a symbolic link: put the file itself there") from None
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigurationError(f"{path} is not a file")
         _check_ours(path, status)
-        data = file.read(MAX_FILE_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
         raise ConfigurationError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no file of concurrent_nb")
     return data

@@ -1,8 +1,8 @@
 """Every message of the compute channel and every record that travels in one. The contract is PROTOCOL.md.
 
 Structs are arrays on the wire (msgpack), tagged by a small integer. A client may say only what is in `FromClient`, a
-slave only what is in `FromSlave`; the master decodes with the union that belongs to the sender's role, so a message from
-the wrong role is malformed rather than forbidden. Pickles are opaque bytes here.
+slave only what is in `FromSlave`; the master decodes with the union of the sender's role, so a message from the wrong
+role is malformed rather than forbidden. Pickles are opaque bytes here.
 """
 
 from typing import Final
@@ -60,7 +60,7 @@ class ErrorReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # ---------------------------------------------------------------------------------------------- both ways
 
 
-class Function(Message, tag=1):
+class Function(Message, tag=1, frozen=True):
     """A pickled function, sent before the first task that needs it to a peer that lacks it."""
 
     digest: bytes  #: SHA-256 of the pickle
@@ -68,7 +68,7 @@ class Function(Message, tag=1):
     sizes: tuple[int, ...] = ()
 
 
-class Outcomes(Message, tag=2):
+class Outcomes(Message, tag=2, frozen=True):
     """Ends of attempts, of one job. From the slave to the master, and on to the job's owner."""
 
     job: bytes
@@ -76,14 +76,14 @@ class Outcomes(Message, tag=2):
     items: list[OutcomeFrame]
 
 
-class Started(Message, tag=3):
+class Started(Message, tag=3, frozen=True):
     """These tasks have been running for a while (short tasks are never reported as started)."""
 
     slave: str
     tasks: list[TaskRef]
 
 
-class Output(Message, tag=4):
+class Output(Message, tag=4, frozen=True):
     """What a task wrote to its standard output (stream 1) or error (stream 2), in order."""
 
     task: TaskRef
@@ -91,7 +91,7 @@ class Output(Message, tag=4):
     data: bytes
 
 
-class Bye(Message, tag=5):
+class Bye(Message, tag=5, frozen=True):
     """The session is over, and why; sent outside the numbered stream (seq 0)."""
 
     reason: str
@@ -100,7 +100,7 @@ class Bye(Message, tag=5):
 # --------------------------------------------------------------------------------------- application to master
 
 
-class OpenJob(Message, tag=10):
+class OpenJob(Message, tag=10, frozen=True):
     """Announce a job before its first task."""
 
     job: bytes
@@ -109,7 +109,7 @@ class OpenJob(Message, tag=10):
     stop_on_error: bool  #: the first failed task ends the job
 
 
-class Submit(Message, tag=11):
+class Submit(Message, tag=11, frozen=True):
     """A run of tasks of one job that share function and limits."""
 
     job: bytes
@@ -119,14 +119,14 @@ class Submit(Message, tag=11):
     tasks: list[TaskFrame]
 
 
-class Cancel(Message, tag=12):
+class Cancel(Message, tag=12, frozen=True):
     """Cancel tasks of a job, running ones too."""
 
     job: bytes
     indexes: list[int] | None  #: None for all
 
 
-class CloseJob(Message, tag=13):
+class CloseJob(Message, tag=13, frozen=True):
     """No more tasks will come; the master forgets the job when its last outcome is acknowledged."""
 
     job: bytes
@@ -135,7 +135,7 @@ class CloseJob(Message, tag=13):
 # --------------------------------------------------------------------------------------------- master to slave
 
 
-class Assign(Message, tag=20):
+class Assign(Message, tag=20, frozen=True):
     """A run of attempts for a slave."""
 
     job: bytes
@@ -144,14 +144,14 @@ class Assign(Message, tag=20):
     tasks: list[TaskFrame]
 
 
-class Withdraw(Message, tag=21):
+class Withdraw(Message, tag=21, frozen=True):
     """Give these back if they have not started. With `stop`, stop them if they have (they end as CANCELLED)."""
 
     tasks: list[TaskRef]
     stop: bool
 
 
-class DropFunctions(Message, tag=22):
+class DropFunctions(Message, tag=22, frozen=True):
     """Nobody needs these functions any more."""
 
     digests: list[bytes]
@@ -160,13 +160,13 @@ class DropFunctions(Message, tag=22):
 # --------------------------------------------------------------------------------------------- slave to master
 
 
-class Returned(Message, tag=30):
+class Returned(Message, tag=30, frozen=True):
     """Answer to Withdraw: these had not started here and never will."""
 
     tasks: list[TaskRef]
 
 
-class Capacity(Message, tag=31):
+class Capacity(Message, tag=31, frozen=True):
     """How much the slave can take from now on."""
 
     slots: int  #: tasks that can run at once

@@ -1,11 +1,11 @@
 """One end of a link between two nodes: everything arrives once and in order, or the link is given up.
 
 ZeroMQ loses what is in flight when a connection breaks, so a session numbers its envelopes, keeps each until it is
-acknowledged, sends it again when the answer stays out, drops what came before and puts in order what overtook. Both ends
-obey this same code; a session does not know whether it is the master's.
+acknowledged, sends it again when the answer stays out, drops what came before and puts in order what overtook. Both
+ends obey this same code; a session does not know whether it is the master's.
 
-Pure: frames in, messages out; messages in, frames out; time is an argument. It never waits to fill an envelope, but while
-its window is full what is to be said gathers, so packing comes by itself under load.
+Pure: frames in, messages out; messages in, frames out; time is an argument. It never waits to fill an envelope, but
+while its window is full what is to be said gathers, so packing comes by itself under load.
 """
 
 from collections import deque

@@ -1,13 +1,13 @@
 """The pool's bookkeeping: which task waits, which worker has what, who is too slow, who is to be stopped.
 
-Pure: no process, no socket, no clock. The pool feeds it facts with the time they happened at and obeys the commands that
-come back; what the slave has to know gathers in reports.
+Pure: no process, no socket, no clock. The pool feeds it facts with the time they happened at and obeys the commands
+that come back; what the slave has to know gathers in reports.
 
 A worker that is free gets a pack: one task where the function's run time is unknown or long, else as many as make up
-about `ahead_s`. A busy one gets a second pack ahead, so that it never waits for the slave, unless what it runs is known
-to be slow. Whatever stands behind a task that turns out slow, or is wanted by a worker that has nothing, is recalled and
-goes back to the front of the queue. Taking back is safe at any moment: a worker may start only what it holds a token
-for, and tokens are taken by either side, never by both.
+about `ahead_s`. A busy one gets a second pack ahead, so that it never waits for the slave, unless what it runs is
+known to be slow. Whatever stands behind a task that turns out slow, or is wanted by a worker that has nothing, is
+recalled and goes back to the front of the queue. Taking back is safe at any moment: a worker may start only what it
+holds a token for, and tokens are taken by either side, never by both.
 """
 
 from collections import deque

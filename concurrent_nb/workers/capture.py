@@ -1,4 +1,4 @@
-"""Whose output it is: the bytes that a worker's processes write to descriptors 1 and 2, told apart by task. Slave's side.
+"""Whose output it is: what a worker's processes write to descriptors 1 and 2, told apart by task. Slave's side.
 
 After a task that wrote something, the worker puts a marker into the pipe: the nonce of its page, then the ticket. The
 worker asks the pipe whether it holds bytes; what the slave has taken out meanwhile it learns from the page, where the

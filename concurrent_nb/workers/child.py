@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import io
 import os
 import select
 import signal
@@ -68,8 +69,8 @@ def take_standard_streams(ends: WorkerEnds) -> None:
     os.close(null)
     os.dup2(ends.out, 1)
     os.dup2(ends.err, 2)
-    sys.stdin, sys.stdout, sys.stderr = (remade_stream(fd) for fd in range(3))
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    for fd in range(3):
+        remake_stream(fd)
     faulthandler.enable()
     for name in ("stdout", "__stdoutp"):
         with contextlib.suppress(ValueError, AttributeError):
@@ -78,16 +79,15 @@ def take_standard_streams(ends: WorkerEnds) -> None:
             break
 
 
-def remade_stream(fd: int) -> "types.TextIOWrapper":
-    """Open a standard stream anew: text, by lines, nothing that cannot be encoded."""
-    return open(  # noqa: SIM115  (it stays open as long as the process)
-        fd,
-        "r" if fd == 0 else "w",
-        buffering=1,
-        encoding="utf-8",
-        errors="strict" if fd == 0 else "backslashreplace",
-        closefd=False,
-    )
+def remake_stream(fd: int) -> io.TextIOWrapper:
+    """Open a standard stream anew, and put it in its place: text, by lines, nothing that cannot be encoded."""
+    raw = io.FileIO(fd, "r" if fd == 0 else "w", closefd=False)
+    binary = io.BufferedReader(raw) if fd == 0 else io.BufferedWriter(raw)
+    stream = io.TextIOWrapper(binary, "utf-8", "strict" if fd == 0 else "backslashreplace", line_buffering=True)
+    name = ("stdin", "stdout", "stderr")[fd]
+    for place in (name, f"__{name}__"):
+        setattr(sys, place, stream)
+    return stream
 
 
 def close_all_but(kept: "set[int] | frozenset[int]") -> None:

@@ -1,4 +1,4 @@
-"""The status page: a little memory that a slave and one of its workers share, so that each sees the other without a message.
+"""The status page: a little memory that a slave and a worker share, so that each sees the other without a message.
 
     worker writes   ticket and start of the task that it runs; results that it has not sent yet
     slave writes    the ticket that is to stop; how often it has read each output pipe
@@ -64,7 +64,7 @@ class Page:
         self.words[_SENDING] = ticket
 
     def keep_unsent(self, count: int, at: int, result: bytes) -> int:
-        """Put an encoded result, the `count`th, behind the `at` bytes of results that are not sent yet; return its end."""
+        """Put an encoded result, the `count`th, behind the `at` bytes of unsent ones; return where it ends."""
         end = at + len(result)
         self._bytes[_UNSENT_AT + at : _UNSENT_AT + end] = result
         self.words[_UNSENT] = count << 32 | end  # one word, so that the two always belong together

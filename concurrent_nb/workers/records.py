@@ -10,7 +10,7 @@ Pure: `pack` gives what to send, `Reader` says where received bytes belong. Used
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -88,21 +88,28 @@ class Results(list[Result]):
         return [size for result in self for size in result.sizes]
 
 
-H = TypeVar("H", "Load | Drop | Run", Results)
+class Header(Protocol):
+    """What a record begins with."""
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow."""
+
+
+H = TypeVar("H", bound=Header)
 
 encode: Final = msgspec.msgpack.Encoder().encode
-_decode_order: Final = msgspec.msgpack.Decoder(Order).decode
-_decode_results: Final = msgspec.msgpack.Decoder(list[Result]).decode
+_orders: "Final[msgspec.msgpack.Decoder[Order]]" = msgspec.msgpack.Decoder(Order)
+_results: "Final[msgspec.msgpack.Decoder[list[Result]]]" = msgspec.msgpack.Decoder(list[Result])
 
 
 def decode_order(header: Buffer) -> Order:
     """Decode a header from the slave."""
-    return _decode_order(header)
+    return _orders.decode(header)
 
 
 def decode_results(header: Buffer) -> Results:
     """Decode a header from the worker."""
-    return Results(_decode_results(header))
+    return Results(_results.decode(header))
 
 
 def pack(header: bytes) -> bytes:

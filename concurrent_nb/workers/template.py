@@ -68,7 +68,8 @@ class Template:
                 if len(record) < RECORD.size:
                     self._kill_all()
                     return None
-                if ends := self._obey(*RECORD.unpack(record)[:2], fds):
+                kind, worker, _, _ = RECORD.unpack(record)
+                if ends := self._obey(kind, worker, fds):
                     return ends
 
     def _obey(self, kind: int, worker: int, fds: list[int]) -> WorkerEnds | None:
@@ -76,9 +77,7 @@ class Template:
             return self._fork(worker, WorkerEnds(*fds))
         for pid, number in self._workers.items():
             if number == worker:
-                # Not reaped yet, so the number is still that of this group.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL if kind == KILL else signal.SIGINT)
+                _signal_group(pid, signal.SIGKILL if kind == KILL else signal.SIGINT)
         return None
 
     def _fork(self, worker: int, ends: WorkerEnds) -> WorkerEnds | None:
@@ -117,8 +116,7 @@ class Template:
                 return
             worker = self._workers.pop(ended.si_pid, None)
             if worker is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(ended.si_pid, signal.SIGKILL)
+                _signal_group(ended.si_pid, signal.SIGKILL)
             _, status = os.waitpid(ended.si_pid, 0)
             if worker is not None:
                 self._tell(ENDED, worker, ended.si_pid, status)
@@ -131,8 +129,7 @@ class Template:
     def _kill_all(self) -> None:
         """Kill the workers' groups, then whatever descendants have escaped from them and came to us as orphans."""
         for pid in self._workers:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            _signal_group(pid, signal.SIGKILL)
         give_up_at = time.monotonic() + LAST_WAIT_S
         while time.monotonic() < give_up_at:
             for pid in _children():
@@ -146,6 +143,14 @@ class Template:
                         os.read(self._wake, 4096)
             except ChildProcessError:
                 return
+
+
+def _signal_group(pid: int, number: int) -> None:
+    """Signal a worker and its group. It is not reaped yet, so its number cannot be that of another group."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        os.kill(pid, number)  # it has been forked, but does not lead its group yet
 
 
 def _children() -> list[int]:

@@ -12,11 +12,11 @@ from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.tasks.task import State
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame
 from tests.unit.scheduling.bench import (
-    F,
-    G,
     JOB,
     ME,
     Bench,
+    F,
+    G,
     acknowledged,
     assigned,
     attempts,
@@ -24,6 +24,7 @@ from tests.unit.scheduling.bench import (
     delivered,
     ended,
     joined,
+    lost,
     opened,
     slave_id,
     started,
@@ -57,7 +58,8 @@ def test_a_task_is_assigned_delivered_and_forgotten() -> None:
 
 def test_a_closed_job_is_forgotten_with_its_last_acknowledgement() -> None:
     bench = Bench()
-    bench(joined("a", slots=2), opened(), submitted([0, 1]), closed(), ended("a", 0, 1))
+    bench(joined("a", slots=2), opened(), submitted([0, 1]), closed())
+    bench(ended("a", 0, 1))
     assert bench(acknowledged([0])) == []
     assert bench(acknowledged([1])) == [ForgetJob(JOB)]
 
@@ -135,6 +137,7 @@ def test_the_same_events_give_the_same_instructions() -> None:
         names = ["a", "b", "c"]
         seen: list[object] = [bench(*[joined(name, slots=2) for name in names], opened(), submitted(range(40)))]
         seen += [bench(ended(name, *range(40), elapsed_s=0.001)) for name in names]
+        seen += [bench(lost(name)) for name in names]
         return [str(instructions) for instructions in seen]
 
     assert history() == history()

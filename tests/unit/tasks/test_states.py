@@ -27,7 +27,7 @@ def a_task() -> Task:
     return Task(Job(JobId(b"\xab" * 16), "me"), 7, Digest(b"f" * 32), b"")
 
 
-@pytest.mark.parametrize(("state", "verb"), product(State, VERBS), ids=lambda part: part.name)
+@pytest.mark.parametrize(("state", "verb"), list(product(State, VERBS)), ids=lambda part: part.name)
 def test_only_what_is_in_the_table_is_possible(state: State, verb: Verb) -> None:
     task = a_task()
     task.state = state

@@ -1,0 +1,209 @@
+"""The worker process: the composition root that joins `workers` with `shipping`; user code runs nowhere else.
+
+    python -m concurrent_nb.nodes.worker --template FD    a template that forks workers for the slave at the socket FD
+    python -m concurrent_nb.nodes.worker --ends FD,...    one worker
+
+Started by a slave's launcher (workers/processes.py). Everything that a task can raise ends here, as an outcome.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import cloudpickle
+import msgspec
+
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.ids import SYS_PATH_VARIABLE
+from concurrent_nb.outcome import Hit, Status
+from concurrent_nb.shipping import pickles
+from concurrent_nb.wire.messages import ErrorReport
+from concurrent_nb.workers import child
+from concurrent_nb.workers.ends import WorkerEnds
+from concurrent_nb.workers.records import Buffer
+from concurrent_nb.workers.serving import Serving
+from concurrent_nb.workers.template import Template
+
+#: what a message or traceback is cut to, in characters
+TEXT_MAX: Final = 64 * 1024
+#: what a result's repr is cut to, in characters
+REPR_MAX: Final = 200
+#: a pickled exception that is larger does not travel
+EXCEPTION_BYTES_MAX: Final = 1024 * 1024
+#: frames of these folders are ours; a traceback begins after them
+_PACKAGE: Final = Path(__file__).resolve().parent.parent
+_OURS: Final = tuple(str(_PACKAGE / room) for room in ("nodes", "workers", "shipping"))
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+#: status, body, buffers
+Answer = tuple[int, bytes, Sequence[Buffer]]
+
+
+class TaskRunner:
+    """Keep functions by digest; run tasks and turn whatever happens into an answer."""
+
+    def __init__(self) -> None:
+        self._pickled: dict[bytes, tuple[Buffer, Sequence[Buffer]]] = {}
+        self._functions: dict[bytes, Callable[..., object]] = {}
+
+    def load(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+        """Keep a function. It is opened by the first task that needs it, which answers for it if that fails."""
+        self._pickled[digest] = (body, buffers)
+
+    def drop(self, digests: Sequence[bytes]) -> None:
+        """Forget functions."""
+        for digest in digests:
+            self._pickled.pop(digest, None)
+            self._functions.pop(digest, None)
+
+    def run(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> Answer:
+        """Run one task."""
+        try:
+            function = self._functions.get(digest) or self._open(digest)
+            args, kwargs = pickles.loads(body, buffers)
+        except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
+            return _not_loadable(error)
+        try:
+            value = function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
+            return _failed(error)
+        status = Status.OK
+        if type(value) is Hit:
+            status, value = Status.HIT, value.value
+        try:
+            pickled, out_of_band = pickles.dumps(value)
+        except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the answer has the error)
+            return _not_picklable(value, error)
+        return status, pickled, out_of_band
+
+    def _open(self, digest: bytes) -> Callable[..., object]:
+        if digest not in self._pickled:
+            raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
+        function: Callable[..., object] = pickles.loads(*self._pickled[digest])
+        if not callable(function):
+            raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
+        self._functions[digest] = function
+        return function
+
+
+# ------------------------------------------------------------------------------------------------ reports of errors
+
+
+def _failed(error: BaseException) -> Answer:
+    report = ErrorReport(_class_name(error), _text_of(error), _traceback_of(error), _pickled(error))
+    return Status.ERROR, _encode(report), ()
+
+
+def _not_loadable(error: BaseException) -> Answer:
+    message = f"the worker cannot load the task's function or arguments: {_one_line(error)}"
+    return Status.NOT_LOADABLE, _encode(ErrorReport(_class_name(error), message, _traceback_of(error))), ()
+
+
+def _not_picklable(value: object, error: BaseException) -> Answer:
+    kind = type(value).__name__
+    hint = "return plain data, or something that pickle can take apart"
+    if kind in ("generator", "async_generator", "map", "filter", "zip"):
+        hint = "return a list of its items instead"
+    elif kind == "coroutine":
+        hint = "run it in the task, and return what it gives"
+    elif isinstance(error, RecursionError):
+        hint = "it is nested too deeply: return something flatter"
+    message = f"the task returned a {kind} that cannot be pickled, {_repr_of(value)} ({_one_line(error)}): {hint}"
+    return Status.NOT_PICKLABLE, _encode(ErrorReport(_class_name(error), message, "")), ()
+
+
+def _class_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _text_of(thing: object) -> str:
+    try:
+        return str(thing)[:TEXT_MAX]
+    except BaseException as error:  # noqa: BLE001  (user code; the text says what it raised)
+        return f"<str() of this {type(thing).__name__} raised {type(error).__name__}>"
+
+
+def _one_line(error: BaseException) -> str:
+    text = _text_of(error)
+    return f"{_class_name(error)}: {text}" if text else _class_name(error)
+
+
+def _repr_of(value: object) -> str:
+    try:
+        text = repr(value)
+    except BaseException as error:  # noqa: BLE001  (user code; the text says what it raised)
+        return f"whose repr() raised {type(error).__name__}"
+    return text if len(text) <= REPR_MAX else text[: REPR_MAX - 3] + "..."
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Format as Python does, beginning with the task's own lines."""
+    try:
+        lines = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))
+        return "".join(lines)[-TEXT_MAX:]
+    except BaseException as broken:  # noqa: BLE001  (user code formats exceptions; the text says what it raised)
+        return f"{_class_name(error)}: <formatting the traceback raised {type(broken).__name__}>\n"
+
+
+def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+        trace = trace.tb_next
+    return trace
+
+
+def _pickled(error: BaseException) -> bytes:
+    """Pickle an exception, if it can be unpickled again."""
+    try:
+        body: bytes = cloudpickle.dumps(error, 5)
+        if len(body) <= EXCEPTION_BYTES_MAX and isinstance(pickle.loads(body), BaseException):
+            return body
+    except BaseException:  # noqa: BLE001  (user code; that it cannot travel is said by the empty bytes)
+        return b""
+    return b""
+
+
+# ---------------------------------------------------------------------------------------------------- the process
+
+
+def work(ends: WorkerEnds) -> None:
+    """Be a worker until the slave wants no more."""
+    child.close_all_but(frozenset(ends))
+    child.enter_own_group()
+    child.hang_on(ends.lifeline)
+    child.take_standard_streams(ends)
+    child.forget_main()
+    try:
+        Serving(ends, TaskRunner()).serve()
+    except (OSError, ProtocolError) as error:
+        print(f"worker ends: {error}", file=sys.stderr)  # noqa: T201  (goes to the slave's log)
+        sys.exit(1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Be a template, and in its children a worker; or be one worker."""
+    parser = argparse.ArgumentParser(prog="python -m concurrent_nb.nodes.worker")
+    parser.add_argument("--template", type=int, metavar="FD", help="socket of the slave")
+    parser.add_argument("--ends", metavar="FD,...", help="descriptors of a worker")
+    options: Any = parser.parse_args(argv)
+    if paths := os.environ.get(SYS_PATH_VARIABLE):
+        sys.path[:] = json.loads(paths)  # what the owner can import, its workers can
+    if options.template is not None:
+        ends = Template(socket.socket(fileno=options.template)).serve()
+    else:
+        ends = WorkerEnds(*map(int, options.ends.split(",")))
+    if ends is not None:
+        work(ends)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The names that a cell uses, taken from the notebook: found, checked, measured and pickled, once per job.
+
+Used by `cells`. Modules travel by name. What tasks may share (constants, functions, arrays) is pickled apart from what
+each task gets a copy of its own, so that only the latter is unpickled for each task. Never changes the notebook.
+"""
+
+import builtins
+import difflib
+import linecache
+import pickle
+import sys
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from concurrent_nb.errors import CaptureError, TooLarge
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.references import is_fixed, is_importable, references
+from concurrent_nb.shipping.refusals import describe_failure, find_refused, refusal
+from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
+
+#: what all captured names together may take
+LIMIT_BYTES: Final = 256 << 20
+
+#: globals of every module; a task has its own
+_IMPLIED: Final = frozenset({"__name__", "__doc__", "__builtins__", "__builtin__"})
+#: IPython's history: where it keeps it, and what it is called
+_HISTORY: Final = {"_ih": "the list of inputs", "_oh": "the list of outputs", "_dh": "the list of folders"}
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One name that is sent along, for people."""
+
+    name: str
+    kind: str  #: "module", "function", "class", "array" or "value"
+    size_bytes: int  #: estimated; 0 for what travels by name
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """All that a cell needs from the notebook, pickled."""
+
+    names: tuple[Captured, ...] = ()
+    imports: Mapping[str, str] = field(default_factory=dict)  #: name -> module
+    submodules: tuple[str, ...] = ()  #: imported too, because the cell uses them as attributes
+    shared: bytes = b""  #: pickle of what all tasks share
+    buffers: tuple[bytes, ...] = ()  #: what was left out of it: arrays
+    arrays: tuple[str, ...] = ()  #: those of the shared names that are to be read-only
+    fresh: bytes = b""  #: pickle of what each task gets a copy of
+    sources: Mapping[str, str] = field(default_factory=dict)  #: of the notebook's functions, for tracebacks
+
+
+def find(
+    needed: Mapping[str, int], namespace: Mapping[str, Any], bound: Collection[str], hinted: Collection[str]
+) -> dict[str, Any]:
+    """Look up in the notebook the names that a cell needs.
+
+    Args:
+        needed: name -> line where it is read.
+        bound: names that the cell binds as well; whether it does so in time is left to Python.
+        hinted: names that Python may never look for.
+
+    Raises CaptureError for a name that is nowhere, with the names that it might be meant to be.
+    """
+    found: dict[str, Any] = {}
+    lost: list[str] = []
+    for name, line in needed.items():
+        if name in _IMPLIED:
+            continue
+        if name in namespace:
+            if not _is_own_builtin(name, namespace[name]):
+                found[name] = namespace[name]
+        elif hasattr(builtins, name):
+            _check_builtin(name, line)
+        elif name not in bound and name not in hinted:
+            lost.append(name)
+    if lost:
+        message = "; ".join(f"line {needed[name]}: {_undefined(name, {*namespace, *bound})}" for name in lost)
+        raise CaptureError(message, lost[0])
+    return found
+
+
+def _undefined(name: str, known: Iterable[str]) -> str:
+    close: list[str] = []
+    for words in (known, dir(builtins)):
+        close = close or difflib.get_close_matches(name, [word for word in words if not word.startswith("_")], 1)
+    return f"{name} is not defined in the notebook" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _is_own_builtin(name: str, value: Any) -> bool:
+    """IPython puts functions of its own, `open`, in the place of builtins. A task has the real ones."""
+    return hasattr(builtins, name) and getattr(value, "__module__", "") == "IPython.core.interactiveshell"
+
+
+def _check_builtin(name: str, line: int) -> None:
+    value = getattr(builtins, name)
+    module = str(getattr(type(value) if isinstance(value, types.MethodType) else value, "__module__", ""))
+    if module.startswith("IPython") or refusal(value) is not None:
+        advice = "print, or make it the value of the cell" if name == "display" else "leave it out of the task"
+        what = "part of the notebook's shell, and tasks run without one"
+        raise CaptureError(f"line {line}: {name} is {what}: {advice}", name)
+
+
+def capture(
+    found: Mapping[str, Any],
+    namespace: dict[str, Any],
+    *,
+    needed: Mapping[str, int] | None = None,
+    changed: Collection[str] = (),
+    attributes: Collection[str] = (),
+    limit_bytes: int = LIMIT_BYTES,
+) -> Capture:
+    """Check and pickle the names that `find` has found.
+
+    Args:
+        namespace: the notebook's; functions from there keep sharing their globals.
+        needed: name -> line, for messages.
+        changed: names that the cell changes in place, so that even an array is copied for each task.
+        attributes: all attributes that the cell uses; submodules are recognised by them.
+
+    Raises CaptureError for what cannot travel, TooLarge before anything is pickled.
+    """
+    for name, value in found.items():
+        _check(name, value, namespace, (needed or {}).get(name, 0))
+    sizes = {name: 0 if _by_name(value) else measure_bytes(value) for name, value in found.items()}
+    _check_sizes(sizes, limit_bytes)
+    imports: dict[str, str] = {}
+    shared: dict[str, Any] = {}
+    fresh: dict[str, Any] = {}
+    arrays = []
+    for name, value in found.items():
+        if isinstance(value, types.ModuleType):
+            imports[name] = value.__name__
+        elif _is_plain_array(value) and name not in changed:
+            shared[name] = value
+            arrays.append(name)
+        else:
+            (shared if is_fixed(value) else fresh)[name] = value
+    body, buffers = _pickled(shared, pickles.dumps) if shared else (b"", ())
+    own, own_buffers = _pickled(fresh, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
+    assert not own_buffers
+    _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own)}, limit_bytes)
+    return Capture(
+        names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
+        imports=imports,
+        submodules=tuple(_submodules(imports.values(), attributes)),
+        shared=body,
+        buffers=tuple(bytes(buffer) for buffer in buffers),
+        arrays=tuple(arrays),
+        fresh=own,
+        sources=_sources(found.values()),
+    )
+
+
+def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> None:
+    where = f"line {line}: " if line else ""
+    for key, what in _HISTORY.items():
+        if value is namespace.get(key):
+            raise CaptureError(f"{where}{name} is {what} of this notebook: leave it out of the task", name)
+    if (culprit := find_refused(value)) is not None:
+        raise CaptureError(f"{where}{culprit.text(name)}: {culprit.advice}", name)
+
+
+def _check_sizes(sizes: Mapping[str, int], limit_bytes: int) -> None:
+    total = sum(sizes.values())
+    if total <= limit_bytes:
+        return
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
+    named = ", ".join(f"{name} ({write_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
+    raise TooLarge(
+        f"the names that the cell uses take {write_bytes(total)}, and {write_bytes(limit_bytes)} are allowed: {named}."
+        " Load the data in the task, or let --for give each task its part",
+        total,
+        limit_bytes,
+    )
+
+
+def _by_name(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) or is_importable(value)
+
+
+def _is_plain_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, types.ModuleType):
+        return "module"
+    if isinstance(value, type):
+        return "class"
+    if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+        return "function"
+    return "array" if _is_plain_array(value) else "value"
+
+
+def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes, list[memoryview]]:
+    try:
+        body, buffers = dumps(values)
+    except Exception as error:  # an object's own pickling may raise anything
+        for name, value in values.items():
+            try:
+                pickles.dumps(value)
+            except Exception as failure:
+                raise CaptureError(describe_failure(name, value, failure), name) from failure
+        message = f"{', '.join(values)} cannot be pickled together: {type(error).__name__}: {error}"
+        raise CaptureError(message, next(iter(values))) from error
+    return body, buffers
+
+
+def _dumps_whole(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+    """Pickle with nothing left out, so that each unpickling gives memory of its own.
+
+    Functions of the notebook share their globals among each other, and so they do after cloudpickle has sent them in
+    one pickle. The cell has to be one of them: if `f` assigns a global, the cell sees it. So the values travel as the
+    globals of a small function of the same namespace.
+    """
+    if pickles.is_plain(values):
+        return pickle.dumps(values, 5), []
+    import cloudpickle  # here, because it takes 60 ms
+
+    code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
+    return cloudpickle.dumps(types.FunctionType(code, namespace), 5), []
+
+
+def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:
+    """Give the imported submodules that the cell may mean by `package.module`, as cloudpickle finds them."""
+    for module in modules:
+        prefix = f"{module}."
+        for name in sorted(sys.modules):
+            if name.startswith(prefix) and set(name[len(prefix) :].split(".")) <= set(attributes):
+                yield name
+
+
+def _sources(values: Iterable[Any]) -> dict[str, str]:
+    """Give the sources of the notebook's cells in which the functions and classes among `values` were defined."""
+    sources: dict[str, str] = {}
+    todo = list(values)
+    seen: set[int] = set()
+    while todo and len(seen) < 1000:
+        value = todo.pop()
+        if id(value) in seen or not isinstance(value, (types.FunctionType, type, types.MethodType)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, types.FunctionType) and not is_importable(value):
+            filename = value.__code__.co_filename
+            entry = linecache.cache.get(filename)
+            if entry is not None and len(entry) == 4 and entry[1] is None:
+                sources[filename] = "".join(entry[2])
+        todo += [part for _, _, part in references(value)]
+    return sources

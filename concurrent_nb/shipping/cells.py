@@ -1,0 +1,229 @@
+"""A cell as a task: one function that can be pickled, and the arguments of each call.
+
+    notebook: cell_task(source, namespace, ...) -> CellTask(function, calls)
+    worker:   the same function, unpickled; function(*call) for each task
+
+Used by the notebook's magics to make a CellTask, and by workers, which unpickle the CellFunction and call it. What was
+captured is a snapshot: each call works on values of its own, except for what cannot be changed and for arrays, which
+are shared and read-only.
+"""
+
+import ast
+import builtins
+import importlib
+import linecache
+import marshal
+import pickle
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from concurrent_nb.errors import CaptureError, ConfigurationError
+from concurrent_nb.outcome import Hit
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.capture import LIMIT_BYTES, Capture, Captured, capture, find
+from concurrent_nb.shipping.cellcode import (
+    UNTIL,
+    Cell,
+    ForClause,
+    compile_cell,
+    compile_until,
+    parse_cell,
+    parse_for,
+    parse_until,
+)
+from concurrent_nb.shipping.names import Names
+
+_READ_ONLY = "the arrays of the notebook are shared by all tasks and read-only: change a copy, as in `a = a.copy()`"
+
+
+@dataclass(frozen=True, slots=True)
+class CellTask:
+    """A cell, ready to be run: here or on a cluster."""
+
+    function: "CellFunction"
+    calls: Sequence[tuple[Any, ...]]  #: arguments of each task
+    captured: tuple[Captured, ...]  #: what is sent along
+    is_loop: bool  #: there was a --for, so the value is a list
+    until: bool  #: the function returns a Hit when the value satisfies --until
+    has_value: bool  #: the cell's last line is an expression, to be shown
+
+
+def cell_task(
+    source: str,
+    namespace: dict[str, Any],
+    *,
+    for_text: str | None = None,
+    until_text: str | None = None,
+    filename: str = "<cell>",
+    header: str | None = None,
+    limit_bytes: int = LIMIT_BYTES,
+) -> CellTask:
+    """Make a task of a cell. Everything that can be wrong with it is found here, before anything starts.
+
+    Args:
+        namespace: the notebook's names. They are read, never changed.
+        for_text: the middle of a comprehension; evaluated once, here. A task for each item.
+        until_text: an expression over `result`, evaluated where the task ran.
+        filename: what tracebacks call the cell.
+        header: the cell's first line, if that is no part of `source` (the magic), so that line numbers count it.
+        limit_bytes: what the captured names may take together.
+
+    Raises SyntaxError, CellError, ConfigurationError, CaptureError, TooLarge, and what the iterable of --for raises.
+    """
+    loop = parse_for(for_text) if for_text is not None else None
+    until = parse_until(until_text) if until_text is not None else None
+    cell = parse_cell(source, filename, 1 if header is None else 2)
+    targets = loop.targets if loop is not None else ()
+    found = _find(cell, until, targets, namespace)
+    needed = cell.names.needed
+    assigned = tuple(sorted(name for name in found if name in needed and name in cell.names.bound))
+    captured = capture(
+        found,
+        namespace,
+        needed=needed,
+        changed=cell.names.changed,
+        attributes={node.attr for node in ast.walk(cell.tree) if isinstance(node, ast.Attribute)},
+        limit_bytes=limit_bytes,
+    )
+    function = CellFunction(
+        name=filename,
+        code=compile_cell(cell, targets, assigned),
+        until=compile_until(until_text, targets) if until_text is not None else None,
+        assigned=tuple(name for name in assigned if name not in cell.names.shared),
+        captured=captured,
+        sources={**captured.sources, **_own_sources(source, filename, header, until_text)},
+    )
+    calls = _calls(loop, namespace)
+    return CellTask(function, calls, captured.names, loop is not None, until is not None, cell.has_value)
+
+
+def _find(cell: Cell, until: Names | None, targets: tuple[str, ...], namespace: dict[str, Any]) -> dict[str, Any]:
+    names = cell.names
+    outside = {name: line for name, line in names.needed.items() if name not in targets}
+    found = find(outside, namespace, names.bound, names.hinted)
+    if until is None:
+        return found
+    if "result" in targets:
+        raise ConfigurationError("--until calls a task's value `result`: give the variable of --for another name")
+    own = {name: line for name, line in until.needed.items() if name not in ("result", *targets)}
+    for name in own:
+        if name in names.bound and name not in namespace:
+            raise CaptureError(
+                f"--until: {name} is a variable of the cell. --until sees `result`, the names of --for and the"
+                " notebook's names",
+                name,
+            )
+    try:
+        return {**found, **find(own, namespace, ("result", *targets), ())}
+    except CaptureError as error:
+        raise CaptureError(f"--until: {str(error).removeprefix('line 1: ')}", error.name) from None
+
+
+def _own_sources(source: str, filename: str, header: str | None, until_text: str | None) -> dict[str, str]:
+    sources = {filename: source if header is None else f"{header}\n{source}"}
+    if until_text is not None:
+        sources[UNTIL] = f"{until_text}\n"
+    return sources
+
+
+def _calls(loop: ForClause | None, namespace: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    return [()] if loop is None else loop.calls(namespace)
+
+
+class CellFunction:
+    """What a worker calls: runs the cell once, on its own copy of what was captured.
+
+    Returns the cell's value, or `Hit` of it when it satisfies --until.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        code: types.CodeType,
+        until: types.CodeType | None,
+        assigned: tuple[str, ...],
+        captured: Capture,
+        sources: Mapping[str, str],
+    ) -> None:
+        self.__name__ = self.__qualname__ = name
+        self._code = code
+        self._until = until
+        self._assigned = assigned  #: captured names that are parameters of the code
+        self._captured = captured
+        self._sources = sources
+        self._shared: dict[str, Any] | None = None
+        self._lines = {name: _linecache_entry(name, text) for name, text in sources.items()}
+
+    def __call__(self, *values: Any) -> Any:
+        """Run the cell with the values of the names of --for."""
+        # Another cell of the same name may have run here since.
+        linecache.cache.update(self._lines)
+        namespace = self._namespace()
+        assigned = [namespace[name] for name in self._assigned]
+        try:
+            result = types.FunctionType(self._code, namespace)(*values, *assigned)
+        except ValueError as error:
+            if self._captured.arrays and "read-only" in str(error):
+                error.add_note(_READ_ONLY)
+            raise
+        if self._until is not None and types.FunctionType(self._until, namespace)(result, *values):
+            return Hit(result)
+        return result
+
+    def load(self) -> dict[str, Any]:
+        """Import and unpickle what all calls share. Raises ModuleNotFoundError and whatever unpickling raises."""
+        captured = self._captured
+        for module in captured.submodules:
+            importlib.import_module(module)
+        shared = {name: importlib.import_module(module) for name, module in captured.imports.items()}
+        if captured.shared:
+            shared.update(pickles.loads(captured.shared, captured.buffers))
+        for name in captured.arrays:
+            shared[name].flags.writeable = False
+        self._shared = shared
+        return shared
+
+    def _namespace(self) -> dict[str, Any]:
+        shared = self._shared if self._shared is not None else self.load()
+        namespace: dict[str, Any] = {}
+        if self._captured.fresh:
+            loaded = pickles.loads(self._captured.fresh)
+            namespace = loaded if isinstance(loaded, dict) else loaded.__globals__
+        namespace.update(shared)
+        namespace["__name__"] = "__main__"
+        namespace["__builtins__"] = builtins
+        return namespace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        captured = self._captured
+        # Large ones travel outside of the pickle, uncopied.
+        bodies = [pickle.PickleBuffer(b) for b in (captured.shared, captured.fresh, *captured.buffers)]
+        codes = [marshal.dumps(code) if code is not None else None for code in (self._code, self._until)]
+        rest = (dict(captured.imports), captured.submodules, captured.arrays, dict(self._sources))
+        return _load_cell, (self.__name__, *codes, self._assigned, bodies, *rest)
+
+
+def _load_cell(
+    name: str,
+    code: bytes,
+    until: bytes | None,
+    assigned: tuple[str, ...],
+    bodies: list[Any],
+    imports: dict[str, str],
+    submodules: tuple[str, ...],
+    arrays: tuple[str, ...],
+    sources: dict[str, str],
+) -> CellFunction:
+    """Unpickle a CellFunction, with all that its calls share, so that what is missing here is missed at once."""
+    shared, fresh, *buffers = bodies
+    captured = Capture((), imports, submodules, shared, tuple(buffers), arrays, fresh)
+    condition = marshal.loads(until) if until is not None else None
+    function = CellFunction(name, marshal.loads(code), condition, assigned, captured, sources)
+    function.load()
+    return function
+
+
+def _linecache_entry(filename: str, text: str) -> tuple[int, None, list[str], str]:
+    return len(text), None, [f"{line}\n" for line in text.splitlines()], filename

@@ -1,0 +1,170 @@
+"""The slave's end of one worker: orders out, results in, tokens, page, output. Nothing here waits.
+
+Made and used by the pool. Tokens make taking back safe: the worker takes one from a pipe before it starts a task, and
+the slave takes back what it finds there. A pipe gives each byte to one reader, so a task is either started or taken
+back, at any moment, even while the worker computes and hears nothing.
+"""
+
+import contextlib
+import os
+import socket
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from concurrent_nb.workers.attempts import Attempt, Buffer
+from concurrent_nb.workers.capture import Capture
+from concurrent_nb.workers.ends import SlaveEnds
+from concurrent_nb.workers.page import Page
+from concurrent_nb.workers.records import (
+    LARGE_BYTES,
+    Drop,
+    Load,
+    Reader,
+    Results,
+    Run,
+    decode_results,
+    encode,
+    pack,
+    unpack_unsent,
+)
+
+#: most chunks in one call of sendmsg; the system's limit is 1024
+CHUNKS_MAX: Final = 64
+#: most tokens that are in the pipe at once, with room to spare
+TOKENS_MAX: Final = 4096
+#: functions that a worker keeps; the one unused for longest is dropped
+FUNCTIONS_MAX: Final = 128
+#: larger send buffer, so that a pack ahead does not wait for the slave
+SEND_BUFFER_BYTES: Final = 1024 * 1024
+
+
+class Line:
+    """What connects the slave with the worker of this number."""
+
+    def __init__(self, worker: int, ends: SlaveEnds, limit_bytes: int) -> None:
+        self.worker = worker
+        self.pid = 0
+        self.is_ready = False  #: it has said that it waits for work
+        self.moved = self.moved_before = 0  #: bytes that have gone either way: now, and when its page was looked at
+        self.socket = socket.socket(fileno=ends.tasks)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self.page = Page(ends.page)
+        os.close(ends.page)
+        self.outputs = (ends.out, ends.err)
+        self.capture = Capture(self.page, self.outputs, limit_bytes)
+        self._fds: tuple[int, ...] = (ends.tokens, ends.tokens_back, ends.lifeline, ends.out, ends.err)
+        self._tokens, self._tokens_back = ends.tokens, ends.tokens_back
+        self._epoch = 0
+        self._reader = Reader(decode_results)
+        self._outgoing: deque[memoryview] = deque()
+        self._functions: OrderedDict[bytes, None] = OrderedDict()
+
+    # ------------------------------------------------------------------------------------------------------- out
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Say whether something waits until the socket takes it."""
+        return bool(self._outgoing)
+
+    def has(self, function: bytes) -> bool:
+        """Say whether the worker has this function, and note that it is used."""
+        if function not in self._functions:
+            return False
+        self._functions.move_to_end(function)
+        return True
+
+    def load(self, function: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+        """Send a function; drop the one that was not used for longest if there are too many."""
+        self._functions[function] = None
+        if len(self._functions) > FUNCTIONS_MAX:
+            oldest, _ = self._functions.popitem(last=False)
+            self._put(encode(Drop([oldest])), ())
+        if len(body) >= LARGE_BYTES:
+            body, buffers = b"", [body, *buffers]
+        self._put(encode(Load(function, bytes(body), tuple(map(_size_of, buffers)))), buffers)
+
+    def drop(self, functions: Sequence[bytes]) -> None:
+        """Tell the worker to forget functions."""
+        known = [function for function in functions if function in self._functions]
+        for function in known:
+            del self._functions[function]
+        if known:
+            self._put(encode(Drop(known)), ())
+
+    def give(self, function: bytes, attempts: Sequence[Attempt]) -> None:
+        """Send a pack of tasks, and a token for each."""
+        tasks = [(attempt.ticket, attempt.body, attempt.sizes) for attempt in attempts]
+        buffers = [buffer for attempt in attempts for buffer in attempt.buffers]
+        self._put(encode(Run(function, self._epoch, tasks)), buffers)
+        with contextlib.suppress(BrokenPipeError):  # it died, which is about to be noticed
+            os.write(self._tokens, bytes([self._epoch]) * len(tasks))
+
+    def recall(self) -> int:
+        """Take back all tokens that the worker has not used; return how many."""
+        try:
+            count = len(os.read(self._tokens_back, TOKENS_MAX))
+        except BlockingIOError:
+            return 0
+        # The tasks are with the worker already: it skips those of an epoch that gets no more tokens.
+        self._epoch = (self._epoch + 1) % 256
+        return count
+
+    def no_more(self) -> None:
+        """Tell the worker to end when it has finished what it runs."""
+        for fd in (self._tokens, self._tokens_back):
+            os.close(fd)
+        self._fds = self._fds[2:]
+
+    def _put(self, header: bytes, buffers: Sequence[Buffer]) -> None:
+        self._outgoing.append(memoryview(pack(header)))
+        self._outgoing.extend(memoryview(buffer).cast("B") for buffer in buffers if _size_of(buffer))
+        self.send()
+
+    def send(self) -> None:
+        """Send as much as the socket takes."""
+        outgoing = self._outgoing
+        while outgoing:
+            try:
+                sent = self.socket.sendmsg(list(islice(outgoing, CHUNKS_MAX)))
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                outgoing.clear()  # it died, which is about to be noticed
+                return
+            self.moved += sent
+            while outgoing and sent >= len(outgoing[0]):
+                sent -= len(outgoing.popleft())
+            if sent:
+                outgoing[0] = outgoing[0][sent:]
+
+    # -------------------------------------------------------------------------------------------------------- in
+
+    def receive(self, most_bytes: int) -> Iterator[tuple[Results, list[memoryview]]]:
+        """Give the results that have come. Raises ConnectionError at the stream's end, ProtocolError on nonsense."""
+        while most_bytes > 0:
+            try:
+                received = self.socket.recv_into(self._reader.room())
+            except BlockingIOError:
+                return
+            if not received:
+                raise ConnectionError(f"worker {self.pid} has closed its end")
+            self.moved += received
+            most_bytes -= received
+            yield from self._reader.took(received)
+
+    def unsent(self) -> Results:
+        """Give the results that stand in the page. Some may come again through the socket."""
+        return unpack_unsent(*self.page.unsent())
+
+    def close(self) -> None:
+        """Close everything; the kernel kills what is left of the worker."""
+        self.socket.close()
+        self.page.close()
+        for fd in self._fds:
+            os.close(fd)
+
+
+def _size_of(buffer: Buffer) -> int:
+    return memoryview(buffer).nbytes

@@ -1,0 +1,342 @@
+"""The pool: obeys the books. Owns the launcher and the lines to the workers; lives in a slave's poll loop.
+
+The slave polls `fds`, calls `ready` for each that is, `tick` at `next_deadline`, and takes reports after that. Every
+method returns soon; none waits, except `close`, and that not for long. Has no thread.
+"""
+
+import logging
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.wire.messages import TaskFrame, TaskRef
+from concurrent_nb.workers.attempts import Buffer, Command, Give, Interrupt, Kill, Recall, Reports, Start
+from concurrent_nb.workers.books import SLOW_S, Books
+from concurrent_nb.workers.capture import LIMIT_BYTES, Piece
+from concurrent_nb.workers.ends import make_ends
+from concurrent_nb.workers.line import Line
+from concurrent_nb.workers.processes import (
+    Event,
+    Launcher,
+    SpawnLauncher,
+    Started,
+    TemplateLauncher,
+    environment,
+)
+from concurrent_nb.workers.records import Results
+
+log = logging.getLogger(__name__)
+
+#: most bytes taken from one worker before the others have their turn
+TURN_BYTES: Final = 4 * 1024 * 1024
+#: `close` gives running tasks so long to end after their interrupt, and processes so long to go after their kill
+END_S: Final = 1.0
+GONE_S: Final = 1.5
+#: most bytes read from a worker that is dead: more than its socket can hold
+LEGACY_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+def make_launcher(kind: str, slots: int, cores: int | None = None) -> Launcher:
+    """Make the launcher called "template" (the default of nodes) or "spawn", for workers that share `cores`."""
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    env = environment(slots, cores, os.environ)
+    return TemplateLauncher(env) if kind == "template" else SpawnLauncher(env)
+
+
+class Pool:
+    """Run tasks in `slots` worker processes. Times are seconds of `time.monotonic`, which the workers read too.
+
+    `fds_version` changes whenever `fds` does.
+    """
+
+    def __init__(
+        self, slots: int, launcher: Launcher, *, grace_s: float = 1.0, output_limit_bytes: int = LIMIT_BYTES
+    ) -> None:
+        self.fds_version = 0
+        self._books = Books(slots, grace_s=grace_s)
+        self._launcher = launcher
+        self._output_limit_bytes = output_limit_bytes
+        self._lines: dict[int, Line] = {}  # by worker
+        self._functions: dict[bytes, tuple[Buffer, Sequence[Buffer]]] = {}
+        self._fds: dict[int, int] = {}
+        self._readers: dict[int, tuple[Line, int]] = {}  # by descriptor: whose it is, and which: TASKS, or 1 or 2
+        self._launcher_fds: list[int] = []
+        self._output: list[tuple[TaskRef, int, bytes]] = []
+        self._closing = False
+
+    # --------------------------------------------------------------------------------------- what the slave tells it
+
+    def start(self, now: float) -> None:
+        """Start the workers. They come up on their own; tasks may be assigned at once."""
+        self._obey(self._books.start(now), now)
+
+    def assign(
+        self,
+        job: bytes,
+        function: bytes,
+        timeout_s: float | None,
+        tasks: Iterable[TaskFrame],
+        buffers: Sequence[Sequence[Buffer]],
+        now: float,
+    ) -> None:
+        """Take a run of attempts. `buffers` has an entry for each task, or none if no task has buffers."""
+        self._obey(self._books.assigned(job, function, timeout_s, tasks, buffers, now), now)
+
+    def add_function(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer] = ()) -> None:
+        """Keep a function, to be sent to each worker before the first task that needs it."""
+        self._functions[digest] = (body, buffers)
+
+    def drop_functions(self, digests: Sequence[bytes]) -> None:
+        """Forget functions that no task needs any more."""
+        for digest in digests:
+            self._functions.pop(digest, None)
+        self._books.forgotten(digests)
+        for line in self._lines.values():
+            line.drop(digests)
+            self._watch_tasks(line)
+
+    def withdraw(self, refs: Iterable[TaskRef], stop: bool, now: float) -> None:
+        """Give these back if they have not started; with `stop`, end them wherever they are."""
+        self._obey(self._books.withdrawn(refs, stop, now), now)
+
+    def reset(self, now: float) -> None:
+        """Forget all tasks, reports and functions; kill the workers that run any, and start others."""
+        self._obey(self._books.reset(), now)
+        self._output.clear()
+        self.drop_functions(list(self._functions))
+
+    def take_reports(self) -> Reports:
+        """Hand over what has happened since the last call."""
+        reports = self._books.take_reports()
+        reports.output, self._output = self._output, []
+        if reports.degraded and (words := self._launcher.last_words()):
+            reports.degraded += f". They said:\n{words}"
+        return reports
+
+    @property
+    def unfinished(self) -> int:
+        """Return how many attempts have no outcome yet."""
+        return self._books.unfinished
+
+    # ------------------------------------------------------------------------------------------- the slave's poll loop
+
+    def fds(self) -> dict[int, int]:
+        """Give the descriptors to poll, and for which events."""
+        return dict(self._fds)
+
+    def next_deadline(self) -> float | None:
+        """Say when to call `tick` next at the latest; None if only a descriptor can bring news."""
+        return self._books.next_deadline()
+
+    def ready(self, fd: int, events: int, now: float) -> None:
+        """Deal with a descriptor that poll has found to be ready. One that is gone meanwhile is ignored."""
+        if fd in self._launcher_fds:
+            self._take_news(now)
+            return
+        line, stream = self._readers.get(fd, (None, 0))
+        if line is None:
+            return
+        if stream:
+            pieces = line.capture.read(stream)
+            self._hand_out(line, pieces or ())
+            if pieces is None and events & select.POLLHUP:
+                self._unwatch(fd)
+            return
+        if events & select.POLLOUT:
+            line.send()
+            self._watch_tasks(line)
+        if events & ~select.POLLOUT:
+            self._receive(line, TURN_BYTES, now)
+
+    def tick(self, now: float) -> None:
+        """Look at the pages of busy workers, if it is time to. Cheap if it is not."""
+        due = self._books.next_deadline()
+        if due is None or now < due:
+            return
+        self._take_news(now)
+        for worker in self._books.busy():
+            if line := self._lines.get(worker):
+                self._look(line, now)
+        self._obey(self._books.tick(now), now)
+
+    def _look(self, line: Line, now: float) -> None:
+        ticket, started_at = line.page.look()
+        if ticket and now - started_at >= SLOW_S:
+            # What it finished before this task is not sent until the task ends, but stands in the page.
+            results = self._unsent(line)
+            if results and line.page.ticket == ticket:
+                self._take_results(line, results, [], now)
+        moving = line.moved != line.moved_before
+        line.moved_before = line.moved
+        self._obey(self._books.looked(line.worker, ticket, started_at, moving, now), now)
+
+    def _unsent(self, line: Line) -> Results:
+        try:
+            return line.unsent()
+        except ProtocolError as error:
+            log.error("worker %d: %s", line.pid, error)
+            return Results()
+
+    # ------------------------------------------------------------------------------------------- what the books want
+
+    def _obey(self, commands: Iterable[Command], now: float) -> None:
+        """Obey commands in the order given, and then those that follow from obeying."""
+        queue = deque(commands)
+        while queue:
+            command = queue.popleft()
+            line = self._lines.get(command.worker)
+            if isinstance(command, Give) and line:
+                self._give(line, command)
+            elif isinstance(command, Recall) and line:
+                queue += self._books.gave_back(line.worker, line.recall(), now)
+            elif isinstance(command, Interrupt) and line:
+                line.page.stop(command.ticket)
+                self._launcher.interrupt(command.worker)
+            elif isinstance(command, Kill):
+                self._launcher.kill(command.worker)
+            elif isinstance(command, Start) and not self._closing:
+                self._start_worker(command.worker, now)
+
+    def _give(self, line: Line, command: Give) -> None:
+        if not line.has(command.function) and command.function in self._functions:
+            line.load(command.function, *self._functions[command.function])
+        line.give(command.function, command.attempts)
+        self._watch_tasks(line)
+
+    def _start_worker(self, worker: int, now: float) -> None:
+        try:
+            ours, theirs = make_ends()
+        except OSError as error:
+            self._obey(self._books.worker_died(worker, f"could not be started: {error}", 0, 0.0, now), now)
+            return
+        line = self._lines[worker] = Line(worker, ours, self._output_limit_bytes)
+        self._readers[line.socket.fileno()] = (line, 0)
+        self._watch_tasks(line)
+        for stream, fd in enumerate(line.outputs, 1):
+            self._readers[fd] = (line, stream)
+            self._watch(fd, select.POLLIN)
+        events = self._launcher.launch(worker, theirs)
+        theirs.close()
+        self._take_events(events, now)
+
+    # --------------------------------------------------------------------------------------------- what workers say
+
+    def _receive(self, line: Line, most_bytes: int, now: float) -> None:
+        try:
+            for results, buffers in line.receive(most_bytes):
+                if results:
+                    self._take_results(line, results, buffers, now)
+                else:
+                    line.is_ready = True
+                    self._greet(line, now)
+        except (ConnectionError, ProtocolError) as error:
+            # It is dead, which the launcher is about to say, or a task has broken what it talks to us with.
+            log.debug("worker %d: %s", line.pid, error)
+            self._unwatch(line.socket.fileno())
+            self._launcher.kill(line.worker)
+
+    def _take_results(self, line: Line, results: Results, buffers: Sequence[Buffer], now: float) -> None:
+        for result in results:
+            if result.wrote:
+                self._hand_out(line, line.capture.read_until_marked(result.ticket, result.wrote))
+        self._obey(self._books.outcomes(line.worker, results, buffers, now), now)
+
+    def _greet(self, line: Line, now: float) -> None:
+        """Let a worker work once both it and its launcher have spoken."""
+        if line.is_ready and line.pid:
+            self._obey(self._books.worker_ready(line.worker, line.pid, now), now)
+
+    def _hand_out(self, line: Line, pieces: Iterable[Piece]) -> None:
+        for ticket, stream, data in pieces:
+            if ref := self._books.ref(ticket):
+                self._output.append((ref, stream, data))
+            elif ticket == 0:
+                log.info("worker %d wrote while no task ran: %s", line.pid, data.decode(errors="replace").rstrip())
+
+    def _take_news(self, now: float) -> None:
+        self._take_events(self._launcher.news(), now)
+
+    def _take_events(self, events: Iterable[Event], now: float) -> None:
+        for event in events:
+            line = self._lines.get(event.worker)
+            if line is None:
+                continue
+            if isinstance(event, Started):
+                line.pid = event.pid
+                self._greet(line, now)
+            else:
+                self._bury(line, event.how, now)
+        self._watch_launcher()
+
+    def _bury(self, line: Line, how: str, now: float) -> None:
+        """Take what a dead worker has left, then tell the books."""
+        del self._lines[line.worker]
+        self._receive(line, LEGACY_BYTES_MAX, now)
+        if results := self._unsent(line):
+            self._take_results(line, results, [], now)
+        ticket, started_at = line.page.look()
+        ticket = ticket or line.page.on_its_way
+        self._hand_out(line, line.capture.finish(ticket))
+        for fd in (line.socket.fileno(), *line.outputs):
+            self._unwatch(fd)
+            del self._readers[fd]
+        line.close()
+        self._obey(self._books.worker_died(line.worker, how, ticket, started_at, now), now)
+
+    # ------------------------------------------------------------------------------------------- what is to be polled
+
+    def _watch(self, fd: int, events: int) -> None:
+        if self._fds.get(fd) != events:
+            self._fds[fd] = events
+            self.fds_version += 1
+
+    def _unwatch(self, fd: int) -> None:
+        if self._fds.pop(fd, None) is not None:
+            self.fds_version += 1
+
+    def _watch_tasks(self, line: Line) -> None:
+        self._watch(line.socket.fileno(), select.POLLIN | (select.POLLOUT if line.wants_to_send else 0))
+
+    def _watch_launcher(self) -> None:
+        fds = self._launcher.fds()
+        for fd in self._launcher_fds:
+            if fd not in fds:
+                self._unwatch(fd)
+        for fd in fds:
+            self._watch(fd, select.POLLIN)
+        self._launcher_fds = fds
+
+    # ------------------------------------------------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """Stop everything: interrupt what runs, then kill what is left. Takes less than 3 s and leaves no process."""
+        self._closing = True
+        self._books.reset()  # its kills are not obeyed: first the workers may end by themselves
+        for line in self._lines.values():
+            if ticket := line.page.ticket:
+                line.page.stop(ticket)
+                self._launcher.interrupt(line.worker)
+            line.no_more()
+        self._wait_for_ends(time.monotonic() + END_S)
+        self._launcher.close(GONE_S)
+        for line in self._lines.values():
+            line.close()
+        self._lines.clear()
+        self._fds.clear()
+        self._readers.clear()
+
+    def _wait_for_ends(self, until: float) -> None:
+        """Read what workers still write, so that none hangs on a full pipe, until they have ended."""
+        while self._lines and (left_s := until - time.monotonic()) > 0:
+            poll = select.poll()
+            for fd, events in self._fds.items():
+                poll.register(fd, events)
+            for fd, events in poll.poll(min(left_s, SLOW_S) * 1000):
+                self.ready(fd, events, time.monotonic())
+            self._take_news(time.monotonic())
+        self.take_reports()

@@ -1,0 +1,325 @@
+"""Launchers: they bring worker processes to life, signal them, and say how each ended. Used by the pool alone.
+
+`TemplateLauncher` has a template process fork them (fast, and safe because that process has one thread);
+`SpawnLauncher` starts an interpreter for each (slower, and the only way where there is no fork). Both are small on
+purpose: what a worker is for is not known here.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from concurrent_nb.workers.ends import WorkerEnds
+from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, RECORD, STARTED
+
+log = logging.getLogger(__name__)
+
+#: composition root of worker processes; a name, because this layer does not import it
+COMMAND: Final = (sys.executable, "-m", "concurrent_nb.nodes.worker")
+#: lines of a dying process that are kept for the message
+LAST_LINES: Final = 10
+#: thread counts that libraries read when they are loaded
+THREADS: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has its process."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A worker's process is no more."""
+
+    worker: int
+    how: str  #: as in "died of SIGSEGV"
+
+
+Event = Started | Ended
+
+
+class Launcher(Protocol):
+    """Starts and signals worker processes."""
+
+    def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
+        """Start a worker that gets these ends. They stay open here."""
+
+    def interrupt(self, worker: int) -> None:
+        """Send SIGINT to the worker's process group."""
+
+    def kill(self, worker: int) -> None:
+        """Send SIGKILL to the worker's process group."""
+
+    def fds(self) -> list[int]:
+        """List the descriptors that become readable when there is news."""
+
+    def news(self) -> list[Event]:
+        """Say what has happened, without waiting."""
+
+    def last_words(self) -> str:
+        """Return the last lines that processes wrote before they had their output pipes."""
+
+    def close(self, wait_s: float) -> None:
+        """Kill every worker that is left, and wait for it, `wait_s` seconds at most."""
+
+
+def environment(slots: int, cores: int, given: Mapping[str, str]) -> dict[str, str]:
+    """Make the workers' environment: libraries share the cores out among the slots, unless the user has said how."""
+    threads = str(max(1, cores // max(1, slots)))
+    return {**dict.fromkeys(THREADS, threads), **given}
+
+
+def in_words(status: int) -> str:
+    """Say how a process ended: of a signal, or with an exit code. `status` is as subprocess gives it."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        return f"died of {signal.Signals(-status).name}"
+    except ValueError:
+        return f"died of signal {-status}"
+
+
+class LastWords:
+    """Reads what a process writes to its standard error before it is a worker, for the log and for messages."""
+
+    def __init__(self) -> None:
+        self.fd, self.writing = os.pipe()
+        os.set_blocking(self.fd, False)
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    def read(self) -> None:
+        """Read what is there."""
+        with contextlib.suppress(BlockingIOError):
+            while text := os.read(self.fd, 65536):
+                for line in text.decode(errors="replace").splitlines():
+                    self._lines.append(line)
+                    log.warning("a worker says before it is ready: %s", line)
+
+    def text(self) -> str:
+        """Return the last lines."""
+        self.read()
+        return "\n".join(self._lines)
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self.fd)
+        os.close(self.writing)
+
+
+class TemplateLauncher:
+    """Have a template process fork the workers. A template that died is replaced when the next worker is asked for."""
+
+    def __init__(self, env: Mapping[str, str], command: Sequence[str] = COMMAND) -> None:
+        self._env = env
+        self._command = command
+        self._words = LastWords()
+        self._link: socket.socket | None = None
+        self._template: subprocess.Popen[bytes] | None = None
+        self._workers: dict[int, int] = {}  # worker to pid, 0 until it is forked
+
+    def start(self) -> None:
+        """Start the template. It takes orders at once, and obeys as soon as it is up."""
+        self._link, theirs = socket.socketpair()
+        with theirs:
+            self._template = subprocess.Popen(
+                [*self._command, "--template", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._words.writing,
+                stderr=self._words.writing,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=dict(self._env),
+            )
+        self._link.setblocking(False)
+
+    def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
+        """Ask the template for a worker."""
+        if self._link is None:
+            self.start()
+        assert self._link is not None
+        self._workers[worker] = 0
+        try:
+            socket.send_fds(self._link, [RECORD.pack(FORK, worker, 0, 0)], list(ends))
+        except (BlockingIOError, ConnectionError):
+            return self._template_died()
+        return []
+
+    def interrupt(self, worker: int) -> None:
+        """Have the template signal the worker: it alone knows for sure that the process is still that one."""
+        self._signal(INTERRUPT, worker)
+
+    def kill(self, worker: int) -> None:
+        """Have the template kill the worker; a worker that was never forked is stopped with its template."""
+        if self._workers.get(worker) == 0 and self._template is not None:
+            self._template.kill()
+        else:
+            self._signal(KILL, worker)
+
+    def _signal(self, kind: int, worker: int) -> None:
+        if self._link is not None:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                self._link.send(RECORD.pack(kind, worker, 0, 0))
+
+    def fds(self) -> list[int]:
+        """List the descriptors that become readable when there is news."""
+        return [self._words.fd] if self._link is None else [self._words.fd, self._link.fileno()]
+
+    def news(self) -> list[Event]:
+        """Read what the template tells."""
+        self._words.read()
+        events: list[Event] = []
+        while self._link is not None:
+            try:
+                record = self._link.recv(RECORD.size)
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                record = b""
+            if len(record) < RECORD.size:
+                return events + self._template_died()
+            kind, worker, pid, status = RECORD.unpack(record)
+            if kind == STARTED:
+                self._workers[worker] = pid
+                events.append(Started(worker, pid))
+            elif kind == ENDED:
+                self._workers.pop(worker, None)
+                how = in_words(os.waitstatus_to_exitcode(status)) if pid > 0 else "could not be forked"
+                events.append(Ended(worker, how))
+        return events
+
+    def _template_died(self) -> list[Event]:
+        """Count all workers as dead, and see to it that they are."""
+        assert self._link is not None
+        assert self._template is not None
+        self._link.close()
+        self._link = None
+        self._template.kill()
+        how = in_words(self._template.wait())
+        self._words.read()
+        log.error("the template process %d of the workers %s", self._template.pid, how)
+        lost, self._workers = self._workers, {}
+        for pid in lost.values():
+            if pid:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+        return [Ended(worker, f"was killed because its template {how}") for worker in lost]
+
+    def last_words(self) -> str:
+        """Return the last lines that the template and unready workers wrote."""
+        return self._words.text()
+
+    def close(self, wait_s: float) -> None:
+        """Close the link, which tells the template to kill its workers and go; kill it if it does not."""
+        if self._link is not None and self._template is not None:
+            self._link.close()
+            self._link = None
+            try:
+                self._template.wait(wait_s)
+            except subprocess.TimeoutExpired:
+                self._template.kill()
+                self._template.wait()
+        self._words.close()
+
+
+class SpawnLauncher:
+    """Start a fresh interpreter for each worker."""
+
+    def __init__(
+        self, env: Mapping[str, str], command: Sequence[str] = COMMAND, pidfds: bool = hasattr(os, "pidfd_open")
+    ) -> None:
+        self._env = env
+        self._command = command
+        self._with_pidfds = pidfds  # without them, deaths are noticed when `news` is asked for
+        self._words = LastWords()
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._pidfds: dict[int, int] = {}
+
+    def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
+        """Start an interpreter."""
+        try:
+            process = subprocess.Popen(
+                [*self._command, "--ends", ",".join(map(str, ends))],
+                stdin=subprocess.DEVNULL,
+                stdout=self._words.writing,
+                stderr=self._words.writing,
+                pass_fds=ends,
+                start_new_session=True,
+                env=dict(self._env),
+            )
+        except OSError as error:
+            return [Ended(worker, f"could not be started: {error}")]
+        self._workers[worker] = process
+        if self._with_pidfds:
+            self._pidfds[worker] = os.pidfd_open(process.pid)
+        return [Started(worker, process.pid)]
+
+    def interrupt(self, worker: int) -> None:
+        """Send SIGINT to the group."""
+        self._signal(worker, signal.SIGINT)
+
+    def kill(self, worker: int) -> None:
+        """Send SIGKILL to the group."""
+        self._signal(worker, signal.SIGKILL)
+
+    def _signal(self, worker: int, number: int) -> None:
+        process = self._workers.get(worker)
+        if process is not None and process.returncode is None:  # not reaped, so the number is still that of this group
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+
+    def fds(self) -> list[int]:
+        """List the descriptors that become readable when there is news."""
+        return [self._words.fd, *self._pidfds.values()]
+
+    def news(self) -> list[Event]:
+        """Reap what has ended. Its group is killed first, while its number cannot be another's."""
+        self._words.read()
+        events: list[Event] = []
+        for worker, process in list(self._workers.items()):
+            if _has_ended(process.pid):
+                self._signal(worker, signal.SIGKILL)
+                events.append(Ended(worker, in_words(process.wait())))
+                del self._workers[worker]
+                if self._with_pidfds:
+                    os.close(self._pidfds.pop(worker))
+        return events
+
+    def last_words(self) -> str:
+        """Return the last lines that workers wrote before they were ready."""
+        return self._words.text()
+
+    def close(self, wait_s: float) -> None:
+        """Kill every worker and wait for it."""
+        for worker in self._workers:
+            self.kill(worker)
+        give_up_at = time.monotonic() + wait_s
+        while self._workers and time.monotonic() < give_up_at:
+            if not self.news():
+                select.select(list(self._pidfds.values()), [], [], 0.005 if not self._pidfds else wait_s)
+        self._words.close()
+
+
+def _has_ended(pid: int) -> bool:
+    """Say whether a child has ended, and leave it to be reaped."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -1,0 +1,272 @@
+"""The worker's end: take a token, run a task, answer. One thread, so that tasks run in the main one and may fork.
+
+What a task is, is not known here: `nodes/worker.py` hands in a `Runner` that loads functions and runs them. This
+decides in which order, what is interrupted, whose output is whose, and when results are sent: when there is nothing
+more to run, when a millisecond has passed, when a task has printed, or when a result is large. Results that are not
+sent yet stand in the status page, where the slave finds them if the next task is slow or kills the worker.
+"""
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import termios
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final, Protocol
+
+from concurrent_nb.outcome import Status
+from concurrent_nb.workers.capture import marker
+from concurrent_nb.workers.child import remake_stream
+from concurrent_nb.workers.ends import WorkerEnds
+from concurrent_nb.workers.page import UNSENT_BYTES_MAX, Page
+from concurrent_nb.workers.records import (
+    LARGE_BYTES,
+    Buffer,
+    Drop,
+    Load,
+    Reader,
+    Run,
+    decode_order,
+    encode,
+    pack_results,
+)
+
+#: results are kept back at most so long while more tasks can run, in seconds
+FLUSH_S: Final = 0.001
+#: larger results are sent at once
+KEPT_BYTES_MAX: Final = 16 * 1024
+#: most results that are kept back
+KEPT_MAX: Final = 256
+
+#: epoch, ticket, function, body, buffers
+Work = tuple[int, int, bytes, Buffer, Sequence[Buffer]]
+
+
+class Runner(Protocol):
+    """What opens functions and arguments and runs them. Nothing that a task does may escape from `run`."""
+
+    def load(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+        """Keep a function."""
+
+    def drop(self, digests: Sequence[bytes]) -> None:
+        """Forget functions."""
+
+    def run(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+        """Run a task; return its Status, its pickled value or encoded ErrorReport, and buffers. KeyboardInterrupt
+        that comes from outside may be treated as the task's own.
+        """
+
+
+class Serving:
+    """Serve one slave until it closes the tokens' pipe."""
+
+    def __init__(self, ends: WorkerEnds, runner: Runner) -> None:
+        self._runner = runner
+        self._socket = socket.socket(fileno=ends.tasks)
+        self._tokens = ends.tokens
+        self._page = Page(ends.page)
+        self._pipes = (ends.out, ends.err)
+        self._reader = Reader(decode_order)
+        self._queue: deque[Work] = deque()
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self._last_flush = 0.0
+        self._seen_reads = [0, 0]
+        self._waiting_bytes = bytearray(4)
+        self._armed = 0  # ticket of the task that a signal may interrupt
+        self._interrupted = 0  # ticket of the task that a signal has interrupted
+        self._streams = (sys.stdout, sys.stderr)
+        self._home = os.open(".", os.O_RDONLY)
+        self._recursion_limit = sys.getrecursionlimit()
+        self._poll = select.poll()
+        self._poll.register(self._tokens, select.POLLIN)
+
+    def serve(self) -> None:
+        """Run tasks until the slave wants no more. Raises OSError or ProtocolError if it is gone or talks nonsense."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._socket.sendall(pack_results([]))  # says: ready
+        while (epoch := self._take_token()) is not None:
+            self._run(*self._next(epoch))
+
+    # ---------------------------------------------------------------------------------------------- what comes in
+
+    def _take_token(self) -> int | None:
+        """Take the right to start a task: its epoch. None if there will be no more."""
+        while True:
+            try:
+                token = os.read(self._tokens, 1)
+            except BlockingIOError:
+                self._flush()
+                self._poll.poll()
+                continue
+            return token[0] if token else None
+
+    def _next(self, epoch: int) -> tuple[int, bytes, Buffer, Sequence[Buffer]]:
+        """Give the first task of this epoch. Those of older epochs were taken back."""
+        while True:
+            while self._queue:
+                work = self._queue.popleft()
+                if work[0] == epoch:
+                    return work[1:]
+            self._flush()
+            self._receive()
+
+    def _receive(self) -> None:
+        received = self._socket.recv_into(self._reader.room())
+        if not received:
+            raise ConnectionError("the slave has closed its end")
+        for order, buffers in self._reader.took(received):
+            if isinstance(order, Run):
+                self._enqueue(order, buffers)
+            elif isinstance(order, Load):
+                own = [buffer.toreadonly() for buffer in buffers]  # shared by all tasks of this function
+                self._runner.load(order.digest, order.body or own.pop(0), own)
+            elif isinstance(order, Drop):
+                self._runner.drop(order.digests)
+
+    def _enqueue(self, order: Run, buffers: Sequence[Buffer]) -> None:
+        at = 0
+        for ticket, body, sizes in order.tasks:
+            own = buffers[at : at + len(sizes)]
+            at += len(sizes)
+            work = (ticket, order.function, body, own) if body else (ticket, order.function, own[0], own[1:])
+            self._queue.append((order.epoch, *work))
+
+    # ------------------------------------------------------------------------------------------------- one task
+
+    def _run(self, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+        page = self._page
+        started_at = time.monotonic()
+        page.begin(ticket, started_at)
+        status, answer, answer_buffers = self._attempt(ticket, function, body, buffers)
+        wrote = self._mark(ticket)
+        with contextlib.suppress(OSError):
+            os.fchdir(self._home)
+        now = time.monotonic()
+        if len(answer) >= LARGE_BYTES:
+            answer, answer_buffers = b"", [answer, *answer_buffers]
+        sizes = tuple([memoryview(buffer).nbytes for buffer in answer_buffers]) if answer_buffers else ()
+        result = encode((ticket, int(status), now - started_at, answer, sizes, wrote))
+        self._unsent.append(result)
+        if sizes or len(result) > KEPT_BYTES_MAX:
+            page.sending(ticket)
+            page.end()
+            self._flush(answer_buffers)
+            return
+        self._unsent_bytes = page.keep_unsent(len(self._unsent), self._unsent_bytes, result)
+        page.end()
+        if (
+            wrote
+            or now - self._last_flush >= FLUSH_S
+            or len(self._unsent) >= KEPT_MAX
+            or self._unsent_bytes > UNSENT_BYTES_MAX - KEPT_BYTES_MAX
+        ):
+            self._flush()
+
+    def _attempt(
+        self, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]
+    ) -> tuple[int, bytes, Sequence[Buffer]]:
+        """Run the task, unless it was stopped already. A signal may end it; then it is cancelled."""
+        try:
+            self._armed = ticket
+            if self._page.to_stop == ticket:
+                self._armed = 0
+                return Status.CANCELLED, b"", ()
+            status, answer, answer_buffers = self._runner.run(function, body, buffers)
+            self._armed = 0
+        except KeyboardInterrupt:  # it came just before or after the task itself
+            return Status.CANCELLED, b"", ()
+        if self._interrupted == ticket and status > Status.HIT:
+            return Status.CANCELLED, b"", ()
+        return status, answer, answer_buffers
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Interrupt the task that runs, once, if it is the one that is to stop. Else this is a stray signal."""
+        armed = self._armed
+        if armed and self._page.to_stop == armed:
+            self._armed = 0
+            self._interrupted = armed
+            raise KeyboardInterrupt
+
+    # ------------------------------------------------------------------------------------------------- its output
+
+    def _mark(self, ticket: int) -> int:
+        """Write the task's marker into each pipe that it has written to; return which, as bits."""
+        out, err = self._streams
+        if sys.stdout is not out or sys.stderr is not err:
+            self._take_streams_back()
+        try:
+            out.flush()
+            err.flush()
+        except (OSError, ValueError):  # the task has closed or redirected them
+            self._remake_streams()
+        wrote = 0
+        for place in (0, 1):
+            reads = self._page.reads(place + 1)
+            # An odd number: the slave is reading right now, so what it takes may be of this task or of the next.
+            if reads != self._seen_reads[place] or reads & 1 or self._waits(place):
+                self._seen_reads[place] = reads
+                self._write_marker(self._pipes[place], ticket)
+                wrote |= place + 1
+        return wrote
+
+    def _waits(self, place: int) -> bool:
+        """Say whether the pipe holds bytes that the slave has not read."""
+        fcntl.ioctl(self._pipes[place], termios.FIONREAD, self._waiting_bytes)
+        return self._waiting_bytes != b"\0\0\0\0"
+
+    def _write_marker(self, pipe: int, ticket: int) -> None:
+        while True:
+            try:
+                os.write(pipe, marker(self._page.nonce, ticket))
+            except BlockingIOError:  # the task has made the pipe one that does not block
+                os.set_blocking(pipe, True)
+            else:
+                return
+
+    def _take_streams_back(self) -> None:
+        """Put our streams back where a task has put its own, once its own have written what they hold."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        sys.stdout, sys.stderr = self._streams
+
+    def _remake_streams(self) -> None:
+        self._take_descriptors_back()
+        self._streams = remake_stream(1), remake_stream(2)
+
+    def _take_descriptors_back(self) -> None:
+        for fd, pipe in enumerate(self._pipes, 1):
+            os.dup2(pipe, fd)
+
+    # ------------------------------------------------------------------------------------------------ what goes out
+
+    def _flush(self, buffers: Sequence[Buffer] = ()) -> None:
+        """Send all results. `buffers` are those of the last one."""
+        if not self._unsent:
+            return
+        self._tidy()
+        self._send([pack_results(self._unsent), *buffers])
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self._page.forget_unsent()
+        self._page.sending(0)
+        self._last_flush = time.monotonic()
+
+    def _send(self, chunks: Sequence[Buffer]) -> None:
+        for chunk in chunks:
+            self._socket.sendall(chunk)
+
+    def _tidy(self) -> None:
+        """Undo what tasks commonly leave behind, where looking for it is too slow to be done after each."""
+        if signal.getsignal(signal.SIGINT) != self._on_interrupt:
+            signal.signal(signal.SIGINT, self._on_interrupt)
+        if sys.getrecursionlimit() != self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+        self._take_descriptors_back()

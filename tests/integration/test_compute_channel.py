@@ -1,0 +1,210 @@
+"""The door of the compute channel, over real sockets: who gets in, who does not, and that strangers do no harm."""
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import zmq
+
+from concurrent_nb.transport import keys
+from concurrent_nb.transport.compute import MAX_FRAME_BYTES, Gate, Link
+from concurrent_nb.transport.keys import KeyPair
+
+SESSION = b"s" + b"0" * 15
+PATIENCE_S = 10.0
+
+
+@dataclass
+class Door:
+    """A gate that a thread polls; it echoes whatever registered peers send."""
+
+    pair: KeyPair
+    admitted: set[bytes]
+    gate: Gate
+    heard: list[tuple[bytes, bytes, list[bytes]]] = field(default_factory=list)
+    closing: bool = False
+
+    @property
+    def port(self) -> int:
+        return self.gate.ports["127.0.0.1"]
+
+    def poll(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self.gate.socket, zmq.POLLIN)
+        poller.register(self.gate.zap_socket, zmq.POLLIN)
+        while not self.closing:
+            poller.poll(20)
+            self.gate.answer_doorbell()
+            for session, key, frames in self.gate.receive():
+                self.heard.append((session, key, [bytes(frame) for frame in frames]))
+                self.gate.send(session, frames)
+        self.gate.close()
+
+    def link(self, pair: KeyPair, session: bytes = SESSION, server_key: bytes | None = None) -> Link:
+        server_key = server_key or self.pair.public
+        return Link(f"tcp://127.0.0.1:{self.port}", session, server_key, pair.public, pair.secret)
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    pair, admitted = keys.fresh(), set[bytes]()
+    door = Door(pair, admitted, Gate(["127.0.0.1"], pair.public, pair.secret, admitted.__contains__))
+    thread = threading.Thread(target=door.poll)
+    thread.start()
+    yield door
+    door.closing = True
+    thread.join()
+
+
+def answers(link: Link, wait_s: float) -> list[list[bytes]]:
+    """What a link hears within `wait_s`; returns at once when something has come."""
+    link.socket.poll(int(wait_s * 1000))
+    return [[bytes(frame) for frame in frames] for frames in link.receive()]
+
+
+def assert_good_peer_is_heard(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair, b"s" + pair.public[:15])
+    link.send([b"hello"])
+    assert answers(link, PATIENCE_S) == [[b"hello"]]
+    assert door.heard[-1][:2] == (b"s" + pair.public[:15], pair.public)
+    link.close()
+
+
+def test_a_registered_key_is_heard_and_known_by_its_key(door: Door) -> None:
+    assert_good_peer_is_heard(door)
+
+
+def test_an_unknown_key_is_not_heard_and_finds_out(door: Door) -> None:
+    link = door.link(keys.fresh())
+    link.send([b"let me in"])
+    assert link.monitor.poll(int(PATIENCE_S * 1000))
+    assert link.disturbed()
+    assert answers(link, 0.3) == []
+    link.close()
+    assert door.heard == []
+    assert_good_peer_is_heard(door)
+
+
+def test_a_key_that_was_withdrawn_cannot_come_again(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair)
+    link.send([b"first"])
+    assert answers(link, PATIENCE_S) == [[b"first"]]
+    link.close()
+    door.admitted.discard(pair.public)
+    again = door.link(pair)
+    again.send([b"second"])
+    assert answers(again, 0.5) == []
+    again.close()
+    assert [frames for _, _, frames in door.heard] == [[b"first"]]
+
+
+def test_who_expects_another_master_does_not_speak_to_this_one(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair, server_key=keys.fresh().public)
+    link.send([b"a secret for somebody else"])
+    assert answers(link, 0.5) == []
+    link.close()
+    assert door.heard == []
+
+
+@pytest.mark.parametrize("mechanism", ["null", "plain"])
+def test_other_mechanisms_are_not_heard(door: Door, mechanism: str) -> None:
+    with zmq.Context() as context:
+        stranger = context.socket(zmq.DEALER)
+        stranger.linger = 0
+        if mechanism == "plain":
+            stranger.plain_username, stranger.plain_password = b"user", b"password"
+        stranger.connect(f"tcp://127.0.0.1:{door.port}")
+        stranger.send(b"hello")
+        assert not stranger.poll(500)
+        stranger.close()
+    assert door.heard == []
+    assert_good_peer_is_heard(door)
+
+
+def test_without_the_doorman_nobody_gets_in() -> None:
+    """ZeroMQ lets everybody in when the ZAP handler is gone, unless it is told not to."""
+    pair, mine = keys.fresh(), keys.fresh()
+    gate = Gate(["127.0.0.1"], pair.public, pair.secret, lambda key: True)
+    gate.zap_socket.close(linger=0)
+    link = Link(f"tcp://127.0.0.1:{gate.ports['127.0.0.1']}", SESSION, pair.public, mine.public, mine.secret)
+    link.send([b"hello"])
+    assert not gate.socket.poll(700)
+    link.close()
+    gate.close()
+
+
+GREETING = b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00CURVE".ljust(64, b"\x00")
+
+
+@pytest.mark.parametrize(
+    "bytes_sent",
+    [
+        pytest.param(b"\x00" * 100, id="zeros"),
+        pytest.param(bytes(range(256)) * 8, id="garbage"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", id="http"),
+        pytest.param(GREETING + b"\x06" + struct.pack(">Q", 2**62), id="frame of 2^62 bytes"),
+        pytest.param(GREETING + b"\x06" + struct.pack(">Q", 16 * 1024 * 1024) + b"x" * 4096, id="frame of 16 MiB"),
+    ],
+)
+def test_what_is_no_peer_is_cut_and_others_are_not_disturbed(door: Door, bytes_sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", door.port)) as stranger:
+        stranger.settimeout(PATIENCE_S)
+        stranger.sendall(bytes_sent)
+        assert_cut(stranger)
+    assert door.heard == []
+    assert_good_peer_is_heard(door)
+
+
+def assert_cut(stranger: socket.socket) -> None:
+    """Read until the other side closes; times out if it never does."""
+    try:
+        while stranger.recv(4096):
+            continue
+    except ConnectionResetError:
+        return
+
+
+def test_a_handshake_that_stalls_is_cut(door: Door) -> None:
+    with socket.create_connection(("127.0.0.1", door.port)) as stranger:
+        stranger.settimeout(PATIENCE_S)
+        stranger.sendall(GREETING)
+        assert_cut(stranger)
+    assert_good_peer_is_heard(door)
+
+
+def test_a_frame_over_the_limit_does_not_arrive(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair)
+    link.send([b"x" * (2 * MAX_FRAME_BYTES)])
+    assert answers(link, 0.5) == []
+    link.close()
+    assert door.heard == []
+    assert_good_peer_is_heard(door)
+
+
+def test_sending_to_who_is_not_there_is_an_error_and_not_a_loss(door: Door) -> None:
+    assert door.gate.send(b"s" + b"nobody" * 2, [b"hello"]) is False
+
+
+def test_the_gate_notices_that_somebody_left(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair)
+    link.send([b"hello"])
+    assert answers(link, PATIENCE_S)
+    link.close()
+    deadline = time.monotonic() + PATIENCE_S
+    while door.gate.send(SESSION, [b"are you there?"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

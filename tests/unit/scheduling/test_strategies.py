@@ -1,0 +1,187 @@
+"""What every strategy must keep, and what each does beyond that."""
+
+from collections.abc import Callable
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.tasks.task import Job, Task
+from tests.unit.scheduling.bench import Bench, assigned, ended, joined, opened, slave_id, submitted
+
+STRATEGIES: list[Callable[[], Strategy]] = [PullRoundRobin, PushBest]
+every_strategy = pytest.mark.parametrize("make", STRATEGIES)
+
+
+def a_slave(name: str, slots: int = 2, credit: int = 100) -> Slave:
+    return Slave(SessionId(name.encode()), name, slots, credit)
+
+
+def give(slave: Slave, count: int, estimate_s: float = 0.02) -> None:
+    job = Job(JobId(b"j" * 16), "me")
+    slave.take([Task(job, index, Digest(b"f"), b"") for index in range(count)], estimate_s)
+
+
+# ------------------------------------------------------------------------------------------- the contract
+
+
+@every_strategy
+def test_without_slaves_nobody_is_chosen(make: Callable[[], Strategy]) -> None:
+    assert make().choose(None, 1) is None
+
+
+@every_strategy
+def test_a_slave_that_left_is_not_chosen(make: Callable[[], Strategy]) -> None:
+    strategy, slave = make(), a_slave("a")
+    strategy.changed(slave)
+    strategy.left(slave)
+    strategy.left(slave)
+    assert strategy.choose(None, 1) is None
+
+
+@every_strategy
+def test_a_slave_without_trust_slots_or_credit_is_not_chosen(make: Callable[[], Strategy]) -> None:
+    strategy = make()
+    distrusted, draining, full = a_slave("a"), a_slave("b"), a_slave("c", credit=2)
+    distrusted.trusted = False
+    draining.slots = 0
+    give(full, 2)
+    for slave in (distrusted, draining, full):
+        strategy.changed(slave)
+    assert strategy.choose(0.001, 1) is None
+
+
+@every_strategy
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 20)), min_size=1, max_size=5),
+    estimates=st.lists(st.none() | st.floats(1e-6, 1e3), min_size=1, max_size=4),
+    waiting=st.integers(1, 200),
+)
+def test_no_slave_gets_more_than_it_accepts_and_none_is_idle_while_tasks_wait(
+    make: Callable[[], Strategy], sizes: list[tuple[int, int]], estimates: list[float | None], waiting: int
+) -> None:
+    # Given slaves of any size, and tasks that take any time
+    strategy = make()
+    slaves = [a_slave(str(number), slots, slots + more) for number, (slots, more) in enumerate(sizes)]
+    for slave in slaves:
+        strategy.changed(slave)
+    left = waiting
+    # When they are handed out as a scheduler does it
+    while left and (chosen := strategy.choose(estimates[left % len(estimates)], waiting)) is not None:
+        slave, count = chosen
+        assert 1 <= count <= slave.room
+        estimate_s = estimates[left % len(estimates)]
+        give(slave, min(count, left), strategy.unknown_s if estimate_s is None else estimate_s)
+        left -= min(count, left)
+        strategy.changed(slave)
+    # Then nothing waits while a slot is free
+    assert left == 0 or all(slave.load >= slave.slots for slave in slaves)
+
+
+@every_strategy
+def test_equal_slaves_get_about_the_same(make: Callable[[], Strategy]) -> None:
+    bench = Bench(make())
+    bench(*[joined(name, slots=4) for name in "abcd"], opened())
+    shares = {name: len(tasks) for name, tasks in assigned(bench(submitted(range(32)))).items()}
+    assert sum(shares.values()) == 32
+    assert max(shares.values()) - min(shares.values()) <= 2
+
+
+@every_strategy
+def test_a_late_slave_finds_work(make: Callable[[], Strategy]) -> None:
+    bench = Bench(make())
+    bench(joined("a", slots=1, credit=1000), opened(), submitted(range(100)))
+    assert assigned(bench(joined("b", slots=1)))["b"]
+
+
+# ------------------------------------------------------------------------------------------- pull, in turn
+
+
+def test_slaves_with_nothing_to_do_come_before_those_that_would_queue() -> None:
+    bench = Bench()
+    bench(joined("a", slots=4), joined("b", slots=4), opened(), submitted(range(4)))
+    # Given that the first has all its slots full (it was its turn), then the next goes to the second
+    assert assigned(bench(submitted(range(4, 8)))) == {"b": [4, 5, 6, 7]}
+
+
+def test_slaves_take_turns() -> None:
+    bench = Bench()
+    bench(*[joined(name, slots=1) for name in "abc"], opened())
+    assert [list(assigned(bench(submitted([index])))) for index in range(6)] == [["a"], ["b"], ["c"]] * 2
+
+
+def test_the_first_in_turn_does_not_take_all_short_tasks() -> None:
+    bench = Bench()
+    bench(joined("a", slots=1, credit=1000), opened(), submitted([0]))
+    bench(ended("a", 0, elapsed_s=0.0001))
+    bench(joined("b", slots=1, credit=1000))
+    shares = assigned(bench(submitted(range(1, 101))))
+    assert {name: len(tasks) for name, tasks in shares.items()} == {"a": 50, "b": 50}
+
+
+def test_slaves_get_shares_by_their_slots() -> None:
+    bench = Bench()
+    bench(joined("a", slots=3), joined("b", slots=1), opened())
+    assert {name: len(tasks) for name, tasks in assigned(bench(submitted(range(4)))).items()} == {"a": 3, "b": 1}
+
+
+@given(slots=st.integers(1, 8), task_s=st.floats(1e-5, 1.0))
+def test_what_is_in_flight_is_at_most_two_for_each_slot_or_just_enough_time(slots: int, task_s: float) -> None:
+    bench = Bench(PullRoundRobin(ahead_s=0.02))
+    bench(joined("a", slots=slots, credit=100_000), opened(), submitted([0]))
+    bench(ended("a", 0, elapsed_s=task_s))
+    most = max(2 * slots, ceil(slots * 0.02 / task_s))
+    bench(submitted(range(1, min(most, 500) + 10)))
+    assert bench.scheduler.slaves[slave_id("a")].load == min(most, min(most, 500) + 9)
+
+
+@pytest.mark.parametrize("settings", [{"ahead_s": 0.0}, {"ahead_s": float("nan")}, {"depth_per_slot": 0}])
+def test_senseless_settings_of_pull_are_refused_by_name(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        PullRoundRobin(**settings)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------- push to the best
+
+
+def test_tasks_are_pushed_up_to_the_credit_once_the_function_is_known() -> None:
+    bench = Bench(PushBest(depth_per_slot=4))
+    bench(joined("a", slots=2, credit=50), opened())
+    assert len(assigned(bench(submitted(range(100))))["a"]) == 8
+    bench(ended("a", 0, elapsed_s=10.0))
+    assert bench.scheduler.slaves[slave_id("a")].load == 50
+
+
+def test_a_slave_that_is_twice_as_fast_gets_twice_as_much() -> None:
+    bench = Bench(PushBest())
+    bench(joined("fast"), joined("slow"), opened(), submitted([0, 1]))
+    bench(ended("fast", 0, elapsed_s=1.0), ended("slow", 1, elapsed_s=2.0))
+    shares = assigned(bench(submitted(range(2, 32))))
+    assert {name: len(tasks) for name, tasks in shares.items()} == {"fast": 20, "slow": 10}
+
+
+def test_an_idle_slave_is_better_than_an_equal_one_with_work() -> None:
+    bench = Bench(PushBest())
+    bench(joined("a"), joined("b"), opened())
+    assert [list(assigned(bench(submitted([index])))) for index in range(4)] == [["a"], ["b"], ["a"], ["b"]]
+
+
+def test_a_slave_that_was_never_measured_is_taken_for_an_average_one() -> None:
+    bench = Bench(PushBest())
+    bench(joined("a", slots=1), opened(), submitted([0]))
+    bench(ended("a", 0, elapsed_s=1.0))
+    bench(joined("new", slots=1))
+    shares = assigned(bench(submitted(range(1, 11))))
+    assert {name: len(tasks) for name, tasks in shares.items()} == {"a": 5, "new": 5}
+
+
+def test_a_senseless_setting_of_push_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="depth_per_slot is 0"):
+        PushBest(depth_per_slot=0)

@@ -1,0 +1,101 @@
+"""Addresses to listen on, and addresses to tell others."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.transport import addresses
+
+
+@contextlib.contextmanager
+def bound(hosts: list[str], port: int = 0) -> Iterator[list[socket.socket]]:
+    sockets = addresses.bind(hosts, port)
+    try:
+        yield sockets
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_addresses_are_resolved_once_each() -> None:
+    assert addresses.resolve(["127.0.0.1", "127.0.0.1", "::1"]) == ["127.0.0.1", "::1"]
+    assert "127.0.0.1" in addresses.resolve(["localhost"])
+
+
+@pytest.mark.parametrize("wrong", [[], "127.0.0.1", [""], ["no.such.host.invalid"], ["1.2.3.4.5"], ["a" * 300], ["a b"]])
+def test_what_is_no_address_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        addresses.resolve(wrong)
+
+
+def test_several_addresses_share_a_port() -> None:
+    with bound(["127.0.0.1", "127.0.0.2"]) as sockets:
+        assert [sock.getsockname()[0] for sock in sockets] == ["127.0.0.1", "127.0.0.2"]
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 70000])
+def test_a_port_that_is_none_is_refused(port: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"port {port} is none"):
+        addresses.bind(["127.0.0.1"], port)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with bound(["127.0.0.2"]) as (other,):
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"cannot listen on port {port} of 127.0.0.2: Address already in use"):
+            addresses.bind(["127.0.0.1", "127.0.0.2"], port)
+        with bound(["127.0.0.1"], port):
+            """The address that was free is free again."""
+
+
+def test_an_address_that_this_machine_has_not_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"192\.0\.2\.77"):
+        addresses.bind(["192.0.2.77"], 0)
+
+
+def test_an_ipv6_address_that_there_is_not_is_left_out_where_there_is_another() -> None:
+    with bound(["2001:db8::77", "127.0.0.1"]) as sockets:
+        assert [sock.getsockname()[0] for sock in sockets] == ["127.0.0.1"]
+    with pytest.raises(ConfigurationError, match="2001:db8::77"):
+        addresses.bind(["2001:db8::77"], 0)
+
+
+def test_a_loopback_address_is_told_as_it_is() -> None:
+    with bound(["127.0.0.1"]) as (sock,):
+        assert addresses.advertised(sock) == [f"127.0.0.1:{sock.getsockname()[1]}"]
+    with bound(["::1"]) as (sock,):
+        assert addresses.advertised(sock) == [f"[::1]:{sock.getsockname()[1]}"]
+
+
+def test_all_interfaces_are_told_one_by_one_and_never_as_all() -> None:
+    with bound(["0.0.0.0"]) as (sock,):
+        told = addresses.advertised(sock)
+    assert told
+    assert not any(text.startswith("0.0.0.0") for text in told)
+    loopback = [text for text in told if text.startswith("127.")]
+    assert not loopback or loopback == told, "a loopback address is told only where there is no other"
+
+
+@pytest.mark.parametrize(
+    ("written", "plain", "loopback"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.8.8.8", "127.8.8.8", True),
+        ("::1", "::1", True),
+        ("0:0:0:0:0:0:0:1", "::1", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("::ffff:10.0.0.1", "10.0.0.1", False),
+        ("fe80::1%eth0", "fe80::1", False),
+        ("0.0.0.0", "0.0.0.0", False),
+        ("::", "::", False),
+        ("10.1.2.3", "10.1.2.3", False),
+    ],
+)
+def test_an_address_has_one_plain_form(written: str, plain: str, loopback: bool) -> None:
+    assert addresses.plain_host(written) == plain
+    assert addresses.is_loopback(written) == loopback
