@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import zmq
-
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, NotPicklable, ProtocolError
 from concurrent_nb.ids import JobId, new_job_id
@@ -36,6 +34,7 @@ from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
+from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire.codec import Buffers, pack_body
 from concurrent_nb.wire.session import Session
 
@@ -88,6 +87,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._member = self._register()
         self._ledger = Ledger[TaskFuture](self._member.interval_s)
         self._ledger.attach(Session(self._member.epoch, "to_client"))
+        self._waiter = self._watch()
         self._heard_at = monotonic()
         self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {self.name}", daemon=True)
         self._thread.start()
@@ -307,9 +307,13 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _turn(self) -> bool:
         """Wait for something, and do it. False when the cluster is gone."""
-        self._poll()
+        wait_s = 0.0 if self._inbox else max(0.0, self._ledger.next_deadline() - monotonic())
+        ready = self._waiter.wait(wait_s)
         now = monotonic()
-        self._take_inbox()
+        if self._wake.fileno() in ready:
+            self._wake.clear()
+        if self._inbox:
+            self._take_inbox()
         try:
             for frames in self._member.link.receive():
                 self._heard_at = now
@@ -323,19 +327,17 @@ class ApplicationNode(concurrent.futures.Executor):
             over = True
         for frames_out in self._ledger.step(now):
             self._member.link.send(frames_out)
-        if over or self._member.link.disturbed() or now - self._heard_at > self._member.silence_s:
+        cut = self._monitor_fd in ready and self._member.link.disturbed()
+        if over or cut or now - self._heard_at > self._member.silence_s:
             return self._look_for_master(over)
         return True
 
-    def _poll(self) -> None:
-        timeout_s = 0.0 if self._inbox else max(0.0, self._ledger.next_deadline() - monotonic())
-        poller = zmq.Poller()
-        poller.register(self._member.link.socket, zmq.POLLIN)
-        poller.register(self._member.link.monitor, zmq.POLLIN)
-        poller.register(self._wake.fileno(), zmq.POLLIN)
-        for source, _ in poller.poll(int(timeout_s * 1000) + (timeout_s > 0)):
-            if source == self._wake.fileno():
-                self._wake.clear()
+    def _watch(self) -> Waiter:
+        waiter = Waiter(self._member.link.socket)
+        self._monitor_fd = fd_of(self._member.link.monitor)
+        waiter.add(self._monitor_fd)
+        waiter.add(self._wake.fileno())
+        return waiter
 
     def _take_inbox(self) -> None:
         entries: list[Entry[TaskFuture]] = []
@@ -421,6 +423,7 @@ class ApplicationNode(concurrent.futures.Executor):
                 continue
             self._member.close()
             self._member = member
+            self._waiter = self._watch()
             for entry in self._ledger.attach(Session(member.epoch, "to_client")):
                 entry.owner.end_cancelled()
             self._heard_at = monotonic()

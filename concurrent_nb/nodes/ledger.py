@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from concurrent_nb.ids import JobId
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers
@@ -62,8 +64,7 @@ class Entry(Generic[T]):
     cancelled: bool = False  #: its end has been asked for
 
 
-@dataclass(frozen=True, slots=True)
-class Ended(Generic[T]):
+class Ended(Struct, Generic[T], frozen=True, gc=False):
     """The cluster says how a task ended."""
 
     entry: Entry[T]
@@ -72,16 +73,14 @@ class Ended(Generic[T]):
     slave: str
 
 
-@dataclass(frozen=True, slots=True)
-class Runs(Generic[T]):
+class Runs(Struct, Generic[T], frozen=True, gc=False):
     """The cluster says that a task runs."""
 
     entry: Entry[T]
     slave: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wrote(Generic[T]):
+class Wrote(Struct, Generic[T], frozen=True, gc=False):
     """A task has written something."""
 
     entry: Entry[T]

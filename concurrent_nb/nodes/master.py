@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import psutil
-import zmq
 
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import ExtensionPointItem, FloatItem, IntItem, ListItem
@@ -38,6 +37,7 @@ from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.compute import Gate
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_server import ControlServer
+from concurrent_nb.transport.waiting import Waiter, fd_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -233,8 +233,12 @@ class Master:
 
     def _compute(self) -> None:
         try:
+            waiter = Waiter(self._gate.socket)
+            zap_fd, monitor_fd = fd_of(self._gate.zap_socket), fd_of(self._gate.monitor)
+            for fd in (zap_fd, monitor_fd, self._wake.fileno()):
+                waiter.add(fd)
             while not self._stopping:
-                self._turn()
+                self._turn(waiter, zap_fd, monitor_fd)
             for session, frames in self._core.stop():
                 self._gate.send(session, frames)
         except BaseException:
@@ -243,25 +247,20 @@ class Master:
         finally:
             self._gate.close()
 
-    def _turn(self) -> None:
+    def _turn(self, waiter: Waiter, zap_fd: int, monitor_fd: int) -> None:
         gate, core = self._gate, self._core
-        poller = zmq.Poller()
-        for source in (gate.socket, gate.zap_socket, gate.monitor, self._wake.fileno()):
-            poller.register(source, zmq.POLLIN)
         now = monotonic()
-        wait_s = max(0.0, core.next_deadline(now) - now)
-        events = dict(poller.poll(int(wait_s * 1000) + (wait_s > 0)))
+        ready = waiter.wait(max(0.0, core.next_deadline(now) - now))
         now = monotonic()
-        if self._wake.fileno() in events:
+        if self._wake.fileno() in ready:
             self._wake.clear()
         while self._asked:
             self._asked.popleft()(now)
-        if gate.zap_socket in events:
+        if zap_fd in ready:
             gate.answer_doorbell()
-        if gate.socket in events:
-            for session, key, frames in gate.receive():
-                core.received(session, key, frames, now)
-        if gate.monitor in events and gate.someone_left():
+        for session, key, frames in gate.receive():
+            core.received(session, key, frames, now)
+        if monitor_fd in ready and gate.someone_left():
             self._send(core.probe(), now)
         self._send(core.step(now), now)
 

@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, cast
 
 from concurrent_nb.errors import ProtocolError
@@ -18,6 +19,7 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
+from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, Received, encode_error
@@ -48,6 +50,7 @@ class Peer:
     heard: bool = False  #: it has said something on the compute channel
     done: int = 0  #: outcomes that it has sent or got
     said_at: float = 0.0  #: when we last said something to it
+    look_at: float = inf  #: when to look at it again at the latest
 
 
 @dataclass(eq=False, slots=True)
@@ -79,6 +82,9 @@ class MasterCore:
         self._idle_functions: OrderedDict[bytes, None] = OrderedDict()
         self._farewells: list[Outgoing] = []
         self._events: list[e.Event] = []
+        self._touched: dict[SessionId, Peer] = {}  # may have something to say now
+        self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
+        self._scheduler_due = 0.0
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
@@ -107,6 +113,7 @@ class MasterCore:
         return name
 
     def _add(self, peer: Peer, now: float) -> None:
+        peer.said_at = now
         self.peers[peer.session_id] = peer
         self._keys[peer.key] = self._keys.get(peer.key, 0) + 1
         self._liveness.watch(peer.session_id, now)
@@ -118,6 +125,8 @@ class MasterCore:
         if peer is None:
             return False
         self._liveness.forget(session_id)
+        self._looks.discard(session_id)
+        self._touched.pop(session_id, None)
         self._keys[peer.key] -= 1
         if not self._keys[peer.key]:
             del self._keys[peer.key]
@@ -157,6 +166,7 @@ class MasterCore:
                 self._farewells.append((SessionId(session_id), frames_out))
             return
         self._liveness.heard(peer.session_id, now)
+        self._touched[peer.session_id] = peer
         if not peer.heard:  # only now is there a connection to send tasks over
             peer.heard = True
             if peer.role == "slave":
@@ -243,9 +253,8 @@ class MasterCore:
         task = None if job is None else job.tasks.get(message.task.index)
         if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:
             return
-        client = self.peers.get(task.job.client) if task.job.client is not None else None
-        if client is not None:
-            client.session.send(message)
+        if task.job.client is not None:
+            self._send(task.job.client, message)
 
     def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
         if not 0 <= message.slots <= message.credit:
@@ -267,16 +276,19 @@ class MasterCore:
             elif type(instruction) is i.Deliver:
                 self._deliver(instruction)
             elif type(instruction) is i.Withdraw:
-                if (peer := self.peers.get(instruction.slave)) is not None:
-                    peer.session.send(m.Withdraw(list(instruction.tasks), instruction.stop))
+                self._send(instruction.slave, m.Withdraw(list(instruction.tasks), instruction.stop))
             elif type(instruction) is i.TellStarted:
-                if (peer := self.peers.get(instruction.client)) is not None:
-                    peer.session.send(m.Started(instruction.slave, list(instruction.tasks)))
+                self._send(instruction.client, m.Started(instruction.slave, list(instruction.tasks)))
             elif type(instruction) is i.ForgetJob:
                 self._forget_functions(instruction.job)
 
+    def _send(self, to: SessionId, message: m.AnyMessage) -> None:
+        if (peer := self.peers.get(to)) is not None:
+            peer.session.send(message)
+            self._touched[to] = peer
+
     def _assign(self, assign: i.Assign) -> None:
-        slave = self.peers[assign.slave]
+        slave = self._touched[assign.slave] = self.peers[assign.slave]
         if assign.function not in slave.functions:
             function = self._functions[assign.function]
             slave.session.send(function.message, function.buffers)
@@ -292,6 +304,7 @@ class MasterCore:
         client = self.peers.get(deliver.client)
         if client is None:
             return
+        self._touched[deliver.client] = client
         client.done += len(deliver.items)
         acknowledged = e.OutcomesAcknowledged(deliver.client, deliver.job, [item.index for item in deliver.items])
         client.session.send(m.Outcomes(deliver.job, deliver.slave, list(deliver.items)), deliver.buffers, acknowledged)
@@ -312,7 +325,7 @@ class MasterCore:
             for peer in self.peers.values():
                 if oldest in peer.functions:
                     peer.functions.discard(oldest)
-                    peer.session.send(m.DropFunctions([oldest]))
+                    self._send(peer.session_id, m.DropFunctions([oldest]))
 
     # --------------------------------------------------------------------------------------------------- what goes out
 
@@ -320,7 +333,10 @@ class MasterCore:
         """Do what time demands, and give all envelopes that should leave now."""
         for change in self._liveness.tick(now):
             self._lives(change, now)
-        self._decide(now)
+        if self._events or now >= self._scheduler_due:
+            self._decide(now)
+        for session_id in self._looks.take_up_to(now):
+            self._touched[session_id] = self.peers[session_id]
         return list(self._outgoing(now))
 
     def _lives(self, change: Suspected | Trusted | Lost, now: float) -> None:
@@ -332,9 +348,9 @@ class MasterCore:
             self._events.append(e.SlaveSuspected(node) if isinstance(change, Suspected) else e.SlaveTrusted(node))
 
     def _outgoing(self, now: float) -> Iterator[Outgoing]:
-        for session_id, peer in self.peers.items():
+        for session_id, peer in self._touched.items():
             if not peer.heard:
-                continue
+                continue  # there is no connection yet
             envelopes = peer.session.flush(now)
             if not envelopes and now - peer.said_at >= self._interval_s:
                 envelopes = [peer.session.keepalive()]
@@ -342,8 +358,20 @@ class MasterCore:
                 peer.said_at = now
                 for frames in envelopes:
                     yield session_id, frames
-        farewells, self._farewells = self._farewells, []
-        yield from farewells
+            self._look_again(peer, now)
+        self._touched.clear()
+        if self._farewells:
+            farewells, self._farewells = self._farewells, []
+            yield from farewells
+
+    def _look_again(self, peer: Peer, now: float) -> None:
+        """Plan when to look at a peer at the latest; an earlier plan stays, a look too many does no harm."""
+        due = peer.session.next_deadline()
+        keepalive = peer.said_at + self._interval_s
+        due = keepalive if due is None or keepalive < due else due
+        if due < peer.look_at or peer.look_at <= now:
+            peer.look_at = due
+            self._looks.set(peer.session_id, due)
 
     def probe(self) -> list[Outgoing]:
         """Give an envelope for every peer, so that the transport finds out who has no connection any more."""
@@ -351,9 +379,17 @@ class MasterCore:
 
     def next_deadline(self, now: float) -> float:
         """When `step` should be called again at the latest."""
-        deadlines = [now + self._interval_s, self._liveness.next_deadline(), self.scheduler.next_deadline()]
-        deadlines += [peer.session.next_deadline() for peer in self.peers.values()]
-        return min(deadline for deadline in deadlines if deadline is not None)
+        due = now + self._interval_s
+        if (scheduler_due := self.scheduler.next_deadline()) is not None:
+            self._scheduler_due = scheduler_due
+            due = min(due, scheduler_due)
+        else:
+            self._scheduler_due = inf
+        if (alive := self._liveness.next_deadline()) is not None:
+            due = min(due, alive)
+        if (look := self._looks.first()) is not None:
+            due = min(due, look[0])
+        return due
 
     def status(self) -> dict[str, Any]:
         """Tell what there is, for people and for the control channel."""

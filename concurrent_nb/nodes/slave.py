@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import zmq
-
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager
@@ -23,6 +21,7 @@ from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.workers.pool import Pool, make_launcher
 
@@ -57,7 +56,6 @@ class Slave:
         self._pool = Pool(
             self._slots, make_launcher("spawn" if config.spawn else "template", self._slots), grace_s=config.grace_s
         )
-        self._poller = zmq.Poller()
         self._polled: dict[int, int] = {}
         self._polled_version = -1
 
@@ -105,9 +103,9 @@ class Slave:
             return False
         if os.getppid() != self._parent:  # a process that our owner forked may hold the other end open
             return True
-        poller = zmq.Poller()
-        poller.register(self._lease, zmq.POLLIN)
-        return bool(poller.poll(0)) and not os.read(self._lease, 4096)
+        poll = select.poll()
+        poll.register(self._lease, select.POLLIN)
+        return bool(poll.poll(0)) and not os.read(self._lease, 4096)
 
     # --------------------------------------------------------------------------------------------------------- serving
 
@@ -115,34 +113,35 @@ class Slave:
         """Serve in one session. True to look for a master again, False to end."""
         link = membership.link
         core = SlaveCore(membership.name, membership.epoch, self._pool, membership.interval_s)
-        self._poller, self._polled, self._polled_version = zmq.Poller(), {}, -1
-        self._poller.register(link.socket, zmq.POLLIN)
-        self._poller.register(link.monitor, zmq.POLLIN)
+        waiter = Waiter(link.socket)
+        monitor_fd = fd_of(link.monitor)
+        waiter.add(monitor_fd)
         if self._lease is not None:
-            self._poller.register(self._lease, zmq.POLLIN)
+            waiter.add(self._lease)
+        self._polled, self._polled_version = {}, -1
         heard_at = monotonic()
         again = True
         try:
             while not self._stopping:
-                events = self._wait(core)
+                ready = self._wait(core, waiter)
                 now = monotonic()
-                if link.socket in events:
-                    for frames in link.receive():
-                        heard_at = now
-                        core.received(frames, now)
+                for frames in link.receive():
+                    heard_at = now
+                    core.received(frames, now)
                 if core.closed_by_master is not None:
                     again = core.closed_by_master != CLUSTER_STOPPED
                     log.warning("the master ended the session: %s", core.closed_by_master)
                     return again
-                if self._lease_over():
+                if (self._lease in ready or not ready) and self._lease_over():
                     return False
-                self._turn_pool(events, now)
+                self._turn_pool(ready, now)
                 for frames_out in core.step(now):
                     link.send(frames_out)
                 if core.degraded:
                     self._stopping = True
                     raise ClusterStartFailed(f"slave {core.name!r} cannot keep workers alive: {core.degraded}")
-                if (link.disturbed() if link.monitor in events else False) or now - heard_at > membership.silence_s:
+                cut = monitor_fd in ready and link.disturbed()
+                if cut or now - heard_at > membership.silence_s:
                     if not membership.still_known():
                         return True
                     heard_at = monotonic()
@@ -156,45 +155,33 @@ class Slave:
             membership.leave() if self._stopping else membership.close()
         return False
 
-    def _wait(self, core: SlaveCore) -> dict[object, int]:
+    def _wait(self, core: SlaveCore, waiter: Waiter) -> dict[int, int]:
         now = monotonic()
         deadline = core.next_deadline()
         pool_deadline = self._pool.next_deadline()
         if pool_deadline is not None:
             deadline = min(deadline, pool_deadline)
-        self._watch_pool()
-        wait_s = max(0.0, deadline - now)
-        return dict(self._poller.poll(int(wait_s * 1000) + (wait_s > 0)))
+        self._watch_pool(waiter)
+        return waiter.wait(max(0.0, deadline - now))
 
-    def _watch_pool(self) -> None:
-        """Keep the poller in step with the descriptors that the pool has."""
+    def _watch_pool(self, waiter: Waiter) -> None:
+        """Keep the waiter in step with the descriptors that the pool has."""
         if self._pool.fds_version == self._polled_version:
             return
         self._polled_version = self._pool.fds_version
         wanted = self._pool.fds()
         for fd in self._polled.keys() - wanted.keys():
-            self._poller.unregister(fd)
+            waiter.remove(fd)
         for fd, events in wanted.items():
             if self._polled.get(fd) != events:
-                self._poller.register(fd, _to_zmq(events))
+                waiter.add(fd, events)
         self._polled = wanted
 
-    def _turn_pool(self, events: dict[object, int], now: float) -> None:
-        for fd in self._polled:
-            if fd in events:
-                self._pool.ready(fd, _from_zmq(events[fd]), now)
+    def _turn_pool(self, ready: dict[int, int], now: float) -> None:
+        for fd, events in ready.items():
+            if fd in self._polled:
+                self._pool.ready(fd, events, now)
         self._pool.tick(now)
-
-
-def _to_zmq(events: int) -> int:
-    """Turn what select.poll wants into what zmq.Poller wants."""
-    return (zmq.POLLIN if events & select.POLLIN else 0) | (zmq.POLLOUT if events & select.POLLOUT else 0)
-
-
-def _from_zmq(events: int) -> int:
-    """Turn what zmq.Poller found into what select.poll would have found."""
-    found = (select.POLLIN if events & zmq.POLLIN else 0) | (select.POLLOUT if events & zmq.POLLOUT else 0)
-    return found | (select.POLLHUP | select.POLLERR if events & zmq.POLLERR else 0)
 
 
 def cores() -> int:

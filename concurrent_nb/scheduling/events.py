@@ -1,15 +1,15 @@
 """What can happen to a scheduler. Events are facts in the past tense; a run of tasks is one event."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.tasks.task import Buffer
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
 
 
-@dataclass(frozen=True, slots=True)
-class SlaveJoined:
+class SlaveJoined(Struct, frozen=True, gc=False):
     """A slave has registered and is heard on the compute channel."""
 
     slave: SessionId
@@ -18,8 +18,7 @@ class SlaveJoined:
     credit: int  #: unfinished tasks that it accepts at most, >= slots
 
 
-@dataclass(frozen=True, slots=True)
-class SlaveResized:
+class SlaveResized(Struct, frozen=True, gc=False):
     """A slave has said how much it can take from now on. slots may be 0 (it is draining)."""
 
     slave: SessionId
@@ -27,29 +26,25 @@ class SlaveResized:
     credit: int
 
 
-@dataclass(frozen=True, slots=True)
-class SlaveSuspected:
+class SlaveSuspected(Struct, frozen=True, gc=False):
     """Nothing was heard of a slave for a while: it gets no new tasks until it is trusted again."""
 
     slave: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class SlaveTrusted:
+class SlaveTrusted(Struct, frozen=True, gc=False):
     """A suspected slave was heard again."""
 
     slave: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class SlaveLost:
+class SlaveLost(Struct, frozen=True, gc=False):
     """A slave is gone for good (a node that comes back registers anew)."""
 
     slave: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class JobOpened:
+class JobOpened(Struct, frozen=True, gc=False):
     """An owner has announced a job, or attached to one of his again from a new session."""
 
     client: SessionId
@@ -60,8 +55,7 @@ class JobOpened:
     stop_on_error: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TasksSubmitted:
+class TasksSubmitted(Struct, frozen=True, gc=False):
     """A run of tasks has arrived. Ids that are known already are not taken twice: a finished one is delivered again."""
 
     client: SessionId
@@ -73,16 +67,14 @@ class TasksSubmitted:
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class JobClosed:
+class JobClosed(Struct, frozen=True, gc=False):
     """No more tasks will come for this job."""
 
     client: SessionId
     job: JobId
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(Struct, frozen=True, gc=False):
     """The owner wants tasks to stop, running ones too. indexes None means the whole job, and what comes later."""
 
     client: SessionId
@@ -90,32 +82,28 @@ class CancelRequested:
     indexes: Sequence[int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class ClientLost:
+class ClientLost(Struct, frozen=True, gc=False):
     """A client's session is gone. Its jobs go on for `linger_s`; then they are cancelled and forgotten."""
 
     client: SessionId
     linger_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class TasksStarted:
+class TasksStarted(Struct, frozen=True, gc=False):
     """A slave says that these have been running for a while."""
 
     slave: SessionId
     tasks: Sequence[TaskRef]
 
 
-@dataclass(frozen=True, slots=True)
-class TasksReturned:
+class TasksReturned(Struct, frozen=True, gc=False):
     """A slave gives back what had not started (answer to Withdraw, or because it is draining)."""
 
     slave: SessionId
     tasks: Sequence[TaskRef]
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomesReceived:
+class OutcomesReceived(Struct, frozen=True, gc=False):
     """Attempts have ended on a slave."""
 
     slave: SessionId
@@ -124,8 +112,7 @@ class OutcomesReceived:
     buffers: Sequence[Sequence[Buffer]]  #: for each item, in order; may be empty if no item has any
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomesAcknowledged:
+class OutcomesAcknowledged(Struct, frozen=True, gc=False):
     """The owner has these outcomes; they need not be kept."""
 
     client: SessionId

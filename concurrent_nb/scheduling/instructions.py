@@ -1,15 +1,15 @@
 """What a scheduler tells its node to do. Imperatives; a run of tasks is one instruction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.tasks.task import Buffer, Task
 from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(Struct, frozen=True, gc=False):
     """Send these attempts to the slave. Each task's `attempt` is the number to send."""
 
     slave: SessionId
@@ -19,8 +19,7 @@ class Assign:
     tasks: Sequence[Task]
 
 
-@dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(Struct, frozen=True, gc=False):
     """Ask the slave to give these back if unstarted; with `stop`, to stop them if running."""
 
     slave: SessionId
@@ -28,8 +27,7 @@ class Withdraw:
     stop: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(Struct, frozen=True, gc=False):
     """Send these outcomes to the owner's session. Each is kept until it is acknowledged."""
 
     client: SessionId
@@ -39,8 +37,7 @@ class Deliver:
     buffers: Sequence[Sequence[Buffer]]  #: for each item; empty if no item has any
 
 
-@dataclass(frozen=True, slots=True)
-class TellStarted:
+class TellStarted(Struct, frozen=True, gc=False):
     """Tell the owner that these are running."""
 
     client: SessionId
@@ -48,8 +45,7 @@ class TellStarted:
     tasks: Sequence[TaskRef]
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetJob:
+class ForgetJob(Struct, frozen=True, gc=False):
     """The job is over and acknowledged (or abandoned): drop what is kept for it."""
 
     job: JobId

@@ -91,16 +91,17 @@ def _undefined(name: str, known: Iterable[str]) -> str:
 
 def _is_own_builtin(name: str, value: Any) -> bool:
     """IPython puts functions of its own, `open`, in the place of builtins. A task has the real ones."""
-    return hasattr(builtins, name) and getattr(value, "__module__", "") == "IPython.core.interactiveshell"
+    if not hasattr(builtins, name) or not isinstance(value, types.FunctionType):
+        return False
+    return str(value.__globals__.get("__name__")).startswith("IPython.")
 
 
 def _check_builtin(name: str, line: int) -> None:
     value = getattr(builtins, name)
     module = str(getattr(type(value) if isinstance(value, types.MethodType) else value, "__module__", ""))
     if module.startswith("IPython") or refusal(value) is not None:
-        advice = "print, or make it the value of the cell" if name == "display" else "leave it out of the task"
-        what = "part of the notebook's shell, and tasks run without one"
-        raise CaptureError(f"line {line}: {name} is {what}: {advice}", name)
+        advice = "print, or make it the value of the cell" if name == "display" else "leave it out"
+        raise CaptureError(f"line {line}: {name} is part of the notebook's shell, a task has none: {advice}", name)
 
 
 def capture(

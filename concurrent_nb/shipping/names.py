@@ -5,25 +5,16 @@ Used by `cells`. A name is *needed* if it may be read before the cell has bound 
 sending those would be slow or, for an open file, refused.
 
 The cell itself and class bodies run from top to bottom, so the names that are surely bound are followed through each
-statement. What a function reads is looked up when it is called, so it counts as read at the end of the cell; what
-lambdas and comprehensions read counts as read where they stand.
+statement. What a function reads is looked up when it is called, so it counts as read where the function's own name is;
+what lambdas and comprehensions read counts as read where they stand.
 """
 
 import ast
-import dis
-import inspect
-import types
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
 
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
-_LOADS: Final = frozenset({"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
-_STORES: Final = frozenset({"STORE_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"})
-#: names that Python itself puts where these functions and classes find them
-_IMPLIED: Final = frozenset({"__name__", "__class__", "__classdict__", "__conditional_annotations__"})
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
+from concurrent_nb.shipping.scopes import Function, Inner
+
 _Read = tuple[str, int, bool]  # name, line, whether only an annotation reads it
 
 
@@ -42,8 +33,10 @@ def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> Names:
     """Analyse a cell, or the expression of an option. `flags` are the compiler's, for `from __future__ import`."""
     flow = _Flow(flags)
     flow.visit(tree)
-    for name, line, hint in flow.later:
-        flow.read(name, line, hint)
+    if flow.sure is None:  # it ends in `raise`, say; a function may have been called before
+        flow.sure = set()
+    for reads in flow.later.values():
+        flow.read_all(reads)
     declared = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
     for name in sorted(declared):
         flow.read(name, 0, hint=True)
@@ -71,7 +64,8 @@ class _Flow(ast.NodeVisitor):
         self.shared: set[str] = set()
         self.changed: set[str] = set()
         self.hinted: set[str] = set()
-        self.later: list[_Read] = []  #: read by functions in here, whenever those are called
+        self.later: dict[str, list[_Read]] = {}  #: read by functions and classes in here, whenever those are used
+        self._using: set[str] = set()
         self._breaks: list[list[set[str] | None]] = []
 
     # ---------------------------------------------------------------------------------------------------- the state
@@ -85,6 +79,14 @@ class _Flow(ast.NodeVisitor):
             elif name not in self.needed:
                 self.hinted.add(name)
             self.needed.setdefault(name, line)
+        if name in self.later and name not in self._using:
+            self._using.add(name)
+            self.read_all(self.later[name])
+            self._using.discard(name)
+
+    def read_all(self, reads: Iterable[_Read]) -> None:
+        for name, line, hint in reads:
+            self.read(name, line, hint, inner=True)
 
     def bind(self, name: str | None) -> None:
         if name is not None:
@@ -140,24 +142,28 @@ class _Flow(ast.NodeVisitor):
     def visit_Lambda(self, node: ast.Lambda) -> None:
         # It may well be called in this very expression, so its names count as read now.
         self._visit_all([*node.args.defaults, *node.args.kw_defaults])
-        self._inner(node, now=True)
+        self.read_all(self._inner(node))
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
         self.visit(node.generators[0].iter)
-        self._inner(node, now=True)
+        self.read_all(self._inner(node))
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
 
-    def _inner(self, node: ast.expr | _Function, now: bool) -> None:
-        """Take over what a function or comprehension in here reads from us."""
-        inner = _Inner(node, self.class_name, self.flags)
+    def _inner(self, node: ast.expr | Function) -> list[_Read]:
+        """Give what a function or comprehension in here reads from us; note what it binds."""
+        inner = Inner(node, self.class_name, self.flags)
         self.bound |= inner.stores  # by `global`, or by `:=` in a comprehension; perhaps it does not run
         self.shared |= inner.shared
-        for name, line in inner.reads.items():
-            if now:
-                self.read(name, line, inner=True)
-            else:
-                self.later.append((name, line, False))
+        return [(name, line, False) for name, line in inner.reads.items()]
+
+    def _use_later(self, name: str, reads: list[_Read], at_once: bool) -> None:
+        """Bind a function or class, which reads these names when it is used; `at_once`, as decorators may use it."""
+        if at_once:
+            self.read_all(reads)
+        else:
+            self.later.setdefault(name, []).extend(reads)
+        self.bind(name)
 
     def _hint(self, annotation: ast.AST | None, hidden: frozenset[str] = frozenset()) -> None:
         for name, line in _loaded(annotation):
@@ -192,12 +198,11 @@ class _Flow(ast.NodeVisitor):
         for alias in node.names:
             self.bind(alias.asname or alias.name)
 
-    def _function(self, node: _Function) -> None:
+    def _function(self, node: Function) -> None:
         self._visit_all([*node.decorator_list, *node.args.defaults, *node.args.kw_defaults])
         for annotation in _annotations(node):
             self._hint(annotation, _type_parameters(node))
-        self._inner(node, now=False)
-        self.bind(node.name)
+        self._use_later(node.name, self._inner(node), bool(node.decorator_list))
 
     visit_FunctionDef = visit_AsyncFunctionDef = _function
 
@@ -210,10 +215,9 @@ class _Flow(ast.NodeVisitor):
         # Where a class binds a name and reads it before, Python looks for it among the globals and not in the function
         # around (`class A: x = x`). So such a name has to be a global.
         self.shared |= inner.shared | (inner.bound & inner.needed.keys())
-        for name, line in inner.needed.items():
-            self.read(name, line, name in inner.hinted, inner=True)
-        self.later += inner.later
-        self.bind(node.name)
+        self.read_all((name, line, name in inner.hinted) for name, line in inner.needed.items())
+        reads = [read for reads in inner.later.values() for read in reads]
+        self._use_later(node.name, reads, bool(node.decorator_list or node.bases or node.keywords))
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
@@ -305,68 +309,7 @@ class _Flow(ast.NodeVisitor):
         self.bind(next(_loaded(node))[0])
 
 
-class _Inner:
-    """The global names that a function, lambda or comprehension uses.
-
-    The compiler is asked, because nobody knows Python's scopes better.
-    """
-
-    def __init__(self, node: ast.expr | _Function, class_name: str | None, flags: int) -> None:
-        self.reads: dict[str, int] = {}  #: name -> line
-        self.stores: set[str] = set()
-        self.shared: set[str] = set()  #: those that a class in it looks for among the globals
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they were shown when the whole cell was compiled
-            codes = _codes_of_function(node, class_name, flags) if isinstance(node, _FUNCTIONS) else None
-            if codes is None:
-                assert isinstance(node, ast.expr)
-                codes = _with_inner(compile(ast.Expression(node), "<cell>", "eval", flags, True))
-            for code in codes:
-                self._look(code)
-
-    def _look(self, code: types.CodeType) -> None:
-        instructions = list(dis.get_instructions(code))
-        is_class = not code.co_flags & inspect.CO_NEWLOCALS and "__qualname__" in code.co_names
-        bound = {i.argval for i in instructions if i.opname == "STORE_NAME"} if is_class else set()
-        so_far: set[str] = set()
-        for instruction in instructions:
-            name = instruction.argval
-            if instruction.opname in _LOADS and name not in so_far and name not in _IMPLIED:
-                line = instruction.positions.lineno if instruction.positions is not None else None
-                self.reads.setdefault(name, line or code.co_firstlineno)
-                if name in bound:
-                    self.shared.add(name)
-            elif instruction.opname == "STORE_NAME" and is_class:
-                so_far.add(name)
-            elif instruction.opname in _STORES:
-                self.stores.add(name)
-
-
-def _codes_of_function(node: _Function, class_name: str | None, flags: int) -> Iterator[types.CodeType]:
-    body: list[ast.stmt] = [node]
-    if class_name is not None:  # for the mangling of __names
-        shell = ast.parse(f"class {class_name}: pass").body[0]
-        assert isinstance(shell, ast.ClassDef)
-        shell.body = body
-        body = [shell]
-    return _functions_in(compile(ast.Module(body, []), "<cell>", "exec", flags, True))
-
-
-def _functions_in(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Give the codes of the functions that a module (or the class that is all of it) defines, and what is in them."""
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _with_inner(inner) if inner.co_flags & inspect.CO_NEWLOCALS else _functions_in(inner)
-
-
-def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _with_inner(inner)
-
-
-def _annotations(node: _Function) -> Iterator[ast.AST]:
+def _annotations(node: Function) -> Iterator[ast.AST]:
     arguments = node.args
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
     for annotation in (*(argument.annotation for argument in every if argument is not None), node.returns):

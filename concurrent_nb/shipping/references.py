@@ -131,7 +131,7 @@ def references(thing: Any) -> Iterator[Reference]:
         yield "part", ".__self__", thing.__self__
         yield "part", ".__func__", thing.__func__
     elif isinstance(thing, types.BuiltinMethodType):
-        if thing.__self__ is not None:
+        if not is_importable(thing) and thing.__self__ is not None:
             yield "part", ".__self__", thing.__self__
     elif isinstance(thing, functools.partial):
         yield from (("part", part, getattr(thing, part[1:])) for part in (".func", ".args", ".keywords"))

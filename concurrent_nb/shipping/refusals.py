@@ -125,7 +125,7 @@ def _refusal_of_type(kind: type) -> tuple[str, str] | None:
             return what, advice
     for base in kind.__mro__:
         if base.__module__.startswith(_SHELL):
-            return "part of the notebook's shell", "tasks run without one: leave it out of the task"
+            return "part of the notebook's shell", "a task has none, so leave it out"
         if base.__module__.startswith(_OURS):
             return f"a {base.__name__} of concurrent_nb", f"{_HERE}: use it outside of the task"
     return None

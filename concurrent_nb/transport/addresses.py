@@ -31,7 +31,7 @@ def resolve(addresses: Sequence[str]) -> list[str]:
             entries = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
             raise ConfigurationError(f"cannot listen on {address!r}: {error}") from None
-        found.update((str(entry[4][0]), None) for entry in entries if entry[0] in (socket.AF_INET, socket.AF_INET6))
+        found.update((str(entry[4][0]), None) for entry in entries)
     return list(found)
 
 

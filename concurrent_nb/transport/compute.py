@@ -15,6 +15,7 @@ import zmq
 import zmq.utils.z85
 
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.transport.waiting import has_mail
 from concurrent_nb.wire.codec import FRAME_BYTES, Buffer
 
 #: room for the header of a frame of FRAME_BYTES and what CURVE adds
@@ -30,6 +31,9 @@ LIBZMQ_NEEDED: Final = (4, 3, 5)
 #: libzmq's own keepalive, so that a cut cable or a vanished host is noticed although nothing is sent
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 
+# As plain integers, because combining pyzmq's enumerations takes longer than sending.
+_DONTWAIT: Final = int(zmq.DONTWAIT)
+_SEND_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 _ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 _DOMAIN: Final = b"concurrent_nb"
 
@@ -97,13 +101,10 @@ class Gate:
 
     def receive(self, limit: int = 256) -> Iterator[tuple[bytes, bytes, list[memoryview]]]:
         """Yield (routing id, key in z85, frames) of what has arrived, at most `limit` messages."""
-        for _ in range(limit):
-            try:
-                frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                return
-            key = frames[0].get("User-Id")
-            yield frames[0].bytes, str(key).encode(), [frame.buffer for frame in frames[1:]]
+        while limit > 0 and has_mail(self.socket):
+            limit -= 1
+            first, *frames = _receive(self.socket)
+            yield first.bytes, str(first.get("User-Id")).encode(), [frame.buffer for frame in frames]
 
     def someone_left(self) -> bool:
         """Say whether a connection has ended since the last call; sending tells whose."""
@@ -165,12 +166,9 @@ class Link:
 
     def receive(self, limit: int = 256) -> Iterator[list[memoryview]]:
         """Yield the frames of what has arrived, at most `limit` messages."""
-        for _ in range(limit):
-            try:
-                frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                return
-            yield [frame.buffer for frame in frames]
+        while limit > 0 and has_mail(self.socket):
+            limit -= 1
+            yield [frame.buffer for frame in _receive(self.socket)]
 
     def send(self, frames: Sequence[Buffer]) -> bool:
         """Hand frames to the queue. False if it is full (the session sends them again)."""
@@ -214,5 +212,12 @@ def _send(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
     """Send a multipart message; large frames without a copy."""
     last = len(frames) - 1
     for at, frame in enumerate(frames):
-        flags = zmq.DONTWAIT | (zmq.SNDMORE if at < last else 0)
-        socket.send(frame, flags, copy=len(frame) < ZERO_COPY_BYTES)
+        socket.send(frame, _SEND_MORE if at < last else _DONTWAIT, copy=len(frame) < ZERO_COPY_BYTES)
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    """Receive the message that is there."""
+    frames = [socket.recv(_DONTWAIT, copy=False)]
+    while frames[-1].more:
+        frames.append(socket.recv(_DONTWAIT, copy=False))
+    return frames

@@ -95,13 +95,14 @@ class HttpLink:
         connection.sock = self._timed  # it has what an HTTPConnection uses of a socket
         try:
             connection.request(method, path, body, headers)
+            self._timed.flush()
             with connection.getresponse() as response:
                 data = response.read(MAX_ANSWER_BYTES + 1)
                 missing_bytes = response.length or 0
         except http.client.RemoteDisconnected:
             raise
         except (http.client.HTTPException, ValueError) as error:
-            raise ProtocolError(f"not an HTTP server: {type(error).__name__}") from None
+            raise ProtocolError(f"not an HTTP server, or a broken one: {type(error).__name__}") from None
         if len(data) > MAX_ANSWER_BYTES:
             raise TooLarge(f"the reply is over {MAX_ANSWER_BYTES} bytes", len(data), MAX_ANSWER_BYTES)
         if missing_bytes:
@@ -123,13 +124,21 @@ class _TimedSocket:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._unsent = bytearray()
         self.deadline = Deadline(0)
 
     def sendall(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            self._socket.settimeout(self.deadline.left_s())
-            rest = rest[self._socket.send(rest) :]
+        """Keep the data: head and body come one by one, and are sent as one."""
+        self._unsent += data
+
+    def flush(self) -> None:
+        """Send what was kept."""
+        with memoryview(bytes(self._unsent)) as rest:
+            self._unsent.clear()
+            sent_bytes = 0
+            while sent_bytes < len(rest):
+                self._socket.settimeout(self.deadline.left_s())
+                sent_bytes += self._socket.send(rest[sent_bytes:])
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(_Incoming(self))
@@ -147,12 +156,18 @@ class _Incoming(io.RawIOBase):
 
     def __init__(self, sock: _TimedSocket) -> None:
         self._timed = sock
+        self._started = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
-        return self._timed.receive_into(buffer)
+        count = self._timed.receive_into(buffer)
+        # A ZeroMQ port, for one, greets with a few bytes and then waits for ours: no need to wait for a line's end.
+        if not self._started and not b"HTTP/".startswith(bytes(buffer[: min(count, 5)])):
+            raise ProtocolError("not an HTTP server")
+        self._started = True
+        return count
 
 
 def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:

@@ -91,7 +91,7 @@ def client_context(certificate_pem: str) -> ssl.SSLContext:
     return context
 
 
-def check_pinned(connection: ssl.SSLSocket, certificate_pem: str) -> None:
+def check_pinned(connection: ssl.SSLSocket | ssl.SSLObject, certificate_pem: str) -> None:
     """Raise AccessRefused unless the peer showed exactly this certificate, rather than one that it vouches for."""
     if connection.getpeercert(binary_form=True) != ssl.PEM_cert_to_DER_cert(certificate_pem):
         raise AccessRefused("the master's TLS certificate is not the one in the connection file")

@@ -5,7 +5,6 @@ ProtocolError, and nothing else, on bytes that are not what PROTOCOL.md says.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -90,8 +89,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 _error_decoder: Final = msgspec.msgpack.Decoder(m.ErrorReport)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True, gc=False):
     """A message that has arrived, with the buffers of its items (empty if no item has any)."""
 
     message: m.AnyMessage
@@ -168,7 +166,10 @@ def decode(frames: Sequence[Buffer], said_by: str) -> tuple[Envelope, list[Recei
     if envelope.seq < 0 or envelope.ack < 0:
         raise ProtocolError(f"negative sequence number ({envelope.seq}, {envelope.ack})")
     if len(frames) == 1:
-        return envelope, [Received(message) for message in envelope.body if not _wants(message)]
+        for message in envelope.body:
+            if type(message) in _CARRIERS:
+                _refuse_buffers(message)
+        return envelope, [Received(message) for message in envelope.body]
     return envelope, _with_buffers(envelope.body, frames)
 
 
@@ -181,20 +182,18 @@ def _check_version(header: Buffer) -> None:
         raise VersionMismatch(f"the peer speaks protocol {version}, this node speaks {m.PROTOCOL_VERSION}")
 
 
-def _wants(message: Any) -> bool:
-    """Raise if `message` announces buffers although no frame follows. (False, so that it fits in a comprehension.)"""
-    if type(message) in _CARRIERS and any(sizes for sizes in _sizes_of(message)):
-        raise ProtocolError(f"{type(message).__name__} announces buffers, but no frame follows")
-    return False
+def _refuse_buffers(message: Any) -> None:
+    """Raise if `message` announces buffers although no frame follows."""
+    for sizes in _sizes_of(message):
+        if sizes:
+            raise ProtocolError(f"{type(message).__name__} announces buffers, but no frame follows")
 
 
-def _sizes_of(message: Any) -> Iterator[tuple[int, ...]]:
-    """Yield the sizes of each item of a message that carries buffers."""
+def _sizes_of(message: Any) -> list[tuple[int, ...]]:
+    """Give the sizes of each item of a message that carries buffers."""
     if type(message) is m.Function:
-        yield message.sizes
-        return
-    for item in message.items if type(message) is m.Outcomes else message.tasks:
-        yield item.sizes
+        return [message.sizes]
+    return [item.sizes for item in (message.items if type(message) is m.Outcomes else message.tasks)]
 
 
 def _with_buffers(body: list[Any], frames: Sequence[Buffer]) -> list[Received]:
@@ -234,6 +233,16 @@ _CARRIERS: Final = frozenset({m.Function, m.Outcomes, m.Submit, m.Assign})
 
 
 # ------------------------------------------------------------------------------------------------- cutting into runs
+
+
+def size_if_small(message: m.AnyMessage) -> int:
+    """Give the size in bytes, roughly, of a message without buffers that need not be cut; 0 if it has to be looked at."""
+    name = _RUNS.get(type(message))
+    if name is None:
+        return 0
+    items = getattr(message, name)
+    size = sum([len(item.body) for item in items])
+    return 64 + 24 * len(items) + size if len(items) <= RUN_ITEMS and size <= RUN_BYTES else 0
 
 
 def split(message: m.AnyMessage, buffers: ItemBuffers = ()) -> Iterator[tuple[m.AnyMessage, Buffers, int]]:

@@ -10,11 +10,13 @@ while its window is full what is to be said gathers, so packing comes by itself 
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, ItemBuffers, Received, decode, encode, split
+from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, ItemBuffers, Received, decode, encode, size_if_small, split
 
 #: envelopes that may be unacknowledged
 WINDOW: Final = 64
@@ -30,22 +32,19 @@ ACK_AFTER: Final = 16
 RESEND_AFTER_S: Final = 1.0
 
 
-class _Outgoing(NamedTuple):
+class _Outgoing(msgspec.Struct, frozen=True, gc=False):
     message: m.AnyMessage
     buffers: Buffers
     size_bytes: int
     tag: object
 
 
-class _Sent:
-    __slots__ = ("frames", "sent_at", "seq", "size_bytes", "tags")
-
-    def __init__(self, seq: int, body: list[Any], buffers: Buffers, size_bytes: int, tags: list[object]) -> None:
-        self.seq = seq
-        self.frames = (body, buffers)
-        self.size_bytes = size_bytes
-        self.tags = tags
-        self.sent_at = 0.0
+class _Sent(msgspec.Struct, frozen=True, gc=False):
+    seq: int
+    body: list[m.AnyMessage]
+    buffers: list[Buffer]
+    size_bytes: int
+    tags: list[object]
 
 
 class Session:
@@ -82,6 +81,9 @@ class Session:
 
     def send(self, message: m.AnyMessage, buffers: ItemBuffers = (), tag: object = None) -> None:
         """Put a message in the queue; a long one is cut. `tag` comes back from `take_acked` once the peer has all."""
+        if not buffers and (size_bytes := size_if_small(message)):
+            self._pending.append(_Outgoing(message, (), size_bytes, tag))
+            return
         parts = list(split(message, buffers))
         for part, flat, size_bytes in parts[:-1]:
             self._pending.append(_Outgoing(part, flat, size_bytes, None))
@@ -90,18 +92,23 @@ class Session:
 
     def flush(self, now: float) -> list[list[Buffer]]:
         """Give the envelopes that should go out now, each a list of frames."""
+        if not self._pending and (self._resend_at is None or now < self._resend_at) and not self._to_resend:
+            return [self._acknowledgement()] if self._ack_due(now) else []
         out = [self._again(sent, now) for sent in self._due(now)]
         while self._pending and self._has_room():
             out.append(self._next_envelope(now))
-        if not out and self._ack_due(now):
-            out.append(self._bare([]))
         if out:
             self._unacknowledged = 0
             self._ack_at = None
+        elif self._ack_due(now):
+            out.append(self._acknowledgement())
         return out
 
     def keepalive(self) -> list[Buffer]:
         """Give an envelope that says nothing but: I am here, and this is what I have heard."""
+        return self._acknowledgement()
+
+    def _acknowledgement(self) -> list[Buffer]:
         self._unacknowledged = 0
         self._ack_at = None
         return self._bare([])
@@ -142,12 +149,12 @@ class Session:
         tags: list[object] = []
         size = 0
         while self._pending and (not body or size + self._pending[0].size_bytes <= ENVELOPE_BYTES):
-            message, flat, size_bytes, tag = self._pending.popleft()
-            body.append(message)
-            buffers.extend(flat)
-            size += size_bytes
-            if tag is not None:
-                tags.append(tag)
+            item = self._pending.popleft()
+            body.append(item.message)
+            buffers.extend(item.buffers)
+            size += item.size_bytes
+            if item.tag is not None:
+                tags.append(item.tag)
         self._last_seq += 1
         sent = _Sent(self._last_seq, body, buffers, size, tags)
         self._unacked.append(sent)
@@ -155,11 +162,9 @@ class Session:
         return self._again(sent, now)
 
     def _again(self, sent: _Sent, now: float) -> list[Buffer]:
-        sent.sent_at = now
         if self._resend_at is None:
             self._resend_at = now + self._resend_after_s
-        body, buffers = sent.frames
-        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, sent.seq, self._heard, body), buffers)
+        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, sent.seq, self._heard, sent.body), sent.buffers)
 
     def _bare(self, body: list[Any]) -> list[Buffer]:
         return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, 0, self._heard, body))

@@ -101,9 +101,10 @@ class Page:
         """Return the ticket of the task whose result is on its way, 0 if none."""
         return self.words[_SENDING]
 
-    def reads(self, stream: int) -> int:
-        """Return how often a read of the pipe has begun or ended."""
-        return self.words[_READS + stream]
+    def reads(self) -> tuple[int, int]:
+        """Return how often a read has begun or ended, for streams 1 and 2."""
+        words = self.words
+        return words[_READS + 1], words[_READS + 2]
 
     def look(self) -> tuple[int, float]:
         """Return the ticket of the task that runs and when it started; (0, 0.0) if none does."""

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from types import FrameType
-from typing import Final, Protocol
+from typing import Final, Protocol, TextIO
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.workers.capture import marker
@@ -43,6 +43,10 @@ FLUSH_S: Final = 0.001
 KEPT_BYTES_MAX: Final = 16 * 1024
 #: most results that are kept back
 KEPT_MAX: Final = 256
+
+# A name in a module is found faster than a member of an enumeration.
+_HIT: Final = int(Status.HIT)
+_CANCELLED: Final = int(Status.CANCELLED)
 
 #: epoch, ticket, function, body, buffers
 Work = tuple[int, int, bytes, Buffer, Sequence[Buffer]]
@@ -77,11 +81,12 @@ class Serving:
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._last_flush = 0.0
-        self._seen_reads = [0, 0]
-        self._waiting_bytes = bytearray(4)
+        self._seen_reads = (0, 0)
+        self._held_bytes = bytearray(4)
         self._armed = 0  # ticket of the task that a signal may interrupt
         self._interrupted = 0  # ticket of the task that a signal has interrupted
-        self._streams = (sys.stdout, sys.stderr)
+        self._streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
+        self._home_path = os.path.realpath(".")
         self._home = os.open(".", os.O_RDONLY)
         self._recursion_limit = sys.getrecursionlimit()
         self._poll = select.poll()
@@ -146,13 +151,11 @@ class Serving:
         page.begin(ticket, started_at)
         status, answer, answer_buffers = self._attempt(ticket, function, body, buffers)
         wrote = self._mark(ticket)
-        with contextlib.suppress(OSError):
-            os.fchdir(self._home)
         now = time.monotonic()
         if len(answer) >= LARGE_BYTES:
             answer, answer_buffers = b"", [answer, *answer_buffers]
         sizes = tuple([memoryview(buffer).nbytes for buffer in answer_buffers]) if answer_buffers else ()
-        result = encode((ticket, int(status), now - started_at, answer, sizes, wrote))
+        result = encode((ticket, status, now - started_at, answer, sizes, wrote))
         self._unsent.append(result)
         if sizes or len(result) > KEPT_BYTES_MAX:
             page.sending(ticket)
@@ -177,13 +180,13 @@ class Serving:
             self._armed = ticket
             if self._page.to_stop == ticket:
                 self._armed = 0
-                return Status.CANCELLED, b"", ()
+                return _CANCELLED, b"", ()
             status, answer, answer_buffers = self._runner.run(function, body, buffers)
             self._armed = 0
         except KeyboardInterrupt:  # it came just before or after the task itself
-            return Status.CANCELLED, b"", ()
-        if self._interrupted == ticket and status > Status.HIT:
-            return Status.CANCELLED, b"", ()
+            return _CANCELLED, b"", ()
+        if self._interrupted == ticket and status > _HIT:
+            return _CANCELLED, b"", ()
         return status, answer, answer_buffers
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -198,28 +201,30 @@ class Serving:
 
     def _mark(self, ticket: int) -> int:
         """Write the task's marker into each pipe that it has written to; return which, as bits."""
-        out, err = self._streams
-        if sys.stdout is not out or sys.stderr is not err:
-            self._take_streams_back()
         try:
-            out.flush()
-            err.flush()
-        except (OSError, ValueError):  # the task has closed or redirected them
-            self._remake_streams()
+            if (sys.stdout, sys.stderr) != self._streams:
+                self._take_streams_back()
+            self._streams[0].flush()
+            self._streams[1].flush()
+            os.fchdir(self._home)
+        except (OSError, ValueError, AttributeError):  # the task has closed, redirected or deleted them
+            self._repair()
+        reads = self._page.reads()
+        if reads == self._seen_reads and not (self._holds(0) or self._holds(1)):
+            return 0
         wrote = 0
         for place in (0, 1):
-            reads = self._page.reads(place + 1)
             # An odd number: the slave is reading right now, so what it takes may be of this task or of the next.
-            if reads != self._seen_reads[place] or reads & 1 or self._waits(place):
-                self._seen_reads[place] = reads
+            if reads[place] != self._seen_reads[place] or self._holds(place):
                 self._write_marker(self._pipes[place], ticket)
                 wrote |= place + 1
+        self._seen_reads = (reads[0] & ~1, reads[1] & ~1)
         return wrote
 
-    def _waits(self, place: int) -> bool:
-        """Say whether the pipe holds bytes that the slave has not read."""
-        fcntl.ioctl(self._pipes[place], termios.FIONREAD, self._waiting_bytes)
-        return self._waiting_bytes != b"\0\0\0\0"
+    def _holds(self, place: int) -> bool:
+        """Say whether a pipe holds bytes that the slave has not read."""
+        fcntl.ioctl(self._pipes[place], termios.FIONREAD, self._held_bytes)
+        return self._held_bytes != b"\0\0\0\0"
 
     def _write_marker(self, pipe: int, ticket: int) -> None:
         while True:
@@ -237,9 +242,16 @@ class Serving:
                 stream.flush()
         sys.stdout, sys.stderr = self._streams
 
-    def _remake_streams(self) -> None:
+    def _repair(self) -> None:
+        """Make the streams anew, and go back to our folder if it is still there."""
         self._take_descriptors_back()
         self._streams = remake_stream(1), remake_stream(2)
+        try:
+            os.fchdir(self._home)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.chdir(self._home_path)
+                self._home = os.open(".", os.O_RDONLY)
 
     def _take_descriptors_back(self) -> None:
         for fd, pipe in enumerate(self._pipes, 1):

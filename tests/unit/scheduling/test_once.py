@@ -4,6 +4,7 @@ from itertools import permutations
 
 import pytest
 
+from concurrent_nb.scheduling.events import Event
 from concurrent_nb.scheduling.refusal import EventRefused
 from tests.unit.scheduling.bench import (
     CANCELLED,
@@ -97,7 +98,7 @@ def test_whatever_comes_first_a_task_ends_once(order: tuple[int, ...]) -> None:
     # Given a task that runs, and four things that happen to it in any order
     bench = Bench()
     bench(joined("a"), joined("b"), opened(), submitted([0]), submitted([1]))
-    facts = [cancelled([0]), ended("a", 0), lost("a"), returned("a", 0)]
+    facts: list[Event] = [cancelled([0]), ended("a", 0), lost("a"), returned("a", 0)]
     outcomes = [delivered(bench(facts[number])) for number in order]
     # Then it has one outcome, at the latest when the slave that has it then answers
     task = bench.scheduler.jobs[JOB].tasks[0]

@@ -27,7 +27,8 @@ def test_keys_come_by_rank_and_equal_ones_in_the_order_in_which_they_were_set() 
     assert ranking.second_rank() == 1.0
     assert ranking.take_up_to(2.9) == ["a", "b"]
     assert ranking.take_up_to(3.0) == ["c"]
-    assert ranking.first() is ranking.second_rank() is None
+    assert ranking.first() is None
+    assert ranking.second_rank() is None
 
 
 _step = st.tuples(st.sampled_from(["set", "discard", "take"]), st.integers(0, 5), st.floats(0, 10))

@@ -26,7 +26,9 @@ def test_addresses_are_resolved_once_each() -> None:
     assert "127.0.0.1" in addresses.resolve(["localhost"])
 
 
-@pytest.mark.parametrize("wrong", [[], "127.0.0.1", [""], ["no.such.host.invalid"], ["1.2.3.4.5"], ["a" * 300], ["a b"]])
+@pytest.mark.parametrize(
+    "wrong", [[], "127.0.0.1", [""], ["no.such.host.invalid"], ["1.2.3.4.5"], ["a" * 300], ["a b"]]
+)
 def test_what_is_no_address_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigurationError):
         addresses.resolve(wrong)
@@ -47,7 +49,9 @@ def test_a_port_that_is_none_is_refused(port: int) -> None:
 def test_a_port_in_use_is_named() -> None:
     with bound(["127.0.0.2"]) as (other,):
         port = other.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"cannot listen on port {port} of 127.0.0.2: Address already in use"):
+        with pytest.raises(
+            ConfigurationError, match=f"cannot listen on port {port} of 127.0.0.2: Address already in use"
+        ):
             addresses.bind(["127.0.0.1", "127.0.0.2"], port)
         with bound(["127.0.0.1"], port):
             """The address that was free is free again."""

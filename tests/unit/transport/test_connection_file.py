@@ -19,7 +19,7 @@ TOKENS = {"admin": "a" * 43, "client": "c" * 43, "slave": "s" * 43}
 
 
 def info(**changes: Any) -> ConnectionFile:
-    values = {
+    values: dict[str, Any] = {
         "name": "default",
         "endpoints": ["https://192.168.1.5:8000", "https://[fe80::1]:8000"],
         "master_key": KEY,
@@ -133,7 +133,9 @@ def test_a_name_that_is_not_there_lists_those_that_are(folder: Path) -> None:
     connection_file.write(info(name="two"))
     with pytest.raises(ClusterNotFound) as caught:
         connection_file.read("missing")
-    expected = f"no cluster 'missing': there is no file {folder}/concurrent_nb-missing.json. Clusters in {folder}: one, two"
+    expected = (
+        f"no cluster 'missing': there is no file {folder}/concurrent_nb-missing.json. Clusters in {folder}: one, two"
+    )
     assert str(caught.value) == expected
 
 

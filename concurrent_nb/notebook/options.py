@@ -1,0 +1,113 @@
+"""The options of the magics: what they may be, and one clear ConfigurationError for each way of getting them wrong.
+
+Used by the magics. Nothing is started and nothing evaluated here.
+"""
+
+import argparse
+import difflib
+import keyword
+import math
+import shlex
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+from IPython.core import magic_arguments
+from IPython.core.error import UsageError
+
+from concurrent_nb.errors import ConfigurationError
+
+#: worker processes that one machine is asked for at most
+MOST_WORKERS: Final = 1024
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def takes(*names: str, **rules: Any) -> Callable[[_Method], _Method]:
+    """Declare an option of a magic: IPython's `@argument`, with types."""
+    return cast(Callable[[_Method], _Method], magic_arguments.argument(*names, **rules))  # type: ignore[no-untyped-call]
+
+
+def documented(method: _Method) -> _Method:
+    """Make the parser and the help text of a magic from its declared options: IPython's `@magic_arguments()`."""
+    return cast(_Method, magic_arguments.magic_arguments()(method))  # type: ignore[no-untyped-call]
+
+
+def parse(magic: Any, line: str) -> argparse.Namespace:
+    """Parse a magic's line. Quotes group and are taken away, as in a shell; nothing is expanded.
+
+    Args:
+        magic: a function that is `documented`.
+
+    Raises ConfigurationError, which names the option.
+    """
+    parser: argparse.ArgumentParser = magic.parser
+    parser.allow_abbrev = False  # a typing error must not be taken for another option
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise ConfigurationError(f"{line.strip()}: {str(error).lower()}") from error
+    try:
+        options, extra = parser.parse_known_args(words)
+    except UsageError as error:
+        raise ConfigurationError(str(error).removeprefix("argument ")) from error
+    if extra:
+        raise ConfigurationError(_unexpected(extra, parser))
+    return options
+
+
+def _unexpected(extra: list[str], parser: argparse.ArgumentParser) -> str:
+    known = sorted(option for action in parser._actions for option in action.option_strings)
+    unknown = next((word for word in extra if word.startswith("-")), None)
+    if unknown is None:
+        return f"`{' '.join(extra)}` is not expected here: a value with spaces needs quotes around it"
+    name = unknown.partition("=")[0]
+    plain = {option.lstrip("-"): option for option in known}
+    close = [plain[word] for word in difflib.get_close_matches(name.lstrip("-"), plain, 1)]
+    return f"unknown option {name}: " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}")
+
+
+def whole_number(text: str, least: int, most: int | None = None) -> int:
+    """Read a whole number within limits, for argparse."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"needs a whole number {limits}, not {text!r}")
+    return number
+
+
+def workers(text: str) -> int:
+    """Read the value of --workers."""
+    return whole_number(text, 1, MOST_WORKERS)
+
+
+def retries(text: str) -> int:
+    """Read the value of --retries."""
+    return whole_number(text, 0)
+
+
+def seconds(text: str) -> float:
+    """Read the value of --timeout."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"needs a number of seconds above 0, not {text!r}")
+    return number
+
+
+def variable(text: str) -> str:
+    """Read the value of --out."""
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise argparse.ArgumentTypeError(f"needs the name of a variable, not {text!r}")
+    return text
+
+
+def words(text: str) -> str:
+    """Read a text that says something."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("needs a value, not an empty one")
+    return text

@@ -1,0 +1,112 @@
+"""One line of text that tells how far a job is, and stays as its summary.
+
+Used by `watch`, on the main thread. In a notebook the line is a display that is updated in place, on a terminal a line
+that is written over; where there is neither, only the last one is printed.
+"""
+
+import sys
+from typing import Any, Final, Protocol
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import DisplayHandle, display
+
+_ERASE: Final = "\r\x1b[2K"
+_BAR: Final = 20
+
+
+class Line(Protocol):
+    """A line that can be shown again and again."""
+
+    def show(self, text: str) -> None:
+        """Show `text` in the place of what was there."""
+
+    def make_room(self) -> None:
+        """Go out of the way of other output; the next `show` brings the line back."""
+
+    def end(self, text: str) -> None:
+        """Show `text`, for good."""
+
+
+class KernelLine:
+    """A display in a notebook."""
+
+    def __init__(self) -> None:
+        self._handle: DisplayHandle | None = None
+
+    def show(self, text: str) -> None:
+        content = {"text/plain": text}
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(content, raw=True)  # type: ignore[no-untyped-call]
+
+    def make_room(self) -> None:
+        return  # it has a place of its own
+
+    def end(self, text: str) -> None:
+        self.show(text)
+
+
+class TerminalLine:
+    """The last line of a terminal."""
+
+    def __init__(self) -> None:
+        self._visible = False
+
+    def show(self, text: str) -> None:
+        self._write(_ERASE + text)
+        self._visible = True
+
+    def make_room(self) -> None:
+        if self._visible:
+            self._write(_ERASE)
+            self._visible = False
+
+    def end(self, text: str) -> None:
+        self.make_room()
+        self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+class LastLine:
+    """Nowhere to write over: only the last line is shown."""
+
+    def show(self, text: str) -> None:
+        return
+
+    def make_room(self) -> None:
+        return
+
+    def end(self, text: str) -> None:
+        sys.stdout.write(text + "\n")
+
+
+def line_for(shell: InteractiveShell | None) -> Line:
+    """Choose the kind of line for where this shell's output goes."""
+    if hasattr(shell, "kernel"):
+        return KernelLine()
+    return TerminalLine() if sys.stdout.isatty() else LastLine()
+
+
+def progress_text(counts: Any, elapsed_s: float) -> str:
+    """Tell how far a job is.
+
+    Args:
+        counts: the job's `Counts`.
+        elapsed_s: seconds since it was started.
+    """
+    total = counts.total
+    ended = total - counts.waiting - counts.running
+    if total == 1:
+        return f"{'running' if counts.running else 'waiting'}, {elapsed_s:.1f} s"
+    bar = "#" * (_BAR * ended // total)
+    parts = [f"[{bar:-<{_BAR}}] {ended}/{total} tasks", f"{counts.running} running"]
+    if counts.failed:
+        parts.append(f"{counts.failed} failed")
+    if ended and elapsed_s > 0:
+        rate = ended / elapsed_s
+        parts += [f"{rate:.1f}/s", f"{(total - ended) / rate:.0f} s left"]
+    return ", ".join(parts)

@@ -1,0 +1,88 @@
+"""What a job comes to: its value, an outcome for each task, and its summary in one line.
+
+Used by the magics. Reads jobs, never changes them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from concurrent_nb import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one task ended, as `--on-error keep` gives it."""
+
+    index: int  #: number of the task in its job
+    value: Any = None  #: what it returned
+    error: BaseException | None = None  #: what it raised, or what happened to it
+    cancelled: bool = False  #: it never ran, or was stopped
+
+    @property
+    def ok(self) -> bool:
+        """Return whether there is a value."""
+        return self.error is None and not self.cancelled
+
+    def __repr__(self) -> str:
+        if self.ok:
+            return f"<{self.index}: {self.value!r}>"
+        return f"<{self.index}: cancelled>" if self.cancelled else f"<{self.index}: {self.error!r}>"
+
+
+def outcomes_of(job: Job) -> list[Outcome]:
+    """Give an outcome for each task of a job that has ended, in order."""
+    found = []
+    for index, future in enumerate(job.futures):
+        if future.cancelled():
+            found.append(Outcome(index, cancelled=True))
+        elif (error := future.exception()) is not None:
+            found.append(Outcome(index, error=error))
+        else:
+            found.append(Outcome(index, future.result()))
+    return found
+
+
+def value_of(job: Job, *, is_loop: bool, until: bool, keep: bool) -> Any:
+    """Give the value of a cell whose job has ended.
+
+    Args:
+        is_loop: it had a --for, so the value is a list.
+        until: it had a --until, so the value is the hit's, or None.
+        keep: failed tasks are part of the value (--on-error keep).
+    """
+    if until:
+        return job.hit.result() if job.hit is not None else None
+    if keep:
+        outcomes = outcomes_of(job)
+        return outcomes if is_loop else outcomes[0]
+    values = [future.result() for future in job.futures]
+    return values if is_loop else values[0]
+
+
+def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
+    """Say in one line how a job went: `128 tasks: 113 done, 15 cancelled, 0 failed in 0.84 s on 1 slave`."""
+    counts = job.counts()
+    place = where or f"on {plural(len(job.slaves), 'slave')}"
+    ended = f"{counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed"
+    return f"{plural(counts.total, 'task')}: {ended} in {elapsed_s:.2f} s {place}"
+
+
+def stopped_summary(before: Any, after: Any) -> str:
+    """Say what an interrupt has stopped: `stopped: 12 done, 3 stopped while running, 113 never ran`.
+
+    Args:
+        before: the job's `Counts` when it was interrupted.
+        after: the same when it had ended, or when nobody waited any longer.
+    """
+    stopped = min(before.running, after.cancelled)
+    parts = [f"{after.done} done", f"{stopped} stopped while running", f"{after.cancelled - stopped} never ran"]
+    if after.failed:
+        parts.insert(1, f"{after.failed} failed")
+    if open_ones := after.waiting + after.running:
+        parts.append(f"{open_ones} still being stopped")
+    return f"stopped: {', '.join(parts)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Write a number of things: `1 task`, `2 tasks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

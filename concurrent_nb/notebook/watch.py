@@ -1,0 +1,109 @@
+"""Wait for a job in the cell that started it: show prints and progress, and stop the job when the cell is interrupted.
+
+Used by the magics, on the main thread, which waits in short slices so that the stop button is obeyed at once. A second
+interrupt does not wait for anything.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Final
+
+from concurrent_nb import Job
+from concurrent_nb.clock import Clock, monotonic
+from concurrent_nb.notebook.output import Printer
+from concurrent_nb.notebook.progress import Line, progress_text
+from concurrent_nb.notebook.results import stopped_summary, summary
+from concurrent_nb.notebook.tracebacks import show_as
+
+#: how long the main thread waits before it shows prints and progress again; a front end takes few messages
+SLICE_S: Final = 0.2
+#: a stopped job's tasks have this long to confirm; the cell must be back within a second
+CONFIRM_S: Final = 0.7
+
+
+class Watch:
+    """One cell's wait for its job.
+
+    Args:
+        started: when the job was started, by `clock`.
+        where: how the summary says where the tasks ran; None for "on N slaves".
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        line: Line,
+        printer: Printer,
+        started: float,
+        where: str | None = None,
+        clock: Clock = monotonic,
+    ) -> None:
+        self._job = job
+        self._line = line
+        self._printer = printer
+        self._where = where
+        self._clock = clock
+        self._started = started
+
+    def wait(self, interrupted: bool = False) -> None:
+        """Return when every task has ended; the job's summary is shown then.
+
+        Args:
+            interrupted: the stop button was pressed already, while the job was being started.
+
+        Raises KeyboardInterrupt when the cell is interrupted, after it has stopped the job.
+        """
+        try:
+            if interrupted:
+                raise KeyboardInterrupt
+            while not self._job.wait(SLICE_S):
+                self._look()
+        except KeyboardInterrupt as interrupt:
+            self._stop()
+            show_as(interrupt, ["KeyboardInterrupt: the job was stopped; what had finished is in _job.futures"])
+            raise
+        self._end(summary(self._job, self._clock() - self._started, self._where))
+
+    def _look(self) -> None:
+        self._line.make_room()
+        self._printer.take(self._job)
+        self._line.show(progress_text(self._job.counts(), self._clock() - self._started))
+
+    def _stop(self) -> None:
+        before = self._job.counts()
+        self._job.cancel()
+        with suppress(KeyboardInterrupt):
+            self._job.wait(CONFIRM_S)
+        self._end(stopped_summary(before, self._job.counts()))
+
+    def _end(self, text: str) -> None:
+        self._line.make_room()
+        self._printer.take(self._job)
+        self._printer.flush()
+        self._line.end(text)
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[list[bool]]:
+    """Keep a first interrupt from cutting short what must not be half done; the list that is given tells of it.
+
+    A second one raises KeyboardInterrupt as usual. Off the main thread there are no interrupts to note.
+    """
+    noted: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(True)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, previous)

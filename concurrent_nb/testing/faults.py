@@ -1,0 +1,158 @@
+"""What goes wrong in the simulator's stormy histories: hosts are cut off, nodes freeze, crash and come, masters restart.
+
+`Faults.begin` draws what happens when and puts it on the agenda. Called by `simulator`.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from concurrent_nb.testing.actors import ApplicationActor, MasterActor, Node, SlaveActor
+from concurrent_nb.testing.agenda import Actor
+from concurrent_nb.testing.network import Host
+from concurrent_nb.testing.world import World
+
+
+class Faults:
+    """Everything that goes wrong."""
+
+    def __init__(
+        self,
+        world: World,
+        slaves: list[SlaveActor],
+        apps: list[ApplicationActor],
+        add_slave: Callable[[], None],
+    ) -> None:
+        self._world = world
+        self._chance = world.chance
+        self._slaves = slaves
+        self._apps = apps
+        self._add_slave = add_slave
+        self._epoch = 1
+        self._workers_lost = 0
+        self._kinds: Final = (
+            (self._partition, 5),
+            (self._cut, 3),
+            (self._freeze_node, 3),
+            (self._crash_slave, 4),
+            (self._crash_application, 0.5),
+            (self._restart_master, 1.5),
+            (self._freeze_master, 1),
+            (self._lose_worker, 2),
+            (self._resize, 2),
+            (self._leave, 1),
+        )
+
+    def begin(self, until_s: float) -> None:
+        """Plan what goes wrong until then."""
+        chance = self._chance
+        count = chance.choices((1, 3, 8), (4, 4, 1))[0]
+        kinds, weights = zip(*self._kinds, strict=True)
+        for fault in chance.choices(kinds, weights, k=count):
+            self._world.agenda.at(chance.uniform(0, until_s), fault)
+
+    def _nodes(self) -> list[Node]:
+        return [node for node in (*self._slaves, *self._apps) if node.alive]
+
+    def _alive_slave(self) -> SlaveActor | None:
+        alive = [slave for slave in self._slaves if slave.alive]
+        return self._chance.choice(alive) if alive else None
+
+    def _duration_s(self) -> float:
+        """Mostly short, sometimes long enough that somebody is given up."""
+        return self._chance.choice((0.2, 1.0, 4.0, 8.0)) * self._chance.uniform(0.5, 1.5)
+
+    def _say(self, what: str) -> None:
+        self._world.trace("fault", what)
+
+    # --------------------------------------------------------------------------------------------------------- faults
+
+    def _partition(self) -> None:
+        if not (nodes := self._nodes()):
+            return
+        chance = self._chance
+        node, how, for_s = chance.choice(nodes), chance.choice(("lose", "stall")), self._duration_s()
+        paths = chance.choice((node.host.paths, (node.host.up,), (node.host.down,)))
+        self._say(f"{node.name} is cut off ({how}, {len(paths)} ways) for {for_s:.2f} s")
+        for path in paths:
+            path.block(how)
+        self._world.agenda.after(for_s, lambda: self._heal(node.host))
+
+    def _heal(self, host: Host) -> None:
+        for path in host.paths:
+            path.open()
+
+    def _cut(self) -> None:
+        nodes = [node for node in self._nodes() if node.link is not None]
+        if nodes:
+            node = self._chance.choice(nodes)
+            assert node.link is not None
+            self._say(f"{node.name} loses its connection")
+            node.link.cut()
+
+    def _freeze_node(self) -> None:
+        if nodes := self._nodes():
+            self._freeze(self._chance.choice(nodes))
+
+    def _freeze_master(self) -> None:
+        self._freeze(self._master())
+
+    def _freeze(self, actor: Actor) -> None:
+        for_s = self._duration_s()
+        self._say(f"{actor.name} freezes for {for_s:.2f} s")
+        actor.freeze(for_s)
+
+    def _crash_slave(self) -> None:
+        if (slave := self._alive_slave()) is None:
+            return
+        noticed = self._chance.random() < 0.5
+        self._say(f"{slave.name} crashes{'' if noticed else ' without a word'}")
+        slave.crash(noticed=noticed)
+        if self._chance.random() < 0.7:
+            self._world.agenda.after(self._duration_s(), self._add_slave)
+
+    def _crash_application(self) -> None:
+        alive = [app for app in self._apps if app.alive]
+        if alive:
+            app = self._chance.choice(alive)
+            self._say(f"{app.name} crashes")
+            app.crash(noticed=self._chance.random() < 0.5)
+
+    def _restart_master(self) -> None:
+        master = self._master()
+        if not master.alive:
+            return
+        noticed, for_s = self._chance.random() < 0.7, self._chance.choice((0.1, 1.0, 4.0, 7.0))
+        self._say(f"the master crashes{'' if noticed else ' without a word'} for {for_s} s")
+        master.crash(noticed=noticed)
+        self._world.agenda.after(for_s, self.ensure_master)
+
+    def ensure_master(self) -> None:
+        """Start a master if there is none."""
+        if not self._master().alive:
+            self._epoch += 1
+            self._say(f"the master is back, in epoch {self._epoch}")
+            same_port = self._chance.random() < 0.5
+            self._world.master = MasterActor(self._world, self._epoch, same_port=same_port)
+
+    def _master(self) -> MasterActor:
+        master = self._world.master
+        assert isinstance(master, MasterActor)
+        return master
+
+    def _lose_worker(self) -> None:
+        if (slave := self._alive_slave()) is not None and self._workers_lost < 3:
+            self._workers_lost += 1
+            self._say(f"a worker of {slave.name} is killed")
+            slave.crew.lose_a_worker()
+
+    def _resize(self) -> None:
+        if (slave := self._alive_slave()) is not None:
+            slots = self._chance.randint(0, slave.slots)
+            credit = self._chance.randint(slots, slave.credit)
+            self._say(f"{slave.name} offers {slots} slots, credit {credit}")
+            slave.resize(slots, credit)
+
+    def _leave(self) -> None:
+        if (slave := self._alive_slave()) is not None:
+            self._say(f"{slave.name} leaves")
+            slave.leave()

@@ -1,0 +1,207 @@
+"""The simulator's judge: what may never happen, checked while it could, and once more when all is over.
+
+    network --> Witness: sessions hand over what was said, once and in order
+    applications --> Judge: each task is answered once, to its owner, with its own value, as it can have ended
+
+Raises Violation at the first thing that is wrong. Decides nothing and changes nothing, but for wrapping `receive` of the
+sessions that it is told to watch.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from concurrent_nb.nodes.ledger import Ended, Wrote
+from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.testing.agenda import Agenda
+from concurrent_nb.testing.network import Frames
+from concurrent_nb.testing.plans import Deeds, Kind, Wanted, WantedJob, error_of, value_of
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
+from concurrent_nb.wire.session import Session
+
+#: a worker may take so much longer for a task than the task itself, in seconds
+_OVERHEAD_S: Final = 0.05
+
+
+class Violation(AssertionError):
+    """The cluster did what it may never do."""
+
+
+class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    version: int
+    epoch: int
+    seq: int
+
+
+_head: Final = msgspec.msgpack.Decoder(_Head)
+
+
+class _Direction:
+    """What one end of a session says and the other hears."""
+
+    def __init__(self, said_by: str) -> None:
+        self.said_by = said_by
+        self.said: dict[int, list[Received]] = {}  # by number of the envelope; what is not heard yet
+        self.next = 1  # the envelope that is to be heard next
+
+
+class Witness:
+    """Hears what is sent, and checks that sessions hand on just that, in order. An `Ear` of the network."""
+
+    def __init__(self) -> None:
+        self._directions: dict[tuple[bytes, bool], _Direction] = {}
+
+    def watch(self, session: bytes, role: str) -> None:
+        """Begin to watch a session of a "client" or a "slave"."""
+        self._directions[session, True] = _Direction(f"from_{role}")
+        self._directions[session, False] = _Direction(f"to_{role}")
+
+    def sent(self, session: bytes, upwards: bool, frames: Frames) -> None:
+        """Hear an envelope that leaves."""
+        seq = _head.decode(frames[0]).seq
+        direction = self._directions.get((session, upwards))
+        if direction is not None and seq >= direction.next and seq not in direction.said:
+            direction.said[seq] = decode(frames, direction.said_by)[1]
+
+    def listen(self, session: bytes, upwards: bool, end: Session) -> None:
+        """Check what an end of the session hands on."""
+        direction = self._directions[session, upwards]
+        receive = end.receive
+
+        def checked(frames: Sequence[Buffer], now: float) -> list[Received]:
+            received = receive(frames, now)
+            self._check(direction, received)
+            return received
+
+        end.receive = checked  # type: ignore[method-assign]
+
+    def _check(self, direction: _Direction, received: list[Received]) -> None:
+        at = 0
+        while at < len(received):
+            expected = direction.said.pop(direction.next, None)
+            if expected is None or received[at : at + len(expected)] != expected:
+                names = [type(item.message).__name__ for item in received[at:]]
+                raise Violation(f"a session gave {names}, which envelope {direction.next} does not say")
+            direction.next += 1
+            at += len(expected)
+
+
+class Judge:
+    """Knows what may become of a task."""
+
+    def __init__(self, agenda: Agenda, deeds: Deeds, *, deaths_allowed: int) -> None:
+        self.faults = False  #: things go wrong in this history: what is impossible without is not then
+        self.losses = 0  #: slave sessions that the master has given up
+        self._agenda = agenda
+        self._deeds = deeds
+        self._deaths_allowed = deaths_allowed
+
+    def answered(self, ended: Ended[Wanted]) -> None:
+        """Take an answer that an application got."""
+        wanted = ended.entry.owner
+        status = Status(ended.frame.status)
+        if wanted.over:
+            raise Violation(f"{wanted.name} ended twice: as {wanted.status}, and as {status.name}")
+        if ended.entry.index != wanted.index or ended.frame.index != wanted.index:
+            raise Violation(f"{wanted.name} got the answer to {ended.frame.index}")
+        if not self._possible(wanted, status):
+            raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {_past_of(wanted)}")
+        body, _ = unpack_body(ended.frame.body, ended.buffers)
+        expected = None
+        if status in SUCCESSES:
+            expected = value_of(wanted.function.body or bytes(wanted.function.buffers[0]), wanted.body)
+        elif status is Status.ERROR:
+            expected = error_of(wanted)
+        if expected is not None and bytes(body) != expected:
+            raise Violation(f"{wanted.name} ended with {bytes(body)[:80]!r}, and not with {expected[:80]!r}")
+        wanted.status = status
+
+    def wrote(self, wrote: Wrote[Wanted]) -> None:
+        """Take what a task has written: pieces may be missing, but none comes late or twice."""
+        wanted = wrote.entry.owner
+        name, run, piece = wrote.data.decode().split(" ")
+        if name != wanted.name or (int(run), int(piece)) <= wanted.wrote:
+            raise Violation(f"{wanted.name} wrote {wrote.data!r} after {wanted.wrote}")
+        wanted.wrote = int(run), int(piece)
+
+    def end(self) -> None:
+        """Look at everything that was submitted, when all is over."""
+        for job in self._deeds.jobs:
+            for wanted in job.tasks:
+                if not wanted.over:
+                    raise Violation(f"{wanted.name}, {wanted.plan}, was never answered: {_past_of(wanted)}")
+                if not self.faults:
+                    _check_runs(wanted, self._deaths_allowed)
+            self._check_job(job)
+
+    def _possible(self, wanted: Wanted, status: Status) -> bool:
+        plan = wanted.plan
+        if status is Status.OK:
+            return plan.kind in (Kind.PLAIN, Kind.FLAKY, Kind.DIES)
+        if status is Status.HIT:
+            return plan.kind is Kind.HIT
+        if status is Status.ERROR:
+            # A task that is to be stopped is not tried again.
+            return plan.kind in (Kind.ERROR, Kind.FLAKY) and (wanted.raised > wanted.retries or _may_be_stopped(wanted))
+        if status is Status.NOT_PICKLABLE:
+            return plan.kind is Kind.UNPICKLABLE
+        if status is Status.POISON:
+            return wanted.died + self.losses >= self._deaths_allowed
+        if status is Status.TIMEOUT:
+            return wanted.timeout_s is not None and (
+                self.faults or plan.kind is Kind.ENDLESS or plan.run_s + _OVERHEAD_S >= wanted.timeout_s
+            )
+        if status is Status.CANCELLED:
+            return _may_be_stopped(wanted)
+        return False  # DIED is for the master alone, and REFUSED nobody has earned
+
+    def _check_job(self, job: WantedJob) -> None:
+        """A job that was cut short must have been cut short by something that its owner can see."""
+        if job.cancelled or any(task.cancelled or task.dropped for task in job.tasks):
+            return
+        ends = [task.status for task in job.tasks]
+        if Status.CANCELLED not in ends:
+            return
+        hit = job.until and Status.HIT in ends
+        failed = job.stop_on_error and any(end not in SUCCESSES and end is not Status.CANCELLED for end in ends)
+        if not (hit or failed):
+            raise Violation(f"job {job.id.hex()[:4]} of {job.owner} was cancelled by nobody")
+
+
+def _may_be_stopped(wanted: Wanted) -> bool:
+    """Say whether a task may be cancelled: by its owner, or because its job is over."""
+    job = wanted.job
+    failed = job.failures > 0 or any(task.timeout_s is not None for task in job.tasks)
+    asked = wanted.cancelled or job.cancelled
+    return asked or (job.until and job.hits > 0) or (job.stop_on_error and failed)
+
+
+def _check_runs(wanted: Wanted, deaths_allowed: int) -> None:
+    """Where nothing goes wrong a task runs as often as its plan says, and not at all more."""
+    status, runs = wanted.status, wanted.runs
+    expected = {
+        Status.OK: wanted.plan.times + 1,
+        Status.HIT: 1,
+        Status.ERROR: wanted.retries + 1,
+        Status.TIMEOUT: wanted.retries + 1,
+        Status.POISON: deaths_allowed,
+        Status.NOT_PICKLABLE: 1,
+    }.get(status or Status.CANCELLED, runs)
+    if status is not None and runs != expected and not _may_be_stopped(wanted):
+        raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {runs} runs, and not {expected}")
+
+
+def _past_of(wanted: Wanted) -> str:
+    facts = f"{wanted.runs} runs, of which {wanted.raised} raised and {wanted.died} died"
+    return facts + f", timeout {wanted.timeout_s}, {wanted.retries} retries, cancelled {wanted.cancelled}"
+
+
+def check_references(owner: str, refs: Sequence[m.TaskRef], known: set[tuple[bytes, int, int]]) -> None:
+    """Check that attempts which are reported were assigned, and were not reported before; forget them."""
+    for ref in refs:
+        key = (ref.job, ref.index, ref.attempt)
+        if key not in known:
+            raise Violation(f"{owner} reports {ref.job.hex()[:4]}/{ref.index}, attempt {ref.attempt}, out of the blue")
+        known.discard(key)

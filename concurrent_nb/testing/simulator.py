@@ -1,0 +1,221 @@
+"""Whole clusters in virtual time, with the real cores, over a hostile network; the same seed is the same history.
+
+    seed -> Settings, users, faults -> Agenda: MasterActor, SlaveActors, ApplicationActors -> Judge, Witness -> Report
+
+Everything that decides is real: MasterCore, Scheduler with either strategy, Liveness, Session, codec, SlaveCore, Ledger,
+the books of the workers' pool. Sockets, processes, threads and clocks are played. For tests, and by hand:
+
+    python -m concurrent_nb.testing.simulator --seed 4711 --trace
+    python -m concurrent_nb.testing.simulator --seed 1 --count 20000
+
+It sets module constants (limits of the wire) while it runs, so one thread at a time.
+"""
+
+import argparse
+import hashlib
+import logging
+import random
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from concurrent_nb.testing.actors import ApplicationActor, MasterActor, SlaveActor
+from concurrent_nb.testing.agenda import Agenda
+from concurrent_nb.testing.faults import Faults
+from concurrent_nb.testing.history import Judge, Violation, Witness
+from concurrent_nb.testing.plans import Deeds
+from concurrent_nb.testing.users import User, draw_functions
+from concurrent_nb.testing.world import Settings, Trace, World, draw_settings
+
+#: more events than this, and nobody is getting anywhere
+EVENTS_MAX: Final = 200_000
+#: when everything is well again, it takes no longer than this, besides what tasks take, until everybody rests
+REST_WITHIN_S: Final = 120.0
+#: whether everybody rests is looked at so often
+LOOK_S: Final = 0.25
+#: lines of the trace that are shown of a history that went wrong
+TAIL: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a history went."""
+
+    seed: int
+    violation: str  #: what went wrong, "" if nothing did
+    events: int
+    virtual_s: float
+    tasks: int
+    trace: list[str] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of the trace."""
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
+
+
+class Simulation:
+    """One history."""
+
+    def __init__(self, seed: int, *, trace: bool = False) -> None:
+        chance = random.Random(seed)
+        agenda = Agenda()
+        deeds = Deeds()
+        self.settings: Settings = draw_settings(chance)
+        judge = Judge(agenda, deeds, deaths_allowed=self.settings.deaths_allowed)
+        self.world = World(
+            self.settings, chance, agenda, deeds, judge, Witness(), Trace(agenda, wanted=trace)
+        )
+        self.slaves: list[SlaveActor] = []
+        self.apps: list[ApplicationActor] = []
+        self._rested = False
+        self._storm_s = chance.choice((0.5, 3.0, 10.0))
+
+    def run(self) -> None:
+        """Let it happen. Raises Violation, or whatever a core raises that should not."""
+        world, chance = self.world, self.world.chance
+        world.trace("settings", str(self.settings))
+        world.judge.faults = self.settings.mood != "calm"
+        world.master = MasterActor(world, 1, same_port=True)
+        for _ in range(chance.choices((1, 2, 5), (4, 4, 1))[0]):
+            self._add_slave()
+        functions = draw_functions(world)
+        users = []
+        for number in range(chance.choices((1, 2, 3), (5, 3, 1))[0]):
+            app = ApplicationActor(world, f"app{number}")
+            self.apps.append(app)
+            users.append(User(world, app, functions))
+            users[-1].begin(self._storm_s)
+        for _ in range(chance.choices((0, 1, 2), (6, 2, 1))[0]):
+            world.agenda.at(chance.uniform(0, self._storm_s), self._add_slave)
+        faults = Faults(world, self.slaves, self.apps, self._add_slave)
+        if self.settings.mood == "stormy":
+            faults.begin(self._storm_s)
+        world.agenda.at(self._storm_s, lambda: self._calm_down(users, faults))
+        world.agenda.run(self._over)
+        if not self._rested:
+            raise Violation(f"not everybody rests: {self._unrest()}")
+        world.judge.end()
+
+    # -------------------------------------------------------------------------------------------------------- the end
+
+    def _add_slave(self) -> None:
+        chance = self.world.chance
+        slots = chance.randint(1, 3)
+        credit = slots * chance.choice((1, 2, 8, 512))
+        self.slaves.append(SlaveActor(self.world, f"slave{len(self.slaves)}", slots, credit))
+
+    def _over(self) -> bool:
+        if self.world.agenda.events > EVENTS_MAX:
+            raise Violation(f"{EVENTS_MAX} events, and no end: {self._unrest()}")
+        return self._rested
+
+    def _calm_down(self, users: Sequence[User], faults: Faults) -> None:
+        """End the storm: from now on nothing goes wrong, and users wait for what they have asked for."""
+        world = self.world
+        world.trace("fault", "no more: everything is well again")
+        world.network.calm()
+        faults.ensure_master()
+        for actor in (world.master, *self.slaves, *self.apps):
+            actor.thaw()
+        alive = [slave for slave in self.slaves if slave.alive]
+        for slave in alive:
+            slave.resize(slave.slots, slave.credit)
+        if not any(slave.alive for slave in self.slaves):
+            self._add_slave()
+        for user in users:
+            if user.app.alive:
+                user.app.tell(user.finish)
+        self._look(world.agenda.now + REST_WITHIN_S + self._work_s())
+
+    def _work_s(self) -> float:
+        """Return how long everything would take if one worker did it, at most."""
+        seconds = 0.0
+        for task in self.world.deeds.all():
+            longest_s = task.plan.run_s if task.timeout_s is None else min(task.plan.run_s, task.timeout_s + 2.0)
+            seconds += (longest_s + 1.0) * (task.retries + 3)
+        return seconds
+
+    def _look(self, until_s: float) -> None:
+        agenda = self.world.agenda
+        self._rested = not self._unrest()
+        if not self._rested:
+            if agenda.now > until_s:
+                raise Violation(f"after {agenda.now:.0f} s not everybody rests: {self._unrest()}")
+            agenda.after(LOOK_S, lambda: self._look(until_s))
+
+    def _unrest(self) -> list[str]:
+        """Tell who does not rest, and why."""
+        core = self.world.master.core
+        scheduler = core.scheduler
+        restless = [f"{app.name} waits for {len(app.ledger.entries())} tasks" for app in self.apps if not app.at_rest]
+        restless += [f"the master keeps job {job.id.hex()[:4]}" for job in scheduler.jobs.values()]
+        restless += [
+            f"{peer.name} has not taken {peer.session.in_flight} + {peer.session.backlog}"
+            for peer in core.peers.values()
+            if peer.session.in_flight or peer.session.backlog
+        ]
+        restless += [f"{slave.name} has {slave.load} attempts" for slave in scheduler.slaves.values() if slave.load]
+        for slave in self.slaves:
+            if slave.alive and slave.crew.unfinished:
+                restless.append(f"the crew of {slave.name} has {slave.crew.unfinished} attempts")
+            if slave.alive and slave.core is not None and slave.core.session.in_flight:
+                restless.append(f"{slave.name} has not been heard")
+        return restless
+
+
+def simulate(seed: int, *, trace: bool = False) -> Report:
+    """Run the history of a seed. With `trace` the report says what happened, step by step."""
+    simulation = Simulation(seed, trace=trace)
+    violation = ""
+    # What nodes log of hostile peers is what is meant to happen here.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with simulation.settings.in_force():
+            simulation.run()
+    except Exception as error:  # noqa: BLE001  (whatever a core raises here is what we are looking for)
+        violation = str(error) if isinstance(error, Violation) else traceback.format_exc()
+    finally:
+        logging.disable(disabled)
+    world = simulation.world
+    return Report(
+        seed, violation, world.agenda.events, world.agenda.now, len(world.deeds.all()), world.trace.lines()
+    )
+
+
+def explain(seed: int) -> str:
+    """Tell how the history of a seed went wrong, the last part step by step, and how to see all of it."""
+    report = simulate(seed, trace=True)
+    lines = [*report.trace[-TAIL:], f"seed {seed}: {report.violation or 'nothing went wrong'}"]
+    return "\n".join([*lines, f"replay it: python -m concurrent_nb.testing.simulator --seed {seed} --trace"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one seed or many; 1 if something went wrong."""
+    parser = argparse.ArgumentParser(description="Simulate clusters in virtual time.")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--count", type=int, default=1, help="how many seeds")
+    parser.add_argument("--trace", action="store_true", help="print everything that happens")
+    options = parser.parse_args(arguments)
+    failed = 0
+    began = time.perf_counter()
+    for seed in range(options.seed, options.seed + options.count):
+        report = simulate(seed, trace=options.trace)
+        if options.trace:
+            sys.stdout.write("\n".join(report.trace) + "\n")
+        if options.count == 1:
+            sys.stdout.write(f"{report}\n")
+        if report.violation:
+            failed += 1
+            sys.stdout.write(explain(seed) + "\n")
+    took_s = time.perf_counter() - began
+    sys.stdout.write(f"{options.count} seeds, {failed} failed, {options.count / took_s:.0f} seeds/s\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

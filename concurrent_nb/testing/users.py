@@ -1,0 +1,162 @@
+"""What the users of the simulator's applications do: jobs of all kinds, cancelled now and then, closed in the end.
+
+`User.begin` draws a script and puts it on the agenda; `User.finish` says what a patient user says when the cluster is
+well again: no more tasks, and an end to those that never end. Called by `simulator`.
+"""
+
+from typing import Final
+
+from concurrent_nb.ids import JobId, digest_of
+from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
+from concurrent_nb.testing.actors import ApplicationActor
+from concurrent_nb.testing.plans import Kind, Plan, Wanted, WantedJob
+from concurrent_nb.testing.world import World
+from concurrent_nb.wire.codec import pack_body
+
+#: how likely a job has how many tasks
+_SIZES: Final = ((1, 4), (3, 4), (10, 4), (40, 1), (120, 0.2))
+#: what is in a job besides plain tasks, and how often
+_SPICES: Final = (
+    (Kind.ERROR, 4),
+    (Kind.FLAKY, 4),
+    (Kind.DIES, 3),
+    (Kind.POISON, 2),
+    (Kind.ENDLESS, 2),
+    (Kind.UNPICKLABLE, 2),
+)
+
+
+class User:
+    """The user of one application."""
+
+    def __init__(self, world: World, app: ApplicationActor, functions: list[Shipment]) -> None:
+        self.app = app
+        self._world = world
+        self._chance = world.chance
+        self._functions = functions
+        self._jobs: list[tuple[WantedJob, OpenJob[Wanted]]] = []
+
+    def begin(self, until_s: float) -> None:
+        """Plan what to do until then."""
+        chance, agenda = self._chance, self._world.agenda
+        for _ in range(chance.choices((1, 2, 4), (6, 3, 1))[0]):
+            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._new_job))
+        for _ in range(chance.choices((0, 1, 3), (5, 3, 2))[0]):
+            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._cancel_something))
+        for _ in range(chance.choices((0, 2, 8), (5, 3, 2))[0]):
+            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._submit_one_more))
+
+    def finish(self) -> None:
+        """Submit nothing more, and stop what would never end."""
+        for job, record in self._jobs:
+            if not record.closed:
+                self.app.ledger.close(record)
+            endless = [
+                entry.index
+                for entry in record.entries.values()
+                if entry.owner.plan.kind is Kind.ENDLESS and entry.timeout_s is None
+            ]
+            if endless:
+                self._cancel(job, endless)
+        self.app.leaving = self._chance.random() < 0.5
+
+    # ---------------------------------------------------------------------------------------------------------- steps
+
+    def _new_job(self) -> None:
+        chance = self._chance
+        job = WantedJob(
+            JobId(chance.randbytes(16)),
+            self.app.name,
+            until=chance.random() < 0.2,
+            stop_on_error=chance.random() < 0.2,
+        )
+        record = OpenJob[Wanted](job.id, "a job", job.until, job.stop_on_error)
+        self._world.deeds.jobs.append(job)
+        self._jobs.append((job, record))
+        count = chance.choices(*zip(*_SIZES, strict=True))[0]
+        count = chance.randint(1, count)
+        self._world.trace(self.app.name, f"submits {count} tasks of job {job.id.hex()[:4]}")
+        self.app.ledger.add(self._entries(job, record, count))
+        if chance.random() < 0.7:
+            self.app.ledger.close(record)
+
+    def _submit_one_more(self) -> None:
+        still_open = [pair for pair in self._jobs if not pair[1].closed]
+        if still_open:
+            job, record = self._chance.choice(still_open)
+            self.app.ledger.add(self._entries(job, record, 1))
+
+    def _cancel_something(self) -> None:
+        if not self._jobs:
+            return
+        chance = self._chance
+        job, _ = chance.choice(self._jobs)
+        if chance.random() < 0.4:
+            self._world.trace(self.app.name, f"cancels job {job.id.hex()[:4]}")
+            job.cancelled = True
+            self.app.ledger.cancel(job.id, None)
+        else:
+            count = min(len(job.tasks), chance.randint(1, 5))
+            self._cancel(job, [task.index for task in chance.sample(job.tasks, count)])
+
+    def _cancel(self, job: WantedJob, indexes: list[int]) -> None:
+        self._world.trace(self.app.name, f"cancels {indexes} of job {job.id.hex()[:4]}")
+        for index in indexes:
+            job.tasks[index].cancelled = True
+        self.app.ledger.cancel(job.id, indexes)
+
+    # ---------------------------------------------------------------------------------------------------------- tasks
+
+    def _entries(self, job: WantedJob, record: OpenJob[Wanted], count: int) -> list[Entry[Wanted]]:
+        chance = self._chance
+        spice = chance.choice((0.0, 0.0, 0.1, 0.5))
+        length = chance.choices(("none", "short", "long", "both"), (3, 4, 1, 2))[0]
+        timeout_s = chance.choice((None, None, 0.5, 2.0))
+        retries = chance.choice((0, 0, 1, 3))
+        padding = chance.choices((0, 40, 500), (6, 3, 1))[0]
+        function = chance.choice(self._functions)
+        entries = []
+        for _ in range(count):
+            kind = chance.choices(*zip(*_SPICES, strict=True))[0] if chance.random() < spice else Kind.PLAIN
+            if job.until and chance.random() < 0.1:
+                kind = Kind.HIT
+            wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
+            self._world.deeds.add(wanted)
+            body, sizes, buffers = pack_body(wanted.body, ())
+            entries.append(
+                Entry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted)
+            )
+        return entries
+
+    def _wanted(
+        self,
+        job: WantedJob,
+        function: Shipment,
+        kind: Kind,
+        length: str,
+        timeout_s: float | None,
+        retries: int,
+        padding: int,
+    ) -> Wanted:
+        chance, index = self._chance, len(job.tasks)
+        if length == "both":
+            length = "long" if chance.random() < 0.1 else "short"
+        run_s = {"none": 0.0, "short": chance.expovariate(200), "long": chance.uniform(0.1, 2.0)}[length]
+        plan = Plan(
+            kind,
+            run_s,
+            times=chance.randint(1, 2) if kind in (Kind.FLAKY, Kind.DIES) else 0,
+            stubborn=chance.random() < 0.2,
+            writes=chance.choices((0, 2), (9, 1))[0],
+        )
+        body = b"%s/%d" % (job.id.hex().encode(), index)
+        return Wanted(job, index, plan, function, body + b"." * padding, timeout_s, retries)
+
+
+def draw_functions(world: World) -> list[Shipment]:
+    """Make the functions that all users share."""
+    functions = []
+    for number in range(world.chance.randint(1, 6)):
+        pickled = b"function %d" % number + b"." * world.chance.choice((0, 0, 100))
+        functions.append(Shipment(digest_of(pickled), *pack_body(pickled, ())))
+    return functions

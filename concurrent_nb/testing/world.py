@@ -1,0 +1,147 @@
+"""What the simulator's parts share: the time, the chance, the network, the judge, and how this history is set up.
+
+Made by `simulator`, given to every actor.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final, Protocol
+
+from concurrent_nb.ids import SessionId
+from concurrent_nb.nodes import master_core
+from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.testing.agenda import Agenda
+from concurrent_nb.testing.history import Judge, Witness
+from concurrent_nb.testing.network import Frames, Network, Weather
+from concurrent_nb.testing.plans import Deeds
+from concurrent_nb.wire import codec, session
+
+#: limits that are made so small in some histories that the ways of large ones are taken by small ones: where they are,
+#: their names, and what they may be
+_LIMITS: Final[tuple[tuple[ModuleType, str, tuple[int, ...]], ...]] = (
+    (codec, "FRAME_BYTES", (64,)),
+    (codec, "INLINE_BYTES", (24, 64)),
+    (codec, "RUN_BYTES", (40, 400)),
+    (codec, "RUN_ITEMS", (1, 3, 8)),
+    (codec, "REFS", (1, 4)),
+    (session, "WINDOW", (1, 2, 5)),
+    (session, "WINDOW_BYTES", (300, 3000)),
+    (session, "ENVELOPE_BYTES", (100, 1000)),
+    (session, "ACK_AFTER", (1, 3)),
+    (master_core, "IDLE_FUNCTIONS", (4,)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the nodes of one history are set up."""
+
+    mood: str  #: "calm": nothing goes wrong; "windy": the network is bad; "stormy": nodes die and freeze, too
+    strategy: Callable[[], Strategy]
+    weather: Weather
+    turn_s: float  #: what a turn of a node takes
+    grace_s: float
+    deaths_allowed: int = 3
+    silence_s: float = 3.0
+    validate_each: int = 4  #: the scheduler's books are checked after every so many turns of the master
+    limits: tuple[tuple[ModuleType, str, int], ...] = ()
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Set the limits, which are module constants, and put them back."""
+        before = [(module, name, getattr(module, name)) for module, name, _ in self.limits]
+        try:
+            for module, name, value in self.limits:
+                setattr(module, name, value)
+            yield
+        finally:
+            for module, name, value in before:
+                setattr(module, name, value)
+
+
+def draw_settings(chance: random.Random) -> Settings:
+    """Draw how the nodes of a history are set up."""
+    mood = chance.choices(("calm", "windy", "stormy"), (2, 3, 5))[0]
+    weather = Weather(latency_s=chance.choice((0.0001, 0.002, 0.03)))
+    if mood != "calm" and chance.random() < 0.7:
+        weather = Weather(
+            latency_s=weather.latency_s,
+            jitter_s=chance.choice((0.0, 0.001, 0.05)),
+            loss=chance.choice((0.0, 0.02, 0.15)),
+            doubled=chance.choice((0.0, 0.05, 0.3)),
+            ordered=chance.random() < 0.5,
+        )
+    limits = [(module, name, chance.choice(values)) for module, name, values in _LIMITS if chance.random() < 0.3]
+    return Settings(
+        mood=mood,
+        strategy=chance.choice((PullRoundRobin, PushBest)),
+        weather=weather,
+        turn_s=chance.choice((0.00001, 0.0005, 0.005)),
+        grace_s=chance.choice((1.0, 10.0)),
+        limits=tuple(limits) if chance.random() < 0.5 else (),
+    )
+
+
+class Master(Protocol):
+    """The master that lives now, as far as nodes use it."""
+
+    core: MasterCore
+    alive: bool
+
+    def register(self, role: str, key: bytes, name: str, **facts: int) -> Callable[[float], tuple[SessionId, int, str]]:
+        """Give what registers a node when it is called."""
+
+
+class Trace:
+    """Everything that has happened, in order, to be printed or hashed. Written down only if it is wanted."""
+
+    def __init__(self, agenda: Agenda, *, wanted: bool) -> None:
+        self._agenda = agenda
+        self._wanted = wanted
+        self._lines: list[tuple[float, str, Any]] = []
+
+    def __call__(self, who: str, what: str | bytes) -> None:
+        """Write down what somebody does; the header of an envelope is spelled out when it is read."""
+        if self._wanted:
+            self._lines.append((self._agenda.now, who, what))
+
+    def lines(self) -> list[str]:
+        """Return all lines."""
+        return [f"{when_s:12.6f} {who:>10} {spell(what)}" for when_s, who, what in self._lines]
+
+
+def spell(what: str | bytes) -> str:
+    """Write an envelope's header as text."""
+    if isinstance(what, str):
+        return what
+    _, epoch, seq, ack, body = codec.msgspec.msgpack.decode(what)
+    return f"epoch {epoch} seq {seq} ack {ack} " + " ".join(str(message)[:160] for message in body)
+
+
+@dataclass(eq=False)
+class World:
+    """One history's parts."""
+
+    settings: Settings
+    chance: random.Random
+    agenda: Agenda
+    deeds: Deeds
+    judge: Judge
+    witness: Witness
+    trace: Trace
+    network: Network = field(init=False)
+    master: Master = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network = Network(self.agenda, self.chance, self.settings.weather, self)
+
+    def sent(self, session_id: bytes, upwards: bool, frames: Frames) -> None:
+        """Hear what is sent: the network's `Ear`."""
+        self.witness.sent(session_id, upwards, frames)
+        self.trace(f"{session_id.hex()[2:6]} {'up' if upwards else 'down'}", bytes(frames[0]))

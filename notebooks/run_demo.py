@@ -1,0 +1,93 @@
+"""Run the demonstration notebooks, show on the terminal how they go, and keep the executed copies in build/.
+
+`make demo` calls it. Ends with exit code 0 and the number found, the tasks run and cancelled, and the time, all as the
+notebook itself tells them; or with 1 and the error of the cell that failed.
+"""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOKS = ("01_md5_reverse.ipynb",)
+CELL_TIMEOUT_S = 300
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Watched(NotebookClient):
+    """A notebook's execution that shows on the terminal what the notebook shows."""
+
+    def __init__(self, nb: Any, **options: Any) -> None:
+        super().__init__(nb, **options)
+        self._updating = False
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        content = msg["content"]
+        if msg["msg_type"] == "stream":
+            self._show(content["text"])
+        elif msg["msg_type"] in ("display_data", "update_display_data", "execute_result"):
+            self._show(content["data"].get("text/plain", "") + "\n", is_update="display_id" in content.get("transient", {}))
+        return super().process_message(msg, cell, cell_index)
+
+    def _show(self, text: str, is_update: bool = False) -> None:
+        """Show text; a line that is updated is written over where the output is a terminal."""
+        if is_update and self._updating and sys.stdout.isatty():
+            sys.stdout.write("\x1b[1A\x1b[2K")
+        elif is_update and not sys.stdout.isatty():
+            return  # the last update is in the executed notebook
+        self._updating = is_update
+        sys.stdout.write("".join(f"    {line}\n" for line in text.splitlines()))
+        sys.stdout.flush()
+
+
+def run(path: Path, kept: Path) -> bool:
+    """Execute one notebook and keep the result. Return whether all cells went well."""
+    print(f"{path.name}: starting a kernel", flush=True)
+    notebook = nbformat.read(path, as_version=4)
+    began = time.monotonic()
+    client = Watched(notebook, timeout=CELL_TIMEOUT_S, resources={"metadata": {"path": str(path.parent)}})
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        print(f"{path.name} failed:\n{_COLOUR.sub('', str(error))}", file=sys.stderr)
+        return False
+    finally:
+        kept.parent.mkdir(exist_ok=True)
+        nbformat.write(notebook, kept)
+    print(f"{path.name}: {last_words(notebook)}, {time.monotonic() - began:.1f} s with the start of the kernel")
+    print(f"the executed notebook is {kept}")
+    return True
+
+
+def last_words(notebook: Any) -> str:
+    """Give what the notebook says about its result, and the summary of its last job."""
+    said = [text for cell in notebook.cells if cell.cell_type == "code" for text in _texts(cell)]
+    found = next((text for text in reversed(said) if text.startswith("found ")), "it says nothing about a result")
+    job = next((text for text in reversed(said) if re.match(r"\d+ tasks?: ", text)), "no job has run")
+    return f"{found.strip()} ({job.strip()})"
+
+
+def _texts(cell: Any) -> list[str]:
+    """Give the text of each output of a cell."""
+    return [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+
+
+def main() -> int:
+    """Run the notebooks that are named, or all."""
+    parser = argparse.ArgumentParser(description="Run the demonstration notebooks on a cluster of this machine.")
+    parser.add_argument("notebooks", nargs="*", type=Path, default=[HERE / name for name in NOTEBOOKS])
+    parser.add_argument("--build", type=Path, default=HERE.parent / "build", help="folder for the executed notebooks")
+    options = parser.parse_args()
+    went_well = [run(path.resolve(), options.build.resolve() / path.name) for path in options.notebooks]
+    return 0 if all(went_well) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Silence becomes suspicion, suspicion becomes loss, on a clock that stands still."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import SessionId
+from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
+
+A, B = SessionId(b"a"), SessionId(b"b")
+
+
+def test_nobody_is_watched_at_first() -> None:
+    liveness = Liveness()
+    assert liveness.next_deadline() is None
+    assert liveness.tick(1e9) == []
+
+
+def test_a_silent_node_is_suspected_and_then_lost() -> None:
+    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0)
+    liveness.watch(A, 0.0)
+    assert liveness.next_deadline() == 3.0
+    assert liveness.tick(2.9) == []
+    assert liveness.tick(3.0) == [Suspected(A)]
+    assert liveness.next_deadline() == 5.0
+    assert liveness.tick(4.9) == []
+    assert liveness.tick(5.0) == [Lost(A)]
+    # It is not watched any more, and a late sign of life changes nothing.
+    liveness.heard(A, 5.1)
+    liveness.unreachable(A, 5.1)
+    assert liveness.next_deadline() is None
+
+
+def test_a_node_that_lets_itself_be_heard_is_left_alone() -> None:
+    liveness = Liveness()
+    liveness.watch(A, 0.0)
+    for second in range(1, 100):
+        liveness.heard(A, float(second))
+        assert liveness.tick(float(second)) == []
+    assert liveness.tick(102.0) == [Suspected(A)]
+
+
+def test_a_suspected_node_that_is_heard_is_trusted_again() -> None:
+    liveness = Liveness()
+    liveness.watch(A, 0.0)
+    liveness.tick(3.0)
+    liveness.heard(A, 4.0)
+    assert liveness.next_deadline() == 4.0
+    assert liveness.tick(4.0) == [Trusted(A)]
+    assert liveness.tick(6.9) == []
+    assert liveness.tick(7.0) == [Suspected(A)]
+
+
+def test_a_node_whose_connection_is_gone_is_suspected_at_once_and_lost_soon() -> None:
+    liveness = Liveness(unreachable_after_s=1.0)
+    liveness.watch(A, 0.0)
+    liveness.heard(A, 0.9)
+    liveness.unreachable(A, 1.0)
+    assert liveness.tick(1.0) == [Suspected(A)]
+    liveness.unreachable(A, 1.5)  # said twice, it is no later
+    assert liveness.tick(1.9) == []
+    assert liveness.tick(2.0) == [Lost(A)]
+
+
+def test_a_node_that_connects_again_in_time_is_trusted_again() -> None:
+    liveness = Liveness(unreachable_after_s=1.0)
+    liveness.watch(A, 0.0)
+    liveness.unreachable(A, 1.0)
+    liveness.tick(1.0)
+    liveness.heard(A, 1.5)
+    assert liveness.tick(1.5) == [Trusted(A)]
+    assert liveness.tick(4.4) == []
+
+
+def test_a_connection_that_is_gone_does_not_lengthen_the_silence() -> None:
+    liveness = Liveness(unreachable_after_s=10.0)
+    liveness.watch(A, 0.0)
+    liveness.tick(3.0)
+    liveness.unreachable(A, 4.5)
+    assert liveness.tick(5.0) == [Lost(A)]
+
+
+def test_a_node_that_says_good_bye_is_not_judged() -> None:
+    liveness = Liveness()
+    liveness.watch(A, 0.0)
+    liveness.watch(B, 0.0)
+    liveness.forget(A)
+    liveness.forget(A)
+    assert liveness.tick(3.0) == [Suspected(B)]
+
+
+def test_silence_that_nobody_listened_to_proves_nothing() -> None:
+    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0)
+    liveness.watch(A, 0.0)
+    liveness.watch(B, 0.0)
+    # Given that this process was stopped for a minute
+    assert liveness.tick(60.0) == []
+    # When one of two is heard then, the other is lost after one more interval
+    liveness.heard(A, 60.5)
+    assert liveness.next_deadline() == 61.0
+    assert liveness.tick(61.0) == [Lost(B)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"interval_s": 3.0}, "interval_s is 3.0 s, but suspect_after_s is 3.0 s"),
+        ({"interval_s": float("nan")}, "interval_s is nan s, but suspect_after_s is 3.0 s"),
+        ({"suspect_after_s": 6.0}, "suspect_after_s is 6.0 s, but lost_after_s is 5.0 s"),
+        ({"interval_s": 0.0}, "interval_s is 0.0, unreachable_after_s is 1.0"),
+        ({"unreachable_after_s": -1.0}, "interval_s is 1.0, unreachable_after_s is -1.0"),
+    ],
+)
+def test_senseless_settings_are_refused_with_both_values(settings: dict[str, float], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        Liveness(**settings)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["heard", "unreachable", "quiet"]), st.floats(0.01, 0.9)), max_size=80))
+def test_whatever_happens_verdicts_are_in_order_and_in_time(steps: list[tuple[str, float]]) -> None:
+    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
+    liveness.watch(A, 0.0)
+    now, heard_s, state = 0.0, 0.0, "trusted"
+    for step, pause_s in steps:
+        now += pause_s
+        if step == "heard" and state != "lost":
+            heard_s = now
+            liveness.heard(A, now)
+        elif step == "unreachable":
+            liveness.unreachable(A, now)
+        for verdict in liveness.tick(now):
+            allowed = {"trusted": (Suspected, Lost), "suspected": (Trusted, Lost), "lost": ()}[state]
+            assert isinstance(verdict, allowed)
+            state = type(verdict).__name__.lower()
+        if state != "lost":
+            assert now - heard_s < 5.0
+            assert (liveness.next_deadline() or 0.0) > now
+        if now - heard_s >= 3.0:
+            assert state != "trusted"

@@ -1,0 +1,420 @@
+"""Random histories: owners, slaves and losses in any order, and the promises of the scheduler checked at each step.
+
+The world around the scheduler is played here. Slaves hold attempts, start some, answer late or never; what they say is
+in flight until it is received, even when the slave is lost meanwhile. Owners leave, come back, submit twice, cancel.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.events import (
+    CancelRequested,
+    ClientLost,
+    Event,
+    JobClosed,
+    JobOpened,
+    OutcomesAcknowledged,
+    OutcomesReceived,
+    SlaveJoined,
+    SlaveLost,
+    SlaveResized,
+    SlaveSuspected,
+    SlaveTrusted,
+    TasksReturned,
+    TasksStarted,
+    TasksSubmitted,
+)
+from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, Instruction, TellStarted, Withdraw
+from concurrent_nb.scheduling.refusal import EventRefused
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.tasks.task import State
+from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
+
+Attempt = tuple[JobId, int, int]
+ANSWERS = [Status.OK, Status.OK, Status.HIT, Status.ERROR, Status.TIMEOUT, Status.DIED, Status.NOT_PICKLABLE]
+LINGER_S = 30.0
+
+
+@dataclass
+class PlayedSlave:
+    """A slave: the attempts that it holds, which of them run, and what it has said but nobody has received."""
+
+    id: SessionId
+    slots: int
+    credit: int
+    held: list[Attempt] = field(default_factory=list)
+    running: set[Attempt] = field(default_factory=set)
+    saying: deque[Event] = field(default_factory=deque)
+    lost: bool = False
+
+    def end(self, attempt: Attempt, status: Status) -> None:
+        job, index, number = attempt
+        self.held.remove(attempt)
+        self.running.discard(attempt)
+        items = [OutcomeFrame(index, number, int(status), 0.001, 1, b"")]
+        self.saying.append(OutcomesReceived(self.id, job, items, ()))
+
+    def give_back(self, attempt: Attempt) -> None:
+        self.held.remove(attempt)
+        self.saying.append(TasksReturned(self.id, [TaskRef(*attempt)]))
+
+
+@dataclass
+class PlayedJob:
+    """What an owner knows of his job."""
+
+    id: JobId
+    owner: str
+    submitted: set[int] = field(default_factory=set)
+    answers: dict[int, OutcomeFrame] = field(default_factory=dict)  #: by index, the first one
+    acknowledged: set[int] = field(default_factory=set)
+    closed: bool = False
+
+
+class World(RuleBasedStateMachine):
+    """Owners and slaves around a scheduler."""
+
+    strategy: type[Strategy]
+
+    @initialize(deaths_allowed=st.integers(1, 3))
+    def begin(self, deaths_allowed: int) -> None:
+        self.scheduler = Scheduler(self.strategy(), deaths_allowed=deaths_allowed, grace_s=10.0)
+        self.now = 0.0
+        self.serial = 0
+        self.slaves: dict[SessionId, PlayedSlave] = {}
+        self.jobs: dict[JobId, PlayedJob] = {}
+        self.sessions: dict[str, SessionId | None] = {"me": None, "you": None}
+        self.expecting_again: set[tuple[JobId, int]] = set()  # outcomes that may be delivered again
+
+    # --------------------------------------------------------------------------------------- obeying the scheduler
+
+    def handle(self, *events: Event) -> None:
+        self.obey(self.scheduler.handle(*events, now=self.now))
+
+    def obey(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            if isinstance(instruction, Assign):
+                self.take(instruction)
+            elif isinstance(instruction, Withdraw):
+                self.withdraw(instruction)
+            elif isinstance(instruction, Deliver):
+                self.receive(instruction)
+            elif isinstance(instruction, ForgetJob):
+                self.forget(self.jobs.pop(instruction.job))
+            else:
+                assert isinstance(instruction, TellStarted)
+                assert instruction.client in self.sessions.values()
+
+    def take(self, assign: Assign) -> None:
+        slave = self.slaves[assign.slave]
+        assert not slave.lost
+        for task in assign.tasks:
+            attempt = (assign.job, task.index, task.attempt)
+            assert not any(attempt in other.held for other in self.slaves.values()), "an attempt was made twice"
+            slave.held.append(attempt)
+        assert len(slave.held) <= slave.credit, "a slave has more than it accepts"
+
+    def withdraw(self, withdraw: Withdraw) -> None:
+        slave = self.slaves[withdraw.slave]
+        for ref in withdraw.tasks:
+            attempt = (JobId(ref.job), ref.index, ref.attempt)
+            if attempt in slave.running:
+                if withdraw.stop:
+                    slave.end(attempt, Status.CANCELLED)
+            elif attempt in slave.held:
+                slave.give_back(attempt)
+
+    def receive(self, deliver: Deliver) -> None:
+        job = self.jobs[deliver.job]
+        assert deliver.client == self.sessions[job.owner] is not None, "a stranger got an outcome"
+        for item in deliver.items:
+            assert item.index in job.submitted
+            assert item.index not in job.acknowledged, "an acknowledged outcome came again"
+            if item.index in job.answers:
+                assert (job.id, item.index) in self.expecting_again, "an outcome came twice"
+                assert job.answers[item.index] is item, "an outcome has changed"
+                self.expecting_again.discard((job.id, item.index))
+            job.answers[item.index] = item
+
+    def forget(self, job: PlayedJob) -> None:
+        done = job.closed and job.acknowledged == job.submitted
+        assert done or self.sessions[job.owner] is None, "a job was forgotten that somebody waits for"
+
+    # --------------------------------------------------------------------------------------- slaves
+
+    def new_id(self, prefix: str) -> bytes:
+        self.serial += 1
+        return f"{prefix}{self.serial}".encode()
+
+    def pick_slave(self, data: st.DataObject) -> PlayedSlave:
+        return data.draw(st.sampled_from([slave for slave in self.slaves.values() if not slave.lost]))
+
+    def has_slave(self) -> bool:
+        return any(not slave.lost for slave in self.slaves.values())
+
+    @precondition(lambda self: sum(not slave.lost for slave in self.slaves.values()) < 4)
+    @rule(slots=st.integers(1, 3), more=st.integers(0, 8))
+    def slave_joins(self, slots: int, more: int) -> None:
+        slave = PlayedSlave(SessionId(self.new_id("s")), slots, slots + more)
+        self.slaves[slave.id] = slave
+        self.handle(SlaveJoined(slave.id, slave.id.decode(), slots, slots + more))
+
+    @precondition(has_slave)
+    @rule(data=st.data())
+    def slave_is_lost(self, data: st.DataObject) -> None:
+        slave = self.pick_slave(data)
+        slave.lost = True
+        slave.held.clear()
+        slave.running.clear()
+        self.handle(SlaveLost(slave.id))
+
+    @precondition(has_slave)
+    @rule(data=st.data(), kind=st.sampled_from([SlaveSuspected, SlaveTrusted]))
+    def slave_is_judged(self, data: st.DataObject, kind: type[SlaveSuspected] | type[SlaveTrusted]) -> None:
+        self.handle(kind(self.pick_slave(data).id))
+
+    @precondition(has_slave)
+    @rule(data=st.data(), slots=st.integers(0, 3), more=st.integers(0, 8))
+    def slave_grows_or_shrinks(self, data: st.DataObject, slots: int, more: int) -> None:
+        slave = self.pick_slave(data)
+        # The word is received at once: while it travels, a slave may get more than it now wants.
+        slave.slots, slave.credit = slots, slots + more
+        self.handle(SlaveResized(slave.id, slots, slots + more))
+
+    @precondition(has_slave)
+    @rule(data=st.data())
+    def slave_starts_tasks(self, data: st.DataObject) -> None:
+        slave = self.pick_slave(data)
+        fresh = [attempt for attempt in slave.held if attempt not in slave.running][: slave.slots - len(slave.running)]
+        slave.running.update(fresh)
+        if fresh:
+            slave.saying.append(TasksStarted(slave.id, [TaskRef(*attempt) for attempt in fresh]))
+
+    @precondition(has_slave)
+    @rule(data=st.data(), status=st.sampled_from(ANSWERS))
+    def slave_ends_a_task(self, data: st.DataObject, status: Status) -> None:
+        slave = self.pick_slave(data)
+        if slave.held:
+            slave.end(data.draw(st.sampled_from(slave.held)), status)
+
+    @precondition(has_slave)
+    @rule(data=st.data())
+    def slave_gives_back(self, data: st.DataObject) -> None:
+        slave = self.pick_slave(data)
+        fresh = [attempt for attempt in slave.held if attempt not in slave.running]
+        if fresh:
+            slave.give_back(fresh[-1])
+
+    @precondition(lambda self: any(slave.saying for slave in self.slaves.values()))
+    @rule(data=st.data(), most=st.integers(1, 4), again=st.booleans())
+    def slaves_are_received(self, data: st.DataObject, most: int, again: bool) -> None:
+        slave = data.draw(st.sampled_from([slave for slave in self.slaves.values() if slave.saying]))
+        events = [slave.saying.popleft() for _ in range(min(most, len(slave.saying)))]
+        self.handle(*events)
+        if again:
+            self.handle(*events)
+
+    # --------------------------------------------------------------------------------------- owners
+
+    def pick_job(self, data: st.DataObject) -> tuple[PlayedJob, SessionId]:
+        job = data.draw(st.sampled_from([job for job in self.jobs.values() if self.sessions[job.owner]]))
+        session = self.sessions[job.owner]
+        assert session is not None
+        return job, session
+
+    def has_job(self) -> bool:
+        return any(self.sessions[job.owner] for job in self.jobs.values())
+
+    def attach(self, owner: str) -> SessionId:
+        """Come back in a new session, or go on in the one there is."""
+        session = self.sessions[owner]
+        if session is None:
+            session = self.sessions[owner] = SessionId(self.new_id("c"))
+            for job in [job for job in self.jobs.values() if job.owner == owner]:
+                self.expecting_again.update((job.id, index) for index in job.answers)
+                self.handle(JobOpened(session, owner, job.id))
+                # Nothing finished is held back.
+                assert all(
+                    index in job.answers
+                    for index, task in self.scheduler.jobs[job.id].tasks.items()
+                    if task.state is State.FINISHED
+                )
+                self.expecting_again.clear()
+        return session
+
+    @precondition(lambda self: len(self.jobs) < 4)
+    @rule(owner=st.sampled_from(["me", "you"]), until=st.booleans(), stop_on_error=st.booleans())
+    def owner_opens_a_job(self, owner: str, until: bool, stop_on_error: bool) -> None:
+        session = self.attach(owner)
+        job = PlayedJob(JobId(self.new_id("j").ljust(16)), owner)
+        self.jobs[job.id] = job
+        self.handle(JobOpened(session, owner, job.id, "", until, stop_on_error))
+
+    @rule(owner=st.sampled_from(["me", "you"]))
+    def owner_comes_back(self, owner: str) -> None:
+        self.attach(owner)
+
+    @rule(owner=st.sampled_from(["me", "you"]))
+    def owner_leaves(self, owner: str) -> None:
+        session = self.sessions[owner]
+        if session is not None:
+            self.sessions[owner] = None
+            self.handle(ClientLost(session, LINGER_S))
+
+    @precondition(has_job)
+    @rule(
+        data=st.data(),
+        count=st.integers(1, 12),
+        function=st.sampled_from([Digest(b"f"), Digest(b"g")]),
+        timeout_s=st.none() | st.just(5.0),
+        retries=st.integers(0, 2),
+    )
+    def owner_submits(
+        self, data: st.DataObject, count: int, function: Digest, timeout_s: float | None, retries: int
+    ) -> None:
+        job, session = self.pick_job(data)
+        if job.closed:
+            return
+        first = len(job.submitted)
+        indexes = range(first, first + count)
+        job.submitted.update(indexes)
+        frames = [TaskFrame(index, 0, b"") for index in indexes]
+        self.handle(TasksSubmitted(session, job.id, function, frames, (), timeout_s, retries))
+
+    @precondition(has_job)
+    @rule(data=st.data())
+    def owner_submits_again(self, data: st.DataObject) -> None:
+        job, session = self.pick_job(data)
+        indexes = sorted(job.submitted - job.acknowledged)
+        self.expecting_again.update((job.id, index) for index in job.answers)
+        frames = [TaskFrame(index, 0, b"") for index in indexes]
+        self.handle(TasksSubmitted(session, job.id, Digest(b"f"), frames, ()))
+        self.expecting_again.clear()
+
+    @precondition(has_job)
+    @rule(data=st.data(), all_of_it=st.booleans())
+    def owner_cancels(self, data: st.DataObject, all_of_it: bool) -> None:
+        job, session = self.pick_job(data)
+        some = [] if all_of_it else data.draw(st.lists(st.integers(0, 20), max_size=5))
+        self.handle(CancelRequested(session, job.id, None if all_of_it else some))
+
+    @precondition(has_job)
+    @rule(data=st.data())
+    def owner_acknowledges(self, data: st.DataObject) -> None:
+        job, session = self.pick_job(data)
+        fresh = sorted(job.answers.keys() - job.acknowledged)
+        if fresh:
+            some = data.draw(st.lists(st.sampled_from(fresh), min_size=1, max_size=5))
+            job.acknowledged.update(some)
+            self.handle(OutcomesAcknowledged(session, job.id, some))
+
+    @precondition(has_job)
+    @rule(data=st.data())
+    def owner_closes_a_job(self, data: st.DataObject) -> None:
+        job, session = self.pick_job(data)
+        job.closed = True
+        self.handle(JobClosed(session, job.id))
+
+    @precondition(has_job)
+    @rule(data=st.data())
+    def a_stranger_meddles(self, data: st.DataObject) -> None:
+        job, _ = self.pick_job(data)
+        stranger = SessionId(b"stranger")
+        for event in (
+            JobOpened(stranger, "stranger", job.id),
+            TasksSubmitted(stranger, job.id, Digest(b"f"), [TaskFrame(0, 0, b"")], ()),
+            CancelRequested(stranger, job.id, None),
+            OutcomesAcknowledged(stranger, job.id, sorted(job.submitted)),
+            JobClosed(stranger, job.id),
+        ):
+            with pytest.raises(EventRefused):
+                self.handle(event)
+        self.handle()
+
+    # --------------------------------------------------------------------------------------- time, and the end
+
+    @rule(seconds=st.sampled_from([0.001, 0.15, 6.0, 11.0, 31.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.handle()
+
+    @rule()
+    def what_is_due_is_done(self) -> None:
+        deadline = self.scheduler.next_deadline()
+        if deadline is not None:
+            self.now = max(self.now, deadline)
+            self.handle()
+            later = self.scheduler.next_deadline()
+            assert later is None or later > self.now, "a deadline is never done with"
+
+    @invariant()
+    def the_books_are_sound(self) -> None:
+        if hasattr(self, "scheduler"):
+            self.scheduler.validate()
+
+    def teardown(self) -> None:
+        """Bring everything to its end: every task that was accepted and not abandoned is answered, nothing is left."""
+        if not hasattr(self, "scheduler"):
+            return
+        for owner in self.sessions:
+            self.attach(owner)
+        self.slave_joins(3, 8) if not self.has_slave() else None
+        for slave in self.slaves.values():
+            if not slave.lost:
+                slave.slots, slave.credit = 3, 11
+                self.handle(SlaveTrusted(slave.id), SlaveResized(slave.id, 3, 11))
+        while any(slave.held or slave.saying for slave in self.slaves.values()):
+            for slave in self.slaves.values():
+                for attempt in list(slave.held):
+                    slave.end(attempt, Status.OK)
+                events = list(slave.saying)
+                slave.saying.clear()
+                self.handle(*events)
+        for job in list(self.jobs.values()):
+            assert job.answers.keys() == job.submitted, "a task was never answered"
+            session = self.attach(job.owner)
+            job.closed, job.acknowledged = True, set(job.submitted)
+            self.handle(OutcomesAcknowledged(session, job.id, sorted(job.submitted)), JobClosed(session, job.id))
+        self.nothing_is_left()
+
+    def nothing_is_left(self) -> None:
+        assert self.jobs.keys() == self.scheduler.jobs.keys() == set()
+        assert self.scheduler.waiting == 0
+        assert self.scheduler.next_deadline() is None
+        assert len(self.scheduler._books.estimates) <= 2
+        assert not self.scheduler._books.asked
+        for slave in self.scheduler.slaves.values():
+            assert (slave.load, slave.started, slave.in_flight_s) == (0, 0, 0.0)
+            assert not slave.tasks
+            assert not slave.ghosts
+        self.scheduler.validate()
+
+
+class PullWorld(World):
+    strategy = PullRoundRobin
+
+
+class PushWorld(World):
+    strategy = PushBest
+
+
+@pytest.mark.parametrize("world", [PullWorld, PushWorld])
+def test_the_scheduler_keeps_its_promises_in_any_history(world: type[World]) -> None:
+    run_state_machine_as_test(world, settings=settings(max_examples=60, stateful_step_count=60))
