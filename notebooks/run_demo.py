@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = ("01_md5_reverse.ipynb",)
@@ -33,7 +34,8 @@ class Watched(NotebookClient):
         if msg["msg_type"] == "stream":
             self._show(content["text"])
         elif msg["msg_type"] in ("display_data", "update_display_data", "execute_result"):
-            self._show(content["data"].get("text/plain", "") + "\n", is_update="display_id" in content.get("transient", {}))
+            text = content["data"].get("text/plain", "")
+            self._show(text, is_update="display_id" in content.get("transient", {}))
         return super().process_message(msg, cell, cell_index)
 
     def _show(self, text: str, is_update: bool = False) -> None:
@@ -50,9 +52,14 @@ class Watched(NotebookClient):
 def run(path: Path, kept: Path) -> bool:
     """Execute one notebook and keep the result. Return whether all cells went well."""
     print(f"{path.name}: starting a kernel", flush=True)
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     began = time.monotonic()
-    client = Watched(notebook, timeout=CELL_TIMEOUT_S, resources={"metadata": {"path": str(path.parent)}})
+    client = Watched(
+        notebook,
+        timeout=CELL_TIMEOUT_S,
+        resources={"metadata": {"path": str(path.parent)}},
+        config=Config(KernelManager={"transport_encryption": "auto"}),
+    )
     try:
         client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
@@ -60,7 +67,7 @@ def run(path: Path, kept: Path) -> bool:
         return False
     finally:
         kept.parent.mkdir(exist_ok=True)
-        nbformat.write(notebook, kept)
+        nbformat.write(notebook, kept)  # type: ignore[no-untyped-call]
     print(f"{path.name}: {last_words(notebook)}, {time.monotonic() - began:.1f} s with the start of the kernel")
     print(f"the executed notebook is {kept}")
     return True

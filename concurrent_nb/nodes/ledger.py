@@ -116,6 +116,7 @@ class Ledger(Generic[T]):
         Give back the tasks whose end had been asked for: they are not sent again, so nobody will answer for them.
         """
         self.session = session
+        self._said_at = float("-inf")  # the master sends nothing to a node that it has not heard in this session
         dropped = []
         for job in list(self.jobs.values()):
             job.said_open = job.said_closed = False

@@ -103,7 +103,9 @@ def progress_text(counts: Any, elapsed_s: float) -> str:
     if total == 1:
         return f"{'running' if counts.running else 'waiting'}, {elapsed_s:.1f} s"
     bar = "#" * (_BAR * ended // total)
-    parts = [f"[{bar:-<{_BAR}}] {ended}/{total} tasks", f"{counts.running} running"]
+    parts = [f"[{bar:-<{_BAR}}] {ended}/{total} tasks"]
+    if counts.running:
+        parts.append(f"{counts.running} running")
     if counts.failed:
         parts.append(f"{counts.failed} failed")
     if ended and elapsed_s > 0:

@@ -7,6 +7,7 @@ raised, so code in the notebook can still catch it by its type.
 import re
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from concurrent_nb import TaskFuture
@@ -58,7 +59,8 @@ def task_error(future: TaskFuture, total: int, namer: CellNamer = lambda _: None
     if not hasattr(error, "_render_traceback_"):
         where = place_of(future, total)
         show_as(error, [where, *_shown(error, namer)])
-        error.add_note(where)
+        with suppress(AttributeError):  # the same
+            error.add_note(where)
     return error
 
 

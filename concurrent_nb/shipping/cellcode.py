@@ -159,7 +159,7 @@ def compile_cell(cell: Cell, handed_in: tuple[str, ...], assigned: tuple[str, ..
 
 def compile_until(text: str, handed_in: tuple[str, ...]) -> types.CodeType:
     """Compile the expression of --until to the code of a function of `result` and the names of --for."""
-    tree = ast.parse(f"({text}\n)", UNTIL, "eval")
+    tree = ast.parse(text.strip(), UNTIL, "eval")
     return _compile_function("<until>", ["result", *handed_in], [ast.Return(tree.body)], UNTIL, 0)
 
 
@@ -265,7 +265,7 @@ def _target_names(target: ast.expr, text: str) -> Iterator[str]:
 def parse_until(text: str) -> Names:
     """Look through the expression of --until. Raises ConfigurationError."""
     advice = 'write an expression over `result`: --until "result is not None"'
-    tree = _parse_option(f"({text}\n)", "--until", text, advice)
+    tree = _parse_option(text.strip(), "--until", text, advice)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom)):
             raise ConfigurationError(f'--until "{text}": `await` and `yield` are not possible there')

@@ -127,8 +127,12 @@ def _refusal_of_type(kind: type) -> tuple[str, str] | None:
         if base.__module__.startswith(_SHELL):
             return "part of the notebook's shell", "a task has none, so leave it out"
         if base.__module__.startswith(_OURS):
-            return f"a {base.__name__} of concurrent_nb", f"{_HERE}: use it outside of the task"
+            return f"{_a(base.__name__)} of concurrent_nb", f"{_HERE}: use it outside of the task"
     return None
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'AEIOUaeiou' else 'a'} {noun}"
 
 
 def find_refused(thing: Any) -> Culprit | None:
@@ -179,7 +183,7 @@ def find_unpicklable(thing: Any, error: BaseException) -> Culprit:
     if found is not None:
         return Culprit(tuple(path), *found)
     kind_of = type(thing)
-    what = f"a {kind_of.__module__}.{kind_of.__qualname__}".replace("a builtins.", "a ")
+    what = _a(f"{kind_of.__module__}.{kind_of.__qualname__}".removeprefix("builtins."))
     return Culprit(tuple(path), what, f"it cannot be pickled ({_one_line(error)})")
 
 

@@ -39,7 +39,7 @@ def _measure(thing: Any, seen: set[int], depth: int) -> int:
     if depth >= DEPTH or isinstance(thing, types.ModuleType):
         return SMALL_BYTES
     if isinstance(thing, dict):
-        return _measure_items(thing.items(), seen, depth)
+        return _measure_items(thing.keys(), seen, depth) + _measure_items(thing.values(), seen, depth)
     if isinstance(thing, (list, tuple, set, frozenset)):
         return _measure_items(thing, seen, depth)
     return SMALL_BYTES + sum(_measure(part, seen, depth + 1) for _, _, part in references(thing))

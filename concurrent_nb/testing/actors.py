@@ -196,7 +196,7 @@ class SlaveActor(Node):
         self.credit = credit
         self.crew = VirtualCrew(world.agenda, world.chance, world.deeds, name, slots, self.wake)
         self.core: SlaveCore | None = None
-        self._leaving = False
+        self.leaving = False  #: it is about to unregister
         self.begin(self._live())
 
     def crash(self, *, noticed: bool) -> None:
@@ -206,7 +206,7 @@ class SlaveActor(Node):
 
     def leave(self) -> None:
         """Unregister, as soon as the current turn is over: what runs here runs elsewhere."""
-        self._leaving = True
+        self.leaving = True
         self.wake()
 
     def resize(self, slots: int, credit: int) -> None:
@@ -238,7 +238,7 @@ class SlaveActor(Node):
         self.crew.credit = self.credit
         heard_at = self.agenda.now
         try:
-            while not self._leaving:
+            while not self.leaving:
                 yield min(core.next_deadline(), self.crew.next_deadline())
                 now = self.agenda.now
                 for frames in member.link.receive():

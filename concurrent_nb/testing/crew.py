@@ -66,7 +66,12 @@ class VirtualWorker:
         self.to_stop = ticket
         deed = self._deed
         if deed is not None and self.ticket == ticket and not deed.wanted.plan.stubborn:
-            self._crew.soon(STOP_S, lambda: self._stopped(deed))
+            self._crew.agenda.after(self._crew.moment_s(STOP_S), lambda: self._stopped(deed))
+
+    def mortal_in_s(self) -> float:
+        """Return how long it will take to kill it."""
+        stuck_until_s = self.started_at + (self._deed.wanted.plan.stuck_s if self._deed else 0.0)
+        return max(stuck_until_s - self._crew.agenda.now, self._crew.moment_s(STOP_S))
 
     def die(self, how: str) -> None:
         """Die; results that were kept back are found in the page."""
@@ -260,9 +265,9 @@ class VirtualCrew:
         self._facts.append(fact)
         self._wake()
 
-    def soon(self, most_s: float, what: Action) -> None:
-        """Let something happen after a moment of at most so many seconds."""
-        self.agenda.after(self._chance.uniform(0, most_s), what)
+    def moment_s(self, most_s: float) -> float:
+        """Draw a time of at most so many seconds."""
+        return self._chance.uniform(0, most_s)
 
     def _obey(self, commands: Sequence[Command]) -> None:
         todo = deque(commands)
@@ -281,7 +286,7 @@ class VirtualCrew:
             elif isinstance(command, Interrupt):
                 worker.interrupt(command.ticket)
             elif isinstance(command, Kill):
-                self.soon(STOP_S, lambda worker=worker: worker.die("was killed"))  # type: ignore[misc]
+                self.agenda.after(worker.mortal_in_s(), lambda worker=worker: worker.die("was killed"))  # type: ignore[misc]
 
     def _start(self, number: int) -> None:
         worker = self._workers[number] = VirtualWorker(self, number)
@@ -290,4 +295,4 @@ class VirtualCrew:
             if worker.alive:
                 self.tell(lambda now: self.books.worker_ready(number, 1000 + number, now))
 
-        self.soon(START_S, ready)
+        self.agenda.after(self.moment_s(START_S), ready)

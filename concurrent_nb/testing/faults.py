@@ -37,6 +37,7 @@ class Faults:
             (self._crash_application, 0.5),
             (self._restart_master, 1.5),
             (self._freeze_master, 1),
+            (self._deafen, 1),
             (self._lose_worker, 2),
             (self._resize, 2),
             (self._leave, 1),
@@ -45,7 +46,7 @@ class Faults:
     def begin(self, until_s: float) -> None:
         """Plan what goes wrong until then."""
         chance = self._chance
-        count = chance.choices((1, 3, 8), (4, 4, 1))[0]
+        count = chance.choices((1, 3, 6, 15), (2, 4, 3, 1))[0]
         kinds, weights = zip(*self._kinds, strict=True)
         for fault in chance.choices(kinds, weights, k=count):
             self._world.agenda.at(chance.uniform(0, until_s), fault)
@@ -59,7 +60,7 @@ class Faults:
 
     def _duration_s(self) -> float:
         """Mostly short, sometimes long enough that somebody is given up."""
-        return self._chance.choice((0.2, 1.0, 4.0, 8.0)) * self._chance.uniform(0.5, 1.5)
+        return self._chance.choices((0.2, 1.0, 5.0, 8.0, 18.0), (3, 3, 5, 2, 1))[0] * self._chance.uniform(0.7, 1.3)
 
     def _say(self, what: str) -> None:
         self._world.trace("fault", what)
@@ -95,6 +96,14 @@ class Faults:
 
     def _freeze_master(self) -> None:
         self._freeze(self._master())
+
+    def _deafen(self) -> None:
+        """Let the control channel refuse calls, and give nodes a reason to call."""
+        for_s = self._chance.uniform(0.1, 4.0)
+        self._say(f"the control channel refuses calls for {for_s:.2f} s")
+        self._world.network.deaf_until_s = self._world.agenda.now + for_s
+        for _ in range(self._chance.randint(0, 2)):
+            self._cut()
 
     def _freeze(self, actor: Actor) -> None:
         for_s = self._duration_s()

@@ -64,9 +64,9 @@ class Path:
             self.carry(arrive, whole=whole)
 
     def carry(self, arrive: Action, *, whole: bool = False) -> None:
-        """Let `arrive` happen at the other end: once, twice or never. `whole`: lost and doubled only where blocked."""
+        """Let `arrive` happen at the other end: once, twice or never. `whole`: once, if late; TCP sees to that."""
         if self.blocked:
-            if self.blocked == "stall":
+            if whole or self.blocked == "stall":
                 self._stalled.append((arrive, whole))
             return
         weather, chance = self.weather, self._chance
@@ -271,6 +271,7 @@ class Network:
         self.ear = ear
         self.gate: Gate | None = None
         self.hosts: list[Host] = []
+        self.deaf_until_s = 0.0  #: the control channel refuses all calls until then
         self._chance = chance
         self._weather = weather
         self._asked: Callable[[Call], None] | None = None
@@ -286,6 +287,7 @@ class Network:
     def calm(self) -> None:
         """Heal everything; the weather is good from now on."""
         self._weather = Weather()
+        self.deaf_until_s = 0.0
         for host in self.hosts:
             for path in host.paths:
                 path.weather = self._weather
@@ -325,7 +327,7 @@ class Network:
         call = Call(question, host, wake)
 
         def arrive() -> None:
-            if self._asked is None:
+            if self._asked is None or self.agenda.now < self.deaf_until_s:
                 host.down.carry(call.refuse, whole=True)
             else:
                 self._asked(call)

@@ -37,6 +37,7 @@ class Plan:
     run_s: float = 0.0
     times: int = 0  #: how often FLAKY raises and DIES dies before they return
     stubborn: bool = False  #: an interrupt does not stop it
+    stuck_s: float = 0.0  #: ... and a kill does not, so long after it began: it waits for a disk, say
     writes: int = 0  #: pieces of output
 
 

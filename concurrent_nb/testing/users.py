@@ -14,7 +14,7 @@ from concurrent_nb.testing.world import World
 from concurrent_nb.wire.codec import pack_body
 
 #: how likely a job has how many tasks
-_SIZES: Final = ((1, 4), (3, 4), (10, 4), (40, 1), (120, 0.2))
+_SIZES: Final = ((1, 2), (4, 4), (15, 4), (60, 2), (200, 0.2))
 #: what is in a job besides plain tasks, and how often
 _SPICES: Final = (
     (Kind.ERROR, 4),
@@ -39,10 +39,12 @@ class User:
     def begin(self, until_s: float) -> None:
         """Plan what to do until then."""
         chance, agenda = self._chance, self._world.agenda
-        for _ in range(chance.choices((1, 2, 4), (6, 3, 1))[0]):
+        for _ in range(chance.choices((1, 3, 6), (4, 4, 1))[0]):
             agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._new_job))
         for _ in range(chance.choices((0, 1, 3), (5, 3, 2))[0]):
             agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._cancel_something))
+        if chance.random() < 0.1:
+            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._close))
         for _ in range(chance.choices((0, 2, 8), (5, 3, 2))[0]):
             agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._submit_one_more))
 
@@ -58,11 +60,13 @@ class User:
             ]
             if endless:
                 self._cancel(job, endless)
-        self.app.leaving = self._chance.random() < 0.5
+        self.app.leaving = self.app.leaving or self._chance.random() < 0.5
 
     # ---------------------------------------------------------------------------------------------------------- steps
 
     def _new_job(self) -> None:
+        if self.app.leaving:
+            return
         chance = self._chance
         job = WantedJob(
             JobId(chance.randbytes(16)),
@@ -79,6 +83,15 @@ class User:
         self.app.ledger.add(self._entries(job, record, count))
         if chance.random() < 0.7:
             self.app.ledger.close(record)
+
+    def _close(self) -> None:
+        """Close the application: everything is cancelled, and it leaves when all has ended."""
+        self._world.trace(self.app.name, "closes")
+        for job, record in self._jobs:
+            job.cancelled = True
+            self.app.ledger.cancel(job.id, None)
+            self.app.ledger.close(record)
+        self.app.leaving = True
 
     def _submit_one_more(self) -> None:
         still_open = [pair for pair in self._jobs if not pair[1].closed]
@@ -142,11 +155,13 @@ class User:
         if length == "both":
             length = "long" if chance.random() < 0.1 else "short"
         run_s = {"none": 0.0, "short": chance.expovariate(200), "long": chance.uniform(0.1, 2.0)}[length]
+        stubborn = chance.random() < 0.2
         plan = Plan(
             kind,
             run_s,
             times=chance.randint(1, 2) if kind in (Kind.FLAKY, Kind.DIES) else 0,
-            stubborn=chance.random() < 0.2,
+            stubborn=stubborn,
+            stuck_s=chance.uniform(1, 10) if stubborn and chance.random() < 0.3 else 0.0,
             writes=chance.choices((0, 2), (9, 1))[0],
         )
         body = b"%s/%d" % (job.id.hex().encode(), index)

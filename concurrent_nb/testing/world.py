@@ -49,7 +49,7 @@ class Settings:
     grace_s: float
     deaths_allowed: int = 3
     silence_s: float = 3.0
-    validate_each: int = 4  #: the scheduler's books are checked after every so many turns of the master
+    validate_each: int = 8  #: the scheduler's books are checked after every so many turns of the master
     limits: tuple[tuple[ModuleType, str, int], ...] = ()
 
     @contextmanager
@@ -67,7 +67,7 @@ class Settings:
 
 def draw_settings(chance: random.Random) -> Settings:
     """Draw how the nodes of a history are set up."""
-    mood = chance.choices(("calm", "windy", "stormy"), (2, 3, 5))[0]
+    mood = chance.choices(("calm", "windy", "stormy"), (2, 2, 6))[0]
     weather = Weather(latency_s=chance.choice((0.0001, 0.002, 0.03)))
     if mood != "calm" and chance.random() < 0.7:
         weather = Weather(
@@ -84,6 +84,7 @@ def draw_settings(chance: random.Random) -> Settings:
         weather=weather,
         turn_s=chance.choice((0.00001, 0.0005, 0.005)),
         grace_s=chance.choice((1.0, 10.0)),
+        validate_each=chance.choices((1, 10, 30), (1, 3, 3))[0],
         limits=tuple(limits) if chance.random() < 0.5 else (),
     )
 

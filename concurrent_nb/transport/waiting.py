@@ -34,10 +34,10 @@ class Waiter:
 
     def wait(self, timeout_s: float) -> dict[int, int]:
         """Wait until something is ready, at most so many seconds; give events by descriptor."""
-        if has_mail(self._socket):
-            ready = dict(self._poll.poll(0))
-            ready[self.fd] = POLLIN
-            return ready
+        return self.poll(0.0 if has_mail(self._socket) else timeout_s)
+
+    def poll(self, timeout_s: float) -> dict[int, int]:
+        """Do as `wait`, for who has looked at the socket himself: waits although the socket may have mail."""
         return dict(self._poll.poll(timeout_s * 1000 if timeout_s > 0 else 0))
 
 

@@ -31,18 +31,14 @@ from concurrent_nb.workers.attempts import (
     Start,
     Wish,
 )
-from concurrent_nb.workers.crew import Estimates, Member, RestartLimit
+from concurrent_nb.workers.crew import Crew, Member, RestartLimit
 from concurrent_nb.workers.records import Result
-from concurrent_nb.workers.waiting import PACK_MAX, Waiting
+from concurrent_nb.workers.waiting import Waiting
 
 #: how often the pages of busy workers are looked at, in seconds; also how late a deadline may be noticed
 LOOK_S: Final = 0.02
 #: behind a task that runs, or is expected to run, this long, nothing waits
 SLOW_S: Final = 0.02
-#: nothing is given ahead to a worker whose task is expected to take this long
-NO_AHEAD_S: Final = 0.01
-#: what a worker has ahead is worth moving to an idle one from this much work on
-WORTH_MOVING_S: Final = 0.001
 #: a worker that has tasks, runs none and says nothing for so long is stuck
 STUCK_S: Final = 30.0
 #: a worker that is not ready after so long never will be
@@ -66,15 +62,12 @@ class Books:
         self.slots = slots
         self.reports = Reports()
         self.degraded = False
-        self._ahead_s = ahead_s
         self._grace_s = grace_s
         self._limit = limit or RestartLimit()
-        self._estimates = Estimates()
         self._waiting = Waiting()
         self._attempts: dict[int, Attempt] = {}  # by ticket: all without an outcome
         self._tickets: dict[tuple[bytes, int, int], int] = {}  # by (job, index, number)
-        self._crew: dict[int, Member] = {}
-        self._idle: dict[int, Member] = {}  # the last one in is the first to get work: its caches are warm
+        self._crew = Crew(ahead_s)
         self._next_ticket = 1
         self._next_worker = 1
         self._next_look: float | None = None
@@ -88,7 +81,7 @@ class Books:
 
     def busy(self) -> list[int]:
         """List the workers that have tasks: their pages are to be looked at."""
-        return [member.number for member in self._crew.values() if member.held]
+        return [member.number for member in self._crew if member.held]
 
     def next_deadline(self) -> float | None:
         """Say when to call `tick` next, None if nothing is under way."""
@@ -149,7 +142,7 @@ class Books:
                 self._leave_queue(attempt, wish)
             elif attempt.wish < wish:
                 attempt.wish = wish
-                asked[attempt.worker] = self._crew[attempt.worker]
+                asked[attempt.worker] = self._crew.members[attempt.worker]
         commands: list[Command] = []
         for member in asked.values():
             commands += self._after_recall(member, now) if member.recalled else [self._recall(member)]
@@ -158,7 +151,7 @@ class Books:
     def forgotten(self, functions: Iterable[bytes]) -> None:
         """Note that nobody needs these functions any more."""
         for function in functions:
-            self._estimates.forget(function)
+            self._crew.estimates.forget(function)
 
     def reset(self) -> list[Command]:
         """Forget every attempt without a report, and kill the workers that have any."""
@@ -167,7 +160,7 @@ class Books:
         self._waiting.clear()
         self.reports = Reports()
         commands: list[Command] = []
-        for member in self._crew.values():
+        for member in self._crew:
             if member.held:
                 member.held.clear()
                 commands.append(self._kill(member))
@@ -181,7 +174,7 @@ class Books:
         if member is None or member.pid:
             return []
         member.pid, member.since = pid, now
-        self._settle(member)
+        self._crew.settle(member)
         return self._dispatch(now)
 
     def outcomes(self, worker: int, results: Sequence[Result], buffers: Sequence[Buffer], now: float) -> list[Command]:
@@ -195,8 +188,9 @@ class Books:
             own = buffers[at : at + len(result.sizes)]
             at += len(own)
             attempt = member.held.pop(result.ticket, None)
-            if attempt is None:
+            if attempt is None:  # it came before, through the page
                 continue
+            member.recalled = False
             if attempt.function != function:
                 self._learn(function, elapsed_s, ended)
                 function, elapsed_s, ended = attempt.function, 0.0, 0
@@ -217,8 +211,8 @@ class Books:
                 )
                 self._finish(attempt, frame, own)
         self._learn(function, elapsed_s, ended)
-        member.recalled, member.futile, member.since = False, 0, now
-        self._settle(member)
+        member.futile, member.since = 0, now
+        self._crew.settle(member)
         return self._dispatch(now)
 
     def gave_back(self, worker: int, count: int, now: float) -> list[Command]:
@@ -234,14 +228,13 @@ class Books:
 
     def worker_died(self, worker: int, how: str, ticket: int, started_at: float, now: float) -> list[Command]:
         """Take in the death of a worker, `how` as in "died of SIGSEGV", and what its page shows."""
-        member = self._crew.pop(worker, None)
+        member = self._crew.remove(worker)
         if member is None:
             return []
-        self._idle.pop(worker, None)
         # What was stopped with force is over whatever the page says; what else ran then is not to blame.
         blamed = member.held.pop(member.stopping if member.killed else ticket, None)
         for attempt in reversed(member.held.values()):
-            self._requeue(attempt)
+            pass
         elapsed_s = now - started_at if started_at else 0.0
         if blamed is not None and blamed.wish >= Wish.CANCEL:
             self._finish_stopped(blamed, member, elapsed_s)
@@ -280,7 +273,7 @@ class Books:
         """Note that time has passed. The pages of `busy` workers have been looked at before."""
         commands: list[Command] = []
         busy = starting = False
-        for member in self._crew.values():
+        for member in self._crew:
             busy = busy or bool(member.held)
             if not member.pid and not member.killed:
                 starting = True
@@ -294,38 +287,16 @@ class Books:
     def _dispatch(self, now: float) -> list[Command]:
         """Give what waits to whoever can take it; with nothing waiting, find work for idle workers."""
         commands: list[Command] = []
-        while self._waiting and (member := self._next_taker()):
+        while self._waiting and (member := self._crew.next_taker()):
             commands.append(self._give(member, now))
-        if not self._waiting and self._idle and (victim := self._most_loaded()):
+        if not self._waiting and self._crew.idle and (victim := self._crew.most_loaded()):
             commands.append(self._recall(victim))
         return commands
 
-    def _next_taker(self) -> Member | None:
-        if self._idle:
-            return self._idle.popitem()[1]
-        for member in self._crew.values():
-            if len(member.packs) == 1 and not (member.recalled or member.stopping or member.killed):
-                expected_s = self._estimates.of(member.last.function)
-                if expected_s is None or expected_s < NO_AHEAD_S:
-                    return member
-        return None
-
-    def _most_loaded(self) -> Member | None:
-        """Find the worker with most work behind what it runs, if that is worth moving."""
-        most_s, found = WORTH_MOVING_S, None
-        for member in self._crew.values():
-            if len(member.held) > 1 and not (member.recalled or member.killed):
-                expected_s = self._estimates.of(member.last.function)
-                load_s = STUCK_S if expected_s is None else expected_s * (len(member.held) - 1)
-                if load_s >= most_s:
-                    most_s, found = load_s, member
-        return found
-
     def _give(self, member: Member, now: float) -> Give:
         """Make a pack of about `ahead_s` of work and at most a fair share of what waits."""
-        expected_s = self._estimates.of(self._waiting.next_function())
-        size = 1 if expected_s is None else min(PACK_MAX, int(self._ahead_s / max(expected_s, 1e-6)))
-        pack = self._waiting.take(max(1, min(size, -(-len(self._waiting) // self.slots))))
+        size = self._crew.pack_size(self._waiting.next_function())
+        pack = self._waiting.take(min(size, -(-len(self._waiting) // self.slots)))
         member.take(pack, now)
         if self._next_look is None or self._next_look > now + LOOK_S:
             self._next_look = now + LOOK_S
@@ -335,14 +306,9 @@ class Books:
         member.recalled = True  # from now on, so that nothing is given to it before this is obeyed
         return Recall(member.number)
 
-    def _settle(self, member: Member) -> None:
-        member.settle()
-        if member.free:
-            self._idle[member.number] = member
-
     def _learn(self, function: bytes, elapsed_s: float, ended: int) -> None:
         if ended:
-            self._estimates.learn(function, elapsed_s / ended)
+            self._crew.estimates.learn(function, elapsed_s / ended)
             self._limit.worked()
 
     # ------------------------------------------------------------------------------------------- the way back, the end
@@ -368,7 +334,7 @@ class Books:
         member.recalled = True
         if not member.held:
             member.futile += 1
-            self._settle(member)
+            self._crew.settle(member)
             return [self._give_up_on(member, now)] if member.futile >= FUTILE_MAX else []
         last = member.last
         member.packs = deque([last.ticket])
@@ -387,7 +353,7 @@ class Books:
 
     def _kill(self, member: Member) -> Kill:
         member.killed = True
-        self._idle.pop(member.number, None)
+        self._crew.idle.pop(member.number, None)
         return Kill(member.number)
 
     def _give_up_on(self, member: Member, now: float) -> Kill:
@@ -399,7 +365,7 @@ class Books:
 
     def _start_one(self, now: float) -> Start:
         number, self._next_worker = self._next_worker, self._next_worker + 1
-        self._crew[number] = Member(number, now)
+        self._crew.add(Member(number, now))
         if self._next_look is None:
             self._next_look = now + START_S
         return Start(number)

@@ -17,8 +17,8 @@ from typing import Final
 
 from concurrent_nb.workers.page import Page
 
-#: more than any pipe holds, so a shorter read says that the pipe is empty
-READ_BYTES: Final = 1024 * 1024 + 1
+#: more than a pipe usually holds, so that most reads are shorter, which says that the pipe is empty
+READ_BYTES: Final = 128 * 1024
 #: what one task may write until the rest is dropped
 LIMIT_BYTES: Final = 1024 * 1024
 

@@ -1,12 +1,18 @@
-"""What the books know of one worker, of run times, and of workers that die too often. Pure."""
+"""The workers as the books see them: who has what, who could take more, who has too much. Pure."""
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from concurrent_nb.workers.attempts import Attempt
+from concurrent_nb.workers.waiting import PACK_MAX
 
+#: nothing is given ahead to a worker whose task is expected to take this long
+NO_AHEAD_S: Final = 0.01
+#: what a worker has ahead is worth moving to an idle one from this much work on
+WORTH_MOVING_S: Final = 0.001
 #: weight of the newest run time in the estimate
 NEWEST: Final = 0.3
 
@@ -72,6 +78,65 @@ class Estimates:
     def forget(self, function: bytes) -> None:
         """Drop a function that nobody needs any more."""
         self._seconds.pop(function, None)
+
+
+class Crew:
+    """All workers. Iterates over them."""
+
+    def __init__(self, ahead_s: float) -> None:
+        self.members: dict[int, Member] = {}
+        self.idle: dict[int, Member] = {}  #: the last one in is the first to get work: its caches are warm
+        self.estimates = Estimates()
+        self._ahead_s = ahead_s
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members.values())
+
+    def get(self, worker: int) -> Member | None:
+        """Return the worker of this number, None if it is gone."""
+        return self.members.get(worker)
+
+    def add(self, member: Member) -> None:
+        """Take in a worker that has been asked for."""
+        self.members[member.number] = member
+
+    def remove(self, worker: int) -> Member | None:
+        """Strike a worker off."""
+        self.idle.pop(worker, None)
+        return self.members.pop(worker, None)
+
+    def settle(self, member: Member) -> None:
+        """Bring a worker's record up to date after it got ready, finished or gave back tasks."""
+        member.settle()
+        if member.free:
+            self.idle[member.number] = member
+
+    def next_taker(self) -> Member | None:
+        """Choose who gets the next pack, and is idle no more: an idle worker, else a busy one with nothing ahead."""
+        if self.idle:
+            return self.idle.popitem()[1]
+        for member in self.members.values():
+            if len(member.packs) == 1 and not (member.recalled or member.stopping or member.killed):
+                expected_s = self.estimates.of(member.last.function)
+                if expected_s is None or expected_s < NO_AHEAD_S:
+                    return member
+        return None
+
+    def most_loaded(self) -> Member | None:
+        """Find the worker with most work behind what it runs, if that is worth moving."""
+        most_s, found = WORTH_MOVING_S, None
+        for member in self.members.values():
+            if len(member.held) > 1 and not (member.recalled or member.killed):
+                expected_s = self.estimates.of(member.last.function)
+                load_s = math.inf if expected_s is None else expected_s * (len(member.held) - 1)
+                if load_s >= most_s:
+                    most_s, found = load_s, member
+        return found
+
+    def pack_size(self, function: bytes) -> int:
+        """Say how many tasks of a function make up `ahead_s` of work; 1 if that is not known."""
+        expected_s = self.estimates.of(function)
+        return 1 if expected_s is None else max(1, min(PACK_MAX, int(self._ahead_s / max(expected_s, 1e-6))))
 
 
 class RestartLimit:

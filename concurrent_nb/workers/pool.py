@@ -15,7 +15,7 @@ from typing import Final
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.wire.messages import TaskFrame, TaskRef
 from concurrent_nb.workers.attempts import Buffer, Command, Give, Interrupt, Kill, Recall, Reports, Start
-from concurrent_nb.workers.books import SLOW_S, Books
+from concurrent_nb.workers.books import LOOK_S, SLOW_S, Books
 from concurrent_nb.workers.capture import LIMIT_BYTES, Piece
 from concurrent_nb.workers.ends import make_ends
 from concurrent_nb.workers.line import Line
@@ -66,7 +66,11 @@ class Pool:
         self._fds: dict[int, int] = {}
         self._readers: dict[int, tuple[Line, int]] = {}  # by descriptor: whose it is, and which: TASKS, or 1 or 2
         self._launcher_fds: list[int] = []
+        self._commands: deque[Command] = deque()
+        self._obeying = False
+        self._leaving: set[int] = set()  # workers that have closed their socket; their ends are not known yet
         self._output: list[tuple[TaskRef, int, bytes]] = []
+        self._ask_at = 0.0
         self._closing = False
 
     # --------------------------------------------------------------------------------------- what the slave tells it
@@ -131,7 +135,9 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """Say when to call `tick` next at the latest; None if only a descriptor can bring news."""
-        return self._books.next_deadline()
+        due = self._books.next_deadline()
+        # Not every launcher has a descriptor that tells of an end, so it is asked again soon.
+        return self._ask_at if self._leaving and (due is None or self._ask_at < due) else due
 
     def ready(self, fd: int, events: int, now: float) -> None:
         """Deal with a descriptor that poll has found to be ready. One that is gone meanwhile is ignored."""
@@ -155,9 +161,10 @@ class Pool:
 
     def tick(self, now: float) -> None:
         """Look at the pages of busy workers, if it is time to. Cheap if it is not."""
-        due = self._books.next_deadline()
+        due = self.next_deadline()
         if due is None or now < due:
             return
+        self._ask_at = now + LOOK_S
         self._take_news(now)
         for worker in self._books.busy():
             if line := self._lines.get(worker):
@@ -185,22 +192,30 @@ class Pool:
     # ------------------------------------------------------------------------------------------- what the books want
 
     def _obey(self, commands: Iterable[Command], now: float) -> None:
-        """Obey commands in the order given, and then those that follow from obeying."""
-        queue = deque(commands)
-        while queue:
-            command = queue.popleft()
-            line = self._lines.get(command.worker)
-            if isinstance(command, Give) and line:
-                self._give(line, command)
-            elif isinstance(command, Recall) and line:
-                queue += self._books.gave_back(line.worker, line.recall(), now)
-            elif isinstance(command, Interrupt) and line:
-                line.page.stop(command.ticket)
-                self._launcher.interrupt(command.worker)
-            elif isinstance(command, Kill):
-                self._launcher.kill(command.worker)
-            elif isinstance(command, Start) and not self._closing:
-                self._start_worker(command.worker, now)
+        """Obey commands in the order in which the books gave them, whatever is found out while obeying."""
+        self._commands += commands
+        if self._obeying:
+            return
+        self._obeying = True
+        try:
+            while self._commands:
+                self._obey_one(self._commands.popleft(), now)
+        finally:
+            self._obeying = False
+
+    def _obey_one(self, command: Command, now: float) -> None:
+        line = self._lines.get(command.worker)  # None if it has died meanwhile, which the books know by now
+        if isinstance(command, Give) and line:
+            self._give(line, command)
+        elif isinstance(command, Recall) and line:
+            self._commands += self._books.gave_back(line.worker, line.recall(), now)
+        elif isinstance(command, Interrupt) and line:
+            line.page.stop(command.ticket)
+            self._launcher.interrupt(command.worker)
+        elif isinstance(command, Kill):
+            self._launcher.kill(command.worker)
+        elif isinstance(command, Start) and not self._closing:
+            self._start_worker(command.worker, now)
 
     def _give(self, line: Line, command: Give) -> None:
         if not line.has(command.function) and command.function in self._functions:
@@ -239,6 +254,7 @@ class Pool:
             log.debug("worker %d: %s", line.pid, error)
             self._unwatch(line.socket.fileno())
             self._launcher.kill(line.worker)
+            self._leaving.add(line.worker)
 
     def _take_results(self, line: Line, results: Results, buffers: Sequence[Buffer], now: float) -> None:
         for result in results:
@@ -286,6 +302,7 @@ class Pool:
             self._unwatch(fd)
             del self._readers[fd]
         line.close()
+        self._leaving.discard(line.worker)
         self._obey(self._books.worker_died(line.worker, how, ticket, started_at, now), now)
 
     # ------------------------------------------------------------------------------------------- what is to be polled

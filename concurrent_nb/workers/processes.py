@@ -138,10 +138,11 @@ class TemplateLauncher:
         self._template: subprocess.Popen[bytes] | None = None
         self._workers: dict[int, int] = {}  # worker to pid, 0 until it is forked
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """Start the template. It takes orders at once, and obeys as soon as it is up."""
-        self._link, theirs = socket.socketpair()
-        with theirs:
+        link, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(link.close)
             self._template = subprocess.Popen(
                 [*self._command, "--template", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -151,12 +152,17 @@ class TemplateLauncher:
                 start_new_session=True,
                 env=dict(self._env),
             )
-        self._link.setblocking(False)
+            undo.pop_all()
+        link.setblocking(False)
+        self._link = link
 
     def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
         """Ask the template for a worker."""
-        if self._link is None:
-            self.start()
+        try:
+            if self._link is None:
+                self._start()
+        except OSError as error:
+            return [Ended(worker, f"could not be started: {error}")]
         assert self._link is not None
         self._workers[worker] = 0
         try:
@@ -297,8 +303,9 @@ class SpawnLauncher:
         self._words.read()
         events: list[Event] = []
         for worker, process in list(self._workers.items()):
-            if _has_ended(process.pid):
-                self._signal(worker, signal.SIGKILL)
+            if _has_ended(process):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 events.append(Ended(worker, in_words(process.wait())))
                 del self._workers[worker]
                 if self._with_pidfds:
@@ -320,6 +327,6 @@ class SpawnLauncher:
         self._words.close()
 
 
-def _has_ended(pid: int) -> bool:
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     """Say whether a child has ended, and leave it to be reaped."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -263,12 +263,12 @@ class Serving:
         """Send all results. `buffers` are those of the last one."""
         if not self._unsent:
             return
-        self._tidy()
         self._send([pack_results(self._unsent), *buffers])
         self._unsent.clear()
         self._unsent_bytes = 0
         self._page.forget_unsent()
         self._page.sending(0)
+        self._tidy()  # after sending: nobody waits for it
         self._last_flush = time.monotonic()
 
     def _send(self, chunks: Sequence[Buffer]) -> None:

@@ -105,21 +105,22 @@ class Template:
         child.enter_own_group()
         child.die_with_parent(self._pid)
 
-    def _reap(self) -> None:
-        """Take in every child that has ended. Its group is killed first, while its number cannot be another's."""
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            worker = self._workers.pop(ended.si_pid, None)
-            if worker is not None:
-                _signal_group(ended.si_pid, signal.SIGKILL)
-            _, status = os.waitpid(ended.si_pid, 0)
-            if worker is not None:
-                self._tell(ENDED, worker, ended.si_pid, status)
+    def _reap(self) -> bool:
+        """Take in every child that has ended; False if there is no child left.
+
+        A worker's group is killed before the worker is reaped, while its number cannot be another's.
+        """
+        try:
+            while pid := _ended_child():
+                worker = self._workers.pop(pid, None)
+                if worker is not None:
+                    _signal_group(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+                if worker is not None:
+                    self._tell(ENDED, worker, pid, status)
+        except ChildProcessError:
+            return False
+        return True
 
     def _tell(self, kind: int, worker: int, pid: int, status: int) -> None:
         # A slave that is gone is noticed where its socket is read.
@@ -131,26 +132,28 @@ class Template:
         for pid in self._workers:
             _signal_group(pid, signal.SIGKILL)
         give_up_at = time.monotonic() + LAST_WAIT_S
-        while time.monotonic() < give_up_at:
+        while self._reap() and time.monotonic() < give_up_at:
             for pid in _children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-            self._reap()
-            try:
-                if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                    self._poll.poll(10)
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake, 4096)
-            except ChildProcessError:
-                return
+            time.sleep(0.005)
+
+
+def _ended_child() -> int:
+    """Return the pid of a child that has ended and is not reaped, 0 if there is none. Raises ChildProcessError
+    if there is no child at all.
+    """
+    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return ended.si_pid if ended else 0
 
 
 def _signal_group(pid: int, number: int) -> None:
     """Signal a worker and its group. It is not reaped yet, so its number cannot be that of another group."""
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        os.kill(pid, number)  # it has been forked, but does not lead its group yet
+    with contextlib.suppress(PermissionError):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            os.kill(pid, number)  # it has been forked, but does not lead its group yet
 
 
 def _children() -> list[int]:

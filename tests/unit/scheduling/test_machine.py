@@ -88,6 +88,15 @@ class PlayedJob:
     closed: bool = False
 
 
+def attempts_answered(event: Event) -> list[Attempt]:
+    """Which attempts a slave's message brings to their end."""
+    if isinstance(event, OutcomesReceived):
+        return [(event.job, item.index, item.attempt) for item in event.items]
+    if isinstance(event, TasksReturned):
+        return [(JobId(ref.job), ref.index, ref.attempt) for ref in event.tasks]
+    return []
+
+
 class World(RuleBasedStateMachine):
     """Owners and slaves around a scheduler."""
 
@@ -101,6 +110,7 @@ class World(RuleBasedStateMachine):
         self.slaves: dict[SessionId, PlayedSlave] = {}
         self.jobs: dict[JobId, PlayedJob] = {}
         self.sessions: dict[str, SessionId | None] = {"me": None, "you": None}
+        self.over: list[tuple[SessionId, Attempt]] = []  # attempts for which a slave has answered, received
         self.expecting_again: set[tuple[JobId, int]] = set()  # outcomes that may be delivered again
 
     # --------------------------------------------------------------------------------------- obeying the scheduler
@@ -230,6 +240,20 @@ class World(RuleBasedStateMachine):
         self.handle(*events)
         if again:
             self.handle(*events)
+        self.over += [(slave.id, attempt) for event in events for attempt in attempts_answered(event)]
+
+    @precondition(lambda self: self.over)
+    @rule(data=st.data(), status=st.sampled_from(ANSWERS))
+    def slave_repeats_what_is_long_over(self, data: st.DataObject, status: Status) -> None:
+        slave, (job, index, number) = data.draw(st.sampled_from(self.over))
+        self.handle()
+        ref = TaskRef(job, index, number)
+        words: list[Event] = [
+            OutcomesReceived(slave, job, [OutcomeFrame(index, number, int(status), 0.001, 1, b"")], ()),
+            TasksStarted(slave, [ref]),
+            TasksReturned(slave, [ref]),
+        ]
+        assert self.scheduler.handle(*words, now=self.now) == [], "an old attempt was heard"
 
     # --------------------------------------------------------------------------------------- owners
 

@@ -36,7 +36,7 @@ def outcome(run: Any, source: str, notebook: dict[str, Any]) -> tuple[str, Any]:
         raise
     except NameError:
         return "NameError", None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever it is, both have to raise it)
         return type(error).__name__, str(error)
 
 

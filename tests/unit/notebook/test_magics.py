@@ -1,0 +1,416 @@
+"""Cells typed into a shell, with the cluster in this process: what users see."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+import concurrent_nb
+from concurrent_nb import ApplicationNode, Job
+from concurrent_nb.errors import (
+    CaptureError,
+    CellError,
+    ClusterNotFound,
+    ConcurrentError,
+    ConfigurationError,
+    MasterLost,
+    NotPicklable,
+    RemoteError,
+    ResultNotPicklable,
+    TooLarge,
+)
+from concurrent_nb.notebook import session as session_module
+from concurrent_nb.notebook.local import LocalJob
+from concurrent_nb.notebook.magics import ConcurrentMagics
+from concurrent_nb.notebook.output import Printer
+from concurrent_nb.notebook.results import Outcome
+
+
+@dataclass
+class FakeApplication:
+    """An application whose jobs run in this process while somebody waits for them."""
+
+    started: list[tuple[Sequence[tuple[Any, ...]], dict[str, Any]]] = field(default_factory=list)
+    closed: int = 0
+    lost: bool = False
+
+    def start_job(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        *,
+        until: bool,
+        timeout_s: float | None,
+        **rest: Any,
+    ) -> Job:
+        if self.lost:
+            raise MasterLost("the master is gone")
+        self.started.append((calls, {"until": until, "timeout_s": timeout_s, **rest}))
+        job = LocalJob(function, calls, Printer(len(calls) > 1), **rest)
+        job.slaves = {"here"}
+        return job
+
+    def status(self) -> dict[str, Any]:
+        slave = {"name": "one", "slots": 2, "done": 5, "in_flight": 0, "state": "active"}
+        return {"slaves": [slave], "tasks": {"waiting": 0, "assigned": 1}}
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@dataclass
+class FakeCluster:
+    """A cluster without processes."""
+
+    workers: int | None = None
+    name: str | None = None
+    app: FakeApplication = field(default_factory=FakeApplication)
+    running: bool = False
+
+    def start(self) -> "FakeCluster":
+        self.running = True
+        return self
+
+    def close(self) -> None:
+        self.running = False
+
+    def application(self) -> FakeApplication:
+        return self.app
+
+
+@dataclass
+class Notebook:
+    """A shell with the extension loaded, and what it started."""
+
+    shell: InteractiveShell
+    clusters: list[FakeCluster]
+    raised: BaseException | None = None
+
+    def run(self, source: str, fails: type[BaseException] | None = None) -> Any:
+        """Run a cell; return its value, or what it raised if it is to fail."""
+        result = self.shell.run_cell(source, store_history=True)  # type: ignore[no-untyped-call]
+        error = result.error_before_exec or result.error_in_exec
+        if fails is None:
+            result.raise_error()
+            return result.result
+        assert isinstance(error, fails), error
+        return error
+
+    def task(self, options: str, source: str, fails: type[BaseException] | None = None) -> Any:
+        return self.run(f"%%concurrent_task {options}\n{source}", fails)
+
+    @property
+    def app(self) -> FakeApplication:
+        return self.clusters[-1].app
+
+    @property
+    def magics(self) -> ConcurrentMagics:
+        return cast(ConcurrentMagics, self.shell.magics_manager.registry["ConcurrentMagics"])
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
+    clusters: list[FakeCluster] = []
+
+    def make_cluster(workers: int | None = None, name: str | None = None) -> FakeCluster:
+        clusters.append(FakeCluster(workers, name))
+        return clusters[-1]
+
+    monkeypatch.setattr(session_module, "Cluster", make_cluster)
+    # A shell takes these for itself.
+    kept = sys.displayhook, sys.excepthook, sys.modules["__main__"]
+    shell = InteractiveShell.instance(config=Config(HistoryManager={"hist_file": ":memory:"}))
+    shell.reset(new_session=True)  # type: ignore[no-untyped-call]
+    shell.run_line_magic("load_ext", "concurrent_nb")
+    try:
+        yield Notebook(shell, clusters)
+    finally:
+        shell.run_line_magic("unload_ext", "concurrent_nb")
+        sys.displayhook, sys.excepthook, sys.modules["__main__"] = kept
+        assert not any(cluster.running for cluster in clusters)
+
+
+def test_the_first_task_starts_a_cluster_and_says_so(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.run("x = 20")
+    assert notebook.task("", "x + 1") == 21
+    assert notebook.task("", "x + 2") == 22
+    first, *rest = capsys.readouterr().out.splitlines()
+    workers = notebook.clusters[0].workers
+    assert first == f"started an embedded cluster: {workers} worker{'s' * (workers != 1)} (%concurrent stop ends it)"
+    assert not any("started" in line for line in rest)
+    assert len(notebook.clusters) == 1
+
+
+def test_the_search_of_the_thesis(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.run("target = '28238d467c88ae233a214d38c02dbccd'\nstep = 2_000_000 // 128")
+    value = notebook.task(
+        '--for "n in range(108, 128)" --until "result is not None" --out found',
+        "import hashlib\n"
+        "lo, hi = 1 + n * step, min(1 + (n + 1) * step, 2_000_001)\n"
+        "next((i for i in range(lo, hi) if hashlib.md5(str(i).encode()).hexdigest() == target), None)",
+    )
+    assert value == notebook.shell.user_ns["found"] == 1763965
+    assert "20 tasks: 5 done, 15 cancelled, 0 failed in " in capsys.readouterr().out
+    assert notebook.run("_job.hit.index") == 4
+    assert notebook.app.started[0][1]["until"] is True
+
+
+def test_without_a_hit_the_value_is_none(notebook: Notebook) -> None:
+    assert notebook.task('--for "n in range(3)" --until "result > 5" --out found', "n") is None
+    assert notebook.shell.user_ns["found"] is None
+
+
+def test_for_gives_the_list_of_results(notebook: Notebook) -> None:
+    assert notebook.task('--for "a, b in zip((1, 2), (3, 4)) if a < 5" --out sums', "a + b") == [4, 6]
+    assert notebook.shell.user_ns["sums"] == [4, 6]
+
+
+def test_a_loop_over_nothing_needs_no_cluster(notebook: Notebook) -> None:
+    assert notebook.task('--for "n in ()"', "n") == []
+    assert notebook.task('--for "n in ()" --until "result"', "n") is None
+    assert notebook.clusters == []
+
+
+def test_a_cell_without_a_value_shows_none_but_binds_it(notebook: Notebook) -> None:
+    assert notebook.task('--for "n in range(2)" --out values', "n;") is None
+    assert notebook.shell.user_ns["values"] == [None, None]
+
+
+def test_options_reach_the_job(notebook: Notebook) -> None:
+    notebook.task('--timeout 2.5 --retries 3 --on-error keep --name "my job"', "1")
+    assert notebook.app.started[0][1] == {
+        "until": False,
+        "timeout_s": 2.5,
+        "name": "my job",
+        "stop_on_error": False,
+        "retries": 3,
+    }
+    notebook.task("", "1")
+    number = notebook.shell.displayhook.prompt_count
+    assert notebook.app.started[1][1]["name"] == f"In[{number}]"
+
+
+def test_no_block_gives_the_job(notebook: Notebook) -> None:
+    job = notebook.task("--no-block", "5")
+    assert isinstance(job, Job)
+    assert job.wait()
+    assert job.futures[0].result() == 5
+    assert notebook.task("--no-block --out later", "6") is None
+    later = notebook.shell.user_ns["later"]
+    assert later is notebook.shell.user_ns["_job"]
+    assert later.wait()
+    assert later.futures[0].result() == 6
+
+
+def test_prints_of_several_tasks_are_marked(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.task('--for "n in range(2)"', "import sys\nprint('hi', n)\nprint('oh', file=sys.stderr)")
+    captured = capsys.readouterr()
+    assert "[0] hi 0\n[1] hi 1\n" in captured.out
+    assert captured.err == "[0] oh\n[1] oh\n"
+    notebook.task("", "print('alone')")
+    assert "alone\n1 task: 1 done" in capsys.readouterr().out
+
+
+def test_the_first_error_ends_the_job_and_is_raised(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.run("def helper(x):\n    return 1 / x")
+    error = notebook.task('--for "n in range(4)" --out x', "y = 1\nhelper(1 - n)", fails=ZeroDivisionError)
+    shown = capsys.readouterr().out
+    number = notebook.shell.displayhook.prompt_count
+    assert "4 tasks: 1 done, 2 cancelled, 1 failed" in shown
+    assert error.__notes__[0].startswith("task 1 of 4 (")
+    tail = shown[shown.index("Traceback") :].strip().splitlines()
+    assert tail[1] == f"  Cell In[{number}], line 3"
+    assert tail[2] == "    helper(1 - n)"
+    assert tail[3] == f"  Cell In[{number - 1}], line 2, in helper"
+    assert tail[-1] == "ZeroDivisionError: division by zero"
+    assert "/concurrent_nb/" not in shown
+    assert "x" not in notebook.shell.user_ns
+    assert notebook.run("_job.futures[0].result()") == 1.0
+
+
+def test_on_error_keep_gives_an_outcome_per_task(notebook: Notebook) -> None:
+    outcomes = notebook.task('--for "n in (1, 0)" --on-error keep', "1 / n")
+    assert [outcome.ok for outcome in outcomes] == [True, False]
+    assert outcomes[0] == Outcome(0, 1.0)
+    assert isinstance(outcomes[1].error, ZeroDivisionError)
+    assert repr(outcomes) == "[<0: 1.0>, <1: ZeroDivisionError('division by zero')>]"
+    assert repr(Outcome(3, cancelled=True)) == "<3: cancelled>"
+    assert not Outcome(3, cancelled=True).ok
+    alone = notebook.task("--on-error keep", "1 / 0")
+    assert isinstance(alone.error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("options", ["--local", ""])
+def test_local_means_the_same(notebook: Notebook, options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.run("data = [0]\nk = 1")
+    source = "data.append(n)\nk += len(data)\nprint(n)\nk"
+    assert notebook.task(f'{options} --for "n in range(3)"', source) == [3, 3, 3]
+    assert notebook.run("data, k") == ([0], 1)
+    assert notebook.task(f'{options} --for "n in range(9)" --until "result > 5"', "n * 2") == 6
+    notebook.task(f"{options} --retries 2", "1 / 0", fails=ZeroDivisionError)
+    assert notebook.run("_job.futures[0].attempt") == 3
+    notebook.task(options, "(i for i in ())", fails=ResultNotPicklable)
+    notebook.task(options, "import sys\nsys.exit(3)", fails=RemoteError)
+    notebook.task(f'{options} --for "n in [iter([].append, 1)]"', "1")
+    notebook.task(f'{options} --for "n in [(i for i in ())]"', "1", fails=NotPicklable)
+    assert bool(notebook.clusters) == (options == "")
+    assert ("in this process" in capsys.readouterr().out) == (options == "--local")
+
+
+def test_local_says_that_it_has_no_timeout(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    assert notebook.task("--local --timeout 3", "1") == 1
+    assert "(--timeout has no effect with --local)" in capsys.readouterr().out
+
+
+def test_an_interrupt_of_a_local_task_stops_the_job(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.task('--local --for "n in range(4)"', "if n == 1:\n    raise KeyboardInterrupt", fails=KeyboardInterrupt)
+    assert "stopped: 1 done, 1 stopped while running, 2 never ran" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "error", "message"),
+    [
+        ("", "return 3", CellError, "line 2: `return`"),
+        ("", "# nothing", CellError, "is empty"),
+        ("", "x = = 3", CellError, "invalid syntax (line 2)"),
+        ("", "%pwd", CellError, "magics"),
+        ("", "stpe", CaptureError, "line 2: stpe is not defined in the notebook; did you mean step?"),
+        ("", "get_ipython()", CaptureError, "get_ipython is part of the notebook's shell"),
+        ("", "In", CaptureError, "In is the list of inputs"),
+        ("", "Out", CaptureError, "Out is the list of outputs"),
+        ("", "exit", CaptureError, "exit is part of the notebook's shell"),
+        ("", "display(1)", CaptureError, "display is part of the notebook's shell"),
+        ("", "lock", CaptureError, "lock is a lock"),
+        ("", "big", TooLarge, "big (1.0 MiB)"),
+        ("--for 'n in'", "n", ConfigurationError, "--for"),
+        ("--until 'x ='", "1", ConfigurationError, "--until"),
+        ("--until 'stpe'", "1", CaptureError, "--until: stpe is not defined"),
+        ("--workers 3", "1", ConfigurationError, "unknown option --workers"),
+        ("--local --no-block", "1", ConfigurationError, "--no-block"),
+        ("--for 'n in stpe'", "1", NameError, "stpe"),
+    ],
+)
+def test_what_is_wrong_with_a_cell_is_said_before_anything_starts(
+    notebook: Notebook,
+    options: str,
+    source: str,
+    error: type[Exception],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    notebook.run("import threading\nstep = 1\nlock = threading.Lock()\nbig = b'x' * (1 << 20)")
+    notebook.run("%config ConcurrentMagics.capture_limit_bytes = 10000")
+    raised = notebook.task(options, source, fails=error)
+    assert message in str(raised)
+    assert notebook.clusters == []
+    shown = capsys.readouterr().out
+    if issubclass(error, ConcurrentError):
+        assert "/concurrent_nb/" not in shown
+        assert len(shown.strip().splitlines()) <= 4
+
+
+def test_ipython_s_open_is_not_in_the_way(notebook: Notebook) -> None:
+    assert notebook.task("", "with open('/dev/null') as f:\n    text = f.read()\ntext") == ""
+
+
+def test_a_cell_can_use_earlier_results(notebook: Notebook) -> None:
+    notebook.run("[1, 2]")
+    assert notebook.task("", "sum(_)") == 3
+
+
+def test_a_lost_cluster_is_forgotten(notebook: Notebook) -> None:
+    notebook.task("", "1")
+    notebook.app.lost = True
+    notebook.task("", "1", fails=MasterLost)
+    assert not notebook.clusters[0].running
+    assert notebook.task("", "2") == 2
+    assert len(notebook.clusters) == 2
+
+
+def test_start_status_stop(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.run("%concurrent status")
+    notebook.run('%concurrent start --workers 3 --name "mine"')
+    notebook.run("k = 5")
+    notebook.task("", "k")
+    capsys_so_far = capsys.readouterr().out
+    assert "no cluster: the next task starts one" in capsys_so_far
+    assert "started an embedded cluster named mine: 3 workers (%concurrent stop ends it)" in capsys_so_far
+    assert (notebook.clusters[0].workers, notebook.clusters[0].name) == (3, "mine")
+    error = notebook.run("%concurrent start", fails=ConfigurationError)
+    assert "there is an embedded cluster named mine: 3 workers already; %concurrent stop first" in str(error)
+    notebook.run("%concurrent status")
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "an embedded cluster named mine: 3 workers",
+        "  slave one: 2 workers, active, 0 in flight, 5 done",
+        "  tasks: 0 waiting, 1 with slaves",
+        "the last cell sent along: k (value, 16 B)",
+    ]
+    notebook.run("%concurrent stop")
+    notebook.run("%concurrent stop")
+    assert capsys.readouterr().out.splitlines() == [
+        "stopped an embedded cluster named mine: 3 workers",
+        "there is no cluster to stop",
+    ]
+    assert notebook.app.closed == 1
+
+
+def test_connect(notebook: Notebook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    app = FakeApplication()
+    monkeypatch.setattr(concurrent_nb, "connect", lambda where: cast(ApplicationNode, app))
+    notebook.run("%concurrent connect demo")
+    assert notebook.task("", "1") == 1
+    assert len(app.started) == 1
+    notebook.run("%concurrent stop")
+    assert app.closed == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("connected to cluster demo (%concurrent stop leaves it)\n")
+    assert shown.endswith("left cluster demo, which runs on\n")
+    assert notebook.clusters == []
+
+
+def test_connecting_to_nothing_is_a_clear_error(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.run("%concurrent connect nowhere", fails=ClusterNotFound)
+    assert "/notebook/" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "needs to know what to do: start, connect, stop, status"),
+        ("go", "command: invalid choice: 'go'"),
+        ("start now", "start takes no `now`, only connect does"),
+        ("connect", "connect needs the cluster's name"),
+        ("connect a --workers 3", "connect takes no --workers, only start does"),
+        ("stop --name x", "stop takes no --name, only start does"),
+        ("start --workers 0", "--workers: needs a whole number"),
+        ("start --workers abc", "--workers: needs a whole number"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_named(notebook: Notebook, line: str, message: str) -> None:
+    error = notebook.run(f"%concurrent {line}", fails=ConfigurationError)
+    assert message in str(error)
+    assert notebook.clusters == []
+
+
+def test_a_start_that_fails_leaves_nothing(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(cluster: FakeCluster) -> FakeApplication:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeCluster, "application", fail)
+    notebook.task("", "1", fails=KeyboardInterrupt)
+    assert not notebook.clusters[0].running
+    monkeypatch.undo()
+
+
+def test_unloading_takes_the_magics_away(notebook: Notebook) -> None:
+    notebook.task("", "1")
+    notebook.run("%unload_ext concurrent_nb")
+    assert not notebook.clusters[0].running
+    assert "concurrent_task" not in notebook.shell.magics_manager.magics["cell"]
+    notebook.run("%load_ext concurrent_nb")
+    notebook.run("%reload_ext concurrent_nb")
+    assert notebook.task("", "3") == 3

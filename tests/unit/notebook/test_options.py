@@ -1,0 +1,82 @@
+"""Options of the magics: what is wrong is named at once."""
+
+import argparse
+
+import pytest
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.notebook.magics import ConcurrentMagics
+from concurrent_nb.notebook.options import parse
+
+
+def task(line: str) -> argparse.Namespace:
+    return parse(ConcurrentMagics.concurrent_task, line)
+
+
+def test_a_task_has_defaults() -> None:
+    assert vars(task("")) == {
+        "loop": None,
+        "until": None,
+        "out": None,
+        "no_block": False,
+        "local": False,
+        "timeout": None,
+        "retries": 0,
+        "on_error": "stop",
+        "name": None,
+    }
+
+
+def test_values_are_read_as_in_a_shell_but_nothing_is_expanded() -> None:
+    line = (
+        """--for "x in ['a', \\"b\\"]" --until 'result["k"] > {1: 2}[1]' --out=found --timeout 1.5 --name "my $job" """
+    )
+    chosen = task(line)
+    assert chosen.loop == "x in ['a', \"b\"]"
+    assert chosen.until == 'result["k"] > {1: 2}[1]'
+    assert (chosen.out, chosen.timeout, chosen.name) == ("found", 1.5, "my $job")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--wait", "unknown option --wait"),
+        ("--no-blok", "unknown option --no-blok: did you mean --no-block?"),
+        ("--time 3", "unknown option --time: did you mean --timeout?"),
+        ("--untill=3", "unknown option --untill: did you mean --until?"),
+        ("--for", "--for: expected one argument"),
+        ("--for --until x", "--for: expected one argument"),
+        ("--for ''", "--for: needs a value"),
+        ("--for n in range(3)", "`in range(3)` is not expected here: a value with spaces needs quotes"),
+        ("3", "`3` is not expected here"),
+        ("--for 'n in", "--for 'n in: no closing quotation"),
+        ("--timeout 0", "--timeout: needs a number of seconds above 0, not '0'"),
+        ("--timeout -3", "--timeout: needs a number of seconds above 0, not '-3'"),
+        ("--timeout nan", "--timeout: needs"),
+        ("--timeout inf", "--timeout: needs"),
+        ("--timeout 1h", "--timeout: needs"),
+        ("--retries -1", "--retries: needs a whole number of at least 0, not '-1'"),
+        ("--retries 1.5", "--retries: needs"),
+        ("--out 3x", "--out: needs the name of a variable, not '3x'"),
+        ("--out for", "--out: needs the name of a variable, not 'for'"),
+        ("--out a.b", "--out: needs"),
+        ("--on-error ignore", "--on-error: invalid choice: 'ignore'"),
+    ],
+)
+def test_what_is_wrong_is_named(line: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        task(line)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "abc", "1e9", "1000000000", "1.5", "''"])
+def test_a_number_of_workers_is_at_least_one(workers: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(ConcurrentMagics.concurrent, f"start --workers {workers}")
+    assert str(raised.value).startswith("--workers: needs a whole number from 1 to 1024, not ")
+
+
+def test_the_help_names_all_options() -> None:
+    text = ConcurrentMagics.concurrent_task.__doc__ or ""
+    for name in ("for", "until", "out", "no-block", "local", "timeout", "retries", "on-error", "name"):
+        assert f"--{name}" in text

@@ -1,0 +1,105 @@
+"""What tasks print is shown as it comes, cleaned and marked."""
+
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from concurrent_nb.notebook.output import LINE_CHARACTERS, Printer, clean
+
+
+def shown(pieces: list[tuple[int, int, str]], tagged: bool = True) -> tuple[str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    printer = Printer(tagged, out, err)
+    for piece in pieces:
+        printer.show([piece])
+    printer.flush()
+    return out.getvalue(), err.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("plain\ttext\n", "plain\ttext\n"),
+        ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+        ("\x1b[38;2;1;2;3mtrue\x1b[m", "\x1b[38;2;1;2;3mtrue\x1b[m"),
+        ("10%\r20%\r", "10%\r20%\r"),
+        ("a\x1b[2Jb\x1b[1;1Hc\x1b[?25ld\x1b[Ae", "abcde"),
+        ("a\x1b]0;title\x07b\x1b]8;;http://x\x1b\\c", "abc"),
+        ("a\x1bPdevice\x1b\\b\x1b_apc\x1b\\c", "abc"),
+        ("a\x1bcb\x1b7c\x1b(Bd", "abcd"),
+        ("a\x00b\x07c\x08d\x0be\x0cf\x7fg\x9bh", "abcdefgh"),
+        ("é 漢 🎉 \u202e", "é 漢 🎉 \u202e"),
+    ],
+)
+def test_only_colours_and_returns_are_left_of_control_sequences(text: str, left: str) -> None:
+    assert clean(text) == left
+
+
+@given(st.text(alphabet="ab;0m1[]()\x1b\x07\\\r\n\t\x00\x9b?", max_size=40))
+def test_nothing_that_moves_the_cursor_gets_through(text: str) -> None:
+    left = clean(text)
+    for sequence in left.split("\x1b")[1:]:
+        assert sequence.startswith("[")
+        assert sequence.lstrip("[0123456789;:").startswith("m")
+    assert not set("\x00\x07\x9b") & set(left)
+
+
+def test_lines_are_marked_with_their_task() -> None:
+    assert shown([(0, 1, "a\nb\n"), (12, 1, "c\n"), (3, 2, "bad\n")]) == ("[0] a\n[0] b\n[12] c\n", "[3] bad\n")
+
+
+def test_a_line_in_pieces_is_one_line() -> None:
+    pieces = [(0, 1, "he"), (1, 1, "x\n"), (0, 1, "llo\nwor"), (0, 1, "ld")]
+    assert shown(pieces)[0] == "[1] x\n[0] hello\n[0] world\n"
+
+
+def test_the_unfinished_line_of_a_task_that_has_ended_is_shown() -> None:
+    out = io.StringIO()
+    printer = Printer(True, out)
+    printer.show([(0, 1, "a"), (1, 1, "b")])
+    printer.finish([0])
+    assert out.getvalue() == "[0] a\n"
+
+
+def test_a_return_keeps_the_mark() -> None:
+    assert shown([(4, 1, "10%\r20%\r\n")])[0] == "[4] 10%\r[4] 20%\n"
+
+
+def test_a_colour_ends_with_its_line() -> None:
+    assert shown([(0, 1, "\x1b[31mred\nplain\n")])[0] == "[0] \x1b[31mred\x1b[0m\n[0] plain\n"
+
+
+def test_a_very_long_line_is_shown_in_pieces() -> None:
+    out = shown([(0, 1, "x" * (LINE_CHARACTERS + 1)), (0, 1, "y\n")])[0]
+    assert out == f"[0] {'x' * (LINE_CHARACTERS + 1)}\n[0] y\n"
+
+
+def test_the_output_of_a_single_task_is_shown_as_it_is() -> None:
+    assert shown([(0, 1, "10%\r"), (0, 1, "20%"), (0, 2, "bad\n")], tagged=False) == ("10%\r20%", "bad\n")
+
+
+def test_a_sequence_that_comes_in_two_pieces_is_one() -> None:
+    for tagged in (False, True):
+        out = shown([(0, 1, "a\x1b[2"), (0, 1, "Jb\x1b]0;ti"), (0, 1, "tle\x07c\n")], tagged)[0]
+        assert out.endswith("abc\n")
+
+
+def test_a_sequence_that_never_ends_is_dropped_at_the_end() -> None:
+    assert shown([(0, 1, "a\x1b]0;title")], tagged=False)[0] == "a"
+
+
+def test_colours_of_a_single_task_are_ended() -> None:
+    assert shown([(0, 1, "\x1b[31mred\n")], tagged=False)[0] == "\x1b[31mred\n\x1b[0m"
+    assert shown([(0, 1, "\x1b[31mred\x1b[0m\n")], tagged=False)[0] == "\x1b[31mred\x1b[0m\n"
+
+
+@given(st.text(max_size=60), st.data())
+def test_pieces_make_no_difference(text: str, data: Any) -> None:
+    text = text.replace("\x1b", "")
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    for tagged in (False, True):
+        assert shown([(0, 1, p) for p in pieces], tagged) == shown([(0, 1, text)], tagged)

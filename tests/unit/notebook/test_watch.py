@@ -1,0 +1,269 @@
+"""Waiting for a job in a cell: what is shown when, and what an interrupt does."""
+
+import io
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from concurrent_nb import Job
+from concurrent_nb.api import Counts, OutputPiece
+from concurrent_nb.clock import ManualClock
+from concurrent_nb.notebook.output import Printer
+from concurrent_nb.notebook.progress import KernelLine, LastLine, TerminalLine, line_for, progress_text
+from concurrent_nb.notebook.results import plural, stopped_summary, summary
+from concurrent_nb.notebook.watch import SLICE_S, Watch, interrupts_noted
+
+Step = Callable[["ScriptedJob"], None]
+
+
+@dataclass
+class Future:
+    ended: bool = False
+
+    def done(self) -> bool:
+        return self.ended
+
+
+@dataclass
+class ScriptedJob:
+    """A job to which one step happens in each slice of waiting; it has ended after the last."""
+
+    steps: list[Step]
+    now: Counts
+    pieces: list[OutputPiece] = field(default_factory=list)
+    cancelled: int = 0
+    slaves: set[str] = field(default_factory=lambda: {"one"})
+    futures: list[Future] = field(default_factory=lambda: [Future() for _ in range(3)])
+    waited: list[float | None] = field(default_factory=list)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        self.waited.append(timeout_s)
+        if not self.steps:
+            return True
+        self.steps.pop(0)(self)
+        return False
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def counts(self) -> Counts:
+        return self.now
+
+    def take_output(self) -> list[OutputPiece]:
+        pieces, self.pieces = self.pieces, []
+        return pieces
+
+
+class Recorder:
+    """A line that remembers what it was asked to show."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def show(self, text: str) -> None:
+        self.said.append(text)
+
+    def make_room(self) -> None:
+        if self.said and not self.said[-1].startswith("("):
+            self.said.append("(room)")
+
+    def end(self, text: str) -> None:
+        self.said.append(f"end: {text}")
+
+
+def nothing(job: ScriptedJob) -> None:
+    pass
+
+
+def interrupt(job: ScriptedJob) -> None:
+    raise KeyboardInterrupt
+
+
+def watching(job: ScriptedJob, clock: ManualClock | None = None) -> tuple[Watch, Recorder, io.StringIO]:
+    line, out = Recorder(), io.StringIO()
+    clock = clock or ManualClock(10.0)
+    return Watch(cast(Job, job), line, Printer(True, out, out), clock(), clock=clock), line, out
+
+
+def test_a_quick_job_shows_its_summary_only() -> None:
+    job = ScriptedJob([], Counts(0, 0, 3, 0, 0))
+    watch, line, _ = watching(job)
+    watch.wait()
+    assert line.said == ["end: 3 tasks: 3 done, 0 cancelled, 0 failed in 0.00 s on 1 slave"]
+
+
+def test_prints_and_progress_are_shown_while_it_runs() -> None:
+    clock = ManualClock()
+
+    def prints(job: ScriptedJob) -> None:
+        clock.advance(2.0)
+        job.pieces.append(OutputPiece(1, 1, "hello\nrest"))
+
+    def ends(job: ScriptedJob) -> None:
+        clock.advance(2.0)
+        job.futures[1].ended = True
+        job.now = Counts(1, 0, 2, 0, 0)
+
+    job = ScriptedJob([prints, ends], Counts(1, 1, 1, 0, 0))
+    watch, line, out = watching(job, clock)
+    watch.wait()
+    assert out.getvalue() == "[1] hello\n[1] rest\n"
+    assert line.said == [
+        "[######--------------] 1/3 tasks, 1 running, 0.5/s, 4 s left",
+        "(room)",
+        "[#############-------] 2/3 tasks, 0.5/s, 2 s left",
+        "(room)",
+        "end: 3 tasks: 2 done, 0 cancelled, 0 failed in 4.00 s on 1 slave",
+    ]
+    assert set(job.waited) == {SLICE_S}
+
+
+def test_an_interrupt_stops_the_job_and_says_what_became_of_it() -> None:
+    def stops(job: ScriptedJob) -> None:
+        job.now = Counts(0, 0, 12, 0, 116)
+
+    job = ScriptedJob([nothing, interrupt, stops], Counts(113, 3, 12, 0, 0))
+    watch, line, _ = watching(job)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        watch.wait()
+    assert job.cancelled == 1
+    assert line.said[-1] == "end: stopped: 12 done, 3 stopped while running, 113 never ran"
+    assert raised.value._render_traceback_()[0].startswith("KeyboardInterrupt: ")  # type: ignore[attr-defined]
+    assert sum(seconds or 99 for seconds in job.waited[2:]) < 1.0
+
+
+def test_a_second_interrupt_waits_for_nothing() -> None:
+    job = ScriptedJob([interrupt, interrupt, nothing], Counts(5, 2, 1, 1, 0))
+    watch, line, _ = watching(job)
+    with pytest.raises(KeyboardInterrupt):
+        watch.wait()
+    assert job.cancelled == 1
+    assert len(job.steps) == 1
+    assert "7 still being stopped" in line.said[-1]
+    assert "1 failed" in line.said[-1]
+
+
+def test_an_interrupt_from_before_stops_the_job_at_once() -> None:
+    job = ScriptedJob([nothing], Counts(3, 0, 0, 0, 0))
+    watch, _, _ = watching(job)
+    with pytest.raises(KeyboardInterrupt):
+        watch.wait(interrupted=True)
+    assert job.cancelled == 1
+
+
+def test_what_was_printed_last_is_shown_after_an_interrupt() -> None:
+    job = ScriptedJob([interrupt], Counts(0, 1, 0, 0, 0), [OutputPiece(0, 1, "last words")])
+    watch, _, out = watching(job)
+    with pytest.raises(KeyboardInterrupt):
+        watch.wait()
+    assert out.getvalue() == "[0] last words\n"
+
+
+def test_a_first_interrupt_is_only_noted() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts_noted() as noted:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert noted == [True]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_one_is_raised() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt_twice() -> None:
+        with interrupts_noted():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_twice()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_threads_note_no_interrupts() -> None:
+    seen: list[list[bool]] = []
+
+    def work() -> None:
+        with interrupts_noted() as noted:
+            seen.append(noted)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [[]]
+
+
+@pytest.mark.parametrize(
+    ("counts", "elapsed_s", "text"),
+    [
+        (Counts(1, 0, 0, 0, 0), 0.31, "waiting, 0.3 s"),
+        (Counts(0, 1, 0, 0, 0), 2.04, "running, 2.0 s"),
+        (Counts(4, 0, 0, 0, 0), 0.2, "[--------------------] 0/4 tasks"),
+        (Counts(0, 1, 1, 1, 1), 2.0, "[###############-----] 3/4 tasks, 1 running, 1 failed, 1.5/s, 1 s left"),
+    ],
+)
+def test_progress_is_a_line_of_text(counts: Counts, elapsed_s: float, text: str) -> None:
+    assert progress_text(counts, elapsed_s) == text
+
+
+def test_summaries() -> None:
+    job: Any = ScriptedJob([], Counts(0, 0, 113, 0, 15), slaves={"a", "b"})
+    assert summary(job, 0.839) == "128 tasks: 113 done, 15 cancelled, 0 failed in 0.84 s on 2 slaves"
+    assert summary(job, 0.839, "in this process").endswith("in 0.84 s in this process")
+    after = Counts(0, 0, 12, 0, 3)
+    assert stopped_summary(Counts(0, 5, 10, 0, 0), after) == "stopped: 12 done, 3 stopped while running, 0 never ran"
+    assert (plural(1, "task"), plural(0, "task")) == ("1 task", "0 tasks")
+
+
+def test_a_terminal_s_line_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    line = TerminalLine()
+    line.make_room()
+    line.show("one")
+    line.show("two")
+    line.make_room()
+    line.make_room()
+    line.end("three")
+    assert capsys.readouterr().out == "\r\x1b[2Kone\r\x1b[2Ktwo\r\x1b[2Kthree\n"
+
+
+def test_without_a_terminal_only_the_last_line_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    line = line_for(None)
+    assert isinstance(line, LastLine)
+    line.show("one")
+    line.make_room()
+    line.end("two")
+    assert capsys.readouterr().out == "two\n"
+
+
+def test_a_kernel_s_line_is_a_display_that_is_updated(monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[tuple[str, str, bool]] = []
+
+    class Publisher:
+        def publish(self, data: Any, transient: Any, update: bool = False, **_: Any) -> None:
+            published.append((data["text/plain"], transient["display_id"], update))
+
+    class Shell:
+        kernel = object()
+        display_pub = Publisher()
+
+        @classmethod
+        def initialized(cls) -> bool:
+            return True
+
+        @classmethod
+        def instance(cls) -> "Shell":
+            return cls()
+
+    monkeypatch.setattr("IPython.core.interactiveshell.InteractiveShell", Shell)
+    line = line_for(cast(Any, Shell()))
+    assert isinstance(line, KernelLine)
+    line.show("one")
+    line.make_room()
+    line.end("two")
+    assert [(text, update) for text, _, update in published] == [("one", False), ("two", True)]
+    assert published[0][1] == published[1][1]

@@ -1,0 +1,162 @@
+"""A pool without processes: it obeys the books, and its workers do what the test says."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from concurrent_nb.clock import ManualClock
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.workers.attempts import Attempt, Command, Give, Interrupt, Kill, Recall, Reports, Start
+from concurrent_nb.workers.books import Books
+from concurrent_nb.workers.records import Result
+
+JOB = b"j" * 16
+F, G = b"f" * 32, b"g" * 32
+
+
+@dataclass
+class Worker:
+    """A worker as the slave knows it: what it was given, and what it has made of that."""
+
+    number: int
+    ready: bool = False
+    unstarted: deque[Attempt] = field(default_factory=deque)
+    running: Attempt | None = None
+    started_at: float = 0.0
+    unsent: list[Result] = field(default_factory=list)
+    interrupted: set[int] = field(default_factory=set)
+    killed: bool = False
+    packs: list[int] = field(default_factory=list)  #: sizes of all packs that it got
+
+
+class Model:
+    """Obeys `books`, keeps what they report."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        self.clock = ManualClock(100.0)
+        self.workers: dict[int, Worker] = {}
+        self.gone: list[Worker] = []
+        self.commands: list[Command] = []
+        self.ended: list[tuple[TaskRef, OutcomeFrame]] = []
+        self.reports = Reports()
+        self.obey(books.start(self.clock()))
+
+    # ------------------------------------------------------------------------------------------ the pool's side
+
+    def obey(self, commands: list[Command]) -> None:
+        queue = deque(commands)
+        while queue:
+            command = queue.popleft()
+            self.commands.append(command)
+            if isinstance(command, Start):
+                assert command.worker not in self.workers
+                self.workers[command.worker] = Worker(command.worker)
+                continue
+            worker = self.workers[command.worker]
+            if isinstance(command, Give):
+                assert worker.ready
+                assert not worker.killed
+                assert {attempt.function for attempt in command.attempts} == {command.function}
+                worker.unstarted += command.attempts
+                worker.packs.append(len(command.attempts))
+            elif isinstance(command, Recall):
+                count = len(worker.unstarted)
+                worker.unstarted.clear()
+                queue += self.books.gave_back(worker.number, count, self.clock())
+            elif isinstance(command, Interrupt):
+                worker.interrupted.add(command.ticket)
+            elif isinstance(command, Kill):
+                worker.killed = True
+
+    def take_reports(self) -> Reports:
+        """Take the reports, and remember which attempts have ended."""
+        self.reports = self.books.take_reports()
+        for job, frames, _ in self.reports.outcomes:
+            self.ended += [(TaskRef(job, frame.index, frame.attempt), frame) for frame in frames]
+        return self.reports
+
+    def assign(
+        self, indexes: range | list[int], function: bytes = F, timeout_s: float | None = None, attempt: int = 1
+    ) -> None:
+        frames = [TaskFrame(index, attempt, b"args") for index in indexes]
+        self.obey(self.books.assigned(JOB, function, timeout_s, frames, (), self.clock()))
+
+    def withdraw(self, indexes: range | list[int], stop: bool, attempt: int = 1) -> None:
+        refs = [TaskRef(JOB, index, attempt) for index in indexes]
+        self.obey(self.books.withdrawn(refs, stop, self.clock()))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass in steps, and look at the pages as the pool does."""
+        until = self.clock() + seconds
+        while self.clock() < until:
+            due = self.books.next_deadline()
+            self.clock.now = until if due is None else min(until, max(due, self.clock()))
+            if due is not None and self.clock() >= due:
+                for number in self.books.busy():
+                    self.look(number)
+                self.obey(self.books.tick(self.clock()))
+
+    def look(self, number: int) -> None:
+        worker = self.workers[number]
+        if worker.running and self.clock() - worker.started_at >= 0.02 and worker.unsent:
+            self.obey(self.books.outcomes(number, worker.unsent, [], self.clock()))
+        ticket = worker.running.ticket if worker.running else 0
+        self.obey(self.books.looked(number, ticket, worker.started_at, False, self.clock()))
+
+    # ---------------------------------------------------------------------------------------- the workers' side
+
+    def all_ready(self) -> None:
+        for number in list(self.workers):
+            self.ready(number)
+
+    def ready(self, number: int) -> None:
+        self.workers[number].ready = True
+        self.obey(self.books.worker_ready(number, 1000 + number, self.clock()))
+
+    def begin(self, number: int) -> Attempt:
+        """Let a worker start its next task."""
+        worker = self.workers[number]
+        assert worker.running is None
+        worker.running = worker.unstarted.popleft()
+        worker.started_at = self.clock()
+        return worker.running
+
+    def end(self, number: int, status: Status = Status.OK, elapsed_s: float | None = None) -> None:
+        """Let a worker finish its task, and keep the result."""
+        worker = self.workers[number]
+        assert worker.running
+        if elapsed_s is None:
+            elapsed_s = self.clock() - worker.started_at
+        worker.unsent.append(Result(worker.running.ticket, status, elapsed_s, b"value"))
+        worker.running = None
+
+    def flush(self, number: int) -> None:
+        worker = self.workers[number]
+        results, worker.unsent = worker.unsent, []
+        self.obey(self.books.outcomes(number, results, [], self.clock()))
+
+    def run(self, number: int, seconds: float = 0.0, status: Status = Status.OK) -> None:
+        """Let a worker run its next task and send the result."""
+        self.begin(number)
+        self.clock.advance(seconds)
+        self.end(number, status, seconds)
+        self.flush(number)
+
+    def die(self, number: int, how: str = "died of SIGSEGV") -> None:
+        worker = self.workers.pop(number)
+        self.gone.append(worker)
+        if worker.unsent:
+            self.obey(self.books.outcomes(number, worker.unsent, [], self.clock()))
+        ticket = worker.running.ticket if worker.running else 0
+        self.obey(self.books.worker_died(number, how, ticket, worker.started_at, self.clock()))
+
+    # ------------------------------------------------------------------------------------------- for assertions
+
+    def has(self, number: int) -> list[int]:
+        """List the indexes of what a worker has not started."""
+        return [attempt.index for attempt in self.workers[number].unstarted]
+
+    def statuses(self) -> dict[int, Status]:
+        self.take_reports()
+        return {ref.index: Status(frame.status) for ref, frame in self.ended}

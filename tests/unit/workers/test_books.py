@@ -1,0 +1,540 @@
+"""The pool's bookkeeping, spelled out. Each test is one promise."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire.messages import ErrorReport, TaskFrame, TaskRef
+from concurrent_nb.workers.attempts import Give, Interrupt, Kill, Recall, Start
+from concurrent_nb.workers.books import START_S, STUCK_S, Books
+from concurrent_nb.workers.records import Result
+from tests.unit.workers.model import JOB, F, G, Model
+
+
+@pytest.fixture
+def make() -> Callable[[int], Model]:
+    """Make a pool of so many workers that are ready."""
+
+    def make(slots: int) -> Model:
+        model = Model(Books(slots))
+        model.all_ready()
+        return model
+
+    return make
+
+
+def teach(model: Model, seconds: float, function: bytes = F) -> None:
+    """Let the books learn how long a function runs, then clear the table."""
+    number = next(iter(model.workers))
+    model.assign([10_000], function)
+    owner = next(worker.number for worker in model.workers.values() if worker.unstarted)
+    model.run(owner, seconds)
+    model.take_reports()
+    model.ended.clear()
+    for worker in model.workers.values():
+        worker.packs.clear()
+    model.commands.clear()
+    assert number in model.workers
+
+
+def report(model: Model, index: int) -> ErrorReport:
+    model.take_reports()
+    frame = next(frame for ref, frame in model.ended if ref.index == index)
+    return msgspec.msgpack.decode(frame.body, type=ErrorReport)
+
+
+# ---------------------------------------------------------------------------------------------- who gets what, and when
+
+
+def test_workers_are_asked_for_at_the_start() -> None:
+    assert Books(3).start(0.0) == [Start(1), Start(2), Start(3)]
+
+
+def test_tasks_wait_until_a_worker_is_ready() -> None:
+    model = Model(Books(1))
+    model.assign([0])
+    assert not model.workers[1].unstarted
+    model.ready(1)
+    assert model.has(1) == [0]
+
+
+def test_tasks_of_an_unknown_function_go_out_singly(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    model.assign(range(10))
+    assert [worker.packs for worker in model.workers.values()] == [[1, 1], [1, 1]]
+
+
+def test_short_tasks_go_out_in_packs_of_about_2_ms(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(100))
+    assert model.workers[1].packs == [20, 20]
+
+
+def test_a_pack_has_at_most_64_tasks(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.000001)
+    model.assign(range(1000))
+    assert model.workers[1].packs == [64, 64]
+
+
+def test_few_short_tasks_are_shared_out(make: Callable[[int], Model]) -> None:
+    model = make(4)
+    teach(model, 0.00001)
+    model.assign(range(40))
+    assert sorted(worker.packs[0] for worker in model.workers.values()) == [4, 6, 8, 10]
+
+
+def test_a_pack_has_one_function(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001, F)
+    teach(model, 0.0001, G)
+    model.assign(range(3), F)
+    model.withdraw(range(3), stop=True)
+    for index in range(6):
+        model.assign([index], F if index < 3 else G, attempt=2)
+    gives = [command for command in model.commands if isinstance(command, Give)]
+    assert all({attempt.function for attempt in give.attempts} == {give.function} for give in gives)
+
+
+def test_a_pack_of_large_arguments_is_small(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    frames = [TaskFrame(index, 1, b"", (600_000,)) for index in range(4)]
+    model.obey(model.books.assigned(JOB, F, None, frames, [(b"x" * 600_000,)] * 4, 0.0))
+    assert model.workers[1].packs == [1, 1]
+
+
+def test_nothing_is_given_ahead_of_a_task_known_to_be_slow(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    teach(model, 0.5)
+    model.assign(range(10))
+    assert [worker.packs for worker in model.workers.values()] == [[1], [1]]
+
+
+def test_a_worker_has_at_most_two_packs(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(1000))
+    for _ in range(20):
+        model.begin(1)
+        model.end(1, elapsed_s=0.0001)
+    model.flush(1)
+    assert model.workers[1].packs == [20, 20, 20]
+    assert len(model.workers[1].unstarted) == 40
+
+
+def test_the_oldest_task_goes_first(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.5)
+    model.assign(range(5))
+    order = []
+    for _ in range(5):
+        order += model.has(1)
+        model.run(1, 0.5)
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_an_attempt_is_taken_once(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([7])
+    model.assign([7])
+    model.run(1)
+    assert not model.workers[1].unstarted
+    assert model.statuses() == {7: Status.OK}
+
+
+# ------------------------------------------------------------------------------------------------- taking work back
+
+
+def test_what_stands_behind_a_slow_task_goes_to_an_idle_worker(make: Callable[[int], Model]) -> None:
+    # given: worker 2 runs task 0 and has one ahead, worker 1 alike
+    model = make(2)
+    model.assign(range(4))
+    model.begin(2)
+    ahead = model.has(2)
+    # when: worker 1 has finished all that it had
+    model.run(1, 0.5)
+    model.run(1, 0.5)
+    # then: it gets what worker 2 had ahead
+    assert Recall(2) in model.commands
+    assert model.has(1) == ahead
+    assert model.has(2) == []
+
+
+def test_what_stands_behind_a_task_that_turns_out_slow_is_taken_back_soon(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(30))
+    model.begin(1)
+    assert len(model.workers[1].unstarted) == 29
+    model.pass_time(0.05)
+    assert model.workers[1].unstarted == model.workers[1].unstarted.__class__()
+    # and it is not given to that worker again while the slow task runs
+    model.pass_time(1.0)
+    assert not model.workers[1].unstarted
+    # but it is, in order, when the slow task has ended
+    model.end(1)
+    model.flush(1)
+    assert model.has(1) == [1]
+
+
+def test_results_that_stand_before_a_slow_task_are_not_late(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(5))
+    model.begin(1)
+    model.end(1)
+    model.begin(1)
+    model.pass_time(0.05)
+    assert model.statuses() == {0: Status.OK}
+    # and they do not count twice when they are sent at last
+    model.end(1)
+    model.flush(1)
+    assert [ref.index for ref, _ in model.ended] == [0]
+    assert model.statuses() == {0: Status.OK, 1: Status.OK}
+
+
+def test_moving_next_to_nothing_is_not_worth_it(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    teach(model, 0.00001)
+    model.assign(range(20))
+    while model.workers[1].unstarted:
+        model.run(1, 0.00001)
+    assert model.workers[2].unstarted
+    assert Recall(2) not in model.commands
+
+
+def test_more_given_back_than_was_given_is_refused(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    with pytest.raises(ProtocolError, match="gave back 2 tasks and had 1"):
+        model.books.gave_back(1, 2, 0.0)
+
+
+# ------------------------------------------------------------------------------------------------------- withdrawal
+
+
+def test_withdrawn_tasks_that_wait_are_returned(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign(range(5))
+    model.withdraw([3, 4], stop=False)
+    assert model.take_reports().returned == [TaskRef(JOB, 3, 1), TaskRef(JOB, 4, 1)]
+
+
+def test_withdrawn_tasks_that_a_worker_has_not_started_are_returned(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign(range(2))
+    model.begin(1)
+    model.withdraw([0, 1], stop=False)
+    assert model.take_reports().returned == [TaskRef(JOB, 1, 1)]
+    model.end(1)
+    model.flush(1)
+    assert model.statuses() == {0: Status.OK}
+
+
+def test_a_withdrawal_does_not_take_what_was_not_named(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(10))
+    model.begin(1)
+    model.withdraw([5], stop=False)
+    assert model.take_reports().returned == [TaskRef(JOB, 5, 1)]
+    model.end(1)
+    model.flush(1)
+    assert model.has(1) == [1, 2, 3, 4, 6, 7, 8, 9]
+
+
+def test_a_withdrawal_of_the_unknown_says_nothing(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.withdraw([1], stop=True)
+    model.assign([1])
+    model.withdraw([1], stop=True, attempt=2)
+    assert not model.take_reports()
+
+
+def test_stopping_a_task_that_waits_cancels_it(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign(range(5))
+    model.withdraw([4], stop=True)
+    assert model.statuses() == {4: Status.CANCELLED}
+
+
+def test_stopping_a_task_that_a_worker_has_not_started_does_not_interrupt_it(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign(range(2))
+    model.begin(1)
+    model.withdraw([1], stop=True)
+    assert model.statuses() == {1: Status.CANCELLED}
+    assert not any(isinstance(command, Interrupt) for command in model.commands)
+
+
+def test_stopping_a_running_task_interrupts_it_at_once(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    ticket = model.begin(1).ticket
+    model.withdraw([0], stop=True)
+    assert model.commands[-1] == Interrupt(1, ticket)
+    model.end(1, Status.CANCELLED)
+    model.flush(1)
+    assert model.statuses() == {0: Status.CANCELLED}
+    model.pass_time(10)
+    assert not model.workers[1].killed
+
+
+def test_a_task_that_ignores_the_interrupt_is_killed_after_a_second(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    model.begin(1)
+    model.withdraw([0], stop=True)
+    model.pass_time(0.9)
+    assert not model.workers[1].killed
+    model.pass_time(0.2)
+    assert model.workers[1].killed
+    model.die(1, "died of SIGKILL")
+    assert model.statuses() == {0: Status.CANCELLED}
+    assert Start(2) in model.commands
+
+
+def test_a_result_that_is_faster_than_its_cancellation_counts(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    model.begin(1)
+    model.end(1)
+    model.withdraw([0], stop=True)
+    model.flush(1)
+    assert model.statuses() == {0: Status.OK}
+
+
+# --------------------------------------------------------------------------------------------------------- deadlines
+
+
+def test_a_task_over_its_deadline_is_interrupted_and_ends_as_timeout(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0], timeout_s=2.0)
+    ticket = model.begin(1).ticket
+    model.pass_time(1.9)
+    assert Interrupt(1, ticket) not in model.commands
+    model.pass_time(0.2)
+    assert Interrupt(1, ticket) in model.commands
+    model.end(1, Status.CANCELLED)
+    model.flush(1)
+    assert model.statuses() == {0: Status.TIMEOUT}
+    message = report(model, 0).message
+    assert "ran longer than its timeout of 2 s and was stopped after 2." in message
+    assert "6a6a6a6a/0" in message
+
+
+def test_a_task_over_its_deadline_that_goes_on_is_killed(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0], timeout_s=2.0)
+    model.begin(1)
+    model.pass_time(3.2)
+    assert Kill(1) in model.commands
+    model.die(1, "died of SIGKILL")
+    assert model.statuses() == {0: Status.TIMEOUT}
+
+
+def test_a_deadline_counts_from_the_start_of_the_task(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0, 1], timeout_s=1.0)
+    for index in (0, 1):
+        model.begin(1)
+        model.pass_time(0.8)
+        model.end(1)
+        model.flush(1)
+        assert model.statuses()[index] == Status.OK
+
+
+def test_a_task_that_finishes_in_its_grace_is_fine(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0], timeout_s=1.0)
+    model.begin(1)
+    model.pass_time(1.5)
+    model.end(1)
+    model.flush(1)
+    model.pass_time(5)
+    assert model.statuses() == {0: Status.OK}
+    assert not model.workers[1].killed
+
+
+def test_cancelling_what_times_out_changes_nothing(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0], timeout_s=1.0)
+    model.begin(1)
+    model.pass_time(1.1)
+    model.withdraw([0], stop=True)
+    model.end(1, Status.CANCELLED)
+    model.flush(1)
+    assert model.statuses() == {0: Status.TIMEOUT}
+
+
+# ------------------------------------------------------------------------------------------------------------ deaths
+
+
+def test_a_death_is_blamed_on_the_task_that_ran(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(3))
+    model.begin(1)
+    model.end(1)  # task 0 is done, and its result stands in the page
+    model.begin(1)
+    model.die(1)
+    assert model.statuses() == {0: Status.OK, 1: Status.DIED}
+    assert report(model, 1).message == "worker 1001 died of SIGSEGV while it ran task 6a6a6a6a/1"
+    model.all_ready()
+    assert model.has(2) == [2]
+
+
+def test_a_death_between_tasks_is_blamed_on_nobody(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    model.die(1)
+    model.all_ready()
+    model.run(2)
+    assert model.statuses() == {0: Status.OK}
+
+
+def test_what_a_dead_worker_had_keeps_its_place(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(60))
+    model.die(1)
+    model.all_ready()
+    assert model.has(2) == list(range(40))
+
+
+def test_a_withdrawn_task_of_a_dead_worker_is_returned(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    model.begin(1)
+    model.withdraw([0], stop=True)
+    model.die(1)
+    assert model.statuses() == {0: Status.CANCELLED}
+
+
+def test_a_worker_that_never_gets_ready_is_replaced() -> None:
+    model = Model(Books(1))
+    model.pass_time(START_S + 2)
+    assert not model.workers[1].killed
+    model.pass_time(START_S)
+    assert model.workers[1].killed
+
+
+def test_a_worker_that_has_tasks_and_does_nothing_is_replaced(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    model.pass_time(STUCK_S - 1)
+    assert not model.workers[1].killed
+    model.pass_time(2)
+    assert model.workers[1].killed
+    model.die(1, "died of SIGKILL")
+    model.all_ready()
+    model.run(2)
+    assert model.statuses() == {0: Status.OK}
+
+
+def test_workers_that_die_without_a_task_again_and_again_are_not_replaced_for_ever(
+    make: Callable[[int], Model],
+) -> None:
+    model = make(1)
+    model.assign([0])
+    for number in range(1, 6):
+        model.die(number, "ended with exit code 1")
+        assert number + 1 in model.workers
+    model.die(6, "ended with exit code 1")
+    assert not model.workers
+    reports = model.take_reports()
+    assert reports.degraded.startswith("6 workers ended within 10 s without a task to blame")
+    assert "exit code 1" in reports.degraded
+    assert reports.returned == [TaskRef(JOB, 0, 1)]
+    # and what comes later is returned at once
+    model.assign([1])
+    assert model.take_reports().returned == [TaskRef(JOB, 1, 1)]
+
+
+def test_workers_that_die_now_and_then_are_replaced(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    for number in range(1, 50):
+        model.clock.advance(3)
+        model.die(number)
+    assert list(model.workers) == [50]
+
+
+def test_deaths_that_tasks_are_to_blame_for_do_not_count(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    for number in range(1, 50):
+        model.assign([number])
+        model.all_ready()
+        model.begin(number)
+        model.die(number)
+    assert list(model.workers) == [50]
+    assert set(model.statuses().values()) == {Status.DIED}
+
+
+# ----------------------------------------------------------------------------------------------------------- reports
+
+
+def test_only_tasks_that_run_for_a_while_are_reported_as_started_and_once(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    model.begin(1)
+    model.pass_time(0.015)
+    assert model.take_reports().started == []
+    model.pass_time(0.1)
+    assert model.take_reports().started == [TaskRef(JOB, 0, 1)]
+    model.pass_time(1)
+    assert model.take_reports().started == []
+
+
+def test_outcomes_come_by_job_with_their_buffers(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    other = b"k" * 16
+    for job in (JOB, other):
+        frames = [TaskFrame(index, 1, b"") for index in range(2)]
+        model.obey(model.books.assigned(job, F, None, frames, (), 0.0))
+    tickets = [model.begin(1).ticket]
+    model.workers[1].running = None
+    results = [Result(tickets[0], Status.OK, 0.1, b"", (2, 3))]
+    model.obey(model.books.outcomes(1, results, [b"ab", b"cde"], 0.0))
+    (outcome,) = model.books.take_reports().outcomes
+    assert outcome[0] == JOB
+    assert list(map(list, outcome[2])) == [[b"ab", b"cde"]]
+
+
+def test_nothing_is_to_be_looked_at_while_nothing_runs(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    assert model.books.next_deadline() is not None
+    model.run(1)
+    model.pass_time(0.1)
+    model.pass_time(START_S)
+    assert model.books.next_deadline() is None
+    assert model.books.busy() == []
+
+
+def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    model.assign([0])
+    owner = next(worker.number for worker in model.workers.values() if worker.unstarted)
+    model.obey(model.books.reset())
+    assert [worker.number for worker in model.workers.values() if worker.killed] == [owner]
+    assert not model.take_reports()
+    assert model.books.unfinished == 0
+    model.die(owner, "died of SIGKILL")
+    model.all_ready()
+    assert not model.take_reports()
+    # and an attempt of the same name is new
+    model.assign([0])
+    assert model.books.unfinished == 1
+
+
+def test_what_a_worker_says_about_the_unknown_is_ignored(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.obey(model.books.outcomes(1, [Result(999, Status.OK, 0.0, b"")], [], 0.0))
+    model.obey(model.books.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
+    model.obey(model.books.looked(77, 1, 0.0, False, 0.0))
+    assert not model.take_reports()

@@ -1,0 +1,179 @@
+"""The books under any order of events: every attempt that is assigned is reported exactly once."""
+
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire.messages import TaskRef
+from concurrent_nb.workers.books import Books
+from concurrent_nb.workers.crew import RestartLimit
+from concurrent_nb.workers.waiting import PACK_MAX
+from tests.unit.workers.model import JOB, F, G, Model, Worker
+
+SOME = st.integers(0, 2**31)
+
+
+class BooksMachine(RuleBasedStateMachine):
+    """Workers start, finish, answer, hang and die as they like, while tasks come and are withdrawn."""
+
+    slots = 3
+    limit = 10**9
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model(Books(self.slots, limit=RestartLimit(deaths=self.limit)))
+        self.assigned: set[TaskRef] = set()
+        self.reported: list[TaskRef] = []
+        self.stopped: set[TaskRef] = set()
+        self.timed: set[TaskRef] = set()
+        self.ran: set[TaskRef] = set()
+
+    def pick(self, which: int, fits: Callable[[Worker], bool]) -> int | None:
+        found = [number for number, worker in self.model.workers.items() if fits(worker)]
+        return found[which % len(found)] if found else None
+
+    # -------------------------------------------------------------------------------------------------- the slave
+
+    @rule(count=st.integers(1, 100), slow=st.booleans(), timeout_s=st.sampled_from([None, 0.03, 5.0]))
+    def assign(self, count: int, slow: bool, timeout_s: float | None) -> None:
+        first = len(self.assigned)
+        indexes = range(first, first + count)
+        refs = {TaskRef(JOB, index, 1) for index in indexes}
+        self.assigned |= refs
+        if timeout_s:
+            self.timed |= refs
+        self.model.assign(indexes, G if slow else F, timeout_s)
+
+    @rule(first=SOME, count=st.integers(1, 50), stop=st.booleans())
+    def withdraw(self, first: int, count: int, stop: bool) -> None:
+        first %= len(self.assigned) + 1
+        indexes = range(first, first + count)
+        if stop:
+            self.stopped |= {TaskRef(JOB, index, 1) for index in indexes}
+        self.model.withdraw(indexes, stop)
+
+    @rule(seconds=st.sampled_from([0.0001, 0.005, 0.025, 0.5, 2.0, 40.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.model.pass_time(seconds)
+
+    # ------------------------------------------------------------------------------------------------ the workers
+
+    @rule(which=SOME)
+    def ready(self, which: int) -> None:
+        number = self.pick(which, lambda worker: not worker.ready)
+        if number is not None:
+            self.model.ready(number)
+
+    @rule(which=SOME)
+    def begin(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.unstarted) and not worker.running)
+        if number is not None:
+            attempt = self.model.begin(number)
+            assert attempt.ref not in self.reported
+            self.ran.add(attempt.ref)
+
+    @rule(which=SOME, elapsed_s=st.sampled_from([1e-6, 1e-4, 0.003, 0.02, 1.0]), fails=st.booleans())
+    def end(self, which: int, elapsed_s: float, fails: bool) -> None:
+        number = self.pick(which, lambda worker: bool(worker.running))
+        if number is not None:
+            worker = self.model.workers[number]
+            assert worker.running
+            status = Status.ERROR if fails else Status.OK
+            if worker.running.ticket in worker.interrupted:
+                status = Status.CANCELLED
+            self.model.end(number, status, elapsed_s)
+
+    @rule(which=SOME)
+    def flush(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.unsent))
+        if number is not None:
+            self.model.flush(number)
+
+    @rule(which=SOME)
+    def run_all(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.unstarted) and not worker.running)
+        if number is not None:
+            for _ in range(len(self.model.workers[number].unstarted)):
+                self.begin_end(number)
+            self.model.flush(number)
+
+    def begin_end(self, number: int) -> None:
+        self.ran.add(self.model.begin(number).ref)
+        self.model.end(number, Status.OK, 1e-5)
+
+    @rule(which=SOME, killed=st.booleans())
+    def die(self, which: int, killed: bool) -> None:
+        number = self.pick(which, lambda worker: worker.killed or not killed)
+        if number is not None:
+            self.model.die(number)
+
+    # -------------------------------------------------------------------------------------------------- promises
+
+    @invariant()
+    def nothing_is_reported_twice(self) -> None:
+        before = len(self.model.ended)
+        reports = self.model.take_reports()
+        for ref, frame in self.model.ended[before:]:
+            self.reported.append(ref)
+            if frame.status == Status.CANCELLED:
+                assert ref in self.stopped
+            if frame.status == Status.TIMEOUT:
+                assert ref in self.timed
+            if frame.status in (Status.OK, Status.DIED):
+                assert ref in self.ran
+        self.reported += reports.returned
+        assert len(self.reported) == len(set(self.reported))
+        assert set(self.reported) <= self.assigned
+        assert self.model.books.unfinished == len(self.assigned) - len(self.reported)
+
+    @invariant()
+    def packs_are_small_and_few(self) -> None:
+        for worker in self.model.workers.values():
+            assert all(size <= PACK_MAX for size in worker.packs)
+            assert len(worker.unstarted) <= 2 * PACK_MAX
+
+    @invariant()
+    def nobody_rests_while_tasks_wait(self) -> None:
+        at_work = sum(
+            len(worker.unstarted) + len(worker.unsent) + bool(worker.running) for worker in self.model.workers.values()
+        )
+        if self.model.books.unfinished > at_work:
+            for worker in self.model.workers.values():
+                if worker.ready and not worker.killed:
+                    assert worker.unstarted or worker.running or worker.unsent
+
+    def teardown(self) -> None:
+        """Let everything come to its end: then every attempt has been reported."""
+        for _ in range(10_000):
+            if not self.model.books.unfinished:
+                break
+            self.model.all_ready()
+            for number in list(self.model.workers):
+                worker = self.model.workers.get(number)
+                if worker is None:
+                    continue
+                if worker.killed:
+                    self.model.die(number)
+                    continue
+                if worker.running:
+                    self.model.end(number, Status.OK, 0.001)
+                elif worker.unstarted:
+                    self.begin_end(number)
+                self.model.flush(number)
+        self.nothing_is_reported_twice()
+        assert set(self.reported) == self.assigned
+
+
+class DegradingMachine(BooksMachine):
+    """The same where workers die so often that no more are started: what nobody can run is returned."""
+
+    limit = 2
+
+
+BooksMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+DegradingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
+TestBooks = BooksMachine.TestCase
+TestDegradingBooks = DegradingMachine.TestCase
