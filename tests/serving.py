@@ -1,9 +1,15 @@
-"""A control server to test against: a few methods of every kind, served by a loop in a thread of its own."""
+"""A control server to test against, requests of every kind to send to it, and servers that are no control server.
+
+The server offers a few methods of every kind and runs on a loop in a thread of its own.
+"""
 
 import asyncio
 import contextlib
+import http.client
+import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +21,8 @@ from concurrent_nb.transport.tls import TlsMaterial
 
 #: role to token
 TOKENS = {"admin": "a" * 43, "client": "c" * 43, "slave": "s" * 43}
+#: of a request by an admin
+HEADERS = {"Authorization": f"Bearer {TOKENS['admin']}", "Content-Type": "application/json"}
 EVERYBODY = ["admin", "client", "slave"]
 #: short ones, so that a test of slowness is quick
 LIMITS = Limits(idle_s=1.0, body_s=1.0, answer_s=1.0, connections=20)
@@ -165,3 +173,116 @@ def peer(behave: Callable[[socket.socket], object]) -> Iterator[str]:
         acceptor.join(10)
         for thread in threads:
             thread.join(10)
+
+
+# ----------------------------------------------------------------------------------------- requests, byte by byte
+
+
+def call(method: str = "add", params: Any = (1, 2), **changes: Any) -> bytes:
+    """Write a call, with `changes` to its members."""
+    return json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": 1} | changes).encode()
+
+
+class Reply:
+    """An HTTP reply, read to its end."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+    @property
+    def value(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> Any:
+        return self.value["error"]
+
+
+def ask(
+    running: Serving,
+    body: bytes = b"",
+    method: str = "POST",
+    path: str = "/api/1",
+    headers: dict[str, str | None] | None = None,
+    port: int | None = None,
+) -> Reply:
+    """Send one request, with the headers of a good client but for `headers` (None takes one away)."""
+    connection = http.client.HTTPConnection("127.0.0.1", port or running.port, timeout=10)
+    merged: dict[str, str | None] = {"Host": f"127.0.0.1:{running.port}", **HEADERS, **(headers or {})}
+    try:
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in merged.items():
+            if value is not None:
+                connection.putheader(name, value)
+        if body or method == "POST":
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body or None)
+        return Reply(connection.getresponse())
+    finally:
+        connection.close()
+
+
+def raw(running: Serving, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+    """Send bytes as they are, and give all that comes until the server closes."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as sock:
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                sock.sendall(piece)
+                time.sleep(pause_s)
+        with contextlib.suppress(ConnectionError):
+            while piece := sock.recv(65536):
+                received += piece
+    return received
+
+
+def head(running: Serving, *lines: str) -> bytes:
+    """Give the head of a POST by a good client, with more lines."""
+    good = [f"Host: 127.0.0.1:{running.port}", *(f"{name}: {value}" for name, value in HEADERS.items())]
+    return "\r\n".join(["POST /api/1 HTTP/1.1", *good, *lines, "", ""]).encode()
+
+
+# ----------------------------------------------------------------------------------------- what other servers say
+
+
+def reply(body: bytes, status: str = "200 OK", *lines: str) -> bytes:
+    """Write an HTTP reply."""
+    length = f"Content-Length: {len(body)}"
+    return "\r\n".join([f"HTTP/1.1 {status}", *(lines or (length,)), "", ""]).encode() + body
+
+
+PONG = reply(b"pong")
+
+
+def answers(*replies: bytes, requests: list[bytes] | None = None) -> Callable[[socket.socket], None]:
+    """Make a peer that gives these replies, one for each request, and then closes."""
+
+    def behave(sock: socket.socket) -> None:
+        for text in replies:
+            request = sock.recv(65536)
+            if requests is not None:
+                requests.append(request)
+            sock.sendall(text)
+
+    return behave
+
+
+def silence(sock: socket.socket) -> None:
+    """Read all that comes, and say nothing."""
+    while sock.recv(65536):
+        pass
+
+
+def trickle(text: bytes) -> Callable[[socket.socket], None]:
+    """Make a peer that sends a byte now and then, for longer than anybody should wait."""
+
+    def behave(sock: socket.socket) -> None:
+        sock.recv(65536)
+        for byte in text:
+            sock.sendall(bytes([byte]))
+            time.sleep(0.1)
+        silence(sock)
+
+    return behave

@@ -151,7 +151,8 @@ class Ledger(Generic[T]):
         for index in known.entries if indexes is None else indexes:
             if (entry := known.entries.get(index)) is not None:
                 entry.cancelled = True
-        if self.session is not None:
+        # A job that this session has not opened has no unanswered tasks, and is not ours to the master either.
+        if self.session is not None and known.said_open:
             self.session.send(m.Cancel(job, None if indexes is None else list(indexes)))
 
     def drop_all(self) -> list[Entry[T]]:

@@ -143,8 +143,10 @@ class Judge:
         if status is Status.HIT:
             return plan.kind is Kind.HIT
         if status is Status.ERROR:
-            # A task that is to be stopped is not tried again.
-            return plan.kind in (Kind.ERROR, Kind.FLAKY) and (wanted.raised > wanted.retries or _may_be_stopped(wanted))
+            # Attempts that took too long count, too; a task that is to be stopped is not tried again.
+            tries = wanted.raised if wanted.timeout_s is None else wanted.runs
+            raises = plan.kind in (Kind.ERROR, Kind.FLAKY) and wanted.raised > 0
+            return raises and (tries > wanted.retries or _may_be_stopped(wanted))
         if status is Status.NOT_PICKLABLE:
             return plan.kind is Kind.UNPICKLABLE
         if status is Status.POISON:
@@ -189,7 +191,8 @@ def _check_runs(wanted: Wanted, deaths_allowed: int) -> None:
         Status.POISON: deaths_allowed,
         Status.NOT_PICKLABLE: 1,
     }.get(status or Status.CANCELLED, runs)
-    if status is not None and runs != expected and not _may_be_stopped(wanted):
+    punctual = wanted.timeout_s is None or wanted.plan.run_s + _OVERHEAD_S < wanted.timeout_s
+    if status is not None and runs != expected and punctual and not _may_be_stopped(wanted):
         raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {runs} runs, and not {expected}")
 
 

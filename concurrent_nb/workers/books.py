@@ -234,7 +234,7 @@ class Books:
         # What was stopped with force is over whatever the page says; what else ran then is not to blame.
         blamed = member.held.pop(member.stopping if member.killed else ticket, None)
         for attempt in reversed(member.held.values()):
-            pass
+            self._requeue(attempt)
         elapsed_s = now - started_at if started_at else 0.0
         if blamed is not None and blamed.wish >= Wish.CANCEL:
             self._finish_stopped(blamed, member, elapsed_s)

@@ -242,10 +242,20 @@ class World(RuleBasedStateMachine):
             self.handle(*events)
         self.over += [(slave.id, attempt) for event in events for attempt in attempts_answered(event)]
 
-    @precondition(lambda self: self.over)
+    def not_theirs(self) -> list[tuple[SessionId, Attempt]]:
+        """Slaves, and attempts that are over or that another slave has."""
+        return self.over + [
+            (slave.id, attempt)
+            for slave in self.slaves.values()
+            for other in self.slaves.values()
+            for attempt in other.held
+            if other is not slave
+        ]
+
+    @precondition(lambda self: self.not_theirs())
     @rule(data=st.data(), status=st.sampled_from(ANSWERS))
-    def slave_repeats_what_is_long_over(self, data: st.DataObject, status: Status) -> None:
-        slave, (job, index, number) = data.draw(st.sampled_from(self.over))
+    def slave_speaks_of_what_it_does_not_have(self, data: st.DataObject, status: Status) -> None:
+        slave, (job, index, number) = data.draw(st.sampled_from(self.not_theirs()))
         self.handle()
         ref = TaskRef(job, index, number)
         words: list[Event] = [
@@ -253,7 +263,7 @@ class World(RuleBasedStateMachine):
             TasksStarted(slave, [ref]),
             TasksReturned(slave, [ref]),
         ]
-        assert self.scheduler.handle(*words, now=self.now) == [], "an old attempt was heard"
+        assert self.scheduler.handle(*words, now=self.now) == [], "a slave was heard on what it does not have"
 
     # --------------------------------------------------------------------------------------- owners
 

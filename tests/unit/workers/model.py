@@ -53,7 +53,9 @@ class Model:
                 assert command.worker not in self.workers
                 self.workers[command.worker] = Worker(command.worker)
                 continue
-            worker = self.workers[command.worker]
+            worker = self.workers.get(command.worker)
+            if worker is None:  # it has just died: the pool does nothing either, as the books are about to hear of it
+                continue
             if isinstance(command, Give):
                 assert worker.ready
                 assert not worker.killed
@@ -156,6 +158,9 @@ class Model:
     def has(self, number: int) -> list[int]:
         """List the indexes of what a worker has not started."""
         return [attempt.index for attempt in self.workers[number].unstarted]
+
+    def killed(self, number: int) -> bool:
+        return self.workers[number].killed
 
     def statuses(self) -> dict[int, Status]:
         self.take_reports()

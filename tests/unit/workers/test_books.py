@@ -172,10 +172,10 @@ def test_what_stands_behind_a_task_that_turns_out_slow_is_taken_back_soon(make: 
     model.begin(1)
     assert len(model.workers[1].unstarted) == 29
     model.pass_time(0.05)
-    assert model.workers[1].unstarted == model.workers[1].unstarted.__class__()
+    assert model.has(1) == []
     # and it is not given to that worker again while the slow task runs
     model.pass_time(1.0)
-    assert not model.workers[1].unstarted
+    assert model.has(1) == []
     # but it is, in order, when the slow task has ended
     model.end(1)
     model.flush(1)
@@ -282,7 +282,7 @@ def test_stopping_a_running_task_interrupts_it_at_once(make: Callable[[int], Mod
     model.flush(1)
     assert model.statuses() == {0: Status.CANCELLED}
     model.pass_time(10)
-    assert not model.workers[1].killed
+    assert not model.killed(1)
 
 
 def test_a_task_that_ignores_the_interrupt_is_killed_after_a_second(make: Callable[[int], Model]) -> None:
@@ -291,12 +291,29 @@ def test_a_task_that_ignores_the_interrupt_is_killed_after_a_second(make: Callab
     model.begin(1)
     model.withdraw([0], stop=True)
     model.pass_time(0.9)
-    assert not model.workers[1].killed
+    assert not model.killed(1)
     model.pass_time(0.2)
-    assert model.workers[1].killed
+    assert model.killed(1)
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.CANCELLED}
     assert Start(2) in model.commands
+
+
+def test_what_runs_when_the_wrong_worker_is_killed_is_not_to_blame(make: Callable[[int], Model]) -> None:
+    # given: task 0 ignored its interrupt, and ended between the last look at it and the kill
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(2))
+    model.begin(1)
+    model.withdraw([0], stop=True)
+    model.assign([1])
+    model.pass_time(1.1)
+    assert model.killed(1)
+    model.die(1, "died of SIGKILL")
+    # then: only that one is cancelled
+    model.all_ready()
+    model.run(2)
+    assert model.statuses() == {0: Status.CANCELLED, 1: Status.OK}
 
 
 def test_a_result_that_is_faster_than_its_cancellation_counts(make: Callable[[int], Model]) -> None:
@@ -358,7 +375,7 @@ def test_a_task_that_finishes_in_its_grace_is_fine(make: Callable[[int], Model])
     model.flush(1)
     model.pass_time(5)
     assert model.statuses() == {0: Status.OK}
-    assert not model.workers[1].killed
+    assert not model.killed(1)
 
 
 def test_cancelling_what_times_out_changes_nothing(make: Callable[[int], Model]) -> None:
@@ -419,18 +436,18 @@ def test_a_withdrawn_task_of_a_dead_worker_is_returned(make: Callable[[int], Mod
 def test_a_worker_that_never_gets_ready_is_replaced() -> None:
     model = Model(Books(1))
     model.pass_time(START_S + 2)
-    assert not model.workers[1].killed
+    assert not model.killed(1)
     model.pass_time(START_S)
-    assert model.workers[1].killed
+    assert model.killed(1)
 
 
 def test_a_worker_that_has_tasks_and_does_nothing_is_replaced(make: Callable[[int], Model]) -> None:
     model = make(1)
     model.assign([0])
     model.pass_time(STUCK_S - 1)
-    assert not model.workers[1].killed
+    assert not model.killed(1)
     model.pass_time(2)
-    assert model.workers[1].killed
+    assert model.killed(1)
     model.die(1, "died of SIGKILL")
     model.all_ready()
     model.run(2)

@@ -1,0 +1,169 @@
+"""A slave reduced to its poll loop: gives a pool tasks, waits for what becomes of them. For tests with real processes."""
+
+import hashlib
+import os
+import select
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import msgspec
+
+from concurrent_nb.outcome import Status
+from concurrent_nb.shipping import pickles
+from concurrent_nb.wire.messages import ErrorReport, TaskFrame, TaskRef
+from concurrent_nb.workers.pool import Pool
+from concurrent_nb.workers.processes import Launcher, SpawnLauncher, TemplateLauncher, environment
+
+JOB = b"j" * 16
+#: no test takes nearly as long; then something hangs
+PATIENCE_S = 60.0
+
+
+def launcher(kind: str, **more: str) -> Launcher:
+    """Make a launcher: "template", "spawn", or "bare" (spawn without pidfds, as on systems that lack them)."""
+    env = environment(2, 2, {**os.environ, **more})
+    return TemplateLauncher(env) if kind == "template" else SpawnLauncher(env, pidfds=kind == "spawn")
+
+
+@dataclass
+class End:
+    """How an attempt ended."""
+
+    status: Status
+    value: Any  #: the value, or the ErrorReport, or None
+    elapsed_s: float
+    worker: int
+
+
+class Driver:
+    """Drives a pool as a slave does."""
+
+    def __init__(self, kind: str = "template", slots: int = 2, **options: Any) -> None:
+        self.pool = Pool(slots, launcher(kind), **options)
+        self.ended: dict[TaskRef, End] = {}
+        self.started: list[TaskRef] = []
+        self.returned: list[TaskRef] = []
+        self.output: defaultdict[TaskRef, dict[int, bytes]] = defaultdict(lambda: {1: b"", 2: b""})
+        self.degraded = ""
+        self._next_index = 0
+        self.pool.start(time.monotonic())
+
+    def __enter__(self) -> "Driver":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the pool."""
+        self.pool.close()
+
+    def add(self, function: Callable[..., Any]) -> bytes:
+        """Hand a function to the pool, and return its digest."""
+        # What a test module defines has to travel by value: workers do not import tests.
+        module = sys.modules[function.__module__]
+        named = module.__name__.startswith("tests.")
+        if named:
+            cloudpickle.register_pickle_by_value(module)
+        body = cloudpickle.dumps(function)
+        if named:
+            cloudpickle.unregister_pickle_by_value(module)
+        return self.add_pickled(body)
+
+    def add_pickled(self, body: bytes) -> bytes:
+        """Hand a pickle to the pool as a function."""
+        digest = hashlib.sha256(body).digest()
+        self.pool.add_function(digest, body)
+        return digest
+
+    def assign(
+        self, digest: bytes, arguments: Sequence[tuple[Any, ...]], timeout_s: float | None = None, job: bytes = JOB
+    ) -> list[TaskRef]:
+        """Assign a task for each tuple of arguments."""
+        frames: list[TaskFrame] = []
+        all_buffers: list[Sequence[memoryview]] = []
+        for args in arguments:
+            body, buffers = pickles.dumps((args, {}))
+            if len(body) >= pickles.OUT_OF_BAND_BYTES:
+                body, buffers = b"", [memoryview(body), *buffers]
+            frames.append(TaskFrame(self._next_index, 1, body, tuple(buffer.nbytes for buffer in buffers)))
+            all_buffers.append(buffers)
+            self._next_index += 1
+        self.pool.assign(job, digest, timeout_s, frames, all_buffers if any(all_buffers) else (), time.monotonic())
+        return [TaskRef(job, frame.index, frame.attempt) for frame in frames]
+
+    def start(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> TaskRef:
+        """Assign one task."""
+        return self.assign(self.add(function), [args], timeout_s)[0]
+
+    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> End:
+        """Assign one task and wait for its end."""
+        ref = self.start(function, *args, timeout_s=timeout_s)
+        self.until(lambda: ref in self.ended)
+        return self.ended[ref]
+
+    def map(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[End]:
+        """Assign many tasks and wait for them."""
+        refs = self.assign(self.add(function), arguments)
+        self.wait(refs)
+        return [self.ended[ref] for ref in refs]
+
+    def wait(self, refs: Sequence[TaskRef]) -> None:
+        """Wait until all of these have ended."""
+        self.until(lambda: all(ref in self.ended for ref in refs))
+
+    def withdraw(self, refs: Sequence[TaskRef], stop: bool) -> None:
+        """Withdraw tasks."""
+        self.pool.withdraw(refs, stop, time.monotonic())
+
+    def until(self, condition: Callable[[], object], within_s: float = PATIENCE_S) -> None:
+        """Turn the poll loop until the condition holds."""
+        give_up_at = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < give_up_at, f"not within {within_s} s"
+            self.turn(0.1)
+
+    def turn(self, wait_s: float) -> None:
+        """Turn the poll loop once."""
+        now = time.monotonic()
+        due = self.pool.next_deadline()
+        if due is not None:
+            wait_s = max(0.0, min(wait_s, due - now))
+        poll = select.poll()
+        for fd, events in self.pool.fds().items():
+            poll.register(fd, events)
+        for fd, events in poll.poll(wait_s * 1000):
+            self.pool.ready(fd, events, time.monotonic())
+        self.pool.tick(time.monotonic())
+        self._take_reports()
+
+    def _take_reports(self) -> None:
+        reports = self.pool.take_reports()
+        self.started += reports.started
+        self.returned += reports.returned
+        self.degraded = self.degraded or reports.degraded
+        for ref, stream, data in reports.output:
+            assert ref not in self.ended, "output after the outcome"
+            self.output[ref][stream] += data
+        for job, frames, buffers in reports.outcomes:
+            for place, frame in enumerate(frames):
+                ref = TaskRef(job, frame.index, frame.attempt)
+                assert ref not in self.ended, "a second outcome"
+                own = list(buffers[place]) if buffers else []
+                assert tuple(len(memoryview(buffer).cast("B")) for buffer in own) == frame.sizes
+                self.ended[ref] = _open(frame.status, frame.body, own, frame.elapsed_s, frame.worker)
+
+
+def _open(status: int, body: bytes, buffers: list[Any], elapsed_s: float, worker: int) -> End:
+    whole = body or (buffers.pop(0) if buffers else b"")
+    value: Any = None
+    if status in (Status.OK, Status.HIT):
+        value = pickles.loads(whole, buffers)
+    elif whole:
+        value = msgspec.msgpack.decode(whole, type=ErrorReport)
+    return End(Status(status), value, elapsed_s, worker)

@@ -1,0 +1,197 @@
+"""The control channel under attack: bad bodies, ambiguous lengths, slowness, numbers.
+
+After each attack a good client still gets its answer; the fixture sees to that.
+"""
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.serving import LIMITS, Serving, ask, call, head, raw, serving
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Serving]:
+    with serving(names=["master.example"]) as running:
+        yield running
+
+
+@pytest.fixture
+def running(shared: Serving, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
+    """A running server, which still answers after the test, and has not met an error that it did not foresee."""
+    yield shared
+    assert shared.answers()
+    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert [text for text in errors if not text.startswith("internal error")] == []
+
+
+# -------------------------------------------------------------------------------------------------------- bad bodies
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", -32700),
+        (b"nonsense", -32700),
+        (call(params=[1, 2]).replace(b"1, 2", b"NaN, 2"), -32700),
+        (call(params=[1, 2]).replace(b"1, 2", b"1e999, 2"), -32700),
+        (call(params=[1, 2]).replace(b"1, 2", b"1" * 5000), -32700),
+        (b"\xef\xbb\xbf" + call(), -32700),
+        (json.dumps({"a": 1}).encode("utf-16"), -32700),
+        (call()[:-1] + b', "id": 2}', -32600),
+        (b"[" * 100_000, -32600),
+        (b'{"a":' * 1000 + b"1" + b"}" * 1000, -32600),
+        (b"[]", -32600),
+        (json.dumps([json.loads(call())] * 101).encode(), -32600),
+        (call(jsonrpc="1.0"), -32600),
+        (call(id=1.5), -32600),
+        (call(params=1), -32600),
+        (call("__class__", []), -32601),
+        (call("unmarked", []), -32601),
+        (call("x" * 1_000_000, []), -32601),
+        (call("add", ["1"]), -32602),
+    ],
+    ids=range(19),
+)
+def test_a_bad_body_is_answered_with_its_code(running: Serving, body: bytes, code: int) -> None:
+    reply = ask(running, body)
+    assert (reply.status, reply.error["code"]) == (200, code)
+    assert len(reply.body) < 5000
+
+
+def test_an_internal_error_tells_nothing(running: Serving) -> None:
+    reply = ask(running, call("fail", ["bug"]))
+    assert reply.error["code"] == -32603
+    assert b"secret" not in reply.body
+
+
+@pytest.mark.parametrize("announced", ["1048577", "99999999999999999999"])
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(running: Serving, announced: str) -> None:
+    assert raw(running, head(running, f"Content-Length: {announced}")).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_chunked_body_over_the_limit_is_refused(running: Serving) -> None:
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    assert b"result" not in raw(running, head(running, "Transfer-Encoding: chunked"), *[chunk] * 17)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: -1",),
+        ("Content-Length: 1_0",),
+        ("Content-Length: +10",),
+        ("Content-Length: x",),
+        ("Content-Length: 10", "Content-Length: 11"),
+        ("Content-Length: 10", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: gzip, chunked",),
+        ("Transfer-Encoding: chunked", "X: y\x00z"),
+    ],
+    ids=range(8),
+)
+def test_an_ambiguous_length_is_refused(running: Serving, lines: tuple[str, ...]) -> None:
+    received = raw(running, head(running, *lines) + b"0\r\n\r\n" + call())
+    assert b" 200 " not in received
+
+
+@pytest.mark.parametrize("chunk", [b"FFFFFFFF\r\n", b"FFFFFFFFFFFFFFFFF\r\n", b"-1\r\n", b"0x10\r\n", b"x\r\n"])
+def test_an_odd_chunk_is_refused(running: Serving, chunk: bytes) -> None:
+    assert b" 200 " not in raw(running, head(running, "Transfer-Encoding: chunked") + chunk + b"x" * 20)
+
+
+def test_headers_over_the_limit_are_refused(running: Serving) -> None:
+    assert raw(running, head(running, "X-Large: " + "x" * 100_000)) == b""
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\0" * 100 + b"\r\n\r\n", b"\x16\x03\x01\x02\x00" * 50 + b"\r\n\r\n", b"\r\n" * 5]
+)
+def test_what_is_no_http_is_refused(running: Serving, garbage: bytes) -> None:
+    assert b" 200 " not in raw(running, garbage)
+
+
+# ------------------------------------------------------------------------------------------------ slowness and numbers
+
+
+def test_a_silent_connection_is_closed(running: Serving) -> None:
+    start = time.monotonic()
+    assert raw(running) == b""
+    assert LIMITS.idle_s - 0.1 < time.monotonic() - start < LIMITS.idle_s + 2
+
+
+def test_a_slow_header_is_cut_off(running: Serving) -> None:
+    start = time.monotonic()
+    raw(running, b"POST /api/1 HTTP/1.1\r\n", *[b"X: y\r\n"] * 15, pause_s=0.2)
+    assert time.monotonic() - start < 5, "each line came in time, the header did not"
+
+
+def test_a_slow_body_is_cut_off(running: Serving) -> None:
+    start = time.monotonic()
+    assert raw(running, head(running, "Content-Length: 100"), *[b" "] * 15, pause_s=0.2) == b""
+    assert time.monotonic() - start < 5
+
+
+def test_a_body_that_ends_early_is_not_carried_out(running: Serving) -> None:
+    body = call("note", ["early"])
+    raw(running, head(running, f"Content-Length: {len(body) + 1}") + body)
+    assert "early" not in running.sample.notes
+
+
+def test_a_peer_that_does_not_take_its_answer_is_cut_off(running: Serving) -> None:
+    size_bytes = 30_000_000
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", running.port))
+        sock.settimeout(10)
+        body = call("large", [size_bytes])
+        sock.sendall(head(running, f"Content-Length: {len(body)}") + body)
+        time.sleep(LIMITS.answer_s + 1)
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while piece := sock.recv(1 << 20):
+                received += len(piece)
+        assert received < size_bytes
+
+
+def test_strangers_cannot_use_up_the_connections(running: Serving) -> None:
+    known = running.client()
+    assert known.call("add", a=1, b=2) == 3
+    link = known._link
+    with contextlib.ExitStack() as stack:
+        for _ in range(LIMITS.connections * 3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+        assert known.call("add", a=1, b=2) == 3
+        assert known._link is link, "a connection that has shown a token is not closed for strangers"
+        assert running.answers()
+    known.close()
+
+
+def test_the_oldest_stranger_makes_room(running: Serving) -> None:
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
+        for _ in range(LIMITS.connections):
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+        start = time.monotonic()
+        assert first.recv(1) == b""
+        assert time.monotonic() - start < LIMITS.idle_s / 2
+
+
+def test_many_callers_at_once(running: Serving) -> None:
+    results: list[int] = []
+
+    def work(number: int) -> None:
+        with running.client() as client:
+            results.extend(client.call("add", a=number, b=step) for step in range(20))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted(number + step for number in range(10) for step in range(20))

@@ -1,0 +1,293 @@
+"""Cells in a real kernel on a real cluster: the search, prints, errors, and the stop button."""
+
+import os
+import queue
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+from jupyter_client.provisioning import LocalProvisioner
+
+ROOT = Path(__file__).parents[2]
+#: a cell that does not answer within this time never will
+PATIENCE_S = 60.0
+#: the stop button gives the prompt back within a second; the rest is for a machine that is busy with other things
+BACK_WITHIN_S = 2.0
+
+
+@dataclass
+class Answer:
+    """What a cell has shown."""
+
+    text: str = ""  #: standard output and error
+    displays: list[str] = field(default_factory=list)  #: displays, the updated ones as they are now
+    updates: int = 0
+    value: str | None = None  #: Out
+    error: str | None = None  #: name of the exception's class
+    message: str = ""
+    traceback: str = ""
+    ended_at: float = 0.0
+
+
+class Notebook:
+    """A kernel with the extension loaded, and the cells that are run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manager = KernelManager(kernel_name="python3", transport_encryption="auto")
+        self.manager.start_kernel(cwd=str(folder), env={**os.environ, "PYTHONPATH": str(ROOT)})
+        client = self.manager.client()
+        assert isinstance(client, BlockingKernelClient)
+        self.client = client
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=PATIENCE_S)
+        assert self.run("%load_ext concurrent_nb").error is None
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel()
+        self.manager.cleanup_resources()
+        self.manager.context.destroy(linger=0)
+
+    def pid(self) -> int:
+        assert isinstance(self.manager.provisioner, LocalProvisioner)
+        return int(self.manager.provisioner.pid or 0)
+
+    def start(self, source: str) -> str:
+        return str(self.client.execute(source))
+
+    def run(self, source: str) -> Answer:
+        return self.finish(self.start(source))
+
+    def finish(self, cell: str) -> Answer:
+        """Collect what a cell shows until it has ended."""
+        answer = Answer()
+        places: dict[str, int] = {}
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            assert time.monotonic() < deadline, f"the cell does not end, and has shown {answer}"
+            message = self._next(cell)
+            kind, content = message["msg_type"], message["content"]
+            if kind == "status" and content["execution_state"] == "idle":
+                answer.ended_at = time.monotonic()
+                return answer
+            self._note(answer, places, kind, content)
+
+    def wait_for(self, cell: str, text: str) -> None:
+        """Wait until a running cell has shown `text`."""
+        seen = ""
+        while text not in seen:
+            content = self._next(cell)["content"]
+            seen += content.get("text", "") + content.get("data", {}).get("text/plain", "")
+
+    def _next(self, cell: str) -> dict[str, Any]:
+        while True:
+            try:
+                message: dict[str, Any] = self.client.get_iopub_msg(timeout=PATIENCE_S)
+            except queue.Empty:
+                pytest.fail("the kernel says nothing any more")
+            if message["parent_header"].get("msg_id") == cell:
+                return message
+
+    def _note(self, answer: Answer, places: dict[str, int], kind: str, content: dict[str, Any]) -> None:
+        if kind == "stream":
+            answer.text += content["text"]
+        elif kind == "display_data":
+            places[content["transient"]["display_id"]] = len(answer.displays)
+            answer.displays.append(content["data"]["text/plain"])
+        elif kind == "update_display_data":
+            answer.updates += 1
+            answer.displays[places[content["transient"]["display_id"]]] = content["data"]["text/plain"]
+        elif kind == "execute_result":
+            answer.value = content["data"]["text/plain"]
+        elif kind == "error":
+            answer.error, answer.message = content["ename"], content["evalue"]
+            answer.traceback = "\n".join(content["traceback"])
+
+    def interrupt(self) -> float:
+        """Press the stop button; return when."""
+        self.manager.interrupt_kernel()
+        return time.monotonic()
+
+
+def new_notebook(folder: Path) -> Iterator[Notebook]:
+    notebook = Notebook(folder)
+    try:
+        answer = notebook.run("%concurrent start --workers 2")
+        assert answer.text == "started an embedded cluster: 2 workers (%concurrent stop ends it)\n"
+        assert notebook.run("%%concurrent_task\n1").value == "1"  # the slave has come by then
+        yield notebook
+    finally:
+        notebook.close()
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """One for all tests that leave the workers as they are."""
+    yield from new_notebook(tmp_path_factory.mktemp("notebook"))
+
+
+@pytest.fixture
+def fragile_notebook(tmp_path: Path) -> Iterator[Notebook]:
+    """One for a test whose workers die: new ones would be a leak."""
+    yield from new_notebook(tmp_path)
+
+
+def test_the_search_of_the_thesis(notebook: Notebook) -> None:
+    notebook.run("target = '28238d467c88ae233a214d38c02dbccd'\nstep = 2_000_000 // 128")
+    answer = notebook.run(
+        '%%concurrent_task --for "n in range(128)" --until "result is not None" --out found\n'
+        "import hashlib\n"
+        "lo, hi = 1 + n * step, min(1 + (n + 1) * step, 2_000_001)\n"
+        "next((i for i in range(lo, hi) if hashlib.md5(str(i).encode()).hexdigest() == target), None)"
+    )
+    assert answer.error is None, answer.traceback
+    assert answer.value == "1763965"
+    [line] = answer.displays
+    counts = re.fullmatch(r"128 tasks: (\d+) done, (\d+) cancelled, 0 failed in \d+\.\d\d s on 1 slave", line)
+    assert counts is not None, line
+    assert int(counts[1]) + int(counts[2]) == 128
+    assert int(counts[2]) > 0
+    assert notebook.run("found").value == "1763965"
+
+
+def test_prints_come_while_the_cell_runs(notebook: Notebook) -> None:
+    cell = notebook.start(
+        '%%concurrent_task --for "n in range(2)"\n'
+        "import sys, time\n"
+        "print('begin', n, flush=True)\n"
+        "time.sleep(1.5)\n"
+        "print('\\x1b[2Jend', n, file=sys.stderr)"
+    )
+    began = time.monotonic()
+    notebook.wait_for(cell, "begin 0")
+    assert time.monotonic() - began < 1.4
+    answer = notebook.finish(cell)
+    assert "[1] end 1\n" in answer.text
+    assert "\x1b[2J" not in answer.text
+    assert answer.displays == [] or answer.displays[0].startswith("2 tasks: 2 done")
+
+
+def test_an_error_ends_in_the_cell_s_own_lines(notebook: Notebook) -> None:
+    notebook.run("def helper(x):\n    y = 1\n    return y / x")
+    answer = notebook.run('%%concurrent_task --for "n in range(3)"\nx = n\nhelper(x - 1)')
+    assert (answer.error, answer.message) == ("ZeroDivisionError", "division by zero")
+    first, *rest = answer.traceback.splitlines()
+    assert re.fullmatch(r"task 1 of 3 \([0-9a-f]{8}/1\) failed on slave \S+, worker \d+, attempt 1", first)
+    assert re.match(r"  Cell In\[\d+\], line 3$", rest[1])
+    assert rest[2] == "    helper(x - 1)"
+    assert re.match(r"  Cell In\[\d+\], line 3, in helper$", rest[-4])
+    assert rest[-3] == "    return y / x"
+    assert rest[-1] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "while True: pass",
+        "import time\ntime.sleep(1000)",
+        "import threading\nthreading.Event().wait()",
+        "while True:\n    try:\n        while True: pass\n    except KeyboardInterrupt: pass",
+    ],
+    ids=["loop", "sleep", "wait", "stubborn"],
+)
+@pytest.mark.parametrize("tasks", [1, 6])
+def test_the_stop_button_gives_the_prompt_back_and_stops_what_runs(notebook: Notebook, source: str, tasks: int) -> None:
+    loop = f'--for "n in range({tasks})"' if tasks > 1 else ""
+    cell = notebook.start(f"%%concurrent_task {loop}\nimport os\nprint('pid', os.getpid(), flush=True)\n{source}")
+    notebook.wait_for(cell, "pid ")
+    pressed = notebook.interrupt()
+    answer = notebook.finish(cell)
+    assert answer.ended_at - pressed < BACK_WITHIN_S
+    assert answer.error == "KeyboardInterrupt"
+    assert "Traceback" not in answer.traceback
+    [line] = answer.displays or ["(shown before)"]
+    assert line.startswith(("stopped: 0 done, ", "(shown before)"))
+    # The next cell runs on the same workers, so the tasks have really gone.
+    answer = notebook.run('%%concurrent_task --for "n in range(4)"\nn * n')
+    assert answer.value == "[0, 1, 4, 9]"
+    assert notebook.run("_job.counts().done").value == "4"
+
+
+def test_what_dies_or_takes_too_long_is_a_typed_error(fragile_notebook: Notebook) -> None:
+    notebook = fragile_notebook
+    answer = notebook.run("%%concurrent_task --timeout 0.5\nwhile True: pass")
+    assert answer.error == "TaskTimeout"
+    answer = notebook.run("%%concurrent_task\nimport os\nos._exit(3)")
+    assert answer.error in ("WorkerDied", "PoisonTask")
+    answer = notebook.run("%%concurrent_task\n(i for i in range(3))")
+    assert answer.error == "ResultNotPicklable"
+    assert "generator" in answer.message
+    answer = notebook.run(
+        "%%concurrent_task\nclass E(Exception):\n    def __reduce__(self): raise TypeError\nraise E('odd')"
+    )
+    assert answer.error == "RemoteError"
+    assert "odd" in answer.message
+    assert notebook.run("%%concurrent_task\n2 + 2").value == "4"
+
+
+def test_arrays_and_classes_travel(notebook: Notebook) -> None:
+    notebook.run(
+        "import numpy as np\na = np.arange(200_000)\nclass P:\n    def __init__(self, x): self.x = x\np = P(3)"
+    )
+    answer = notebook.run('%%concurrent_task --for "n in range(3)" --out made\np.x += n\nP(int(a.sum()) + p.x)')
+    assert answer.error is None, answer.traceback
+    assert notebook.run("[type(m) is P for m in made], [m.x - int(a.sum()) for m in made], p.x").value == (
+        "([True, True, True], [3, 4, 5], 3)"
+    )
+
+
+def test_no_block_goes_on_in_the_background(notebook: Notebook) -> None:
+    answer = notebook.run('%%concurrent_task --no-block --out job --for "n in range(4)"\nn + 1')
+    assert answer.error is None
+    assert answer.value is None
+    assert notebook.run("job.wait(30), [f.result() for f in job.futures]").value == "(True, [1, 2, 3, 4])"
+
+
+def test_without_a_cluster_the_first_task_starts_one_and_the_kernel_takes_it_along(tmp_path: Path) -> None:
+    notebook = Notebook(tmp_path)
+    try:
+        answer = notebook.run("%%concurrent_task\n6 * 7")
+        assert answer.value == "42"
+        assert answer.text.startswith("started an embedded cluster: ")
+        assert answer.text.count("\n") == 1
+        children = psutil.Process(notebook.pid()).children(recursive=True)
+        assert len(children) > 2
+        assert notebook.run("%concurrent status").text.startswith("an embedded cluster: ")
+        # The kernel does not wait for what still runs.
+        notebook.run("%%concurrent_task --no-block\nwhile True: pass")
+    finally:
+        notebook.close()
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_the_demo_runs_and_says_what_it_found(tmp_path: Path) -> None:
+    demo = [sys.executable, str(ROOT / "notebooks/run_demo.py"), "--build", str(tmp_path)]
+    result = subprocess.run(demo, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    said = re.search(r"found 1763965: (\d+) tasks run, (\d+) cancelled \(.* in \d+\.\d\d s on 1 slave\)", result.stdout)
+    assert said is not None, result.stdout
+    assert int(said[1]) + int(said[2]) == 128
+    assert f"the executed notebook is {tmp_path}/01_md5_reverse.ipynb" in result.stdout
+    assert "1763965" in (tmp_path / "01_md5_reverse.ipynb").read_text()
+
+
+def test_a_demo_that_fails_shows_the_cell_s_error(tmp_path: Path) -> None:
+    import nbformat
+    from nbformat import v4
+
+    path = tmp_path / "broken.ipynb"
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("1 / 0")]), path)  # type: ignore[no-untyped-call]
+    demo = [sys.executable, str(ROOT / "notebooks/run_demo.py"), str(path), "--build", str(tmp_path / "build")]
+    result = subprocess.run(demo, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert "ZeroDivisionError: division by zero" in result.stderr
+    assert "broken.ipynb failed" in result.stderr
