@@ -28,7 +28,7 @@ def answer_of(task: str, ended: Ended[Any]) -> tuple[Any, BaseException | None]:
     status = Status(frame.status)
     if status in SUCCESSES:
         try:
-            return pickles.loads(body, _writable(buffers)), None
+            return pickles.loads_home(body, _writable(buffers)), None
         except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
             message = f"the result of task {task} cannot be unpickled here: {type(error).__name__}: {error}"
             failure = errors.ResultNotLoadable(message, **where)
@@ -49,7 +49,7 @@ def _error_of(status: Status, report: ErrorReport, where: dict[str, Any]) -> Bas
         return _CLASSES[status](report.message, **where)
     if report.exception:
         try:
-            loaded = pickles.loads(report.exception)
+            loaded = pickles.loads_home(report.exception)
         except Exception:  # noqa: BLE001  (a class that is missing here, say: the report has all there is to tell)
             loaded = None
         if isinstance(loaded, BaseException):

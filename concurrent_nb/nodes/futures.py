@@ -26,17 +26,17 @@ class TaskFuture(concurrent.futures.Future[Any]):
     starts, or is stopped if it has started in the last moment.
     """
 
-    def __init__(self, job: JobId, index: int, canceller: Canceller, ended: "Callable[[TaskFuture], None] | None"):
+    def __init__(self, job_id: JobId, index: int, canceller: Canceller, job: "Job | None" = None) -> None:
         super().__init__()
-        self.job_id = job
+        self.job_id = job_id
         self.index = index
+        self.job = job  #: the job that it belongs to, None for a submit or a map
         self.slave = ""  #: name of the slave where it ran
         self.worker = 0  #: pid of the worker that ran it
         self.attempt = 0  #: number of the attempt that ended it
         self.elapsed_s = 0.0  #: time that the worker spent on it
         self.status: Status | None = None  #: how it ended on the cluster
         self._canceller = canceller
-        self._when_ended = ended
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the result in a coroutine. Cancelling the coroutine cancels the task if it does not run."""
@@ -74,8 +74,8 @@ class TaskFuture(concurrent.futures.Future[Any]):
             self.set_running_or_notify_cancel()
         except RuntimeError:  # two threads cancelled at once; the other one has told the waiters
             return
-        if self._when_ended is not None:
-            self._when_ended(self)
+        if self.job is not None:
+            self.job.task_ended(self)
 
     def end(self, value: Any, error: BaseException | None) -> bool:
         """Set the result or the exception; False if it was cancelled meanwhile. For the application's thread."""
@@ -86,8 +86,8 @@ class TaskFuture(concurrent.futures.Future[Any]):
                 self.set_exception(error)
         except concurrent.futures.InvalidStateError:
             return False
-        if self._when_ended is not None:
-            self._when_ended(self)
+        if self.job is not None:
+            self.job.task_ended(self)
         return True
 
 

@@ -46,6 +46,7 @@ class OpenJob(Generic[T]):
     said_closed: bool = False
     functions: set[bytes] = field(default_factory=set)  #: digests sent for it in this session
     entries: "dict[int, Entry[T]]" = field(default_factory=dict)  #: unanswered, by index
+    dropped: list[int] = field(default_factory=list)  #: cancelled ones of former sessions: the master may run them yet
 
 
 @dataclass(eq=False, slots=True)
@@ -125,6 +126,7 @@ class Ledger(Generic[T]):
             for entry in over:
                 del job.entries[entry.index]
             dropped += over
+            job.dropped += [entry.index for entry in over]
             self._submit(list(job.entries.values()))
             self._close_if_over(job)
         return dropped
@@ -132,11 +134,19 @@ class Ledger(Generic[T]):
     def add(self, entries: Iterable[Entry[T]]) -> None:
         """Submit tasks; neighbours that share job, function and limits travel as one run."""
         fresh = list(entries)
+        late: dict[bytes, OpenJob[T]] = {}
         for entry in fresh:
-            entry.job.entries[entry.index] = entry
-            self.jobs[entry.job.id] = entry.job
+            job = entry.job
+            job.entries[entry.index] = entry
+            self.jobs[job.id] = job
+            if job.closed:  # a thread was slow to submit: the master may have forgotten the job already
+                job.said_open = job.said_closed = False
+                job.functions.clear()
+                late[job.id] = job
         if self.session is not None:
             self._submit(fresh)
+        for job in late.values():
+            self._close_if_over(job)
 
     def close(self, job: OpenJob[T]) -> None:
         """Note that no more tasks will come for a job."""
@@ -181,6 +191,8 @@ class Ledger(Generic[T]):
         if not job.said_open:
             session.send(m.OpenJob(job.id, job.name, job.until, job.stop_on_error))
             job.said_open = True
+            if job.dropped:
+                session.send(m.Cancel(job.id, list(job.dropped)))
         if function.digest not in job.functions:
             session.send(
                 m.Function(function.digest, function.body, function.sizes),

@@ -2,17 +2,17 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.wire.codec import Buffers
 
 
-class Host(Protocol):
+class Packer(Protocol):
     """What a stream needs of its application."""
 
     def ship(self, fn: Callable[..., Any]) -> Shipment:
@@ -23,28 +23,21 @@ class Host(Protocol):
     ) -> tuple[bytes, tuple[int, ...], Buffers]:
         """Pickle arguments."""
 
-    def post(self, entries: Sequence[Entry[TaskFuture]]) -> None:
-        """Submit tasks."""
-
-    def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
-        """Ask for the end of tasks."""
-
-    def close_job(self, record: OpenJob[TaskFuture]) -> None:
-        """Say that no more tasks will come."""
-
 
 class Stream:
     """The tasks of one `map`: submitted as far ahead as was asked for."""
 
     def __init__(
         self,
-        app: Host,
+        packer: Packer,
+        courier: Courier,
         fn: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
         record: OpenJob[TaskFuture],
         ahead: int | None,
     ) -> None:
-        self._app = app
+        self._packer = packer
+        self._courier = courier
         self._fn = fn
         self._calls = calls
         self._record = record
@@ -62,7 +55,7 @@ class Stream:
         entries = [self._entry(call) for call in itertools.islice(self._calls, room)]
         self.futures.extend(entry.owner for entry in entries)
         sendable = [entry for entry in entries if not entry.owner.done()]
-        self._app.post(sendable)
+        self._courier.post(sendable)
         if self._ahead is None:
             self._finish()
 
@@ -75,13 +68,13 @@ class Stream:
     def _finish(self) -> None:
         if not self._closed:
             self._closed = True
-            self._app.close_job(self._record)
+            self._courier.close_job(self._record)
 
     def _entry(self, call: tuple[Any, ...]) -> Entry[TaskFuture]:
-        future = TaskFuture(self._record.id, next(self._index), self._app.cancel, None)
+        future = TaskFuture(self._record.id, next(self._index), self._courier.cancel)
         try:
-            shipment = self._shipment = self._shipment or self._app.ship(self._fn)
-            body, sizes, buffers = self._app.pack(self._fn, call, {})
+            shipment = self._shipment = self._shipment or self._packer.ship(self._fn)
+            body, sizes, buffers = self._packer.pack(self._fn, call, {})
         except NotPicklable as error:
             future.end(None, error)
             return Entry(self._record, future.index, Shipment(b"", b""), b"", (), (), None, 0, future)

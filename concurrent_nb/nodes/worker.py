@@ -6,7 +6,6 @@
 Started by a slave's launcher (workers/processes.py). Everything that a task can raise ends here, as an outcome.
 """
 
-import argparse
 import json
 import os
 import pickle
@@ -14,9 +13,8 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import cloudpickle
 import msgspec
@@ -39,8 +37,8 @@ REPR_MAX: Final = 200
 #: a pickled exception that is larger does not travel
 EXCEPTION_BYTES_MAX: Final = 1024 * 1024
 #: frames of these folders are ours; a traceback begins after them
-_PACKAGE: Final = Path(__file__).resolve().parent.parent
-_OURS: Final = tuple(str(_PACKAGE / room) for room in ("nodes", "workers", "shipping"))
+_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping"))
 
 # A name in a module is found faster than a member of an enumeration.
 _OK: Final = int(Status.OK)
@@ -194,21 +192,19 @@ def work(ends: WorkerEnds) -> None:
         sys.exit(1)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(option: str, fds: str) -> None:
     """Be a template, and in its children a worker; or be one worker."""
-    parser = argparse.ArgumentParser(prog="python -m concurrent_nb.nodes.worker")
-    parser.add_argument("--template", type=int, metavar="FD", help="socket of the slave")
-    parser.add_argument("--ends", metavar="FD,...", help="descriptors of a worker")
-    options: Any = parser.parse_args(argv)
     if paths := os.environ.get(SYS_PATH_VARIABLE):
         sys.path[:] = json.loads(paths)  # what the owner can import, its workers can
-    if options.template is not None:
-        ends = Template(socket.socket(fileno=options.template)).serve()
+    if option == "--template":
+        ends = Template(socket.socket(fileno=int(fds))).serve()
     else:
-        ends = WorkerEnds(*map(int, options.ends.split(",")))
+        ends = WorkerEnds(*map(int, fds.split(",")))
     if ends is not None:
         work(ends)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] not in (["--template"], ["--ends"]) or len(sys.argv) != 3:
+        sys.exit(__doc__)  # no argparse: a cold start pays for each import
+    main(*sys.argv[1:])

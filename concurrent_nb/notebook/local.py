@@ -42,7 +42,7 @@ class LocalJob(Job):
         self._stop_on_error = stop_on_error
         self._retries = retries
         self._next = 0
-        self.futures = [TaskFuture(self.id, index, self._cancel_job, self.task_ended) for index in range(len(calls))]
+        self.futures = [TaskFuture(self.id, index, self._cancel_job, self) for index in range(len(calls))]
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Run tasks until all have ended, or until `timeout_s` seconds are over and the task at hand has ended."""

@@ -87,8 +87,11 @@ def _shown(error: BaseException, namer: CellNamer) -> list[str]:
     elif error.__traceback__ is not None and not isinstance(error, TaskError):
         text = "".join(traceback.format_exception(error))
     else:
-        return [f"{type(error).__name__}: {error}"]
-    return trim(text, namer).rstrip().split("\n")
+        text = ""
+    lines = trim(text, namer).rstrip().split("\n") if text else []
+    if not lines or (isinstance(error, TaskError) and not isinstance(error, RemoteError)):
+        lines.append(f"{type(error).__name__}: {error}")
+    return lines
 
 
 def trim(text: str, namer: CellNamer = lambda _: None) -> str:

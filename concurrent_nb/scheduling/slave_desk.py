@@ -123,7 +123,12 @@ class SlaveDesk:
         # All or nothing: an impossible status is looked for before anything is changed.
         if not _CLAIMS.issuperset([item.status for item in event.items]):
             refuse(event, f"slave {slave.name} says of a task what no slave may: {sorted(_CLAIMS)} are its statuses")
-        self._end(self._end_attempts(slave, event))
+        job = self._books.jobs.get(event.job)
+        if job is None:
+            for item in event.items:
+                slave.lay_ghost((event.job, item.index, item.attempt))
+        elif self._end_attempts(slave, job, event):
+            self._end([job])
         slave.quiet_since_s = now
         self._books.touch(slave)
 
@@ -137,14 +142,9 @@ class SlaveDesk:
                 books.out.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=True)
                 books.hopeless.set(task, now + self._grace_s)
 
-    def _end_attempts(self, slave: Slave, event: OutcomesReceived) -> dict[Job, None]:
-        """End each attempt that is the slave's; return the jobs that are over by it."""
-        books, over = self._books, dict[Job, None]()
-        job = books.jobs.get(event.job)
-        if job is None:
-            for item in event.items:
-                slave.lay_ghost((event.job, item.index, item.attempt))
-            return over
+    def _end_attempts(self, slave: Slave, job: Job, event: OutcomesReceived) -> bool:
+        """End each attempt that is the slave's; tell whether that ends the job."""
+        books, over = self._books, False
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
         unwatch, release, parcel = books.unwatch, slave.release, books.out.parcel(job, slave.name)
         function: Digest | None = None
@@ -170,7 +170,7 @@ class SlaveDesk:
                 if parcel is not None:
                     parcel.add(item, buffers)
             elif self._conclude(task, slave, item, buffers):
-                over[task.job] = None
+                over = True
         self._measure(slave, function, total_s, count)
         return over
 

@@ -73,10 +73,9 @@ class Books:
             self.hopeless.discard(task)
 
     def release(self, task: Task, slave: Slave) -> None:
-        """Take a task off the slave that has answered for it; its state is the caller's to change."""
+        """Take a task off the slave that has answered for it, which the caller touches after all its answers."""
         self.unwatch(task)
         slave.release(task)
-        self.touch(slave)
 
     def disown(self, task: Task, slave: Slave) -> None:
         """Take a task off a slave that has not answered for it."""

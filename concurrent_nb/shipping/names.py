@@ -10,6 +10,7 @@ what lambdas and comprehensions read counts as read where they stand.
 """
 
 import ast
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -33,8 +34,6 @@ def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> Names:
     """Analyse a cell, or the expression of an option. `flags` are the compiler's, for `from __future__ import`."""
     flow = _Flow(flags)
     flow.visit(tree)
-    if flow.sure is None:  # it ends in `raise`, say; a function may have been called before
-        flow.sure = set()
     for reads in flow.later.values():
         flow.read_all(reads)
     declared = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
@@ -94,11 +93,6 @@ class _Flow(ast.NodeVisitor):
             if self.sure is not None:
                 self.sure.add(name)
 
-    def unbind(self, name: str) -> None:
-        self.bound.add(name)
-        if self.sure is not None:
-            self.sure.discard(name)
-
     def _visit_all(self, nodes: Iterable[ast.AST | None]) -> None:
         for node in nodes:
             if node is not None:
@@ -121,8 +115,9 @@ class _Flow(ast.NodeVisitor):
         elif isinstance(node.ctx, ast.Store):
             self.bind(node.id)
         else:
+            # Deleted or bound, the notebook's value is gone for this task.
             self.read(node.id, node.lineno)
-            self.unbind(node.id)
+            self.bind(node.id)
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
         self.visit(node.value)
@@ -145,8 +140,12 @@ class _Flow(ast.NodeVisitor):
         self.read_all(self._inner(node))
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
-        self.visit(node.generators[0].iter)
-        self.read_all(self._inner(node))
+        first = node.generators[0]
+        self.visit(first.iter)
+        # The first iterable is evaluated out here, so the rest is looked at without it.
+        rest = copy.copy(node)
+        rest.generators = [ast.comprehension(first.target, ast.Constant(None), first.ifs, 0), *node.generators[1:]]
+        self.read_all(self._inner(ast.fix_missing_locations(rest)))
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
 
@@ -215,7 +214,9 @@ class _Flow(ast.NodeVisitor):
         # Where a class binds a name and reads it before, Python looks for it among the globals and not in the function
         # around (`class A: x = x`). So such a name has to be a global.
         self.shared |= inner.shared | (inner.bound & inner.needed.keys())
-        self.read_all((name, line, name in inner.hinted) for name, line in inner.needed.items())
+        # If it is no global either, Python says so, perhaps.
+        left = inner.hinted | inner.bound
+        self.read_all((name, line, name in left) for name, line in inner.needed.items())
         reads = [read for reads in inner.later.values() for read in reads]
         self._use_later(node.name, reads, bool(node.decorator_list or node.bases or node.keywords))
 
@@ -268,8 +269,6 @@ class _Flow(ast.NodeVisitor):
             self._visit_all([handler.type])
             self.bind(handler.name)
             self._visit_all(handler.body)
-            if handler.name is not None:
-                self.unbind(handler.name)
             end = _both(end, self.sure)
         # The last part also runs when the others fail half-way, so it can only rely on what was there before.
         last = self._branch(start, node.finalbody)

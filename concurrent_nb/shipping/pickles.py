@@ -8,6 +8,7 @@ builtin types, or numpy arrays and scalars without objects. Everything else goes
 Buffers of at least `OUT_OF_BAND_BYTES` (PEP 574) leave the pickle and travel as frames of their own, uncopied.
 """
 
+import io
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,8 @@ from typing import Any, Final
 OUT_OF_BAND_BYTES: Final = 64 * 1024
 #: containers with more items than this are not searched, but left to cloudpickle
 PLAIN_ITEMS: Final = 256
+#: in every pickle that holds a class by value
+_CLASS_STATE: Final = b"_class_setstate"
 
 Buffer = bytes | bytearray | memoryview
 
@@ -83,6 +86,32 @@ def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     Raises whatever unpickling raises (ModuleNotFoundError for a module that is missing here, for example).
     """
     return pickle.loads(body, buffers=buffers)
+
+
+def loads_home(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
+    """Unpickle an answer. Classes that are known here stay as they are.
+
+    A class of `__main__` travels by value, there and back, and cloudpickle would put what came back into the class that
+    is here: its methods would then see the names of the worker, and no later change of the user's.
+    """
+    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
+    if cloudpickle is None or _CLASS_STATE not in (bytes(body) if isinstance(body, memoryview) else body):
+        return pickle.loads(body, buffers=buffers)
+    return _Homecoming(body, buffers, set(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)).load()
+
+
+class _Homecoming(pickle.Unpickler):
+    """Fills no class that is `here` already."""
+
+    def __init__(self, body: Buffer, buffers: Sequence[Buffer], here: set[type]) -> None:
+        super().__init__(io.BytesIO(body), buffers=buffers)
+        self._here = here
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if module != "cloudpickle.cloudpickle" or name != "_class_setstate":
+            return found
+        return lambda cls, state: cls if cls in self._here else found(cls, state)
 
 
 class OnEach:

@@ -34,11 +34,7 @@ class Inner:
         self.shared: set[str] = set()  #: those that a class in it looks for among the globals
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they were shown when the whole cell was compiled
-            codes = _codes_of_function(node, class_name, flags) if isinstance(node, Function) else None
-            if codes is None:
-                assert isinstance(node, ast.expr)
-                codes = _with_inner(compile(ast.Expression(node), "<cell>", "eval", flags, True))
-            for code in codes:
+            for code in _codes_of(node, class_name, flags):
                 self._look(code)
 
     def _look(self, code: types.CodeType) -> None:
@@ -59,7 +55,11 @@ class Inner:
                 self.stores.add(name)
 
 
-def _codes_of_function(node: Function, class_name: str | None, flags: int) -> Iterator[types.CodeType]:
+def _codes_of(node: ast.expr | Function, class_name: str | None, flags: int) -> Iterator[types.CodeType]:
+    if not isinstance(node, Function):
+        code = compile(ast.Expression(node), "<cell>", "eval", flags, True)
+        # Newer Pythons have no code of its own for a comprehension.
+        return _functions_in(code) if isinstance(node, ast.Lambda) else _with_inner(code)
     body: list[ast.stmt] = [node]
     if class_name is not None:  # for the mangling of __names
         shell = ast.parse(f"class {class_name}: pass").body[0]

@@ -151,6 +151,7 @@ class Faults:
     def _lose_worker(self) -> None:
         if (slave := self._alive_slave()) is not None and self._workers_lost < 3:
             self._workers_lost += 1
+            self._world.judge.losses += 1
             self._say(f"a worker of {slave.name} is killed")
             slave.crew.lose_a_worker()
 

@@ -93,7 +93,7 @@ class Judge:
 
     def __init__(self, agenda: Agenda, deeds: Deeds, *, deaths_allowed: int) -> None:
         self.faults = False  #: things go wrong in this history: what is impossible without is not then
-        self.losses = 0  #: slave sessions that the master has given up
+        self.losses = 0  #: slaves that the master has given up, and workers that were killed: what ran there is blamed
         self._agenda = agenda
         self._deeds = deeds
         self._deaths_allowed = deaths_allowed

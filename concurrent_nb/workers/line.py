@@ -46,6 +46,7 @@ class Line:
     def __init__(self, worker: int, ends: SlaveEnds, limit_bytes: int) -> None:
         self.worker = worker
         self.pid = 0
+        self.was_killed = False  #: because it hears us no more
         self.is_ready = False  #: it has said that it waits for work
         self.moved = self.moved_before = 0  #: bytes that have gone either way: now, and when its page was looked at
         self.socket = socket.socket(fileno=ends.tasks)
@@ -149,7 +150,7 @@ class Line:
             except BlockingIOError:
                 return
             if not received:
-                raise ConnectionError(f"worker {self.pid} has closed its end")
+                raise ConnectionError("closed its connection")
             self.moved += received
             most_bytes -= received
             yield from self._reader.took(received)

@@ -9,8 +9,6 @@ together reads the first again after the second.
 
 import mmap
 import os
-import secrets
-import tempfile
 from typing import Final
 
 PAGE_BYTES: Final = 64 * 1024
@@ -31,10 +29,12 @@ def make_page_file() -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("concurrent_nb.page", os.MFD_CLOEXEC)
     else:
+        import tempfile  # here, because a cold start pays for each import
+
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.truncate(fd, PAGE_BYTES)
-    os.pwrite(fd, secrets.token_bytes(NONCE_BYTES), _NONCE_AT)
+    os.pwrite(fd, os.urandom(NONCE_BYTES), _NONCE_AT)
     return fd
 
 

@@ -36,6 +36,8 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 #: `close` gives running tasks so long to end after their interrupt, and processes so long to go after their kill
 END_S: Final = 1.0
 GONE_S: Final = 1.5
+#: a worker that has closed its connection has so long to end by itself
+LEAVE_S: Final = 0.1
 #: most bytes read from a worker that is dead: more than its socket can hold
 LEGACY_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -68,7 +70,7 @@ class Pool:
         self._launcher_fds: list[int] = []
         self._commands: deque[Command] = deque()
         self._obeying = False
-        self._leaving: set[int] = set()  # workers that have closed their socket; their ends are not known yet
+        self._leaving: dict[int, tuple[float, str]] = {}  # workers that hear us no more: when to kill them, and why
         self._output: list[tuple[TaskRef, int, bytes]] = []
         self._ask_at = 0.0
         self._closing = False
@@ -166,6 +168,10 @@ class Pool:
             return
         self._ask_at = now + LOOK_S
         self._take_news(now)
+        for worker, (kill_at, _) in self._leaving.items():
+            if now >= kill_at and not self._lines[worker].was_killed:
+                self._lines[worker].was_killed = True
+                self._launcher.kill(worker)
         for worker in self._books.busy():
             if line := self._lines.get(worker):
                 self._look(line, now)
@@ -250,11 +256,11 @@ class Pool:
                     line.is_ready = True
                     self._greet(line, now)
         except (ConnectionError, ProtocolError) as error:
-            # It is dead, which the launcher is about to say, or a task has broken what it talks to us with.
-            log.debug("worker %d: %s", line.pid, error)
             self._unwatch(line.socket.fileno())
-            self._launcher.kill(line.worker)
-            self._leaving.add(line.worker)
+            if line.worker in self._lines:
+                # It is dead, which the launcher is about to say, or a task has broken what it talks to us with.
+                kill_at = now + LEAVE_S if isinstance(error, ConnectionError) else now
+                self._leaving[line.worker] = (kill_at, str(error))
 
     def _take_results(self, line: Line, results: Results, buffers: Sequence[Buffer], now: float) -> None:
         for result in results:
@@ -302,7 +308,9 @@ class Pool:
             self._unwatch(fd)
             del self._readers[fd]
         line.close()
-        self._leaving.discard(line.worker)
+        _, reason = self._leaving.pop(line.worker, (0.0, ""))
+        if line.was_killed:
+            how = f"{reason} and was killed"
         self._obey(self._books.worker_died(line.worker, how, ticket, started_at, now), now)
 
     # ------------------------------------------------------------------------------------------- what is to be polled

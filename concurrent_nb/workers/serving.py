@@ -84,6 +84,7 @@ class Serving:
         self._seen_reads = (0, 0)
         self._held_bytes = bytearray(4)
         self._armed = 0  # ticket of the task that a signal may interrupt
+        self._is_fork = False
         self._interrupted = 0  # ticket of the task that a signal has interrupted
         self._streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
         self._home_path = os.path.realpath(".")
@@ -95,6 +96,7 @@ class Serving:
     def serve(self) -> None:
         """Run tasks until the slave wants no more. Raises OSError or ProtocolError if it is gone or talks nonsense."""
         signal.signal(signal.SIGINT, self._on_interrupt)
+        os.register_at_fork(after_in_child=self._on_fork)
         self._socket.sendall(pack_results([]))  # says: ready
         while (epoch := self._take_token()) is not None:
             self._run(*self._next(epoch))
@@ -183,11 +185,22 @@ class Serving:
                 return _CANCELLED, b"", ()
             status, answer, answer_buffers = self._runner.run(function, body, buffers)
             self._armed = 0
+            if self._is_fork:
+                self._end_fork(status)
         except KeyboardInterrupt:  # it came just before or after the task itself
             return _CANCELLED, b"", ()
         if self._interrupted == ticket and status > _HIT:
             return _CANCELLED, b"", ()
         return status, answer, answer_buffers
+
+    def _on_fork(self) -> None:
+        self._is_fork = True
+
+    def _end_fork(self, status: int) -> None:
+        """End a process that a task has forked and that came back from the task as if it were the worker."""
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(status > _HIT)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the task that runs, once, if it is the one that is to stop. Else this is a stray signal."""

@@ -17,7 +17,6 @@ import signal
 import socket
 import struct
 import time
-from pathlib import Path
 from typing import Final
 
 from concurrent_nb.workers import child
@@ -159,6 +158,7 @@ def _signal_group(pid: int, number: int) -> None:
 def _children() -> list[int]:
     """List the children of this process, where the system tells."""
     try:
-        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(pid) for pid in file.read().split()]
     except OSError:
         return []

@@ -1,4 +1,4 @@
-"""A slave reduced to its poll loop: gives a pool tasks, waits for what becomes of them. For tests with real processes."""
+"""A slave reduced to its poll loop: gives a pool tasks, waits for what becomes of them. For tests with processes."""
 
 import hashlib
 import os
@@ -43,8 +43,8 @@ class End:
 class Driver:
     """Drives a pool as a slave does."""
 
-    def __init__(self, kind: str = "template", slots: int = 2, **options: Any) -> None:
-        self.pool = Pool(slots, launcher(kind), **options)
+    def __init__(self, kind: str | Launcher = "template", slots: int = 2, **options: Any) -> None:
+        self.pool = Pool(slots, launcher(kind) if isinstance(kind, str) else kind, **options)
         self.ended: dict[TaskRef, End] = {}
         self.started: list[TaskRef] = []
         self.returned: list[TaskRef] = []

@@ -211,6 +211,8 @@ def test_prints_of_several_tasks_are_marked(notebook: Notebook, capsys: pytest.C
     captured = capsys.readouterr()
     assert "[0] hi 0\n[1] hi 1\n" in captured.out
     assert captured.err == "[0] oh\n[1] oh\n"
+    notebook.task('--for "n in range(2)"', "print('a')\nprint('b', n, end='')")
+    assert "[0] a\n[0] b 0\n[1] a\n[1] b 1\n" in capsys.readouterr().out
     notebook.task("", "print('alone')")
     assert "alone\n1 task: 1 done" in capsys.readouterr().out
 

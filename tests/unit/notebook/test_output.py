@@ -1,12 +1,15 @@
 """What tasks print is shown as it comes, cleaned and marked."""
 
 import io
+from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from concurrent_nb.api import OutputPiece
 from concurrent_nb.notebook.output import LINE_CHARACTERS, Printer, clean
 
 
@@ -61,6 +64,20 @@ def test_the_unfinished_line_of_a_task_that_has_ended_is_shown() -> None:
     printer = Printer(True, out)
     printer.show([(0, 1, "a"), (1, 1, "b")])
     printer.finish([0])
+    assert out.getvalue() == "[0] a\n"
+
+
+def test_a_task_that_has_ended_needs_no_newline() -> None:
+    job: Any = SimpleNamespace(futures=[Future(), Future()])
+    ended: Future[None] = Future()
+    ended.set_result(None)
+    out = io.StringIO()
+    printer = Printer(True, out)
+    pieces = [OutputPiece(1, 1, "c"), OutputPiece(1, 1, "b"), OutputPiece(0, 1, "a")]
+    job.take_output = lambda: [pieces.pop()]
+    while pieces:
+        printer.take(job)
+        job.futures[0] = ended
     assert out.getvalue() == "[0] a\n"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from concurrent_nb import TaskFuture
-from concurrent_nb.errors import CellError, RemoteError, RemoteTraceback, WorkerDied
+from concurrent_nb.errors import CellError, FunctionNotLoadable, RemoteError, RemoteTraceback, WorkerDied
 from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error, task_error, trim
 
@@ -94,6 +94,14 @@ def test_it_can_still_be_pickled() -> None:
 def test_an_error_of_the_cluster_is_shown_in_one_line() -> None:
     error = task_error(failed(WorkerDied("worker 4711 died of signal 11", "1f1f1f1f/7", "east", 4711)), 3)
     assert rendered(error).splitlines()[1:] == ["WorkerDied: worker 4711 died of signal 11"]
+
+
+def test_an_error_of_the_cluster_comes_after_the_traceback_that_it_explains() -> None:
+    error = task_error(failed(FunctionNotLoadable("the worker lacks numpy"), TEXT), 3)
+    assert rendered(error).splitlines()[-2:] == [
+        "ZeroDivisionError: division by zero",
+        "FunctionNotLoadable: the worker lacks numpy",
+    ]
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("x"), GeneratorExit("y")])

@@ -5,6 +5,7 @@ from itertools import permutations
 import pytest
 
 from concurrent_nb.scheduling.events import Event
+from concurrent_nb.scheduling.instructions import ForgetJob
 from concurrent_nb.scheduling.refusal import EventRefused
 from tests.unit.scheduling.bench import (
     CANCELLED,
@@ -251,6 +252,16 @@ def test_an_owner_who_is_back_in_time_loses_nothing() -> None:
     bench.after(29.0, opened(slave_id("back")))
     assert bench.after(60.0) == []
     assert delivered(bench(ended("a", 0))) == {0: OK}
+
+
+def test_another_session_may_finish_the_job_of_one_that_is_gone() -> None:
+    bench = Bench()
+    second = slave_id("second")
+    bench(joined("a"), opened(), opened(second, "me", OTHER_JOB), submitted([0]))
+    bench(ended("a", 0), gone(ME, linger_s=30.0))
+    instructions = bench(acknowledged([0], client=second), closed(client=second))
+    assert instructions == [ForgetJob(JOB)]
+    assert bench.after(31.0) == []
 
 
 def test_a_job_of_somebody_who_never_gives_up_lingers_for_ever() -> None:

@@ -132,6 +132,12 @@ def test_slaves_get_shares_by_their_slots() -> None:
     assert {name: len(tasks) for name, tasks in assigned(bench(submitted(range(4)))).items()} == {"a": 3, "b": 1}
 
 
+def test_a_run_of_short_tasks_is_handed_out_at_once() -> None:
+    strategy, slave = PullRoundRobin(ahead_s=0.02), a_slave("a", slots=2, credit=1000)
+    strategy.changed(slave)
+    assert strategy.choose(0.001, 1000) == (slave, 40)
+
+
 @given(slots=st.integers(1, 8), task_s=st.floats(1e-5, 1.0))
 def test_what_is_in_flight_is_at_most_two_for_each_slot_or_just_enough_time(slots: int, task_s: float) -> None:
     bench = Bench(PullRoundRobin(ahead_s=0.02))

@@ -216,14 +216,26 @@ def test_what_cannot_change_is_loaded_once() -> None:
     assert function() is function()
 
 
-def test_a_function_with_state_is_fresh_for_each_call() -> None:
-    source = "def f(x, seen=[]):\n    seen.append(x)\n    return len(seen)\n"
-    function = travelled("f(1)\nf(2)", notebook(source))
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(seen=[]):\n    seen.append(1)\n    return len(seen)",
+        "n = 0\ndef f():\n    global n\n    n += 1\n    return n",
+        "def f():\n    f.n += 1\n    return f.n\nf.n = 0",
+        "def make(n):\n    def f():\n        nonlocal n\n        n += 1\n        return n\n    return f\nf = make(0)",
+        "class C:\n    seen = []\ndef f():\n    C.seen.append(1)\n    return len(C.seen)",
+        "seen = {}\ndef g():\n    seen[len(seen)] = 1\ndef f():\n    g()\n    return len(seen)",
+    ],
+    ids=["default", "global", "attribute", "closure", "class", "through another"],
+)
+def test_a_function_with_state_is_fresh_for_each_call(source: str) -> None:
+    function = travelled("f()\nf()", notebook(source))
     assert [function(), function()] == [2, 2]
 
 
-def test_arrays_are_shared_and_read_only() -> None:
-    array = np.arange(100_000)
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_are_shared_and_read_only(size: int) -> None:
+    array = np.arange(size)
     function = travelled("a", notebook(a=array))
     assert function() is function()
     np.testing.assert_array_equal(function(), array)

@@ -1,7 +1,20 @@
 """A cell run as a task means what it means in the notebook: `exec` is the slow twin that it is compared with."""
 
+import argparse
 import ast
+import builtins
 import copy
+import dataclasses
+import enum
+import functools
+import inspect
+import pathlib
+import pydoc
+import subprocess
+import textwrap
+import threading
+import types
+import typing
 from typing import Any
 
 import pytest
@@ -11,6 +24,7 @@ from hypothesis import strategies as st
 from concurrent_nb.errors import CaptureError
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.cells import cell_task
+from concurrent_nb.shipping.names import names_of
 
 #: what the notebook has before the cell runs
 NOTEBOOK = {"a": 1, "b": 20, "c": 300}
@@ -79,6 +93,10 @@ CELLS = {
     "a class": "class P:\n    x = a\n    def get(self):\n        return self.x + b\nP().get()",
     "a class that hides a name": "class P:\n    a = a + 1\n(P.a, a)",
     "a class in a function that hides a name": "a = 4\ndef f():\n    class P:\n        a = a + 1\n    return P.a\nf()",
+    "a class that hides a name of the cell": "a = 4\nclass P:\n    a = a + 1\n(P.a, a)",
+    "a class with a loop": "class P:\n    for a in range(3): pass\n    del a\n    x = [b for b in range(2)]\nP.x",
+    "a class with a lambda over its name": "class P:\n    d = 3\n    f = lambda self, x=d: x\nP().f()",
+    "a class with a comprehension over its name": "class P:\n    d = [1, 2]\n    x = [i for i in d]\nP.x",
     "a method does not see the class": "class P:\n    a = 'class'\n    def get(self):\n        return a\nP().get()",
     "a comprehension does not see the class": "class P:\n    a = 7\n    x = [a for _ in range(2)]\nP.x",
     "private names": "class P:\n    __x = 3\n    def get(self):\n        return self.__x\nP().get()",
@@ -133,6 +151,19 @@ def test_functions_of_the_notebook_share_their_globals_with_the_cell() -> None:
     assert function() == (7, [6, 7])
     assert function() == (7, [6, 7])  # each task has its own
     assert (notebook["count"], notebook["log"]) == (5, [])
+
+
+@pytest.mark.parametrize(
+    "module", [argparse, dataclasses, enum, functools, pathlib, pydoc, subprocess, textwrap, threading, typing]
+)
+def test_no_name_of_real_code_is_missed_or_invented(module: types.ModuleType) -> None:
+    tree = ast.parse(inspect.getsource(module))
+    names = names_of(tree)
+    implied = {"__name__", "__file__", "__path__", "__all__", "__doc__", "__spec__"}
+    nowhere = names.needed.keys() - names.bound - set(dir(builtins)) - implied
+    assert nowhere <= names.hinted | {"WindowsError"}
+    bound = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    assert bound <= names.bound
 
 
 NAMES = st.sampled_from("abcde")

@@ -1,0 +1,319 @@
+"""The application's own thread: carries tasks to the master and brings answers back.
+
+    any thread: post, tell  -->  inbox, wake  -->  our thread: Ledger, Link  -->  master
+    master  -->  our thread: Link, Ledger  -->  futures end, callbacks run
+
+It pickles nothing and makes no future; it opens results, because futures need them. When the master falls silent it
+looks for it for a while, and everything that is open goes to the one that it finds, under the same ids.
+"""
+
+import codecs
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from concurrent_nb.clock import monotonic
+from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError
+from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.answers import answer_of
+from concurrent_nb.nodes.futures import OutputPiece, TaskFuture
+from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Wrote
+from concurrent_nb.nodes.registration import Membership
+from concurrent_nb.nodes.wake import Wake
+from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.transport.waiting import Waiter, fd_of, has_mail
+from concurrent_nb.wire.messages import CLUSTER_STOPPED
+from concurrent_nb.wire.session import Session
+
+log = logging.getLogger(__name__)
+
+#: no master within this time after it fell silent, and every open future ends with MasterLost
+MASTER_LOST_AFTER_S: Final = 5.0
+#: time between two attempts to find a master again
+RETRY_S: Final = 0.25
+
+Task = Entry[TaskFuture]
+Callback = Callable[[], None]
+
+
+class Courier:
+    """Carry the tasks of one application.
+
+    Args:
+        join: registers the application, now and again when its master has gone.
+        name: of the cluster, for messages; of the application, for the thread.
+    """
+
+    def __init__(self, join: Callable[[], Membership], cluster: str, name: str) -> None:
+        self._join = join
+        self._cluster = cluster
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # guards what follows up to the inbox
+        self._closed = False  # no more tasks
+        self._broken: MasterLost | None = None
+        self._inbox: deque[Task | Callback] = deque()
+        self._turning = threading.Lock()  # held by who uses ledger and link: our thread, or one that sends alone
+        self._leaving = False  # our thread may end when nothing is unanswered
+        self._wake = Wake()
+        self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
+        self.member = join()
+        self._ledger = Ledger[TaskFuture](self.member.interval_s)
+        self._ledger.attach(Session(self.member.epoch, "to_client"))
+        self._waiter = self._watch()
+        self._heard_at = monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------------------------------------ for any thread
+
+    def check_open(self) -> None:
+        """Raise RuntimeError after `leave` and in a forked copy, MasterLost once the cluster is gone."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("this application was made before a fork: make a new one in the child process")
+        if self._broken is not None:
+            raise MasterLost(str(self._broken))
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def post(self, tasks: Sequence[Task]) -> None:
+        """Hand tasks over. Raises as `check_open`."""
+        with self._lock:
+            self.check_open()
+            self._inbox.extend(tasks)
+        self._wake.set()
+
+    def post_alone(self, task: Task) -> None:
+        """Hand one task over; send it from this thread if nothing else is underway. Raises as `check_open`.
+
+        To wake our thread, only for it to send, would take a good part of the time that a lone task takes here.
+        """
+        with self._lock:
+            self.check_open()
+            if not self._turning.acquire(blocking=False):
+                self._inbox.append(task)
+            else:
+                try:
+                    if self._send_alone(task):
+                        return
+                    self._inbox.append(task)
+                finally:
+                    self._turning.release()
+        self._wake.set()
+
+    def close_job(self, record: OpenJob[TaskFuture]) -> None:
+        """Say that no more tasks will come for a job."""
+        self._tell(lambda: self._ledger.close(record))
+
+    def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
+        """Ask for the end of tasks of a job, or of all (None), running ones too."""
+        self._tell(lambda: self._ledger.cancel(job, indexes))
+
+    def leave(self, wait: bool, cancel_futures: bool, stop: bool = False) -> None:
+        """Take no more tasks, and end the thread when those that were taken have ended.
+
+        Args:
+            wait: return only then.
+            cancel_futures: cancel what does not run yet.
+            stop: cancel everything, running tasks too.
+        """
+        with self._lock:
+            self._closed = True
+        if os.getpid() != self._pid:
+            return  # a forked copy: thread and link belong to the parent
+        self._tell(lambda: self._begin_leaving(cancel_futures, stop))
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _tell(self, what: Callback) -> None:
+        self._inbox.append(what)
+        self._wake.set()
+
+    def _send_alone(self, task: Task) -> bool:
+        session = self._ledger.session
+        if self._inbox or session is None or session.in_flight or session.backlog:
+            return False
+        self._ledger.add([task])
+        self._send_what_is_due(monotonic())
+        if has_mail(self.member.link.socket):
+            self._wake.set()  # sending may have taken the sign by which our thread would have noticed
+        return True
+
+    # ------------------------------------------------------------------------------------------------- in our thread
+
+    def _run(self) -> None:
+        try:
+            while not (self._leaving and not self._ledger.has_entries() and not self._inbox):
+                if not self._turn():
+                    break
+        except BaseException as error:
+            log.exception("the application's thread has failed")
+            self._give_up(f"the application's own thread has failed: {type(error).__name__}: {error}")
+        finally:
+            with self._lock:
+                self._closed = True
+            if self._broken is None and self._ledger.session is not None:
+                # Acknowledges the last outcomes, so that the master need not keep them.
+                self.member.link.send(self._ledger.session.keepalive())
+                self.member.leave()
+            else:
+                self.member.close()
+            self._wake.close()
+
+    def _turn(self) -> bool:
+        """Wait for something, and do it. False when the cluster is gone."""
+        with self._turning:
+            waits = bool(self._inbox) or has_mail(self.member.link.socket)
+            wait_s = 0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic())
+        ready = self._waiter.poll(wait_s)
+        with self._turning:
+            return self._do_turn(ready, monotonic())
+
+    def _do_turn(self, ready: dict[int, int], now: float) -> bool:
+        if self._wake.fileno() in ready:
+            self._wake.clear()
+        if self._inbox:
+            self._take_inbox()
+        over = self._receive(now)
+        self._send_what_is_due(now)
+        cut = self._monitor_fd in ready and self.member.link.disturbed()
+        if over or cut or now - self._heard_at > self.member.silence_s:
+            return self._look_for_master(over)
+        return True
+
+    def _receive(self, now: float) -> bool:
+        """Take what has come. True if the session is over."""
+        session = self._ledger.session
+        assert session is not None
+        try:
+            for frames in self.member.link.receive():
+                self._heard_at = now
+                for news in self._ledger.received(frames, now):
+                    self._learn(news)
+        except ProtocolError as error:
+            log.warning("the master broke the protocol: %s", error)
+            return True
+        return session.closed_by_peer is not None
+
+    def _send_what_is_due(self, now: float) -> None:
+        for frames in self._ledger.step(now):
+            self.member.link.send(frames)
+
+    def _watch(self) -> Waiter:
+        waiter = Waiter(self.member.link.socket)
+        self._monitor_fd = fd_of(self.member.link.monitor)
+        waiter.add(self._monitor_fd)
+        waiter.add(self._wake.fileno())
+        return waiter
+
+    def _take_inbox(self) -> None:
+        tasks: list[Task] = []
+        while self._inbox:
+            item = self._inbox.popleft()
+            if isinstance(item, Entry):
+                if not item.owner.cancelled():
+                    tasks.append(item)
+            else:
+                self._ledger.add(tasks)
+                tasks = []
+                item()
+        if tasks:
+            self._ledger.add(tasks)
+
+    def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
+        if cancel_futures:
+            for entry in self._ledger.entries():
+                entry.owner.cancel()
+        for job in list(self._ledger.jobs.values()):
+            if stop:
+                self._ledger.cancel(job.id, None)
+            self._ledger.close(job)
+        self._leaving = True
+
+    # --------------------------------------------------------------------------------------------------------- news
+
+    def _learn(self, news: News[TaskFuture]) -> None:
+        if type(news) is Ended:
+            self._end(news)
+        elif type(news) is Runs:
+            future = news.entry.owner
+            future.slave = news.slave
+            if not future.running() and not future.done():
+                future.set_running_or_notify_cancel()
+            if future.job is not None:
+                future.job.task_started(future.index)
+        elif type(news) is Wrote:
+            self._show(news)
+
+    def _end(self, ended: Ended[TaskFuture]) -> None:
+        future, frame = ended.entry.owner, ended.frame
+        status = future.status = Status(frame.status)
+        future.slave, future.worker = ended.slave, frame.worker
+        future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
+        if self._decoders:
+            for stream in (1, 2):
+                self._decoders.pop((future.job_id, future.index, stream), None)
+        if status is Status.CANCELLED:
+            future.end_cancelled()
+        elif status in SUCCESSES or not future.cancelled():
+            future.end(*answer_of(future.task, ended))
+
+    def _show(self, wrote: Wrote[TaskFuture]) -> None:
+        future = wrote.entry.owner
+        key = (future.job_id, future.index, wrote.stream)
+        decoder = self._decoders.get(key)
+        if decoder is None:  # a character may be cut between two pieces
+            decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(wrote.data)
+        if future.job is not None:
+            future.job.task_wrote(OutputPiece(future.index, wrote.stream, text))
+            return
+        stream = sys.stdout if wrote.stream == 1 else sys.stderr
+        if stream is not None:
+            stream.write(text)
+            stream.flush()
+
+    # ----------------------------------------------------------------------------------------- when the master is gone
+
+    def _look_for_master(self, over: bool) -> bool:
+        """Ask a silent master whether we are still known; if not, register anew. False if there is none any more."""
+        session = self._ledger.session
+        assert session is not None
+        if session.closed_by_peer == CLUSTER_STOPPED:
+            self._give_up(f"cluster {self._cluster!r} has been stopped")
+            return False
+        deadline = monotonic() + MASTER_LOST_AFTER_S
+        why = ""
+        while monotonic() < deadline:
+            try:
+                if not over and self.member.still_known():
+                    self._heard_at = monotonic()
+                    return True
+                self._go_on_with(self._join())
+                return True
+            except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
+                why = f"{type(error).__name__}: {error}"
+                over = True
+                time.sleep(RETRY_S)
+        self._give_up(f"the master of cluster {self._cluster!r} is gone, and none came back within 5 s ({why})")
+        return False
+
+    def _go_on_with(self, member: Membership) -> None:
+        self.member.close()
+        self.member = member
+        self._waiter = self._watch()
+        self._heard_at = monotonic()
+        for entry in self._ledger.attach(Session(member.epoch, "to_client")):
+            entry.owner.end_cancelled()
+
+    def _give_up(self, why: str) -> None:
+        with self._lock:
+            self._broken = MasterLost(why)
+            left = [item for item in self._inbox if isinstance(item, Entry)]
+            self._inbox.clear()
+        for entry in [*self._ledger.drop_all(), *left]:
+            entry.owner.end(None, MasterLost(f"task {entry.owner.task}: {why}"))

@@ -1,0 +1,594 @@
+"""A whole cluster on this machine, as real processes: it starts, works, loses parts, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from concurrent_nb import ApplicationNode, Cluster, Hit
+from concurrent_nb.errors import (
+    ClusterError,
+    ClusterStartFailed,
+    ConfigurationError,
+    MasterLost,
+    TaskTimeout,
+)
+from concurrent_nb.nodes.futures import Counts
+from concurrent_nb.outcome import Status
+from tests import work
+from tests.clusters import (
+    BRISK,
+    alive,
+    descendants,
+    eventually,
+    master_pid,
+    running,
+    shared_cluster,
+    slave_pids,
+    workers_of,
+)
+from tests.work import PATIENCE_S
+
+#: a cluster whose owner is gone is gone by then, in seconds
+GONE_S = 5.0
+CORES = len(os.sched_getaffinity(0))
+
+ITEMS = 1500
+SQUARES = [n * n for n in range(ITEMS)]
+
+
+def squares_of(app: ApplicationNode, items: int = ITEMS) -> list[int]:
+    return [square for square, _ in app.map(work.slow_square, range(items), timeout=PATIENCE_S)]
+
+
+# --------------------------------------------------------------------------------------------------- its start and end
+
+
+def test_it_starts_works_and_leaves_no_process() -> None:
+    with Cluster(workers=2) as cluster:
+        assert cluster.application().submit(pow, 2, 10).result(PATIENCE_S) == 1024
+        eventually(lambda: len(workers_of(slave_pids(cluster))) == 2, "there are two workers")
+        processes = descendants(os.getpid()) | workers_of(slave_pids(cluster))
+        assert {master_pid(cluster), *slave_pids(cluster)} <= processes
+        path = cluster.connection_file
+        assert path is not None
+        assert path.is_file()
+        assert "running" in repr(cluster)
+    # The nodes have been waited for, and their workers end before them.
+    assert not psutil.pid_exists(master_pid_of := min(processes)) or master_pid_of == 0 or not alive(processes)
+    assert not path.exists()
+    assert "closed" in repr(cluster)
+
+
+def test_it_can_be_closed_twice_and_by_hand() -> None:
+    cluster = Cluster(workers=1).start()
+    assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
+    cluster.close()
+    cluster.close()
+    with pytest.raises(ClusterError, match="has been closed"):
+        cluster.application()
+
+
+def test_it_cannot_be_used_before_its_start_or_after_its_end() -> None:
+    cluster = Cluster(workers=1)
+    for use in (cluster.application, cluster.status, cluster.wait):
+        with pytest.raises(ClusterError, match="has not been started: use it as `with Cluster"):
+            use()
+    cluster.close()
+    for use in (cluster.application, cluster.status, cluster.wait):
+        with pytest.raises(ClusterError, match="has been closed"):
+            use()
+    with pytest.raises(ClusterError, match="has been closed"):
+        cluster.start()
+
+
+def test_it_cannot_be_started_twice() -> None:
+    with Cluster(workers=1) as cluster:
+        with pytest.raises(ClusterError, match="started already"):
+            cluster.start()
+        assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
+
+
+def test_what_its_application_has_not_finished_is_cancelled_when_it_is_closed(tmp_path: Path) -> None:
+    with Cluster(workers=1) as cluster:
+        app = cluster.application()
+        runs = app.submit(work.start_and_wait, tmp_path / "started", tmp_path / "never")
+        waits = app.submit(work.touch, tmp_path / "touched")
+        work.wait_for(tmp_path / "started")
+    assert runs.cancelled()
+    assert waits.cancelled()
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("workers", [0, -1, "abc", "2", True, 2.5])
+def test_a_number_of_workers_that_makes_no_sense_is_refused_before_anything_starts(workers: Any) -> None:
+    before = descendants(os.getpid())
+    with pytest.raises(ConfigurationError, match="workers is .* at least 1"):
+        Cluster(workers=workers)
+    assert descendants(os.getpid()) <= before
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "x" * 65, "no spaces", "ends.json", "../../etc/passwd"])
+def test_a_name_that_makes_no_sense_is_refused_before_anything_starts(name: str) -> None:
+    if name:
+        with pytest.raises(ConfigurationError, match="cannot name a cluster"):
+            Cluster(workers=1, name=name)
+
+
+OWNER = """
+    import os, sys, time
+    from pathlib import Path
+    import concurrent_nb
+    from tests import work
+    from tests.clusters import descendants
+
+    if __name__ == "__main__":
+        folder = Path(sys.argv[1])
+        cluster = concurrent_nb.Cluster(workers=2).start()
+        app = cluster.application()
+        app.submit(work.start_and_wait, folder / "a", folder / "never")
+        app.submit(work.spin)
+        work.wait_for(folder / "a")
+        if "fork" in sys.argv:
+            if os.fork() == 0:
+                (folder / "child").write_text(str(os.getpid()))
+                time.sleep(60)
+                os._exit(0)
+            work.wait_for(folder / "child")
+        (folder / "pids").write_text(" ".join(map(str, descendants(os.getpid()))))
+        os.rename(folder / "pids", folder / "ready")
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["", "fork"], ids=["", "a child of it lives on"])
+def test_kill_9_of_its_owner_ends_all_of_it(tmp_path: Path, how: str) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", textwrap.dedent(OWNER), str(tmp_path), how])
+    try:
+        pids = set(map(int, work.wait_for(tmp_path / "ready").read_text().split()))
+        child = int((tmp_path / "child").read_text()) if how else 0
+        assert len(pids) >= 5, "master, slave, template, two workers"
+    finally:
+        owner.kill()
+        owner.wait()
+    try:
+        eventually(lambda: alive(pids) <= {child}, "only the owner's own child is left", GONE_S)
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
+    eventually(lambda: not alive(pids), "nothing is left", GONE_S)
+
+
+def test_it_closes_soon_although_a_forked_child_of_its_owner_holds_its_pipes() -> None:
+    cluster = Cluster(workers=1).start()
+    cluster.application().submit(pow, 2, 3).result(PATIENCE_S)
+    before = descendants(os.getpid())
+    child = os.fork()
+    if child == 0:
+        time.sleep(PATIENCE_S)
+        os._exit(0)
+    try:
+        started_at = time.monotonic()
+        cluster.close()
+        took_s = time.monotonic() - started_at
+        assert not alive(before)
+        assert took_s < 2.5, "the nodes were not asked to leave, but killed after their time was over"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+# ------------------------------------------------------------------------------------------------------- parts are lost
+
+
+def test_kill_9_of_the_master_ends_open_futures_with_master_lost(tmp_path: Path) -> None:
+    with Cluster(workers=1) as cluster:
+        app = cluster.application()
+        runs = app.submit(work.start_and_wait, tmp_path / "started", tmp_path / "never")
+        waits = [app.submit(work.square, n) for n in range(10)]
+        job = app.start_job(work.square, [(1,), (2,)])
+        work.wait_for(tmp_path / "started")
+        os.kill(master_pid(cluster), signal.SIGKILL)
+        # Then everything that is open ends, within the time that is promised and some more.
+        for future in [runs, *waits, *job.futures]:
+            error = future.exception(PATIENCE_S)
+            assert isinstance(error, MasterLost)
+            assert future.task in str(error)
+            assert "none came back" in str(error)
+        assert job.wait(PATIENCE_S)
+        assert job.counts().failed == 2
+        # ... and nothing is taken that nobody will do.
+        with pytest.raises(MasterLost):
+            app.submit(pow, 2, 3)
+        with pytest.raises(MasterLost):
+            app.map(work.square, [1])
+        with pytest.raises(MasterLost):
+            app.start_job(work.square, [(1,)])
+        assert cluster.wait(PATIENCE_S)
+
+
+def test_kill_9_of_the_slave_loses_nothing_and_another_one_is_started() -> None:
+    with Cluster(workers=2, config=BRISK) as cluster:
+        app = cluster.application()
+        results = app.map(work.slow_square, range(ITEMS), timeout=PATIENCE_S)
+        first = [next(results) for _ in range(50)]
+        (slave,) = slave_pids(cluster)
+        old = {slave, *workers_of([slave])}
+        os.kill(slave, signal.SIGKILL)
+        rest = list(results)
+        assert [square for square, _ in first + rest] == SQUARES
+        assert {pid for _, pid in rest} - {pid for _, pid in first}, "others have done the rest"
+        eventually(lambda: not alive(old), "the workers of the old slave are gone", GONE_S)
+        assert slave_pids(cluster) not in ([slave], [])
+
+
+def test_kill_9_of_workers_loses_nothing() -> None:
+    with Cluster(workers=2) as cluster:
+        app = cluster.application()
+        killed = set()
+        results = app.map(work.slow_square, range(ITEMS), timeout=PATIENCE_S)
+        squares = []
+        for number, (square, pid) in enumerate(results):
+            squares.append(square)
+            if number % 400 == 50 and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        assert squares == SQUARES
+        assert killed
+
+
+def test_kill_9_of_the_template_loses_nothing() -> None:
+    with Cluster(workers=2) as cluster:
+        app = cluster.application()
+        results = app.map(work.slow_square, range(ITEMS), timeout=PATIENCE_S)
+        first = [next(results) for _ in range(50)]
+        (template,) = psutil.Process(slave_pids(cluster)[0]).children()
+        template.kill()
+        assert [square for square, _ in first + list(results)] == SQUARES
+
+
+def test_a_slave_that_is_frozen_holds_nobody_up_and_is_back_when_it_thaws() -> None:
+    with Cluster(workers=1, config=BRISK) as cluster:
+        app = cluster.application()
+        assert cluster.connection_file is not None
+        arguments = ("slave", "--connect", str(cluster.connection_file), "--workers", "1", "--name", "frozen")
+        with running(*arguments, says="has joined") as other:
+            try:
+                results = app.map(work.slow_square, range(ITEMS), timeout=PATIENCE_S)
+                first = [next(results) for _ in range(50)]
+                frozen = [other.pid, *descendants(other.pid)]
+                for pid in frozen:
+                    os.kill(pid, signal.SIGSTOP)
+                assert [square for square, _ in first + list(results)] == SQUARES
+                eventually(lambda: len(cluster.status()["slaves"]) == 1, "the frozen slave is given up")
+            finally:
+                for pid in frozen:
+                    os.kill(pid, signal.SIGCONT)
+            # What it comes back with is old, and delivered to nobody; then it works again.
+            eventually(lambda: len(cluster.status()["slaves"]) == 2, "the slave is back")
+            eventually(lambda: len({pid for _, pid in app.map(work.slow_square, range(200))}) == 2, "it works")
+            assert squares_of(app, 300) == SQUARES[:300]
+
+
+BROKEN = """
+import os, sys
+if "--template" in sys.orig_argv:
+    os.write(2, b"this environment is broken: libfoo.so.3 is missing\\n")
+    os._exit(1)
+"""
+
+
+@pytest.mark.timeout(90)
+def test_a_slave_that_cannot_start_workers_ends_tasks_with_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Cluster(workers=1) as cluster:
+        future = cluster.application().submit(pow, 2, 3)
+        error = future.exception(PATIENCE_S)
+        assert isinstance(error, ClusterError)
+        assert "libfoo.so.3 is missing" in str(error)
+        with pytest.raises(ClusterError):
+            cluster.application().submit(pow, 2, 3)
+
+
+# ------------------------------------------------------------------------------------------------------- configuration
+
+
+def test_two_clusters_at_once_do_not_know_each_other() -> None:
+    with Cluster(workers=1) as one, Cluster(workers=1) as two:
+        first, second = one.application(), two.application()
+        a, b = first.submit(work.pid_of_worker), second.submit(work.pid_of_worker)
+        assert a.result(PATIENCE_S) != b.result(PATIENCE_S)
+        assert slave_pids(one) != slave_pids(two)
+        one.close()
+        assert second.submit(pow, 2, 3).result(PATIENCE_S) == 8
+
+
+@pytest.mark.parametrize("strategy", ["PushBest", "PullRoundRobin"])
+def test_the_strategy_is_chosen_by_configuration(strategy: str) -> None:
+    with Cluster(workers=2, config={"MasterNode": {"strategy": strategy}}) as cluster:
+        assert squares_of(cluster.application(), 300) == SQUARES[:300]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        pytest.param(
+            {"MasterNode": {"strategy": "Nonsense"}}, ["Nonsense", "PullRoundRobin", "PushBest"], id="strategy"
+        ),
+        pytest.param({"MasterNode": {"interval_s": -1}}, ["interval_s", "-1"], id="out of range"),
+        pytest.param({"MasterNode": {"addresses": ["nowhere.invalid"]}}, ["nowhere.invalid"], id="address"),
+        pytest.param({"SlaveNode": {"grace_s": "long"}}, ["grace_s", "long"], id="wrong type"),
+        pytest.param({"MasterNode": {"strategi": "PushBest"}}, ["strategi"], id="unknown item"),
+        pytest.param({"MasterNod": {"strategy": "PushBest"}}, ["MasterNod"], id="unknown component"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused_with_a_reason(config: Any, says: list[str]) -> None:
+    started_at = time.monotonic()
+    with pytest.raises((ClusterStartFailed, ConfigurationError)) as caught, Cluster(workers=1, config=config):
+        raise AssertionError("it has started")
+    assert all(word in str(caught.value) for word in says), str(caught.value)
+    assert time.monotonic() - started_at < 20
+
+
+def test_a_configuration_file_holds_for_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "concurrent_nb_config.py").write_text("c.SlaveNode.workers = 3\nc.MasterNode.strategy = 'PushBest'\n")
+    with Cluster() as cluster:
+        cluster.application().submit(pow, 2, 3).result(PATIENCE_S)
+        assert cluster.status()["slaves"][0]["slots"] == 3
+    (tmp_path / "concurrent_nb_config.py").write_text("c.SlaveNode.workers = = 3\n")
+    with pytest.raises((ClusterStartFailed, ConfigurationError), match="concurrent_nb_config.py"):
+        Cluster(workers=1).start()
+
+
+def test_workers_may_be_fresh_interpreters_instead_of_forks() -> None:
+    with Cluster(workers=2, config={"SlaveNode": {"spawn": True}}) as cluster:
+        app = cluster.application()
+        assert squares_of(app, 300) == SQUARES[:300]
+        (slave,) = slave_pids(cluster)
+        workers = {process.pid for process in psutil.Process(slave).children()}
+        assert app.submit(work.pid_of_worker).result(PATIENCE_S) in workers
+        os.kill(app.submit(work.pid_of_worker).result(PATIENCE_S), signal.SIGKILL)
+        assert squares_of(app, 300) == SQUARES[:300]
+
+
+def test_what_its_owner_can_import_its_workers_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a föl der: with 'quotes\" and; semicolon"
+    folder.mkdir()
+    (folder / "of_a_folder.py").write_text("def answer(): return 'folder'\n")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as packed:
+        packed.writestr("of_a_zip.py", "def answer(): return 'zip'\n")
+    (tmp_path / "of_here.py").write_text("def answer(): return 'here'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(folder), str(tmp_path / "packed.zip"), *sys.path])
+    modules = [__import__(name) for name in ("of_a_folder", "of_a_zip", "of_here")]
+    try:
+        with Cluster(workers=1) as cluster:
+            futures = [cluster.application().submit(module.answer) for module in modules]
+            assert [future.result(PATIENCE_S) for future in futures] == ["folder", "zip", "here"]
+    finally:
+        for module in modules:
+            del sys.modules[module.__name__]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_numeric_libraries_get_a_fair_share_of_the_cores(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    with Cluster(workers=workers) as cluster:
+        app = cluster.application()
+        share = str(max(1, CORES // workers))
+        assert app.submit(work.environment, "OMP_NUM_THREADS").result(PATIENCE_S) == share
+        assert app.submit(work.environment, "OPENBLAS_NUM_THREADS").result(PATIENCE_S) == share
+        # What the user has said himself holds.
+        assert app.submit(work.environment, "MKL_NUM_THREADS").result(PATIENCE_S) == "7"
+
+
+# ------------------------------------------------------------------------------------------------ output, and whole jobs
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with shared_cluster(workers=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def app(cluster: Cluster) -> ApplicationNode:
+    return cluster.application()
+
+
+def test_what_tasks_print_comes_out_here(app: ApplicationNode, capsys: pytest.CaptureFixture[str]) -> None:
+    app.submit(work.say, "one line\nand another: ü").result(PATIENCE_S)
+    app.submit(work.say, "to the other stream", to_stderr=True).result(PATIENCE_S)
+    app.submit(os.write, 1, b"past Python\n").result(PATIENCE_S)
+    app.submit(os.system, "echo of a child").result(PATIENCE_S)
+    out, err = capsys.readouterr()
+    assert out == "one line\nand another: ü\npast Python\nof a child\n"
+    assert err == "to the other stream\n"
+
+
+def test_what_a_task_printed_is_out_before_its_future_ends_and_nobody_elses_is_mixed_in(
+    app: ApplicationNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(50):
+        app.submit(work.say, f"line {number}").result(PATIENCE_S)
+        assert capsys.readouterr().out == f"line {number}\n"
+    list(app.map(work.say, [f"<{number}>" * 100 for number in range(50)]))
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(lines) == sorted(f"<{number}>" * 100 for number in range(50))
+
+
+def test_a_job_collects_the_output_of_its_tasks_by_task(
+    app: ApplicationNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = app.start_job(work.say, [("zero",), ("one",), ("two", True)], name="talkers")
+    assert job.wait(PATIENCE_S)
+    pieces = job.take_output()
+    assert sorted((piece.index, piece.stream, piece.text) for piece in pieces) == [
+        (0, 1, "zero\n"),
+        (1, 1, "one\n"),
+        (2, 2, "two\n"),
+    ]
+    assert job.take_output() == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_job_counts_and_keeps_the_order_of_its_futures(app: ApplicationNode) -> None:
+    job = app.start_job(work.square, [(n,) for n in range(100)], name="squares")
+    assert job.wait(PATIENCE_S)
+    assert [future.result() for future in job.futures] == SQUARES[:100]
+    assert job.counts() == Counts(waiting=0, running=0, done=100, failed=0, cancelled=0)
+    assert job.counts().total == 100
+    assert job.slaves == {job.futures[0].slave}
+    assert job.hit is None
+    assert job.first_error is None
+    assert "squares" in repr(job)
+    assert "100 of 100" in repr(job)
+
+
+def test_a_job_of_no_tasks_is_over_at_once(app: ApplicationNode) -> None:
+    job = app.start_job(work.square, [])
+    assert job.wait(0)
+    assert job.counts().total == 0
+
+
+def test_a_job_that_runs_says_so_and_waiting_may_time_out(app: ApplicationNode, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    job = app.start_job(work.start_and_wait, [(tmp_path / f"{n}", go) for n in range(10)])
+    eventually(lambda: job.counts() == Counts(8, 2, 0, 0, 0), "two tasks run and eight wait")
+    assert not job.wait(0.05)
+    go.touch()
+    assert job.wait(PATIENCE_S)
+    assert job.counts() == Counts(0, 0, 10, 0, 0)
+
+
+def find(n: int) -> int | Hit:
+    """Find what 40 squares to, as a function of a search does."""
+    time.sleep(0.002)
+    return Hit(n * n) if n == 40 else n
+
+
+def test_until_ends_the_job_at_the_first_hit(app: ApplicationNode) -> None:
+    job = app.start_job(find, [(n,) for n in range(5000)], until=True)
+    assert job.wait(PATIENCE_S)
+    assert job.hit is job.futures[40]
+    assert job.hit.result() == 1600
+    assert job.hit.status is Status.HIT
+    counts = job.counts()
+    assert counts.done >= 1
+    assert counts.cancelled > 4000
+    assert counts.failed == 0
+    assert counts.total == 5000
+    assert job.futures[-1].cancelled()
+
+
+def test_a_hit_is_a_plain_result_where_nobody_searches(app: ApplicationNode) -> None:
+    assert app.submit(find, 40).result(PATIENCE_S) == 1600
+    job = app.start_job(find, [(n,) for n in range(39, 60)])
+    assert job.wait(PATIENCE_S)
+    assert job.counts().done == 21
+
+
+def fail_at(n: int, bad: int) -> int:
+    time.sleep(0.002)
+    if n == bad:
+        raise ValueError(f"{n} is bad")
+    return n
+
+
+def test_the_first_error_ends_a_job_if_so_wanted(app: ApplicationNode) -> None:
+    job = app.start_job(fail_at, [(n, 40) for n in range(5000)], stop_on_error=True)
+    assert job.wait(PATIENCE_S)
+    assert job.first_error is job.futures[40]
+    assert str(job.first_error.exception()) == "40 is bad"
+    counts = job.counts()
+    assert counts.failed == 1
+    assert counts.cancelled > 4000
+    assert job.futures[0].result() == 0
+
+
+def test_an_error_ends_nothing_else_if_not(app: ApplicationNode) -> None:
+    job = app.start_job(fail_at, [(n, 40) for n in range(200)])
+    assert job.wait(PATIENCE_S)
+    assert job.counts() == Counts(0, 0, 199, 1, 0)
+
+
+def test_retries_run_a_failed_task_again(app: ApplicationNode, tmp_path: Path) -> None:
+    job = app.start_job(work.fail_until, [(tmp_path / "third", 3), (tmp_path / "never", 99)], retries=2)
+    assert job.wait(PATIENCE_S)
+    assert job.futures[0].result() == 3
+    assert job.futures[0].attempt == 3
+    assert str(job.futures[1].exception()) == "call 3 of 99"
+    assert job.counts() == Counts(0, 0, 1, 1, 0)
+
+
+def test_a_time_limit_ends_the_task_and_nothing_else(app: ApplicationNode, tmp_path: Path) -> None:
+    (tmp_path / "now").touch()
+    calls = [(tmp_path / "now",), (tmp_path / "never",), (tmp_path / "now",)]
+    job = app.start_job(work.wait_for, calls, timeout_s=0.3)
+    assert job.wait(PATIENCE_S)
+    error = job.futures[1].exception()
+    assert isinstance(error, TaskTimeout)
+    assert isinstance(error, TimeoutError)
+    assert "0.3" in str(error)
+    assert error.slave
+    assert error.task == job.futures[1].task
+    assert job.counts() == Counts(0, 0, 2, 1, 0)
+
+
+def test_a_cancelled_job_stops_what_runs(app: ApplicationNode, tmp_path: Path) -> None:
+    marks = [tmp_path / f"{n}" for n in range(10)]
+    job = app.start_job(work.start_and_wait, [(mark, tmp_path / "never") for mark in marks])
+    eventually(lambda: job.counts().running == 2, "two tasks run")
+    job.cancel()
+    assert job.wait(PATIENCE_S)
+    assert job.counts() == Counts(0, 0, 0, 0, 10)
+    assert all(future.cancelled() for future in job.futures)
+    assert sum(mark.exists() for mark in marks) == 2
+    assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+    job.cancel()  # once more does no harm
+
+
+def test_jobs_of_many_threads_at_once(app: ApplicationNode) -> None:
+    sums = []
+
+    def use() -> None:
+        job = app.start_job(work.square, [(n,) for n in range(200)])
+        assert job.wait(PATIENCE_S)
+        sums.append(sum(future.result() for future in job.futures))
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert sums == [sum(SQUARES[:200])] * 6
+
+
+def test_nothing_is_kept_of_jobs_that_are_over(cluster: Cluster, app: ApplicationNode) -> None:
+    for _ in range(20):
+        job = app.start_job(work.square, [(n,) for n in range(20)])
+        assert job.wait(PATIENCE_S)
+        assert sum(app.map(work.square, range(20))) == sum(SQUARES[:20])
+
+    def is_empty() -> bool:
+        tasks = cluster.status()["tasks"]
+        return {**tasks, "jobs": 0} == {"jobs": 0, "waiting": 0, "assigned": 0, "kept": 0} and tasks["jobs"] <= 1
+
+    eventually(is_empty, "the master has forgotten all jobs but that of single submits")
+    assert json.dumps(cluster.status())
