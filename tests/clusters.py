@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> "subprocess.Compl
 
 @contextlib.contextmanager
 def running(
-    *arguments: str, says: str, prefix: tuple[str, ...] = (), env: dict[str, str] | None = None
+    *arguments: str, says: str, prefix: Sequence[str] = (), env: dict[str, str] | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run a `concurrent-nb` command beside the test: from when it has printed `says`; ends it if it has not ended."""
     process = subprocess.Popen(

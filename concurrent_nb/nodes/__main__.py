@@ -11,12 +11,25 @@ import os
 import sys
 from pathlib import Path
 
+from concurrent_nb.errors import ConcurrentError, ConfigurationError
+
 STDIN = 0
+#: exit code of a node that cannot work as it is configured, so that starting it again is no use
+REFUSED = 2
 
 
 def main(arguments: list[str]) -> None:
     """Run the node that the arguments describe, until its lease ends."""
     role, config, *rest = arguments
+    try:
+        run(role, config, *rest)
+    except ConcurrentError as error:
+        sys.stderr.write(f"the {role} ends: {error}\n")
+        sys.exit(REFUSED if isinstance(error, ConfigurationError) else 1)
+
+
+def run(role: str, config: str, *rest: str) -> None:
+    """Run a master or a slave."""
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s")
     if role == "master":
         from concurrent_nb.nodes.master import run_master  # here, because a slave need not import Tornado

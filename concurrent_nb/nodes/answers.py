@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from concurrent_nb import errors
+from concurrent_nb.ids import task_name
 from concurrent_nb.nodes.ledger import Ended
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping import pickles
 from concurrent_nb.wire.codec import Buffer, decode_error, unpack_body
 from concurrent_nb.wire.messages import ErrorReport
 
+_SUCCESSES: Final = frozenset(map(int, SUCCESSES))  # a number is compared faster than a member of an enumeration
 _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
     Status.TIMEOUT: errors.TaskTimeout,
     Status.DIED: errors.WorkerDied,
@@ -20,28 +22,41 @@ _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
 }
 
 
-def answer_of(task: str, ended: Ended[Any]) -> tuple[Any, BaseException | None]:
+def answer_of(ended: Ended[Any]) -> tuple[Any, BaseException | None]:
     """Give (value, None) or (None, exception); the exception's cause is the remote traceback, where there is one."""
     frame = ended.frame
-    body, buffers = unpack_body(frame.body, ended.buffers)
-    where: dict[str, Any] = {"task": task, "slave": ended.slave, "worker": frame.worker}
-    status = Status(frame.status)
-    if status in SUCCESSES:
-        try:
-            return pickles.loads_home(body, _writable(buffers)), None
-        except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
-            message = f"the result of task {task} cannot be unpickled here: {type(error).__name__}: {error}"
-            failure = errors.ResultNotLoadable(message, **where)
-            failure.__cause__ = error
-            return None, failure
+    body: Buffer = frame.body
+    buffers: Sequence[Buffer] = ()
+    if frame.sizes:
+        body, buffers = unpack_body(frame.body, ended.buffers)
+        buffers = _writable(buffers)
+    if frame.status not in _SUCCESSES:
+        return None, _failure_of(ended, body)
+    try:
+        return pickles.loads_home(body, buffers), None
+    except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
+        where = _where(ended)
+        message = f"the result of task {where['task']} cannot be unpickled here: {type(error).__name__}: {error}"
+        failure = errors.ResultNotLoadable(message, **where)
+        failure.__cause__ = error
+        return None, failure
+
+
+def _where(ended: Ended[Any]) -> dict[str, Any]:
+    task = task_name(ended.entry.job.id, ended.entry.index)
+    return {"task": task, "slave": ended.slave, "worker": ended.frame.worker}
+
+
+def _failure_of(ended: Ended[Any], body: Buffer) -> BaseException:
+    where = _where(ended)
     try:
         report = decode_error(body)
     except errors.ProtocolError as error:
-        return None, errors.TaskError(f"task {task} failed, and its {error}", **where)
-    failed = _error_of(status, report, where)
+        return errors.TaskError(f"task {where['task']} failed, and its {error}", **where)
+    failed = _error_of(Status(ended.frame.status), report, where)
     if report.traceback:
         failed.__cause__ = errors.RemoteTraceback(report.traceback)
-    return None, failed
+    return failed
 
 
 def _error_of(status: Status, report: ErrorReport, where: dict[str, Any]) -> BaseException:

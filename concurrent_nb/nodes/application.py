@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from concurrent_nb.errors import NotPicklable
+from concurrent_nb.errors import ClusterError, NotPicklable
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import Job, TaskFuture
@@ -24,7 +24,7 @@ from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.stream import Stream
 from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.functions import Functions
+from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffers, pack_body
@@ -56,6 +56,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self.name = name or f"application-{os.getpid()}"
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._functions = Functions()
+        self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
         self._indexes = itertools.count()
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
 
@@ -132,6 +133,10 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.leave(wait=True, cancel_futures=False, stop=True)
         self._at_exit()
 
+    def fail(self, error: ClusterError) -> None:
+        """End what is open and refuse what comes with `error`. For the owner of a cluster that cannot work any more."""
+        self._courier.fail(error)
+
     # ---------------------------------------------------------------------------------------------------------- jobs
 
     def start_job(
@@ -178,16 +183,19 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def ship(self, fn: Callable[..., Any]) -> Shipment:
         """Pickle a function, or find it pickled. Raises NotPicklable."""
-        with self._lock:
-            pickled = self._functions.pickle(fn)
-        return Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers))
+        pickled = self._functions.pickle(fn)
+        last, shipment = self._shipped
+        if pickled is not last:  # most submits have the function of the one before
+            shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers))
+            self._shipped = (pickled, shipment)
+        return shipment
 
     def pack(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[bytes, tuple[int, ...], Buffers]:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
-            return pack_body(*pickles.dumps((args, kwargs)))
+            return pack_body(*pickles.dumps_call(args, kwargs))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
             raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error

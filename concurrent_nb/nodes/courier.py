@@ -25,7 +25,7 @@ from concurrent_nb.nodes.futures import OutputPiece, TaskFuture
 from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Wrote
 from concurrent_nb.nodes.registration import Membership
 from concurrent_nb.nodes.wake import Wake
-from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.outcome import Status
 from concurrent_nb.transport.waiting import Waiter, fd_of, has_mail
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.wire.session import Session
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 MASTER_LOST_AFTER_S: Final = 5.0
 #: time between two attempts to find a master again
 RETRY_S: Final = 0.25
+
+#: by number: asking an enumeration takes longer than all the rest of an answer's bookkeeping
+_STATUSES: Final = tuple(Status)
 
 Task = Entry[TaskFuture]
 Callback = Callable[[], None]
@@ -55,7 +58,7 @@ class Courier:
         self._pid = os.getpid()
         self._lock = threading.Lock()  # guards what follows up to the inbox
         self._closed = False  # no more tasks
-        self._broken: MasterLost | None = None
+        self._broken: ClusterError | None = None
         self._inbox: deque[Task | Callback] = deque()
         self._turning = threading.Lock()  # held by who uses ledger and link: our thread, or one that sends alone
         self._leaving = False  # our thread may end when nothing is unanswered
@@ -76,7 +79,7 @@ class Courier:
         if os.getpid() != self._pid:
             raise RuntimeError("this application was made before a fork: make a new one in the child process")
         if self._broken is not None:
-            raise MasterLost(str(self._broken))
+            raise type(self._broken)(str(self._broken))
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
@@ -129,6 +132,10 @@ class Courier:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def fail(self, error: ClusterError) -> None:
+        """End everything that is open, and all that comes later, with an error: nobody is left who could do it."""
+        self._tell(lambda: self._give_up(str(error), type(error)))
+
     def _tell(self, what: Callback) -> None:
         self._inbox.append(what)
         self._wake.set()
@@ -148,7 +155,7 @@ class Courier:
     def _run(self) -> None:
         try:
             while not (self._leaving and not self._ledger.has_entries() and not self._inbox):
-                if not self._turn():
+                if not self._turn() or self._broken is not None:
                     break
         except BaseException as error:
             log.exception("the application's thread has failed")
@@ -207,6 +214,7 @@ class Courier:
         waiter = Waiter(self.member.link.socket)
         self._monitor_fd = fd_of(self.member.link.monitor)
         waiter.add(self._monitor_fd)
+        self.member.link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
         waiter.add(self._wake.fileno())
         return waiter
 
@@ -251,7 +259,7 @@ class Courier:
 
     def _end(self, ended: Ended[TaskFuture]) -> None:
         future, frame = ended.entry.owner, ended.frame
-        status = future.status = Status(frame.status)
+        status = future.status = _STATUSES[frame.status]
         future.slave, future.worker = ended.slave, frame.worker
         future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
         if self._decoders:
@@ -259,8 +267,8 @@ class Courier:
                 self._decoders.pop((future.job_id, future.index, stream), None)
         if status is Status.CANCELLED:
             future.end_cancelled()
-        elif status in SUCCESSES or not future.cancelled():
-            future.end(*answer_of(future.task, ended))
+        else:
+            future.end(*answer_of(ended))
 
     def _show(self, wrote: Wrote[TaskFuture]) -> None:
         future = wrote.entry.owner
@@ -310,10 +318,10 @@ class Courier:
         for entry in self._ledger.attach(Session(member.epoch, "to_client")):
             entry.owner.end_cancelled()
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str, kind: type[ClusterError] = MasterLost) -> None:
         with self._lock:
-            self._broken = MasterLost(why)
+            self._broken = kind(why)
             left = [item for item in self._inbox if isinstance(item, Entry)]
             self._inbox.clear()
         for entry in [*self._ledger.drop_all(), *left]:
-            entry.owner.end(None, MasterLost(f"task {entry.owner.task}: {why}"))
+            entry.owner.end(None, kind(f"task {entry.owner.task}: {why}"))

@@ -6,6 +6,7 @@ to leave no process behind, and no process is searched for by name.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import secrets
@@ -20,19 +21,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from concurrent_nb.errors import ClusterError, ClusterStartFailed, ConfigurationError
+from concurrent_nb.errors import ClusterError, ClusterStartFailed, ConcurrentError, ConfigurationError
 from concurrent_nb.ids import SYS_PATH_VARIABLE
+from concurrent_nb.nodes.__main__ import REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
 
 #: a node that has not come up by then has failed
 START_TIMEOUT_S: Final = 30.0
-#: a node that was told to leave and is still here after this long is killed
+#: a node that was let go and is still here after this long is told once more, and after LEAVE_TIMEOUT_S it is killed
+REMIND_AFTER_S: Final = 1.0
 LEAVE_TIMEOUT_S: Final = 3.0
 #: a slave that dies this often within RESTART_WINDOW_S is not started again
 RESTARTS: Final = 5
-RESTART_WINDOW_S: Final = 10.0
+RESTART_WINDOW_S: Final = 30.0
 
 
 class Cluster:
@@ -67,6 +70,8 @@ class Cluster:
         self._supervisor: threading.Thread | None = None
         self._application: ApplicationNode | None = None
         self._keys = keys.fresh()
+        self._epoch = 0  # of our master
+        self._failure = ""  # why there is no slave any more
         self._at_exit: Any = None
         self._log: Any = None
 
@@ -74,6 +79,8 @@ class Cluster:
 
     def start(self) -> Self:
         """Start the nodes and return when the master answers; the slave joins at its own pace."""
+        if self._closing.is_set():
+            raise ClusterError(f"cluster {self.name!r} has been closed: make another one")
         if self._master is not None:
             raise ClusterError(f"cluster {self.name!r} has been started already")
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open until close; unlinked, so nothing is left of it)
@@ -81,6 +88,7 @@ class Cluster:
             self._master = self._spawn("master", self.name)
             self._slave = self._spawn("slave")  # it warms up while the master does
             self.connection_file = self._await_master()
+            self._epoch = connection_file.read(self.connection_file).epoch
             _write_line(self._slave, str(self.connection_file))
         except BaseException:
             self.close()
@@ -104,13 +112,10 @@ class Cluster:
         self._closing.set()
         if self._application is not None:
             self._application.close()
-        for node in (self._slave, self._master):
-            if node is not None:
-                _let_go(node)
-        deadline = time.monotonic() + LEAVE_TIMEOUT_S
-        for node in (self._slave, self._master):
-            if node is not None:
-                _wait_or_kill(node, max(0.1, deadline - time.monotonic()))
+        _end([node for node in (self._slave, self._master) if node is not None])
+        if self.connection_file is not None:
+            with contextlib.suppress(ConcurrentError):  # a master that was killed has left its file
+                connection_file.remove(self.connection_file, self._epoch)
         if self._supervisor is not None and self._supervisor is not threading.current_thread():
             self._supervisor.join()
         if self._log is not None:
@@ -137,6 +142,8 @@ class Cluster:
         path = self._started()
         if self._application is None:
             self._application = ApplicationNode(path, self._keys)
+            if self._failure:  # found out meanwhile
+                self._application.fail(ClusterStartFailed(self._failure))
         return self._application
 
     def status(self) -> dict[str, Any]:
@@ -172,6 +179,8 @@ class Cluster:
         if self.connection_file is None or self._closing.is_set():
             state = "has been closed" if self._closing.is_set() else "has not been started"
             raise ClusterError(f"cluster {self.name!r} {state}: use it as `with Cluster(...) as cluster:`")
+        if self._failure:
+            raise ClusterStartFailed(self._failure)
         return self.connection_file
 
     # ---------------------------------------------------------------------------------------------------- the processes
@@ -198,7 +207,9 @@ class Cluster:
         reader.start()
         reader.join(START_TIMEOUT_S)
         if not lines or not lines[0].strip():
-            state = f"ended with exit code {self._master.poll()}" if not reader.is_alive() else "says nothing"
+            state = "says nothing"
+            if not reader.is_alive():
+                state = f"ended with exit code {self._master.wait(LEAVE_TIMEOUT_S)}"
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
         return Path(lines[0].strip())
 
@@ -211,8 +222,12 @@ class Cluster:
             if self._closing.is_set() or self._master.poll() is not None:
                 return
             deaths.append(time.monotonic())
-            if len(deaths) == RESTARTS and deaths[-1] - deaths[0] < RESTART_WINDOW_S:
-                self._log.write(f"the slave has died {RESTARTS} times in a row and is not started again\n")
+            often = len(deaths) == RESTARTS and deaths[-1] - deaths[0] < RESTART_WINDOW_S
+            if often or self._slave.returncode == REFUSED:
+                why = f"has died {RESTARTS} times in a row and is not started again" if often else "does not start"
+                self._failure = f"the slave of cluster {self.name!r} {why}; its log ends:\n{self.log_tail()}"
+                if self._application is not None:
+                    self._application.fail(ClusterStartFailed(self._failure))
                 return
             _let_go(self._slave)
             self._slave = self._spawn("slave")
@@ -238,9 +253,16 @@ def _let_go(node: "subprocess.Popen[str]") -> None:
                 continue
 
 
-def _wait_or_kill(node: "subprocess.Popen[str]", timeout_s: float) -> None:
-    try:
-        node.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        node.kill()
+def _end(nodes: "list[subprocess.Popen[str]]") -> None:
+    """Let nodes go, remind those that do not notice (a fork of ours may hold their pipes open), kill what is left."""
+    for node in nodes:
+        _let_go(node)
+    let_go_at = time.monotonic()
+    for patience_s, insist in ((REMIND_AFTER_S, subprocess.Popen.terminate), (LEAVE_TIMEOUT_S, subprocess.Popen.kill)):
+        for node in nodes:
+            try:
+                node.wait(max(0.1, let_go_at + patience_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                insist(node)
+    for node in nodes:
         node.wait()

@@ -7,6 +7,7 @@ The two meet in one queue; the compute thread alone touches the core.
 """
 
 import asyncio
+import ipaddress
 import logging
 import os
 import signal
@@ -237,6 +238,7 @@ class Master:
             zap_fd, monitor_fd = fd_of(self._gate.zap_socket), fd_of(self._gate.monitor)
             for fd in (zap_fd, monitor_fd, self._wake.fileno()):
                 waiter.add(fd)
+            self._gate.someone_left()  # a monitor's descriptor tells news only after somebody has looked once
             while not self._stopping:
                 self._turn(waiter, zap_fd, monitor_fd)
             for session, frames in self._core.stop():
@@ -352,5 +354,24 @@ def listen_on(addresses: list[str]) -> list[str]:
             for interface in psutil.net_if_addrs().values():
                 found += [a.address for a in interface if a.family.name == family and "%" not in a.address]
         else:
+            check_address(address)
             found.append(address)
     return list(dict.fromkeys(found))
+
+
+def check_address(address: str) -> None:
+    """Raise ConfigurationError for what is no IP address of this machine; a name means another one elsewhere."""
+    try:
+        family = socket.AF_INET if ipaddress.ip_address(address).version == 4 else socket.AF_INET6
+    except ValueError:
+        raise ConfigurationError(
+            f"MasterNode.addresses has {address!r}, which is no IP address: give one of this machine, "
+            "such as 127.0.0.1, or 0.0.0.0 for all of them"
+        ) from None
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise ConfigurationError(
+                f"MasterNode.addresses has {address}, on which this machine cannot listen: {error.strerror}"
+            ) from None

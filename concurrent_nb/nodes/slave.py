@@ -116,6 +116,7 @@ class Slave:
         waiter = Waiter(link.socket)
         monitor_fd = fd_of(link.monitor)
         waiter.add(monitor_fd)
+        link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
         if self._lease is not None:
             waiter.add(self._lease)
         self._polled, self._polled_version = {}, -1

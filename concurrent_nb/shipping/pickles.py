@@ -24,6 +24,8 @@ _CLASS_STATE: Final = b"_class_setstate"
 Buffer = bytes | bytearray | memoryview
 
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, type(Ellipsis), range})
+#: atoms that have no buffer
+_SMALL_ATOMS: Final = _ATOMS - {bytes}
 _CONTAINERS: Final = frozenset({tuple, list, set, frozenset})
 
 
@@ -78,6 +80,17 @@ def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
     import cloudpickle  # here, because it takes 60 ms and many never need it
 
     return cloudpickle.dumps(thing, 5, buffer_callback=keep), buffers
+
+
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+    """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut."""
+    if not kwargs:
+        for arg in args:
+            if type(arg) not in _SMALL_ATOMS:
+                break
+        else:
+            return pickle.dumps((args, kwargs), 5), []
+    return dumps((args, kwargs))
 
 
 def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:

@@ -1,20 +1,22 @@
-"""The simulator's nodes: what `nodes.master`, `nodes.slave` and `nodes.application` do around their cores, in virtual time.
+"""The simulator's nodes: what `nodes.master`, `nodes.slave` and `nodes.courier` do around their cores, in virtual time.
 
-    ApplicationActor (Ledger) --Link--> Gate --> MasterActor (MasterCore) --> Gate --Link--> SlaveActor (SlaveCore, crew)
+    ApplicationActor: Ledger --Link--> Gate --> MasterActor: MasterCore --> Gate --Link--> SlaveActor: SlaveCore, crew
 
-Each `_life` follows the poll loop of its namesake step by step, so that what is proved here holds there; where one is
+Each `_live` follows the poll loop of its model step by step, so that what is found here is true there: where one is
 changed, change the other. A node that waits for an answer on the control channel hears nothing else meanwhile.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from concurrent_nb.errors import MasterUnreachable, ProtocolError
 from concurrent_nb.ids import SessionId
+from concurrent_nb.nodes import courier, slave
 from concurrent_nb.nodes.ledger import Ended, Ledger, Wrote
 from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.nodes.registration import CALL_TIMEOUT_S
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -28,14 +30,6 @@ from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.wire.session import Session
 
 T = TypeVar("T")
-
-#: as in `nodes.registration`
-CALL_TIMEOUT_S: Final = 5.0
-#: as in `nodes.application`
-MASTER_LOST_AFTER_S: Final = 5.0
-APPLICATION_RETRY_S: Final = 0.25
-#: as in `nodes.slave`
-SLAVE_RETRY_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +131,7 @@ class Node(Actor):
         self.host = world.network.host()
         self.key = f"key of {name}".encode()
         self.link: Link | None = None
+        self.session_id: SessionId | None = None  #: of its last session
         self._world = world
 
     def crash(self, *, noticed: bool) -> None:
@@ -162,9 +157,9 @@ class Node(Actor):
 
         session_id, epoch, given = yield from self._call(question)
         self._world.trace(self.name, f"has registered as {given} in epoch {epoch}")
-        return Membership(session_id, epoch, given, self._world.network.connect(
-            self.host, session_id, self.key, self.wake
-        ))
+        return Membership(
+            session_id, epoch, given, self._world.network.connect(self.host, session_id, self.key, self.wake)
+        )
 
     def _still_known(self, member: Membership) -> Generator[float, None, bool]:
         return (yield from self._call(lambda now: self._world.master.core.heartbeat(member.session_id, now)))
@@ -178,7 +173,7 @@ class Node(Actor):
         member.link.close()
 
     def _listen(self, member: Membership, session: Session) -> None:
-        self.link = member.link
+        self.link, self.session_id = member.link, member.session_id
         self._world.witness.listen(member.session_id, False, session)
 
     def _broken(self, error: ProtocolError) -> None:
@@ -229,7 +224,7 @@ class SlaveActor(Node):
             try:
                 return (yield from self._register(slots=self.slots, credit=self.credit))
             except MasterUnreachable:
-                yield self.agenda.now + SLAVE_RETRY_S
+                yield self.agenda.now + slave.RETRY_S
 
     def _serve(self, member: Membership) -> Generator[float, None, bool]:
         """Serve in one session. True to look for a master again."""
@@ -250,7 +245,9 @@ class SlaveActor(Node):
                 self.crew.turn(now)
                 for frames_out in core.step(now):
                     member.link.send(frames_out)
-                if member.link.disturbed() or now - heard_at > self._world.settings.silence_s:
+                if core.degraded:
+                    self.leaving = True
+                elif member.link.disturbed() or now - heard_at > self._world.settings.silence_s:
                     if not (yield from self._still_known(member)):
                         return True
                     heard_at = self.agenda.now
@@ -304,7 +301,7 @@ class ApplicationActor(Node):
             try:
                 member = yield from self._register()
             except MasterUnreachable:
-                yield self.agenda.now + APPLICATION_RETRY_S
+                yield self.agenda.now + courier.RETRY_S
         self._attach(member)
         while not (self.leaving and not self.ledger.has_entries() and not self._inbox):
             member = yield from self._turn(member)
@@ -330,6 +327,8 @@ class ApplicationActor(Node):
                         self._world.judge.answered(news)
                     elif type(news) is Wrote:
                         self._world.judge.wrote(news)
+                    else:
+                        news.entry.owner.seen_running = True
             assert self.ledger.session is not None
             over = self.ledger.session.closed_by_peer is not None
         except ProtocolError as error:
@@ -342,7 +341,7 @@ class ApplicationActor(Node):
         return member
 
     def _look_for_master(self, member: Membership, over: bool) -> Generator[float, None, Membership | None]:
-        deadline = self.agenda.now + MASTER_LOST_AFTER_S
+        deadline = self.agenda.now + courier.MASTER_LOST_AFTER_S
         while self.agenda.now < deadline:
             try:
                 if not over and (yield from self._still_known(member)):
@@ -352,7 +351,7 @@ class ApplicationActor(Node):
                 fresh = yield from self._register()
             except MasterUnreachable:
                 over = True
-                yield self.agenda.now + APPLICATION_RETRY_S
+                yield self.agenda.now + courier.RETRY_S
                 continue
             member.link.close()
             self._attach(fresh)

@@ -3,8 +3,8 @@
     SlaveCore --assign, withdraw--> VirtualCrew -- Books (real) --Give, Recall, Interrupt, Kill--> VirtualWorker
                                         ^----------------- facts: ready, results, died ----------------'
 
-Implements `nodes.slave_core.Crew`. What a task does when it runs is asked of `Deeds`. Facts gather until `turn`, as they
-wait in sockets and pipes while a slave is busy or frozen. No processes, and nothing of a task's code.
+Implements `nodes.slave_core.Crew`. What a task does when it runs is asked of `Deeds`. Facts gather until `turn`, as
+they wait in sockets and pipes while a slave is busy or frozen. No processes, and nothing of a task's code.
 """
 
 import random
@@ -40,7 +40,7 @@ class VirtualWorker:
 
     def __init__(self, crew: "VirtualCrew", number: int) -> None:
         self.number = number
-        self.queue: deque[Attempt] = deque()
+        self.queue: deque[tuple[Attempt, bytes]] = deque()  #: with the function
         self.ticket = 0  #: what its page shows
         self.started_at = 0.0
         self.alive = True
@@ -49,9 +49,9 @@ class VirtualWorker:
         self._deed: Deed | None = None
         self._unsent: list[tuple[Result, Buffers]] = []
 
-    def give(self, attempts: Sequence[Attempt]) -> None:
-        """Take tasks."""
-        self.queue.extend(attempts)
+    def give(self, function: bytes, attempts: Sequence[Attempt]) -> None:
+        """Take tasks of a function."""
+        self.queue.extend((attempt, function) for attempt in attempts)
         if self._deed is None:
             self._next()
 
@@ -95,9 +95,9 @@ class VirtualWorker:
         """Begin the next task; those that take no time are over at once."""
         crew = self._crew
         while self.queue:
-            attempt = self.queue.popleft()
+            attempt, function = self.queue.popleft()
             self.ticket, self.started_at = attempt.ticket, crew.agenda.now
-            deed = self._deed = crew.begin(attempt)
+            deed = self._deed = crew.begin(attempt, function)
             if self.to_stop == attempt.ticket:
                 self._answer(deed, Status.CANCELLED)
                 continue
@@ -141,7 +141,9 @@ class VirtualWorker:
 class VirtualCrew:
     """The workers of one slave."""
 
-    def __init__(self, agenda: Agenda, chance: random.Random, deeds: Deeds, name: str, slots: int, wake: Action) -> None:
+    def __init__(
+        self, agenda: Agenda, chance: random.Random, deeds: Deeds, name: str, slots: int, wake: Action
+    ) -> None:
         self.agenda = agenda
         self.books = Books(slots)
         self.credit = slots  #: most attempts that its slave has ever offered to take in its session
@@ -154,6 +156,7 @@ class VirtualCrew:
         self._open: set[tuple[bytes, int, int]] = set()  # assigned and not reported yet
         self._facts: deque[Fact] = deque()
         self._output: list[tuple[m.TaskRef, int, bytes]] = []
+        self.broken = False  #: no worker gets as far as its first task
         self._look_at = 0.0
         self._look_after_s = LOOK_S
         self._obey(self.books.start(agenda.now))
@@ -203,6 +206,8 @@ class VirtualCrew:
             refs = [m.TaskRef(job, frame.index, frame.attempt) for frame in frames]
             check_references(f"slave {self._name}", refs, self._open)
         check_references(f"slave {self._name}", reports.returned, self._open)
+        if reports.degraded and not self.broken:
+            raise Violation(f"slave {self._name} gives up: {reports.degraded}")
         return reports
 
     # ------------------------------------------------------------------------------------------ what the slave asks for
@@ -229,7 +234,8 @@ class VirtualCrew:
             self._obey(self.books.tick(now))
 
     def reset(self) -> None:
-        """Forget everything that was assigned, and stop it."""
+        """Forget everything that was assigned, functions too, and stop what runs."""
+        self.drop_functions(list(self.functions))
         self._open.clear()
         self._output.clear()
         self._obey(self.books.reset())
@@ -245,6 +251,14 @@ class VirtualCrew:
         if living:
             self._chance.choice(living).die("died of SIGKILL")
 
+    def break_down(self) -> int:
+        """Let all workers die, and all that are started from now on. Return how many have died."""
+        self.broken = True
+        living = [worker for worker in self._workers.values() if worker.alive]
+        for worker in living:
+            worker.die("died of SIGSEGV")
+        return len(living)
+
     def stop(self) -> None:
         """Let all workers be gone: their slave has crashed."""
         for worker in self._workers.values():
@@ -252,10 +266,10 @@ class VirtualCrew:
 
     # ------------------------------------------------------------------------------------------- what workers ask for
 
-    def begin(self, attempt: Attempt) -> Deed:
+    def begin(self, attempt: Attempt, function: bytes) -> Deed:
         """Begin a run."""
         body = bytes(unpack_body(attempt.body, attempt.buffers)[0])
-        deed = self._deeds.begin(self.functions[attempt.function], body)
+        deed = self._deeds.begin(function, body)
         for piece in range(1, deed.wanted.plan.writes + 1):
             self._output.append((attempt.ref, 1, f"{deed.wanted.name} {deed.run} {piece}".encode()))
         return deed
@@ -280,7 +294,7 @@ class VirtualCrew:
             if isinstance(command, Give):
                 self._look_at = min(self._look_at, self.agenda.now + LOOK_S)
                 if worker.alive:  # else its death is about to be told
-                    worker.give(command.attempts)
+                    worker.give(self.functions[command.function], command.attempts)
             elif isinstance(command, Recall):
                 todo.extend(self.books.gave_back(worker.number, worker.recall(), self.agenda.now))
             elif isinstance(command, Interrupt):
@@ -292,7 +306,9 @@ class VirtualCrew:
         worker = self._workers[number] = VirtualWorker(self, number)
 
         def ready() -> None:
-            if worker.alive:
+            if worker.alive and self.broken:
+                worker.die("died of SIGSEGV")
+            elif worker.alive:
                 self.tell(lambda now: self.books.worker_ready(number, 1000 + number, now))
 
         self.agenda.after(self.moment_s(START_S), ready)

@@ -1,4 +1,4 @@
-"""What goes wrong in the simulator's stormy histories: hosts are cut off, nodes freeze, crash and come, masters restart.
+"""What goes wrong in the simulator's stormy histories: hosts are cut off, nodes freeze, crash, come and go.
 
 `Faults.begin` draws what happens when and puts it on the agenda. Called by `simulator`.
 """
@@ -7,9 +7,13 @@ from collections.abc import Callable
 from typing import Final
 
 from concurrent_nb.testing.actors import ApplicationActor, MasterActor, Node, SlaveActor
-from concurrent_nb.testing.agenda import Actor
+from concurrent_nb.testing.history import Violation
 from concurrent_nb.testing.network import Host
-from concurrent_nb.testing.world import World
+from concurrent_nb.testing.world import Master, World
+
+#: the master gives up a node whose connection has gone within so many seconds, one that is silent within so many
+_NOTICED_S: Final = 2.5
+_LOST_S: Final = 7.5
 
 
 class Faults:
@@ -29,6 +33,7 @@ class Faults:
         self._add_slave = add_slave
         self._epoch = 1
         self._workers_lost = 0
+        self._frozen_until_s = 0.0  # the master
         self._kinds: Final = (
             (self._partition, 5),
             (self._cut, 3),
@@ -39,6 +44,7 @@ class Faults:
             (self._freeze_master, 1),
             (self._deafen, 1),
             (self._lose_worker, 2),
+            (self._break_crew, 0.5),
             (self._resize, 2),
             (self._leave, 1),
         )
@@ -95,7 +101,7 @@ class Faults:
             self._freeze(self._chance.choice(nodes))
 
     def _freeze_master(self) -> None:
-        self._freeze(self._master())
+        self._frozen_until_s = self._world.agenda.now + self._freeze(self._world.master)
 
     def _deafen(self) -> None:
         """Let the control channel refuse calls, and give nodes a reason to call."""
@@ -105,16 +111,18 @@ class Faults:
         for _ in range(self._chance.randint(0, 2)):
             self._cut()
 
-    def _freeze(self, actor: Actor) -> None:
+    def _freeze(self, actor: Node | Master) -> float:
         for_s = self._duration_s()
         self._say(f"{actor.name} freezes for {for_s:.2f} s")
         actor.freeze(for_s)
+        return for_s
 
     def _crash_slave(self) -> None:
         if (slave := self._alive_slave()) is None:
             return
         noticed = self._chance.random() < 0.5
         self._say(f"{slave.name} crashes{'' if noticed else ' without a word'}")
+        self._watch_for(slave, noticed=noticed)
         slave.crash(noticed=noticed)
         if self._chance.random() < 0.7:
             self._world.agenda.after(self._duration_s(), self._add_slave)
@@ -122,12 +130,29 @@ class Faults:
     def _crash_application(self) -> None:
         alive = [app for app in self._apps if app.alive]
         if alive:
-            app = self._chance.choice(alive)
-            self._say(f"{app.name} crashes")
-            app.crash(noticed=self._chance.random() < 0.5)
+            app, noticed = self._chance.choice(alive), self._chance.random() < 0.5
+            self._say(f"{app.name} crashes{'' if noticed else ' without a word'}")
+            self._watch_for(app, noticed=noticed)
+            app.crash(noticed=noticed)
+
+    def _watch_for(self, node: Node, *, noticed: bool) -> None:
+        """See that the master gives a crashed node up in time, unless something happens to the master meanwhile."""
+        master, session_id, frozen_until_s = self._world.master, node.session_id, self._frozen_until_s
+        if session_id is None or not master.alive or node.host.up.blocked:
+            return
+        connected = node.link is not None and node.link.gate is not None
+        within_s = _NOTICED_S if noticed and connected else _LOST_S
+
+        def check() -> None:
+            undisturbed = master is self._world.master and master.alive and frozen_until_s == self._frozen_until_s
+            if undisturbed and session_id in master.core.peers:
+                raise Violation(f"the master has not missed {node.name} for {within_s} s")
+
+        if self._world.agenda.now > frozen_until_s:
+            self._world.agenda.after(within_s, check)
 
     def _restart_master(self) -> None:
-        master = self._master()
+        master = self._world.master
         if not master.alive:
             return
         noticed, for_s = self._chance.random() < 0.7, self._chance.choice((0.1, 1.0, 4.0, 7.0))
@@ -137,16 +162,11 @@ class Faults:
 
     def ensure_master(self) -> None:
         """Start a master if there is none."""
-        if not self._master().alive:
+        if not self._world.master.alive:
             self._epoch += 1
             self._say(f"the master is back, in epoch {self._epoch}")
             same_port = self._chance.random() < 0.5
             self._world.master = MasterActor(self._world, self._epoch, same_port=same_port)
-
-    def _master(self) -> MasterActor:
-        master = self._world.master
-        assert isinstance(master, MasterActor)
-        return master
 
     def _lose_worker(self) -> None:
         if (slave := self._alive_slave()) is not None and self._workers_lost < 3:
@@ -154,6 +174,11 @@ class Faults:
             self._world.judge.losses += 1
             self._say(f"a worker of {slave.name} is killed")
             slave.crew.lose_a_worker()
+
+    def _break_crew(self) -> None:
+        if (slave := self._alive_slave()) is not None:
+            self._say(f"the workers of {slave.name} die, and all that come after them")
+            self._world.judge.losses += slave.crew.break_down()
 
     def _resize(self) -> None:
         if (slave := self._alive_slave()) is not None:

@@ -3,8 +3,8 @@
     network --> Witness: sessions hand over what was said, once and in order
     applications --> Judge: each task is answered once, to its owner, with its own value, as it can have ended
 
-Raises Violation at the first thing that is wrong. Decides nothing and changes nothing, but for wrapping `receive` of the
-sessions that it is told to watch.
+Raises Violation at the first thing that is wrong. Decides nothing and changes nothing, but for wrapping `receive` of
+the sessions that it is told to watch.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,9 @@ from concurrent_nb.wire.session import Session
 
 #: a worker may take so much longer for a task than the task itself, in seconds
 _OVERHEAD_S: Final = 0.05
+
+#: a task that takes so long is said to run before it has ended, in seconds
+_LONG_S: Final = 1.2
 
 
 class Violation(AssertionError):
@@ -134,6 +137,7 @@ class Judge:
                     raise Violation(f"{wanted.name}, {wanted.plan}, was never answered: {_past_of(wanted)}")
                 if not self.faults:
                     _check_runs(wanted, self._deaths_allowed)
+                    _check_news(wanted)
             self._check_job(job)
 
     def _possible(self, wanted: Wanted, status: Status) -> bool:
@@ -194,6 +198,16 @@ def _check_runs(wanted: Wanted, deaths_allowed: int) -> None:
     punctual = wanted.timeout_s is None or wanted.plan.run_s + _OVERHEAD_S < wanted.timeout_s
     if status is not None and runs != expected and punctual and not _may_be_stopped(wanted):
         raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {runs} runs, and not {expected}")
+
+
+def _check_news(wanted: Wanted) -> None:
+    """Where nothing goes wrong an owner is told of everything that a task writes, and which tasks take long."""
+    if wanted.status is not Status.OK:
+        return
+    if wanted.plan.writes and wanted.wrote != (wanted.runs, wanted.plan.writes):
+        raise Violation(f"{wanted.name} wrote {wanted.plan.writes} pieces, the last that came is {wanted.wrote}")
+    if wanted.plan.run_s > _LONG_S and not wanted.seen_running:
+        raise Violation(f"{wanted.name} ran for {wanted.plan.run_s:.2f} s, and nobody said so")
 
 
 def _past_of(wanted: Wanted) -> str:

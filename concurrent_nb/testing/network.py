@@ -2,8 +2,8 @@
 
     Link (a node's end) ==Path, Path== Gate (the master's end)         call: the control channel, over the same paths
 
-`Link` and `Gate` stand for their namesakes in `transport.compute`: a link connects by itself, again and again, and keeps
-what is sent meanwhile; the gate refuses what is for a peer without a connection. Frames are copied to bytes on the way.
+`Link` and `Gate` stand for their namesakes in `transport.compute`: a link connects by itself, again and again, and
+keeps what is sent meanwhile; the gate refuses what is for a peer without a connection. Frames are copied on the way.
 Used by the simulator's actors. It never looks into a frame; its `ear` hears each one that is sent.
 """
 

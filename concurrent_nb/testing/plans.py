@@ -73,6 +73,7 @@ class Wanted:
     raised: int = 0  #: attempts that raised
     died: int = 0  #: attempts that killed their worker
     wrote: tuple[int, int] = (0, 0)  #: run and piece of the last output that its owner saw
+    seen_running: bool = False  #: its owner was told that it runs
 
     @property
     def name(self) -> str:

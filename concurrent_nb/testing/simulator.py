@@ -2,8 +2,8 @@
 
     seed -> Settings, users, faults -> Agenda: MasterActor, SlaveActors, ApplicationActors -> Judge, Witness -> Report
 
-Everything that decides is real: MasterCore, Scheduler with either strategy, Liveness, Session, codec, SlaveCore, Ledger,
-the books of the workers' pool. Sockets, processes, threads and clocks are played. For tests, and by hand:
+Everything that decides is real: MasterCore, Scheduler with either strategy, Liveness, Session, codec, SlaveCore,
+Ledger, the books of the workers' pool. Sockets, processes, threads and clocks are played. For tests, and by hand:
 
     python -m concurrent_nb.testing.simulator --seed 4711 --trace
     python -m concurrent_nb.testing.simulator --seed 1 --count 20000
@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import logging
 import random
+import re
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ from concurrent_nb.testing.agenda import Agenda
 from concurrent_nb.testing.faults import Faults
 from concurrent_nb.testing.history import Judge, Violation, Witness
 from concurrent_nb.testing.plans import Deeds
+from concurrent_nb.testing.rest import leftovers, unrest
 from concurrent_nb.testing.users import User, draw_functions
 from concurrent_nb.testing.world import Settings, Trace, World, draw_settings
 
@@ -36,8 +38,9 @@ EVENTS_MAX: Final = 200_000
 REST_WITHIN_S: Final = 120.0
 #: whether everybody rests is looked at so often
 LOOK_S: Final = 1.0
-#: lines of the trace that are shown of a history that went wrong
+#: lines of the trace that are shown of a history that went wrong, envelopes that say nothing aside
 TAIL: Final = 60
+_BARE: Final = re.compile(r" (up|down) \d+\.0 ack \d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,7 @@ class Simulation:
         deeds = Deeds()
         self.settings: Settings = draw_settings(chance)
         judge = Judge(agenda, deeds, deaths_allowed=self.settings.deaths_allowed)
-        self.world = World(
-            self.settings, chance, agenda, deeds, judge, Witness(), Trace(agenda, wanted=trace)
-        )
+        self.world = World(self.settings, chance, agenda, deeds, judge, Witness(), Trace(agenda, wanted=trace))
         self.slaves: list[SlaveActor] = []
         self.apps: list[ApplicationActor] = []
         self._rested = False
@@ -99,6 +100,9 @@ class Simulation:
         world.agenda.run(self._over)
         if not self._rested:
             raise Violation(f"not everybody rests: {self._unrest()}")
+        if kept := leftovers(world.master.core, self.slaves, self.apps):
+            raise Violation(f"not everything is forgotten: {kept}")
+        world.master.core.scheduler.validate()
         world.judge.end()
 
     # -------------------------------------------------------------------------------------------------------- the end
@@ -120,9 +124,10 @@ class Simulation:
         world.trace("fault", "no more: everything is well again")
         world.network.calm()
         faults.ensure_master()
-        for actor in (world.master, *self.slaves, *self.apps):
-            actor.thaw()
-        staying = [slave for slave in self.slaves if slave.alive and not slave.leaving]
+        world.master.thaw()
+        for node in (*self.slaves, *self.apps):
+            node.thaw()
+        staying = [slave for slave in self.slaves if slave.alive and not slave.leaving and not slave.crew.broken]
         for slave in staying:
             slave.resize(slave.slots, slave.credit)
         if not staying:
@@ -149,23 +154,7 @@ class Simulation:
             agenda.after(LOOK_S, lambda: self._look(until_s))
 
     def _unrest(self) -> list[str]:
-        """Tell who does not rest, and why."""
-        core = self.world.master.core
-        scheduler = core.scheduler
-        restless = [f"{app.name} waits for {len(app.ledger.entries())} tasks" for app in self.apps if not app.at_rest]
-        restless += [f"the master keeps job {job.id.hex()[:4]}" for job in scheduler.jobs.values()]
-        restless += [
-            f"{peer.name} has not taken {peer.session.in_flight} + {peer.session.backlog}"
-            for peer in core.peers.values()
-            if peer.session.in_flight or peer.session.backlog
-        ]
-        restless += [f"{slave.name} has {slave.load} attempts" for slave in scheduler.slaves.values() if slave.load]
-        for slave in self.slaves:
-            if slave.alive and slave.crew.unfinished:
-                restless.append(f"the crew of {slave.name} has {slave.crew.unfinished} attempts")
-            if slave.alive and slave.core is not None and slave.core.session.in_flight:
-                restless.append(f"{slave.name} has not been heard")
-        return restless
+        return unrest(self.world.master.core, self.slaves, self.apps)
 
 
 def simulate(seed: int, *, trace: bool = False) -> Report:
@@ -183,15 +172,14 @@ def simulate(seed: int, *, trace: bool = False) -> Report:
     finally:
         logging.disable(disabled)
     world = simulation.world
-    return Report(
-        seed, violation, world.agenda.events, world.agenda.now, len(world.deeds.all()), world.trace.lines()
-    )
+    return Report(seed, violation, world.agenda.events, world.agenda.now, len(world.deeds.all()), world.trace.lines())
 
 
 def explain(seed: int) -> str:
     """Tell how the history of a seed went wrong, the last part step by step, and how to see all of it."""
     report = simulate(seed, trace=True)
-    lines = [*report.trace[-TAIL:], f"seed {seed}: {report.violation or 'nothing went wrong'}"]
+    telling = [line for line in report.trace if not _BARE.search(line)]
+    lines = [*telling[-TAIL:], f"seed {seed}: {report.violation or 'nothing went wrong'}"]
     return "\n".join([*lines, f"replay it: python -m concurrent_nb.testing.simulator --seed {seed} --trace"])
 
 
@@ -214,7 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed += 1
             sys.stdout.write(explain(seed) + "\n")
     took_s = time.process_time() - began
-    sys.stdout.write(f"{options.count} seeds, {failed} failed, {options.count / took_s:.0f} seeds/s of processor time\n")
+    sys.stdout.write(
+        f"{options.count} seeds, {failed} failed, {options.count / took_s:.0f} seeds/s of processor time\n"
+    )
     return 1 if failed else 0
 
 

@@ -21,7 +21,7 @@ _SPICES: Final = (
     (Kind.FLAKY, 4),
     (Kind.DIES, 3),
     (Kind.POISON, 2),
-    (Kind.ENDLESS, 2),
+    (Kind.ENDLESS, 3),
     (Kind.UNPICKLABLE, 2),
 )
 
@@ -77,8 +77,8 @@ class User:
         record = OpenJob[Wanted](job.id, "a job", job.until, job.stop_on_error)
         self._world.deeds.jobs.append(job)
         self._jobs.append((job, record))
-        count = chance.choices(*zip(*_SIZES, strict=True))[0]
-        count = chance.randint(1, count)
+        (most,) = chance.choices([size for size, _ in _SIZES], [weight for _, weight in _SIZES])
+        count = chance.randint(1, most)
         self._world.trace(self.app.name, f"submits {count} tasks of job {job.id.hex()[:4]}")
         self.app.ledger.add(self._entries(job, record, count))
         if chance.random() < 0.7:
@@ -94,9 +94,11 @@ class User:
         self.app.leaving = True
 
     def _submit_one_more(self) -> None:
-        still_open = [pair for pair in self._jobs if not pair[1].closed]
-        if still_open:
-            job, record = self._chance.choice(still_open)
+        """Submit into a job that is open, or that was closed before a slow thread came by."""
+        late = self._chance.random() < 0.1
+        pairs = [pair for pair in self._jobs if late or not pair[1].closed]
+        if pairs and not self.app.leaving:
+            job, record = self._chance.choice(pairs)
             self.app.ledger.add(self._entries(job, record, 1))
 
     def _cancel_something(self) -> None:
@@ -124,21 +126,21 @@ class User:
         chance = self._chance
         spice = chance.choice((0.0, 0.0, 0.1, 0.5))
         length = chance.choices(("none", "short", "long", "both"), (3, 4, 1, 2))[0]
-        timeout_s = chance.choice((None, None, 0.5, 2.0))
+        timeout_s = chance.choice((None, 0.2, 0.5, 2.0))
         retries = chance.choice((0, 0, 1, 3))
         padding = chance.choices((0, 40, 500), (6, 3, 1))[0]
         function = chance.choice(self._functions)
         entries = []
         for _ in range(count):
-            kind = chance.choices(*zip(*_SPICES, strict=True))[0] if chance.random() < spice else Kind.PLAIN
+            kind = Kind.PLAIN
+            if chance.random() < spice:
+                (kind,) = chance.choices([name for name, _ in _SPICES], [weight for _, weight in _SPICES])
             if job.until and chance.random() < 0.1:
                 kind = Kind.HIT
             wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
             self._world.deeds.add(wanted)
             body, sizes, buffers = pack_body(wanted.body, ())
-            entries.append(
-                Entry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted)
-            )
+            entries.append(Entry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted))
         return entries
 
     def _wanted(
@@ -155,13 +157,13 @@ class User:
         if length == "both":
             length = "long" if chance.random() < 0.1 else "short"
         run_s = {"none": 0.0, "short": chance.expovariate(200), "long": chance.uniform(0.1, 2.0)}[length]
-        stubborn = chance.random() < 0.2
+        stubborn = chance.random() < (0.6 if kind is Kind.ENDLESS else 0.2)
         plan = Plan(
             kind,
             run_s,
             times=chance.randint(1, 2) if kind in (Kind.FLAKY, Kind.DIES) else 0,
             stubborn=stubborn,
-            stuck_s=chance.uniform(1, 10) if stubborn and chance.random() < 0.3 else 0.0,
+            stuck_s=chance.uniform(1, 10) if stubborn and chance.random() < 0.5 else 0.0,
             writes=chance.choices((0, 2), (9, 1))[0],
         )
         body = b"%s/%d" % (job.id.hex().encode(), index)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
-from concurrent_nb.ids import SessionId
+import msgspec
+
+from concurrent_nb.ids import DIGEST_BYTES, ID_BYTES, SessionId
 from concurrent_nb.nodes import master_core
 from concurrent_nb.nodes.master_core import MasterCore
 from concurrent_nb.scheduling.strategies.base import Strategy
@@ -20,7 +22,7 @@ from concurrent_nb.testing.agenda import Agenda
 from concurrent_nb.testing.history import Judge, Witness
 from concurrent_nb.testing.network import Frames, Network, Weather
 from concurrent_nb.testing.plans import Deeds
-from concurrent_nb.wire import codec, session
+from concurrent_nb.wire import codec, messages, session
 
 #: limits that are made so small in some histories that the ways of large ones are taken by small ones: where they are,
 #: their names, and what they may be
@@ -36,6 +38,9 @@ _LIMITS: Final[tuple[tuple[ModuleType, str, tuple[int, ...]], ...]] = (
     (session, "ACK_AFTER", (1, 3)),
     (master_core, "IDLE_FUNCTIONS", (4,)),
 )
+
+#: of messages, by tag
+_NAMES: Final = {kind.__struct_config__.tag: kind.__name__ for kind in get_args(messages.AnyMessage)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +95,23 @@ def draw_settings(chance: random.Random) -> Settings:
 
 
 class Master(Protocol):
-    """The master that lives now, as far as nodes use it."""
+    """The master that lives now, or lived last."""
 
-    core: MasterCore
+    name: str
     alive: bool
+
+    @property
+    def core(self) -> MasterCore:
+        """Return its core."""
+
+    def crash(self, *, noticed: bool) -> None:
+        """Be gone."""
+
+    def freeze(self, for_s: float) -> None:
+        """Do nothing for a while."""
+
+    def thaw(self) -> None:
+        """Go on."""
 
     def register(self, role: str, key: bytes, name: str, **facts: int) -> Callable[[float], tuple[SessionId, int, str]]:
         """Give what registers a node when it is called."""
@@ -112,17 +130,29 @@ class Trace:
         if self._wanted:
             self._lines.append((self._agenda.now, who, what))
 
-    def lines(self) -> list[str]:
-        """Return all lines."""
-        return [f"{when_s:12.6f} {who:>10} {spell(what)}" for when_s, who, what in self._lines]
+    def lines(self, *, words_only: bool = False) -> list[str]:
+        """Return all lines; with `words_only` those that are no envelopes."""
+        wanted = (str,) if words_only else (str, bytes)
+        return [
+            f"{when_s:12.6f} {who:>10} {spell(what)}" for when_s, who, what in self._lines if isinstance(what, wanted)
+        ]
 
 
 def spell(what: str | bytes) -> str:
-    """Write an envelope's header as text."""
+    """Write an envelope's header as text: the messages' names, and what they are about."""
     if isinstance(what, str):
         return what
-    _, epoch, seq, ack, body = codec.msgspec.msgpack.decode(what)
-    return f"epoch {epoch} seq {seq} ack {ack} " + " ".join(str(message)[:160] for message in body)
+    _, epoch, seq, ack, body = msgspec.msgpack.decode(what)
+    return " ".join([f"{epoch}.{seq} ack {ack}", *(f"{_NAMES[tag]}({_spell(fields)})" for tag, *fields in body)])
+
+
+def _spell(field: Any) -> str:
+    if isinstance(field, bytes):
+        return field.hex()[:4] if len(field) in (ID_BYTES, DIGEST_BYTES) else f"{len(field)} bytes"
+    if isinstance(field, list):
+        parts = [_spell(part) for part in field]
+        return "/".join(parts) if field and isinstance(field[0], int | bytes) else " ".join(parts)
+    return f"{field:.3f}" if isinstance(field, float) else str(field)
 
 
 @dataclass(eq=False)

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from concurrent_nb.ids import task_name
+from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+from concurrent_nb.workers.records import Result
 
 Buffer = bytes | bytearray | memoryview
 
@@ -41,6 +43,18 @@ class Attempt:
     def ref(self) -> TaskRef:
         """Name the attempt for the master."""
         return TaskRef(self.job, self.index, self.number)
+
+    def outcome(self, result: Result, worker: int) -> OutcomeFrame:
+        """Say how the attempt ended, as its worker has told."""
+        return OutcomeFrame(self.index, self.number, result.status, result.elapsed_s, worker, result.body, result.sizes)
+
+    def end(self, status: Status, elapsed_s: float = 0.0, worker: int = 0, body: bytes = b"") -> OutcomeFrame:
+        """Say how the attempt ended, as its slave knows."""
+        return OutcomeFrame(self.index, self.number, status, elapsed_s, worker, body)
+
+    def overran(self, elapsed_s: float) -> bool:
+        """Say whether it ran too long and was told to stop: what it returned after that is not to be trusted."""
+        return self.wish is Wish.TIME_OUT and self.timeout_s is not None and elapsed_s > self.timeout_s
 
     @property
     def name(self) -> str:

@@ -197,20 +197,13 @@ class Books:
             if result.status < Status.CANCELLED:
                 elapsed_s += result.elapsed_s
                 ended += 1
-            if result.status == Status.CANCELLED:
+            if result.status == Status.CANCELLED or attempt.overran(result.elapsed_s):
                 self._finish_stopped(attempt, member, result.elapsed_s)
             else:
-                frame = OutcomeFrame(
-                    attempt.index,
-                    attempt.number,
-                    result.status,
-                    result.elapsed_s,
-                    member.pid,
-                    result.body,
-                    result.sizes,
-                )
-                self._finish(attempt, frame, own)
+                self._finish(attempt, attempt.outcome(result, member.pid), own)
         self._learn(function, elapsed_s, ended)
+        if results:
+            self._limit.worked()
         member.futile, member.since = 0, now
         self._crew.settle(member)
         return self._dispatch(now)
@@ -309,7 +302,6 @@ class Books:
     def _learn(self, function: bytes, elapsed_s: float, ended: int) -> None:
         if ended:
             self._crew.estimates.learn(function, elapsed_s / ended)
-            self._limit.worked()
 
     # ------------------------------------------------------------------------------------------- the way back, the end
 
@@ -326,8 +318,7 @@ class Books:
         if wish is Wish.RETURN:
             self.reports.returned.append(attempt.ref)
         else:
-            frame = OutcomeFrame(attempt.index, attempt.number, Status.CANCELLED, 0.0, 0, b"")
-            self.reports.ended(attempt.job, frame)
+            self.reports.ended(attempt.job, attempt.end(Status.CANCELLED))
 
     def _after_recall(self, member: Member, now: float) -> list[Command]:
         """Look at what a worker still has after a recall: all of it has started."""
@@ -390,12 +381,11 @@ class Books:
             message += f" after {elapsed_s:.2f} s"
             self._finish_report(attempt, Status.TIMEOUT, message, member, elapsed_s)
         else:
-            frame = OutcomeFrame(attempt.index, attempt.number, Status.CANCELLED, elapsed_s, member.pid, b"")
-            self._finish(attempt, frame)
+            self._finish(attempt, attempt.end(Status.CANCELLED, elapsed_s, member.pid))
 
     def _finish_report(self, attempt: Attempt, status: Status, message: str, member: Member, elapsed_s: float) -> None:
         body = _report(ErrorReport("", message, ""))
-        self._finish(attempt, OutcomeFrame(attempt.index, attempt.number, status, elapsed_s, member.pid, body))
+        self._finish(attempt, attempt.end(status, elapsed_s, member.pid, body))
 
     def _finish(self, attempt: Attempt, frame: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
         """Report an attempt's end, once."""

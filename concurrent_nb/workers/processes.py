@@ -277,7 +277,8 @@ class SpawnLauncher:
             return [Ended(worker, f"could not be started: {error}")]
         self._workers[worker] = process
         if self._with_pidfds:
-            self._pidfds[worker] = os.pidfd_open(process.pid)
+            with contextlib.suppress(OSError):  # too many open files: its end is noticed a little later then
+                self._pidfds[worker] = os.pidfd_open(process.pid)
         return [Started(worker, process.pid)]
 
     def interrupt(self, worker: int) -> None:
@@ -308,7 +309,7 @@ class SpawnLauncher:
                     os.killpg(process.pid, signal.SIGKILL)
                 events.append(Ended(worker, in_words(process.wait())))
                 del self._workers[worker]
-                if self._with_pidfds:
+                if worker in self._pidfds:
                     os.close(self._pidfds.pop(worker))
         return events
 

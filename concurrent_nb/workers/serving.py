@@ -46,6 +46,7 @@ KEPT_MAX: Final = 256
 
 # A name in a module is found faster than a member of an enumeration.
 _HIT: Final = int(Status.HIT)
+_NOTHING_HELD: Final = (False, False)
 _CANCELLED: Final = int(Status.CANCELLED)
 
 #: epoch, ticket, function, body, buffers
@@ -222,15 +223,17 @@ class Serving:
             os.fchdir(self._home)
         except (OSError, ValueError, AttributeError):  # the task has closed, redirected or deleted them
             self._repair()
+        # In this order: what is not in the pipe any more was taken by a read that has been counted by now.
+        held = self._holds(0), self._holds(1)
         reads = self._page.reads()
-        if reads == self._seen_reads and not (self._holds(0) or self._holds(1)):
+        if held == _NOTHING_HELD and reads == self._seen_reads:
             return 0
         wrote = 0
         for place in (0, 1):
-            # An odd number: the slave is reading right now, so what it takes may be of this task or of the next.
-            if reads[place] != self._seen_reads[place] or self._holds(place):
+            if held[place] or reads[place] != self._seen_reads[place]:
                 self._write_marker(self._pipes[place], ticket)
                 wrote |= place + 1
+        # An odd number: the slave is reading right now, and may take what the next task writes. So that counts as new.
         self._seen_reads = (reads[0] & ~1, reads[1] & ~1)
         return wrote
 

@@ -50,6 +50,7 @@ class Template:
         """Return in each worker with its ends; return None in the template when its slave is gone."""
         child.adopt_orphans()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for tasks
         signal.set_wakeup_fd(self._wake_fds[1], warn_on_full_buffer=False)
         gc.collect()
         gc.freeze()  # what is there now is shared with the workers; do not write to it

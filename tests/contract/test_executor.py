@@ -105,7 +105,7 @@ class Hold:
     def __init__(self, executor: Executor, folder: Path, count: int = MANY) -> None:
         self.go = folder / "go"
         self.started = [folder / f"started-{number}" for number in range(count)]
-        self.futures = [executor.submit(work.start_and_wait, mark, self.go) for mark in self.started]
+        self.futures: list[Future[Any]] = [executor.submit(work.start_and_wait, mark, self.go) for mark in self.started]
 
     def __enter__(self) -> "Hold":
         work.wait_for(self.started[0])
@@ -337,8 +337,8 @@ def test_an_argument_is_not_kept_alive_after_its_task(executor: Executor) -> Non
 
 def test_as_completed_gives_each_future_once_as_it_ends(executor: Executor, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    late = executor.submit(work.wait_for, go)
-    early = [executor.submit(work.square, n) for n in range(3)]
+    late: Future[Any] = executor.submit(work.wait_for, go)
+    early: list[Future[Any]] = [executor.submit(work.square, n) for n in range(3)]
     order = as_completed([late, *early, early[0]], timeout=PATIENCE_S)
     first = [next(order) for _ in early]
     assert set(first) == set(early)
@@ -347,9 +347,9 @@ def test_as_completed_gives_each_future_once_as_it_ends(executor: Executor, tmp_
 
 
 def test_as_completed_raises_at_the_timeout_and_says_how_many_are_left(executor: Executor, tmp_path: Path) -> None:
-    done = executor.submit(work.square, 2)
+    done: Future[Any] = executor.submit(work.square, 2)
     done.result(PATIENCE_S)
-    late = executor.submit(work.wait_for, tmp_path / "go")
+    late: Future[Any] = executor.submit(work.wait_for, tmp_path / "go")
     order = as_completed([done, late], timeout=0.05)
     assert next(order) == done
     with pytest.raises(TimeoutError, match=r"1 \(of 2\) futures unfinished"):
@@ -368,18 +368,18 @@ def test_as_completed_gives_cancelled_futures_too(executor: Executor, tmp_path: 
 
 
 def test_wait_until_the_first_has_ended(executor: Executor, tmp_path: Path) -> None:
-    late = executor.submit(work.wait_for, tmp_path / "go")
-    early = executor.submit(work.square, 6)
+    late: Future[Any] = executor.submit(work.wait_for, tmp_path / "go")
+    early: Future[Any] = executor.submit(work.square, 6)
     done, left = concurrent.futures.wait([late, early], timeout=PATIENCE_S, return_when=FIRST_COMPLETED)
     assert (done, left) == ({early}, {late})
     (tmp_path / "go").touch()
 
 
 def test_wait_until_the_first_exception(executor: Executor, tmp_path: Path) -> None:
-    fine = executor.submit(work.square, 6)
+    fine: Future[Any] = executor.submit(work.square, 6)
     fine.result(PATIENCE_S)
-    failing = executor.submit(work.wait_and_fail, tmp_path / "fail")
-    late = executor.submit(work.wait_for, tmp_path / "go")
+    failing: Future[Any] = executor.submit(work.wait_and_fail, tmp_path / "fail")
+    late: Future[Any] = executor.submit(work.wait_for, tmp_path / "go")
     (tmp_path / "fail").touch()
     futures = [fine, failing, late]
     done, left = concurrent.futures.wait(futures, timeout=PATIENCE_S, return_when=FIRST_EXCEPTION)
@@ -389,7 +389,7 @@ def test_wait_until_the_first_exception(executor: Executor, tmp_path: Path) -> N
 
 def test_wait_until_all_have_ended_in_whatever_way(executor: Executor, tmp_path: Path) -> None:
     with Hold(executor, tmp_path) as hold:
-        failing = executor.submit(divmod, 1, 0)
+        failing: Future[Any] = executor.submit(divmod, 1, 0)
         hold.futures[-1].cancel()
         waiter = threading.Timer(0.05, hold.go.touch)
         waiter.start()
@@ -399,9 +399,9 @@ def test_wait_until_all_have_ended_in_whatever_way(executor: Executor, tmp_path:
 
 
 def test_wait_gives_what_has_ended_by_the_timeout(executor: Executor, tmp_path: Path) -> None:
-    fine = executor.submit(work.square, 6)
+    fine: Future[Any] = executor.submit(work.square, 6)
     fine.result(PATIENCE_S)
-    late = executor.submit(work.wait_for, tmp_path / "go")
+    late: Future[Any] = executor.submit(work.wait_for, tmp_path / "go")
     done, left = concurrent.futures.wait([fine, late], timeout=0.05)
     assert (done, left) == ({fine}, {late})
     (tmp_path / "go").touch()
@@ -590,7 +590,7 @@ def test_sys_exit_in_a_task_ends_the_task_alone(executor: Executor) -> None:
 
 
 def test_what_cannot_be_pickled_ends_its_future_and_no_other(executor: Executor) -> None:
-    refused = [
+    refused: list[Future[Any]] = [
         executor.submit(work.echo, threading.Lock()),
         executor.submit(work.echo, work.CannotGo()),
         executor.submit(work.make_cannot_go),
@@ -638,7 +638,7 @@ def test_the_end_of_a_with_waits_for_what_was_submitted(make: Make) -> None:
 
 
 def test_the_end_of_a_with_waits_when_it_raises_too(make: Make) -> None:
-    futures = []
+    futures: list[Future[None]] = []
 
     def use(executor: Executor) -> None:
         with executor:
@@ -844,7 +844,7 @@ def test_what_cannot_be_pickled_is_refused_by_name(app: ApplicationNode) -> None
     with pytest.raises(NotPicklable):
         next(app.map(lambda x: lock, range(3)))
     with pytest.raises(NotPicklable):
-        list(app.map(work.square, [1, threading.Lock(), 3]))  # type: ignore[list-item]
+        list(app.map(work.square, [1, threading.Lock(), 3]))
 
 
 @pytest.mark.parametrize("function", [work.raise_unpicklable, work.raise_unloadable])

@@ -56,17 +56,18 @@ def squares_of(app: ApplicationNode, items: int = ITEMS) -> list[int]:
 
 
 def test_it_starts_works_and_leaves_no_process() -> None:
+    before = descendants(os.getpid())
     with Cluster(workers=2) as cluster:
         assert cluster.application().submit(pow, 2, 10).result(PATIENCE_S) == 1024
         eventually(lambda: len(workers_of(slave_pids(cluster))) == 2, "there are two workers")
-        processes = descendants(os.getpid()) | workers_of(slave_pids(cluster))
+        processes = descendants(os.getpid()) - before
+        assert len(processes) == 5, "master, slave, template, two workers"
         assert {master_pid(cluster), *slave_pids(cluster)} <= processes
         path = cluster.connection_file
         assert path is not None
         assert path.is_file()
         assert "running" in repr(cluster)
-    # The nodes have been waited for, and their workers end before them.
-    assert not psutil.pid_exists(master_pid_of := min(processes)) or master_pid_of == 0 or not alive(processes)
+    assert not alive(processes), "the nodes have been waited for, and their workers end before them"
     assert not path.exists()
     assert "closed" in repr(cluster)
 
@@ -114,16 +115,15 @@ def test_what_its_application_has_not_finished_is_cancelled_when_it_is_closed(tm
 @pytest.mark.parametrize("workers", [0, -1, "abc", "2", True, 2.5])
 def test_a_number_of_workers_that_makes_no_sense_is_refused_before_anything_starts(workers: Any) -> None:
     before = descendants(os.getpid())
-    with pytest.raises(ConfigurationError, match="workers is .* at least 1"):
+    with pytest.raises(ConfigurationError, match=r"workers is .* at least 1"):
         Cluster(workers=workers)
     assert descendants(os.getpid()) <= before
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "x" * 65, "no spaces", "ends.json", "../../etc/passwd"])
+@pytest.mark.parametrize("name", [".hidden", "a/b", "x" * 65, "no spaces", "ends.json", "../../etc/passwd"])
 def test_a_name_that_makes_no_sense_is_refused_before_anything_starts(name: str) -> None:
-    if name:
-        with pytest.raises(ConfigurationError, match="cannot name a cluster"):
-            Cluster(workers=1, name=name)
+    with pytest.raises(ConfigurationError, match="cannot name a cluster"):
+        Cluster(workers=1, name=name)
 
 
 OWNER = """
@@ -170,20 +170,20 @@ def test_kill_9_of_its_owner_ends_all_of_it(tmp_path: Path, how: str) -> None:
     eventually(lambda: not alive(pids), "nothing is left", GONE_S)
 
 
-def test_it_closes_soon_although_a_forked_child_of_its_owner_holds_its_pipes() -> None:
+def test_it_closes_although_a_forked_child_of_its_owner_holds_its_pipes() -> None:
+    before = descendants(os.getpid())
     cluster = Cluster(workers=1).start()
     cluster.application().submit(pow, 2, 3).result(PATIENCE_S)
-    before = descendants(os.getpid())
+    processes = descendants(os.getpid()) - before
     child = os.fork()
     if child == 0:
         time.sleep(PATIENCE_S)
         os._exit(0)
     try:
-        started_at = time.monotonic()
         cluster.close()
-        took_s = time.monotonic() - started_at
-        assert not alive(before)
-        assert took_s < 2.5, "the nodes were not asked to leave, but killed after their time was over"
+        assert not alive(processes)
+        nodes = (cluster._master, cluster._slave)
+        assert [node and node.returncode for node in nodes] == [0, 0], "they were asked, not killed"
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -231,6 +231,21 @@ def test_kill_9_of_the_slave_loses_nothing_and_another_one_is_started() -> None:
         assert {pid for _, pid in rest} - {pid for _, pid in first}, "others have done the rest"
         eventually(lambda: not alive(old), "the workers of the old slave are gone", GONE_S)
         assert slave_pids(cluster) not in ([slave], [])
+
+
+def test_the_death_of_a_node_is_noticed_by_its_connection_and_not_by_its_silence() -> None:
+    patient = {"interval_s": 1.0, "suspect_after_s": 3 * PATIENCE_S, "lost_after_s": 4 * PATIENCE_S}
+    with Cluster(workers=1, config={"MasterNode": patient}) as cluster:
+        app = cluster.application()
+        results = app.map(work.slow_square, range(ITEMS), timeout=PATIENCE_S)
+        next(results)
+        (slave,) = slave_pids(cluster)
+        os.kill(slave, signal.SIGKILL)
+        assert [square for square, _ in results] == SQUARES[1:]
+        assert slave not in slave_pids(cluster)
+        future = app.submit(time.sleep, PATIENCE_S)
+        os.kill(master_pid(cluster), signal.SIGKILL)
+        assert isinstance(future.exception(PATIENCE_S), MasterLost)
 
 
 def test_kill_9_of_workers_loses_nothing() -> None:
@@ -289,19 +304,21 @@ if "--template" in sys.orig_argv:
 """
 
 
-@pytest.mark.timeout(90)
 def test_a_slave_that_cannot_start_workers_ends_tasks_with_a_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     with Cluster(workers=1) as cluster:
-        future = cluster.application().submit(pow, 2, 3)
-        error = future.exception(PATIENCE_S)
-        assert isinstance(error, ClusterError)
+        app = cluster.application()
+        error = app.submit(pow, 2, 3).exception(PATIENCE_S)
+        assert isinstance(error, ClusterStartFailed)
+        assert "cannot keep workers alive" in str(error)
         assert "libfoo.so.3 is missing" in str(error)
-        with pytest.raises(ClusterError):
-            cluster.application().submit(pow, 2, 3)
+        with pytest.raises(ClusterStartFailed, match=r"libfoo\.so\.3 is missing"):
+            app.submit(pow, 2, 3)
+        with pytest.raises(ClusterStartFailed, match=r"libfoo\.so\.3 is missing"):
+            cluster.application()
 
 
 # ------------------------------------------------------------------------------------------------------- configuration
@@ -326,22 +343,18 @@ def test_the_strategy_is_chosen_by_configuration(strategy: str) -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        pytest.param(
-            {"MasterNode": {"strategy": "Nonsense"}}, ["Nonsense", "PullRoundRobin", "PushBest"], id="strategy"
-        ),
+        pytest.param({"MasterNode": {"strategy": "Fair"}}, ["Fair", "PullRoundRobin", "PushBest"], id="strategy"),
         pytest.param({"MasterNode": {"interval_s": -1}}, ["interval_s", "-1"], id="out of range"),
         pytest.param({"MasterNode": {"addresses": ["nowhere.invalid"]}}, ["nowhere.invalid"], id="address"),
         pytest.param({"SlaveNode": {"grace_s": "long"}}, ["grace_s", "long"], id="wrong type"),
         pytest.param({"MasterNode": {"strategi": "PushBest"}}, ["strategi"], id="unknown item"),
-        pytest.param({"MasterNod": {"strategy": "PushBest"}}, ["MasterNod"], id="unknown component"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused_with_a_reason(config: Any, says: list[str]) -> None:
-    started_at = time.monotonic()
-    with pytest.raises((ClusterStartFailed, ConfigurationError)) as caught, Cluster(workers=1, config=config):
-        raise AssertionError("it has started")
+    with pytest.raises(ClusterStartFailed) as caught, Cluster(workers=1, config=config) as cluster:
+        cluster.application().submit(pow, 2, 3).result(PATIENCE_S)  # the slave starts while the cluster is used
     assert all(word in str(caught.value) for word in says), str(caught.value)
-    assert time.monotonic() - started_at < 20
+    assert "Traceback" not in str(caught.value)
 
 
 def test_a_configuration_file_holds_for_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +364,7 @@ def test_a_configuration_file_holds_for_every_node(tmp_path: Path, monkeypatch: 
         cluster.application().submit(pow, 2, 3).result(PATIENCE_S)
         assert cluster.status()["slaves"][0]["slots"] == 3
     (tmp_path / "concurrent_nb_config.py").write_text("c.SlaveNode.workers = = 3\n")
-    with pytest.raises((ClusterStartFailed, ConfigurationError), match="concurrent_nb_config.py"):
+    with pytest.raises(ClusterStartFailed, match=r"concurrent_nb_config\.py"):
         Cluster(workers=1).start()
 
 
@@ -374,7 +387,7 @@ def test_what_its_owner_can_import_its_workers_can(tmp_path: Path, monkeypatch: 
         packed.writestr("of_a_zip.py", "def answer(): return 'zip'\n")
     (tmp_path / "of_here.py").write_text("def answer(): return 'here'\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", str(folder), str(tmp_path / "packed.zip"), *sys.path])
+    monkeypatch.setattr(sys, "path", ["", str(folder), *sys.path, str(tmp_path / "packed.zip")])
     modules = [__import__(name) for name in ("of_a_folder", "of_a_zip", "of_here")]
     try:
         with Cluster(workers=1) as cluster:
@@ -398,7 +411,7 @@ def test_numeric_libraries_get_a_fair_share_of_the_cores(workers: int, monkeypat
         assert app.submit(work.environment, "MKL_NUM_THREADS").result(PATIENCE_S) == "7"
 
 
-# ------------------------------------------------------------------------------------------------ output, and whole jobs
+# ----------------------------------------------------------------------------------------------- output and whole jobs
 
 
 @pytest.fixture(scope="module")

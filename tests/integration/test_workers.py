@@ -139,6 +139,19 @@ def test_a_fork_that_returns_from_the_task_is_not_a_second_worker(single: Driver
     assert b"parent" in single.output[ref][1]
 
 
+def test_daemons_that_a_task_left_die_with_the_pool() -> None:
+    def leave() -> int:
+        import subprocess
+
+        shell = ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]
+        return int(subprocess.run(shell, stdout=subprocess.PIPE, start_new_session=True, check=True).stdout)
+
+    with Driver("template", slots=1) as driver:
+        daemon = driver.run(leave).value
+        assert alive(daemon)
+    assert not alive(daemon)
+
+
 def test_a_child_that_holds_the_sockets_does_not_hide_a_death(single: Driver) -> None:
     def fork_and_die() -> None:
         import os

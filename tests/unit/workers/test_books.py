@@ -366,7 +366,7 @@ def test_a_deadline_counts_from_the_start_of_the_task(make: Callable[[int], Mode
         assert model.statuses()[index] == Status.OK
 
 
-def test_a_task_that_finishes_in_its_grace_is_fine(make: Callable[[int], Model]) -> None:
+def test_what_a_task_returns_after_its_interrupt_does_not_count(make: Callable[[int], Model]) -> None:
     model = make(1)
     model.assign([0], timeout_s=1.0)
     model.begin(1)
@@ -374,8 +374,18 @@ def test_a_task_that_finishes_in_its_grace_is_fine(make: Callable[[int], Model])
     model.end(1)
     model.flush(1)
     model.pass_time(5)
-    assert model.statuses() == {0: Status.OK}
+    assert model.statuses() == {0: Status.TIMEOUT}
     assert not model.killed(1)
+
+
+def test_a_result_that_is_in_time_counts_however_late_it_comes(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0], timeout_s=1.0)
+    model.begin(1)
+    model.pass_time(1.1)
+    model.end(1, elapsed_s=0.99)
+    model.flush(1)
+    assert model.statuses() == {0: Status.OK}
 
 
 def test_cancelling_what_times_out_changes_nothing(make: Callable[[int], Model]) -> None:

@@ -1,0 +1,172 @@
+"""Hundreds of hostile histories with the real cores, and proof that the simulator would see a broken one."""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from concurrent_nb.nodes.ledger import Ledger
+from concurrent_nb.scheduling.events import SlaveLost
+from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.slave_desk import SlaveDesk
+from concurrent_nb.testing import simulator
+from concurrent_nb.testing.simulator import explain, main, simulate
+from concurrent_nb.wire import codec
+from concurrent_nb.wire.codec import Buffer, Received, decode
+from concurrent_nb.wire.session import Session
+
+#: seeds that every run of the suite goes through
+SEEDS = 500
+CHUNK = 50
+#: a core that is broken on purpose is found out within so many seeds
+FOUND_WITHIN = 150
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_nothing_goes_wrong_in_any_history(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        assert not simulate(seed).violation, explain(seed)
+
+
+# ------------------------------------------------------------------------------------------------- what is simulated
+
+
+def test_the_same_seed_is_the_same_history() -> None:
+    for seed in range(20):
+        assert simulate(seed, trace=True).digest == simulate(seed, trace=True).digest
+
+
+def test_another_seed_is_another_history() -> None:
+    assert len({simulate(seed, trace=True).digest for seed in range(20)}) == 20
+
+
+def test_the_limits_of_the_wire_are_put_back() -> None:
+    before = codec.INLINE_BYTES, codec.RUN_ITEMS, codec.FRAME_BYTES
+    for seed in range(20):
+        simulate(seed)
+    assert (codec.INLINE_BYTES, codec.RUN_ITEMS, codec.FRAME_BYTES) == before
+
+
+def test_histories_hold_everything_that_is_meant_to_happen() -> None:
+    traces = "\n".join(line for seed in range(SEEDS) for line in _told(seed))
+    for event in (
+        "'calm'",
+        "'windy'",
+        "'stormy'",
+        "PushBest",
+        "PullRoundRobin",
+        "is cut off (lose",
+        "is cut off (stall",
+        "loses its connection",
+        "freezes",
+        "slave0 crashes",
+        "app0 crashes",
+        "the master crashes",
+        "the master is back, in epoch 2",
+        "refuses calls",
+        "a worker of",
+        "and all that come after them",
+        "offers 0 slots",
+        "leaves",
+        "cancels job",
+        "gives up",
+        "nothing was heard of it",
+        *(f" is {status}" for status in (0, 1, 2, 3, 4, 6, 7)),
+    ):
+        assert event in traces, event
+
+
+def _told(seed: int) -> list[str]:
+    """Run a history and give what was said in words; envelopes are not spelled out."""
+    history = simulator.Simulation(seed, trace=True)
+    with history.settings.in_force():
+        history.run()
+    return history.world.trace.lines(words_only=True)
+
+
+# -------------------------------------------------------------------------------------------- what it would not miss
+
+
+def test_a_session_that_hands_on_what_came_twice_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Session.receive
+
+    def receive(self: Session, frames: Sequence[Buffer], now: float) -> list[Received]:
+        envelope, received = decode(frames, self.said_by_peer)
+        return received if 0 < envelope.seq <= self._heard else original(self, frames, now)
+
+    monkeypatch.setattr(Session, "receive", receive)
+    assert _finds_out()
+
+
+def test_a_session_that_never_sends_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "_due", lambda self, now: [])
+    assert _finds_out()
+
+
+def test_a_master_that_takes_any_attempt_for_the_current_one_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fence = "task is None or task.slave != slave_id or task.attempt != item.attempt"
+    broken = _altered(SlaveDesk._end_attempts, fence, "task is None or task.slave is None")
+    monkeypatch.setattr(SlaveDesk, "_end_attempts", broken)
+    assert _finds_out()
+
+
+def test_a_master_that_forgets_the_tasks_of_a_lost_slave_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: SlaveDesk, event: SlaveLost, now: float) -> None:
+        if (slave := self._books.slaves.get(event.slave)) is not None:
+            self._books.strike(slave)
+
+    monkeypatch.setattr(SlaveDesk, "lost", lost)
+    assert _finds_out()
+
+
+def test_a_master_that_ignores_credit_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Slave, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
+    assert _finds_out()
+
+
+def test_an_application_that_does_not_submit_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = _altered(Ledger.attach, "self._submit(list(job.entries.values()))", "pass")
+    monkeypatch.setattr(Ledger, "attach", broken)
+    assert _finds_out()
+
+
+def test_a_master_without_liveness_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("concurrent_nb.scheduling.liveness.Liveness.tick", lambda self, now: [])
+    assert _finds_out()
+
+
+def test_what_went_wrong_is_told_with_how_to_see_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Slave, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
+    seed = _finds_out()
+    # When it is run by hand, then the last part of what happened is shown, and what was wrong with it
+    assert main(["--seed", str(seed)]) == 1
+    said = capsys.readouterr().out
+    assert f"replay it: python -m concurrent_nb.testing.simulator --seed {seed} --trace" in said
+    assert "its credit is" in said
+    assert "Assign(" in said
+
+
+def test_a_history_is_printed_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "3", "--trace"]) == 0
+    said = capsys.readouterr().out
+    assert "has registered as" in said
+    assert "1 seeds, 0 failed" in said
+
+
+def _finds_out() -> int | None:
+    """Give the first seed whose history goes wrong; None if there is none soon."""
+    return next((seed for seed in range(1, FOUND_WITHIN) if simulate(seed).violation), None)
+
+
+def _altered(function: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
+    """Give a function of which one expression is replaced."""
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"{function.__qualname__} has changed: alter something else"
+    names = dict(function.__globals__)
+    exec(source.replace(old, new), names)
+    altered: Callable[..., Any] = names[function.__name__]
+    return altered
