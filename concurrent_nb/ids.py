@@ -7,7 +7,7 @@ by the SHA-256 of its pickle.
 """
 
 import hashlib
-import secrets
+import os
 from typing import NewType
 
 JobId = NewType("JobId", bytes)
@@ -24,12 +24,12 @@ DIGEST_BYTES = 32
 
 def new_job_id() -> JobId:
     """Mint a job id: 16 bytes of the operating system's randomness."""
-    return JobId(secrets.token_bytes(ID_BYTES))
+    return JobId(os.urandom(ID_BYTES))
 
 
 def new_session_id() -> SessionId:
     """Mint a session id. Its first byte is never 0, which ZeroMQ keeps for routing ids of its own."""
-    return SessionId(b"s" + secrets.token_bytes(ID_BYTES - 1))
+    return SessionId(b"s" + os.urandom(ID_BYTES - 1))
 
 
 def digest_of(pickled: bytes | bytearray | memoryview) -> Digest:

@@ -53,6 +53,7 @@ class Courier:
     """
 
     def __init__(self, join: Callable[[], Membership], cluster: str, name: str) -> None:
+        self.member = join()  # first, because it may fail, and what follows has to be closed
         self._join = join
         self._cluster = cluster
         self._pid = os.getpid()
@@ -64,7 +65,6 @@ class Courier:
         self._leaving = False  # our thread may end when nothing is unanswered
         self._wake = Wake()
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
-        self.member = join()
         self._ledger = Ledger[TaskFuture](self.member.interval_s)
         self._ledger.attach(Session(self.member.epoch, "to_client"))
         self._waiter = self._watch()

@@ -37,21 +37,22 @@ def is_plain(thing: object, budget: int = PLAIN_ITEMS) -> bool:
 def _spent(thing: object, budget: int) -> int:
     """Give what is left of `budget` after looking at `thing`, or -1 if it is not plain."""
     kind = type(thing)
-    if kind in _ATOMS:
-        return budget - 1
+    budget -= 1  # on the way down, so that what contains itself, or is deep, ends the search too
+    if kind in _ATOMS or budget < 0:
+        return budget
     if kind in _CONTAINERS:
         for item in thing:  # type: ignore[attr-defined]
             if (budget := _spent(item, budget)) < 0:
                 return -1
-        return budget - 1
+        return budget
     if kind is dict:
         for key, value in thing.items():  # type: ignore[attr-defined]
             if (budget := _spent(key, budget)) < 0 or (budget := _spent(value, budget)) < 0:
                 return -1
-        return budget - 1
+        return budget
     numpy = sys.modules.get("numpy")
     if numpy is not None and (kind is numpy.ndarray or issubclass(kind, numpy.generic)):
-        return budget - 1 if not thing.dtype.hasobject else -1  # type: ignore[attr-defined]
+        return budget if not thing.dtype.hasobject else -1  # type: ignore[attr-defined]
     return -1
 
 

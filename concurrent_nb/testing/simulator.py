@@ -69,7 +69,7 @@ class Simulation:
         deeds = Deeds()
         self.settings: Settings = draw_settings(chance)
         judge = Judge(agenda, deeds, deaths_allowed=self.settings.deaths_allowed)
-        self.world = World(self.settings, chance, agenda, deeds, judge, Witness(), Trace(agenda, wanted=trace))
+        self.world = World(self.settings, chance, agenda, deeds, judge, Witness(), Trace(agenda, envelopes=trace))
         self.slaves: list[SlaveActor] = []
         self.apps: list[ApplicationActor] = []
         self._rested = False
@@ -158,7 +158,7 @@ class Simulation:
 
 
 def simulate(seed: int, *, trace: bool = False) -> Report:
-    """Run the history of a seed. With `trace` the report says what happened, step by step."""
+    """Run the history of a seed. With `trace` the report holds every envelope, too."""
     simulation = Simulation(seed, trace=trace)
     violation = ""
     # What nodes log of hostile peers is what is meant to happen here.

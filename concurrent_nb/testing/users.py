@@ -95,7 +95,7 @@ class User:
 
     def _submit_one_more(self) -> None:
         """Submit into a job that is open, or that was closed before a slow thread came by."""
-        late = self._chance.random() < 0.1
+        late = self._chance.random() < 0.25
         pairs = [pair for pair in self._jobs if late or not pair[1].closed]
         if pairs and not self.app.leaving:
             job, record = self._chance.choice(pairs)

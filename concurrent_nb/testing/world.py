@@ -54,7 +54,7 @@ class Settings:
     grace_s: float
     deaths_allowed: int = 3
     silence_s: float = 3.0
-    validate_each: int = 8  #: the scheduler's books are checked after every so many turns of the master
+    validate_each: int = 10  #: the scheduler's books are checked after every so many turns of the master, at least
     limits: tuple[tuple[ModuleType, str, int], ...] = ()
 
     @contextmanager
@@ -89,7 +89,7 @@ def draw_settings(chance: random.Random) -> Settings:
         weather=weather,
         turn_s=chance.choice((0.00001, 0.0005, 0.005)),
         grace_s=chance.choice((1.0, 10.0)),
-        validate_each=chance.choices((1, 10, 30), (1, 3, 3))[0],
+        validate_each=chance.choices((1, 10, 30), (1, 2, 2))[0],
         limits=tuple(limits) if chance.random() < 0.5 else (),
     )
 
@@ -118,24 +118,30 @@ class Master(Protocol):
 
 
 class Trace:
-    """Everything that has happened, in order, to be printed or hashed. Written down only if it is wanted."""
+    """What has happened, in order, to be printed or hashed.
 
-    def __init__(self, agenda: Agenda, *, wanted: bool) -> None:
+    Args:
+        agenda: the time.
+        envelopes: write envelopes down, too, which makes it ten times as long.
+    """
+
+    def __init__(self, agenda: Agenda, *, envelopes: bool) -> None:
         self._agenda = agenda
-        self._wanted = wanted
+        self._envelopes = envelopes
         self._lines: list[tuple[float, str, Any]] = []
 
-    def __call__(self, who: str, what: str | bytes) -> None:
-        """Write down what somebody does; the header of an envelope is spelled out when it is read."""
-        if self._wanted:
-            self._lines.append((self._agenda.now, who, what))
+    def __call__(self, who: str, what: str) -> None:
+        """Write down what somebody does."""
+        self._lines.append((self._agenda.now, who, what))
 
-    def lines(self, *, words_only: bool = False) -> list[str]:
-        """Return all lines; with `words_only` those that are no envelopes."""
-        wanted = (str,) if words_only else (str, bytes)
-        return [
-            f"{when_s:12.6f} {who:>10} {spell(what)}" for when_s, who, what in self._lines if isinstance(what, wanted)
-        ]
+    def sent(self, session_id: bytes, upwards: bool, header: bytes) -> None:
+        """Write down an envelope's header, which is spelled out when it is read."""
+        if self._envelopes:
+            self._lines.append((self._agenda.now, f"{session_id.hex()[2:6]} {'up' if upwards else 'down'}", header))
+
+    def lines(self) -> list[str]:
+        """Return all lines."""
+        return [f"{when_s:12.6f} {who:>10} {spell(what)}" for when_s, who, what in self._lines]
 
 
 def spell(what: str | bytes) -> str:
@@ -175,4 +181,4 @@ class World:
     def sent(self, session_id: bytes, upwards: bool, frames: Frames) -> None:
         """Hear what is sent: the network's `Ear`."""
         self.witness.sent(session_id, upwards, frames)
-        self.trace(f"{session_id.hex()[2:6]} {'up' if upwards else 'down'}", bytes(frames[0]))
+        self.trace.sent(session_id, upwards, bytes(frames[0]))

@@ -202,7 +202,14 @@ def hang_in_a_child() -> None:
     subprocess.run(["sleep", "1000"], check=True)
 
 
-@pytest.mark.parametrize("hang", [hang_in_python, hang_in_sleep, hang_in_a_child, hang_in_c, hang_on])
+def hang_frozen() -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("hang", [hang_in_python, hang_in_sleep, hang_in_a_child, hang_in_c, hang_on, hang_frozen])
 def test_a_task_over_its_deadline_is_stopped(kind: str, hang: Callable[[], None]) -> None:
     with Driver(kind, slots=1, grace_s=0.3) as driver:
         pid = driver.run(os.getpid).value
@@ -211,7 +218,7 @@ def test_a_task_over_its_deadline_is_stopped(kind: str, hang: Callable[[], None]
         assert 0.25 < end.elapsed_s < 20
         assert "ran longer than its timeout of 0.3 s" in report_of(end.value).message
         # Who listens keeps his worker, who does not gets a new one.
-        assert (driver.run(os.getpid).value == pid) == (hang not in (hang_in_c, hang_on))
+        assert (driver.run(os.getpid).value == pid) == (hang not in (hang_in_c, hang_on, hang_frozen))
 
 
 @pytest.mark.parametrize("hang", [hang_in_python, hang_in_sleep, hang_in_c])

@@ -1,0 +1,351 @@
+"""`concurrent-nb` as people type it, in shells of its own: what it does, what it says, and what it refuses."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import concurrent_nb
+from concurrent_nb.errors import AccessRefused, ClusterNotFound, MasterLost, MasterUnreachable
+from concurrent_nb.transport import connection_file
+from tests import work
+from tests.clusters import alive, command, descendants, eventually, run, running, status_of, workers_of
+from tests.work import PATIENCE_S
+
+ITEMS = 10_000
+#: an error that can be known at once is told by then, in seconds
+SOON_S = 5.0
+
+
+def refused(*arguments: str, code: int = 1) -> str:
+    """Run a command that is to be refused, and give the one line (code 1) or the usage (code 2) that it says."""
+    started_at = time.monotonic()
+    ended = run(*arguments)
+    took_s = time.monotonic() - started_at
+    assert ended.returncode == code, (ended.stdout, ended.stderr)
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert took_s < 2 * SOON_S, "this should have been known sooner"
+    return ended.stderr.strip()
+
+
+@contextlib.contextmanager
+def started(name: str, *more: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `concurrent-nb start` for a while."""
+    with running("start", "--name", name, "--workers", "1", *more, says=f"cluster {name} is running") as process:
+        yield process
+
+
+def dead_masters_file(name: str) -> Path:
+    """Leave the connection file of a master that is no more."""
+    with running("master", "--name", name, says="is running") as master:
+        path = connection_file.default_path(name)
+        kept = path.read_bytes()
+        master.kill()
+        master.wait()
+    assert path.read_bytes() == kept
+    return path
+
+
+# ----------------------------------------------------------------------------------------------------- what it offers
+
+
+def test_help_tells_every_command_and_how_to_begin() -> None:
+    told = run("--help")
+    assert told.returncode == 0
+    for each in ("start", "master", "slave", "status", "stop", "--Class.item=value", "--workers 2 --name demo"):
+        assert each in told.stdout
+    for each, option in {"start": "--workers", "master": "--host", "slave": "--connect", "status": "name"}.items():
+        told = run(each, "--help")
+        assert told.returncode == 0
+        assert option in told.stdout
+
+
+def test_the_version() -> None:
+    assert run("--version").stdout == f"concurrent-nb {concurrent_nb.__version__}\n"
+
+
+def test_it_is_installed_as_a_command() -> None:
+    found = shutil.which("concurrent-nb", path=Path(sys.executable).parent)
+    assert found is not None
+    assert subprocess.run([found, "--version"], capture_output=True, timeout=PATIENCE_S).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "required: COMMAND"),
+        (["strat"], "invalid choice: 'strat'"),
+        (["start", "--wrokers", "2"], "unknown option '--wrokers'"),
+        (["start", "--work", "2"], "unknown option '--work'"),
+        (["start", "--workers"], "expected one argument"),
+        (["start", "--workers", "0"], "0 is too small, it must be at least 1"),
+        (["start", "--workers=-1"], "-1 is too small, it must be at least 1"),
+        (["start", "--workers", "abc"], "'abc' is no whole number"),
+        (["slave", "--workers", "2.5"], "'2.5' is no whole number"),
+        (["start", "--port", "abc"], "'abc' is no whole number"),
+        (["start", "extra"], "unknown option 'extra'"),
+        (["status", "a", "b"], "unknown option 'b'"),
+    ],
+)
+def test_wrong_usage_is_refused_and_named(arguments: list[str], says: str) -> None:
+    told = refused(*arguments, code=2)
+    assert "usage: concurrent-nb" in told
+    assert says in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["start", "--name", "a/b"], "'a/b' cannot name a cluster"),
+        (["start", "--name", ""], "'' cannot name a cluster"),
+        (["master", "--name", ".x"], "'.x' cannot name a cluster"),
+        (["status", "no such"], "'no such' cannot name a cluster"),
+        (["start", "--name", "bad", "--port", "70000"], "control_port cannot be 70000"),
+        (["master", "--name", "bad", "--host", "nowhere.invalid"], "'nowhere.invalid', which is no IP address"),
+        (["start", "--name", "bad", "--host", "192.0.2.1"], "192.0.2.1, on which this machine cannot listen"),
+        (["start", "--name", "bad", "--MasterNode.strategy=Fair"], "choose one of PullRoundRobin"),
+        (["status", "--MasterNode.strategy=PushBest"], "status takes no configuration"),
+        (["stop", "x", "--MasterNode.strategy=PushBest"], "stop takes no configuration"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(arguments: list[str], says: str) -> None:
+    assert says in refused(*arguments)
+    assert connection_file.names() == []
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with started("first"):
+        port = connection_file.read("first").endpoints[0].rpartition(":")[2]
+        assert f"cannot listen on port {port}" in refused("start", "--name", "second", "--port", port)
+        assert connection_file.names() == ["first"]
+
+
+# --------------------------------------------------------------------------------------------------- finding a cluster
+
+
+@pytest.mark.parametrize("verb", [["status"], ["stop"], ["slave", "--connect"]], ids=lambda verb: verb[0])
+def test_a_cluster_that_does_not_exist(verb: list[str]) -> None:
+    told = refused(*verb, "nosuch")
+    assert told.count("\n") == 0, "one line"
+    assert "no cluster 'nosuch'" in told
+    assert "Clusters in" in told
+
+
+def test_a_cluster_that_does_not_exist_in_python() -> None:
+    with pytest.raises(ClusterNotFound, match="no cluster 'nosuch'"):
+        concurrent_nb.connect("nosuch")
+    with pytest.raises(ClusterNotFound, match=r"elsewhere\.json"):
+        concurrent_nb.connect("/tmp/elsewhere.json")
+
+
+def test_the_file_of_a_dead_master_is_named_as_such_and_is_no_obstacle() -> None:
+    path = dead_masters_file("dead")
+    for verb in (["status"], ["stop"], ["slave", "--connect"]):
+        told = refused(*verb, "dead")
+        assert "no master answers" in told
+        assert "can be deleted" in told
+    with pytest.raises(MasterUnreachable, match="no master answers"):
+        concurrent_nb.connect("dead")
+    with started("dead"), concurrent_nb.connect("dead") as app:
+        assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        pytest.param(lambda path: path.chmod(0o644), "others", id="readable by others"),
+        pytest.param(lambda path: path.write_text("{"), "is no connection file", id="half a file"),
+        pytest.param(lambda path: path.write_text(""), "is no connection file", id="empty"),
+        pytest.param(
+            lambda path: path.write_text(path.read_text().replace('"version": 1', '"version": 2')),
+            "version 2",
+            id="of a later version",
+        ),
+    ],
+)
+def test_a_connection_file_that_is_not_right(tmp_path: Path, harm: object, says: str) -> None:
+    assert callable(harm)
+    path = dead_masters_file("harmed").rename(tmp_path / "harmed.json")
+    harm(path)
+    for verb in (["status"], ["slave", "--connect"]):
+        told = refused(*verb, str(path))
+        assert says in told
+        assert "harmed.json" in told
+
+
+def test_a_token_of_another_role_or_of_nobody_is_refused(tmp_path: Path) -> None:
+    with started("guarded"):
+        told = json.loads(connection_file.default_path("guarded").read_text())
+        told["tokens"] = {"client": told["tokens"]["client"]}
+        copy = tmp_path / "client.json"
+        copy.touch(mode=0o600)
+        copy.write_text(json.dumps(told))
+        with concurrent_nb.connect(copy) as app:
+            assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+        assert "has no token for a slave" in refused("slave", "--connect", str(copy))
+        assert "stop_cluster" in refused("stop", str(copy))
+        told["tokens"] = {"admin": "x" * 43}
+        copy.write_text(json.dumps(told))
+        assert "does not know the token" in refused("status", str(copy))
+        assert "does not know the token" in refused("slave", "--connect", str(copy))
+        with pytest.raises(AccessRefused, match="does not know the token"):
+            concurrent_nb.connect(copy)
+
+
+# ------------------------------------------------------------------------------------------------------- its whole life
+
+
+def test_start_status_and_stop() -> None:
+    with started("life") as process:
+        told = run("status", "life")
+        assert told.returncode == 0
+        assert told.stdout.startswith("cluster life: ")
+        eventually(lambda: "1 workers" in run("status", "life").stdout, "its slave has joined")
+        assert run("status").stdout == "life\n"
+        taken = refused("start", "--name", "life")
+        assert "a cluster named 'life' is running" in taken
+        assert "concurrent-nb stop life" in taken
+        assert "'life' is running" in refused("master", "--name", "life")
+        with concurrent_nb.connect("life") as app:
+            assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+            assert f"application {app.name}" in run("status", "life").stdout
+            below = descendants(process.pid)
+            stopped = run("stop", "life")
+            assert (stopped.returncode, stopped.stdout) == (0, "cluster life is stopping\n")
+            out, errors = process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == 0
+            assert "cluster life has been stopped" in out
+            assert errors == ""
+            # Whoever is connected hears of it.
+            with pytest.raises(MasterLost, match="has been stopped"):
+                app.submit(time.sleep, PATIENCE_S).result(PATIENCE_S)
+    assert not alive(below)
+    assert run("status").stdout == "no cluster has a connection file here\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_cluster_cleanly(number: signal.Signals) -> None:
+    with started("interrupted") as process:
+        eventually(lambda: len(descendants(process.pid)) >= 4, "everything is up")
+        below = descendants(process.pid)
+        process.send_signal(number)
+        process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+    assert not alive(below)
+
+
+def test_kill_9_of_start_leaves_nothing() -> None:
+    with started("killed") as process:
+        eventually(lambda: len(descendants(process.pid)) >= 4, "everything is up")
+        below = descendants(process.pid)
+        process.kill()
+        eventually(lambda: not alive(below), "everything is gone")
+
+
+def test_a_master_and_slaves_one_by_one() -> None:
+    with (
+        running("master", "--name", "parts", "--MasterNode.strategy=PushBest", says="is running") as master,
+        concurrent_nb.connect("parts") as app,
+    ):
+        future = app.submit(pow, 2, 3)  # nobody is there to do it, so it waits
+        assert "1 tasks wait" in run("status", "parts").stdout
+        arguments = ("slave", "--connect", "parts", "--workers", "1", "--name")
+        with running(*arguments, "east", says="slave east has joined cluster parts") as east:
+            assert future.result(PATIENCE_S) == 8
+            assert future.slave == "east"
+            # A name that is taken becomes another one.
+            with running(*arguments, "east", says="slave east-2 has joined") as second:
+                second.send_signal(signal.SIGINT)  # leaves in peace
+                second.communicate(timeout=PATIENCE_S)
+                assert second.returncode == 0
+            eventually(lambda: [s["name"] for s in status_of("parts")["slaves"]] == ["east"], "east-2 has left")
+            assert app.submit(pow, 2, 4).result(PATIENCE_S) == 16
+            master.send_signal(signal.SIGTERM)
+            master.communicate(timeout=PATIENCE_S)
+            assert master.returncode == 0
+            # Slaves go when their cluster is stopped.
+            east.communicate(timeout=PATIENCE_S)
+            assert east.returncode == 0
+
+
+def test_a_slave_that_waits_for_its_master_outlives_a_short_absence() -> None:
+    with running("master", "--name", "again", says="is running") as master:
+        arguments = ("slave", "--connect", "again", "--workers", "1", "--name", "patient")
+        with running(*arguments, says="has joined") as slave:
+            master.kill()
+            master.wait()
+            with running("master", "--name", "again", says="is running"), concurrent_nb.connect("again") as app:
+                future = app.submit(work.pid_of_worker)
+                assert future.result(PATIENCE_S) in workers_of([slave.pid])
+                assert future.slave == "patient"
+
+
+PROGRAM = """
+    import json, sys
+    import concurrent_nb
+    from tests import work
+
+    items = int(sys.argv[1])
+    with concurrent_nb.connect("demo") as app:
+        done = []
+        for square, pid in app.map(work.slow_square, range(items)):
+            done.append((square, pid))
+            if len(done) in (500, items // 2):
+                print("progress", len(done), flush=True)
+        print(json.dumps(done))
+"""
+
+
+def test_done_when_5_a_late_slave_gets_its_share_and_what_dies_loses_nothing() -> None:
+    """Two shells and a Python: `start`, `connect` and 10,000 items, a slave that joins later, kill -9 meanwhile."""
+    arguments = ("start", "--workers", "2", "--name", "demo")
+    with running(*arguments, says="cluster demo is running") as cluster:
+        program = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(ITEMS)]
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as user:
+            assert user.stdout is not None
+            assert user.stdout.readline() == "progress 500\n"
+            (first,) = [int(slave["name"].rpartition("-")[2]) for slave in status_of("demo")["slaves"]]
+            early = workers_of([first])
+            # When a slave joins in the middle, and after a while workers and the first slave are killed
+            with running("slave", "--connect", "demo", "--workers", "2", says="has joined") as late:
+                eventually(lambda: len(workers_of([late.pid])) == 2, "the late slave has its workers")
+                late_workers = workers_of([late.pid])
+                os.kill(min(early), signal.SIGKILL)
+                os.kill(min(late_workers), signal.SIGKILL)
+                assert user.stdout.readline() == f"progress {ITEMS // 2}\n"
+                os.kill(first, signal.SIGKILL)
+                done = json.loads(user.stdout.read())
+                assert user.wait(PATIENCE_S) == 0
+                late_workers |= workers_of([late.pid])
+        # Then each item has one result, the right one, and the late slave has done its share of them
+        assert [square for square, _ in done] == [n * n for n in range(ITEMS)]
+        by_pid = Counter(pid for _, pid in done)
+        share = sum(count for pid, count in by_pid.items() if pid in late_workers)
+        assert ITEMS // 4 < share < ITEMS, by_pid
+        # ... and a slave of its own is there again.
+        eventually(
+            lambda: first not in descendants(cluster.pid) and len(status_of("demo")["slaves"]) >= 1, "it is back"
+        )
+        assert psutil.pid_exists(cluster.pid)
+
+
+def test_commands_start_quickly_because_they_import_little() -> None:
+    code = "import sys; from concurrent_nb.cli import main; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S).stdout
+    heavy = re.findall(r"^(tornado|asyncio|zmq|numpy|IPython|cloudpickle|cryptography)$", loaded, re.MULTILINE)
+    assert heavy == []
+    assert command()[1:] == ["-m", "concurrent_nb.cli.main"]

@@ -1,0 +1,221 @@
+"""A second host: network namespaces joined by a cable, TLS on the control channel, a copied connection file.
+
+Needs root and `ip`. Where they are missing these tests are skipped with a reason, but not in CI, where they fail.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from concurrent_nb.transport import connection_file
+from tests import leaks
+from tests.clusters import descendants, eventually, running, workers_of
+from tests.work import PATIENCE_S
+
+pytestmark = pytest.mark.netns
+
+MASTERS_ADDRESS, OTHER_ADDRESS = "10.77.0.1", "10.77.0.2"
+NAME = "lab"
+ITEMS = 4000
+
+
+@dataclass(frozen=True)
+class Host:
+    """A network namespace, and what a user has there."""
+
+    namespace: str
+    interface: str
+    home: Path
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What to write before a command so that it runs there."""
+        return ("ip", "netns", "exec", self.namespace)
+
+    @property
+    def env(self) -> dict[str, str]:
+        folders = {
+            "HOME": str(self.home),
+            "JUPYTER_RUNTIME_DIR": str(self.home / "runtime"),
+            "JUPYTER_DATA_DIR": str(self.home / "data"),
+            "JUPYTER_CONFIG_DIR": str(self.home / "config"),
+        }
+        return {**os.environ, **folders}
+
+    def cable(self, state: str) -> None:
+        """Pull the cable out ("down") or put it back ("up")."""
+        ip("-n", self.namespace, "link", "set", self.interface, state)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host]]:
+    """Give two hosts that see nothing but each other."""
+    before = leaks.processes()
+    here, there = (
+        Host(f"cnb{os.getpid()}{end}", f"cnb{os.getpid()}{end}", tmp_path_factory.mktemp(f"home-{end}"))
+        for end in ("a", "b")
+    )
+    with contextlib.ExitStack() as undo:
+        try:
+            for host in (here, there):
+                ip("netns", "add", host.namespace)
+                undo.callback(ip, "netns", "del", host.namespace)
+            ends = ("netns", here.namespace, "type", "veth", "peer", "name", there.interface, "netns", there.namespace)
+            ip("link", "add", here.interface, *ends)
+            for host, address in ((here, MASTERS_ADDRESS), (there, OTHER_ADDRESS)):
+                ip("-n", host.namespace, "addr", "add", f"{address}/24", "dev", host.interface)
+                ip("-n", host.namespace, "link", "set", "lo", "up")
+                host.cable("up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = f"no network namespaces here: {getattr(error, 'stderr', '') or error}"
+            if os.environ.get("CI"):
+                pytest.fail(f"{reason}. CI has to be root and to have iproute2")
+            pytest.skip(f"{reason}. Run as root with iproute2")
+        yield here, there
+    assert leaks.processes().keys() <= before.keys()
+    assert not Path("/run/netns", here.namespace).exists()
+
+
+@pytest.fixture
+def copy(hosts: tuple[Host, Host], request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Run a cluster on the first host; give the copy of its connection file that the second host got."""
+    here, there = hosts
+    arguments = ("start", "--name", NAME, "--workers", "1", "--host", MASTERS_ADDRESS, *getattr(request, "param", ()))
+    with running(*arguments, says="is running", prefix=here.prefix, env=here.env):
+        copy = there.home / "another folder" / "copied.json"
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(here.home / "runtime" / f"concurrent_nb-{NAME}.json", copy)
+        yield copy
+        copy.unlink()
+
+
+PROGRAM = """
+    import json, sys
+    import concurrent_nb
+    from tests import work
+
+    path, items, *marks = sys.argv[1:]
+    with concurrent_nb.connect(path) as app:
+        done = []
+        for square, pid in app.map(work.slow_square, range(int(items))):
+            done.append((square, pid))
+            if str(len(done)) in marks:
+                print("progress", len(done), flush=True)
+        print(json.dumps(done))
+"""
+
+
+class User:
+    """A Python on the second host that maps many items."""
+
+    def __init__(self, host: Host, copy: Path, marks: tuple[int, ...]) -> None:
+        program = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(copy), str(ITEMS), *map(str, marks)]
+        self._process = subprocess.Popen(
+            [*host.prefix, *program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=host.env
+        )
+
+    def __enter__(self) -> "User":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def await_progress(self, count: int) -> None:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line == f"progress {count}\n", line or self._process.communicate()[1]
+
+    def results(self) -> list[tuple[int, int]]:
+        """Give the (square, pid) of each item."""
+        out, errors = self._process.communicate(timeout=PATIENCE_S)
+        assert self._process.returncode == 0, errors
+        return [(square, pid) for square, pid in json.loads(out)]
+
+
+def assert_each_once(done: list[tuple[int, int]]) -> None:
+    assert [square for square, _ in done] == [n * n for n in range(ITEMS)]
+
+
+def share_of(pids: set[int], done: list[tuple[int, int]]) -> int:
+    by_pid = Counter(pid for _, pid in done)
+    return sum(count for pid, count in by_pid.items() if pid in pids)
+
+
+def test_the_connection_file_holds_what_another_host_needs(copy: Path) -> None:
+    info = connection_file.read(copy)
+    assert info.endpoints
+    assert all(endpoint.startswith(f"https://{MASTERS_ADDRESS}:") for endpoint in info.endpoints)
+    assert info.certificate_pem is not None
+    assert "127.0.0.1" not in copy.read_text()
+    assert "localhost" not in copy.read_text()
+
+
+def test_a_late_slave_on_another_host_gets_its_share_and_its_death_loses_nothing(
+    hosts: tuple[Host, Host], copy: Path
+) -> None:
+    there = hosts[1]
+    with User(there, copy, (300, 1500)) as user:
+        user.await_progress(300)
+        # When a slave of the second host joins, and dies when it has done some work
+        arguments = ("slave", "--connect", str(copy), "--workers", "1", "--name", "late")
+        with running(
+            *arguments, says=f"slave late has joined cluster {NAME}", prefix=there.prefix, env=there.env
+        ) as late:
+            eventually(lambda: len(workers_of([late.pid])) == 1, "the late slave has its worker")
+            late_workers = workers_of([late.pid])
+            user.await_progress(1500)
+            late.kill()
+            done = user.results()
+    # Then
+    assert_each_once(done)
+    assert 200 < share_of(late_workers, done) < ITEMS
+
+
+@pytest.mark.parametrize(
+    ("copy", "cut_s"),
+    [
+        pytest.param((), 1.0, id="shorter than the patience of the nodes"),
+        pytest.param(
+            ("--MasterNode.interval_s=0.2", "--MasterNode.suspect_after_s=0.5", "--MasterNode.lost_after_s=1.0"),
+            2.5,
+            id="longer",
+        ),
+    ],
+    indirect=["copy"],
+)
+def test_a_cable_that_is_cut_for_a_moment_loses_nothing(hosts: tuple[Host, Host], copy: Path, cut_s: float) -> None:
+    there = hosts[1]
+    arguments = ("slave", "--connect", str(copy), "--workers", "1", "--name", "far")
+    with (
+        running(*arguments, says="has joined", prefix=there.prefix, env=there.env) as far,
+        User(there, copy, (300,)) as user,
+    ):
+        user.await_progress(300)
+        far_workers = workers_of([far.pid])
+        # When neither the slave nor the user can be reached for a moment
+        there.cable("down")
+        time.sleep(cut_s)
+        there.cable("up")
+        # Then
+        done = user.results()
+        assert_each_once(done)
+        far_workers |= workers_of([far.pid])
+        assert share_of(far_workers, done) > 200
+        assert far.poll() is None
+        assert descendants(far.pid)
