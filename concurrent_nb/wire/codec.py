@@ -236,7 +236,7 @@ _CARRIERS: Final = frozenset({m.Function, m.Outcomes, m.Submit, m.Assign})
 
 
 def size_if_small(message: m.AnyMessage) -> int:
-    """Give the size in bytes, roughly, of a message without buffers that need not be cut; 0 if it has to be looked at."""
+    """Give roughly the size in bytes of a message without buffers that need not be cut; 0 for one to look at."""
     name = _RUNS.get(type(message))
     if name is None:
         return 0

@@ -16,7 +16,17 @@ import msgspec
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, ItemBuffers, Received, decode, encode, size_if_small, split
+from concurrent_nb.wire.codec import (
+    Buffer,
+    Buffers,
+    Envelope,
+    ItemBuffers,
+    Received,
+    decode,
+    encode,
+    size_if_small,
+    split,
+)
 
 #: envelopes that may be unacknowledged
 WINDOW: Final = 64
