@@ -8,6 +8,8 @@ Arguments are pickled and futures made in the caller's thread, so a slow argumen
 import atexit
 import concurrent.futures
 import itertools
+import math
+import numbers
 import os
 import threading
 import time
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from concurrent_nb.errors import ClusterError, NotPicklable
+from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import Job, TaskFuture
@@ -31,6 +33,9 @@ from concurrent_nb.wire.codec import Buffers, pack_body
 
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
+#: a job's name is cut to so many characters
+NAME_MAX: Final = 100
+RETRIES_MAX: Final = 1_000_000
 
 
 class ApplicationNode(concurrent.futures.Executor):
@@ -158,9 +163,11 @@ class ApplicationNode(concurrent.futures.Executor):
             timeout_s: run time in seconds allowed per attempt.
             retries: how often a task may run again after an error or a timeout.
 
-        Raises NotPicklable before anything has been sent.
+        Raises ConfigurationError or NotPicklable before anything has been sent.
         """
-        record = OpenJob[TaskFuture](new_job_id(), name, until, stop_on_error)
+        timeout_s, retries = _limits(timeout_s, retries)
+        name = _label(name)
+        record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error))
         job = Job(record.id, name, self._courier.cancel)
         shipment = self.ship(function)
         entries = []
@@ -206,7 +213,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.close_job(old)
 
     def _stream(self, fn: Callable[..., Any], calls: Iterator[tuple[Any, ...]], ahead: int | None) -> Stream:
-        record = OpenJob[TaskFuture](new_job_id(), getattr(fn, "__name__", "map"))
+        record = OpenJob[TaskFuture](new_job_id(), _label(getattr(fn, "__name__", "map")))
         return Stream(self, self._courier, fn, calls, record, ahead)
 
     def _results(self, stream: Stream, deadline: float | None) -> Iterator[Any]:
@@ -230,6 +237,22 @@ class ApplicationNode(concurrent.futures.Executor):
                 stream.close()
 
         return results()
+
+
+def _limits(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
+    """Give the limits of a job's tasks as they travel. What the master would refuse would cost us the session."""
+    is_number = isinstance(timeout_s, numbers.Real) and not isinstance(timeout_s, bool)
+    if timeout_s is not None and not (is_number and timeout_s > 0):
+        raise ConfigurationError(f"timeout_s is {timeout_s!r}, it must be a number of seconds above 0, or None")
+    is_whole = isinstance(retries, numbers.Integral) and not isinstance(retries, bool)
+    if not (is_whole and 0 <= retries <= RETRIES_MAX):
+        raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
+    return None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries)
+
+
+def _label(name: object) -> str:
+    """Give a name as it travels: short, and text that can be encoded."""
+    return str(name)[:NAME_MAX].encode("utf-8", "replace").decode()
 
 
 def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:

@@ -118,7 +118,7 @@ def _not_picklable(value: object, error: BaseException) -> Answer:
         hint = "return a list of its items instead"
     elif kind == "coroutine":
         hint = "run it in the task, and return what it gives"
-    elif isinstance(error, RecursionError):
+    elif isinstance(error, RecursionError) or "recursion" in str(error):  # cloudpickle raises one of its own
         hint = "it is nested too deeply: return something flatter"
     message = f"the task returned a {kind} that cannot be pickled, {_repr_of(value)} ({_one_line(error)}): {hint}"
     return Status.NOT_PICKLABLE, _encode(ErrorReport(_class_name(error), message, "")), ()

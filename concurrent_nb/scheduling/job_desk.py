@@ -40,8 +40,10 @@ class JobDesk:
             )
         elif job.owner != event.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
-        elif job.client != event.client:
-            self._attach(job, event)
+        else:
+            job.closed = False  # who opens it has more tasks for it, and will close it again
+            if job.client != event.client:
+                self._attach(job, event)
         books.owners[event.client] = event.owner
 
     def submitted(self, event: TasksSubmitted, now: float) -> None:

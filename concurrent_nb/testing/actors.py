@@ -22,9 +22,8 @@ from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.testing.agenda import Action, Actor, Life
 from concurrent_nb.testing.crew import VirtualCrew
-from concurrent_nb.testing.history import Violation
 from concurrent_nb.testing.network import Call, Link
-from concurrent_nb.testing.plans import Wanted
+from concurrent_nb.testing.plans import Violation, Wanted
 from concurrent_nb.testing.world import World
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.wire.session import Session
@@ -367,7 +366,7 @@ class ApplicationActor(Node):
         self._listen(member, session)
         for entry in self.ledger.attach(session):
             wanted = entry.owner
-            if not (wanted.cancelled or wanted.job.cancelled):
+            if not wanted.cancelled:
                 raise Violation(f"{wanted.name} is not submitted again, though nobody has cancelled it")
             wanted.dropped = True
         self._heard_at = self.agenda.now

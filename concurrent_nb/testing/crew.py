@@ -14,8 +14,8 @@ from typing import Final
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.testing.agenda import Action, Agenda
-from concurrent_nb.testing.history import Violation, check_references
-from concurrent_nb.testing.plans import Deed, Deeds
+from concurrent_nb.testing.history import check_references
+from concurrent_nb.testing.plans import Deed, Deeds, Violation
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.attempts import Attempt, Command, Give, Interrupt, Kill, Recall, Reports, Start
@@ -269,7 +269,7 @@ class VirtualCrew:
     def begin(self, attempt: Attempt, function: bytes) -> Deed:
         """Begin a run."""
         body = bytes(unpack_body(attempt.body, attempt.buffers)[0])
-        deed = self._deeds.begin(function, body)
+        deed = self._deeds.begin(function, body, self.agenda.now)
         for piece in range(1, deed.wanted.plan.writes + 1):
             self._output.append((attempt.ref, 1, f"{deed.wanted.name} {deed.run} {piece}".encode()))
         return deed

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 from concurrent_nb.testing.actors import ApplicationActor, MasterActor, Node, SlaveActor
-from concurrent_nb.testing.history import Violation
 from concurrent_nb.testing.network import Host
+from concurrent_nb.testing.plans import Violation
 from concurrent_nb.testing.world import Master, World
 
 #: the master gives up a node whose connection has gone within so many seconds, one that is silent within so many
@@ -101,7 +101,8 @@ class Faults:
             self._freeze(self._chance.choice(nodes))
 
     def _freeze_master(self) -> None:
-        self._frozen_until_s = self._world.agenda.now + self._freeze(self._world.master)
+        thaws_s = self._world.agenda.now + self._freeze(self._world.master)
+        self._frozen_until_s = max(self._frozen_until_s, thaws_s)
 
     def _deafen(self) -> None:
         """Let the control channel refuse calls, and give nodes a reason to call."""
@@ -138,9 +139,10 @@ class Faults:
     def _watch_for(self, node: Node, *, noticed: bool) -> None:
         """See that the master gives a crashed node up in time, unless something happens to the master meanwhile."""
         master, session_id, frozen_until_s = self._world.master, node.session_id, self._frozen_until_s
-        if session_id is None or not master.alive or node.host.up.blocked:
+        peer = None if session_id is None else master.core.peers.get(session_id)
+        if peer is None or not master.alive or node.host.up.blocked or self._world.settings.weather.late:
             return
-        connected = node.link is not None and node.link.gate is not None
+        connected = node.link is not None and node.link.gate is not None and peer.heard
         within_s = _NOTICED_S if noticed and connected else _LOST_S
 
         def check() -> None:

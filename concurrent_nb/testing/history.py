@@ -16,7 +16,7 @@ from concurrent_nb.nodes.ledger import Ended, Wrote
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.testing.agenda import Agenda
 from concurrent_nb.testing.network import Frames
-from concurrent_nb.testing.plans import Deeds, Kind, Wanted, WantedJob, error_of, value_of
+from concurrent_nb.testing.plans import Deeds, Kind, Violation, Wanted, WantedJob, error_of, value_of
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
 from concurrent_nb.wire.session import Session
@@ -26,10 +26,6 @@ _OVERHEAD_S: Final = 0.05
 
 #: a task that takes so long is said to run before it has ended, in seconds
 _LONG_S: Final = 1.2
-
-
-class Violation(AssertionError):
-    """The cluster did what it may never do."""
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -165,7 +161,7 @@ class Judge:
 
     def _check_job(self, job: WantedJob) -> None:
         """A job that was cut short must have been cut short by something that its owner can see."""
-        if job.cancelled or any(task.cancelled or task.dropped for task in job.tasks):
+        if any(task.cancelled or task.dropped for task in job.tasks):
             return
         ends = [task.status for task in job.tasks]
         if Status.CANCELLED not in ends:
@@ -180,7 +176,7 @@ def _may_be_stopped(wanted: Wanted) -> bool:
     """Say whether a task may be cancelled: by its owner, or because its job is over."""
     job = wanted.job
     failed = job.failures > 0 or any(task.timeout_s is not None for task in job.tasks)
-    asked = wanted.cancelled or job.cancelled
+    asked = wanted.cancelled
     return asked or (job.until and job.hits > 0) or (job.stop_on_error and failed)
 
 

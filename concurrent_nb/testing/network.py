@@ -21,6 +21,8 @@ Frames = list[memoryview]
 
 #: a link without a connection tries again after this many seconds
 RECONNECT_S: Final = 0.2
+#: what is late is late by so many seconds, at most
+LATE_S: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Weather:
     loss: float = 0.0  #: part of the envelopes that are lost
     doubled: float = 0.0  #: part of the envelopes that come twice
     ordered: bool = True  #: none overtakes another, as in TCP
+    late: float = 0.0  #: part of the envelopes that take seconds
 
 
 class Ear(Protocol):
@@ -77,7 +80,9 @@ class Path:
             arrival_s = self._agenda.now + weather.latency_s
             if weather.jitter_s:
                 arrival_s += chance.expovariate(1 / weather.jitter_s)
-            if weather.ordered:
+            if not whole and weather.late and chance.random() < weather.late:
+                arrival_s += chance.uniform(0, LATE_S)
+            elif weather.ordered:
                 arrival_s = self._last_arrival_s = max(arrival_s, self._last_arrival_s)
             self._agenda.at(arrival_s, arrive)
 

@@ -7,6 +7,7 @@ A task's body names it, and so does its value, so an answer that goes to the wro
 
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Final
 
 from concurrent_nb.ids import JobId
@@ -14,6 +15,13 @@ from concurrent_nb.nodes.ledger import Shipment
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import encode_error
+
+#: where nothing goes wrong no task begins later than so many seconds after its owner has cancelled it
+STOPPED_WITHIN_S: Final = 0.3
+
+
+class Violation(AssertionError):
+    """The cluster did what it may never do."""
 
 
 class Kind(Enum):
@@ -50,7 +58,7 @@ class WantedJob:
     until: bool = False
     stop_on_error: bool = False
     tasks: "list[Wanted]" = field(default_factory=list)
-    cancelled: bool = False  #: its owner has asked for its end
+    cancelled_s: float = inf  #: when its owner has asked for its end
     hits: int = 0  #: attempts that returned a Hit
     failures: int = 0  #: attempts that failed
 
@@ -66,7 +74,7 @@ class Wanted:
     body: bytes
     timeout_s: float | None = None
     retries: int = 0
-    cancelled: bool = False  #: its owner has asked for its end
+    cancelled_s: float = inf  #: when its owner has asked for its end
     status: Status | None = None  #: how it ended, as its owner was told
     dropped: bool = False  #: its owner has given it up, or was told that it need not wait for it
     runs: int = 0  #: attempts that began
@@ -79,6 +87,11 @@ class Wanted:
     def name(self) -> str:
         """Return the task's name for people."""
         return f"{self.job.owner}:{self.job.id.hex()[:4]}/{self.index}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Say whether its owner has asked for its end, or for that of its job."""
+        return min(self.cancelled_s, self.job.cancelled_s) < inf
 
     @property
     def over(self) -> bool:
@@ -113,6 +126,7 @@ class Deeds:
 
     def __init__(self) -> None:
         self.jobs: list[WantedJob] = []
+        self.punctual = False  #: nothing keeps a cancellation from arriving at once
         self._wanted: dict[bytes, Wanted] = {}
 
     def add(self, wanted: Wanted) -> None:
@@ -124,9 +138,12 @@ class Deeds:
         """Return all tasks."""
         return list(self._wanted.values())
 
-    def begin(self, function: bytes, body: bytes) -> Deed:
+    def begin(self, function: bytes, body: bytes, now: float) -> Deed:
         """Run a task once more. KeyError if there never was such a task."""
         wanted = self._wanted[body]
+        cancelled_s = min(wanted.cancelled_s, wanted.job.cancelled_s)
+        if self.punctual and now > cancelled_s + STOPPED_WITHIN_S:
+            raise Violation(f"{wanted.name} begins at {now:.3f} s, it was cancelled at {cancelled_s:.3f} s")
         wanted.runs += 1
         plan, status = wanted.plan, Status.OK
         if plan.kind is Kind.HIT:

@@ -26,8 +26,8 @@ from typing import Final
 from concurrent_nb.testing.actors import ApplicationActor, MasterActor, SlaveActor
 from concurrent_nb.testing.agenda import Agenda
 from concurrent_nb.testing.faults import Faults
-from concurrent_nb.testing.history import Judge, Violation, Witness
-from concurrent_nb.testing.plans import Deeds
+from concurrent_nb.testing.history import Judge, Witness
+from concurrent_nb.testing.plans import Deeds, Violation
 from concurrent_nb.testing.rest import leftovers, unrest
 from concurrent_nb.testing.users import User, draw_functions
 from concurrent_nb.testing.world import Settings, Trace, World, draw_settings
@@ -81,6 +81,7 @@ class Simulation:
         world, chance = self.world, self.world.chance
         world.trace("settings", str(self.settings))
         world.judge.faults = self.settings.mood != "calm"
+        world.deeds.punctual = not (world.judge.faults or self.settings.limits)
         world.master = MasterActor(world, 1, same_port=True)
         for _ in range(chance.choices((1, 2, 5), (4, 4, 1))[0]):
             self._add_slave()

@@ -4,6 +4,7 @@
 well again: no more tasks, and an end to those that never end. Called by `simulator`.
 """
 
+from math import inf
 from typing import Final
 
 from concurrent_nb.ids import JobId, digest_of
@@ -56,7 +57,7 @@ class User:
             endless = [
                 entry.index
                 for entry in record.entries.values()
-                if entry.owner.plan.kind is Kind.ENDLESS and entry.timeout_s is None
+                if entry.owner.plan.kind is Kind.ENDLESS and entry.timeout_s is None and not entry.cancelled
             ]
             if endless:
                 self._cancel(job, endless)
@@ -83,20 +84,22 @@ class User:
         self.app.ledger.add(self._entries(job, record, count))
         if chance.random() < 0.7:
             self.app.ledger.close(record)
+        if chance.random() < 0.1:
+            soon_s = chance.uniform(0, 0.3)
+            self._world.agenda.after(soon_s, lambda: self.app.tell(lambda: self._cancel_job(job)))
 
     def _close(self) -> None:
         """Close the application: everything is cancelled, and it leaves when all has ended."""
         self._world.trace(self.app.name, "closes")
         for job, record in self._jobs:
-            job.cancelled = True
-            self.app.ledger.cancel(job.id, None)
+            self._cancel_job(job)
             self.app.ledger.close(record)
         self.app.leaving = True
 
     def _submit_one_more(self) -> None:
         """Submit into a job that is open, or that was closed before a slow thread came by."""
         late = self._chance.random() < 0.25
-        pairs = [pair for pair in self._jobs if late or not pair[1].closed]
+        pairs = [(job, record) for job, record in self._jobs if not record.closed or (late and job.cancelled_s == inf)]
         if pairs and not self.app.leaving:
             job, record = self._chance.choice(pairs)
             self.app.ledger.add(self._entries(job, record, 1))
@@ -107,17 +110,20 @@ class User:
         chance = self._chance
         job, _ = chance.choice(self._jobs)
         if chance.random() < 0.4:
-            self._world.trace(self.app.name, f"cancels job {job.id.hex()[:4]}")
-            job.cancelled = True
-            self.app.ledger.cancel(job.id, None)
+            self._cancel_job(job)
         else:
             count = min(len(job.tasks), chance.randint(1, 5))
             self._cancel(job, [task.index for task in chance.sample(job.tasks, count)])
 
+    def _cancel_job(self, job: WantedJob) -> None:
+        self._world.trace(self.app.name, f"cancels job {job.id.hex()[:4]}")
+        job.cancelled_s = min(job.cancelled_s, self._world.agenda.now)
+        self.app.ledger.cancel(job.id, None)
+
     def _cancel(self, job: WantedJob, indexes: list[int]) -> None:
         self._world.trace(self.app.name, f"cancels {indexes} of job {job.id.hex()[:4]}")
         for index in indexes:
-            job.tasks[index].cancelled = True
+            job.tasks[index].cancelled_s = min(job.tasks[index].cancelled_s, self._world.agenda.now)
         self.app.ledger.cancel(job.id, indexes)
 
     # ---------------------------------------------------------------------------------------------------------- tasks

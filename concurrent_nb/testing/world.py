@@ -15,6 +15,7 @@ import msgspec
 from concurrent_nb.ids import DIGEST_BYTES, ID_BYTES, SessionId
 from concurrent_nb.nodes import master_core
 from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.scheduling import ranking, waiting
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.scheduling.strategies.push_best import PushBest
@@ -37,6 +38,8 @@ _LIMITS: Final[tuple[tuple[ModuleType, str, tuple[int, ...]], ...]] = (
     (session, "ENVELOPE_BYTES", (100, 1000)),
     (session, "ACK_AFTER", (1, 3)),
     (master_core, "IDLE_FUNCTIONS", (4,)),
+    (waiting, "_SWEEP_FROM", (1,)),
+    (ranking, "_SWEEP_FROM", (1,)),
 )
 
 #: of messages, by tag
@@ -81,6 +84,7 @@ def draw_settings(chance: random.Random) -> Settings:
             loss=chance.choice((0.0, 0.02, 0.15)),
             doubled=chance.choice((0.0, 0.05, 0.3)),
             ordered=chance.random() < 0.5,
+            late=chance.choice((0.0, 0.0, 0.02)),
         )
     limits = [(module, name, chance.choice(values)) for module, name, values in _LIMITS if chance.random() < 0.3]
     return Settings(

@@ -66,7 +66,7 @@ class Launcher(Protocol):
         """Start a worker that gets these ends. They stay open here."""
 
     def interrupt(self, worker: int) -> None:
-        """Send SIGINT to the worker's process group."""
+        """Send SIGINT to the worker, not to its group: by now the next task's children may be in there."""
 
     def kill(self, worker: int) -> None:
         """Send SIGKILL to the worker's process group."""
@@ -282,18 +282,16 @@ class SpawnLauncher:
         return [Started(worker, process.pid)]
 
     def interrupt(self, worker: int) -> None:
-        """Send SIGINT to the group."""
-        self._signal(worker, signal.SIGINT)
+        """Send SIGINT to the worker."""
+        if process := self._workers.get(worker):
+            process.send_signal(signal.SIGINT)
 
     def kill(self, worker: int) -> None:
         """Send SIGKILL to the group."""
-        self._signal(worker, signal.SIGKILL)
-
-    def _signal(self, worker: int, number: int) -> None:
         process = self._workers.get(worker)
         if process is not None and process.returncode is None:  # not reaped, so the number is still that of this group
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
+                os.killpg(process.pid, signal.SIGKILL)
 
     def fds(self) -> list[int]:
         """List the descriptors that become readable when there is news."""

@@ -76,8 +76,10 @@ class Template:
         if kind == FORK:
             return self._fork(worker, WorkerEnds(*fds))
         for pid, number in self._workers.items():
-            if number == worker:
-                _signal_group(pid, signal.SIGKILL if kind == KILL else signal.SIGINT)
+            if number == worker and kind == KILL:
+                _kill_group(pid)
+            elif number == worker:
+                os.kill(pid, signal.SIGINT)  # not its group: by now the next task's children may be in there
         return None
 
     def _fork(self, worker: int, ends: WorkerEnds) -> WorkerEnds | None:
@@ -114,7 +116,7 @@ class Template:
             while pid := _ended_child():
                 worker = self._workers.pop(pid, None)
                 if worker is not None:
-                    _signal_group(pid, signal.SIGKILL)
+                    _kill_group(pid)
                 _, status = os.waitpid(pid, 0)
                 if worker is not None:
                     self._tell(ENDED, worker, pid, status)
@@ -130,7 +132,7 @@ class Template:
     def _kill_all(self) -> None:
         """Kill the workers' groups, then whatever descendants have escaped from them and came to us as orphans."""
         for pid in self._workers:
-            _signal_group(pid, signal.SIGKILL)
+            _kill_group(pid)
         give_up_at = time.monotonic() + LAST_WAIT_S
         while self._reap() and time.monotonic() < give_up_at:
             for pid in _children():
@@ -147,13 +149,13 @@ def _ended_child() -> int:
     return ended.si_pid if ended else 0
 
 
-def _signal_group(pid: int, number: int) -> None:
-    """Signal a worker and its group. It is not reaped yet, so its number cannot be that of another group."""
+def _kill_group(pid: int) -> None:
+    """Kill a worker and its group. It is not reaped yet, so its number cannot be that of another group."""
     with contextlib.suppress(PermissionError):
         try:
-            os.killpg(pid, number)
+            os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
-            os.kill(pid, number)  # it has been forked, but does not lead its group yet
+            os.kill(pid, signal.SIGKILL)  # it has been forked, but does not lead its group yet
 
 
 def _children() -> list[int]:

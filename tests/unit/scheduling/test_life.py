@@ -64,6 +64,19 @@ def test_a_closed_job_is_forgotten_with_its_last_acknowledgement() -> None:
     assert bench(acknowledged([1])) == [ForgetJob(JOB)]
 
 
+def test_a_closed_job_that_is_opened_again_is_open() -> None:
+    # Given a closed job whose last task is not acknowledged yet
+    bench = Bench()
+    bench(joined("a"), opened(), submitted([0]), closed())
+    bench(ended("a", 0))
+    # When a slow thread of its owner has one more task for it, then the job stays until that one is done as well
+    bench(opened())
+    assert bench(acknowledged([0])) == []
+    assert assigned(bench(submitted([1]), closed())) == {"a": [1]}
+    bench(ended("a", 1))
+    assert bench(acknowledged([1])) == [ForgetJob(JOB)]
+
+
 def test_a_run_is_one_instruction() -> None:
     bench = Bench()
     bench(joined("a", slots=8), opened())
