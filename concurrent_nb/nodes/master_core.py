@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 
 #: a client that was lost may come back for its jobs within this time
 LINGER_S: Final = 10.0
-#: functions of jobs that are over are kept for the next job, this many of them
+#: functions of jobs that are over are kept for the next job, so many of them, of so many bytes in all
 IDLE_FUNCTIONS: Final = 64
+IDLE_BYTES: Final = 64 * 1024 * 1024
 
 Outgoing = tuple[SessionId, list[Buffer]]
 
@@ -79,7 +80,7 @@ class MasterCore:
         self._keys: dict[bytes, int] = {}
         self._functions: dict[bytes, _Function] = {}
         self._functions_of: dict[bytes, set[bytes]] = {}
-        self._idle_functions: OrderedDict[bytes, None] = OrderedDict()
+        self._idle_functions: OrderedDict[bytes, int] = OrderedDict()  # digest to size in bytes
         self._farewells: list[Outgoing] = []
         self._events: list[e.Event] = []
         self._touched: dict[SessionId, Peer] = {}  # may have something to say now
@@ -317,10 +318,12 @@ class MasterCore:
                 self._retire(digest)
 
     def _retire(self, digest: bytes) -> None:
-        """Keep a function that no job uses for a while; drop the one that has been idle longest."""
-        self._idle_functions[digest] = None
-        while len(self._idle_functions) > IDLE_FUNCTIONS:
-            oldest, _ = self._idle_functions.popitem(last=False)
+        """Keep a function that no job uses for a while; drop those that have been idle longest."""
+        message = self._functions[digest].message
+        idle = self._idle_functions
+        idle[digest] = len(message.body) + sum(message.sizes)
+        while len(idle) > IDLE_FUNCTIONS or (len(idle) > 1 and sum(idle.values()) > IDLE_BYTES):
+            oldest, _ = idle.popitem(last=False)
             del self._functions[oldest]
             for peer in self.peers.values():
                 if oldest in peer.functions:

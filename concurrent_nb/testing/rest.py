@@ -19,7 +19,12 @@ def unrest(core: MasterCore, slaves: Sequence[SlaveActor], apps: Sequence[Applic
         if peer.session.in_flight or peer.session.backlog:
             restless.append(f"{peer.name} has not taken {peer.session.in_flight} + {peer.session.backlog}")
     restless += [f"{slave.name} has {slave.load} attempts" for slave in scheduler.slaves.values() if slave.load]
+    for node in (*slaves, *apps):
+        if node.alive and (node.session_id not in core.peers or not core.peers[node.session_id].heard):
+            restless.append(f"{node.name} is no member")
     for slave in slaves:
+        if slave.alive and slave.core is None:
+            restless.append(f"{slave.name} looks for the master")
         if slave.alive and slave.crew.unfinished:
             restless.append(f"the crew of {slave.name} has {slave.crew.unfinished} attempts")
         if slave.alive and slave.core is not None and (slave.core.session.in_flight or slave.core.session.backlog):

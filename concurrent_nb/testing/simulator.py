@@ -21,13 +21,14 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from concurrent_nb.testing.actors import ApplicationActor, MasterActor, SlaveActor
 from concurrent_nb.testing.agenda import Agenda
 from concurrent_nb.testing.faults import Faults
 from concurrent_nb.testing.history import Judge, Witness
-from concurrent_nb.testing.plans import Deeds, Violation
+from concurrent_nb.testing.plans import Deeds, Kind, Violation
 from concurrent_nb.testing.rest import leftovers, unrest
 from concurrent_nb.testing.users import User, draw_functions
 from concurrent_nb.testing.world import Settings, Trace, World, draw_settings
@@ -136,13 +137,14 @@ class Simulation:
         for user in users:
             if user.app.alive:
                 user.app.tell(user.finish)
-        self._look(world.agenda.now + REST_WITHIN_S + self._work_s())
+        self._look(world.agenda.now + REST_WITHIN_S)
 
     def _work_s(self) -> float:
         """Return how long everything would take if one worker did it, at most."""
         seconds = 0.0
         for task in self.world.deeds.all():
-            longest_s = task.plan.run_s if task.timeout_s is None else min(task.plan.run_s, task.timeout_s + 2.0)
+            longest_s = inf if task.plan.kind is Kind.ENDLESS else task.plan.run_s
+            longest_s = min(longest_s, (task.timeout_s or 0.0) + 2.0)
             seconds += (longest_s + task.plan.stuck_s + 1.0) * (task.retries + 3)
         return seconds
 
@@ -150,7 +152,7 @@ class Simulation:
         agenda = self.world.agenda
         self._rested = not self._unrest()
         if not self._rested:
-            if agenda.now > until_s:
+            if agenda.now > until_s + self._work_s():
                 raise Violation(f"after {agenda.now:.0f} s not everybody rests: {self._unrest()}")
             agenda.after(LOOK_S, lambda: self._look(until_s))
 

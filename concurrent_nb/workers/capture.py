@@ -99,6 +99,7 @@ class Capture:
         self._tapes = (Tape(page.nonce, limit_bytes), Tape(page.nonce, limit_bytes))
         self._limit_bytes = limit_bytes
         self._written: dict[int, int] = {}  # by ticket
+        self.ended: set[int] = set()  # streams of which nothing more will come
 
     def read(self, stream: int) -> list[Piece] | None:
         """Read once from the pipe of stream 1 or 2 without waiting; None at its end or if it is empty."""
@@ -111,6 +112,7 @@ class Capture:
         finally:
             self._page.count_read(stream)
         if not data:
+            self.ended.add(stream)
             return None
         known = before == self._page.ticket and len(data) < READ_BYTES
         return self._limited(stream, self._tapes[stream - 1].feed(data, before if known else None))

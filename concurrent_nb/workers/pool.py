@@ -152,7 +152,8 @@ class Pool:
         if stream:
             pieces = line.capture.read(stream)
             self._hand_out(line, pieces or ())
-            if pieces is None and events & select.POLLHUP:
+            # Not for what the poll said: it may have said it of a dead worker's pipe whose number is this one's by now.
+            if stream in line.capture.ended:
                 self._unwatch(fd)
             return
         if events & select.POLLOUT:

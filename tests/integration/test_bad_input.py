@@ -455,7 +455,9 @@ def test_another_masters_key_is_refused(tmp_path: Path, info: ConnectionFile) ->
         concurrent_nb.connect(path)
 
 
-def test_a_master_that_is_not_there_or_is_something_else(tmp_path: Path, info: ConnectionFile) -> None:
+def test_a_master_that_is_not_there_or_is_something_else(
+    tmp_path: Path, info: ConnectionFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = json.loads((Path(os.environ["JUPYTER_RUNTIME_DIR"]) / f"concurrent_nb-{info.name}.json").read_text())
     path = tmp_path / "copy.json"
     path.touch(mode=0o600)
@@ -468,6 +470,7 @@ def test_a_master_that_is_not_there_or_is_something_else(tmp_path: Path, info: C
         path.write_text(json.dumps({**told, "endpoints": [other]}))
         with pytest.raises(ProtocolError, match=other):
             concurrent_nb.connect(path)
+    monkeypatch.setattr(registration, "CALL_TIMEOUT_S", 1.0)
     with peer(lambda sock: sock.recv(100_000) and sock.recv(1)) as mute:
         path.write_text(json.dumps({**told, "endpoints": [mute]}))
         with pytest.raises(MasterUnreachable, match="no answer in time"):

@@ -2,6 +2,7 @@
 # ruff: noqa: T201  (what tasks print is a part of what is tested)
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -54,6 +55,21 @@ def test_output_of_every_kind_is_its_tasks(driver: Driver) -> None:
             f"print {n}\nno newline {n}write {n}\nsystem {n}\nsubprocess {n}\nc {n}"
         )
         assert driver.output[ref][2].decode() == f"error {n}\nsystem error {n}\n"
+
+
+def test_the_hang_up_of_a_former_pipe_is_not_taken_for_the_workers(single: Driver) -> None:
+    # Given a poll that has found the pipes of a dead worker hung up, and a new worker whose pipes have their numbers
+    def speak() -> None:
+        print("x" * MIB)
+
+    watched = set(single.pool.fds())
+    for fd in watched:
+        single.pool.ready(fd, select.POLLHUP, time.monotonic())
+    # Then the new one's are still read
+    assert set(single.pool.fds()) == watched
+    (ref,) = single.assign(single.add(speak), [()])
+    single.wait([ref])
+    assert len(single.output[ref][1]) >= MIB
 
 
 def test_output_of_short_tasks_in_a_pack_is_told_apart(driver: Driver) -> None:

@@ -1,0 +1,247 @@
+"""What the master makes of what peers say: whom it believes, what it keeps, what it passes on."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from concurrent_nb.ids import SessionId, digest_of
+from concurrent_nb.nodes import master_core
+from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.liveness import Liveness
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffers, decode_error
+from concurrent_nb.wire.messages import CLUSTER_STOPPED
+from concurrent_nb.wire.session import Session
+
+ALICE, BOB, EAST = SessionId(b"alice's session."), SessionId(b"bob's session..."), SessionId(b"east's session..")
+KEYS = {ALICE: b"alice's key", BOB: b"bob's key", EAST: b"east's key"}
+JOB = b"j" * 16
+
+
+class Bench:
+    """A master, and the other ends of the links of its peers."""
+
+    def __init__(self) -> None:
+        self.core = MasterCore(7, Scheduler(PullRoundRobin()), Liveness())
+        self.ends: dict[SessionId, Session] = {}
+        self.now = 0.0
+
+    def client(self, session: SessionId) -> None:
+        self.core.add_client(session, KEYS[session], "somebody", self.now)
+        self.ends[session] = Session(7, "to_client")
+        self.say(session)
+
+    def slave(self, session: SessionId, slots: int = 1) -> str:
+        name = self.core.add_slave(session, KEYS[session], "east", slots, 100, self.now)
+        self.ends[session] = Session(7, "to_slave")
+        self.say(session)
+        return name
+
+    def say(self, session: SessionId, *said: m.AnyMessage, buffers: Sequence[Buffers] = (), key: bytes = b"") -> None:
+        end = self.ends[session]
+        for message in said:
+            end.send(message, buffers)
+        for frames in end.flush(self.now) or [end.keepalive()]:
+            self.core.received(session, key or KEYS[session], frames, self.now)
+
+    def told(self, to: SessionId) -> list[m.AnyMessage]:
+        """What the master tells a peer now."""
+        heard: list[m.AnyMessage] = []
+        for session, frames in self.core.step(self.now):
+            if session in self.ends:
+                messages = [item.message for item in self.ends[session].receive(frames, self.now)]
+                heard += messages if session == to else []
+        return heard
+
+
+def function(body: bytes = b"a pickled function") -> m.Function:
+    return m.Function(digest_of(body), body)
+
+
+def submit(*indexes: int, digest: bytes = function().digest) -> m.Submit:
+    return m.Submit(JOB, digest, None, 0, [m.TaskFrame(index, 0, b"arguments") for index in indexes])
+
+
+def opened() -> m.OpenJob:
+    return m.OpenJob(JOB, "job", False, False)
+
+
+def test_a_task_travels_with_its_function_and_its_function_only_once() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST, slots=2)
+    bench.say(ALICE, opened(), function(), submit(0))
+    assert bench.told(EAST) == [function(), m.Assign(JOB, function().digest, None, [m.TaskFrame(0, 1, b"arguments")])]
+    bench.say(ALICE, submit(1))
+    assert bench.told(EAST) == [m.Assign(JOB, function().digest, None, [m.TaskFrame(1, 1, b"arguments")])]
+
+
+def test_an_outcome_reaches_its_owner_under_the_name_that_the_master_gave_the_slave() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    assert bench.slave(EAST) == "east"
+    bench.say(ALICE, opened(), function(), submit(0))
+    bench.told(EAST)
+    outcome = m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"value")
+    bench.say(EAST, m.Outcomes(JOB, "a name of its own choice", [outcome]))
+    assert bench.told(ALICE) == [m.Outcomes(JOB, "east", [outcome])]
+
+
+def test_two_slaves_never_have_the_same_name() -> None:
+    bench = Bench()
+    assert bench.slave(EAST) == "east"
+    assert bench.core.add_slave(BOB, KEYS[BOB], "east", 1, 1, 0.0) == "east-2"
+
+
+def test_an_envelope_with_anothers_key_is_dropped() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.say(ALICE, opened(), key=KEYS[BOB])
+    assert bench.core.status()["tasks"]["jobs"] == 0
+    assert ALICE in bench.core.peers
+
+
+def test_who_has_no_session_is_told_to_register() -> None:
+    bench = Bench()
+    stranger = Session(7, "to_client")
+    bench.core.received(BOB, KEYS[BOB], stranger.keepalive(), 0.0)
+    ((session, frames),) = bench.core.step(0.0)
+    stranger.receive(frames, 0.0)
+    assert session == BOB
+    assert stranger.closed_by_peer == "this session is over: register again"
+
+
+def test_a_function_that_is_not_what_it_says_ends_the_session() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.say(ALICE, m.Function(function().digest, b"another function"))
+    assert ALICE not in bench.core.peers
+    bench.told(ALICE)
+    assert "does not have the digest" in (bench.ends[ALICE].closed_by_peer or "")
+
+
+def test_a_function_in_buffers_is_checked_as_a_whole() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    body, rest = b"b" * 40_000, b"r" * 70_000
+    bench.say(ALICE, m.Function(digest_of(body + rest), b"", (len(body), len(rest))), buffers=[[body, rest]])
+    assert ALICE in bench.core.peers
+    bench.say(ALICE, m.Function(digest_of(rest + body), b"", (len(body), len(rest))), buffers=[[body, rest]])
+    assert ALICE not in bench.core.peers
+
+
+def test_a_task_whose_function_was_never_sent_is_refused_and_the_session_lives() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.say(ALICE, opened(), submit(3))
+    (refusal,) = bench.told(ALICE)
+    assert isinstance(refusal, m.Outcomes)
+    (item,) = refusal.items
+    assert (item.index, item.status) == (3, Status.REFUSED)
+    assert "was never sent" in decode_error(item.body).message
+    assert ALICE in bench.core.peers
+
+
+def test_who_touches_anothers_job_is_shown_out() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.client(BOB)
+    bench.say(ALICE, opened(), function(), submit(0))
+    bench.say(BOB, m.Cancel(JOB, None))
+    assert BOB not in bench.core.peers
+    assert ALICE in bench.core.peers
+    assert bench.core.status()["tasks"]["waiting"] == 1
+
+
+@pytest.mark.parametrize(("slots", "credit"), [(2, 1), (-1, 5)])
+def test_a_capacity_that_makes_no_sense_ends_the_session(slots: int, credit: int) -> None:
+    bench = Bench()
+    bench.slave(EAST)
+    bench.say(EAST, m.Capacity(slots, credit))
+    assert EAST not in bench.core.peers
+
+
+def test_output_is_passed_on_for_the_current_attempt_only() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.say(ALICE, opened(), function(), submit(0))
+    bench.told(EAST)
+    current, former = m.Output(m.TaskRef(JOB, 0, 1), 1, b"now"), m.Output(m.TaskRef(JOB, 0, 0), 1, b"then")
+    bench.say(EAST, former, current)
+    assert bench.told(ALICE) == [current]
+
+
+def test_functions_that_nobody_uses_are_dropped_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(master_core, "IDLE_FUNCTIONS", 2)
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.say(ALICE, opened(), function(), submit(0), m.CloseJob(JOB))
+    bench.told(EAST)
+    bench.say(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"value")]))
+    bench.told(ALICE)
+    bench.say(ALICE)  # acknowledges: the job is over, and its function idle
+    bench.say(ALICE, function(b"second"))
+    assert bench.told(EAST) == []
+    bench.say(ALICE, function(b"third"))
+    assert bench.told(EAST) == [m.DropFunctions([function().digest])]
+    assert bench.core.status()["functions"] == 2
+
+
+def test_large_idle_functions_are_dropped_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(master_core, "IDLE_BYTES", 10)
+    bench = Bench()
+    bench.client(ALICE)
+    bench.say(ALICE, function(b"eight by"), function(b"and more"))
+    assert bench.core.status()["functions"] == 1
+
+
+def test_a_silent_slave_is_suspected_and_lost_and_its_task_waits_again() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.say(ALICE, opened(), function(), submit(0))
+    states = []
+    for _ in range(6):
+        bench.now += 1.0
+        bench.say(ALICE)
+        bench.core.step(bench.now)
+        states.append([slave["state"] for slave in bench.core.status()["slaves"]])
+    assert states == [["active"], ["active"], ["suspected"], ["suspected"], [], []]
+    assert bench.core.status()["tasks"]["waiting"] == 1
+
+
+def test_a_slave_without_a_connection_is_lost_sooner() -> None:
+    bench = Bench()
+    bench.slave(EAST)
+    bench.core.unreachable(EAST, bench.now)
+    bench.core.step(bench.now)
+    assert bench.core.status()["slaves"][0]["state"] == "suspected"
+    bench.now += 1.1
+    bench.core.step(bench.now)
+    assert EAST not in bench.core.peers
+
+
+def test_a_slave_that_has_not_connected_yet_gets_nothing_and_is_not_lost_for_it() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.core.add_slave(EAST, KEYS[EAST], "east", 1, 10, bench.now)
+    bench.say(ALICE, opened(), function(), submit(0))
+    assert [session for session, _ in bench.core.step(bench.now) if session == EAST] == []
+    bench.core.unreachable(EAST, bench.now)
+    bench.now += 1.5
+    bench.core.step(bench.now)
+    assert EAST in bench.core.peers
+
+
+def test_everybody_is_told_when_the_cluster_is_stopped() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    for session, frames in bench.core.stop():
+        bench.ends[session].receive(frames, 0.0)
+    assert {end.closed_by_peer for end in bench.ends.values()} == {CLUSTER_STOPPED}
