@@ -190,6 +190,13 @@ def fail_until(counter: Path, successes_from: int) -> int:
     return calls
 
 
+def hold_the_gil() -> None:
+    """Sleep in C without letting anything else of Python run."""
+    import ctypes
+
+    ctypes.PyDLL(None).sleep(100)
+
+
 def spin() -> NoReturn:
     """Never end, whatever is raised."""
     while True:

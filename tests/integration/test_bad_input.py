@@ -5,7 +5,6 @@ in test_control.py.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -127,12 +126,7 @@ def test_a_task_whose_worker_is_killed_once_is_run_again(app: ApplicationNode, t
     assert future.attempt == 2
 
 
-def hold_the_gil() -> None:
-    """Sleep in C without letting anything else of Python run."""
-    ctypes.PyDLL(None).sleep(100)
-
-
-@pytest.mark.parametrize("function", [work.spin, hold_the_gil], ids=["endless loop", "C code that holds the GIL"])
+@pytest.mark.parametrize("function", [work.spin, work.hold_the_gil], ids=["endless loop", "C code that holds the GIL"])
 def test_a_task_that_listens_to_nobody_ends_at_its_limit(app: ApplicationNode, function: Callable[..., None]) -> None:
     job = app.start_job(function, [()], timeout_s=0.3)
     neighbours = [app.submit(work.square, n) for n in range(20)]
@@ -150,6 +144,37 @@ def test_a_task_that_listens_to_nobody_can_be_cancelled(app: ApplicationNode) ->
     job.cancel()
     assert job.wait(PATIENCE_S)
     assert job.futures[0].cancelled()
+
+
+SLOW_PACKAGE = """
+import time
+from pathlib import Path
+from .part import *
+first = Path(__file__).with_name("first")
+if not first.exists():
+    first.touch()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.xfail(reason="a SIGINT in the middle of an import leaves the worker with half of a package", strict=True)
+def test_a_task_that_is_stopped_while_it_imports_spoils_no_worker(app: ApplicationNode, tmp_path: Path) -> None:
+    (tmp_path / "slow_package").mkdir()
+    (tmp_path / "slow_package" / "__init__.py").write_text(SLOW_PACKAGE)
+    (tmp_path / "slow_package" / "part.py").write_text("__all__ = ['VALUE']\nVALUE = 7\n")
+
+    def use(_: int) -> int:
+        import sys
+
+        if str(tmp_path) not in sys.path:
+            sys.path.append(str(tmp_path))
+        import slow_package  # type: ignore[import-not-found]
+
+        return int(slow_package.part.VALUE)
+
+    stopped = app.start_job(use, [(0,)], timeout_s=1.0)
+    assert isinstance(stopped.futures[0].exception(PATIENCE_S), TaskTimeout)
+    assert list(app.map(use, range(50))) == [7] * 50
 
 
 # ------------------------------------------------------------------------------------------- what cannot travel or work
