@@ -91,7 +91,7 @@ class ApplicationNode(concurrent.futures.Executor):
             self._courier.check_open()
             future.end(None, error)
             return future
-        self._courier.post_alone(Entry(job, index, function, body, sizes, buffers, None, 0, future))
+        self._courier.post([Entry(job, index, function, body, sizes, buffers, None, 0, future)])
         return future
 
     def map(

@@ -3,7 +3,8 @@
     any thread: post, tell  -->  inbox, wake  -->  our thread: Ledger, Link  -->  master
     master  -->  our thread: Link, Ledger  -->  futures end, callbacks run
 
-It pickles nothing and makes no future; it opens results, because futures need them. When the master falls silent it
+No other thread touches ledger and link, because an interrupt may stop a user's thread between any two steps. It pickles
+nothing and makes no future; it opens results, because futures need them. When the master falls silent it
 looks for it for a while, and everything that is open goes to the one that it finds, under the same ids.
 """
 
@@ -61,7 +62,6 @@ class Courier:
         self._closed = False  # no more tasks
         self._broken: ClusterError | None = None
         self._inbox: deque[Task | Callback] = deque()
-        self._turning = threading.Lock()  # held by who uses ledger and link: our thread, or one that sends alone
         self._leaving = False  # our thread may end when nothing is unanswered
         self._wake = Wake()
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
@@ -88,24 +88,6 @@ class Courier:
         with self._lock:
             self.check_open()
             self._inbox.extend(tasks)
-        self._wake.set()
-
-    def post_alone(self, task: Task) -> None:
-        """Hand one task over; send it from this thread if nothing else is underway. Raises as `check_open`.
-
-        To wake our thread, only for it to send, would take a good part of the time that a lone task takes here.
-        """
-        with self._lock:
-            self.check_open()
-            if not self._turning.acquire(blocking=False):
-                self._inbox.append(task)
-            else:
-                try:
-                    if self._send_alone(task):
-                        return
-                    self._inbox.append(task)
-                finally:
-                    self._turning.release()
         self._wake.set()
 
     def close_job(self, record: OpenJob[TaskFuture]) -> None:
@@ -140,16 +122,6 @@ class Courier:
         self._inbox.append(what)
         self._wake.set()
 
-    def _send_alone(self, task: Task) -> bool:
-        session = self._ledger.session
-        if self._inbox or session is None or session.in_flight or session.backlog:
-            return False
-        self._ledger.add([task])
-        self._send_what_is_due(monotonic())
-        if has_mail(self.member.link.socket):
-            self._wake.set()  # sending may have taken the sign by which our thread would have noticed
-        return True
-
     # ------------------------------------------------------------------------------------------------- in our thread
 
     def _run(self) -> None:
@@ -173,14 +145,10 @@ class Courier:
 
     def _turn(self) -> bool:
         """Wait for something, and do it. False when the cluster is gone."""
-        with self._turning:
-            waits = bool(self._inbox) or has_mail(self.member.link.socket)
-            wait_s = 0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic())
-        ready = self._waiter.poll(wait_s)
-        with self._turning:
-            return self._do_turn(ready, monotonic())
-
-    def _do_turn(self, ready: dict[int, int], now: float) -> bool:
+        self._wake.rearm()
+        waits = bool(self._inbox) or has_mail(self.member.link.socket)
+        ready = self._waiter.poll(0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic()))
+        now = monotonic()
         if self._wake.fileno() in ready:
             self._wake.clear()
         if self._inbox:

@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 ROLES: Final = ("admin", "client", "slave")
 EVERYBODY: Final = list(ROLES)
+#: most characters of a node's name
+LABEL_MAX: Final = 100
 #: a node looks this often whether its owner lives
 PARENT_CHECK_S: Final = 1.0
 
@@ -174,7 +176,7 @@ class Master:
     async def register_client(self, caller: Caller, key: str, versions: dict[str, Any], name: str) -> dict[str, Any]:
         """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals."""
         public = check_key(key)
-        check_versions(versions, f"application {name!r}")
+        check_versions(versions, f"application {check_label(name)!r}")
         session = new_session_id()
         await self._ask(lambda now: self._core.add_client(session, public, name, now))
         return self._welcome(session, name, caller)
@@ -185,7 +187,7 @@ class Master:
     ) -> dict[str, Any]:
         """Register a slave that runs `slots` tasks at once and accepts `credit` unfinished ones."""
         public = check_key(key)
-        check_versions(versions, f"slave {name!r}")
+        check_versions(versions, f"slave {check_label(name)!r}")
         if not 1 <= slots <= credit <= 1_000_000:
             raise ConfigurationError(
                 f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
@@ -338,6 +340,13 @@ def check_key(text: str) -> bytes:
     if keys.Z85_KEY.fullmatch(text.encode()) is None:
         raise ConfigurationError("the key of a node is 40 characters of z85")
     return text.encode()
+
+
+def check_label(name: str) -> str:
+    """Give a node's name back; raise ConfigurationError for one that does not fit on a line of a terminal."""
+    if not (0 < len(name) <= LABEL_MAX and name.isprintable()):
+        raise ConfigurationError(f"a node's name has 1 to {LABEL_MAX} printable characters, not {name[:LABEL_MAX]!r}")
+    return name
 
 
 def is_loopback(address: str) -> bool:

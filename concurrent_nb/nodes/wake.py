@@ -26,6 +26,13 @@ class Wake:
             except (BlockingIOError, OSError):
                 return  # woken already, or closed: nobody is left to wake
 
+    def rearm(self) -> None:
+        """Have the next `set` wake, whatever became of the last: an interrupt may have come before its byte was sent.
+
+        For the loop, before it waits. A byte that is underway all the same wakes it once too often, which is harmless.
+        """
+        self._is_set = False
+
     def clear(self) -> None:
         """Take the byte; what is announced from now on wakes again."""
         with contextlib.suppress(BlockingIOError):

@@ -8,6 +8,7 @@ changed, change the other. A node that waits for an answer on the control channe
 
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.testing.agenda import Action, Actor, Life
 from concurrent_nb.testing.crew import VirtualCrew
+from concurrent_nb.testing.history import UNREGISTERED
 from concurrent_nb.testing.network import Call, Link
 from concurrent_nb.testing.plans import Violation, Wanted
 from concurrent_nb.testing.world import World
@@ -47,13 +49,10 @@ class WatchedMaster(MasterCore):
     world: World
 
     def remove(self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0) -> bool:
-        """End a session, unless the node did what no node of ours does."""
-        if reason.startswith("protocol error"):
-            raise Violation(f"the master ended a session: {reason}")
-        peer = self.peers.get(session_id)
-        if peer is not None:
+        """End a session."""
+        if (peer := self.peers.get(session_id)) is not None:
             self.world.trace("master", f"{peer.role} {peer.name} is out: {reason}")
-            self.world.judge.losses += peer.role == "slave"
+            self.world.judge.removed(peer.role, peer.name, reason)
         return super().remove(session_id, reason, now, linger_s)
 
 
@@ -167,20 +166,17 @@ class Node(Actor):
         return (yield from self._call(lambda now: self._world.master.core.heartbeat(member.session_id, now)))
 
     def _leave(self, member: Membership) -> Generator[float, None, None]:
-        try:
-            reason = "it has unregistered"
-            yield from self._call(lambda now: self._world.master.core.remove(member.session_id, reason, now))
-        except MasterUnreachable:
-            pass
+        with suppress(MasterUnreachable):
+            yield from self._call(lambda now: self._world.master.core.remove(member.session_id, UNREGISTERED, now))
         member.link.close()
 
     def _listen(self, member: Membership, session: Session) -> None:
         self.link, self.session_id = member.link, member.session_id
         self._world.witness.listen(member.session_id, False, session)
 
-    def _broken(self, error: ProtocolError) -> None:
-        """Look at a breach of the protocol that the node has found: only a new master's epoch is no violation."""
-        if "of epoch" not in str(error):
+    def _broken(self, error: ProtocolError, session: Session) -> None:
+        """Look at a breach of the protocol that the node has found: only that the master is another is no violation."""
+        if session.epoch == self._world.master.core.epoch:
             raise Violation(f"{self.name} ended its session: {error}") from error
 
 
@@ -258,7 +254,7 @@ class SlaveActor(Node):
         except MasterUnreachable:
             return True
         except ProtocolError as error:
-            self._broken(error)
+            self._broken(error, core.session)
             return True
         finally:
             self.core = None
@@ -319,7 +315,8 @@ class ApplicationActor(Node):
         now = self.agenda.now
         while self._inbox:
             self._inbox.popleft()()
-        over = False
+        session = self.ledger.session
+        assert session is not None
         try:
             for frames in member.link.receive():
                 self._heard_at = now
@@ -331,10 +328,9 @@ class ApplicationActor(Node):
                         self._world.judge.wrote(news)
                     else:
                         news.entry.owner.seen_running = True
-            assert self.ledger.session is not None
-            over = self.ledger.session.closed_by_peer is not None
+            over = session.closed_by_peer is not None
         except ProtocolError as error:
-            self._broken(error)
+            self._broken(error, session)
             over = True
         for frames_out in self.ledger.step(now):
             member.link.send(frames_out)

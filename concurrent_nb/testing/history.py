@@ -14,16 +14,17 @@ import msgspec
 
 from concurrent_nb.nodes.ledger import Ended, Wrote
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.testing.agenda import Agenda
 from concurrent_nb.testing.network import Frames
 from concurrent_nb.testing.plans import Deeds, Kind, Violation, Wanted, WantedJob, error_of, value_of
 from concurrent_nb.wire import messages as m
+from concurrent_nb.wire import session as wire_session
 from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
 from concurrent_nb.wire.session import Session
 
+#: why a session ends that its node has ended
+UNREGISTERED: Final = "it has unregistered"
 #: a worker may take so much longer for a task than the task itself, in seconds
 _OVERHEAD_S: Final = 0.05
-
 #: a task that takes so long is said to run before it has ended, in seconds
 _LONG_S: Final = 1.2
 
@@ -62,6 +63,8 @@ class Witness:
         seq = _head.decode(frames[0]).seq
         direction = self._directions.get((session, upwards))
         if direction is not None and seq >= direction.next and seq not in direction.said:
+            if seq >= direction.next + wire_session.WINDOW:
+                raise Violation(f"envelope {seq} leaves, and {direction.next} has not arrived")
             direction.said[seq] = decode(frames, direction.said_by)[1]
 
     def listen(self, session: bytes, upwards: bool, end: Session) -> None:
@@ -90,12 +93,19 @@ class Witness:
 class Judge:
     """Knows what may become of a task."""
 
-    def __init__(self, agenda: Agenda, deeds: Deeds, *, deaths_allowed: int) -> None:
-        self.faults = False  #: things go wrong in this history: what is impossible without is not then
+    def __init__(self, deeds: Deeds, *, faults: bool, deaths_allowed: int) -> None:
+        self.faults = faults  #: sessions may end in this history, and with them much that is impossible else is not
         self.losses = 0  #: slaves that the master has given up, and workers that were killed: what ran there is blamed
-        self._agenda = agenda
         self._deeds = deeds
         self._deaths_allowed = deaths_allowed
+
+    def removed(self, role: str, name: str, reason: str) -> None:
+        """Take in that the master has ended a session."""
+        if reason.startswith("protocol error"):
+            raise Violation(f"the master ended the session of {name}: {reason}")
+        if not self.faults and reason != UNREGISTERED:
+            raise Violation(f"the master gave up {name}, though nothing is wrong with it: {reason}")
+        self.losses += role == "slave"
 
     def answered(self, ended: Ended[Wanted]) -> None:
         """Take an answer that an application got."""

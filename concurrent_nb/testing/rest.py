@@ -32,7 +32,7 @@ def unrest(core: MasterCore, slaves: Sequence[SlaveActor], apps: Sequence[Applic
     return restless
 
 
-def leftovers(core: MasterCore, slaves: Sequence[SlaveActor], apps: Sequence[ApplicationActor]) -> list[str]:
+def leftovers(core: MasterCore, slaves: Sequence[SlaveActor]) -> list[str]:
     """Tell what is kept although nobody needs it."""
     kept = []
     # Two books that nobody may look into but us: what is there must be there for the next job, and no more.
@@ -42,7 +42,6 @@ def leftovers(core: MasterCore, slaves: Sequence[SlaveActor], apps: Sequence[App
         kept.append(f"functions are kept for {len(core._functions_of)} jobs that are over")
     if core.scheduler.waiting:
         kept.append(f"{core.scheduler.waiting} tasks wait, and belong to no job")
-    kept += [f"{app.name} keeps jobs" for app in apps if app.alive and app.ledger.jobs]
     for slave in slaves:
         peer = None if slave.session_id is None else core.peers.get(slave.session_id)
         if slave.alive and peer is not None and peer.functions != slave.crew.functions.keys():

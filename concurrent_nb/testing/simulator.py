@@ -69,7 +69,7 @@ class Simulation:
         agenda = Agenda()
         deeds = Deeds()
         self.settings: Settings = draw_settings(chance)
-        judge = Judge(agenda, deeds, deaths_allowed=self.settings.deaths_allowed)
+        judge = Judge(deeds, faults=not self.settings.steady, deaths_allowed=self.settings.deaths_allowed)
         self.world = World(self.settings, chance, agenda, deeds, judge, Witness(), Trace(agenda, envelopes=trace))
         self.slaves: list[SlaveActor] = []
         self.apps: list[ApplicationActor] = []
@@ -81,8 +81,7 @@ class Simulation:
         """Let it happen. Raises Violation, or whatever a core raises that should not."""
         world, chance = self.world, self.world.chance
         world.trace("settings", str(self.settings))
-        world.judge.faults = self.settings.mood != "calm"
-        world.deeds.punctual = not (world.judge.faults or self.settings.limits)
+        world.deeds.punctual = self.settings.mood == "calm" and not self.settings.limits
         world.master = MasterActor(world, 1, same_port=True)
         for _ in range(chance.choices((1, 2, 5), (4, 4, 1))[0]):
             self._add_slave()
@@ -102,7 +101,7 @@ class Simulation:
         world.agenda.run(self._over)
         if not self._rested:
             raise Violation(f"not everybody rests: {self._unrest()}")
-        if kept := leftovers(world.master.core, self.slaves, self.apps):
+        if kept := leftovers(world.master.core, self.slaves):
             raise Violation(f"not everything is forgotten: {kept}")
         world.master.core.scheduler.validate()
         world.judge.end()

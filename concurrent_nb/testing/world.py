@@ -60,6 +60,20 @@ class Settings:
     validate_each: int = 10  #: the scheduler's books are checked after every so many turns of the master, at least
     limits: tuple[tuple[ModuleType, str, int], ...] = ()
 
+    @property
+    def steady(self) -> bool:
+        """Say whether every session lasts, because nothing is so bad that a node could be taken for lost."""
+        # What comes late, or again and again not at all, may come after the master has lost its patience with a task.
+        patient = self.mood == "calm" or self.grace_s >= 10.0
+        return self.mood != "stormy" and self.weather.loss <= 0.02 and not self.weather.late and patient
+
+    def __str__(self) -> str:
+        limits = ", ".join(f"{name} {value}" for _, name, value in self.limits)
+        return (
+            f"{self.mood}, {self.strategy.__name__}, {self.weather}, a turn takes {self.turn_s} s, "
+            f"grace_s {self.grace_s}, limits: {limits or 'as they are'}"
+        )
+
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Set the limits, which are module constants, and put them back."""

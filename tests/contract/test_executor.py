@@ -934,7 +934,7 @@ STORM = """
     signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT) if armed else None)
     armed, stops, chance = False, 0, random.Random(1)
     with concurrent_nb.connect(sys.argv[1]) as app:
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             futures = []
             signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00005, 0.002))
@@ -953,7 +953,6 @@ STORM = """
 """
 
 
-@pytest.mark.xfail(reason="an interrupt between acquire and try in Courier.post_alone locks the courier", strict=False)
 def test_the_stop_button_at_any_moment_of_a_submit_breaks_nothing(cluster: Cluster) -> None:
     command = [sys.executable, "-c", textwrap.dedent(STORM), str(cluster.connection_file)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)

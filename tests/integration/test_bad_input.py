@@ -535,6 +535,10 @@ def test_another_version_of_an_application_is_refused_where_it_connects(
         ({"slots": 10**9, "credit": 10**9}, "1 <= slots <= credit"),
         ({"slots": 2, "credit": 1}, "1 <= slots <= credit"),
         ({"key": "short"}, "40 characters of z85"),
+        ({"name": ""}, "1 to 100 printable characters"),
+        ({"name": "x" * 101}, "1 to 100 printable characters"),
+        ({"name": "\x1b[31mred"}, r"printable characters, not '\\x1b\[31mred'"),
+        ({"name": "two\nlines"}, "printable characters"),
     ],
 )
 def test_a_slave_that_offers_nonsense_is_refused(info: ConnectionFile, changes: dict[str, Any], says: str) -> None:
