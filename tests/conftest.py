@@ -61,14 +61,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     home, at_start = config.stash.get(HOME, None), config.stash.get(AT_START, None)
     if home is None or at_start is None:
         return
-    left = leaks.left_since(at_start, patience_s=0.1)
+    status = config.stash.get(STATUS, 1)
+    left = leaks.left_since(at_start, patience_s=0.1 if status else leaks.PATIENCE_S)
     leaks.kill_since(at_start)
     shutil.rmtree(home, ignore_errors=True)
     if left:
+        sys.stderr.write("\n  ".join(["the run left behind:", *left, ""]))
         # A thread or a ZeroMQ context that somebody left would keep the interpreter from ending, for ever.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(config.stash.get(STATUS, 1) or 1)
+        os._exit(status or 1)
 
 
 @pytest.hookimpl(wrapper=True)

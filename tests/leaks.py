@@ -141,12 +141,18 @@ def _difference(before: Held, folders: Sequence[Path]) -> dict[tuple[object, ...
 
 
 def _stop_idle_helpers() -> None:
-    """Stop the thread that pyzmq starts at the first zero-copy send. It starts anew when it is needed."""
+    """Stop what other people's libraries keep for their next call. Each starts anew when it is needed."""
+    # pyzmq starts a thread at the first zero-copy send.
     if module := sys.modules.get("zmq.utils.garbage"):
         collector = module.gc
         # Buffers that ZeroMQ still holds belong to a socket that somebody left open.
         if collector.is_alive() and not collector.refs:
             collector.stop()
+    # Jupyter's blocking clients keep an event loop for each thread.
+    if module := sys.modules.get("jupyter_core.utils"):
+        loop = module.ensure_event_loop()
+        if not loop.is_running():
+            loop.close()
 
 
 def _marked_pids() -> list[int]:

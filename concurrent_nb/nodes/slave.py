@@ -27,6 +27,8 @@ from concurrent_nb.workers.pool import Pool, make_launcher
 
 log = logging.getLogger(__name__)
 
+#: no master accepts more
+CREDIT_MAX: Final = 1_000_000
 #: time between two attempts to reach a master
 RETRY_S: Final = 0.5
 
@@ -34,7 +36,7 @@ RETRY_S: Final = 0.5
 class SlaveNode(Component):
     """What a slave can be told: how many workers, how much it accepts, how patient it is."""
 
-    workers = IntItem(0, min=0, help="Worker processes; 0 means one for each core that this process may use.")
+    workers = IntItem(0, min=0, max=1000, help="Worker processes; 0 means one for each core that this process may use.")
     credit_per_worker = IntItem(512, min=1, help="Unfinished tasks that the slave accepts for each worker.")
     grace_s = FloatItem(1.0, min=0.0, help="Seconds between the interrupt of a task and the kill of its worker.")
     spawn = BoolItem(False, help="Start each worker as a new interpreter instead of forking it from a warm one.")
@@ -82,7 +84,7 @@ class Slave:
 
     def _join(self) -> Membership:
         info = connection_file.read(self._where())
-        credit = self._slots * self._config.credit_per_worker
+        credit = min(CREDIT_MAX, self._slots * self._config.credit_per_worker)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit)
 
     def _rejoin(self) -> Membership | None:

@@ -76,6 +76,13 @@ class MasterActor(Actor):
         self._world.network.hang_up(noticed=noticed)
         self.end()
 
+    def stop(self) -> None:
+        """Stop the cluster: everybody is told."""
+        self._send(self.core.stop(), self.agenda.now)
+        self.end()
+        # What was sent last still has a moment to leave, as in `transport.compute`.
+        self.agenda.after(0.2, lambda: self._world.network.hang_up(noticed=True))
+
     def register(self, role: str, key: bytes, name: str, **facts: int) -> Callable[[float], tuple[SessionId, int, str]]:
         """Give what the methods register_client and register_slave do when they are called."""
 
@@ -339,6 +346,10 @@ class ApplicationActor(Node):
         return member
 
     def _look_for_master(self, member: Membership, over: bool) -> Generator[float, None, Membership | None]:
+        assert self.ledger.session is not None
+        if self.ledger.session.closed_by_peer == CLUSTER_STOPPED:
+            self._give_up(member)
+            return None
         deadline = self.agenda.now + courier.MASTER_LOST_AFTER_S
         while self.agenda.now < deadline:
             try:
@@ -368,7 +379,7 @@ class ApplicationActor(Node):
         self._heard_at = self.agenda.now
 
     def _give_up(self, member: Membership) -> None:
-        if not self._world.judge.faults:
+        if not self._world.judge.faults and self._world.master.alive:
             raise Violation(f"{self.name} gave up although nothing is wrong")
         self._world.trace(self.name, "gives up")
         self.broken = True

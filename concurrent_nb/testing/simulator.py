@@ -37,6 +37,8 @@ from concurrent_nb.testing.world import Settings, Trace, World, draw_settings
 EVENTS_MAX: Final = 200_000
 #: when everything is well again, it takes no longer than this, besides what tasks take, until everybody rests
 REST_WITHIN_S: Final = 120.0
+#: when the cluster is stopped, everybody has gone within this time
+STOPPED_WITHIN_S: Final = 1.0
 #: whether everybody rests is looked at so often
 LOOK_S: Final = 1.0
 #: lines of the trace that are shown of a history that went wrong, envelopes that say nothing aside
@@ -86,9 +88,11 @@ class Simulation:
         for _ in range(chance.choices((1, 2, 5), (4, 4, 1))[0]):
             self._add_slave()
         functions = draw_functions(world)
-        users = []
+        users, one_user = [], chance.random() < 0.3
         for number in range(chance.choices((1, 2, 3), (5, 3, 1))[0]):
             app = ApplicationActor(world, f"app{number}")
+            if self.apps and one_user:
+                app.key = self.apps[0].key
             self.apps.append(app)
             users.append(User(world, app, functions))
             users[-1].begin(self._storm_s)
@@ -105,6 +109,8 @@ class Simulation:
             raise Violation(f"not everything is forgotten: {kept}")
         world.master.core.scheduler.validate()
         world.judge.end()
+        if chance.random() < 0.2:
+            self._stop_cluster()
 
     # -------------------------------------------------------------------------------------------------------- the end
 
@@ -137,6 +143,17 @@ class Simulation:
             if user.app.alive:
                 user.app.tell(user.finish)
         self._look(world.agenda.now + REST_WITHIN_S)
+
+    def _stop_cluster(self) -> None:
+        """Stop everything, and see that everybody goes."""
+        nodes, agenda = [*self.slaves, *self.apps], self.world.agenda
+        give_up_s = agenda.now + STOPPED_WITHIN_S
+        agenda.at(give_up_s, lambda: None)
+        self.world.trace("fault", "none: the cluster is stopped")
+        self.world.master.stop()
+        agenda.run(lambda: agenda.now >= give_up_s or not any(node.alive for node in nodes))
+        if staying := [node.name for node in nodes if node.alive]:
+            raise Violation(f"the cluster has been stopped, and {staying} are still there")
 
     def _work_s(self) -> float:
         """Return how long everything would take if one worker did it, at most."""

@@ -125,6 +125,9 @@ class Master(Protocol):
     def crash(self, *, noticed: bool) -> None:
         """Be gone."""
 
+    def stop(self) -> None:
+        """Stop the cluster."""
+
     def freeze(self, for_s: float) -> None:
         """Do nothing for a while."""
 

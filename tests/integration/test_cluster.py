@@ -343,11 +343,12 @@ def test_the_strategy_is_chosen_by_configuration(strategy: str) -> None:
         pytest.param({"MasterNode": {"interval_s": -1}}, ["interval_s", "-1"], id="out of range"),
         pytest.param({"MasterNode": {"addresses": ["nowhere.invalid"]}}, ["nowhere.invalid"], id="address"),
         pytest.param({"SlaveNode": {"grace_s": "long"}}, ["grace_s", "long"], id="wrong type"),
+        pytest.param({"SlaveNode": {"workers": 5000}}, ["workers", "5000"], id="too many workers"),
         pytest.param({"MasterNode": {"strategi": "PushBest"}}, ["strategi"], id="unknown item"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused_with_a_reason(config: Any, says: list[str]) -> None:
-    with pytest.raises(ClusterStartFailed) as caught, Cluster(workers=1, config=config) as cluster:
+    with pytest.raises(ClusterStartFailed) as caught, Cluster(config=config) as cluster:
         cluster.application().submit(pow, 2, 3).result(PATIENCE_S)  # the slave starts while the cluster is used
     assert all(word in str(caught.value) for word in says), str(caught.value)
     assert "Traceback" not in str(caught.value)

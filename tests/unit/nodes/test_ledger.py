@@ -92,6 +92,34 @@ def test_what_was_cancelled_is_not_told_to_a_new_master() -> None:
     assert [message for message in bench.said() if isinstance(message, m.Submit)] == [submit(0)]
 
 
+def test_what_was_cancelled_is_cancelled_again_in_a_new_session() -> None:
+    # The master may be the old one, and the first request may be lost: then it would run the task for ever.
+    bench = Bench()
+    bench.ledger.add([bench.entry(0), bench.entry(1)])
+    bench.ledger.cancel(JOB, [1])
+    for _ in range(2):
+        bench.connect()
+        assert bench.said() == [OPEN, m.Cancel(JOB, [1]), SENT, submit(0)]
+
+
+def test_a_job_that_is_not_open_in_this_session_is_not_cancelled() -> None:
+    # It has no unanswered task, and a master that knows the job from another session would take us for a stranger.
+    bench = Bench()
+    bench.ledger.add([bench.entry(0)])
+    bench.said()
+    bench.hears(outcome(0))
+    bench.connect()
+    bench.ledger.cancel(JOB, None)
+    assert bench.said() == []
+
+
+def test_a_new_session_begins_at_once() -> None:
+    bench = Bench()
+    bench.said()
+    bench.connect()
+    assert bench.ledger.next_deadline() < 0.0
+
+
 def test_a_task_that_comes_late_for_a_closed_job_opens_it_again() -> None:
     bench = Bench()
     bench.ledger.add([bench.entry(0)])

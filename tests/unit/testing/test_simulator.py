@@ -61,6 +61,7 @@ def test_nothing_goes_wrong_in_any_history(first: int, told: list[str]) -> None:
         "cancels job",
         "gives up",
         "nothing was heard of it",
+        "the cluster is stopped",
         *(f" is {status}" for status in (0, 1, 2, 3, 4, 6, 7)),
     ],
 )
