@@ -338,8 +338,9 @@ class MasterCore:
             self._lives(change, now)
         if self._events or now >= self._scheduler_due:
             self._decide(now)
-        for session_id in self._looks.take_up_to(now):
-            self._touched[session_id] = self.peers[session_id]
+        if now >= self._looks.soonest:
+            for session_id in self._looks.take_up_to(now):
+                self._touched[session_id] = self.peers[session_id]
         return list(self._outgoing(now))
 
     def _lives(self, change: Suspected | Trusted | Lost, now: float) -> None:
@@ -382,17 +383,9 @@ class MasterCore:
 
     def next_deadline(self, now: float) -> float:
         """When `step` should be called again at the latest."""
-        due = now + self._interval_s
-        if (scheduler_due := self.scheduler.next_deadline()) is not None:
-            self._scheduler_due = scheduler_due
-            due = min(due, scheduler_due)
-        else:
-            self._scheduler_due = inf
-        if (alive := self._liveness.next_deadline()) is not None:
-            due = min(due, alive)
-        if (look := self._looks.first()) is not None:
-            due = min(due, look[0])
-        return due
+        scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
+        self._scheduler_due = inf if scheduler_due is None else scheduler_due
+        return min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
 
     def status(self) -> dict[str, Any]:
         """Tell what there is, for people and for the control channel."""

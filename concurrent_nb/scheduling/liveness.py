@@ -8,6 +8,7 @@ clock and never sends. Times are seconds of one monotonic clock.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId
@@ -107,6 +108,8 @@ class Liveness:
     def tick(self, now: float) -> list[Verdict]:
         """Return what has changed by now."""
         verdicts: list[Verdict] = []
+        if now < self._looks.soonest:
+            return verdicts
         while (first := self._looks.first()) is not None and first[0] <= now:
             due_s, node = first
             if now - due_s > self._interval_s:
@@ -119,8 +122,8 @@ class Liveness:
 
     def next_deadline(self) -> float | None:
         """Return when `tick` should be called at the latest, None if nobody is watched."""
-        first = self._looks.first()
-        return None if first is None else first[0]
+        soonest_s = self._looks.soonest
+        return None if soonest_s == inf else soonest_s
 
     def _look(self, node: SessionId, now: float) -> Verdict | None:
         """Judge one node, and decide when to look again."""

@@ -7,6 +7,7 @@ swept out before old entries outnumber live ones. So every call is O(log n), and
 from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -22,6 +23,7 @@ class Ranking(Generic[K]):
         self._heap: list[tuple[float, int, K]] = []
         self._entries: dict[K, tuple[float, int, K]] = {}
         self._serial = count()
+        self.soonest = inf  #: the lowest rank, infinite without keys; read it instead of calling `first` in vain
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -36,14 +38,24 @@ class Ranking(Generic[K]):
         """Add a key, or change its rank."""
         # The serial number keeps heapq from comparing keys.
         entry = (rank, next(self._serial), key)
+        before = self._entries.get(key)
         self._entries[key] = entry
         heappush(self._heap, entry)
+        if rank < self.soonest:
+            self.soonest = rank
+        elif before is not None and before[0] == self.soonest:
+            self.first()
         if len(self._heap) > 2 * len(self._entries) + _SWEEP_FROM:
             self._sweep()
 
     def discard(self, key: K) -> None:
         """Remove a key if it is there."""
-        if self._entries.pop(key, None) is not None and len(self._heap) > 2 * len(self._entries) + _SWEEP_FROM:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        if entry[0] == self.soonest:
+            self.first()
+        if len(self._heap) > 2 * len(self._entries) + _SWEEP_FROM:
             self._sweep()
 
     def first(self) -> tuple[float, K] | None:
@@ -52,8 +64,10 @@ class Ranking(Generic[K]):
         while heap:
             entry = heap[0]
             if entries.get(entry[2]) is entry:
+                self.soonest = entry[0]
                 return entry[0], entry[2]
             heappop(heap)
+        self.soonest = inf
         return None
 
     def second_rank(self) -> float | None:
@@ -63,12 +77,13 @@ class Ranking(Generic[K]):
         entry = heappop(self._heap)
         runner_up = self.first()
         heappush(self._heap, entry)
+        self.soonest = entry[0]
         return None if runner_up is None else runner_up[0]
 
     def take_up_to(self, limit: float) -> list[K]:
         """Remove and return all keys whose rank is `limit` or less, lowest first."""
         taken: list[K] = []
-        if not self._heap or self._heap[0][0] > limit:
+        if limit < self.soonest:
             return taken
         while (first := self.first()) is not None and first[0] <= limit:
             del self._entries[first[1]]

@@ -10,7 +10,7 @@ same times give the same instructions.
 """
 
 from collections.abc import Callable, Mapping
-from math import isinf
+from math import inf
 from typing import Any, Final
 
 from concurrent_nb.errors import ConfigurationError
@@ -109,12 +109,16 @@ class Scheduler:
             except EventRefused as refused:
                 refused.position = position
                 raise
-        self._jobs.linger_over(now)
-        self._slaves.remind(now)
-        self._books.refresh_touched()
+        books = self._books
+        if now >= books.lingering.soonest:
+            self._jobs.linger_over(now)
+        if now >= books.overdue.soonest or now >= books.hopeless.soonest:
+            self._slaves.remind(now)
+        books.refresh_touched()
         self._assign(now)
-        self._balance.rebalance(now)
-        return self._books.out.flush()
+        if books.crowded:
+            self._balance.rebalance(now)
+        return books.out.flush()
 
     def tick(self, now: float) -> list[Instruction]:
         """Do what is due by now."""
@@ -123,10 +127,10 @@ class Scheduler:
     def next_deadline(self) -> float | None:
         """Return when `tick` should be called at the latest if nothing happens before; None: there is no need."""
         books = self._books
-        due = [first[0] for ranking in (books.lingering, books.overdue, books.hopeless) if (first := ranking.first())]
-        if (look_s := self._balance.next_look_s()) is not None:
-            due.append(look_s)
-        return min((at_s for at_s in due if not isinf(at_s)), default=None)
+        due_s = min(books.lingering.soonest, books.overdue.soonest, books.hopeless.soonest)
+        if books.crowded and (look_s := self._balance.next_look_s()) is not None and look_s < due_s:
+            due_s = look_s
+        return None if due_s == inf else due_s
 
     def validate(self) -> None:
         """Raise BrokenInvariant if the books contradict themselves after `handle`. Slow: for tests and simulators."""

@@ -166,10 +166,12 @@ def decode(frames: Sequence[Buffer], said_by: str) -> tuple[Envelope, list[Recei
     if envelope.seq < 0 or envelope.ack < 0:
         raise ProtocolError(f"negative sequence number ({envelope.seq}, {envelope.ack})")
     if len(frames) == 1:
+        received = []
         for message in envelope.body:
             if type(message) in _CARRIERS:
                 _refuse_buffers(message)
-        return envelope, [Received(message) for message in envelope.body]
+            received.append(Received(message))
+        return envelope, received
     return envelope, _with_buffers(envelope.body, frames)
 
 
@@ -184,9 +186,8 @@ def _check_version(header: Buffer) -> None:
 
 def _refuse_buffers(message: Any) -> None:
     """Raise if `message` announces buffers although no frame follows."""
-    for sizes in _sizes_of(message):
-        if sizes:
-            raise ProtocolError(f"{type(message).__name__} announces buffers, but no frame follows")
+    if any(_sizes_of(message)):
+        raise ProtocolError(f"{type(message).__name__} announces buffers, but no frame follows")
 
 
 def _sizes_of(message: Any) -> list[tuple[int, ...]]:

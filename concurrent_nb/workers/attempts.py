@@ -1,8 +1,10 @@
 """What the books write down, tell and say: attempts, commands, reports."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from concurrent_nb.ids import task_name
 from concurrent_nb.outcome import Status
@@ -21,8 +23,7 @@ class Wish(IntEnum):
     TIME_OUT = 3  #: it ran too long and is being stopped
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
+class Attempt(Struct, eq=False):
     """One attempt of one task, as long as it has no outcome."""
 
     ticket: int  #: names the attempt between slave and worker; never 0, never used twice
@@ -72,8 +73,7 @@ class Start:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Give:
+class Give(Struct, frozen=True):
     """Send a pack of tasks of one function."""
 
     worker: int
@@ -111,16 +111,15 @@ Command = Start | Give | Recall | Interrupt | Kill
 JobOutcomes = tuple[bytes, list[OutcomeFrame], list[Sequence[Buffer]]]
 
 
-@dataclass(slots=True)
-class Reports:
+class Reports(Struct):
     """What has happened since the last reports were taken."""
 
-    outcomes: list[JobOutcomes] = field(default_factory=list)
-    started: list[TaskRef] = field(default_factory=list)  #: these have been running for a while
-    returned: list[TaskRef] = field(default_factory=list)  #: these never started, and never will here
-    output: list[tuple[TaskRef, int, bytes]] = field(default_factory=list)  #: of streams 1 and 2, in order
+    outcomes: list[JobOutcomes] = []
+    started: list[TaskRef] = []  #: these have been running for a while
+    returned: list[TaskRef] = []  #: these never started, and never will here
+    output: list[tuple[TaskRef, int, bytes]] = []  #: of streams 1 and 2, in order
     degraded: str = ""  #: why no worker is started any more; every task is returned from then on
-    _places: dict[bytes, int] = field(default_factory=dict, repr=False)  # job to its place in outcomes
+    _places: dict[bytes, int] = {}  # job to its place in outcomes
 
     def __bool__(self) -> bool:
         return bool(self.outcomes or self.started or self.returned or self.output or self.degraded)

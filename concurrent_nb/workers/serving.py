@@ -68,6 +68,12 @@ class Runner(Protocol):
         """
 
 
+def has_half_a_package() -> bool:
+    """Say whether an import was cut short: a package is gone from sys.modules, a part of it is there."""
+    modules = sys.modules.copy()
+    return any(parent and parent not in modules for parent in (name.rpartition(".")[0] for name in modules))
+
+
 class Serving:
     """Serve one slave until it closes the tokens' pipe."""
 
@@ -101,6 +107,11 @@ class Serving:
         self._socket.sendall(pack_results([]))  # says: ready
         while (epoch := self._take_token()) is not None:
             self._run(*self._next(epoch))
+            if self._interrupted and has_half_a_package():
+                # Nothing repairs that, as compiled modules cannot be imported twice. The slave starts another worker.
+                self._flush()
+                return
+            self._interrupted = 0
 
     # ---------------------------------------------------------------------------------------------- what comes in
 

@@ -157,7 +157,6 @@ if not first.exists():
 """
 
 
-@pytest.mark.xfail(reason="a SIGINT in the middle of an import leaves the worker with half of a package", strict=True)
 def test_a_task_that_is_stopped_while_it_imports_spoils_no_worker(app: ApplicationNode, tmp_path: Path) -> None:
     (tmp_path / "slow_package").mkdir()
     (tmp_path / "slow_package" / "__init__.py").write_text(SLOW_PACKAGE)

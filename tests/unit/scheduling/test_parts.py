@@ -1,5 +1,6 @@
 """The parts below the scheduler, alone: rankings, estimates, the waiting queue, and the checker of invariants."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -51,6 +52,7 @@ def test_a_ranking_is_a_sorted_dict(steps: list[tuple[str, int, float]]) -> None
             for key in due:
                 del model[key]
         ranks = sorted(model.values())
+        assert ranking.soonest == (ranks[0] if ranks else math.inf)
         first = ranking.first()
         assert (first[0] if first else None) == (ranks[0] if ranks else None)
         assert ranking.second_rank() == (ranks[1] if len(ranks) > 1 else None)
