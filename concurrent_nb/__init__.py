@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from concurrent_nb.api import TaskFuture as TaskFuture
     from concurrent_nb.api import connect as connect
     from concurrent_nb.outcome import Hit as Hit
+    from concurrent_nb.shipping.notes import display as display
+    from concurrent_nb.shipping.notes import publish as publish
+    from concurrent_nb.shipping.notes import report as report
 
 __version__ = "0.1.0"
 
@@ -30,8 +33,11 @@ _WHERE = {
     "TaskFuture": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
     "Hit": "concurrent_nb.outcome",
+    "display": "concurrent_nb.shipping.notes",
+    "publish": "concurrent_nb.shipping.notes",
+    "report": "concurrent_nb.shipping.notes",
 }
-__all__ = ["ApplicationNode", "Cluster", "Hit", "Job", "TaskFuture", "connect"]
+__all__ = ["ApplicationNode", "Cluster", "Hit", "Job", "TaskFuture", "connect", "display", "publish", "report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,22 @@
 from pathlib import Path
 
 from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.futures import Counts, Job, OutputPiece, TaskFuture
+from concurrent_nb.nodes.futures import Counts, Job, OutputPiece, Shown, TaskEvent, TaskFuture, TaskNote
 from concurrent_nb.nodes.local import Cluster
 from concurrent_nb.transport import connection_file, keys
 
-__all__ = ["ApplicationNode", "Cluster", "Counts", "Job", "OutputPiece", "TaskFuture", "connect"]
+__all__ = [
+    "ApplicationNode",
+    "Cluster",
+    "Counts",
+    "Job",
+    "OutputPiece",
+    "Shown",
+    "TaskEvent",
+    "TaskFuture",
+    "TaskNote",
+    "connect",
+]
 
 
 def connect(name_or_path: str | Path, key_file: str | Path | None = None) -> ApplicationNode:

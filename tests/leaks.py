@@ -35,6 +35,7 @@ KNOWN_THREADS = {
 KNOWN_OPEN_FILES = {
     "/history.sqlite": "IPython's history",
     "/history.sqlite-journal": "IPython's history",
+    ".ttf": "fonts that matplotlib has drawn with",
 }
 #: Files that other people's libraries leave in the temporary folder, by the start of their names.
 KNOWN_FILES = {

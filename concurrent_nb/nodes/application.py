@@ -154,6 +154,7 @@ class ApplicationNode(concurrent.futures.Executor):
         stop_on_error: bool = False,
         timeout_s: float | None = None,
         retries: int = 0,
+        watched: bool = False,
     ) -> Job:
         """Run `function(*call)` for each call as one job; return it at once.
 
@@ -162,13 +163,14 @@ class ApplicationNode(concurrent.futures.Executor):
             stop_on_error: the first task that fails ends the job.
             timeout_s: run time in seconds allowed per attempt.
             retries: how often a task may run again after an error or a timeout.
+            watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
         timeout_s, retries = _limits(timeout_s, retries)
         name = _label(name)
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error))
-        job = Job(record.id, name, self._courier.cancel)
+        job = Job(record.id, name, self._courier.cancel, watched)
         shipment = self.ship(function)
         entries = []
         for index, call in enumerate(calls):

@@ -27,8 +27,9 @@ from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs
 from concurrent_nb.nodes.registration import Membership
 from concurrent_nb.nodes.wake import Wake
 from concurrent_nb.outcome import Status
+from concurrent_nb.shipping.notes import Display, Reader
 from concurrent_nb.transport.waiting import Waiter, fd_of, has_mail
-from concurrent_nb.wire.messages import CLUSTER_STOPPED
+from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES
 from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Courier:
         self._leaving = False  # our thread may end when nothing is unanswered
         self._wake = Wake()
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
+        self._note_readers: dict[tuple[bytes, int], tuple[int, Reader]] = {}  # by task: attempt, and its stream 3
         self._ledger = Ledger[TaskFuture](self.member.interval_s)
         self._ledger.attach(Session(self.member.epoch, "to_client"))
         self._waiter = self._watch()
@@ -230,6 +232,8 @@ class Courier:
         status = future.status = _STATUSES[frame.status]
         future.slave, future.worker = ended.slave, frame.worker
         future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
+        if self._note_readers:
+            self._note_readers.pop((future.job_id, future.index), None)
         if self._decoders:
             for stream in (1, 2):
                 self._decoders.pop((future.job_id, future.index, stream), None)
@@ -240,6 +244,9 @@ class Courier:
 
     def _show(self, wrote: Wrote[TaskFuture]) -> None:
         future = wrote.entry.owner
+        if wrote.stream == NOTES:
+            self._take_notes(future, wrote)
+            return
         key = (future.job_id, future.index, wrote.stream)
         decoder = self._decoders.get(key)
         if decoder is None:  # a character may be cut between two pieces
@@ -248,10 +255,32 @@ class Courier:
         if future.job is not None:
             future.job.task_wrote(OutputPiece(future.index, wrote.stream, text))
             return
-        stream = sys.stdout if wrote.stream == 1 else sys.stderr
+        self._write(wrote.stream, text)
+
+    def _write(self, number: int, text: str) -> None:
+        stream = sys.stdout if number == 1 else sys.stderr
         if stream is not None:
             stream.write(text)
             stream.flush()
+
+    def _take_notes(self, future: TaskFuture, wrote: Wrote[TaskFuture]) -> None:
+        key = (future.job_id, future.index)
+        attempt, reader = self._note_readers.get(key, (-1, Reader()))
+        if attempt != wrote.attempt:  # the last one may have died in the middle of a note
+            reader = Reader()
+            self._note_readers[key] = (wrote.attempt, reader)
+        try:
+            notes = reader.feed(wrote.data)
+        except ProtocolError as error:
+            log.warning("task %s: %s", future.task, error)
+            del self._note_readers[key]
+            return
+        if future.job is not None:
+            future.job.task_said(future.index, notes)
+            return
+        for note in notes:
+            if isinstance(note, Display):  # a single submit has no place for pictures
+                self._write(1, f"{note.data.get('text/plain', '')!s}\n")
 
     # ----------------------------------------------------------------------------------------- when the master is gone
 

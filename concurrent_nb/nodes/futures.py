@@ -10,10 +10,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.shipping.notes import Display, Note, Publication, Report
+
+T = TypeVar("T")
 
 #: (job, indexes, None for all): asks the application's thread to cancel
 Canceller = Callable[[JobId, Sequence[int] | None], None]
@@ -116,15 +119,46 @@ class OutputPiece:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a task showed with `display`."""
+
+    index: int
+    display: Display
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """What has happened to a task of a watched job."""
+
+    index: int
+    kind: str  #: "started" (of tasks that have run for a while) or "ended"
+    slave: str
+    worker: int  #: pid, 0 if it is not known
+    at_s: float  #: when it was heard of, on the clock of `time.monotonic`
+    elapsed_s: float = 0.0  #: time that the worker spent on it
+    status: Status | None = None  #: how it ended on the cluster; None while it runs, or if it never got there
+
+
+@dataclass(frozen=True, slots=True)
+class TaskNote:
+    """What a task has said with `report` or `publish`."""
+
+    index: int
+    content: Report | Publication
+
+
 class Job:
     """All tasks of one cell: their futures, how far they are, what they write.
 
     Made by `ApplicationNode.start_job`. The futures keep everything that finished, also when the job ended early.
+    Of a `watched` job events and notes gather until they are taken.
     """
 
-    def __init__(self, job: JobId, name: str, canceller: Canceller) -> None:
+    def __init__(self, job: JobId, name: str, canceller: Canceller, watched: bool = False) -> None:
         self.id = job
         self.name = name
+        self.watched = watched
         self.futures: list[TaskFuture] = []
         self.hit: TaskFuture | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture | None = None  #: the first task that failed
@@ -133,7 +167,9 @@ class Job:
         self._condition = threading.Condition()
         self._running: set[int] = set()
         self._done = self._failed = self._cancelled = 0
-        self._output: deque[OutputPiece] = deque()
+        self._output: deque[OutputPiece | Shown] = deque()
+        self._events: deque[TaskEvent] = deque()
+        self._notes: deque[TaskNote] = deque()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until every task has ended. Return whether that is so; False after `timeout_s` seconds."""
@@ -157,12 +193,17 @@ class Job:
             waiting = len(self.futures) - self._ended - running
             return Counts(waiting, running, self._done, self._failed, self._cancelled)
 
-    def take_output(self) -> list[OutputPiece]:
-        """Give what tasks have written since the last call, in order."""
-        pieces = []
-        while self._output:
-            pieces.append(self._output.popleft())
-        return pieces
+    def take_output(self) -> list[OutputPiece | Shown]:
+        """Give what tasks have written and displayed since the last call, in order."""
+        return _taken(self._output)
+
+    def take_events(self) -> list[TaskEvent]:
+        """Give what has happened to tasks since the last call, in order, if the job is watched."""
+        return _taken(self._events)
+
+    def take_notes(self) -> list[TaskNote]:
+        """Give what tasks have reported and published since the last call, if the job is watched."""
+        return _taken(self._notes)
 
     @property
     def _ended(self) -> int:
@@ -176,18 +217,41 @@ class Job:
 
     def task_started(self, index: int) -> None:
         """Note that a task runs."""
+        future = self.futures[index]
         with self._condition:
-            if not self.futures[index].done():
+            if not future.done():
                 self._running.add(index)
+                if self.watched:
+                    self._events.append(TaskEvent(index, "started", future.slave, 0, time.monotonic()))
 
     def task_wrote(self, piece: OutputPiece) -> None:
         """Note what a task wrote."""
         self._output.append(piece)
 
+    def task_said(self, index: int, notes: Sequence[Note]) -> None:
+        """Note what a task has said."""
+        for note in notes:
+            if isinstance(note, Display):
+                self._output.append(Shown(index, note))
+            elif self.watched:
+                self._notes.append(TaskNote(index, note))
+
     def task_ended(self, future: TaskFuture) -> None:
         """Note that a task has ended, whoever ended it."""
         with self._condition:
             self._running.discard(future.index)
+            if self.watched:
+                self._events.append(
+                    TaskEvent(
+                        future.index,
+                        "ended",
+                        future.slave,
+                        future.worker,
+                        time.monotonic(),
+                        future.elapsed_s,
+                        future.status,
+                    )
+                )
             if future.slave:
                 self.slaves.add(future.slave)
             if future.cancelled():
@@ -201,3 +265,11 @@ class Job:
                 self.first_error = self.first_error or future
             if self._ended >= len(self.futures):
                 self._condition.notify_all()
+
+
+def _taken(gathered: "deque[T]") -> "list[T]":
+    """Empty a deque that another thread fills."""
+    taken = []
+    while gathered:
+        taken.append(gathered.popleft())
+    return taken

@@ -85,6 +85,7 @@ class Wrote(Struct, Generic[T], frozen=True, gc=False):
     """A task has written something."""
 
     entry: Entry[T]
+    attempt: int
     stream: int
     data: bytes
 
@@ -223,7 +224,7 @@ class Ledger(Generic[T]):
                     if (entry := self._find(ref)) is not None:
                         yield Runs(entry, message.slave)
             elif type(message) is m.Output and (entry := self._find(message.task)) is not None:
-                yield Wrote(entry, message.stream, message.data)
+                yield Wrote(entry, message.task.attempt, message.stream, message.data)
 
     def _ended(self, job: OpenJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[Ended[T]]:
         for at, frame in enumerate(message.items):

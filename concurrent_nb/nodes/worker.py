@@ -6,6 +6,7 @@
 Started by a slave's launcher (workers/processes.py). Everything that a task can raise ends here, as an outcome.
 """
 
+import builtins
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ import msgspec
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping import notes, pickles
 from concurrent_nb.wire.messages import ErrorReport
 from concurrent_nb.workers import child
 from concurrent_nb.workers.ends import WorkerEnds
@@ -55,6 +56,7 @@ class TaskRunner:
     def __init__(self) -> None:
         self._pickled: dict[bytes, tuple[Buffer, Sequence[Buffer]]] = {}
         self._functions: dict[bytes, Callable[..., object]] = {}
+        self.send_note: Callable[[bytes], None] = lambda data: None  #: takes the bytes of the running task's notes
 
     def load(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
         """Keep a function. It is opened by the first task that needs it, which answers for it if that fails."""
@@ -75,10 +77,15 @@ class TaskRunner:
             args, kwargs = pickles.loads(body, buffers)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
             return _not_loadable(error)
+        notes.SINK.open(self.send_note)
         try:
             value = function(*args, **kwargs)
+            if "matplotlib.pyplot" in sys.modules:
+                _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return _failed(error)
+        finally:
+            notes.SINK.close()
         status = _OK
         if type(value) is Hit:
             status, value = _HIT, value.value
@@ -96,6 +103,13 @@ class TaskRunner:
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
         self._functions[digest] = function
         return function
+
+
+def _show_figures() -> None:
+    """Show the figures that a task has left open."""
+    from concurrent_nb.shipping import figures  # here, because it needs matplotlib, which the task has
+
+    figures.show_open()
 
 
 # ------------------------------------------------------------------------------------------------ reports of errors
@@ -186,7 +200,10 @@ def work(ends: WorkerEnds) -> None:
     child.take_standard_streams(ends)
     child.forget_main()
     try:
-        Serving(ends, TaskRunner()).serve()
+        runner = TaskRunner()
+        serving = Serving(ends, runner)
+        runner.send_note = serving.send_note
+        serving.serve()
     except (OSError, ProtocolError) as error:
         print(f"worker ends: {error}", file=sys.stderr)  # noqa: T201  (goes to the slave's log)
         sys.exit(1)
@@ -196,6 +213,9 @@ def main(option: str, fds: str) -> None:
     """Be a template, and in its children a worker; or be one worker."""
     if paths := os.environ.get(SYS_PATH_VARIABLE):
         sys.path[:] = json.loads(paths)  # what the owner can import, its workers can
+    # A notebook's processes have its backend, which tasks cannot use. By name, because it needs matplotlib.
+    os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.figures"
+    builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it
     if option == "--template":
         ends = Template(socket.socket(fileno=int(fds))).serve()
     else:

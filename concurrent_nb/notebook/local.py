@@ -5,6 +5,7 @@ here: each task works on copies, `--until` ends the job, a failed task too. Diff
 (the debugger and input() work), `--timeout` has no effect, and there is one worker, this process.
 """
 
+import builtins
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from concurrent_nb.errors import NotPicklable, ResultNotPicklable
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping import notes, pickles
 from concurrent_nb.shipping.functions import Functions
 
 
@@ -33,8 +34,9 @@ class LocalJob(Job):
         name: str = "",
         stop_on_error: bool = False,
         retries: int = 0,
+        watched: bool = False,
     ) -> None:
-        super().__init__(new_job_id(), name, self._cancel_job)
+        super().__init__(new_job_id(), name, self._cancel_job, watched)
         pickled = Functions().pickle(function)
         self._function = pickles.loads(pickled.body, pickled.buffers)
         self._calls = [_pack(call) for call in calls]
@@ -67,7 +69,7 @@ class LocalJob(Job):
         for attempt in range(1, self._retries + 2):
             future.attempt = attempt
             try:
-                with self._tagged(future.index):
+                with self._tagged(future.index), self._listening(future.index):
                     value = self._function(*_unpack(self._calls[future.index]))
                 future.status = Status.HIT if isinstance(value, Hit) else Status.OK
                 result = _copied(value.value if isinstance(value, Hit) else value, future)
@@ -83,6 +85,19 @@ class LocalJob(Job):
             future.end(None, failure)
         if self.hit is not None or (self._stop_on_error and self.first_error is not None):
             self._cancel_job(self.id, None)
+
+    @contextmanager
+    def _listening(self, index: int) -> Iterator[None]:
+        """Take the notes of a task."""
+        reader = notes.Reader()
+        notes.SINK.open(lambda data: self.task_said(index, reader.feed(data)))
+        before = getattr(builtins, "display", None)
+        builtins.display = notes.display  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            builtins.display = before  # type: ignore[attr-defined]
+            notes.SINK.close()
 
     @contextmanager
     def _tagged(self, index: int) -> Iterator[None]:

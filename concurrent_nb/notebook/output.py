@@ -9,7 +9,10 @@ import sys
 from collections.abc import Collection, Iterable
 from typing import Final, TextIO
 
+from IPython.display import display
+
 from concurrent_nb import Job
+from concurrent_nb.api import OutputPiece, Shown
 
 #: a line of one task that grows longer than this is shown in pieces
 LINE_CHARACTERS: Final = 8192
@@ -64,8 +67,23 @@ class Printer:
         """Show what the job's tasks have written since the last time."""
         # In this order, because a task's output comes before its end.
         ended = [index for index, _ in self._rest if job.futures[index].done()]
-        self.show((piece.index, piece.stream, piece.text) for piece in job.take_output())
+        pieces: list[tuple[int, int, str]] = []
+        for piece in job.take_output():
+            if isinstance(piece, OutputPiece):
+                pieces.append((piece.index, piece.stream, piece.text))
+                continue
+            self.show(pieces)
+            pieces = []
+            self._display(piece)
+        self.show(pieces)
         self.finish(ended)
+
+    def _display(self, shown: Shown) -> None:
+        """Show a picture, below a line that says whose it is."""
+        self.finish([shown.index])
+        if self._tagged:
+            self._write(1, f"[{shown.index}]\n")
+        display(shown.display.data, metadata=shown.display.metadata, raw=True)  # type: ignore[no-untyped-call]
 
     def show(self, pieces: Iterable[tuple[int, int, str]]) -> None:
         """Show pieces of (task, stream, text), in order."""

@@ -97,11 +97,12 @@ def _is_own_builtin(name: str, value: Any) -> bool:
 
 
 def _check_builtin(name: str, line: int) -> None:
+    if name == "display":
+        return  # tasks have one of their own
     value = getattr(builtins, name)
     module = str(getattr(type(value) if isinstance(value, types.MethodType) else value, "__module__", ""))
     if module.startswith("IPython") or refusal(value) is not None:
-        advice = "print, or make it the value of the cell" if name == "display" else "leave it out"
-        raise CaptureError(f"line {line}: {name} is part of the notebook's shell, a task has none: {advice}", name)
+        raise CaptureError(f"line {line}: {name} is part of the notebook's shell, a task has none: leave it out", name)
 
 
 def capture(

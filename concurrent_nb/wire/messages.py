@@ -11,6 +11,8 @@ import msgspec
 
 #: this protocol; a node that speaks another one is refused at registration, both versions named
 PROTOCOL_VERSION: Final = 1
+#: the stream of Output that carries a task's notes; 1 and 2 are its standard streams
+NOTES: Final = 3
 #: the reason in a Bye after which nobody need look for the master
 CLUSTER_STOPPED: Final = "the cluster has been stopped"
 
@@ -84,7 +86,7 @@ class Started(Message, tag=3, frozen=True):
 
 
 class Output(Message, tag=4, frozen=True):
-    """What a task wrote to its standard output (stream 1) or error (stream 2), in order."""
+    """What a task wrote to its standard output (stream 1) or error (2), or said in notes (3), each in order."""
 
     task: TaskRef
     stream: int

@@ -21,10 +21,11 @@ from concurrent_nb.workers.records import (
     LARGE_BYTES,
     Drop,
     Load,
+    Note,
     Reader,
     Results,
     Run,
-    decode_results,
+    decode_said,
     encode,
     pack,
     unpack_unsent,
@@ -58,7 +59,7 @@ class Line:
         self._fds: tuple[int, ...] = (ends.tokens, ends.tokens_back, ends.lifeline, ends.out, ends.err)
         self._tokens, self._tokens_back = ends.tokens, ends.tokens_back
         self._epoch = 0
-        self._reader = Reader(decode_results)
+        self._reader = Reader(decode_said)
         self._outgoing: deque[memoryview] = deque()
         self._functions: OrderedDict[bytes, None] = OrderedDict()
 
@@ -142,8 +143,8 @@ class Line:
 
     # -------------------------------------------------------------------------------------------------------- in
 
-    def receive(self, most_bytes: int) -> Iterator[tuple[Results, list[memoryview]]]:
-        """Give the results that have come. Raises ConnectionError at the stream's end, ProtocolError on nonsense."""
+    def receive(self, most_bytes: int) -> Iterator[tuple[Results | Note, list[memoryview]]]:
+        """Give what the worker has said. Raises ConnectionError at the stream's end, ProtocolError on nonsense."""
         while most_bytes > 0:
             try:
                 received = self.socket.recv_into(self._reader.room())

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.wire.messages import TaskFrame, TaskRef
+from concurrent_nb.wire.messages import NOTES, TaskFrame, TaskRef
 from concurrent_nb.workers.attempts import Buffer, Command, Give, Interrupt, Kill, Recall, Reports, Start
 from concurrent_nb.workers.books import LOOK_S, SLOW_S, Books
 from concurrent_nb.workers.capture import LIMIT_BYTES, Piece
@@ -27,7 +27,7 @@ from concurrent_nb.workers.processes import (
     TemplateLauncher,
     environment,
 )
-from concurrent_nb.workers.records import Results
+from concurrent_nb.workers.records import Note, Results
 
 log = logging.getLogger(__name__)
 
@@ -250,9 +250,11 @@ class Pool:
 
     def _receive(self, line: Line, most_bytes: int, now: float) -> None:
         try:
-            for results, buffers in line.receive(most_bytes):
-                if results:
-                    self._take_results(line, results, buffers, now)
+            for said, buffers in line.receive(most_bytes):
+                if isinstance(said, Note):
+                    self._hand_out(line, [(said.ticket, NOTES, said.data)])
+                elif said:
+                    self._take_results(line, said, buffers, now)
                 else:
                     line.is_ready = True
                     self._greet(line, now)
@@ -278,7 +280,7 @@ class Pool:
         for ticket, stream, data in pieces:
             if ref := self._books.ref(ticket):
                 self._output.append((ref, stream, data))
-            elif ticket == 0:
+            elif ticket == 0 and stream != NOTES:
                 log.info("worker %d wrote while no task ran: %s", line.pid, data.decode(errors="replace").rstrip())
 
     def _take_news(self, now: float) -> None:

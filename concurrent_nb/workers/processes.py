@@ -283,8 +283,11 @@ class SpawnLauncher:
 
     def interrupt(self, worker: int) -> None:
         """Send SIGINT to the worker."""
-        if process := self._workers.get(worker):
-            process.send_signal(signal.SIGINT)
+        process = self._workers.get(worker)
+        if process is not None and process.returncode is None:
+            # Not by Popen.send_signal, which reaps it if it has just ended; that is for `news` to do.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
 
     def kill(self, worker: int) -> None:
         """Send SIGKILL to the group."""

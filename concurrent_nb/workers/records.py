@@ -2,8 +2,8 @@
 
     record:  u32 length (little endian) | header: msgpack | buffers, in order, as long as the header's `sizes` say
 
-To the worker a header is `Load`, `Drop` or `Run`. From the worker it is a list of `Result`s, which the worker puts
-together from results that it has encoded one by one; the first such list is empty and says: ready.
+To the worker a header is `Load`, `Drop` or `Run`. From the worker it is a `Note`, or a list of `Result`s, which the
+worker puts together from results that it has encoded one by one; the first such list is empty and says: ready.
 
 Pure: `pack` gives what to send, `Reader` says where received bytes belong. Used by both ends; neither unpickles here.
 """
@@ -28,6 +28,7 @@ ROOM_BYTES: Final = 256 * 1024
 _LENGTH: Final = struct.Struct("<I")
 _ARRAY: Final = struct.Struct(">BI")
 _MSGPACK_ARRAY32: Final = 0xDD
+_RESULTS_BEGIN: Final = bytes([_MSGPACK_ARRAY32])
 
 
 class Load(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
@@ -77,6 +78,17 @@ class Result(msgspec.Struct, array_like=True, frozen=True, gc=False):
     )
 
 
+class Note(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
+    """The next bytes of a task's stream 3, while it runs."""
+
+    ticket: int
+    data: bytes
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow: none."""
+        return []
+
+
 Order = Load | Drop | Run
 
 
@@ -100,6 +112,7 @@ H = TypeVar("H", bound=Header)
 encode: Final = msgspec.msgpack.Encoder().encode
 _orders: "Final[msgspec.msgpack.Decoder[Order]]" = msgspec.msgpack.Decoder(Order)
 _results: "Final[msgspec.msgpack.Decoder[list[Result]]]" = msgspec.msgpack.Decoder(list[Result])
+_note: "Final[msgspec.msgpack.Decoder[Note]]" = msgspec.msgpack.Decoder(Note)
 
 
 def decode_order(header: Buffer) -> Order:
@@ -108,8 +121,14 @@ def decode_order(header: Buffer) -> Order:
 
 
 def decode_results(header: Buffer) -> Results:
-    """Decode a header from the worker."""
+    """Decode a list of results."""
     return Results(_results.decode(header))
+
+
+def decode_said(header: Buffer) -> Results | Note:
+    """Decode a header from the worker."""
+    # Results come in an array of 32 bits' length however few they are, see `pack_results`.
+    return decode_results(header) if header[:1] == _RESULTS_BEGIN else _note.decode(header)
 
 
 def pack(header: bytes) -> bytes:

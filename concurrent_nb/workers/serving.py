@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import termios
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -30,10 +31,12 @@ from concurrent_nb.workers.records import (
     Buffer,
     Drop,
     Load,
+    Note,
     Reader,
     Run,
     decode_order,
     encode,
+    pack,
     pack_results,
 )
 
@@ -41,6 +44,8 @@ from concurrent_nb.workers.records import (
 FLUSH_S: Final = 0.001
 #: larger results are sent at once
 KEPT_BYTES_MAX: Final = 16 * 1024
+#: a note is cut into records of this size
+NOTE_BYTES_MAX: Final = 64 * 1024
 #: most results that are kept back
 KEPT_MAX: Final = 256
 
@@ -91,6 +96,9 @@ class Serving:
         self._seen_reads = (0, 0)
         self._held_bytes = bytearray(4)
         self._armed = 0  # ticket of the task that a signal may interrupt
+        self._sending = threading.Lock()  # a task's threads may send notes
+        self._holds_back = False  # a signal may not cut a record short: it is noted, and obeyed after it
+        self._held_back = False
         self._is_fork = False
         self._interrupted = 0  # ticket of the task that a signal has interrupted
         self._streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
@@ -220,7 +228,35 @@ class Serving:
         if armed and self._page.to_stop == armed:
             self._armed = 0
             self._interrupted = armed
+            if self._holds_back:
+                self._held_back = True
+                return
             raise KeyboardInterrupt
+
+    # -------------------------------------------------------------------------------------------------- its notes
+
+    def send_note(self, data: bytes) -> None:
+        """Send the next bytes of stream 3 of the task that runs. For the task, any thread of it.
+
+        What comes when no task runs, or from a process that the task has forked, is dropped.
+        """
+        ticket = self._page.ticket
+        if not ticket or self._is_fork:
+            return
+        records = [
+            pack(encode(Note(ticket, data[at : at + NOTE_BYTES_MAX]))) for at in range(0, len(data), NOTE_BYTES_MAX)
+        ]
+        if threading.current_thread() is not threading.main_thread():
+            self._send(records)
+            return
+        self._holds_back = True
+        try:
+            self._send(records)
+        finally:
+            self._holds_back = False
+            if self._held_back:
+                self._held_back = False
+                raise KeyboardInterrupt
 
     # ------------------------------------------------------------------------------------------------- its output
 
@@ -299,8 +335,9 @@ class Serving:
         self._last_flush = time.monotonic()
 
     def _send(self, chunks: Sequence[Buffer]) -> None:
-        for chunk in chunks:
-            self._socket.sendall(chunk)
+        with self._sending:
+            for chunk in chunks:
+                self._socket.sendall(chunk)
 
     def _tidy(self) -> None:
         """Undo what tasks commonly leave behind, where looking for it is too slow to be done after each."""

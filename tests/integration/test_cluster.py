@@ -16,16 +16,20 @@ from typing import Any
 import psutil
 import pytest
 
+import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Hit
+from concurrent_nb.api import OutputPiece, Shown
 from concurrent_nb.errors import (
     ClusterError,
     ClusterStartFailed,
     ConfigurationError,
     MasterLost,
     TaskTimeout,
+    TooLarge,
 )
 from concurrent_nb.nodes.futures import Counts
 from concurrent_nb.outcome import Status
+from concurrent_nb.shipping.notes import Publication, Report
 from tests import work
 from tests.clusters import (
     BRISK,
@@ -443,16 +447,83 @@ def test_what_a_task_printed_is_out_before_its_future_ends_and_nobody_elses_is_m
     assert sorted(lines) == sorted(f"<{number}>" * 100 for number in range(50))
 
 
+def tell(n: int) -> int:
+    for step in range(5):
+        concurrent_nb.report(step / 4, f"step {step}")
+    concurrent_nb.publish({"n": n})
+    concurrent_nb.display(n)
+    return n
+
+
+def test_a_watched_job_collects_what_its_tasks_say(app: ApplicationNode) -> None:
+    job = app.start_job(tell, [(0,), (1,)], watched=True)
+    assert job.wait(PATIENCE_S)
+    notes: dict[int, list[Any]] = {0: [], 1: []}
+    for note in job.take_notes():
+        notes[note.index].append(note.content)
+    for n, (first, published, last) in notes.items():
+        assert (first, last) == (Report(0.0, "step 0"), Report(1.0, "step 4"))
+        assert published.value == {"n": n}
+    assert sorted(piece.index for piece in job.take_output() if isinstance(piece, Shown)) == [0, 1]
+    ended = [event for event in job.take_events() if event.kind == "ended"]
+    assert sorted(event.index for event in ended) == [0, 1]
+    assert all(event.slave and event.worker and event.status is Status.OK for event in ended)
+
+
+def test_a_large_note_arrives_whole(app: ApplicationNode) -> None:
+    job = app.start_job(concurrent_nb.publish, [(bytes(range(256)) * 20_000,)], watched=True)
+    assert job.wait(PATIENCE_S)
+    [note] = job.take_notes()
+    assert isinstance(note.content, Publication)
+    assert note.content.value == bytes(range(256)) * 20_000
+
+
+def publish_for_ever() -> None:
+    while True:
+        try:
+            concurrent_nb.publish(b"x" * 1000)
+        except TooLarge:
+            continue
+
+
+def test_a_task_that_talks_can_be_stopped_at_any_moment(app: ApplicationNode) -> None:
+    for _ in range(5):
+        job = app.start_job(publish_for_ever, [(), ()])
+        eventually(lambda job=job: job.counts().running > 0, "it talks")  # type: ignore[misc]
+        job.cancel()
+        assert job.wait(PATIENCE_S)
+        assert all(future.cancelled() for future in job.futures)
+        assert list(app.map(work.square, range(20))) == [n * n for n in range(20)]
+
+
+def test_a_task_s_threads_may_talk_all_at_once(app: ApplicationNode) -> None:
+    def chorus() -> None:
+        def sing(voice: int) -> None:
+            for n in range(50):
+                concurrent_nb.publish((voice, n))
+
+        threads = [threading.Thread(target=sing, args=(voice,)) for voice in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    job = app.start_job(chorus, [()], watched=True)
+    assert job.wait(PATIENCE_S)
+    heard = [note.content.value for note in job.take_notes() if isinstance(note.content, Publication)]
+    assert sorted(heard) == [(voice, n) for voice in range(8) for n in range(50)]
+
+
 def test_a_job_collects_the_output_of_its_tasks_by_task(
     app: ApplicationNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = app.start_job(work.say, [("zero",), ("one",), ("two", True)], name="talkers")
     assert job.wait(PATIENCE_S)
     pieces = job.take_output()
-    assert sorted((piece.index, piece.stream, piece.text) for piece in pieces) == [
-        (0, 1, "zero\n"),
-        (1, 1, "one\n"),
-        (2, 2, "two\n"),
+    assert sorted(pieces, key=lambda piece: piece.index) == [
+        OutputPiece(0, 1, "zero\n"),
+        OutputPiece(1, 1, "one\n"),
+        OutputPiece(2, 2, "two\n"),
     ]
     assert job.take_output() == []
     assert capsys.readouterr() == ("", "")

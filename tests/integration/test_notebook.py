@@ -29,6 +29,7 @@ class Answer:
     """What a cell has shown."""
 
     text: str = ""  #: standard output and error
+    shown: list[dict[str, str]] = field(default_factory=list)  #: what tasks displayed, by MIME type
     displays: list[str] = field(default_factory=list)  #: displays, the updated ones as they are now
     updates: int = 0
     value: str | None = None  #: Out
@@ -101,6 +102,9 @@ class Notebook:
         if kind == "stream":
             answer.text += content["text"]
         elif kind == "display_data":
+            if "display_id" not in content["transient"]:
+                answer.shown.append(content["data"])
+                return
             places[content["transient"]["display_id"]] = len(answer.displays)
             answer.displays.append(content["data"]["text/plain"])
         elif kind == "update_display_data":
@@ -174,6 +178,29 @@ def test_prints_come_while_the_cell_runs(notebook: Notebook) -> None:
     assert "[1] end 1\n" in answer.text
     assert "\x1b[2J" not in answer.text
     assert answer.displays == [] or answer.displays[0].startswith("2 tasks: 2 done")
+
+
+def test_pictures_of_tasks_come_to_the_cell(notebook: Notebook) -> None:
+    notebook.run("def bold(n):\n    class Bold:\n        _repr_html_ = lambda self: f'<b>{n}</b>'\n    display(Bold())")
+    answer = notebook.run(
+        '%%concurrent_task --for "n in range(2)"\n'
+        "import matplotlib.pyplot as plt\n"
+        "bold(n)\n"
+        "plt.plot([n, 1])\n"
+        "if n: plt.show()\n"
+        "n"
+    )
+    assert answer.error is None, answer.traceback
+    assert sorted(data["text/html"] for data in answer.shown if "text/html" in data) == ["<b>0</b>", "<b>1</b>"]
+    assert sum(data.get("image/png", "").startswith("iVBORw0KGgo") for data in answer.shown) == 2
+    assert answer.text.count("[0]\n") == answer.text.count("[1]\n") == 2
+    assert answer.value == "[0, 1]"
+
+
+def test_what_a_cell_displays_with_local_is_the_same(notebook: Notebook) -> None:
+    answer = notebook.run("%%concurrent_task --local\nfrom IPython.display import HTML\ndisplay(HTML('<i>x</i>'))")
+    assert answer.error is None, answer.traceback
+    assert [data["text/html"] for data in answer.shown] == ["<i>x</i>"]
 
 
 def test_an_error_ends_in_the_cell_s_own_lines(notebook: Notebook) -> None:

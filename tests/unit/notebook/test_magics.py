@@ -285,7 +285,6 @@ def test_an_interrupt_of_a_local_task_stops_the_job(notebook: Notebook, capsys: 
         ("", "In", CaptureError, "In is the list of inputs"),
         ("", "Out", CaptureError, "Out is the list of outputs"),
         ("", "exit", CaptureError, "exit is part of the notebook's shell"),
-        ("", "display(1)", CaptureError, "display is part of the notebook's shell"),
         ("", "lock", CaptureError, "lock is a lock"),
         ("", "big", TooLarge, "big (1.0 MiB)"),
         ("--for 'n in'", "n", ConfigurationError, "--for"),
