@@ -7,6 +7,7 @@ to do; the data behind the message is in attributes. Imports nothing of ours.
 
 import concurrent.futures
 import pickle
+from collections.abc import Sequence
 
 
 class ConcurrentError(Exception):
@@ -22,6 +23,18 @@ class ConfigurationError(ConcurrentError, ValueError):
 
 class CellError(ConcurrentError):
     """A notebook cell cannot become a task: its syntax or a construct in it has no meaning on a cluster."""
+
+
+class CompileError(CellError):
+    """A cell for Cython is not Cython; `problems` has the line, the column and the message of each."""
+
+    def __init__(self, message: str, problems: Sequence[tuple[int, int, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class BuildFailed(ConcurrentError):
+    """A compiled cell cannot be built or loaded on a machine; the message says why and what to install."""
 
 
 class CaptureError(ConcurrentError):

@@ -4,21 +4,25 @@ from typing import Final
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.magics import ConcurrentMagics
 
 #: where the shell keeps our magics, so that they can be found again
-_MAGICS: Final = {"line": "concurrent", "cell": "concurrent_task"}
+_MAGICS: Final = (("line", "concurrent"), ("cell", "concurrent_task"), ("cell", "cython_task"))
 
 
 def load(ipython: InteractiveShell) -> None:
-    """Register `%concurrent` and `%%concurrent_task`. Starts nothing."""
-    ipython.register_magics(ConcurrentMagics(ipython))
+    """Register `%concurrent`, `%%concurrent_task` and `%%cython_task`. Starts nothing."""
+    magics = ConcurrentMagics(ipython)
+    ipython.register_magics(magics)
+    ipython.register_magics(CythonMagics(ipython, magics.session))
 
 
 def unload(ipython: InteractiveShell) -> None:
     """Take the magics away, and stop the cluster that they started."""
-    for kind, name in _MAGICS.items():
+    for kind, name in _MAGICS:
         ipython.magics_manager.magics[kind].pop(name, None)
+    ipython.magics_manager.registry.pop(CythonMagics.__name__, None)
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
     if magics is not None:
         magics.session.stop()

@@ -17,8 +17,13 @@ from concurrent_nb.errors import CellError, RemoteError, RemoteTraceback, TaskEr
 CellNamer = Callable[[str], tuple[str, str] | None]
 
 _FRAME: Final = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+)(?:, in (?P<name>.*))?$')
-_OURS: Final = re.compile(r"[/\\]concurrent_nb[/\\](?:shipping|workers|nodes|notebook)[/\\]")
+_OURS: Final = re.compile(
+    r"[/\\]concurrent_nb[/\\](?:shipping|workers|nodes|notebook)[/\\]"
+    r"|^<frozen importlib\._bootstrap|^View\.MemoryView$|^<stringsource>$"  # Python's loader and Cython's own code
+)
 _CELL: Final = re.compile(r"<cell (In\[\d+\])>")
+#: what tracebacks call compiled cells: file name -> the last cell with that text, as "In[3]"
+_compiled: Final[dict[str, str]] = {}
 
 
 class Rendering:
@@ -80,6 +85,11 @@ def place_of(future: TaskFuture, total: int) -> str:
     return f"{task} ({future.task}) failed on slave {future.slave}, worker {future.worker}, attempt {future.attempt}"
 
 
+def text_of(error: BaseException, namer: CellNamer = lambda _: None) -> str:
+    """Give the text of a task's traceback, as the cell would show it."""
+    return "\n".join(_shown(error, namer))
+
+
 def _shown(error: BaseException, namer: CellNamer) -> list[str]:
     cause = error.__cause__
     if isinstance(cause, RemoteTraceback):
@@ -114,10 +124,23 @@ def trim(text: str, namer: CellNamer = lambda _: None) -> str:
     return "\n".join(kept)
 
 
+def name_compiled(filename: str, cell: str) -> None:
+    """Say which cell a compiled file is, as "In[3]"."""
+    _compiled[filename] = cell
+
+
 def _frame_line(frame: re.Match[str], namer: CellNamer) -> str:
     cell = _CELL.fullmatch(frame["file"])
-    named = ("Cell", cell[1]) if cell is not None else namer(frame["file"])
+    name = frame["name"]
+    if cell is not None:
+        named: tuple[str, str] | None = ("Cell", cell[1])
+    elif frame["file"] in _compiled:
+        named = ("Cell", _compiled[frame["file"]])
+        # Cython says the module too, which is the name of the file.
+        name = (name or "").partition(".")[2] or "<module>"
+    else:
+        named = namer(frame["file"])
     if named is None:
         return frame[0]
-    function = f", in {frame['name']}" if frame["name"] not in (None, "<cell>", "<module>") else ""
+    function = f", in {name}" if name not in (None, "<cell>", "<module>") else ""
     return f"  {' '.join(named)}, line {frame['line']}{function}"

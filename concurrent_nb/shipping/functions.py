@@ -26,6 +26,7 @@ from concurrent_nb.shipping.references import (
     is_by_value,
     is_constant,
     is_importable,
+    never_changes,
 )
 from concurrent_nb.shipping.refusals import describe_failure, find_refused
 
@@ -142,7 +143,9 @@ class Functions:
                 self._keep(self._by_name, (fn, pickled, home))
             return pickled
         # The snapshot comes first: what another thread changes after it shows up at the next comparison.
-        snapshot = _snapshot(fn) if type(fn) is types.FunctionType else None
+        snapshot = _Snapshot() if never_changes(fn) else None
+        if type(fn) is types.FunctionType:
+            snapshot = _snapshot(fn)
         pickled = _pickle_by_value(fn)
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and not pickled.buffers:
             self._keep(self._by_value, (fn, pickled, snapshot))

@@ -48,6 +48,11 @@ def global_names(code: types.CodeType) -> tuple[tuple[str, ...], bool]:
     return found
 
 
+def never_changes(thing: Any) -> bool:
+    """Say whether the class of `thing` promises that its pickle never changes, and that it uses nothing of ours."""
+    return getattr(type(thing), "never_changes", False) is True
+
+
 def is_importable(thing: Any) -> bool:
     """Say whether a function or class is what a worker finds under its name, so that the name is enough.
 
@@ -111,7 +116,7 @@ def contents(cell: types.CellType) -> Any:
 def references(thing: Any) -> Iterator[Reference]:
     """Give what `thing` holds or uses, one level deep; nothing for what travels by name. Of many items, the first."""
     kind = type(thing)
-    if kind in ATOMS:
+    if kind in ATOMS or never_changes(thing):
         return
     if isinstance(thing, dict):
         for key, value in list(dict.items(thing))[:ITEMS]:
@@ -180,7 +185,7 @@ def is_fixed(thing: Any) -> bool:
 
 
 def _is_fixed(thing: Any, seen: set[int]) -> bool:
-    if is_constant(thing) or id(thing) in seen:
+    if is_constant(thing) or id(thing) in seen or never_changes(thing):
         return True
     if isinstance(thing, types.FunctionType):
         seen.add(id(thing))

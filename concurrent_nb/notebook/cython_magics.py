@@ -1,0 +1,194 @@
+"""`%%cython_task`: a cell of Cython, compiled once; each of its functions is called here or run as tasks.
+
+    cell text -> options -> shipping.compiled (cache, or Cython and the C compiler in a process) -> task functions
+
+Registered by `extension`. The notebook's kernel never imports Cython.
+"""
+
+import shlex
+import traceback
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
+from IPython.display import HTML, display
+
+from concurrent_nb.clock import Clock, monotonic
+from concurrent_nb.errors import CompileError, ConcurrentError
+from concurrent_nb.notebook import options
+from concurrent_nb.notebook.options import documented, takes
+from concurrent_nb.notebook.progress import Line, line_for
+from concurrent_nb.notebook.session import Session
+from concurrent_nb.notebook.tracebacks import name_compiled, show_as, show_plainly, trim
+from concurrent_nb.shipping.compiled.build import Build, cython_version, make
+from concurrent_nb.shipping.compiled.cache import Cache
+from concurrent_nb.shipping.compiled.flags import parse_flags
+from concurrent_nb.shipping.compiled.function import CythonFunction
+from concurrent_nb.shipping.compiled.recipe import Recipe
+
+_Value = TypeVar("_Value")
+
+#: the line is shown anew this often
+SHOW_S: Final = 0.2
+#: errors of one cell that are shown
+ERRORS: Final = 5
+
+
+class TaskFunction:
+    """Stands in for the task functions of the notebook until those are there."""
+
+    __module__ = "concurrent_nb.shipping"  # it travels as the function that it stands for
+    __slots__ = ("_session", "function")
+
+    def __init__(self, function: CythonFunction, session: Session) -> None:
+        self.function = function
+        self._session = session
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        return self.function(*args, **kwargs)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        return self._session.application()[0].submit(self.function, *args, **kwargs)
+
+    def map(self, *iterables: Any, **options: Any) -> Any:
+        return self._session.application()[0].map(self.function, *iterables, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.function.__reduce__()
+
+
+@magics_class
+class CythonMagics(Magics):
+    """The magic for compiled cells.
+
+    Args:
+        session: whose cluster the functions' tasks run on.
+    """
+
+    def __init__(self, shell: InteractiveShell, session: Session) -> None:
+        super().__init__(shell)
+        self._session = session
+
+    @no_var_expand
+    @cell_magic
+    @documented
+    @takes("--openmp", action="store_true", help="compile for OpenMP (prange); a task gets all cores of its slave")
+    @takes("--annotate", action="store_true", help="show Cython's page: which lines are slow, and the C of each")
+    @takes("--flags", type=options.words, help='for the C compiler, as in "-O3 -ffast-math"')
+    @takes("--name", type=options.words, help="what jobs of these functions are called in the cluster's status")
+    def cython_task(self, line: str, cell: str) -> None:
+        """Compile this cell with Cython, and make a task function of each def and cpdef in it.
+
+        With `f` one of them, `f(x)` runs here, `f.submit(x)` on the cluster, and `f.map(xs)` there for each x. Other
+        names of the notebook are not known in the cell: give them as arguments. The same text is compiled once.
+        """
+        try:
+            chosen = options.parse(CythonMagics.cython_task, _with_flags_joined(line))
+            recipe = Recipe(cell, parse_flags(chosen.flags or ""), chosen.openmp, cython_version())
+            build, page = self._built(recipe, f"%%cython_task {line}".rstrip(), chosen.annotate)
+        except CompileError as error:
+            self._show_errors(error, cell)
+            raise
+        except ConcurrentError as error:
+            show_plainly(error)
+            raise
+        self._bind(build, chosen.name)
+        if page is not None:
+            display(HTML(page))  # type: ignore[no-untyped-call]
+
+    def _built(self, recipe: Recipe, header: str, annotate: bool) -> tuple[Build, str | None]:
+        progress = _Progress(line_for(self.shell), recipe.cython)
+        build, page = progress.watch(lambda: make(recipe, header, Cache(), annotate=annotate, tick=progress.tick))
+        progress.end(", ".join(build.functions))
+        return build, page
+
+    def _bind(self, build: Build, job_name: str | None) -> None:
+        """Load the module, which runs the lines of the cell that are in no function, and bind its functions."""
+        shell = self._shell()
+        number = int(shell.displayhook.prompt_count)
+        name_compiled(build.filename, f"In[{number}]")
+        # For errors in functions that are called here, which IPython shows itself.
+        getattr(shell.compile, "_filename_map", {})[build.filename] = number
+        try:
+            functions = [CythonFunction(build, name, job_name or "") for name in build.functions]
+        except ConcurrentError as error:
+            show_plainly(error)
+            raise
+        except Exception as error:
+            text = "".join(traceback.format_exception(error))
+            show_as(error, trim(text, shell.compile.format_code_name).rstrip().split("\n"))
+            raise
+        for function in functions:
+            shell.user_ns[function.__qualname__] = TaskFunction(function, self._session)
+
+    def _show_errors(self, error: CompileError, cell: str) -> None:
+        """Show the lines of the cell that are wrong, as Python shows a SyntaxError."""
+        source = ["", *cell.split("\n")]  # the first line is the magic's
+        number = self._shell().displayhook.prompt_count
+        shown = []
+        for line, column, message in error.problems[:ERRORS]:
+            if 1 <= line <= len(source):
+                text = source[line - 1]
+                code = text.lstrip()
+                mark = max(0, column - (len(text) - len(code)))
+                shown += [f"  Cell In[{number}], line {line}", f"    {code}", f"    {' ' * mark}^"]
+            shown.append(f"{type(error).__name__}: {message}{self._advice(message)}")
+        if (more := len(error.problems) - ERRORS) > 0:
+            shown.append(f"and {more} more")
+        show_as(error, shown)
+
+    def _advice(self, message: str) -> str:
+        name = message.rpartition(": ")[2]
+        if message.startswith("undeclared name") and name in self._shell().user_ns:
+            return ": a compiled cell does not see the notebook's names, so make it an argument"
+        return ""
+
+    def _shell(self) -> InteractiveShell:
+        assert self.shell is not None
+        return self.shell
+
+
+def _with_flags_joined(line: str) -> str:
+    """Write `--flags -O3` as `--flags=-O3`: argparse would take the value for an option."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return line  # the parser says what is wrong with it
+    for at in [at for at, word in enumerate(words[:-1]) if word == "--flags"][::-1]:
+        words[at : at + 2] = [f"--flags={words[at + 1]}"]
+    return shlex.join(words)
+
+
+class _Progress:
+    """The line that tells how long the compiler has been at it."""
+
+    def __init__(self, line: Line, version: str, clock: Clock = monotonic) -> None:
+        self._line = line
+        self._version = version
+        self._clock = clock
+        self._started = self._shown = clock()
+        self._compiles = False
+
+    def tick(self) -> None:
+        now = self._clock()
+        if not self._compiles or now - self._shown >= SHOW_S:
+            self._line.show(f"compiling with Cython {self._version}, {now - self._started:.1f} s …")
+            self._compiles, self._shown = True, now
+
+    def watch(self, build: Callable[[], _Value]) -> _Value:
+        """Build; whatever ends that early ends the line."""
+        try:
+            return build()
+        except BaseException as error:
+            if self._compiles:
+                how = "stopped" if isinstance(error, KeyboardInterrupt) else "not compiled"
+                self._line.end(f"{how}, after {self._clock() - self._started:.1f} s")
+            if isinstance(error, KeyboardInterrupt):
+                show_as(error, ["KeyboardInterrupt: the compiler was stopped"])
+            raise
+
+    def end(self, names: str) -> None:
+        how = f"in {self._clock() - self._started:.1f} s" if self._compiles else "before"
+        self._line.end(f"{names}: compiled with Cython {self._version} {how}")

@@ -1,0 +1,186 @@
+"""The program that runs Cython or the C compiler: a process of its own, because both take long and may be stopped.
+
+    python -I compiler.py REQUEST
+
+REQUEST is a file with JSON; the answer is written beside it, `answer.json`, or not at all if this fails in a way that
+nobody thought of; then standard error says more. Started by `build`; imports nothing of ours, so that it starts fast.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import sys
+import zlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+#: packages whose .pxd files come with Cython or numpy, so that every machine has them
+CIMPORTS = ("cpython", "cython", "libc", "libcpp", "numpy", "openmp", "posix")
+#: directives that read or write files, insert C, or are for Cython's own tests
+REFUSED = ("callspec", "control_flow", "formal_grammar", "np_pythran", "set_initial_path", "test_")
+_OUTSIDE = re.compile(r"^(/|[A-Za-z]:|\.\.?/|.*/\.\./)")
+_VERBATIM = re.compile(r'#\s*include\s*[<"](?P<name>[^>"]*)[>"]')
+
+
+def translate(request: dict[str, Any]) -> dict[str, Any]:
+    """Make C of a cell.
+
+    The answer has `errors`, a list of [line, column, message], or what was made.
+    """
+    Errors: Any = import_module("Cython.Compiler.Errors")
+    errors: list[list[Any]] = []
+    report = Errors.report_error
+
+    def note(error: Any, use_stack: bool = True) -> None:
+        held = Errors.threadlocal.cython_errors_stack
+        if not (held and use_stack) and not error.reported:
+            position = error.position
+            errors.append([*(position[1:3] if position else (0, 0)), str(error.message_only).strip()])
+        report(error, use_stack)
+
+    # Before the other modules of Cython take it from there.
+    Errors.report_error = note
+    Main: Any = import_module("Cython.Compiler.Main")
+    Options: Any = import_module("Cython.Compiler.Options")
+    for table in (Options.directive_types, Options.directive_scopes):
+        for name in [name for name in table if name.startswith(REFUSED)]:
+            del table[name]
+
+    module = request["module"]
+    found: dict[str, Any] = {"numpy": False, "functions": [], "c_only": []}
+
+    class Context(Main.Context):  # type: ignore[misc]
+        """Reads no files but the cell and what comes with Cython and numpy."""
+
+        def find_include_file(self, filename: str, pos: Any = None, source_file_path: Any = None) -> None:
+            message = f"include is not allowed, because other machines have no {filename}: put its text into the cell"
+            raise Errors.CompileError(pos, message)
+
+        def find_pxd_file(self, qualified_name: str, pos: Any = None, *rest: Any, **more: Any) -> Any:
+            package = qualified_name.partition(".")[0]
+            if qualified_name == module:
+                return None
+            if package not in CIMPORTS:
+                message = f"cimport {qualified_name} is not allowed: there are {', '.join(CIMPORTS)}"
+                raise Errors.CompileError(pos, message)
+            found["numpy"] = found["numpy"] or package == "numpy"
+            return super().find_pxd_file(qualified_name, pos, *rest, **more)
+
+        def parse(self, source_desc: Any, scope: Any, pxd: Any, full_module_name: Any) -> Any:
+            tree = super().parse(source_desc, scope, pxd, full_module_name)
+            if not pxd and full_module_name == module:
+                look(tree.body, found)
+            return tree
+
+    def look(node: Any, found: dict[str, Any]) -> None:
+        kind = type(node).__name__
+        if kind == "StatListNode":
+            for part in node.stats:
+                look(part, found)
+        elif kind == "DefNode":
+            found["functions"].append([str(node.name), node.pos[1]])
+        elif kind == "CFuncDefNode":
+            name = node.declarator
+            while not hasattr(name, "name"):
+                name = name.base
+            found["functions" if node.overridable else "c_only"].append([str(name.name), node.pos[1]])
+        elif kind == "CDefExternNode":
+            headers = [str(node.include_file or "")]
+            headers += [match["name"] for match in _VERBATIM.finditer(str(node.verbatim_include or ""))]
+            for header in headers:
+                if _OUTSIDE.match(header.strip("<>")):
+                    raise Errors.CompileError(
+                        node.pos, f"{header} is not allowed, because other machines do not have it"
+                    )
+
+    options = Main.CompilationOptions(
+        Options.default_options,
+        language_level="3",
+        cplus=request["cplus"],
+        annotate=request["annotate"],
+        errors_to_stderr=False,
+    )
+    source = f"{module}.pyx"
+    Path(source).write_text(request["pyx"], encoding="utf-8")
+    context = Context.from_options(options)
+    result = None
+    try:
+        result = Main.compile_single(source, options, module, context=context)
+    except Errors.CompileError as error:
+        if error.position is not None:
+            note(error)
+    made = result.c_file if result is not None and not errors else None
+    if made is None:
+        return {"errors": errors or [[0, 0, "Cython has made nothing of the cell, and does not say why"]]}
+    page = Path(source).with_suffix(".html")
+    return {
+        "functions": found["functions"],
+        "c_only": found["c_only"],
+        "numpy": found["numpy"],
+        "c": base64.b64encode(zlib.compress(Path(made).read_bytes())).decode(),
+        "html": page.read_text(encoding="utf-8") if request["annotate"] else None,
+    }
+
+
+def compile_c(request: dict[str, Any]) -> dict[str, Any]:
+    """Make a binary of C. The answer has `binary`, the path of it, or `failure` and its `kind`."""
+    try:
+        import_module("setuptools")  # brings distutils, which Python has no more since 3.12
+        ccompiler: Any = import_module("distutils.ccompiler")
+        errors: Any = import_module("distutils.errors")
+        settings: Any = import_module("distutils.sysconfig")
+    except ImportError as error:
+        return {"kind": "setuptools", "failure": str(error)}
+    compiler = ccompiler.new_compiler()
+    settings.customize_compiler(compiler)
+    for name in ("compiler", "compiler_so", "compiler_cxx", "compiler_so_cxx", "linker_so", "linker_so_cxx"):
+        if words := getattr(compiler, name, None):
+            # What is built travels, whatever this Python itself was built with.
+            setattr(compiler, name, [word for word in words if word not in ("-march=native", "-mtune=native", "-g")])
+    program = (compiler.compiler_cxx if request["cplus"] else compiler.compiler_so)[0]
+    if shutil.which(program) is None:
+        return {"kind": "missing", "failure": program}
+    source = Path(f"{request['module']}.{'cpp' if request['cplus'] else 'c'}")
+    source.write_bytes(zlib.decompress(base64.b64decode(request["c"])))
+    includes = []
+    if request["numpy"]:
+        import numpy
+
+        includes.append(numpy.get_include())
+    flags = ["-g0", "-O2", "-w", *(flag for flag in request["flags"] if not flag.startswith("-l"))]
+    openmp = ["-fopenmp"] if request["openmp"] else []
+    macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")] if request["numpy"] else []
+    language = "c++" if request["cplus"] else "c"
+    binary = str(Path("built.so").absolute())
+    try:
+        objects = compiler.compile(
+            [str(source)], macros=macros, include_dirs=[*includes, _python_headers()], extra_preargs=[*flags, *openmp]
+        )
+        libraries = [flag for flag in request["flags"] if flag.startswith("-l")]
+        compiler.link_shared_object(objects, binary, extra_postargs=[*openmp, *libraries], target_lang=language)
+    except (errors.CCompilerError, errors.DistutilsError) as error:
+        return {"kind": "failed", "failure": str(error)}
+    return {"binary": binary}
+
+
+def _python_headers() -> str:
+    import sysconfig
+
+    return sysconfig.get_path("include")
+
+
+def main(request_path: str) -> None:
+    """Do what the request says, in its folder."""
+    folder = Path(request_path).parent
+    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    sys.path[:] = request["sys_path"]
+    os.chdir(folder)
+    answer = translate(request) if request["step"] == "translate" else compile_c(request)
+    Path("answer.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(os.path.abspath(sys.argv[1]))

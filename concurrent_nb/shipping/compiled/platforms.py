@@ -1,0 +1,97 @@
+"""What a machine can load: a tag that says what a binary was built for, and whether that fits here."""
+
+import functools
+import hashlib
+import json
+import platform
+import sys
+import sysconfig
+from dataclasses import astuple, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+#: what /proc/cpuinfo has to name for each level of x86-64
+_FEATURES: Final = {
+    2: {"cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2"},
+    3: {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
+    4: {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+}
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What a binary was built for."""
+
+    python: str  #: implementation and version, as "cpython-311"
+    suffix: str  #: of extension modules, which names the ABI
+    platform: str  #: as "linux-x86_64"
+    libc: str  #: its name
+    libc_version: tuple[int, ...]
+    numpy: str  #: major version that it was compiled against; "" if it was not
+
+    def fits(self, here: "Tag") -> bool:
+        """Say whether a binary of this tag can be loaded where the tag is `here`."""
+        same = (self.python, self.suffix, self.platform, self.libc) == (
+            here.python,
+            here.suffix,
+            here.platform,
+            here.libc,
+        )
+        # A binary asks for nothing that its libc did not have; later ones have that too.
+        return same and self.libc_version <= here.libc_version and self.numpy in ("", here.numpy)
+
+    def digest(self) -> str:
+        """Give a short name for files."""
+        return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        version = ".".join(map(str, self.libc_version))
+        numpy = f", numpy {self.numpy}" if self.numpy else ""
+        return f"{self.python}, {self.platform}, {self.libc} {version}{numpy}"
+
+
+@functools.cache
+def _tag_here(with_numpy: bool) -> Tag:
+    libc, version = platform.libc_ver()
+    return Tag(
+        sys.implementation.cache_tag or sys.implementation.name,
+        str(sysconfig.get_config_var("EXT_SUFFIX")),
+        sysconfig.get_platform(),
+        libc or sys.platform,
+        tuple(int(part) for part in version.split(".") if part.isdigit()),
+        (version_of("numpy") or "none").partition(".")[0] if with_numpy else "",
+    )
+
+
+def tag_here(with_numpy: bool) -> Tag:
+    """Give the tag of this machine and this Python.
+
+    Args:
+        with_numpy: for code that uses numpy's C interface.
+    """
+    return _tag_here(with_numpy)
+
+
+def version_of(package: str) -> str | None:
+    """Give the version of an installed package without importing it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def cpu_level_here(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+    """Give the level of x86-64 that this processor has; 1 where that cannot be told, 0 on other architectures."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return 0
+    try:
+        line = next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return 1
+    features = set(line.split())
+    level = 1
+    while level + 1 in _FEATURES and _FEATURES[level + 1] <= features:
+        level += 1
+    return level
