@@ -96,6 +96,10 @@ class MasterLost(ClusterError, concurrent.futures.BrokenExecutor):
     """The master was there and is gone, and none came back in time. Open futures end with this."""
 
 
+class KernelUnavailable(ClusterError):
+    """A slave did not become a Jupyter kernel; the message says why and what to do."""
+
+
 # ------------------------------------------------------------------------------------------------------------ a task
 
 

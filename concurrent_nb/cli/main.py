@@ -1,4 +1,4 @@
-"""`concurrent-nb master | slave | start | status | stop`: clusters from a shell.
+"""`concurrent-nb master | slave | start | status | kernel | stop`: clusters from a shell.
 
 What a node can be configured to is the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
 `--SlaveNode.workers=8` says on the command line what `c.SlaveNode.workers = 8` says in the file.
@@ -26,6 +26,7 @@ Any item of configuration can be given as --Class.item=value, for example --Mast
   concurrent-nb start --name lab --host 0.0.0.0   ... that slaves and users on other machines can join
   concurrent-nb slave --connect demo              one more slave; on another host, name a copy of the connection file
   concurrent-nb status demo                       what is there and what it does
+  concurrent-nb kernel --connect demo SLAVE       look into a slave with any Jupyter client
 """
 
 
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--workers", type=whole_number(1), help="worker processes (one for each core)")
     status = command("status", _status, "Tell what a cluster has and does; without a name, which clusters there are.")
     status.add_argument("name", nargs="?", help="name of the cluster, or path of its connection file")
+    kernel = command("kernel", _kernel, "Have a slave be a Jupyter kernel, and say how to attach to it.")
+    kernel.add_argument("slave", help="name of the slave, as `status` tells it")
+    kernel.add_argument("--connect", default="default", metavar="NAME_OR_FILE", help="its cluster (%(default)s)")
     stop = command("stop", _stop, "Stop a cluster: its master, its slaves, everything that runs on them.")
     stop.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
     return parser
@@ -176,6 +180,16 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     with _control(options.name) as control:
         control.call("stop_cluster")
     print(f"cluster {options.name} is stopping")
+    return 0
+
+
+def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
+    from concurrent_nb.nodes.kernels import open_kernel
+
+    if items:
+        raise ConfigurationError(f"kernel takes no configuration, but {', '.join(items)} was given")
+    path, _ = open_kernel(connection_file.read(options.connect), options.slave)
+    print(f"slave {options.slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}")
     return 0
 
 

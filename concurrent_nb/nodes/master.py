@@ -26,6 +26,7 @@ from concurrent_nb.components.config import ExtensionPointItem, FloatItem, IntIt
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId, new_session_id
+from concurrent_nb.nodes.kernel_desk import Answer, connection_info
 from concurrent_nb.nodes.master_core import MasterCore
 from concurrent_nb.nodes.registration import check_versions
 from concurrent_nb.nodes.strategies import IStrategy, PullRoundRobin, PushBest
@@ -39,6 +40,7 @@ from concurrent_nb.transport.compute import Gate
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_server import ControlServer
 from concurrent_nb.transport.waiting import Waiter, fd_of
+from concurrent_nb.wire import messages as m
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -82,6 +84,7 @@ class Master:
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
         self._core = MasterCore(epoch, scheduler, liveness, config.interval_s)
         self._asked: deque[Callable[[float], None]] = deque()
+        self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wake()
         self._stopping = False
         self._stop_event = asyncio.Event()
@@ -171,6 +174,17 @@ class Master:
         """Stop the cluster: all nodes are told, open tasks end with MasterLost."""
         self._loop.call_later(0.05, self.stop)
         return True
+
+    @remote(roles=["admin"])
+    async def open_kernel(self, slave: str) -> dict[str, Any]:
+        """Have a slave be a Jupyter kernel; give what is in a connection file for it. Asking again gives the same."""
+        answer: asyncio.Future[m.KernelAccess] = self._loop.create_future()
+
+        def ask(now: float) -> None:
+            self._kernels[self._core.open_kernel(slave, now)] = answer
+
+        await self._ask(ask)
+        return connection_info(await answer)
 
     @remote(roles=["admin", "client"])
     async def register_client(self, caller: Caller, key: str, versions: dict[str, Any], name: str) -> dict[str, Any]:
@@ -267,11 +281,27 @@ class Master:
         if monitor_fd in ready and gate.someone_left():
             self._send(core.probe(), now)
         self._send(core.step(now), now)
+        if core.kernels.settled:
+            self._settle_kernels()
+
+    def _settle_kernels(self) -> None:
+        """Tell those who asked for kernels what has become of it."""
+        for request, answer in self._core.kernels.take_settled():
+            self._loop.call_soon_threadsafe(_settle_kernel, self._kernels.pop(request), answer)
 
     def _send(self, outgoing: list[Any], now: float) -> None:
         for session, frames in outgoing:
             if not self._gate.send(session, frames):
                 self._core.unreachable(session, now)
+
+
+def _settle_kernel(asker: "asyncio.Future[m.KernelAccess]", answer: Answer) -> None:
+    if asker.done():  # he has hung up
+        return
+    if isinstance(answer, m.KernelAccess):
+        asker.set_result(answer)
+    else:
+        asker.set_exception(answer)
 
 
 def run_master(

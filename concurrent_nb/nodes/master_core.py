@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, cast
 
-from concurrent_nb.errors import ProtocolError
+from concurrent_nb.errors import ConfigurationError, ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId, digest_of
+from concurrent_nb.nodes.kernel_desk import KernelDesk
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import instructions as i
@@ -86,6 +87,7 @@ class MasterCore:
         self._touched: dict[SessionId, Peer] = {}  # may have something to say now
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._scheduler_due = 0.0
+        self.kernels = KernelDesk()
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
@@ -97,6 +99,7 @@ class MasterCore:
             m.Returned: self._on_returned,
             m.Output: self._on_output,
             m.Capacity: self._on_capacity,
+            m.KernelOpened: self._on_kernel_opened,
         }
 
     # ------------------------------------------------------------------------------------------------ coming and going
@@ -137,6 +140,8 @@ class MasterCore:
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.heard:
             self._events.append(e.SlaveLost(session_id))
+        if peer.role == "slave":
+            self.kernels.lost(session_id, reason)
         self._decide(now)
         return True
 
@@ -147,6 +152,19 @@ class MasterCore:
     def admits(self, key: bytes) -> bool:
         """Say whether a node with this key is registered."""
         return key in self._keys
+
+    def open_kernel(self, slave: str, now: float) -> int:
+        """Ask a slave, by its name, to be a Jupyter kernel. Give the number under which `kernels` will settle it.
+
+        Raises ConfigurationError, which lists the slaves, if there is none of that name.
+        """
+        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave"}
+        if slave not in slaves:
+            there = ", ".join(sorted(slaves)) or "none"
+            raise ConfigurationError(f"there is no slave {slave[:100]!r}; the slaves are: {there}")
+        message = self.kernels.ask(slaves[slave].session_id, slave, now)
+        self._send(slaves[slave].session_id, message)
+        return message.request
 
     def heartbeat(self, session_id: SessionId, now: float) -> bool:
         """Take a sign of life from the control channel; False if the session is over (register again)."""
@@ -263,6 +281,9 @@ class MasterCore:
         peer.slots = message.slots
         self._events.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
 
+    def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
+        self.kernels.answered(peer.session_id, message)
+
     # ------------------------------------------------------------------------------------------------- what is decided
 
     def _decide(self, now: float) -> None:
@@ -338,6 +359,7 @@ class MasterCore:
             self._lives(change, now)
         if self._events or now >= self._scheduler_due:
             self._decide(now)
+        self.kernels.tick(now)
         if now >= self._looks.soonest:
             for session_id in self._looks.take_up_to(now):
                 self._touched[session_id] = self.peers[session_id]
@@ -385,7 +407,8 @@ class MasterCore:
         """When `step` should be called again at the latest."""
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
         self._scheduler_due = inf if scheduler_due is None else scheduler_due
-        return min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
+        due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
+        return min(due, self.kernels.next_deadline())
 
     def status(self) -> dict[str, Any]:
         """Tell what there is, for people and for the control channel."""

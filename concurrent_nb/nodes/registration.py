@@ -57,6 +57,7 @@ class Membership:
     link: Link
     control: ControlClient
     role: str
+    master_ip: str  #: where the master's compute channel is
 
     def still_known(self) -> bool:
         """Ask the master over the control channel whether the session lives. Raises MasterUnreachable."""
@@ -94,6 +95,15 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
     except BaseException:
         control.close()
         raise
+    master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")
     return Membership(
-        session_id, answer["epoch"], answer["name"], answer["interval_s"], answer["silence_s"], link, control, role
+        session_id,
+        answer["epoch"],
+        answer["name"],
+        answer["interval_s"],
+        answer["silence_s"],
+        link,
+        control,
+        role,
+        master_ip,
     )

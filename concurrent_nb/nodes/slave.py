@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, FloatItem, IntItem
@@ -24,6 +24,9 @@ from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.workers.pool import Pool, make_launcher
+
+if TYPE_CHECKING:
+    from concurrent_nb.nodes.kernel_host import KernelHost
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +52,12 @@ class Slave:
     def __init__(self, config: SlaveNode, where: Callable[[], Path], name: str, lease: int | None) -> None:
         self._config = config
         self._where = where
+        self._path: Path | None = None  # once it is known
         self._name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._lease = lease
         self._parent = os.getppid()
         self._stopping = False
+        self._kernel: KernelHost | None = None  # from when somebody has asked for it
         self._keys = keys.fresh()
         self._slots = config.workers or cores()
         self._pool = Pool(
@@ -75,15 +80,36 @@ class Slave:
                 membership = self._rejoin() if again else None
         finally:
             self._pool.close()
+            if self._kernel is not None:
+                self._kernel.close()
 
     def stop(self) -> None:
-        """End `run` soon. For signal handlers."""
+        """End `run` soon. For signal handlers, and for other threads."""
         self._stopping = True
+        if self._kernel is not None:
+            self._kernel.wake.set()
+
+    def be_kernel(self, kernel: "KernelHost") -> None:
+        """Have this kernel from the start. To be called before `run`."""
+        self._kernel = kernel
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what the slave is and does, for the cells of its kernel. To be called on the slave's own thread."""
+        return {
+            "name": self._name,
+            "connection_file": str(self._path),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "workers": self._slots,
+            "unfinished": self._pool.unfinished,
+        }
 
     # --------------------------------------------------------------------------------------------------------- joining
 
     def _join(self) -> Membership:
-        info = connection_file.read(self._where())
+        if self._path is None:  # asked once: our owner says it once
+            self._path = self._where()
+        info = connection_file.read(self._path)
         credit = min(CREDIT_MAX, self._slots * self._config.credit_per_worker)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit)
 
@@ -121,6 +147,8 @@ class Slave:
         link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
         if self._lease is not None:
             waiter.add(self._lease)
+        if self._kernel is not None:
+            waiter.add(self._kernel.wake.fileno())
         self._polled, self._polled_version = {}, -1
         heard_at = monotonic()
         again = True
@@ -140,6 +168,8 @@ class Slave:
                 self._turn_pool(ready, now)
                 for frames_out in core.step(now):
                     link.send(frames_out)
+                if self._kernel is not None or core.kernel_requests:
+                    self._turn_kernel(core, waiter, membership)
                 if core.degraded:
                     self._stopping = True
                     raise ClusterStartFailed(f"slave {core.name!r} cannot keep workers alive: {core.degraded}")
@@ -157,6 +187,15 @@ class Slave:
             self._pool.reset(monotonic())
             membership.leave() if self._stopping else membership.close()
         return False
+
+    def _turn_kernel(self, core: SlaveCore, waiter: Waiter, membership: Membership) -> None:
+        """Start the kernel when it is first asked for; carry what it and the master have to say to each other."""
+        if self._kernel is None:
+            from concurrent_nb.nodes.kernel_host import KernelHost  # here: most slaves are never asked
+
+            self._kernel = KernelHost(self.describe, membership.master_ip)
+            waiter.add(self._kernel.wake.fileno())
+        self._kernel.turn(core)
 
     def _wait(self, core: SlaveCore, waiter: Waiter) -> dict[int, int]:
         now = monotonic()
@@ -194,6 +233,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def make_slave(
+    overrides: dict[str, dict[str, Any]], where: Callable[[], Path], name: str = "", lease: int | None = None
+) -> Slave:
+    """Make a slave as its configuration says; see `run_slave`. Nothing runs yet."""
+    manager = ComponentManager(settings.load(overrides))
+    manager.load([SlaveNode])
+    return Slave(manager.get(SlaveNode), where, name, lease)
+
+
 def run_slave(
     overrides: dict[str, dict[str, Any]],
     where: Callable[[], Path],
@@ -212,9 +260,7 @@ def run_slave(
 
     Raises ClusterNotFound, MasterUnreachable, AccessRefused or VersionMismatch if it cannot join.
     """
-    manager = ComponentManager(settings.load(overrides))
-    manager.load([SlaveNode])
-    slave = Slave(manager.get(SlaveNode), where, name, lease)
+    slave = make_slave(overrides, where, name, lease)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: slave.stop())
     slave.run(ready)

@@ -67,6 +67,7 @@ class SlaveCore:
         self._interval_s = interval_s
         self._said_at = -interval_s
         self.degraded = ""  #: why the crew cannot work any more
+        self.kernel_requests: list[int] = []  #: questions for the slave's kernel that have no answer yet
 
     @property
     def closed_by_master(self) -> str | None:
@@ -85,6 +86,14 @@ class SlaveCore:
                 self._crew.withdraw(message.tasks, message.stop, now)
             elif type(message) is m.DropFunctions:
                 self._crew.drop_functions(message.digests)
+            elif type(message) is m.OpenKernel:
+                self.kernel_requests.append(message.request)
+
+    def kernel_opened(self, access: m.KernelAccess | None, error: str = "") -> None:
+        """Answer all who have asked for the kernel: how to attach, or why there is none."""
+        for request in self.kernel_requests:
+            self.session.send(m.KernelOpened(request, access, error))
+        self.kernel_requests.clear()
 
     def resize(self, slots: int, credit: int) -> None:
         """Tell the master how much fits from now on."""

@@ -7,12 +7,14 @@ frames.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
-from traitlets import Int
+from traitlets import Int, Unicode
+from traitlets import default as default_of
 
 from concurrent_nb import Job
 from concurrent_nb.clock import monotonic
@@ -31,9 +33,9 @@ from concurrent_nb.shipping.cells import CellTask, cell_task
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
-_COMMANDS: Final = ("start", "connect", "stop", "status")
+_COMMANDS: Final = ("start", "connect", "stop", "status", "kernel")
 #: options of %concurrent and the commands that take them
-_TAKERS: Final = {"workers": "start", "name": "start", "where": "connect"}
+_TAKERS: Final = {"workers": "start", "name": "start", "where": "connect or kernel"}
 
 
 def _errors_plainly(method: _Method) -> _Method:
@@ -57,17 +59,22 @@ class ConcurrentMagics(Magics):
     capture_limit_bytes = Int(LIMIT_BYTES, min=1, help="bytes that the names of a cell may take together").tag(
         config=True
     )
+    connection = Unicode(help="cluster to use instead of an embedded one: its name or connection file").tag(config=True)
+
+    @default_of("connection")
+    def _connection_of_the_environment(self) -> str:
+        return os.environ.get("CONCURRENT_NB_CONNECTION", "")
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.session = Session()
+        self.session = Session(self.connection)
 
     @no_var_expand
     @line_magic
     @_errors_plainly
     @documented
     @takes("command", nargs="?", choices=_COMMANDS, help="what to do")
-    @takes("where", nargs="?", help="connect: the cluster's name, or the path of its connection file")
+    @takes("where", nargs="?", help="connect: the cluster's name or connection file; kernel: the slave")
     @takes("--workers", type=options.workers, help="start: number of worker processes; default: one per core")
     @takes("--name", type=options.words, help="start: name by which others on this machine can connect")
     def concurrent(self, line: str) -> None:
@@ -76,7 +83,7 @@ class ConcurrentMagics(Magics):
         if chosen.command is None:
             raise ConfigurationError(f"%concurrent needs to know what to do: {', '.join(_COMMANDS)}")
         for name, command in _TAKERS.items():
-            if getattr(chosen, name) is not None and chosen.command != command:
+            if getattr(chosen, name) is not None and chosen.command not in command.split(" or "):
                 shown = f"`{chosen.where}`" if name == "where" else f"--{name}"
                 raise ConfigurationError(f"%concurrent {chosen.command} takes no {shown}, only {command} does")
         if chosen.command == "start":
@@ -85,6 +92,10 @@ class ConcurrentMagics(Magics):
             if chosen.where is None:
                 raise ConfigurationError("%concurrent connect needs the cluster's name or its connection file")
             print(self.session.connect(chosen.where))
+        elif chosen.command == "kernel":
+            if chosen.where is None:
+                raise ConfigurationError("%concurrent kernel needs the name of a slave; %concurrent status lists them")
+            print(self.session.kernel(chosen.where))
         elif chosen.command == "stop":
             print(self.session.stop())
         else:

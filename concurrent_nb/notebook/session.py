@@ -5,20 +5,30 @@ Used by the magics; one object per loaded extension, and the only place that kno
 
 import atexit
 import os
+from pathlib import Path
 from typing import Any
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.nodes.kernels import open_kernel
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
+from concurrent_nb.transport import connection_file
 
 
 class Session:
-    """At most one cluster, embedded in this notebook or connected to."""
+    """At most one cluster, embedded in this notebook or connected to.
 
-    def __init__(self) -> None:
+    Args:
+        home: the cluster to connect to when one is needed, by name or connection file; "" starts an embedded one.
+    """
+
+    def __init__(self, home: str = "") -> None:
+        self._home = home
+        self._where = ""  # the cluster that we are connected to
+        self._kernel_files: set[Path] = set()  # that we have written
         self._cluster: Cluster | None = None
         self._app: ApplicationNode | None = None
         self._what = ""
@@ -45,6 +55,7 @@ class Session:
         """Connect to a running cluster, by name or connection file. Return a line that says so."""
         self._check_free("connect")
         self._app = concurrent_nb.connect(where)
+        self._where = where
         self._what = f"cluster {where}"
         atexit.register(self.stop)
         return f"connected to {self._what} (%concurrent stop leaves it)"
@@ -54,6 +65,8 @@ class Session:
         app, cluster, what = self._app, self._cluster, self._what
         self._app, self._cluster, self._what = None, None, ""
         atexit.unregister(self.stop)
+        while self._kernel_files:
+            self._kernel_files.pop().unlink(missing_ok=True)
         if app is None:
             return "there is no cluster to stop"
         try:
@@ -65,7 +78,9 @@ class Session:
 
     def application(self) -> tuple[ApplicationNode, str | None]:
         """Give the application node, and the line to show if a cluster had to be started for it."""
-        notice = self.start() if self._app is None else None
+        notice = None
+        if self._app is None:
+            notice = self.connect(self._home) if self._home else self.start()
         assert self._app is not None
         return self._app, notice
 
@@ -80,6 +95,8 @@ class Session:
     def status(self) -> str:
         """Say what there is, in a few lines."""
         lines = []
+        if self._app is None and self._home:
+            self.connect(self._home)
         if self._app is None:
             lines.append("no cluster: the next task starts one, or %concurrent start | connect")
         else:
@@ -88,6 +105,16 @@ class Session:
             names = (f"{c.name} ({c.kind}, {write_bytes(c.size_bytes)})" for c in self.captured)
             lines.append(f"the last cell sent along: {', '.join(names)}")
         return "\n".join(lines)
+
+    def kernel(self, slave: str) -> str:
+        """Have a slave be a Jupyter kernel. Return lines that say how to attach to it."""
+        self.application()
+        where = self._cluster.connection_file if self._cluster is not None else self._where
+        assert where
+        path, is_ours = open_kernel(connection_file.read(where), slave)
+        if is_ours:  # else it is the slave's own
+            self._kernel_files.add(path)
+        return f"slave {slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}"
 
     def _check_free(self, command: str) -> None:
         if self._app is not None:

@@ -5,16 +5,19 @@ slave only what is in `FromSlave`; the master decodes with the union of the send
 role is malformed rather than forbidden. Pickles are opaque bytes here.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 #: this protocol; a node that speaks another one is refused at registration, both versions named
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 #: the stream of Output that carries a task's notes; 1 and 2 are its standard streams
 NOTES: Final = 3
 #: the reason in a Bye after which nobody need look for the master
 CLUSTER_STOPPED: Final = "the cluster has been stopped"
+
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -57,6 +60,23 @@ class ErrorReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
     message: str
     traceback: str  #: formatted as Python does, "" if there is none
     exception: bytes = b""  #: pickled exception, b"" where it cannot be pickled
+
+
+class KernelAccess(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a Jupyter client reaches a slave's kernel over TCP, and the keys that let it in."""
+
+    ip: str
+    shell_port: Port
+    iopub_port: Port
+    stdin_port: Port
+    control_port: Port
+    hb_port: Port
+    key: str  #: signs every message (HMAC-SHA256)
+    curve_publickey: str  #: Z85; both are empty for a kernel that listens on loopback without encryption
+    curve_secretkey: str
+
+    def __repr__(self) -> str:  # what is printed or logged must not let anybody in
+        return f"KernelAccess(ip={self.ip!r}, shell_port={self.shell_port}, key=<hidden>)"
 
 
 # ---------------------------------------------------------------------------------------------- both ways
@@ -159,6 +179,12 @@ class DropFunctions(Message, tag=22, frozen=True):
     digests: list[bytes]
 
 
+class OpenKernel(Message, tag=23, frozen=True):
+    """Be a Jupyter kernel, if you are none yet, and say how to attach. Answered by one KernelOpened."""
+
+    request: int  #: number that the master gave this question
+
+
 # --------------------------------------------------------------------------------------------- slave to master
 
 
@@ -175,10 +201,18 @@ class Capacity(Message, tag=31, frozen=True):
     credit: int  #: unfinished tasks that it accepts at most
 
 
+class KernelOpened(Message, tag=32, frozen=True):
+    """Answer to OpenKernel."""
+
+    request: int
+    access: KernelAccess | None  #: None if there is no kernel
+    error: str  #: why there is none, and what to do
+
+
 FromClient = Function | OpenJob | Submit | Cancel | CloseJob | Bye
-FromSlave = Outcomes | Started | Output | Returned | Capacity | Bye
+FromSlave = Outcomes | Started | Output | Returned | Capacity | KernelOpened | Bye
 ToClient = Outcomes | Started | Output | Bye
-ToSlave = Function | Assign | Withdraw | DropFunctions | Bye
+ToSlave = Function | Assign | Withdraw | DropFunctions | OpenKernel | Bye
 AnyMessage = (
     Function
     | Outcomes
@@ -192,6 +226,8 @@ AnyMessage = (
     | Assign
     | Withdraw
     | DropFunctions
+    | OpenKernel
     | Returned
     | Capacity
+    | KernelOpened
 )

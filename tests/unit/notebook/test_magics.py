@@ -383,7 +383,7 @@ def test_connecting_to_nothing_is_a_clear_error(notebook: Notebook, capsys: pyte
     [
         ("", "needs to know what to do: start, connect, stop, status"),
         ("go", "command: invalid choice: 'go'"),
-        ("start now", "start takes no `now`, only connect does"),
+        ("start now", "start takes no `now`, only connect or kernel does"),
         ("connect", "connect needs the cluster's name"),
         ("connect a --workers 3", "connect takes no --workers, only start does"),
         ("stop --name x", "stop takes no --name, only start does"),

@@ -1,0 +1,407 @@
+"""A slave that is a Jupyter kernel: in a thread of it, on demand, or from birth, as the process that Jupyter starts.
+
+    python -m concurrent_nb.nodes.slave_kernel -f CONNECTION_FILE     # with CONCURRENT_NB_CONNECTION in the environment
+
+On demand, `kernel_host` runs a `ThreadedKernel` beside the slave's loop. From birth it is the other way round: IPython
+has the main thread, as in any kernel, and the slave's loop another one. Importing this module imports IPython, so
+nobody does until a kernel is wanted.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from IPython.core.interactiveshell import InteractiveShell
+from tornado.ioloop import IOLoop
+from traitlets import Type
+from traitlets.config import Config
+
+from concurrent_nb.errors import ClusterError, ConcurrentError, ConfigurationError, KernelUnavailable
+from concurrent_nb.nodes.kernel_desk import connection_info
+from concurrent_nb.nodes.kernel_host import LOOPBACK, KernelHost, spare_from_debugger
+from concurrent_nb.nodes.kernels import CONNECTION_VARIABLE, file_for
+from concurrent_nb.nodes.slave import make_slave
+from concurrent_nb.transport import connection_file, keys, private_files
+from concurrent_nb.wire.messages import KernelAccess
+
+log = logging.getLogger(__name__)
+
+EXTENSION: Final = "concurrent_nb"
+#: a kernel from birth waits so long for its slave to leave
+SLAVE_LEAVES_WITHIN_S: Final = 4.0
+
+
+class SlaveView:
+    """What the cells of a slave's kernel see as `slave`: read-only, each look a fresh one."""
+
+    __slots__ = ("_ask",)
+
+    def __init__(self, ask: Callable[[], dict[str, Any]]) -> None:
+        self._ask = ask
+
+    def status(self) -> dict[str, Any]:
+        """Tell what the slave is and does: name, host, workers, tasks that it has not finished."""
+        return self._ask()
+
+    @property
+    def name(self) -> str:
+        """The slave's name."""
+        return str(self._ask()["name"])
+
+    @property
+    def unfinished(self) -> int:
+        """How many tasks the slave has and has not finished."""
+        return int(self._ask()["unfinished"])
+
+    def __repr__(self) -> str:
+        told = self._ask()
+        return f"<slave {told['name']}: {told['workers']} workers, {told['unfinished']} tasks unfinished>"
+
+
+# ------------------------------------------------------------------------------------------------------------ on demand
+
+
+class ThreadedKernel:
+    """A kernel in the thread that calls `open`, `run` and `close`; other threads may call `stop`.
+
+    Args:
+        ip: the address to listen on.
+        ask: tells what the slave is and does.
+    """
+
+    def __init__(self, ip: str, ask: Callable[[], dict[str, Any]]) -> None:
+        self._ip = ip
+        self._ask = ask
+        self._app: _ThreadApp | None = None
+        self._path: Path | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.access: KernelAccess | None = None
+
+    def open(self) -> None:
+        """Have a kernel that listens, and write its connection file."""
+        if InteractiveShell.initialized():
+            raise KernelUnavailable("this process is a Jupyter kernel already, and none of ours")
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        pair = keys.fresh()
+        app = self._app = _ThreadApp.instance(config=_config(str(self._ask()["connection_file"])), ip=self._ip)
+        app.curve_publickey, app.curve_secretkey = pair
+        app.opened = self._opened
+        app.initialize([])
+        assert app.shell is not None
+        app.shell.push({"slave": SlaveView(self._ask)})
+        app.kernel.start()
+
+    def run(self, ending: Callable[[], None]) -> None:
+        """Serve clients until one of them shuts the kernel down, or `stop`. `ending` is told when that has begun."""
+        assert self._app is not None and self._loop is not None
+        kernel = self._app.kernel
+        while not kernel.over:
+            # An interrupt that comes too late for its cell may hit the loop; it goes on.
+            with contextlib.suppress(KeyboardInterrupt):
+                self._loop.run_forever()
+        ending()
+
+    def stop(self) -> None:
+        """End `run` soon, interrupting the cell that may be running."""
+        if self._app is not None and self._app.kernel is not None:
+            self._app.kernel.end()
+
+    def close(self) -> None:
+        """Take back all that `open` has done to this process."""
+        app, self._app = self._app, None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        if app is not None:
+            _dismantle(app)
+        if self._loop is not None:
+            asyncio.set_event_loop(None)
+            self._loop.close()
+
+    def _opened(self, app: IPKernelApp) -> str:
+        self.access = _access_of(app)
+        self._path = file_for(self.access)
+        private_files.make_folder(self._path.parent)
+        private_files.replace_private(self._path, msgspec.json.encode(connection_info(self.access)))
+        return str(self._path)
+
+
+class _Interrupts:
+    """Interrupts the cell that runs on one thread. A signal cannot: signals are for the main thread."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._running = False
+        self._awaited: asyncio.Future[Any] | None = None
+
+    @contextlib.contextmanager
+    def cell(self) -> Iterator[None]:
+        """Let what runs inside be interrupted."""
+        with self._lock:
+            self._running = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running, self._awaited = False, None
+                _raise_in(self._thread, None)
+
+    @contextlib.contextmanager
+    def awaiting(self, future: "asyncio.Future[Any]") -> Iterator[None]:
+        """Let the first interrupt cancel a cell that awaits."""
+        with self._lock:
+            self._awaited = future
+        yield
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the cell: as soon as it runs Python code, so not inside `time.sleep`."""
+        with self._lock:
+            future, self._awaited = self._awaited, None
+            if future is not None:
+                future.get_loop().call_soon_threadsafe(future.cancel)
+            elif self._running:
+                _raise_in(self._thread, KeyboardInterrupt)
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Have a thread raise an exception, or with None, take back one that it has not raised yet."""
+    what = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+
+
+class _ThreadIPythonKernel(IPythonKernel):
+    """A kernel that is not alone in its process: it handles no signals, and when it ends, nothing else does."""
+
+    over = False  #: nobody is to be served any more
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._interrupts = _Interrupts()
+
+    def end(self) -> None:
+        """End the kernel, and the cell that runs. For any thread."""
+        self.over = True
+        self._interrupts.interrupt()
+        self.io_loop.add_callback(self.io_loop.stop)
+
+    def pre_handler_hook(self) -> None:
+        """Leave the process's signals alone."""
+
+    def post_handler_hook(self) -> None:
+        """Leave the process's signals alone."""
+
+    def _cancel_on_sigint(self, future: "asyncio.Future[Any]") -> Any:
+        return self._interrupts.awaiting(future)
+
+    async def do_execute(self, *args: Any, cell_meta: Any = None, cell_id: Any = None, **kwargs: Any) -> Any:
+        """Run a cell so that it can be interrupted."""
+        if threading.current_thread() is not self.shell_channel_thread.parent_thread:  # a subshell
+            return await super().do_execute(*args, cell_meta=cell_meta, cell_id=cell_id, **kwargs)
+        try:
+            with self._interrupts.cell():
+                return await super().do_execute(*args, cell_meta=cell_meta, cell_id=cell_id, **kwargs)
+        except KeyboardInterrupt:  # it came when the cell had ended, and before we could take it back
+            error = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
+            return {**error, "execution_count": self.execution_count, "user_expressions": {}, "payload": []}
+
+    async def interrupt_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Interrupt the cell, and not the process."""
+        self._interrupts.interrupt()
+        assert self.session is not None
+        self.session.send(stream, "interrupt_reply", {"status": "ok"}, parent, ident=ident)
+
+    async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """End the kernel; the slave lives on."""
+        assert self.session is not None
+        content = {"status": "ok", "restart": bool(parent["content"].get("restart"))}
+        self.session.send(stream, "shutdown_reply", content, parent, ident=ident)
+        self.session.send(self.iopub_socket, "shutdown_reply", content, parent, ident=self._topic("shutdown"))
+        self.end()
+
+
+class _ThreadApp(IPKernelApp):
+    """ipykernel's set-up, without what it does to a process that is a kernel and nothing else."""
+
+    name = "concurrent-slave-kernel"
+    kernel_class = Type(_ThreadIPythonKernel)
+    opened: Callable[[IPKernelApp], str]
+
+    def init_crash_handler(self) -> None:
+        """Leave sys.excepthook to the slave."""
+
+    def init_signal(self) -> None:
+        """Leave signals to the slave."""
+
+    def init_poller(self) -> None:
+        """Live as long as the slave, whoever started it."""
+
+    def init_connection_file(self) -> None:
+        """Have no file before the ports are known."""
+
+    def write_connection_file(self, **kwargs: Any) -> None:
+        """Write the file, for its owner alone, now that the ports are known."""
+        self.connection_file = self.opened(self)
+
+
+def _config(connection: str) -> Config:
+    config = _common_config(connection)
+    config.IPKernelApp.capture_fd_output = False  # the descriptors are the slave's
+    config.IPKernelApp.parent_handle = 1  # print nothing about Ctrl-C
+    config.Session.key = secrets.token_hex(16).encode()
+    config.HistoryManager.hist_file = ":memory:"
+    return config
+
+
+def _common_config(connection: str) -> Config:
+    config = Config()
+    config.InteractiveShellApp.ignore_cwd = True  # no module of a working directory gets into the slave
+    config.InteractiveShellApp.extra_extensions = [EXTENSION]
+    config.ConcurrentMagics.connection = connection
+    return config
+
+
+def _access_of(app: IPKernelApp) -> KernelAccess:
+    """Give how a client reaches this kernel."""
+    ports = {name: getattr(app, name) for name in KernelAccess.__struct_fields__ if name.endswith("_port")}
+    public, secret = ((key or b"").decode() for key in (app.curve_publickey, app.curve_secretkey))
+    return KernelAccess(
+        ip=app.ip, **ports, key=app.session.key.decode(), curve_publickey=public, curve_secretkey=secret
+    )
+
+
+def _dismantle(app: IPKernelApp) -> None:
+    """Undo the set-up of a kernel, so that the process is as before, and can have another one."""
+    shell: Any = InteractiveShell._instance
+    for function in (app.close, app.cleanup_connection_file, getattr(shell, "atexit_operations", None)):
+        if function is not None:
+            atexit.unregister(function)
+    with contextlib.ExitStack() as undo:  # each of these is done, whatever becomes of the others
+        undo.callback(app.clear_instance)
+        if app.kernel is not None:
+            undo.callback(type(app.kernel).clear_instance)
+        if shell is not None:
+            undo.callback(type(shell).clear_instance)
+            undo.callback(shell.restore_sys_module_state)
+            undo.callback(shell.atexit_operations)
+        undo.callback(app.close)
+        if shell is not None:
+            undo.callback(shell.extension_manager.unload_extension, EXTENSION)
+
+
+# ----------------------------------------------------------------------------------------------------------- from birth
+
+
+class _BornIPythonKernel(IPythonKernel):
+    """The kernel of a process that is a slave as well: the two end together."""
+
+    async def do_shutdown(self, restart: bool) -> dict[str, Any]:
+        """End the slave first, with its workers, so that nothing but what cells have started is left to be ended."""
+        assert isinstance(self.parent, _BornApp)
+        await asyncio.to_thread(self.parent.leave)
+        content: dict[str, Any] = super().do_shutdown(restart)
+        return content
+
+
+class _BornApp(IPKernelApp):
+    """The application that Jupyter starts from the kernelspec `concurrent_slave`."""
+
+    name = "concurrent-slave"
+    kernel_class = Type(_BornIPythonKernel)
+    leave: Callable[[], None]
+
+    def init_sockets(self) -> None:
+        """Refuse what others on the network could read along."""
+        if self.transport == "tcp" and not ip_address(self.ip).is_loopback and self.curve_secretkey is None:
+            raise ConfigurationError(
+                f"the kernel would listen on {self.ip} without encryption: start it with "
+                "--KernelManager.transport_encryption=required"
+            )
+        super().init_sockets()
+
+
+class BornKernel:
+    """A process that is a kernel and a slave from the start.
+
+    Args:
+        where: the cluster to join, a name or the path of a connection file.
+    """
+
+    def __init__(self, where: str) -> None:
+        connection_file.read(where)  # before anything starts: the most likely mistake
+        path = connection_file.path_of(where)
+        self._slave = make_slave({}, lambda: path)
+        self._failure: ConcurrentError | None = None
+        self._thread = threading.Thread(target=self._serve, name="slave", daemon=True)
+        self._app = _BornApp.instance(config=_common_config(str(path)))
+        self._app.leave = self.leave
+        self._loop = IOLoop.current()
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Be both until a client shuts the kernel down or the cluster is stopped. Raises what keeps the slave out."""
+        host = KernelHost(self._slave.describe, LOOPBACK)
+        spare_from_debugger(self._thread)
+        self._app.initialize(list(arguments))
+        assert self._app.shell is not None
+        self._app.shell.push({"slave": SlaveView(host.ask)})
+        host.is_open(_access_of(self._app) if self._app.transport == "tcp" else None)
+        self._slave.be_kernel(host)
+        signal.signal(signal.SIGTERM, lambda number, frame: self._loop.add_callback_from_signal(self._loop.stop))
+        self._thread.start()
+        try:
+            self._app.start()
+        finally:
+            self.leave()
+        if self._failure is not None:
+            raise self._failure
+
+    def leave(self) -> None:
+        """End the slave, and wait for it."""
+        self._slave.stop()
+        self._thread.join(SLAVE_LEAVES_WITHIN_S)
+
+    def _serve(self) -> None:
+        try:
+            self._slave.run()
+        except ConcurrentError as error:
+            self._failure = error
+        except BaseException:
+            log.exception("the slave has failed")
+            self._failure = ClusterError("the slave has failed: the log has the details")
+        finally:
+            self._loop.add_callback(self._loop.stop)
+            # A running cell would keep the loop from hearing that; without one, a kernel ignores this signal.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the kernel that Jupyter has started from the kernelspec."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s slave %(levelname)s %(name)s: %(message)s")
+    try:
+        where = os.environ.get(CONNECTION_VARIABLE)
+        if not where:
+            raise ConfigurationError(
+                f"the kernel concurrent_slave joins a cluster: set {CONNECTION_VARIABLE} to its name or to the path "
+                "of its connection file"
+            )
+        BornKernel(where).run(arguments)
+    except ConcurrentError as error:
+        sys.exit(f"the slave ends: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
