@@ -18,6 +18,8 @@ from concurrent_nb.errors import ConfigurationError
 
 #: worker processes that one machine is asked for at most
 MOST_WORKERS: Final = 1024
+#: width and height of a picture at most
+MOST_PIXELS: Final = 65536
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -108,6 +110,14 @@ def variable(text: str) -> str:
 
 def words(text: str) -> str:
     """Read a text that says something."""
+def size(text: str) -> tuple[int, int]:
+    """Read the value of --size: width and height in pixels."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and 0 < int(width) <= MOST_PIXELS >= int(height) > 0):
+        raise argparse.ArgumentTypeError(f"needs width and height up to {MOST_PIXELS}, as in 1536x1024, not {text!r}")
+    return int(width), int(height)
+
+
     if not text.strip():
         raise argparse.ArgumentTypeError("needs a value, not an empty one")
     return text

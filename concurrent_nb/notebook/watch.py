@@ -20,6 +20,8 @@ from concurrent_nb.notebook.tracebacks import show_as
 
 #: how long the main thread waits before it shows prints and progress again; a front end takes few messages
 SLICE_S: Final = 0.2
+#: the first look comes sooner: a quick job is spared a display, a slow one shows at once that it runs
+FIRST_S: Final = 0.1
 #: a stopped job's tasks have this long to confirm; the cell must be back within a second
 CONFIRM_S: Final = 0.7
 
@@ -59,8 +61,10 @@ class Watch:
         try:
             if interrupted:
                 raise KeyboardInterrupt
-            while not self._job.wait(SLICE_S):
+            slice_s = FIRST_S
+            while not self._job.wait(slice_s):
                 self._look()
+                slice_s = SLICE_S
         except KeyboardInterrupt as interrupt:
             self._stop()
             show_as(interrupt, ["KeyboardInterrupt: the job was stopped; what had finished is in _job.futures"])

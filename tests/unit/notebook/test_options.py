@@ -23,6 +23,10 @@ def test_a_task_has_defaults() -> None:
         "timeout": None,
         "retries": 0,
         "on_error": "stop",
+        "shared": None,
+        "show_capture": False,
+        "view": None,
+        "size": None,
         "name": None,
     }
 

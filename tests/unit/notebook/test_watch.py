@@ -16,7 +16,7 @@ from concurrent_nb.clock import ManualClock
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import KernelLine, LastLine, TerminalLine, line_for, progress_text
 from concurrent_nb.notebook.results import plural, stopped_summary, summary
-from concurrent_nb.notebook.watch import SLICE_S, Watch, interrupts_noted
+from concurrent_nb.notebook.watch import FIRST_S, SLICE_S, Watch, interrupts_noted
 
 Step = Callable[["ScriptedJob"], None]
 
@@ -120,7 +120,7 @@ def test_prints_and_progress_are_shown_while_it_runs() -> None:
         "(room)",
         "end: 3 tasks: 2 done, 0 cancelled, 0 failed in 4.00 s on 1 slave",
     ]
-    assert set(job.waited) == {SLICE_S}
+    assert job.waited == [FIRST_S, SLICE_S, SLICE_S]
 
 
 def test_an_interrupt_stops_the_job_and_says_what_became_of_it() -> None:

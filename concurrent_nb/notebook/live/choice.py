@@ -1,0 +1,76 @@
+"""Whether a job is shown live, and with which view.
+
+Used by the magics. Imports what is heavy (anywidget, numpy) only when it is about to be used.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any, Final
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from concurrent_nb import Job, TaskFuture
+from concurrent_nb.clock import monotonic
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.notebook.live.story import Story
+from concurrent_nb.notebook.live.text import value_text
+from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
+from concurrent_nb.notebook.progress import Line, progress_text
+from concurrent_nb.notebook.results import summary
+from concurrent_nb.notebook.tracebacks import text_of
+
+#: values of --view
+VIEWS: Final = ("image", "search", "table")
+
+
+def is_possible(shell: InteractiveShell) -> bool:
+    """Say whether there may be a browser, and what it needs."""
+    return hasattr(shell, "kernel") and find_spec("anywidget") is not None
+
+
+def view_of(
+    name: str | None, size: tuple[int, int] | None, calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+) -> View | None:
+    """Make the view of that name.
+
+    Args:
+        calls: arguments of each task.
+        names: what --for calls them.
+
+    Raises ConfigurationError when something is not installed.
+    """
+    if name == "image":
+        if find_spec("numpy") is None:
+            raise ConfigurationError("--view image needs numpy: pip install numpy")
+        return ImageView(len(calls), size)
+    if name == "search":
+        return SearchView(len(calls), lambda index: label(names, calls[index]))
+    return TableView(names, calls.__getitem__) if name == "table" else None
+
+
+def label(names: Sequence[str], call: Sequence[Any]) -> str:
+    """Write the arguments of a task: `n = 3`."""
+    return ", ".join(f"{name} = {value_text(value, 40)}" for name, value in zip(names, call, strict=False))
+
+
+def line(job: Job, shell: InteractiveShell, view: View | None, started: float) -> Line:
+    """Make the line that shows a watched job while the cell waits for it."""
+    from concurrent_nb.notebook.live.line import LiveLine  # here: anywidget takes a tenth of a second
+
+    return LiveLine(job, _story(job, shell, view, started), started, shell)
+
+
+def follow(job: Job, shell: InteractiveShell, view: View | None, started: float) -> None:
+    """Show a watched job that nobody waits for."""
+    from concurrent_nb.notebook.live.line import LiveLine  # the same
+
+    live = LiveLine(job, _story(job, shell, view, started), started, shell)
+    live.follow(progress_text(job.counts(), 0.0), lambda: summary(job, monotonic() - started))
+
+
+def _story(job: Job, shell: InteractiveShell, view: View | None, started: float) -> Story:
+    def traceback(future: TaskFuture) -> str:
+        error = future.exception()
+        return text_of(error, shell.compile.format_code_name) if error is not None else ""
+
+    return Story(job, started, view, traceback)

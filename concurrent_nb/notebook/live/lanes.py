@@ -1,0 +1,184 @@
+"""Lanes: which tasks ran when, on which slave, a row for each worker.
+
+Used by `story`. Few tasks are kept one by one; many are added up in bins of time whose width doubles as the job goes
+on, so that what is kept and sent has a bound.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from concurrent_nb.notebook.live.colours import FAILED, RUNNING
+from concurrent_nb.notebook.live.text import line_of
+
+#: tasks that are kept one by one
+PIECES_MOST: Final = 240
+#: bins of time that a row has at most, and the first width of one
+BINS: Final = 160
+BIN_S: Final = 0.05
+#: rows that a slave is shown with; one with more workers has one row for all of them
+ROWS_MOST: Final = 8
+SLAVES_MOST: Final = 8
+
+
+@dataclass(slots=True)
+class _Row:
+    """A worker: when it was busy, as pieces (start, end, state, task) and as seconds in each bin."""
+
+    worker: int
+    pieces: list[tuple[float, float, int, int]] = field(default_factory=list)
+    busy: list[float] = field(default_factory=lambda: [0.0] * BINS)
+    failed: list[bool] = field(default_factory=lambda: [False] * BINS)
+    until: float = 0.0
+    fresh: list[tuple[float, float, int, int]] = field(default_factory=list)  #: (heard at, took, state, task)
+
+
+@dataclass(slots=True)
+class _Slave:
+    rows: list[_Row] = field(default_factory=list)
+    by_worker: dict[int, _Row] = field(default_factory=dict)
+    tasks: int = 0
+    failed: int = 0
+
+
+class Lanes:
+    """All lanes of a job. Times are seconds since it was started."""
+
+    def __init__(self) -> None:
+        self._slaves: dict[str, _Slave] = {}
+        self._running: dict[int, tuple[str, float]] = {}  #: task -> (slave, since)
+        self._pieces = 0
+        self._bin_s = BIN_S
+        self._unsettled: list[_Row] = []
+
+    def started(self, task: int, slave: str, at: float) -> None:
+        """A task runs."""
+        self._running[task] = (slave, at)
+
+    def ended(self, task: int, slave: str, worker: int, at: float, took: float, state: int) -> None:
+        """A task has ended: `at` is when that was heard of, maybe together with other tasks. `settle` later."""
+        self._running.pop(task, None)
+        if not slave:
+            return  # it never came to a slave
+        lane = self._slaves.get(slave)
+        if lane is None:
+            lane = self._slaves[slave] = _Slave()
+        lane.tasks += 1
+        lane.failed += state == FAILED
+        row = lane.by_worker.get(worker)
+        if row is None:
+            row = lane.by_worker[worker] = _Row(worker)
+            lane.rows.append(row)
+        if not row.fresh:
+            self._unsettled.append(row)
+        row.fresh.append((at, took, state, task))
+
+    def settle(self) -> None:
+        """Put the tasks that have ended in their places.
+
+        Answers of quick tasks come together, so each is taken to have ended when the next one began.
+        """
+        for row in self._unsettled:
+            placed = []
+            cursor = row.fresh[-1][0]
+            for at, took, state, task in reversed(row.fresh):
+                end = max(min(at, cursor), row.until)
+                start = max(end - took, row.until)
+                placed.append((start, end, state, task))
+                cursor = start
+            placed.reverse()
+            row.until = placed[-1][1]
+            row.fresh.clear()
+            self._pieces += len(placed)
+            if self._pieces <= PIECES_MOST:
+                row.pieces += placed
+            for start, end, state, _ in placed:
+                self._bin(row, start, end, state)
+        self._unsettled.clear()
+        if self._pieces > PIECES_MOST:
+            for slave in self._slaves.values():
+                for row in slave.rows:
+                    row.pieces.clear()
+
+    def _bin(self, row: _Row, start: float, end: float, state: int) -> None:
+        while end >= BINS * self._bin_s:
+            self._bin_s *= 2
+            for slave in self._slaves.values():
+                for each in slave.rows:
+                    _halve(each)
+        first, last = int(max(0.0, start) / self._bin_s), int(max(0.0, end) / self._bin_s)
+        if first == last:
+            row.busy[first] += end - start
+        else:
+            row.busy[first] += (first + 1) * self._bin_s - start
+            row.busy[last] += end - last * self._bin_s
+            for middle in range(first + 1, last):
+                row.busy[middle] += self._bin_s
+        if state == FAILED:
+            row.failed[last] = True
+
+    def parts(self, now: float) -> dict[str, Any]:
+        """Give what is shown, as plain data: rows of pieces, or of digits that say how busy each bin was."""
+        names = set(self._slaves) | {slave for slave, _ in self._running.values() if slave}
+        ranked = sorted(names, key=lambda name: (-self._tasks_of(name), name))
+        single = self._pieces <= PIECES_MOST
+        shown = [self._lane(name, now, single) for name in sorted(ranked[:SLAVES_MOST])]
+        return {
+            "now": round(now, 3),
+            "bin": 0 if single else self._bin_s,
+            "slaves": shown,
+            "more": max(0, len(ranked) - SLAVES_MOST),
+        }
+
+    def _tasks_of(self, name: str) -> int:
+        return self._slaves[name].tasks if name in self._slaves else 0
+
+    def _lane(self, name: str, now: float, single: bool) -> dict[str, Any]:
+        lane = self._slaves.get(name) or _Slave()
+        running = sorted((since, task) for task, (slave, since) in self._running.items() if slave == name)
+        rows = self._pieces_of(lane, running, now) if single else self._levels_of(lane, running, now)
+        return {"name": line_of(name), "tasks": lane.tasks, "failed": lane.failed, "rows": rows}
+
+    def _pieces_of(self, lane: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
+        rows: list[list[tuple[float, float, int, int]]] = [list(row.pieces) for row in lane.rows]
+        free = [(row.until, number) for number, row in enumerate(lane.rows)]
+        # Where a running task runs is not known before it has ended: any row will do that was free when it began.
+        for since, task in running:
+            fits = [(until, number) for until, number in free if until <= since + BIN_S]
+            if fits:
+                until, number = max(fits)
+                free.remove((until, number))
+            else:
+                until, number = 0.0, len(rows)
+                rows.append([])
+            rows[number].append((max(since, until), now, RUNNING, task))
+        if len(rows) > ROWS_MOST:  # shown in as many rows as there is room for
+            rows = [[piece for row in rows[number::ROWS_MOST] for piece in row] for number in range(ROWS_MOST)]
+        return [[[round(start, 3), round(end, 3), state, task] for start, end, state, task in row] for row in rows]
+
+    def _levels_of(self, lane: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
+        width = self._bin_s
+        count = min(BINS, int(now / width) + 1)
+        rows = [(row.busy[:count], row.failed[:count]) for row in lane.rows]
+        more = [0.0] * count
+        for since, _ in running:
+            for number in range(min(count, int(since / width)), count):
+                more[number] += min(now, (number + 1) * width) - max(since, number * width)
+        if len(rows) > ROWS_MOST:
+            times = len(rows)
+            busy = [sum(row[0][number] for row in rows) / times for number in range(count)]
+            rows = [(busy, [any(row[1][number] for row in rows) for number in range(count)])]
+        for number, extra in enumerate(more):  # long tasks that still run, shared out among the rows
+            for busy, _ in rows:
+                busy[number] += extra / len(rows)
+        return ["".join(map(_level, *row, [width] * count)) for row in rows]
+
+
+def _level(busy: float, failed: bool, width: float) -> str:
+    """Write a bin as a sign: 0 to 8 for how busy, x where a task failed."""
+    return "x" if failed else str(min(8, round(8 * busy / width)) or (1 if busy > 0 else 0))
+
+
+def _halve(row: _Row) -> None:
+    """Make one bin of two."""
+    row.busy = [row.busy[at] + row.busy[at + 1] for at in range(0, BINS, 2)] + [0.0] * (BINS // 2)
+    row.failed = [row.failed[at] or row.failed[at + 1] for at in range(0, BINS, 2)] + [False] * (BINS // 2)

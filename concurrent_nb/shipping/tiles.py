@@ -1,0 +1,20 @@
+"""Tiles: a piece of a picture, and where it belongs. What a task returns or publishes for `--view image`.
+
+Used by tasks and by whoever shows their pictures. Needs no numpy: pixels are what the task has.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A rectangle of pixels whose upper left corner is at (x, y) of the picture.
+
+    >>> Tile([[0, 1], [2, 3]], x=10, y=4)
+    Tile(pixels=[[0, 1], [2, 3]], x=10, y=4)
+    """
+
+    pixels: Any  #: rows of numbers (h, w), or of colours (h, w, 3 or 4) from 0 to 255
+    x: int = 0
+    y: int = 0

@@ -1,0 +1,185 @@
+"""The story of a job, and the bulletins that are made of it."""
+
+from concurrent_nb.api import Counts, TaskNote
+from concurrent_nb.notebook.live.bulletin import PIXELS_BURST, PIXELS_S, TICK_S, Bulletin
+from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
+from concurrent_nb.notebook.live.folds import KINDS_MOST, Folds
+from concurrent_nb.notebook.live.story import BARS_MOST
+from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, strip
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.notes import Publication, Report
+from tests.stories import MadeUp
+
+
+def publication(value: object) -> Publication:
+    body, buffers = pickles.dumps(value)
+    return Publication(body, [bytes(buffer) for buffer in buffers])
+
+
+def test_each_task_has_a_state() -> None:
+    it = MadeUp(6)
+    it.story.fold([it.start(0, 0.1), it.start(1, 0.1)], [])
+    assert list(it.story.states) == [RUNNING, RUNNING, WAITING, WAITING, WAITING, WAITING]
+    it.story.fold([it.end(0, 1), it.end(1, ValueError("x")), it.hit(2, 5), it.cancel(3)], [])
+    assert list(it.story.states) == [DONE, FAILED, HIT, CANCELLED, WAITING, WAITING]
+    it.job.futures[4].end_cancelled()
+    it.story.finish()
+    assert list(it.story.states) == [DONE, FAILED, HIT, CANCELLED, CANCELLED, WAITING]
+
+
+def test_the_head_tells_pace_and_time_left() -> None:
+    it = MadeUp(100)
+    head = it.story.head(Counts(99, 1, 0, 0, 0), 0.5)
+    assert (head["total"], head["elapsed"], head["rate"], head["left"]) == (100, 0.5, None, None)
+    head = it.story.head(Counts(60, 0, 40, 0, 0), 4.0)
+    assert (head["rate"], head["left"]) == (10.0, 6.0)
+    # What was long ago does not count.
+    for second in range(5, 30):
+        head = it.story.head(Counts(58 - second, 2, 40 + second, 0, 0), float(second))
+    assert head["rate"] is not None
+    assert 0.9 < head["rate"] < 1.1
+
+
+def test_bars_are_those_of_tasks_that_run() -> None:
+    it = MadeUp(20)
+    it.story.fold([], [TaskNote(index, Report(0.5, "half\x1b[2J\n")) for index in range(10)])
+    bars = it.story.bars()
+    assert bars["bars"][0] == [0, 0.5, "half\\n"]
+    assert (len(bars["bars"]), bars["more"]) == (BARS_MOST, 10 - BARS_MOST)
+    it.story.fold([it.end(index, None) for index in range(10)], [TaskNote(3, Report(1.0, "late"))])
+    it.story.fold([], [TaskNote(3, Report(1.0, "too late"))])
+    assert it.story.bars() == {"bars": [], "more": 0}
+
+
+def test_errors_are_folded_by_kind() -> None:
+    folds, asked = Folds(), []
+
+    def traceback() -> str:
+        asked.append(1)
+        return "the traceback"
+
+    for task in range(1000):
+        folds.add(task, ValueError(f"bad input {task} at 0x{task:x}"), traceback)
+    folds.add(7, KeyError("x"), traceback)
+    first, second = folds.parts()["kinds"]
+    assert first == {
+        "type": "ValueError",
+        "message": "bad input 0 at 0x0",
+        "count": 1000,
+        "tasks": [0, 1, 2, 3, 4],
+        "text": "the traceback",
+    }
+    assert (second["type"], second["count"]) == ("KeyError", 1)
+    assert len(asked) == 2
+    for task in range(100):
+        folds.add(task, ValueError("x" * task), traceback)
+    assert len(folds.parts()["kinds"]) == KINDS_MOST
+    assert folds.parts()["more"] == 100 - (KINDS_MOST - 2)
+
+
+def test_errors_of_tasks_come_with_their_tracebacks() -> None:
+    it = MadeUp(3)
+    it.story.fold([it.end(2, ValueError("x"))], [])
+    assert it.story.folds.parts()["kinds"][0]["text"] == "Traceback of 2"
+
+
+def test_a_picture_fills_up_with_results_and_publications() -> None:
+    view = ImageView(4, None)
+    it = MadeUp(4, view)
+    it.story.fold([it.end(0, [1, 2])], [TaskNote(1, publication([3, 4]))])
+    it.story.fold([it.end(2, "no pixels"), it.end(3, None)], [])
+    parts = it.story.view_parts()
+    assert parts is not None
+    assert (parts["width"], parts["height"], parts["range"], parts["odd"]) == (4, 2, ["1", "4"], 1)
+    assert parts["first_odd"] == "task 2: str is no array of pixels"
+
+
+def test_a_publication_that_cannot_be_opened_is_counted() -> None:
+    it = MadeUp(1, ImageView(1, None))
+    it.story.fold([], [TaskNote(0, Publication(b"no pickle", []))])
+    assert it.story.head(Counts(1, 0, 0, 0, 0), 1.0)["unread"] == 1
+
+
+def test_a_search_names_its_hit() -> None:
+    it = MadeUp(4, SearchView(4, lambda index: f"n = {10 * index}"))
+    it.story.fold([it.end(0, None), it.hit(2, "<b>found</b>"), it.cancel(3)], [])
+    parts = it.story.view_parts()
+    assert parts is not None
+    assert parts["hit"] == {"index": 2, "label": "n = 20", "value": "'<b>found</b>'"}
+    assert (parts["cells"], parts["searched"], parts["cancelled"]) == ("2054", 2, 1)
+    assert (parts["first"], parts["last"]) == ("n = 0", "n = 30")
+
+
+def test_the_strip_of_many_tasks_shows_first_what_is_rare() -> None:
+    states = bytearray([DONE] * 100_000)
+    states[50_000] = HIT
+    states[25_000] = FAILED
+    cells = strip(states, 100)
+    assert len(cells) == 100
+    assert cells[50] == str(HIT)
+    assert cells[25] == str(FAILED)
+    assert set(cells) == {str(DONE), str(HIT), str(FAILED)}
+
+
+def test_a_table_has_the_first_and_the_last_results() -> None:
+    it = MadeUp(100, TableView(["n", "w"], lambda index: (index, "<i>")))
+    for index in [*range(99, 49, -1), *range(50)]:
+        value = ValueError("bad\nthing") if index == 98 else index * index
+        it.story.fold([it.end(index, value, took=0.25)], [])
+    parts = it.story.view_parts()
+    assert parts is not None
+    assert parts["columns"] == ["task", "n", "w", "value", "slave", "seconds", "status"]
+    assert [row[0] for row in parts["first"]] == [str(index) for index in range(10)]
+    assert [row[0] for row in parts["last"]] == [str(index) for index in range(90, 100)]
+    assert parts["left_out"] == 80
+    assert parts["first"][3] == ["3", "3", "'<i>'", "9", "one", "0.250", "done"]
+    assert parts["last"][8] == ["98", "98", "'<i>'", "ValueError: bad\\nthing", "one", "0.250", "failed"]
+
+
+def test_a_table_of_few_results_leaves_nothing_out() -> None:
+    it = MadeUp(15, TableView([], lambda index: ()))
+    it.story.fold([it.end(index, index) for index in (14, 3, 7)] + [it.cancel(5)], [])
+    parts = it.story.view_parts()
+    assert parts is not None
+    assert [row[0] for row in parts["first"] + parts["last"]] == ["3", "7", "14"]
+    assert parts["left_out"] == 0
+
+
+def test_bulletins_keep_to_their_pace() -> None:
+    it = MadeUp(1000, ImageView(1000, (1000, 800)))
+    bulletin = Bulletin(it.story)
+    messages = pixels = 0
+    for tick in range(int(60 / TICK_S)):
+        at = tick * TICK_S
+        if tick < 1000:
+            it.story.fold([it.end(tick, [float(tick)] * 800, at)], [])
+        due = bulletin.take(Counts(1000 - tick, 1, tick, 0, 0), at, at)
+        messages += bool(due)
+        pixels += len(due["tiles"]["data"]) if "tiles" in due else 0
+    assert messages <= 60 / TICK_S
+    assert 1000 * 800 <= pixels <= PIXELS_BURST + 60 * PIXELS_S
+
+
+def test_a_quiet_job_is_seldom_told_of() -> None:
+    it = MadeUp(10)
+    bulletin = Bulletin(it.story)
+    early = [bulletin.take(Counts(9, 1, 0, 0, 0), at / 20, at / 20) for at in range(200)]
+    assert early[0].keys() == {"head", "bars", "errors", "lanes"}
+    assert sum("head" in due for due in early) <= 21
+    late = [bulletin.take(Counts(9, 1, 0, 0, 0), 1000 + at / 20, 1000 + at / 20) for at in range(200)]
+    assert sum(map(bool, late)) <= 15
+
+
+def test_a_browser_that_comes_late_gets_the_whole_picture() -> None:
+    view = ImageView(10, None)
+    it = MadeUp(10, view)
+    bulletin = Bulletin(it.story)
+    it.story.fold([it.end(0, [0.0, 1.0])], [])
+    whole = []
+    for tick in range(200):
+        at = tick * TICK_S
+        tiles = bulletin.take(Counts(9, 1, 1, 0, 0), at, at).get("tiles")
+        if tiles and tiles["full"]:
+            whole.append(round(at, 2))
+    assert whole[0] == 0.0
+    assert len(whole) == 5

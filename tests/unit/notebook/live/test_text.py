@@ -1,0 +1,65 @@
+"""Texts of strangers: nothing hidden, nothing turned round, nothing long."""
+
+import pytest
+
+from concurrent_nb.notebook.live.text import error_texts, line_of, lines_of, seconds_text, value_text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("a\nb\r\nc\td", "a\\nb\\nc d"),
+        ("\x1b[31mred\x1b[0m\x1b[2J\x07", "red"),
+        ("user\u202etxt.exe", "user\\u202etxt.exe"),
+        ("zero\u200bwidth\ufeff", "zero\\u200bwidth\\ufeff"),
+        ("\ud800", "\\ud800"),
+        ("\u2028", "\\u2028"),
+        ("שלום, naïve ✓", "שלום, naïve ✓"),
+        ("<script>", "<script>"),
+    ],
+)
+def test_a_line_shows_what_is_there(text: str, shown: str) -> None:
+    assert line_of(text) == shown
+
+
+def test_what_is_long_is_cut_without_being_read_to_the_end() -> None:
+    assert line_of("x" * 10**7, 10) == "xxxxxxxxx…"
+    assert len(value_text(b"x" * 10**7)) <= 80
+    assert len(value_text(list(range(10**5)))) <= 80
+    assert len(value_text("\u202e" * 10**5)) <= 80
+    text = lines_of("first\n" + "middle\n" * 10_000 + "last")
+    assert text.startswith("first\n")
+    assert text.endswith("last")
+    assert len(text) < 6100
+
+
+def test_a_value_is_shown_whatever_its_repr_does() -> None:
+    class Bad:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    class Lines:
+        def __repr__(self) -> str:
+            return "one\n   two"
+
+    assert value_text(Lines()) == "one two"
+    assert value_text(Bad()).startswith("<Bad")
+    assert value_text(10**5000) == "<int>"
+    assert value_text({"a": [1, (2, 3)]}) == "{'a': [1, (2, 3)]}"
+
+
+def test_an_error_is_told_in_two_lines() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    assert error_texts(ValueError("a\nb")) == ("ValueError", "a\\nb")
+    assert error_texts(Odd()) == ("Odd", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.421, "0.42 s"), (12.34, "12.3 s"), (125, "2 min 05 s"), (3720, "1 h 02 min")]
+)
+def test_times_are_written_as_people_do(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
