@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from concurrent_nb.shipping.notes import display as display
     from concurrent_nb.shipping.notes import publish as publish
     from concurrent_nb.shipping.notes import report as report
+    from concurrent_nb.shipping.tiles import Tile as Tile
+    from concurrent_nb.task_functions import TaskFunction as TaskFunction
+    from concurrent_nb.task_functions import task as task
 
 __version__ = "0.1.0"
 
@@ -36,8 +39,24 @@ _WHERE = {
     "display": "concurrent_nb.shipping.notes",
     "publish": "concurrent_nb.shipping.notes",
     "report": "concurrent_nb.shipping.notes",
+    "Tile": "concurrent_nb.shipping.tiles",
+    "TaskFunction": "concurrent_nb.task_functions",
+    "task": "concurrent_nb.task_functions",
 }
-__all__ = ["ApplicationNode", "Cluster", "Hit", "Job", "TaskFuture", "connect", "display", "publish", "report"]
+__all__ = [
+    "ApplicationNode",
+    "Cluster",
+    "Hit",
+    "Job",
+    "TaskFunction",
+    "TaskFuture",
+    "Tile",
+    "connect",
+    "display",
+    "publish",
+    "report",
+    "task",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.ids import new_job_id
-from concurrent_nb.nodes.courier import Courier
+from concurrent_nb.nodes.courier import Courier, Presenter
 from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.registration import Membership, register
@@ -137,6 +137,13 @@ class ApplicationNode(concurrent.futures.Executor):
         """Leave the cluster now: what has not ended is cancelled, running tasks are stopped."""
         self._courier.leave(wait=True, cancel_futures=False, stop=True)
         self._at_exit()
+
+    def present_errors(self, presenter: Presenter | None) -> None:
+        """Have `presenter(future, error)` called with each exception of a task before its future has it.
+
+        It is called in the application's own thread and must not raise. For front ends, which show errors their way.
+        """
+        self._courier.present = presenter
 
     def fail(self, error: ClusterError) -> None:
         """End what is open and refuse what comes with `error`. For the owner of a cluster that cannot work any more."""

@@ -44,6 +44,7 @@ _STATUSES: Final = tuple(Status)
 
 Task = Entry[TaskFuture]
 Callback = Callable[[], None]
+Presenter = Callable[[TaskFuture, BaseException], None]
 
 
 class Courier:
@@ -59,6 +60,7 @@ class Courier:
         self._join = join
         self._cluster = cluster
         self._pid = os.getpid()
+        self.present: Presenter | None = None  #: called with each exception before its future has it
         self._lock = threading.Lock()  # guards what follows up to the inbox
         self._closed = False  # no more tasks
         self._broken: ClusterError | None = None
@@ -240,7 +242,10 @@ class Courier:
         if status is Status.CANCELLED:
             future.end_cancelled()
         else:
-            future.end(*answer_of(ended))
+            value, error = answer_of(ended)
+            if error is not None and self.present is not None:
+                self.present(future, error)
+            future.end(value, error)
 
     def _show(self, wrote: Wrote[TaskFuture]) -> None:
         future = wrote.entry.owner

@@ -182,6 +182,16 @@ class Job:
                 self._condition.wait(left)
             return True
 
+    def results(self, timeout_s: float | None = None) -> list[Any]:
+        """Wait for all tasks; return their values, in order.
+
+        Raises the first task's exception that has one, in order, CancelledError for a task that was cancelled, and
+        TimeoutError after `timeout_s` seconds.
+        """
+        if not self.wait(timeout_s):
+            raise TimeoutError(f"{self!r} has not ended within {timeout_s} s")
+        return [future.result() for future in self.futures]
+
     def cancel(self) -> None:
         """Stop the whole job, running tasks too. Returns at once; `wait` tells when all have ended."""
         self._canceller(self.id, None)

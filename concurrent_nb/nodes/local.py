@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,6 +26,7 @@ from concurrent_nb.errors import ClusterError, ClusterStartFailed, ConcurrentErr
 from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
+from concurrent_nb.nodes.machine import cores
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
 
@@ -36,6 +38,14 @@ LEAVE_TIMEOUT_S: Final = 3.0
 #: a slave that dies this often within RESTART_WINDOW_S is not started again
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 30.0
+
+
+@dataclass(eq=False, slots=True)
+class _SlaveProcess:
+    workers: int
+    process: "subprocess.Popen[str]"
+    leaves: bool = False  #: because there are to be fewer workers
+    supervisor: threading.Thread | None = None
 
 
 class Cluster:
@@ -66,8 +76,8 @@ class Cluster:
         self._pid = os.getpid()
         self._closing = threading.Event()
         self._master: subprocess.Popen[str] | None = None
-        self._slave: subprocess.Popen[str] | None = None
-        self._supervisor: threading.Thread | None = None
+        self._slaves: list[_SlaveProcess] = []
+        self._scaling = threading.Lock()
         self._application: ApplicationNode | None = None
         self._keys = keys.fresh()
         self._epoch = 0  # of our master
@@ -86,15 +96,13 @@ class Cluster:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open until close; unlinked, so nothing is left of it)
         try:
             self._master = self._spawn("master", self.name)
-            self._slave = self._spawn("slave")  # it warms up while the master does
+            first = self._add_slave()  # it warms up while the master does
             self.connection_file = self._await_master()
             self._epoch = connection_file.read(self.connection_file).epoch
-            _write_line(self._slave, str(self.connection_file))
+            self._begin(first)
         except BaseException:
             self.close()
             raise
-        self._supervisor = threading.Thread(target=self._supervise, name=f"cluster {self.name}", daemon=True)
-        self._supervisor.start()
         reference = weakref.ref(self)
 
         def close_at_exit() -> None:
@@ -112,12 +120,15 @@ class Cluster:
         self._closing.set()
         if self._application is not None:
             self._application.close()
-        _end([node for node in (self._slave, self._master) if node is not None])
+        with self._scaling:
+            slaves = list(self._slaves)
+        _end([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
         if self.connection_file is not None:
             with contextlib.suppress(ConcurrentError):  # a master that was killed has left its file
                 connection_file.remove(self.connection_file, self._epoch)
-        if self._supervisor is not None and self._supervisor is not threading.current_thread():
-            self._supervisor.join()
+        for slave in slaves:
+            if slave.supervisor is not None and slave.supervisor is not threading.current_thread():
+                slave.supervisor.join()
         if self._log is not None:
             self._log.close()
         if self._at_exit is not None:
@@ -157,6 +168,34 @@ class Cluster:
         assert isinstance(answer, dict)
         return answer
 
+    @property
+    def workers(self) -> int:
+        """Return how many worker processes there are, or soon will be."""
+        with self._scaling:
+            return sum(slave.workers for slave in self._staying())
+
+    def scale(self, workers: int) -> None:
+        """Have so many workers from now on. Returns at once; they come and go at their own pace.
+
+        More workers come as one more slave. With fewer, the youngest slaves leave; what runs there is begun again
+        elsewhere. Raises ConfigurationError for a number below 1.
+        """
+        if type(workers) is not int or workers < 1:
+            raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
+        self._started()
+        with self._scaling:
+            staying = self._staying()
+            total = sum(slave.workers for slave in staying)
+            leaving: list[_SlaveProcess] = []
+            while total > workers:
+                leaving.append(staying.pop())
+                total -= leaving[-1].workers
+            if total < workers:  # first, so that there is always somebody
+                self._begin(self._add_slave(workers - total))
+            for slave in leaving:
+                slave.leaves = True
+                _let_go(slave.process)
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the master has ended (because somebody stopped it). False after `timeout_s` seconds."""
         self._started()
@@ -185,12 +224,34 @@ class Cluster:
 
     # ---------------------------------------------------------------------------------------------------- the processes
 
-    def _spawn(self, role: str, *arguments: str) -> "subprocess.Popen[str]":
+    def _staying(self) -> "list[_SlaveProcess]":
+        return [slave for slave in self._slaves if not slave.leaves]
+
+    def _add_slave(self, workers: int | None = None) -> "_SlaveProcess":
+        """Start a slave of `workers`, or of as many as is configured; it waits to be told where the master is."""
+        configured = self._config.get("SlaveNode", {}).get("workers", 0)
+        count = workers or (configured if type(configured) is int and configured > 0 else cores())
+        slave = _SlaveProcess(count, self._spawn("slave", workers=workers))
+        self._slaves.append(slave)
+        return slave
+
+    def _begin(self, slave: "_SlaveProcess") -> None:
+        """Let a slave join, and watch it."""
+        _write_line(slave.process, str(self.connection_file))
+        slave.supervisor = threading.Thread(
+            target=self._supervise, args=(slave,), name=f"cluster {self.name}", daemon=True
+        )
+        slave.supervisor.start()
+
+    def _spawn(self, role: str, *arguments: str, workers: int | None = None) -> "subprocess.Popen[str]":
+        config = self._config
+        if workers is not None:
+            config = {**config, "SlaveNode": {**config.get("SlaveNode", {}), "workers": workers}}
         environment = dict(os.environ)
         if role == "slave":
             environment[SYS_PATH_VARIABLE] = json.dumps(sys.path)
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, json.dumps(self._config), *arguments],
+            [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, json.dumps(config), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if role == "master" else subprocess.DEVNULL,
             stderr=self._log,
@@ -213,25 +274,36 @@ class Cluster:
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
         return Path(lines[0].strip())
 
-    def _supervise(self) -> None:
-        """Start the slave again when it dies, unless it dies all the time."""
+    def _supervise(self, slave: "_SlaveProcess") -> None:
+        """Start a slave again when it dies, unless it dies all the time."""
         deaths: deque[float] = deque(maxlen=RESTARTS)
         while True:
-            assert self._slave is not None and self._master is not None
-            self._slave.wait()
+            assert self._master is not None
+            slave.process.wait()
+            with self._scaling:
+                if slave.leaves:
+                    _let_go(slave.process)
+                    self._slaves.remove(slave)
+                    return
             if self._closing.is_set() or self._master.poll() is not None:
                 return
             deaths.append(time.monotonic())
             often = len(deaths) == RESTARTS and deaths[-1] - deaths[0] < RESTART_WINDOW_S
-            if often or self._slave.returncode == REFUSED:
+            if often or slave.process.returncode == REFUSED:
                 why = f"has died {RESTARTS} times in a row and is not started again" if often else "does not start"
                 self._failure = f"the slave of cluster {self.name!r} {why}; its log ends:\n{self.log_tail()}"
                 if self._application is not None:
                     self._application.fail(ClusterStartFailed(self._failure))
                 return
-            _let_go(self._slave)
-            self._slave = self._spawn("slave")
-            _write_line(self._slave, str(self.connection_file))
+            with self._scaling:
+                _let_go(slave.process)
+                if self._closing.is_set():
+                    return
+                if slave not in self._staying():  # since a moment ago
+                    self._slaves.remove(slave)
+                    return
+                slave.process = self._spawn("slave", workers=slave.workers)
+                _write_line(slave.process, str(self.connection_file))
 
 
 def _write_line(node: "subprocess.Popen[str]", line: str) -> None:

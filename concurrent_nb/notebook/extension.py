@@ -1,11 +1,15 @@
 """`%load_ext concurrent_nb`: make the magics known to a shell, and take them away again."""
 
+from importlib import import_module
 from typing import Final
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from concurrent_nb.notebook.completion import complete_options
 from concurrent_nb.notebook.cython_magics import CythonMagics
+from concurrent_nb.notebook.live import choice
 from concurrent_nb.notebook.magics import ConcurrentMagics
+from concurrent_nb.task_functions import use
 
 #: where the shell keeps our magics, so that they can be found again
 _MAGICS: Final = (("line", "concurrent"), ("cell", "concurrent_task"), ("cell", "cython_task"))
@@ -13,9 +17,16 @@ _MAGICS: Final = (("line", "concurrent"), ("cell", "concurrent_task"), ("cell", 
 
 def load(ipython: InteractiveShell) -> None:
     """Register `%concurrent`, `%%concurrent_task` and `%%cython_task`. Starts nothing."""
+    if choice.is_possible(ipython):
+        # It takes a tenth of a second: better here than before the first sign of life of the first cell.
+        import_module("concurrent_nb.notebook.live.line")
     magics = ConcurrentMagics(ipython)
     ipython.register_magics(magics)
-    ipython.register_magics(CythonMagics(ipython, magics.session))
+    ipython.register_magics(CythonMagics(ipython))
+    for kind, name in _MAGICS:
+        percent = "%" if kind == "line" else "%%"
+        complete_options(ipython, percent + name, ipython.magics_manager.magics[kind][name])
+    use(magics.session.application_for_functions)
 
 
 def unload(ipython: InteractiveShell) -> None:
@@ -25,4 +36,5 @@ def unload(ipython: InteractiveShell) -> None:
     ipython.magics_manager.registry.pop(CythonMagics.__name__, None)
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
     if magics is not None:
+        use(None)
         magics.session.stop()

@@ -8,34 +8,40 @@ frames.
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
-from traitlets import Int, Unicode
+from traitlets import Bool, Int, Unicode
 from traitlets import default as default_of
 
-from concurrent_nb import Job
+from concurrent_nb import Job, TaskFuture
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
 from concurrent_nb.notebook import options
+from concurrent_nb.notebook.defining import define
+from concurrent_nb.notebook.live import choice
 from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import line_for
-from concurrent_nb.notebook.results import value_of
+from concurrent_nb.notebook.results import captured_text, value_of
 from concurrent_nb.notebook.session import Session
-from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error, task_error
+from concurrent_nb.notebook.tracebacks import present, show_plainly, syntax_error, task_error
 from concurrent_nb.notebook.watch import Watch, interrupts_noted
 from concurrent_nb.shipping.capture import LIMIT_BYTES
+from concurrent_nb.shipping.cellcode import parse_for
 from concurrent_nb.shipping.cells import CellTask, cell_task
+from concurrent_nb.shipping.definitions import functions_defined
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+_Read = TypeVar("_Read")
 
-_COMMANDS: Final = ("start", "connect", "stop", "status", "kernel")
+_COMMANDS: Final = ("start", "connect", "stop", "status", "slaves", "jobs", "cancel", "scale", "kernel")
 #: options of %concurrent and the commands that take them
-_TAKERS: Final = {"workers": "start", "name": "start", "where": "connect or kernel"}
+_TAKERS: Final = {"workers": "start", "name": "start", "where": "connect, kernel, cancel or scale"}
 
 
 def _errors_plainly(method: _Method) -> _Method:
@@ -59,6 +65,7 @@ class ConcurrentMagics(Magics):
     capture_limit_bytes = Int(LIMIT_BYTES, min=1, help="bytes that the names of a cell may take together").tag(
         config=True
     )
+    live = Bool(True, help="show jobs as they go, where a browser can; False: one line of text").tag(config=True)
     connection = Unicode(help="cluster to use instead of an embedded one: its name or connection file").tag(config=True)
 
     @default_of("connection")
@@ -67,14 +74,18 @@ class ConcurrentMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.session = Session(self.connection)
+        self.session = Session(self.connection, self._present)
 
     @no_var_expand
     @line_magic
     @_errors_plainly
     @documented
     @takes("command", nargs="?", choices=_COMMANDS, help="what to do")
-    @takes("where", nargs="?", help="connect: the cluster's name or connection file; kernel: the slave")
+    @takes(
+        "where",
+        nargs="?",
+        help="connect: the cluster's name or file; cancel: the job; scale: how many workers; kernel: the slave",
+    )
     @takes("--workers", type=options.workers, help="start: number of worker processes; default: one per core")
     @takes("--name", type=options.words, help="start: name by which others on this machine can connect")
     def concurrent(self, line: str) -> None:
@@ -83,7 +94,7 @@ class ConcurrentMagics(Magics):
         if chosen.command is None:
             raise ConfigurationError(f"%concurrent needs to know what to do: {', '.join(_COMMANDS)}")
         for name, command in _TAKERS.items():
-            if getattr(chosen, name) is not None and chosen.command not in command.split(" or "):
+            if getattr(chosen, name) is not None and chosen.command not in re.split(", | or ", command):
                 shown = f"`{chosen.where}`" if name == "where" else f"--{name}"
                 raise ConfigurationError(f"%concurrent {chosen.command} takes no {shown}, only {command} does")
         if chosen.command == "start":
@@ -96,6 +107,16 @@ class ConcurrentMagics(Magics):
             if chosen.where is None:
                 raise ConfigurationError("%concurrent kernel needs the name of a slave; %concurrent status lists them")
             print(self.session.kernel(chosen.where))
+        elif chosen.command == "scale":
+            if chosen.where is None:
+                raise ConfigurationError("%concurrent scale needs the number of workers: %concurrent scale 4")
+            print(self.session.scale(options.read(options.workers, chosen.where, "%concurrent scale")))
+        elif chosen.command == "cancel":
+            print(self.session.cancel(chosen.where))
+        elif chosen.command == "jobs":
+            print(self.session.list_jobs())
+        elif chosen.command == "slaves":
+            print(self.session.slaves())
         elif chosen.command == "stop":
             print(self.session.stop())
         else:
@@ -113,33 +134,53 @@ class ConcurrentMagics(Magics):
     @takes("--timeout", type=options.seconds, help="seconds that a task may run")
     @takes("--retries", type=options.retries, default=0, help="how often a failed task is run again")
     @takes("--on-error", choices=("stop", "keep"), default="stop", help="keep: the value has an outcome per task")
+    @takes("--shared", action="append", type=options.variable, help="a name of which each worker has one copy for all")
+    @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
+    @takes("--view", choices=choice.VIEWS, help="show results as they come: a picture, the searched range, a table")
+    @takes("--size", type=options.size, help="--view image: width and height of the picture, as in 1536x1024")
     @takes("--name", type=options.words, help="what the job is called in the cluster's status")
     def concurrent_task(self, line: str, cell: str) -> Any:
         """Run this cell on the cluster: as one task, or with --for as many.
 
         The cell is a function. The names that it uses are sent along as they are now, its value is its last expression,
-        and nothing else flows back.
+        and nothing else flows back. A cell that only defines functions makes task functions of them: f(x) runs here,
+        f.submit(x) and f.map(xs) on the cluster.
         """
         chosen = options.parse(ConcurrentMagics.concurrent_task, line)
         if chosen.local and chosen.no_block:
             raise ConfigurationError("--local runs the cell in this process, so it cannot go on with --no-block")
-        task = self._task(chosen, f"%%concurrent_task {line}".rstrip(), cell)
+        if chosen.size is not None and chosen.view != "image":
+            raise ConfigurationError("--size is the size of a picture: it needs --view image")
+        header = f"%%concurrent_task {line}".rstrip()
+        if names := self._reading(lambda filename: functions_defined(cell, filename, 2)):
+            define(self._shell(), self._number(), header, cell, names, chosen)
+            return None
+        task = self._task(chosen, header, cell)
         self.session.captured = task.captured
+        if chosen.show_capture:
+            print(captured_text(task.captured))
         return self._run(task, chosen)
 
     def _task(self, chosen: Any, header: str, cell: str) -> CellTask:
-        shell = self._shell()
-        filename = f"<cell In[{self._number()}]>"
-        try:
-            return cell_task(
+        namespace = self._shell().user_ns
+        return self._reading(
+            lambda filename: cell_task(
                 cell,
-                shell.user_ns,
+                namespace,
                 for_text=chosen.loop,
                 until_text=chosen.until,
                 filename=filename,
                 header=header,
+                kept=chosen.shared or (),
                 limit_bytes=self.capture_limit_bytes,
             )
+        )
+
+    def _reading(self, read: Callable[[str], _Read]) -> _Read:
+        """Read the cell by its name; a syntax error in it looks like Python's own."""
+        filename = f"<cell In[{self._number()}]>"
+        try:
+            return read(filename)
         except SyntaxError as error:
             if error.filename == filename:
                 raise syntax_error(error) from error
@@ -154,23 +195,31 @@ class ConcurrentMagics(Magics):
         printer = Printer(tagged=len(task.calls) > 1)
         # A loop over nothing needs no cluster.
         here = chosen.local or not task.calls
+        names = parse_for(chosen.loop).targets if chosen.loop is not None else ()
+        view = choice.view_of(chosen.view, chosen.size, task.calls, names)
         start = self._starter_here(task, chosen, printer) if here else self._starter_there(task, chosen)
+        place = choice.announce(len(task.calls)) if self._is_live() else None
         started = monotonic()
         with interrupts_noted() as interrupted:
             job = start()
         shell.user_ns["_job"] = job
+        self.session.jobs.append(job)
         if chosen.no_block:
             if interrupted:
                 job.cancel()
                 raise KeyboardInterrupt
+            if job.watched:
+                choice.follow(job, shell, view, started, place)
             return self._bind(chosen.out, job, shown=chosen.out is None)
         where = "in this process" if here else None
-        Watch(job, line_for(shell), printer, started, where).wait(bool(interrupted))
+        line = choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
+        Watch(job, line, printer, started, where).wait(bool(interrupted))
         keep = chosen.on_error == "keep"
         if job.first_error is not None and job.hit is None and not keep:
             raise self._error_of(job)
         value = value_of(job, is_loop=task.is_loop, until=task.until, keep=keep)
-        return self._bind(chosen.out, value, shown=task.has_value)
+        # A view has shown the results already; a variable that keeps them needs no second look.
+        return self._bind(chosen.out, value, shown=task.has_value and not (chosen.view and chosen.out))
 
     def _starter_here(self, task: CellTask, chosen: Any, printer: Printer) -> Callable[[], Job]:
         if chosen.timeout is not None:
@@ -182,6 +231,7 @@ class ConcurrentMagics(Magics):
             name=self._job_name(chosen),
             stop_on_error=chosen.on_error == "stop",
             retries=chosen.retries,
+            watched=self._is_live(),
         )
 
     def _starter_there(self, task: CellTask, chosen: Any) -> Callable[[], Job]:
@@ -199,12 +249,16 @@ class ConcurrentMagics(Magics):
                     stop_on_error=chosen.on_error == "stop",
                     timeout_s=chosen.timeout,
                     retries=chosen.retries,
+                    watched=self._is_live(),
                 )
             except MasterLost:
                 self.session.lost()
                 raise
 
         return start
+
+    def _is_live(self) -> bool:
+        return self.live and choice.is_possible(self._shell())
 
     def _job_name(self, chosen: Any) -> str:
         return chosen.name or f"In[{self._number()}]"
@@ -221,6 +275,10 @@ class ConcurrentMagics(Magics):
         if name is not None:
             self._shell().user_ns[name] = value
         return value if shown else None
+
+    def _present(self, future: TaskFuture, error: BaseException) -> None:
+        total = len(future.job.futures) if future.job is not None else 1
+        present(future, error, total, self._shell().compile.format_code_name)
 
     def _shell(self) -> InteractiveShell:
         assert self.shell is not None

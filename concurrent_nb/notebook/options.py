@@ -22,6 +22,7 @@ MOST_WORKERS: Final = 1024
 MOST_PIXELS: Final = 65536
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+_Value = TypeVar("_Value")
 
 
 def takes(*names: str, **rules: Any) -> Callable[[_Method], _Method]:
@@ -80,6 +81,14 @@ def whole_number(text: str, least: int, most: int | None = None) -> int:
     return number
 
 
+def read(reader: Callable[[str], _Value], text: str, what: str) -> _Value:
+    """Read a value that is no option's. Raises ConfigurationError, which begins with `what`."""
+    try:
+        return reader(text)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigurationError(f"{what} {error}") from error
+
+
 def workers(text: str) -> int:
     """Read the value of --workers."""
     return whole_number(text, 1, MOST_WORKERS)
@@ -101,6 +110,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def size(text: str) -> tuple[int, int]:
+    """Read the value of --size: width and height in pixels."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and 0 < int(width) <= MOST_PIXELS >= int(height) > 0):
+        raise argparse.ArgumentTypeError(f"needs width and height up to {MOST_PIXELS}, as in 1536x1024, not {text!r}")
+    return int(width), int(height)
+
+
 def variable(text: str) -> str:
     """Read the value of --out."""
     if not text.isidentifier() or keyword.iskeyword(text):
@@ -110,14 +127,6 @@ def variable(text: str) -> str:
 
 def words(text: str) -> str:
     """Read a text that says something."""
-def size(text: str) -> tuple[int, int]:
-    """Read the value of --size: width and height in pixels."""
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal() and 0 < int(width) <= MOST_PIXELS >= int(height) > 0):
-        raise argparse.ArgumentTypeError(f"needs width and height up to {MOST_PIXELS}, as in 1536x1024, not {text!r}")
-    return int(width), int(height)
-
-
     if not text.strip():
         raise argparse.ArgumentTypeError("needs a value, not an empty one")
     return text

@@ -3,10 +3,13 @@
 Used by the magics. Reads jobs, never changes them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from concurrent_nb import Job
+from concurrent_nb.shipping.capture import Captured
+from concurrent_nb.shipping.sizes import write_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,20 @@ def stopped_summary(before: Any, after: Any) -> str:
     if open_ones := after.waiting + after.running:
         parts.append(f"{open_ones} still being stopped")
     return f"stopped: {', '.join(parts)}"
+
+
+def captured_text(captured: Sequence[Captured]) -> str:
+    """List what a cell sends along: name, kind, size; the largest first."""
+    if not captured:
+        return "nothing is sent along"
+    rows = [
+        (c.name, c.kind, write_bytes(c.size_bytes) if c.size_bytes else "by name")
+        for c in sorted(captured, key=lambda c: (-c.size_bytes, c.name))
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"  {name:<{widths[0]}}  {kind:<{widths[1]}}  {size}" for name, kind, size in rows]
+    total = write_bytes(sum(c.size_bytes for c in captured))
+    return "\n".join([f"sent along, once for each worker: {total}", *lines])
 
 
 def plural(number: int, noun: str) -> str:

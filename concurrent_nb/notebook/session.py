@@ -4,18 +4,23 @@ Used by the magics; one object per loaded extension, and the only place that kno
 """
 
 import atexit
-import os
+from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import concurrent_nb
-from concurrent_nb import ApplicationNode, Cluster
+from concurrent_nb import ApplicationNode, Cluster, Job
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.nodes.courier import Presenter
 from concurrent_nb.nodes.kernels import open_kernel
+from concurrent_nb.nodes.machine import cores
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
 from concurrent_nb.transport import connection_file
+
+#: so many of a notebook's jobs are listed by %concurrent jobs
+JOBS_KEPT: Final = 20
 
 
 class Session:
@@ -23,25 +28,29 @@ class Session:
 
     Args:
         home: the cluster to connect to when one is needed, by name or connection file; "" starts an embedded one.
+        present: called with each exception of a task before anybody sees it.
     """
 
-    def __init__(self, home: str = "") -> None:
+    def __init__(self, home: str = "", present: Presenter | None = None) -> None:
         self._home = home
+        self._present = present
         self._where = ""  # the cluster that we are connected to
         self._kernel_files: set[Path] = set()  # that we have written
         self._cluster: Cluster | None = None
         self._app: ApplicationNode | None = None
         self._what = ""
         self.captured: tuple[Captured, ...] = ()  #: what the last cell sent along
+        self.jobs: deque[Job] = deque(maxlen=JOBS_KEPT)  #: of this notebook, the last ones
 
     def start(self, workers: int | None = None, name: str | None = None) -> str:
         """Start an embedded cluster. Return a line that says so. Raises ConfigurationError if there is one already."""
         self._check_free("start")
-        count = workers or _cores()
+        count = workers or cores()
         cluster = Cluster(workers=count, name=name)
         try:
             cluster.start()
             self._app = cluster.application()
+            self._app.present_errors(self._present)
         except BaseException:
             cluster.close()
             raise
@@ -55,6 +64,7 @@ class Session:
         """Connect to a running cluster, by name or connection file. Return a line that says so."""
         self._check_free("connect")
         self._app = concurrent_nb.connect(where)
+        self._app.present_errors(self._present)
         self._where = where
         self._what = f"cluster {where}"
         atexit.register(self.stop)
@@ -84,6 +94,13 @@ class Session:
         assert self._app is not None
         return self._app, notice
 
+    def application_for_functions(self) -> ApplicationNode:
+        """Give the application node to a task function; say so if a cluster had to be started for it."""
+        app, notice = self.application()
+        if notice is not None:
+            print(notice)
+        return app
+
     def lost(self) -> None:
         """Forget an embedded cluster that is gone; the next task starts a new one."""
         if self._cluster is not None:
@@ -106,6 +123,42 @@ class Session:
             lines.append(f"the last cell sent along: {', '.join(names)}")
         return "\n".join(lines)
 
+    def slaves(self) -> str:
+        """Say who works, a line for each slave."""
+        app, _ = self.application()
+        lines = _describe(app.status())[:-1]
+        return "\n".join(lines) if lines else "no slave has joined yet"
+
+    def list_jobs(self) -> str:
+        """Say how this notebook's jobs are, a line for each, the last one at the end."""
+        if not self.jobs:
+            return "this notebook has started no job"
+        return "\n".join(_describe_job(job) for job in self.jobs)
+
+    def cancel(self, which: str | None) -> str:
+        """Cancel a job of this notebook, by name or the beginning of its id, or all that run. Say which."""
+        found = [job for job in self.jobs if which is None or job.name == which or job.id.hex().startswith(which)]
+        if which is not None and not found:
+            raise ConfigurationError(f"%concurrent cancel: no job {which!r}; %concurrent jobs lists them")
+        running = [job for job in found if not job.wait(0)]
+        for job in running:
+            job.cancel()
+        if not running:
+            return "no job runs" if which is None else f"{which} has ended already"
+        return f"cancelled {', '.join(job.name or job.id.hex()[:8] for job in running)}"
+
+    def scale(self, workers: int) -> str:
+        """Have so many workers in the embedded cluster. Say so."""
+        if self._app is None:
+            return self.start(workers)
+        if self._cluster is None:
+            raise ConfigurationError(
+                f"%concurrent scale: {self._what} is not this notebook's own; start slaves where it runs:"
+                " concurrent-nb slave --connect NAME"
+            )
+        self._cluster.scale(workers)
+        return f"{plural(workers, 'worker')} from now on"
+
     def kernel(self, slave: str) -> str:
         """Have a slave be a Jupyter kernel. Return lines that say how to attach to it."""
         self.application()
@@ -121,9 +174,11 @@ class Session:
             raise ConfigurationError(f"%concurrent {command}: there is {self._what} already; %concurrent stop first")
 
 
-def _cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _describe_job(job: Job) -> str:
+    counts = job.counts()
+    state = "running" if counts.waiting + counts.running else "ended"
+    ended = f"{counts.done} done, {counts.failed} failed, {counts.cancelled} cancelled"
+    return f"  {job.id.hex()[:8]}  {job.name}: {state}, {plural(counts.total, 'task')}, {ended}"
 
 
 def _describe(status: dict[str, Any]) -> list[str]:

@@ -61,12 +61,17 @@ def task_error(future: TaskFuture, total: int, namer: CellNamer = lambda _: None
         wrapped = RemoteError(message, future.task, future.slave, future.worker, type(error).__name__)
         wrapped.__cause__ = error.__cause__
         error = wrapped
+    present(future, error, total, namer)
+    return error
+
+
+def present(future: TaskFuture, error: BaseException, total: int, namer: CellNamer = lambda _: None) -> None:
+    """Let IPython show a task's exception: where it ran, then the task's own lines."""
     if not hasattr(error, "_render_traceback_"):
         where = place_of(future, total)
         show_as(error, [where, *_shown(error, namer)])
         with suppress(AttributeError):  # the same
             error.add_note(where)
-    return error
 
 
 def syntax_error(error: SyntaxError, namer: CellNamer = lambda _: None) -> CellError:

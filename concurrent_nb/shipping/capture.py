@@ -49,6 +49,8 @@ class Capture:
     buffers: tuple[bytes, ...] = ()  #: what was left out of it: arrays
     arrays: tuple[str, ...] = ()  #: those of the shared names that are to be read-only
     fresh: bytes = b""  #: pickle of what each task gets a copy of
+    kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
+    once: bytes = b""  #: pickle of those
     sources: Mapping[str, str] = field(default_factory=dict)  #: of the notebook's functions, for tracebacks
 
 
@@ -112,6 +114,7 @@ def capture(
     needed: Mapping[str, int] | None = None,
     changed: Collection[str] = (),
     attributes: Collection[str] = (),
+    kept: Collection[str] = (),
     limit_bytes: int = LIMIT_BYTES,
 ) -> Capture:
     """Check and pickle the names that `find` has found.
@@ -121,6 +124,7 @@ def capture(
         needed: name -> line, for messages.
         changed: names that the cell changes in place, so that even an array is copied for each task.
         attributes: all attributes that the cell uses; submodules are recognised by them.
+        kept: names of which each worker has one copy for all its tasks, which see each other's changes.
 
     Raises CaptureError for what cannot travel, TooLarge before anything is pickled.
     """
@@ -130,20 +134,23 @@ def capture(
     _check_sizes(sizes, limit_bytes)
     imports: dict[str, str] = {}
     shared: dict[str, Any] = {}
+    once: dict[str, Any] = {}
     fresh: dict[str, Any] = {}
     arrays = []
     for name, value in found.items():
         if isinstance(value, types.ModuleType):
             imports[name] = value.__name__
+        elif name in kept:
+            once[name] = value
         elif _is_plain_array(value) and name not in changed:
             shared[name] = value
             arrays.append(name)
         else:
             (shared if is_fixed(value) else fresh)[name] = value
     body, buffers = _pickled(shared, pickles.dumps) if shared else (b"", ())
-    own, own_buffers = _pickled(fresh, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
-    assert not own_buffers
-    _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own)}, limit_bytes)
+    own, _ = _pickled(fresh, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
+    for_workers, _ = _pickled(once, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
+    _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own) + len(for_workers)}, limit_bytes)
     return Capture(
         names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
         imports=imports,
@@ -152,6 +159,8 @@ def capture(
         buffers=tuple(bytes(buffer) for buffer in buffers),
         arrays=tuple(arrays),
         fresh=own,
+        kept=tuple(once),
+        once=for_workers,
         sources=_sources(found.values()),
     )
 
@@ -193,9 +202,15 @@ def _kind(value: Any) -> str:
         return "module"
     if isinstance(value, type):
         return "class"
-    if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+    if isinstance(_unwrapped(value), (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
         return "function"
     return "array" if _is_plain_array(value) else "value"
+
+
+def _unwrapped(value: Any) -> Any:
+    """Give the function in a task function, or in another object that wraps one as functools does."""
+    inner = getattr(value, "__wrapped__", None) if not isinstance(value, type) else None
+    return inner if isinstance(inner, types.FunctionType) else value
 
 
 def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes, list[memoryview]]:
@@ -242,7 +257,7 @@ def _sources(values: Iterable[Any]) -> dict[str, str]:
     todo = list(values)
     seen: set[int] = set()
     while todo and len(seen) < 1000:
-        value = todo.pop()
+        value = _unwrapped(todo.pop())
         if id(value) in seen or not isinstance(value, (types.FunctionType, type, types.MethodType)):
             continue
         seen.add(id(value))

@@ -58,6 +58,7 @@ def cell_task(
     until_text: str | None = None,
     filename: str = "<cell>",
     header: str | None = None,
+    kept: Sequence[str] = (),
     limit_bytes: int = LIMIT_BYTES,
 ) -> CellTask:
     """Make a task of a cell. Everything that can be wrong with it is found here, before anything starts.
@@ -68,6 +69,7 @@ def cell_task(
         until_text: an expression over `result`, evaluated where the task ran.
         filename: what tracebacks call the cell.
         header: the cell's first line, if that is no part of `source` (the magic), so that line numbers count it.
+        kept: captured names of which each worker has one copy for all its tasks.
         limit_bytes: what the captured names may take together.
 
     Raises SyntaxError, CellError, ConfigurationError, CaptureError, TooLarge, and what the iterable of --for raises.
@@ -78,6 +80,8 @@ def cell_task(
     targets = loop.targets if loop is not None else ()
     found = _find(cell, until, targets, namespace)
     needed = cell.names.needed
+    for name in kept:
+        _check_kept(name, found, cell)
     assigned = tuple(sorted(name for name in found if name in needed and name in cell.names.bound))
     captured = capture(
         found,
@@ -85,6 +89,7 @@ def cell_task(
         needed=needed,
         changed=cell.names.changed,
         attributes={node.attr for node in ast.walk(cell.tree) if isinstance(node, ast.Attribute)},
+        kept=kept,
         limit_bytes=limit_bytes,
     )
     function = CellFunction(
@@ -119,6 +124,16 @@ def _find(cell: Cell, until: Names | None, targets: tuple[str, ...], namespace: 
         return {**found, **find(own, namespace, ("result", *targets), ())}
     except CaptureError as error:
         raise CaptureError(f"--until: {str(error).removeprefix('line 1: ')}", error.name) from None
+
+
+def _check_kept(name: str, found: Mapping[str, Any], cell: Cell) -> None:
+    if name not in found:
+        raise ConfigurationError(f"--shared {name}: the cell uses no {name} of the notebook")
+    if name in cell.names.bound:
+        raise ConfigurationError(
+            f"--shared {name}: the cell assigns {name}, so each task has a variable of its own: change what it holds"
+            f" (as in `{name}[key] = ...`), or leave --shared out"
+        )
 
 
 def _own_sources(source: str, filename: str, header: str | None, until_text: str | None) -> dict[str, str]:
@@ -182,6 +197,10 @@ class CellFunction:
             shared.update(pickles.loads(captured.shared, captured.buffers))
         for name in captured.arrays:
             shared[name].flags.writeable = False
+        if captured.once:
+            loaded = pickles.loads(captured.once)
+            found = loaded if isinstance(loaded, dict) else loaded.__globals__
+            shared.update({name: found[name] for name in captured.kept})
         self._shared = shared
         return shared
 
@@ -199,9 +218,9 @@ class CellFunction:
     def __reduce__(self) -> tuple[Any, ...]:
         captured = self._captured
         # Large ones travel outside of the pickle, uncopied.
-        bodies = [pickle.PickleBuffer(b) for b in (captured.shared, captured.fresh, *captured.buffers)]
+        bodies = [pickle.PickleBuffer(b) for b in (captured.shared, captured.fresh, captured.once, *captured.buffers)]
         codes = [marshal.dumps(code) if code is not None else None for code in (self._code, self._until)]
-        rest = (dict(captured.imports), captured.submodules, captured.arrays, dict(self._sources))
+        rest = (dict(captured.imports), captured.submodules, captured.arrays, captured.kept, dict(self._sources))
         return _load_cell, (self.__name__, *codes, self._assigned, bodies, *rest)
 
 
@@ -214,11 +233,12 @@ def _load_cell(
     imports: dict[str, str],
     submodules: tuple[str, ...],
     arrays: tuple[str, ...],
+    kept: tuple[str, ...],
     sources: dict[str, str],
 ) -> CellFunction:
     """Unpickle a CellFunction, with all that its calls share, so that what is missing here is missed at once."""
-    shared, fresh, *buffers = bodies
-    captured = Capture((), imports, submodules, shared, tuple(buffers), arrays, fresh)
+    shared, fresh, once, *buffers = bodies
+    captured = Capture((), imports, submodules, shared, tuple(buffers), arrays, fresh, kept, once)
     condition = marshal.loads(until) if until is not None else None
     function = CellFunction(name, marshal.loads(code), condition, assigned, captured, sources)
     function.load()

@@ -186,7 +186,7 @@ def test_it_closes_although_a_forked_child_of_its_owner_holds_its_pipes() -> Non
     try:
         cluster.close()
         assert not alive(processes)
-        nodes = (cluster._master, cluster._slave)
+        nodes = (cluster._master, cluster._slaves[0].process)
         assert [node and node.returncode for node in nodes] == [0, 0], "they were asked, not killed"
     finally:
         os.kill(child, signal.SIGKILL)
@@ -270,6 +270,45 @@ def test_kill_9_of_the_template_loses_nothing() -> None:
         (template,) = psutil.Process(slave_pids(cluster)[0]).children()
         template.kill()
         assert [square for square, _ in first + list(results)] == SQUARES
+
+
+def test_a_cluster_can_grow_and_shrink_at_work() -> None:
+    def slots(cluster: Cluster) -> int:
+        return sum(slave["slots"] for slave in cluster.status()["slaves"])
+
+    with Cluster(workers=1, config=BRISK) as cluster:
+        results = cluster.application().map(work.slow_square, range(ITEMS), timeout=PATIENCE_S)
+        first = [next(results) for _ in range(10)]
+        cluster.scale(4)
+        eventually(lambda: slots(cluster) == 4, "three more")
+        cluster.scale(2)
+        assert cluster.workers == 2
+        eventually(lambda: slots(cluster) == 2, "two fewer")
+        assert [square for square, _ in first + list(results)] == SQUARES
+        with pytest.raises(ConfigurationError, match="at least 1"):
+            cluster.scale(0)
+
+
+TASK_FUNCTIONS = """
+    import concurrent_nb
+
+    @concurrent_nb.task
+    def cube(x):
+        "Of a number."
+        return x ** 3
+
+    if __name__ == "__main__":
+        print(cube(2), cube.__name__, cube.__doc__, cube)
+        print(cube.submit(3).result(), cube.map([1, 2], timeout_s=20).results())
+"""
+
+
+def test_task_functions_need_no_cluster_of_the_user_s(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(TASK_FUNCTIONS))
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.stdout == "8 cube Of a number. <task function cube>\n27 [1, 8]\n", ended.stderr
+    assert ended.stderr == ""
 
 
 def test_a_slave_that_is_frozen_holds_nobody_up_and_is_back_when_it_thaws() -> None:

@@ -54,6 +54,9 @@ class FakeApplication:
         job.slaves = {"here"}
         return job
 
+    def present_errors(self, presenter: Any) -> None:
+        self.presenter = presenter
+
     def status(self) -> dict[str, Any]:
         slave = {"name": "one", "slots": 2, "done": 5, "in_flight": 0, "state": "active"}
         return {"slaves": [slave], "tasks": {"waiting": 0, "assigned": 1}}
@@ -188,6 +191,7 @@ def test_options_reach_the_job(notebook: Notebook) -> None:
         "name": "my job",
         "stop_on_error": False,
         "retries": 3,
+        "watched": False,
     }
     notebook.task("", "1")
     number = notebook.shell.displayhook.prompt_count
@@ -383,7 +387,7 @@ def test_connecting_to_nothing_is_a_clear_error(notebook: Notebook, capsys: pyte
     [
         ("", "needs to know what to do: start, connect, stop, status"),
         ("go", "command: invalid choice: 'go'"),
-        ("start now", "start takes no `now`, only connect or kernel does"),
+        ("start now", "start takes no `now`, only connect, kernel, cancel or scale does"),
         ("connect", "connect needs the cluster's name"),
         ("connect a --workers 3", "connect takes no --workers, only start does"),
         ("stop --name x", "stop takes no --name, only start does"),

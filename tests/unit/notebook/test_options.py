@@ -84,3 +84,20 @@ def test_the_help_names_all_options() -> None:
     text = ConcurrentMagics.concurrent_task.__doc__ or ""
     for name in ("for", "until", "out", "no-block", "local", "timeout", "retries", "on-error", "name"):
         assert f"--{name}" in text
+
+
+def test_the_size_of_a_picture() -> None:
+    assert task("--size 1536x1024").size == (1536, 1024)
+    assert task("--size 1X2").size == (1, 2)
+
+
+@pytest.mark.parametrize("text", ["1536", "0x5", "5x0", "x", "-1x5", "1.5x2", "70000x1", "1x2x3"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--size"):
+        task(f"--size={text}")
+
+
+def test_views_are_known_by_name() -> None:
+    assert task("--view table").view == "table"
+    with pytest.raises(ConfigurationError, match="--view"):
+        task("--view pie")

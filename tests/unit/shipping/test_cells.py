@@ -4,6 +4,7 @@ import linecache
 import traceback
 from typing import Any
 
+import numpy as np
 import pytest
 
 from concurrent_nb.errors import CaptureError, ConfigurationError
@@ -128,3 +129,27 @@ def test_a_task_of_unchanging_things_costs_little() -> None:
     function = pickles.loads(*pickles.dumps(task.function))
     assert function() == function()
     assert function()[0] is function()[0]
+
+
+# ------------------------------------------------------------------------------------------------------- --shared
+
+
+def test_a_shared_name_is_one_for_all_tasks_of_a_worker() -> None:
+    namespace = notebook(seen=[], free=[])
+    source = "seen.append(n)\nfree.append(n)\nlen(seen), len(free)"
+    assert values(cell_task(source, namespace, for_text="n in range(3)", kept=["seen"])) == [(1, 1), (2, 1), (3, 1)]
+    assert (namespace["seen"], namespace["free"]) == ([], [])
+
+
+def test_a_shared_array_can_be_written_to() -> None:
+    namespace = notebook(a=np.zeros(100_000))
+    assert values(cell_task("a[0] += 1\nint(a[0])", namespace, for_text="n in range(3)", kept=["a"])) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [("1", "the cell uses no x of the notebook"), ("x = x + 1", "the cell assigns x, so each task has a variable")],
+)
+def test_a_name_that_cannot_be_shared_is_refused(source: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        cell_task(source, notebook(x=1), kept=["x"])

@@ -1,0 +1,102 @@
+"""Task functions: a function that runs here when it is called, and on the cluster when it is submitted or mapped.
+
+    @concurrent_nb.task
+    def square(x): return x * x
+
+    square(3)                   # here
+    square.submit(3).result()   # on the cluster
+    square.map(range(100)).results()
+
+Which cluster: the notebook's; elsewhere an embedded one, which the first use starts and the end of the program ends.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.nodes.application import ApplicationNode
+from concurrent_nb.nodes.futures import Job, TaskFuture
+from concurrent_nb.nodes.local import Cluster
+from concurrent_nb.shipping import pickles
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskFunction(Generic[P, R]):
+    """A function that can also run on the cluster. Made by `task` and by cells that define functions.
+
+    Args:
+        function: what to run. It travels to the cluster by itself, so what it uses has to be able to travel.
+    """
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        if isinstance(function, TaskFunction):
+            raise ConfigurationError(f"{function!r} is one already")
+        if not callable(function):
+            raise ConfigurationError(f"a task function needs a function, not a {type(function).__name__}")
+        functools.update_wrapper(self, function)
+        self.function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here."""
+        __tracebackhide__ = True  # IPython leaves this frame out
+        return self.function(*args, **kwargs)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskFuture:
+        """Run it on the cluster; return its future. Raises as `ApplicationNode.submit`."""
+        return application().submit(self.function, *args, **kwargs)
+
+    def map(self, *iterables: Iterable[Any], timeout_s: float | None = None, retries: int = 0) -> Job:
+        """Run it on the cluster for the items of the iterables, which are read now; return the job.
+
+        Args:
+            timeout_s: run time in seconds allowed per task.
+            retries: how often a task may run again after an error or a timeout.
+        """
+        calls = list(zip(*iterables, strict=False))
+        name = getattr(self.function, "__name__", "map")
+        return application().start_job(self.function, calls, name=name, timeout_s=timeout_s, retries=retries)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In a task it is the plain function: there is no cluster to submit to.
+        return pickles.itself, (self.function,)
+
+    def __repr__(self) -> str:
+        return f"<task function {getattr(self, '__qualname__', self.function)!s}>"
+
+
+def task(function: Callable[P, R]) -> TaskFunction[P, R]:
+    """Make a task function: `f(x)` runs here, `f.submit(x)` and `f.map(xs)` on the cluster."""
+    return TaskFunction(function)
+
+
+class _Current:
+    """Which application node task functions use."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.provider: Callable[[], ApplicationNode] | None = None
+        self.cluster: Cluster | None = None
+
+    def embedded(self) -> ApplicationNode:
+        """Give the node of an embedded cluster, started at the first call."""
+        with self.lock:
+            if self.cluster is None:
+                self.cluster = Cluster().start()
+            return self.cluster.application()
+
+
+_CURRENT: Final = _Current()
+
+
+def application() -> ApplicationNode:
+    """Return the application node that task functions use; starts a cluster if there is none."""
+    return (_CURRENT.provider or _CURRENT.embedded)()
+
+
+def use(provider: Callable[[], ApplicationNode] | None) -> None:
+    """Let task functions use the application node that `provider` gives; None for an embedded cluster of their own."""
+    _CURRENT.provider = provider
