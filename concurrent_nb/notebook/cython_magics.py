@@ -8,18 +8,18 @@ Registered by `extension`. The notebook's kernel never imports Cython.
 import shlex
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from IPython.display import HTML, display
 
+from concurrent_nb import TaskFunction
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.errors import CompileError, ConcurrentError
 from concurrent_nb.notebook import options
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.progress import Line, line_for
-from concurrent_nb.notebook.session import Session
 from concurrent_nb.notebook.tracebacks import name_compiled, show_as, show_plainly, trim
 from concurrent_nb.shipping.compiled.build import Build, cython_version, make
 from concurrent_nb.shipping.compiled.cache import Cache
@@ -35,41 +35,9 @@ SHOW_S: Final = 0.2
 ERRORS: Final = 5
 
 
-class TaskFunction:
-    """Stands in for the task functions of the notebook until those are there."""
-
-    __module__ = "concurrent_nb.shipping"  # it travels as the function that it stands for
-    __slots__ = ("_session", "function")
-
-    def __init__(self, function: CythonFunction, session: Session) -> None:
-        self.function = function
-        self._session = session
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        return self.function(*args, **kwargs)
-
-    def submit(self, *args: Any, **kwargs: Any) -> Any:
-        return self._session.application()[0].submit(self.function, *args, **kwargs)
-
-    def map(self, *iterables: Any, **options: Any) -> Any:
-        return self._session.application()[0].map(self.function, *iterables, **options)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.function.__reduce__()
-
-
 @magics_class
 class CythonMagics(Magics):
-    """The magic for compiled cells.
-
-    Args:
-        session: whose cluster the functions' tasks run on.
-    """
-
-    def __init__(self, shell: InteractiveShell, session: Session) -> None:
-        super().__init__(shell)
-        self._session = session
+    """The magic for compiled cells."""
 
     @no_var_expand
     @cell_magic
@@ -121,7 +89,7 @@ class CythonMagics(Magics):
             show_as(error, trim(text, shell.compile.format_code_name).rstrip().split("\n"))
             raise
         for function in functions:
-            shell.user_ns[function.__qualname__] = TaskFunction(function, self._session)
+            shell.user_ns[function.__qualname__] = TaskFunction(function)
 
     def _show_errors(self, error: CompileError, cell: str) -> None:
         """Show the lines of the cell that are wrong, as Python shows a SyntaxError."""

@@ -84,6 +84,7 @@ class Cache:
         if digest != _sum(data):
             return None
         self._touch(name)
+        self._touch(path.with_suffix(".sum").name)
         return path
 
     def write_binary(self, name: str, data: bytes) -> Path:
@@ -132,7 +133,8 @@ class Cache:
                 file.write(data)
             os.replace(new, path)
         except BaseException:
-            os.unlink(new)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
             raise
 
     def _touch(self, name: str) -> None:

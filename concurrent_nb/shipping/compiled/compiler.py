@@ -121,8 +121,16 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
         "c_only": found["c_only"],
         "numpy": found["numpy"],
         "c": base64.b64encode(zlib.compress(Path(made).read_bytes())).decode(),
-        "html": page.read_text(encoding="utf-8") if request["annotate"] else None,
+        "html": _inside(page.read_text(encoding="utf-8")) if request["annotate"] else None,
     }
+
+
+def _inside(page: str) -> str:
+    """Give what of a page can stand in another page: its style and its body, without the link to a file."""
+    styles = re.findall(r"<style.*?</style>", page, re.DOTALL)
+    body = re.search(r"<body[^>]*>(.*)</body>", page, re.DOTALL)
+    kept = re.sub(r"<p>Raw output:.*?</p>", "", body[1] if body is not None else page, flags=re.DOTALL)
+    return f'{"".join(styles)}<div class="cython">{kept}</div>'
 
 
 def compile_c(request: dict[str, Any]) -> dict[str, Any]:
