@@ -71,7 +71,7 @@ class Bulletin:
         if self._due("errors", ERRORS_S * pace, elapsed, story.folds.version):
             due["errors"] = story.folds.parts()
         if self._due("lanes", LANES_S * pace, elapsed):
-            due["lanes"] = story.lanes.parts(elapsed)
+            due["lanes"] = story.lane_parts(elapsed)
         if story.view is not None and self._due("view", VIEW_S * pace, elapsed, story.view_version):
             due["view"] = story.view_parts()
         if isinstance(story.view, ImageView) and (patch := self._patch(story.view, elapsed)) is not None:

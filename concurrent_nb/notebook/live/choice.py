@@ -5,9 +5,10 @@ Used by the magics. Imports what is heavy (anywidget, numpy) only when it is abo
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import DisplayHandle, display
 
 from concurrent_nb import Job, TaskFuture
 from concurrent_nb.clock import monotonic
@@ -21,6 +22,8 @@ from concurrent_nb.notebook.tracebacks import text_of
 
 #: values of --view
 VIEWS: Final = ("image", "search", "table")
+#: more tasks take a while to be sent
+ANNOUNCED_TASKS: Final = 3000
 
 
 def is_possible(shell: InteractiveShell) -> bool:
@@ -53,18 +56,34 @@ def label(names: Sequence[str], call: Sequence[Any]) -> str:
     return ", ".join(f"{name} = {value_text(value, 40)}" for name, value in zip(names, call, strict=False))
 
 
-def line(job: Job, shell: InteractiveShell, view: View | None, started: float) -> Line:
-    """Make the line that shows a watched job while the cell waits for it."""
+def announce(tasks: int) -> DisplayHandle | None:
+    """Say that tasks are being sent, if they are so many that it takes a while."""
+    if tasks < ANNOUNCED_TASKS:
+        return None
+    said = {"text/plain": f"sending {tasks:,} tasks"}
+    return cast(DisplayHandle, display(said, raw=True, display_id=True))  # type: ignore[no-untyped-call]
+
+
+def line(
+    job: Job, shell: InteractiveShell, view: View | None, started: float, place: DisplayHandle | None = None
+) -> Line:
+    """Make the line that shows a watched job while the cell waits for it.
+
+    Args:
+        place: what was announced, in whose place it is shown.
+    """
     from concurrent_nb.notebook.live.line import LiveLine  # here: anywidget takes a tenth of a second
 
-    return LiveLine(job, _story(job, shell, view, started), started, shell)
+    return LiveLine(job, _story(job, shell, view, started), started, shell, place)
 
 
-def follow(job: Job, shell: InteractiveShell, view: View | None, started: float) -> None:
+def follow(
+    job: Job, shell: InteractiveShell, view: View | None, started: float, place: DisplayHandle | None = None
+) -> None:
     """Show a watched job that nobody waits for."""
     from concurrent_nb.notebook.live.line import LiveLine  # the same
 
-    live = LiveLine(job, _story(job, shell, view, started), started, shell)
+    live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
     live.follow(progress_text(job.counts(), 0.0), lambda: summary(job, monotonic() - started))
 
 

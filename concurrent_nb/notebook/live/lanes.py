@@ -7,7 +7,7 @@ on, so that what is kept and sent has a bound.
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from concurrent_nb.notebook.live.colours import FAILED, RUNNING
+from concurrent_nb.notebook.live.colours import CANCELLED, FAILED, RUNNING
 from concurrent_nb.notebook.live.text import line_of
 
 #: tasks that are kept one by one
@@ -57,8 +57,8 @@ class Lanes:
     def ended(self, task: int, slave: str, worker: int, at: float, took: float, state: int) -> None:
         """A task has ended: `at` is when that was heard of, maybe together with other tasks. `settle` later."""
         self._running.pop(task, None)
-        if not slave:
-            return  # it never came to a slave
+        if not slave or (state == CANCELLED and not took):
+            return  # it never ran
         lane = self._slaves.get(slave)
         if lane is None:
             lane = self._slaves[slave] = _Slave()

@@ -33,10 +33,17 @@ class LiveLine:
     Args:
         story: what is known of the job; from now on only this object touches it.
         started: when the job was started, by `clock`.
+        place: a display in whose place it is shown; None makes a new one.
     """
 
     def __init__(
-        self, job: Job, story: Story, started: float, shell: InteractiveShell | None, clock: Clock = monotonic
+        self,
+        job: Job,
+        story: Story,
+        started: float,
+        shell: InteractiveShell | None,
+        place: DisplayHandle | None = None,
+        clock: Clock = monotonic,
     ) -> None:
         self._job = job
         self._story = story
@@ -44,7 +51,7 @@ class LiveLine:
         self._shell = shell
         self._clock = clock
         self._bulletin = Bulletin(story)
-        self._handle: DisplayHandle | None = None
+        self._handle = place
         self._widget: JobWidget | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -55,7 +62,7 @@ class LiveLine:
 
     def show(self, text: str) -> None:
         """Show the widget; from then on it keeps itself up to date."""
-        if self._handle is None:
+        if self._thread is None:
             self._open(text)
             self._thread = threading.Thread(target=self._publish, name="concurrent_nb live view", daemon=True)
             self._thread.start()
@@ -153,7 +160,10 @@ class LiveLine:
         first = self._bulletin.take(self._job.counts(), now - self._started, now)
         self._widget = JobWidget(**first)
         data, metadata = self._widget.bundle(text)
-        self._handle = display(data, metadata=metadata, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        if self._handle is None:
+            self._handle = display(data, metadata=metadata, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
 
     def _replace(self, text: str) -> None:
         """Show the snapshot; just the text if there was never anything else to see."""
@@ -175,13 +185,13 @@ class LiveLine:
         with self._lock:
             story.finish()
             counts, now = self._job.counts(), self._clock()
-            if self._handle is None and story.view is None and not counts.failed:
+            if story.view is None and not counts.failed and (self._thread is None or counts.total == 1):
                 return None
             view = story.view
             return snapshot(
                 text,
                 story.head(counts, now),
-                lanes=story.lanes.parts(now - self._started),
+                lanes=story.lane_parts(now - self._started),
                 errors=story.folds.parts(),
                 view=story.view_parts(),
                 picture=view.picture.png() if isinstance(view, ImageView) else None,

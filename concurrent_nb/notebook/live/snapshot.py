@@ -54,7 +54,7 @@ def snapshot(
         parts.append(_VIEWS[view["kind"]](view, picture))
     if errors["kinds"]:
         parts.append(_errors(errors))
-    if lanes["slaves"]:
+    if lanes["slaves"] and head["total"] > 1:
         parts.append(_lanes(lanes))
     style = f"max-width:860px;line-height:1.45;{_NUMBERS}"
     return f'<div class="concurrent-nb-snapshot" style="{style}">{"".join(parts)}</div>'
@@ -166,7 +166,7 @@ def _image(view: dict[str, Any], picture: bytes | None) -> str:
         low, high = map(escape, view["range"])
         bar = f'<img alt="colours" src="{ramp}" style="width:120px;height:8px;display:inline-block;margin:0 4px">'
         scale = f" · {low}{bar}{high}"
-    return f'<div style="margin:6px 0">{image}<div style="{_SMALL}">{caption}{scale}</div></div>{_odd(view)}'
+    return f'<div style="margin:6px 0">{image}<div style="font-size:.9em">{caption}{scale}</div></div>{_odd(view)}'
 
 
 def _odd(view: dict[str, Any]) -> str:
@@ -209,7 +209,7 @@ def _found(view: dict[str, Any]) -> str:
 
 
 def _table(view: dict[str, Any], picture: bytes | None) -> str:
-    cell = f"padding:2px 8px;text-align:left;border-bottom:{_LINE};vertical-align:top;overflow-wrap:anywhere"
+    cell = f"padding:2px 8px;text-align:left;border-bottom:{_LINE};vertical-align:top;white-space:nowrap"
     heads = "".join(f'<th style="{cell};white-space:nowrap">{escape(name)}</th>' for name in view["columns"])
     rows = [_row(row, cell) for row in view["first"]]
     if view["left_out"]:
@@ -225,7 +225,8 @@ def _table(view: dict[str, Any], picture: bytes | None) -> str:
 def _row(row: Sequence[str], cell: str) -> str:
     *rest, status = row
     colour = f";color:{STATE_COLOURS[FAILED]}" if status == STATE_WORDS[FAILED] else ""
-    cells = "".join(f'<td style="{cell}"><bdi>{escape(text)}</bdi></td>' for text in rest)
+    wide = f"{cell};white-space:normal;overflow-wrap:anywhere;min-width:12em"
+    cells = "".join(f'<td style="{wide if len(text) > 40 else cell}"><bdi>{escape(text)}</bdi></td>' for text in rest)
     return f'<tr>{cells}<td style="{cell}{colour}">{escape(status)}</td></tr>'
 
 

@@ -136,7 +136,12 @@ class Story:
         return {
             "bars": [[index, fraction, text] for index, (fraction, text) in shown],
             "more": len(self._bars) - len(shown),
+            "single": len(self.states) == 1,
         }
+
+    def lane_parts(self, elapsed: float) -> dict[str, Any]:
+        """Give who did what, when."""
+        return {**self.lanes.parts(elapsed), "single": len(self.states) == 1}
 
     def view_parts(self) -> dict[str, Any] | None:
         """Give what the view shows."""

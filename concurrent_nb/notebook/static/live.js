@@ -93,15 +93,19 @@ function showHead(place) {
   ].map(([name, word]) => {
     const field = node("span", `cnb-count cnb-is-${name}`, counts);
     node("span", `cnb-dot cnb-${name}`, field);
-    return [name, node("b", "", field), text(field, ` ${word}`), field];
+    const number = node("b", "", field);
+    field.append(` ${word}`);
+    return [name, number, field];
   });
   return {
     update(head) {
-      for (const [name, number, word, field] of fields) {
+      for (const [name, number, field] of fields) {
         const count = head[name];
-        setText(number, name === "done" ? `${count.toLocaleString()} of ${head.total.toLocaleString()}` : count.toLocaleString());
-        field.hidden = !count && name !== "done";
+        const of = name === "done" ? ` of ${head.total.toLocaleString()}` : "";
+        setText(number, head.total === 1 ? "" : `${count.toLocaleString()}${of}`);
+        field.hidden = !count && (head.total === 1 || name !== "done");
       }
+      bar.hidden = head.total === 1;
       const parts = [];
       if (head.rate !== null && head.total > 1) parts.push(`${rate(head.rate)}/s`);
       if (head.left !== null && head.total > 1 && head.waiting + head.running > 0) parts.push(`${seconds(head.left)} left`);
@@ -121,8 +125,13 @@ function showHead(place) {
 function showBars(place) {
   const rows = new Map();
   const more = node("div", "cnb-more", place);
+  let most = 0;
   return {
     update(part) {
+      if (part.bars.length > most) {
+        most = part.bars.length; // as tasks come and go, what is below stays where it is
+        place.style.minHeight = `${1.5 * most}em`;
+      }
       const wanted = new Set(part.bars.map(([task]) => task));
       for (const [task, row] of rows) {
         if (!wanted.has(task)) {
@@ -133,9 +142,9 @@ function showBars(place) {
       for (const [task, fraction, said] of part.bars) {
         let row = rows.get(task);
         if (!row) {
-          const whole = node("div", "cnb-own", null);
+          const whole = node("div", part.single ? "cnb-own cnb-single" : "cnb-own", null);
           place.insertBefore(whole, more);
-          setText(node("span", "cnb-task", whole), `task ${task}`);
+          setText(node("span", "cnb-task", whole), part.single ? "" : `task ${task}`);
           const track = node("span", "cnb-track", whole);
           row = { whole, track, fill: node("span", "cnb-running", track), said: node("bdi", "cnb-said", whole) };
           rows.set(task, row);
@@ -193,7 +202,7 @@ function showLanes(place, root) {
   sized.observe(place);
 
   function draw(part) {
-    place.hidden = part.slaves.length === 0;
+    place.hidden = part.slaves.length === 0 || part.single;
     for (const slave of part.slaves) {
       let lane = lanes.get(slave.name);
       if (!lane) {
@@ -206,7 +215,7 @@ function showLanes(place, root) {
         lanes.set(slave.name, lane);
       }
       const failed = slave.failed ? `, ${slave.failed.toLocaleString()} failed` : "";
-      const said = `${slave.tasks.toLocaleString()} ${slave.tasks === 1 ? "task" : "tasks"}${failed}`;
+      const said = slave.tasks ? `${slave.tasks.toLocaleString()} ${slave.tasks === 1 ? "task" : "tasks"}${failed}` : "";
       setText(lane.tasks, said);
       lane.canvas.setAttribute("aria-label", `timeline of ${slave.name}: ${said}`);
       drawLane(lane.canvas, slave.rows, part, getComputedStyle(root));
@@ -436,12 +445,6 @@ function node(name, classes, parent) {
   const made = document.createElement(name);
   if (classes) made.className = classes;
   if (parent) parent.append(made);
-  return made;
-}
-
-function text(parent, value) {
-  const made = document.createTextNode(value);
-  parent.append(made);
   return made;
 }
 

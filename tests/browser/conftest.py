@@ -1,0 +1,242 @@
+"""JupyterLab with a notebook open in a real browser: one server, browser and kernel for all tests of a module."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+
+from tests import leaks
+
+ROOT = Path(__file__).parents[2]
+#: what does not come within this time never will
+PATIENCE_S = 45.0
+#: a browser without what it would fetch, report and draw by itself
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-breakpad",
+]
+SERVER_OPTIONS = [
+    "--no-browser",
+    "--allow-root",
+    "--ip=127.0.0.1",
+    "--port=0",
+    "--IdentityProvider.token=",
+    "--ServerApp.password=",
+    "--LabApp.extension_manager=readonly",
+    "--LabApp.expose_app_in_browser=True",
+    "--JupyterNotebookApp.expose_app_in_browser=True",
+]
+#: the notebook that the page shows, and one of its cells
+_PANEL = "window.jupyterapp.shell.currentWidget"
+_CELL = f"{_PANEL}.content.widgets[index]"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Check the module instead of each test: a browser starts and ends processes of its own while it is open."""
+    folders = [Path(os.environ["JUPYTER_RUNTIME_DIR"]), Path(os.environ["TMPDIR"])]
+    before = leaks.held(folders)
+    yield
+    if left := leaks.left_since(before, folders, 2 * leaks.PATIENCE_S):
+        pytest.fail("the tests left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+def browser_path() -> str:
+    """Find a browser. In CI there must be one; elsewhere the tests say how to get one."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    missing = "there is no Chromium here: apt-get install chromium fonts-dejavu-core (as root; Debian, Ubuntu)"
+    if os.environ.get("CI"):
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
+
+
+@dataclass
+class Lab:
+    """A Jupyter server and a page of its notebook."""
+
+    url: str
+    folder: Path
+    cells: dict[str, int]  #: name of a cell -> its place
+    page: Page
+    said: list[str]  #: errors of widgets in the page
+
+    def open(self, path: str = "lab/tree") -> None:
+        """Open the notebook, and wait until it can run cells."""
+        self.page.goto(f"{self.url}{path}/test.ipynb{'?reset' if path.startswith('lab') else ''}")
+        session = f"{_PANEL}?.sessionContext?.session"
+        self.page.wait_for_function(
+            f"() => window.jupyterapp && {session}?.kernel?.status === 'idle' && {_PANEL}.content?.widgets.length"
+        )
+
+    def start(self, name: str) -> None:
+        """Press run. A page that is not ready may lose it, so press until the cell has taken it."""
+        index = self.cells[name]
+        before = self._count(index)
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            self.page.evaluate(
+                f"""(index) => {{
+                    {_PANEL}.content.activeCellIndex = index;
+                    window.jupyterapp.commands.execute('notebook:run-cell');
+                }}""",
+                index,
+            )
+            for _ in range(20):
+                if self.is_running(name) or self._count(index) != before:
+                    return
+                self.page.wait_for_timeout(50)
+        pytest.fail(f"the page does not run cell {name!r}")
+
+    def is_running(self, name: str) -> bool:
+        """Say whether the cell's prompt is a star."""
+        return bool(self.page.evaluate(f"(index) => {_CELL}.promptNode?.innerText.includes('*')", self.cells[name]))
+
+    def finish(self, name: str) -> None:
+        """Wait for the prompt."""
+        self.page.wait_for_function(
+            f"(index) => {{ const prompt = {_CELL}.promptNode?.innerText; return /\\d/.test(prompt); }}",
+            arg=self.cells[name],
+        )
+
+    def run(self, name: str) -> None:
+        """Press run and wait for the prompt."""
+        self.start(name)
+        self.finish(name)
+
+    def output(self, name: str) -> Any:
+        """Give the place of a cell's output, scrolled to where it can be seen."""
+        self.page.evaluate(f"(index) => {_PANEL}.content.scrollToItem(index, 'start')", self.cells[name])
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(self.cells[name]).locator(".jp-Cell-outputWrapper")
+
+    def save(self) -> dict[str, Any]:
+        """Save the notebook; give what was written."""
+        self.page.evaluate(f"() => {_PANEL}.context.save()")
+        saved: dict[str, Any] = json.loads((self.folder / "test.ipynb").read_text(encoding="utf-8"))
+        return saved
+
+    def _count(self, index: int) -> Any:
+        return self.page.evaluate(f"(index) => {_CELL}.model.executionCount", index)
+
+
+def notebook_of(cells: dict[str, str]) -> str:
+    """Write a notebook."""
+    return json.dumps(
+        {
+            "nbformat": 4,
+            "nbformat_minor": 5,
+            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+            "cells": [
+                {
+                    "cell_type": "code",
+                    "id": name,
+                    "metadata": {},
+                    "execution_count": None,
+                    "outputs": [],
+                    "source": source,
+                }
+                for name, source in cells.items()
+            ],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def server(leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A Jupyter server with a home of its own; gives its address, and the folder that it shows."""
+    home = tmp_path_factory.mktemp("jupyter")
+    folders = {name: home / name.lower() for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
+    runtime = home / "runtime"
+    settings = folders["JUPYTER_CONFIG_DIR"] / "lab/user-settings/@jupyterlab/apputils-extension"
+    shown = home / "notebooks"
+    for folder in (*folders.values(), runtime, settings, shown):
+        folder.mkdir(parents=True, exist_ok=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    environment = {
+        **os.environ,
+        **{name: str(folder) for name, folder in folders.items()},
+        "JUPYTER_RUNTIME_DIR": str(runtime),
+        "PYTHONPATH": str(ROOT),
+    }
+    with open(home / "log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *SERVER_OPTIONS, f"--ServerApp.root_dir={shown}"],
+            env=environment,
+            cwd=shown,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield _address(process, runtime, home / "log"), shown
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _address(process: "subprocess.Popen[bytes]", runtime: Path, log: Path) -> str:
+    deadline = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        for file in runtime.glob("jpserver-*.json"):
+            try:
+                return str(json.loads(file.read_text(encoding="utf-8"))["url"])
+            except ValueError:
+                continue  # half written
+        time.sleep(0.05)
+    pytest.fail(f"JupyterLab does not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser(leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """A browser with a profile of its own."""
+    path = browser_path()
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("browser"),
+            executable_path=path,
+            headless=True,
+            viewport={"width": 1000, "height": 1000},
+            args=BROWSER_OPTIONS,
+        )
+        context.set_default_timeout(PATIENCE_S * 1000)
+        try:
+            yield context
+        finally:
+            context.close()
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest, server: tuple[str, Path], browser: BrowserContext) -> Iterator[Lab]:
+    """The notebook of the module (`CELLS`: source by name), open, with the extension loaded and a cluster."""
+    url, folder = server
+    cells: dict[str, str] = request.module.CELLS
+    (folder / "test.ipynb").write_text(notebook_of(cells), encoding="utf-8")
+    page, said = browser.new_page(), list[str]()
+    # Pages have errors of their own; a widget's program comes from a blob, and its failures are told by anywidget.
+    page.on("pageerror", lambda error: said.append(str(error)) if "blob:" in (error.stack or "") else None)
+    page.on("console", lambda line: said.append(line.text) if line.type == "error" and "widget" in line.text else None)
+    lab = Lab(url, folder, {name: index for index, name in enumerate(cells)}, page, said)
+    lab.open()
+    lab.run("start")
+    yield lab
+    # The kernel ends with its cluster, before the server that would only kill it.
+    lab.page.evaluate(f"() => {_PANEL}.sessionContext.shutdown()")

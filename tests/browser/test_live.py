@@ -1,0 +1,166 @@
+"""Jobs in a real browser: shown while the cell blocks, stopped, failing, hostile, and still there after a reload."""
+
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import Lab
+
+#: what would run if anything that a task says were taken for markup
+EVIL = "<script>window.caught=1</script><img src=x onerror='window.caught=2'>"
+#: the stop button gives the prompt back within a second; the rest is for a machine that is busy with other things
+BACK_WITHIN_S = 2.5
+
+CELLS = {
+    "start": "%load_ext concurrent_nb\n%concurrent start --workers 2",
+    "image": (
+        '%%concurrent_task --for "x in range(60)" --view image --out columns\n'
+        "import time\n"
+        "time.sleep(0.05)\n"
+        "[x * y for y in range(40)]"
+    ),
+    "search": (
+        '%%concurrent_task --for "n in range(40)" --until "result is not None" --view search\n'
+        "import time\n"
+        "time.sleep(0.03)\n"
+        "f'found {n}' if n == 30 else None"
+    ),
+    "stop": "%%concurrent_task --for \"n in range(8)\"\nimport time\nprint('begin', n, flush=True)\ntime.sleep(600)",
+    "after": "%%concurrent_task\n6 * 7",
+    "error": '%%concurrent_task --for "n in range(3)"\nscale = n - 1\nresult = 10 / scale\nresult',
+    "hostile": (
+        '%%concurrent_task --for "text in EVIL" --view table --name "<b>{name}</b>" --on-error keep --out kept\n'
+        "import time\n"
+        "import concurrent_nb\n"
+        "concurrent_nb.report(0.5, text)\n"
+        "print(text)\n"
+        "time.sleep(0.7)\n"
+        "if 'second' in text: raise ValueError(text)\n"
+        "text"
+    ),
+    "evil": f'EVIL = ["""first {EVIL}""", """second {EVIL} \\x1b[2J \\u202e""", "x" * 10**6]',
+}
+
+
+def painted(lab: Lab) -> Any:
+    """Count the pixels of the live picture that have been painted, and those that have not."""
+    return lab.page.evaluate(
+        """() => {
+            const canvas = document.querySelector('.concurrent-nb canvas.cnb-picture');
+            if (!canvas || !canvas.width) return [0, 0];
+            const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+            let full = 0;
+            for (let at = 3; at < data.length; at += 4) full += data[at] > 0;
+            return [full, data.length / 4 - full];
+        }"""
+    )
+
+
+def test_a_picture_fills_up_while_the_cell_blocks(lab: Lab) -> None:
+    lab.start("image")
+    seen: list[int] = []
+    while lab.is_running("image"):
+        full, empty = painted(lab)
+        if full and empty and lab.is_running("image"):
+            seen.append(full)
+        lab.page.wait_for_timeout(30)
+    assert len(set(seen)) >= 3, "the picture did not fill up while the cell was running"
+    assert seen == sorted(seen)
+    output = lab.output("image")
+    picture = output.locator(".concurrent-nb-snapshot img[alt^=picture]")
+    picture.wait_for()
+    assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [60, 40]
+    assert "60 tasks: 60 done" in output.inner_text()
+    assert output.locator(".concurrent-nb").count() == 0
+    assert "array" not in output.inner_text()
+
+
+def test_a_search_names_its_hit(lab: Lab) -> None:
+    lab.start("search")
+    lab.page.locator(".concurrent-nb svg.cnb-strip rect.cnb-cell-done").first.wait_for()
+    assert lab.is_running("search")
+    lab.finish("search")
+    text = lab.output("search").locator(".concurrent-nb-snapshot").inner_text()
+    assert "hit: 'found 30'" in text
+    assert "n = 30" in text
+
+
+def test_the_stop_button_stops_a_job(lab: Lab) -> None:
+    lab.start("stop")
+    lab.page.locator(".concurrent-nb .cnb-is-running").get_by_text("2 running").wait_for()
+    pressed = time.monotonic()
+    lab.page.locator('.jp-NotebookPanel-toolbar [data-jp-item-name="interrupt"] jp-button').click()
+    lab.finish("stop")
+    assert time.monotonic() - pressed < BACK_WITHIN_S
+    output = lab.output("stop")
+    output.locator(".concurrent-nb-snapshot").wait_for()
+    assert re.search(r"stopped: 0 done, 2 stopped while running, 6 never ran", output.inner_text())
+    assert "KeyboardInterrupt" in output.inner_text()
+    assert "Traceback" not in output.inner_text()
+    lab.run("after")
+    assert "42" in lab.output("after").inner_text()
+
+
+def test_an_error_has_the_cell_s_own_line_in_it(lab: Lab) -> None:
+    lab.run("error")
+    output = lab.output("error")
+    shown = output.inner_text()
+    assert re.search(r"Cell In\[\d+\], line 3\n\s+result = 10 / scale", shown)
+    assert "ZeroDivisionError: division by zero" in shown
+    assert "concurrent_nb/" not in shown
+    fold = output.locator(".concurrent-nb-snapshot details").first
+    assert "task 1" in fold.locator("summary").inner_text()
+    fold.locator("summary").press("Enter")
+    assert "result = 10 / scale" in fold.locator("pre").inner_text()
+
+
+def test_what_tasks_say_is_text_and_never_runs(lab: Lab) -> None:
+    lab.run("evil")
+    lab.start("hostile")
+    live = lab.page.locator(".concurrent-nb")
+    live.locator(".cnb-said").filter(has_text="<script>window.caught=1</script>").first.wait_for()
+    live.locator(".cnb-table td").filter(has_text="first <script>").first.wait_for()
+    lab.finish("hostile")
+    snapshot = lab.output("hostile").locator(".concurrent-nb-snapshot")
+    snapshot.wait_for()
+    text = snapshot.inner_text()
+    assert "first <script>" in text
+    assert "\\u202e" in text
+    assert "\x1b" not in text
+    assert len(text) < 5000
+    assert snapshot.locator("script, [onerror], b:has-text('{name}')").count() == 0
+    assert lab.page.evaluate("() => window.caught") is None
+
+
+def test_a_page_that_is_loaded_again_shows_what_was_there(lab: Lab) -> None:
+    saved = json.dumps(lab.save())
+    assert "widget-view" not in saved
+    assert "widget-state" not in saved
+    lab.open()
+    picture = lab.output("image").locator(".concurrent-nb-snapshot img[alt^=picture]")
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") == 60
+    assert "hit: 'found 30'" in lab.output("search").inner_text()
+    assert lab.page.evaluate("() => window.caught") is None
+    assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()
+    # And the kernel that went on shows the next job in the page that came later.
+    lab.start("search")
+    lab.page.locator(".concurrent-nb svg.cnb-strip rect.cnb-cell-done").first.wait_for()
+    lab.finish("search")
+
+
+def test_it_works_in_notebook_7(lab: Lab) -> None:
+    pytest.importorskip("notebook")
+    lab.open("notebooks")
+    lab.start("image")
+    lab.page.wait_for_function("() => document.querySelector('.concurrent-nb canvas.cnb-picture')?.width === 60")
+    assert lab.is_running("image")
+    lab.finish("image")
+    lab.output("image").locator(".concurrent-nb-snapshot img[alt^=picture]").wait_for()
+
+
+def test_no_widget_had_an_error(lab: Lab) -> None:
+    assert lab.said == []
