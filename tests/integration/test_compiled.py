@@ -225,6 +225,23 @@ def test_an_interrupt_ends_the_compiler_and_leaves_nothing(
     assert [path.name for path in cache.iterdir() if path.name.startswith("new-") or path.suffix == ".so"] == []
 
 
+def test_a_compiler_whose_notebook_is_gone_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from concurrent_nb.shipping.compiled.build import *; from concurrent_nb.shipping.compiled.cache import *\n"
+        "tick = lambda: print('tick', flush=True)\n"
+        f"make(Recipe({FUNCTION!r}, ('-O3',), False, cython_version()), '', Cache(Path(sys.argv[1])), tick=tick)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "c")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as notebook:
+        assert notebook.stdout is not None
+        assert notebook.stdout.readline() == b"tick\n"
+        compilers = psutil.Process(notebook.pid).children(recursive=True)
+        notebook.kill()
+    assert len(compilers) >= 1
+    assert psutil.wait_procs(compilers, timeout=5)[1] == []
+
+
 # ------------------------------------------------------------------------------------------------ other machines
 
 

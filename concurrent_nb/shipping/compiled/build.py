@@ -306,7 +306,7 @@ def _run(request: dict[str, Any], folder: Path, tick: Tick) -> dict[str, Any]:
     environment["TMPDIR"] = str(folder)
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", str(_PROGRAM), str(file)],
+            [sys.executable, "-I", str(_PROGRAM), str(file), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from concurrent_nb.errors import AccessRefused
+from concurrent_nb.errors import AccessRefused, BuildFailed
 
 VARIABLE: Final = "CONCURRENT_NB_CYTHON_CACHE"
 LIMIT_BYTES: Final = 256 << 20
@@ -51,7 +51,8 @@ class Cache:
         folder: made when it is first needed.
         limit_bytes: what its files may take together.
 
-    Every method raises AccessRefused if the folder is somebody else's or open to others, and OSError.
+    Every method raises AccessRefused if the folder is somebody else's or open to others, and BuildFailed if it cannot
+    be used.
     """
 
     def __init__(self, folder: Path | None = None, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -104,7 +105,9 @@ class Cache:
     @contextmanager
     def building(self, name: str, tick: Tick) -> Iterator[Path]:
         """Be the only one who builds `name`; give an empty folder to build in, which goes afterwards."""
-        fd = os.open(self._path(f"{name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = self._path(f"{name}.lock")
+        with self._typed():
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while not _try_lock(fd):
                 tick()
@@ -115,9 +118,10 @@ class Cache:
             os.close(fd)
 
     def _path(self, name: str) -> Path:
-        if not self._folder.is_dir():
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = self._folder.stat()
+        with self._typed():
+            if not self._folder.is_dir():
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = self._folder.stat()
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
             raise AccessRefused(
                 f"compiled cells are run from {self._folder}, and others can write there: chmod 700 '{self._folder}',"
@@ -125,17 +129,28 @@ class Cache:
             )
         return self._folder / name
 
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BuildFailed(
+                f"compiled cells cannot be kept in {self._folder} ({error.strerror or error}): name another folder in"
+                f" {VARIABLE}"
+            ) from error
+
     def _replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        fd, new = tempfile.mkstemp(prefix="new-", dir=self._folder)
-        try:
-            with open(fd, "wb") as file:
-                file.write(data)
-            os.replace(new, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(new)
-            raise
+        with self._typed():
+            fd, new = tempfile.mkstemp(prefix="new-", dir=self._folder)
+            try:
+                with open(fd, "wb") as file:
+                    file.write(data)
+                os.replace(new, path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(new)
+                raise
 
     def _touch(self, name: str) -> None:
         with contextlib.suppress(OSError):

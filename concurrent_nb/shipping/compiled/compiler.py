@@ -1,9 +1,10 @@
 """The program that runs Cython or the C compiler: a process of its own, because both take long and may be stopped.
 
-    python -I compiler.py REQUEST
+    python -I compiler.py REQUEST PARENT
 
-REQUEST is a file with JSON; the answer is written beside it, `answer.json`, or not at all if this fails in a way that
-nobody thought of; then standard error says more. Started by `build`; imports nothing of ours, so that it starts fast.
+PARENT is the process that wants the answer; this ends with it. REQUEST is a file with JSON; the answer is written
+beside it, `answer.json`, or not at all if this fails in a way that nobody thought of; then standard error says more.
+Started by `build`; imports nothing of ours, so that it starts fast.
 """
 
 import base64
@@ -11,7 +12,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
+import time
 import zlib
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +27,8 @@ CIMPORTS = ("cpython", "cython", "libc", "libcpp", "numpy", "openmp", "posix")
 REFUSED = ("callspec", "control_flow", "formal_grammar", "np_pythran", "set_initial_path", "test_")
 _OUTSIDE = re.compile(r"^(/|[A-Za-z]:|\.\.?/|.*/\.\./)")
 _VERBATIM = re.compile(r'#\s*include\s*[<"](?P<name>[^>"]*)[>"]')
+#: how often this looks whether its parent is there
+WATCH_S = 0.3
 
 
 def translate(request: dict[str, Any]) -> dict[str, Any]:
@@ -180,8 +186,16 @@ def _python_headers() -> str:
     return sysconfig.get_path("include")
 
 
-def main(request_path: str) -> None:
-    """Do what the request says, in its folder."""
+def _end_with(parent: int) -> None:
+    """End, with all that was started, when the process is gone that wants the answer."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_S)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(request_path: str, parent: int) -> None:
+    """Do what the request says, in its folder, for the process `parent`."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     folder = Path(request_path).parent
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     sys.path[:] = request["sys_path"]
@@ -191,4 +205,4 @@ def main(request_path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(os.path.abspath(sys.argv[1]))
+    main(os.path.abspath(sys.argv[1]), int(sys.argv[2]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from concurrent_nb.errors import AccessRefused
+from concurrent_nb.errors import AccessRefused, BuildFailed
 from concurrent_nb.shipping.compiled.cache import STALE_S, Cache, default_folder
 
 
@@ -67,6 +67,12 @@ def test_a_folder_that_others_can_write_to_is_refused(folder: Path) -> None:
         Cache(folder).write_binary("x", b"")
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BuildFailed, match="cannot be kept in"):
+        Cache(tmp_path / "file" / "cython").read("x")
+
+
 def test_what_was_not_used_for_longest_goes(folder: Path) -> None:
     cache = Cache(folder, limit_bytes=600)
     for number, name in enumerate(["a.so", "b.so", "c.so"]):
@@ -123,7 +129,7 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(folder: Path, monkeypa
         raise OSError("no space left")
 
     monkeypatch.setattr("concurrent_nb.shipping.compiled.cache.os.replace", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(BuildFailed, match=r"no space left.*CONCURRENT_NB_CYTHON_CACHE"):
         cache.write("x", b"new")
     monkeypatch.undo()
     assert cache.read("x") == b"old"
