@@ -5,6 +5,7 @@ notebook itself tells them; or with 1 and the error of the cell that failed.
 """
 
 import argparse
+import base64
 import re
 import sys
 import time
@@ -17,8 +18,9 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
-NOTEBOOKS = ("01_md5_reverse.ipynb",)
+NOTEBOOKS = ("01_md5_reverse.ipynb", "02_mandelbrot.ipynb")
 CELL_TIMEOUT_S = 300
+_PICTURE = re.compile(r'alt="picture made by the tasks" src="data:image/png;base64,([^"]+)"')
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -70,6 +72,9 @@ def run(path: Path, kept: Path) -> bool:
         nbformat.write(notebook, kept)  # type: ignore[no-untyped-call]
     print(f"{path.name}: {last_words(notebook)}, {time.monotonic() - began:.1f} s with the start of the kernel")
     print(f"the executed notebook is {kept}")
+    if (picture := last_picture(notebook)) is not None:
+        kept.with_suffix(".png").write_bytes(picture)
+        print(f"the picture is {kept.with_suffix('.png')}")
     return True
 
 
@@ -79,6 +84,18 @@ def last_words(notebook: Any) -> str:
     found = next((text for text in reversed(said) if text.startswith("found ")), "it says nothing about a result")
     job = next((text for text in reversed(said) if re.match(r"\d+ tasks?: ", text)), "no job has run")
     return f"{found.strip()} ({job.strip()})"
+
+
+def last_picture(notebook: Any) -> bytes | None:
+    """Give the last picture that tasks have made, as PNG."""
+    pages = [
+        output.get("data", {}).get("text/html", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    ]
+    found = [match[1] for page in pages for match in _PICTURE.finditer(page)]
+    return base64.b64decode(found[-1]) if found else None
 
 
 def _texts(cell: Any) -> list[str]:

@@ -164,6 +164,8 @@ class Job:
         self.first_error: TaskFuture | None = None  #: the first task that failed
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
         self._canceller = canceller
+        self._started_s = time.monotonic()
+        self._ended_s: float | None = None
         self._condition = threading.Condition()
         self._running: set[int] = set()
         self._done = self._failed = self._cancelled = 0
@@ -191,6 +193,11 @@ class Job:
         if not self.wait(timeout_s):
             raise TimeoutError(f"{self!r} has not ended within {timeout_s} s")
         return [future.result() for future in self.futures]
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the start of the job to its end, or to now while it runs."""
+        return (time.monotonic() if self._ended_s is None else self._ended_s) - self._started_s
 
     def cancel(self) -> None:
         """Stop the whole job, running tasks too. Returns at once; `wait` tells when all have ended."""
@@ -274,6 +281,7 @@ class Job:
                 self._failed += 1
                 self.first_error = self.first_error or future
             if self._ended >= len(self.futures):
+                self._ended_s = time.monotonic()
                 self._condition.notify_all()
 
 

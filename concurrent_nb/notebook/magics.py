@@ -68,6 +68,8 @@ class ConcurrentMagics(Magics):
     live = Bool(True, help="show jobs as they go, where a browser can; False: one line of text").tag(config=True)
     connection = Unicode(help="cluster to use instead of an embedded one: its name or connection file").tag(config=True)
 
+    start_at_once = Bool(False, help="have the cluster come up when the extension is loaded").tag(config=True)
+
     @default_of("connection")
     def _connection_of_the_environment(self) -> str:
         return os.environ.get("CONCURRENT_NB_CONNECTION", "")
@@ -218,8 +220,11 @@ class ConcurrentMagics(Magics):
         if job.first_error is not None and job.hit is None and not keep:
             raise self._error_of(job)
         value = value_of(job, is_loop=task.is_loop, until=task.until, keep=keep)
-        # A view has shown the results already; a variable that keeps them needs no second look.
-        return self._bind(chosen.out, value, shown=task.has_value and not (chosen.view and chosen.out))
+        # A view has shown the results already; a variable that keeps them needs no second look. And a row of None says
+        # as little as the one None that a notebook does not show.
+        nothing = isinstance(value, list) and all(item is None for item in value)
+        shown = task.has_value and not nothing and not (chosen.view and chosen.out)
+        return self._bind(chosen.out, value, shown)
 
     def _starter_here(self, task: CellTask, chosen: Any, printer: Printer) -> Callable[[], Job]:
         if chosen.timeout is not None:

@@ -341,6 +341,11 @@ def test_the_demo_runs_and_says_what_it_found(tmp_path: Path) -> None:
     assert int(said[1]) + int(said[2]) == 128
     assert f"the executed notebook is {tmp_path}/01_md5_reverse.ipynb" in result.stdout
     assert "1763965" in (tmp_path / "01_md5_reverse.ipynb").read_text()
+    assert "found 3 of 3 pictures of the cluster equal to numpy's" in result.stdout
+    for way in ("Python", "Cython", "Cython, OpenMP"):
+        assert re.search(rf"^ *{way} +\d+\.\d+ s here +\d+\.\d+ s on the cluster$", result.stdout, re.MULTILINE)
+    assert f"the picture is {tmp_path}/02_mandelbrot.png" in result.stdout
+    assert (tmp_path / "02_mandelbrot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_demo_that_fails_shows_the_cell_s_error(tmp_path: Path) -> None:
