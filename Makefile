@@ -19,6 +19,7 @@ demo: $(STAMP)
 	$(BIN)/python notebooks/run_demo.py
 
 test: lint
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 	$(BIN)/python -m pytest
 
 lab: $(STAMP)
@@ -34,10 +35,12 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml setup.cfg
+$(STAMP): pyproject.toml setup.cfg $(wildcard kernels/*/kernel.json)
 	@command -v $(PYTHON) >/dev/null || { echo "concurrent_nb needs Python 3.11 or newer: install python3 and python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "concurrent_nb needs Python 3.11 or newer, and $(PYTHON) is older: name one with 'make PYTHON=python3.12'" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[notebook,test,tls]"
+	$(BIN)/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent
+	$(BIN)/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent_slave
 	@touch $@

@@ -155,8 +155,7 @@ class KernelHost:
 
 def spare_from_debugger(thread: threading.Thread) -> None:
     """Mark a thread as one that debugpy neither traces nor stops."""
-    for mark in ("pydev_do_not_trace", "is_pydev_daemon_thread"):
-        setattr(thread, mark, True)
+    thread.pydev_do_not_trace = True  # type: ignore[attr-defined]
 
 
 def missing(error: ImportError) -> str:

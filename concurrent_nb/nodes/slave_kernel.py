@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 from ipykernel.ipkernel import IPythonKernel
@@ -86,7 +86,7 @@ class ThreadedKernel:
     def __init__(self, ip: str, ask: Callable[[], dict[str, Any]]) -> None:
         self._ip = ip
         self._ask = ask
-        self._app: _ThreadApp | None = None
+        self._app: ThreadKernelApp | None = None
         self._path: Path | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.access: KernelAccess | None = None
@@ -98,7 +98,7 @@ class ThreadedKernel:
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         pair = keys.fresh()
-        app = self._app = _ThreadApp.instance(config=_config(str(self._ask()["connection_file"])), ip=self._ip)
+        app = self._app = ThreadKernelApp.instance(config=_config(str(self._ask()["connection_file"])), ip=self._ip)
         app.curve_publickey, app.curve_secretkey = pair
         app.opened = self._opened
         app.initialize([])
@@ -147,19 +147,21 @@ class _Interrupts:
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
         self._running = False
+        self._raised = False
         self._awaited: asyncio.Future[Any] | None = None
 
     @contextlib.contextmanager
     def cell(self) -> Iterator[None]:
         """Let what runs inside be interrupted."""
         with self._lock:
-            self._running = True
+            self._running, self._raised = True, False
         try:
             yield
         finally:
             with self._lock:
                 self._running, self._awaited = False, None
-                _raise_in(self._thread, None)
+            if self._raised:
+                _take_what_comes()
 
     @contextlib.contextmanager
     def awaiting(self, future: "asyncio.Future[Any]") -> Iterator[None]:
@@ -175,23 +177,38 @@ class _Interrupts:
             if future is not None:
                 future.get_loop().call_soon_threadsafe(future.cancel)
             elif self._running:
-                _raise_in(self._thread, KeyboardInterrupt)
+                self._raised = True
+                error = ctypes.py_object(KeyboardInterrupt)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), error)
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Have a thread raise an exception, or with None, take back one that it has not raised yet."""
-    what = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+def _take_what_comes() -> None:
+    """Let a KeyboardInterrupt that has not come yet come here. (Python's way to take one back leaves a flag behind that
+    slows the process down, and makes Python 3.11 loop for ever once a debugger traces.)"""
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in range(100):
+            pass
 
 
-class _ThreadIPythonKernel(IPythonKernel):
+class ThreadIPythonKernel(IPythonKernel):
     """A kernel that is not alone in its process: it handles no signals, and when it ends, nothing else does."""
 
     over = False  #: nobody is to be served any more
+    #: where debugpy listens in this process; it does that once in a process's life, and kernels come and go
+    debugpy_port: ClassVar[Any] = None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._interrupts = _Interrupts()
+        if self.debugpy_port is not None:
+            self.debugger.debugpy_client.debugpy_port = self.debugpy_port
+            self.debugger.debugpy_initialized = True
+
+    def keep_debugger(self) -> None:
+        """Leave debugpy to the next kernel."""
+        debugger = getattr(self, "debugger", None)
+        if debugger is not None and debugger.debugpy_initialized:
+            type(self).debugpy_port = debugger.debugpy_client.debugpy_port
 
     def end(self) -> None:
         """End the kernel, and the cell that runs. For any thread."""
@@ -234,11 +251,11 @@ class _ThreadIPythonKernel(IPythonKernel):
         self.end()
 
 
-class _ThreadApp(IPKernelApp):
+class ThreadKernelApp(IPKernelApp):
     """ipykernel's set-up, without what it does to a process that is a kernel and nothing else."""
 
     name = "concurrent-slave-kernel"
-    kernel_class = Type(_ThreadIPythonKernel)
+    kernel_class = Type(ThreadIPythonKernel)
     opened: Callable[[IPKernelApp], str]
 
     def init_crash_handler(self) -> None:
@@ -299,6 +316,8 @@ def _dismantle(app: IPKernelApp) -> None:
             undo.callback(shell.restore_sys_module_state)
             undo.callback(shell.atexit_operations)
         undo.callback(app.close)
+        if isinstance(app.kernel, ThreadIPythonKernel):
+            undo.callback(app.kernel.keep_debugger)
         if shell is not None:
             undo.callback(shell.extension_manager.unload_extension, EXTENSION)
 
@@ -306,22 +325,22 @@ def _dismantle(app: IPKernelApp) -> None:
 # ----------------------------------------------------------------------------------------------------------- from birth
 
 
-class _BornIPythonKernel(IPythonKernel):
+class SlaveIPythonKernel(IPythonKernel):
     """The kernel of a process that is a slave as well: the two end together."""
 
     async def do_shutdown(self, restart: bool) -> dict[str, Any]:
         """End the slave first, with its workers, so that nothing but what cells have started is left to be ended."""
-        assert isinstance(self.parent, _BornApp)
+        assert isinstance(self.parent, SlaveKernelApp)
         await asyncio.to_thread(self.parent.leave)
         content: dict[str, Any] = super().do_shutdown(restart)
         return content
 
 
-class _BornApp(IPKernelApp):
+class SlaveKernelApp(IPKernelApp):
     """The application that Jupyter starts from the kernelspec `concurrent_slave`."""
 
     name = "concurrent-slave"
-    kernel_class = Type(_BornIPythonKernel)
+    kernel_class = Type(SlaveIPythonKernel)
     leave: Callable[[], None]
 
     def init_sockets(self) -> None:
@@ -347,7 +366,7 @@ class BornKernel:
         self._slave = make_slave({}, lambda: path)
         self._failure: ConcurrentError | None = None
         self._thread = threading.Thread(target=self._serve, name="slave", daemon=True)
-        self._app = _BornApp.instance(config=_common_config(str(path)))
+        self._app = SlaveKernelApp.instance(config=_common_config(str(path)))
         self._app.leave = self.leave
         self._loop = IOLoop.current()
 

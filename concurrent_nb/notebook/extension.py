@@ -16,7 +16,7 @@ _MAGICS: Final = (("line", "concurrent"), ("cell", "concurrent_task"), ("cell", 
 
 
 def load(ipython: InteractiveShell) -> None:
-    """Register `%concurrent`, `%%concurrent_task` and `%%cython_task`. Starts nothing."""
+    """Register `%concurrent`, `%%concurrent_task` and `%%cython_task`. Starts nothing, unless configured to."""
     if choice.is_possible(ipython):
         # It takes a tenth of a second: better here than before the first sign of life of the first cell.
         import_module("concurrent_nb.notebook.live.line")
@@ -27,6 +27,8 @@ def load(ipython: InteractiveShell) -> None:
         percent = "%" if kind == "line" else "%%"
         complete_options(ipython, percent + name, ipython.magics_manager.magics[kind][name])
     use(magics.session.application_for_functions)
+    if magics.start_at_once:
+        magics.session.begin()
 
 
 def unload(ipython: InteractiveShell) -> None:

@@ -4,6 +4,8 @@ Used by the magics; one object per loaded extension, and the only place that kno
 """
 
 import atexit
+import logging
+import threading
 from collections import deque
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +20,8 @@ from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
 from concurrent_nb.transport import connection_file
+
+log = logging.getLogger(__name__)
 
 #: so many of a notebook's jobs are listed by %concurrent jobs
 JOBS_KEPT: Final = 20
@@ -36,6 +40,7 @@ class Session:
         self._present = present
         self._where = ""  # the cluster that we are connected to
         self._kernel_files: set[Path] = set()  # that we have written
+        self._beginning: threading.Thread | None = None  # has the cluster come up before a task needs it
         self._cluster: Cluster | None = None
         self._app: ApplicationNode | None = None
         self._what = ""
@@ -44,6 +49,7 @@ class Session:
 
     def start(self, workers: int | None = None, name: str | None = None) -> str:
         """Start an embedded cluster. Return a line that says so. Raises ConfigurationError if there is one already."""
+        self._await_beginning()
         self._check_free("start")
         count = workers or cores()
         cluster = Cluster(workers=count, name=name)
@@ -62,6 +68,7 @@ class Session:
 
     def connect(self, where: str) -> str:
         """Connect to a running cluster, by name or connection file. Return a line that says so."""
+        self._await_beginning()
         self._check_free("connect")
         self._app = concurrent_nb.connect(where)
         self._app.present_errors(self._present)
@@ -72,6 +79,7 @@ class Session:
 
     def stop(self) -> str:
         """Leave the cluster, and end it if it is ours. What runs is stopped. Return a line that says so."""
+        self._await_beginning()
         app, cluster, what = self._app, self._cluster, self._what
         self._app, self._cluster, self._what = None, None, ""
         atexit.unregister(self.stop)
@@ -88,6 +96,7 @@ class Session:
 
     def application(self) -> tuple[ApplicationNode, str | None]:
         """Give the application node, and the line to show if a cluster had to be started for it."""
+        self._await_beginning()
         notice = None
         if self._app is None:
             notice = self.connect(self._home) if self._home else self.start()
@@ -111,6 +120,7 @@ class Session:
 
     def status(self) -> str:
         """Say what there is, in a few lines."""
+        self._await_beginning()
         lines = []
         if self._app is None and self._home:
             self.connect(self._home)
@@ -149,6 +159,7 @@ class Session:
 
     def scale(self, workers: int) -> str:
         """Have so many workers in the embedded cluster. Say so."""
+        self._await_beginning()
         if self._app is None:
             return self.start(workers)
         if self._cluster is None:
@@ -158,6 +169,23 @@ class Session:
             )
         self._cluster.scale(workers)
         return f"{plural(workers, 'worker')} from now on"
+
+    def begin(self) -> None:
+        """Have the cluster come up in the background; who needs it waits until it is up."""
+        self._beginning = threading.Thread(target=self._begin, name="cluster begins", daemon=True)
+        self._beginning.start()
+
+    def _begin(self) -> None:
+        try:
+            self.application()
+        except ConcurrentError as error:  # the first task meets it again, in its own cell
+            log.warning("no cluster yet: %s", error)
+
+    def _await_beginning(self) -> None:
+        beginning = self._beginning
+        if beginning is not None and beginning is not threading.current_thread():
+            beginning.join()
+            self._beginning = None
 
     def kernel(self, slave: str) -> str:
         """Have a slave be a Jupyter kernel. Return lines that say how to attach to it."""

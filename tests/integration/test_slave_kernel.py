@@ -1,9 +1,13 @@
 """Slaves as Jupyter kernels: asked for, or from birth, with stock clients, while they run tasks. Real processes."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-from concurrent_nb import Cluster
-from concurrent_nb.errors import AccessRefused, ConfigurationError
+from concurrent_nb import ApplicationNode, Cluster
+from concurrent_nb.errors import AccessRefused, ConfigurationError, KernelUnavailable
 from concurrent_nb.nodes.kernels import open_kernel
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 from tests import work
-from tests.clusters import eventually, run, shared_cluster, slave_pids
+from tests.clusters import BRISK, alive, descendants, eventually, run, running, shared_cluster, slave_pids, status_of
 from tests.kernels import Client, attached
 
 ROOT = Path(__file__).parents[2]
@@ -59,11 +63,6 @@ def info_of(cluster: Cluster) -> ConnectionFile:
 def slave_of(cluster: Cluster) -> str:
     (slave,) = cluster.status()["slaves"]
     return str(slave["name"])
-
-
-def modules_of(pid: int) -> str:
-    """Give the files that a process has mapped: compiled modules are among them."""
-    return "\n".join(entry.path for entry in psutil.Process(pid).memory_maps())
 
 
 # ------------------------------------------------------------------------------------------------------------ on demand
@@ -180,6 +179,57 @@ def test_a_shutdown_ends_the_kernel_and_not_the_slave(cluster: Cluster, info: Co
     assert cluster.application().submit(work.square, 3).result(work.PATIENCE_S) == 9
 
 
+def test_the_debugger_stops_a_cell_and_tasks_run_on() -> None:
+    with Cluster(workers=1) as cluster:
+        app = cluster.application()
+        app.submit(work.square, 1).result(work.PATIENCE_S)
+        for _ in range(2):  # the second kernel of a slave as well
+            path, _ = open_kernel(info_of(cluster), slave_of(cluster))
+            with attached(path) as client:
+                stop_at_a_breakpoint(client, app)
+                client.ask("shutdown_request", {"restart": False})
+
+
+def stop_at_a_breakpoint(client: Client, app: ApplicationNode) -> None:
+    assert "debugger" in client.ask("kernel_info_request", {})["supported_features"]
+    told = Debugger(client)
+    told.request("initialize", {"clientID": "test", "adapterID": "", "pathFormat": "path", "linesStartAt1": True})
+    told.request("attach", {})
+    code = "def f(x):\n    y = x + 1\n    return y\nprint(f(41))"
+    source = told.request("dumpCell", {"code": code})["sourcePath"]
+    told.request("setBreakpoints", {"source": {"path": source}, "breakpoints": [{"line": 3}], "sourceModified": False})
+    told.request("configurationDone", {})
+    cell = client.start(code)
+    thread = told.event("stopped")["threadId"]
+    assert list(app.map(work.square, range(100))) == [x * x for x in range(100)]
+    frame = told.request("stackTrace", {"threadId": thread})["stackFrames"][0]
+    assert (frame["name"], frame["line"]) == ("f", 3)
+    told.request("continue", {"threadId": thread})
+    assert client.finish(cell).text == "42\n"
+    told.request("disconnect", {})
+
+
+class Debugger:
+    """The debugging side of a client, as JupyterLab's."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._sequence = 0
+
+    def request(self, command: str, arguments: dict[str, Any]) -> Any:
+        self._sequence += 1
+        content = {"type": "request", "seq": self._sequence, "command": command, "arguments": arguments}
+        reply = self._client.ask("debug_request", content)
+        assert reply.get("success"), reply.get("message", reply)
+        return reply.get("body")
+
+    def event(self, name: str) -> Any:
+        while True:
+            message = self._client.client.get_iopub_msg(timeout=work.PATIENCE_S)
+            if message["msg_type"] == "debug_event" and message["content"]["event"] == name:
+                return message["content"]["body"]
+
+
 # ----------------------------------------------------------------------------------------------------- who may, who not
 
 
@@ -214,3 +264,180 @@ def test_the_command_line_says_how_to_attach(cluster: Cluster, client: Client, s
     refused = run("kernel", "--connect", "lab", "nobody")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "the slaves are:" in refused.stderr
+
+
+def test_a_slave_that_is_lost_while_it_opens_settles_the_call_soon() -> None:
+    with Cluster(workers=1, config=BRISK) as cluster:
+        cluster.application().submit(work.square, 1).result(work.PATIENCE_S)
+        slave = slave_of(cluster)
+        (pid,) = slave_pids(cluster)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(KernelUnavailable, match=f"slave '{slave}' was lost before it opened its kernel"):
+            open_kernel(info_of(cluster), slave)
+        os.kill(pid, signal.SIGCONT)
+        # It looks for the master again, and is a kernel for whoever asks.
+        eventually(lambda: cluster.status()["slaves"], "the slave is back")
+        path, _ = open_kernel(info_of(cluster), slave_of(cluster))
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_a_kernel_whose_cell_runs_for_ever_does_not_keep_the_cluster_from_ending() -> None:
+    for source in ("while True: pass", "import time; time.sleep(1000)"):
+        with Cluster(workers=1) as cluster:
+            cluster.application().submit(work.square, 1).result(work.PATIENCE_S)
+            path, _ = open_kernel(info_of(cluster), slave_of(cluster))
+            with attached(path) as client:
+                client.start(source)
+                started = time.monotonic()
+                cluster.close()
+        assert time.monotonic() - started < 5.0
+        path.unlink(missing_ok=True)  # a kernel that was left behind in its sleep cannot
+
+
+def test_a_slave_without_ipykernel_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "ipykernel.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'ipykernel'\", name='ipykernel')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with running("start", "--name", "bare", "--workers", "1", says="is running", env=env):
+        eventually(lambda: status_of("bare")["slaves"], "the slave has joined")
+        slave = status_of("bare")["slaves"][0]["name"]
+        with pytest.raises(KernelUnavailable, match=r"named 'ipykernel'.*pip install 'concurrent-nb\[notebook\]'"):
+            open_kernel(connection_file.read("bare"), slave)
+
+
+# ----------------------------------------------------------------------------------------------------------- from birth
+
+
+@contextlib.contextmanager
+def jupyter_kernel(name: str, path: Path, *options: str, **env: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `jupyter kernel` with a kernelspec of ours."""
+    command = [sys.executable, "-c", "from jupyter_client.kernelapp import main; main()", f"--kernel={name}"]
+    process = subprocess.Popen(
+        [*command, f"--KernelManager.connection_file={path}", *options],
+        env={**os.environ, "JUPYTER_PATH": str(ROOT), **env},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=work.PATIENCE_S)
+        finally:
+            process.kill()
+            path.unlink(missing_ok=True)
+
+
+ENCRYPTED = "--KernelManager.transport_encryption=required"
+
+
+def test_a_slave_from_birth_and_an_ordinary_one_are_looked_into_while_they_run_tasks(
+    cluster: Cluster, client: Client, tmp_path: Path
+) -> None:
+    born_path = tmp_path / "born.json"
+    with jupyter_kernel("concurrent_slave", born_path, ENCRYPTED, CONCURRENT_NB_CONNECTION="lab"):
+        eventually(lambda: len(cluster.status()["slaves"]) == 2, "both slaves are there")
+        slots = sum(slave["slots"] for slave in cluster.status()["slaves"])
+        app = cluster.application()
+        tasks = [app.submit(work.start_and_wait, tmp_path / f"started-{n}", tmp_path / "go") for n in range(slots)]
+        for n in range(slots):
+            work.wait_for(tmp_path / f"started-{n}")
+        with attached(born_path) as born:
+            for stock in (born, client):
+                assert stock.run("6 * 7").value == "42"
+                assert int(stock.run("slave.unfinished").value or 0) >= 1
+                assert "slave" in stock.run("%who").text.split()
+                assert "active" in stock.run("%concurrent status").text
+            assert "debugger" in born.ask("kernel_info_request", {})["supported_features"]
+            assert born.run("import os; os.getpid()").value != client.run("import os; os.getpid()").value
+            interrupted = born.start("print('begun', flush=True)\nwhile True: pass")
+            while born.client.get_iopub_msg(timeout=work.PATIENCE_S)["msg_type"] != "stream":
+                pass
+            born.ask("interrupt_request", {})
+            assert born.finish(interrupted).error == "KeyboardInterrupt"
+            assert not any(task.done() for task in tasks)  # the interrupt was for the cell
+            assert json.loads(born_path.read_text())["curve_publickey"]
+            path, is_ours = open_kernel(info_of(cluster), (born.run("slave.name").value or "").strip("'"))
+            assert is_ours  # a copy: the kernel has a file of Jupyter's own
+            with attached(path) as same:
+                assert same.run("os.getpid()").value == born.run("os.getpid()").value
+            path.unlink()
+        (tmp_path / "go").touch()
+        assert len({task.result(work.PATIENCE_S) for task in tasks}) == slots
+        with attached(born_path) as born:
+            born.ask("shutdown_request", {"restart": False})
+        eventually(lambda: len(cluster.status()["slaves"]) == 1, "the slave has left with its kernel")
+
+
+def test_the_end_of_the_cluster_ends_a_slave_from_birth(tmp_path: Path) -> None:
+    with Cluster(workers=1) as cluster:
+        where = str(cluster.connection_file)
+        born_path = tmp_path / "born.json"
+        with jupyter_kernel("concurrent_slave", born_path, CONCURRENT_NB_CONNECTION=where) as jupyter:
+            eventually(lambda: len(cluster.status()["slaves"]) == 2, "the slave has joined")
+            with attached(born_path) as born:
+                born.start("while True: pass")  # not even that keeps it
+                children = descendants(jupyter.pid)
+                cluster.close()
+                eventually(lambda: not alive(children), "the kernel has gone, and its workers")
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("", "set CONCURRENT_NB_CONNECTION to its name"), ("nobody", "no cluster 'nobody'")],
+)
+def test_a_slave_from_birth_without_a_cluster_says_so(where: str, said: str, tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "concurrent_nb.nodes.slave_kernel", "-f", str(tmp_path / "none.json")],
+        env={**os.environ, "CONCURRENT_NB_CONNECTION": where},
+        capture_output=True,
+        text=True,
+        timeout=work.PATIENCE_S,
+    )
+    assert (told.returncode, said in told.stderr, "Traceback" in told.stderr) == (1, True, False), told.stderr
+
+
+def test_a_slave_from_birth_is_never_plain_beyond_loopback(cluster: Cluster, tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "concurrent_nb.nodes.slave_kernel", "-f", str(tmp_path / "none.json"), "--ip=0.0.0.0"],
+        env={**os.environ, "CONCURRENT_NB_CONNECTION": "lab"},
+        capture_output=True,
+        text=True,
+        timeout=work.PATIENCE_S,
+    )
+    assert told.returncode == 1
+    assert "without encryption" in told.stderr and "transport_encryption=required" in told.stderr
+
+
+# ------------------------------------------------------------------------------------------- the notebook's own kernel
+
+
+def test_the_notebook_kernel_comes_up_with_a_cluster_and_does_not_wait_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "notebook.json"
+    with jupyter_kernel("concurrent", path, ENCRYPTED):
+        eventually(path.exists, "there is a connection file")
+        with attached(path) as notebook:
+            assert notebook.run("1 + 1").value == "2"
+            assert "an embedded cluster" in notebook.run("%concurrent status").text
+            assert notebook.run("%%concurrent_task\nsum(range(10))").value == "45"
+            notebook.ask("shutdown_request", {"restart": False})
+
+
+def test_the_notebook_kernel_takes_the_cluster_that_its_environment_names(cluster: Cluster, tmp_path: Path) -> None:
+    path = tmp_path / "notebook.json"
+    with jupyter_kernel("concurrent", path, ENCRYPTED, CONCURRENT_NB_CONNECTION="lab"):
+        eventually(path.exists, "there is a connection file")
+        with attached(path) as notebook:
+            assert "cluster lab" in notebook.run("%concurrent status").text
+            slave = slave_of(cluster)
+            told = notebook.run(f"%concurrent kernel {slave}").text
+            assert f"slave {slave} is a kernel" in told and "jupyter console --existing kernel-slave-" in told
+            refused = notebook.run("%concurrent kernel nobody")
+            assert refused.error == "ConfigurationError" and slave in refused.message
+            with attached(open_kernel(info_of(cluster), slave).path) as client:
+                client.ask("shutdown_request", {"restart": False})
+            notebook.ask("shutdown_request", {"restart": False})
