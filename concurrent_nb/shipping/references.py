@@ -21,6 +21,8 @@ ITEMS: Final = 1000
 
 _LOADS: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _STORES: Final = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
+#: travels as the function that it stands for; a name, because it belongs to a higher layer
+_TASK_FUNCTION: Final = "concurrent_nb.task_functions.TaskFunction"
 _BY_REFERENCE: Final = (types.FunctionType, types.BuiltinFunctionType, type)
 
 #: (kind, label, object): kind "name" for what a function uses, "item" and "part" for what a container or object holds
@@ -187,16 +189,19 @@ def is_fixed(thing: Any) -> bool:
 def _is_fixed(thing: Any, seen: set[int]) -> bool:
     if is_constant(thing) or id(thing) in seen or never_changes(thing):
         return True
+    kind = type(thing)
     if isinstance(thing, types.FunctionType):
         seen.add(id(thing))
         if global_names(thing.__code__)[1] or thing.__dict__ or _rebinds_closure(thing.__code__):
             return False
         return all(value is MISSING or _is_fixed(value, seen) for _, value in used_by(thing))
-    if type(thing) is type:
+    if kind is type:
         seen.add(id(thing))
         return all(_is_fixed(value, seen) for _, _, value in references(thing)) and all(
             _is_fixed(base, seen) for base in thing.__bases__
         )
+    if f"{kind.__module__}.{kind.__qualname__}" == _TASK_FUNCTION:
+        return _is_fixed(thing.function, seen)
     if isinstance(thing, (staticmethod, classmethod, property, tuple, frozenset)):
         seen.add(id(thing))
         return all(_is_fixed(value, seen) for _, _, value in references(thing)) and not _is_cut(thing)

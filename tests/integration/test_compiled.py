@@ -15,8 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
+from concurrent_nb import TaskFunction
 from concurrent_nb.errors import BuildFailed, CellError, CompileError
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.capture import capture
 from concurrent_nb.shipping.compiled import build as building
 from concurrent_nb.shipping.compiled import compiler
 from concurrent_nb.shipping.compiled.build import Build, cython_version, load, make
@@ -329,3 +331,12 @@ def test_its_traceback_has_the_cell_s_lines(half: CythonFunction) -> None:
     last = traceback.extract_tb(caught.value.__traceback__)[-1]
     assert (last.filename, last.lineno) == (half.build.filename, 3)
     assert last.line == "return x // (x - 1)"
+
+
+def test_a_function_among_the_names_of_a_cell_is_loaded_once_by_each_worker(half: CythonFunction) -> None:
+    captured = capture({"f": TaskFunction(half), "g": half}, {})
+    assert captured.shared
+    assert not captured.fresh
+    loaded = pickles.loads(captured.shared, captured.buffers)
+    assert {type(value) for value in loaded.values()} == {CythonFunction}
+    assert loaded["f"](3) == 1
