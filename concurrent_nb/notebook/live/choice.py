@@ -16,6 +16,7 @@ from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.notebook.live.story import Story
 from concurrent_nb.notebook.live.text import value_text
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
+from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.progress import Line, progress_text
 from concurrent_nb.notebook.results import summary
 from concurrent_nb.notebook.tracebacks import text_of
@@ -74,7 +75,10 @@ def line(
     """
     from concurrent_nb.notebook.live.line import LiveLine  # here: anywidget takes a tenth of a second
 
-    return LiveLine(job, _story(job, shell, view, started), started, shell, place)
+    live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
+    if isinstance(job, LocalJob):  # the main thread will be busy with the tasks themselves
+        live.show(progress_text(job.counts(), 0.0))
+    return live
 
 
 def follow(

@@ -200,7 +200,7 @@ class Picture:
             if self._numbers is not None:
                 self._colours[:] = self._coloured(self._numbers)
                 self._numbers = None
-            self._all = True
+                self._all = True
         if self._colours is not None:
             if pixels.ndim == 2:
                 self._note_range(pixels)
@@ -212,7 +212,6 @@ class Picture:
         else:
             if self._numbers is None:
                 self._numbers = np.full((height, width), np.nan, np.float32)
-                self._all = True
             self._note_range(pixels)
             with np.errstate(over="ignore"):
                 part = self._numbers[y : y + pixels.shape[0], x : x + pixels.shape[1]]
@@ -233,6 +232,8 @@ class Picture:
     def take(self, whole: bool = False) -> Patch | None:
         """Give what has changed since the last time, coloured by the range as it is now if that makes it whole.
 
+        A first patch, and one after a change of size, is of a picture that was empty before.
+
         Args:
             whole: give the whole picture, whatever has changed.
         """
@@ -241,7 +242,7 @@ class Picture:
         if kept is None or not (whole or self.changed):
             return None
         full = whole or self._all
-        if full:
+        if full or self._shown_range[0] > self._shown_range[1]:
             self._shown_range = (self._low, self._high)
         rects = [(0, 0, width, height)] if full else self._rects
         pieces = []

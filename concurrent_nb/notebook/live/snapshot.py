@@ -50,10 +50,10 @@ def snapshot(
         picture: what the image view shows, as a PNG file.
     """
     parts = [_head(text, head)]
-    if view is not None:
-        parts.append(_VIEWS[view["kind"]](view, picture))
     if errors["kinds"]:
         parts.append(_errors(errors))
+    if view is not None:
+        parts.append(_VIEWS[view["kind"]](view, picture))
     if lanes["slaves"] and head["total"] > 1:
         parts.append(_lanes(lanes))
     style = f"max-width:860px;line-height:1.45;{_NUMBERS}"

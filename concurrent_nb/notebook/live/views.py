@@ -16,6 +16,8 @@ from concurrent_nb.notebook.live.text import error_texts, line_of, shorten, valu
 CELLS_MOST: Final = 320
 #: rows of a table from the front and from the end
 ROWS_EACH: Final = 10
+#: of the arguments of a task that are named
+LABEL_CHARACTERS: Final = 100
 
 
 class Ended(Protocol):
@@ -87,12 +89,15 @@ class SearchView:
 
     def __init__(self, tasks: int, label: Callable[[int], str]) -> None:
         self._tasks = tasks
-        self._label = label
+        self._label_of = label
         self._hit: dict[str, Any] | None = None
 
     def ended(self, task: Ended, state: int) -> None:
         if state == HIT and self._hit is None:
             self._hit = {"index": task.index, "label": self._label(task.index), "value": value_text(task.result())}
+
+    def _label(self, index: int) -> str:
+        return line_of(self._label_of(index), LABEL_CHARACTERS)
 
     def published(self, index: int, value: Any) -> None:
         return  # a search has an answer or none

@@ -51,9 +51,9 @@ export default () => {
       states.forEach((value, state) => root.style.setProperty(`--cnb-${WORDS[state]}`, value));
       const shows = {
         head: showHead(node("div", "cnb-head", root)),
-        view: showView(node("div", "cnb-view", root), model, () => picture, painters),
         bars: showBars(node("div", "cnb-bars", root)),
         errors: showErrors(node("div", "cnb-errors", root)),
+        view: showView(node("div", "cnb-view", root), model, () => picture, painters),
         lanes: showLanes(node("div", "cnb-lanes", root), root),
       };
       const leave = [];

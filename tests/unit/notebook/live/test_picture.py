@@ -107,7 +107,7 @@ def test_only_what_has_changed_is_sent() -> None:
     picture.add(0, [0, 10])
     first = picture.take()
     assert first is not None
-    assert first.full
+    assert (first.width, first.full, first.rects, list(first.data)) == (4, False, [(0, 0, 1, 2)], [1, 255])
     assert picture.take() is None
     picture.add(2, [5, 10])
     patch = picture.take()

@@ -1,0 +1,138 @@
+"""Snapshots: whole, small, and without anything that runs."""
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+from concurrent_nb.api import Counts, TaskNote
+from concurrent_nb.notebook.live.picture import Picture
+from concurrent_nb.notebook.live.snapshot import snapshot
+from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
+from concurrent_nb.shipping.notes import Report
+from tests.stories import MadeUp
+
+EVIL = "</pre></div><script>alert(1)</script><img src=x onerror=alert(1)>\"'\x1b[2J\u202e"
+
+
+TAGS = {"div", "span", "details", "summary", "b", "bdi", "pre", "img", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+class Seen(HTMLParser):
+    """Collects tags, checks that they are closed in order, and reads the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.names: set[str] = set()
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.names |= {name for name, _ in attrs}
+        if tag not in ("img", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def taken(it: MadeUp, picture: Picture | None = None) -> str:
+    story = it.story
+    story.finish()
+    counts = it.job.counts()
+    return snapshot(
+        "12 tasks: <done>",
+        story.head(counts, 2.0),
+        lanes=story.lane_parts(2.0),
+        errors=story.folds.parts(),
+        view=story.view_parts(),
+        picture=picture.png() if picture is not None else None,
+    )
+
+
+def finished(view: View | None, values: list[Any]) -> MadeUp:
+    it = MadeUp(len(values), view)
+    it.story.fold([it.end(index, value, slave=f"slave {EVIL}") for index, value in enumerate(values)], [])
+    return it
+
+
+def test_the_summary_comes_first_and_lanes_can_be_opened() -> None:
+    seen = Seen(taken(finished(None, [1, 2])))
+    assert seen.words.startswith("12 tasks: <done>")
+    assert "who did what, when" in seen.words
+    assert "2 tasks" in seen.words
+    assert "2.00 s" in seen.words
+
+
+def test_nothing_that_a_task_said_is_markup() -> None:
+    views: list[View] = [
+        TableView([EVIL], lambda index: (EVIL,)),
+        SearchView(2, lambda index: EVIL),
+        ImageView(2, None),
+    ]
+    for view in views:
+        it = finished(view, [EVIL, ValueError(EVIL)])
+        it.story.fold([], [TaskNote(0, Report(0.5, EVIL))])
+        html = taken(it)
+        seen = Seen(html)
+        assert seen.tags <= TAGS
+        assert seen.names <= {"class", "style", "src", "alt", "colspan"}
+        assert re.findall(r'src="(?!data:image/png;base64,[A-Za-z0-9+/=]*")', html) == []
+        assert "\x1b" not in html
+        assert "\u202e" not in html
+        assert "<script>alert(1)</script>" in seen.words
+
+
+def test_a_picture_is_in_it() -> None:
+    view = ImageView(3, None)
+    html = taken(finished(view, [[1, 2], [3, 4], "odd"]), view.picture)
+    words = Seen(html).words
+    assert html.count("<img") == 3  # the picture, its colours, the lane
+    assert "3 \N{MULTIPLICATION SIGN} 2" in words
+    assert "1 not drawn; task 2: str is no array of pixels" in words
+    empty = ImageView(1, None)
+    assert "picture made" not in taken(finished(empty, [None]), empty.picture)
+
+
+def test_a_search_has_its_hit_or_says_that_there_was_none() -> None:
+    it = MadeUp(4, SearchView(4, lambda index: f"n = {index}"))
+    it.story.fold([it.end(0, None), it.hit(1, 42), it.cancel(2), it.cancel(3)], [])
+    words = Seen(taken(it)).words
+    assert "hit: 42 task 1 of 4, n = 1" in words
+    assert "2 searched, 2 cancelled" in words
+    words = Seen(taken(finished(SearchView(2, str), [None, ValueError("x")]))).words
+    assert "no hit" in words
+    assert "1 failed" in words
+    assert Seen(taken(finished(SearchView(0, str), []))).words
+
+
+def test_a_table_says_what_it_leaves_out() -> None:
+    words = Seen(taken(finished(TableView(["n"], lambda index: (index,)), list(range(50))))).words
+    assert "… 30 more" in words
+
+
+def test_many_tasks_make_no_large_snapshot() -> None:
+    it = MadeUp(20_000)
+    events = [it.end(index, ValueError(f"{index % 40}th") if index % 3 else 1, index / 1e4) for index in range(20_000)]
+    it.story.fold(events, [])
+    html = taken(it)
+    assert len(html) < 20_000
+    assert "13333 times: tasks 1, 2, 4, 5, 7, …" in Seen(html).words
+
+
+def test_errors_of_many_kinds_are_counted() -> None:
+    words = Seen(taken(finished(None, [ValueError("x" * size) for size in range(30)]))).words
+    assert "and 18 more errors of other kinds" in words
+
+
+def test_a_lone_task_has_neither_bar_nor_lanes() -> None:
+    it = finished(None, [1])
+    assert "<img" not in taken(it)
+    assert it.story.head(Counts(0, 0, 1, 0, 0), 1.0)["total"] == 1
