@@ -55,6 +55,7 @@ class Slave:
         self._where = where
         self._path: Path | None = None  # once it is known
         self._name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._called = self._name  # by the master
         self._lease = lease
         self._parent = os.getppid()
         self._stopping = False
@@ -76,6 +77,7 @@ class Slave:
         try:
             membership: Membership | None = self._join()
             while membership is not None and not self._stopping:
+                self._called = membership.name
                 ready(membership.name)
                 again = self._serve(membership)
                 membership = self._rejoin() if again else None
@@ -97,7 +99,7 @@ class Slave:
     def describe(self) -> dict[str, Any]:
         """Tell what the slave is and does, for the cells of its kernel. To be called on the slave's own thread."""
         return {
-            "name": self._name,
+            "name": self._called,
             "connection_file": str(self._path),
             "host": socket.gethostname(),
             "pid": os.getpid(),
