@@ -127,13 +127,13 @@ class KernelHost:
         listen_on = kernel_ip(self._master_ip)
         from concurrent_nb.nodes.slave_kernel import ThreadedKernel  # here: this takes a second, on this thread
 
-        kernel = ThreadedKernel(listen_on, self.ask)
+        kernel = ThreadedKernel(listen_on, self.ask, self._forget)
         try:
             kernel.open()
             self._kernel, self._access = kernel, kernel.access
             self.wake.set()
             if not self._closing:
-                kernel.run(ending=self._forget)
+                kernel.run()
         finally:
             kernel.close()
 

@@ -81,11 +81,13 @@ class ThreadedKernel:
     Args:
         ip: the address to listen on.
         ask: tells what the slave is and does.
+        ending: called when the kernel's end has begun.
     """
 
-    def __init__(self, ip: str, ask: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, ip: str, ask: Callable[[], dict[str, Any]], ending: Callable[[], None]) -> None:
         self._ip = ip
         self._ask = ask
+        self._ending = ending
         self._app: ThreadKernelApp | None = None
         self._path: Path | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,17 +106,17 @@ class ThreadedKernel:
         app.initialize([])
         assert app.shell is not None
         app.shell.push({"slave": SlaveView(self._ask)})
+        app.kernel.ending = self._ending
         app.kernel.start()
 
-    def run(self, ending: Callable[[], None]) -> None:
-        """Serve clients until one of them shuts the kernel down, or `stop`. `ending` is told when that has begun."""
+    def run(self) -> None:
+        """Serve clients until one of them shuts the kernel down, or `stop`."""
         assert self._app is not None and self._loop is not None
         kernel = self._app.kernel
         while not kernel.over:
             # An interrupt that comes too late for its cell may hit the loop; it goes on.
             with contextlib.suppress(KeyboardInterrupt):
                 self._loop.run_forever()
-        ending()
 
     def stop(self) -> None:
         """End `run` soon, interrupting the cell that may be running."""
@@ -194,6 +196,7 @@ class ThreadIPythonKernel(IPythonKernel):
     """A kernel that is not alone in its process: it handles no signals, and when it ends, nothing else does."""
 
     over = False  #: nobody is to be served any more
+    ending: Callable[[], None] = staticmethod(lambda: None)  #: called, maybe twice, when the end has begun
     #: where debugpy listens in this process; it does that once in a process's life, and kernels come and go
     debugpy_port: ClassVar[Any] = None
 
@@ -213,6 +216,7 @@ class ThreadIPythonKernel(IPythonKernel):
     def end(self) -> None:
         """End the kernel, and the cell that runs. For any thread."""
         self.over = True
+        self.ending()
         self._interrupts.interrupt()
         self.io_loop.add_callback(self.io_loop.stop)
 
@@ -245,6 +249,7 @@ class ThreadIPythonKernel(IPythonKernel):
     async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """End the kernel; the slave lives on."""
         assert self.session is not None
+        self.ending()  # before anybody knows: who asks for a kernel from now on gets the next one
         content = {"status": "ok", "restart": bool(parent["content"].get("restart"))}
         self.session.send(stream, "shutdown_reply", content, parent, ident=ident)
         self.session.send(self.iopub_socket, "shutdown_reply", content, parent, ident=self._topic("shutdown"))

@@ -182,7 +182,7 @@ def test_a_shutdown_ends_the_kernel_and_not_the_slave(other: Cluster) -> None:
             assert client.run("'mine' in dir()").value == "False"
             client.run("mine = 1")
             assert client.ask("shutdown_request", {"restart": False})["status"] == "ok"
-        eventually(lambda gone=path: not gone.exists(), "the kernel takes its connection file away")  # type: ignore[misc]
+    eventually(lambda: not path.exists(), "the kernel takes its connection file away")
     (pid,) = slave_pids(other)
     eventually(lambda: psutil.Process(pid).num_threads() <= 4, "the kernel's threads have gone")
     assert other.application().submit(work.square, 3).result(work.PATIENCE_S) == 9
