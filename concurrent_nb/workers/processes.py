@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from concurrent_nb.workers.ends import WorkerEnds
-from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, RECORD, STARTED
+from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, RECORD, STARTED, peak_bytes
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +90,26 @@ def environment(slots: int, cores: int, given: Mapping[str, str]) -> dict[str, s
     return {**dict.fromkeys(THREADS, threads), **given}
 
 
-def in_words(status: int) -> str:
-    """Say how a process ended: of a signal, or with an exit code. `status` is as subprocess gives it."""
+#: a process with less memory than that is seldom killed for lack of it
+LARGE_BYTES: Final = 256 << 20
+
+
+def in_words(status: int, peak_bytes: int = 0) -> str:
+    """Say how a process ended: of a signal, or with an exit code, and how much memory it had.
+
+    Args:
+        status: as subprocess gives it.
+        peak_bytes: most memory that it has had; 0 if that is not known.
+    """
+    memory = f" (peak memory {peak_bytes / (1 << 20):.0f} MiB)" if peak_bytes else ""
     if status >= 0:
-        return f"ended with exit code {status}"
+        return f"ended with exit code {status}{memory}"
+    if status == -signal.SIGKILL and peak_bytes >= LARGE_BYTES:
+        memory = f"{memory[:-1]}; where nobody killed it, the machine was out of memory)"
     try:
-        return f"died of {signal.Signals(-status).name}"
+        return f"died of {signal.Signals(-status).name}{memory}"
     except ValueError:
-        return f"died of signal {-status}"
+        return f"died of signal {-status}{memory}"
 
 
 class LastWords:
@@ -166,7 +178,7 @@ class TemplateLauncher:
         assert self._link is not None
         self._workers[worker] = 0
         try:
-            socket.send_fds(self._link, [RECORD.pack(FORK, worker, 0, 0)], list(ends))
+            socket.send_fds(self._link, [RECORD.pack(FORK, worker, 0, 0, 0)], list(ends))
         except (BlockingIOError, ConnectionError):
             return self._template_died()
         return []
@@ -185,7 +197,7 @@ class TemplateLauncher:
     def _signal(self, kind: int, worker: int) -> None:
         if self._link is not None:
             with contextlib.suppress(BlockingIOError, ConnectionError):
-                self._link.send(RECORD.pack(kind, worker, 0, 0))
+                self._link.send(RECORD.pack(kind, worker, 0, 0, 0))
 
     def fds(self) -> list[int]:
         """List the descriptors that become readable when there is news."""
@@ -204,13 +216,13 @@ class TemplateLauncher:
                 record = b""
             if len(record) < RECORD.size:
                 return events + self._template_died()
-            kind, worker, pid, status = RECORD.unpack(record)
+            kind, worker, pid, status, peak = RECORD.unpack(record)
             if kind == STARTED:
                 self._workers[worker] = pid
                 events.append(Started(worker, pid))
             elif kind == ENDED:
                 self._workers.pop(worker, None)
-                how = in_words(os.waitstatus_to_exitcode(status)) if pid > 0 else "could not be forked"
+                how = in_words(os.waitstatus_to_exitcode(status), peak) if pid > 0 else "could not be forked"
                 events.append(Ended(worker, how))
         return events
 
@@ -308,7 +320,9 @@ class SpawnLauncher:
             if _has_ended(process):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
-                events.append(Ended(worker, in_words(process.wait())))
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                events.append(Ended(worker, in_words(process.returncode, peak_bytes(usage))))
                 del self._workers[worker]
                 if worker in self._pidfds:
                     os.close(self._pidfds.pop(worker))

@@ -12,18 +12,20 @@ Every record is `RECORD` long. Runs no task and opens no pickle; the workers do,
 import contextlib
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 import struct
+import sys
 import time
 from typing import Final
 
 from concurrent_nb.workers import child
 from concurrent_nb.workers.ends import WorkerEnds
 
-#: kind, worker, pid, wait status
-RECORD: Final = struct.Struct("<BIii")
+#: kind, worker, pid, wait status, peak of memory in bytes
+RECORD: Final = struct.Struct("<BIiiQ")
 FORK, KILL, INTERRUPT, STARTED, ENDED = 1, 2, 3, 4, 5
 #: pid and status of a worker that could not be forked
 NO_PROCESS: Final = -1
@@ -68,7 +70,7 @@ class Template:
                 if len(record) < RECORD.size:
                     self._kill_all()
                     return None
-                kind, worker, _, _ = RECORD.unpack(record)
+                kind, worker, *_ = RECORD.unpack(record)
                 if ends := self._obey(kind, worker, fds):
                     return ends
 
@@ -117,17 +119,17 @@ class Template:
                 worker = self._workers.pop(pid, None)
                 if worker is not None:
                     _kill_group(pid)
-                _, status = os.waitpid(pid, 0)
+                _, status, usage = os.wait4(pid, 0)
                 if worker is not None:
-                    self._tell(ENDED, worker, pid, status)
+                    self._tell(ENDED, worker, pid, status, peak_bytes(usage))
         except ChildProcessError:
             return False
         return True
 
-    def _tell(self, kind: int, worker: int, pid: int, status: int) -> None:
+    def _tell(self, kind: int, worker: int, pid: int, status: int, peak_bytes: int = 0) -> None:
         # A slave that is gone is noticed where its socket is read.
         with contextlib.suppress(ConnectionError):
-            self._link.sendall(RECORD.pack(kind, worker, pid, status))
+            self._link.sendall(RECORD.pack(kind, worker, pid, status, peak_bytes))
 
     def _kill_all(self) -> None:
         """Kill the workers' groups, then whatever descendants have escaped from them and came to us as orphans."""
@@ -139,6 +141,11 @@ class Template:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
+
+
+def peak_bytes(usage: resource.struct_rusage) -> int:
+    """Return the most memory that an ended process has had."""
+    return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
 
 
 def _ended_child() -> int:

@@ -503,7 +503,8 @@ def test_a_master_that_is_not_there_or_is_something_else(
 
 @pytest.mark.parametrize("role", ["client", "slave"])
 @pytest.mark.parametrize(
-    ("what", "theirs"), [("protocol", 2), ("protocol", None), ("python", "3.8"), ("cloudpickle", "1.6.0")]
+    ("what", "theirs"),
+    [("protocol", m.PROTOCOL_VERSION + 1), ("protocol", None), ("python", "3.8"), ("cloudpickle", "1.6.0")],
 )
 def test_another_version_is_refused_with_both_named(info: ConnectionFile, role: str, what: str, theirs: object) -> None:
     ours = registration.versions()
@@ -521,7 +522,9 @@ def test_another_version_of_an_application_is_refused_where_it_connects(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cluster.connection_file is not None
-    monkeypatch.setattr(registration, "versions", lambda: {"protocol": 1, "python": "3.99", "cloudpickle": "3.1"})
+    monkeypatch.setattr(
+        registration, "versions", lambda: {"protocol": m.PROTOCOL_VERSION, "python": "3.99", "cloudpickle": "3.1"}
+    )
     with pytest.raises(VersionMismatch, match=r"has python 3\.99, the master has"):
         concurrent_nb.connect(cluster.connection_file)
 

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,7 +89,8 @@ def test_a_task_that_kills_its_worker_is_named_and_the_worker_replaced(
     end = driver.run(fatal)
     assert end.status == Status.DIED
     message = report_of(end.value).message
-    assert f"worker {end.worker} {words} while it ran task 6a6a6a6a/0" in message
+    how = re.escape(f"worker {end.worker} {words}")
+    assert re.search(rf"{how}( \(peak memory \d+ MiB\))? while it ran task 6a6a6a6a/0", message), message
     assert driver.run(lambda: 1).value == 1
 
 
