@@ -56,7 +56,7 @@ def snapshot(
         parts.append(_VIEWS[view["kind"]](view, picture))
     if lanes["slaves"] and head["total"] > 1:
         parts.append(_lanes(lanes))
-    style = f"max-width:860px;line-height:1.45;{_NUMBERS}"
+    style = f"max-width:860px;padding-left:8px;line-height:1.45;{_NUMBERS}"
     return f'<div class="concurrent-nb-snapshot" style="{style}">{"".join(parts)}</div>'
 
 
@@ -130,7 +130,7 @@ def _levels(row: str, lanes: dict[str, Any]) -> bytes:
 
 
 def _errors(errors: dict[str, Any]) -> str:
-    pre = "margin:4px 0 4px 1em;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.9em"
+    pre = "margin:4px 0 4px 1em;white-space:pre;overflow-x:auto;font-size:.9em"
     folded = [
         f'<details style="margin:2px 0"><summary style="cursor:pointer;overflow-wrap:anywhere">'
         f'<b style="color:{STATE_COLOURS[FAILED]}">{escape(kind["type"])}</b>'

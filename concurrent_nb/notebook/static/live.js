@@ -435,7 +435,7 @@ function showTable(place) {
 
 function rowOf(row) {
   const line = node("tr", row[row.length - 1] === "failed" ? "cnb-row-failed" : "", null);
-  for (const value of row) setText(node("bdi", "", node("td", "", line)), value);
+  for (const value of row) setText(node("bdi", "", node("td", value.length > 40 ? "cnb-wide" : "", line)), value);
   return line;
 }
 
