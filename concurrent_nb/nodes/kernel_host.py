@@ -93,6 +93,8 @@ class KernelHost:
                 kernel.stop()
             thread.join(LEAVE_WITHIN_S)
             if thread.is_alive():
+                if kernel is not None:
+                    kernel.take_file_away()
                 log.warning("a cell of this slave's kernel does not end: it is left behind")
         for question in self._questions:
             question.cancel()

@@ -126,13 +126,17 @@ class ThreadedKernel:
     def close(self) -> None:
         """Take back all that `open` has done to this process."""
         app, self._app = self._app, None
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        self.take_file_away()
         if app is not None:
             _dismantle(app)
         if self._loop is not None:
             asyncio.set_event_loop(None)
             self._loop.close()
+
+    def take_file_away(self) -> None:
+        """Leave no connection file behind."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def _opened(self, app: IPKernelApp) -> str:
         self.access = _access_of(app)

@@ -222,3 +222,40 @@ def test_a_cable_that_is_cut_for_a_moment_loses_nothing(hosts: tuple[Host, Host]
             "the slave is back",
         )
         assert far.poll() is None
+
+
+LOOK_IN = """
+    import json, sys
+    from jupyter_client.blocking.client import BlockingKernelClient
+
+    client = BlockingKernelClient(connection_file=sys.argv[1])
+    client.load_connection_file()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    seen = []
+    client.execute_interactive("import os; print(os.getpid())", timeout=60, output_hook=seen.append)
+    print("".join(message["content"]["text"] for message in seen if message["msg_type"] == "stream"))
+    client.stop_channels()
+"""
+
+
+def test_a_slave_on_another_host_is_looked_into_and_never_in_plain(hosts: tuple[Host, Host], copy: Path) -> None:
+    here, there = hosts
+    arguments = ("slave", "--connect", str(copy), "--workers", "1", "--name", "far")
+    with running(*arguments, says="has joined", prefix=there.prefix, env=there.env) as far:
+        told = subprocess.check_output(
+            [*here.prefix, *command("kernel", "--connect", NAME, "far")], env=here.env, text=True, timeout=PATIENCE_S
+        )
+        path = here.home / "runtime" / told.split()[-1]
+        assert path.stat().st_mode & 0o777 == 0o600
+        access = json.loads(path.read_text())
+        assert access["ip"] == OTHER_ADDRESS
+        assert len(access["curve_publickey"]) == len(access["curve_secretkey"]) == 40
+        look_in = [*here.prefix, sys.executable, "-c", textwrap.dedent(LOOK_IN), str(path)]
+        assert int(subprocess.check_output(look_in, env=here.env, text=True, timeout=PATIENCE_S)) == far.pid
+        # It listens nowhere else (on loopback ipykernel has a pipe for forks). Its own copy of the file is the same.
+        program = "import psutil; print(*{c.laddr.ip for c in psutil.net_connections('tcp') if c.status == 'LISTEN'})"
+        listening = subprocess.check_output([*there.prefix, sys.executable, "-c", program], text=True)
+        assert set(listening.split()) <= {OTHER_ADDRESS, "127.0.0.1"}
+        assert (there.home / "runtime" / path.name).read_text() == path.read_text()
+    assert not (there.home / "runtime" / path.name).exists()
