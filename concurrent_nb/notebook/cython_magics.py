@@ -21,7 +21,7 @@ from concurrent_nb.notebook import options
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.progress import Line, line_for
 from concurrent_nb.notebook.tracebacks import name_compiled, show_as, show_plainly, trim
-from concurrent_nb.shipping.compiled.build import Build, cython_version, make
+from concurrent_nb.shipping.compiled.build import Build, cython_version, load_and_check, make
 from concurrent_nb.shipping.compiled.cache import Cache
 from concurrent_nb.shipping.compiled.flags import parse_flags
 from concurrent_nb.shipping.compiled.function import CythonFunction
@@ -80,6 +80,7 @@ class CythonMagics(Magics):
         # For errors in functions that are called here, which IPython shows itself.
         getattr(shell.compile, "_filename_map", {})[build.filename] = number
         try:
+            build = load_and_check(build, Cache())
             functions = [CythonFunction(build, name, job_name or "") for name in build.functions]
         except ConcurrentError as error:
             show_plainly(error)
@@ -142,8 +143,8 @@ class _Progress:
     def tick(self) -> None:
         now = self._clock()
         if not self._compiles or now - self._shown >= SHOW_S:
+            self._compiles, self._shown = True, now  # first, because an interrupt may come in between
             self._line.show(f"compiling with Cython {self._version}, {now - self._started:.1f} s …")
-            self._compiles, self._shown = True, now
 
     def watch(self, build: Callable[[], _Value]) -> _Value:
         """Build; whatever ends that early ends the line."""

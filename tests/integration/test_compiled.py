@@ -21,7 +21,7 @@ from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.capture import capture
 from concurrent_nb.shipping.compiled import build as building
 from concurrent_nb.shipping.compiled import compiler
-from concurrent_nb.shipping.compiled.build import Build, cython_version, load, make
+from concurrent_nb.shipping.compiled.build import Build, cython_version, load, load_and_check, make
 from concurrent_nb.shipping.compiled.cache import VARIABLE, Cache
 from concurrent_nb.shipping.compiled.function import CythonFunction
 from concurrent_nb.shipping.compiled.platforms import tag_here
@@ -44,6 +44,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Build, Path]:
     folder = tmp_path_factory.mktemp("cache") / "c"
     build, _ = make(recipe(FUNCTION), "%%cython_task", Cache(folder))
     return build, folder
+
+
+@pytest.fixture(scope="module")
+def half(built: tuple[Build, Path]) -> Iterator[CythonFunction]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(built[1]))
+        yield CythonFunction(built[0], "half")
 
 
 @pytest.fixture
@@ -154,10 +161,22 @@ def test_without_cython_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
         cython_version()
 
 
-def test_the_user_s_own_flags_are_not_in_what_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_s_own_flags_do_not_count_and_a_binary_that_is_none_is_made_again(
+    half: CythonFunction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CFLAGS", "-no-such-flag")
     monkeypatch.setenv("LDFLAGS", "-no-such-flag")
-    make(recipe("def g(): return 1\n"), "", Cache(tmp_path / "c"))
+    # Functions of the same name, of other cells, are others; and a binary that is whole and none is made again.
+    build, _ = make(recipe("def half(int x): return -x\n"), "", Cache(tmp_path / "c"))
+    [file] = (tmp_path / "c").glob("*.so")
+    Cache(tmp_path / "c").write_binary(file.name, b"no binary")
+    wrong, _ = make(recipe("def half(int x): return -x\n"), "", Cache(tmp_path / "c"))
+    assert zlib.decompress(wrong.binary) == b"no binary"
+    right = load_and_check(wrong, Cache(tmp_path / "c"))
+    assert zlib.decompress(right.binary) == file.read_bytes() != b"no binary"
+    assert load_and_check(right, Cache(tmp_path / "c")) is right
+    assert (CythonFunction(right, "half")(3), half(3)) == (-3, 1)
+    assert build.functions == ("half",)
 
 
 # ------------------------------------------------------------------------------------------------ once, and whole
@@ -297,13 +316,6 @@ def test_a_processor_that_lacks_what_the_flags_ask_for_is_told(
 
 
 # ------------------------------------------------------------------------------------------------------ functions
-
-
-@pytest.fixture(scope="module")
-def half(built: tuple[Build, Path]) -> Iterator[CythonFunction]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(built[1]))
-        yield CythonFunction(built[0], "half")
 
 
 def test_a_function_is_called_here_as_any_other(half: CythonFunction) -> None:

@@ -18,8 +18,8 @@ import sys
 import threading
 import types
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ _PROGRAM: Final = Path(__file__).with_name("compiler.py")
 #: flags from the user's environment would be in the binary and not in its name
 _NOT_OURS: Final = ("CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS", "LDSHARED", "CPP", "AR", "ARFLAGS")
 _PATH: Final = re.compile(r"(?:/[^\s:'\"]*/)([^\s:/'\"]+)")
+
+_WAITING: Final = "OMP_WAIT_POLICY"
 
 _loading: Final = threading.RLock()
 
@@ -116,7 +118,8 @@ def load(build: Build, cache: Cache | None = None, tick: Tick = nothing) -> type
         remember_lines(build)
         module = sys.modules.get(recipe.module)
         if module is None:
-            module = _load(build, cache or Cache(), tick)
+            with _waiting_threads_sleep() if recipe.openmp else contextlib.nullcontext():
+                module = _load(build, cache or Cache(), tick)
             sys.modules[recipe.module] = module
             try:
                 assert module.__spec__ is not None and module.__spec__.loader is not None
@@ -125,6 +128,19 @@ def load(build: Build, cache: Cache | None = None, tick: Tick = nothing) -> type
                 del sys.modules[recipe.module]
                 raise
         return module
+
+
+def load_and_check(build: Build, cache: Cache) -> Build:
+    """Load the module of a build that was just made; return the build with the binary that could be loaded.
+
+    That is another one than the build has if the cache's was none, although it was whole.
+    """
+    path = Path(str(load(build, cache).__file__))
+    with contextlib.suppress(FileNotFoundError):  # others may have filled the cache since
+        data = path.read_bytes()
+        if data != zlib.decompress(build.binary):
+            return replace(build, binary=zlib.compress(data))
+    return build
 
 
 def remember_lines(build: Build) -> None:
@@ -183,6 +199,23 @@ def _load(build: Build, cache: Cache, tick: Tick) -> types.ModuleType:
         f"compiled code cannot be used on this machine ({here}): {'; '.join(dict.fromkeys(reasons))}. Install a C"
         " compiler there, or send the task to slaves that are like the machine where it was compiled"
     )
+
+
+@contextlib.contextmanager
+def _waiting_threads_sleep() -> Iterator[None]:
+    """Have OpenMP's threads sleep when they have nothing to do, unless the user has said how they wait.
+
+    Else they keep the cores for some more milliseconds, and by then the other processes of this machine want to send
+    the result. The runtime reads this when it is loaded, and not again.
+    """
+    if _WAITING in os.environ:
+        yield
+        return
+    os.environ[_WAITING] = "passive"
+    try:
+        yield
+    finally:
+        del os.environ[_WAITING]
 
 
 def _rebuilt(

@@ -4,7 +4,7 @@ import ctypes
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Final
 
 from concurrent_nb.shipping.compiled.build import Build, load
@@ -13,7 +13,6 @@ _READ_ONLY: Final = (
     "arrays that travel to a task are read-only: declare the argument `const`, as in `const double[:] a`, or change a"
     " copy, as in `f(a.copy())`"
 )
-_WAITING: Final = "OMP_WAIT_POLICY"
 
 
 class CythonFunction:
@@ -36,8 +35,7 @@ class CythonFunction:
         self.__name__ = job_name or name  # jobs take their names from here
         self.__qualname__ = name
         self.__module__ = "__main__"
-        with _waiting_threads_sleep() if build.recipe.openmp else nullcontext():
-            module = load(build)
+        module = load(build)
         self.__wrapped__: Callable[..., Any] = getattr(module, name)
         self.__doc__ = self.__wrapped__.__doc__
         self._threads = _Threads(str(module.__file__)) if travelled and build.recipe.openmp else None
@@ -74,23 +72,6 @@ class CythonFunction:
 def _arrive(build: Build, name: str) -> CythonFunction:
     """Unpickle a CythonFunction, and load it, so that what is missing here is missed at once."""
     return CythonFunction(build, name, travelled=True)
-
-
-@contextmanager
-def _waiting_threads_sleep() -> Iterator[None]:
-    """Have OpenMP's threads sleep when they have nothing to do, unless the user has said how they wait.
-
-    Else they keep the cores for some more milliseconds, and by then the other processes of this machine want to send
-    the result. The runtime reads this when it is loaded, and not again.
-    """
-    if _WAITING in os.environ:
-        yield
-        return
-    os.environ[_WAITING] = "passive"
-    try:
-        yield
-    finally:
-        del os.environ[_WAITING]
 
 
 class _Threads:
