@@ -1,0 +1,101 @@
+"""The cluster that a session is at home in, one that comes up beforehand, and looking into slaves."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import concurrent_nb
+from concurrent_nb.errors import ClusterNotFound, ConfigurationError
+from concurrent_nb.nodes.kernels import KernelFile
+from concurrent_nb.notebook import session as session_module
+from concurrent_nb.notebook.session import Session
+from concurrent_nb.transport import connection_file
+
+
+class FakeApplication:
+    """An application that can be asked and left."""
+
+    def status(self) -> dict[str, Any]:
+        return {"slaves": [], "tasks": {}}
+
+    def present_errors(self, present: object) -> None:
+        """Take how errors are shown."""
+
+    def close(self) -> None:
+        """Leave."""
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    monkeypatch.setattr(concurrent_nb, "connect", lambda *where, **options: FakeApplication())
+    session = Session("lab")
+    yield session
+    session.stop()
+
+
+def test_what_is_needed_is_looked_for_at_home(session: Session) -> None:
+    _, notice = session.application()
+    assert notice == "connected to cluster lab (%concurrent stop leaves it)"
+    assert session.application()[1] is None
+    assert session.stop() == "left cluster lab, which runs on"
+
+
+def test_status_looks_at_home_as_well(session: Session) -> None:
+    assert session.status().startswith("cluster lab\n")
+
+
+def test_a_cluster_that_is_on_its_way_is_waited_for(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    let, entered = threading.Event(), threading.Event()
+
+    def connect(*where: str, **options: Any) -> FakeApplication:
+        entered.set()
+        assert let.wait(60)
+        return FakeApplication()
+
+    monkeypatch.setattr(concurrent_nb, "connect", connect)
+    session.begin()
+    assert entered.wait(60)
+    threading.Timer(0.0, let.set).start()
+    assert session.application()[1] is None  # there is nothing to say: the cell has started nothing
+
+
+def test_a_cluster_that_does_not_come_is_an_error_where_it_is_needed(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connect(*where: str, **options: Any) -> FakeApplication:
+        raise ClusterNotFound("no cluster 'lab'")
+
+    monkeypatch.setattr(concurrent_nb, "connect", connect)
+    session.begin()
+    with pytest.raises(ClusterNotFound, match="no cluster 'lab'"):
+        session.application()
+    assert "no cluster yet: no cluster 'lab'" in caplog.text
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_copy_of_a_kernels_file_goes_with_the_session(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_ours: bool
+) -> None:
+    path = tmp_path / "kernel-slave-0123.json"
+    path.touch()
+    monkeypatch.setattr(connection_file, "read", lambda where: where)
+    monkeypatch.setattr(session_module, "open_kernel", lambda info, slave: KernelFile(path, is_ours))
+    assert session.kernel("east").splitlines() == [
+        f"slave east is a kernel; its connection file is {path}",
+        "jupyter console --existing kernel-slave-0123.json",
+    ]
+    session.stop()
+    assert path.exists() != is_ours
+
+
+def test_an_unknown_slave_is_the_masters_word(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(info: Any, slave: str) -> KernelFile:
+        raise ConfigurationError(f"there is no slave {slave!r}; the slaves are: east")
+
+    monkeypatch.setattr(connection_file, "read", lambda where: where)
+    monkeypatch.setattr(session_module, "open_kernel", refuse)
+    with pytest.raises(ConfigurationError, match="the slaves are: east"):
+        session.kernel("west")
