@@ -1,5 +1,7 @@
 """`%%cython_task` without a compiler: its options, its line, and how it shows what is wrong."""
 
+import os
+import signal
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -148,3 +150,15 @@ def test_frames_of_compiled_cells_are_named_like_the_cell() -> None:
         "    return a / b",
         "ZeroDivisionError: float division",
     ]
+
+
+def test_an_interrupt_waits_until_the_line_is_shown(line: SaidLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(text: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        line.said.append(text)
+
+    monkeypatch.setattr(line, "show", show)
+    progress = _Progress(line, "3.1", ManualClock())
+    with pytest.raises(KeyboardInterrupt):
+        progress.watch(progress.tick)
+    assert line.said == ["compiling with Cython 3.1, 0.0 s …", "end: stopped, after 0.0 s"]
