@@ -47,6 +47,10 @@ class Patch:
     data: bytes
 
 
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+
+
 class Picture:
     """The picture.
 
@@ -143,7 +147,7 @@ class Picture:
 
     def _array(self, value: Any) -> "Array":
         np = self._np
-        if isinstance(value, (str, bytes, dict)) or not (hasattr(value, "__array__") or isinstance(value, Sequence)):
+        if isinstance(value, (str, bytes, dict)) or not (isinstance(value, Sequence) or _is_array(value)):
             raise NotPixels(f"{type(value).__name__} is no array of pixels")
         try:
             pixels: Array = np.asarray(value)

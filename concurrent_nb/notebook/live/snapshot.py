@@ -73,7 +73,8 @@ def _head(text: str, head: dict[str, Any]) -> str:
         '<div style="height:6px;line-height:0;font-size:0;white-space:nowrap;overflow:hidden;border-radius:3px;'
         f'background:rgba(128,128,128,.2);margin:3px 0 8px">{pieces}</div>'
     )
-    return f"<div>{escape(text)}</div>{bar if head['total'] > 1 else ''}"
+    name = f'<b style="margin-right:12px"><bdi>{escape(head["name"])}</bdi></b>' if head["name"] else ""
+    return f"<div>{name}{escape(text)}</div>{bar if head['total'] > 1 else ''}"
 
 
 def _lanes(lanes: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ Used by `line`. Pure: time is an argument, nothing waits, nothing is shown. What
 number of tasks, but for one byte each.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -20,6 +21,8 @@ from concurrent_nb.notebook.live.views import View
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.notes import Publication, Report
 
+#: what a job is called that was given no name: the cell, which is above it anyway
+_CELL: Final = re.compile(r"In\[\d+\]")
 #: tasks whose own bars are shown
 BARS_MOST: Final = 6
 #: throughput is that of this time
@@ -102,7 +105,7 @@ class Story:
         ended = counts.done + counts.failed + counts.cancelled
         rate, left = self._pace(ended, counts.total, elapsed)
         return {
-            "name": line_of(self._job.name),
+            "name": "" if _CELL.fullmatch(self._job.name) else line_of(self._job.name),
             "total": counts.total,
             "waiting": counts.waiting,
             "running": counts.running,

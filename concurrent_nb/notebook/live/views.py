@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, STATE_WORDS, WAITING
 from concurrent_nb.notebook.live.picture import NotPixels, Picture
 from concurrent_nb.notebook.live.text import error_texts, line_of, shorten, value_text
+from concurrent_nb.shipping.tiles import Tile
 
 #: cells of the strip of a search at most
 CELLS_MOST: Final = 320
@@ -55,7 +56,6 @@ class ImageView:
 
     def __init__(self, tasks: int, size: tuple[int, int] | None) -> None:
         self.picture = Picture(tasks, size)
-        self._drawn = 0
         self._odd = 0
         self._first_odd = ""
 
@@ -64,11 +64,12 @@ class ImageView:
             self.published(task.index, task.result())
 
     def published(self, index: int, value: Any) -> None:
-        try:
-            self._drawn += self.picture.add(index, value)
-        except NotPixels as error:
-            self._odd += 1
-            self._first_odd = self._first_odd or line_of(f"task {index}: {error}", 160)
+        for part in value if _are_tiles(value) else (value,):
+            try:
+                self.picture.add(index, part)
+            except NotPixels as error:
+                self._odd += 1
+                self._first_odd = self._first_odd or line_of(f"task {index}: {error}", 160)
 
     def parts(self, states: bytearray) -> dict[str, Any]:
         picture = self.picture
@@ -82,6 +83,10 @@ class ImageView:
             "odd": self._odd,
             "first_odd": self._first_odd,
         }
+
+
+def _are_tiles(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Tile)
 
 
 class SearchView:

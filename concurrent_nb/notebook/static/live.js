@@ -79,31 +79,34 @@ export default () => {
 function showHead(place) {
   const line = node("div", "cnb-line", place);
   const counts = node("span", "cnb-counts", line);
+  const name = node("bdi", "cnb-name", counts);
   const pace = node("span", "cnb-pace", line);
   const bar = node("div", "cnb-bar", place);
   bar.setAttribute("role", "progressbar");
   bar.setAttribute("aria-valuemin", "0");
   const pieces = [DONE, FAILED, CANCELLED, RUNNING].map((state) => [state, node("span", `cnb-${WORDS[state]}`, bar)]);
   const fields = [
-    ["done", "done"],
-    ["running", "running"],
-    ["waiting", "waiting"],
-    ["failed", "failed"],
-    ["cancelled", "cancelled"],
-  ].map(([name, word]) => {
-    const field = node("span", `cnb-count cnb-is-${name}`, counts);
-    node("span", `cnb-dot cnb-${name}`, field);
+    "done",
+    "running",
+    "waiting",
+    "failed",
+    "cancelled",
+  ].map((state) => {
+    const field = node("span", `cnb-count cnb-is-${state}`, counts);
+    node("span", `cnb-dot cnb-${state}`, field);
     const number = node("b", "", field);
-    field.append(` ${word}`);
-    return [name, number, field];
+    field.append(` ${state}`);
+    return [state, number, field];
   });
   return {
     update(head) {
-      for (const [name, number, field] of fields) {
-        const count = head[name];
-        const of = name === "done" ? ` of ${head.total.toLocaleString()}` : "";
+      setText(name, head.name);
+      name.hidden = !head.name;
+      for (const [state, number, field] of fields) {
+        const count = head[state];
+        const of = state === "done" ? ` of ${head.total.toLocaleString()}` : "";
         setText(number, head.total === 1 ? "" : `${count.toLocaleString()}${of}`);
-        field.hidden = !count && (head.total === 1 || name !== "done");
+        field.hidden = !count && (head.total === 1 || state !== "done");
       }
       bar.hidden = head.total === 1;
       const parts = [];

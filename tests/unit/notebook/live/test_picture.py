@@ -174,6 +174,15 @@ def test_nothing_is_drawn_of_nothing() -> None:
     assert picture.take(whole=True) is None
 
 
+def test_what_has_an_array_interface_is_an_array() -> None:
+    class Image:
+        __array_interface__ = np.array([[1, 2]]).__array_interface__
+
+    picture = Picture(1)
+    picture.add(0, Image())
+    assert picture.range == (1.0, 2.0)
+
+
 def test_complex_numbers_are_drawn_by_their_size() -> None:
     picture = Picture(1)
     picture.add(0, [3 + 4j, 0])

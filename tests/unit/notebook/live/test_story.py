@@ -1,5 +1,6 @@
 """The story of a job, and the bulletins that are made of it."""
 
+from concurrent_nb import Tile
 from concurrent_nb.api import Counts, TaskNote
 from concurrent_nb.notebook.live.bulletin import PIXELS_BURST, PIXELS_S, TICK_S, Bulletin
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
@@ -92,6 +93,21 @@ def test_a_picture_fills_up_with_results_and_publications() -> None:
     assert parts is not None
     assert (parts["width"], parts["height"], parts["range"], parts["odd"]) == (4, 2, ["1", "4"], 1)
     assert parts["first_odd"] == "task 2: str is no array of pixels"
+
+
+def test_a_task_may_give_several_tiles() -> None:
+    view = ImageView(1, None)
+    it = MadeUp(1, view)
+    it.story.fold([it.end(0, [Tile([[1]], 0, 0), Tile([[2]], 3, 1), Tile("x", 0, 0)])], [])
+    assert (view.picture.width, view.picture.height, view.picture.range) == (4, 2, (1.0, 2.0))
+    parts = it.story.view_parts()
+    assert parts is not None
+    assert parts["odd"] == 1
+
+
+def test_a_name_is_told_if_the_user_gave_it() -> None:
+    assert MadeUp(1).story.head(Counts(1, 0, 0, 0, 0), 0.0)["name"] == ""
+    assert MadeUp(1, name="<b>mine\n").story.head(Counts(1, 0, 0, 0, 0), 0.0)["name"] == "<b>mine\\n"
 
 
 def test_a_publication_that_cannot_be_opened_is_counted() -> None:
