@@ -222,7 +222,7 @@ class ConcurrentMagics(Magics):
         value = value_of(job, is_loop=task.is_loop, until=task.until, keep=keep)
         # A view has shown the results already; a variable that keeps them needs no second look. And a row of None says
         # as little as the one None that a notebook does not show.
-        nothing = isinstance(value, list) and all(item is None for item in value)
+        nothing = isinstance(value, list) and bool(value) and all(item is None for item in value)
         shown = task.has_value and not nothing and not (chosen.view and chosen.out)
         return self._bind(chosen.out, value, shown)
 
