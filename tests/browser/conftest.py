@@ -225,7 +225,7 @@ def browser(leaves_nothing_behind: None, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def lab(request: pytest.FixtureRequest, server: tuple[str, Path], browser: BrowserContext) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, browser: BrowserContext, server: tuple[str, Path]) -> Iterator[Lab]:
     """The notebook of the module (`CELLS`: source by name), open, with the extension loaded and a cluster."""
     url, folder = server
     cells: dict[str, str] = request.module.CELLS

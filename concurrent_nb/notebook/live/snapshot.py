@@ -24,6 +24,8 @@ from concurrent_nb.notebook.live.png import data_uri, palette_png
 #: pixels of a lane's picture, and of a row in it, one of which stays empty
 LANE_WIDTH: Final = 800
 ROW_HEIGHT: Final = 4
+#: lanes of more slaves have to be opened
+SLAVES_SHOWN: Final = 3
 
 _LINE: Final = "1px solid rgba(128,128,128,.35)"
 _SMALL: Final = "font-size:.9em;opacity:.75"
@@ -79,17 +81,23 @@ def _head(text: str, head: dict[str, Any]) -> str:
 
 def _lanes(lanes: dict[str, Any]) -> str:
     rows = [
-        f'<div style="margin-top:4px"><div style="{_SMALL}">{escape(slave["name"])} · {_tasks(slave["tasks"])}'
-        f"{_failed(slave['failed'])}</div>{_lane(slave['rows'], lanes)}</div>"
+        f'<div style="display:flex;flex-wrap:wrap;align-items:center;gap:0 8px;margin:2px 0">'
+        f'<div style="flex:0 0 170px;overflow:hidden;font-size:.9em"><bdi>{escape(slave["name"])}</bdi> '
+        f'<span style="{_SMALL}">{_tasks(slave["tasks"])}{_failed(slave["failed"])}</span></div>'
+        f'<div style="flex:1 1 240px">{_lane(slave["rows"], lanes)}</div></div>'
         for slave in lanes["slaves"]
     ]
     more = f'<div style="{_SMALL}">and {lanes["more"]} more slaves</div>' if lanes["more"] else ""
     axis = (
-        f'<div style="{_SMALL};display:flex;justify-content:space-between"><span>0 s</span>'
-        f"<span>{lanes['now']:.2f} s</span></div>"
+        f'<div style="{_SMALL};display:flex;flex-wrap:wrap;gap:0 8px"><div style="flex:0 0 170px"></div>'
+        '<div style="flex:1 1 240px;display:flex;justify-content:space-between"><span>0 s</span>'
+        f"<span>{lanes['now']:.2f} s</span></div></div>"
     )
+    shown = f"{''.join(rows)}{axis}{more}"
+    if len(lanes["slaves"]) <= SLAVES_SHOWN:
+        return f'<div style="margin:6px 0">{shown}</div>'
     summary = '<summary style="cursor:pointer">who did what, when</summary>'
-    return f'<details style="margin:6px 0">{summary}{"".join(rows)}{axis}{more}</details>'
+    return f'<details style="margin:6px 0">{summary}{shown}</details>'
 
 
 def _tasks(number: int) -> str:
@@ -108,7 +116,7 @@ def _lane(rows: Sequence[Any], lanes: dict[str, Any]) -> str:
         line = _levels(row, lanes) if lanes["bin"] else _pieces(row, lanes["now"])
         pixels += line * (ROW_HEIGHT - 1) + bytes([_NOTHING]) * LANE_WIDTH
     png = palette_png(LANE_WIDTH, ROW_HEIGHT * len(rows), bytes(pixels), _PALETTE, _ALPHA)
-    style = f"width:100%;height:{2 * ROW_HEIGHT * len(rows)}px;image-rendering:pixelated;display:block;margin:1px 0"
+    style = f"width:100%;height:{7 * len(rows)}px;image-rendering:pixelated;display:block;margin:1px 0"
     return f'<img alt="timeline of the tasks" src="{data_uri(png)}" style="{style}">'
 
 

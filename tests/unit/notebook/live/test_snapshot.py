@@ -63,12 +63,20 @@ def finished(view: View | None, values: list[Any]) -> MadeUp:
     return it
 
 
-def test_the_summary_comes_first_and_lanes_can_be_opened() -> None:
+def test_the_summary_comes_first_and_lanes_last() -> None:
     seen = Seen(taken(finished(None, [1, 2])))
     assert seen.words.startswith("12 tasks: <done>")
-    assert "who did what, when" in seen.words
+    assert "details" not in seen.tags
     assert "2 tasks" in seen.words
     assert "2.00 s" in seen.words
+
+
+def test_many_lanes_have_to_be_opened() -> None:
+    it = MadeUp(12)
+    it.story.fold([it.end(index, 1, slave=f"slave {index}") for index in range(12)], [])
+    seen = Seen(taken(it))
+    assert "who did what, when" in seen.words
+    assert "and 4 more slaves" in seen.words
 
 
 def test_nothing_that_a_task_said_is_markup() -> None:
