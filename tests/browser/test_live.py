@@ -25,8 +25,8 @@ CELLS = {
     "search": (
         '%%concurrent_task --for "n in range(40)" --until "result is not None" --view search\n'
         "import time\n"
-        "time.sleep(0.03)\n"
-        "f'found {n}' if n == 30 else None"
+        "time.sleep(0.1)\n"
+        "f'found {n}' if n == 24 else None"
     ),
     "stop": "%%concurrent_task --for \"n in range(8)\"\nimport time\nprint('begin', n, flush=True)\ntime.sleep(600)",
     "after": "%%concurrent_task\n6 * 7",
@@ -84,8 +84,8 @@ def test_a_search_names_its_hit(lab: Lab) -> None:
     assert lab.is_running("search")
     lab.finish("search")
     text = lab.output("search").locator(".concurrent-nb-snapshot").inner_text()
-    assert "hit: 'found 30'" in text
-    assert "n = 30" in text
+    assert "hit: 'found 24'" in text
+    assert "n = 24" in text
 
 
 def test_the_stop_button_stops_a_job(lab: Lab) -> None:
@@ -144,7 +144,7 @@ def test_a_page_that_is_loaded_again_shows_what_was_there(lab: Lab) -> None:
     picture = lab.output("image").locator(".concurrent-nb-snapshot img[alt^=picture]")
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") == 60
-    assert "hit: 'found 30'" in lab.output("search").inner_text()
+    assert "hit: 'found 24'" in lab.output("search").inner_text()
     assert lab.page.evaluate("() => window.caught") is None
     assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()
     # And the kernel that went on shows the next job in the page that came later.
