@@ -76,10 +76,11 @@ class Lab:
     cells: dict[str, int]  #: name of a cell -> its place
     page: Page
     said: list[str]  #: errors of widgets in the page
+    name: str = "test.ipynb"
 
     def open(self, path: str = "lab/tree") -> None:
         """Open the notebook, and wait until it can run cells."""
-        self.page.goto(f"{self.url}{path}/test.ipynb{'?reset' if path.startswith('lab') else ''}")
+        self.page.goto(f"{self.url}{path}/{self.name}{'?reset' if path.startswith('lab') else ''}")
         session = f"{_PANEL}?.sessionContext?.session"
         self.page.wait_for_function(
             f"() => window.jupyterapp && {session}?.kernel?.status === 'idle' && {_PANEL}.content?.widgets.length"
@@ -125,10 +126,18 @@ class Lab:
         self.page.evaluate(f"(index) => {_PANEL}.content.scrollToItem(index, 'start')", self.cells[name])
         return self.page.locator(".jp-Notebook .jp-Cell").nth(self.cells[name]).locator(".jp-Cell-outputWrapper")
 
+    def stop(self) -> None:
+        """Press the stop button."""
+        self.page.locator('.jp-NotebookPanel-toolbar [data-jp-item-name="interrupt"] jp-button').click()
+
+    def shut_down(self) -> None:
+        """End the notebook's kernel, and with it its cluster."""
+        self.page.evaluate(f"() => {_PANEL}.sessionContext.shutdown()")
+
     def save(self) -> dict[str, Any]:
         """Save the notebook; give what was written."""
         self.page.evaluate(f"() => {_PANEL}.context.save()")
-        saved: dict[str, Any] = json.loads((self.folder / "test.ipynb").read_text(encoding="utf-8"))
+        saved: dict[str, Any] = json.loads((self.folder / self.name).read_text(encoding="utf-8"))
         return saved
 
     def _count(self, index: int) -> Any:
@@ -239,4 +248,4 @@ def lab(request: pytest.FixtureRequest, browser: BrowserContext, server: tuple[s
     lab.run("start")
     yield lab
     # The kernel ends with its cluster, before the server that would only kill it.
-    lab.page.evaluate(f"() => {_PANEL}.sessionContext.shutdown()")
+    lab.shut_down()

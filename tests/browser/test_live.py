@@ -1,5 +1,6 @@
 """Jobs in a real browser: shown while the cell blocks, stopped, failing, hostile, and still there after a reload."""
 
+import dataclasses
 import json
 import re
 import time
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Lab
+from tests.browser.conftest import PATIENCE_S, ROOT, Lab
 
 #: what would run if anything that a task says were taken for markup
 EVIL = "<script>window.caught=1</script><img src=x onerror='window.caught=2'>"
@@ -92,7 +93,7 @@ def test_the_stop_button_stops_a_job(lab: Lab) -> None:
     lab.start("stop")
     lab.page.locator(".concurrent-nb .cnb-is-running").get_by_text("2 running").wait_for()
     pressed = time.monotonic()
-    lab.page.locator('.jp-NotebookPanel-toolbar [data-jp-item-name="interrupt"] jp-button').click()
+    lab.stop()
     lab.finish("stop")
     assert time.monotonic() - pressed < BACK_WITHIN_S
     output = lab.output("stop")
@@ -151,6 +152,41 @@ def test_a_page_that_is_loaded_again_shows_what_was_there(lab: Lab) -> None:
     lab.start("search")
     lab.page.locator(".concurrent-nb svg.cnb-strip rect.cnb-cell-done").first.wait_for()
     lab.finish("search")
+
+
+def test_the_mandelbrot_notebook_fills_its_picture_until_it_is_stopped(lab: Lab) -> None:
+    text = (ROOT / "notebooks" / "02_mandelbrot.ipynb").read_text(encoding="utf-8")
+    (lab.folder / "mandelbrot.ipynb").write_text(text, encoding="utf-8")
+    cells = json.loads(text)["cells"]
+    sources = ["".join(cell["source"]) if cell["cell_type"] == "code" else "" for cell in cells]
+    parts = {
+        "load": "%load_ext",
+        "grid": "from concurrent_nb import Tile",
+        "task": "def column",
+        "picture": "--view image",
+    }
+    places = {
+        name: next(index for index, source in enumerate(sources) if part in source) for name, part in parts.items()
+    }
+    notebook = dataclasses.replace(lab, cells=places, name="mandelbrot.ipynb")
+    notebook.open()
+    try:
+        for name in ("load", "grid", "task"):
+            notebook.run(name)
+        notebook.start("picture")
+        deadline = time.monotonic() + PATIENCE_S
+        while not all(painted(notebook)) and time.monotonic() < deadline:
+            notebook.page.wait_for_timeout(30)
+        assert notebook.is_running("picture")
+        notebook.stop()
+        notebook.finish("picture")
+        output = notebook.output("picture")
+        picture = output.locator(".concurrent-nb-snapshot img[alt^=picture]")
+        picture.wait_for()
+        assert picture.evaluate("image => image.naturalWidth") == 768
+        assert re.search(r"stopped: \d+ done", output.inner_text())
+    finally:
+        notebook.shut_down()
 
 
 def test_it_works_in_notebook_7(lab: Lab) -> None:
