@@ -38,7 +38,15 @@ class Watched(NotebookClient):
         elif msg["msg_type"] in ("display_data", "update_display_data", "execute_result"):
             text = content["data"].get("text/plain", "")
             self._show(text, is_update="display_id" in content.get("transient", {}))
+        elif msg["msg_type"] == "comm_msg":
+            self._show_progress(content["data"].get("state", {}).get("head"))
         return super().process_message(msg, cell, cell_index)
+
+    def _show_progress(self, head: dict[str, Any] | None) -> None:
+        """Show what the live view of a job says, as a line that is written over."""
+        if head:
+            left = f", {head['left']:.0f} s left" if head.get("left") is not None else ""
+            self._show(f"{head['done']} of {head['total']} tasks done{left}", is_update=True)
 
     def _show(self, text: str, is_update: bool = False) -> None:
         """Show text; a line that is updated is written over where the output is a terminal."""
@@ -59,6 +67,7 @@ def run(path: Path, kept: Path) -> bool:
     client = Watched(
         notebook,
         timeout=CELL_TIMEOUT_S,
+        store_widget_state=False,  # what stays of a job is its snapshot
         resources={"metadata": {"path": str(path.parent)}},
         config=Config(KernelManager={"transport_encryption": "auto"}),
     )
