@@ -20,6 +20,7 @@ from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.local import Cluster
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.notes import SINK
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +59,11 @@ class TaskFunction(Generic[P, R]):
         """
         calls = list(zip(*iterables, strict=False))
         name = getattr(self.function, "__name__", "map")
-        return application().start_job(self.function, calls, name=name, timeout_s=timeout_s, retries=retries)
+        job = application().start_job(
+            self.function, calls, name=name, timeout_s=timeout_s, retries=retries, prints=True
+        )
+        _CURRENT.started(job)
+        return job
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In a task it is the plain function: there is no cluster to submit to.
@@ -73,12 +78,17 @@ def task(function: Callable[P, R]) -> TaskFunction[P, R]:
     return TaskFunction(function)
 
 
+def _nothing(job: Job) -> None:
+    """Take no note of a job."""
+
+
 class _Current:
     """Which application node task functions use."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.provider: Callable[[], ApplicationNode] | None = None
+        self.started: Callable[[Job], None] = _nothing
         self.cluster: Cluster | None = None
 
     def embedded(self) -> ApplicationNode:
@@ -93,10 +103,22 @@ _CURRENT: Final = _Current()
 
 
 def application() -> ApplicationNode:
-    """Return the application node that task functions use; starts a cluster if there is none."""
+    """Return the application node that task functions use; starts a cluster if there is none.
+
+    Raises ConfigurationError inside of a task.
+    """
+    if SINK.is_open:
+        raise ConfigurationError(
+            "a task cannot submit tasks: call the function itself, or give the job more tasks from outside"
+        )
     return (_CURRENT.provider or _CURRENT.embedded)()
 
 
-def use(provider: Callable[[], ApplicationNode] | None) -> None:
-    """Let task functions use the application node that `provider` gives; None for an embedded cluster of their own."""
+def use(provider: Callable[[], ApplicationNode] | None, started: Callable[[Job], None] = _nothing) -> None:
+    """Let task functions use the application node that `provider` gives; None for an embedded cluster of their own.
+
+    Args:
+        started: called with each job that they start.
+    """
     _CURRENT.provider = provider
+    _CURRENT.started = started

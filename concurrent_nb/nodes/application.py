@@ -27,6 +27,7 @@ from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.stream import Stream
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
+from concurrent_nb.shipping.notes import Display
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffers, pack_body
@@ -145,6 +146,20 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         self._courier.present = presenter
 
+    def present_displays(self, presenter: Callable[[Display], None] | None) -> None:
+        """Have `presenter` called with what tasks of `submit` and of jobs that print display.
+
+        Without one it is printed as text. It is called in the application's own thread and must not raise.
+        """
+        self._courier.present_display = presenter
+
+    def cancel_submits(self) -> int:
+        """Stop all tasks of `submit`, running ones too; return how many there were."""
+        old = self._renew_loose_job()
+        count = len(old.entries)
+        self._courier.cancel(old.id, None)
+        return count
+
     def fail(self, error: ClusterError) -> None:
         """End what is open and refuse what comes with `error`. For the owner of a cluster that cannot work any more."""
         self._courier.fail(error)
@@ -162,6 +177,7 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout_s: float | None = None,
         retries: int = 0,
         watched: bool = False,
+        prints: bool = False,
     ) -> Job:
         """Run `function(*call)` for each call as one job; return it at once.
 
@@ -171,13 +187,14 @@ class ApplicationNode(concurrent.futures.Executor):
             timeout_s: run time in seconds allowed per attempt.
             retries: how often a task may run again after an error or a timeout.
             watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
+            prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
         timeout_s, retries = _limits(timeout_s, retries)
         name = _label(name)
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error))
-        job = Job(record.id, name, self._courier.cancel, watched)
+        job = Job(record.id, name, self._courier.cancel, watched, prints)
         shipment = self.ship(function)
         entries = []
         for index, call in enumerate(calls):
@@ -216,10 +233,11 @@ class ApplicationNode(concurrent.futures.Executor):
             name = getattr(fn, "__qualname__", repr(fn))
             raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error
 
-    def _renew_loose_job(self) -> None:
+    def _renew_loose_job(self) -> OpenJob[TaskFuture]:
         with self._lock:
             old, self._loose = self._loose, OpenJob[TaskFuture](new_job_id(), self.name)
         self._courier.close_job(old)
+        return old
 
     def _stream(self, fn: Callable[..., Any], calls: Iterator[tuple[Any, ...]], ahead: int | None) -> Stream:
         record = OpenJob[TaskFuture](new_job_id(), _label(getattr(fn, "__name__", "map")))

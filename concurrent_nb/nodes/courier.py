@@ -61,6 +61,7 @@ class Courier:
         self._cluster = cluster
         self._pid = os.getpid()
         self.present: Presenter | None = None  #: called with each exception before its future has it
+        self.present_display: Callable[[Display], None] | None = None  #: shows what no job gathers
         self._lock = threading.Lock()  # guards what follows up to the inbox
         self._closed = False  # no more tasks
         self._broken: ClusterError | None = None
@@ -257,7 +258,7 @@ class Courier:
         if decoder is None:  # a character may be cut between two pieces
             decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(wrote.data)
-        if future.job is not None:
+        if future.job is not None and not future.job.prints:
             future.job.task_wrote(OutputPiece(future.index, wrote.stream, text))
             return
         self._write(wrote.stream, text)
@@ -280,11 +281,15 @@ class Courier:
             log.warning("task %s: %s", future.task, error)
             del self._note_readers[key]
             return
-        if future.job is not None:
+        if future.job is not None and not future.job.prints:
             future.job.task_said(future.index, notes)
             return
         for note in notes:
-            if isinstance(note, Display):  # a single submit has no place for pictures
+            if not isinstance(note, Display):
+                continue
+            if self.present_display is not None:
+                self.present_display(note)
+            else:
                 self._write(1, f"{note.data.get('text/plain', '')!s}\n")
 
     # ----------------------------------------------------------------------------------------- when the master is gone

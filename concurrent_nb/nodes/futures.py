@@ -152,13 +152,17 @@ class Job:
     """All tasks of one cell: their futures, how far they are, what they write.
 
     Made by `ApplicationNode.start_job`. The futures keep everything that finished, also when the job ended early.
-    Of a `watched` job events and notes gather until they are taken.
+    Of a `watched` job events and notes gather until they are taken. What tasks write and display gathers too, unless
+    the job `prints`: then it comes out of this process at once.
     """
 
-    def __init__(self, job: JobId, name: str, canceller: Canceller, watched: bool = False) -> None:
+    def __init__(
+        self, job: JobId, name: str, canceller: Canceller, watched: bool = False, prints: bool = False
+    ) -> None:
         self.id = job
         self.name = name
         self.watched = watched
+        self.prints = prints
         self.futures: list[TaskFuture] = []
         self.hit: TaskFuture | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture | None = None  #: the first task that failed

@@ -7,12 +7,15 @@ Started by a slave's launcher (workers/processes.py). Everything that a task can
 """
 
 import builtins
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import pickle
 import socket
 import sys
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final
@@ -150,6 +153,14 @@ def _text_of(thing: object) -> str:
         return f"<str() of this {type(thing).__name__} raised {type(error).__name__}>"
 
 
+def _cut(text: str) -> str:
+    """Leave out the middle of a text that is too long: what happened is at its beginning, and where, at its end."""
+    if len(text) <= TEXT_MAX:
+        return text
+    half = TEXT_MAX // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters are left out ...]\n{text[-half:]}"
+
+
 def _one_line(error: BaseException) -> str:
     text = _text_of(error)
     return f"{_class_name(error)}: {text}" if text else _class_name(error)
@@ -167,7 +178,7 @@ def _traceback_of(error: BaseException) -> str:
     """Format as Python does, beginning with the task's own lines."""
     try:
         lines = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))
-        return "".join(lines)[-TEXT_MAX:]
+        return _cut("".join(lines))
     except BaseException as broken:  # noqa: BLE001  (user code formats exceptions; the text says what it raised)
         return f"{_class_name(error)}: <formatting the traceback raised {type(broken).__name__}>\n"
 
@@ -190,6 +201,26 @@ def _pickled(error: BaseException) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------- the process
+
+
+class _Displays(importlib.abc.MetaPathFinder):
+    """Give IPython's `display` to tasks that import it: theirs comes to the cell that waits for them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != "IPython.core.display_functions":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_replace(module: types.ModuleType) -> None:
+                execute(module)
+                module.display = notes.display  # type: ignore[attr-defined]
+
+            spec.loader.exec_module = execute_and_replace  # type: ignore[method-assign]
+        return spec
 
 
 def work(ends: WorkerEnds) -> None:
@@ -216,6 +247,7 @@ def main(option: str, fds: str) -> None:
     # A notebook's processes have its backend, which tasks cannot use. By name, because it needs matplotlib.
     os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.figures"
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it
+    sys.meta_path.insert(0, _Displays())
     if option == "--template":
         ends = Template(socket.socket(fileno=int(fds))).serve()
     else:

@@ -9,6 +9,7 @@ frames.
 import functools
 import os
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -29,7 +30,7 @@ from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import line_for
 from concurrent_nb.notebook.results import captured_text, value_of
 from concurrent_nb.notebook.session import Session
-from concurrent_nb.notebook.tracebacks import present, show_plainly, syntax_error, task_error
+from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
 from concurrent_nb.notebook.watch import Watch, interrupts_noted
 from concurrent_nb.shipping.capture import LIMIT_BYTES
 from concurrent_nb.shipping.cellcode import parse_for
@@ -52,6 +53,9 @@ def _errors_plainly(method: _Method) -> _Method:
         try:
             return method(*args)
         except ConcurrentError as error:
+            show_plainly(error)
+            raise
+        except KeyboardInterrupt as error:
             show_plainly(error)
             raise
 
@@ -187,6 +191,14 @@ class ConcurrentMagics(Magics):
             if error.filename == filename:
                 raise syntax_error(error) from error
             raise
+        except ConcurrentError:
+            raise
+        except Exception as error:  # raised by the iterable of --for
+            show_as(error, trim("".join(traceback.format_exception(error)), self._namer).rstrip().split("\n"))
+            raise
+
+    def _namer(self, filename: str) -> tuple[str, str] | None:
+        return self._shell().compile.format_code_name(filename)
 
     def _number(self) -> int:
         """Give the number of the running cell. (In some versions `execution_count` is ahead of it by one.)"""
@@ -197,10 +209,11 @@ class ConcurrentMagics(Magics):
         printer = Printer(tagged=len(task.calls) > 1)
         # A loop over nothing needs no cluster.
         here = chosen.local or not task.calls
+        live = self._is_live() and bool(task.calls)
         names = parse_for(chosen.loop).targets if chosen.loop is not None else ()
         view = choice.view_of(chosen.view, chosen.size, task.calls, names)
-        start = self._starter_here(task, chosen, printer) if here else self._starter_there(task, chosen)
-        place = choice.announce(len(task.calls)) if self._is_live() else None
+        start = self._starter_here(task, chosen, printer, live) if here else self._starter_there(task, chosen, live)
+        place = choice.announce(len(task.calls)) if live else None
         started = monotonic()
         with interrupts_noted() as interrupted:
             job = start()
@@ -211,7 +224,7 @@ class ConcurrentMagics(Magics):
                 job.cancel()
                 raise KeyboardInterrupt
             if job.watched:
-                choice.follow(job, shell, view, started, place)
+                choice.follow(job, shell, view, started, printer, place)
             return self._bind(chosen.out, job, shown=chosen.out is None)
         where = "in this process" if here else None
         line = choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
@@ -226,7 +239,7 @@ class ConcurrentMagics(Magics):
         shown = task.has_value and not nothing and not (chosen.view and chosen.out)
         return self._bind(chosen.out, value, shown)
 
-    def _starter_here(self, task: CellTask, chosen: Any, printer: Printer) -> Callable[[], Job]:
+    def _starter_here(self, task: CellTask, chosen: Any, printer: Printer, live: bool) -> Callable[[], Job]:
         if chosen.timeout is not None:
             print("(--timeout has no effect with --local)")
         return lambda: LocalJob(
@@ -236,10 +249,10 @@ class ConcurrentMagics(Magics):
             name=self._job_name(chosen),
             stop_on_error=chosen.on_error == "stop",
             retries=chosen.retries,
-            watched=self._is_live(),
+            watched=live,
         )
 
-    def _starter_there(self, task: CellTask, chosen: Any) -> Callable[[], Job]:
+    def _starter_there(self, task: CellTask, chosen: Any, live: bool) -> Callable[[], Job]:
         app, notice = self.session.application()
         if notice is not None:
             print(notice)
@@ -254,7 +267,8 @@ class ConcurrentMagics(Magics):
                     stop_on_error=chosen.on_error == "stop",
                     timeout_s=chosen.timeout,
                     retries=chosen.retries,
-                    watched=self._is_live(),
+                    watched=live,
+                    prints=chosen.no_block and not live,  # nobody waits who could show it
                 )
             except MasterLost:
                 self.session.lost()

@@ -13,6 +13,7 @@ from IPython.display import display
 
 from concurrent_nb import Job
 from concurrent_nb.api import OutputPiece, Shown
+from concurrent_nb.shipping.notes import Display
 
 #: a line of one task that grows longer than this is shown in pieces
 LINE_CHARACTERS: Final = 8192
@@ -49,6 +50,11 @@ def _split_unfinished(text: str) -> tuple[str, str]:
     return text[: found.start()], found[0]
 
 
+def show(shown: Display) -> None:
+    """Show what a task has displayed, in the cell that runs or was run last."""
+    display(shown.data, metadata=shown.metadata, raw=True)  # type: ignore[no-untyped-call]
+
+
 class Printer:
     """Show what tasks print.
 
@@ -83,7 +89,7 @@ class Printer:
         self.finish([shown.index])
         if self._tagged:
             self._write(1, f"[{shown.index}]\n")
-        display(shown.display.data, metadata=shown.display.metadata, raw=True)  # type: ignore[no-untyped-call]
+        show(shown.display)
 
     def show(self, pieces: Iterable[tuple[int, int, str]]) -> None:
         """Show pieces of (task, stream, text), in order."""

@@ -46,9 +46,9 @@ def show_as(error: BaseException, lines: list[str]) -> None:
 
 
 def show_plainly(error: BaseException) -> None:
-    """Let IPython show an error of ours as one paragraph: what is wrong is in the cell, not in our code."""
+    """Let IPython show an error as one paragraph: what is wrong is in the cell, not in our code."""
     if not hasattr(error, "_render_traceback_"):
-        show_as(error, [f"{type(error).__name__}: {error}"])
+        show_as(error, [f"{type(error).__name__}: {error}".removesuffix(": ")])
 
 
 def task_error(future: TaskFuture, total: int, namer: CellNamer = lambda _: None) -> BaseException:

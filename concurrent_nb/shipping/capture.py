@@ -6,7 +6,6 @@ each task gets a copy of its own, so that only the latter is unpickled for each 
 
 import builtins
 import difflib
-import linecache
 import pickle
 import sys
 import types
@@ -16,9 +15,10 @@ from typing import Any, Final
 
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.references import is_fixed, is_importable, references
+from concurrent_nb.shipping.references import is_fixed, is_importable
 from concurrent_nb.shipping.refusals import describe_failure, find_refused, refusal
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
+from concurrent_nb.shipping.sources import sources_of, unwrapped
 
 #: what all captured names together may take
 LIMIT_BYTES: Final = 256 << 20
@@ -161,7 +161,7 @@ def capture(
         fresh=own,
         kept=tuple(once),
         once=for_workers,
-        sources=_sources(found.values()),
+        sources=sources_of(found.values()),
     )
 
 
@@ -202,15 +202,9 @@ def _kind(value: Any) -> str:
         return "module"
     if isinstance(value, type):
         return "class"
-    if isinstance(_unwrapped(value), (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+    if isinstance(unwrapped(value), (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
         return "function"
     return "array" if _is_plain_array(value) else "value"
-
-
-def _unwrapped(value: Any) -> Any:
-    """Give the function in a task function, or in another object that wraps one as functools does."""
-    inner = getattr(value, "__wrapped__", None) if not isinstance(value, type) else None
-    return inner if isinstance(inner, types.FunctionType) else value
 
 
 def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes, list[memoryview]]:
@@ -249,22 +243,3 @@ def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable
         for name in sorted(sys.modules):
             if name.startswith(prefix) and set(name[len(prefix) :].split(".")) <= set(attributes):
                 yield name
-
-
-def _sources(values: Iterable[Any]) -> dict[str, str]:
-    """Give the sources of the notebook's cells in which the functions and classes among `values` were defined."""
-    sources: dict[str, str] = {}
-    todo = list(values)
-    seen: set[int] = set()
-    while todo and len(seen) < 1000:
-        value = _unwrapped(todo.pop())
-        if id(value) in seen or not isinstance(value, (types.FunctionType, type, types.MethodType)):
-            continue
-        seen.add(id(value))
-        if isinstance(value, types.FunctionType) and not is_importable(value):
-            filename = value.__code__.co_filename
-            entry = linecache.cache.get(filename)
-            if entry is not None and len(entry) == 4 and entry[1] is None:
-                sources[filename] = "".join(entry[2])
-        todo += [part for _, _, part in references(value)]
-    return sources

@@ -228,8 +228,12 @@ class ForClause:
     def calls(self, namespace: Mapping[str, Any], most: int = MOST_CALLS) -> list[tuple[Any, ...]]:
         """Evaluate it in the notebook; give the tasks' arguments. Raises what it raises, and TooLarge."""
         # A comprehension sees the names of an exec's globals only.
-        produced: Iterator[tuple[Any, ...]] = eval(self.code, dict(namespace))
-        calls = list(itertools.islice(produced, most + 1))
+        try:
+            produced: Iterator[tuple[Any, ...]] = eval(self.code, dict(namespace))
+            calls = list(itertools.islice(produced, most + 1))
+        except Exception as error:
+            error.add_note(f'this came from --for "{self.text}"')
+            raise
         if len(calls) > most:
             raise TooLarge(f'--for "{self.text}" gives more than {most:,} tasks: let each task do more of the work')
         return calls

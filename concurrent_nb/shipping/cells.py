@@ -34,6 +34,7 @@ from concurrent_nb.shipping.cellcode import (
     parse_until,
 )
 from concurrent_nb.shipping.names import Names
+from concurrent_nb.shipping.sources import lines_entry
 
 _READ_ONLY = "the arrays of the notebook are shared by all tasks and read-only: change a copy, as in `a = a.copy()`"
 
@@ -169,7 +170,7 @@ class CellFunction:
         self._captured = captured
         self._sources = sources
         self._shared: dict[str, Any] | None = None
-        self._lines = {name: _linecache_entry(name, text) for name, text in sources.items()}
+        self._lines = {name: lines_entry(name, text) for name, text in sources.items()}
 
     def __call__(self, *values: Any) -> Any:
         """Run the cell with the values of the names of --for."""
@@ -243,7 +244,3 @@ def _load_cell(
     function = CellFunction(name, marshal.loads(code), condition, assigned, captured, sources)
     function.load()
     return function
-
-
-def _linecache_entry(filename: str, text: str) -> tuple[int, None, list[str], str]:
-    return len(text), None, [f"{line}\n" for line in text.splitlines()], filename

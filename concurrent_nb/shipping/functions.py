@@ -11,7 +11,7 @@ Never loads a pickle, never calls a function.
 import pickle
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from concurrent_nb.shipping.references import (
     never_changes,
 )
 from concurrent_nb.shipping.refusals import describe_failure, find_refused
+from concurrent_nb.shipping.sources import keep_lines, sources_of
 
 #: functions of each sort that are kept, the last ones
 KEPT: Final = 512
@@ -162,8 +163,9 @@ class Functions:
 def _pickle_by_value(fn: Callable[..., Any]) -> PickledFunction:
     if (culprit := find_refused(fn)) is not None:
         raise NotPicklable(f"{culprit.text(name_of(fn))}: {culprit.advice}")
+    sources = sources_of([fn])
     try:
-        body, buffers = pickles.dumps(fn)
+        body, buffers = pickles.dumps(Sourced(fn, sources) if sources else fn)
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(fn), fn, error)) from error
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is a snapshot.
@@ -173,6 +175,25 @@ def _pickle_by_value(fn: Callable[..., Any]) -> PickledFunction:
 def _finish(fn: Callable[..., Any], body: bytes, buffers: Sequence[bytes]) -> PickledFunction:
     named = b"".join((body, *buffers)) if buffers else body
     return PickledFunction(digest_of(named), body, buffers, name_of(fn))
+
+
+class Sourced:
+    """A function on its way with the lines of the notebook that it was made from, so that tracebacks can show them.
+
+    Unpickled it is the function itself.
+    """
+
+    def __init__(self, function: Callable[..., Any], sources: Mapping[str, str]) -> None:
+        self._function = function
+        self._sources = sources
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_sourced, (self._function, dict(self._sources))
+
+
+def _load_sourced(function: Callable[..., Any], sources: Mapping[str, str]) -> Callable[..., Any]:
+    keep_lines(sources)
+    return function
 
 
 def name_of(fn: Callable[..., Any]) -> str:

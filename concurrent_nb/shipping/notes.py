@@ -151,9 +151,13 @@ def report(fraction: float | None = None, text: str = "") -> None:
     Raises ValueError for another fraction.
     """
     if fraction is not None:
-        fraction = float(fraction)
+        given = fraction
+        try:
+            fraction = float(given)
+        except (TypeError, ValueError, OverflowError):
+            fraction = math.nan
         if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"report() takes a fraction from 0 to 1, not {fraction}")
+            raise ValueError(f"report() takes a fraction from 0 to 1, not {given!r:.100}")
     if SINK.is_open:
         SINK.put_report(Report(fraction, str(text)[:TEXT_MAX]))
 
@@ -170,11 +174,12 @@ def publish(value: Any) -> None:
         SINK.put(_Published(body, [bytes(buffer) for buffer in buffers]))
 
 
-def display(*things: Any) -> None:
+def display(*things: Any, raw: bool = False, **_: Any) -> None:
     """Show things in the cell of whoever waits for this task, as IPython's `display` does.
 
     Takes what knows its own pictures (`_repr_html_`, `_repr_png_`, `_repr_mimebundle_`, ...) and matplotlib's figures;
-    anything else is shown as text. Outside of a task it is IPython's own, or prints.
+    anything else is shown as text. Outside of a task it is IPython's own, or prints. Of IPython's options it knows
+    `raw` (things are data by MIME type already); what is shown cannot be updated.
 
     Raises TooLarge when the task's notes take more than 16 MiB.
     """
@@ -182,7 +187,12 @@ def display(*things: Any) -> None:
         _display_here(*things)
         return
     for thing in things:
-        SINK.put(Display(*mime_bundle(thing)))
+        if raw and isinstance(thing, Mapping):
+            data: dict[str, str] = {}
+            _take(dict(thing), None, data, {})
+            SINK.put(Display(data))
+        else:
+            SINK.put(Display(*mime_bundle(thing)))
 
 
 def _display_here(*things: Any) -> None:

@@ -99,6 +99,7 @@ class Serving:
         self._sending = threading.Lock()  # a task's threads may send notes
         self._holds_back = False  # a signal may not cut a record short: it is noted, and obeyed after it
         self._held_back = False
+        self._strangers: frozenset[threading.Thread] = frozenset()  # threads that former tasks have left
         self._is_fork = False
         self._interrupted = 0  # ticket of the task that a signal has interrupted
         self._streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
@@ -169,6 +170,8 @@ class Serving:
 
     def _run(self, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
         page = self._page
+        if threading.active_count() > 1 or self._strangers:
+            self._strangers = frozenset(threading.enumerate()) - {threading.main_thread()}
         started_at = time.monotonic()
         page.begin(ticket, started_at)
         status, answer, answer_buffers = self._attempt(ticket, function, body, buffers)
@@ -238,10 +241,11 @@ class Serving:
     def send_note(self, data: bytes) -> None:
         """Send the next bytes of stream 3 of the task that runs. For the task, any thread of it.
 
-        What comes when no task runs, or from a process that the task has forked, is dropped.
+        What comes when no task runs, from a thread that a former task has left, or from a process that the task has
+        forked, is dropped.
         """
         ticket = self._page.ticket
-        if not ticket or self._is_fork:
+        if not ticket or self._is_fork or threading.current_thread() in self._strangers:
             return
         records = [
             pack(encode(Note(ticket, data[at : at + NOTE_BYTES_MAX]))) for at in range(0, len(data), NOTE_BYTES_MAX)

@@ -89,6 +89,11 @@ class Notebook:
             content = self._next(cell)["content"]
             seen += content.get("text", "") + content.get("data", {}).get("text/plain", "")
 
+    def wait_for_text(self, lines: set[str], seen: str) -> None:
+        """Wait until these lines have been printed, by whatever cell; `seen` has been printed already."""
+        while not lines <= set(seen.split("\n")):
+            seen += self.client.get_iopub_msg(timeout=PATIENCE_S)["content"].get("text", "")
+
     def _next(self, cell: str) -> dict[str, Any]:
         while True:
             try:
@@ -218,6 +223,84 @@ def test_a_cell_of_functions_makes_task_functions(notebook: Notebook) -> None:
         assert answer.error == "ZeroDivisionError"
         assert "return b // (b > a)" in answer.traceback
         assert "Cell In[" in answer.traceback
+
+
+def test_task_functions_show_what_their_tasks_write(notebook: Notebook) -> None:
+    notebook.run(
+        "%%concurrent_task\n"
+        "def loud(n):\n"
+        "    from IPython.display import HTML, display\n"
+        "    print('loud', n, flush=True)\n"
+        "    display(HTML(f'<u>{n}</u>'))\n"
+        "    return n"
+    )
+    answer = notebook.run("import time\nloud.submit(1).result(), loud.map([2, 3]).results()")
+    assert answer.value == "(1, [2, 3])"
+    assert sorted(answer.text.split("\n")) == ["", "loud 1", "loud 2", "loud 3"]
+    assert sorted(data["text/html"] for data in answer.shown) == ["<u>1</u>", "<u>2</u>", "<u>3</u>"]
+
+
+def test_jobs_of_task_functions_can_be_stopped(notebook: Notebook) -> None:
+    notebook.run("%%concurrent_task\ndef slow(n):\n    import time\n    time.sleep(1000)")
+    cell = notebook.start(
+        "print('begun', flush=True)\nfuture = slow.submit(0)\njob = slow.map(range(3))\njob.results()"
+    )
+    notebook.wait_for(cell, "begun")
+    notebook.interrupt()
+    assert notebook.finish(cell).error == "KeyboardInterrupt"
+    assert "slow: running, 3 tasks" in notebook.run("%concurrent jobs").text
+    assert notebook.run("%concurrent cancel").text == "cancelled slow, 1 submitted task\n"
+    assert notebook.run("job.wait(30), future.cancelled() or future.exception(30) is not None").value == "(True, True)"
+    assert notebook.run("slow.__name__").value == "'slow'"
+
+
+def test_without_waiting_output_comes_too(notebook: Notebook) -> None:
+    answer = notebook.run(
+        '%%concurrent_task --no-block --for "n in range(2)"\nprint("silent?", n)\ndisplay(n)\nimport time; time.sleep(0.5)'
+    )
+    assert answer.error is None
+    notebook.wait_for_text({"[0] silent? 0", "[1] silent? 1"}, answer.text)
+    assert notebook.run("_job.wait(30)").value == "True"
+
+
+def test_a_loop_over_nothing_has_a_value(notebook: Notebook) -> None:
+    for view in ("", "--view image", "--view search", "--view table", "--view image --size 3x3"):
+        answer = notebook.run(f'%%concurrent_task --for "n in []" {view} --out nothing\nn')
+        assert answer.error is None, answer.traceback
+        assert notebook.run("nothing").value == "[]"
+
+
+def test_what_the_loop_raises_ends_in_the_loop(notebook: Notebook) -> None:
+    answer = notebook.run('%%concurrent_task --for "n in 1 // 0"\nn')
+    assert answer.error == "ZeroDivisionError"
+    assert "concurrent_nb" not in answer.traceback
+    assert 'this came from --for "n in 1 // 0"' in answer.traceback
+
+
+def test_a_task_cannot_start_a_cluster(notebook: Notebook) -> None:
+    answer = notebook.run("%%concurrent_task\nimport concurrent_nb\nconcurrent_nb.task(abs).submit(-1).result()")
+    assert answer.error == "ConfigurationError"
+    assert "a task cannot submit tasks" in answer.message
+
+
+def test_a_long_message_hides_no_line(notebook: Notebook) -> None:
+    answer = notebook.run("%%concurrent_task\nraise ValueError('start' + 'A' * 200_000 + 'end')")
+    assert "raise ValueError('start'" in answer.traceback
+    assert "characters are left out" in answer.traceback
+
+
+def test_a_thread_that_is_left_cannot_speak_for_another_task(notebook: Notebook) -> None:
+    notebook.run(
+        '%%concurrent_task --for "n in range(4)"\n'
+        "import threading, time\n"
+        "def late():\n"
+        "    time.sleep(0.5)\n"
+        "    display('late')\n"
+        "threading.Thread(target=late).start()"
+    )
+    answer = notebook.run('%%concurrent_task --for "n in range(4)"\nimport time; time.sleep(0.6); display("mine")')
+    assert [data["text/plain"] for data in answer.shown if "late" in data["text/plain"]] == []
+    assert sum("mine" in data["text/plain"] for data in answer.shown) == 4
 
 
 def test_what_is_sent_along_is_shown(notebook: Notebook) -> None:

@@ -17,6 +17,7 @@ from concurrent_nb.notebook.live.story import Story
 from concurrent_nb.notebook.live.text import value_text
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
 from concurrent_nb.notebook.local import LocalJob
+from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import Line, progress_text
 from concurrent_nb.notebook.results import summary
 from concurrent_nb.notebook.tracebacks import text_of
@@ -82,13 +83,18 @@ def line(
 
 
 def follow(
-    job: Job, shell: InteractiveShell, view: View | None, started: float, place: DisplayHandle | None = None
+    job: Job,
+    shell: InteractiveShell,
+    view: View | None,
+    started: float,
+    printer: Printer,
+    place: DisplayHandle | None = None,
 ) -> None:
-    """Show a watched job that nobody waits for."""
+    """Show a watched job that nobody waits for, and what its tasks write and display."""
     from concurrent_nb.notebook.live.line import LiveLine  # the same
 
     live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
-    live.follow(progress_text(job.counts(), 0.0), lambda: summary(job, monotonic() - started))
+    live.follow(progress_text(job.counts(), 0.0), lambda: summary(job, monotonic() - started), printer)
 
 
 def _story(job: Job, shell: InteractiveShell, view: View | None, started: float) -> Story:

@@ -22,6 +22,7 @@ from concurrent_nb.notebook.live.snapshot import snapshot
 from concurrent_nb.notebook.live.story import Story
 from concurrent_nb.notebook.live.views import ImageView
 from concurrent_nb.notebook.live.widget import JobWidget
+from concurrent_nb.notebook.output import Printer
 
 #: the thread has this long to finish what it does
 JOIN_S: Final = 2.0
@@ -83,11 +84,11 @@ class LiveLine:
         if self._broken is not None:
             warnings.warn(f"the live view has failed: {self._broken!r}", RuntimeWarning, stacklevel=2)
 
-    def follow(self, text: str, ending: Callable[[], str]) -> None:
-        """Show a job that nobody waits for; `ending` gives its summary when it has ended."""
+    def follow(self, text: str, ending: Callable[[], str], printer: Printer) -> None:
+        """Show a job that nobody waits for, and what its tasks write; `ending` gives its summary when it has ended."""
         self._open(text)
         self._thread = threading.Thread(
-            target=self._follow, args=(ending,), name="concurrent_nb live view", daemon=True
+            target=self._follow, args=(ending, printer), name="concurrent_nb live view", daemon=True
         )
         self._thread.start()
 
@@ -99,7 +100,7 @@ class LiveLine:
             self._look()
             self._send()
 
-    def _follow(self, ending: Callable[[], str]) -> None:
+    def _follow(self, ending: Callable[[], str], printer: Printer) -> None:
         # A kernel that goes down does not wait for the job, but the thread must be gone before Python is.
         atexit.register(self._leave)
         try:
@@ -107,7 +108,10 @@ class LiveLine:
             while not self._over.wait(TICK_S) and not self._job.wait(0):
                 self._look()
                 self._send()
+                printer.take(self._job)
             if not self._over.is_set():
+                printer.take(self._job)
+                printer.flush()
                 self._look()
                 self._replace(ending())
         except Exception:  # noqa: BLE001  (there is nobody to tell: the cell has ended long ago)

@@ -1,28 +1,172 @@
-"""What TAB offers after a magic's name."""
+"""What TAB offers in a magic's line, and where it leaves IPython alone."""
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from concurrent_nb.notebook.completion import candidates
+from concurrent_nb.errors import MasterUnreachable
+from concurrent_nb.notebook import completion, magics
+from concurrent_nb.notebook.completion import Offer, SlaveNames, offer_in_cell
+from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.magics import ConcurrentMagics
+from concurrent_nb.notebook.session import Session
+
+PARSERS = {
+    "%concurrent": cast(Any, ConcurrentMagics.concurrent).parser,
+    "%%concurrent_task": cast(Any, ConcurrentMagics.concurrent_task).parser,
+    "%%cython_task": cast(Any, CythonMagics.cython_task).parser,
+}
+KNOWN = {
+    "--out": lambda: ["alpha", "beta"],
+    "--shared": lambda: ["alpha", "beta"],
+    "kernel": lambda: ["host-1", "other"],
+    "cancel": lambda: ["In[3]", "long search"],
+}
 
 
-def offered(magic: object, line: str, symbol: str) -> list[str]:
-    return candidates(magic.parser, line, symbol)  # type: ignore[attr-defined]
+def offered(cell: str) -> Offer | None:
+    """Press TAB at the bar."""
+    before, _, after = cell.partition("|")
+    *above, line = before.split("\n")
+    return offer_in_cell(PARSERS, before + after, len(above), len(line), KNOWN)
+
+
+def names(cell: str) -> list[str]:
+    found = offered(cell)
+    assert found is not None
+    return found.names
+
+
+@pytest.mark.parametrize(
+    ("cell", "fragment", "expected"),
+    [
+        ("%%concurrent_task --fo|", "--fo", ["--for"]),
+        ("%%concurrent_task --for x --on|", "--on", ["--on-error"]),
+        ("\n  %%concurrent_task --fo|\nx", "--fo", ["--for"]),
+        ("%%concurrent_task --frob|", "--frob", []),
+        ("%%concurrent_task frob|", "frob", []),
+        ("%%concurrent_task --on-error |", "", ["stop", "keep"]),
+        ("%%concurrent_task --on-error k|", "k", ["keep"]),
+        ("%%concurrent_task --view |", "", ["image", "search", "table"]),
+        ("%%concurrent_task --view=s|", "s", ["search"]),
+        ("%%concurrent_task --out |\nalpha", "", ["alpha", "beta"]),
+        ('%%concurrent_task --for "n in range(3)" --shared be|', "be", ["beta"]),
+        ("%%concurrent_task --retries |", "", []),
+        ("%%concurrent_task --out --|", "--", []),
+        ("%%cython_task |", "", ["--openmp", "--annotate", "--flags", "--name"]),
+        ("%%cython_task --flags -O|", "-O", []),
+        ("%concurrent st|", "st", ["start", "stop", "status"]),
+        ("%concurrent start --|", "--", ["--workers", "--name"]),
+        ("%concurrent start |", "", ["--workers", "--name"]),
+        ("%concurrent start --workers 2 --|", "--", ["--name"]),
+        ("%concurrent status |", "", []),
+        ("%concurrent status --|", "--", []),
+        ("%concurrent kernel |", "", ["host-1", "other"]),
+        ("%concurrent kernel o|", "o", ["other"]),
+        ("%concurrent kernel other |", "", []),
+        ("%concurrent cancel |", "", ["In[3]", "'long search'"]),
+        ("%concurrent cancel In[|", "In[", ["In[3]"]),
+        ("x = 1\n  %concurrent sta|\ny = 2", "sta", ["start", "status"]),
+        ("%%time\n%concurrent sta|", "sta", ["start", "status"]),
+    ],
+)
+def test_what_fits_and_nothing_else(cell: str, fragment: str, expected: list[str]) -> None:
+    assert offered(cell) == Offer(fragment, expected)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '%%concurrent_task --for "n in ra|',
+        '%%concurrent_task --for "n in ra|" --out x',
+        "%%concurrent_task --until 'res|",
+        '%%concurrent_task --for "n in x"|',
+        "%%concurrent_task --out x\nalp|",
+        "%%concurrent_task --out x\n%concurrent st|",
+        "%%concurrent_ta|",
+        "%concurrent|",
+        "x = 1\n%%concurrent_task --fo|",
+        "%%time --fo|",
+        "%timeit st|",
+        "alp|",
+        "|",
+    ],
+)
+def test_what_is_ipython_s(cell: str) -> None:
+    assert offered(cell) is None
 
 
 def test_options_that_are_not_there_yet() -> None:
-    found = offered(ConcurrentMagics.concurrent_task, "%%concurrent_task --for x --", "--")
-    assert {"--until", "--out", "--shared", "--view"} <= set(found)
-    assert "--for" not in found
+    found = names("%%concurrent_task --for x --shared a --view=table --| --out y")
+    assert found[0] == "--until"
+    assert {"--until", "--shared", "--name"} <= {*found}
+    assert not {"--for", "--view", "--out"} & {*found}
 
 
-@pytest.mark.parametrize("symbol", ["", "k"])
-def test_values_of_an_option_that_has_a_few(symbol: str) -> None:
-    line = f"%%concurrent_task --on-error {symbol}"
-    assert offered(ConcurrentMagics.concurrent_task, line, symbol) == ["stop", "keep"]
+def test_every_command_is_offered_and_no_option_before_there_is_one() -> None:
+    assert names("%concurrent |") == [*magics._COMMANDS]
 
 
-def test_commands_come_first_and_once() -> None:
-    found = offered(ConcurrentMagics.concurrent, "%concurrent s", "s")
-    assert found[:3] == ["start", "connect", "stop"]
-    assert "start" not in offered(ConcurrentMagics.concurrent, "%concurrent start --", "--")
+def test_the_command_that_takes_a_file_leaves_it_to_ipython() -> None:
+    assert offered("%concurrent connect clu|") == Offer("clu", [], files=True)
+
+
+def test_options_are_offered_to_the_commands_that_take_them() -> None:
+    options = {action.dest for action in PARSERS["%concurrent"]._actions if action.option_strings}
+    assert {magics._TAKERS[option] for option in options} == completion.COMMANDS_WITH_OPTIONS
+
+
+class Master:
+    """Answers when it is let."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.asked = 0
+        self.error: Exception | None = None
+
+    def status(self) -> dict[str, Any]:
+        self.asked += 1
+        self.free.wait()
+        if self.error is not None:
+            raise self.error
+        return {"slaves": [{"name": "one"}, {"name": "two"}]}
+
+
+@pytest.fixture
+def master() -> Iterator[Master]:
+    master = Master()
+    yield master
+    master.free.set()
+
+
+def session_of(app: object) -> Session:
+    return cast(Session, SimpleNamespace(_app=app))
+
+
+def test_the_names_of_slaves(master: Master) -> None:
+    master.free.set()
+    assert SlaveNames(session_of(master), moment_s=60)() == ["one", "two"]
+
+
+def test_no_cluster_has_no_slaves_and_none_is_started() -> None:
+    session = Session()
+    assert SlaveNames(session)() == []
+    assert session.stop() == "there is no cluster to stop"
+
+
+def test_a_slow_master_is_asked_once_and_not_awaited(master: Master) -> None:
+    ask = SlaveNames(session_of(master), moment_s=0.001)
+    assert ask() == ask() == []
+    assert master.asked == 1
+    master.free.set()
+    ask._moment_s = 60
+    assert ask() == ["one", "two"]
+
+
+def test_a_master_that_is_gone_has_no_slaves(master: Master) -> None:
+    master.error = MasterUnreachable("gone")
+    master.free.set()
+    assert SlaveNames(session_of(master), moment_s=60)() == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import concurrent_nb
-from concurrent_nb.errors import ClusterNotFound, ConfigurationError
+from concurrent_nb.errors import ClusterNotFound, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.kernels import KernelFile
 from concurrent_nb.notebook import session as session_module
 from concurrent_nb.notebook.session import Session
@@ -18,11 +18,18 @@ from concurrent_nb.transport import connection_file
 class FakeApplication:
     """An application that can be asked and left."""
 
+    is_gone = False  #: its cluster
+
     def status(self) -> dict[str, Any]:
+        if self.is_gone:
+            raise MasterUnreachable("no master answers")
         return {"slaves": [], "tasks": {}}
 
     def present_errors(self, present: object) -> None:
         """Take how errors are shown."""
+
+    def present_displays(self, present: object) -> None:
+        pass
 
     def close(self) -> None:
         """Leave."""
@@ -45,6 +52,40 @@ def test_what_is_needed_is_looked_for_at_home(session: Session) -> None:
 
 def test_status_looks_at_home_as_well(session: Session) -> None:
     assert session.status().startswith("cluster lab\n")
+
+
+REMEDY = "%concurrent stop, then %concurrent start or %concurrent connect NAME"
+
+
+def test_what_to_do_is_said_when_a_cluster_of_another_owner_has_ended(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app, _ = session.application()
+    session.lost()
+    assert capsys.readouterr().out == "", "it was a task's own error: the master is there"
+    assert session.application()[0] is app
+    monkeypatch.setattr(FakeApplication, "is_gone", True)
+    for ask in (session.status, session.slaves):
+        with pytest.raises(MasterLost) as caught:
+            ask()
+        assert str(caught.value) == f"cluster lab has ended, or does not answer any more: {REMEDY}"
+    session.lost()
+    session.lost()
+    assert capsys.readouterr().out == f"cluster lab has ended, or does not answer any more: {REMEDY}\n"
+    for use in (session.application, session.application_for_functions):
+        with pytest.raises(MasterLost, match="%concurrent stop, then"):
+            use()
+    assert session.stop() == "left cluster lab, which has ended, or does not answer"
+    monkeypatch.undo()
+    monkeypatch.setattr(concurrent_nb, "connect", lambda *where, **options: FakeApplication())
+    assert session.application()[1] == "connected to cluster lab (%concurrent stop leaves it)"
+    assert session.stop() == "left cluster lab, which runs on"
+
+
+def test_a_cluster_that_ended_unseen_is_not_said_to_run_on(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    session.application()
+    monkeypatch.setattr(FakeApplication, "is_gone", True)
+    assert session.stop() == "left cluster lab, which has ended, or does not answer"
 
 
 def test_a_cluster_that_is_on_its_way_is_waited_for(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

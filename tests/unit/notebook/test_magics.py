@@ -50,12 +50,19 @@ class FakeApplication:
         if self.lost:
             raise MasterLost("the master is gone")
         self.started.append((calls, {"until": until, "timeout_s": timeout_s, **rest}))
+        del rest["prints"]
         job = LocalJob(function, calls, Printer(len(calls) > 1), **rest)
         job.slaves = {"here"}
         return job
 
     def present_errors(self, presenter: Any) -> None:
         self.presenter = presenter
+
+    def present_displays(self, presenter: Any) -> None:
+        self.display = presenter
+
+    def cancel_submits(self) -> int:
+        return 0
 
     def status(self) -> dict[str, Any]:
         slave = {"name": "one", "slots": 2, "done": 5, "in_flight": 0, "state": "active"}
@@ -192,6 +199,7 @@ def test_options_reach_the_job(notebook: Notebook) -> None:
         "stop_on_error": False,
         "retries": 3,
         "watched": False,
+        "prints": False,
     }
     notebook.task("", "1")
     number = notebook.shell.displayhook.prompt_count
@@ -412,10 +420,14 @@ def test_a_start_that_fails_leaves_nothing(notebook: Notebook, monkeypatch: pyte
 
 
 def test_unloading_takes_the_magics_away(notebook: Notebook) -> None:
+    matchers = notebook.shell.Completer.custom_matchers
+    before = len(matchers)
     notebook.task("", "1")
     notebook.run("%unload_ext concurrent_nb")
     assert not notebook.clusters[0].running
     assert "concurrent_task" not in notebook.shell.magics_manager.magics["cell"]
+    assert len(matchers) == before - 1
     notebook.run("%load_ext concurrent_nb")
     notebook.run("%reload_ext concurrent_nb")
+    assert len(matchers) == before
     assert notebook.task("", "3") == 3

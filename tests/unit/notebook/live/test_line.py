@@ -11,6 +11,7 @@ from concurrent_nb.api import TaskEvent
 from concurrent_nb.notebook.live import choice, line
 from concurrent_nb.notebook.live.line import LiveLine
 from concurrent_nb.notebook.live.views import TableView, View
+from concurrent_nb.notebook.output import Printer
 from tests.stories import MadeUp
 
 
@@ -111,7 +112,7 @@ def test_a_view_that_fails_says_so_and_the_summary_is_shown(page: Page) -> None:
 
 def test_a_job_that_nobody_waits_for_ends_by_itself(page: Page) -> None:
     it, live = made(2)
-    live.follow("[----]", lambda: "done")
+    live.follow("[----]", lambda: "done", Printer(True))
     for future in it.job.futures:
         future.job = it.job
     happens(it, it.end(0, 1), it.end(1, 2))
@@ -124,7 +125,7 @@ def test_a_job_that_nobody_waits_for_ends_by_itself(page: Page) -> None:
 
 def test_a_kernel_that_goes_down_takes_the_thread_along(page: Page) -> None:
     _, live = made(2)
-    live.follow("[----]", lambda: "done")
+    live.follow("[----]", lambda: "done", Printer(True))
     live._leave()
     assert live._thread is not None
     assert not live._thread.is_alive()
