@@ -1,49 +1,237 @@
-"""Completion of the magics' options, as TAB asks for it.
+"""Completion of the magics' lines, as TAB asks for it: options, commands, and values where they are known.
 
-Registered by `extension` for each magic. Knows nothing but the parsers.
+    cell, cursor -> a line of ours? -> offer: what may stand there -> IPython, which then asks nobody else
+
+In quotes, in the body of a cell and in all other lines IPython's own completion is left alone. Nothing is started here.
 """
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import re
+import shlex
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
 
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.interactiveshell import InteractiveShell
 
-Completer = Callable[[Any, Any], list[str]]
+from concurrent_nb.errors import ConcurrentError
+from concurrent_nb.notebook.session import Session
+
+#: what users call our matcher in IPython's configuration, and how it is found again
+MATCHER: Final = "concurrent_nb"
+#: so long TAB waits for the master at most
+MOMENT_S: Final = 0.5
+#: commands of %concurrent that take options
+COMMANDS_WITH_OPTIONS: Final = frozenset({"start"})
+#: commands of %concurrent that take a file, which IPython completes
+_COMMANDS_WITH_FILE: Final = frozenset({"connect"})
+_IPYTHON_FILES: Final = "IPCompleter.file_matcher"
+_MAGIC: Final = re.compile(r"\s*(%%?\w+)(?=\s)")
+
+#: names that a value may have, by option or command; asked for only where they are needed
+Known = Mapping[str, Callable[[], Iterable[str]]]
 
 
-def complete_options(shell: InteractiveShell, name: str, magic: Any) -> None:
-    """Let TAB complete the options of a magic, and their values where there are a few.
+@dataclass(frozen=True)
+class Offer:
+    """What may stand at the cursor."""
+
+    fragment: str  #: what is typed of it
+    names: list[str]
+    files: bool = False  #: or the name of a file
+
+
+def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session: Session) -> None:
+    """Let TAB complete the lines of our magics.
 
     Args:
-        name: with its percent signs.
-        magic: a function that is `documented`.
+        magics: functions that are `documented`, by their names with percent signs.
     """
-    parser: argparse.ArgumentParser = magic.parser
+    parsers = {name: magic.parser for name, magic in magics.items()}
+    variables = _Variables(shell)
+    known: Known = {
+        "--out": variables,
+        "--shared": variables,
+        "kernel": SlaveNames(session),
+        "cancel": lambda: _job_names(session),
+    }
 
-    def completer(_: Any, event: Any) -> list[str]:
-        return candidates(parser, str(event.line), str(event.symbol))
+    @context_matcher(identifier=MATCHER)  # type: ignore[untyped-decorator]
+    def matcher(context: CompletionContext) -> SimpleMatcherResult:
+        found = offer_in_cell(parsers, context.full_text, context.cursor_line, context.cursor_position, known)
+        if found is None:
+            return {"completions": [], "suppress": False}
+        return {
+            "completions": [SimpleCompletion(name) for name in found.names] or _Nothing(),
+            "matched_fragment": found.fragment,
+            "suppress": True,
+            "do_not_suppress": {_IPYTHON_FILES} if found.files else set(),
+            "ordered": True,
+        }
 
-    shell.set_hook("complete_command", completer, str_key=name)  # type: ignore[no-untyped-call]
+    _matchers(shell).append(matcher)
 
 
-def candidates(parser: argparse.ArgumentParser, line: str, symbol: str) -> list[str]:
-    """Give what may stand at the end of a line.
+def leave_magics(shell: InteractiveShell) -> None:
+    """Undo `complete_magics`."""
+    matchers = _matchers(shell)
+    matchers[:] = [matcher for matcher in matchers if getattr(matcher, "matcher_identifier", None) != MATCHER]
+
+
+def offer_in_cell(
+    parsers: Mapping[str, argparse.ArgumentParser], cell: str, row: int, column: int, known: Known
+) -> Offer | None:
+    """Give what may stand at the cursor; None where that is not ours to say.
 
     Args:
-        line: up to the cursor, the magic's name included.
-        symbol: its last word, which is being typed.
+        parsers: by the name of the magic, with percent signs.
+        row, column: the cursor, from 0.
     """
-    before = line[: len(line) - len(symbol)].split()
-    last = before[-1] if len(before) > 1 else ""
-    for action in parser._actions:
-        if last in action.option_strings and action.nargs != 0:
-            return [str(choice) for choice in action.choices or ()]
-    options = [option for action in parser._actions for option in action.option_strings]
-    commands = [
-        str(choice)
-        for action in parser._actions
-        if not action.option_strings and len(before) == 1
-        for choice in action.choices or ()
-    ]
-    return [*commands, *sorted(set(options) - {*before})]
+    lines = cell.split("\n")
+    text, rest = lines[row][:column], lines[row][column:]
+    first = next((at for at, line in enumerate(lines) if line.strip()), 0)
+    if row != first and (head := _MAGIC.match(f"{lines[first]} ")) and head[1].startswith("%%") and head[1] in parsers:
+        return None  # the body
+    magic = _MAGIC.match(text)
+    if magic is None or magic[1] not in parsers or (magic[1].startswith("%%") and row != first):
+        return None
+    return offer(parsers[magic[1]], text[magic.end() :], rest, known)
+
+
+def offer(parser: argparse.ArgumentParser, text: str, rest: str, known: Known) -> Offer | None:
+    """Give what may stand at the cursor in a magic's line; None in quotes.
+
+    Args:
+        text: of the line, from the end of the magic's name to the cursor.
+        rest: of the line.
+    """
+    fragment = "" if not text or text[-1].isspace() else text.split()[-1]
+    try:
+        before = shlex.split(text[: len(text) - len(fragment)])
+    except ValueError:
+        return None
+    if re.search(r"['\"\\]", fragment):
+        return None
+    options = parser._option_string_actions
+    waiting, given = _read(options, before)
+    name, equals, value = fragment.partition("=")
+    if waiting is None and equals and name in options:
+        waiting, fragment = options[name], value
+    if waiting is not None:
+        return _fitting(fragment, _values(waiting, waiting.option_strings[0], known))
+    command = given[0] if given else ""
+    positional = [action for action in parser._actions if not action.option_strings][len(given) :]
+    names = [] if fragment.startswith("-") or not positional else _values(positional[0], command, known)
+    if command in _COMMANDS_WITH_FILE and len(given) == 1:
+        return Offer(fragment, [], files=True)
+    if not names and (not command or command in COMMANDS_WITH_OPTIONS):
+        after = rest.split() if rest[:1].isspace() else rest.split()[1:]
+        there = {word.partition("=")[0] for word in [*before, *after]}
+        names = [
+            option
+            for option, action in options.items()
+            if option not in there or isinstance(action, argparse._AppendAction)
+        ]
+    return _fitting(fragment, names)
+
+
+def _read(options: Mapping[str, argparse.Action], words: Iterable[str]) -> tuple[argparse.Action | None, list[str]]:
+    """Give the option whose value is to follow the words, and those of them that belong to no option."""
+    waiting: argparse.Action | None = None
+    given: list[str] = []
+    for word in words:
+        if waiting is not None:
+            waiting = None
+        elif (action := options.get(word)) is not None:
+            waiting = action if action.nargs != 0 else None
+        elif not word.startswith("-"):
+            given.append(word)
+    return waiting, given
+
+
+def _values(action: argparse.Action, key: str, known: Known) -> list[str]:
+    if action.choices is not None:
+        return [str(choice) for choice in action.choices]
+    return list(known[key]()) if key in known else []
+
+
+def _fitting(fragment: str, names: Iterable[str]) -> Offer:
+    return Offer(fragment, [_as_word(name) for name in names if name.startswith(fragment)])
+
+
+def _as_word(name: str) -> str:
+    return shlex.quote(name) if re.search(r"[\s'\"\\]", name) else name
+
+
+def _matchers(shell: InteractiveShell) -> list[Any]:
+    assert shell.Completer is not None
+    return shell.Completer.custom_matchers
+
+
+class _Nothing(Iterator[SimpleCompletion]):
+    """No completions, and none from others: IPython lets nobody suppress who has none, and goes by the length."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __next__(self) -> SimpleCompletion:
+        raise StopIteration
+
+
+class _Variables:
+    """Asked for the names that the user has bound, without modules."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+
+    def __call__(self) -> list[str]:
+        hidden = self._shell.user_ns_hidden
+        return sorted(
+            name
+            for name, value in list(self._shell.user_ns.items())
+            if not name.startswith("_")
+            and not isinstance(value, ModuleType)
+            and not (name in hidden and hidden[name] is value)
+        )
+
+
+class SlaveNames:
+    """Asked for the slaves of the notebook's current cluster; an answer that takes longer than a moment is not awaited.
+
+    Args:
+        moment_s: how long that is.
+    """
+
+    def __init__(self, session: Session, moment_s: float = MOMENT_S) -> None:
+        self._session = session
+        self._moment_s = moment_s
+        self._asking: threading.Thread | None = None
+        self._names: list[str] = []
+
+    def __call__(self) -> list[str]:
+        app = self._session._app  # `application()` would start one, or wait for one that comes up
+        if app is None:
+            return []
+        if self._asking is None or not self._asking.is_alive():  # else the master still owes us an answer
+            self._names = []
+            self._asking = threading.Thread(target=self._ask, args=(app.status,), name="slaves for TAB", daemon=True)
+            self._asking.start()
+        self._asking.join(self._moment_s)
+        return self._names
+
+    def _ask(self, status: Callable[[], dict[str, Any]]) -> None:
+        try:
+            self._names = [str(slave["name"]) for slave in status().get("slaves", [])]
+        except ConcurrentError:
+            return  # whoever uses the cluster next hears of it
+
+
+def _job_names(session: Session) -> list[str]:
+    """Give what `%concurrent cancel` takes: the last jobs first, those that run before those that have ended."""
+    jobs = [*session.jobs]
+    jobs.reverse()
+    jobs.sort(key=lambda job: job.wait(0))
+    return list(dict.fromkeys(job.name if job.name.isprintable() and job.name else job.id.hex()[:8] for job in jobs))

@@ -5,7 +5,7 @@ from typing import Final
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from concurrent_nb.notebook.completion import complete_options
+from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import choice
 from concurrent_nb.notebook.magics import ConcurrentMagics
@@ -23,9 +23,9 @@ def load(ipython: InteractiveShell) -> None:
     magics = ConcurrentMagics(ipython)
     ipython.register_magics(magics)
     ipython.register_magics(CythonMagics(ipython))
-    for kind, name in _MAGICS:
-        percent = "%" if kind == "line" else "%%"
-        complete_options(ipython, percent + name, ipython.magics_manager.magics[kind][name])
+    found = ipython.magics_manager.magics
+    ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
+    complete_magics(ipython, ours, magics.session)
     use(magics.session.application_for_functions)
     if magics.start_at_once:
         magics.session.begin()
@@ -33,6 +33,7 @@ def load(ipython: InteractiveShell) -> None:
 
 def unload(ipython: InteractiveShell) -> None:
     """Take the magics away, and stop the cluster that they started."""
+    leave_magics(ipython)
     for kind, name in _MAGICS:
         ipython.magics_manager.magics[kind].pop(name, None)
     ipython.magics_manager.registry.pop(CythonMagics.__name__, None)
