@@ -17,6 +17,7 @@ from concurrent_nb.cli.options import read_items, whole_number
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.control_client import ControlClient
+from concurrent_nb.transport.taken_names import refuse_taken
 
 EPILOG: Final = """\
 Any item of configuration can be given as --Class.item=value, for example --MasterNode.strategy=PushBest or
@@ -96,24 +97,10 @@ def _with_options(options: argparse.Namespace, items: dict[str, dict[str, Any]])
     return items
 
 
-def _refuse_taken(name: str) -> None:
-    """Raise if a master answers under this name already; a file that a dead one left behind is no obstacle."""
-    if connection_file.check_name(name) not in connection_file.names():
-        return
-    try:
-        with _control(name) as control:
-            control.call("ping")
-    except ConcurrentError:
-        return
-    raise ConfigurationError(
-        f"a cluster named {name!r} is running: choose another --name, or `concurrent-nb stop {name}`"
-    )
-
-
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.nodes.local import Cluster  # here, so that --help and status need not import everything
 
-    _refuse_taken(options.name)
+    connection_file.check_name(options.name)  # a cluster need not have a name, but this one is looked for by its own
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopped.set())
@@ -128,7 +115,7 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.nodes.master import run_master
 
-    _refuse_taken(options.name)
+    refuse_taken(options.name)
     run_master(_with_options(options, items), options.name, lambda info, path: _announce(info.name, path))
     return 0
 

@@ -2,7 +2,8 @@
 
 Each node holds one end of a pipe (its standard input) whose other end only the owner has. When the owner closes it, or
 dies in whatever way, the node reads end-of-file and leaves; the slave takes its workers along. Nothing else is needed
-to leave no process behind, and no process is searched for by name.
+to leave no process behind, and no process is searched for by name. A slave that is to leave in peace is told so by a
+line on that pipe: it begins nothing more, and goes when what runs has ended.
 """
 
 import atexit
@@ -23,12 +24,13 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from concurrent_nb.errors import ClusterError, ClusterStartFailed, ConcurrentError, ConfigurationError
-from concurrent_nb.ids import SYS_PATH_VARIABLE
+from concurrent_nb.ids import DRAIN, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.machine import cores
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
+from concurrent_nb.transport.taken_names import refuse_taken
 
 #: a node that has not come up by then has failed
 START_TIMEOUT_S: Final = 30.0
@@ -44,7 +46,7 @@ RESTART_WINDOW_S: Final = 30.0
 class _SlaveProcess:
     workers: int
     process: "subprocess.Popen[str]"
-    leaves: bool = False  #: because there are to be fewer workers
+    leaves: bool = False  #: because there are to be fewer workers: it goes when what runs there has ended
     supervisor: threading.Thread | None = None
 
 
@@ -60,7 +62,8 @@ class Cluster:
         name: under which others on this machine `connect`; None for a cluster that nobody else looks for.
         config: configuration of the nodes, {"MasterNode": {"strategy": "PushBest"}, ...}.
 
-    Raises ConfigurationError for arguments that make no sense, ClusterStartFailed if a node does not come up.
+    Raises ConfigurationError for arguments that make no sense, and at the start for a name that a running cluster has;
+    ClusterStartFailed if a node does not come up.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Cluster:
             raise ClusterError(f"cluster {self.name!r} has been closed: make another one")
         if self._master is not None:
             raise ClusterError(f"cluster {self.name!r} has been started already")
+        refuse_taken(self.name)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open until close; unlinked, so nothing is left of it)
         try:
             self._master = self._spawn("master", self.name)
@@ -177,8 +181,8 @@ class Cluster:
     def scale(self, workers: int) -> None:
         """Have so many workers from now on. Returns at once; they come and go at their own pace.
 
-        More workers come as one more slave. With fewer, the youngest slaves leave; what runs there is begun again
-        elsewhere. Raises ConfigurationError for a number below 1.
+        More workers come as one more slave. With fewer, the youngest slaves leave: what runs there may end, what has
+        not started runs elsewhere. Raises ConfigurationError for a number below 1.
         """
         if type(workers) is not int or workers < 1:
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
@@ -194,7 +198,7 @@ class Cluster:
                 self._begin(self._add_slave(workers - total))
             for slave in leaving:
                 slave.leaves = True
-                _let_go(slave.process)
+                _write_line(slave.process, DRAIN)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the master has ended (because somebody stopped it). False after `timeout_s` seconds."""
@@ -270,6 +274,7 @@ class Cluster:
         if not lines or not lines[0].strip():
             state = "says nothing"
             if not reader.is_alive():
+                refuse_taken(self.name, going_s=0.0)  # another one may have been quicker
                 state = f"ended with exit code {self._master.wait(LEAVE_TIMEOUT_S)}"
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
         return Path(lines[0].strip())

@@ -39,6 +39,7 @@ from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.compute import Gate
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_server import ControlServer
+from concurrent_nb.transport.taken_names import write_untaken
 from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire import messages as m
 
@@ -115,7 +116,7 @@ class Master:
                 host=socket.gethostname(),
                 epoch=self._core.epoch,
             )
-            path = connection_file.write(info)
+            path = await asyncio.to_thread(write_untaken, info)
             ready(info, path)
             await self._stop_event.wait()
         finally:

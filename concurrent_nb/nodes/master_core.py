@@ -429,7 +429,7 @@ class MasterCore:
         slave = self.scheduler.slaves.get(peer.session_id)
         if slave is None:
             return {"in_flight": 0, "state": "joining"}
-        state = "suspected" if not slave.trusted else "draining" if not slave.slots else "active"
+        state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
         return {"in_flight": slave.load, "state": state}
 
     def _count_tasks(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, ProtocolError
+from concurrent_nb.ids import DRAIN
 from concurrent_nb.nodes.machine import cores
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
@@ -58,7 +59,9 @@ class Slave:
         self._called = self._name  # by the master
         self._lease = lease
         self._parent = os.getppid()
+        self._lease_line = b""  # what has come of the next line on the lease
         self._stopping = False
+        self._draining = False
         self._kernel: KernelHost | None = None  # from when somebody has asked for it
         self._keys = keys.fresh()
         self._slots = config.workers or cores()
@@ -69,7 +72,9 @@ class Slave:
         self._polled_version = -1
 
     def run(self, ready: Callable[[str], None] = lambda name: None) -> None:
-        """Serve until the cluster is stopped, the lease ends or `stop` is called. Leaves no process behind.
+        """Serve until the cluster is stopped, the lease ends or `stop` is called, or until it is drained.
+
+        Leaves no process behind.
 
         Raises MasterUnreachable, AccessRefused or VersionMismatch if it cannot join.
         """
@@ -117,9 +122,9 @@ class Slave:
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit)
 
     def _rejoin(self) -> Membership | None:
-        """Look for a master until patience ends; None then."""
+        """Look for a master until patience ends; None then, and if we drain: nothing runs here any more."""
         deadline = monotonic() + self._config.patience_s
-        while not self._stopping and not self._lease_over():
+        while not (self._stopping or self._lease_over() or self._draining):
             try:
                 return self._join()
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
@@ -130,13 +135,19 @@ class Slave:
         return None
 
     def _lease_over(self) -> bool:
+        """Say whether the lease has ended; read what our owner says on it."""
         if self._lease is None:
             return False
         if os.getppid() != self._parent:  # a process that our owner forked may hold the other end open
             return True
         poll = select.poll()
         poll.register(self._lease, select.POLLIN)
-        return bool(poll.poll(0)) and not os.read(self._lease, 4096)
+        if not poll.poll(0):
+            return False
+        said = os.read(self._lease, 4096)
+        *lines, self._lease_line = (self._lease_line + said).split(b"\n")
+        self._draining = self._draining or DRAIN.encode() in lines
+        return not said
 
     # --------------------------------------------------------------------------------------------------------- serving
 
@@ -155,6 +166,7 @@ class Slave:
         self._polled, self._polled_version = {}, -1
         heard_at = monotonic()
         again = True
+        drains = leaves = False
         try:
             while not self._stopping:
                 ready = self._wait(core, waiter)
@@ -168,9 +180,16 @@ class Slave:
                     return again
                 if (self._lease in ready or not ready) and self._lease_over():
                     return False
+                if self._draining and not drains:
+                    drains = True
+                    core.resize(0, 0)
+                    self._pool.drain(now)
                 self._turn_pool(ready, now)
                 for frames_out in core.step(now):
                     link.send(frames_out)
+                if drains and not self._pool.unfinished and core.all_heard:
+                    leaves = True
+                    return False
                 if self._kernel is not None or core.kernel_requests:
                     self._turn_kernel(core, waiter, membership)
                 if core.degraded:
@@ -188,7 +207,7 @@ class Slave:
             return True
         finally:
             self._pool.reset(monotonic())
-            membership.leave() if self._stopping else membership.close()
+            membership.leave() if self._stopping or leaves else membership.close()
         return False
 
     def _turn_kernel(self, core: SlaveCore, waiter: Waiter, membership: Membership) -> None:

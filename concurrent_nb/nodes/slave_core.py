@@ -99,6 +99,11 @@ class SlaveCore:
         """Tell the master how much fits from now on."""
         self.session.send(m.Capacity(slots, credit))
 
+    @property
+    def all_heard(self) -> bool:
+        """Say whether the master has acknowledged everything that was said."""
+        return not (self.session.in_flight or self.session.backlog)
+
     def step(self, now: float) -> list[list[Buffer]]:
         """Give all envelopes that should leave now."""
         reports = self._crew.take_reports()

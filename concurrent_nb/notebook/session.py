@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Job
-from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.courier import Presenter
 from concurrent_nb.nodes.kernels import open_kernel
 from concurrent_nb.nodes.machine import cores
+from concurrent_nb.notebook.output import show
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
@@ -42,8 +43,9 @@ class Session:
         self._kernel_files: set[Path] = set()  # that we have written
         self._beginning: threading.Thread | None = None  # has the cluster come up before a task needs it
         self._cluster: Cluster | None = None
+        self._cluster_name = ""  # as the user has said it
         self._app: ApplicationNode | None = None
-        self._what = ""
+        self._is_gone = False  # the cluster that we are connected to has ended
         self.captured: tuple[Captured, ...] = ()  #: what the last cell sent along
         self.jobs: deque[Job] = deque(maxlen=JOBS_KEPT)  #: of this notebook, the last ones
 
@@ -57,11 +59,12 @@ class Session:
             cluster.start()
             self._app = cluster.application()
             self._app.present_errors(self._present)
+            self._app.present_displays(show)
         except BaseException:
             cluster.close()
             raise
         self._cluster = cluster
-        self._what = f"an embedded cluster{f' named {name}' if name else ''}: {plural(count, 'worker')}"
+        self._cluster_name = name or ""
         # After the application has registered its own, so that this comes first: the kernel does not wait for tasks.
         atexit.register(self.stop)
         return f"started {self._what} (%concurrent stop ends it)"
@@ -72,8 +75,8 @@ class Session:
         self._check_free("connect")
         self._app = concurrent_nb.connect(where)
         self._app.present_errors(self._present)
+        self._app.present_displays(show)
         self._where = where
-        self._what = f"cluster {where}"
         atexit.register(self.stop)
         return f"connected to {self._what} (%concurrent stop leaves it)"
 
@@ -81,18 +84,22 @@ class Session:
         """Leave the cluster, and end it if it is ours. What runs is stopped. Return a line that says so."""
         self._await_beginning()
         app, cluster, what = self._app, self._cluster, self._what
-        self._app, self._cluster, self._what = None, None, ""
+        self._app, self._cluster = None, None
         atexit.unregister(self.stop)
         while self._kernel_files:
             self._kernel_files.pop().unlink(missing_ok=True)
         if app is None:
             return "there is no cluster to stop"
+        runs_on = cluster is None and not self._is_gone and _answers(app)
+        self._is_gone = False
         try:
             app.close()
         finally:
             if cluster is not None:
                 cluster.close()
-        return f"stopped {what}" if cluster is not None else f"left {what}, which runs on"
+        if cluster is not None:
+            return f"stopped {what}"
+        return f"left {what}, which {'runs on' if runs_on else 'has ended, or does not answer'}"
 
     def application(self) -> tuple[ApplicationNode, str | None]:
         """Give the application node, and the line to show if a cluster had to be started for it."""
@@ -101,6 +108,8 @@ class Session:
         if self._app is None:
             notice = self.connect(self._home) if self._home else self.start()
         assert self._app is not None
+        if self._is_gone:
+            raise MasterLost(self._ended())
         return self._app, notice
 
     def application_for_functions(self) -> ApplicationNode:
@@ -111,7 +120,10 @@ class Session:
         return app
 
     def lost(self) -> None:
-        """Forget an embedded cluster that is gone; the next task starts a new one."""
+        """Forget an embedded cluster that is gone: the next task starts a new one. Of another one, say what to do."""
+        if self._cluster is None and self._app is not None and not self._is_gone and not _answers(self._app):
+            self._is_gone = True
+            print(self._ended())
         if self._cluster is not None:
             try:
                 self.stop()
@@ -127,7 +139,7 @@ class Session:
         if self._app is None:
             lines.append("no cluster: the next task starts one, or %concurrent start | connect")
         else:
-            lines += [self._what, *_describe(self._app.status())]
+            lines += [self._what, *_describe(self._ask(self._app))]
         if self.captured:
             names = (f"{c.name} ({c.kind}, {write_bytes(c.size_bytes)})" for c in self.captured)
             lines.append(f"the last cell sent along: {', '.join(names)}")
@@ -136,7 +148,7 @@ class Session:
     def slaves(self) -> str:
         """Say who works, a line for each slave."""
         app, _ = self.application()
-        lines = _describe(app.status())[:-1]
+        lines = _describe(self._ask(app))[:-1]
         return "\n".join(lines) if lines else "no slave has joined yet"
 
     def list_jobs(self) -> str:
@@ -153,6 +165,10 @@ class Session:
         running = [job for job in found if not job.wait(0)]
         for job in running:
             job.cancel()
+        submits = self._app.cancel_submits() if which is None and self._app is not None else 0
+        if submits:
+            names = [*(job.name or job.id.hex()[:8] for job in running), plural(submits, "submitted task")]
+            return f"cancelled {', '.join(names)}"
         if not running:
             return "no job runs" if which is None else f"{which} has ended already"
         return f"cancelled {', '.join(job.name or job.id.hex()[:8] for job in running)}"
@@ -197,9 +213,40 @@ class Session:
             self._kernel_files.add(path)
         return f"slave {slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}"
 
+    @property
+    def _what(self) -> str:
+        """The current cluster, in words."""
+        if self._cluster is None:
+            return f"cluster {self._where}"
+        named = f" named {self._cluster_name}" if self._cluster_name else ""
+        return f"an embedded cluster{named}: {plural(self._cluster.workers, 'worker')}"
+
+    def _ended(self) -> str:
+        return (
+            f"{self._what} has ended, or does not answer any more: "
+            "%concurrent stop, then %concurrent start or %concurrent connect NAME"
+        )
+
+    def _ask(self, app: ApplicationNode) -> dict[str, Any]:
+        """Ask the master what there is; where it is gone, say what to do."""
+        try:
+            return app.status()
+        except MasterUnreachable as error:
+            if self._cluster is not None:
+                raise
+            raise MasterLost(self._ended()) from error
+
     def _check_free(self, command: str) -> None:
         if self._app is not None:
             raise ConfigurationError(f"%concurrent {command}: there is {self._what} already; %concurrent stop first")
+
+
+def _answers(app: ApplicationNode) -> bool:
+    try:
+        app.status()
+    except ConcurrentError:
+        return False
+    return True
 
 
 def _describe_job(job: Job) -> str:

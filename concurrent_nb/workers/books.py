@@ -62,6 +62,7 @@ class Books:
         self.slots = slots
         self.reports = Reports()
         self.degraded = False
+        self.draining = False
         self._grace_s = grace_s
         self._limit = limit or RestartLimit()
         self._waiting = Waiting()
@@ -125,7 +126,7 @@ class Books:
             self._attempts[ticket] = attempt
             self._tickets[key] = ticket
             self._waiting.append(attempt)
-        if self.degraded:
+        if self.degraded or self.draining:
             self._return_all()
         return self._dispatch(now)
 
@@ -147,6 +148,12 @@ class Books:
         for member in asked.values():
             commands += self._after_recall(member, now) if member.recalled else [self._recall(member)]
         return commands
+
+    def drained(self) -> list[Command]:
+        """Give back what has not started, now and from now on; what runs may end."""
+        self.draining = True
+        self._return_all()
+        return [self._recall(member) for member in self._crew if member.held and not member.recalled]
 
     def forgotten(self, functions: Iterable[bytes]) -> None:
         """Note that nobody needs these functions any more."""
@@ -308,7 +315,7 @@ class Books:
     def _requeue(self, attempt: Attempt) -> None:
         """Put what a worker had, and did not finish, to the front of the queue, or where it is wished."""
         self._waiting.put_back(attempt)
-        if wish := max(attempt.wish, Wish.RETURN if self.degraded else Wish.KEEP):
+        if wish := max(attempt.wish, Wish.RETURN if self.degraded or self.draining else Wish.KEEP):
             self._leave_queue(attempt, wish)
 
     def _leave_queue(self, attempt: Attempt, wish: Wish) -> None:

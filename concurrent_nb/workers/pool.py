@@ -110,6 +110,10 @@ class Pool:
         """Give these back if they have not started; with `stop`, end them wherever they are."""
         self._obey(self._books.withdrawn(refs, stop, now), now)
 
+    def drain(self, now: float) -> None:
+        """Give back what has not started, now and from now on; what runs may end."""
+        self._obey(self._books.drained(), now)
+
     def reset(self, now: float) -> None:
         """Forget all tasks, reports and functions; kill the workers that run any, and start others."""
         self._obey(self._books.reset(), now)

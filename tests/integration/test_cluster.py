@@ -285,8 +285,144 @@ def test_a_cluster_can_grow_and_shrink_at_work() -> None:
         assert cluster.workers == 2
         eventually(lambda: slots(cluster) == 2, "two fewer")
         assert [square for square, _ in first + list(results)] == SQUARES
+        eventually(lambda: {slave["state"] for slave in cluster.status()["slaves"]} == {"active"}, "who left is gone")
+        eventually(lambda: len(cluster._slaves) == len(slave_pids(cluster)), "and so are its processes")
         with pytest.raises(ConfigurationError, match="at least 1"):
             cluster.scale(0)
+
+
+def begin_and_wait(log: Path, number: int, until: Path) -> tuple[int, int]:
+    """Say in a file that this has begun; give the number, and who had it, when there is another file."""
+    with open(log, "a") as file:
+        file.write(f"{number}\n")
+    work.wait_for(until)
+    return number, os.getpid()
+
+
+def begun(log: Path) -> list[int]:
+    return sorted(int(line) for line in log.read_text().split()) if log.exists() else []
+
+
+def test_nothing_begins_twice_when_a_cluster_shrinks(tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    with Cluster(workers=1, config=BRISK) as cluster:
+        app = cluster.application()
+        cluster.scale(4)
+        eventually(lambda: sum(slave["slots"] for slave in cluster.status()["slaves"]) == 4, "all are there")
+        job = app.start_job(begin_and_wait, [(log, number, go) for number in range(12)])
+        eventually(lambda: len(begun(log)) == 4, "as many run as there are workers")
+        old, early = set(slave_pids(cluster)), begun(log)
+        cluster.scale(2)  # the three that came together leave, and one comes
+        eventually(lambda: len(begun(log)) == 5, "the new one has begun a task, and the others still run theirs")
+        states = sorted((slave["state"], slave["slots"]) for slave in cluster.status()["slaves"])
+        assert states == [("active", 1), ("active", 1), ("draining", 0)]
+        assert old <= set(slave_pids(cluster))
+        seen: set[str] = set()
+
+        def look() -> bool:
+            seen.update(slave["state"] for slave in cluster.status()["slaves"])
+            return not alive(old - set(slave_pids(cluster))) and len(slave_pids(cluster)) == 2
+
+        go.touch()
+        eventually(look, "who drained has left")
+        assert seen <= {"active", "draining"}
+        assert job.wait(PATIENCE_S)
+        assert [future.result()[0] for future in job.futures] == list(range(12))
+        assert begun(log) == list(range(12)), "none has begun twice"
+        assert {job.futures[number].attempt for number in early} == {1}
+
+
+def test_nothing_short_begins_twice_when_a_cluster_grows_and_shrinks(tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    go.touch()
+    with Cluster(workers=2, config=BRISK) as cluster:
+        job = cluster.application().start_job(begin_and_wait, [(log, number, go) for number in range(4000)])
+        for workers in (5, 1, 4, 2):
+            cluster.scale(workers)
+            there = len(begun(log))
+            eventually(lambda there=there: len(begun(log)) > there + 200 or job.wait(0), "it goes on")  # type: ignore[misc]
+        assert job.wait(PATIENCE_S)
+        assert begun(log) == list(range(4000))
+
+
+def test_a_cluster_that_is_closed_does_not_wait_for_those_that_drain(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    before = descendants(os.getpid())
+    with Cluster(workers=1, config=BRISK) as cluster:
+        cluster.scale(3)
+        eventually(lambda: sum(slave["slots"] for slave in cluster.status()["slaves"]) == 3, "all are there")
+        cluster.application().start_job(begin_and_wait, [(log, number, tmp_path / "never") for number in range(3)])
+        eventually(lambda: len(begun(log)) == 3, "all run")
+        cluster.scale(1)
+        eventually(lambda: "draining" in {slave["state"] for slave in cluster.status()["slaves"]}, "one drains")
+        processes = descendants(os.getpid()) - before
+        started = time.monotonic()
+    assert time.monotonic() - started < GONE_S
+    assert not alive(processes)
+
+
+def test_a_slave_that_has_not_joined_yet_can_be_told_to_leave() -> None:
+    with Cluster(workers=1, config=BRISK) as cluster:
+        cluster.scale(3)
+        cluster.scale(1)
+        eventually(lambda: len(cluster._slaves) == 1, "the second one has gone")
+        assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
+        assert [slave["state"] for slave in cluster.status()["slaves"]] == ["active"]
+
+
+def test_a_name_that_a_running_cluster_has_is_refused() -> None:
+    before = descendants(os.getpid())
+    with Cluster(workers=1, name="taken") as cluster:
+        assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8  # all its processes are there
+        processes = descendants(os.getpid())
+        with pytest.raises(ConfigurationError) as caught:
+            Cluster(workers=1, name="taken").start()
+        for said in ("'taken'", str(master_pid(cluster)), "concurrent_nb.connect('taken')", "choose another name"):
+            assert said in str(caught.value)
+        assert descendants(os.getpid()) <= processes, "nothing has been started"
+        with concurrent_nb.connect("taken") as app:
+            assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+        # A frozen master has its name as well.
+        os.kill(master_pid(cluster), signal.SIGSTOP)
+        try:
+            with pytest.raises(ConfigurationError, match="'taken' is running"):
+                Cluster(workers=1, name="taken").start()
+        finally:
+            os.kill(master_pid(cluster), signal.SIGCONT)
+        assert cluster.connection_file is not None
+        # Nobody has the name of a master that was killed, although its file is there and its owner has not looked.
+        os.kill(master_pid(cluster), signal.SIGKILL)
+        with Cluster(workers=1, name="taken") as other:
+            assert other.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
+            cluster.close()
+            assert other.connection_file is not None
+            assert other.connection_file.exists()
+    assert descendants(os.getpid()) <= before
+
+
+def test_of_clusters_that_start_with_one_name_at_the_same_time_one_gets_it() -> None:
+    clusters = [Cluster(workers=1, name="wanted") for _ in range(3)]
+    errors = []
+
+    def start(cluster: Cluster) -> None:
+        try:
+            cluster.start()
+        except ConfigurationError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=start, args=(cluster,)) for cluster in clusters]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert len(errors) == 2, errors
+        assert all("'wanted' is running" in error for error in errors)
+        with concurrent_nb.connect("wanted") as app:
+            assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+    finally:
+        for cluster in clusters:
+            cluster.close()
 
 
 TASK_FUNCTIONS = """

@@ -215,6 +215,19 @@ def test_a_silent_slave_is_suspected_and_lost_and_its_task_waits_again() -> None
     assert bench.core.status()["tasks"]["waiting"] == 1
 
 
+def test_a_slave_that_drains_gets_nothing_and_is_not_suspected() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.say(EAST, m.Capacity(0, 0))
+    bench.say(ALICE, opened(), function(), submit(0))
+    assert bench.told(EAST) == []
+    assert bench.core.status()["slaves"][0]["slots"] == 0
+    bench.core.unreachable(EAST, bench.now)
+    bench.core.step(bench.now)
+    assert [slave["state"] for slave in bench.core.status()["slaves"]] == ["draining"]
+
+
 def test_a_slave_without_a_connection_is_lost_sooner() -> None:
     bench = Bench()
     bench.slave(EAST)

@@ -565,3 +565,44 @@ def test_what_a_worker_says_about_the_unknown_is_ignored(make: Callable[[int], M
     model.obey(model.books.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
     model.obey(model.books.looked(77, 1, 0.0, False, 0.0))
     assert not model.take_reports()
+
+
+# ------------------------------------------------------------------------------------------------------- it is drained
+
+
+def returned(model: Model) -> list[int]:
+    return sorted(ref.index for ref in model.take_reports().returned)
+
+
+def test_a_pool_that_is_drained_returns_what_has_not_started_and_ends_what_has(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    model.assign(range(10))
+    runs = model.begin(1).index
+    model.obey(model.books.drained())
+    assert returned(model) == [index for index in range(10) if index != runs]
+    assert model.books.unfinished == 1
+    model.end(1)
+    model.flush(1)
+    assert model.statuses() == {runs: Status.OK}
+    assert not model.books.unfinished
+
+
+def test_a_pool_that_is_drained_takes_nothing_any_more(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.obey(model.books.drained())
+    model.assign(range(3))
+    assert returned(model) == [0, 1, 2]
+    assert not model.workers[1].unstarted
+
+
+def test_what_stood_behind_a_worker_that_died_is_returned_by_a_pool_that_is_drained(
+    make: Callable[[int], Model],
+) -> None:
+    model = make(1)
+    teach(model, 0.0001)
+    model.assign(range(10))
+    model.begin(1)
+    model.obey(model.books.drained())
+    model.die(1)
+    assert model.statuses() == {0: Status.DIED}
+    assert sorted(ref.index for ref in model.reports.returned) == list(range(1, 10))

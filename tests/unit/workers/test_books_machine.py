@@ -173,7 +173,26 @@ class DegradingMachine(BooksMachine):
     limit = 2
 
 
+class DrainingMachine(BooksMachine):
+    """The same where the slave is to leave at some time: from then on nothing waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draining = False
+
+    @rule()
+    def drain(self) -> None:
+        self.draining = True
+        self.model.obey(self.model.books.drained())
+
+    @invariant()
+    def nothing_begins_after_that(self) -> None:
+        assert not (self.draining and any(worker.unstarted for worker in self.model.workers.values()))
+
+
 BooksMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 DegradingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
+DrainingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
 TestBooks = BooksMachine.TestCase
 TestDegradingBooks = DegradingMachine.TestCase
+TestDrainingBooks = DrainingMachine.TestCase
