@@ -26,7 +26,7 @@ def load(ipython: InteractiveShell) -> None:
     found = ipython.magics_manager.magics
     ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
     complete_magics(ipython, ours, magics.session)
-    use(magics.session.application_for_functions)
+    use(magics.session.application_for_functions, magics.session.jobs.append)
     if magics.start_at_once:
         magics.session.begin()
 

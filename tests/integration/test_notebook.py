@@ -256,7 +256,7 @@ def test_jobs_of_task_functions_can_be_stopped(notebook: Notebook) -> None:
 
 def test_without_waiting_output_comes_too(notebook: Notebook) -> None:
     answer = notebook.run(
-        '%%concurrent_task --no-block --for "n in range(2)"\nprint("silent?", n)\ndisplay(n)\nimport time; time.sleep(0.5)'
+        '%%concurrent_task --no-block --for "n in range(2)"\nprint("silent?", n)\nimport time; time.sleep(0.5)'
     )
     assert answer.error is None
     notebook.wait_for_text({"[0] silent? 0", "[1] silent? 1"}, answer.text)
