@@ -931,6 +931,7 @@ STORM = """
     from tests import work
 
     faulthandler.dump_traceback_later(40, exit=True)  # whatever hangs is shown
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background has it ignored
     signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT) if armed else None)
     armed, stops, chance = False, 0, random.Random(1)
     with concurrent_nb.connect(sys.argv[1]) as app:

@@ -90,7 +90,7 @@ def test_a_task_that_kills_its_worker_is_named_and_the_worker_replaced(
     assert end.status == Status.DIED
     message = report_of(end.value).message
     how = re.escape(f"worker {end.worker} {words}")
-    assert re.search(rf"{how}( \(peak memory \d+ MiB\))? while it ran task 6a6a6a6a/0", message), message
+    assert re.search(rf"{how}( \(peak memory [^)]*\))? while it ran task 6a6a6a6a/0", message), message
     assert driver.run(lambda: 1).value == 1
 
 
