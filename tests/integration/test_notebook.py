@@ -243,7 +243,7 @@ def test_task_functions_show_what_their_tasks_write(notebook: Notebook) -> None:
 def test_jobs_of_task_functions_can_be_stopped(notebook: Notebook) -> None:
     notebook.run("%%concurrent_task\ndef slow(n):\n    import time\n    time.sleep(1000)")
     cell = notebook.start(
-        "print('begun', flush=True)\nfuture = slow.submit(0)\njob = slow.map(range(3))\njob.results()"
+        "future = slow.submit(0)\njob = slow.map(range(3))\nprint('begun', flush=True)\njob.results()"
     )
     notebook.wait_for(cell, "begun")
     notebook.interrupt()
