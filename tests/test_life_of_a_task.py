@@ -12,6 +12,7 @@ from concurrent_nb.ids import SessionId, new_job_id
 from concurrent_nb.nodes.answers import answer_of
 from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, OpenJob, Shipment
 from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.nodes.shared import EmptyShelf
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.liveness import Liveness
@@ -109,7 +110,7 @@ def test_the_life_of_a_task() -> None:
     (news,) = ledger.received(frames, clock())
     assert isinstance(news, Ended)
     assert (news.entry.owner, news.slave, news.frame.status) == ("my future", "east", Status.OK)
-    assert answer_of(news) == (120, None)
+    assert answer_of(news, EmptyShelf().read) == (120, None)
     assert not ledger.has_entries()
 
     # 10 again: only when the owner has acknowledged does the master forget; the slave too, when the master has.

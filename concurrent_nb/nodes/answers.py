@@ -1,15 +1,16 @@
 """Turn an outcome that has arrived into a value or an exception: the application's decoding, the only one it has."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from concurrent_nb import errors
 from concurrent_nb.ids import task_name
 from concurrent_nb.nodes.ledger import Ended
+from concurrent_nb.objects.segments import CannotOpen
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping import pickles
-from concurrent_nb.wire.codec import Buffer, decode_error, unpack_body
-from concurrent_nb.wire.messages import ErrorReport
+from concurrent_nb.wire.codec import Buffer, decode_error, joined, unpack_body
+from concurrent_nb.wire.messages import ErrorReport, Slice
 
 _SUCCESSES: Final = frozenset(map(int, SUCCESSES))  # a number is compared faster than a member of an enumeration
 _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
@@ -22,14 +23,20 @@ _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
 }
 
 
-def answer_of(ended: Ended[Any]) -> tuple[Any, BaseException | None]:
-    """Give (value, None) or (None, exception); the exception's cause is the remote traceback, where there is one."""
+def answer_of(ended: Ended[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, BaseException | None]:
+    """Give (value, None) or (None, exception); the exception's cause is the remote traceback, where there is one.
+
+    `take` gives what lies in shared memory, for whoever asked for the result to keep and to change.
+    """
     frame = ended.frame
     body: Buffer = frame.body
     buffers: Sequence[Buffer] = ()
     if frame.sizes:
-        body, buffers = unpack_body(frame.body, ended.buffers)
-        buffers = _writable(buffers)
+        try:
+            body, buffers = unpack_body(frame.body, joined(frame.sizes, _writable(ended.buffers), take))
+        except CannotOpen as error:
+            where = _where(ended)
+            return None, errors.ResultNotLoadable(f"the result of task {where['task']} is gone: {error}", **where)
     if frame.status not in _SUCCESSES:
         return None, _failure_of(ended, body)
     try:

@@ -25,12 +25,15 @@ from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.stream import Stream
+from concurrent_nb.objects.store import Lease, Store
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
+from concurrent_nb.shipping.pickles import Shared
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import Buffers, pack_body
+from concurrent_nb.wire.codec import Buffer, Buffers, length, pack_body
+from concurrent_nb.wire.messages import Sizes, Slice
 
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
@@ -61,7 +64,8 @@ class ApplicationNode(concurrent.futures.Executor):
     def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
         self.name = name or f"application-{os.getpid()}"
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
-        self._functions = Functions()
+        self._store = Store()
+        self._functions = Functions(lay_down=self._lay_down)
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
         self._indexes = itertools.count()
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
@@ -69,7 +73,7 @@ class ApplicationNode(concurrent.futures.Executor):
         def join() -> Membership:
             return register(connection_file.read(where), "client", keys, name=self.name)
 
-        self._courier = Courier(join, where.stem.removeprefix("concurrent_nb-"), self.name)
+        self._courier = Courier(join, where.stem.removeprefix("concurrent_nb-"), self.name, self._store)
         self._at_exit = _finish_at_exit(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
@@ -86,13 +90,13 @@ class ApplicationNode(concurrent.futures.Executor):
         job = self._loose
         future = TaskFuture(job.id, index, self._courier.cancel)
         try:
-            body, sizes, buffers = self.pack(fn, args, kwargs)
+            body, sizes, buffers, lease = self.pack(fn, args, kwargs)
             function = self.ship(fn)
         except NotPicklable as error:
             self._courier.check_open()
             future.end(None, error)
             return future
-        self._courier.post([Entry(job, index, function, body, sizes, buffers, None, 0, future)])
+        self._courier.post([Entry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease)])
         return future
 
     def map(
@@ -122,6 +126,24 @@ class ApplicationNode(concurrent.futures.Executor):
             return self._results(self._stream(fn, items, buffersize), deadline)
         chunks = ((chunk,) for chunk in iter(lambda: tuple(itertools.islice(items, chunksize)), ()))
         return _flat(self._results(self._stream(pickles.OnEach(fn), chunks, buffersize), deadline))
+
+    def put(self, value: Any) -> Shared:
+        """Put a value where tasks find it; give to tasks what this returns, and they get the value.
+
+        Nobody has to: a large array that is sent again and again is recognised. But recognising means looking at it
+        each time, and works for arrays only; what was put is pickled once, and stays as it was then.
+
+        Raises NotPicklable.
+        """
+        try:
+            body, laid, lease = self._lay_down(*pickles.dumps(value))
+        except Exception as error:  # whatever the value's own pickling raises is the caller's to see
+            kind = type(value).__name__
+            raise NotPicklable(f"this {kind} cannot be put: {type(error).__name__}: {error}") from error
+        whole: list[Buffer] = [self._store.view(part) if isinstance(part, Slice) else part for part in laid]
+        if not body:
+            body, whole = whole[0], whole[1:]  # type: ignore[assignment]
+        return Shared(body, whole, lease, f"{type(value).__name__}, {sum(map(length, [body, *whole])):,} bytes")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks, and leave the cluster when those that were taken have ended.
@@ -198,10 +220,12 @@ class ApplicationNode(concurrent.futures.Executor):
         shipment = self.ship(function)
         entries = []
         for index, call in enumerate(calls):
-            body, sizes, buffers = self.pack(function, call, {})
+            body, sizes, buffers, lease = self.pack(function, call, {})
             future = TaskFuture(record.id, index, self._courier.cancel, job)
             job.futures.append(future)
-            entries.append(Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future))
+            entries.append(
+                Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future, lease=lease)
+            )
         self._courier.post(entries)
         self._courier.close_job(record)
         return job
@@ -219,19 +243,46 @@ class ApplicationNode(concurrent.futures.Executor):
         pickled = self._functions.pickle(fn)
         last, shipment = self._shipped
         if pickled is not last:  # most submits have the function of the one before
-            shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers))
-            self._shipped = (pickled, shipment)
+            shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease)
+            if pickled.lease is None:  # what is large is not kept for a call that may never come
+                self._shipped = (pickled, shipment)
         return shipment
 
     def pack(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, tuple[int, ...], Buffers]:
-        """Pickle the arguments of a call. Raises NotPicklable."""
+    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
+        """Pickle the arguments of a call; give body, sizes and buffers, and what keeps those in shared memory.
+
+        Raises NotPicklable.
+        """
         try:
-            return pack_body(*pickles.dumps_call(args, kwargs))
+            body, buffers = pickles.dumps_call(args, kwargs)
+            if not buffers and len(body) < pickles.OUT_OF_BAND_BYTES:
+                return *pack_body(body, ()), None
+            body, laid, lease = self._lay_down(body, buffers)
+            return *pack_body(body, laid), lease
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
             raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error
+
+    def _lay_down(
+        self, body: bytes, buffers: Sequence[memoryview]
+    ) -> tuple[bytes, Sequence[Buffer | Slice], Lease | None]:
+        """Take a snapshot of a pickle's buffers: in shared memory if the master can open it, else as copies."""
+        if not self._courier.member.shares_memory:
+            return body, [bytes(buffer) for buffer in buffers], None
+        is_long = len(body) >= pickles.OUT_OF_BAND_BYTES
+        parts = [memoryview(body), *buffers] if is_long else list(buffers)
+        laid: list[Buffer | Slice] = []
+        slices: list[Slice] = []
+        for part in parts:
+            slice_ = self._store.place(part)
+            if slice_ is None:
+                laid.append(bytes(part))
+            else:
+                laid.append(slice_)
+                slices.append(slice_)
+        return b"" if is_long else body, laid, Lease(self._store, slices) if slices else None
 
     def _renew_loose_job(self) -> OpenJob[TaskFuture]:
         with self._lock:

@@ -23,13 +23,16 @@ from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, Protoc
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.answers import answer_of
 from concurrent_nb.nodes.futures import OutputPiece, TaskFuture
-from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Wrote
+from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Unclaimed, Wrote
 from concurrent_nb.nodes.registration import Membership
 from concurrent_nb.nodes.wake import Wake
+from concurrent_nb.objects.segments import CannotOpen, Handle
+from concurrent_nb.objects.shelf import Shelf
+from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.notes import Display, Reader
 from concurrent_nb.transport.waiting import Waiter, fd_of, has_mail
-from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES
+from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, DropSegments, Segment, Slice
 from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,11 @@ log = logging.getLogger(__name__)
 MASTER_LOST_AFTER_S: Final = 5.0
 #: time between two attempts to find a master again
 RETRY_S: Final = 0.25
+#: shared memory is looked through this often, and given back after so long without use
+TIDY_S: Final = 1.0
+REST_AFTER_S: Final = 10.0
+#: after these a worker has done with a task
+_AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PICKLABLE})
 
 #: by number: asking an enumeration takes longer than all the rest of an answer's bookkeeping
 _STATUSES: Final = tuple(Status)
@@ -53,10 +61,15 @@ class Courier:
     Args:
         join: registers the application, now and again when its master has gone.
         name: of the cluster, for messages; of the application, for the thread.
+        store: where the application's large buffers lie, if the master can open it.
     """
 
-    def __init__(self, join: Callable[[], Membership], cluster: str, name: str) -> None:
+    def __init__(self, join: Callable[[], Membership], cluster: str, name: str, store: Store) -> None:
         self.member = join()  # first, because it may fail, and what follows has to be closed
+        self._store = store
+        self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)  # when, since when unused, how many were placed by then
+        self._shelf = Shelf()  # shared memory of others, in which results lie
+        self._released: deque[Slice] = deque()  # by whoever drops a result, in any thread
         self._join = join
         self._cluster = cluster
         self._pid = os.getpid()
@@ -71,7 +84,7 @@ class Courier:
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         self._note_readers: dict[tuple[bytes, int], tuple[int, Reader]] = {}  # by task: attempt, and its stream 3
         self._ledger = Ledger[TaskFuture](self.member.interval_s)
-        self._ledger.attach(Session(self.member.epoch, "to_client"))
+        self._attach()
         self._waiter = self._watch()
         self._heard_at = monotonic()
         self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
@@ -147,6 +160,12 @@ class Courier:
             else:
                 self.member.close()
             self._wake.close()
+            self._shelf.close()
+            self._store.close()
+
+    def _attach(self) -> list[Task]:
+        session = Session(self.member.epoch, "to_client")
+        return self._ledger.attach(session, self._store, shares=self.member.shares_memory)
 
     def _turn(self) -> bool:
         """Wait for something, and do it. False when the cluster is gone."""
@@ -159,6 +178,10 @@ class Courier:
         if self._inbox:
             self._take_inbox()
         over = self._receive(now)
+        if self._released:
+            self._ledger.release([self._released.popleft() for _ in range(len(self._released))])
+        if now - self._tidied[0] >= TIDY_S:
+            self._tidy(now)
         self._send_what_is_due(now)
         cut = self._monitor_fd in ready and self.member.link.disturbed()
         if over or cut or now - self._heard_at > self.member.silence_s:
@@ -182,6 +205,15 @@ class Courier:
     def _send_what_is_due(self, now: float) -> None:
         for frames in self._ledger.step(now):
             self.member.link.send(frames)
+
+    def _tidy(self, now: float) -> None:
+        """Close shared memory that is not needed: what is too much at once, the rest after a while without use."""
+        _, since, count = self._tidied
+        if count != self._store.placings:
+            since, count = now, self._store.placings
+        self._tidied = (now, since, count)
+        if closed := self._store.tidy(0 if now - since >= REST_AFTER_S else None):
+            self._ledger.closed(closed)
 
     def _watch(self) -> Waiter:
         waiter = Waiter(self.member.link.socket)
@@ -229,9 +261,21 @@ class Courier:
                 future.job.task_started(future.index)
         elif type(news) is Wrote:
             self._show(news)
+        elif type(news) is Unclaimed:
+            self._released.extend(news.slices)
+        elif type(news) is Segment:
+            try:
+                self._shelf.add(Handle(news.segment, news.pid, news.fd, news.size))
+            except CannotOpen as error:  # whose results lie there will say so
+                log.warning("shared memory of the master: %s", error)
+        elif type(news) is DropSegments:
+            self._shelf.drop(news.segments)
 
     def _end(self, ended: Ended[TaskFuture]) -> None:
         future, frame = ended.entry.owner, ended.frame
+        if ended.entry.lease is not None:
+            # Whoever ran it before, and was lost, may look at it yet.
+            ended.entry.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
         status = future.status = _STATUSES[frame.status]
         future.slave, future.worker = ended.slave, frame.worker
         future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
@@ -243,10 +287,13 @@ class Courier:
         if status is Status.CANCELLED:
             future.end_cancelled()
         else:
-            value, error = answer_of(ended)
+            value, error = answer_of(ended, self._take)
             if error is not None and self.present is not None:
                 self.present(future, error)
             future.end(value, error)
+
+    def _take(self, slice_: Slice) -> memoryview | bytearray:
+        return self._shelf.take(slice_, self._released.append)
 
     def _show(self, wrote: Wrote[TaskFuture]) -> None:
         future = wrote.entry.owner
@@ -322,7 +369,7 @@ class Courier:
         self.member = member
         self._waiter = self._watch()
         self._heard_at = monotonic()
-        for entry in self._ledger.attach(Session(member.epoch, "to_client")):
+        for entry in self._attach():
             entry.owner.end_cancelled()
 
     def _give_up(self, why: str, kind: type[ClusterError] = MasterLost) -> None:

@@ -16,8 +16,10 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.shared import EmptyShelf, Introductions, Memory
+from concurrent_nb.objects.store import Lease
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Buffers
+from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, slices_of
 from concurrent_nb.wire.session import Session
 
 T = TypeVar("T")
@@ -29,8 +31,9 @@ class Shipment:
 
     digest: bytes
     body: bytes
-    sizes: tuple[int, ...] = ()
+    sizes: m.Sizes = ()
     buffers: Buffers = ()
+    lease: object = None  #: keeps what lies in shared memory
 
 
 @dataclass(eq=False, slots=True)
@@ -57,12 +60,13 @@ class Entry(Generic[T]):
     index: int
     function: Shipment
     body: bytes
-    sizes: tuple[int, ...]
+    sizes: m.Sizes
     buffers: Buffers
     timeout_s: float | None
     retries: int
     owner: T
     cancelled: bool = False  #: its end has been asked for
+    lease: Lease | None = None  #: keeps what lies in shared memory
 
 
 class Ended(Struct, Generic[T], frozen=True, gc=False):
@@ -90,7 +94,13 @@ class Wrote(Struct, Generic[T], frozen=True, gc=False):
     data: bytes
 
 
-News = Ended[T] | Runs[T] | Wrote[T]
+class Unclaimed(Struct, frozen=True, gc=False):
+    """A result that nobody waits for lies in shared memory."""
+
+    slices: list[m.Slice]
+
+
+News = Ended[T] | Runs[T] | Wrote[T] | Unclaimed | m.Segment | m.DropSegments
 
 
 class Ledger(Generic[T]):
@@ -98,6 +108,7 @@ class Ledger(Generic[T]):
 
     def __init__(self, interval_s: float) -> None:
         self.session: Session | None = None
+        self._introductions: Introductions | None = None
         self.jobs: dict[bytes, OpenJob[T]] = {}
         self.interval_s = interval_s
         self._said_at = float("-inf")
@@ -112,12 +123,19 @@ class Ledger(Generic[T]):
         """Return the tasks without an answer."""
         return [entry for job in self.jobs.values() for entry in job.entries.values()]
 
-    def attach(self, session: Session) -> list[Entry[T]]:
+    def attach(self, session: Session, memory: Memory | None = None, *, shares: bool = False) -> list[Entry[T]]:
         """Go on in a new session: say again, under the same ids, whatever has no answer yet.
 
         Give back the tasks whose end had been asked for: they are not sent again, so nobody will answer for them.
+
+        Args:
+            memory: where what is not sent as frames lies; None if everything is.
+            shares: whether the master can open it.
         """
         self.session = session
+        self._introductions = Introductions(session, memory or EmptyShelf(), shares)
+        if shares:
+            session.send(m.ShareMemory())
         self._said_at = float("-inf")  # the master sends nothing to a node that it has not heard in this session
         dropped = []
         for job in list(self.jobs.values()):
@@ -166,6 +184,16 @@ class Ledger(Generic[T]):
         if self.session is not None and known.said_open:
             self.session.send(m.Cancel(job, None if indexes is None else list(indexes)))
 
+    def release(self, slices: Sequence[m.Slice]) -> None:
+        """Give back what results lay in: nobody looks at it any more."""
+        if self.session is not None:
+            self.session.send(m.Release(list(slices), True))
+
+    def closed(self, segments: Sequence[bytes]) -> None:
+        """Say that segments of ours are gone."""
+        if self._introductions is not None:
+            self._introductions.dropped(segments)
+
     def drop_all(self) -> list[Entry[T]]:
         """Give up: forget every task and give them back."""
         entries = self.entries()
@@ -180,12 +208,20 @@ class Ledger(Generic[T]):
             run = list(members)
             first = run[0]
             self._introduce(first.job, first.function, session)
-            frames = [m.TaskFrame(entry.index, 0, entry.body, entry.sizes) for entry in run]
-            with_buffers = any(entry.sizes for entry in run)
-            session.send(
-                m.Submit(first.job.id, first.function.digest, first.timeout_s, first.retries, frames),
-                [entry.buffers for entry in run] if with_buffers else (),
-            )
+            buffers: ItemBuffers = ()
+            if any(entry.sizes for entry in run):
+                parts = [self._outgoing(entry.sizes, entry.buffers) for entry in run]
+                buffers = [own for _, own in parts]
+                frames = [
+                    m.TaskFrame(entry.index, 0, entry.body, sizes) for entry, (sizes, _) in zip(run, parts, strict=True)
+                ]
+            else:
+                frames = [m.TaskFrame(entry.index, 0, entry.body) for entry in run]
+            session.send(m.Submit(first.job.id, first.function.digest, first.timeout_s, first.retries, frames), buffers)
+
+    def _outgoing(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
+        assert self._introductions is not None
+        return self._introductions.outgoing(sizes, buffers)
 
     def _introduce(self, job: OpenJob[T], function: Shipment, session: Session) -> None:
         """Say what the master must know before a task of this job and function."""
@@ -195,10 +231,8 @@ class Ledger(Generic[T]):
             if job.dropped:
                 session.send(m.Cancel(job.id, list(job.dropped)))
         if function.digest not in job.functions:
-            session.send(
-                m.Function(function.digest, function.body, function.sizes),
-                [function.buffers] if function.sizes else (),
-            )
+            sizes, buffers = self._outgoing(function.sizes, function.buffers)
+            session.send(m.Function(function.digest, function.body, sizes), [buffers] if buffers else ())
             job.functions.add(function.digest)
 
     def _close_if_over(self, job: OpenJob[T]) -> None:
@@ -219,6 +253,10 @@ class Ledger(Generic[T]):
                 job = self.jobs.get(message.job)
                 if job is not None:
                     yield from self._ended(job, message, item.buffers)
+                elif slices := [it for frame in message.items if frame.sizes for it in slices_of(frame.sizes)]:
+                    yield Unclaimed(slices)
+            elif type(message) in (m.Segment, m.DropSegments):
+                yield message  # type: ignore[misc]
             elif type(message) is m.Started:
                 for ref in message.tasks:
                     if (entry := self._find(ref)) is not None:
@@ -226,11 +264,13 @@ class Ledger(Generic[T]):
             elif type(message) is m.Output and (entry := self._find(message.task)) is not None:
                 yield Wrote(entry, message.task.attempt, message.stream, message.data)
 
-    def _ended(self, job: OpenJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[Ended[T]]:
+    def _ended(self, job: OpenJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[News[T]]:
         for at, frame in enumerate(message.items):
             entry = job.entries.pop(frame.index, None)
             if entry is not None:
                 yield Ended(entry, frame, buffers[at] if buffers else (), message.slave)
+            elif slices := slices_of(frame.sizes):
+                yield Unclaimed(slices)
         self._close_if_over(job)
 
     def _find(self, ref: m.TaskRef) -> Entry[T] | None:

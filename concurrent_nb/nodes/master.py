@@ -7,6 +7,7 @@ The two meet in one queue; the compute thread alone touches the core.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
@@ -22,15 +23,17 @@ from typing import Any, Final, TypeVar
 import psutil
 
 from concurrent_nb.clock import monotonic
-from concurrent_nb.components.config import ExtensionPointItem, FloatItem, IntItem, ListItem
+from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatItem, IntItem, ListItem
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.kernel_desk import Answer, connection_info
 from concurrent_nb.nodes.master_core import MasterCore
-from concurrent_nb.nodes.registration import check_versions
+from concurrent_nb.nodes.registration import as_json, can_open, check_versions
 from concurrent_nb.nodes.strategies import IStrategy, PullRoundRobin, PushBest
 from concurrent_nb.nodes.wake import Wake
+from concurrent_nb.objects import segments
+from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -64,6 +67,7 @@ class MasterNode(Component):
     suspect_after_s = FloatItem(3.0, min=0.01, help="A node that was silent for this many seconds gets no new tasks.")
     lost_after_s = FloatItem(5.0, min=0.01, help="A node that was silent for this many seconds is given up.")
     deaths_allowed = IntItem(3, min=1, help="A task that was running in this many workers that died is quarantined.")
+    share_memory = BoolItem(True, help="Large buffers for nodes of this host lie in shared memory and do not travel.")
 
 
 class Master:
@@ -83,7 +87,8 @@ class Master:
         epoch = time.time_ns() // 1_000_000
         scheduler = Scheduler(config.strategy.make(), deaths_allowed=config.deaths_allowed)
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
-        self._core = MasterCore(epoch, scheduler, liveness, config.interval_s)
+        self._shelf = Shelf()
+        self._core = MasterCore(epoch, scheduler, liveness, config.interval_s, self._shelf)
         self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wake()
@@ -104,7 +109,9 @@ class Master:
         server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls)
         self._thread.start()
         path = None
+        at_end = contextlib.ExitStack()
         try:
+            self._probe = at_end.enter_context(segments.probe())
             await server.start()
             info = ConnectionFile(
                 name=self.name,
@@ -127,6 +134,8 @@ class Master:
             self._wake.set()
             await asyncio.to_thread(self._thread.join)
             self._wake.close()
+            at_end.close()
+            self._shelf.close()
 
     def stop(self) -> None:
         """End `run`: nodes are told that the cluster has been stopped. For the loop's thread."""
@@ -188,19 +197,34 @@ class Master:
         return connection_info(await answer)
 
     @remote(roles=["admin", "client"])
-    async def register_client(self, caller: Caller, key: str, versions: dict[str, Any], name: str) -> dict[str, Any]:
-        """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals."""
+    async def register_client(
+        self, caller: Caller, key: str, versions: dict[str, Any], name: str, memory: list[Any] | None = None
+    ) -> dict[str, Any]:
+        """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals.
+
+        `memory` describes a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
+        """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
         session = new_session_id()
         await self._ask(lambda now: self._core.add_client(session, public, name, now))
-        return self._welcome(session, name, caller)
+        return self._welcome(session, name, caller, memory)
 
     @remote(roles=["admin", "slave"])
     async def register_slave(
-        self, caller: Caller, key: str, versions: dict[str, Any], name: str, slots: int, credit: int
+        self,
+        caller: Caller,
+        key: str,
+        versions: dict[str, Any],
+        name: str,
+        slots: int,
+        credit: int,
+        memory: list[Any] | None = None,
     ) -> dict[str, Any]:
-        """Register a slave that runs `slots` tasks at once and accepts `credit` unfinished ones."""
+        """Register a slave that runs `slots` tasks at once and accepts `credit` unfinished ones.
+
+        `memory` is as for an application.
+        """
         public = check_key(key)
         check_versions(versions, f"slave {check_label(name)!r}")
         if not 1 <= slots <= credit <= 1_000_000:
@@ -209,7 +233,7 @@ class Master:
             )
         session = new_session_id()
         given = await self._ask(lambda now: self._core.add_slave(session, public, name, slots, credit, now))
-        return self._welcome(session, given, caller)
+        return self._welcome(session, given, caller, memory)
 
     @remote(roles=["admin", "client"])
     async def unregister_client(self, session: str) -> bool:
@@ -234,7 +258,8 @@ class Master:
     async def _unregister(self, session: str) -> bool:
         return await self._ask(lambda now: self._core.remove(session_of(session), "it has unregistered", now))
 
-    def _welcome(self, session: SessionId, name: str, caller: Caller) -> dict[str, Any]:
+    def _welcome(self, session: SessionId, name: str, caller: Caller, memory: list[Any] | None) -> dict[str, Any]:
+        shares = self.config.share_memory and can_open(memory)
         host = caller.local_host if caller.local_host in self._gate.ports else next(iter(self._gate.ports))
         bracketed = f"[{host}]" if ":" in host else host
         return {
@@ -245,6 +270,7 @@ class Master:
             "master_key": self._keys.public.decode(),
             "interval_s": self.config.interval_s,
             "silence_s": self.config.suspect_after_s,
+            "memory": as_json(self._probe) if shares and self._probe is not None else None,
         }
 
     # --------------------------------------------------------------------------------------------- compute channel

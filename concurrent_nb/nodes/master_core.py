@@ -7,15 +7,19 @@ are opaque here: nothing is ever unpickled.
 """
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, cast
 
+import msgspec
+
 from concurrent_nb.errors import ConfigurationError, ProtocolError
-from concurrent_nb.ids import Digest, JobId, SessionId, digest_of
+from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.nodes.kernel_desk import KernelDesk
+from concurrent_nb.nodes.shared import EmptyShelf, Introductions, Shelf
+from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import instructions as i
@@ -23,7 +27,17 @@ from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Buffers, Received, encode_error
+from concurrent_nb.wire.codec import (
+    Buffer,
+    Buffers,
+    ItemBuffers,
+    Received,
+    encode_error,
+    function_digest,
+    joined,
+    lengths,
+    slices_of,
+)
 from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
@@ -46,6 +60,9 @@ class Peer:
     key: bytes  #: its CURVE public key, z85; a client's principal
     name: str
     session: Session
+    introductions: Introductions
+    segments: set[bytes] = field(default_factory=set)  #: shared memory that it has introduced
+    holds: dict[m.Slice, SessionId] = field(default_factory=dict)  #: results that it looks at, by the slave's session
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
     slots: int = 0
     credit: int = 0
@@ -62,6 +79,14 @@ class _Function:
     jobs: set[bytes]  #: open jobs that use it
 
 
+@dataclass(eq=False, slots=True)
+class _Kept:
+    """Where an outcome lies that its owner has not acknowledged."""
+
+    slave: SessionId
+    slices: list[m.Slice]
+
+
 class MasterCore:
     """Everything that a master decides.
 
@@ -70,9 +95,17 @@ class MasterCore:
         scheduler: decides who runs what.
         liveness: decides who is gone.
         interval_s: seconds between two signs of life.
+        shelf: keeps the shared memory of other nodes open; None to share none.
     """
 
-    def __init__(self, epoch: int, scheduler: Scheduler, liveness: Liveness, interval_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        scheduler: Scheduler,
+        liveness: Liveness,
+        interval_s: float = 1.0,
+        shelf: Shelf | None = None,
+    ) -> None:
         self.epoch = epoch
         self._interval_s = interval_s
         self.scheduler = scheduler
@@ -88,6 +121,13 @@ class MasterCore:
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._scheduler_due = 0.0
         self.kernels = KernelDesk()
+        self._shelf = shelf or EmptyShelf()
+        self._arrived: list[tuple[SessionId, JobId, m.OutcomeFrame]] = []  # outcomes in shared memory, now decided on
+        self._kept: dict[bytes, dict[int, _Kept]] = {}  # those that an owner has not acknowledged, by job and index
+        self._lent: defaultdict[bytes, int] = defaultdict(int)  # how many slices of a segment are kept or looked at
+        self._orphans: set[bytes] = set()  # segments of lost slaves, closed when nothing is lent of them
+        self._departed: list[tuple[float, SessionId, set[bytes]]] = []  # when to close segments of lost applications
+        self._owners: dict[bytes, Peer] = {}  # who has introduced a segment last
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
@@ -100,20 +140,26 @@ class MasterCore:
             m.Output: self._on_output,
             m.Capacity: self._on_capacity,
             m.KernelOpened: self._on_kernel_opened,
+            m.ShareMemory: self._on_share_memory,
+            m.Segment: self._on_segment,
+            m.DropSegments: self._on_drop_segments,
+            m.Release: self._on_release,
         }
 
     # ------------------------------------------------------------------------------------------------ coming and going
 
     def add_client(self, session_id: SessionId, key: bytes, name: str, now: float) -> None:
         """Register an application; its jobs belong to `key`."""
-        self._add(Peer(session_id, "client", key, name, Session(self.epoch, "from_client")), now)
+        session = Session(self.epoch, "from_client")
+        self._add(Peer(session_id, "client", key, name, session, Introductions(session, self._shelf)), now)
 
     def add_slave(self, session_id: SessionId, key: bytes, name: str, slots: int, credit: int, now: float) -> str:
         """Register a slave; give the name that it has here (another one if the name is taken)."""
         taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
         session = Session(self.epoch, "from_slave")
-        self._add(Peer(session_id, "slave", key, name, session, slots=slots, credit=credit), now)
+        introductions = Introductions(session, self._shelf)
+        self._add(Peer(session_id, "slave", key, name, session, introductions, slots=slots, credit=credit), now)
         return name
 
     def _add(self, peer: Peer, now: float) -> None:
@@ -143,6 +189,7 @@ class MasterCore:
         if peer.role == "slave":
             self.kernels.lost(session_id, reason)
         self._decide(now)
+        self._abandon_memory(peer, now + linger_s)
         return True
 
     def stop(self) -> list[Outgoing]:
@@ -192,15 +239,22 @@ class MasterCore:
                 self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit))
                 self._decide(now)
         try:
-            for item in peer.session.receive(frames, now):
+            items = peer.session.receive(frames, now)
+            acknowledged = cast("list[e.OutcomesAcknowledged]", peer.session.take_acked())
+            if self._kept and acknowledged:
+                self._hand_over(peer, acknowledged)  # first: it may release them in this very envelope
+            for item in items:
                 self._handlers[type(item.message)](peer, item.message, item, now)
-            self._events += cast("list[e.OutcomesAcknowledged]", peer.session.take_acked())
+            self._events += acknowledged
             self._decide(now)
+            if self._arrived:
+                self._keep_arrived()
             if peer.session.closed_by_peer is not None:
                 self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer}", now)
         except ProtocolError as error:
             log.warning("%s %r broke the protocol: %s", peer.role, peer.name, error)
             self._events.clear()
+            self._arrived.clear()
             self.remove(peer.session_id, f"protocol error: {error}", now)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:
@@ -212,10 +266,13 @@ class MasterCore:
         if message.digest in self._functions:
             return
         buffers = item.buffers or [()]
-        whole = message.body or b"".join(buffers[0][:1])
-        rest = buffers[0][1:] if not message.body else buffers[0]
-        if digest_of(b"".join([whole, *rest])) != message.digest:
-            raise ProtocolError(f"function {message.digest.hex()[:8]} does not have the digest that it names")
+        name = f"function {message.digest.hex()[:8]}"
+        parts = joined(message.sizes, buffers[0], lambda slice_: slice_)
+        if function_digest([message.body, *parts]) != message.digest:
+            raise ProtocolError(f"{name} does not have the digest that it names")
+        if not self._has_all(peer, message.sizes):
+            log.warning("%s of %r lies in shared memory that cannot be opened: it counts as not sent", name, peer.name)
+            return
         self._functions[message.digest] = _Function(message, buffers, set())
         self._retire(message.digest)
 
@@ -230,6 +287,9 @@ class MasterCore:
         function = self._functions.get(message.function)
         if function is None:
             self._refuse(peer, message, f"function {message.function.hex()[:8]} was never sent")
+            return
+        if not all(self._has_all(peer, task.sizes) for task in message.tasks if task.sizes):
+            self._refuse(peer, message, "its arguments lie in shared memory that the master cannot open")
             return
         function.jobs.add(message.job)
         self._idle_functions.pop(message.function, None)
@@ -259,6 +319,11 @@ class MasterCore:
 
     def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
         peer.done += len(message.items)
+        for frame in message.items:
+            if frame.sizes and (slices := slices_of(frame.sizes)):
+                self._arrived.append((peer.session_id, JobId(message.job), frame))
+                for slice_ in slices:
+                    self._lent[slice_.segment] += 1
         self._events.append(e.OutcomesReceived(peer.session_id, JobId(message.job), message.items, item.buffers))
 
     def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
@@ -284,6 +349,110 @@ class MasterCore:
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
         self.kernels.answered(peer.session_id, message)
 
+    # -------------------------------------------------------------------------------------------------- shared memory
+
+    def _on_share_memory(self, peer: Peer, message: m.ShareMemory, _: Received, now: float) -> None:
+        peer.introductions.shares = True
+
+    def _on_segment(self, peer: Peer, message: m.Segment, _: Received, now: float) -> None:
+        owner = self._owners.get(message.segment)
+        if owner is not None and owner.key != peer.key:
+            raise ProtocolError(f"segment {message.segment.hex()[:8]} is another's")
+        try:
+            self._shelf.add(Handle(message.segment, message.pid, message.fd, message.size))
+        except CannotOpen as error:  # what lies there is refused, or counts as lost
+            log.warning("shared memory of %s %r: %s", peer.role, peer.name, error)
+            return
+        self._owners[message.segment] = peer
+        peer.segments.add(message.segment)
+
+    def _on_drop_segments(self, peer: Peer, message: m.DropSegments, _: Received, now: float) -> None:
+        self._close([segment for segment in message.segments if segment in peer.segments])
+
+    def _on_release(self, peer: Peer, message: m.Release, _: Received, now: float) -> None:
+        by_slave: dict[SessionId, list[m.Slice]] = {}
+        for slice_ in message.slices:
+            if (slave := peer.holds.pop(slice_, None)) is not None:
+                by_slave.setdefault(slave, []).append(slice_)
+        for slave, slices in by_slave.items():
+            self._release(slave, slices, clean=message.clean)
+
+    def _has_all(self, peer: Peer, sizes: m.Sizes) -> bool:
+        """Say whether whatever lies in shared memory lies in the peer's own, and that is open here."""
+        owners = [self._owners.get(slice_.segment) for slice_ in slices_of(sizes)]
+        return all(owner is not None and owner.key == peer.key for owner in owners)
+
+    def _keep_arrived(self) -> None:
+        """Keep the shared memory of outcomes that counted; give that of late ones back."""
+        arrived, self._arrived = self._arrived, []
+        for slave, job_id, frame in arrived:
+            job = self.scheduler.jobs.get(job_id)
+            task = None if job is None else job.tasks.get(frame.index)
+            slices = slices_of(frame.sizes)
+            if task is not None and task.outcome is frame:
+                self._kept.setdefault(job_id, {})[frame.index] = _Kept(slave, slices)
+            else:
+                self._release(slave, slices, clean=True)
+
+    def _hand_over(self, client: Peer, acknowledged: Sequence[e.OutcomesAcknowledged]) -> None:
+        """Note that a client has outcomes: what they lie in is its to release, or free if it has got copies."""
+        for event in acknowledged:
+            kept = self._kept.get(event.job, {})
+            for index in event.indexes if kept else ():
+                if (taken := kept.pop(index, None)) is None:
+                    continue
+                if client.introductions.shares:
+                    client.holds.update(dict.fromkeys(taken.slices, taken.slave))
+                else:
+                    self._release(taken.slave, taken.slices, clean=True)
+
+    def _release(self, slave: SessionId, slices: Sequence[m.Slice], *, clean: bool) -> None:
+        """Give slices back to the slave that they came from; close what is left of a lost slave."""
+        self._send(slave, m.Release(list(slices), clean))
+        for slice_ in slices:
+            self._lent[slice_.segment] -= 1
+            if not self._lent[slice_.segment]:
+                del self._lent[slice_.segment]
+                if slice_.segment in self._orphans:
+                    self._close([slice_.segment])
+
+    def _close(self, segments: Sequence[bytes]) -> None:
+        """Close segments, and tell everybody who knows them. Functions that lie there are gone."""
+        gone = set(segments)
+        for digest in [d for d, f in self._functions.items() if gone & {s.segment for s in slices_of(f.message.sizes)}]:
+            self._idle_functions.pop(digest, None)
+            self._drop_function(digest)
+        for segment in segments:
+            owner = self._owners.pop(segment, None)
+            if owner is not None:
+                owner.segments.discard(segment)
+        self._orphans -= gone
+        self._shelf.drop(segments)
+        for peer in self.peers.values():
+            if peer.introductions.dropped(segments):
+                self._touched[peer.session_id] = peer
+
+    def _abandon_memory(self, peer: Peer, due: float) -> None:
+        """Act on the end of a peer's session: what it looked at is not used again, what it shared is closed in time."""
+        by_slave: dict[SessionId, list[m.Slice]] = {}
+        for slice_, slave in peer.holds.items():
+            by_slave.setdefault(slave, []).append(slice_)
+        for slave, slices in by_slave.items():
+            self._release(slave, slices, clean=False)
+        if peer.role == "slave":
+            self._orphans |= {segment for segment in peer.segments if segment in self._lent}
+            self._close([segment for segment in peer.segments if segment not in self._lent])
+        elif peer.segments:
+            self._departed.append((due, peer.session_id, peer.segments))
+
+    def _close_departed(self, now: float) -> None:
+        """Close the segments of applications that have not come back."""
+        over = [departed for departed in self._departed if departed[0] <= now]
+        for departed in over:
+            self._departed.remove(departed)
+            _, session_id, segments = departed
+            self._close([s for s in segments if s in self._owners and self._owners[s].session_id == session_id])
+
     # ------------------------------------------------------------------------------------------------- what is decided
 
     def _decide(self, now: float) -> None:
@@ -302,7 +471,7 @@ class MasterCore:
             elif type(instruction) is i.TellStarted:
                 self._send(instruction.client, m.Started(instruction.slave, list(instruction.tasks)))
             elif type(instruction) is i.ForgetJob:
-                self._forget_functions(instruction.job)
+                self._forget_job(instruction.job)
 
     def _send(self, to: SessionId, message: m.AnyMessage) -> None:
         if (peer := self.peers.get(to)) is not None:
@@ -312,15 +481,26 @@ class MasterCore:
     def _assign(self, assign: i.Assign) -> None:
         slave = self._touched[assign.slave] = self.peers[assign.slave]
         if assign.function not in slave.functions:
-            function = self._functions[assign.function]
-            slave.session.send(function.message, function.buffers)
-            slave.functions.add(assign.function)
-        frames = [m.TaskFrame(task.index, task.attempt, task.body, task.sizes) for task in assign.tasks]
-        with_buffers = any(task.sizes for task in assign.tasks)
-        slave.session.send(
-            m.Assign(assign.job, assign.function, assign.timeout_s, frames),
-            [task.buffers for task in assign.tasks] if with_buffers else (),
-        )
+            self._send_function(slave, self._functions[assign.function])
+        buffers: ItemBuffers = ()
+        if any(task.sizes for task in assign.tasks):
+            parts = [slave.introductions.outgoing(task.sizes, task.buffers) for task in assign.tasks]
+            buffers = [own for _, own in parts]
+            frames = [
+                m.TaskFrame(task.index, task.attempt, task.body, sizes)
+                for task, (sizes, _) in zip(assign.tasks, parts, strict=True)
+            ]
+        else:
+            frames = [m.TaskFrame(task.index, task.attempt, task.body) for task in assign.tasks]
+        slave.session.send(m.Assign(assign.job, assign.function, assign.timeout_s, frames), buffers)
+
+    def _send_function(self, slave: Peer, function: _Function) -> None:
+        message = function.message
+        sizes, buffers = slave.introductions.outgoing(message.sizes, function.buffers[0])
+        if sizes is not message.sizes:
+            message = m.Function(message.digest, message.body, sizes)
+        slave.session.send(message, [buffers] if buffers else ())
+        slave.functions.add(message.digest)
 
     def _deliver(self, deliver: i.Deliver) -> None:
         client = self.peers.get(deliver.client)
@@ -329,9 +509,22 @@ class MasterCore:
         self._touched[deliver.client] = client
         client.done += len(deliver.items)
         acknowledged = e.OutcomesAcknowledged(deliver.client, deliver.job, [item.index for item in deliver.items])
-        client.session.send(m.Outcomes(deliver.job, deliver.slave, list(deliver.items)), deliver.buffers, acknowledged)
+        items, buffers = list(deliver.items), deliver.buffers
+        if any(item.sizes for item in items):
+            parts = [
+                client.introductions.outgoing(item.sizes, buffers[at] if buffers else ())
+                for at, item in enumerate(items)
+            ]
+            buffers = [own for _, own in parts]
+            items = [
+                item if sizes is item.sizes else msgspec.structs.replace(item, sizes=sizes)
+                for item, (sizes, _) in zip(items, parts, strict=True)
+            ]
+        client.session.send(m.Outcomes(deliver.job, deliver.slave, items), buffers, acknowledged)
 
-    def _forget_functions(self, job: JobId) -> None:
+    def _forget_job(self, job: JobId) -> None:
+        for kept in self._kept.pop(job, {}).values():
+            self._release(kept.slave, kept.slices, clean=False)  # they may have come, and not been acknowledged
         for digest in self._functions_of.pop(job, ()):
             function = self._functions[digest]
             function.jobs.discard(job)
@@ -342,14 +535,18 @@ class MasterCore:
         """Keep a function that no job uses for a while; drop those that have been idle longest."""
         message = self._functions[digest].message
         idle = self._idle_functions
-        idle[digest] = len(message.body) + sum(message.sizes)
+        idle[digest] = len(message.body) + sum(lengths(message.sizes))
         while len(idle) > IDLE_FUNCTIONS or (len(idle) > 1 and sum(idle.values()) > IDLE_BYTES):
             oldest, _ = idle.popitem(last=False)
-            del self._functions[oldest]
-            for peer in self.peers.values():
-                if oldest in peer.functions:
-                    peer.functions.discard(oldest)
-                    self._send(peer.session_id, m.DropFunctions([oldest]))
+            self._drop_function(oldest)
+
+    def _drop_function(self, digest: bytes) -> None:
+        for job in self._functions.pop(digest).jobs:
+            self._functions_of[job].discard(digest)
+        for peer in self.peers.values():
+            if digest in peer.functions:
+                peer.functions.discard(digest)
+                self._send(peer.session_id, m.DropFunctions([digest]))
 
     # --------------------------------------------------------------------------------------------------- what goes out
 
@@ -360,6 +557,8 @@ class MasterCore:
         if self._events or now >= self._scheduler_due:
             self._decide(now)
         self.kernels.tick(now)
+        if self._departed:
+            self._close_departed(now)
         if now >= self._looks.soonest:
             for session_id in self._looks.take_up_to(now):
                 self._touched[session_id] = self.peers[session_id]

@@ -1,6 +1,7 @@
 """How a node joins a cluster: it registers over the control channel and gets what it needs for the compute channel."""
 
 import contextlib
+import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -8,6 +9,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import AccessRefused, ProtocolError, VersionMismatch
 from concurrent_nb.ids import SessionId
+from concurrent_nb.objects import segments
 from concurrent_nb.transport.compute import Link
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
@@ -58,6 +60,7 @@ class Membership:
     control: ControlClient
     role: str
     master_ip: str  #: where the master's compute channel is
+    shares_memory: bool  #: node and master are on one host, and each can open what the other shares
 
     def still_known(self) -> bool:
         """Ask the master over the control channel whether the session lives. Raises MasterUnreachable."""
@@ -87,7 +90,11 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
         raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
     control = ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S)
     try:
-        answer = control.call(f"register_{role}", key=keys.public.decode(), versions=versions(), **facts)
+        with segments.probe() as ours:
+            memory = None if ours is None else as_json(ours)
+            answer = control.call(
+                f"register_{role}", key=keys.public.decode(), versions=versions(), memory=memory, **facts
+            )
         if answer["master_key"] != info.master_key:
             raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")
         session_id = SessionId(bytes.fromhex(answer["session"]))
@@ -106,4 +113,27 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
         control,
         role,
         master_ip,
+        can_open(answer["memory"]),
     )
+
+
+# A node shows the master a piece of shared memory when it registers. If the master can open that, it shows one of its
+# own; if the node can open that, large buffers need not travel between the two.
+
+
+def as_json(handle: segments.Handle) -> list[Any]:
+    """Describe a piece of our shared memory for another process."""
+    return [handle.segment.hex(), handle.pid, handle.fd, handle.size]
+
+
+def can_open(shown: Any) -> bool:
+    """Say whether we can open what another process has shown, as `as_json` does."""
+    if shown is None or not segments.is_available():
+        return False
+    try:
+        segment, pid, fd, size = shown
+        opened = segments.open_segment(segments.Handle(bytes.fromhex(segment), int(pid), int(fd), int(size)))
+    except (segments.CannotOpen, TypeError, ValueError):  # another host, another user, or nonsense: nothing is shared
+        return False
+    os.close(opened)
+    return True

@@ -21,6 +21,7 @@ from concurrent_nb.ids import DRAIN
 from concurrent_nb.nodes.machine import cores
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
+from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.waiting import Waiter, fd_of
@@ -68,6 +69,7 @@ class Slave:
         self._pool = Pool(
             self._slots, make_launcher("spawn" if config.spawn else "template", self._slots), grace_s=config.grace_s
         )
+        self._shelf = Shelf()  # shared memory of our workers, in which results lie
         self._polled: dict[int, int] = {}
         self._polled_version = -1
 
@@ -88,6 +90,7 @@ class Slave:
                 membership = self._rejoin() if again else None
         finally:
             self._pool.close()
+            self._shelf.close()
             if self._kernel is not None:
                 self._kernel.close()
 
@@ -154,7 +157,14 @@ class Slave:
     def _serve(self, membership: Membership) -> bool:
         """Serve in one session. True to look for a master again, False to end."""
         link = membership.link
-        core = SlaveCore(membership.name, membership.epoch, self._pool, membership.interval_s)
+        core = SlaveCore(
+            membership.name,
+            membership.epoch,
+            self._pool,
+            membership.interval_s,
+            self._shelf,
+            shares=membership.shares_memory,
+        )
         waiter = Waiter(link.socket)
         monitor_fd = fd_of(link.monitor)
         waiter.add(monitor_fd)
@@ -206,6 +216,7 @@ class Slave:
             log.warning("the session is over: %s", error)
             return True
         finally:
+            core.end()
             self._pool.reset(monotonic())
             membership.leave() if self._stopping or leaves else membership.close()
         return False

@@ -5,12 +5,21 @@
 Called by `SlaveNode`'s poll loop, by the simulator and by the tour in tests/test_life_of_a_task.py.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
+from concurrent_nb.nodes.shared import EmptyShelf, Introductions, Shelf
+from concurrent_nb.objects.segments import CannotOpen, Handle
+from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers
+from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, joined, slices_of
 from concurrent_nb.wire.session import Session
+from concurrent_nb.workers.records import Know
+
+log = logging.getLogger(__name__)
 
 
 class Reports(Protocol):
@@ -21,13 +30,25 @@ class Reports(Protocol):
     returned: list[m.TaskRef]
     output: list[tuple[m.TaskRef, int, bytes]]
     degraded: str  #: why no worker is started any more, "" while they are; all tasks are returned then
+    segments: list[Know]  #: shared memory that workers have made, before the outcomes that lie in it
+    forgotten: list[bytes]  #: segments that their workers have given up
+    orphaned: list[bytes]  #: segments whose workers have died
 
 
 class Crew(Protocol):
     """What a slave needs of its workers. `workers.pool.Pool` has it; so have the tests' and the simulator's crews."""
 
-    def add_function(self, digest: bytes, body: bytes, buffers: Buffers) -> None:
+    def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
         """Keep a pickled function (a long body is the first buffer)."""
+
+    def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
+        """Know how workers open a segment of shared memory."""
+
+    def drop_segments(self, segments: Sequence[bytes]) -> None:
+        """Forget segments to which nothing refers any more."""
+
+    def release(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
+        """Give slices back to the workers that made them; `clean` if nobody refers to them any more."""
 
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
@@ -58,11 +79,28 @@ class SlaveCore:
         epoch: the master's life.
         crew: its workers.
         interval_s: seconds between two signs of life.
+        shelf: keeps what workers share, and outlives the session; None if they share nothing.
+        shares: whether the master is on this host and can open what lies there.
     """
 
-    def __init__(self, name: str, epoch: int, crew: Crew, interval_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        epoch: int,
+        crew: Crew,
+        interval_s: float,
+        shelf: Shelf | None = None,
+        *,
+        shares: bool = False,
+    ) -> None:
         self.name = name
         self.session = Session(epoch, "to_slave")
+        self._shelf = shelf or EmptyShelf()
+        self._introductions = Introductions(self.session, self._shelf, shares)
+        self._lent: dict[bytes, dict[int, m.Slice]] = {}  # results that were not released, by segment and offset
+        self._orphans: set[bytes] = set()  # segments of dead workers that are closed when nothing is lent of them
+        if shares:
+            self.session.send(m.ShareMemory())
         self._crew = crew
         self._interval_s = interval_s
         self._said_at = -interval_s
@@ -81,11 +119,18 @@ class SlaveCore:
             if type(message) is m.Assign:
                 self._crew.assign(message.job, message.function, message.timeout_s, message.tasks, item.buffers, now)
             elif type(message) is m.Function:
-                self._crew.add_function(message.digest, message.body, item.buffers[0] if item.buffers else ())
+                buffers = joined(message.sizes, item.buffers[0] if item.buffers else (), lambda slice_: slice_)
+                self._crew.add_function(message.digest, message.body, buffers)
             elif type(message) is m.Withdraw:
                 self._crew.withdraw(message.tasks, message.stop, now)
             elif type(message) is m.DropFunctions:
                 self._crew.drop_functions(message.digests)
+            elif type(message) is m.Segment:
+                self._crew.add_segment(message.segment, message.pid, message.fd, message.size)
+            elif type(message) is m.DropSegments:
+                self._crew.drop_segments(message.segments)
+            elif type(message) is m.Release:
+                self._released(message.slices, clean=message.clean)
             elif type(message) is m.OpenKernel:
                 self.kernel_requests.append(message.request)
 
@@ -111,8 +156,14 @@ class SlaveCore:
             self.session.send(m.Output(task, stream, data))
         if reports.started:
             self.session.send(m.Started(self.name, reports.started))
+        for made in reports.segments:
+            self._open(made)
         for job, frames, buffers in reports.outcomes:
+            if any(slices_of(frame.sizes) for frame in frames if frame.sizes):
+                frames, buffers = self._with_slices(frames, buffers)
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
+        if reports.forgotten or reports.orphaned:
+            self._close(reports.forgotten, reports.orphaned)
         self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))
@@ -123,8 +174,75 @@ class SlaveCore:
             self._said_at = now
         return envelopes
 
+    # ------------------------------------------------------------------------------------------------ shared memory
+
+    def _open(self, made: Know) -> None:
+        try:
+            self._shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
+        except CannotOpen as error:  # its worker has died; what lies there cannot be taken, which is said of each task
+            log.warning("shared memory of a worker is gone: %s", error)
+
+    def _with_slices(
+        self, frames: Sequence[m.OutcomeFrame], buffers: ItemBuffers
+    ) -> tuple[list[m.OutcomeFrame], list[Buffers]]:
+        """Give outcomes as the master can take them, and note what is lent to it."""
+        out_frames, out_buffers = [], []
+        for at, frame in enumerate(frames):
+            own = buffers[at] if buffers else ()
+            slices = slices_of(frame.sizes)
+            try:
+                sizes, own = self._introductions.outgoing(frame.sizes, own)
+            except CannotOpen:
+                sizes, own, frame = (), (), _lost(frame)
+                slices = []
+            else:
+                frame = msgspec.structs.replace(frame, sizes=sizes) if sizes is not frame.sizes else frame
+            if slices and not self._introductions.shares:
+                self._crew.release(slices, clean=True)
+            elif any(self._shelf.handle(slice_.segment) is None for slice_ in slices):
+                sizes, own, frame = (), (), _lost(frame)
+            else:
+                for slice_ in slices:
+                    self._lent.setdefault(slice_.segment, {})[slice_.offset] = slice_
+            out_frames.append(frame)
+            out_buffers.append(own)
+        return out_frames, out_buffers
+
+    def _released(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
+        self._crew.release(slices, clean=clean)
+        for slice_ in slices:
+            lent = self._lent.get(slice_.segment)
+            if lent is not None and lent.pop(slice_.offset, None) is not None and not lent:
+                del self._lent[slice_.segment]
+                if slice_.segment in self._orphans:
+                    self._close([slice_.segment], ())
+
+    def _close(self, segments: Sequence[bytes], orphaned: Sequence[bytes]) -> None:
+        """Close segments, and those of dead workers of which nothing is lent."""
+        self._orphans.update(segment for segment in orphaned if segment in self._lent)
+        closed = [*segments, *(segment for segment in orphaned if segment not in self._lent)]
+        self._orphans.difference_update(closed)
+        for segment in closed:
+            self._lent.pop(segment, None)
+        self._shelf.drop(closed)
+        self._introductions.dropped(closed)
+
+    def end(self) -> None:
+        """Take back what is lent: whoever has it may keep it, but it is not used again. When the session is over."""
+        self._crew.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
+        self._lent.clear()
+        self._shelf.drop(list(self._orphans))
+
     def next_deadline(self) -> float:
         """When `step` should be called again at the latest."""
         keepalive = self._said_at + self._interval_s
         due = self.session.next_deadline()
         return keepalive if due is None else min(keepalive, due)
+
+
+def _lost(frame: m.OutcomeFrame) -> m.OutcomeFrame:
+    """Say of a task whose result went with its worker that the worker died: it is run again."""
+    how = f"worker {frame.worker} died before its result was taken"
+    return m.OutcomeFrame(
+        frame.index, frame.attempt, Status.DIED, frame.elapsed_s, frame.worker, encode_error(m.ErrorReport("", how, ""))
+    )

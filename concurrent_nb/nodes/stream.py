@@ -9,7 +9,9 @@ from concurrent_nb.errors import NotPicklable
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
+from concurrent_nb.objects.store import Lease
 from concurrent_nb.wire.codec import Buffers
+from concurrent_nb.wire.messages import Sizes
 
 
 class Packer(Protocol):
@@ -20,7 +22,7 @@ class Packer(Protocol):
 
     def pack(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, tuple[int, ...], Buffers]:
+    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
         """Pickle arguments."""
 
 
@@ -74,8 +76,8 @@ class Stream:
         future = TaskFuture(self._record.id, next(self._index), self._courier.cancel)
         try:
             shipment = self._shipment = self._shipment or self._packer.ship(self._fn)
-            body, sizes, buffers = self._packer.pack(self._fn, call, {})
+            body, sizes, buffers, lease = self._packer.pack(self._fn, call, {})
         except NotPicklable as error:
             future.end(None, error)
             return Entry(self._record, future.index, Shipment(b"", b""), b"", (), (), None, 0, future)
-        return Entry(self._record, future.index, shipment, body, sizes, buffers, None, 0, future)
+        return Entry(self._record, future.index, shipment, body, sizes, buffers, None, 0, future, lease=lease)

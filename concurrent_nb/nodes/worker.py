@@ -10,12 +10,14 @@ import builtins
 import importlib.abc
 import importlib.machinery
 import json
+import mmap
 import os
 import pickle
 import socket
 import sys
 import traceback
 import types
+import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final
@@ -25,19 +27,25 @@ import msgspec
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import SYS_PATH_VARIABLE
+from concurrent_nb.objects import segments
+from concurrent_nb.objects.shelf import Shelf
+from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import notes, pickles
-from concurrent_nb.wire.messages import ErrorReport
+from concurrent_nb.wire.codec import joined
+from concurrent_nb.wire.messages import ErrorReport, Sizes, Slice
 from concurrent_nb.workers import child
 from concurrent_nb.workers.ends import WorkerEnds
-from concurrent_nb.workers.records import Buffer
-from concurrent_nb.workers.serving import Serving
+from concurrent_nb.workers.records import Buffer, Forget, Know, Release
+from concurrent_nb.workers.serving import Answer, Serving
 from concurrent_nb.workers.template import Template
 
 #: what a message or traceback is cut to, in characters
 TEXT_MAX: Final = 64 * 1024
 #: what a result's repr is cut to, in characters
 REPR_MAX: Final = 200
+#: free shared memory that is kept warm for the next results
+WARM_BYTES: Final = 256 * 1024 * 1024
 #: a pickled exception that is larger does not travel
 EXCEPTION_BYTES_MAX: Final = 1024 * 1024
 #: frames of these folders are ours; a traceback begins after them
@@ -49,21 +57,23 @@ _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
-#: status, body, buffers
-Answer = tuple[int, bytes, Sequence[Buffer]]
-
 
 class TaskRunner:
     """Keep functions by digest; run tasks and turn whatever happens into an answer."""
 
     def __init__(self) -> None:
-        self._pickled: dict[bytes, tuple[Buffer, Sequence[Buffer]]] = {}
+        self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
         self._functions: dict[bytes, Callable[..., object]] = {}
+        self._shelf = Shelf()  # shared memory of others: functions and arguments
+        self._looks: list[weakref.ref[mmap.mmap]] = []  # what the task that runs has mapped of it
+        self._store: Store | None = None  # our own: results
+        self._announced: set[bytes] = set()  # its segments that the slave knows
+        self._news: list[Know | Forget] = []
         self.send_note: Callable[[bytes], None] = lambda data: None  #: takes the bytes of the running task's notes
 
-    def load(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+    def load(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
         """Keep a function. It is opened by the first task that needs it, which answers for it if that fails."""
-        self._pickled[digest] = (body, buffers)
+        self._pickled[digest] = (body, sizes, buffers)
 
     def drop(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
@@ -71,12 +81,14 @@ class TaskRunner:
             self._pickled.pop(digest, None)
             self._functions.pop(digest, None)
 
-    def run(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> Answer:
+    def run(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
         try:
             function = self._functions.get(digest)
             if function is None:
                 function = self._open(digest)
+            if sizes:
+                body, buffers = self._whole(body, sizes, buffers, self._looks.append)
             args, kwargs = pickles.loads(body, buffers)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
             return _not_loadable(error)
@@ -96,16 +108,86 @@ class TaskRunner:
             pickled, out_of_band = pickles.dumps(value)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the answer has the error)
             return _not_picklable(value, error)
-        return status, pickled, out_of_band
+        if out_of_band or len(pickled) >= pickles.OUT_OF_BAND_BYTES:
+            return status, *self._laid_down(pickled, out_of_band)
+        return status, pickled, ()
 
     def _open(self, digest: bytes) -> Callable[..., object]:
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
-        function: Callable[..., object] = pickles.loads(*self._pickled[digest])
+        function: Callable[..., object] = pickles.loads(*self._whole(*self._pickled[digest]))
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
         self._functions[digest] = function
         return function
+
+    # ------------------------------------------------------------------------------------------------ shared memory
+
+    def _whole(
+        self,
+        body: Buffer,
+        sizes: Sizes,
+        buffers: Sequence[Buffer],
+        watch: "Callable[[weakref.ref[mmap.mmap]], None]" = lambda reference: None,
+    ) -> tuple[Buffer, Sequence[Buffer]]:
+        """Give a pickle and its buffers: read-only, because others may look at them too."""
+        if not sizes:
+            return body, ()
+        whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, watch))
+        whole = [memoryview(buffer).toreadonly() for buffer in whole]
+        return (body, whole) if body else (whole[0], whole[1:])
+
+    def _laid_down(self, pickled: bytes, buffers: Sequence[memoryview]) -> tuple[Buffer, Sequence[Buffer | Slice]]:
+        """Put a large result into shared memory, if there is any."""
+        if self._store is None:
+            if not segments.is_available():
+                return pickled, buffers
+            self._store = Store(recognise=False, warm_bytes=WARM_BYTES)
+        whole: list[Buffer | Slice] = []
+        for buffer in (memoryview(pickled), *buffers) if len(pickled) >= pickles.OUT_OF_BAND_BYTES else buffers:
+            slice_ = self._store.place(buffer)
+            whole.append(buffer if slice_ is None else slice_)
+            if slice_ is not None and slice_.segment not in self._announced:
+                self._announce(slice_.segment)
+        return (pickled, whole) if len(pickled) < pickles.OUT_OF_BAND_BYTES else (b"", whole)
+
+    def _announce(self, segment: bytes) -> None:
+        assert self._store is not None
+        handle = self._store.handle(segment)
+        assert handle is not None
+        self._announced.add(segment)
+        self._news.append(Know(handle.segment, handle.pid, handle.fd, handle.size))
+
+    def keeps(self) -> bool:
+        """Say whether something of the task that has run still refers to shared memory of its arguments."""
+        looks, self._looks = self._looks, []
+        return any(look() is not None for look in looks)
+
+    def heard(self, order: Know | Forget | Release) -> None:
+        """Learn what there is of shared memory."""
+        if isinstance(order, Know):
+            try:
+                self._shelf.add(segments.Handle(order.segment, order.pid, order.fd, order.size))
+            except segments.CannotOpen as error:  # a task that needs it will say so, too
+                print(f"worker cannot share memory: {error}", file=sys.stderr)  # noqa: T201  (the slave's log)
+        elif isinstance(order, Forget):
+            self._shelf.drop(order.segments)
+        elif self._store is not None:
+            self._store.let_go(order.slices, clean=order.clean)
+
+    def news(self) -> Sequence[Know | Forget]:
+        """Tell what has changed in our own shared memory since the last call."""
+        if self._store is not None and (closed := self._store.tidy()):
+            self._announced.difference_update(closed)
+            self._news.append(Forget(closed))
+        news, self._news = self._news, []
+        return news
+
+    def rest(self) -> None:
+        """Give back the memory that is kept for the next results."""
+        if self._store is not None and (closed := self._store.tidy(0)):
+            self._announced.difference_update(closed)
+            self._news.append(Forget(closed))
 
 
 def _show_figures() -> None:

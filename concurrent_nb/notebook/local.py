@@ -20,6 +20,7 @@ from concurrent_nb.notebook.output import Printer
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import notes, pickles
 from concurrent_nb.shipping.functions import Functions
+from concurrent_nb.wire.messages import Slice
 
 
 class LocalJob(Job):
@@ -38,7 +39,7 @@ class LocalJob(Job):
     ) -> None:
         super().__init__(new_job_id(), name, self._cancel_job, watched)
         pickled = Functions().pickle(function)
-        self._function = pickles.loads(pickled.body, pickled.buffers)
+        self._function = pickles.loads(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
         self._calls = [_pack(call) for call in calls]
         self._printer = printer
         self._stop_on_error = stop_on_error

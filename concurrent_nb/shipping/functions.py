@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.ids import Digest, digest_of
+from concurrent_nb.ids import Digest
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.references import (
     MISSING,
@@ -30,6 +30,8 @@ from concurrent_nb.shipping.references import (
 )
 from concurrent_nb.shipping.refusals import describe_failure, find_refused
 from concurrent_nb.shipping.sources import keep_lines, sources_of
+from concurrent_nb.wire.codec import function_digest
+from concurrent_nb.wire.messages import Slice
 
 #: functions of each sort that are kept, the last ones
 KEPT: Final = 512
@@ -42,9 +44,19 @@ class PickledFunction:
     """A function, ready to be sent."""
 
     digest: Digest  #: its name everywhere
-    body: bytes  #: its pickle
-    buffers: Sequence[pickles.Buffer]  #: what was left out of the pickle; bytes, so a snapshot
+    body: bytes  #: its pickle; empty if it is the first buffer
+    buffers: Sequence[pickles.Buffer | Slice]  #: what was left out of the pickle: a snapshot
     name: str  #: for people
+    lease: object = None  #: keeps what lies in shared memory
+
+
+#: a pickle and its buffers, which are the memory of live objects --> the same as a snapshot, and what keeps that
+LayDown = Callable[[bytes, Sequence[memoryview]], tuple[bytes, Sequence[pickles.Buffer | Slice], object]]
+
+
+def copied(body: bytes, buffers: Sequence[memoryview]) -> tuple[bytes, Sequence[pickles.Buffer | Slice], object]:
+    """Copy buffers into this process's own memory."""
+    return body, [bytes(buffer) for buffer in buffers], None
 
 
 @dataclass(slots=True)
@@ -117,8 +129,9 @@ class Functions:
     True
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(self, kept: int = KEPT, lay_down: LayDown = copied) -> None:
         self._kept = kept
+        self._lay_down = lay_down
         self._lock = threading.Lock()
         # By id, because comparing functions may run code of others. The entry holds the function, so its id stays its.
         self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str]]] = {}
@@ -139,7 +152,7 @@ class Functions:
 
     def _pickle_anew(self, fn: Callable[..., Any]) -> PickledFunction:
         if is_importable(fn):
-            pickled = _finish(fn, pickle.dumps(fn, 5), ())
+            pickled = _finish(fn, pickle.dumps(fn, 5))
             if (home := home_of(fn)) is not None:
                 self._keep(self._by_name, (fn, pickled, home))
             return pickled
@@ -147,10 +160,21 @@ class Functions:
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled = _pickle_by_value(fn)
+        pickled = self._pickle_by_value(fn)
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and not pickled.buffers:
             self._keep(self._by_value, (fn, pickled, snapshot))
         return pickled
+
+    def _pickle_by_value(self, fn: Callable[..., Any]) -> PickledFunction:
+        if (culprit := find_refused(fn)) is not None:
+            raise NotPicklable(f"{culprit.text(name_of(fn))}: {culprit.advice}")
+        sources = sources_of([fn])
+        try:
+            body, buffers = pickles.dumps(Sourced(fn, sources) if sources else fn)
+        except Exception as error:  # an object's own pickling may raise anything
+            raise NotPicklable(describe_failure(name_of(fn), fn, error)) from error
+        # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
+        return _finish(fn, *self._lay_down(body, buffers))
 
     def _keep(self, kept: dict[int, Any], entry: tuple[Any, ...]) -> None:
         with self._lock:
@@ -160,21 +184,10 @@ class Functions:
                 del kept[next(iter(kept))]
 
 
-def _pickle_by_value(fn: Callable[..., Any]) -> PickledFunction:
-    if (culprit := find_refused(fn)) is not None:
-        raise NotPicklable(f"{culprit.text(name_of(fn))}: {culprit.advice}")
-    sources = sources_of([fn])
-    try:
-        body, buffers = pickles.dumps(Sourced(fn, sources) if sources else fn)
-    except Exception as error:  # an object's own pickling may raise anything
-        raise NotPicklable(describe_failure(name_of(fn), fn, error)) from error
-    # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is a snapshot.
-    return _finish(fn, body, [bytes(buffer) for buffer in buffers])
-
-
-def _finish(fn: Callable[..., Any], body: bytes, buffers: Sequence[bytes]) -> PickledFunction:
-    named = b"".join((body, *buffers)) if buffers else body
-    return PickledFunction(digest_of(named), body, buffers, name_of(fn))
+def _finish(
+    fn: Callable[..., Any], body: bytes, buffers: Sequence[pickles.Buffer | Slice] = (), lease: object = None
+) -> PickledFunction:
+    return PickledFunction(function_digest([body, *buffers]), body, buffers, name_of(fn), lease)
 
 
 class Sourced:

@@ -26,6 +26,32 @@ Buffer = bytes | bytearray | memoryview
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, type(Ellipsis), range})
 #: atoms that have no buffer
 _SMALL_ATOMS: Final = _ATOMS - {bytes}
+
+
+class Shared:
+    """A value that was put where tasks find it. Give it to a task in the place of the value: the task gets the value.
+
+    Made by `ApplicationNode.put`. The value is what it was when it was put, and stays as long as this object does.
+    """
+
+    def __init__(self, body: Buffer, buffers: Sequence[Buffer], lease: object, text: str) -> None:
+        self._body = body
+        self._buffers = buffers
+        self._lease = lease
+        self._text = text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, tuple(pickle.PickleBuffer(buffer) for buffer in (self._body, *self._buffers))
+
+    def __repr__(self) -> str:
+        return f"<shared {self._text}>"
+
+
+def restored(body: Buffer, *buffers: Buffer) -> Any:
+    """Give the value of a `Shared`."""
+    return pickle.loads(body, buffers=buffers)
+
+
 _CONTAINERS: Final = frozenset({tuple, list, set, frozenset})
 
 
@@ -49,6 +75,8 @@ def _spent(thing: object, budget: int) -> int:
         for key, value in thing.items():  # type: ignore[attr-defined]
             if (budget := _spent(key, budget)) < 0 or (budget := _spent(value, budget)) < 0:
                 return -1
+        return budget
+    if kind is Shared:
         return budget
     numpy = sys.modules.get("numpy")
     if numpy is not None and (kind is numpy.ndarray or issubclass(kind, numpy.generic)):

@@ -10,7 +10,7 @@ from enum import IntEnum
 import msgspec
 
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
-from concurrent_nb.wire.messages import OutcomeFrame
+from concurrent_nb.wire.messages import OutcomeFrame, Sizes
 
 #: anything that can be sent as one frame
 Buffer = bytes | bytearray | memoryview
@@ -47,7 +47,7 @@ class Task(msgspec.Struct, eq=False):
     index: int
     function: Digest
     body: bytes  #: the arguments, until it has finished
-    sizes: tuple[int, ...] = ()
+    sizes: Sizes = ()
     buffers: Sequence[Buffer] = ()
     timeout_s: float | None = None
     retries_left: int = 0

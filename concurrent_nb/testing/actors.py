@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from concurrent_nb.errors import MasterUnreachable, ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes import courier, slave
-from concurrent_nb.nodes.ledger import Ended, Ledger, Wrote
+from concurrent_nb.nodes.ledger import Ended, Ledger, Runs, Wrote
 from concurrent_nb.nodes.master_core import MasterCore
 from concurrent_nb.nodes.registration import CALL_TIMEOUT_S
 from concurrent_nb.nodes.slave_core import SlaveCore
@@ -333,8 +333,10 @@ class ApplicationActor(Node):
                         self._world.judge.answered(news)
                     elif type(news) is Wrote:
                         self._world.judge.wrote(news)
-                    else:
+                    elif type(news) is Runs:
                         news.entry.owner.seen_running = True
+                    else:
+                        raise Violation(f"{self.name} hears of shared memory, and shares none: {news}")
             over = session.closed_by_peer is not None
         except ProtocolError as error:
             self._broken(error, session)

@@ -16,8 +16,9 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.testing.agenda import Action, Agenda
 from concurrent_nb.testing.history import check_references
 from concurrent_nb.testing.plans import Deed, Deeds, Violation
+from concurrent_nb.testing.unshared import UnsharedCrew, travelled
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffers, ItemBuffers, pack_body, unpack_body
+from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.attempts import Attempt, Command, Give, Interrupt, Kill, Recall, Reports, Start
 from concurrent_nb.workers.books import LOOK_S, Books
 from concurrent_nb.workers.records import Result
@@ -138,7 +139,7 @@ class VirtualWorker:
             self.flush()
 
 
-class VirtualCrew:
+class VirtualCrew(UnsharedCrew):
     """The workers of one slave."""
 
     def __init__(
@@ -163,9 +164,9 @@ class VirtualCrew:
 
     # ---------------------------------------------------------------------------------------- what SlaveCore asks for
 
-    def add_function(self, digest: bytes, body: bytes, buffers: Buffers) -> None:
+    def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
         """Keep a pickled function."""
-        self.functions[digest] = bytes(unpack_body(body, buffers)[0])
+        self.functions[digest] = bytes(unpack_body(body, travelled(buffers))[0])
 
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import pickles
+from concurrent_nb.testing.unshared import UnsharedCrew, travelled
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffers, ItemBuffers, encode_error, pack_body, unpack_body
+from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, pack_body, unpack_body
+from concurrent_nb.workers.records import Know
 
 _Waiting = tuple[bytes, bytes, m.TaskFrame, Buffers]
 
@@ -25,9 +27,12 @@ class InlineReports:
     returned: list[m.TaskRef] = field(default_factory=list)
     output: list[tuple[m.TaskRef, int, bytes]] = field(default_factory=list)
     degraded: str = ""
+    segments: list[Know] = field(default_factory=list)
+    forgotten: list[bytes] = field(default_factory=list)
+    orphaned: list[bytes] = field(default_factory=list)
 
 
-class InlineCrew:
+class InlineCrew(UnsharedCrew):
     """Run tasks here."""
 
     def __init__(self) -> None:
@@ -35,9 +40,9 @@ class InlineCrew:
         self.waiting: deque[_Waiting] = deque()
         self._reports = InlineReports()
 
-    def add_function(self, digest: bytes, body: bytes, buffers: Buffers) -> None:
+    def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
         """Keep a pickled function."""
-        self.functions[digest] = body, buffers
+        self.functions[digest] = body, travelled(buffers)
 
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""

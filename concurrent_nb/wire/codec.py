@@ -4,12 +4,13 @@ Called by `session`. Encoding never copies a buffer; decoding checks everything 
 ProtocolError, and nothing else, on bytes that are not what PROTOCOL.md says.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from concurrent_nb.errors import ProtocolError, VersionMismatch
+from concurrent_nb.ids import Digest, digest_of
 from concurrent_nb.wire import messages as m
 
 #: a frame is never longer; the transport cuts a connection that announces more, before it is authenticated
@@ -25,6 +26,7 @@ REFS: Final = 8192
 #: text of a task is cut into pieces of this size
 OUTPUT_BYTES: Final = 64 * 1024
 
+T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 Buffers = Sequence[Buffer]
 #: what the tail of an envelope carries for one message: for each of its items, in order, the item's buffers
@@ -99,14 +101,44 @@ class Received(msgspec.Struct, frozen=True, gc=False):
 # ------------------------------------------------------------------------------------------------------- payloads
 
 
-def pack_body(body: bytes, buffers: Buffers) -> tuple[bytes, tuple[int, ...], Buffers]:
-    """Give (inline body, sizes, buffers) as a frame record wants them: a long body becomes the first buffer."""
+def pack_body(body: bytes, buffers: Sequence[Buffer | m.Slice]) -> tuple[bytes, m.Sizes, Buffers]:
+    """Give (inline body, sizes, buffers that travel) as a frame record wants them: a long body is the first buffer."""
     if len(body) > INLINE_BYTES:
         buffers = [body, *buffers]
         body = b""
     if not buffers:
         return body, (), ()
-    return body, tuple(length(buffer) for buffer in buffers), buffers
+    return body, *split_off(buffers)
+
+
+def split_off(buffers: Sequence[Buffer | m.Slice]) -> tuple[m.Sizes, Buffers]:
+    """Give the sizes of buffers, and those among them that travel as frames."""
+    sizes = tuple([buffer if isinstance(buffer, m.Slice) else length(buffer) for buffer in buffers])
+    return sizes, [buffer for buffer in buffers if not isinstance(buffer, m.Slice)]
+
+
+def slices_of(sizes: m.Sizes) -> list[m.Slice]:
+    """List what lies in shared memory."""
+    return [size for size in sizes if type(size) is m.Slice]
+
+
+def lengths(sizes: m.Sizes) -> list[int]:
+    """List the lengths of those buffers that travel."""
+    return [size for size in sizes if type(size) is int]
+
+
+def joined(sizes: m.Sizes, buffers: Buffers, read: Callable[[m.Slice], T]) -> list[Buffer | T]:
+    """Undo `split_off`: give all buffers in order, those in shared memory as `read` gives them."""
+    travelled = iter(buffers)
+    return [read(size) if type(size) is m.Slice else next(travelled) for size in sizes]
+
+
+def function_digest(parts: Sequence[Buffer | m.Slice]) -> Digest:
+    """Name a function: the SHA-256 of its pickle and its buffers; of a part in shared memory, of what names it.
+
+    The name of a slice is as good as its content: only its owner knows its random id, and a serial is used once.
+    """
+    return digest_of(b"".join([_ENCODER.encode(part) if isinstance(part, m.Slice) else part for part in parts]))
 
 
 def unpack_body(body: bytes, buffers: Buffers) -> tuple[Buffer, Buffers]:
@@ -186,11 +218,11 @@ def _check_version(header: Buffer) -> None:
 
 def _refuse_buffers(message: Any) -> None:
     """Raise if `message` announces buffers although no frame follows."""
-    if any(_sizes_of(message)):
+    if any(type(size) is int for sizes in _sizes_of(message) for size in sizes):
         raise ProtocolError(f"{type(message).__name__} announces buffers, but no frame follows")
 
 
-def _sizes_of(message: Any) -> list[tuple[int, ...]]:
+def _sizes_of(message: Any) -> list[m.Sizes]:
     """Give the sizes of each item of a message that carries buffers."""
     if type(message) is m.Function:
         return [message.sizes]
@@ -209,8 +241,9 @@ def _with_buffers(body: list[Any], frames: Sequence[Buffer]) -> list[Received]:
         for sizes in _sizes_of(message):
             buffers = []
             for size in sizes:
-                buffer, at = _take(frames, at, size)
-                buffers.append(buffer)
+                if type(size) is int:
+                    buffer, at = _take(frames, at, size)
+                    buffers.append(buffer)
             item_buffers.append(buffers)
         received.append(Received(message, item_buffers))
     if at != len(frames):
@@ -300,4 +333,6 @@ _LISTS: Final[dict[type, tuple[str, int]]] = {
     m.Withdraw: ("tasks", 30),
     m.Cancel: ("indexes", 5),
     m.DropFunctions: ("digests", 34),
+    m.DropSegments: ("segments", 18),
+    m.Release: ("slices", 30),
 }

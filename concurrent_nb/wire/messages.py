@@ -17,6 +17,8 @@ NOTES: Final = 3
 CLUSTER_STOPPED: Final = "the cluster has been stopped"
 
 
+#: 16 random bytes
+SegmentId = bytes
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
@@ -24,13 +26,26 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of all messages."""
 
 
+class Slice(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A buffer that lies in shared memory on this host. It never changes while anybody refers to it."""
+
+    segment: SegmentId
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+    size: Annotated[int, msgspec.Meta(ge=1)]  #: length in bytes
+    serial: int  #: of the segment's owner: two contents never have the same
+
+
+#: of each buffer of a body, in order: its length in bytes if it follows as frames of its own, or where it lies
+Sizes = tuple[int | Slice, ...]
+
+
 class TaskFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One task of a run: its arguments, opaque."""
 
     index: int  #: the task's number in its job, from 0
     attempt: int  #: 0 from an application; the master counts from 1
-    body: bytes  #: pickle of (args, kwargs); empty if it travels as the first buffer
-    sizes: tuple[int, ...] = ()  #: lengths in bytes of this task's buffers, which follow as frames of their own
+    body: bytes  #: pickle of (args, kwargs); empty if it is the first buffer
+    sizes: Sizes = ()
 
 
 class OutcomeFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -41,8 +56,9 @@ class OutcomeFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     status: int  #: outcome.Status
     elapsed_s: float  #: time that the worker spent on it, unpickling and pickling included; 0 if it never ran
     worker: int  #: pid of the worker, 0 if it never ran
-    body: bytes  #: pickled value or encoded ErrorReport; empty if it travels as the first buffer
-    sizes: tuple[int, ...] = ()
+    body: bytes  #: pickled value or encoded ErrorReport; empty if it is the first buffer
+    sizes: Sizes = ()
+    keeps: bool = False  #: the worker still refers to shared memory of the arguments, and may do so for long
 
 
 class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -85,9 +101,9 @@ class KernelAccess(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Function(Message, tag=1, frozen=True):
     """A pickled function, sent before the first task that needs it to a peer that lacks it."""
 
-    digest: bytes  #: SHA-256 of the pickle
+    digest: bytes  #: SHA-256 of the pickle, see `codec.function_digest`
     body: bytes
-    sizes: tuple[int, ...] = ()
+    sizes: Sizes = ()
 
 
 class Outcomes(Message, tag=2, frozen=True):
@@ -117,6 +133,32 @@ class Bye(Message, tag=5, frozen=True):
     """The session is over, and why; sent outside the numbered stream (seq 0)."""
 
     reason: str
+
+
+class ShareMemory(Message, tag=6, frozen=True):
+    """I have opened what you showed me at registration: buffers for me may lie in shared memory."""
+
+
+class Segment(Message, tag=7, frozen=True):
+    """A piece of shared memory, before the first slice of it. The peer opens it at once, and need not ask again."""
+
+    segment: SegmentId
+    pid: int  #: the process on this host ...
+    fd: int  #: ... that has it open under this number
+    size: int  #: in bytes
+
+
+class DropSegments(Message, tag=8, frozen=True):
+    """Nothing refers to these any more, and nothing will."""
+
+    segments: list[SegmentId]
+
+
+class Release(Message, tag=9, frozen=True):
+    """Results have been taken from these slices, which go back to the worker that made them."""
+
+    slices: list[Slice]
+    clean: bool  #: nobody refers to them any more; else they are not to be used again
 
 
 # --------------------------------------------------------------------------------------- application to master
@@ -209,10 +251,12 @@ class KernelOpened(Message, tag=32, frozen=True):
     error: str  #: why there is none, and what to do
 
 
-FromClient = Function | OpenJob | Submit | Cancel | CloseJob | Bye
-FromSlave = Outcomes | Started | Output | Returned | Capacity | KernelOpened | Bye
-ToClient = Outcomes | Started | Output | Bye
-ToSlave = Function | Assign | Withdraw | DropFunctions | OpenKernel | Bye
+FromClient = Function | OpenJob | Submit | Cancel | CloseJob | ShareMemory | Segment | DropSegments | Release | Bye
+FromSlave = (
+    Outcomes | Started | Output | Returned | Capacity | KernelOpened | ShareMemory | Segment | DropSegments | Bye
+)
+ToClient = Outcomes | Started | Output | Segment | DropSegments | Bye
+ToSlave = Function | Assign | Withdraw | DropFunctions | OpenKernel | Segment | DropSegments | Release | Bye
 AnyMessage = (
     Function
     | Outcomes
@@ -230,4 +274,8 @@ AnyMessage = (
     | Returned
     | Capacity
     | KernelOpened
+    | ShareMemory
+    | Segment
+    | DropSegments
+    | Release
 )

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from concurrent_nb.ids import task_name
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
-from concurrent_nb.workers.records import Result
+from concurrent_nb.wire.messages import OutcomeFrame, Sizes, TaskRef
+from concurrent_nb.workers.records import Know, Result
 
 Buffer = bytes | bytearray | memoryview
 
@@ -33,7 +33,7 @@ class Attempt(Struct, eq=False):
     function: bytes  #: digest
     timeout_s: float | None
     body: bytes
-    sizes: tuple[int, ...]
+    sizes: Sizes
     buffers: Sequence[Buffer]
     worker: int = 0  #: the worker that has it, 0 while it waits
     wish: Wish = Wish.KEEP
@@ -47,7 +47,16 @@ class Attempt(Struct, eq=False):
 
     def outcome(self, result: Result, worker: int) -> OutcomeFrame:
         """Say how the attempt ended, as its worker has told."""
-        return OutcomeFrame(self.index, self.number, result.status, result.elapsed_s, worker, result.body, result.sizes)
+        return OutcomeFrame(
+            self.index,
+            self.number,
+            result.status,
+            result.elapsed_s,
+            worker,
+            result.body,
+            result.sizes,
+            result.keeps,
+        )
 
     def end(self, status: Status, elapsed_s: float = 0.0, worker: int = 0, body: bytes = b"") -> OutcomeFrame:
         """Say how the attempt ended, as its slave knows."""
@@ -119,6 +128,9 @@ class Reports(Struct):
     returned: list[TaskRef] = []  #: these never started, and never will here
     output: list[tuple[TaskRef, int, bytes]] = []  #: of streams 1 and 2, in order
     degraded: str = ""  #: why no worker is started any more; every task is returned from then on
+    segments: list[Know] = []  #: shared memory that workers have made for results, some of them in these outcomes
+    forgotten: list[bytes] = []  #: segments that their workers have given up
+    orphaned: list[bytes] = []  #: segments whose workers have died
     _places: dict[bytes, int] = {}  # job to its place in outcomes
 
     def __bool__(self) -> bool:

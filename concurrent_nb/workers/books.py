@@ -32,7 +32,7 @@ from concurrent_nb.workers.attempts import (
     Wish,
 )
 from concurrent_nb.workers.crew import Crew, Member, RestartLimit
-from concurrent_nb.workers.records import Result
+from concurrent_nb.workers.records import Result, lengths
 from concurrent_nb.workers.waiting import Waiting
 
 #: how often the pages of busy workers are looked at, in seconds; also how late a deadline may be noticed
@@ -192,7 +192,7 @@ class Books:
         at = ended = 0
         elapsed_s, function = 0.0, b""
         for result in results:
-            own = buffers[at : at + len(result.sizes)]
+            own = buffers[at : at + len(lengths(result.sizes))] if result.sizes else ()
             at += len(own)
             attempt = member.held.pop(result.ticket, None)
             if attempt is None:  # it came before, through the page

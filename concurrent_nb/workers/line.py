@@ -9,10 +9,11 @@ import contextlib
 import os
 import socket
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from concurrent_nb.wire.messages import Slice
 from concurrent_nb.workers.attempts import Attempt, Buffer
 from concurrent_nb.workers.capture import Capture
 from concurrent_nb.workers.ends import SlaveEnds
@@ -20,11 +21,14 @@ from concurrent_nb.workers.page import Page
 from concurrent_nb.workers.records import (
     LARGE_BYTES,
     Drop,
+    Forget,
+    Know,
     Load,
-    Note,
     Reader,
+    Release,
     Results,
     Run,
+    Said,
     decode_said,
     encode,
     pack,
@@ -62,6 +66,8 @@ class Line:
         self._reader = Reader(decode_said)
         self._outgoing: deque[memoryview] = deque()
         self._functions: OrderedDict[bytes, None] = OrderedDict()
+        self._segments: set[bytes] = set()  # of shared memory, that it has heard of
+        self.made: set[bytes] = set()  #: segments of its own
 
     # ------------------------------------------------------------------------------------------------------- out
 
@@ -77,7 +83,27 @@ class Line:
         self._functions.move_to_end(function)
         return True
 
-    def load(self, function: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+    def knows(self, segment: bytes) -> bool:
+        """Say whether the worker has heard of this segment."""
+        return segment in self._segments
+
+    def introduce(self, segment: Know) -> None:
+        """Say how a segment of shared memory is opened, before the first slice of it."""
+        self._segments.add(segment.segment)
+        self._put(encode(segment), ())
+
+    def forget(self, segments: Iterable[bytes]) -> None:
+        """Say that nothing refers to these any more."""
+        known = [segment for segment in segments if segment in self._segments]
+        self._segments.difference_update(known)
+        if known:
+            self._put(encode(Forget(known)), ())
+
+    def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
+        """Say that results have been taken from these slices of the worker's own memory."""
+        self._put(encode(Release(list(slices), clean)), ())
+
+    def load(self, function: bytes, body: Buffer, buffers: Sequence[Buffer | Slice]) -> None:
         """Send a function; drop the one that was not used for longest if there are too many."""
         self._functions[function] = None
         if len(self._functions) > FUNCTIONS_MAX:
@@ -85,7 +111,8 @@ class Line:
             self._put(encode(Drop([oldest])), ())
         if len(body) >= LARGE_BYTES:
             body, buffers = b"", [body, *buffers]
-        self._put(encode(Load(function, bytes(body), tuple(map(_size_of, buffers)))), buffers)
+        sizes = tuple([it if isinstance(it, Slice) else _size_of(it) for it in buffers])
+        self._put(encode(Load(function, bytes(body), sizes)), [it for it in buffers if not isinstance(it, Slice)])
 
     def drop(self, functions: Sequence[bytes]) -> None:
         """Tell the worker to forget functions."""
@@ -143,7 +170,7 @@ class Line:
 
     # -------------------------------------------------------------------------------------------------------- in
 
-    def receive(self, most_bytes: int) -> Iterator[tuple[Results | Note, list[memoryview]]]:
+    def receive(self, most_bytes: int) -> Iterator[tuple[Results | Said, list[memoryview]]]:
         """Give what the worker has said. Raises ConnectionError at the stream's end, ProtocolError on nonsense."""
         while most_bytes > 0:
             try:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.wire.messages import NOTES, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import NOTES, Slice, TaskFrame, TaskRef
 from concurrent_nb.workers.attempts import Buffer, Command, Give, Interrupt, Kill, Recall, Reports, Start
 from concurrent_nb.workers.books import LOOK_S, SLOW_S, Books
 from concurrent_nb.workers.capture import LIMIT_BYTES, Piece
@@ -27,7 +27,7 @@ from concurrent_nb.workers.processes import (
     TemplateLauncher,
     environment,
 )
-from concurrent_nb.workers.records import Note, Results
+from concurrent_nb.workers.records import Forget, Know, Note, Results
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,11 @@ class Pool:
         self._launcher = launcher
         self._output_limit_bytes = output_limit_bytes
         self._lines: dict[int, Line] = {}  # by worker
-        self._functions: dict[bytes, tuple[Buffer, Sequence[Buffer]]] = {}
+        self._functions: dict[bytes, tuple[Buffer, Sequence[Buffer | Slice]]] = {}
+        self._segments: dict[bytes, Know] = {}  # shared memory in which arguments and functions lie
+        self._made: list[Know] = []  # shared memory of workers that is to be reported
+        self._forgotten: list[bytes] = []
+        self._orphaned: list[bytes] = []
         self._fds: dict[int, int] = {}
         self._readers: dict[int, tuple[Line, int]] = {}  # by descriptor: whose it is, and which: TASKS, or 1 or 2
         self._launcher_fds: list[int] = []
@@ -93,7 +97,26 @@ class Pool:
         """Take a run of attempts. `buffers` has an entry for each task, or none if no task has buffers."""
         self._obey(self._books.assigned(job, function, timeout_s, tasks, buffers, now), now)
 
-    def add_function(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer] = ()) -> None:
+    def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
+        """Know how workers open a segment of shared memory, before the first slice of it."""
+        self._segments[segment] = Know(segment, pid, fd, size)
+
+    def drop_segments(self, segments: Sequence[bytes]) -> None:
+        """Forget segments to which nothing refers any more."""
+        for segment in segments:
+            self._segments.pop(segment, None)
+        for line in self._lines.values():
+            line.forget(segments)
+            self._watch_tasks(line)
+
+    def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
+        """Give slices back to the workers that made them; `clean` if nobody refers to them any more."""
+        for line in self._lines.values():
+            if own := [slice_ for slice_ in slices if slice_.segment in line.made]:
+                line.release(own, clean=clean)
+                self._watch_tasks(line)
+
+    def add_function(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer | Slice] = ()) -> None:
         """Keep a function, to be sent to each worker before the first task that needs it."""
         self._functions[digest] = (body, buffers)
 
@@ -124,6 +147,10 @@ class Pool:
         """Hand over what has happened since the last call."""
         reports = self._books.take_reports()
         reports.output, self._output = self._output, []
+        if self._made or self._forgotten or self._orphaned:
+            reports.segments, self._made = self._made, []
+            reports.forgotten, self._forgotten = self._forgotten, []
+            reports.orphaned, self._orphaned = self._orphaned, []
         if reports.degraded and (words := self._launcher.last_words()):
             reports.degraded += f". They said:\n{words}"
         return reports
@@ -230,9 +257,20 @@ class Pool:
 
     def _give(self, line: Line, command: Give) -> None:
         if not line.has(command.function) and command.function in self._functions:
-            line.load(command.function, *self._functions[command.function])
+            body, buffers = self._functions[command.function]
+            self._introduce(line, buffers)
+            line.load(command.function, body, buffers)
+        for attempt in command.attempts:
+            if attempt.sizes:
+                self._introduce(line, attempt.sizes)
         line.give(command.function, command.attempts)
         self._watch_tasks(line)
+
+    def _introduce(self, line: Line, buffers: Iterable[object]) -> None:
+        """Tell a worker how to open what its next order refers to."""
+        for buffer in buffers:
+            if isinstance(buffer, Slice) and not line.knows(buffer.segment) and buffer.segment in self._segments:
+                line.introduce(self._segments[buffer.segment])
 
     def _start_worker(self, worker: int, now: float) -> None:
         try:
@@ -257,6 +295,12 @@ class Pool:
             for said, buffers in line.receive(most_bytes):
                 if isinstance(said, Note):
                     self._hand_out(line, [(said.ticket, NOTES, said.data)])
+                elif isinstance(said, Know):
+                    line.made.add(said.segment)
+                    self._made.append(said)
+                elif isinstance(said, Forget):
+                    line.made.difference_update(said.segments)
+                    self._forgotten += said.segments
                 elif said:
                     self._take_results(line, said, buffers, now)
                 else:
@@ -315,6 +359,7 @@ class Pool:
             self._unwatch(fd)
             del self._readers[fd]
         line.close()
+        self._orphaned += line.made
         _, reason = self._leaving.pop(line.worker, (0.0, ""))
         if line.was_killed:
             how = f"{reason} and was killed"

@@ -2,8 +2,9 @@
 
     record:  u32 length (little endian) | header: msgpack | buffers, in order, as long as the header's `sizes` say
 
-To the worker a header is `Load`, `Drop` or `Run`. From the worker it is a `Note`, or a list of `Result`s, which the
-worker puts together from results that it has encoded one by one; the first such list is empty and says: ready.
+To the worker a header is `Load`, `Drop` or `Run`, or says what there is of shared memory: `Know`, `Forget`, `Release`.
+From the worker it is a `Note`, a `Know` or `Forget` of its own shared memory, or a list of `Result`s, which the worker
+puts together from results that it has encoded one by one; the first such list is empty and says: ready.
 
 Pure: `pack` gives what to send, `Reader` says where received bytes belong. Used by both ends; neither unpickles here.
 """
@@ -15,6 +16,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from concurrent_nb.errors import ProtocolError
+from concurrent_nb.wire.messages import Sizes, Slice
 
 Buffer = bytes | bytearray | memoryview
 
@@ -35,12 +37,12 @@ class Load(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     """A function, before the first task that needs it."""
 
     digest: bytes
-    body: bytes  #: empty if it travels as the first buffer
-    sizes: tuple[int, ...]
+    body: bytes  #: empty if it is the first buffer
+    sizes: Sizes
 
     def announced(self) -> list[int]:
         """List the lengths of the buffers that follow."""
-        return list(self.sizes)
+        return lengths(self.sizes)
 
 
 class Drop(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
@@ -58,11 +60,11 @@ class Run(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
 
     function: bytes
     epoch: int  #: 0 to 255; tasks of an epoch without tokens were taken back
-    tasks: list[tuple[int, bytes, tuple[int, ...]]]  #: ticket, body (empty: it is the first buffer), sizes
+    tasks: list[tuple[int, bytes, Sizes]]  #: ticket, body (empty: it is the first buffer), sizes
 
     def announced(self) -> list[int]:
         """List the lengths of the buffers that follow."""
-        return [size for task in self.tasks for size in task[2]]
+        return [length for task in self.tasks if task[2] for length in lengths(task[2])]
 
 
 class Result(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -71,11 +73,12 @@ class Result(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ticket: int
     status: int  #: outcome.Status
     elapsed_s: float
-    body: bytes  #: pickled value or encoded ErrorReport; empty if it travels as the first buffer
-    sizes: tuple[int, ...] = ()
+    body: bytes  #: pickled value or encoded ErrorReport; empty if it is the first buffer
+    sizes: Sizes = ()
     wrote: int = (
         0  #: 1: a marker for this ticket is in the pipe of descriptor 1; 2: in that of descriptor 2; 3: in both
     )
+    keeps: bool = False  #: the worker still refers to shared memory of the arguments
 
 
 class Note(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
@@ -89,7 +92,47 @@ class Note(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
         return []
 
 
-Order = Load | Drop | Run
+class Know(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
+    """A segment of shared memory, before the first slice of it."""
+
+    segment: bytes
+    pid: int  #: the process that has it open ...
+    fd: int  #: ... under this number
+    size: int
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow: none."""
+        return []
+
+
+class Forget(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=6):
+    """Segments of shared memory that nothing refers to any more."""
+
+    segments: list[bytes]
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow: none."""
+        return []
+
+
+class Release(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=7):
+    """Slices of the worker's own shared memory whose results have been taken."""
+
+    slices: list[Slice]
+    clean: bool  #: nobody refers to them any more
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow: none."""
+        return []
+
+
+Order = Load | Drop | Run | Know | Forget | Release
+Said = Note | Know | Forget
+
+
+def lengths(sizes: Sizes) -> list[int]:
+    """List the lengths of those buffers that follow."""
+    return [size for size in sizes if not isinstance(size, Slice)]
 
 
 class Results(list[Result]):
@@ -97,7 +140,7 @@ class Results(list[Result]):
 
     def announced(self) -> list[int]:
         """List the lengths of the buffers that follow."""
-        return [size for result in self for size in result.sizes]
+        return [length for result in self if result.sizes for length in lengths(result.sizes)]
 
 
 class Header(Protocol):
@@ -112,7 +155,7 @@ H = TypeVar("H", bound=Header)
 encode: Final = msgspec.msgpack.Encoder().encode
 _orders: "Final[msgspec.msgpack.Decoder[Order]]" = msgspec.msgpack.Decoder(Order)
 _results: "Final[msgspec.msgpack.Decoder[list[Result]]]" = msgspec.msgpack.Decoder(list[Result])
-_note: "Final[msgspec.msgpack.Decoder[Note]]" = msgspec.msgpack.Decoder(Note)
+_said: "Final[msgspec.msgpack.Decoder[Said]]" = msgspec.msgpack.Decoder(Said)
 
 
 def decode_order(header: Buffer) -> Order:
@@ -125,10 +168,10 @@ def decode_results(header: Buffer) -> Results:
     return Results(_results.decode(header))
 
 
-def decode_said(header: Buffer) -> Results | Note:
+def decode_said(header: Buffer) -> Results | Said:
     """Decode a header from the worker."""
     # Results come in an array of 32 bits' length however few they are, see `pack_results`.
-    return decode_results(header) if header[:1] == _RESULTS_BEGIN else _note.decode(header)
+    return decode_results(header) if header[:1] == _RESULTS_BEGIN else _said.decode(header)
 
 
 def pack(header: bytes) -> bytes:

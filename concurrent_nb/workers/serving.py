@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Final, Protocol, TextIO
 
 from concurrent_nb.outcome import Status
+from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers.capture import marker
 from concurrent_nb.workers.child import remake_stream
 from concurrent_nb.workers.ends import WorkerEnds
@@ -30,12 +31,16 @@ from concurrent_nb.workers.records import (
     LARGE_BYTES,
     Buffer,
     Drop,
+    Forget,
+    Know,
     Load,
     Note,
     Reader,
+    Release,
     Run,
     decode_order,
     encode,
+    lengths,
     pack,
     pack_results,
 )
@@ -54,23 +59,38 @@ _HIT: Final = int(Status.HIT)
 _NOTHING_HELD: Final = (False, False)
 _CANCELLED: Final = int(Status.CANCELLED)
 
-#: epoch, ticket, function, body, buffers
-Work = tuple[int, int, bytes, Buffer, Sequence[Buffer]]
+#: a worker with nothing to do for so long gives back memory that it keeps for the next results
+IDLE_S: Final = 5.0
+
+#: ticket, function, body, sizes, buffers
+Work = tuple[int, bytes, Buffer, Sizes, Sequence[Buffer]]
+#: Status, pickled value or encoded ErrorReport, and its buffers: what is to be sent, and where what is shared lies
+Answer = tuple[int, Buffer, Sequence[Buffer | Slice]]
 
 
 class Runner(Protocol):
     """What opens functions and arguments and runs them. Nothing that a task does may escape from `run`."""
 
-    def load(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+    def load(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
         """Keep a function."""
 
     def drop(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
 
-    def run(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
-        """Run a task; return its Status, its pickled value or encoded ErrorReport, and buffers. KeyboardInterrupt
-        that comes from outside may be treated as the task's own.
-        """
+    def run(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+        """Run a task. KeyboardInterrupt that comes from outside may be treated as the task's own."""
+
+    def keeps(self) -> bool:
+        """Say whether anything refers to shared memory of the arguments of the task that has just run."""
+
+    def heard(self, order: Know | Forget | Release) -> None:
+        """Learn what there is of shared memory."""
+
+    def news(self) -> Sequence[Know | Forget]:
+        """Tell what has changed in our own shared memory since the last call."""
+
+    def rest(self) -> None:
+        """Give back memory that is kept for the next results."""
 
 
 def has_half_a_package() -> bool:
@@ -89,7 +109,7 @@ class Serving:
         self._page = Page(ends.page)
         self._pipes = (ends.out, ends.err)
         self._reader = Reader(decode_order)
-        self._queue: deque[Work] = deque()
+        self._queue: deque[tuple[int, Work]] = deque()  # with their epochs
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._last_flush = 0.0
@@ -108,6 +128,7 @@ class Serving:
         self._recursion_limit = sys.getrecursionlimit()
         self._poll = select.poll()
         self._poll.register(self._tokens, select.POLLIN)
+        self._rested = True
 
     def serve(self) -> None:
         """Run tasks until the slave wants no more. Raises OSError or ProtocolError if it is gone or talks nonsense."""
@@ -131,17 +152,25 @@ class Serving:
                 token = os.read(self._tokens, 1)
             except BlockingIOError:
                 self._flush()
-                self._poll.poll()
+                if not self._poll.poll(None if self._rested else IDLE_S * 1000) and not self._rested:
+                    self._rest()
                 continue
             return token[0] if token else None
 
-    def _next(self, epoch: int) -> tuple[int, bytes, Buffer, Sequence[Buffer]]:
+    def _rest(self) -> None:
+        self._rested = True
+        while select.select([self._socket], [], [], 0)[0]:  # releases may have come that no task has followed
+            self._receive()
+        self._runner.rest()
+        self._send([pack(encode(news)) for news in self._runner.news()])
+
+    def _next(self, epoch: int) -> Work:
         """Give the first task of this epoch. Those of older epochs were taken back."""
         while True:
             while self._queue:
-                work = self._queue.popleft()
-                if work[0] == epoch:
-                    return work[1:]
+                of_epoch, work = self._queue.popleft()
+                if of_epoch == epoch:
+                    return work
             self._flush()
             self._receive()
 
@@ -153,39 +182,45 @@ class Serving:
             if isinstance(order, Run):
                 self._enqueue(order, buffers)
             elif isinstance(order, Load):
-                own = [buffer.toreadonly() for buffer in buffers]  # shared by all tasks of this function
-                self._runner.load(order.digest, order.body or own.pop(0), own)
+                self._runner.load(order.digest, order.body, order.sizes, buffers)
             elif isinstance(order, Drop):
                 self._runner.drop(order.digests)
+            else:
+                self._runner.heard(order)
 
     def _enqueue(self, order: Run, buffers: Sequence[Buffer]) -> None:
+        function, epoch = order.function, order.epoch
+        if not buffers:
+            self._queue.extend([(epoch, (ticket, function, body, sizes, ())) for ticket, body, sizes in order.tasks])
+            return
         at = 0
         for ticket, body, sizes in order.tasks:
-            own = buffers[at : at + len(sizes)]
-            at += len(sizes)
-            work = (ticket, order.function, body, own) if body else (ticket, order.function, own[0], own[1:])
-            self._queue.append((order.epoch, *work))
+            count = len(lengths(sizes))
+            self._queue.append((epoch, (ticket, function, body, sizes, buffers[at : at + count])))
+            at += count
 
     # ------------------------------------------------------------------------------------------------- one task
 
-    def _run(self, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+    def _run(self, ticket: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
         page = self._page
         if threading.active_count() > 1 or self._strangers:
             self._strangers = frozenset(threading.enumerate()) - {threading.main_thread()}
         started_at = time.monotonic()
         page.begin(ticket, started_at)
-        status, answer, answer_buffers = self._attempt(ticket, function, body, buffers)
+        status, answer, shown = self._attempt(ticket, function, body, sizes, buffers)
+        keeps = bool(sizes) and self._runner.keeps()
         wrote = self._mark(ticket)
         now = time.monotonic()
         if len(answer) >= LARGE_BYTES:
-            answer, answer_buffers = b"", [answer, *answer_buffers]
-        sizes = tuple([memoryview(buffer).nbytes for buffer in answer_buffers]) if answer_buffers else ()
-        result = encode((ticket, status, now - started_at, answer, sizes, wrote))
+            answer, shown = b"", [answer, *shown]
+        out = tuple([it if isinstance(it, Slice) else memoryview(it).nbytes for it in shown]) if shown else ()
+        result = encode((ticket, status, now - started_at, answer, out, wrote, keeps))
         self._unsent.append(result)
-        if sizes or len(result) > KEPT_BYTES_MAX:
+        if out or len(result) > KEPT_BYTES_MAX:
             page.sending(ticket)
             page.end()
-            self._flush(answer_buffers)
+            self._rested = False
+            self._flush([it for it in shown if not isinstance(it, Slice)])
             return
         self._unsent_bytes = page.keep_unsent(len(self._unsent), self._unsent_bytes, result)
         page.end()
@@ -197,16 +232,14 @@ class Serving:
         ):
             self._flush()
 
-    def _attempt(
-        self, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]
-    ) -> tuple[int, bytes, Sequence[Buffer]]:
+    def _attempt(self, ticket: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run the task, unless it was stopped already. A signal may end it; then it is cancelled."""
         try:
             self._armed = ticket
             if self._page.to_stop == ticket:
                 self._armed = 0
                 return _CANCELLED, b"", ()
-            status, answer, answer_buffers = self._runner.run(function, body, buffers)
+            status, answer, answer_buffers = self._runner.run(function, body, sizes, buffers)
             self._armed = 0
             if self._is_fork:
                 self._end_fork(status)
@@ -330,7 +363,8 @@ class Serving:
         """Send all results. `buffers` are those of the last one."""
         if not self._unsent:
             return
-        self._send([pack_results(self._unsent), *buffers])
+        news = [] if self._rested else [pack(encode(news)) for news in self._runner.news()]
+        self._send([*news, pack_results(self._unsent), *buffers])
         self._unsent.clear()
         self._unsent_bytes = 0
         self._page.forget_unsent()

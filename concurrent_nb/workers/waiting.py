@@ -4,6 +4,7 @@ from collections import deque
 from typing import Final
 
 from concurrent_nb.workers.attempts import Attempt
+from concurrent_nb.workers.records import lengths
 
 #: most tasks and most bytes in a pack (a single task may be larger)
 PACK_MAX: Final = 64
@@ -61,7 +62,7 @@ class Waiting:
         while self._queue and len(pack) < size:
             attempt = self._queue[0]
             if not attempt.over:
-                room -= len(attempt.body) + sum(attempt.sizes)
+                room -= len(attempt.body) + (sum(lengths(attempt.sizes)) if attempt.sizes else 0)
                 if pack and (attempt.function != function or room < 0):
                     break
                 pack.append(attempt)

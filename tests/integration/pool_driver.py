@@ -13,8 +13,11 @@ from typing import Any
 import cloudpickle
 import msgspec
 
+from concurrent_nb.objects.segments import Handle
+from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping import pickles
+from concurrent_nb.wire.codec import joined, lengths, slices_of
 from concurrent_nb.wire.messages import ErrorReport, TaskFrame, TaskRef
 from concurrent_nb.workers.pool import Pool
 from concurrent_nb.workers.processes import Launcher, SpawnLauncher, TemplateLauncher, environment
@@ -51,6 +54,7 @@ class Driver:
         self.output: defaultdict[TaskRef, dict[int, bytes]] = defaultdict(lambda: {1: b"", 2: b""})
         self.degraded = ""
         self._next_index = 0
+        self.shelf = Shelf()  # shared memory of the workers
         self.pool.start(time.monotonic())
 
     def __enter__(self) -> "Driver":
@@ -62,6 +66,7 @@ class Driver:
     def close(self) -> None:
         """Stop the pool."""
         self.pool.close()
+        self.shelf.close()
 
     def add(self, function: Callable[..., Any]) -> bytes:
         """Hand a function to the pool, and return its digest."""
@@ -150,13 +155,18 @@ class Driver:
         for ref, stream, data in reports.output:
             assert ref not in self.ended, "output after the outcome"
             self.output[ref][stream] += data
+        for made in reports.segments:
+            self.shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
         for job, frames, buffers in reports.outcomes:
             for place, frame in enumerate(frames):
                 ref = TaskRef(job, frame.index, frame.attempt)
                 assert ref not in self.ended, "a second outcome"
-                own = list(buffers[place]) if buffers else []
-                assert tuple(len(memoryview(buffer).cast("B")) for buffer in own) == frame.sizes
+                travelled = list(buffers[place]) if buffers else []
+                assert [len(memoryview(buffer).cast("B")) for buffer in travelled] == lengths(frame.sizes)
+                own = joined(frame.sizes, travelled, self.shelf.read)
+                self.pool.release(slices_of(frame.sizes), clean=True)
                 self.ended[ref] = _open(frame.status, frame.body, own, frame.elapsed_s, frame.worker)
+        self.shelf.drop(reports.forgotten)
 
 
 def _open(status: int, body: bytes, buffers: list[Any], elapsed_s: float, worker: int) -> End:

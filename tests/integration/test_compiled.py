@@ -27,6 +27,7 @@ from concurrent_nb.shipping.compiled.function import CythonFunction
 from concurrent_nb.shipping.compiled.platforms import tag_here
 from concurrent_nb.shipping.compiled.recipe import Recipe
 from concurrent_nb.shipping.functions import Functions
+from concurrent_nb.testing.unshared import travelled
 
 ROOT = Path(__file__).parents[2]
 FUNCTION = "def half(int x):\n    return x // (x - 1)\n"
@@ -335,7 +336,7 @@ def test_a_function_is_pickled_once_and_comes_back(half: CythonFunction) -> None
     pickled = functions.pickle(half)
     assert functions.pickle(half) is pickled
     assert len(pickled.body) < 200_000
-    again = pickles.loads(pickled.body, pickled.buffers)
+    again = pickles.loads(pickled.body, travelled(pickled.buffers))
     assert again(3) == 1
     assert again.build == half.build
 

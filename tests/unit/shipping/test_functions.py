@@ -17,6 +17,7 @@ from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import digest_of
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions
+from concurrent_nb.testing.unshared import travelled
 
 
 def main(source: str, **names: Any) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def main(source: str, **names: Any) -> dict[str, Any]:
 def call(functions: Functions, fn: Callable[..., Any], *args: Any) -> Any:
     """Call what a worker would load."""
     pickled = functions.pickle(fn)
-    return pickles.loads(pickled.body, pickled.buffers)(*args)
+    return pickles.loads(pickled.body, travelled(pickled.buffers))(*args)
 
 
 @pytest.mark.parametrize("fn", [pow, os.path.join, len, dict, threading.Thread, pickles.dumps, print])
@@ -184,9 +185,10 @@ def test_large_arrays_leave_the_pickle_as_a_snapshot() -> None:
     functions = Functions()
     pickled = functions.pickle(lambda: array)
     array[:] = 1
-    assert [len(buffer) for buffer in pickled.buffers] == [800_000]
-    assert pickled.digest == digest_of(pickled.body + bytes(pickled.buffers[0]))
-    assert pickles.loads(pickled.body, pickled.buffers)().sum() == 0
+    buffers = travelled(pickled.buffers)
+    assert [len(buffer) for buffer in buffers] == [800_000]
+    assert pickled.digest == digest_of(pickled.body + bytes(buffers[0]))
+    assert pickles.loads(pickled.body, buffers)().sum() == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""Pieces of shared memory: anonymous files in memory (Linux's memfd), which another process opens through /proc.
+
+An owner tells a `Handle`; whoever may open the owner's descriptors (the same user on the same host, or root) opens it
+and has the memory for as long as it likes. What is opened is checked to be the segment that was meant, and to be sealed
+against shrinking, so that no reader can be killed by an owner who cuts it off. Systems without memfd share nothing:
+`is_available` says so, and buffers travel as frames there.
+"""
+
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+#: begins the name of each segment, which the system shows to those who may open it
+_NAME: Final = "concurrent_nb-"
+_ID_BYTES: Final = 16
+_SEALS: Final = 0x0002 | 0x0004 | 0x0001  # F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL
+_F_ADD_SEALS: Final = 1033
+_F_GET_SEALS: Final = 1034
+
+
+class CannotOpen(Exception):
+    """A segment is not there, or is not what it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """How another process on this host opens a segment."""
+
+    segment: bytes
+    pid: int
+    fd: int  #: in that process
+    size: int  #: in bytes
+
+
+def is_available() -> bool:
+    """Say whether this system can share memory in this way."""
+    return sys.platform == "linux" and hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+
+
+def create(size: int) -> Handle:
+    """Make a segment of `size` bytes, which take no memory before they are used. Raises OSError."""
+    segment = os.urandom(_ID_BYTES)
+    fd = os.memfd_create(_NAME + segment.hex(), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Handle(segment, os.getpid(), fd, size)
+
+
+@contextlib.contextmanager
+def probe() -> Iterator[Handle | None]:
+    """Give a small segment, by which others find out whether they can open ours; None where there is no such thing."""
+    if not is_available():
+        yield None
+        return
+    handle = create(1)
+    try:
+        yield handle
+    finally:
+        os.close(handle.fd)
+
+
+def open_segment(handle: Handle) -> int:
+    """Open a segment to read it; give its descriptor here. Raises CannotOpen."""
+    path = f"/proc/{handle.pid:d}/fd/{handle.fd:d}"
+    try:
+        _check_name(path, handle)  # before it is opened, which may do harm to what is no segment
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise CannotOpen(f"segment {handle.segment.hex()[:8]} of process {handle.pid}: {error.strerror}") from error
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, fd)
+        _check_name(f"/proc/self/fd/{fd}", handle)  # the number may have become another file's meanwhile
+        if os.fstat(fd).st_size != handle.size or fcntl.fcntl(fd, _F_GET_SEALS) & _SEALS != _SEALS:
+            raise CannotOpen(f"segment {handle.segment.hex()[:8]} of process {handle.pid} is not sealed at its size")
+        undo.pop_all()
+    return fd
+
+
+def _check_name(path: str, handle: Handle) -> None:
+    if os.readlink(path) != f"/memfd:{_NAME}{handle.segment.hex()} (deleted)":
+        raise CannotOpen(f"descriptor {handle.fd} of process {handle.pid} is not segment {handle.segment.hex()[:8]}")
