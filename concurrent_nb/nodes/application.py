@@ -25,6 +25,7 @@ from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.stream import Stream
+from concurrent_nb.objects.segments import is_available
 from concurrent_nb.objects.store import Lease, Store
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
@@ -268,8 +269,8 @@ class ApplicationNode(concurrent.futures.Executor):
     def _lay_down(
         self, body: bytes, buffers: Sequence[memoryview]
     ) -> tuple[bytes, Sequence[Buffer | Slice], Lease | None]:
-        """Take a snapshot of a pickle's buffers: in shared memory if the master can open it, else as copies."""
-        if not self._courier.member.shares_memory:
+        """Take a snapshot of a pickle's buffers: in shared memory, or as copies on systems that have none."""
+        if not is_available():
             return body, [bytes(buffer) for buffer in buffers], None
         is_long = len(body) >= pickles.OUT_OF_BAND_BYTES
         parts = [memoryview(body), *buffers] if is_long else list(buffers)

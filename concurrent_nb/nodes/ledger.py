@@ -221,7 +221,7 @@ class Ledger(Generic[T]):
 
     def _outgoing(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
         assert self._introductions is not None
-        return self._introductions.outgoing(sizes, buffers)
+        return self._introductions.outgoing(sizes, buffers, once=True)
 
     def _introduce(self, job: OpenJob[T], function: Shipment, session: Session) -> None:
         """Say what the master must know before a task of this job and function."""

@@ -34,6 +34,7 @@ from concurrent_nb.nodes.strategies import IStrategy, PullRoundRobin, PushBest
 from concurrent_nb.nodes.wake import Wake
 from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
+from concurrent_nb.objects.store import Store
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -88,7 +89,8 @@ class Master:
         scheduler = Scheduler(config.strategy.make(), deaths_allowed=config.deaths_allowed)
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
         self._shelf = Shelf()
-        self._core = MasterCore(epoch, scheduler, liveness, config.interval_s, self._shelf)
+        self._store = Store() if segments.is_available() else None
+        self._core = MasterCore(epoch, scheduler, liveness, config.interval_s, self._shelf, self._store)
         self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wake()
@@ -136,6 +138,8 @@ class Master:
             self._wake.close()
             at_end.close()
             self._shelf.close()
+            if self._store is not None:
+                self._store.close()
 
     def stop(self) -> None:
         """End `run`: nodes are told that the cluster has been stopped. For the loop's thread."""

@@ -18,8 +18,9 @@ import msgspec
 from concurrent_nb.errors import ConfigurationError, ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.nodes.kernel_desk import KernelDesk
-from concurrent_nb.nodes.shared import EmptyShelf, Introductions, Shelf
+from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories, Shelf
 from concurrent_nb.objects.segments import CannotOpen, Handle
+from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import instructions as i
@@ -61,6 +62,7 @@ class Peer:
     name: str
     session: Session
     introductions: Introductions
+    contents: Contents  #: what it has told once, if it cannot share memory with us
     segments: set[bytes] = field(default_factory=set)  #: shared memory that it has introduced
     holds: dict[m.Slice, SessionId] = field(default_factory=dict)  #: results that it looks at, by the slave's session
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
@@ -96,6 +98,7 @@ class MasterCore:
         liveness: decides who is gone.
         interval_s: seconds between two signs of life.
         shelf: keeps the shared memory of other nodes open; None to share none.
+        store: where what applications on other hosts tell once is laid down; None where nobody can open it.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class MasterCore:
         liveness: Liveness,
         interval_s: float = 1.0,
         shelf: Shelf | None = None,
+        store: Store | None = None,
     ) -> None:
         self.epoch = epoch
         self._interval_s = interval_s
@@ -122,11 +126,13 @@ class MasterCore:
         self._scheduler_due = 0.0
         self.kernels = KernelDesk()
         self._shelf = shelf or EmptyShelf()
+        self._store = store
+        self._memories = Memories(self._shelf, store)
         self._arrived: list[tuple[SessionId, JobId, m.OutcomeFrame]] = []  # outcomes in shared memory, now decided on
         self._kept: dict[bytes, dict[int, _Kept]] = {}  # those that an owner has not acknowledged, by job and index
         self._lent: defaultdict[bytes, int] = defaultdict(int)  # how many slices of a segment are kept or looked at
         self._orphans: set[bytes] = set()  # segments of lost slaves, closed when nothing is lent of them
-        self._departed: list[tuple[float, SessionId, set[bytes]]] = []  # when to close segments of lost applications
+        self._departed: list[tuple[float, Peer]] = []  # when to close what lost applications have shared
         self._owners: dict[bytes, Peer] = {}  # who has introduced a segment last
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
@@ -142,6 +148,7 @@ class MasterCore:
             m.KernelOpened: self._on_kernel_opened,
             m.ShareMemory: self._on_share_memory,
             m.Segment: self._on_segment,
+            m.Content: self._on_content,
             m.DropSegments: self._on_drop_segments,
             m.Release: self._on_release,
         }
@@ -151,15 +158,18 @@ class MasterCore:
     def add_client(self, session_id: SessionId, key: bytes, name: str, now: float) -> None:
         """Register an application; its jobs belong to `key`."""
         session = Session(self.epoch, "from_client")
-        self._add(Peer(session_id, "client", key, name, session, Introductions(session, self._shelf)), now)
+        introductions = Introductions(session, self._memories)
+        self._add(Peer(session_id, "client", key, name, session, introductions, Contents(self._store)), now)
 
     def add_slave(self, session_id: SessionId, key: bytes, name: str, slots: int, credit: int, now: float) -> str:
         """Register a slave; give the name that it has here (another one if the name is taken)."""
         taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
         session = Session(self.epoch, "from_slave")
-        introductions = Introductions(session, self._shelf)
-        self._add(Peer(session_id, "slave", key, name, session, introductions, slots=slots, credit=credit), now)
+        introductions = Introductions(session, self._memories)
+        contents = Contents(None)
+        peer = Peer(session_id, "slave", key, name, session, introductions, contents, slots=slots, credit=credit)
+        self._add(peer, now)
         return name
 
     def _add(self, peer: Peer, now: float) -> None:
@@ -270,6 +280,9 @@ class MasterCore:
         parts = joined(message.sizes, buffers[0], lambda slice_: slice_)
         if function_digest([message.body, *parts]) != message.digest:
             raise ProtocolError(f"{name} does not have the digest that it names")
+        sizes, own = peer.contents.translated(message.sizes, buffers[0])
+        if sizes is not message.sizes:
+            message, buffers = m.Function(message.digest, message.body, sizes), [own]
         if not self._has_all(peer, message.sizes):
             log.warning("%s of %r lies in shared memory that cannot be opened: it counts as not sent", name, peer.name)
             return
@@ -288,9 +301,19 @@ class MasterCore:
         if function is None:
             self._refuse(peer, message, f"function {message.function.hex()[:8]} was never sent")
             return
-        if not all(self._has_all(peer, task.sizes) for task in message.tasks if task.sizes):
-            self._refuse(peer, message, "its arguments lie in shared memory that the master cannot open")
-            return
+        tasks, buffers = message.tasks, item.buffers
+        if any(task.sizes for task in tasks):
+            parts = [
+                peer.contents.translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)
+            ]
+            if not all(self._has_all(peer, sizes) for sizes, _ in parts):
+                self._refuse(peer, message, "its arguments lie in shared memory that the master cannot open")
+                return
+            buffers = [own for _, own in parts]
+            tasks = [
+                task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
+                for task, (sizes, _) in zip(tasks, parts, strict=True)
+            ]
         function.jobs.add(message.job)
         self._idle_functions.pop(message.function, None)
         self._functions_of.setdefault(message.job, set()).add(message.function)
@@ -299,8 +322,8 @@ class MasterCore:
                 peer.session_id,
                 JobId(message.job),
                 Digest(message.function),
-                message.tasks,
-                item.buffers,
+                tasks,
+                buffers,
                 message.timeout_s,
                 message.retries,
             )
@@ -366,8 +389,12 @@ class MasterCore:
         self._owners[message.segment] = peer
         peer.segments.add(message.segment)
 
+    def _on_content(self, peer: Peer, message: m.Content, item: Received, now: float) -> None:
+        peer.contents.took(message, item.buffers[0] if item.buffers else ())
+
     def _on_drop_segments(self, peer: Peer, message: m.DropSegments, _: Received, now: float) -> None:
-        self._close([segment for segment in message.segments if segment in peer.segments])
+        ours = peer.contents.drop(message.segments)
+        self._close([*ours, *(segment for segment in message.segments if segment in peer.segments)])
 
     def _on_release(self, peer: Peer, message: m.Release, _: Received, now: float) -> None:
         by_slave: dict[SessionId, list[m.Slice]] = {}
@@ -379,8 +406,13 @@ class MasterCore:
 
     def _has_all(self, peer: Peer, sizes: m.Sizes) -> bool:
         """Say whether whatever lies in shared memory lies in the peer's own, and that is open here."""
-        owners = [self._owners.get(slice_.segment) for slice_ in slices_of(sizes)]
-        return all(owner is not None and owner.key == peer.key for owner in owners)
+        return all(self._is_of(peer, slice_) for slice_ in slices_of(sizes))
+
+    def _is_of(self, peer: Peer, slice_: m.Slice) -> bool:
+        owner = self._owners.get(slice_.segment)
+        if owner is None:  # our own memory, named by nobody but us
+            return self._store is not None and self._store.handle(slice_.segment) is not None
+        return owner.key == peer.key
 
     def _keep_arrived(self) -> None:
         """Keep the shared memory of outcomes that counted; give that of late ones back."""
@@ -442,16 +474,17 @@ class MasterCore:
         if peer.role == "slave":
             self._orphans |= {segment for segment in peer.segments if segment in self._lent}
             self._close([segment for segment in peer.segments if segment not in self._lent])
-        elif peer.segments:
-            self._departed.append((due, peer.session_id, peer.segments))
+        else:
+            self._departed.append((due, peer))
 
     def _close_departed(self, now: float) -> None:
         """Close the segments of applications that have not come back."""
         over = [departed for departed in self._departed if departed[0] <= now]
         for departed in over:
             self._departed.remove(departed)
-            _, session_id, segments = departed
-            self._close([s for s in segments if s in self._owners and self._owners[s].session_id == session_id])
+            peer = departed[1]
+            ours = peer.contents.drop_all()
+            self._close([*ours, *(segment for segment in peer.segments if self._owners.get(segment) is peer)])
 
     # ------------------------------------------------------------------------------------------------- what is decided
 
@@ -484,7 +517,7 @@ class MasterCore:
             self._send_function(slave, self._functions[assign.function])
         buffers: ItemBuffers = ()
         if any(task.sizes for task in assign.tasks):
-            parts = [slave.introductions.outgoing(task.sizes, task.buffers) for task in assign.tasks]
+            parts = [slave.introductions.outgoing(task.sizes, task.buffers, once=True) for task in assign.tasks]
             buffers = [own for _, own in parts]
             frames = [
                 m.TaskFrame(task.index, task.attempt, task.body, sizes)
@@ -496,7 +529,7 @@ class MasterCore:
 
     def _send_function(self, slave: Peer, function: _Function) -> None:
         message = function.message
-        sizes, buffers = slave.introductions.outgoing(message.sizes, function.buffers[0])
+        sizes, buffers = slave.introductions.outgoing(message.sizes, function.buffers[0], once=True)
         if sizes is not message.sizes:
             message = m.Function(message.digest, message.body, sizes)
         slave.session.send(message, [buffers] if buffers else ())

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from concurrent_nb.objects.segments import CannotOpen, Handle
+from concurrent_nb.objects.store import Store
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Buffers, joined, slices_of, split_off
+from concurrent_nb.wire.codec import Buffer, Buffers, joined, length, slices_of, split_off
 from concurrent_nb.wire.session import Session
 
 
@@ -65,18 +66,26 @@ class Introductions:
         self._session = session
         self._memory = memory
         self._known: set[bytes] = set()
+        self._told: dict[tuple[bytes, int], int] = {}  # what a peer that cannot open it has: by place, its serial
         self.shares = shares
 
-    def outgoing(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
+    def outgoing(self, sizes: m.Sizes, buffers: Buffers, *, once: bool = False) -> tuple[m.Sizes, Buffers]:
         """Give sizes and buffers as this peer can take them; to be called before they are sent.
+
+        Args:
+            once: a peer that cannot open our memory gets each slice only once, and keeps it. For what many tasks may
+                refer to; results are not among that.
 
         Raises CannotOpen for a slice of a segment that is not open here.
         """
         slices = slices_of(sizes)
         if not slices:
             return sizes, buffers
-        if not self.shares:
+        if not self.shares and not once:
             return split_off(joined(sizes, buffers, self._memory.read))
+        if not self.shares:
+            self._tell(slices)
+            return sizes, buffers
         for segment in {slice_.segment for slice_ in slices} - self._known:
             handle = self._memory.handle(segment)
             if handle is not None:  # the peer will say what it misses
@@ -84,10 +93,91 @@ class Introductions:
                 self._known.add(segment)
         return sizes, buffers
 
+    def _tell(self, slices: Iterable[m.Slice]) -> None:
+        for slice_ in slices:
+            place = slice_.segment, slice_.offset
+            if self._told.get(place) != slice_.serial:
+                data = self._memory.read(slice_)
+                self._session.send(m.Content(*place, slice_.serial, b"", (slice_.size,)), [[data]])
+                self._told[place] = slice_.serial
+                self._known.add(slice_.segment)
+
     def dropped(self, segments: Iterable[bytes]) -> bool:
         """Tell the peer of segments that are gone; say whether it knew any."""
         known = [segment for segment in segments if segment in self._known]
         self._known.difference_update(known)
+        for place in [place for place in self._told if place[0] in known]:
+            del self._told[place]
         if known:
             self._session.send(m.DropSegments(known))
         return bool(known)
+
+
+class Contents:
+    """What peers on other hosts have told us once: laid down here, so that it need not travel again.
+
+    Args:
+        store: where it is laid down; where there is no shared memory it is kept as it came.
+    """
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._here: dict[tuple[bytes, int], tuple[m.Slice, m.Slice | Buffer]] = {}  # theirs, and what it is here
+
+    def took(self, content: m.Content, buffers: Buffers) -> None:
+        """Keep what a slice of theirs holds from now on."""
+        data = content.body or buffers[0]
+        theirs = m.Slice(content.segment, content.offset, length(data), content.serial)
+        here = None if self._store is None else self._store.place(memoryview(data))
+        place = content.segment, content.offset
+        self._forget(place, clean=True)  # it would not be used again if anybody looked at it
+        self._here[place] = theirs, data if here is None else here
+
+    def has(self, slice_: m.Slice) -> bool:
+        """Say whether we know what lies in a slice of theirs."""
+        known = self._here.get((slice_.segment, slice_.offset))
+        return known is not None and known[0] == slice_
+
+    def translated(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
+        """Give sizes and buffers with our own slices in the place of theirs; what we do not know stays as it is."""
+        if not self._here or not any(self.has(slice_) for slice_ in slices_of(sizes)):
+            return sizes, buffers
+        return split_off(joined(sizes, buffers, self._translate))
+
+    def _translate(self, slice_: m.Slice) -> m.Slice | Buffer:
+        return self._here[slice_.segment, slice_.offset][1] if self.has(slice_) else slice_
+
+    def drop(self, segments: Iterable[bytes]) -> list[bytes]:
+        """Forget what lies in segments of theirs; give segments of ours that are closed by now."""
+        gone = set(segments)
+        for place in [place for place in self._here if place[0] in gone]:
+            self._forget(place, clean=False)
+        return [] if self._store is None else self._store.tidy()
+
+    def drop_all(self) -> list[bytes]:
+        """Forget everything; give segments of ours that are closed by now."""
+        return self.drop([segment for segment, _ in self._here])
+
+    def _forget(self, place: tuple[bytes, int], *, clean: bool) -> None:
+        _, here = self._here.pop(place, (None, b""))
+        if isinstance(here, m.Slice) and self._store is not None:
+            self._store.let_go([here], clean=clean)
+
+
+class Memories:
+    """The segments that are open in this process: those of others, and its own."""
+
+    def __init__(self, shelf: Memory, store: Store | None) -> None:
+        self._shelf = shelf
+        self._store = store
+
+    def handle(self, segment: bytes) -> Handle | None:
+        """Say how others open a segment; None if it is not open here."""
+        own = None if self._store is None else self._store.handle(segment)
+        return own or self._shelf.handle(segment)
+
+    def read(self, slice_: m.Slice) -> Buffer:
+        """Copy a slice. Raises CannotOpen."""
+        if self._store is not None and self._store.handle(slice_.segment) is not None:
+            return self._store.read(slice_)
+        return self._shelf.read(slice_)

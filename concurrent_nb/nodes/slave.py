@@ -21,7 +21,9 @@ from concurrent_nb.ids import DRAIN
 from concurrent_nb.nodes.machine import cores
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
+from concurrent_nb.objects.segments import is_available
 from concurrent_nb.objects.shelf import Shelf
+from concurrent_nb.objects.store import Store
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.waiting import Waiter, fd_of
@@ -157,12 +159,14 @@ class Slave:
     def _serve(self, membership: Membership) -> bool:
         """Serve in one session. True to look for a master again, False to end."""
         link = membership.link
+        store = Store() if is_available() else None
         core = SlaveCore(
             membership.name,
             membership.epoch,
             self._pool,
             membership.interval_s,
             self._shelf,
+            store,
             shares=membership.shares_memory,
         )
         waiter = Waiter(link.socket)
@@ -218,6 +222,8 @@ class Slave:
         finally:
             core.end()
             self._pool.reset(monotonic())
+            if store is not None:
+                store.close()
             membership.leave() if self._stopping or leaves else membership.close()
         return False
 

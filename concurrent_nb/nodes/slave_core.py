@@ -11,8 +11,9 @@ from typing import Protocol
 
 import msgspec
 
-from concurrent_nb.nodes.shared import EmptyShelf, Introductions, Shelf
+from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Shelf
 from concurrent_nb.objects.segments import CannotOpen, Handle
+from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, joined, slices_of
@@ -80,6 +81,7 @@ class SlaveCore:
         crew: its workers.
         interval_s: seconds between two signs of life.
         shelf: keeps what workers share, and outlives the session; None if they share nothing.
+        store: where what a master on another host tells once is laid down; None if workers cannot open it.
         shares: whether the master is on this host and can open what lies there.
     """
 
@@ -90,6 +92,7 @@ class SlaveCore:
         crew: Crew,
         interval_s: float,
         shelf: Shelf | None = None,
+        store: Store | None = None,
         *,
         shares: bool = False,
     ) -> None:
@@ -97,6 +100,9 @@ class SlaveCore:
         self.session = Session(epoch, "to_slave")
         self._shelf = shelf or EmptyShelf()
         self._introductions = Introductions(self.session, self._shelf, shares)
+        self._store = store
+        self._contents = Contents(store)
+        self._shown: set[bytes] = set()  # segments of the store that the crew knows
         self._lent: dict[bytes, dict[int, m.Slice]] = {}  # results that were not released, by segment and offset
         self._orphans: set[bytes] = set()  # segments of dead workers that are closed when nothing is lent of them
         if shares:
@@ -117,10 +123,14 @@ class SlaveCore:
         for item in self.session.receive(frames, now):
             message = item.message
             if type(message) is m.Assign:
-                self._crew.assign(message.job, message.function, message.timeout_s, message.tasks, item.buffers, now)
+                tasks, buffers = self._here(message.tasks, item.buffers)
+                self._crew.assign(message.job, message.function, message.timeout_s, tasks, buffers, now)
             elif type(message) is m.Function:
-                buffers = joined(message.sizes, item.buffers[0] if item.buffers else (), lambda slice_: slice_)
-                self._crew.add_function(message.digest, message.body, buffers)
+                sizes, own = self._contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
+                self._show(sizes)
+                self._crew.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
+            elif type(message) is m.Content:
+                self._contents.took(message, item.buffers[0] if item.buffers else ())
             elif type(message) is m.Withdraw:
                 self._crew.withdraw(message.tasks, message.stop, now)
             elif type(message) is m.DropFunctions:
@@ -129,6 +139,9 @@ class SlaveCore:
                 self._crew.add_segment(message.segment, message.pid, message.fd, message.size)
             elif type(message) is m.DropSegments:
                 self._crew.drop_segments(message.segments)
+                closed = self._contents.drop(message.segments)
+                self._shown.difference_update(closed)
+                self._crew.drop_segments(closed)
             elif type(message) is m.Release:
                 self._released(message.slices, clean=message.clean)
             elif type(message) is m.OpenKernel:
@@ -175,6 +188,27 @@ class SlaveCore:
         return envelopes
 
     # ------------------------------------------------------------------------------------------------ shared memory
+
+    def _here(self, tasks: list[m.TaskFrame], buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
+        """Give tasks with what a master on another host has told once."""
+        if not any(task.sizes for task in tasks):
+            return tasks, buffers
+        parts = [self._contents.translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)]
+        for sizes, _ in parts:
+            self._show(sizes)
+        frames = [
+            task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
+            for task, (sizes, _) in zip(tasks, parts, strict=True)
+        ]
+        return frames, [own for _, own in parts]
+
+    def _show(self, sizes: m.Sizes) -> None:
+        """Tell the crew how to open our own memory."""
+        for slice_ in slices_of(sizes):
+            handle = None if self._store is None else self._store.handle(slice_.segment)
+            if handle is not None and slice_.segment not in self._shown:
+                self._shown.add(slice_.segment)
+                self._crew.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
 
     def _open(self, made: Know) -> None:
         try:
@@ -232,6 +266,7 @@ class SlaveCore:
         self._crew.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
         self._lent.clear()
         self._shelf.drop(list(self._orphans))
+        self._crew.drop_segments(list(self._shown))
 
     def next_deadline(self) -> float:
         """When `step` should be called again at the latest."""

@@ -224,7 +224,7 @@ def _refuse_buffers(message: Any) -> None:
 
 def _sizes_of(message: Any) -> list[m.Sizes]:
     """Give the sizes of each item of a message that carries buffers."""
-    if type(message) is m.Function:
+    if type(message) in _SINGLE:
         return [message.sizes]
     return [item.sizes for item in (message.items if type(message) is m.Outcomes else message.tasks)]
 
@@ -263,7 +263,9 @@ def _take(frames: Sequence[Buffer], at: int, size: int) -> tuple[Buffer, int]:
     return bytearray(b"").join(pieces), at + count
 
 
-_CARRIERS: Final = frozenset({m.Function, m.Outcomes, m.Submit, m.Assign})
+#: messages that carry one body with its buffers, and those that carry several
+_SINGLE: Final = frozenset({m.Function, m.Content})
+_CARRIERS: Final = _SINGLE | {m.Outcomes, m.Submit, m.Assign}
 
 
 # ------------------------------------------------------------------------------------------------- cutting into runs
@@ -282,7 +284,7 @@ def size_if_small(message: m.AnyMessage) -> int:
 def split(message: m.AnyMessage, buffers: ItemBuffers = ()) -> Iterator[tuple[m.AnyMessage, Buffers, int]]:
     """Cut a message into messages that fit in a header frame; give each with its flat buffers and its size in bytes."""
     kind = type(message)
-    if kind is m.Function:
+    if kind in _SINGLE:
         flat = list(buffers[0]) if buffers else []
         yield message, flat, 64 + len(message.body) + sum(map(length, flat))  # type: ignore[union-attr]
     elif kind in _RUNS:

@@ -148,6 +148,16 @@ class Segment(Message, tag=7, frozen=True):
     size: int  #: in bytes
 
 
+class Content(Message, tag=40, frozen=True):
+    """What lies in a slice, once, for a peer that cannot open it. It takes the place of what lay there before."""
+
+    segment: SegmentId
+    offset: int
+    serial: int
+    body: bytes  #: empty if it is the first buffer
+    sizes: Sizes
+
+
 class DropSegments(Message, tag=8, frozen=True):
     """Nothing refers to these any more, and nothing will."""
 
@@ -251,12 +261,14 @@ class KernelOpened(Message, tag=32, frozen=True):
     error: str  #: why there is none, and what to do
 
 
-FromClient = Function | OpenJob | Submit | Cancel | CloseJob | ShareMemory | Segment | DropSegments | Release | Bye
+FromClient = (
+    Function | OpenJob | Submit | Cancel | CloseJob | ShareMemory | Segment | Content | DropSegments | Release | Bye
+)
 FromSlave = (
     Outcomes | Started | Output | Returned | Capacity | KernelOpened | ShareMemory | Segment | DropSegments | Bye
 )
 ToClient = Outcomes | Started | Output | Segment | DropSegments | Bye
-ToSlave = Function | Assign | Withdraw | DropFunctions | OpenKernel | Segment | DropSegments | Release | Bye
+ToSlave = Function | Assign | Withdraw | DropFunctions | OpenKernel | Segment | Content | DropSegments | Release | Bye
 AnyMessage = (
     Function
     | Outcomes
@@ -276,6 +288,7 @@ AnyMessage = (
     | KernelOpened
     | ShareMemory
     | Segment
+    | Content
     | DropSegments
     | Release
 )
