@@ -243,13 +243,14 @@ class MasterCore:
             return
         self._liveness.heard(peer.session_id, now)
         self._touched[peer.session_id] = peer
-        if not peer.heard:  # only now is there a connection to send tasks over
-            peer.heard = True
-            if peer.role == "slave":
-                self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit))
-                self._decide(now)
         try:
             items = peer.session.receive(frames, now)
+            if not peer.heard:  # only now is there a connection to send tasks over
+                peer.heard = True
+                peer.introductions.share(any(type(item.message) is m.ShareMemory for item in items))
+                if peer.role == "slave":
+                    self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit))
+                    self._decide(now)
             acknowledged = cast("list[e.OutcomesAcknowledged]", peer.session.take_acked())
             if self._kept and acknowledged:
                 self._hand_over(peer, acknowledged)  # first: it may release them in this very envelope
@@ -375,7 +376,7 @@ class MasterCore:
     # -------------------------------------------------------------------------------------------------- shared memory
 
     def _on_share_memory(self, peer: Peer, message: m.ShareMemory, _: Received, now: float) -> None:
-        peer.introductions.shares = True
+        peer.introductions.share(True)
 
     def _on_segment(self, peer: Peer, message: m.Segment, _: Received, now: float) -> None:
         owner = self._owners.get(message.segment)

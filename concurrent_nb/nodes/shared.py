@@ -69,6 +69,13 @@ class Introductions:
         self._told: dict[tuple[bytes, int], int] = {}  # what a peer that cannot open it has: by place, its serial
         self.shares = shares
 
+    def share(self, shares: bool) -> None:
+        """Note whether the peer can open our memory. What it was told as if it could not counts no more."""
+        if shares != self.shares:
+            self.shares = shares
+            self._known.clear()
+            self._told.clear()
+
     def outgoing(self, sizes: m.Sizes, buffers: Buffers, *, once: bool = False) -> tuple[m.Sizes, Buffers]:
         """Give sizes and buffers as this peer can take them; to be called before they are sent.
 

@@ -10,7 +10,6 @@ import builtins
 import importlib.abc
 import importlib.machinery
 import json
-import mmap
 import os
 import pickle
 import socket
@@ -20,7 +19,7 @@ import types
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import cloudpickle
 import msgspec
@@ -65,7 +64,7 @@ class TaskRunner:
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
         self._functions: dict[bytes, Callable[..., object]] = {}
         self._shelf = Shelf()  # shared memory of others: functions and arguments
-        self._looks: list[weakref.ref[mmap.mmap]] = []  # what the task that runs has mapped of it
+        self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
         self._announced: set[bytes] = set()  # its segments that the slave knows
         self._news: list[Know | Forget] = []
@@ -128,7 +127,7 @@ class TaskRunner:
         body: Buffer,
         sizes: Sizes,
         buffers: Sequence[Buffer],
-        watch: "Callable[[weakref.ref[mmap.mmap]], None]" = lambda reference: None,
+        watch: "Callable[[weakref.ref[Any]], None]" = lambda reference: None,
     ) -> tuple[Buffer, Sequence[Buffer]]:
         """Give a pickle and its buffers: read-only, because others may look at them too."""
         if not sizes:

@@ -4,13 +4,13 @@ A small slice is copied, which is faster than mapping it. A large one is mapped:
 change what others see, and copy-on-write for results, which belong to who asked for them.
 """
 
-import mmap
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
+from concurrent_nb.objects.maps import map_private, map_shared
 from concurrent_nb.objects.segments import CannotOpen, Handle, open_segment
 from concurrent_nb.wire.messages import Slice
 
@@ -61,13 +61,14 @@ class Shelf:
                 got += count
         return data
 
-    def look(self, slice_: Slice, watch: Callable[["weakref.ref[mmap.mmap]"], None]) -> memoryview:
+    def look(self, slice_: Slice, watch: "Callable[[weakref.ref[Any]], None]") -> memoryview:
         """Give a slice read-only; `watch` gets a reference that dies when nobody looks any more. Raises CannotOpen."""
         if slice_.size < MAPPED_BYTES:
             return memoryview(self.read(slice_)).toreadonly()
-        mapped = self._map(slice_, mmap.MAP_SHARED, mmap.PROT_READ)
+        with self._lock:
+            mapped = map_shared(self._fd_of(slice_), slice_.offset, slice_.size)
         watch(weakref.ref(mapped))
-        return memoryview(mapped)[: slice_.size]
+        return memoryview(mapped).toreadonly()
 
     def take(self, slice_: Slice, done: Callable[[Slice], None]) -> memoryview | bytearray:
         """Give a slice to be changed at will; `done` is called once nobody needs it any more. Raises CannotOpen."""
@@ -75,13 +76,10 @@ class Shelf:
             data = self.read(slice_)
             done(slice_)
             return data
-        mapped = self._map(slice_, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
-        weakref.finalize(mapped, done, slice_).atexit = False
-        return memoryview(mapped)[: slice_.size]
-
-    def _map(self, slice_: Slice, flags: int, protection: int) -> mmap.mmap:
         with self._lock:
-            return mmap.mmap(self._fd_of(slice_), slice_.size, flags, protection, offset=slice_.offset)
+            mapped = map_private(self._fd_of(slice_), slice_.offset, slice_.size)
+        weakref.finalize(mapped, done, slice_).atexit = False
+        return memoryview(mapped)
 
     def _fd_of(self, slice_: Slice) -> int:
         handle = self._opened.get(slice_.segment)

@@ -70,6 +70,14 @@ def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: Store) -> 
     assert isinstance(message, m.Content) and message.serial == anew.serial and buffers == [DATA[::-1]]
 
 
+def test_a_peer_that_turns_out_to_be_on_this_host_is_told_anew(store: Store) -> None:
+    link, slice_ = Link(store, shares=False), placed(store)
+    link.introductions.outgoing((slice_,), (), once=True)
+    link.introductions.share(True)
+    link.introductions.outgoing((slice_,), (), once=True)
+    assert [type(message) for message, _ in link.said()] == [m.Content, m.Segment]
+
+
 def test_results_travel_to_a_peer_on_another_host(store: Store) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
     assert link.introductions.outgoing((2, slice_), [b"ab"]) == ((2, len(DATA)), [b"ab", DATA])

@@ -1,0 +1,44 @@
+"""Map a piece of a file into memory without keeping the file open.
+
+`mmap.mmap` duplicates the descriptor for each mapping (its `trackfd=False` came with Python 3.13), and whoever keeps a
+thousand results would run out of descriptors. This calls the system itself.
+"""
+
+import ctypes
+import mmap
+import os
+import weakref
+from typing import Any, Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+def map_shared(fd: int, offset: int, size: int) -> Any:
+    """Map `size` bytes to look at them. What is returned has a buffer, and can be referred to weakly."""
+    return _map(fd, offset, size, mmap.PROT_READ, mmap.MAP_SHARED)
+
+
+def map_private(fd: int, offset: int, size: int) -> Any:
+    """Map `size` bytes to change them for oneself alone."""
+    return _map(fd, offset, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE)
+
+
+def _map(fd: int, offset: int, size: int, protection: int, flags: int) -> Any:
+    address = _libc.mmap(None, size, protection, flags, fd, offset)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{size} bytes cannot be mapped: {os.strerror(number)}")
+    mapped = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(mapped, _libc.munmap, address, size).atexit = False
+    return mapped
