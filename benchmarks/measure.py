@@ -44,12 +44,13 @@ class Size(NamedTuple):
     queue_s: float = 10.0
     settle_s: float = 3.0
     scheduled: int = 1_000_000
+    pause_s: float = 0.1  #: after each figure, so that what it left for later is not in the next
 
 
 SIZES = {
     "full": Size(),
     "quick": Size(cap_s=1.0, big_times=3, burn_s=1.0, column_step=4, queue_s=5.0, settle_s=1.0, scheduled=200_000),
-    "tiny": Size(0.1, 200, 1000, 20, work.MIB, 1, 20, 4, 0.04, 384, 200, 1.0, 0.1, 2000),
+    "tiny": Size(0.1, 200, 1000, 20, work.MIB, 1, 20, 4, 0.04, 384, 200, 1.0, 0.1, 2000, 0.0),
 }
 
 
@@ -77,7 +78,7 @@ class Measurement:
         except Exception as error:  # noqa: BLE001  (the message is what is reported)
             self.emit(metric, None, note=f"{type(error).__name__}: {error}"[:300])
         gc.collect()
-        time.sleep(0.1)
+        time.sleep(self.size.pause_s)
 
     # --------------------------------------------------------------------------------------------------------- figures
 

@@ -313,7 +313,7 @@ MEANINGS: Final = """
   *Passed*: as a plain argument of each submit. The array is another one each time.
 - *cold start*: interpreter and imports included, until both workers have answered.
 - *memory*: PSS counts what n processes share as an nth for each. Per queued task it is the growth of resident memory
-  (RSS) while two tasks hold the workers.
+  (RSS) while two tasks hold the workers; of the peers in the first round only.
 """
 
 

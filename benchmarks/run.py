@@ -58,7 +58,7 @@ class Run:
         self.id = uuid.uuid4().hex[:12]
         self.name = name
         self._group = group
-        self._folder = Path(tempfile.mkdtemp(prefix="cnb-"))  # short: some put sockets there
+        self._folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: some put sockets there
         self._shared_before = shared_memory()
         self._known: dict[int, psutil.Process] = {}
         self._lines: queue.Queue[bytes] = queue.Queue()
@@ -226,6 +226,13 @@ def in_turn(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
             yield number, name
 
 
+def groups(name: str, number: int) -> list[str]:
+    """Say what is measured of a contender in a round. A peer's memory hardly varies, and a queue takes long: once."""
+    if name == OURS:
+        return ["figures", "queue", "scheduler"]
+    return ["figures", "queue"] if number == 0 else ["figures"]
+
+
 def installed(name: str) -> bool:
     """Tell whether this Python has the contender."""
     return importlib.util.find_spec(CONTENDERS[name].module.partition(".")[0]) is not None
@@ -236,7 +243,7 @@ def collect(names: Sequence[str], rounds: int, size: str) -> Iterator[Figure]:
     present = [name for name in names if installed(name)]
     for number, name in in_turn(present, rounds):
         began = time.monotonic()
-        for group in ("figures", "queue", "scheduler") if name == OURS else ("figures", "queue"):
+        for group in groups(name, number):
             yield from measured(name, number, size, group)
         sys.stderr.write(f"round {number + 1} of {rounds}: {name} took {time.monotonic() - began:.0f} s\n")
         sys.stderr.flush()

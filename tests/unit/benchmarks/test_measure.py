@@ -11,13 +11,18 @@ import pytest
 from benchmarks import workloads
 from benchmarks.measure import SIZES, Measurement, check, roles
 from benchmarks.peers import CONTENDERS, QUICK, Ours
-from benchmarks.run import in_turn
+from benchmarks.run import groups, in_turn
 
 
 def test_every_contender_runs_once_a_round_and_each_round_begins_with_another() -> None:
     order = list(in_turn(["a", "b", "c", "d"], 2))
     assert order == [(0, "a"), (0, "b"), (0, "c"), (0, "d"), (1, "c"), (1, "d"), (1, "a"), (1, "b")]
     assert [name for _, name in in_turn(["a", "b"], 3)] == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_a_peers_queue_is_measured_once_and_ours_in_every_round() -> None:
+    assert [groups("ray", number) for number in (0, 1)] == [["figures", "queue"], ["figures"]]
+    assert groups("ours", 1) == ["figures", "queue", "scheduler"]
 
 
 def test_quick_is_what_needs_no_installing() -> None:
@@ -90,6 +95,8 @@ def test_what_a_contender_cannot_do_is_recorded_and_the_rest_goes_on() -> None:
     out = io.StringIO()
     measurement = Measurement(Ours(), "run", SIZES["tiny"], out)
     with measurement.figure("m"):
-        raise OSError("no such thing")
+        os.stat("/no/such/thing")
     (line,) = out.getvalue().splitlines()
-    assert json.loads(line) == {"metric": "m", "value": None, "n": None, "note": "OSError: no such thing"}
+    figure = json.loads(line)
+    assert (figure["metric"], figure["value"]) == ("m", None)
+    assert figure["note"].startswith("FileNotFoundError: ")
