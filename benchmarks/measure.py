@@ -44,13 +44,14 @@ class Size(NamedTuple):
     queue_s: float = 10.0
     settle_s: float = 3.0
     scheduled: int = 1_000_000
+    idle_s: float = 0.5  #: after the start, before memory is read
     pause_s: float = 0.1  #: after each figure, so that what it left for later is not in the next
 
 
 SIZES = {
     "full": Size(),
     "quick": Size(cap_s=1.0, big_times=3, burn_s=1.0, column_step=4, queue_s=5.0, settle_s=1.0, scheduled=200_000),
-    "tiny": Size(0.1, 200, 1000, 20, work.MIB, 1, 20, 4, 0.04, 384, 200, 1.0, 0.1, 2000, 0.0),
+    "tiny": Size(0.1, 200, 1000, 20, work.MIB, 1, 20, 4, 0.04, 384, 200, 1.0, 0.1, 2000, 0.0, 0.0),
 }
 
 

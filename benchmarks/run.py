@@ -39,7 +39,6 @@ SHARED_MEMORY: Final = Path("/dev/shm")
 LIMIT_S: Final = {"figures": 90.0, "queue": 40.0, "scheduler": 90.0}
 #: processes that are still there so long after the contender has stopped are left over
 EXIT_PATIENCE_S: Final = 5.0
-IDLE_AFTER_S: Final = 0.5
 
 
 class Line(msgspec.Struct):
@@ -58,6 +57,7 @@ class Run:
         self.id = uuid.uuid4().hex[:12]
         self.name = name
         self._group = group
+        self._size = SIZES[size]
         self._folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: some put sockets there
         self._shared_before = shared_memory()
         self._known: dict[int, psutil.Process] = {}
@@ -170,7 +170,7 @@ class Run:
 
     def _idle(self, workers: set[int]) -> Iterator[Line]:
         """Give the memory of the processes that wait for their first task."""
-        time.sleep(IDLE_AFTER_S)
+        time.sleep(self._size.idle_s)
         self._remember()
         mib = {pid: size / 2**20 for pid, size in processes.pss_bytes(self.id).items()}
         by_role = roles(CONTENDERS[self.name](), mib, processes.commands(self.id), workers, self._process.pid)
