@@ -321,7 +321,8 @@ def check(items: Sequence[Any], got: Sequence[Any]) -> None:
     assert len(got) == len(items), f"{len(got)} results of {len(items)}"
     for item, value in zip(items, got, strict=True):
         failed = isinstance(item, int) and item < 0
-        assert isinstance(value, ValueError) if failed else value == item, f"{item!r} gave {value!r}"
+        error = value.error if isinstance(value, work.Failure) else value
+        assert isinstance(error, ValueError) if failed else value == item, f"{item!r} gave {value!r}"
 
 
 def main(name: str, run: str, size: str, group: str) -> None:

@@ -9,7 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 MIB = 2**20
 
@@ -36,12 +36,18 @@ def mixed(count: int) -> list[Any]:
     return [-n if n % FAILS_EVERY == FAILS_EVERY - 1 else kinds[n % len(kinds)](n) for n in range(count)]
 
 
+class Failure(NamedTuple):
+    """An exception as a value. Bare ones will not do: Ray's pool raises those that it is given as results."""
+
+    error: Exception
+
+
 def kept(function: Callable[[Any], Any], x: Any) -> Any:
-    """Call the function; return what it raises. For APIs whose map ends at the first error."""
+    """Call the function; return what it raises as a Failure. For APIs whose map ends at the first error."""
     try:
         return function(x)
     except Exception as error:  # noqa: BLE001  (it is the value)
-        return error
+        return Failure(error)
 
 
 def who(seconds: float) -> int:
