@@ -172,6 +172,9 @@ class Run:
         """Give the memory of the processes that wait for their first task."""
         time.sleep(self._size.idle_s)
         self._remember()
+        if not psutil.LINUX:
+            yield Line("idle_cluster_MiB", None, None, "only Linux tells PSS")
+            return
         mib = {pid: size / 2**20 for pid, size in processes.pss_bytes(self.id).items()}
         by_role = roles(CONTENDERS[self.name](), mib, processes.commands(self.id), workers, self._process.pid)
         yield Line("idle_MiB", sum(mib.values()), None, "")
