@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -57,6 +58,15 @@ def pss_bytes(run: str) -> dict[int, int]:
 def commands(run: str) -> dict[int, str]:
     """Command line of each process."""
     return _each(run, lambda process: " ".join(process.cmdline()))
+
+
+def holding(folder: Path) -> set[str]:
+    """Name the entries of a folder that some process, whoever's, has open or mapped."""
+    paths: set[str] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            paths |= {entry.path for entry in (*process.memory_maps(), *process.open_files())}
+    return {Path(path).relative_to(folder).parts[0] for path in paths if path.startswith(f"{folder}/")}
 
 
 def end(run: str, known: Iterable[psutil.Process] = (), patience_s: float = 5.0) -> list[str]:

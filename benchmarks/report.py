@@ -375,7 +375,7 @@ def plot(results: Results, path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures give the same file
-    mpl.rcParams["svg.fonttype"] = "none"  # letters as letters: a third of the size
+    mpl.rcParams["svg.fonttype"] = "none"  # letters as letters: smaller, and a search finds them
     from matplotlib import pyplot as plt
 
     shown = [target for target in TARGETS if len(results.contenders(target.metric)) > 1]

@@ -39,6 +39,8 @@ SHARED_MEMORY: Final = Path("/dev/shm")
 LIMIT_S: Final = {"figures": 90.0, "queue": 40.0, "scheduler": 90.0}
 #: processes that are still there so long after the contender has stopped are left over
 EXIT_PATIENCE_S: Final = 5.0
+#: so long they may tidy up when the process that started them has been killed
+ORPHANS_PATIENCE_S: Final = 2.0
 
 
 class Line(msgspec.Struct):
@@ -97,10 +99,14 @@ class Run:
             else:
                 yield line
 
-    def close(self) -> list[str]:
-        """End everything that is left; tell what was."""
-        left = processes.end(self.id, self._known.values())
+    def close(self) -> None:
+        """End everything that is left: first who started it all, so that the others can tidy up, then whoever stays."""
+        self._process.kill()
         self._process.wait()
+        deadline = time.monotonic() + ORPHANS_PATIENCE_S
+        while processes.members(self.id) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        processes.end(self.id, self._known.values())
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -108,11 +114,12 @@ class Run:
                 pipe.close()
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)  # what has just been killed may have written until now
-        return left
 
     def clear_shared_memory(self) -> list[str]:
-        """Remove what this run's processes have left there under a name with their pid; name it, and all else new."""
+        """Name what this run, which has ended, has left there; remove what has a pid of the run in its name."""
         new = shared_memory() - self._shared_before
+        if new:
+            new -= processes.holding(SHARED_MEMORY)  # a stranger's, who has come meanwhile
         for name in new:
             if {int(number) for number in re.findall(r"\d+", name)} & {*self._known, self._process.pid}:
                 path = SHARED_MEMORY / name

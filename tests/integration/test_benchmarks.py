@@ -74,3 +74,11 @@ def test_what_a_run_has_started_is_found_in_a_session_of_its_own_and_ended(tmp_p
     assert "time.sleep(100)" in command
     with contextlib.suppress(psutil.NoSuchProcess):
         assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_somebody_has_open_is_told_from_what_nobody_has(tmp_path: Path) -> None:
+    (tmp_path / "left").touch()
+    (tmp_path / "folder").mkdir()
+    with open(tmp_path / "folder" / "open", "w"):
+        assert processes.holding(tmp_path) == {"folder"}
+    assert processes.holding(tmp_path) == set()
