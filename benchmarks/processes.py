@@ -65,7 +65,7 @@ def holding(folder: Path) -> set[str]:
     paths: set[str] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            paths |= {entry.path for entry in (*process.memory_maps(), *process.open_files())}
+            paths |= {entry.path for entry in process.memory_maps()} | {entry.path for entry in process.open_files()}
     return {Path(path).relative_to(folder).parts[0] for path in paths if path.startswith(f"{folder}/")}
 
 
