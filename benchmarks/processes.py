@@ -17,6 +17,8 @@ import psutil
 T = TypeVar("T")
 
 MARK = "CONCURRENT_NB_BENCHMARK"
+#: of the standard library and of its relatives: removes what others have left when all of them have gone
+JANITOR = "resource_tracker"
 
 
 def members(run: str) -> dict[int, psutil.Process]:
@@ -72,17 +74,21 @@ def holding(folder: Path) -> set[str]:
 def end(run: str, known: Iterable[psutil.Process] = (), patience_s: float = 5.0) -> list[str]:
     """Kill what is left of a run, and those of the `known` that live; tell their command lines.
 
-    Raises RuntimeError if something is still there after `patience_s` seconds.
+    Janitors have half of the time to end by themselves. Raises RuntimeError if something is still there after
+    `patience_s` seconds.
     """
     ended: dict[int, str] = {}
-    deadline = time.monotonic() + patience_s
+    began = time.monotonic()
     while left := {**members(run), **{process.pid: process for process in known if _lives(process)}}:
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > patience_s:
             raise RuntimeError(f"processes {sorted(left)} of a run do not end")
         for pid, process in left.items():
             with contextlib.suppress(psutil.NoSuchProcess):
-                ended.setdefault(pid, " ".join(process.cmdline()) or process.name())
-                process.kill()
+                command = " ".join(process.cmdline()) or process.name()
+                ended.setdefault(pid, command)
+                if JANITOR not in command or waited_s > patience_s / 2:
+                    process.kill()
         time.sleep(0.02)
     return [ended[pid] for pid in sorted(ended)]
 

@@ -27,6 +27,8 @@ BY_ROLE: Final = (
     ("idle_MiB", "Idle memory, MiB (PSS), by process"),
     ("queue_B/task", "Memory per queued task, B, by process"),
 )
+#: percentage of two cores below which something else ran on the machine, so that figures mean little
+CALM_PERCENT: Final = 90.0
 #: packages whose versions explain figures, beside the contenders'
 PACKAGES: Final = ("numpy", "pyzmq", "msgspec", "cloudpickle", "psutil")
 
@@ -248,6 +250,7 @@ def render(figures: Iterable[Figure], about: About, plot: str = "") -> str:
             if about.size != "full"
             else []
         ),
+        *([f"**The machine was busy: {calmness(calm)}.**"] if calm and statistics.median(calm) < CALM_PERCENT else []),
         "## Targets",
         targets_table(results),
         *([f"![Ours and the peers]({plot})"] if plot else []),

@@ -135,3 +135,8 @@ def test_a_report_says_what_is_missing_and_what_went_wrong() -> None:
 
 def test_a_report_of_smaller_counts_says_so() -> None:
     assert "no verdict below is the promised one" in report.render([], about("ours", size="quick"))
+
+
+@pytest.mark.parametrize(("calm", "busy"), [((98.0, 70.0, 99.0), False), ((98.0, 70.0, 60.0), True), ((), False)])
+def test_a_report_from_a_busy_machine_says_so(calm: tuple[float, ...], busy: bool) -> None:
+    assert ("machine was busy" in report.render(rounds("ours", "calm_%", *calm), about("ours"))) is busy
