@@ -4,16 +4,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The peers are many and large: they have an environment of their own.
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: help demo test lab lint clean
+.PHONY: help demo test lab lint bench bench-quick clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   run the demonstration notebooks on a cluster of this machine"
-	@echo "make test   lint, then the whole test suite"
-	@echo "make lab    JupyterLab on notebooks/"
-	@echo "make lint   ruff, mypy and the layers"
-	@echo "make clean  remove .venv, caches and builds"
+	@echo "make demo         run the demonstration notebooks on a cluster of this machine"
+	@echo "make test         lint, then the whole test suite"
+	@echo "make lab          JupyterLab on notebooks/"
+	@echo "make lint         ruff, mypy and the layers"
+	@echo "make bench-quick  us beside the standard library's pools, under two minutes"
+	@echo "make bench        us beside all peers, in .venv-bench; writes benchmarks/RESULTS.md"
+	@echo "make clean        remove .venv, .venv-bench, caches and builds"
 
 demo: $(STAMP)
 	$(BIN)/python notebooks/run_demo.py
@@ -31,16 +36,32 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(BENCH_STAMP)
+	$(BENCH_VENV)/bin/python -m benchmarks.run --results benchmarks/RESULTS.md
+
+bench-quick: $(STAMP)
+	$(BIN)/python -m benchmarks.run --rounds 1 --size quick
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+define CHECK_PYTHON
+@command -v $(PYTHON) >/dev/null || { echo "concurrent_nb needs Python 3.11 or newer: install python3 and python3-venv" >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "concurrent_nb needs Python 3.11 or newer, and $(PYTHON) is older: name one with 'make PYTHON=python3.12'" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+endef
+
 $(STAMP): pyproject.toml setup.cfg $(wildcard kernels/*/kernel.json)
-	@command -v $(PYTHON) >/dev/null || { echo "concurrent_nb needs Python 3.11 or newer: install python3 and python3-venv" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "concurrent_nb needs Python 3.11 or newer, and $(PYTHON) is older: name one with 'make PYTHON=python3.12'" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[notebook,test,tls]"
 	$(BIN)/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent
 	$(BIN)/jupyter kernelspec install --log-level=WARN --sys-prefix kernels/concurrent_slave
+	@touch $@
+
+$(BENCH_STAMP): pyproject.toml setup.cfg
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --editable ".[bench]"
 	@touch $@
