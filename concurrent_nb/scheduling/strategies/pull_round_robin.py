@@ -22,6 +22,8 @@ class PullRoundRobin(Strategy):
     each slot; more only while their expected run time is below `ahead_s` seconds for each slot.
     """
 
+    name = "pull_round_robin"
+
     def __init__(self, *, ahead_s: float = 0.02, depth_per_slot: int = 2) -> None:
         if not ahead_s > 0:
             raise ConfigurationError(f"ahead_s is {ahead_s}, it must be more than 0 seconds")

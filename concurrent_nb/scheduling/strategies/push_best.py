@@ -23,6 +23,9 @@ class PushBest(Strategy):
     slave that joins late still finds work.
     """
 
+    name = "push_best"
+    far = True
+
     def __init__(self, *, depth_per_slot: int = 4) -> None:
         if depth_per_slot < 1:
             raise ConfigurationError(f"depth_per_slot is {depth_per_slot}, it must be at least 1")
