@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.ids import new_job_id
@@ -285,7 +285,7 @@ def _strategy(name: str | None) -> StrategyName | None:
     """Give the name of a strategy as it travels."""
     if name is not None and name not in STRATEGIES:
         raise ConfigurationError(f"strategy is {name!r}, it must be one of {', '.join(STRATEGIES)}, or None")
-    return cast("StrategyName | None", name)
+    return name
 
 
 def _label(name: object) -> str:

@@ -3,7 +3,7 @@
 `c.MasterNode.strategy = "PushBest"`, or "push_best". A plug-in's strategy implements IStrategy in the same way.
 """
 
-from typing import Final
+from typing import Final, cast
 
 from concurrent_nb.components.config import FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager, Interface, implements
@@ -72,9 +72,9 @@ class Locality(Component):
         return LocalityStrategy(patience_s=self.patience_s, bytes_per_s=self.bytes_per_s)
 
 
-BUILT_IN: Final = (PullRoundRobin, PushBest, Stealing, Locality)
+BUILT_IN: Final[tuple[type[Component], ...]] = (PullRoundRobin, PushBest, Stealing, Locality)
 
 
 def makers(manager: ComponentManager) -> Makers:
     """Return what makes each strategy that a job may ask for, set up as configured."""
-    return {component.short_name: manager.get(component).make for component in BUILT_IN}
+    return {component.short_name: cast(IStrategy, manager.get(component)).make for component in BUILT_IN}
