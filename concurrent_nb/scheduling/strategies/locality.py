@@ -71,9 +71,8 @@ class Locality(Strategy):
         """Return the slave that lacks the fewest bytes and is worth waiting for, else the one whose turn it is."""
         objects = task.objects
         away = self._pull.choose(estimate_s, waiting)
-        # Without a slave that would take it now, the choice is between a queue and fetching everything later.
-        away_bytes = sum(size for _, size in objects) if away is None else missing_bytes(away[0], objects)
-        if not away_bytes:
+        # As long as nobody has use for it, the task stays where it can still go anywhere.
+        if away is None or not (away_bytes := missing_bytes(away[0], objects)):
             return away
         near = {slave: missing_bytes(slave, objects) for slave in holdings.near(objects, _LOOK_AT) if slave.room}
         for slave, bytes_here in sorted(near.items(), key=lambda pair: (pair[1], pair[0].load / pair[0].slots)):

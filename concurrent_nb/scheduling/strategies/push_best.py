@@ -69,7 +69,8 @@ class PushBest(Strategy):
         until_next = min(next_rating * slave.slots / self._seconds(slave), slave.credit) - slave.load
         # Equal slaves would take turns after every task. A few tasks at a time are nearly as even, and much cheaper.
         step = waiting // (_STEPS * len(ranking))
-        return slave, max(1, min(most, max(int(until_next), step)))
+        # Nor does it matter who gets what starts at once.
+        return slave, max(1, min(most, max(int(until_next), step, slave.slots - slave.load)))
 
     def _seconds(self, slave: Slave) -> float:
         task_s = slave.task_s if slave.task_s is not None else self._task_s
