@@ -75,12 +75,15 @@ class Locality(Strategy):
         if away is None or not (away_bytes := missing_bytes(away[0], objects)):
             return away
         near = {slave: missing_bytes(slave, objects) for slave in holdings.near(objects, _LOOK_AT) if slave.room}
-        for slave, bytes_here in sorted(near.items(), key=lambda pair: (pair[1], pair[0].load / pair[0].slots)):
+        best = sorted(near.items(), key=lambda pair: (pair[1], pair[0].load / pair[0].slots))
+        for at, (slave, bytes_here) in enumerate(best):
             if bytes_here >= away_bytes:
                 break
             # A task that was taken from a slave has waited enough.
             wait_s = min(self.patience_s, (away_bytes - bytes_here) / self._bytes_per_s) if task.attempt == 0 else 0.0
             if count := self._room_within(slave, wait_s, estimate_s):
+                if at + 1 < len(best) and best[at + 1][1] == bytes_here:
+                    count = min(count, _until_as_full(slave, best[at + 1][0]))
                 return slave, min(count, waiting, slave.room)
         return away
 
@@ -91,3 +94,8 @@ class Locality(Strategy):
         if estimate_s is None:
             return max(at_once, self._depth_per_slot * slots - load if wait_s else 0)
         return max(at_once, ceil((wait_s * slots - slave.in_flight_s) / estimate_s))
+
+
+def _until_as_full(slave: Slave, other: Slave) -> int:
+    """Return how many tasks a slave may get before another one, which is no worse, has less to do."""
+    return max(1, slave.slots - slave.load, other.load * slave.slots // other.slots - slave.load)
