@@ -40,8 +40,13 @@ class PullRoundRobin(Strategy):
 
     def changed(self, slave: Slave) -> None:
         """Move the slave to the end of the ring where it belongs now."""
-        self.left(slave)
         ring = self._ring_for(slave)
+        place = self._places.get(slave.id)
+        if place is not None:
+            if place[0] is ring and place[1] == slave.slots:
+                ring.move_to_end(slave.id)
+                return
+            self.left(slave)
         if ring is not None:
             ring[slave.id] = slave
             self._places[slave.id] = ring, slave.slots
