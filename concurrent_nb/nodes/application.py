@@ -190,8 +190,8 @@ class ApplicationNode(concurrent.futures.Executor):
             retries: how often a task may run again after an error or a timeout.
             watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
             prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
-            strategy: who gets its tasks: "pull_round_robin", "push_best", "stealing" or "locality"; None leaves it to
-                the cluster.
+            strategy: who gets its tasks: "pull_round_robin", "push_best", "stealing" or "locality" (what each is good
+                for is said in `scheduling.strategies`); None leaves it to the cluster.
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """

@@ -4,6 +4,7 @@ Called by the scheduler after everything else. A task that is given back waits a
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from concurrent_nb.errors import ConfigurationError
@@ -61,12 +62,15 @@ class Balance:
     def _ask_the_quiet(self, wanted: int, now: float) -> None:
         quiet = [slave for slave in self._books.crowded.values() if now - slave.quiet_since_s >= self._after_s]
         quiet.sort(key=lambda slave: slave.started - len(slave.tasks))
-        of = self._books.strategies.of
         for slave in quiet:
             quiet_s = now - slave.quiet_since_s
-            wanted -= self._ask(slave, wanted, lambda t, s=quiet_s: not t.objects or s >= of(t.job).patience_s)  # type: ignore[misc]
+            wanted -= self._ask(slave, wanted, partial(self._has_waited, quiet_s))
             if wanted <= 0:
                 return
+
+    def _has_waited(self, quiet_s: float, task: Task) -> bool:
+        """Say whether a task is not left any longer to a slave that has answered nothing for so many seconds."""
+        return not task.objects or quiet_s >= self._books.strategies.of(task.job).patience_s
 
     def _asker(self, strategy: Strategy) -> Callable[[Slave, int], int]:
         of = self._books.strategies.of

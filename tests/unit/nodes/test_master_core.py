@@ -88,6 +88,13 @@ def test_a_job_is_placed_by_the_strategy_that_it_asks_for() -> None:
     assert [len(message.tasks) for message in bench.told(EAST) if isinstance(message, m.Assign)] == [10]
 
 
+def test_a_strategy_that_the_wire_does_not_know_ends_the_session() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.say(ALICE, m.OpenJob(JOB, "job", False, False, "fair"))  # type: ignore[arg-type]
+    assert ALICE not in bench.core.peers
+
+
 def test_an_outcome_reaches_its_owner_under_the_name_that_the_master_gave_the_slave() -> None:
     bench = Bench()
     bench.client(ALICE)
