@@ -1,16 +1,16 @@
 """What the scheduler alone costs for each task: submitted, assigned, finished and acknowledged, without any network.
 
-    python benchmarks/scheduler_alone.py [--run 100] [--tasks 200000] [--profile]
+    python benchmarks/scheduler_alone.py [--run 100] [--tasks 200000] [--strategy NAME] [--objects 500] [--profile]
 
 Slaves answer at once and everything is handed over in runs. Only the processor time inside `Scheduler.handle` is
-counted, so a busy machine changes little.
+counted, so a busy machine changes little. The last figure of a line is times what a task costs with 10 slaves.
 """
 
 import argparse
 import cProfile
 import pstats
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.outcome import Status
@@ -25,8 +25,7 @@ from concurrent_nb.scheduling.events import (
 from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.base import Strategy
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame
 
 JOB, CLIENT, FUNCTION = JobId(b"j" * 16), SessionId(b"sclient"), Digest(b"f" * 32)
@@ -64,39 +63,43 @@ def answers(instructions: list[Instruction]) -> Iterator[Event]:
             yield OutcomesAcknowledged(instruction.client, instruction.job, [item.index for item in instruction.items])
 
 
-def measure(
-    strategy: Strategy, slaves: int, tasks: int, run: int, together: bool, profile: cProfile.Profile | None
-) -> float:
+def measure(strategy: Strategy, slaves: int, options: argparse.Namespace, profile: cProfile.Profile | None) -> float:
     """Return microseconds for each task."""
     watch = Watch(strategy, profile)
     for number in range(slaves):
         watch.scheduler.handle(SlaveJoined(SessionId(b"s%d" % number), f"slave {number}", 4, 1000), now=0.0)
     watch.scheduler.handle(JobOpened(CLIENT, "owner", JOB), now=0.0)
-    for first in range(0, tasks, run):
-        frames = [TaskFrame(index, 0, b"arguments") for index in range(first, first + run)]
-        instructions = watch.handle(TasksSubmitted(CLIENT, JOB, FUNCTION, frames, ()))
+    for first in range(0, options.tasks, options.run):
+        indexes = range(first, first + options.run)
+        frames = [TaskFrame(index, 0, b"arguments") for index in indexes]
+        objects = [((b"%d" % (index % options.objects), 50_000_000),) for index in indexes] if options.objects else ()
+        instructions = watch.handle(TasksSubmitted(CLIENT, JOB, FUNCTION, frames, (), None, 0, objects))
         while instructions:
             events = list(answers(instructions))
-            calls = [events] if together else [[event] for event in events]
+            calls = [[event] for event in events] if options.single else [events]
             instructions = [done for call in calls for done in watch.handle(*call)]
     if watch.scheduler.waiting or watch.scheduler.jobs[JOB].tasks:
         raise SystemExit("tasks are left: the figures mean nothing")
-    return watch.spent_s / tasks * 1e6
+    return watch.spent_s / options.tasks * 1e6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=int, default=100, help="tasks in one submit")
     parser.add_argument("--tasks", type=int, default=200_000)
+    parser.add_argument("--strategy", choices=BY_NAME, help="only this one")
+    parser.add_argument("--objects", type=int, default=0, help="each task refers to one of so many shared objects")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--single", action="store_true", help="call the scheduler for each event alone")
     options = parser.parse_args()
-    strategies: list[Callable[[], Strategy]] = [PullRoundRobin, PushBest]
-    for make in strategies:
+    for name in [options.strategy] if options.strategy else BY_NAME:
+        of_ten_us = 0.0
         for slaves in (2, 10, 1000, 10_000):
             profile = cProfile.Profile() if options.profile else None
-            tasks_us = measure(make(), slaves, options.tasks, options.run, not options.single, profile)
-            print(f"{make.__name__:16} {slaves:6} slaves {tasks_us:6.2f} us/task {1e6 / tasks_us:9,.0f} tasks/s")
+            tasks_us = measure(BY_NAME[name](), slaves, options, profile)
+            of_ten_us = tasks_us if slaves == 10 else of_ten_us
+            ratio = f"{tasks_us / of_ten_us:6.2f}" if of_ten_us else ""
+            print(f"{name:16} {slaves:6} slaves {tasks_us:6.2f} us/task {1e6 / tasks_us:9,.0f} tasks/s {ratio}")
             if profile is not None:
                 pstats.Stats(profile).sort_stats("tottime").print_stats(14)
 

@@ -50,17 +50,24 @@ class TaskFunction(Generic[P, R]):
         """Run it on the cluster; return its future. Raises as `ApplicationNode.submit`."""
         return application().submit(self.function, *args, **kwargs)
 
-    def map(self, *iterables: Iterable[Any], timeout_s: float | None = None, retries: int = 0) -> Job:
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout_s: float | None = None,
+        retries: int = 0,
+        strategy: str | None = None,
+    ) -> Job:
         """Run it on the cluster for the items of the iterables, which are read now; return the job.
 
         Args:
             timeout_s: run time in seconds allowed per task.
             retries: how often a task may run again after an error or a timeout.
+            strategy: who gets the tasks, as of `ApplicationNode.start_job`.
         """
         calls = list(zip(*iterables, strict=False))
         name = getattr(self.function, "__name__", "map")
         job = application().start_job(
-            self.function, calls, name=name, timeout_s=timeout_s, retries=retries, prints=True
+            self.function, calls, name=name, timeout_s=timeout_s, retries=retries, prints=True, strategy=strategy
         )
         _CURRENT.started(job)
         return job

@@ -34,7 +34,7 @@ from concurrent_nb.shipping.pickles import Shared
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffer, Buffers, length, pack_body
-from concurrent_nb.wire.messages import Sizes, Slice
+from concurrent_nb.wire.messages import STRATEGIES, Sizes, Slice, StrategyName
 
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
@@ -201,6 +201,7 @@ class ApplicationNode(concurrent.futures.Executor):
         retries: int = 0,
         watched: bool = False,
         prints: bool = False,
+        strategy: str | None = None,
     ) -> Job:
         """Run `function(*call)` for each call as one job; return it at once.
 
@@ -211,12 +212,14 @@ class ApplicationNode(concurrent.futures.Executor):
             retries: how often a task may run again after an error or a timeout.
             watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
             prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
+            strategy: who gets its tasks: "pull_round_robin", "push_best", "stealing" or "locality" (what each is good
+                for is said in `scheduling.strategies`); None leaves it to the cluster.
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
         timeout_s, retries = _limits(timeout_s, retries)
         name = _label(name)
-        record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error))
+        record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), _strategy(strategy))
         job = Job(record.id, name, self._courier.cancel, watched, prints)
         shipment = self.ship(function)
         entries = []
@@ -327,6 +330,13 @@ def _limits(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
     if not (is_whole and 0 <= retries <= RETRIES_MAX):
         raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
     return None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries)
+
+
+def _strategy(name: str | None) -> StrategyName | None:
+    """Give the name of a strategy as it travels."""
+    if name is not None and name not in STRATEGIES:
+        raise ConfigurationError(f"strategy is {name!r}, it must be one of {', '.join(STRATEGIES)}, or None")
+    return name
 
 
 def _label(name: object) -> str:

@@ -44,6 +44,7 @@ class OpenJob(Generic[T]):
     name: str = ""
     until: bool = False
     stop_on_error: bool = False
+    strategy: m.StrategyName | None = None  #: who gets its tasks; None for the cluster's strategy
     closed: bool = False  #: no more tasks will come
     said_open: bool = False
     said_closed: bool = False
@@ -226,7 +227,7 @@ class Ledger(Generic[T]):
     def _introduce(self, job: OpenJob[T], function: Shipment, session: Session) -> None:
         """Say what the master must know before a task of this job and function."""
         if not job.said_open:
-            session.send(m.OpenJob(job.id, job.name, job.until, job.stop_on_error))
+            session.send(m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy))
             job.said_open = True
             if job.dropped:
                 session.send(m.Cancel(job.id, list(job.dropped)))

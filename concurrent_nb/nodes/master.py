@@ -30,7 +30,7 @@ from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.kernel_desk import Answer, connection_info
 from concurrent_nb.nodes.master_core import MasterCore
 from concurrent_nb.nodes.registration import as_json, can_open, check_versions
-from concurrent_nb.nodes.strategies import IStrategy, PullRoundRobin, PushBest
+from concurrent_nb.nodes.strategies import BUILT_IN, IStrategy, makers
 from concurrent_nb.nodes.wake import Wake
 from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
@@ -86,7 +86,8 @@ class Master:
         self._tokens = {role: keys.fresh_token() for role in ROLES}
         # Wall clock, so that a later life has a larger number although nothing is kept between two lives.
         epoch = time.time_ns() // 1_000_000
-        scheduler = Scheduler(config.strategy.make(), deaths_allowed=config.deaths_allowed)
+        strategy = config.strategy.make()
+        scheduler = Scheduler(strategy, makers=makers(config.manager), deaths_allowed=config.deaths_allowed)
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
         self._shelf = Shelf()
         self._store = Store() if segments.is_available() else None
@@ -350,8 +351,9 @@ def run_master(
         lease: descriptor whose end of file ends the master.
     """
     manager = ComponentManager(settings.load(overrides))
-    manager.load([MasterNode, PullRoundRobin, PushBest])
-    if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ("PullRoundRobin", "PushBest"):
+    manager.load([MasterNode, *BUILT_IN])
+    ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
+    if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
         manager.load_entry_points()  # only then, because it looks through everything that is installed
     asyncio.run(_serve(manager.get(MasterNode), name, ready, lease))
 

@@ -294,7 +294,9 @@ class MasterCore:
         job = JobId(message.job)
         owner = peer.key.decode()
         self._events.append(
-            e.JobOpened(peer.session_id, owner, job, message.name, message.until, message.stop_on_error)
+            e.JobOpened(
+                peer.session_id, owner, job, message.name, message.until, message.stop_on_error, message.strategy or ""
+            )
         )
 
     def _on_submit(self, peer: Peer, message: m.Submit, item: Received, now: float) -> None:

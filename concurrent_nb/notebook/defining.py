@@ -23,6 +23,7 @@ _FOR_TASKS: Final = {
     "retries": "--retries",
     "shared": "--shared",
     "view": "--view",
+    "strategy": "--strategy",
 }
 
 

@@ -36,6 +36,7 @@ from concurrent_nb.shipping.capture import LIMIT_BYTES
 from concurrent_nb.shipping.cellcode import parse_for
 from concurrent_nb.shipping.cells import CellTask, cell_task
 from concurrent_nb.shipping.definitions import functions_defined
+from concurrent_nb.wire.messages import STRATEGIES
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _Read = TypeVar("_Read")
@@ -139,6 +140,7 @@ class ConcurrentMagics(Magics):
     @takes("--local", action="store_true", help="run it here, without a cluster, to test it")
     @takes("--timeout", type=options.seconds, help="seconds that a task may run")
     @takes("--retries", type=options.retries, default=0, help="how often a failed task is run again")
+    @takes("--strategy", type=options.strategy, choices=STRATEGIES, help="which slave gets its tasks")
     @takes("--on-error", choices=("stop", "keep"), default="stop", help="keep: the value has an outcome per task")
     @takes("--shared", action="append", type=options.variable, help="a name of which each worker has one copy for all")
     @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
@@ -242,6 +244,8 @@ class ConcurrentMagics(Magics):
     def _starter_here(self, task: CellTask, chosen: Any, printer: Printer, live: bool) -> Callable[[], Job]:
         if chosen.timeout is not None:
             print("(--timeout has no effect with --local)")
+        if chosen.strategy is not None:
+            print("(--strategy has no effect with --local)")
         return lambda: LocalJob(
             task.function,
             task.calls,
@@ -269,6 +273,7 @@ class ConcurrentMagics(Magics):
                     retries=chosen.retries,
                     watched=live,
                     prints=chosen.no_block and not live,  # nobody waits who could show it
+                    strategy=chosen.strategy,
                 )
             except MasterLost:
                 self.session.lost()

@@ -15,6 +15,7 @@ from IPython.core import magic_arguments
 from IPython.core.error import UsageError
 
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.wire.messages import STRATEGIES
 
 #: worker processes that one machine is asked for at most
 MOST_WORKERS: Final = 1024
@@ -108,6 +109,13 @@ def seconds(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"needs a number of seconds above 0, not {text!r}")
     return number
+
+
+def strategy(text: str) -> str:
+    """Read the value of --strategy."""
+    if text not in STRATEGIES:
+        raise argparse.ArgumentTypeError(f"needs one of {', '.join(STRATEGIES)}, not {text!r}")
+    return text
 
 
 def size(text: str) -> tuple[int, int]:

@@ -1,12 +1,20 @@
-"""Work for idle slots when nothing waits: tasks are asked back from slaves that have more than they can run.
+"""Unstarted tasks are asked back: for idle slots when nothing waits, and for owners who find no room.
 
 Called by the scheduler after everything else. A task that is given back waits again, and the strategy places it.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.scheduling.slave import Slave
 from concurrent_nb.scheduling.state import Books
-from concurrent_nb.wire.messages import TaskRef
+from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.tasks.task import Task
+
+#: so many tasks for each slot are left to a slave from which room is taken for other owners
+_LEFT_PER_SLOT: Final = 2
 
 
 class Balance:
@@ -21,37 +29,95 @@ class Balance:
 
     def next_look_s(self) -> float | None:
         """Return when it is worth to look again, None while nothing can be moved."""
-        return self._next_look_s if self._wanted() > 0 else None
+        return self._next_look_s if self._wanted() > 0 or self._is_short_of_room() else None
 
     def rebalance(self, now: float) -> None:
-        """Ask for tasks that would start sooner elsewhere.
+        """Ask for tasks that would start sooner elsewhere, or that keep others from starting.
 
-        A slave is asked that has answered nothing for `after_s` seconds, the one with most unstarted tasks first: where
-        answers keep coming, the queue is short in time however long it is.
+        Strategies ask first, by rules of their own. Whatever the strategy, a slave is asked that has answered nothing
+        for `after_s` seconds, the one with most unstarted tasks first: where answers keep coming, the queue is short in
+        time however long it is.
         """
         wanted = self._wanted()
-        if wanted <= 0 or now < self._next_look_s:
+        if wanted > 0:
+            for strategy in self._books.strategies.all:
+                strategy.relieve(wanted, self._asker(strategy))
+            wanted = self._wanted()
+        if now < self._next_look_s:
             return
-        self._next_look_s = now + self._after_s
-        quiet = [slave for slave in self._books.crowded.values() if now - slave.quiet_since_s >= self._after_s]
-        quiet.sort(key=lambda slave: slave.started - len(slave.tasks))
-        for slave in quiet:
-            wanted -= self._ask(slave, wanted)
-            if wanted <= 0:
-                return
+        if wanted > 0:
+            self._next_look_s = now + self._after_s
+            self._ask_the_quiet(wanted, now)
+        elif self._is_short_of_room():
+            self._next_look_s = now + self._after_s
+            self._make_room()
+
+    # --------------------------------------------------------------------------------------- for idle slots
 
     def _wanted(self) -> int:
         """Return how many tasks more could start elsewhere at once."""
         books = self._books
         return books.idle - len(books.asked) if books.crowded and not books.waiting else 0
 
-    def _ask(self, slave: Slave, most: int) -> int:
+    def _ask_the_quiet(self, wanted: int, now: float) -> None:
+        quiet = [slave for slave in self._books.crowded.values() if now - slave.quiet_since_s >= self._after_s]
+        quiet.sort(key=lambda slave: slave.started - len(slave.tasks))
+        for slave in quiet:
+            quiet_s = now - slave.quiet_since_s
+            wanted -= self._ask(slave, wanted, partial(self._has_waited, quiet_s))
+            if wanted <= 0:
+                return
+
+    def _has_waited(self, quiet_s: float, task: Task) -> bool:
+        """Say whether a task is not left any longer to a slave that has answered nothing for so many seconds."""
+        return not task.objects or quiet_s >= self._books.strategies.of(task.job).patience_s
+
+    def _asker(self, strategy: Strategy) -> Callable[[Slave, int], int]:
+        of = self._books.strategies.of
+        return lambda slave, most: self._ask(slave, most, lambda task: of(task.job) is strategy)
+
+    def _ask(self, slave: Slave, most: int, may_move: Callable[[Task], bool]) -> int:
         """Ask for the tasks that it got last; return how many. None is asked for twice in one attempt."""
-        asked = self._books.asked
-        spare = slave.load - slave.slots - sum(task in asked for task in slave.tasks)
-        unstarted = [task for task in slave.tasks if not (task.started or task.cancelled or task in asked)]
-        chosen = unstarted[-min(spare, most) :] if spare > 0 else []
-        for task in chosen:
-            asked[task] = None
-            self._books.out.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
+        spare = min(slave.spare, most)
+        chosen = [task for task in self._unstarted(slave) if may_move(task)][-spare:] if spare > 0 else []
+        self._ask_for(chosen, slave)
         return len(chosen)
+
+    # --------------------------------------------------------------------------------------- for other owners
+
+    def _is_short_of_room(self) -> bool:
+        """Say whether somebody waits while tasks of another owner may have been handed out far ahead."""
+        books = self._books
+        return bool(books.strategies.far_owners and books.waiting) and len(books.busy) > 1
+
+    def _make_room(self) -> None:
+        """Ask for what jobs have pushed far ahead by strategies of their own, on as many slots as others need."""
+        books = self._books
+        waiting, far_owners = books.waiting, books.strategies.far_owners
+        needed = {owner: len(waiting) - waiting.of(owner) for owner in far_owners}
+        most_needed = max(needed.values())
+        freed = 0
+        for slave in list(books.crowded.values()):
+            if freed >= most_needed:
+                return
+            left = slave.slots * _LEFT_PER_SLOT
+            movable = [
+                task
+                for task in self._unstarted(slave)[max(0, left - slave.started) :]
+                if needed.get(task.job.owner, 0) > freed and books.strategies.own_and_far(task.job)
+            ]
+            if movable or slave.asked:
+                freed += max(1, slave.slots)
+            self._ask_for(movable, slave)
+
+    # --------------------------------------------------------------------------------------- both
+
+    def _unstarted(self, slave: Slave) -> list[Task]:
+        asked = self._books.asked
+        return [task for task in slave.tasks if not (task.started or task.cancelled or task in asked)]
+
+    def _ask_for(self, tasks: list[Task], slave: Slave) -> None:
+        for task in tasks:
+            self._books.ask_back(task, slave)
+        if tasks:
+            self._books.refresh(slave)

@@ -117,6 +117,8 @@ class Endings:
                 books.disown(task, slave)
             waited += task.state == State.WAITING
             move(task, ABANDON)
+        if job.tasks:
+            books.rests(job)
         job.tasks.clear()
         books.waiting.ended(job.owner, waited)
         books.forget(job)

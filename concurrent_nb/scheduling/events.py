@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
-from concurrent_nb.tasks.task import Buffer
+from concurrent_nb.tasks.task import Buffer, ObjectSize
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
 
 
@@ -53,6 +53,7 @@ class JobOpened(Struct, frozen=True, gc=False):
     name: str = ""
     until: bool = False
     stop_on_error: bool = False
+    strategy: str = ""  #: who gets its tasks; "" for the cluster's strategy
 
 
 class TasksSubmitted(Struct, frozen=True, gc=False):
@@ -65,6 +66,7 @@ class TasksSubmitted(Struct, frozen=True, gc=False):
     buffers: Sequence[Sequence[Buffer]]  #: for each task, in order; () for none. May be empty if no task has any
     timeout_s: float | None = None
     retries: int = 0
+    objects: Sequence[tuple[ObjectSize, ...]] = ()  #: for each task, what it refers to; empty if no task does
 
 
 class JobClosed(Struct, frozen=True, gc=False):
@@ -112,6 +114,20 @@ class OutcomesReceived(Struct, frozen=True, gc=False):
     buffers: Sequence[Sequence[Buffer]]  #: for each item, in order; may be empty if no item has any
 
 
+class ObjectsHeld(Struct, frozen=True, gc=False):
+    """A slave has these shared objects. That it gets those of the tasks assigned to it need not be said."""
+
+    slave: SessionId
+    objects: Sequence[bytes]
+
+
+class ObjectsDropped(Struct, frozen=True, gc=False):
+    """A slave has these shared objects no longer."""
+
+    slave: SessionId
+    objects: Sequence[bytes]
+
+
 class OutcomesAcknowledged(Struct, frozen=True, gc=False):
     """The owner has these outcomes; they need not be kept."""
 
@@ -135,4 +151,6 @@ Event = (
     | TasksReturned
     | OutcomesReceived
     | OutcomesAcknowledged
+    | ObjectsHeld
+    | ObjectsDropped
 )

@@ -4,7 +4,8 @@ A job belongs to a principal, not to a session: whoever of the same owner attach
 scheduler, with an event and the time in seconds.
 """
 
-from itertools import repeat
+from itertools import groupby, repeat
+from operator import attrgetter
 
 from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.events import (
@@ -35,9 +36,13 @@ class JobDesk:
             refuse(event, f"session {event.client.hex()[:8]} opened a job in the name of another owner than before")
         job = books.jobs.get(event.job)
         if job is None:
-            books.jobs[event.job] = Job(
-                event.job, event.owner, event.name, event.until, event.stop_on_error, event.client
+            if event.strategy and event.strategy not in books.strategies.names:
+                names = ", ".join(books.strategies.names)
+                refuse(event, f"a job asks for strategy {event.strategy[:100]!r}; there are {names}")
+            job = books.jobs[event.job] = Job(
+                event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
+            books.strategies.opened(job, books.slaves.values())
         elif job.owner != event.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
         else:
@@ -55,9 +60,18 @@ class JobDesk:
             refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.buffers)} buffers")
         if event.retries < 0 or (event.timeout_s is not None and not event.timeout_s > 0):
             refuse(event, f"retries={event.retries}, timeout_s={event.timeout_s}: not possible")
+        if len(event.objects) not in (0, len(event.tasks)):
+            refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.objects)} objects")
+        had_tasks = bool(job.tasks)
         fresh = self._fresh(job, event)
+        if fresh and not had_tasks:
+            self._books.begins(job)
         if not job.ended:
-            self._books.waiting.add(fresh)
+            if event.objects:
+                for _, alike in groupby(fresh, attrgetter("objects")):
+                    self._books.waiting.add(list(alike))
+            else:
+                self._books.waiting.add(fresh)
             return
         for task in fresh:
             self._endings.cancel_unstarted(task)
@@ -84,11 +98,14 @@ class JobDesk:
         job = self._job_of(event)
         if job is None:
             return
+        had_tasks = bool(job.tasks)
         get, forget = job.tasks.get, self._endings.forget
         for index in event.indexes:
             task = get(index)
             if task is not None and task.state == State.FINISHED:
                 forget(task)
+        if had_tasks and not job.tasks:
+            self._books.rests(job)
         self._forget_if_done(job)
 
     def client_lost(self, event: ClientLost, now: float) -> None:
@@ -127,6 +144,10 @@ class JobDesk:
                 fresh.append(task)
             elif known.state == State.FINISHED:
                 self._endings.deliver(known)
+        if event.objects:
+            objects = {frame.index: each for frame, each in zip(event.tasks, event.objects, strict=True)}
+            for task in fresh:
+                task.objects = objects[task.index]
         return fresh
 
     def _forget_if_done(self, job: Job) -> None:

@@ -24,6 +24,8 @@ from concurrent_nb.scheduling.events import (
     Event,
     JobClosed,
     JobOpened,
+    ObjectsDropped,
+    ObjectsHeld,
     OutcomesAcknowledged,
     OutcomesReceived,
     SlaveJoined,
@@ -35,6 +37,7 @@ from concurrent_nb.scheduling.events import (
     TasksStarted,
     TasksSubmitted,
 )
+from concurrent_nb.scheduling.in_use import InUse, Makers
 from concurrent_nb.scheduling.instructions import Instruction
 from concurrent_nb.scheduling.job_desk import JobDesk
 from concurrent_nb.scheduling.refusal import EventRefused
@@ -42,10 +45,13 @@ from concurrent_nb.scheduling.slave import Slave
 from concurrent_nb.scheduling.slave_desk import SlaveDesk
 from concurrent_nb.scheduling.state import Books
 from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.tasks.task import Job
 
 #: where several owners wait, each hands out tasks of about so many seconds, then it is the next one's turn
 TURN_S: Final = 0.005
+#: the cluster is shared until only one owner has had tasks for so many seconds
+SHARED_S: Final = 1.0
 
 # Each handler takes its own kind of event, which a mapping's type cannot say.
 _Handlers = Mapping[type[Event], Callable[[Any, float], None]]
@@ -56,6 +62,7 @@ class Scheduler:
 
     Args:
         strategy: who gets the next tasks; it belongs to this scheduler alone.
+        makers: makes each strategy that a job may ask for instead.
         deaths_allowed: with so many deaths of workers that ran it, a task is quarantined.
         grace_s: how long a slave may take to stop a task that is over its limit, before it is reminded, and again
             before the task is given up; in seconds.
@@ -66,13 +73,15 @@ class Scheduler:
         self,
         strategy: Strategy,
         *,
+        makers: Makers = BY_NAME,
         deaths_allowed: int = 3,
         grace_s: float = 10.0,
         rebalance_after_s: float = 0.1,
     ) -> None:
         if not grace_s > 0:
             raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
-        self._books = Books(strategy)
+        self._books = Books(InUse(strategy, makers))
+        self._shared_until_s = 0.0
         endings = Endings(self._books, deaths_allowed=deaths_allowed)
         self._jobs = JobDesk(self._books, endings)
         self._slaves = SlaveDesk(self._books, endings, grace_s=grace_s)
@@ -137,27 +146,46 @@ class Scheduler:
         validation.validate(self._books)
 
     def _assign(self, now: float) -> None:
-        """Hand out what waits, as far as the strategy finds room."""
+        """Hand out what waits, as far as the strategies find room.
+
+        Where nothing is found for the owner whose turn it is, the others wait as well: a strategy that is content with
+        less room could otherwise keep all of it for its owner.
+        """
         books = self._books
-        queue, choose = books.waiting, books.strategy.choose
+        queue, strategy = books.waiting, books.strategies.default
+        plain = books.strategies.is_plain
         waiting = len(queue)
+        if len(books.busy) > 1:
+            self._shared_until_s = now + SHARED_S
         while (run := queue.first()) is not None:
+            if not plain:
+                strategy = self._strategy_of(run.job, now)
             estimate_s = books.estimates.get(run.function)
-            chosen = choose(estimate_s, waiting)
+            if run.objects:
+                chosen = strategy.choose_near(run.tasks[0], books.holdings, estimate_s, waiting)
+            else:
+                chosen = strategy.choose(estimate_s, waiting)
             if chosen is None:
                 return
             slave, count = chosen
             if not 1 <= count <= slave.room:
-                raise ConfigurationError(
-                    f"{books.strategy!r} gives {count} tasks to {slave!r}: choose another strategy"
-                )
+                raise ConfigurationError(f"{strategy!r} gives {count} tasks to {slave!r}: choose another strategy")
             if queue.owners > 1:
                 count = min(count, _turn(estimate_s))
             tasks = queue.take(count)
-            slave.take(tasks, books.strategy.unknown_s if estimate_s is None else estimate_s)
+            slave.take(tasks, strategy.unknown_s if estimate_s is None else estimate_s)
             slave.quiet_since_s = now
+            if run.objects:
+                books.holdings.hold(slave, [each for each, _ in run.objects])
             books.out.assign(slave.id, run, tasks)
             books.refresh(slave)
+
+    def _strategy_of(self, job: Job, now: float) -> Strategy:
+        """Return who places a job's tasks now: its own strategy, unless that would take the room of others."""
+        strategies = self._books.strategies
+        if now < self._shared_until_s and strategies.own_and_far(job):
+            return strategies.default
+        return strategies.of(job)
 
 
 def _turn(estimate_s: float | None) -> int:
@@ -181,4 +209,6 @@ def _handlers(jobs: JobDesk, slaves: SlaveDesk) -> _Handlers:
         TasksStarted: slaves.started,
         TasksReturned: slaves.returned,
         OutcomesReceived: slaves.outcomes_received,
+        ObjectsHeld: slaves.objects_held,
+        ObjectsDropped: slaves.objects_dropped,
     }

@@ -31,12 +31,19 @@ class Slave:
     started: int = 0  #: how many of `tasks` it has said to run
     task_s: float | None = None  #: moving average of what a task takes here; None before the first
     quiet_since_s: float = 0.0  #: when it last answered, or got something
+    objects: dict[bytes, None] = field(default_factory=dict, repr=False)  #: shared objects that it has, oldest first
+    asked: int = 0  #: how many of `tasks` it was asked to give back
     idle: int = 0  #: slots with nothing to do, as last counted by `Books.refresh`
 
     @property
     def room(self) -> int:
         """How many more tasks it accepts; never below 0, though its credit may have shrunk below its load."""
         return max(0, self.credit - self.load) if self.trusted and self.slots else 0
+
+    @property
+    def spare(self) -> int:
+        """How many tasks more it has than it can run at once, besides those that it was asked to give back."""
+        return self.load - self.slots - self.asked
 
     def take(self, tasks: Sequence[Task], estimate_s: float) -> None:
         """Begin an attempt of each waiting task here."""

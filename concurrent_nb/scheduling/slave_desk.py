@@ -12,6 +12,8 @@ from concurrent_nb.ids import Digest, JobId
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.endings import Endings, keep
 from concurrent_nb.scheduling.events import (
+    ObjectsDropped,
+    ObjectsHeld,
     OutcomesReceived,
     SlaveJoined,
     SlaveLost,
@@ -80,7 +82,7 @@ class SlaveDesk:
         over: dict[Job, None] = {}
         # Backwards, so that those put back in front of the queue end up in their order.
         for task in reversed(list(slave.tasks)):
-            self._books.unwatch(task)
+            self._books.unwatch(task, slave)
             slave.release(task)
             if not task.started:
                 self._endings.give_back(task)
@@ -132,6 +134,16 @@ class SlaveDesk:
         slave.quiet_since_s = now
         self._books.touch(slave)
 
+    def objects_held(self, event: ObjectsHeld, now: float) -> None:
+        """Note which shared objects a slave has."""
+        if (slave := self._books.slaves.get(event.slave)) is not None:
+            self._books.holdings.hold(slave, event.objects)
+
+    def objects_dropped(self, event: ObjectsDropped, now: float) -> None:
+        """Note which shared objects a slave has no longer."""
+        if (slave := self._books.slaves.get(event.slave)) is not None:
+            self._books.holdings.drop(slave, event.objects)
+
     def remind(self, now: float) -> None:
         """Ask slaves once more to stop what is over its limit, and give up what they were asked to stop long ago."""
         books = self._books
@@ -164,7 +176,7 @@ class SlaveDesk:
                 total_s += item.elapsed_s
             if status == _OK:
                 # What Books.release and Endings.finish do, without looking everything up again for each task.
-                unwatch(task)
+                unwatch(task, slave)
                 release(task)
                 keep(task, item, buffers, slave_name)
                 if parcel is not None:
@@ -196,7 +208,7 @@ class SlaveDesk:
     def _start(self, task: Task, ref: TaskRef, slave: Slave, now: float) -> None:
         task.started = True
         slave.started += 1
-        self._books.asked.pop(task, None)
+        self._books.unask(task, slave)
         if task.timeout_s is not None:
             self._books.overdue.set(task, now + task.timeout_s + self._grace_s)
         if task.job.client is not None:

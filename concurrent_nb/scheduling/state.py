@@ -6,23 +6,27 @@ touches them.
 
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling.estimates import Estimates
+from concurrent_nb.scheduling.holdings import Holdings
+from concurrent_nb.scheduling.in_use import InUse
 from concurrent_nb.scheduling.outbox import Outbox
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.waiting import WaitingQueue
 from concurrent_nb.tasks.task import Job, Task
+from concurrent_nb.wire.messages import TaskRef
 
 
 class Books:
     """What is known, with the few steps that keep one page consistent with the others."""
 
-    def __init__(self, strategy: Strategy) -> None:
-        self.strategy = strategy
+    def __init__(self, strategies: InUse) -> None:
+        self.strategies = strategies
         self.out = Outbox()
         self.jobs: dict[JobId, Job] = {}
         self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
+        self.busy: dict[str, int] = {}  #: owners of jobs that have tasks, finished ones too: how many such jobs
         self.slaves: dict[SessionId, Slave] = {}
+        self.holdings = Holdings()
         self.waiting = WaitingQueue()
         self.estimates = Estimates()
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
@@ -54,7 +58,8 @@ class Books:
             self.crowded[slave.id] = slave
         else:
             self.crowded.pop(slave.id, None)
-        self.strategy.changed(slave)
+        for strategy in self.strategies.all:
+            strategy.changed(slave)
 
     def strike(self, slave: Slave) -> None:
         """Remove a slave; its tasks are the caller's to place."""
@@ -62,29 +67,54 @@ class Books:
         self._touched.pop(slave, None)
         self.idle -= slave.idle
         self.crowded.pop(slave.id, None)
-        self.strategy.left(slave)
+        self.holdings.left(slave)
+        for strategy in self.strategies.all:
+            strategy.left(slave)
 
-    def unwatch(self, task: Task) -> None:
+    def ask_back(self, task: Task, slave: Slave) -> None:
+        """Ask for a task that has not started. The caller refreshes the slave."""
+        self.asked[task] = None
+        slave.asked += 1
+        self.out.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
+
+    def unask(self, task: Task, slave: Slave) -> None:
+        """Forget that a task was asked for, if it was: it runs, or has ended."""
+        if task in self.asked:
+            del self.asked[task]
+            slave.asked -= 1
+
+    def unwatch(self, task: Task, slave: Slave) -> None:
         """Expect nothing more of a task's attempt: it has ended."""
         if self.asked:
-            self.asked.pop(task, None)
+            self.unask(task, slave)
         if task.started and task.timeout_s is not None:
             self.overdue.discard(task)
             self.hopeless.discard(task)
 
     def release(self, task: Task, slave: Slave) -> None:
         """Take a task off the slave that has answered for it, which the caller touches after all its answers."""
-        self.unwatch(task)
+        self.unwatch(task, slave)
         slave.release(task)
 
     def disown(self, task: Task, slave: Slave) -> None:
         """Take a task off a slave that has not answered for it."""
-        self.unwatch(task)
+        self.unwatch(task, slave)
         slave.disown(task)
         self.touch(slave)
+
+    def begins(self, job: Job) -> None:
+        """Note that a job without tasks gets some."""
+        self.busy[job.owner] = self.busy.get(job.owner, 0) + 1
+
+    def rests(self, job: Job) -> None:
+        """Note that a job has no tasks any more."""
+        self.busy[job.owner] -= 1
+        if not self.busy[job.owner]:
+            del self.busy[job.owner]
 
     def forget(self, job: Job) -> None:
         """Remove a job that has no tasks left."""
         del self.jobs[job.id]
+        self.strategies.forgotten(job)
         self.lingering.discard(job.id)
         self.out.forget(job.id)

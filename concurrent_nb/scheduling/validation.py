@@ -1,5 +1,6 @@
 """The invariants of the scheduler's books, checked one by one. For tests and the simulator: it looks at everything."""
 
+from collections import Counter
 from math import isclose
 
 from concurrent_nb.scheduling.slave import Slave
@@ -18,6 +19,7 @@ def validate(books: Books) -> None:
     for slave in books.slaves.values():
         _check_slave(books, slave)
     _check_queue(books)
+    _check_strategies(books)
     _check_sums(books)
     _check_deadlines(books)
 
@@ -69,6 +71,11 @@ def _check_slave(books: Books, slave: Slave) -> None:
     _require(
         isclose(slave.in_flight_s, in_flight_s, rel_tol=1e-6, abs_tol=1e-6), f"{slave} should have {in_flight_s} s"
     )
+    _require(
+        slave.asked == sum(task in books.asked for task in slave.tasks), f"{slave} miscounts what it was asked for"
+    )
+    for each in slave.objects:
+        _require(slave in books.holdings.holders(each), f"{slave} has an object, which nobody knows")
     _require((slave.id in books.crowded) == (slave.trusted and slave.load > slave.slots), f"{slave}: crowded or not?")
 
 
@@ -80,6 +87,13 @@ def _check_queue(books: Books) -> None:
     _require(books.waiting.owners == len({task.job.owner for task in waiting}), "an owner without tasks has a turn")
     _require(books.waiting.entries <= 2 * len(queued) + 65 * books.waiting.owners, "the queue leaks")
     _require(not (waiting and books.idle), f"{len(waiting)} tasks wait and {books.idle} slots are idle")
+
+
+def _check_strategies(books: Books) -> None:
+    asked = {job.strategy for job in books.jobs.values()} - {"", books.strategies.default.name}
+    _require(len(books.strategies.all) == 1 + len(asked), f"{books.strategies.all} are in use, {asked} are asked for")
+    busy = Counter(job.owner for job in books.jobs.values() if job.tasks)
+    _require(books.busy == busy, f"{books.busy} are said to have tasks, {busy} have")
 
 
 def _check_sums(books: Books) -> None:

@@ -17,19 +17,25 @@ _SWEEP_FROM = 64
 
 
 class Run:
-    """Waiting tasks that can travel in one assignment: they share job, function and time limit."""
+    """Waiting tasks that can travel in one assignment: they share job, function, time limit and shared objects."""
 
-    __slots__ = ("function", "job", "tasks", "timeout_s")
+    __slots__ = ("function", "job", "objects", "tasks", "timeout_s")
 
     def __init__(self, task: Task) -> None:
         self.job: Job = task.job
         self.function: Digest = task.function
         self.timeout_s = task.timeout_s
+        self.objects = task.objects
         self.tasks: deque[Task] = deque()
 
     def suits(self, task: Task) -> bool:
         """Tell whether the task shares what the run's tasks share."""
-        return self.job is task.job and self.function == task.function and self.timeout_s == task.timeout_s
+        return (
+            self.job is task.job
+            and self.function == task.function
+            and self.timeout_s == task.timeout_s
+            and self.objects == task.objects
+        )
 
 
 class _Line:
@@ -114,8 +120,13 @@ class WaitingQueue:
         """How many entries are kept, ended ones included; never many more than twice the waiting tasks."""
         return sum(len(run.tasks) for line in self._lines.values() for run in line.runs)
 
+    def of(self, owner: str) -> int:
+        """Return how many tasks of an owner wait."""
+        line = self._lines.get(owner)
+        return 0 if line is None else line.alive
+
     def add(self, tasks: Sequence[Task]) -> None:
-        """Append waiting tasks that share job, function and time limit."""
+        """Append waiting tasks that share job, function, time limit and shared objects."""
         if tasks:
             self._line(tasks[0].job.owner).append(tasks)
             self._alive += len(tasks)

@@ -14,6 +14,8 @@ from concurrent_nb.wire.messages import OutcomeFrame, Sizes
 
 #: anything that can be sent as one frame
 Buffer = bytes | bytearray | memoryview
+#: id of an object that many tasks may share, and its size in bytes
+ObjectSize = tuple[bytes, int]
 
 
 class State(IntEnum):
@@ -34,6 +36,7 @@ class Job:
     name: str = ""
     until: bool = False
     stop_on_error: bool = False
+    strategy: str = ""  #: the name of its own strategy; "" for the cluster's
     client: SessionId | None = None  #: session that gets the outcomes; None while the owner is away
     closed: bool = False  #: no more tasks will come
     ended: bool = False  #: hit, first error or cancelled: what comes now is cancelled at once
@@ -57,6 +60,7 @@ class Task(msgspec.Struct, eq=False):
     started: bool = False  #: the slave has said that it runs
     cancelled: bool = False  #: cancellation asked for; it ends as CANCELLED unless a result was faster
     estimate_s: float = 0.0  #: what its run time was estimated at when it was assigned
+    objects: tuple[ObjectSize, ...] = ()  #: shared objects that it refers to
     deaths: tuple[str, ...] = ()  #: how each worker died that was running it
     outcome: OutcomeFrame | None = None  #: how it ended, kept until the owner acknowledges it
     outcome_buffers: Sequence[Buffer] = ()

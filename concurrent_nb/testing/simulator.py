@@ -2,7 +2,7 @@
 
     seed -> Settings, users, faults -> Agenda: MasterActor, SlaveActors, ApplicationActors -> Judge, Witness -> Report
 
-Everything that decides is real: MasterCore, Scheduler with either strategy, Liveness, Session, codec, SlaveCore,
+Everything that decides is real: MasterCore, Scheduler with every strategy, Liveness, Session, codec, SlaveCore,
 Ledger, the books of the workers' pool. Sockets, processes, threads and clocks are played. For tests, and by hand:
 
     python -m concurrent_nb.testing.simulator --seed 4711 --trace

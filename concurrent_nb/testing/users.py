@@ -13,6 +13,7 @@ from concurrent_nb.testing.actors import ApplicationActor
 from concurrent_nb.testing.plans import Kind, Plan, Wanted, WantedJob
 from concurrent_nb.testing.world import World
 from concurrent_nb.wire.codec import pack_body
+from concurrent_nb.wire.messages import STRATEGIES
 
 #: how likely a job has how many tasks
 _SIZES: Final = ((1, 2), (4, 4), (15, 4), (60, 2), (200, 0.2))
@@ -75,12 +76,13 @@ class User:
             until=chance.random() < 0.2,
             stop_on_error=chance.random() < 0.2,
         )
-        record = OpenJob[Wanted](job.id, "a job", job.until, job.stop_on_error)
+        strategy = chance.choice(STRATEGIES) if chance.random() < self._world.settings.own_strategies else None
+        record = OpenJob[Wanted](job.id, "a job", job.until, job.stop_on_error, strategy)
         self._world.deeds.jobs.append(job)
         self._jobs.append((job, record))
         (most,) = chance.choices([size for size, _ in _SIZES], [weight for _, weight in _SIZES])
         count = chance.randint(1, most)
-        self._world.trace(self.app.name, f"submits {count} tasks of job {job.id.hex()[:4]}")
+        self._world.trace(self.app.name, f"submits {count} tasks of job {job.id.hex()[:4]}, strategy {strategy}")
         self.app.ledger.add(self._entries(job, record, count))
         if chance.random() < 0.7:
             self.app.ledger.close(record)

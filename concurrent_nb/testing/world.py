@@ -17,8 +17,7 @@ from concurrent_nb.nodes import master_core
 from concurrent_nb.nodes.master_core import MasterCore
 from concurrent_nb.scheduling import ranking, waiting
 from concurrent_nb.scheduling.strategies.base import Strategy
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.testing.agenda import Agenda
 from concurrent_nb.testing.history import Judge, Witness
 from concurrent_nb.testing.network import Frames, Network, Weather
@@ -51,7 +50,8 @@ class Settings:
     """How the nodes of one history are set up."""
 
     mood: str  #: "calm": nothing goes wrong; "windy": the network is bad; "stormy": nodes die and freeze, too
-    strategy: Callable[[], Strategy]
+    strategy: type[Strategy]  #: the cluster's
+    own_strategies: float  #: how likely a job asks for one of its own
     weather: Weather
     turn_s: float  #: what a turn of a node takes
     grace_s: float
@@ -70,7 +70,8 @@ class Settings:
     def __str__(self) -> str:
         limits = ", ".join(f"{name} {value}" for _, name, value in self.limits)
         return (
-            f"{self.mood}, {self.strategy.__name__}, {self.weather}, a turn takes {self.turn_s} s, "
+            f"{self.mood}, {self.strategy.name}, own strategies {self.own_strategies}, "
+            f"{self.weather}, a turn takes {self.turn_s} s, "
             f"grace_s {self.grace_s}, limits: {limits or 'as they are'}"
         )
 
@@ -103,8 +104,9 @@ def draw_settings(chance: random.Random) -> Settings:
     limits = [(module, name, chance.choice(values)) for module, name, values in _LIMITS if chance.random() < 0.3]
     return Settings(
         mood=mood,
-        strategy=chance.choice((PullRoundRobin, PushBest)),
+        strategy=chance.choice(tuple(BY_NAME.values())),
         weather=weather,
+        own_strategies=chance.choice((0.0, 0.3, 1.0)),
         turn_s=chance.choice((0.00001, 0.0005, 0.005)),
         grace_s=chance.choice((1.0, 10.0)),
         validate_each=chance.choices((1, 10, 30), (1, 2, 2))[0],

@@ -5,7 +5,7 @@ slave only what is in `FromSlave`; the master decodes with the union of the send
 role is malformed rather than forbidden. Pickles are opaque bytes here.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
@@ -16,6 +16,9 @@ NOTES: Final = 3
 #: the reason in a Bye after which nobody need look for the master
 CLUSTER_STOPPED: Final = "the cluster has been stopped"
 
+#: who gets a job's next tasks; what each is good for is in the docstrings of scheduling/strategies/
+StrategyName = Literal["pull_round_robin", "push_best", "stealing", "locality"]
+STRATEGIES: Final[tuple[StrategyName, ...]] = get_args(StrategyName)
 
 #: 16 random bytes
 SegmentId = bytes
@@ -181,6 +184,7 @@ class OpenJob(Message, tag=10, frozen=True):
     name: str
     until: bool  #: a HIT ends the job
     stop_on_error: bool  #: the first failed task ends the job
+    strategy: StrategyName | None = None  #: who gets its tasks; None for the cluster's strategy
 
 
 class Submit(Message, tag=11, frozen=True):

@@ -30,6 +30,7 @@ from concurrent_nb.errors import (
 from concurrent_nb.nodes.futures import Counts
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.notes import Publication, Report
+from concurrent_nb.wire.messages import STRATEGIES
 from tests import work
 from tests.clusters import (
     BRISK,
@@ -509,16 +510,30 @@ def test_two_clusters_at_once_do_not_know_each_other() -> None:
         assert second.submit(pow, 2, 3).result(PATIENCE_S) == 8
 
 
-@pytest.mark.parametrize("strategy", ["PushBest", "PullRoundRobin"])
+@pytest.mark.parametrize("strategy", ["PushBest", "PullRoundRobin", "Stealing", "locality"])
 def test_the_strategy_is_chosen_by_configuration(strategy: str) -> None:
     with Cluster(workers=2, config={"MasterNode": {"strategy": strategy}}) as cluster:
         assert squares_of(cluster.application(), 300) == SQUARES[:300]
 
 
+def test_each_job_may_ask_for_a_strategy(cluster: Cluster) -> None:
+    app = cluster.application()
+    jobs = [
+        app.start_job(work.square, [(number,) for number in range(300)], strategy=strategy)
+        for strategy in (*STRATEGIES, None)
+    ]
+    assert [job.results(PATIENCE_S) for job in jobs] == [SQUARES[:300]] * len(jobs)
+
+
+def test_a_strategy_that_does_not_exist_is_refused_at_once_and_the_others_are_listed(cluster: Cluster) -> None:
+    with pytest.raises(ConfigurationError, match="'fair', it must be one of pull_round_robin, push_best, stealing"):
+        cluster.application().start_job(work.square, [(1,)], strategy="fair")
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        pytest.param({"MasterNode": {"strategy": "Fair"}}, ["Fair", "PullRoundRobin", "PushBest"], id="strategy"),
+        pytest.param({"MasterNode": {"strategy": "Fair"}}, ["Fair", "PullRoundRobin", "locality"], id="strategy"),
         pytest.param({"MasterNode": {"interval_s": -1}}, ["interval_s", "-1"], id="out of range"),
         pytest.param({"MasterNode": {"addresses": ["nowhere.invalid"]}}, ["nowhere.invalid"], id="address"),
         pytest.param({"SlaveNode": {"grace_s": "long"}}, ["grace_s", "long"], id="wrong type"),

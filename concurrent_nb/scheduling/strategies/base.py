@@ -1,8 +1,11 @@
 """What a strategy is: it answers who is next, and how many tasks that slave has room for."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+from concurrent_nb.scheduling.holdings import Holdings
 from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.tasks.task import Task
 
 
 class Strategy(ABC):
@@ -12,6 +15,12 @@ class Strategy(ABC):
     Same calls, same answers: it has no clock and no random numbers.
     """
 
+    #: what jobs call it that ask for it; "" if they cannot
+    name: str = ""
+    #: hands out much more than starts soon. A job's own strategy may do so only while nobody else has tasks
+    far: bool = False
+    #: a task that refers to shared objects is left to a slave that answers nothing for at least so many seconds
+    patience_s: float = 0.0
     #: what a task of a function that was never measured counts as while it is in flight, in seconds
     unknown_s: float = 0.02
 
@@ -38,4 +47,26 @@ class Strategy(ABC):
         Args:
             estimate_s: expected run time of each of the next tasks, in seconds; None if their function is unknown.
             waiting: how many tasks waited when this round began, of whatever job.
+        """
+
+    def choose_near(
+        self, task: Task, holdings: Holdings, estimate_s: float | None, waiting: int
+    ) -> tuple[Slave, int] | None:
+        """Return what `choose` does, for a task that refers to shared objects and those behind it with the same ones.
+
+        Args:
+            task: the next one.
+            holdings: who has which objects.
+            estimate_s: as of `choose`.
+            waiting: as of `choose`.
+        """
+        return self.choose(estimate_s, waiting)
+
+    def relieve(self, wanted: int, ask: Callable[[Slave, int], int]) -> None:  # noqa: B027  (most have nothing to ask)
+        """Ask for tasks back because slots are idle and nothing waits; slaves that answer nothing are asked anyway.
+
+        Args:
+            wanted: how many more tasks could start at once.
+            ask: asks a slave for so many unstarted tasks of this strategy at most and returns how many those are;
+                the slave's `asked` has grown by as many, and `changed` was called for it, if it is not 0.
         """

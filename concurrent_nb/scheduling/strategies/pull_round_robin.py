@@ -22,6 +22,8 @@ class PullRoundRobin(Strategy):
     each slot; more only while their expected run time is below `ahead_s` seconds for each slot.
     """
 
+    name = "pull_round_robin"
+
     def __init__(self, *, ahead_s: float = 0.02, depth_per_slot: int = 2) -> None:
         if not ahead_s > 0:
             raise ConfigurationError(f"ahead_s is {ahead_s}, it must be more than 0 seconds")
@@ -38,8 +40,13 @@ class PullRoundRobin(Strategy):
 
     def changed(self, slave: Slave) -> None:
         """Move the slave to the end of the ring where it belongs now."""
-        self.left(slave)
         ring = self._ring_for(slave)
+        place = self._places.get(slave.id)
+        if place is not None:
+            if place[0] is ring and place[1] == slave.slots:
+                ring.move_to_end(slave.id)
+                return
+            self.left(slave)
         if ring is not None:
             ring[slave.id] = slave
             self._places[slave.id] = ring, slave.slots

@@ -23,6 +23,9 @@ class PushBest(Strategy):
     slave that joins late still finds work.
     """
 
+    name = "push_best"
+    far = True
+
     def __init__(self, *, depth_per_slot: int = 4) -> None:
         if depth_per_slot < 1:
             raise ConfigurationError(f"depth_per_slot is {depth_per_slot}, it must be at least 1")
@@ -66,7 +69,8 @@ class PushBest(Strategy):
         until_next = min(next_rating * slave.slots / self._seconds(slave), slave.credit) - slave.load
         # Equal slaves would take turns after every task. A few tasks at a time are nearly as even, and much cheaper.
         step = waiting // (_STEPS * len(ranking))
-        return slave, max(1, min(most, max(int(until_next), step)))
+        # Nor does it matter who gets what starts at once.
+        return slave, max(1, min(most, max(int(until_next), step, slave.slots - slave.load)))
 
     def _seconds(self, slave: Slave) -> float:
         task_s = slave.task_s if slave.task_s is not None else self._task_s

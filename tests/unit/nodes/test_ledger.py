@@ -8,14 +8,14 @@ from concurrent_nb.wire.session import Session
 
 JOB = JobId(b"j" * 16)
 FUNCTION = Shipment(b"f" * 32, b"function")
-OPEN = m.OpenJob(JOB, "job", False, False)
+OPEN = m.OpenJob(JOB, "job", False, False, "stealing")
 SENT = m.Function(FUNCTION.digest, FUNCTION.body, ())
 
 
 class Bench:
     def __init__(self) -> None:
         self.ledger: Ledger[str] = Ledger(interval_s=1.0)
-        self.job: OpenJob[str] = OpenJob(JOB, "job")
+        self.job: OpenJob[str] = OpenJob(JOB, "job", strategy="stealing")
         self.connect()
 
     def connect(self) -> list[str]:

@@ -79,6 +79,22 @@ def test_a_task_travels_with_its_function_and_its_function_only_once() -> None:
     assert bench.told(EAST) == [m.Assign(JOB, function().digest, None, [m.TaskFrame(1, 1, b"arguments")])]
 
 
+def test_a_job_is_placed_by_the_strategy_that_it_asks_for() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST, slots=2)
+    bench.say(ALICE, m.OpenJob(JOB, "job", False, False, "stealing"), function(), submit(*range(10)))
+    # By the cluster's own strategy it would get two for each slot.
+    assert [len(message.tasks) for message in bench.told(EAST) if isinstance(message, m.Assign)] == [10]
+
+
+def test_a_strategy_that_the_wire_does_not_know_ends_the_session() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.say(ALICE, m.OpenJob(JOB, "job", False, False, "fair"))  # type: ignore[arg-type]
+    assert ALICE not in bench.core.peers
+
+
 def test_an_outcome_reaches_its_owner_under_the_name_that_the_master_gave_the_slave() -> None:
     bench = Bench()
     bench.client(ALICE)

@@ -49,6 +49,7 @@ def names(cell: str) -> list[str]:
         ("%%concurrent_task --frob|", "--frob", []),
         ("%%concurrent_task frob|", "frob", []),
         ("%%concurrent_task --on-error |", "", ["stop", "keep"]),
+        ("%%concurrent_task --strategy pu|", "pu", ["pull_round_robin", "push_best"]),
         ("%%concurrent_task --on-error k|", "k", ["keep"]),
         ("%%concurrent_task --view |", "", ["image", "search", "table"]),
         ("%%concurrent_task --view=s|", "s", ["search"]),

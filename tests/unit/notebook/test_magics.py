@@ -50,7 +50,7 @@ class FakeApplication:
         if self.lost:
             raise MasterLost("the master is gone")
         self.started.append((calls, {"until": until, "timeout_s": timeout_s, **rest}))
-        del rest["prints"]
+        del rest["prints"], rest["strategy"]
         job = LocalJob(function, calls, Printer(len(calls) > 1), **rest)
         job.slaves = {"here"}
         return job
@@ -191,9 +191,10 @@ def test_a_cell_without_a_value_shows_none_but_binds_it(notebook: Notebook) -> N
 
 
 def test_options_reach_the_job(notebook: Notebook) -> None:
-    notebook.task('--timeout 2.5 --retries 3 --on-error keep --name "my job"', "1")
+    notebook.task('--timeout 2.5 --retries 3 --on-error keep --strategy stealing --name "my job"', "1")
     assert notebook.app.started[0][1] == {
         "until": False,
+        "strategy": "stealing",
         "timeout_s": 2.5,
         "name": "my job",
         "stop_on_error": False,

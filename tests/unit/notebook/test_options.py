@@ -22,6 +22,7 @@ def test_a_task_has_defaults() -> None:
         "local": False,
         "timeout": None,
         "retries": 0,
+        "strategy": None,
         "on_error": "stop",
         "shared": None,
         "show_capture": False,
@@ -64,6 +65,10 @@ def test_values_are_read_as_in_a_shell_but_nothing_is_expanded() -> None:
         ("--out 3x", "--out: needs the name of a variable, not '3x'"),
         ("--out for", "--out: needs the name of a variable, not 'for'"),
         ("--out a.b", "--out: needs"),
+        (
+            "--strategy fair",
+            "--strategy: needs one of pull_round_robin, push_best, stealing, locality, not 'fair'",
+        ),
         ("--on-error ignore", "--on-error: invalid choice: 'ignore'"),
     ],
 )

@@ -29,6 +29,7 @@ from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction, 
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.tasks.task import ObjectSize
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskFrame, TaskRef
 
 JOB = JobId(b"job 1".ljust(16))
@@ -93,9 +94,15 @@ def lost(name: str) -> SlaveLost:
 
 
 def opened(
-    client: SessionId = ME, owner: str = "me", job: JobId = JOB, *, until: bool = False, stop_on_error: bool = False
+    client: SessionId = ME,
+    owner: str = "me",
+    job: JobId = JOB,
+    *,
+    until: bool = False,
+    stop_on_error: bool = False,
+    strategy: str = "",
 ) -> JobOpened:
-    return JobOpened(client, owner, job, "a job", until, stop_on_error)
+    return JobOpened(client, owner, job, "a job", until, stop_on_error, strategy)
 
 
 def submitted(
@@ -106,9 +113,10 @@ def submitted(
     function: Digest = F,
     timeout_s: float | None = None,
     retries: int = 0,
+    objects: Sequence[tuple[ObjectSize, ...]] = (),
 ) -> TasksSubmitted:
     frames = [TaskFrame(index, 0, b"arguments") for index in indexes]
-    return TasksSubmitted(client, job, function, frames, (), timeout_s, retries)
+    return TasksSubmitted(client, job, function, frames, (), timeout_s, retries, objects)
 
 
 def closed(client: SessionId = ME, job: JobId = JOB) -> JobClosed:

@@ -27,6 +27,8 @@ from concurrent_nb.scheduling.events import (
     Event,
     JobClosed,
     JobOpened,
+    ObjectsDropped,
+    ObjectsHeld,
     OutcomesAcknowledged,
     OutcomesReceived,
     SlaveJoined,
@@ -42,14 +44,15 @@ from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, In
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.base import Strategy
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.tasks.task import State
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
 
 Attempt = tuple[JobId, int, int]
 ANSWERS = [Status.OK, Status.OK, Status.HIT, Status.ERROR, Status.TIMEOUT, Status.DIED, Status.NOT_PICKLABLE]
 LINGER_S = 30.0
+OBJECTS = [b"small", b"large", b"huge"]
+SIZES_BYTES = {b"small": 1000, b"large": 50_000_000, b"huge": 5_000_000_000}
 
 
 @dataclass
@@ -201,6 +204,15 @@ class World(RuleBasedStateMachine):
         self.handle(kind(self.pick_slave(data).id))
 
     @precondition(has_slave)
+    @rule(
+        data=st.data(), kind=st.sampled_from([ObjectsHeld, ObjectsDropped]), objects=st.sets(st.sampled_from(OBJECTS))
+    )
+    def slave_says_what_it_holds(
+        self, data: st.DataObject, kind: type[ObjectsHeld] | type[ObjectsDropped], objects: set[bytes]
+    ) -> None:
+        self.handle(kind(self.pick_slave(data).id, sorted(objects)))
+
+    @precondition(has_slave)
     @rule(data=st.data(), slots=st.integers(0, 3), more=st.integers(0, 8))
     def slave_grows_or_shrinks(self, data: st.DataObject, slots: int, more: int) -> None:
         slave = self.pick_slave(data)
@@ -294,12 +306,17 @@ class World(RuleBasedStateMachine):
         return session
 
     @precondition(lambda self: len(self.jobs) < 4)
-    @rule(owner=st.sampled_from(["me", "you"]), until=st.booleans(), stop_on_error=st.booleans())
-    def owner_opens_a_job(self, owner: str, until: bool, stop_on_error: bool) -> None:
+    @rule(
+        owner=st.sampled_from(["me", "you"]),
+        until=st.booleans(),
+        stop_on_error=st.booleans(),
+        strategy=st.sampled_from(["", "", *BY_NAME]),
+    )
+    def owner_opens_a_job(self, owner: str, until: bool, stop_on_error: bool, strategy: str) -> None:
         session = self.attach(owner)
         job = PlayedJob(JobId(self.new_id("j").ljust(16)), owner)
         self.jobs[job.id] = job
-        self.handle(JobOpened(session, owner, job.id, "", until, stop_on_error))
+        self.handle(JobOpened(session, owner, job.id, "", until, stop_on_error, strategy))
 
     @rule(owner=st.sampled_from(["me", "you"]))
     def owner_comes_back(self, owner: str) -> None:
@@ -319,9 +336,16 @@ class World(RuleBasedStateMachine):
         function=st.sampled_from([Digest(b"f"), Digest(b"g")]),
         timeout_s=st.none() | st.just(5.0),
         retries=st.integers(0, 2),
+        objects=st.lists(st.sets(st.sampled_from(OBJECTS)), max_size=3),
     )
     def owner_submits(
-        self, data: st.DataObject, count: int, function: Digest, timeout_s: float | None, retries: int
+        self,
+        data: st.DataObject,
+        count: int,
+        function: Digest,
+        timeout_s: float | None,
+        retries: int,
+        objects: list[set[bytes]],
     ) -> None:
         job, session = self.pick_job(data)
         if job.closed:
@@ -330,7 +354,9 @@ class World(RuleBasedStateMachine):
         indexes = range(first, first + count)
         job.submitted.update(indexes)
         frames = [TaskFrame(index, 0, b"") for index in indexes]
-        self.handle(TasksSubmitted(session, job.id, function, frames, (), timeout_s, retries))
+        sized = [tuple((each, SIZES_BYTES[each]) for each in sorted(some)) for some in objects]
+        of_tasks = [sized[index % len(sized)] for index in indexes] if sized else ()
+        self.handle(TasksSubmitted(session, job.id, function, frames, (), timeout_s, retries, of_tasks))
 
     @precondition(has_job)
     @rule(data=st.data())
@@ -441,14 +467,7 @@ class World(RuleBasedStateMachine):
         self.scheduler.validate()
 
 
-class PullWorld(World):
-    strategy = PullRoundRobin
-
-
-class PushWorld(World):
-    strategy = PushBest
-
-
-@pytest.mark.parametrize("world", [PullWorld, PushWorld])
-def test_the_scheduler_keeps_its_promises_in_any_history(world: type[World]) -> None:
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_scheduler_keeps_its_promises_in_any_history(name: str) -> None:
+    world = type(f"World_{name}", (World,), {"strategy": BY_NAME[name]})
     run_state_machine_as_test(world, settings=settings(max_examples=60, stateful_step_count=60))

@@ -11,13 +11,27 @@ from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.scheduling.slave import Slave
 from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.scheduling.strategies.stealing import Stealing
 from concurrent_nb.tasks.task import Job, Task
-from tests.unit.scheduling.bench import Bench, assigned, ended, joined, opened, slave_id, submitted
+from concurrent_nb.wire.messages import STRATEGIES
+from tests.unit.scheduling.bench import (
+    Bench,
+    assigned,
+    ended,
+    joined,
+    opened,
+    resized,
+    returned,
+    slave_id,
+    started,
+    submitted,
+    withdrawn,
+)
 
-STRATEGIES: list[Callable[[], Strategy]] = [PullRoundRobin, PushBest]
-every_strategy = pytest.mark.parametrize("make", STRATEGIES)
+every_strategy = pytest.mark.parametrize("make", BY_NAME.values(), ids=BY_NAME)
 
 
 def a_slave(name: str, slots: int = 2, credit: int = 100) -> Slave:
@@ -98,7 +112,15 @@ def test_equal_slaves_get_about_the_same(make: Callable[[], Strategy]) -> None:
 def test_a_late_slave_finds_work(make: Callable[[], Strategy]) -> None:
     bench = Bench(make())
     bench(joined("a", slots=1, credit=1000), opened(), submitted(range(100)))
-    assert assigned(bench(joined("b", slots=1)))["b"]
+    instructions = bench(joined("b", slots=1))
+    if asked_back := withdrawn(instructions, stop=False):
+        instructions = bench(returned("a", *asked_back["a"]))
+    assert assigned(instructions)["b"]
+
+
+def test_the_names_of_strategies_are_those_of_the_wire() -> None:
+    assert tuple(BY_NAME) == STRATEGIES
+    assert all(strategy.name == name for name, strategy in BY_NAME.items())
 
 
 # ------------------------------------------------------------------------------------------- pull, in turn
@@ -191,3 +213,74 @@ def test_a_slave_that_was_never_measured_is_taken_for_an_average_one() -> None:
 def test_a_senseless_setting_of_push_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match="depth_per_slot is 0"):
         PushBest(depth_per_slot=0)
+
+
+# ------------------------------------------------------------------------------------------- stealing
+
+
+def dealt_out() -> Bench:
+    """Two slaves, with 20 tasks dealt out to each."""
+    bench = Bench(Stealing())
+    bench(joined("a", credit=1000), joined("b", credit=1000), opened(), submitted(range(40)))
+    assert [len(has(bench, name)) for name in "ab"] == [20, 20]
+    return bench
+
+
+def has(bench: Bench, name: str) -> list[int]:
+    """What a slave has, in the order in which it got it."""
+    return [task.index for task in bench.scheduler.slaves[slave_id(name)].tasks]
+
+
+def test_everything_is_dealt_out_by_number_though_nothing_is_known() -> None:
+    bench = Bench(Stealing())
+    bench(joined("a", slots=3, credit=1000), joined("b", credit=1000), joined("full", credit=2), opened())
+    bench(submitted(range(102)))
+    assert len(has(bench, "full")) == 2
+    assert 60 <= len(has(bench, "a")) <= 80
+    assert bench.scheduler.waiting == 0
+
+
+def test_who_runs_dry_takes_half_of_what_the_fullest_has_not_started() -> None:
+    bench = dealt_out()
+    mine, others = has(bench, "a"), has(bench, "b")
+    assert not withdrawn(bench(ended("a", *mine[:-1])), stop=False), "it has one left, which runs"
+    # When it has nothing left, then half of the other's 19 that wait there are asked for, the last ones,
+    assert withdrawn(bench(ended("a", mine[-1])), stop=False) == {"b": others[10:]}
+    # and they are the idle one's as soon as they are back, without a wait for anything.
+    assert assigned(bench(returned("b", *others[10:]))) == {"a": others[10:]}
+
+
+def test_nothing_more_is_stolen_while_enough_is_on_its_way() -> None:
+    bench = dealt_out()
+    bench(ended("a", *has(bench, "a")))
+    assert not withdrawn(bench(joined("c")), stop=False)
+
+
+def test_what_runs_is_not_stolen() -> None:
+    bench = dealt_out()
+    others = has(bench, "b")
+    bench(started("b", *others[-2:]))
+    assert withdrawn(bench(ended("a", *has(bench, "a"))), stop=False) == {"b": others[8:18]}
+
+
+def test_the_fullest_is_robbed_first() -> None:
+    bench = dealt_out()
+    mine, others = has(bench, "a"), has(bench, "b")
+    bench(ended("a", *mine[:4]))
+    assert withdrawn(bench(joined("c")), stop=False) == {"b": others[10:]}
+
+
+def test_what_is_over_in_a_moment_is_not_worth_a_theft() -> None:
+    bench = Bench(Stealing(worth_s=0.01))
+    bench(joined("a", credit=1000), opened(), submitted([0]))
+    bench(ended("a", 0, elapsed_s=0.001))
+    bench(submitted(range(1, 11)))
+    # Given ten tasks of 1 ms on one slave, then none is taken from it; of eleven half of those that wait
+    assert withdrawn(bench(joined("b")), stop=False) == {}
+    bench(resized("b", 0, 0), submitted([11, 12]))
+    assert withdrawn(bench(resized("b", 1, 1)), stop=False) == {"a": [7, 8, 9, 10, 11, 12]}
+
+
+def test_a_senseless_setting_of_stealing_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="worth_s is -1"):
+        Stealing(worth_s=-1)

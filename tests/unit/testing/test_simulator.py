@@ -14,6 +14,7 @@ from concurrent_nb.scheduling.slave_desk import SlaveDesk
 from concurrent_nb.testing.simulator import explain, main, simulate
 from concurrent_nb.wire import codec
 from concurrent_nb.wire.codec import Buffer, Received, decode
+from concurrent_nb.wire.messages import STRATEGIES
 from concurrent_nb.wire.session import Session
 
 #: seeds that every run of the suite goes through
@@ -43,8 +44,8 @@ def test_nothing_goes_wrong_in_any_history(first: int, told: list[str]) -> None:
         "calm, ",
         "windy, ",
         "stormy, ",
-        "PushBest",
-        "PullRoundRobin",
+        *(f", {name}, own" for name in STRATEGIES),
+        *(f"strategy {name}" for name in (*STRATEGIES, None)),
         "is cut off (lose",
         "is cut off (stall",
         "loses its connection",
