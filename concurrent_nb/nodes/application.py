@@ -8,6 +8,7 @@ Arguments are pickled and futures made in the caller's thread, so a slow argumen
 import atexit
 import concurrent.futures
 import itertools
+import logging
 import math
 import numbers
 import os
@@ -18,22 +19,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
+from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier, Presenter
 from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.maps import Map
 from concurrent_nb.nodes.registration import Membership, register
-from concurrent_nb.nodes.stream import Stream
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
+from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffers, pack_body
 
+log = logging.getLogger(__name__)
+
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
+#: what the master said of its slaves is believed so long, in seconds
+SLOTS_KNOWN_S: Final = 10.0
 #: a job's name is cut to so many characters
 NAME_MAX: Final = 100
 RETRIES_MAX: Final = 1_000_000
@@ -64,6 +70,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._functions = Functions()
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
         self._indexes = itertools.count()
+        self._slots = 1
+        self._slots_asked_s = -math.inf
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
 
         def join() -> Membership:
@@ -102,13 +110,23 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
+        return_exceptions: bool = False,
     ) -> Iterator[Any]:
         """Return an iterator over `fn(*items)` for the items of the iterables, in order.
 
+        Many items travel as one task, and yet each has its own end. If the worker of such a task dies, its items run
+        again, a few at a time, until the one that is to blame is alone. An item with more than 32 KiB of arguments is
+        always a task by itself.
+
         Args:
             timeout: seconds from now after which `next` raises TimeoutError.
-            chunksize: items per task; None lets the cluster decide (today a task each).
-            buffersize: take items from the iterables only this many tasks ahead of what was read; None takes all now.
+            chunksize: items per task; None lets measured times decide: tasks of about 5 ms, less towards the end.
+            buffersize: take from the iterables only so many items more than were handed out; with a chunksize of your
+                own, so many tasks. None takes all now.
+            return_exceptions: hand out the exception of an item that failed in the place of its result, and go on; else
+                it is raised there, which ends the iteration.
+
+        Raises RuntimeError after `shutdown`, MasterLost once the cluster is gone, NotPicklable if `fn` cannot be sent.
         """
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -117,11 +135,17 @@ class ApplicationNode(concurrent.futures.Executor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._courier.check_open()
+        size = AdaptiveSize(self._ask_for_slots()) if chunksize is None else chunksize
+        ahead = None if buffersize is None else buffersize * (chunksize or 1)
         items = zip(*iterables, strict=False)
-        if chunksize is None or chunksize == 1:
-            return self._results(self._stream(fn, items, buffersize), deadline)
-        chunks = ((chunk,) for chunk in iter(lambda: tuple(itertools.islice(items, chunksize)), ()))
-        return _flat(self._results(self._stream(pickles.OnEach(fn), chunks, buffersize), deadline))
+        mapped = Map(self, self._courier, fn, items, _label(getattr(fn, "__name__", "map")), size, ahead)
+        try:
+            mapped.fill()
+        except BaseException:
+            mapped.close()
+            raise
+        return mapped.results(deadline, return_exceptions)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks, and leave the cluster when those that were taken have ended.
@@ -239,31 +263,19 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.close_job(old)
         return old
 
-    def _stream(self, fn: Callable[..., Any], calls: Iterator[tuple[Any, ...]], ahead: int | None) -> Stream:
-        record = OpenJob[TaskFuture](new_job_id(), _label(getattr(fn, "__name__", "map")))
-        return Stream(self, self._courier, fn, calls, record, ahead)
-
-    def _results(self, stream: Stream, deadline: float | None) -> Iterator[Any]:
-        """Iterate over a stream's results, which begins at once although nobody has asked for the first."""
-        stream.fill()
-
-        def results() -> Iterator[Any]:
+    def _ask_for_slots(self) -> int:
+        """Give the number of tasks that the cluster can run at once, as it was a moment ago."""
+        now = time.monotonic()
+        if now - self._slots_asked_s > SLOTS_KNOWN_S:
             try:
-                while stream.futures:
-                    future = stream.futures.popleft()
-                    left = None if deadline is None else deadline - time.monotonic()
-                    try:
-                        value = [future.result(left)]
-                    except BaseException:
-                        future.cancel()
-                        raise
-                    del future
-                    stream.fill()
-                    yield value.pop()  # nothing here keeps it alive
-            finally:
-                stream.close()
-
-        return results()
+                self._slots = sum(slave["slots"] for slave in self.status()["slaves"])
+                self._slots_asked_s = now
+            except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
+                # Tasks can wait for a master that is away; and no result depends on how they are cut.
+                log.warning(
+                    "the master does not say how many slots there are, going on with %d: %s", self._slots, error
+                )
+        return self._slots
 
 
 def _limits(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
@@ -280,14 +292,6 @@ def _limits(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
 def _label(name: object) -> str:
     """Give a name as it travels: short, and text that can be encoded."""
     return str(name)[:NAME_MAX].encode("utf-8", "replace").decode()
-
-
-def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:
-    """Iterate over the results of chunks; closing it closes `chunks`. Keeps none alive that it has handed out."""
-    for chunk in chunks:
-        chunk.reverse()
-        while chunk:
-            yield chunk.pop()
 
 
 def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:
