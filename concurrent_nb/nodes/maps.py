@@ -12,6 +12,7 @@ that is to blame is alone. So items may run more than once, as may any task whos
 """
 
 import itertools
+import math
 import threading
 import time
 from collections import deque
@@ -38,6 +39,7 @@ CHUNK_BYTES: Final = 256 * 1024
 PARTS: Final = 8
 #: chunks that are made in one turn of the courier's thread; what comes from the master is heard between two turns
 CUTS_PER_TURN: Final = 512
+_ATOMS_ONLY: Final = {tuple}
 #: ends of a chunk that say nothing of most of its items
 _AGAIN: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POISON, Status.NOT_PICKLABLE})
 
@@ -135,9 +137,14 @@ class Map:
         room = None if self._ahead is None else self._ahead - self._outstanding
         least = self._size if isinstance(self._size, int) else 1
         waiting, read = self._waiting, 0
-        for args in itertools.islice(self._calls, room):
-            waiting.append(args if chunks.is_atomic(args) else self._packed(args))
-            read += 1
+        for read, args in enumerate(itertools.islice(self._calls, room), 1):  # noqa: B007  (how many there were)
+            for arg in args:
+                if type(arg) not in SMALL_ATOMS:
+                    # Now, because it may change; and here, because its own code may run.
+                    waiting.append(self._packed(args))
+                    break
+            else:
+                waiting.append(args)
             if self._hungry and len(waiting) >= least:
                 self._hungry = False
                 self._courier.tell(self.cut)
@@ -261,19 +268,11 @@ class Map:
 
     def _cut_one(self, size: int) -> Chunk:
         waiting = self._waiting
-        items: list[Item] = []
-        room = CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else float("inf")
-        while len(items) < size:
-            item = waiting[0]
-            if type(item) is not tuple:
-                if type(item) is not bytes:
-                    break
-                room -= len(item)
-                if room < 0 and items:
-                    break
-            items.append(waiting.popleft())
-        if not items:
-            items.append(waiting.popleft())
+        items = [waiting.popleft() for _ in range(size)]
+        if set(map(type, items)) != _ATOMS_ONLY:
+            fitting = _fitting(items, CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf)
+            waiting.extendleft(reversed(items[fitting:]))
+            del items[fitting:]
         first = items[0]
         return Chunk(items, len(items), error=first if isinstance(first, NotPicklable) else None)
 
@@ -348,6 +347,19 @@ class Map:
         """Let the job go once nothing of it is unanswered."""
         if not self._unanswered:
             self._courier.close_source(self)
+
+
+def _fitting(items: Sequence[Item], room_bytes: float) -> int:
+    """Say how many of the first items can go together, at least one."""
+    for count, item in enumerate(items):
+        if isinstance(item, bytes):
+            room_bytes -= len(item)
+        alone = not isinstance(item, bytes | tuple)
+        if count and (alone or room_bytes < 0):
+            return count
+        if alone:
+            return 1
+    return len(items)
 
 
 def _parts(chunk: Chunk) -> list[Chunk]:

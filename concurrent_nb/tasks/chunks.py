@@ -9,10 +9,10 @@ from typing import Final
 
 #: work that one chunk is to be, in seconds
 CHUNK_S: Final = 0.005
-#: towards the end chunks shrink to this, in seconds, and not below: a task costs a tenth of it by itself
-LAST_CHUNK_S: Final = 0.001
+#: towards the end chunks shrink to this, in seconds, and not below: all told a task costs about half of it
+LAST_CHUNK_S: Final = 0.002
 #: no chunk is more than so many times as long as the longest that was measured: what is short may be so by chance
-GROWTH: Final = 8
+GROWTH: Final = 16
 #: chunks that are to be left for each slot when one is cut
 CHUNKS_LEFT: Final = 4
 #: chunks that are on their way for each slot: one runs, the others see to it that it never waits
