@@ -22,14 +22,18 @@ from typing import Any, Final
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier, Presenter
+from concurrent_nb.nodes.desk import Desk
 from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.maps import Map
+from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
+from concurrent_nb.shipping.pushed import call_of
 from concurrent_nb.tasks.chunks import AdaptiveSize
+from concurrent_nb.tasks.system import Task
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffers, pack_body
@@ -77,7 +81,12 @@ class ApplicationNode(concurrent.futures.Executor):
         def join() -> Membership:
             return register(connection_file.read(where), "client", keys, name=self.name)
 
-        self._courier = Courier(join, where.stem.removeprefix("concurrent_nb-"), self.name)
+        def gone(gracefully: bool) -> None:
+            desk.call(self._call_receiver, "master_disconnected", gracefully)
+
+        desk = self._desk = Desk(self.name)
+        self._receiver: object | None = None
+        self._courier = Courier(join, where.stem.removeprefix("concurrent_nb-"), self.name, gone, desk.close)
         self._at_exit = _finish_at_exit(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
@@ -88,20 +97,65 @@ class ApplicationNode(concurrent.futures.Executor):
         What cannot be pickled shows up as the future's exception, NotPicklable. Raises RuntimeError after `shutdown`
         and MasterLost once the cluster is gone.
         """
-        index = next(self._indexes)
-        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1:
-            self._renew_loose_job()
-        job = self._loose
+        job, index = self._next_of_loose_job()
         future = TaskFuture(job.id, index, self._courier.cancel)
-        try:
-            body, sizes, buffers = self.pack(fn, args, kwargs)
-            function = self.ship(fn)
-        except NotPicklable as error:
-            self._courier.check_open()
-            future.end(None, error)
-            return future
-        self._courier.post([Entry(job, index, function, body, sizes, buffers, None, 0, future)])
+        self._send(job, future, fn, args, kwargs)
         return future
+
+    def push_task(self, task: Task) -> TaskFuture:
+        """Run a task object on the cluster; return its future.
+
+        A copy of it travels, is called, and tidies up (`clean_up`) before its result comes back. Then `task.finished`
+        is called here, in the thread of callbacks (see `call_back`), soon after the future has ended.
+        """
+        job, index = self._next_of_loose_job()
+        future = TaskFuture(job.id, index, self._courier.cancel)
+        introduce(task, future, self.name)
+        future.add_done_callback(lambda ended: self._desk.call(tell, task, ended, self._heard))
+        _, function, args = call_of(task)
+        self._send(job, future, function, args, {})
+        return future
+
+    def push_tasks(
+        self,
+        tasks: Iterable[Task],
+        *,
+        name: str = "",
+        stop_on_error: bool = False,
+        timeout_s: float | None = None,
+        retries: int = 0,
+    ) -> Job:
+        """Run task objects as one job, many to a message; return it at once. Each ends as with `push_task`.
+
+        Lists and tuples are pickled now. From other iterables some thousand tasks are taken ahead of their ends, the
+        first ones now and the others in the thread of callbacks; what they raise there is raised by `Job.results`.
+        After `shutdown` nothing more is taken.
+
+        Args:
+            stop_on_error, timeout_s, retries: as of `start_job`.
+
+        Raises ConfigurationError for what is no Task, RuntimeError after `shutdown`, what an iterable raises at first.
+        """
+        self._courier.check_open()
+        limits = _limits(timeout_s, retries)
+        record = OpenJob[TaskFuture](new_job_id(), _label(name or "tasks"), False, bool(stop_on_error))
+        job = Job(record.id, record.name, self._courier.cancel, prints=True, is_open=True)
+        ahead = None if isinstance(tasks, Sequence) else AHEAD
+        Push(self, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
+        return job
+
+    def call_back(self, receiver: object | None) -> None:
+        """Have methods of `receiver` called when something happens; None for nobody. It needs none of them.
+
+            task_finished(task, result, error)      a pushed task has ended; after its own `finished`
+            work_finished(result, task_system)      a task system has gathered its result
+            master_disconnected(gracefully)         the master has gone; True if the cluster was stopped
+
+        All of them, and `Task.finished`, are called in one thread of their own, one at a time: slow ones hold up no
+        results, and need no locks among themselves. In a notebook that is not the thread of the cells. What they raise
+        is logged.
+        """
+        self._receiver = receiver
 
     def map(
         self,
@@ -156,11 +210,13 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         self._courier.leave(wait, cancel_futures)
         if wait:
+            self._desk.join()
             self._at_exit()
 
     def close(self) -> None:
         """Leave the cluster now: what has not ended is cancelled, running tasks are stopped."""
         self._courier.leave(wait=True, cancel_futures=False, stop=True)
+        self._desk.join()
         self._at_exit()
 
     def present_errors(self, presenter: Presenter | None) -> None:
@@ -257,6 +313,37 @@ class ApplicationNode(concurrent.futures.Executor):
             name = getattr(fn, "__qualname__", repr(fn))
             raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error
 
+    def _next_of_loose_job(self) -> tuple[OpenJob[TaskFuture], int]:
+        index = next(self._indexes)
+        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1:
+            self._renew_loose_job()
+        return self._loose, index
+
+    def _send(
+        self,
+        job: OpenJob[TaskFuture],
+        future: TaskFuture,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        try:
+            body, sizes, buffers = self.pack(fn, args, kwargs)
+            function = self.ship(fn)
+        except NotPicklable as error:
+            self._courier.check_open()
+            future.end(None, error)
+            return
+        self._courier.post([Entry(job, future.index, function, body, sizes, buffers, None, 0, future)])
+
+    def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
+        self._call_receiver("task_finished", task, result, error)
+
+    def _call_receiver(self, what: str, *about: Any) -> None:
+        method = getattr(self._receiver, what, None)
+        if method is not None:
+            method(*about)
+
     def _renew_loose_job(self) -> OpenJob[TaskFuture]:
         with self._lock:
             old, self._loose = self._loose, OpenJob[TaskFuture](new_job_id(), self.name)
@@ -270,6 +357,7 @@ class ApplicationNode(concurrent.futures.Executor):
             try:
                 self._slots = sum(slave["slots"] for slave in self.status()["slaves"])
                 self._slots_asked_s = now
+                self._courier.member.control.close()  # the next question is long off
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
                 # Tasks can wait for a master that is away; and no result depends on how they are cut.
                 log.warning(

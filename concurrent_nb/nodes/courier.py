@@ -64,12 +64,23 @@ class Courier:
 
     Args:
         join: registers the application, now and again when its master has gone.
-        name: of the cluster, for messages; of the application, for the thread.
+        cluster, name: of the cluster, for messages; of the application, for the thread.
+        gone: called when the master is gone for good; with whether it was stopped.
+        at_end: called last of all.
     """
 
-    def __init__(self, join: Callable[[], Membership], cluster: str, name: str) -> None:
+    def __init__(
+        self,
+        join: Callable[[], Membership],
+        cluster: str,
+        name: str,
+        gone: Callable[[bool], object],
+        at_end: Callback,
+    ) -> None:
         self.member = join()  # first, because it may fail, and what follows has to be closed
         self._join = join
+        self._gone = gone
+        self._at_end = at_end
         self._cluster = cluster
         self._pid = os.getpid()
         self.present: Presenter | None = None  #: called with each exception before its future has it
@@ -177,6 +188,7 @@ class Courier:
             else:
                 self.member.close()
             self._wake.close()
+            self._at_end()
 
     def _turn(self) -> bool:
         """Wait for something, and do it. False when the cluster is gone."""
@@ -333,7 +345,7 @@ class Courier:
         session = self._ledger.session
         assert session is not None
         if session.closed_by_peer == CLUSTER_STOPPED:
-            self._give_up(f"cluster {self._cluster!r} has been stopped")
+            self._give_up(f"cluster {self._cluster!r} has been stopped", gracefully=True)
             return False
         deadline = monotonic() + MASTER_LOST_AFTER_S
         why = ""
@@ -359,7 +371,7 @@ class Courier:
         for entry in self._ledger.attach(Session(member.epoch, "to_client")):
             entry.owner.end_cancelled()
 
-    def _give_up(self, why: str, kind: type[ClusterError] = MasterLost) -> None:
+    def _give_up(self, why: str, kind: type[ClusterError] = MasterLost, gracefully: bool = False) -> None:
         with self._lock:
             self._broken = kind(why)
             left = [item for item in self._inbox if isinstance(item, Entry)]
@@ -368,3 +380,4 @@ class Courier:
             entry.owner.end(None, kind(f"task {entry.owner.task}: {why}"))
         for source in list(self._sources.values()):
             source.fail(kind(why))
+        self._gone(gracefully)
