@@ -6,6 +6,7 @@ desk's thread:   Task.finished, the application's task_finished, then more tasks
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
@@ -88,9 +89,13 @@ class Push:
 
     def _fill(self) -> None:
         """Push as far ahead as may be. What is raised is why nothing more will come."""
+        room = self._room()  # as it is now: who pushes is not to go on for as long as tasks end
         try:
-            while self._job.is_open and self._has_room(self._ahead):
-                self._push(itertools.islice(self._tasks, BATCH))
+            while self._job.is_open and room > 0:
+                count = int(min(room, BATCH))
+                room -= count
+                if self._push(itertools.islice(self._tasks, count)) < count:
+                    self._job.close()
         except BaseException as error:
             self._job.close(error)
             raise
@@ -99,10 +104,10 @@ class Push:
                 self._is_closed = True
                 self._courier.close_job(self._record)
 
-    def _has_room(self, ahead: int | None) -> bool:
-        return ahead is None or len(self._job.futures) - self._told < ahead
+    def _room(self) -> float:
+        return math.inf if self._ahead is None else self._ahead - (len(self._job.futures) - self._told)
 
-    def _push(self, tasks: Iterator[Task]) -> None:
+    def _push(self, tasks: Iterator[Task]) -> int:
         entries = []
         try:
             for task in tasks:
@@ -115,8 +120,7 @@ class Push:
                 for entry in unsent:
                     entry.owner.end(None, error)
                 raise
-        if len(entries) < BATCH:
-            self._job.close()
+        return len(entries)
 
     def _entry(self, task: Task) -> Entry[TaskFuture]:
         job = self._job
@@ -149,7 +153,7 @@ class Push:
         job = self._job
         if job.is_open and self._record.stop_on_error and job.first_error is not None:
             job.close()
-        if not job.is_open or (self._ahead is not None and self._has_room(self._ahead // 2)):
+        if not job.is_open or self._room() > AHEAD // 2:
             try:
                 self._fill()
             except Exception as error:  # noqa: BLE001  (the job has it, and `results` raises it)
