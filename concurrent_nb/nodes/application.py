@@ -192,8 +192,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.check_open()
         size = AdaptiveSize(self._ask_for_slots()) if chunksize is None else chunksize
         ahead = None if buffersize is None else buffersize * (chunksize or 1)
-        items = zip(*iterables, strict=False)
-        mapped = Map(self, self._courier, fn, items, _label(getattr(fn, "__name__", "map")), size, ahead)
+        mapped = Map(self, self._courier, fn, iterables, _label(getattr(fn, "__name__", "map")), size, ahead)
         try:
             mapped.fill()
         except BaseException:

@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -40,6 +40,9 @@ PARTS: Final = 8
 #: chunks that are made in one turn of the courier's thread; what comes from the master is heard between two turns
 CUTS_PER_TURN: Final = 512
 _ATOMS_ONLY: Final = {tuple}
+#: items that are read at once from iterables which run no code of anybody's
+BLOCK: Final = 1024
+_STILL: Final = frozenset({list, tuple, range, str, dict})
 #: ends of a chunk that say nothing of most of its items
 _AGAIN: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POISON, Status.NOT_PICKLABLE})
 
@@ -96,7 +99,7 @@ class Map:
         packer: Packer,
         courier: Courier,
         fn: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
+        iterables: Sequence[Iterable[Any]],
         name: str,
         size: int | AdaptiveSize,
         ahead: int | None,
@@ -106,7 +109,10 @@ class Map:
         self._fn = fn
         self._function = packer.ship(fn)
         # The reader's thread:
-        self._calls = calls
+        self._calls = zip(*iterables, strict=False)
+        # What is read from others may be the same object again and again, changed meanwhile; or it takes its time.
+        self._is_still = all(type(source) in _STILL for source in iterables)
+        self._least = 1 if isinstance(size, AdaptiveSize) else size
         self._ahead = ahead
         self._outstanding = 0  # items that were read and not handed out
         # Written by one thread, read by the other:
@@ -135,9 +141,16 @@ class Map:
             return
         self._courier.check_open()
         room = None if self._ahead is None else self._ahead - self._outstanding
-        least = self._size if isinstance(self._size, int) else 1
+        items = itertools.islice(self._calls, room)
+        read = self._read_in_blocks(items) if self._is_still else self._read_one_by_one(items)
+        self._outstanding += read
+        if read != room:
+            self._exhausted = True
+            self._courier.tell(self.cut)
+
+    def _read_one_by_one(self, items: Iterator[tuple[Any, ...]]) -> int:
         waiting, read = self._waiting, 0
-        for read, args in enumerate(itertools.islice(self._calls, room), 1):  # noqa: B007  (how many there were)
+        for read, args in enumerate(items, 1):  # noqa: B007  (how many there were)
             for arg in args:
                 if type(arg) not in SMALL_ATOMS:
                     # Now, because it may change; and here, because its own code may run.
@@ -145,12 +158,26 @@ class Map:
                     break
             else:
                 waiting.append(args)
-            if self._hungry and len(waiting) >= least:
-                self._hungry = False
-                self._courier.tell(self.cut)
-        self._outstanding += read
-        if read != room:
-            self._exhausted = True
+            if self._hungry:
+                self._offer()
+        return read
+
+    def _read_in_blocks(self, items: Iterator[tuple[Any, ...]]) -> int:
+        read = 0
+        while block := list(itertools.islice(items, BLOCK)):
+            read += len(block)
+            if SMALL_ATOMS.issuperset(map(type, itertools.chain.from_iterable(block))):
+                self._waiting.extend(block)
+            else:
+                self._read_one_by_one(iter(block))
+            if self._hungry:
+                self._offer()
+        return read
+
+    def _offer(self) -> None:
+        """Tell the courier's thread that something waits, if it is enough."""
+        if len(self._waiting) >= self._least:
+            self._hungry = False
             self._courier.tell(self.cut)
 
     def _packed(self, args: tuple[Any, ...]) -> Item:
