@@ -221,7 +221,8 @@ class ApplicationNode(concurrent.futures.Executor):
     def present_errors(self, presenter: Presenter | None) -> None:
         """Have `presenter(future, error)` called with each exception of a task before its future has it.
 
-        It is called in the application's own thread and must not raise. For front ends, which show errors their way.
+        It is called in the application's own thread, for items of a map in the thread that reads them, and must not
+        raise. For front ends, which show errors their way.
         """
         self._courier.present = presenter
 

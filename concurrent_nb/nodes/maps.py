@@ -40,6 +40,8 @@ PARTS: Final = 8
 #: chunks that are made in one turn of the courier's thread; what comes from the master is heard between two turns
 CUTS_PER_TURN: Final = 512
 _ATOMS_ONLY: Final = {tuple}
+#: ends of which the time says how long items take
+_MEASURED: Final = frozenset({Status.OK, Status.HIT, Status.ERROR})
 #: items that are read at once from iterables which run no code of anybody's
 BLOCK: Final = 1024
 _STILL: Final = frozenset({list, tuple, range, str, dict})
@@ -88,7 +90,7 @@ class Map:
     """The items of one `map`, from the iterables to the results.
 
     Args:
-        size: items per task; None adapts, to at most `slots` tasks at once.
+        size: items per task, or what decides on it.
         ahead: items that may be read and not yet handed out; None for all.
 
     Raises NotPicklable if the function cannot travel.
@@ -127,6 +129,7 @@ class Map:
         self._index = itertools.count()
         self._unanswered: dict[TaskFuture, Chunk] = {}
         self._abandoned = False
+        self._workers: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
         # Guarded, for both:
         self._condition = threading.Condition()
         self._order: deque[Chunk] = deque()  # chunks that were cut and not read, in order
@@ -280,8 +283,9 @@ class Map:
         """Say how many items are to be sent now."""
         waiting = len(self._waiting)
         if isinstance(self._size, AdaptiveSize):
-            room = self._size.on_the_way - len(self._unanswered)
-            size = self._size.next_size(waiting) if waiting and room > 0 else 0
+            if len(self._unanswered) >= self._size.on_the_way:
+                return 0  # the next that ends asks again
+            size = self._size.next_size(waiting) if waiting else 0
         elif waiting >= self._size:
             size = self._size
         else:
@@ -335,7 +339,9 @@ class Map:
                 chunk.error = error
             chunk.items = ()
             self._condition.notify_all()
-        if isinstance(self._size, AdaptiveSize) and error is None:
+        if isinstance(self._size, AdaptiveSize) and future.status in _MEASURED:
+            self._workers.add((future.slave, future.worker))
+            self._size.slots = max(self._size.slots, len(self._workers))  # some have come since it was asked
             self._size.measured(chunk.count, future.elapsed_s)
         if self._abandoned:
             self._again.clear()
