@@ -148,7 +148,6 @@ class ApplicationNode(concurrent.futures.Executor):
         """Have methods of `receiver` called when something happens; None for nobody. It needs none of them.
 
             task_finished(task, result, error)      a pushed task has ended; after its own `finished`
-            work_finished(result, task_system)      a task system has gathered its result
             master_disconnected(gracefully)         the master has gone; True if the cluster was stopped
 
         All of them, and `Task.finished`, are called in one thread of their own, one at a time: slow ones hold up no
