@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from concurrent_nb.api import ApplicationNode as ApplicationNode
     from concurrent_nb.api import Cluster as Cluster
     from concurrent_nb.api import Job as Job
+    from concurrent_nb.api import Task as Task
     from concurrent_nb.api import TaskFuture as TaskFuture
+    from concurrent_nb.api import as_completed as as_completed
     from concurrent_nb.api import connect as connect
     from concurrent_nb.outcome import Hit as Hit
     from concurrent_nb.shipping.notes import display as display
@@ -33,7 +35,9 @@ _WHERE = {
     "ApplicationNode": "concurrent_nb.api",
     "Cluster": "concurrent_nb.api",
     "Job": "concurrent_nb.api",
+    "Task": "concurrent_nb.api",
     "TaskFuture": "concurrent_nb.api",
+    "as_completed": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
     "Hit": "concurrent_nb.outcome",
     "display": "concurrent_nb.shipping.notes",
@@ -48,9 +52,11 @@ __all__ = [
     "Cluster",
     "Hit",
     "Job",
+    "Task",
     "TaskFunction",
     "TaskFuture",
     "Tile",
+    "as_completed",
     "connect",
     "display",
     "publish",

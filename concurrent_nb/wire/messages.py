@@ -47,7 +47,7 @@ class TaskFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     index: int  #: the task's number in its job, from 0
     attempt: int  #: 0 from an application; the master counts from 1
-    body: bytes  #: pickle of (args, kwargs); empty if it is the first buffer
+    body: bytes  #: pickle of (args, kwargs) or (calls, None); empty if it is the first buffer
     sizes: Sizes = ()
 
 

@@ -1,0 +1,118 @@
+"""Short items through `map`, side by side in one run: ours, multiprocessing.Pool, ProcessPoolExecutor. 2 workers.
+
+    python benchmarks/maps.py [--rounds 5] [--items 100000]
+
+Numbers, texts and None, mixed; one in a thousand raises, and its exception comes in the place of its result. Ours does
+that by itself, with the chunks of its choice. The pools have neither, so they get the best that a careful user can give
+them: a function that catches, and chunks of an eighth of all. Their exceptions come without a remote traceback.
+
+Then items that burn 20 us and 1 ms, where the pools have their own default chunks (Pool) and tuned ones (PPE). Every
+round measures each of them once, in turn. Quote the ratios of one run; the absolutes follow the machine's mood.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from submits import cpu_s
+
+import concurrent_nb
+
+Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
+
+
+def mostly(x: Any) -> Any:
+    if type(x) is int and x % 1000 == 7:
+        raise ValueError(x)
+    return x
+
+
+def caught(fn: Callable[[Any], Any], x: Any) -> Any:
+    try:
+        return fn(x)
+    except Exception as error:  # noqa: BLE001  (what ours does by itself)
+        return error
+
+
+def burn(duration_s: float) -> float:
+    end = time.perf_counter() + duration_s
+    while time.perf_counter() < end:
+        pass
+    return duration_s
+
+
+def mixed(count: int) -> list[Any]:
+    return [(n, f"text {n}", n / 2, None)[n % 4] if n % 1000 != 7 else n for n in range(count)]
+
+
+def rate(mapper: Mapper, fn: Callable[[Any], Any], items: Sequence[Any]) -> float:
+    """Items per second from the call to the last result."""
+    start = time.perf_counter()
+    found = mapper(fn, items)
+    took_s = time.perf_counter() - start
+    assert len(found) == len(items)
+    return len(items) / took_s
+
+
+def check(mapper: Mapper) -> None:
+    items = mixed(3000)
+    for item, result in zip(items, mapper(mostly, items), strict=True):
+        fails = type(item) is int and item % 1000 == 7
+        assert isinstance(result, ValueError) if fails else result == item
+
+
+def compare(title: str, contenders: dict[str, Mapper], fn: Any, items: Sequence[Any], rounds: int) -> None:
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, mapper in contenders.items():
+            rates[name].append(rate(mapper, fn, items))
+    print(f"{title:42}{'items/s, median [range]':>36}{'x PPE':>8}")
+    for name, found in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(found, rates["PPE"], strict=True))
+        text = f"{statistics.median(found):,.0f} [{min(found):,.0f}-{max(found):,.0f}]"
+        print(f"  {name:40}{text:>36}{ratio:>8.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--items", type=int, default=100_000)
+    options = parser.parse_args()
+    pool = multiprocessing.get_context("fork").Pool(2)
+    ppe = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
+    ppe.submit(abs, 1).result()
+    with concurrent_nb.Cluster(workers=2) as cluster:
+        app = cluster.application()
+        contenders: dict[str, Mapper] = {
+            "ours": lambda fn, items: list(app.map(fn, items, return_exceptions=True)),
+            "Pool": lambda fn, items: pool.map(functools.partial(caught, fn), items),
+            "PPE": lambda fn, items: list(
+                ppe.map(functools.partial(caught, fn), items, chunksize=max(1, len(items) // 8))
+            ),
+        }
+        for mapper in contenders.values():
+            check(mapper)
+        items = mixed(options.items)
+        compare(f"{options.items:,} mixed, 1 in 1000 fails", contenders, mostly, items, options.rounds)
+        compare("20,000 of 20 us", contenders, burn, [20e-6] * 20_000, options.rounds)
+        compare("1,000 of 1 ms", contenders, burn, [0.001] * 1000, options.rounds)
+        before = cpu_s()
+        rate(contenders["ours"], mostly, items)
+        after = cpu_s()
+    pool.terminate()
+    pool.join()
+    ppe.shutdown()
+    print("CPU per mixed item of ours, by hop:")
+    for pid, (seconds, name) in sorted(after.items()):
+        spent = seconds - before.get(pid, (0.0, ""))[0]
+        if spent > 0:
+            print(f"  {name:8}{spent / options.items * 1e6:8.2f} us")
+
+
+if __name__ == "__main__":
+    main()
