@@ -1,6 +1,6 @@
 """Short items through `map`, side by side in one run: ours, multiprocessing.Pool, ProcessPoolExecutor. 2 workers.
 
-    python benchmarks/maps.py [--rounds 5] [--items 100000]
+    python -m benchmarks.maps [--rounds 5] [--items 100000]
 
 Numbers, texts and None, mixed; one in a thousand raises, and its exception comes in the place of its result. Ours does
 that by itself, with the chunks of its choice. The pools have neither, so they get the best that a careful user can give
@@ -19,9 +19,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from submits import cpu_s
-
 import concurrent_nb
+from benchmarks.submits import cpu_s
 
 Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 

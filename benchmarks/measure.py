@@ -251,9 +251,7 @@ class Measurement:
 
         costs_us = []
         for slaves in (10, 10_000):
-            costs_us.append(
-                measure(PullRoundRobin(), slaves, self.size.scheduled, run=100, together=True, profile=None)
-            )
+            costs_us.append(measure(PullRoundRobin(), slaves, self.size.scheduled))
             self.emit(f"scheduler_us/task, {slaves:,} slaves", costs_us[-1], self.size.scheduled)
         self.emit("scheduler_growth", costs_us[1] / costs_us[0], self.size.scheduled)
 

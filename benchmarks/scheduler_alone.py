@@ -63,24 +63,39 @@ def answers(instructions: list[Instruction]) -> Iterator[Event]:
             yield OutcomesAcknowledged(instruction.client, instruction.job, [item.index for item in instruction.items])
 
 
-def measure(strategy: Strategy, slaves: int, options: argparse.Namespace, profile: cProfile.Profile | None) -> float:
-    """Return microseconds for each task."""
+def measure(
+    strategy: Strategy,
+    slaves: int,
+    tasks: int,
+    *,
+    run: int = 100,
+    objects: int = 0,
+    single: bool = False,
+    profile: cProfile.Profile | None = None,
+) -> float:
+    """Return microseconds for each task.
+
+    Args:
+        run: tasks in one submit.
+        objects: each task refers to one of so many.
+        single: call the scheduler for each event alone.
+    """
     watch = Watch(strategy, profile)
     for number in range(slaves):
         watch.scheduler.handle(SlaveJoined(SessionId(b"s%d" % number), f"slave {number}", 4, 1000), now=0.0)
     watch.scheduler.handle(JobOpened(CLIENT, "owner", JOB), now=0.0)
-    for first in range(0, options.tasks, options.run):
-        indexes = range(first, first + options.run)
+    for first in range(0, tasks, run):
+        indexes = range(first, first + run)
         frames = [TaskFrame(index, 0, b"arguments") for index in indexes]
-        objects = [((b"%d" % (index % options.objects), 50_000_000),) for index in indexes] if options.objects else ()
-        instructions = watch.handle(TasksSubmitted(CLIENT, JOB, FUNCTION, frames, (), None, 0, objects))
+        named = [((b"%d" % (index % objects), 50_000_000),) for index in indexes] if objects else ()
+        instructions = watch.handle(TasksSubmitted(CLIENT, JOB, FUNCTION, frames, (), None, 0, named))
         while instructions:
             events = list(answers(instructions))
-            calls = [[event] for event in events] if options.single else [events]
+            calls = [[event] for event in events] if single else [events]
             instructions = [done for call in calls for done in watch.handle(*call)]
     if watch.scheduler.waiting or watch.scheduler.jobs[JOB].tasks:
         raise SystemExit("tasks are left: the figures mean nothing")
-    return watch.spent_s / options.tasks * 1e6
+    return watch.spent_s / tasks * 1e6
 
 
 def main() -> None:
@@ -96,7 +111,15 @@ def main() -> None:
         of_ten_us = 0.0
         for slaves in (2, 10, 1000, 10_000):
             profile = cProfile.Profile() if options.profile else None
-            tasks_us = measure(BY_NAME[name](), slaves, options, profile)
+            tasks_us = measure(
+                BY_NAME[name](),
+                slaves,
+                options.tasks,
+                run=options.run,
+                objects=options.objects,
+                single=options.single,
+                profile=profile,
+            )
             of_ten_us = tasks_us if slaves == 10 else of_ten_us
             ratio = f"{tasks_us / of_ten_us:6.2f}" if of_ten_us else ""
             print(f"{name:16} {slaves:6} slaves {tasks_us:6.2f} us/task {1e6 / tasks_us:9,.0f} tasks/s {ratio}")

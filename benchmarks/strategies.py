@@ -14,6 +14,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from math import inf
 
@@ -106,10 +107,10 @@ class ModelSlave:
             task, attempt = self._queue.popleft()
             run_s = self._world.run_s(task) / self._speed
             self._running.add((task.job.id, task.index, attempt))
-            self._world.after(run_s, lambda t=task, a=attempt, s=run_s: self._ended(t, a, s))
+            self._world.after(run_s, partial(self._ended, task, attempt, run_s))
             if run_s > STARTED_AFTER_S:
                 started = TasksStarted(self.id, [TaskRef(task.job.id, task.index, attempt)])
-                self._world.after(STARTED_AFTER_S, lambda event=started: self._world.say(event))
+                self._world.after(STARTED_AFTER_S, partial(self._world.say, started))
 
     def _ended(self, task: Task, attempt: int, run_s: float) -> None:
         self._free += 1
@@ -187,11 +188,11 @@ class World:
             if isinstance(instruction, Assign):
                 slave = self._by_id[instruction.slave]
                 for task in instruction.tasks:
-                    slave.send(lambda s=slave, t=task, a=task.attempt: s.assigned(t, a), task.objects)
+                    slave.send(partial(slave.assigned, task, task.attempt), task.objects)
             elif isinstance(instruction, Withdraw):
                 slave, refs = self._by_id[instruction.slave], set(instruction.tasks)
                 self.asked_back += len(refs)
-                slave.send(lambda s=slave, r=refs: s.withdrawn(r))
+                slave.send(partial(slave.withdrawn, refs))
             elif isinstance(instruction, Deliver):
                 self.ended_s[instruction.job] = self.now
                 indexes = [item.index for item in instruction.items]
@@ -208,7 +209,7 @@ def works() -> Iterator[Work]:
     yield Work("one of 8 slaves four times slower: 4,000 of 10 ms", [0.01] * 4000, speeds=(1.0,) * 7 + (0.25,))
     yield Work("the same, after a job of 64 such tasks", [0.01] * 4000, speeds=(1.0,) * 7 + (0.25,), before=64)
     yield Work("one of 8 slaves four times slower: 96 of 0.5 s", [0.5] * 96, speeds=(1.0,) * 7 + (0.25,))
-    inputs = [((b"object %d" % (index % 48), 200_000_000),) for index in range(768)]
+    inputs: list[tuple[ObjectSize, ...]] = [((b"object %d" % (index % 48), 200_000_000),) for index in range(768)]
     chance.shuffle(inputs)
     yield Work("large shared inputs: 48 of 200 MB, 16 tasks of 50 ms each", [0.05] * 768, inputs)
     yield Work("one large input: 200 MB, 1,000 tasks of 10 ms", [0.01] * 1000, [((b"object", 200_000_000),)] * 1000)
