@@ -1,11 +1,11 @@
 """Where tasks go that take several slots of one slave, and hosts, which take none. All others are the strategy's.
 
-Called by the scheduler after everything else, and looks only when something has changed that could let one of them in: a
+Called by the scheduler after the strategy, and looks only when something has changed that could let one of them in: a
 slave that came, went or was resized, or the end of another such task. What one-slot tasks do changes nothing here.
 
-A wide task is assigned as soon as a slave has room for it besides its other wide tasks, one-slot tasks or not: the slave
-keeps slots for it as they come free. So neither kind waits for ever for the other. The first in the queue goes first,
-however narrow those behind it are; else wide ones would never find room.
+A wide task is assigned as soon as a slave has room for it besides its other wide tasks, one-slot tasks or not: the
+slave keeps slots for it as they come free. So neither kind waits for ever for the other. The first in the queue goes
+first, however narrow those behind it are; else wide ones would never find room.
 """
 
 from math import inf
@@ -89,8 +89,8 @@ def why_too_large(books: Books, task: Task) -> str:
     if not cores > books.most_slots > 0:
         return ""
     return (
-        f"task {task.name} needs {cores} cores of one slave, and the largest slave has {books.most_slots}: ask for fewer,"
-        " or for all cores of a slave (cores=0; in a cell --needs cores=all)"
+        f"task {task.name} needs {cores} cores of one slave, and the largest slave has {books.most_slots}: "
+        "ask for fewer, or for all of one slave (cores=0, in a cell --needs cores=all)"
     )
 
 
