@@ -255,6 +255,14 @@ def test_where_none_comes_that_is_large_enough_it_is_refused_after_a_while(bench
     assert bench.scheduler.next_deadline() is None
 
 
+def test_what_happens_meanwhile_makes_the_wait_no_longer(bench: Bench) -> None:
+    bench(opened(), submitted([0], needs=Needs(cores=8)))
+    bench(joined("a", slots=2))
+    for number in range(4):
+        told = bench.after(TOO_LARGE_AFTER_S / 4, joined(f"b{number}"), submitted([1 + number], needs=HOST))
+    assert delivered(told) == {0: REFUSED}
+
+
 def test_the_large_slave_that_is_lost_may_come_back(bench: Bench) -> None:
     bench(joined("a", slots=2), joined("b", slots=8), opened(), submitted([0], needs=Needs(cores=8)))
     assert not delivered(bench(lost("b")))
