@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from concurrent_nb.shipping.tiles import Tile as Tile
     from concurrent_nb.task_functions import TaskFunction as TaskFunction
     from concurrent_nb.task_functions import task as task
+    from concurrent_nb.wire.messages import Needs as Needs
 
 __version__ = "0.1.0"
 
@@ -46,12 +47,14 @@ _WHERE = {
     "Tile": "concurrent_nb.shipping.tiles",
     "TaskFunction": "concurrent_nb.task_functions",
     "task": "concurrent_nb.task_functions",
+    "Needs": "concurrent_nb.wire.messages",
 }
 __all__ = [
     "ApplicationNode",
     "Cluster",
     "Hit",
     "Job",
+    "Needs",
     "Task",
     "TaskFunction",
     "TaskFuture",

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier, Presenter
@@ -40,7 +42,7 @@ from concurrent_nb.tasks.system import Task
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffer, Buffers, length, pack_body
-from concurrent_nb.wire.messages import STRATEGIES, Sizes, Slice, StrategyName
+from concurrent_nb.wire.messages import STRATEGIES, Needs, Sizes, Slice, StrategyName
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +105,20 @@ class ApplicationNode(concurrent.futures.Executor):
         What cannot be pickled shows up as the future's exception, NotPicklable. Raises RuntimeError after `shutdown`
         and MasterLost once the cluster is gone.
         """
+        return self.submit_needing(None, fn, args, kwargs)
+
+    def submit_needing(
+        self, needs: Needs | None, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> TaskFuture:
+        """Submit as `submit` does, for a task with needs; None: those of the function, which mostly has none.
+
+        Raises ConfigurationError for needs that cannot be, and what `submit` raises.
+        """
+        if needs is not None:
+            needs = _checked(needs)
         job, index = self._next_of_loose_job()
         future = TaskFuture(job.id, index, self._courier.cancel)
-        self._send(job, future, fn, args, kwargs)
+        self._send(job, future, fn, args, kwargs, needs)
         return future
 
     def push_task(self, task: Task) -> TaskFuture:
@@ -282,6 +295,7 @@ class ApplicationNode(concurrent.futures.Executor):
         watched: bool = False,
         prints: bool = False,
         strategy: str | None = None,
+        needs: Needs | None = None,
     ) -> Job:
         """Run `function(*call)` for each call as one job; return it at once.
 
@@ -294,6 +308,7 @@ class ApplicationNode(concurrent.futures.Executor):
             prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
             strategy: who gets its tasks: "pull_round_robin", "push_best", "stealing" or "locality" (what each is good
                 for is said in `scheduling.strategies`); None leaves it to the cluster.
+            needs: what each task needs; None: what the function says, which mostly is a slot, in a worker process.
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
@@ -302,13 +317,16 @@ class ApplicationNode(concurrent.futures.Executor):
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), _strategy(strategy))
         job = Job(record.id, name, self._courier.cancel, watched, prints)
         shipment = self.ship(function)
+        needs = shipment.needs if needs is None else _checked(needs)
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers, lease = self.pack(function, call, {})
             future = TaskFuture(record.id, index, self._courier.cancel, job)
             job.futures.append(future)
             entries.append(
-                Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future, lease=lease)
+                Entry(
+                    record, index, shipment, body, sizes, buffers, timeout_s, retries, future, lease=lease, needs=needs
+                )
             )
         self._courier.post(entries)
         self._courier.close_job(record)
@@ -327,7 +345,8 @@ class ApplicationNode(concurrent.futures.Executor):
         pickled = self._functions.pickle(fn)
         last, shipment = self._shipped
         if pickled is not last:  # most submits have the function of the one before
-            shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease)
+            needs = _checked(getattr(fn, "task_needs", None))
+            shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease, needs)
             if pickled.lease is None:  # what is large is not kept for a call that may never come
                 self._shipped = (pickled, shipment)
         return shipment
@@ -381,6 +400,7 @@ class ApplicationNode(concurrent.futures.Executor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        needs: Needs | None = None,
     ) -> None:
         try:
             body, sizes, buffers, lease = self.pack(fn, args, kwargs)
@@ -389,7 +409,10 @@ class ApplicationNode(concurrent.futures.Executor):
             self._courier.check_open()
             future.end(None, error)
             return
-        self._courier.post([Entry(job, future.index, function, body, sizes, buffers, None, 0, future, lease=lease)])
+        needs = needs or function.needs
+        self._courier.post(
+            [Entry(job, future.index, function, body, sizes, buffers, None, 0, future, lease=lease, needs=needs)]
+        )
 
     def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
         self._call_receiver("task_finished", task, result, error)
@@ -437,6 +460,21 @@ def _strategy(name: str | None) -> StrategyName | None:
     if name is not None and name not in STRATEGIES:
         raise ConfigurationError(f"strategy is {name!r}, it must be one of {', '.join(STRATEGIES)}, or None")
     return name
+
+
+def _checked(needs: Needs | None) -> Needs | None:
+    """Give needs as they travel: None for what nearly all tasks need. Raises ConfigurationError."""
+    if needs is None:
+        return None
+    try:
+        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # what it is told is not checked
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigurationError(f"needs is {needs!r}: {error}") from error
+    if needs.kind == "thread":
+        raise ConfigurationError("needs.kind is 'thread': tasks in threads are not there yet, leave it out")
+    if needs.kind != "process" and needs.cores != 1:
+        raise ConfigurationError(f"needs is {needs!r}: a {needs.kind} takes no more than one core")
+    return None if needs == Needs() else needs
 
 
 def _label(name: object) -> str:

@@ -34,6 +34,7 @@ class Shipment:
     sizes: m.Sizes = ()
     buffers: Buffers = ()
     lease: object = None  #: keeps what lies in shared memory
+    needs: m.Needs | None = None  #: of its tasks, where nobody says otherwise
 
 
 @dataclass(eq=False, slots=True)
@@ -68,6 +69,7 @@ class Entry(Generic[T]):
     owner: T
     cancelled: bool = False  #: its end has been asked for
     lease: Lease | None = None  #: keeps what lies in shared memory
+    needs: m.Needs | None = None  #: None: a slot, in a worker process
 
 
 class Ended(Struct, Generic[T], frozen=True, gc=False):
@@ -152,7 +154,7 @@ class Ledger(Generic[T]):
         return dropped
 
     def add(self, entries: Iterable[Entry[T]]) -> None:
-        """Submit tasks; neighbours that share job, function and limits travel as one run."""
+        """Submit tasks; neighbours that share job, function, limits and needs travel as one run."""
         fresh = list(entries)
         late: dict[bytes, OpenJob[T]] = {}
         for entry in fresh:
@@ -204,7 +206,7 @@ class Ledger(Generic[T]):
     def _submit(self, entries: list[Entry[T]]) -> None:
         session = self.session
         assert session is not None
-        key: Callable[[Entry[T]], object] = lambda e: (e.job.id, e.function.digest, e.timeout_s, e.retries)  # noqa: E731
+        key: Callable[[Entry[T]], object] = lambda e: (e.job.id, e.function.digest, e.timeout_s, e.retries, e.needs)  # noqa: E731
         for _, members in groupby(entries, key):
             run = list(members)
             first = run[0]
@@ -218,7 +220,10 @@ class Ledger(Generic[T]):
                 ]
             else:
                 frames = [m.TaskFrame(entry.index, 0, entry.body) for entry in run]
-            session.send(m.Submit(first.job.id, first.function.digest, first.timeout_s, first.retries, frames), buffers)
+            session.send(
+                m.Submit(first.job.id, first.function.digest, first.timeout_s, first.retries, frames, first.needs),
+                buffers,
+            )
 
     def _outgoing(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
         assert self._introductions is not None

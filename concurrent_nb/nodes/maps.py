@@ -326,7 +326,20 @@ class Map:
         future = TaskFuture(self.record.id, next(self._index), self._courier.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
-        return Entry(self.record, future.index, self._function, body, sizes, buffers, None, 0, future, lease=lease)
+        function = self._function
+        return Entry(
+            self.record,
+            future.index,
+            function,
+            body,
+            sizes,
+            buffers,
+            None,
+            0,
+            future,
+            lease=lease,
+            needs=function.needs,
+        )
 
     def _ended(self, future: Any) -> None:
         chunk = self._unanswered.pop(future)

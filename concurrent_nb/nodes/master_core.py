@@ -329,6 +329,7 @@ class MasterCore:
                 buffers,
                 message.timeout_s,
                 message.retries,
+                needs=message.needs,
             )
         )
 
@@ -528,7 +529,7 @@ class MasterCore:
             ]
         else:
             frames = [m.TaskFrame(task.index, task.attempt, task.body) for task in assign.tasks]
-        slave.session.send(m.Assign(assign.job, assign.function, assign.timeout_s, frames), buffers)
+        slave.session.send(m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs), buffers)
 
     def _send_function(self, slave: Peer, function: _Function) -> None:
         message = function.message
@@ -665,7 +666,7 @@ class MasterCore:
         if slave is None:
             return {"in_flight": 0, "state": "joining"}
         state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
-        return {"in_flight": slave.load, "state": state}
+        return {"in_flight": len(slave.tasks) + len(slave.ghosts), "state": state}
 
     def _count_tasks(self) -> dict[str, int]:
         jobs = self.scheduler.jobs.values()

@@ -139,7 +139,10 @@ class Push:
         except NotPicklable as error:
             future.end(None, error)
             return Entry(self._record, future.index, Shipment(b"", b""), b"", (), (), None, 0, future)
-        return Entry(self._record, future.index, shipment, body, sizes, buffers, *self._limits, future, lease=lease)
+        limits, needs = self._limits, shipment.needs
+        return Entry(
+            self._record, future.index, shipment, body, sizes, buffers, *limits, future, lease=lease, needs=needs
+        )
 
     def _ended(self, task: Task, future: TaskFuture) -> None:
         """Tell who wants to know, and go on. In the desk's thread."""

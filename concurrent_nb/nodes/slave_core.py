@@ -62,6 +62,7 @@ class Crew(Protocol):
         tasks: Sequence[m.TaskFrame],
         buffers: ItemBuffers,
         now: float,
+        needs: m.Needs | None = None,
     ) -> None:
         """Run these attempts, each of which will be reported once as an outcome or as returned."""
 
@@ -124,7 +125,7 @@ class SlaveCore:
             message = item.message
             if type(message) is m.Assign:
                 tasks, buffers = self._here(message.tasks, item.buffers)
-                self._crew.assign(message.job, message.function, message.timeout_s, tasks, buffers, now)
+                self._crew.assign(message.job, message.function, message.timeout_s, tasks, buffers, now, message.needs)
             elif type(message) is m.Function:
                 sizes, own = self._contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
                 self._show(sizes)

@@ -95,6 +95,10 @@ class TaskRunner:
             return status, *self._laid_down(pickled, out_of_band)
         return status, pickled, ()
 
+    def cannot_run(self, error: Exception) -> Answer:
+        """Give the answer of a task that this worker cannot run."""
+        return not_loadable(error)
+
     def _open(self, digest: bytes) -> Callable[..., object]:
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")

@@ -114,7 +114,8 @@ class Balance:
 
     def _unstarted(self, slave: Slave) -> list[Task]:
         asked = self._books.asked
-        return [task for task in slave.tasks if not (task.started or task.cancelled or task in asked)]
+        # What takes several slots, or none, is no matter of idle slots.
+        return [t for t in slave.tasks if t.width == 1 and not (t.started or t.cancelled or t in asked)]
 
     def _ask_for(self, tasks: list[Task], slave: Slave) -> None:
         for task in tasks:

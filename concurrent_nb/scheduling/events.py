@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.tasks.task import Buffer, ObjectSize
-from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
 
 
 class SlaveJoined(Struct, frozen=True, gc=False):
@@ -67,6 +67,7 @@ class TasksSubmitted(Struct, frozen=True, gc=False):
     timeout_s: float | None = None
     retries: int = 0
     objects: Sequence[tuple[ObjectSize, ...]] = ()  #: for each task, what it refers to; empty if no task does
+    needs: Needs | None = None
 
 
 class JobClosed(Struct, frozen=True, gc=False):

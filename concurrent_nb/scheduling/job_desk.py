@@ -6,6 +6,7 @@ scheduler, with an event and the time in seconds.
 
 from itertools import groupby, repeat
 from operator import attrgetter
+from typing import Final
 
 from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.events import (
@@ -16,10 +17,14 @@ from concurrent_nb.scheduling.events import (
     OutcomesAcknowledged,
     TasksSubmitted,
 )
+from concurrent_nb.scheduling.placement import why_too_large
 from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.state import Books
 from concurrent_nb.tasks.task import Job, State, Task
-from concurrent_nb.wire.messages import TaskRef
+from concurrent_nb.wire.messages import Needs, TaskRef
+
+#: what is said in so many words, and means the same as None
+PLAIN: Final = Needs()
 
 
 class JobDesk:
@@ -62,19 +67,26 @@ class JobDesk:
             refuse(event, f"retries={event.retries}, timeout_s={event.timeout_s}: not possible")
         if len(event.objects) not in (0, len(event.tasks)):
             refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.objects)} objects")
+        if event.needs is not None and event.needs.kind != "process" and event.needs.cores != 1:
+            refuse(event, f"a {event.needs.kind} of {event.needs.cores} cores: it has cores=1")
+        needs = event.needs if event.needs != PLAIN else None
         had_tasks = bool(job.tasks)
-        fresh = self._fresh(job, event)
+        fresh = self._fresh(job, event, needs)
         if fresh and not had_tasks:
             self._books.begins(job)
-        if not job.ended:
-            if event.objects:
-                for _, alike in groupby(fresh, attrgetter("objects")):
-                    self._books.waiting.add(list(alike))
-            else:
-                self._books.waiting.add(fresh)
-            return
-        for task in fresh:
-            self._endings.cancel_unstarted(task)
+        if job.ended:
+            for task in fresh:
+                self._endings.cancel_unstarted(task)
+        elif needs is not None and fresh and (why_not := why_too_large(self._books, fresh[0])):
+            for task in fresh:
+                self._endings.refuse(task, why_not)
+            if job.stop_on_error:
+                self._endings.end(job)
+        elif event.objects:
+            for _, alike in groupby(fresh, attrgetter("objects")):
+                self._books.add(needs, list(alike))
+        else:
+            self._books.add(needs, fresh)
 
     def closed(self, event: JobClosed, now: float) -> None:
         """Forget the job as soon as its last outcome is acknowledged."""
@@ -132,7 +144,7 @@ class JobDesk:
                 ref = TaskRef(job.id, task.index, task.attempt)
                 self._books.out.tell_started(event.client, self._books.slaves[task.slave].name, ref)
 
-    def _fresh(self, job: Job, event: TasksSubmitted) -> list[Task]:
+    def _fresh(self, job: Job, event: TasksSubmitted, needs: Needs | None) -> list[Task]:
         function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks
         fresh: list[Task] = []
         for frame, buffers in zip(event.tasks, event.buffers or repeat(()), strict=False):
@@ -140,6 +152,8 @@ class JobDesk:
             known = tasks.get(index)
             if known is None:
                 task = Task(job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries)
+                if needs is not None:
+                    task.needs = needs
                 tasks[index] = task
                 fresh.append(task)
             elif known.state == State.FINISHED:

@@ -17,15 +17,16 @@ _SWEEP_FROM = 64
 
 
 class Run:
-    """Waiting tasks that can travel in one assignment: they share job, function, time limit and shared objects."""
+    """Waiting tasks that can travel in one assignment: alike in job, function, time limit, needs and shared objects."""
 
-    __slots__ = ("function", "job", "objects", "tasks", "timeout_s")
+    __slots__ = ("function", "job", "needs", "objects", "tasks", "timeout_s")
 
     def __init__(self, task: Task) -> None:
         self.job: Job = task.job
         self.function: Digest = task.function
         self.timeout_s = task.timeout_s
         self.objects = task.objects
+        self.needs = task.needs
         self.tasks: deque[Task] = deque()
 
     def suits(self, task: Task) -> bool:
@@ -35,6 +36,7 @@ class Run:
             and self.function == task.function
             and self.timeout_s == task.timeout_s
             and self.objects == task.objects
+            and self.needs == task.needs
         )
 
 
@@ -126,7 +128,7 @@ class WaitingQueue:
         return 0 if line is None else line.alive
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """Append waiting tasks that share job, function, time limit and shared objects."""
+        """Append waiting tasks that share job, function, time limit, needs and shared objects."""
         if tasks:
             self._line(tasks[0].job.owner).append(tasks)
             self._alive += len(tasks)

@@ -57,6 +57,7 @@ class InlineCrew(UnsharedCrew):
         tasks: Sequence[m.TaskFrame],
         buffers: ItemBuffers,
         now: float,
+        needs: m.Needs | None = None,
     ) -> None:
         """Queue attempts."""
         for at, frame in enumerate(tasks):

@@ -22,7 +22,13 @@ STRATEGIES: Final[tuple[StrategyName, ...]] = get_args(StrategyName)
 
 #: 16 random bytes
 SegmentId = bytes
+#: most cores that a task may ask for: more than any slave has
+CORES_MAX: Final = 4096
+#: hosts that a slave runs at once at most; they come on top of its slots and its credit
+HOSTS_MAX: Final = 8
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Cores = Annotated[int, msgspec.Meta(ge=0, le=CORES_MAX)]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -70,6 +76,14 @@ class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
     job: bytes
     index: int
     attempt: int
+
+
+class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a run's tasks need of a slave. None in its place is what nearly all need: one slot, in a worker process."""
+
+    cores: Cores = 1  #: slots that each takes, and threads that it gets; 0: all of one slave
+    #: "host": a process beside the slots, for what lives long and mostly waits; it takes no slot, and cores is 1
+    kind: Literal["process", "thread", "host"] = "process"
 
 
 class ErrorReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -195,6 +209,7 @@ class Submit(Message, tag=11, frozen=True):
     timeout_s: float | None  #: run time allowed per attempt, None for no limit
     retries: int  #: how often it may run again after an error or a timeout
     tasks: list[TaskFrame]
+    needs: Needs | None = None
 
 
 class Cancel(Message, tag=12, frozen=True):
@@ -220,6 +235,7 @@ class Assign(Message, tag=20, frozen=True):
     function: bytes
     timeout_s: float | None
     tasks: list[TaskFrame]
+    needs: Needs | None = None
 
 
 class Withdraw(Message, tag=21, frozen=True):

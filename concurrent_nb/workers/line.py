@@ -62,6 +62,7 @@ class Line:
         self.capture = Capture(self.page, self.outputs, limit_bytes)
         self._fds: tuple[int, ...] = (ends.tokens, ends.tokens_back, ends.lifeline, ends.out, ends.err)
         self._tokens, self._tokens_back = ends.tokens, ends.tokens_back
+        self._has_ended_tokens = False
         self._epoch = 0
         self._reader = Reader(decode_said)
         self._outgoing: deque[memoryview] = deque()
@@ -122,11 +123,11 @@ class Line:
         if known:
             self._put(encode(Drop(known)), ())
 
-    def give(self, function: bytes, attempts: Sequence[Attempt]) -> None:
-        """Send a pack of tasks, and a token for each."""
+    def give(self, function: bytes, attempts: Sequence[Attempt], threads: int = 0) -> None:
+        """Send a pack of tasks, and a token for each. Libraries may use so many threads; 0: as many as they do."""
         tasks = [(attempt.ticket, attempt.body, attempt.sizes) for attempt in attempts]
         buffers = [buffer for attempt in attempts for buffer in attempt.buffers]
-        self._put(encode(Run(function, self._epoch, tasks)), buffers)
+        self._put(encode(Run(function, self._epoch, tasks, threads)), buffers)
         with contextlib.suppress(BrokenPipeError):  # it died, which is about to be noticed
             os.write(self._tokens, bytes([self._epoch]) * len(tasks))
 
@@ -141,7 +142,10 @@ class Line:
         return count
 
     def no_more(self) -> None:
-        """Tell the worker to end when it has finished what it runs."""
+        """Tell the worker to end when it has finished what it runs. To do so again changes nothing."""
+        if self._has_ended_tokens:
+            return
+        self._has_ended_tokens = True
         for fd in (self._tokens, self._tokens_back):
             os.close(fd)
         self._fds = self._fds[2:]

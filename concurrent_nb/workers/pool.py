@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.wire.messages import NOTES, Slice, TaskFrame, TaskRef
-from concurrent_nb.workers.attempts import Buffer, Command, Give, Interrupt, Kill, Recall, Reports, Start
+from concurrent_nb.wire.messages import NOTES, Needs, Slice, TaskFrame, TaskRef
+from concurrent_nb.workers.attempts import Buffer, Command, Dismiss, Give, Interrupt, Kill, Recall, Reports, Start
 from concurrent_nb.workers.books import LOOK_S, SLOW_S, Books
 from concurrent_nb.workers.capture import LIMIT_BYTES, Piece
 from concurrent_nb.workers.ends import make_ends
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 #: most bytes taken from one worker before the others have their turn
 TURN_BYTES: Final = 4 * 1024 * 1024
-#: `close` gives running tasks so long to end after their interrupt, and processes so long to go after their kill
+#: `close` gives running tasks so long to end after their interrupt, and processes so long to go after their kill; a
+#: worker that is dismissed has as long as the former to end by itself
 END_S: Final = 1.0
 GONE_S: Final = 1.5
 #: a worker that has closed its connection has so long to end by itself
@@ -44,10 +45,13 @@ LEGACY_BYTES_MAX: Final = 64 * 1024 * 1024
 
 def make_launcher(kind: str, slots: int, cores: int | None = None) -> Launcher:
     """Make the launcher called "template" (the default of nodes) or "spawn", for workers that share `cores`."""
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    env = environment(slots, cores, os.environ)
+    env = environment(slots, cores or cores_here(), os.environ)
     return TemplateLauncher(env) if kind == "template" else SpawnLauncher(env)
+
+
+def cores_here() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pool:
@@ -61,6 +65,7 @@ class Pool:
     ) -> None:
         self.fds_version = 0
         self._books = Books(slots, grace_s=grace_s)
+        self._cores = cores_here()
         self._launcher = launcher
         self._output_limit_bytes = output_limit_bytes
         self._lines: dict[int, Line] = {}  # by worker
@@ -93,9 +98,10 @@ class Pool:
         tasks: Iterable[TaskFrame],
         buffers: Sequence[Sequence[Buffer]],
         now: float,
+        needs: Needs | None = None,
     ) -> None:
         """Take a run of attempts. `buffers` has an entry for each task, or none if no task has buffers."""
-        self._obey(self._books.assigned(job, function, timeout_s, tasks, buffers, now), now)
+        self._obey(self._books.assigned(job, function, timeout_s, tasks, buffers, now, needs), now)
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
         """Know how workers open a segment of shared memory, before the first slice of it."""
@@ -252,6 +258,9 @@ class Pool:
             self._launcher.interrupt(command.worker)
         elif isinstance(command, Kill):
             self._launcher.kill(command.worker)
+        elif isinstance(command, Dismiss) and line:
+            line.no_more()
+            self._leaving.setdefault(line.worker, (now + END_S, "was dismissed"))
         elif isinstance(command, Start) and not self._closing:
             self._start_worker(command.worker, now)
 
@@ -263,7 +272,9 @@ class Pool:
         for attempt in command.attempts:
             if attempt.sizes:
                 self._introduce(line, attempt.sizes)
-        line.give(command.function, command.attempts)
+        needs = command.attempts[0].needs
+        threads = 0 if needs is None or needs.cores == 1 else needs.cores or self._cores
+        line.give(command.function, command.attempts, threads)
         self._watch_tasks(line)
 
     def _introduce(self, line: Line, buffers: Iterable[object]) -> None:
@@ -311,7 +322,7 @@ class Pool:
             if line.worker in self._lines:
                 # It is dead, which the launcher is about to say, or a task has broken what it talks to us with.
                 kill_at = now + LEAVE_S if isinstance(error, ConnectionError) else now
-                self._leaving[line.worker] = (kill_at, str(error))
+                self._leaving.setdefault(line.worker, (kill_at, str(error)))
 
     def _take_results(self, line: Line, results: Results, buffers: Sequence[Buffer], now: float) -> None:
         for result in results:

@@ -44,6 +44,7 @@ from concurrent_nb.workers.records import (
     pack,
     pack_results,
 )
+from concurrent_nb.workers.threads import Threads
 
 #: results are kept back at most so long while more tasks can run, in seconds
 FLUSH_S: Final = 0.001
@@ -62,8 +63,8 @@ _CANCELLED: Final = int(Status.CANCELLED)
 #: a worker with nothing to do for so long gives back memory that it keeps for the next results
 IDLE_S: Final = 5.0
 
-#: ticket, function, body, sizes, buffers
-Work = tuple[int, bytes, Buffer, Sizes, Sequence[Buffer]]
+#: ticket, threads (see `Run`), function, body, sizes, buffers
+Work = tuple[int, int, bytes, Buffer, Sizes, Sequence[Buffer]]
 #: Status, pickled value or encoded ErrorReport, and its buffers: what is to be sent, and where what is shared lies
 Answer = tuple[int, Buffer, Sequence[Buffer | Slice]]
 
@@ -91,6 +92,9 @@ class Runner(Protocol):
 
     def rest(self) -> None:
         """Give back memory that is kept for the next results."""
+
+    def cannot_run(self, error: Exception) -> Answer:
+        """Give the answer of a task that cannot be run in this worker."""
 
 
 def has_half_a_package() -> bool:
@@ -189,25 +193,32 @@ class Serving:
                 self._runner.heard(order)
 
     def _enqueue(self, order: Run, buffers: Sequence[Buffer]) -> None:
-        function, epoch = order.function, order.epoch
+        function, epoch, threads = order.function, order.epoch, order.threads
         if not buffers:
-            self._queue.extend([(epoch, (ticket, function, body, sizes, ())) for ticket, body, sizes in order.tasks])
+            self._queue.extend(
+                [(epoch, (ticket, threads, function, body, sizes, ())) for ticket, body, sizes in order.tasks]
+            )
             return
         at = 0
         for ticket, body, sizes in order.tasks:
             count = len(lengths(sizes))
-            self._queue.append((epoch, (ticket, function, body, sizes, buffers[at : at + count])))
+            self._queue.append((epoch, (ticket, threads, function, body, sizes, buffers[at : at + count])))
             at += count
 
     # ------------------------------------------------------------------------------------------------- one task
 
-    def _run(self, ticket: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
+    def _run(
+        self, ticket: int, threads: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> None:
         page = self._page
         if threading.active_count() > 1 or self._strangers:
             self._strangers = frozenset(threading.enumerate()) - {threading.main_thread()}
         started_at = time.monotonic()
         page.begin(ticket, started_at)
-        status, answer, shown = self._attempt(ticket, function, body, sizes, buffers)
+        if threads:
+            status, answer, shown = self._attempt_with(threads, ticket, function, body, sizes, buffers)
+        else:
+            status, answer, shown = self._attempt(ticket, function, body, sizes, buffers)
         keeps = bool(sizes) and self._runner.keeps()
         wrote = self._mark(ticket)
         now = time.monotonic()
@@ -231,6 +242,19 @@ class Serving:
             or self._unsent_bytes > UNSENT_BYTES_MAX - KEPT_BYTES_MAX
         ):
             self._flush()
+
+    def _attempt_with(
+        self, threads: int, ticket: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> Answer:
+        """Run a task with so many threads for its libraries. No signal that is for the task gets in between."""
+        try:
+            given = Threads(threads)
+        except Exception as error:  # noqa: BLE001  (the libraries are the user's; the answer has the error)
+            return self._runner.cannot_run(error)
+        try:
+            return self._attempt(ticket, function, body, sizes, buffers)
+        finally:
+            given.undo()
 
     def _attempt(self, ticket: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run the task, unless it was stopped already. A signal may end it; then it is cancelled."""

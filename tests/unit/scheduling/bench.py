@@ -30,7 +30,7 @@ from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.tasks.task import ObjectSize
-from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
 
 JOB = JobId(b"job 1".ljust(16))
 OTHER_JOB = JobId(b"job 2".ljust(16))
@@ -39,7 +39,7 @@ G = Digest(b"g" * 32)
 ME = SessionId(b"me")
 YOU = SessionId(b"you")
 
-OK, HIT, ERROR, CANCELLED, TIMEOUT, DIED, POISON = (
+OK, HIT, ERROR, CANCELLED, TIMEOUT, DIED, POISON, REFUSED = (
     Status.OK,
     Status.HIT,
     Status.ERROR,
@@ -47,6 +47,7 @@ OK, HIT, ERROR, CANCELLED, TIMEOUT, DIED, POISON = (
     Status.TIMEOUT,
     Status.DIED,
     Status.POISON,
+    Status.REFUSED,
 )
 
 
@@ -114,9 +115,10 @@ def submitted(
     timeout_s: float | None = None,
     retries: int = 0,
     objects: Sequence[tuple[ObjectSize, ...]] = (),
+    needs: Needs | None = None,
 ) -> TasksSubmitted:
     frames = [TaskFrame(index, 0, b"arguments") for index in indexes]
-    return TasksSubmitted(client, job, function, frames, (), timeout_s, retries, objects)
+    return TasksSubmitted(client, job, function, frames, (), timeout_s, retries, objects, needs)
 
 
 def closed(client: SessionId = ME, job: JobId = JOB) -> JobClosed:
