@@ -69,17 +69,27 @@ def run(name: str | None, arguments: list[str]) -> int:
 
 
 def listing(samples: dict[str, EntryPoint]) -> str:
-    """Tell which samples there are, a line for each."""
+    """Tell which samples there are, a line for each; of one that cannot be loaded, why."""
     names: dict[str, list[str]] = {}
     for name, entry in sorted(samples.items()):
         names.setdefault(entry.value, []).append(name)
-    lines = [f"  {' or '.join(each):<26} {_summary(_load(samples[each[0]]))}" for each in names.values()]
+    lines = []
+    for each in names.values():
+        try:
+            text = _summary(_load(samples[each[0]]))
+        except ConfigurationError as error:
+            text = str(error)
+        lines.append(f"  {' or '.join(each):<26} {text}")
     return "\n".join([*lines, "", "concurrent-nb run NAME --help tells the options of a sample."])
 
 
 def _samples() -> dict[str, EntryPoint]:
     """Find the samples that are installed, by name."""
-    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if (other := found.setdefault(entry.name, entry)).value != entry.value:
+            text = f"{other.value} and {entry.value} are both offered as sample {entry.name!r}: uninstall one of them"
+            raise ConfigurationError(text)
     if not found:
         raise ConfigurationError(
             "no sample is installed, not even those of concurrent_nb: its installation is older than its files, so "

@@ -44,7 +44,7 @@ class _Way:
 
 
 class SlowLink:
-    """Carries connections to where their clients want, from when it is entered until it is left.
+    """Carries connections to where their clients want, from its start until it is closed.
 
     Args:
         delay_s: seconds by which everything is held back, each way.
@@ -73,15 +73,23 @@ class SlowLink:
         info = msgspec.structs.replace(connection_file.read(of), compute_proxy=self.address)
         return connection_file.write(info, path)
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Begin to carry."""
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End it: what is on the way is lost, and connections are cut."""
         self._wake.close()
         self._thread.join()
         self._woken.close()
         self._server.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     # ------------------------------------------------------------------------------------------------- in our thread
 
