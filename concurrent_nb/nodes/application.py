@@ -25,10 +25,14 @@ from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.stream import Stream
+from concurrent_nb.nodes.system_host import access, run_system
+from concurrent_nb.nodes.system_run import SystemRun
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
-from concurrent_nb.transport import connection_file
+from concurrent_nb.shipping.task_objects import travelling
+from concurrent_nb.tasks.system import ITaskSystem
+from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffers, pack_body
 
@@ -60,6 +64,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
         self.name = name or f"application-{os.getpid()}"
+        self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._functions = Functions()
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
@@ -195,6 +200,43 @@ class ApplicationNode(concurrent.futures.Executor):
         name = _label(name)
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error))
         job = Job(record.id, name, self._courier.cancel, watched, prints)
+        self._begin(job, record, function, calls, timeout_s, retries)
+        return job
+
+    def push_tasksystem(
+        self, system: ITaskSystem, *, name: str = "", watched: bool = False, prints: bool = True
+    ) -> SystemRun:
+        """Run a task system on the cluster, beside the master; return its job at once.
+
+        >>> app.push_tasksystem(Squares()).result()                     # doctest: +SKIP
+        328350
+
+        The system is sent as it is now, and lives in the cluster from then on: what it becomes there is not seen here.
+        `watched` and `prints` are those of `start_job`.
+
+        Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
+        the cluster's connection file lets no client in.
+        """
+        if not isinstance(system, ITaskSystem):
+            raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
+        name = _label(name or type(system).__name__)
+        record = OpenJob[TaskFuture](new_job_id(), name)
+        system.system_id = record.id.hex()[:8]
+        given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
+        run = SystemRun(record.id, name, self._courier.cancel, watched, prints)
+        self._begin(run, record, run_system, [(travelling(system), given)])
+        return run
+
+    def _begin(
+        self,
+        job: Job,
+        record: OpenJob[TaskFuture],
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        timeout_s: float | None = None,
+        retries: int = 0,
+    ) -> None:
+        """Submit all tasks of a job."""
         shipment = self.ship(function)
         entries = []
         for index, call in enumerate(calls):
@@ -204,7 +246,6 @@ class ApplicationNode(concurrent.futures.Executor):
             entries.append(Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future))
         self._courier.post(entries)
         self._courier.close_job(record)
-        return job
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is: slaves, clients, tasks. Raises MasterUnreachable."""
