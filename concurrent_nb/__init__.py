@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from concurrent_nb.task_functions import task as task
     from concurrent_nb.tasks.system import ITaskSystem as ITaskSystem
     from concurrent_nb.tasks.system import Task as Task
+    from concurrent_nb.wire.messages import Needs as Needs
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _WHERE = {
     "Task": "concurrent_nb.tasks.system",
     "TaskFunction": "concurrent_nb.task_functions",
     "task": "concurrent_nb.task_functions",
+    "Needs": "concurrent_nb.wire.messages",
 }
 __all__ = [
     "ApplicationNode",
@@ -57,6 +59,7 @@ __all__ = [
     "Job",
     "SystemRun",
     "Task",
+    "Needs",
     "TaskFunction",
     "TaskFuture",
     "Tile",

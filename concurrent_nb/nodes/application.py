@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier, Presenter
@@ -35,6 +37,7 @@ from concurrent_nb.tasks.system import ITaskSystem
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffers, pack_body
+from concurrent_nb.wire.messages import Needs
 
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
@@ -183,6 +186,7 @@ class ApplicationNode(concurrent.futures.Executor):
         retries: int = 0,
         watched: bool = False,
         prints: bool = False,
+        needs: Needs | None = None,
     ) -> Job:
         """Run `function(*call)` for each call as one job; return it at once.
 
@@ -193,14 +197,16 @@ class ApplicationNode(concurrent.futures.Executor):
             retries: how often a task may run again after an error or a timeout.
             watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
             prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
+            needs: what each task needs; None: a slot of a slave, in a worker process.
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
         timeout_s, retries = _limits(timeout_s, retries)
+        needs = _checked(needs)
         name = _label(name)
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error))
         job = Job(record.id, name, self._courier.cancel, watched, prints)
-        self._begin(job, record, function, calls, timeout_s, retries)
+        self._begin(job, record, function, calls, needs, timeout_s, retries)
         return job
 
     def push_tasksystem(
@@ -224,7 +230,7 @@ class ApplicationNode(concurrent.futures.Executor):
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
         run = SystemRun(record.id, name, self._courier.cancel, watched, prints)
-        self._begin(run, record, run_system, [(travelling(system), given)])
+        self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"))
         return run
 
     def _begin(
@@ -233,6 +239,7 @@ class ApplicationNode(concurrent.futures.Executor):
         record: OpenJob[TaskFuture],
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
+        needs: Needs | None,
         timeout_s: float | None = None,
         retries: int = 0,
     ) -> None:
@@ -243,7 +250,9 @@ class ApplicationNode(concurrent.futures.Executor):
             body, sizes, buffers = self.pack(function, call, {})
             future = TaskFuture(record.id, index, self._courier.cancel, job)
             job.futures.append(future)
-            entries.append(Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future))
+            entries.append(
+                Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future, needs=needs)
+            )
         self._courier.post(entries)
         self._courier.close_job(record)
 
@@ -316,6 +325,21 @@ def _limits(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
     if not (is_whole and 0 <= retries <= RETRIES_MAX):
         raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
     return None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries)
+
+
+def _checked(needs: Needs | None) -> Needs | None:
+    """Give needs as they travel: None for what nearly all tasks need. Raises ConfigurationError."""
+    if needs is None:
+        return None
+    try:
+        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # what it is told is not checked
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigurationError(f"needs is {needs!r}: {error}") from error
+    if needs.kind == "thread":
+        raise ConfigurationError("needs.kind is 'thread': tasks in threads are not there yet, leave it out")
+    if needs.kind != "process" and needs.cores != 1:
+        raise ConfigurationError(f"needs is {needs!r}: a {needs.kind} takes no more than one core")
+    return None if needs == Needs() else needs
 
 
 def _label(name: object) -> str:

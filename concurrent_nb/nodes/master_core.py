@@ -245,6 +245,7 @@ class MasterCore:
                 item.buffers,
                 message.timeout_s,
                 message.retries,
+                message.needs,
             )
         )
 
@@ -320,7 +321,7 @@ class MasterCore:
         frames = [m.TaskFrame(task.index, task.attempt, task.body, task.sizes) for task in assign.tasks]
         with_buffers = any(task.sizes for task in assign.tasks)
         slave.session.send(
-            m.Assign(assign.job, assign.function, assign.timeout_s, frames),
+            m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs),
             [task.buffers for task in assign.tasks] if with_buffers else (),
         )
 
@@ -433,7 +434,7 @@ class MasterCore:
         if slave is None:
             return {"in_flight": 0, "state": "joining"}
         state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
-        return {"in_flight": slave.load, "state": state}
+        return {"in_flight": len(slave.tasks) + len(slave.ghosts), "state": state}
 
     def _count_tasks(self) -> dict[str, int]:
         jobs = self.scheduler.jobs.values()
