@@ -30,6 +30,26 @@ def start_and_wait(started: Path, until: Path) -> int:
     return os.getpid()
 
 
+def pid_after(path: Path) -> int:
+    """Return this worker's pid when there is a file of this name."""
+    wait_for(path)
+    return os.getpid()
+
+
+def tell_pid_and_stay(folder: Path) -> None:
+    """Make a file that is named like this worker's pid, and do not end."""
+    (folder / str(os.getpid())).touch()
+    time.sleep(10 * PATIENCE_S)
+
+
+def orchestrate(connection_file: str, count: int) -> tuple[int, list[tuple[int, int]]]:
+    """Be an application of a cluster, and wait for its tasks; give this worker's pid and what they gave."""
+    import concurrent_nb  # here: most workers need not
+
+    with concurrent_nb.connect(connection_file) as app:
+        return os.getpid(), list(app.map(slow_square, range(count)))
+
+
 def wait_and_fail(until: Path) -> NoReturn:
     """Raise when there is a file of this name."""
     wait_for(until)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier, Presenter
@@ -25,12 +27,17 @@ from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.stream import Stream
+from concurrent_nb.nodes.system_host import access, run_system
+from concurrent_nb.nodes.system_run import SystemRun
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
-from concurrent_nb.transport import connection_file
+from concurrent_nb.shipping.task_objects import travelling
+from concurrent_nb.tasks.system import ITaskSystem
+from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffers, pack_body
+from concurrent_nb.wire.messages import Needs
 
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
@@ -60,6 +67,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
         self.name = name or f"application-{os.getpid()}"
+        self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._functions = Functions()
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
@@ -178,6 +186,7 @@ class ApplicationNode(concurrent.futures.Executor):
         retries: int = 0,
         watched: bool = False,
         prints: bool = False,
+        needs: Needs | None = None,
     ) -> Job:
         """Run `function(*call)` for each call as one job; return it at once.
 
@@ -188,23 +197,64 @@ class ApplicationNode(concurrent.futures.Executor):
             retries: how often a task may run again after an error or a timeout.
             watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
             prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
+            needs: what each task needs; None: a slot of a slave, in a worker process.
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
         timeout_s, retries = _limits(timeout_s, retries)
+        needs = _checked(needs)
         name = _label(name)
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error))
         job = Job(record.id, name, self._courier.cancel, watched, prints)
+        self._begin(job, record, function, calls, needs, timeout_s, retries)
+        return job
+
+    def push_tasksystem(
+        self, system: ITaskSystem, *, name: str = "", watched: bool = False, prints: bool = True
+    ) -> SystemRun:
+        """Run a task system on the cluster, beside the master; return its job at once.
+
+        >>> app.push_tasksystem(Squares()).result()                     # doctest: +SKIP
+        328350
+
+        The system is sent as it is now, and lives in the cluster from then on: what it becomes there is not seen here.
+        `watched` and `prints` are those of `start_job`.
+
+        Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
+        the cluster's connection file lets no client in.
+        """
+        if not isinstance(system, ITaskSystem):
+            raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
+        name = _label(name or type(system).__name__)
+        record = OpenJob[TaskFuture](new_job_id(), name)
+        system.system_id = record.id.hex()[:8]
+        given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
+        run = SystemRun(record.id, name, self._courier.cancel, watched, prints)
+        self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"))
+        return run
+
+    def _begin(
+        self,
+        job: Job,
+        record: OpenJob[TaskFuture],
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        needs: Needs | None,
+        timeout_s: float | None = None,
+        retries: int = 0,
+    ) -> None:
+        """Submit all tasks of a job."""
         shipment = self.ship(function)
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers = self.pack(function, call, {})
             future = TaskFuture(record.id, index, self._courier.cancel, job)
             job.futures.append(future)
-            entries.append(Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future))
+            entries.append(
+                Entry(record, index, shipment, body, sizes, buffers, timeout_s, retries, future, needs=needs)
+            )
         self._courier.post(entries)
         self._courier.close_job(record)
-        return job
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is: slaves, clients, tasks. Raises MasterUnreachable."""
@@ -275,6 +325,21 @@ def _limits(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
     if not (is_whole and 0 <= retries <= RETRIES_MAX):
         raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
     return None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries)
+
+
+def _checked(needs: Needs | None) -> Needs | None:
+    """Give needs as they travel: None for what nearly all tasks need. Raises ConfigurationError."""
+    if needs is None:
+        return None
+    try:
+        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # what it is told is not checked
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigurationError(f"needs is {needs!r}: {error}") from error
+    if needs.kind == "thread":
+        raise ConfigurationError("needs.kind is 'thread': tasks in threads are not there yet, leave it out")
+    if needs.kind != "process" and needs.cores != 1:
+        raise ConfigurationError(f"needs is {needs!r}: a {needs.kind} takes no more than one core")
+    return None if needs == Needs() else needs
 
 
 def _label(name: object) -> str:

@@ -63,6 +63,7 @@ class Entry(Generic[T]):
     retries: int
     owner: T
     cancelled: bool = False  #: its end has been asked for
+    needs: m.Needs | None = None  #: None: a slot, in a worker process
 
 
 class Ended(Struct, Generic[T], frozen=True, gc=False):
@@ -133,7 +134,7 @@ class Ledger(Generic[T]):
         return dropped
 
     def add(self, entries: Iterable[Entry[T]]) -> None:
-        """Submit tasks; neighbours that share job, function and limits travel as one run."""
+        """Submit tasks; neighbours that share job, function, limits and needs travel as one run."""
         fresh = list(entries)
         late: dict[bytes, OpenJob[T]] = {}
         for entry in fresh:
@@ -175,7 +176,7 @@ class Ledger(Generic[T]):
     def _submit(self, entries: list[Entry[T]]) -> None:
         session = self.session
         assert session is not None
-        key: Callable[[Entry[T]], object] = lambda e: (e.job.id, e.function.digest, e.timeout_s, e.retries)  # noqa: E731
+        key: Callable[[Entry[T]], object] = lambda e: (e.job.id, e.function.digest, e.timeout_s, e.retries, e.needs)  # noqa: E731
         for _, members in groupby(entries, key):
             run = list(members)
             first = run[0]
@@ -183,7 +184,7 @@ class Ledger(Generic[T]):
             frames = [m.TaskFrame(entry.index, 0, entry.body, entry.sizes) for entry in run]
             with_buffers = any(entry.sizes for entry in run)
             session.send(
-                m.Submit(first.job.id, first.function.digest, first.timeout_s, first.retries, frames),
+                m.Submit(first.job.id, first.function.digest, first.timeout_s, first.retries, frames, first.needs),
                 [entry.buffers for entry in run] if with_buffers else (),
             )
 

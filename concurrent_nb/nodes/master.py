@@ -188,12 +188,17 @@ class Master:
         return connection_info(await answer)
 
     @remote(roles=["admin", "client"])
-    async def register_client(self, caller: Caller, key: str, versions: dict[str, Any], name: str) -> dict[str, Any]:
-        """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals."""
+    async def register_client(
+        self, caller: Caller, key: str, versions: dict[str, Any], name: str, comes_back: bool = True
+    ) -> dict[str, Any]:
+        """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals.
+
+        The jobs of one that is lost and does not come back end at once, those of others wait for it.
+        """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
         session = new_session_id()
-        await self._ask(lambda now: self._core.add_client(session, public, name, now))
+        await self._ask(lambda now: self._core.add_client(session, public, name, now, comes_back))
         return self._welcome(session, name, caller)
 
     @remote(roles=["admin", "slave"])

@@ -50,6 +50,7 @@ class Peer:
     slots: int = 0
     credit: int = 0
     heard: bool = False  #: it has said something on the compute channel
+    comes_back: bool = True  #: if a client is lost, its jobs wait for it
     done: int = 0  #: outcomes that it has sent or got
     said_at: float = 0.0  #: when we last said something to it
     look_at: float = inf  #: when to look at it again at the latest
@@ -104,9 +105,10 @@ class MasterCore:
 
     # ------------------------------------------------------------------------------------------------ coming and going
 
-    def add_client(self, session_id: SessionId, key: bytes, name: str, now: float) -> None:
-        """Register an application; its jobs belong to `key`."""
-        self._add(Peer(session_id, "client", key, name, Session(self.epoch, "from_client")), now)
+    def add_client(self, session_id: SessionId, key: bytes, name: str, now: float, comes_back: bool = True) -> None:
+        """Register an application; its jobs belong to `key`. If it never comes back, they end as soon as it is lost."""
+        session = Session(self.epoch, "from_client")
+        self._add(Peer(session_id, "client", key, name, session, comes_back=comes_back), now)
 
     def add_slave(self, session_id: SessionId, key: bytes, name: str, slots: int, credit: int, now: float) -> str:
         """Register a slave; give the name that it has here (another one if the name is taken)."""
@@ -243,6 +245,7 @@ class MasterCore:
                 item.buffers,
                 message.timeout_s,
                 message.retries,
+                message.needs,
             )
         )
 
@@ -318,7 +321,7 @@ class MasterCore:
         frames = [m.TaskFrame(task.index, task.attempt, task.body, task.sizes) for task in assign.tasks]
         with_buffers = any(task.sizes for task in assign.tasks)
         slave.session.send(
-            m.Assign(assign.job, assign.function, assign.timeout_s, frames),
+            m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs),
             [task.buffers for task in assign.tasks] if with_buffers else (),
         )
 
@@ -369,7 +372,8 @@ class MasterCore:
         node = SessionId(change.node)
         peer = self.peers[node]
         if isinstance(change, Lost):
-            self.remove(node, "nothing was heard of it", now, linger_s=LINGER_S)
+            linger_s = LINGER_S if peer.comes_back else 0.0
+            self.remove(node, "nothing was heard of it", now, linger_s)
         elif peer.role == "slave" and peer.heard:
             self._events.append(e.SlaveSuspected(node) if isinstance(change, Suspected) else e.SlaveTrusted(node))
 
@@ -430,7 +434,7 @@ class MasterCore:
         if slave is None:
             return {"in_flight": 0, "state": "joining"}
         state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
-        return {"in_flight": slave.load, "state": state}
+        return {"in_flight": len(slave.tasks) + len(slave.ghosts), "state": state}
 
     def _count_tasks(self) -> dict[str, int]:
         jobs = self.scheduler.jobs.values()

@@ -40,6 +40,7 @@ class Crew(Protocol):
         tasks: Sequence[m.TaskFrame],
         buffers: ItemBuffers,
         now: float,
+        needs: m.Needs | None = None,
     ) -> None:
         """Run these attempts, each of which will be reported once as an outcome or as returned."""
 
@@ -79,7 +80,9 @@ class SlaveCore:
         for item in self.session.receive(frames, now):
             message = item.message
             if type(message) is m.Assign:
-                self._crew.assign(message.job, message.function, message.timeout_s, message.tasks, item.buffers, now)
+                self._crew.assign(
+                    message.job, message.function, message.timeout_s, message.tasks, item.buffers, now, message.needs
+                )
             elif type(message) is m.Function:
                 self._crew.add_function(message.digest, message.body, item.buffers[0] if item.buffers else ())
             elif type(message) is m.Withdraw:

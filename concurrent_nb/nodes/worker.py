@@ -23,7 +23,7 @@ from typing import Final
 import cloudpickle
 import msgspec
 
-from concurrent_nb.errors import ProtocolError
+from concurrent_nb.errors import ProtocolError, RemoteTraceback
 from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import notes, pickles
@@ -42,7 +42,7 @@ REPR_MAX: Final = 200
 EXCEPTION_BYTES_MAX: Final = 1024 * 1024
 #: frames of these folders are ours; a traceback begins after them
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-_OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping"))
+_OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping", "tasks"))
 
 # A name in a module is found faster than a member of an enumeration.
 _OK: Final = int(Status.OK)
@@ -177,7 +177,10 @@ def _repr_of(value: object) -> str:
 def _traceback_of(error: BaseException) -> str:
     """Format as Python does, beginning with the task's own lines."""
     try:
-        lines = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))
+        own, cause = _without_ours(error.__traceback__), error.__cause__
+        if own is None and isinstance(cause, RemoteTraceback):
+            return _cut(cause.text)  # a task system passes on what a task has raised, elsewhere
+        lines = traceback.format_exception(type(error), error, own)
         return _cut("".join(lines))
     except BaseException as broken:  # noqa: BLE001  (user code formats exceptions; the text says what it raised)
         return f"{_class_name(error)}: <formatting the traceback raised {type(broken).__name__}>\n"

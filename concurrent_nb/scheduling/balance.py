@@ -49,7 +49,8 @@ class Balance:
         """Ask for the tasks that it got last; return how many. None is asked for twice in one attempt."""
         asked = self._books.asked
         spare = slave.load - slave.slots - sum(task in asked for task in slave.tasks)
-        unstarted = [task for task in slave.tasks if not (task.started or task.cancelled or task in asked)]
+        # What takes several slots, or none, is no matter of idle slots.
+        unstarted = [t for t in slave.tasks if t.width == 1 and not (t.started or t.cancelled or t in asked)]
         chosen = unstarted[-min(spare, most) :] if spare > 0 else []
         for task in chosen:
             asked[task] = None

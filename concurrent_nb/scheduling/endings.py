@@ -43,7 +43,7 @@ class Endings:
         """Let a task wait for another attempt, before all others of its owner."""
         move(task, REQUEUE)
         task.started = False
-        self._books.waiting.put_back(task)
+        self._books.put_back(task)
 
     def conclude(self, task: Task, slave: str, outcome: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> bool:
         """Act on an attempt that has ended as its slave says; tell whether that ends the job."""
@@ -88,18 +88,22 @@ class Endings:
         """End a task that is cancelled and runs nowhere."""
         self.finish(task, _stopped(task, Status.CANCELLED))
 
+    def refuse(self, task: Task, why: str) -> None:
+        """End a task that waits and that no slave can run."""
+        self.finish(task, _stopped(task, Status.REFUSED, note=why))
+
     def cancel(self, job: Job, tasks: Iterable[Task]) -> None:
         """Cancel tasks of one job, wherever they are: what waits ends now, what is assigned when its slave answers."""
         books = self._books
-        waited = 0
+        waited: list[Task] = []
         for task in tasks:
             if task.state == State.WAITING:
                 self.cancel_unstarted(task)
-                waited += 1
+                waited.append(task)
             elif task.slave is not None and not task.cancelled:
                 task.cancelled = True
                 books.out.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
-        books.waiting.ended(job.owner, waited)
+        books.wait_no_longer(waited)
 
     def end(self, job: Job) -> None:
         """Cancel what is left of a job, and what still comes for it."""
@@ -109,16 +113,17 @@ class Endings:
     def abandon(self, job: Job) -> None:
         """Forget a job whose owner is gone for good. Its slaves are told to stop; what they answer is dropped."""
         books = self._books
-        waited = 0
+        waited: list[Task] = []
         for task in job.tasks.values():
             if task.slave is not None:
                 slave = books.slaves[task.slave]
                 books.out.withdraw(slave.id, TaskRef(job.id, task.index, task.attempt), stop=True)
                 books.disown(task, slave)
-            waited += task.state == State.WAITING
+            if task.state == State.WAITING:
+                waited.append(task)
             move(task, ABANDON)
         job.tasks.clear()
-        books.waiting.ended(job.owner, waited)
+        books.wait_no_longer(waited)
         books.forget(job)
 
     def forget(self, task: Task) -> None:

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.tasks.task import Buffer
-from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
 
 
 class SlaveJoined(Struct, frozen=True, gc=False):
@@ -65,6 +65,7 @@ class TasksSubmitted(Struct, frozen=True, gc=False):
     buffers: Sequence[Sequence[Buffer]]  #: for each task, in order; () for none. May be empty if no task has any
     timeout_s: float | None = None
     retries: int = 0
+    needs: Needs | None = None
 
 
 class JobClosed(Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.tasks.task import Buffer, Task
-from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
 
 class Assign(Struct, frozen=True, gc=False):
@@ -16,6 +16,7 @@ class Assign(Struct, frozen=True, gc=False):
     job: JobId
     function: Digest
     timeout_s: float | None
+    needs: Needs | None
     tasks: Sequence[Task]
 
 

@@ -5,6 +5,7 @@ scheduler, with an event and the time in seconds.
 """
 
 from itertools import repeat
+from typing import Final
 
 from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.events import (
@@ -15,10 +16,14 @@ from concurrent_nb.scheduling.events import (
     OutcomesAcknowledged,
     TasksSubmitted,
 )
+from concurrent_nb.scheduling.placement import why_too_large
 from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.state import Books
 from concurrent_nb.tasks.task import Job, State, Task
-from concurrent_nb.wire.messages import TaskRef
+from concurrent_nb.wire.messages import Needs, TaskRef
+
+#: what is said in so many words, and means the same as None
+PLAIN: Final = Needs()
 
 
 class JobDesk:
@@ -55,12 +60,20 @@ class JobDesk:
             refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.buffers)} buffers")
         if event.retries < 0 or (event.timeout_s is not None and not event.timeout_s > 0):
             refuse(event, f"retries={event.retries}, timeout_s={event.timeout_s}: not possible")
-        fresh = self._fresh(job, event)
-        if not job.ended:
-            self._books.waiting.add(fresh)
-            return
-        for task in fresh:
-            self._endings.cancel_unstarted(task)
+        if event.needs is not None and event.needs.kind != "process" and event.needs.cores != 1:
+            refuse(event, f"a {event.needs.kind} of {event.needs.cores} cores: it has cores=1")
+        needs = event.needs if event.needs != PLAIN else None
+        fresh = self._fresh(job, event, needs)
+        if job.ended:
+            for task in fresh:
+                self._endings.cancel_unstarted(task)
+        elif needs is not None and fresh and (why_not := why_too_large(self._books, fresh[0])):
+            for task in fresh:
+                self._endings.refuse(task, why_not)
+            if job.stop_on_error:
+                self._endings.end(job)
+        else:
+            self._books.add(needs, fresh)
 
     def closed(self, event: JobClosed, now: float) -> None:
         """Forget the job as soon as its last outcome is acknowledged."""
@@ -115,7 +128,7 @@ class JobDesk:
                 ref = TaskRef(job.id, task.index, task.attempt)
                 self._books.out.tell_started(event.client, self._books.slaves[task.slave].name, ref)
 
-    def _fresh(self, job: Job, event: TasksSubmitted) -> list[Task]:
+    def _fresh(self, job: Job, event: TasksSubmitted, needs: Needs | None) -> list[Task]:
         function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks
         fresh: list[Task] = []
         for frame, buffers in zip(event.tasks, event.buffers or repeat(()), strict=False):
@@ -123,6 +136,8 @@ class JobDesk:
             known = tasks.get(index)
             if known is None:
                 task = Task(job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries)
+                if needs is not None:
+                    task.needs = needs
                 tasks[index] = task
                 fresh.append(task)
             elif known.state == State.FINISHED:

@@ -10,7 +10,7 @@ from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, Instruction, TellStarted, Withdraw
 from concurrent_nb.scheduling.waiting import Run
 from concurrent_nb.tasks.task import Buffer, Job, Task
-from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
 
 class Parcel:
@@ -44,7 +44,7 @@ class Outbox:
         self._started: dict[tuple[SessionId, str], list[TaskRef]] = {}
         self._parcels: dict[tuple[SessionId, JobId, str], Parcel] = {}
         self._withdrawn: dict[tuple[SessionId, bool], list[TaskRef]] = {}
-        self._assigned: dict[tuple[SessionId, JobId, Digest, float | None], list[Task]] = {}
+        self._assigned: dict[tuple[SessionId, JobId, Digest, float | None, Needs | None], list[Task]] = {}
 
     def tell_started(self, client: SessionId, slave: str, task: TaskRef) -> None:
         """Tell a client that a task runs."""
@@ -66,7 +66,7 @@ class Outbox:
 
     def assign(self, slave: SessionId, run: Run, tasks: list[Task]) -> None:
         """Send tasks of a run to a slave."""
-        self._assigned.setdefault((slave, run.job.id, run.function, run.timeout_s), []).extend(tasks)
+        self._assigned.setdefault((slave, run.job.id, run.function, run.timeout_s, run.needs), []).extend(tasks)
 
     def forget(self, job: JobId) -> None:
         """Drop what is kept for a job, after everything decided so far: its id may be used again at once."""

@@ -2,7 +2,7 @@
 
     events --> Scheduler --> JobDesk (from clients), SlaveDesk (from slaves) --> Endings -.
                    |                                                                      Books, Outbox --> instructions
-                   '-------> what is due, Strategy (places what waits), Balance ----------'
+                   '-------> what is due, Strategy (places what waits), Placement, Balance '
 
 It decides which slave runs which task, what an attempt's end means, and when an owner gets what. The master node calls
 it from one thread. It never sends, reads a clock, draws a random number, or opens a payload: the same events at the
@@ -37,6 +37,7 @@ from concurrent_nb.scheduling.events import (
 )
 from concurrent_nb.scheduling.instructions import Instruction
 from concurrent_nb.scheduling.job_desk import JobDesk
+from concurrent_nb.scheduling.placement import Placement
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.slave import Slave
 from concurrent_nb.scheduling.slave_desk import SlaveDesk
@@ -76,6 +77,7 @@ class Scheduler:
         endings = Endings(self._books, deaths_allowed=deaths_allowed)
         self._jobs = JobDesk(self._books, endings)
         self._slaves = SlaveDesk(self._books, endings, grace_s=grace_s)
+        self._placement = Placement(self._books, endings)
         self._balance = Balance(self._books, after_s=rebalance_after_s)
         self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
 
@@ -92,7 +94,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """How many tasks are on no slave."""
-        return len(self._books.waiting)
+        return self._books.all_waiting
 
     def handle(self, *events: Event, now: float) -> list[Instruction]:
         """Take in what has happened, in order, and what time it is (seconds, never less than before).
@@ -116,6 +118,8 @@ class Scheduler:
             self._slaves.remind(now)
         books.refresh_touched()
         self._assign(now)
+        if books.unplaced or now >= self._placement.give_up_s:
+            self._placement.place(now)
         if books.crowded:
             self._balance.rebalance(now)
         return books.out.flush()
@@ -128,6 +132,7 @@ class Scheduler:
         """Return when `tick` should be called at the latest if nothing happens before; None: there is no need."""
         books = self._books
         due_s = min(books.lingering.soonest, books.overdue.soonest, books.hopeless.soonest)
+        due_s = min(due_s, self._placement.give_up_s)
         if books.crowded and (look_s := self._balance.next_look_s()) is not None and look_s < due_s:
             due_s = look_s
         return None if due_s == inf else due_s

@@ -51,6 +51,7 @@ class SlaveDesk:
             refuse(event, f"slave {event.name} has slots={event.slots}, credit={event.credit}: 1 <= slots <= credit")
         slave = books.slaves[event.slave] = Slave(event.slave, event.name, event.slots, event.credit)
         slave.quiet_since_s = now
+        books.resized(0, slave.slots)
         books.touch(slave)
 
     def resized(self, event: SlaveResized, now: float) -> None:
@@ -60,7 +61,8 @@ class SlaveDesk:
             return
         if event.slots < 0 or event.credit < event.slots:
             refuse(event, f"slave {slave.name} has slots={event.slots}, credit={event.credit}: 0 <= slots <= credit")
-        slave.slots, slave.credit = event.slots, event.credit
+        before, slave.slots, slave.credit = slave.slots, event.slots, event.credit
+        self._books.resized(before, slave.slots)
         self._books.touch(slave)
 
     def suspected(self, event: SlaveSuspected, now: float) -> None:
@@ -155,7 +157,8 @@ class SlaveDesk:
                 slave.lay_ghost((event.job, item.index, item.attempt))
                 continue
             status = item.status
-            if status in _MEASURED:
+            # What hosts and tasks of several cores take says nothing of how fast the slave is.
+            if status in _MEASURED and task.width == 1:
                 # Nearly always all tasks of a message share their function, so measure once for the run.
                 if task.function != function:
                     self._measure(slave, function, total_s, count)
@@ -215,6 +218,7 @@ class SlaveDesk:
         slave = self._books.slaves.get(event.slave)
         if slave is not None:
             slave.trusted = trusted
+            self._books.unplaced = True
             self._books.touch(slave)
 
     def _end(self, jobs: Iterable[Job]) -> None:

@@ -4,14 +4,17 @@ Shared by the parts of the scheduler (jobs, slaves, endings, balance), each of w
 touches them.
 """
 
+from collections.abc import Sequence
+
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling.estimates import Estimates
 from concurrent_nb.scheduling.outbox import Outbox
 from concurrent_nb.scheduling.ranking import Ranking
-from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.slave import Slave, is_host, is_wide
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.waiting import WaitingQueue
 from concurrent_nb.tasks.task import Job, Task
+from concurrent_nb.wire.messages import Needs
 
 
 class Books:
@@ -23,7 +26,10 @@ class Books:
         self.jobs: dict[JobId, Job] = {}
         self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
         self.slaves: dict[SessionId, Slave] = {}
-        self.waiting = WaitingQueue()
+        self.waiting = WaitingQueue()  #: tasks that take one slot each
+        self.wide = WaitingQueue()  #: tasks that take several slots of one slave
+        self.hosts = WaitingQueue()  #: tasks that take none
+        self.unplaced = False  #: a task was added to one of the last two, or its slave came, went or changed
         self.estimates = Estimates()
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
         self.overdue: Ranking[Task] = Ranking()  #: tasks that run with a time limit, by when their slave is reminded
@@ -32,6 +38,52 @@ class Books:
         self.crowded: dict[SessionId, Slave] = {}  #: slaves that have more than they can run at once
         self.idle = 0  #: slots with nothing to do, of all trusted slaves
         self._touched: dict[Slave, None] = {}
+        self._most_slots: int | None = 0
+
+    @property
+    def all_waiting(self) -> int:
+        """How many tasks are on no slave."""
+        return len(self.waiting) + len(self.wide) + len(self.hosts)
+
+    @property
+    def most_slots(self) -> int:
+        """How many slots the largest slave has; 0 without slaves, and while all of them drain."""
+        if self._most_slots is None:
+            self._most_slots = max((slave.slots for slave in self.slaves.values()), default=0)
+        return self._most_slots
+
+    def resized(self, before: int, after: int) -> None:
+        """Note that a slave's slots have changed; 0 stands for no slave."""
+        most = self._most_slots
+        if most is not None and after >= most:
+            self._most_slots = after
+        elif before == most:
+            self._most_slots = None  # to be counted when it is asked for
+        self.unplaced = True
+
+    def queue_of(self, needs: Needs | None) -> WaitingQueue:
+        """Return where tasks of these needs wait."""
+        return self.hosts if is_host(needs) else self.wide if is_wide(needs) else self.waiting
+
+    def add(self, needs: Needs | None, tasks: Sequence[Task]) -> None:
+        """Let tasks wait, which share job, function, time limit and needs."""
+        self.queue_of(needs).add(tasks)
+        self.unplaced = self.unplaced or needs is not None
+
+    def put_back(self, task: Task) -> None:
+        """Let a task wait before all others of its owner that wait where it does."""
+        self.queue_of(task.needs).put_back(task)
+        self.unplaced = self.unplaced or task.needs is not None
+
+    def wait_no_longer(self, waited: Sequence[Task]) -> None:
+        """Learn that these tasks wait no longer, which were waiting and are of one owner."""
+        if not waited:
+            return
+        special = [self.queue_of(task.needs) for task in waited if task.needs is not None]
+        for queue in dict.fromkeys(special):
+            queue.ended(waited[0].job.owner, special.count(queue))
+            self.unplaced = True
+        self.waiting.ended(waited[0].job.owner, len(waited) - len(special))
 
     def touch(self, slave: Slave) -> None:
         """Note that a slave's load, size, trust or speed has changed: it is counted once, after all events."""
@@ -54,11 +106,15 @@ class Books:
             self.crowded[slave.id] = slave
         else:
             self.crowded.pop(slave.id, None)
+        if slave.freed:
+            slave.freed = False
+            self.unplaced = True
         self.strategy.changed(slave)
 
     def strike(self, slave: Slave) -> None:
         """Remove a slave; its tasks are the caller's to place."""
         del self.slaves[slave.id]
+        self.resized(slave.slots, 0)
         self._touched.pop(slave, None)
         self.idle -= slave.idle
         self.crowded.pop(slave.id, None)

@@ -2,9 +2,11 @@
 
 from math import isclose
 
-from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.slave import Slave, is_host, is_wide
 from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.waiting import WaitingQueue
 from concurrent_nb.tasks.task import Job, State, Task
+from concurrent_nb.wire.messages import HOSTS_MAX
 
 
 class BrokenInvariant(AssertionError):
@@ -63,7 +65,11 @@ def _check_slave(books: Books, slave: Slave) -> None:
         known = books.jobs.get(task.job.id)
         _require(known is task.job and known.tasks.get(task.index) is task, f"{slave} has unknown {task}")
         _require((task.job.id, task.index, task.attempt) not in slave.ghosts, f"{task} is a ghost")
-    _require(slave.load == len(slave.tasks) + len(slave.ghosts), f"{slave} miscounts its load")
+    shares = [(task.needs, task.width) for task in slave.tasks] + list(slave.ghosts.values())
+    _require(slave.load == sum(width for _, width in shares), f"{slave} miscounts its load")
+    _require(slave.hosts == sum(is_host(needs) for needs, _ in shares), f"{slave} miscounts its hosts")
+    _require(slave.wide == sum(width for needs, width in shares if is_wide(needs)), f"{slave} miscounts what is wide")
+    _require(slave.hosts <= HOSTS_MAX, f"{slave} has too many hosts")
     _require(slave.started == sum(task.started for task in slave.tasks), f"{slave} miscounts what runs")
     in_flight_s = sum(task.estimate_s for task in slave.tasks)
     _require(
@@ -73,13 +79,25 @@ def _check_slave(books: Books, slave: Slave) -> None:
 
 
 def _check_queue(books: Books) -> None:
-    queued = list(books.waiting)
+    for queue in (books.waiting, books.wide, books.hosts):
+        _check_entries(books, queue)
+    one_slot = len(books.waiting)
+    _require(not (one_slot and books.idle), f"{one_slot} tasks wait and {books.idle} slots are idle")
+    slaves = books.slaves.values()
+    if (wide := books.wide.first()) is not None and wide.needs is not None:
+        _require(not any(slave.takes_wide(wide.needs.cores) for slave in slaves), f"{wide.tasks[0]} waits in vain")
+    _require(not (len(books.hosts) and any(slave.takes_host for slave in slaves)), "a host waits in vain")
+    _require(books.most_slots == max([slave.slots for slave in slaves], default=0), "the largest slave is another")
+
+
+def _check_entries(books: Books, queue: WaitingQueue) -> None:
+    queued = list(queue)
     waiting = [task for job in books.jobs.values() for task in job.tasks.values() if task.state == State.WAITING]
-    _require(len(set(queued)) == len(queued) == len(books.waiting), "the queue miscounts")
+    waiting = [task for task in waiting if books.queue_of(task.needs) is queue]
+    _require(len(set(queued)) == len(queued) == len(queue), "the queue miscounts")
     _require(set(queued) == set(waiting), "the queue is not what waits")
-    _require(books.waiting.owners == len({task.job.owner for task in waiting}), "an owner without tasks has a turn")
-    _require(books.waiting.entries <= 2 * len(queued) + 65 * books.waiting.owners, "the queue leaks")
-    _require(not (waiting and books.idle), f"{len(waiting)} tasks wait and {books.idle} slots are idle")
+    _require(queue.owners == len({task.job.owner for task in waiting}), "an owner without tasks has a turn")
+    _require(queue.entries <= 2 * len(queued) + 65 * queue.owners, "the queue leaks")
 
 
 def _check_sums(books: Books) -> None:

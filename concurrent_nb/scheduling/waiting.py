@@ -17,19 +17,25 @@ _SWEEP_FROM = 64
 
 
 class Run:
-    """Waiting tasks that can travel in one assignment: they share job, function and time limit."""
+    """Waiting tasks that can travel in one assignment: they share job, function, time limit and needs."""
 
-    __slots__ = ("function", "job", "tasks", "timeout_s")
+    __slots__ = ("function", "job", "needs", "tasks", "timeout_s")
 
     def __init__(self, task: Task) -> None:
         self.job: Job = task.job
         self.function: Digest = task.function
         self.timeout_s = task.timeout_s
+        self.needs = task.needs
         self.tasks: deque[Task] = deque()
 
     def suits(self, task: Task) -> bool:
         """Tell whether the task shares what the run's tasks share."""
-        return self.job is task.job and self.function == task.function and self.timeout_s == task.timeout_s
+        return (
+            self.job is task.job
+            and self.function == task.function
+            and self.timeout_s == task.timeout_s
+            and self.needs == task.needs
+        )
 
 
 class _Line:
@@ -115,7 +121,7 @@ class WaitingQueue:
         return sum(len(run.tasks) for line in self._lines.values() for run in line.runs)
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """Append waiting tasks that share job, function and time limit."""
+        """Append waiting tasks that share job, function, time limit and needs."""
         if tasks:
             self._line(tasks[0].job.owner).append(tasks)
             self._alive += len(tasks)

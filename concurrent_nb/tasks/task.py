@@ -10,7 +10,7 @@ from enum import IntEnum
 import msgspec
 
 from concurrent_nb.ids import Digest, JobId, SessionId, task_name
-from concurrent_nb.wire.messages import OutcomeFrame
+from concurrent_nb.wire.messages import Needs, OutcomeFrame
 
 #: anything that can be sent as one frame
 Buffer = bytes | bytearray | memoryview
@@ -61,6 +61,8 @@ class Task(msgspec.Struct, eq=False):
     outcome: OutcomeFrame | None = None  #: how it ended, kept until the owner acknowledges it
     outcome_buffers: Sequence[Buffer] = ()
     outcome_slave: str = ""  #: name of the slave where it ended, "" if it ran nowhere
+    needs: Needs | None = None  #: None: a slot, in a worker process
+    width: int = 1  #: slots that it takes on the slave where it is assigned; 0: it is a host
 
     @property
     def name(self) -> str:

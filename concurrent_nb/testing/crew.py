@@ -18,7 +18,7 @@ from concurrent_nb.testing.history import check_references
 from concurrent_nb.testing.plans import Deed, Deeds, Violation
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers, ItemBuffers, pack_body, unpack_body
-from concurrent_nb.workers.attempts import Attempt, Command, Give, Interrupt, Kill, Recall, Reports, Start
+from concurrent_nb.workers.attempts import Attempt, Command, Dismiss, Give, Interrupt, Kill, Recall, Reports, Start
 from concurrent_nb.workers.books import LOOK_S, Books
 from concurrent_nb.workers.records import Result
 
@@ -182,6 +182,7 @@ class VirtualCrew:
         tasks: Sequence[m.TaskFrame],
         buffers: ItemBuffers,
         now: float,
+        needs: m.Needs | None = None,
     ) -> None:
         """Take a run of attempts in, and check that it is one that may come."""
         if function not in self.functions:
@@ -192,7 +193,7 @@ class VirtualCrew:
         self._open |= keys
         if len(self._open) > self.credit:
             raise Violation(f"slave {self._name} has {len(self._open)} attempts, its credit is {self.credit}")
-        self._obey(self.books.assigned(job, function, timeout_s, tasks, buffers, now))
+        self._obey(self.books.assigned(job, function, timeout_s, tasks, buffers, now, needs))
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Give back what has not started; with `stop`, stop what has."""
@@ -299,6 +300,8 @@ class VirtualCrew:
                 todo.extend(self.books.gave_back(worker.number, worker.recall(), self.agenda.now))
             elif isinstance(command, Interrupt):
                 worker.interrupt(command.ticket)
+            elif isinstance(command, Dismiss):
+                self.agenda.after(self.moment_s(STOP_S), lambda worker=worker: worker.die("ended with exit code 0"))  # type: ignore[misc]
             elif isinstance(command, Kill):
                 self.agenda.after(worker.mortal_in_s(), lambda worker=worker: worker.die("was killed"))  # type: ignore[misc]
 

@@ -52,6 +52,7 @@ class InlineCrew:
         tasks: Sequence[m.TaskFrame],
         buffers: ItemBuffers,
         now: float,
+        needs: m.Needs | None = None,
     ) -> None:
         """Queue attempts."""
         for at, frame in enumerate(tasks):

@@ -5,7 +5,7 @@ slave only what is in `FromSlave`; the master decodes with the union of the send
 role is malformed rather than forbidden. Pickles are opaque bytes here.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -17,7 +17,13 @@ NOTES: Final = 3
 CLUSTER_STOPPED: Final = "the cluster has been stopped"
 
 
+#: most cores that a task may ask for: more than any slave has
+CORES_MAX: Final = 4096
+#: hosts that a slave runs at once at most; they come on top of its slots and its credit
+HOSTS_MAX: Final = 8
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Cores = Annotated[int, msgspec.Meta(ge=0, le=CORES_MAX)]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -51,6 +57,14 @@ class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
     job: bytes
     index: int
     attempt: int
+
+
+class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a run's tasks need of a slave. None in its place is what nearly all need: one slot, in a worker process."""
+
+    cores: Cores = 1  #: slots that each takes, and threads that it gets; 0: all of one slave
+    #: "host": a process beside the slots, for what lives long and mostly waits; it takes no slot, and cores is 1
+    kind: Literal["process", "thread", "host"] = "process"
 
 
 class ErrorReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -139,6 +153,7 @@ class Submit(Message, tag=11, frozen=True):
     timeout_s: float | None  #: run time allowed per attempt, None for no limit
     retries: int  #: how often it may run again after an error or a timeout
     tasks: list[TaskFrame]
+    needs: Needs | None = None
 
 
 class Cancel(Message, tag=12, frozen=True):
@@ -164,6 +179,7 @@ class Assign(Message, tag=20, frozen=True):
     function: bytes
     timeout_s: float | None
     tasks: list[TaskFrame]
+    needs: Needs | None = None
 
 
 class Withdraw(Message, tag=21, frozen=True):

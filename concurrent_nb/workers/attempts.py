@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import task_name
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 from concurrent_nb.workers.records import Result
 
 Buffer = bytes | bytearray | memoryview
@@ -39,6 +39,7 @@ class Attempt(Struct, eq=False):
     wish: Wish = Wish.KEEP
     over: bool = False  #: it left the books while it stood in the queue, where it is skipped
     reported: bool = False  #: reported as started
+    needs: Needs | None = None  #: None: a slot
 
     @property
     def ref(self) -> TaskRef:
@@ -103,7 +104,14 @@ class Kill:
     worker: int
 
 
-Command = Start | Give | Recall | Interrupt | Kill
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """Have the worker end by itself, soon; it has nothing to do, and gets nothing more."""
+
+    worker: int
+
+
+Command = Start | Give | Recall | Interrupt | Kill | Dismiss
 
 # --------------------------------------------------------------------------------------------- reports to the slave
 

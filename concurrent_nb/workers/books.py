@@ -8,6 +8,10 @@ about `ahead_s`. A busy one gets a second pack ahead, so that it never waits for
 known to be slow. Whatever stands behind a task that turns out slow, or is wanted by a worker that has nothing, is
 recalled and goes back to the front of the queue. Taking back is safe at any moment: a worker may start only what it
 holds a token for, and tokens are taken by either side, never by both.
+
+A task of several cores runs in one worker and keeps so many others from having work. While one waits, nobody gets a
+new pack, so that it finds its slots as soon as what runs has ended. A host gets a worker of its own beside the slots,
+started when it comes and dismissed when it has ended: what it leaves behind is nothing for others to find.
 """
 
 from collections import deque
@@ -18,11 +22,12 @@ import msgspec
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import HOSTS_MAX, ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
 from concurrent_nb.workers.attempts import (
     Attempt,
     Buffer,
     Command,
+    Dismiss,
     Give,
     Interrupt,
     Kill,
@@ -66,6 +71,8 @@ class Books:
         self._grace_s = grace_s
         self._limit = limit or RestartLimit()
         self._waiting = Waiting()
+        self._wide = Waiting()  # tasks of several cores
+        self._hosts = Waiting()
         self._attempts: dict[int, Attempt] = {}  # by ticket: all without an outcome
         self._tickets: dict[tuple[bytes, int, int], int] = {}  # by (job, index, number)
         self._crew = Crew(ahead_s)
@@ -112,8 +119,10 @@ class Books:
         frames: Iterable[TaskFrame],
         buffers: Sequence[Sequence[Buffer]],
         now: float,
+        needs: Needs | None = None,
     ) -> list[Command]:
         """Take in a run of attempts. `buffers` has an entry for each frame, or none if no task has buffers."""
+        queue = self._queue_for(needs)
         for place, frame in enumerate(frames):
             key = (job, frame.index, frame.attempt)
             if key in self._tickets:
@@ -123,9 +132,11 @@ class Books:
             attempt = Attempt(
                 ticket, job, frame.index, frame.attempt, function, timeout_s, frame.body, frame.sizes, own
             )
+            if needs is not None:
+                attempt.needs = needs
             self._attempts[ticket] = attempt
             self._tickets[key] = ticket
-            self._waiting.append(attempt)
+            queue.append(attempt)
         if self.degraded or self.draining:
             self._return_all()
         return self._dispatch(now)
@@ -134,12 +145,14 @@ class Books:
         """Give these back if they have not started; with `stop`, end them wherever they are."""
         wish = Wish.CANCEL if stop else Wish.RETURN
         asked: dict[int, Member] = {}
+        special_left = False
         for ref in refs:
             ticket = self._tickets.get((ref.job, ref.index, ref.attempt))
             if ticket is None:
                 continue
             attempt = self._attempts[ticket]
             if attempt.worker == 0:
+                special_left = special_left or attempt.needs is not None
                 self._leave_queue(attempt, wish)
             elif attempt.wish < wish:
                 attempt.wish = wish
@@ -147,7 +160,7 @@ class Books:
         commands: list[Command] = []
         for member in asked.values():
             commands += self._after_recall(member, now) if member.recalled else [self._recall(member)]
-        return commands
+        return commands + self._dispatch(now) if special_left else commands  # others may have waited for it
 
     def drained(self) -> list[Command]:
         """Give back what has not started, now and from now on; what runs may end."""
@@ -164,7 +177,8 @@ class Books:
         """Forget every attempt without a report, and kill the workers that have any."""
         self._attempts.clear()
         self._tickets.clear()
-        self._waiting.clear()
+        for queue in (self._waiting, self._wide, self._hosts):
+            queue.clear()
         self.reports = Reports()
         commands: list[Command] = []
         for member in self._crew:
@@ -243,7 +257,7 @@ class Books:
             self._finish_report(blamed, Status.DIED, message, member, elapsed_s)
         elif not member.killed and self._limit.died(now):
             self._degrade(how)
-        return ([] if self.degraded else [self._start_one(now)]) + self._dispatch(now)
+        return ([] if self.degraded or member.host else [self._start_one(now)]) + self._dispatch(now)
 
     def looked(self, worker: int, ticket: int, started_at: float, moving: bool, now: float) -> list[Command]:
         """Take in what a busy worker's page shows; `moving` if bytes have gone to or from it since the last look."""
@@ -286,17 +300,54 @@ class Books:
 
     def _dispatch(self, now: float) -> list[Command]:
         """Give what waits to whoever can take it; with nothing waiting, find work for idle workers."""
-        commands: list[Command] = []
-        while self._waiting and (member := self._crew.next_taker()):
+        crew = self._crew
+        commands = self._dispatch_hosts(now) if self._hosts or crew.hosts else []
+        while self._wide and crew.spare >= (width := self._width(self._wide.first())):
+            commands.append(self._give_one(crew.take_slots(width), self._wide, now))
+        if self._wide:
+            return commands  # whoever gets free keeps a slot for it
+        while self._waiting and (member := crew.next_taker()):
             commands.append(self._give(member, now))
-        if not self._waiting and self._crew.idle and (victim := self._crew.most_loaded()):
+        if not self._waiting and crew.spare > 0 and (victim := crew.most_loaded()):
             commands.append(self._recall(victim))
         return commands
+
+    def _dispatch_hosts(self, now: float) -> list[Command]:
+        """Give hosts to the workers that stand beside the slots; start such workers, and dismiss those without one."""
+        commands: list[Command] = []
+        hosts = self._crew.hosts
+        for member in hosts.values():
+            if member.free and self._hosts and not member.spent:
+                member.spent = True
+                commands.append(self._give_one(member, self._hosts, now))
+            elif member.free:
+                member.killed = True
+                commands.append(Dismiss(member.number))
+        starting = sum(not (member.pid or member.killed) for member in hosts.values())
+        for _ in range(min(len(self._hosts) - starting, HOSTS_MAX - len(hosts))):
+            commands.append(self._start_one(now, host=True))
+        return commands
+
+    def _width(self, attempt: Attempt) -> int:
+        """Say how many slots a task of several cores takes here."""
+        cores = attempt.needs.cores if attempt.needs is not None else 1
+        # No master asks for more than it was told of, but `slots` may have been told as fewer meanwhile.
+        return min(cores or self.slots, self.slots)
+
+    def _queue_for(self, needs: Needs | None) -> Waiting:
+        if needs is None:
+            return self._waiting
+        return self._hosts if needs.kind == "host" else self._wide if needs.cores != 1 else self._waiting
+
+    def _give_one(self, member: Member, queue: Waiting, now: float) -> Give:
+        return self._give_pack(member, queue.take(1), now)
 
     def _give(self, member: Member, now: float) -> Give:
         """Make a pack of about `ahead_s` of work and at most a fair share of what waits."""
         size = self._crew.pack_size(self._waiting.next_function())
-        pack = self._waiting.take(min(size, -(-len(self._waiting) // self.slots)))
+        return self._give_pack(member, self._waiting.take(min(size, -(-len(self._waiting) // self.slots))), now)
+
+    def _give_pack(self, member: Member, pack: Sequence[Attempt], now: float) -> Give:
         member.take(pack, now)
         if self._next_look is None or self._next_look > now + LOOK_S:
             self._next_look = now + LOOK_S
@@ -314,13 +365,13 @@ class Books:
 
     def _requeue(self, attempt: Attempt) -> None:
         """Put what a worker had, and did not finish, to the front of the queue, or where it is wished."""
-        self._waiting.put_back(attempt)
+        self._queue_for(attempt.needs).put_back(attempt)
         if wish := max(attempt.wish, Wish.RETURN if self.degraded or self.draining else Wish.KEEP):
             self._leave_queue(attempt, wish)
 
     def _leave_queue(self, attempt: Attempt, wish: Wish) -> None:
         """End a waiting attempt: returned, or cancelled before it ran."""
-        self._waiting.leave(attempt)
+        self._queue_for(attempt.needs).leave(attempt)
         self._forget(attempt)
         if wish is Wish.RETURN:
             self.reports.returned.append(attempt.ref)
@@ -361,9 +412,9 @@ class Books:
         member.stopping = 0
         return self._kill(member)
 
-    def _start_one(self, now: float) -> Start:
+    def _start_one(self, now: float, *, host: bool = False) -> Start:
         number, self._next_worker = self._next_worker, self._next_worker + 1
-        self._crew.add(Member(number, now))
+        self._crew.add(Member(number, now, host=host))
         if self._next_look is None:
             self._next_look = now + START_S
         return Start(number)
@@ -377,9 +428,10 @@ class Books:
         self._return_all()
 
     def _return_all(self) -> None:
-        for attempt in self._waiting.clear():
-            self._forget(attempt)
-            self.reports.returned.append(attempt.ref)
+        for queue in (self._waiting, self._wide, self._hosts):
+            for attempt in queue.clear():
+                self._forget(attempt)
+                self.reports.returned.append(attempt.ref)
 
     def _finish_stopped(self, attempt: Attempt, member: Member, elapsed_s: float) -> None:
         """End what was stopped: by its deadline, or cancelled."""

@@ -29,7 +29,10 @@ class Member:
     recalled: bool = False  #: all that it had not started was taken back, so there is nothing to take
     stopping: int = 0  #: ticket of the task that is being stopped
     kill_at: float = 0.0  #: when to kill it, if that task still runs then
-    killed: bool = False
+    killed: bool = False  #: or dismissed: it is about to end, and gets nothing more
+    host: bool = False  #: it stands beside the slots, for one long task, and ends with it
+    spent: bool = False  #: it has had that task
+    extra: int = 0  #: slots that its task takes besides its own
     futile: int = 0  #: how often in a row everything was taken back from it
 
     @property
@@ -86,6 +89,8 @@ class Crew:
     def __init__(self, ahead_s: float) -> None:
         self.members: dict[int, Member] = {}
         self.idle: dict[int, Member] = {}  #: the last one in is the first to get work: its caches are warm
+        self.hosts: dict[int, Member] = {}  #: those that stand beside the slots; they are never among the idle
+        self.extra = 0  #: so many of the idle have to stay so, because tasks of others take their slots
         self.estimates = Estimates()
         self._ahead_s = ahead_s
 
@@ -99,24 +104,47 @@ class Crew:
     def add(self, member: Member) -> None:
         """Take in a worker that has been asked for."""
         self.members[member.number] = member
+        if member.host:
+            self.hosts[member.number] = member
 
     def remove(self, worker: int) -> Member | None:
         """Strike a worker off."""
         self.idle.pop(worker, None)
-        return self.members.pop(worker, None)
+        self.hosts.pop(worker, None)
+        member = self.members.pop(worker, None)
+        if member is not None:
+            self.extra -= member.extra
+        return member
+
+    @property
+    def spare(self) -> int:
+        """Return how many slots are free."""
+        return len(self.idle) - self.extra
 
     def settle(self, member: Member) -> None:
         """Bring a worker's record up to date after it got ready, finished or gave back tasks."""
         member.settle()
-        if member.free:
+        if member.extra and not member.held:
+            self.extra -= member.extra
+            member.extra = 0
+        if member.free and not member.host:
             self.idle[member.number] = member
+
+    def take_slots(self, width: int) -> Member:
+        """Choose the worker for a task of `width` slots, which are spare: it is idle no more, and others stay so."""
+        _, member = self.idle.popitem()
+        member.extra = width - 1
+        self.extra += member.extra
+        return member
 
     def next_taker(self) -> Member | None:
         """Choose who gets the next pack, and is idle no more: an idle worker, else a busy one with nothing ahead."""
-        if self.idle:
+        if len(self.idle) > self.extra:
             return self.idle.popitem()[1]
         for member in self.members.values():
             if len(member.packs) == 1 and not (member.recalled or member.stopping or member.killed):
+                if member.last.needs is not None:
+                    continue  # that is a large one, and nothing is to stand behind it
                 expected_s = self.estimates.of(member.last.function)
                 if expected_s is None or expected_s < NO_AHEAD_S:
                     return member

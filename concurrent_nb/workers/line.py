@@ -58,6 +58,7 @@ class Line:
         self.capture = Capture(self.page, self.outputs, limit_bytes)
         self._fds: tuple[int, ...] = (ends.tokens, ends.tokens_back, ends.lifeline, ends.out, ends.err)
         self._tokens, self._tokens_back = ends.tokens, ends.tokens_back
+        self._has_ended_tokens = False
         self._epoch = 0
         self._reader = Reader(decode_said)
         self._outgoing: deque[memoryview] = deque()
@@ -114,7 +115,10 @@ class Line:
         return count
 
     def no_more(self) -> None:
-        """Tell the worker to end when it has finished what it runs."""
+        """Tell the worker to end when it has finished what it runs. To do so again changes nothing."""
+        if self._has_ended_tokens:
+            return
+        self._has_ended_tokens = True
         for fd in (self._tokens, self._tokens_back):
             os.close(fd)
         self._fds = self._fds[2:]

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.wire.messages import NOTES, TaskFrame, TaskRef
-from concurrent_nb.workers.attempts import Buffer, Command, Give, Interrupt, Kill, Recall, Reports, Start
+from concurrent_nb.wire.messages import NOTES, Needs, TaskFrame, TaskRef
+from concurrent_nb.workers.attempts import Buffer, Command, Dismiss, Give, Interrupt, Kill, Recall, Reports, Start
 from concurrent_nb.workers.books import LOOK_S, SLOW_S, Books
 from concurrent_nb.workers.capture import LIMIT_BYTES, Piece
 from concurrent_nb.workers.ends import make_ends
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 #: most bytes taken from one worker before the others have their turn
 TURN_BYTES: Final = 4 * 1024 * 1024
-#: `close` gives running tasks so long to end after their interrupt, and processes so long to go after their kill
+#: `close` gives running tasks so long to end after their interrupt, and processes so long to go after their kill; a
+#: worker that is dismissed has as long as the former to end by itself
 END_S: Final = 1.0
 GONE_S: Final = 1.5
 #: a worker that has closed its connection has so long to end by itself
@@ -89,9 +90,10 @@ class Pool:
         tasks: Iterable[TaskFrame],
         buffers: Sequence[Sequence[Buffer]],
         now: float,
+        needs: Needs | None = None,
     ) -> None:
         """Take a run of attempts. `buffers` has an entry for each task, or none if no task has buffers."""
-        self._obey(self._books.assigned(job, function, timeout_s, tasks, buffers, now), now)
+        self._obey(self._books.assigned(job, function, timeout_s, tasks, buffers, now, needs), now)
 
     def add_function(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer] = ()) -> None:
         """Keep a function, to be sent to each worker before the first task that needs it."""
@@ -225,6 +227,9 @@ class Pool:
             self._launcher.interrupt(command.worker)
         elif isinstance(command, Kill):
             self._launcher.kill(command.worker)
+        elif isinstance(command, Dismiss) and line:
+            line.no_more()
+            self._leaving.setdefault(line.worker, (now + END_S, "was dismissed"))
         elif isinstance(command, Start) and not self._closing:
             self._start_worker(command.worker, now)
 
@@ -267,7 +272,7 @@ class Pool:
             if line.worker in self._lines:
                 # It is dead, which the launcher is about to say, or a task has broken what it talks to us with.
                 kill_at = now + LEAVE_S if isinstance(error, ConnectionError) else now
-                self._leaving[line.worker] = (kill_at, str(error))
+                self._leaving.setdefault(line.worker, (kill_at, str(error)))
 
     def _take_results(self, line: Line, results: Results, buffers: Sequence[Buffer], now: float) -> None:
         for result in results:

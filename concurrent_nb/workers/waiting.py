@@ -47,11 +47,15 @@ class Waiting:
         self._count = 0
         return left
 
-    def next_function(self) -> bytes:
-        """Return the digest of the function of the first attempt. There has to be one."""
+    def first(self) -> Attempt:
+        """Return the first attempt. There has to be one."""
         while self._queue[0].over:
             self._queue.popleft()
-        return self._queue[0].function
+        return self._queue[0]
+
+    def next_function(self) -> bytes:
+        """Return the digest of the function of the first attempt. There has to be one."""
+        return self.first().function
 
     def take(self, size: int) -> list[Attempt]:
         """Take a pack from the front: neighbours of one function, `size` of them if there are as many and they fit."""

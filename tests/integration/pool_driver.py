@@ -15,7 +15,7 @@ import msgspec
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping import pickles
-from concurrent_nb.wire.messages import ErrorReport, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import ErrorReport, Needs, TaskFrame, TaskRef
 from concurrent_nb.workers.pool import Pool
 from concurrent_nb.workers.processes import Launcher, SpawnLauncher, TemplateLauncher, environment
 
@@ -82,7 +82,12 @@ class Driver:
         return digest
 
     def assign(
-        self, digest: bytes, arguments: Sequence[tuple[Any, ...]], timeout_s: float | None = None, job: bytes = JOB
+        self,
+        digest: bytes,
+        arguments: Sequence[tuple[Any, ...]],
+        timeout_s: float | None = None,
+        job: bytes = JOB,
+        needs: Needs | None = None,
     ) -> list[TaskRef]:
         """Assign a task for each tuple of arguments."""
         frames: list[TaskFrame] = []
@@ -94,16 +99,21 @@ class Driver:
             frames.append(TaskFrame(self._next_index, 1, body, tuple(buffer.nbytes for buffer in buffers)))
             all_buffers.append(buffers)
             self._next_index += 1
-        self.pool.assign(job, digest, timeout_s, frames, all_buffers if any(all_buffers) else (), time.monotonic())
+        all_buffers = all_buffers if any(all_buffers) else []
+        self.pool.assign(job, digest, timeout_s, frames, all_buffers, time.monotonic(), needs)
         return [TaskRef(job, frame.index, frame.attempt) for frame in frames]
 
-    def start(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> TaskRef:
+    def start(
+        self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None, needs: Needs | None = None
+    ) -> TaskRef:
         """Assign one task."""
-        return self.assign(self.add(function), [args], timeout_s)[0]
+        return self.assign(self.add(function), [args], timeout_s, needs=needs)[0]
 
-    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> End:
+    def run(
+        self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None, needs: Needs | None = None
+    ) -> End:
         """Assign one task and wait for its end."""
-        ref = self.start(function, *args, timeout_s=timeout_s)
+        ref = self.start(function, *args, timeout_s=timeout_s, needs=needs)
         self.until(lambda: ref in self.ended)
         return self.ended[ref]
 

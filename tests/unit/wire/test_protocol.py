@@ -47,7 +47,7 @@ def test_fields_are_listed_as_they_are() -> None:
         assert names == list(cls.__struct_fields__), cls
 
 
-@pytest.mark.parametrize("record", [m.TaskFrame, m.OutcomeFrame, m.TaskRef, m.ErrorReport])
+@pytest.mark.parametrize("record", [m.TaskFrame, m.OutcomeFrame, m.TaskRef, m.Needs, m.ErrorReport])
 def test_records_are_listed_as_they_are(record: type[msgspec.Struct]) -> None:
     (listed,) = re.findall(rf"^\| {record.__name__} \| (.*) \|$", TEXT, re.MULTILINE)
     names = [re.match(r"\w+", part.strip())[0] for part in re.sub(r"\(.*?\)", "", listed).split(",")]  # type: ignore[index]
@@ -59,6 +59,7 @@ def test_every_status_is_listed() -> None:
 
 
 def test_the_limits_are_those_of_the_code() -> None:
+    from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
     from concurrent_nb.transport.compute import HANDSHAKE_MS, MAX_FRAME_BYTES
 
     for number in (codec.FRAME_BYTES, codec.INLINE_BYTES, codec.RUN_BYTES, codec.REFS, codec.OUTPUT_BYTES):
@@ -66,6 +67,8 @@ def test_the_limits_are_those_of_the_code() -> None:
     for number in (session.ENVELOPE_BYTES, session.WINDOW_BYTES, MAX_FRAME_BYTES):
         assert f"{number:,}" in TEXT
     assert f"{codec.RUN_ITEMS} records" in TEXT
+    assert f"at most {m.HOSTS_MAX} hosts" in TEXT
+    assert f"none large enough, for {TOO_LARGE_AFTER_S:.0f} s" in TEXT
     assert f"At most {session.WINDOW} envelopes" in TEXT
     assert f"after {session.ACK_AFTER_S} s" in TEXT
     assert f"after {session.ACK_AFTER} envelopes" in TEXT

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
-from concurrent_nb.workers.attempts import Attempt, Command, Give, Interrupt, Kill, Recall, Reports, Start
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.workers.attempts import Attempt, Command, Dismiss, Give, Interrupt, Kill, Recall, Reports, Start
 from concurrent_nb.workers.books import Books
 from concurrent_nb.workers.records import Result
 
@@ -70,6 +70,10 @@ class Model:
                 worker.interrupted.add(command.ticket)
             elif isinstance(command, Kill):
                 worker.killed = True
+            elif isinstance(command, Dismiss):
+                assert not worker.unstarted
+                assert not worker.running
+                worker.killed = True
 
     def take_reports(self) -> Reports:
         """Take the reports, and remember which attempts have ended."""
@@ -79,10 +83,15 @@ class Model:
         return self.reports
 
     def assign(
-        self, indexes: range | list[int], function: bytes = F, timeout_s: float | None = None, attempt: int = 1
+        self,
+        indexes: range | list[int],
+        function: bytes = F,
+        timeout_s: float | None = None,
+        attempt: int = 1,
+        needs: Needs | None = None,
     ) -> None:
         frames = [TaskFrame(index, attempt, b"args") for index in indexes]
-        self.obey(self.books.assigned(JOB, function, timeout_s, frames, (), self.clock()))
+        self.obey(self.books.assigned(JOB, function, timeout_s, frames, (), self.clock(), needs))
 
     def withdraw(self, indexes: range | list[int], stop: bool, attempt: int = 1) -> None:
         refs = [TaskRef(JOB, index, attempt) for index in indexes]
