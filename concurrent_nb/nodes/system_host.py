@@ -56,14 +56,18 @@ class Access(msgspec.Struct, frozen=True):
 
 
 def access(info: ConnectionFile, keys: KeyPair, system_id: str, client_id: str) -> Access:
-    """Cut a connection file down to what a system may have: never an admin's or a slave's token."""
+    """Cut a connection file down to what a system may have: never an admin's or a slave's token.
+
+    Nor the proxy that its user takes to the cluster, because the system is there.
+    """
     token = info.tokens.get("client")
     if token is None:
         raise AccessRefused(
             f"the connection file of cluster {info.name!r} has no token for a client, so a task system cannot be let"
             " in; another role's token is not given away"
         )
-    return Access(msgspec.structs.replace(info, tokens={"client": token}), keys, system_id, client_id)
+    info = msgspec.structs.replace(info, tokens={"client": token}, compute_proxy=None)
+    return Access(info, keys, system_id, client_id)
 
 
 def run_system(system: ITaskSystem, given: Access) -> Any:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Final
 
-from concurrent_nb.api import ApplicationNode, as_completed
+from concurrent_nb.api import ApplicationNode
 from concurrent_nb.components.core import Component
+from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.tasks.system import ITaskSystem, Task
 
 Show = Callable[[str], None]
@@ -57,7 +58,11 @@ class Sample(Component):
         return self.tell(answer, time.perf_counter() - began)
 
     def answer(self, app: ApplicationNode, way: str, show: Show = lambda line: None) -> Any:
-        """Run, as `run`, but return the answer itself."""
+        """Run, as `run`, but return the answer itself. Raises ConfigurationError for a way that there is not."""
+        if way not in self.ways:
+            raise ConfigurationError(
+                f"{type(self).__name__} cannot run as {way!r}: choose one of {', '.join(self.ways)}"
+            )
         if way == "system":
             return _in_the_cluster(app, self.system(), self.count, show)
         results = {"batch": _all_at_once, "one-by-one": _one_by_one}[way](app, self.tasks())
@@ -76,7 +81,7 @@ def _all_at_once(app: ApplicationNode, tasks: Iterator[Task]) -> Iterator[Any]:
     """Give the results of tasks as they come, all pushed before the first is taken; what is not taken is cancelled."""
     job = app.push_tasks(tasks)
     try:
-        for future in as_completed(job):
+        for future in job.as_completed():
             yield future.result()
     finally:
         job.cancel()

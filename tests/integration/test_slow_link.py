@@ -12,8 +12,10 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.nodes.system_host import access
+from concurrent_nb.samples.pi import PiSystem
 from concurrent_nb.testing.slow_link import SlowLink
-from concurrent_nb.transport import connection_file
+from concurrent_nb.transport import connection_file, keys
 from tests.clusters import eventually, shared_cluster
 from tests.work import PATIENCE_S
 
@@ -108,3 +110,14 @@ def test_an_application_works_over_it(tmp_path: Path) -> None:
 def test_a_link_needs_a_cluster_that_has_started(tmp_path: Path) -> None:
     with SlowLink(DELAY_S) as link, pytest.raises(ConfigurationError, match="has not been started"):
         link.connection_file(concurrent_nb.Cluster().connection_file, tmp_path / "far.json")
+
+
+def test_the_host_of_a_task_system_is_there_already_and_goes_directly(tmp_path: Path) -> None:
+    with shared_cluster() as cluster, SlowLink(DELAY_S) as link:
+        path = link.connection_file(cluster.connection_file, tmp_path / "far.json")
+        far = connection_file.read(path)
+        assert access(far, keys.fresh(), "system", "application").info.compute_proxy is None
+        with concurrent_nb.connect(path) as app:
+            assert app.push_tasksystem(PiSystem(terms=100, num_tasks=10)).result(PATIENCE_S) == pytest.approx(
+                3.13, abs=0.01
+            )
