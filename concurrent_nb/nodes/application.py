@@ -210,7 +210,13 @@ class ApplicationNode(concurrent.futures.Executor):
         return job
 
     def push_tasksystem(
-        self, system: ITaskSystem, *, name: str = "", watched: bool = False, prints: bool = True
+        self,
+        system: ITaskSystem,
+        *,
+        name: str = "",
+        timeout_s: float | None = None,
+        watched: bool = False,
+        prints: bool = True,
     ) -> SystemRun:
         """Run a task system on the cluster, beside the master; return its job at once.
 
@@ -218,19 +224,24 @@ class ApplicationNode(concurrent.futures.Executor):
         328350
 
         The system is sent as it is now, and lives in the cluster from then on: what it becomes there is not seen here.
-        `watched` and `prints` are those of `start_job`.
+
+        Args:
+            timeout_s: seconds that the whole system may take, each time that it is run.
+            watched: as for `start_job`.
+            prints: what the system logs and its tasks print comes out of this process, else `Job.take_output` has it.
 
         Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
         the cluster's connection file lets no client in.
         """
         if not isinstance(system, ITaskSystem):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
+        timeout_s, _ = _limits(timeout_s, 0)
         name = _label(name or type(system).__name__)
         record = OpenJob[TaskFuture](new_job_id(), name)
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
         run = SystemRun(record.id, name, self._courier.cancel, watched, prints)
-        self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"))
+        self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
         return run
 
     def _begin(

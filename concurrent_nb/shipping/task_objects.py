@@ -83,7 +83,7 @@ def travelling(thing: Any) -> Any:
     """Give an object as it travels, with the notebook's lines that its class was made from. Raises NotPicklable."""
     kind = type(thing)
     if (culprit := find_refused(thing)) is not None:
-        raise NotPicklable(f"{culprit.text(f'the {kind.__qualname__}')}: {culprit.advice}")
+        raise NotPicklable(f"{culprit.text(kind.__qualname__)}: {culprit.advice}")
     sources = sources_of([kind])
     return Sourced(thing, sources) if sources else thing
 
