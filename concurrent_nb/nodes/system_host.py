@@ -78,9 +78,9 @@ def run_system(system: ITaskSystem, given: Access) -> Any:
     system.system_id = given.system_id
     log = _show_log_of(system)
     hands = _Hands(given, type(system).__name__)
+    drive = Drive(system, given.client_id, _log, hands.status, monotonic)
+    teller = _Teller(drive)
     try:
-        drive = Drive(system, given.client_id, _log, hands.status, monotonic)
-        teller = _Teller(drive)
         hands.do(drive.begin())
         teller.tell()
         while not drive.complete:
@@ -88,11 +88,10 @@ def run_system(system: ITaskSystem, given: Access) -> Any:
             teller.tell()
         teller.tell(now=True)
         hands.leave()
-        result = drive.gather()
-        teller.tell(now=True)
-        return result
+        return drive.gather()
     finally:
         hands.leave()
+        teller.tell(now=True)
         log.handlers.clear()
 
 

@@ -77,7 +77,8 @@ def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
     tasks = plural(counts.total, "task")
     if isinstance(job, SystemRun):
         phases = max((phase.number for phase in job.told.phases), default=0)
-        return f"{tasks}{f' in {phases} phases' if phases > 1 else ''}: {ended}"
+        several = f" in {phases} phases" if phases > 1 else ""
+        return f"{tasks}{several}: {ended}{', and the system has failed' if job.first_error is not None else ''}"
     place = where or f"on {plural(len(job.slaves), 'slave')}"
     return f"{tasks}: {ended} {place}"
 
