@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from concurrent_nb.api import Job as Job
     from concurrent_nb.api import SystemRun as SystemRun
     from concurrent_nb.api import TaskFuture as TaskFuture
+    from concurrent_nb.api import as_completed as as_completed
     from concurrent_nb.api import connect as connect
     from concurrent_nb.outcome import Hit as Hit
     from concurrent_nb.shipping.notes import display as display
@@ -39,6 +40,7 @@ _WHERE = {
     "Job": "concurrent_nb.api",
     "SystemRun": "concurrent_nb.api",
     "TaskFuture": "concurrent_nb.api",
+    "as_completed": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
     "Hit": "concurrent_nb.outcome",
     "display": "concurrent_nb.shipping.notes",
@@ -63,6 +65,7 @@ __all__ = [
     "TaskFunction",
     "TaskFuture",
     "Tile",
+    "as_completed",
     "connect",
     "display",
     "publish",

@@ -1,10 +1,11 @@
 """Turn an outcome that has arrived into a value or an exception: the application's decoding, the only one it has."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from concurrent_nb import errors
 from concurrent_nb.ids import task_name
+from concurrent_nb.nodes.futures import TaskFuture
 from concurrent_nb.nodes.ledger import Ended
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping import pickles
@@ -30,14 +31,34 @@ def answer_of(ended: Ended[Any]) -> tuple[Any, BaseException | None]:
     if frame.sizes:
         body, buffers = unpack_body(frame.body, ended.buffers)
         buffers = _writable(buffers)
-    if frame.status not in _SUCCESSES:
-        return None, _failure_of(ended, body)
+    if frame.status in _SUCCESSES:
+        return _loaded(body, buffers, lambda: _where(ended))
+    return None, _failure_of(frame.status, body, _where(ended))
+
+
+def open_item(ran: TaskFuture, answer: bytes | list[Any] | tuple[int, bytes]) -> tuple[Any, BaseException | None]:
+    """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `shipping.chunks` has it."""
+
+    def where() -> dict[str, Any]:
+        return {"task": ran.task, "slave": ran.slave, "worker": ran.worker}
+
+    if type(answer) is tuple:
+        return None, _failure_of(*answer, where())
+    if type(answer) is list:
+        return _loaded(answer[0], answer[1:], where)
+    assert isinstance(answer, bytes)
+    return _loaded(answer, (), where)
+
+
+def _loaded(
+    body: Buffer, buffers: Sequence[Buffer], where: Callable[[], dict[str, Any]]
+) -> tuple[Any, BaseException | None]:
     try:
         return pickles.loads_home(body, buffers), None
     except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
-        where = _where(ended)
-        message = f"the result of task {where['task']} cannot be unpickled here: {type(error).__name__}: {error}"
-        failure = errors.ResultNotLoadable(message, **where)
+        facts = where()
+        message = f"the result of task {facts['task']} cannot be unpickled here: {type(error).__name__}: {error}"
+        failure = errors.ResultNotLoadable(message, **facts)
         failure.__cause__ = error
         return None, failure
 
@@ -47,13 +68,12 @@ def _where(ended: Ended[Any]) -> dict[str, Any]:
     return {"task": task, "slave": ended.slave, "worker": ended.frame.worker}
 
 
-def _failure_of(ended: Ended[Any], body: Buffer) -> BaseException:
-    where = _where(ended)
+def _failure_of(status: int, body: Buffer, where: dict[str, Any]) -> BaseException:
     try:
         report = decode_error(body)
     except errors.ProtocolError as error:
         return errors.TaskError(f"task {where['task']} failed, and its {error}", **where)
-    failed = _error_of(Status(ended.frame.status), report, where)
+    failed = _error_of(Status(status), report, where)
     if report.traceback:
         failed.__cause__ = errors.RemoteTraceback(report.traceback)
     return failed

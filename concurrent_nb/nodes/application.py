@@ -8,6 +8,7 @@ Arguments are pickled and futures made in the caller's thread, so a slow argumen
 import atexit
 import concurrent.futures
 import itertools
+import logging
 import math
 import numbers
 import os
@@ -20,27 +21,35 @@ from typing import Any, Final
 
 import msgspec
 
-from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
+from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier, Presenter
+from concurrent_nb.nodes.desk import Desk
 from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.maps import Map
+from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
-from concurrent_nb.nodes.stream import Stream
 from concurrent_nb.nodes.system_host import access, run_system
 from concurrent_nb.nodes.system_run import SystemRun
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
+from concurrent_nb.shipping.pushed import call_of
 from concurrent_nb.shipping.task_objects import travelling
-from concurrent_nb.tasks.system import ITaskSystem
+from concurrent_nb.tasks.chunks import AdaptiveSize
+from concurrent_nb.tasks.system import ITaskSystem, Task
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffers, pack_body
 from concurrent_nb.wire.messages import Needs
 
+log = logging.getLogger(__name__)
+
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
+#: what the master said of its slaves is believed so long, in seconds
+SLOTS_KNOWN_S: Final = 10.0
 #: a job's name is cut to so many characters
 NAME_MAX: Final = 100
 RETRIES_MAX: Final = 1_000_000
@@ -72,12 +81,19 @@ class ApplicationNode(concurrent.futures.Executor):
         self._functions = Functions()
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
         self._indexes = itertools.count()
+        self._slots = 1
+        self._slots_asked_s = -math.inf
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
 
         def join() -> Membership:
             return register(connection_file.read(where), "client", keys, name=self.name)
 
-        self._courier = Courier(join, where.stem.removeprefix("concurrent_nb-"), self.name)
+        def gone(gracefully: bool) -> None:
+            desk.call(self._call_receiver, "master_disconnected", gracefully)
+
+        desk = self._desk = Desk(self.name)
+        self._receiver: object | None = None
+        self._courier = Courier(join, where.stem.removeprefix("concurrent_nb-"), self.name, gone, desk.close)
         self._at_exit = _finish_at_exit(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
@@ -88,20 +104,65 @@ class ApplicationNode(concurrent.futures.Executor):
         What cannot be pickled shows up as the future's exception, NotPicklable. Raises RuntimeError after `shutdown`
         and MasterLost once the cluster is gone.
         """
-        index = next(self._indexes)
-        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1:
-            self._renew_loose_job()
-        job = self._loose
+        job, index = self._next_of_loose_job()
         future = TaskFuture(job.id, index, self._courier.cancel)
-        try:
-            body, sizes, buffers = self.pack(fn, args, kwargs)
-            function = self.ship(fn)
-        except NotPicklable as error:
-            self._courier.check_open()
-            future.end(None, error)
-            return future
-        self._courier.post([Entry(job, index, function, body, sizes, buffers, None, 0, future)])
+        self._send(job, future, fn, args, kwargs)
         return future
+
+    def push_task(self, task: Task) -> TaskFuture:
+        """Run a task object on the cluster; return its future.
+
+        A copy of it travels, is called, and tidies up (`clean_up`) before its result comes back. Then `task.finished`
+        is called here, in the thread of callbacks (see `call_back`), soon after the future has ended.
+        """
+        job, index = self._next_of_loose_job()
+        future = TaskFuture(job.id, index, self._courier.cancel)
+        introduce(task, future, self.name)
+        future.add_done_callback(lambda ended: self._desk.call(tell, task, ended, self._heard))
+        _, function, args = call_of(task)
+        self._send(job, future, function, args, {})
+        return future
+
+    def push_tasks(
+        self,
+        tasks: Iterable[Task],
+        *,
+        name: str = "",
+        stop_on_error: bool = False,
+        timeout_s: float | None = None,
+        retries: int = 0,
+    ) -> Job:
+        """Run task objects as one job, many to a message; return it at once. Each ends as with `push_task`.
+
+        Lists and tuples are pickled now. From other iterables some thousand tasks are taken ahead of their ends, the
+        first ones now and the others in the thread of callbacks; what they raise there is raised by `Job.results`.
+        After `shutdown` nothing more is taken.
+
+        Args:
+            stop_on_error, timeout_s, retries: as of `start_job`.
+
+        Raises ConfigurationError for what is no Task, RuntimeError after `shutdown`, what an iterable raises at first.
+        """
+        self._courier.check_open()
+        limits = _limits(timeout_s, retries)
+        record = OpenJob[TaskFuture](new_job_id(), _label(name or "tasks"), False, bool(stop_on_error))
+        job = Job(record.id, record.name, self._courier.cancel, prints=True, is_open=True)
+        ahead = None if isinstance(tasks, Sequence) else AHEAD
+        Push(self, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
+        return job
+
+    def call_back(self, receiver: object | None) -> None:
+        """Have methods of `receiver` called when something happens; None for nobody. It needs none of them.
+
+            task_finished(task, result, error)      a pushed task has ended; after its own `finished`
+            work_finished(result, task_system)      a task system has gathered its result
+            master_disconnected(gracefully)         the master has gone; True if the cluster was stopped
+
+        All of them, and `Task.finished`, are called in one thread of their own, one at a time: slow ones hold up no
+        results, and need no locks among themselves. In a notebook that is not the thread of the cells. What they raise
+        is logged.
+        """
+        self._receiver = receiver
 
     def map(
         self,
@@ -110,13 +171,23 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
+        return_exceptions: bool = False,
     ) -> Iterator[Any]:
         """Return an iterator over `fn(*items)` for the items of the iterables, in order.
 
+        Many items travel as one task, and yet each has its own end. If the worker of such a task dies, its items run
+        again, a few at a time, until the one that is to blame is alone. An item with more than 32 KiB of arguments is
+        always a task by itself.
+
         Args:
             timeout: seconds from now after which `next` raises TimeoutError.
-            chunksize: items per task; None lets the cluster decide (today a task each).
-            buffersize: take items from the iterables only this many tasks ahead of what was read; None takes all now.
+            chunksize: items per task; None lets measured times decide: tasks of about 5 ms, less towards the end.
+            buffersize: take from the iterables only so many items more than were handed out; with a chunksize of your
+                own, so many tasks. None takes all now.
+            return_exceptions: hand out the exception of an item that failed in the place of its result, and go on; else
+                it is raised there, which ends the iteration.
+
+        Raises RuntimeError after `shutdown`, MasterLost once the cluster is gone, NotPicklable if `fn` cannot be sent.
         """
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -125,11 +196,17 @@ class ApplicationNode(concurrent.futures.Executor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._courier.check_open()
+        size = AdaptiveSize(self._ask_for_slots()) if chunksize is None else chunksize
+        ahead = None if buffersize is None else buffersize * (chunksize or 1)
         items = zip(*iterables, strict=False)
-        if chunksize is None or chunksize == 1:
-            return self._results(self._stream(fn, items, buffersize), deadline)
-        chunks = ((chunk,) for chunk in iter(lambda: tuple(itertools.islice(items, chunksize)), ()))
-        return _flat(self._results(self._stream(pickles.OnEach(fn), chunks, buffersize), deadline))
+        mapped = Map(self, self._courier, fn, items, _label(getattr(fn, "__name__", "map")), size, ahead)
+        try:
+            mapped.fill()
+        except BaseException:
+            mapped.close()
+            raise
+        return mapped.results(deadline, return_exceptions)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks, and leave the cluster when those that were taken have ended.
@@ -140,11 +217,13 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         self._courier.leave(wait, cancel_futures)
         if wait:
+            self._desk.join()
             self._at_exit()
 
     def close(self) -> None:
         """Leave the cluster now: what has not ended is cancelled, running tasks are stopped."""
         self._courier.leave(wait=True, cancel_futures=False, stop=True)
+        self._desk.join()
         self._at_exit()
 
     def present_errors(self, presenter: Presenter | None) -> None:
@@ -294,37 +373,57 @@ class ApplicationNode(concurrent.futures.Executor):
             name = getattr(fn, "__qualname__", repr(fn))
             raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error
 
+    def _next_of_loose_job(self) -> tuple[OpenJob[TaskFuture], int]:
+        index = next(self._indexes)
+        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1:
+            self._renew_loose_job()
+        return self._loose, index
+
+    def _send(
+        self,
+        job: OpenJob[TaskFuture],
+        future: TaskFuture,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        try:
+            body, sizes, buffers = self.pack(fn, args, kwargs)
+            function = self.ship(fn)
+        except NotPicklable as error:
+            self._courier.check_open()
+            future.end(None, error)
+            return
+        self._courier.post([Entry(job, future.index, function, body, sizes, buffers, None, 0, future)])
+
+    def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
+        self._call_receiver("task_finished", task, result, error)
+
+    def _call_receiver(self, what: str, *about: Any) -> None:
+        method = getattr(self._receiver, what, None)
+        if method is not None:
+            method(*about)
+
     def _renew_loose_job(self) -> OpenJob[TaskFuture]:
         with self._lock:
             old, self._loose = self._loose, OpenJob[TaskFuture](new_job_id(), self.name)
         self._courier.close_job(old)
         return old
 
-    def _stream(self, fn: Callable[..., Any], calls: Iterator[tuple[Any, ...]], ahead: int | None) -> Stream:
-        record = OpenJob[TaskFuture](new_job_id(), _label(getattr(fn, "__name__", "map")))
-        return Stream(self, self._courier, fn, calls, record, ahead)
-
-    def _results(self, stream: Stream, deadline: float | None) -> Iterator[Any]:
-        """Iterate over a stream's results, which begins at once although nobody has asked for the first."""
-        stream.fill()
-
-        def results() -> Iterator[Any]:
+    def _ask_for_slots(self) -> int:
+        """Give the number of tasks that the cluster can run at once, as it was a moment ago."""
+        now = time.monotonic()
+        if now - self._slots_asked_s > SLOTS_KNOWN_S:
             try:
-                while stream.futures:
-                    future = stream.futures.popleft()
-                    left = None if deadline is None else deadline - time.monotonic()
-                    try:
-                        value = [future.result(left)]
-                    except BaseException:
-                        future.cancel()
-                        raise
-                    del future
-                    stream.fill()
-                    yield value.pop()  # nothing here keeps it alive
-            finally:
-                stream.close()
-
-        return results()
+                self._slots = sum(slave["slots"] for slave in self.status()["slaves"])
+                self._slots_asked_s = now
+                self._courier.member.control.close()  # the next question is long off
+            except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
+                # Tasks can wait for a master that is away; and no result depends on how they are cut.
+                log.warning(
+                    "the master does not say how many slots there are, going on with %d: %s", self._slots, error
+                )
+        return self._slots
 
 
 def _limits(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
@@ -356,14 +455,6 @@ def _checked(needs: Needs | None) -> Needs | None:
 def _label(name: object) -> str:
     """Give a name as it travels: short, and text that can be encoded."""
     return str(name)[:NAME_MAX].encode("utf-8", "replace").decode()
-
-
-def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:
-    """Iterate over the results of chunks; closing it closes `chunks`. Keeps none alive that it has handed out."""
-    for chunk in chunks:
-        chunk.reverse()
-        while chunk:
-            yield chunk.pop()
 
 
 def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:

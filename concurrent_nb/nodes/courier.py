@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError
@@ -47,23 +47,47 @@ Callback = Callable[[], None]
 Presenter = Callable[[TaskFuture, BaseException], None]
 
 
+class Source(Protocol):
+    """What makes the tasks of a job as there is room. Called in the courier's thread."""
+
+    record: OpenJob[TaskFuture]
+
+    def leave(self, cancel: bool) -> None:
+        """Read nothing more, because the application leaves. With `cancel`, what has not been sent is cancelled."""
+
+    def fail(self, error: ClusterError) -> None:
+        """End what has not been sent with an error: the cluster is gone."""
+
+
 class Courier:
     """Carry the tasks of one application.
 
     Args:
         join: registers the application, now and again when its master has gone.
-        name: of the cluster, for messages; of the application, for the thread.
+        cluster, name: of the cluster, for messages; of the application, for the thread.
+        gone: called when the master is gone for good; with whether it was stopped.
+        at_end: called last of all.
     """
 
-    def __init__(self, join: Callable[[], Membership], cluster: str, name: str) -> None:
+    def __init__(
+        self,
+        join: Callable[[], Membership],
+        cluster: str,
+        name: str,
+        gone: Callable[[bool], object],
+        at_end: Callback,
+    ) -> None:
         self.member = join()  # first, because it may fail, and what follows has to be closed
         self._join = join
+        self._gone = gone
+        self._at_end = at_end
         self._cluster = cluster
         self._pid = os.getpid()
         self.present: Presenter | None = None  #: called with each exception before its future has it
         self.present_display: Callable[[Display], None] | None = None  #: shows what no job gathers
         self._lock = threading.Lock()  # guards what follows up to the inbox
         self._closed = False  # no more tasks
+        self._sources: dict[JobId, Source] = {}
         self._broken: ClusterError | None = None
         self._inbox: deque[Task | Callback] = deque()
         self._leaving = False  # our thread may end when nothing is unanswered
@@ -95,13 +119,19 @@ class Courier:
             self._inbox.extend(tasks)
         self._wake.set()
 
+    def open_source(self, source: Source) -> None:
+        """Take note of one that will `add` tasks of a job of its own in our thread. Raises as `check_open`."""
+        with self._lock:
+            self.check_open()
+            self._sources[source.record.id] = source
+
     def close_job(self, record: OpenJob[TaskFuture]) -> None:
         """Say that no more tasks will come for a job."""
-        self._tell(lambda: self._ledger.close(record))
+        self.tell(lambda: self._ledger.close(record))
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
         """Ask for the end of tasks of a job, or of all (None), running ones too."""
-        self._tell(lambda: self._ledger.cancel(job, indexes))
+        self.tell(lambda: self._ledger.cancel(job, indexes))
 
     def leave(self, wait: bool, cancel_futures: bool, stop: bool = False) -> None:
         """Take no more tasks, and end the thread when those that were taken have ended.
@@ -115,7 +145,7 @@ class Courier:
             self._closed = True
         if os.getpid() != self._pid:
             return  # a forked copy: thread and link belong to the parent
-        self._tell(lambda: self._begin_leaving(cancel_futures, stop))
+        self.tell(lambda: self._begin_leaving(cancel_futures, stop))
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -123,18 +153,29 @@ class Courier:
         """Leave now, and wait for no answer: the master cancels what is open, and nobody's future ends."""
         with self._lock:
             self._closed = True
-        self._tell(self._quit)
+        self.tell(self._quit)
         self._thread.join()
 
     def fail(self, error: ClusterError) -> None:
         """End everything that is open, and all that comes later, with an error: nobody is left who could do it."""
-        self._tell(lambda: self._give_up(str(error), type(error)))
+        self.tell(lambda: self._give_up(str(error), type(error)))
 
-    def _tell(self, what: Callback) -> None:
+    def tell(self, what: Callback) -> None:
+        """Have something done in our thread."""
         self._inbox.append(what)
         self._wake.set()
 
     # ------------------------------------------------------------------------------------------------- in our thread
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Take the tasks of a source, also while the application leaves."""
+        if tasks:
+            self._ledger.add(tasks)
+
+    def close_source(self, source: Source) -> None:
+        """Let a source go: no more tasks will come of it."""
+        if self._sources.pop(source.record.id, None) is not None:
+            self._ledger.close(source.record)
 
     def _run(self) -> None:
         try:
@@ -154,6 +195,7 @@ class Courier:
             else:
                 self.member.close()
             self._wake.close()
+            self._at_end()
 
     def _turn(self) -> bool:
         """Wait for something, and do it. False when the cluster is gone."""
@@ -200,7 +242,7 @@ class Courier:
 
     def _take_inbox(self) -> None:
         tasks: list[Task] = []
-        while self._inbox:
+        for _ in range(len(self._inbox)):  # what a source tells itself is for the next turn
             item = self._inbox.popleft()
             if isinstance(item, Entry):
                 if not item.owner.cancelled():
@@ -220,10 +262,14 @@ class Courier:
         if cancel_futures:
             for entry in self._ledger.entries():
                 entry.owner.cancel()
+        sources = dict(self._sources)
+        for source in sources.values():
+            source.leave(cancel_futures or stop)
         for job in list(self._ledger.jobs.values()):
             if stop:
                 self._ledger.cancel(job.id, None)
-            self._ledger.close(job)
+            if job.id not in sources:
+                self._ledger.close(job)
         self._leaving = True
 
     # --------------------------------------------------------------------------------------------------------- news
@@ -311,7 +357,7 @@ class Courier:
         session = self._ledger.session
         assert session is not None
         if session.closed_by_peer == CLUSTER_STOPPED:
-            self._give_up(f"cluster {self._cluster!r} has been stopped")
+            self._give_up(f"cluster {self._cluster!r} has been stopped", gracefully=True)
             return False
         deadline = monotonic() + MASTER_LOST_AFTER_S
         why = ""
@@ -337,10 +383,13 @@ class Courier:
         for entry in self._ledger.attach(Session(member.epoch, "to_client")):
             entry.owner.end_cancelled()
 
-    def _give_up(self, why: str, kind: type[ClusterError] = MasterLost) -> None:
+    def _give_up(self, why: str, kind: type[ClusterError] = MasterLost, gracefully: bool = False) -> None:
         with self._lock:
             self._broken = kind(why)
             left = [item for item in self._inbox if isinstance(item, Entry)]
             self._inbox.clear()
         for entry in [*self._ledger.drop_all(), *left]:
             entry.owner.end(None, kind(f"task {entry.owner.task}: {why}"))
+        for source in list(self._sources.values()):
+            source.fail(kind(why))
+        self._gone(gracefully)

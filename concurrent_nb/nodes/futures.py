@@ -4,10 +4,11 @@ Futures are made by the thread that submits and ended by the application's own t
 """
 
 import concurrent.futures
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -153,17 +154,27 @@ class Job:
 
     Made by `ApplicationNode.start_job`. The futures keep everything that finished, also when the job ended early.
     Of a `watched` job events and notes gather until they are taken. What tasks write and display gathers too, unless
-    the job `prints`: then it comes out of this process at once.
+    the job `prints`: then it comes out of this process at once. A job that `is_open` may get more tasks, and has not
+    ended before it is closed.
     """
 
     def __init__(
-        self, job: JobId, name: str, canceller: Canceller, watched: bool = False, prints: bool = False
+        self,
+        job: JobId,
+        name: str,
+        canceller: Canceller,
+        watched: bool = False,
+        prints: bool = False,
+        is_open: bool = False,
     ) -> None:
         self.id = job
         self.name = name
         self.watched = watched
         self.prints = prints
+        self.is_open = is_open  #: more tasks may come
         self.futures: list[TaskFuture] = []
+        self.ended: list[TaskFuture] = []  #: those that have ended, in that order
+        self.input_error: BaseException | None = None  #: why there are no more tasks, if that is an error
         self.hit: TaskFuture | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture | None = None  #: the first task that failed
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
@@ -181,7 +192,7 @@ class Job:
         """Wait until every task has ended. Return whether that is so; False after `timeout_s` seconds."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._condition:
-            while self._ended < len(self.futures):
+            while not self._is_over():
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
@@ -192,11 +203,30 @@ class Job:
         """Wait for all tasks; return their values, in order.
 
         Raises the first task's exception that has one, in order, CancelledError for a task that was cancelled, and
-        TimeoutError after `timeout_s` seconds.
+        TimeoutError after `timeout_s` seconds; of tasks from an iterator, also what the iterator has raised.
         """
         if not self.wait(timeout_s):
             raise TimeoutError(f"{self!r} has not ended within {timeout_s} s")
+        if self.input_error is not None:
+            raise self.input_error
         return [future.result() for future in self.futures]
+
+    def as_completed(self, timeout_s: float | None = None) -> Iterator[TaskFuture]:
+        """Iterate over the futures in the order in which they end, also over those that are still to come.
+
+        Raises TimeoutError if it lasts longer than `timeout_s` seconds.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for number in itertools.count():
+            with self._condition:
+                while len(self.ended) <= number:
+                    if self._is_over():
+                        return
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise TimeoutError(f"{self!r} has not ended within {timeout_s} s")
+                    self._condition.wait(left)
+            yield self.ended[number]
 
     @property
     def elapsed_s(self) -> float:
@@ -205,13 +235,15 @@ class Job:
 
     def cancel(self) -> None:
         """Stop the whole job, running tasks too. Returns at once; `wait` tells when all have ended."""
+        if self.is_open:
+            self.close()
         self._canceller(self.id, None)
 
     def counts(self) -> Counts:
         """Tell how many tasks are where."""
         with self._condition:
             running = len(self._running)
-            waiting = len(self.futures) - self._ended - running
+            waiting = len(self.futures) - len(self.ended) - running
             return Counts(waiting, running, self._done, self._failed, self._cancelled)
 
     def take_output(self) -> list[OutputPiece | Shown]:
@@ -226,9 +258,8 @@ class Job:
         """Give what tasks have reported and published since the last call, if the job is watched."""
         return _taken(self._notes)
 
-    @property
-    def _ended(self) -> int:
-        return self._done + self._failed + self._cancelled
+    def _is_over(self) -> bool:
+        return not self.is_open and len(self.ended) >= len(self.futures)
 
     def __repr__(self) -> str:
         counts = self.counts()
@@ -285,9 +316,19 @@ class Job:
             else:
                 self._failed += 1
                 self.first_error = self.first_error or future
-            if self._ended >= len(self.futures):
+            self.ended.append(future)
+            if self._is_over():
                 self._ended_s = time.monotonic()
-                self._condition.notify_all()
+            self._condition.notify_all()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Note that no more tasks will come, because of `error` if there is one."""
+        with self._condition:
+            self.is_open = False
+            self.input_error = error
+            if self._is_over():
+                self._ended_s = time.monotonic()
+            self._condition.notify_all()
 
 
 def _taken(gathered: "deque[T]") -> "list[T]":
@@ -296,3 +337,23 @@ def _taken(gathered: "deque[T]") -> "list[T]":
     while gathered:
         taken.append(gathered.popleft())
     return taken
+
+
+def as_completed(
+    futures: "Job | Iterable[concurrent.futures.Future[Any] | Job]", timeout: float | None = None
+) -> "Iterator[concurrent.futures.Future[Any]]":
+    """Iterate over futures in the order in which they end, those that have ended first.
+
+    Args:
+        futures: a job (also one whose tasks are still to come), or futures and jobs, of any executors.
+        timeout: seconds from the first `next`, after which TimeoutError is raised.
+    """
+    if isinstance(futures, Job):
+        return futures.as_completed(timeout)
+    given: list[concurrent.futures.Future[Any]] = []
+    for one in futures:
+        if isinstance(one, Job):
+            given += one.futures
+        else:
+            given.append(one)
+    return concurrent.futures.as_completed(given, timeout)

@@ -157,7 +157,9 @@ class _Hands:
             who = f"system {name} of {given.client_id}"
             return register(given.info, "client", given.keys, name=who[:100], comes_back=False)
 
-        self._courier = Courier(join, given.info.name, f"system {given.system_id}")
+        name_of_host = f"system {given.system_id}"
+        # The ends of its tasks tell all that a host needs to know of the master's going.
+        self._courier = Courier(join, given.info.name, name_of_host, gone=lambda gracefully: None, at_end=lambda: None)
         self._courier.present_display = self._show
         self._job = OpenJob[TaskFuture](new_job_id(), name)
 

@@ -11,46 +11,26 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
-import pickle
 import socket
 import sys
-import traceback
 import types
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Final
 
-import cloudpickle
-import msgspec
-
-from concurrent_nb.errors import ProtocolError, RemoteTraceback
+from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import notes, pickles
-from concurrent_nb.wire.messages import ErrorReport
+from concurrent_nb.shipping import chunks, notes, pickles
+from concurrent_nb.shipping.reports import Answer, failed, not_loadable, not_picklable
 from concurrent_nb.workers import child
 from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.records import Buffer
 from concurrent_nb.workers.serving import Serving
 from concurrent_nb.workers.template import Template
 
-#: what a message or traceback is cut to, in characters
-TEXT_MAX: Final = 64 * 1024
-#: what a result's repr is cut to, in characters
-REPR_MAX: Final = 200
-#: a pickled exception that is larger does not travel
-EXCEPTION_BYTES_MAX: Final = 1024 * 1024
-#: frames of these folders are ours; a traceback begins after them
-_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-_OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping", "tasks"))
-
 # A name in a module is found faster than a member of an enumeration.
 _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
-_encode: Final = msgspec.msgpack.Encoder().encode
-
-#: status, body, buffers
-Answer = tuple[int, bytes, Sequence[Buffer]]
 
 
 class TaskRunner:
@@ -79,14 +59,14 @@ class TaskRunner:
                 function = self._open(digest)
             args, kwargs = pickles.loads(body, buffers)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
-            return _not_loadable(error)
+            return not_loadable(error)
         notes.SINK.open(self.send_note)
         try:
-            value = function(*args, **kwargs)
+            value = chunks.run(function, args) if kwargs is None else function(*args, **kwargs)
             if "matplotlib.pyplot" in sys.modules:
                 _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
-            return _failed(error)
+            return failed(error)
         finally:
             notes.SINK.close()
         status = _OK
@@ -95,7 +75,7 @@ class TaskRunner:
         try:
             pickled, out_of_band = pickles.dumps(value)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the answer has the error)
-            return _not_picklable(value, error)
+            return not_picklable(value, error)
         return status, pickled, out_of_band
 
     def _open(self, digest: bytes) -> Callable[..., object]:
@@ -113,94 +93,6 @@ def _show_figures() -> None:
     from concurrent_nb.shipping import figures  # here, because it needs matplotlib, which the task has
 
     figures.show_open()
-
-
-# ------------------------------------------------------------------------------------------------ reports of errors
-
-
-def _failed(error: BaseException) -> Answer:
-    report = ErrorReport(_class_name(error), _text_of(error), _traceback_of(error), _pickled(error))
-    return Status.ERROR, _encode(report), ()
-
-
-def _not_loadable(error: BaseException) -> Answer:
-    message = f"the worker cannot load the task's function or arguments: {_one_line(error)}"
-    return Status.NOT_LOADABLE, _encode(ErrorReport(_class_name(error), message, _traceback_of(error))), ()
-
-
-def _not_picklable(value: object, error: BaseException) -> Answer:
-    kind = type(value).__name__
-    hint = "return plain data, or something that pickle can take apart"
-    if kind in ("generator", "async_generator", "map", "filter", "zip"):
-        hint = "return a list of its items instead"
-    elif kind == "coroutine":
-        hint = "run it in the task, and return what it gives"
-    elif isinstance(error, RecursionError) or "recursion" in str(error):  # cloudpickle raises one of its own
-        hint = "it is nested too deeply: return something flatter"
-    message = f"the task returned a {kind} that cannot be pickled, {_repr_of(value)} ({_one_line(error)}): {hint}"
-    return Status.NOT_PICKLABLE, _encode(ErrorReport(_class_name(error), message, "")), ()
-
-
-def _class_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _text_of(thing: object) -> str:
-    try:
-        return str(thing)[:TEXT_MAX]
-    except BaseException as error:  # noqa: BLE001  (user code; the text says what it raised)
-        return f"<str() of this {type(thing).__name__} raised {type(error).__name__}>"
-
-
-def _cut(text: str) -> str:
-    """Leave out the middle of a text that is too long: what happened is at its beginning, and where, at its end."""
-    if len(text) <= TEXT_MAX:
-        return text
-    half = TEXT_MAX // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters are left out ...]\n{text[-half:]}"
-
-
-def _one_line(error: BaseException) -> str:
-    text = _text_of(error)
-    return f"{_class_name(error)}: {text}" if text else _class_name(error)
-
-
-def _repr_of(value: object) -> str:
-    try:
-        text = repr(value)
-    except BaseException as error:  # noqa: BLE001  (user code; the text says what it raised)
-        return f"whose repr() raised {type(error).__name__}"
-    return text if len(text) <= REPR_MAX else text[: REPR_MAX - 3] + "..."
-
-
-def _traceback_of(error: BaseException) -> str:
-    """Format as Python does, beginning with the task's own lines."""
-    try:
-        own, cause = _without_ours(error.__traceback__), error.__cause__
-        if own is None and isinstance(cause, RemoteTraceback):
-            return _cut(cause.text)  # a task system passes on what a task has raised, elsewhere
-        lines = traceback.format_exception(type(error), error, own)
-        return _cut("".join(lines))
-    except BaseException as broken:  # noqa: BLE001  (user code formats exceptions; the text says what it raised)
-        return f"{_class_name(error)}: <formatting the traceback raised {type(broken).__name__}>\n"
-
-
-def _without_ours(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
-        trace = trace.tb_next
-    return trace
-
-
-def _pickled(error: BaseException) -> bytes:
-    """Pickle an exception, if it can be unpickled again."""
-    try:
-        body: bytes = cloudpickle.dumps(error, 5)
-        if len(body) <= EXCEPTION_BYTES_MAX and isinstance(pickle.loads(body), BaseException):
-            return body
-    except BaseException:  # noqa: BLE001  (user code; that it cannot travel is said by the empty bytes)
-        return b""
-    return b""
 
 
 # ---------------------------------------------------------------------------------------------------- the process

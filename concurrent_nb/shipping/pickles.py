@@ -11,7 +11,7 @@ Buffers of at least `OUT_OF_BAND_BYTES` (PEP 574) leave the pickle and travel as
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 #: buffers of this size or more travel outside of the pickle
@@ -24,8 +24,8 @@ _CLASS_STATE: Final = b"_class_setstate"
 Buffer = bytes | bytearray | memoryview
 
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, type(Ellipsis), range})
-#: atoms that have no buffer
-_SMALL_ATOMS: Final = _ATOMS - {bytes}
+#: atoms that have no buffer, never change, and run no code of a user's when they are pickled
+SMALL_ATOMS: Final = _ATOMS - {bytes}
 _CONTAINERS: Final = frozenset({tuple, list, set, frozenset})
 
 
@@ -87,7 +87,7 @@ def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, li
     """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut."""
     if not kwargs:
         for arg in args:
-            if type(arg) not in _SMALL_ATOMS:
+            if type(arg) not in SMALL_ATOMS:
                 break
         else:
             return pickle.dumps((args, kwargs), 5), []
@@ -126,17 +126,6 @@ class _Homecoming(pickle.Unpickler):
         if module != "cloudpickle.cloudpickle" or name != "_class_setstate":
             return found
         return lambda cls, state: cls if cls in self._here else found(cls, state)
-
-
-class OnEach:
-    """A function for a chunk of argument tuples: gives the list of `fn`'s results."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
-        self.__name__ = getattr(fn, "__name__", "map")
-
-    def __call__(self, chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
-        return [self.fn(*args) for args in chunk]
 
 
 def itself(thing: object) -> object:

@@ -75,7 +75,3 @@ def test_small_and_strided_arrays_stay_in_the_pickle() -> None:
 def test_what_cannot_be_pickled_says_so() -> None:
     with pytest.raises((TypeError, pickle.PicklingError)):
         pickles.dumps(threading.Lock())
-
-
-def test_a_chunk_is_called_item_by_item() -> None:
-    assert pickles.OnEach(pow)([(2, 3), (2, 4)]) == [8, 16]

@@ -1,0 +1,47 @@
+"""A thread for what an application's user wants to be told, so that his code never holds up the application's own.
+
+Callbacks run here one at a time, in the order in which things happened. The thread is there from the first on.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Desk:
+    """Calls callbacks. Safe to use from many threads."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def call(self, what: Callable[..., object], *args: Any) -> None:
+        """Have `what(*args)` called soon. What it raises is logged."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {self._name} desk", daemon=True)
+                self._thread.start()
+        self._calls.put(lambda: what(*args))
+
+    def close(self) -> None:
+        """Let the thread end when all has been called."""
+        self._calls.put(None)
+
+    def join(self) -> None:
+        """Wait until the thread has ended; returns at once when that is where this is called."""
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception:
+                log.exception("a callback of application %s has raised", self._name)
+            del call  # it holds a result

@@ -1,0 +1,375 @@
+"""One `map`: its items on their way into chunks, its chunks on their way to the cluster, its results in order.
+
+    reader's thread: fill --items--> waiting     courier's thread: cut --chunks--> ledger
+    reader's thread: results <------------------ courier's thread: _ended
+
+What is the user's runs in the reader's thread: his iterables, the pickling of arguments, the opening of results. The
+courier's thread only puts together what is pickled, or needs no code of anybody's to be pickled. A chunk of one item is
+an ordinary task.
+
+A chunk that comes back without its items' answers, because its worker died, say, runs again in parts, until the item
+that is to blame is alone. So items may run more than once, as may any task whose worker dies.
+"""
+
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from concurrent_nb.errors import ClusterError, NotPicklable
+from concurrent_nb.ids import new_job_id
+from concurrent_nb.nodes.answers import open_item
+from concurrent_nb.nodes.courier import Courier
+from concurrent_nb.nodes.futures import TaskFuture
+from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
+from concurrent_nb.outcome import Status
+from concurrent_nb.shipping import chunks
+from concurrent_nb.shipping.pickles import SMALL_ATOMS, dumps_call
+from concurrent_nb.tasks.chunks import AdaptiveSize
+from concurrent_nb.wire.codec import Buffers, pack_body
+
+#: a chunk is not made longer once the pickles of its items are so large
+CHUNK_BYTES: Final = 256 * 1024
+#: a chunk that has to run again is cut into so many parts
+PARTS: Final = 8
+#: chunks that are made in one turn of the courier's thread; what comes from the master is heard between two turns
+CUTS_PER_TURN: Final = 512
+_ATOMS_ONLY: Final = {tuple}
+#: ends of a chunk that say nothing of most of its items
+_AGAIN: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POISON, Status.NOT_PICKLABLE})
+
+
+class Packer(Protocol):
+    """What a map needs of its application."""
+
+    def ship(self, fn: Callable[..., Any]) -> Shipment:
+        """Pickle a function."""
+
+    def pack(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[bytes, tuple[int, ...], Buffers]:
+        """Pickle arguments."""
+
+
+@dataclass(eq=False, slots=True)
+class Large:
+    """Arguments with buffers, which travel uncopied: always a task of their own."""
+
+    body: bytes
+    sizes: tuple[int, ...]
+    buffers: Buffers
+
+
+#: what waits to be sent; NotPicklable: it cannot be
+Item = chunks.Call | Large | NotPicklable
+
+
+@dataclass(eq=False, slots=True)
+class Chunk:
+    """Items that travel as one task. It has ended once it has answers, an error or parts."""
+
+    items: Sequence[Any]  #: each an Item; until it has ended
+    count: int
+    answers: list[Any] | None = None  #: for several items as `shipping.chunks` has them; for one, its value
+    error: BaseException | None = None  #: ends each of its items
+    parts: "Sequence[Chunk] | None" = None  #: run in its place
+    future: TaskFuture | None = None  #: of several items, once it has answers: who ran it
+
+
+class Map:
+    """The items of one `map`, from the iterables to the results.
+
+    Args:
+        size: items per task; None adapts, to at most `slots` tasks at once.
+        ahead: items that may be read and not yet handed out; None for all.
+
+    Raises NotPicklable if the function cannot travel.
+    """
+
+    def __init__(
+        self,
+        packer: Packer,
+        courier: Courier,
+        fn: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        name: str,
+        size: int | AdaptiveSize,
+        ahead: int | None,
+    ) -> None:
+        self._packer = packer
+        self._courier = courier
+        self._fn = fn
+        self._function = packer.ship(fn)
+        # The reader's thread:
+        self._calls = calls
+        self._ahead = ahead
+        self._outstanding = 0  # items that were read and not handed out
+        # Written by one thread, read by the other:
+        self._waiting: deque[Item] = deque()
+        self._exhausted = False  # the reader will add nothing
+        self._hungry = True  # the courier's thread wants to be told when something waits
+        # The courier's thread:
+        self._leaving = False  # the application is: nothing more will be read
+        self._again: deque[Chunk] = deque()  # parts to be sent before what waits
+        self.record = OpenJob[TaskFuture](new_job_id(), name)
+        self._size = size
+        self._index = itertools.count()
+        self._unanswered: dict[TaskFuture, Chunk] = {}
+        self._abandoned = False
+        # Guarded, for both:
+        self._condition = threading.Condition()
+        self._order: deque[Chunk] = deque()  # chunks that were cut and not read, in order
+        self._closed = False  # no more will be cut
+        courier.open_source(self)
+
+    # -------------------------------------------------------------------------------------------- the reader's thread
+
+    def fill(self) -> None:
+        """Read as far ahead as was asked for. Raises what the iterables raise, and RuntimeError after a shutdown."""
+        if self._exhausted:
+            return
+        self._courier.check_open()
+        room = None if self._ahead is None else self._ahead - self._outstanding
+        least = self._size if isinstance(self._size, int) else 1
+        waiting, read = self._waiting, 0
+        for read, args in enumerate(itertools.islice(self._calls, room), 1):  # noqa: B007  (how many there were)
+            for arg in args:
+                if type(arg) not in SMALL_ATOMS:
+                    # Now, because it may change; and here, because its own code may run.
+                    waiting.append(self._packed(args))
+                    break
+            else:
+                waiting.append(args)
+            if self._hungry and len(waiting) >= least:
+                self._hungry = False
+                self._courier.tell(self.cut)
+        self._outstanding += read
+        if read != room:
+            self._exhausted = True
+            self._courier.tell(self.cut)
+
+    def _packed(self, args: tuple[Any, ...]) -> Item:
+        try:
+            body, sizes, buffers = self._packer.pack(self._fn, args, {})
+        except NotPicklable as error:
+            return error
+        return Large(body, sizes, buffers) if sizes else body
+
+    def results(self, deadline: float | None, return_exceptions: bool) -> Iterator[Any]:
+        """Iterate over the results. Closing it cancels what nobody will read.
+
+        Args:
+            deadline: when to raise TimeoutError, on the clock of `time.monotonic`.
+            return_exceptions: give exceptions in the place of results; else the first is raised, and is the end.
+        """
+        try:
+            while (chunk := self._next(deadline)) is not None:
+                answers = chunk.answers
+                if answers is None:
+                    assert chunk.error is not None
+                    answers = [_raised(chunk.error, return_exceptions)] * chunk.count
+                answers.reverse()
+                while answers:
+                    if type(answers[-1]) not in SMALL_ATOMS and chunk.future is not None:
+                        answers[-1] = self._opened(chunk.future, answers[-1], return_exceptions)
+                    if self._ahead is not None:
+                        self._outstanding -= 1
+                        self.fill()
+                    yield answers.pop()  # nothing here keeps it alive
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel what nobody will read."""
+        with self._condition:
+            is_over = self._closed and not self._order
+        if not is_over:
+            self._courier.tell(self._abandon)
+
+    def _next(self, deadline: float | None) -> Chunk | None:
+        """Wait for the next chunk that has ended, in order; None after the last."""
+        with self._condition:
+            while True:
+                while self._order and self._order[0].parts is not None:
+                    self._order.extendleft(reversed(self._order.popleft().parts or ()))
+                if self._order:
+                    head = self._order[0]
+                    if head.answers is not None or head.error is not None:
+                        return self._order.popleft()
+                elif self._closed:
+                    if self._waiting:  # read while the application was shut down
+                        self._courier.check_open()
+                    return None
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError
+                self._condition.wait(left)
+
+    def _opened(self, future: TaskFuture, answer: Any, return_exceptions: bool) -> Any:
+        value, error = open_item(future, answer)
+        if error is None:
+            return value
+        if self._courier.present is not None:
+            self._courier.present(future, error)
+        return _raised(error, return_exceptions)
+
+    # ------------------------------------------------------------------------------------------- the courier's thread
+
+    def cut(self) -> None:
+        """Send what may be sent now."""
+        entries = [self._entry(chunk) for chunk in self._again]
+        self._again.clear()
+        while len(entries) < CUTS_PER_TURN and (size := self._next_size()):
+            chunk = self._cut_one(size)
+            with self._condition:
+                self._order.append(chunk)
+                self._condition.notify_all()
+            if chunk.error is None:
+                entries.append(self._entry(chunk))
+        self._courier.add(entries)
+        if len(entries) >= CUTS_PER_TURN:
+            self._courier.tell(self.cut)
+        elif (self._exhausted or self._leaving) and not self._waiting:
+            self._close()
+
+    def leave(self, cancel: bool) -> None:
+        """Read nothing more, because the application leaves. With `cancel`, what has not been sent is cancelled."""
+        self._leaving = True
+        if cancel:
+            self._drop(CancelledError())
+        self.cut()
+
+    def fail(self, error: ClusterError) -> None:
+        """End what has not been sent with an error: the cluster is gone."""
+        self._drop(error)
+        self._close()
+
+    def _next_size(self) -> int:
+        """Say how many items are to be sent now."""
+        waiting = len(self._waiting)
+        if isinstance(self._size, AdaptiveSize):
+            room = self._size.on_the_way - len(self._unanswered)
+            size = self._size.next_size(waiting) if waiting and room > 0 else 0
+        elif waiting >= self._size:
+            size = self._size
+        else:
+            size = waiting if self._exhausted or self._leaving else 0
+        if not size:
+            self._hungry = True
+            # What the other thread added just before it could see that, nobody would tell us of.
+            if len(self._waiting) != waiting and not self._unanswered:
+                return self._next_size()
+        return size
+
+    def _cut_one(self, size: int) -> Chunk:
+        waiting = self._waiting
+        items = [waiting.popleft() for _ in range(size)]
+        if set(map(type, items)) != _ATOMS_ONLY:
+            fitting = _fitting(items, CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf)
+            waiting.extendleft(reversed(items[fitting:]))
+            del items[fitting:]
+        first = items[0]
+        return Chunk(items, len(items), error=first if isinstance(first, NotPicklable) else None)
+
+    def _entry(self, chunk: Chunk) -> Entry[TaskFuture]:
+        """Make the task of a chunk."""
+        first = chunk.items[0]
+        if isinstance(first, Large):
+            body, sizes, buffers = first.body, first.sizes, first.buffers
+        elif chunk.count > 1:
+            body, sizes, buffers = pack_body(chunks.dumps_calls(chunk.items), ())
+        elif isinstance(first, tuple):
+            body, sizes, buffers = pack_body(*dumps_call(first, {}))
+        else:
+            assert isinstance(first, bytes)
+            body, sizes, buffers = first, (), ()
+        future = TaskFuture(self.record.id, next(self._index), self._courier.cancel)
+        self._unanswered[future] = chunk
+        future.add_done_callback(self._ended)
+        return Entry(self.record, future.index, self._function, body, sizes, buffers, None, 0, future)
+
+    def _ended(self, future: Any) -> None:
+        chunk = self._unanswered.pop(future)
+        error = CancelledError() if future.cancelled() else future.exception()
+        with self._condition:
+            if error is None:
+                value = future.result()
+                chunk.answers = value if chunk.count > 1 else [value]
+                chunk.future = future if chunk.count > 1 else None  # it would keep the value alive
+            elif chunk.count > 1 and future.status in _AGAIN:
+                chunk.parts = _parts(chunk)
+                self._again.extend(chunk.parts)
+            else:
+                chunk.error = error
+            chunk.items = ()
+            self._condition.notify_all()
+        if isinstance(self._size, AdaptiveSize) and error is None:
+            self._size.measured(chunk.count, future.elapsed_s)
+        if self._abandoned:
+            self._again.clear()
+        # Not at once, because who ends a future logs what its callbacks raise, and goes on.
+        self._courier.tell(self._finish if self._closed and not self._again else self.cut)
+
+    def _abandon(self) -> None:
+        self._abandoned = True
+        self._waiting.clear()
+        self._again.clear()
+        self._close()
+        for future in list(self._unanswered):
+            future.cancel()
+
+    def _drop(self, error: BaseException) -> None:
+        """End all that has not been sent with an error."""
+        with self._condition:
+            for chunk in self._again:
+                chunk.error = error
+            self._again.clear()
+            dropped = 0
+            while self._waiting:
+                self._waiting.popleft()
+                dropped += 1
+            if dropped:
+                self._order.append(Chunk((), dropped, error=error))
+            self._condition.notify_all()
+
+    def _close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._finish()
+
+    def _finish(self) -> None:
+        """Let the job go once nothing of it is unanswered."""
+        if not self._unanswered:
+            self._courier.close_source(self)
+
+
+def _fitting(items: Sequence[Item], room_bytes: float) -> int:
+    """Say how many of the first items can go together, at least one."""
+    for count, item in enumerate(items):
+        if isinstance(item, bytes):
+            room_bytes -= len(item)
+        alone = not isinstance(item, bytes | tuple)
+        if count and (alone or room_bytes < 0):
+            return count
+        if alone:
+            return 1
+    return len(items)
+
+
+def _parts(chunk: Chunk) -> list[Chunk]:
+    size = -(-chunk.count // PARTS)
+    cuts = [chunk.items[at : at + size] for at in range(0, chunk.count, size)]
+    return [Chunk(items, len(items)) for items in cuts]
+
+
+def _raised(error: BaseException, return_exceptions: bool) -> BaseException:
+    """Give an exception, or raise it."""
+    if return_exceptions:
+        return error
+    raise error

@@ -1,0 +1,86 @@
+"""Many calls of one function as one task: how items travel, how they run, and how each keeps its own end.
+
+    arguments  tuple: atoms, as they are | bytes: the pickle of (args, kwargs)
+               if all are tuples: how many there are to an item, and the row of them all
+    results    an atom, as it is | bytes: its pickle | list: its pickle and its large buffers
+               | tuple: (Status, encoded ErrorReport) of an item that failed
+
+Atoms of a chunk are pickled together, which is ten times as fast as one by one. Whatever else there is gets a pickle of
+its own: so one that cannot be opened or made harms no neighbour, and no two items share an object that they share not
+as tasks of their own.
+"""
+
+import itertools
+import os
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from concurrent_nb.outcome import Hit
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.pickles import SMALL_ATOMS
+from concurrent_nb.shipping.reports import Answer, failed, not_loadable, not_picklable
+
+#: an item's arguments on their way
+Call = tuple[Any, ...] | bytes
+_ATOMS_ONLY: Final = {tuple}
+#: grows in each copy of this process; looking at it is several times as fast as asking for the pid
+_FORKS: Final[list[None]] = []
+os.register_at_fork(after_in_child=lambda: _FORKS.append(None))
+
+
+def dumps_calls(calls: Sequence[Call]) -> bytes:
+    """Give the body of a task that makes these calls. No keywords, where a task has a dictionary: so it is known."""
+    if set(map(type, calls)) == _ATOMS_ONLY:  # without the tuples around them it takes half the time
+        return pickle.dumps(((len(calls[0]), [*itertools.chain.from_iterable(calls)]), None), 5)
+    return pickle.dumps((calls, None), 5)
+
+
+def run(function: Callable[..., Any], calls: Iterable[Call] | tuple[int, list[Any]]) -> list[Any]:
+    """Make the calls of a chunk, as `dumps_calls` has put them; give an answer for each.
+
+    Raises KeyboardInterrupt, which may have come from outside, and ends the chunk.
+    """
+    answers: list[Any] = []
+    answer = answers.append
+    forks = len(_FORKS)
+    if isinstance(calls, tuple):
+        width, atoms = calls
+        calls = zip(*[iter(atoms)] * width, strict=True)
+    for args in calls:
+        if type(args) is bytes:
+            try:
+                args, _ = pickles.loads(args)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
+                answer(_report(not_loadable(error)))
+                continue
+        try:
+            value = function(*args)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  (what an item raises is its own end)
+            answer(_report(failed(error)))
+            value = None
+        else:
+            answer(value if type(value) in SMALL_ATOMS else _packed(value))
+        if len(_FORKS) != forks:  # the item has forked, and came back twice: the copy is not to go on
+            break
+    return answers
+
+
+def _packed(value: Any) -> bytes | list[Any] | tuple[int, bytes]:
+    if type(value) is Hit:
+        value = value.value
+    try:
+        body, buffers = pickles.dumps(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the answer has the error)
+        return _report(not_picklable(value, error))
+    return [body, *map(pickle.PickleBuffer, buffers)] if buffers else body
+
+
+def _report(answer: Answer) -> tuple[int, bytes]:
+    return answer[0], answer[1]
