@@ -168,7 +168,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
         (["--num"], "unknown option '--num'"),
         (["--num-tasks"], "expected one argument"),
         (["--as", "threads"], "invalid choice: 'threads'"),
-        (["--as", "system", "--task-batch"], "not allowed with argument --as"),
+        (["--as", "batch", "--no-task-batch"], "not allowed with argument --as"),
         (["--cluster", "x", "--workers", "2"], "not allowed with argument --cluster"),
         (["--workers", "0"], "0 is too small"),
     ],
