@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.clusters import command, run, shared_cluster, status_of
+from concurrent_nb import Cluster
+from tests.clusters import command, nothing_left_but_workers, run, shared_cluster, status_of
 from tests.work import PATIENCE_S
 
 SMALL = {
@@ -28,10 +29,22 @@ TELLS = {
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The name of a cluster to run samples on."""
+def running() -> Iterator[Cluster]:
     with shared_cluster(name="samples") as cluster:
-        yield cluster.name
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(running: Cluster) -> Iterator[None]:
+    """Do as for every test, but know that a worker may die of being stopped, and is replaced."""
+    with nothing_left_but_workers(running):
+        yield
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> str:
+    """The name of a cluster to run samples on."""
+    return running.name
 
 
 def told_by(*arguments: str) -> str:
