@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from concurrent_nb.api import ApplicationNode as ApplicationNode
     from concurrent_nb.api import Cluster as Cluster
     from concurrent_nb.api import Job as Job
-    from concurrent_nb.api import Task as Task
+    from concurrent_nb.api import SystemRun as SystemRun
     from concurrent_nb.api import TaskFuture as TaskFuture
     from concurrent_nb.api import as_completed as as_completed
     from concurrent_nb.api import connect as connect
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from concurrent_nb.shipping.tiles import Tile as Tile
     from concurrent_nb.task_functions import TaskFunction as TaskFunction
     from concurrent_nb.task_functions import task as task
+    from concurrent_nb.tasks.system import ITaskSystem as ITaskSystem
+    from concurrent_nb.tasks.system import Task as Task
     from concurrent_nb.wire.messages import Needs as Needs
 
 __version__ = "0.1.0"
@@ -36,7 +38,7 @@ _WHERE = {
     "ApplicationNode": "concurrent_nb.api",
     "Cluster": "concurrent_nb.api",
     "Job": "concurrent_nb.api",
-    "Task": "concurrent_nb.api",
+    "SystemRun": "concurrent_nb.api",
     "TaskFuture": "concurrent_nb.api",
     "as_completed": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
@@ -45,6 +47,8 @@ _WHERE = {
     "publish": "concurrent_nb.shipping.notes",
     "report": "concurrent_nb.shipping.notes",
     "Tile": "concurrent_nb.shipping.tiles",
+    "ITaskSystem": "concurrent_nb.tasks.system",
+    "Task": "concurrent_nb.tasks.system",
     "TaskFunction": "concurrent_nb.task_functions",
     "task": "concurrent_nb.task_functions",
     "Needs": "concurrent_nb.wire.messages",
@@ -53,8 +57,10 @@ __all__ = [
     "ApplicationNode",
     "Cluster",
     "Hit",
+    "ITaskSystem",
     "Job",
     "Needs",
+    "SystemRun",
     "Task",
     "TaskFunction",
     "TaskFuture",

@@ -5,6 +5,7 @@ from pathlib import Path
 from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.futures import Counts, Job, OutputPiece, Shown, TaskEvent, TaskFuture, TaskNote, as_completed
 from concurrent_nb.nodes.local import Cluster
+from concurrent_nb.nodes.system_run import SystemRun
 from concurrent_nb.tasks.system import Task
 from concurrent_nb.transport import connection_file, keys
 
@@ -15,6 +16,7 @@ __all__ = [
     "Job",
     "OutputPiece",
     "Shown",
+    "SystemRun",
     "Task",
     "TaskEvent",
     "TaskFuture",

@@ -144,6 +144,10 @@ class TaskRefused(TaskError):
     """The master did not accept the task; the message says why."""
 
 
+class SystemStalled(ConcurrentError):
+    """A task system has no task left and is not complete, so nothing would ever happen any more."""
+
+
 class RemoteError(TaskError):
     """Stands for an exception that the task raised and that cannot be pickled; `type_name` is its class."""
 

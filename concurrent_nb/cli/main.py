@@ -1,4 +1,4 @@
-"""`concurrent-nb master | slave | start | status | kernel | stop`: clusters from a shell.
+"""`concurrent-nb master | slave | start | status | kernel | run | stop`: clusters from a shell.
 
 What a node can be configured to is the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
 `--SlaveNode.workers=8` says on the command line what `c.SlaveNode.workers = 8` says in the file.
@@ -28,6 +28,7 @@ Any item of configuration can be given as --Class.item=value, for example --Mast
   concurrent-nb slave --connect demo              one more slave; on another host, name a copy of the connection file
   concurrent-nb status demo                       what is there and what it does
   concurrent-nb kernel --connect demo SLAVE       look into a slave with any Jupyter client
+  concurrent-nb run mandelbrot --factor 8         run a sample, here on a cluster that is started for it
 """
 
 
@@ -81,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     kernel = command("kernel", _kernel, "Have a slave be a Jupyter kernel, and say how to attach to it.")
     kernel.add_argument("slave", help="name of the slave, as `status` tells it")
     kernel.add_argument("--connect", default="default", metavar="NAME_OR_FILE", help="its cluster (%(default)s)")
+    samples = command("run", _run, "Run a sample on a cluster; without a name, tell which samples there are.")
+    samples.add_argument("name", nargs="?", help="name of the sample")
+    samples.add_argument("arguments", nargs=argparse.REMAINDER, help="its options: see `concurrent-nb run NAME --help`")
     stop = command("stop", _stop, "Stop a cluster: its master, its slaves, everything that runs on them.")
     stop.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
     return parser
@@ -178,6 +182,12 @@ def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
     path, _ = open_kernel(connection_file.read(options.connect), options.slave)
     print(f"slave {options.slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}")
     return 0
+
+
+def _run(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
+    from concurrent_nb.cli.run import run
+
+    return run(options.name, options.arguments)
 
 
 def _control(name: str) -> ControlClient:

@@ -34,9 +34,13 @@ def read_items(arguments: list[str]) -> dict[str, dict[str, Any]]:
         if match is None:
             raise ConfigurationError(f"unknown option {argument!r}: options are those of --help, or --Class.item=value")
         section, item, text = match.groups()
-        try:
-            value = literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        items.setdefault(section, {})[item] = value
+        items.setdefault(section, {})[item] = read_value(text)
     return items
+
+
+def read_value(text: str) -> Any:
+    """Read the value of an item: a Python literal, or else text."""
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,20 +27,23 @@ from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier, Presenter
 from concurrent_nb.nodes.desk import Desk
 from concurrent_nb.nodes.futures import Job, TaskFuture
+from concurrent_nb.nodes.laying import lay_down
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.maps import Map
 from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
-from concurrent_nb.objects.segments import is_available
+from concurrent_nb.nodes.system_host import access, run_system
+from concurrent_nb.nodes.system_run import SystemRun
 from concurrent_nb.objects.store import Lease, Store
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
 from concurrent_nb.shipping.pickles import Shared
 from concurrent_nb.shipping.pushed import call_of
+from concurrent_nb.shipping.task_objects import travelling
 from concurrent_nb.tasks.chunks import AdaptiveSize
-from concurrent_nb.tasks.system import Task
-from concurrent_nb.transport import connection_file
+from concurrent_nb.tasks.system import ITaskSystem, Task
+from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffer, Buffers, length, pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs, Sizes, Slice, StrategyName
@@ -76,9 +80,10 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
         self.name = name or f"application-{os.getpid()}"
+        self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._store = Store()
-        self._functions = Functions(lay_down=self._lay_down)
+        self._functions = Functions(lay_down=partial(lay_down, self._store))
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
         self._indexes = itertools.count()
         self._slots = 1
@@ -227,7 +232,7 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises NotPicklable.
         """
         try:
-            body, laid, lease = self._lay_down(*pickles.dumps(value))
+            body, laid, lease = lay_down(self._store, *pickles.dumps(value))
         except Exception as error:  # whatever the value's own pickling raises is the caller's to see
             kind = type(value).__name__
             raise NotPicklable(f"this {kind} cannot be put: {type(error).__name__}: {error}") from error
@@ -316,6 +321,55 @@ class ApplicationNode(concurrent.futures.Executor):
         name = _label(name)
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), _strategy(strategy))
         job = Job(record.id, name, self._courier.cancel, watched, prints)
+        self._begin(job, record, function, calls, needs, timeout_s, retries)
+        return job
+
+    def push_tasksystem(
+        self,
+        system: ITaskSystem,
+        *,
+        name: str = "",
+        timeout_s: float | None = None,
+        watched: bool = False,
+        prints: bool = True,
+    ) -> SystemRun:
+        """Run a task system on the cluster, beside the master; return its job at once.
+
+        >>> app.push_tasksystem(Squares()).result()                     # doctest: +SKIP
+        328350
+
+        The system is sent as it is now, and lives in the cluster from then on: what it becomes there is not seen here.
+
+        Args:
+            timeout_s: seconds that the whole system may take, each time that it is run.
+            watched: as for `start_job`.
+            prints: what the system logs and its tasks print comes out of this process, else `Job.take_output` has it.
+
+        Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
+        the cluster's connection file lets no client in.
+        """
+        if not isinstance(system, ITaskSystem):
+            raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
+        timeout_s, _ = _limits(timeout_s, 0)
+        name = _label(name or type(system).__name__)
+        record = OpenJob[TaskFuture](new_job_id(), name)
+        system.system_id = record.id.hex()[:8]
+        given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
+        run = SystemRun(record.id, name, self._courier.cancel, watched, prints)
+        self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
+        return run
+
+    def _begin(
+        self,
+        job: Job,
+        record: OpenJob[TaskFuture],
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        needs: Needs | None,
+        timeout_s: float | None = None,
+        retries: int = 0,
+    ) -> None:
+        """Submit all tasks of a job."""
         shipment = self.ship(function)
         needs = shipment.needs if needs is None else _checked(needs)
         entries = []
@@ -330,7 +384,6 @@ class ApplicationNode(concurrent.futures.Executor):
             )
         self._courier.post(entries)
         self._courier.close_job(record)
-        return job
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is: slaves, clients, tasks. Raises MasterUnreachable."""
@@ -362,30 +415,11 @@ class ApplicationNode(concurrent.futures.Executor):
             body, buffers = pickles.dumps_call(args, kwargs)
             if not buffers and len(body) < pickles.OUT_OF_BAND_BYTES:
                 return *pack_body(body, ()), None
-            body, laid, lease = self._lay_down(body, buffers)
+            body, laid, lease = lay_down(self._store, body, buffers)
             return *pack_body(body, laid), lease
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
             raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error
-
-    def _lay_down(
-        self, body: bytes, buffers: Sequence[memoryview]
-    ) -> tuple[bytes, Sequence[Buffer | Slice], Lease | None]:
-        """Take a snapshot of a pickle's buffers: in shared memory, or as copies on systems that have none."""
-        if not is_available():
-            return body, [bytes(buffer) for buffer in buffers], None
-        is_long = len(body) >= pickles.OUT_OF_BAND_BYTES
-        parts = [memoryview(body), *buffers] if is_long else list(buffers)
-        laid: list[Buffer | Slice] = []
-        slices: list[Slice] = []
-        for part in parts:
-            slice_ = self._store.place(part)
-            if slice_ is None:
-                laid.append(bytes(part))
-            else:
-                laid.append(slice_)
-                slices.append(slice_)
-        return b"" if is_long else body, laid, Lease(self._store, slices) if slices else None
 
     def _next_of_loose_job(self) -> tuple[OpenJob[TaskFuture], int]:
         index = next(self._indexes)

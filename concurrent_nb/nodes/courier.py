@@ -163,6 +163,13 @@ class Courier:
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def quit(self) -> None:
+        """Leave now, and wait for no answer: the master cancels what is open, and nobody's future ends."""
+        with self._lock:
+            self._closed = True
+        self.tell(self._quit)
+        self._thread.join()
+
     def fail(self, error: ClusterError) -> None:
         """End everything that is open, and all that comes later, with an error: nobody is left who could do it."""
         self.tell(lambda: self._give_up(str(error), type(error)))
@@ -280,6 +287,10 @@ class Courier:
         if tasks:
             self._ledger.add(tasks)
 
+    def _quit(self) -> None:
+        self._ledger.drop_all()
+        self._leaving = True
+
     def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
         if cancel_futures:
             for entry in self._ledger.entries():
@@ -375,9 +386,10 @@ class Courier:
             log.warning("task %s: %s", future.task, error)
             del self._note_readers[key]
             return
-        if future.job is not None and not future.job.prints:
+        if future.job is not None:
             future.job.task_said(future.index, notes)
-            return
+            if not future.job.prints:
+                return
         for note in notes:
             if not isinstance(note, Display):
                 continue

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.notes import Display, Note, Publication, Report
+from concurrent_nb.shipping.notes import Display, Note, Publication, Report, SystemCounts
 
 T = TypeVar("T")
 
@@ -143,10 +143,10 @@ class TaskEvent:
 
 @dataclass(frozen=True, slots=True)
 class TaskNote:
-    """What a task has said with `report` or `publish`."""
+    """What a task has said with `report` or `publish`, or the host of a task system of the system."""
 
     index: int
-    content: Report | Publication
+    content: Report | Publication | SystemCounts
 
 
 class Job:
@@ -284,7 +284,8 @@ class Job:
         """Note what a task has said."""
         for note in notes:
             if isinstance(note, Display):
-                self._output.append(Shown(index, note))
+                if not self.prints:
+                    self._output.append(Shown(index, note))
             elif self.watched:
                 self._notes.append(TaskNote(index, note))
 

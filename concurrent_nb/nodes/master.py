@@ -203,16 +203,23 @@ class Master:
 
     @remote(roles=["admin", "client"])
     async def register_client(
-        self, caller: Caller, key: str, versions: dict[str, Any], name: str, memory: list[Any] | None = None
+        self,
+        caller: Caller,
+        key: str,
+        versions: dict[str, Any],
+        name: str,
+        comes_back: bool = True,
+        memory: list[Any] | None = None,
     ) -> dict[str, Any]:
         """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals.
 
-        `memory` describes a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
+        The jobs of one that is lost and does not come back end at once, those of others wait for it. `memory` describes
+        a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
         """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
         session = new_session_id()
-        await self._ask(lambda now: self._core.add_client(session, public, name, now))
+        await self._ask(lambda now: self._core.add_client(session, public, name, now, comes_back))
         return self._welcome(session, name, caller, memory)
 
     @remote(roles=["admin", "slave"])

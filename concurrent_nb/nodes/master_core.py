@@ -69,6 +69,7 @@ class Peer:
     slots: int = 0
     credit: int = 0
     heard: bool = False  #: it has said something on the compute channel
+    comes_back: bool = True  #: if a client is lost, its jobs wait for it
     done: int = 0  #: outcomes that it has sent or got
     said_at: float = 0.0  #: when we last said something to it
     look_at: float = inf  #: when to look at it again at the latest
@@ -155,11 +156,12 @@ class MasterCore:
 
     # ------------------------------------------------------------------------------------------------ coming and going
 
-    def add_client(self, session_id: SessionId, key: bytes, name: str, now: float) -> None:
-        """Register an application; its jobs belong to `key`."""
+    def add_client(self, session_id: SessionId, key: bytes, name: str, now: float, comes_back: bool = True) -> None:
+        """Register an application; its jobs belong to `key`. If it never comes back, they end as soon as it is lost."""
         session = Session(self.epoch, "from_client")
-        introductions = Introductions(session, self._memories)
-        self._add(Peer(session_id, "client", key, name, session, introductions, Contents(self._store)), now)
+        introductions, contents = Introductions(session, self._memories), Contents(self._store)
+        peer = Peer(session_id, "client", key, name, session, introductions, contents, comes_back=comes_back)
+        self._add(peer, now)
 
     def add_slave(self, session_id: SessionId, key: bytes, name: str, slots: int, credit: int, now: float) -> str:
         """Register a slave; give the name that it has here (another one if the name is taken)."""
@@ -605,7 +607,8 @@ class MasterCore:
         node = SessionId(change.node)
         peer = self.peers[node]
         if isinstance(change, Lost):
-            self.remove(node, "nothing was heard of it", now, linger_s=LINGER_S)
+            linger_s = LINGER_S if peer.comes_back else 0.0
+            self.remove(node, "nothing was heard of it", now, linger_s)
         elif peer.role == "slave" and peer.heard:
             self._events.append(e.SlaveSuspected(node) if isinstance(change, Suspected) else e.SlaveTrusted(node))
 

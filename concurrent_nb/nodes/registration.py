@@ -98,7 +98,8 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
         if answer["master_key"] != info.master_key:
             raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")
         session_id = SessionId(bytes.fromhex(answer["session"]))
-        link = Link(answer["compute"], session_id, info.master_key.encode(), keys.public, keys.secret)
+        master_key = info.master_key.encode()
+        link = Link(answer["compute"], session_id, master_key, keys.public, keys.secret, info.compute_proxy)
     except BaseException:
         control.close()
         raise

@@ -18,7 +18,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from traitlets import Bool, Int, Unicode
 from traitlets import default as default_of
 
-from concurrent_nb import Job, TaskFuture
+from concurrent_nb import ITaskSystem, Job, SystemRun, TaskFuture
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
 from concurrent_nb.notebook import options
@@ -27,8 +27,8 @@ from concurrent_nb.notebook.live import choice
 from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.output import Printer
-from concurrent_nb.notebook.progress import line_for
-from concurrent_nb.notebook.results import captured_text, value_of
+from concurrent_nb.notebook.progress import Line, line_for
+from concurrent_nb.notebook.results import captured_text, system_of, value_of
 from concurrent_nb.notebook.session import Session
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
 from concurrent_nb.notebook.watch import Watch, interrupts_noted
@@ -231,8 +231,13 @@ class ConcurrentMagics(Magics):
             return self._bind(chosen.out, job, shown=chosen.out is None)
         where = "in this process" if here else None
         line = choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
-        Watch(job, line, printer, started, where).wait(bool(interrupted))
+        Watch(job, line, printer, started, where, goes_on=lambda job: system_of(job, task.is_loop) is not None).wait(
+            bool(interrupted)
+        )
         keep = chosen.on_error == "keep"
+        if (system := system_of(job, task.is_loop)) is not None:
+            task.function.keep_lines()  # which the system's methods were made from
+            job = self._run_system(system, chosen, line, printer, started)
         if job.first_error is not None and job.hit is None and not keep:
             raise self._error_of(job)
         value = value_of(job, is_loop=task.is_loop, until=task.until, keep=keep)
@@ -241,6 +246,27 @@ class ConcurrentMagics(Magics):
         nothing = isinstance(value, list) and bool(value) and all(item is None for item in value)
         shown = task.has_value and not nothing and not (chosen.view and chosen.out)
         return self._bind(chosen.out, value, shown)
+
+    def _run_system(self, system: ITaskSystem, chosen: Any, line: Line, printer: Printer, started: float) -> SystemRun:
+        """Run the task system that is the cell's value, in the place of the line that has shown the cell."""
+        if chosen.local:
+            raise ConfigurationError("--local: the cell's value is a task system, which needs a cluster to run on")
+        shell = self._shell()
+        app, _ = self.session.application()
+        with interrupts_noted() as interrupted:
+            run = app.push_tasksystem(
+                system,
+                name=self._job_name(chosen),
+                timeout_s=chosen.timeout,
+                watched=isinstance(line, choice.Place),
+                prints=False,
+            )
+        shell.user_ns["_job"] = run
+        self.session.jobs.append(run)
+        if isinstance(line, choice.Place):
+            line = choice.line(run, shell, None, started, line.give_place())
+        Watch(run, line, printer, started).wait(bool(interrupted))
+        return run
 
     def _starter_here(self, task: CellTask, chosen: Any, printer: Printer, live: bool) -> Callable[[], Job]:
         if chosen.timeout is not None:

@@ -10,6 +10,9 @@ from typing import Any, Final, Protocol
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import DisplayHandle, display
 
+from concurrent_nb import Job, SystemRun
+from concurrent_nb.shipping.notes import SystemCounts
+
 _ERASE: Final = "\r\x1b[2K"
 _BAR: Final = 20
 
@@ -89,6 +92,30 @@ def line_for(shell: InteractiveShell | None) -> Line:
     if hasattr(shell, "kernel"):
         return KernelLine()
     return TerminalLine() if sys.stdout.isatty() else LastLine()
+
+
+def job_text(job: Job, elapsed_s: float) -> str:
+    """Tell how far a job is, `elapsed_s` seconds after its start."""
+    if isinstance(job, SystemRun):
+        return system_text(job.told, elapsed_s)
+    return progress_text(job.counts(), elapsed_s)
+
+
+def system_text(told: SystemCounts, elapsed_s: float) -> str:
+    """Tell how far a task system is: its phases that are not over, and its tasks, of which more may come."""
+    if told.stage != "running":
+        return f"the system is {told.stage}, {elapsed_s:.1f} s"
+    ended = told.pushed - told.unfinished
+    parts = [f"{ended} of {told.pushed} tasks{'' if told.exhausted else ' so far'}"]
+    open_ones = [phase for phase in told.phases if phase.unfinished]
+    parts += [f"phase {phase.number}: {phase.pushed - phase.unfinished}/{phase.pushed}" for phase in open_ones[-3:]]
+    if told.running:
+        parts.append(f"{told.running} running")
+    if told.failed:
+        parts.append(f"{told.failed} failed")
+    if ended and elapsed_s > 0:
+        parts.append(f"{ended / elapsed_s:.1f}/s")
+    return ", ".join(parts)
 
 
 def progress_text(counts: Any, elapsed_s: float) -> str:

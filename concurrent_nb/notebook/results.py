@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from concurrent_nb import Job
+from concurrent_nb import ITaskSystem, Job, SystemRun
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
 
@@ -45,6 +45,14 @@ def outcomes_of(job: Job) -> list[Outcome]:
     return found
 
 
+def system_of(job: Job, is_loop: bool) -> ITaskSystem | None:
+    """Give the task system that is the value of a cell whose job has ended; None if its value is anything else."""
+    if is_loop or job.first_error is not None or job.futures[0].cancelled():
+        return None
+    value = job.futures[0].result()
+    return value if isinstance(value, ITaskSystem) else None
+
+
 def value_of(job: Job, *, is_loop: bool, until: bool, keep: bool) -> Any:
     """Give the value of a cell whose job has ended.
 
@@ -65,9 +73,14 @@ def value_of(job: Job, *, is_loop: bool, until: bool, keep: bool) -> Any:
 def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
     """Say in one line how a job went: `128 tasks: 113 done, 15 cancelled, 0 failed in 0.84 s on 1 slave`."""
     counts = job.counts()
+    ended = f"{counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed in {elapsed_s:.2f} s"
+    tasks = plural(counts.total, "task")
+    if isinstance(job, SystemRun):
+        phases = max((phase.number for phase in job.told.phases), default=0)
+        several = f" in {phases} phases" if phases > 1 else ""
+        return f"{tasks}{several}: {ended}{', and the system has failed' if job.first_error is not None else ''}"
     place = where or f"on {plural(len(job.slaves), 'slave')}"
-    ended = f"{counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed"
-    return f"{plural(counts.total, 'task')}: {ended} in {elapsed_s:.2f} s {place}"
+    return f"{tasks}: {ended} {place}"
 
 
 def stopped_summary(before: Any, after: Any) -> str:

@@ -6,7 +6,7 @@ interrupt does not wait for anything.
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 from concurrent_nb import Job
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.notebook.output import Printer
-from concurrent_nb.notebook.progress import Line, progress_text
+from concurrent_nb.notebook.progress import Line, job_text
 from concurrent_nb.notebook.results import stopped_summary, summary
 from concurrent_nb.notebook.tracebacks import show_as
 
@@ -32,6 +32,7 @@ class Watch:
     Args:
         started: when the job was started, by `clock`.
         where: how the summary says where the tasks ran; None for "on N slaves".
+        goes_on: says of the job that has ended whether the line is still needed, so that no summary is shown yet.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Watch:
         started: float,
         where: str | None = None,
         clock: Clock = monotonic,
+        goes_on: Callable[[Job], bool] = lambda job: False,
     ) -> None:
         self._job = job
+        self._goes_on = goes_on
         self._line = line
         self._printer = printer
         self._where = where
@@ -69,12 +72,16 @@ class Watch:
             self._stop()
             show_as(interrupt, ["KeyboardInterrupt: the job was stopped; what had finished is in _job.futures"])
             raise
+        if self._goes_on(self._job):
+            self._line.make_room()
+            self._printer.take(self._job)
+            return
         self._end(summary(self._job, self._clock() - self._started, self._where))
 
     def _look(self) -> None:
         self._line.make_room()
         self._printer.take(self._job)
-        self._line.show(progress_text(self._job.counts(), self._clock() - self._started))
+        self._line.show(job_text(self._job, self._clock() - self._started))
 
     def _stop(self) -> None:
         before = self._job.counts()

@@ -174,8 +174,7 @@ class CellFunction:
 
     def __call__(self, *values: Any) -> Any:
         """Run the cell with the values of the names of --for."""
-        # Another cell of the same name may have run here since.
-        linecache.cache.update(self._lines)
+        self.keep_lines()  # another cell of the same name may have run here since
         namespace = self._namespace()
         assigned = [namespace[name] for name in self._assigned]
         try:
@@ -187,6 +186,10 @@ class CellFunction:
         if self._until is not None and types.FunctionType(self._until, namespace)(result, *values):
             return Hit(result)
         return result
+
+    def keep_lines(self) -> None:
+        """Let tracebacks, and what travels with functions that the cell has made, find the cell's lines here."""
+        linecache.cache.update(self._lines)
 
     def load(self) -> dict[str, Any]:
         """Import and unpickle what all calls share. Raises ModuleNotFoundError and whatever unpickling raises."""

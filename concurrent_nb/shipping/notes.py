@@ -1,7 +1,7 @@
 """Notes: what a task tells whoever waits for it, while it runs. Its progress, partial results, pictures.
 
     in a task:      report, publish, display --> sink --> bytes of the task's stream 3
-    application:    Reader.feed(bytes) --> Report, Publication, Display
+    application:    Reader.feed(bytes) --> Report, Publication, Display; of a task system SystemCounts
 
 In the stream each note is a record: u32 length (little endian), then msgpack. Only the application opens what was
 published. Outside of a task nobody listens, and `report` and `publish` do nothing.
@@ -47,6 +47,33 @@ class Display(msgspec.Struct, tag="display", frozen=True):
     metadata: dict[str, Any] = {}
 
 
+class PhaseCounts(msgspec.Struct, frozen=True):
+    """How far a phase of a task system is, in tasks."""
+
+    number: int  #: from 1; 0 stands for older ones that are told together
+    pushed: int
+    unfinished: int
+    done: int
+    failed: int
+    cancelled: int
+
+
+class SystemCounts(msgspec.Struct, tag="system", frozen=True):
+    """How far a task system is: what `MasterHandle.stats` tells the system itself."""
+
+    stage: str  #: "preparing", "running" or "gathering"
+    pushed: int
+    unfinished: int
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+    exhausted: bool  #: no more tasks are to be read, so `pushed` is all of them, as far as the system knows
+    elapsed_s: float
+    phases: list[PhaseCounts]
+
+
 class _Published(msgspec.Struct, tag="published", frozen=True):
     body: bytes
     buffers: list[bytes]
@@ -65,10 +92,10 @@ class Publication:
         return pickles.loads_home(body, [bytearray(buffer) for buffer in buffers])
 
 
-Note = Report | Display | Publication
+Note = Report | Display | Publication | SystemCounts
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Report | Display | _Published).decode
+_decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | _Published).decode
 
 
 class Sink:
@@ -113,6 +140,11 @@ class Sink:
         self._reported_at = now
         self._held = None
         self._put(record)
+
+    def put_counts(self, note: SystemCounts) -> None:
+        """Send how far a system is. It does not count for the limit: its host keeps to a pace, for days if need be."""
+        if self._send is not None:
+            self._send(_record(note))
 
     def put(self, note: Display | _Published) -> None:
         """Send a note. Raises TooLarge if the task's notes take too much."""
@@ -274,7 +306,7 @@ def _png_of(figure: Any) -> bytes:
 # ------------------------------------------------------------------------------------------------ the stream
 
 
-def _record(note: Report | Display | _Published) -> bytes:
+def _record(note: Report | Display | SystemCounts | _Published) -> bytes:
     encoded = _encode(note)
     return _LENGTH.pack(len(encoded)) + encoded
 

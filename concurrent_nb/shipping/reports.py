@@ -12,6 +12,7 @@ from typing import Final
 
 import cloudpickle
 
+from concurrent_nb.errors import RemoteTraceback
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.pickles import Buffer
 from concurrent_nb.wire.codec import encode_error
@@ -25,7 +26,7 @@ REPR_MAX: Final = 200
 EXCEPTION_BYTES_MAX: Final = 1024 * 1024
 #: frames of these folders are ours; a traceback begins after them
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-_OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping"))
+_OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping", "tasks"))
 
 #: status, body, buffers
 Answer = tuple[int, bytes, Sequence[Buffer]]
@@ -93,7 +94,10 @@ def _repr_of(value: object) -> str:
 def _traceback_of(error: BaseException) -> str:
     """Format as Python does, beginning with the task's own lines."""
     try:
-        lines = traceback.format_exception(type(error), error, _without_ours(error.__traceback__))
+        own, cause = _without_ours(error.__traceback__), error.__cause__
+        if own is None and isinstance(cause, RemoteTraceback):
+            return _cut(cause.text)  # a task system passes on what a task has raised, elsewhere
+        lines = traceback.format_exception(type(error), error, own)
         return _cut("".join(lines))
     except BaseException as broken:  # noqa: BLE001  (user code formats exceptions; the text says what it raised)
         return f"{_class_name(error)}: <formatting the traceback raised {type(broken).__name__}>\n"

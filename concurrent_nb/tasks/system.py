@@ -64,7 +64,13 @@ class MasterHandle(Protocol):
         """Cancel tasks, running ones too, or all (None). Cancelled tasks do not come to `task_finished`."""
 
     def stats(self) -> dict[str, Any]:
-        """Tell how far the system is: counts of tasks by state, seconds since it began."""
+        """Tell how far the system is.
+
+        Numbers of tasks: `pushed`, `unfinished` (of these `waiting` and `running`, which is told of those that have run
+        for a while), `done`, `failed`, `cancelled`; `exhausted`: nothing is left to be read; `elapsed_s`; `stage`
+        ("preparing", "running", "gathering"); `phases`: the same numbers for each phase. Tasks of `generate_tasks` are
+        phase 1; what comes of a task of phase n is of phase n + 1.
+        """
 
     def log(self, message: str) -> None:
         """Show a line in the cell, or on the terminal, that waits for the system."""
@@ -77,9 +83,13 @@ class ITaskSystem:
     """Base of task systems: an orchestrator of its own tasks. All methods run in one thread, one at a time.
 
     The order of calls: `init_system`, `generate_tasks`; then for each task that ends `task_finished`, until
-    `is_complete` is true (it is asked after `generate_tasks` and after each `task_finished`); then `gather_result`.
-    Completion ends the system at once: what waits is cancelled, what runs is stopped. What a method raises ends the
-    system with that error.
+    `is_complete` is true; then `gather_result`. `is_complete` is asked after `generate_tasks`, after each
+    `task_finished`, and when no task is left: a system that is not complete then ends with SystemStalled. Completion
+    ends the system at once: what waits is cancelled, what runs is stopped. What a method raises ends the system with
+    that error.
+
+    Of several sources of tasks (a generator, what `task_finished` returned, ...) the one that came last is read first.
+    If the process in which a system runs dies, the system is run again from its start, as any task is.
     """
 
     system_id: str = ""  #: given when it is pushed

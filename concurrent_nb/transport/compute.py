@@ -137,9 +137,18 @@ class Link:
         session: routing id, the session id that the master has given.
         server_key: the master's public key, z85.
         public_key, secret_key: this node's pair, z85, the one that it has registered.
+        proxy: SOCKS5 proxy on the way, as "host:port"; all that it sees is encrypted.
     """
 
-    def __init__(self, endpoint: str, session: bytes, server_key: bytes, public_key: bytes, secret_key: bytes) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        session: bytes,
+        server_key: bytes,
+        public_key: bytes,
+        secret_key: bytes,
+        proxy: str | None = None,
+    ) -> None:
         _check_libzmq()
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
@@ -155,6 +164,8 @@ class Link:
             self.socket.setsockopt(option, value)
         if "[" in endpoint:
             self.socket.ipv6 = True
+        if proxy is not None:
+            self.socket.setsockopt_string(zmq.SOCKS_PROXY, proxy)
         self.monitor = self.socket.get_monitor_socket(
             zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )

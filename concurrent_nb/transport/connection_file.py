@@ -19,7 +19,8 @@ from concurrent_nb.transport.keys import TOKEN, Z85_KEY
 FILE_VERSION: Final = 1
 
 _NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
-_ENDPOINT: Final = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):\d{1,5}")
+_PLACE: Final = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):\d{1,5}"
+_ENDPOINT: Final = re.compile("https?://" + _PLACE)
 
 
 class ConnectionFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,7 @@ class ConnectionFile(msgspec.Struct, frozen=True, kw_only=True):
     master_key: str  #: the master's public CURVE key, Z85
     tokens: dict[str, str]  #: role (admin, client, slave) to its token
     certificate_pem: str | None = None  #: the master's TLS certificate, None where there is no TLS
+    compute_proxy: str | None = None  #: HOST:PORT of the SOCKS5 proxy (of `ssh -D`) to take to the compute channel
     pid: int = 0  #: the master's process
     host: str = ""  #: the machine of that process
     epoch: int = 0  #: counts the master's lives
@@ -143,5 +145,7 @@ def _check(info: ConnectionFile, where: str) -> None:
         wrong = "master_key is not a CURVE key in Z85"
     elif not all(map(TOKEN.fullmatch, info.tokens.values())):
         wrong = "a token is not 16 to 256 printable characters"
+    elif info.compute_proxy is not None and re.fullmatch(_PLACE, info.compute_proxy) is None:
+        wrong = f"compute_proxy {info.compute_proxy!r} is no HOST:PORT"
     if wrong is not None:
         raise ConfigurationError(f"{where} is not right: {wrong}")

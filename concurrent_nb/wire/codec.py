@@ -122,6 +122,11 @@ def slices_of(sizes: m.Sizes) -> list[m.Slice]:
     return [size for size in sizes if type(size) is m.Slice]
 
 
+def size_of(size: int | m.Slice) -> int:
+    """Give how long a buffer is, wherever it lies."""
+    return size.size if isinstance(size, m.Slice) else size
+
+
 def lengths(sizes: m.Sizes) -> list[int]:
     """List the lengths of those buffers that travel."""
     return [size for size in sizes if type(size) is int]

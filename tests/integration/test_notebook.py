@@ -17,6 +17,8 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
+from tests.work import wait_for
+
 ROOT = Path(__file__).parents[2]
 #: a cell that does not answer within this time never will
 PATIENCE_S = 60.0
@@ -442,3 +444,86 @@ def test_a_demo_that_fails_shows_the_cell_s_error(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "ZeroDivisionError: division by zero" in result.stderr
     assert "broken.ipynb failed" in result.stderr
+
+
+# ---------------------------------------------------------------------------------------------------- task systems
+
+SYSTEM = """%%concurrent_task
+import time
+from concurrent_nb import ITaskSystem, Task
+
+class Power(Task):
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def __call__(self):
+        time.sleep(0.005)
+        return helped(self.n) ** exponent
+
+class Powers(ITaskSystem):
+    def init_system(self, master):
+        self.total = 0
+        self.log.info("it begins")
+
+    def generate_tasks(self, master):
+        return (Power(n) for n in range(count))
+
+    def task_finished(self, master, task, result, error):
+        if error is not None:
+            raise error
+        self.total += result
+
+    def gather_result(self, master):
+        return self.total
+
+Powers()"""
+
+
+def test_a_cell_whose_value_is_a_task_system_runs_it(notebook: Notebook) -> None:
+    notebook.run("exponent, count = 2, 200\ndef helped(n):\n    return n")
+    answer = notebook.run(SYSTEM)
+    assert answer.error is None, answer.traceback
+    assert answer.value == str(sum(n * n for n in range(200)))
+    assert "it begins" in answer.text
+    (shown,) = answer.displays
+    assert re.fullmatch(r"200 tasks: 200 done, 0 cancelled, 0 failed in \d+\.\d\d s", shown)
+    assert notebook.run("_job.stats()['phases'][0]['done'], type(_job).__name__").value == "(200, 'SystemRun')"
+
+
+def test_its_errors_end_in_the_cells_own_lines(notebook: Notebook) -> None:
+    notebook.run("exponent, count = 2, 200\ndef helped(n):\n    return n")
+    answer = notebook.run(SYSTEM.replace("self.total += result", "self.total += result / (task.n - 7)"))
+    assert answer.error == "ZeroDivisionError"
+    assert re.search(
+        r"Cell In\[\d+\], line \d+, in task_finished\n +self\.total \+= result / \(task\.n - 7\)", answer.traceback
+    )
+    assert re.fullmatch(
+        r"\d+ tasks: \d+ done, \d+ cancelled, 0 failed in .*, and the system has failed", answer.displays[0]
+    )
+    answer = notebook.run(SYSTEM.replace("** exponent", "/ (self.n - 7)"))
+    assert answer.error == "ZeroDivisionError"
+    assert re.search(
+        r"Cell In\[\d+\], line \d+, in __call__\n +return helped\(self\.n\) / \(self\.n - 7\)", answer.traceback
+    )
+
+
+def test_the_stop_button_stops_a_task_system(notebook: Notebook, tmp_path: Path) -> None:
+    sign = tmp_path / "a task has ended"
+    notebook.run("exponent, count = 2, 10**9\ndef helped(n):\n    return n")
+    cell = notebook.start(SYSTEM.replace("total += result", f"total += open({str(sign)!r}, 'w').close() or result"))
+    wait_for(sign)
+    pressed_at = notebook.interrupt()
+    answer = notebook.finish(cell)
+    assert answer.error == "KeyboardInterrupt"
+    assert answer.ended_at - pressed_at < BACK_WITHIN_S
+    assert answer.displays[-1].startswith("stopped: ")
+    assert notebook.run("%%concurrent_task\n6 * 7").value == "42"
+
+
+def test_a_system_of_a_class_of_the_notebook_is_captured_as_anything_is(notebook: Notebook) -> None:
+    notebook.run("exponent, count = 2, 20\ndef helped(n):\n    return n")
+    notebook.run(SYSTEM.removeprefix("%%concurrent_task\n").removesuffix("\n\nPowers()"))
+    answer = notebook.run("%%concurrent_task --out total\nPowers()")
+    assert answer.error is None, answer.traceback
+    assert notebook.run("total").value == str(sum(n * n for n in range(20)))

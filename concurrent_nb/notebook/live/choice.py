@@ -5,7 +5,7 @@ Used by the magics. Imports what is heavy (anywidget, numpy) only when it is abo
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import DisplayHandle, display
@@ -18,7 +18,7 @@ from concurrent_nb.notebook.live.text import value_text
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
 from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.output import Printer
-from concurrent_nb.notebook.progress import Line, progress_text
+from concurrent_nb.notebook.progress import Line, job_text
 from concurrent_nb.notebook.results import summary
 from concurrent_nb.notebook.tracebacks import text_of
 
@@ -26,6 +26,14 @@ from concurrent_nb.notebook.tracebacks import text_of
 VIEWS: Final = ("image", "search", "table")
 #: more tasks take a while to be sent
 ANNOUNCED_TASKS: Final = 3000
+
+
+@runtime_checkable
+class Place(Protocol):
+    """A live line, which can leave its place to another."""
+
+    def give_place(self) -> DisplayHandle | None:
+        """End, and give the display."""
 
 
 def is_possible(shell: InteractiveShell) -> bool:
@@ -78,7 +86,7 @@ def line(
 
     live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
     if isinstance(job, LocalJob):  # the main thread will be busy with the tasks themselves
-        live.show(progress_text(job.counts(), 0.0))
+        live.show(job_text(job, 0.0))
     return live
 
 
@@ -94,7 +102,7 @@ def follow(
     from concurrent_nb.notebook.live.line import LiveLine  # the same
 
     live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
-    live.follow(progress_text(job.counts(), 0.0), lambda: summary(job, monotonic() - started), printer)
+    live.follow(job_text(job, 0.0), lambda: summary(job, monotonic() - started), printer)
 
 
 def _story(job: Job, shell: InteractiveShell, view: View | None, started: float) -> Story:

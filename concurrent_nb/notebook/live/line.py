@@ -84,6 +84,14 @@ class LiveLine:
         if self._broken is not None:
             warnings.warn(f"the live view has failed: {self._broken!r}", RuntimeWarning, stacklevel=2)
 
+    def give_place(self) -> DisplayHandle | None:
+        """End the widget, and give the display that was its, for another line to be shown in; None if there is none."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
+        self._close()
+        return self._handle
+
     def follow(self, text: str, ending: Callable[[], str], printer: Printer) -> None:
         """Show a job that nobody waits for, and what its tasks write; `ending` gives its summary when it has ended."""
         self._open(text)

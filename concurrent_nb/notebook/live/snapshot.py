@@ -56,7 +56,7 @@ def snapshot(
         parts.append(_errors(errors))
     if view is not None:
         parts.append(_VIEWS[view["kind"]](view, picture))
-    if lanes["slaves"] and head["total"] > 1:
+    if lanes["slaves"] and not lanes["single"]:
         parts.append(_lanes(lanes))
     style = f"max-width:860px;padding-left:8px;line-height:1.45;{_NUMBERS}"
     return f'<div class="concurrent-nb-snapshot" style="{style}">{"".join(parts)}</div>'

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from concurrent_nb import Job, TaskFuture
+from concurrent_nb import Job, SystemRun, TaskFuture
 from concurrent_nb.api import Counts, TaskEvent, TaskNote
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
 from concurrent_nb.notebook.live.folds import Folds
@@ -19,7 +19,7 @@ from concurrent_nb.notebook.live.lanes import Lanes
 from concurrent_nb.notebook.live.text import line_of
 from concurrent_nb.notebook.live.views import View
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.notes import Publication, Report
+from concurrent_nb.shipping.notes import Publication, Report, SystemCounts
 
 #: what a job is called that was given no name: the cell, which is above it anyway
 _CELL: Final = re.compile(r"In\[\d+\]")
@@ -53,6 +53,7 @@ class Story:
         self._bars: dict[int, tuple[float | None, str]] = {}
         self._rate: deque[tuple[float, int]] = deque()  #: (when, tasks that had ended)
         self._unread = 0
+        self._system: SystemCounts | None = None
 
     # ----------------------------------------------------------------------------------------------- what happens
 
@@ -84,7 +85,10 @@ class Story:
 
     def _note(self, note: TaskNote) -> None:
         content = note.content
-        if isinstance(content, Report):
+        if isinstance(content, SystemCounts):
+            self._system = content
+            self.bars_version += 1
+        elif isinstance(content, Report):
             if self.states[note.index] in (WAITING, RUNNING):
                 self._bars[note.index] = (content.fraction, line_of(content.text))
                 self.bars_version += 1
@@ -104,6 +108,8 @@ class Story:
         elapsed = max(0.0, now - self._started)
         ended = counts.done + counts.failed + counts.cancelled
         rate, left = self._pace(ended, counts.total, elapsed)
+        if isinstance(self._job, SystemRun) and not self._job.told.exhausted:
+            left = None  # more is to come than is known
         return {
             "name": "" if _CELL.fullmatch(self._job.name) else line_of(self._job.name),
             "total": counts.total,
@@ -134,13 +140,28 @@ class Story:
         return rate, (total - ended) / rate
 
     def bars(self) -> dict[str, Any]:
-        """Give what tasks have reported of themselves."""
+        """Give what tasks have reported of themselves; of a task system, how far its phases are."""
+        if self._system is not None:
+            return self._phases(self._system)
         shown = sorted(self._bars.items())[:BARS_MOST]
         return {
             "bars": [[index, fraction, text] for index, (fraction, text) in shown],
             "more": len(self._bars) - len(shown),
             "single": len(self.states) == 1,
+            "word": "task",
         }
+
+    @staticmethod
+    def _phases(told: SystemCounts) -> dict[str, Any]:
+        shown = [phase for phase in told.phases if phase.unfinished][-BARS_MOST:]
+        bars: list[list[Any]] = []
+        for phase in shown:
+            ended = phase.pushed - phase.unfinished
+            failed = f", {phase.failed:,} failed" if phase.failed else ""
+            bars.append([phase.number, ended / phase.pushed, f"{ended:,} of {phase.pushed:,} tasks{failed}"])
+        if told.stage != "running":
+            bars.append([0, None, told.stage])
+        return {"bars": bars, "more": 0, "single": False, "word": "phase"}
 
     def lane_parts(self, elapsed: float) -> dict[str, Any]:
         """Give who did what, when."""
@@ -158,6 +179,7 @@ class Story:
                 if future.done():
                     self.states[index] = _state_of(future, future.status)
         self._bars.clear()
+        self._system = None
         self.bars_version += 1
         self.view_version += 1
 

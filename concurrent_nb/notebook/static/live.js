@@ -147,7 +147,7 @@ function showBars(place) {
         if (!row) {
           const whole = node("div", part.single ? "cnb-own cnb-single" : "cnb-own", null);
           place.insertBefore(whole, more);
-          setText(node("span", "cnb-task", whole), part.single ? "" : `task ${task}`);
+          setText(node("span", "cnb-task", whole), part.single || (part.word === "phase" && !task) ? "" : `${part.word} ${task}`);
           const track = node("span", "cnb-track", whole);
           row = { whole, track, fill: node("span", "cnb-running", track), said: node("bdi", "cnb-said", whole) };
           rows.set(task, row);

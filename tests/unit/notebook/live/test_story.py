@@ -49,7 +49,7 @@ def test_bars_are_those_of_tasks_that_run() -> None:
     assert (len(bars["bars"]), bars["more"]) == (BARS_MOST, 10 - BARS_MOST)
     it.story.fold([it.end(index, None) for index in range(10)], [TaskNote(3, Report(1.0, "late"))])
     it.story.fold([], [TaskNote(3, Report(1.0, "too late"))])
-    assert it.story.bars() == {"bars": [], "more": 0, "single": False}
+    assert it.story.bars() == {"bars": [], "more": 0, "single": False, "word": "task"}
 
 
 def test_errors_are_folded_by_kind() -> None:

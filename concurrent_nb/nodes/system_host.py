@@ -1,0 +1,254 @@
+"""The system host: where a task system runs. A composition root, as the worker in which it lives is one.
+
+    application --a task: run_system(system, access)--> worker: Drive <--> Hands --one more application--> master
+
+To the application a task system is one long task; to the master its host is one more application, with a key of its own
+that nobody keeps. So the host can do no more than push tasks, sees nothing of its owner's other jobs, and whatever ends
+it (a result, an error, a stop, kill -9) ends its session, and with that all of its tasks.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+import msgspec
+
+from concurrent_nb.clock import monotonic
+from concurrent_nb.errors import AccessRefused, NotPicklable, TooLarge
+from concurrent_nb.ids import JobId, new_job_id
+from concurrent_nb.nodes.courier import Courier
+from concurrent_nb.nodes.futures import Canceller, TaskFuture
+from concurrent_nb.nodes.laying import lay_down
+from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.registration import Membership, register
+from concurrent_nb.objects.store import Store
+from concurrent_nb.shipping import notes, pickles
+from concurrent_nb.shipping.functions import PickledFunction
+from concurrent_nb.shipping.notes import Display, SystemCounts
+from concurrent_nb.shipping.task_objects import Packer
+from concurrent_nb.tasks.drive import AHEAD_MOST, Cancel, Drive, Ended, Event, Instruction, Push, Room, Runs
+from concurrent_nb.tasks.system import ITaskSystem, Task
+from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.keys import KeyPair
+from concurrent_nb.wire.codec import pack_body, size_of
+
+#: between two notes of how far the system is; after an hour it is one in SLOWEST_S
+PACE_S: Final = 0.2
+SLOWEST_S: Final = 2.0
+#: arguments of unfinished tasks may take so much together; large ones are pushed fewer at a time
+AHEAD_BYTES: Final = 64 << 20
+#: tasks that are taken at once; then the system's next tasks leave
+BATCH: Final = 512
+
+
+class Access(msgspec.Struct, frozen=True):
+    """What a host needs to be an application of its own."""
+
+    info: ConnectionFile  #: of the cluster, with a client's token and no other
+    keys: KeyPair  #: for this system alone
+    system_id: str
+    client_id: str  #: name of the application that has pushed the system
+
+    def __repr__(self) -> str:
+        return f"Access({self.info!r}, system_id={self.system_id!r})"
+
+
+def access(info: ConnectionFile, keys: KeyPair, system_id: str, client_id: str) -> Access:
+    """Cut a connection file down to what a system may have: never an admin's or a slave's token.
+
+    Nor the proxy that its user takes to the cluster, because the system is there.
+    """
+    token = info.tokens.get("client")
+    if token is None:
+        raise AccessRefused(
+            f"the connection file of cluster {info.name!r} has no token for a client, so a task system cannot be let"
+            " in; another role's token is not given away"
+        )
+    info = msgspec.structs.replace(info, tokens={"client": token}, compute_proxy=None)
+    return Access(info, keys, system_id, client_id)
+
+
+def run_system(system: ITaskSystem, given: Access) -> Any:
+    """Run a task system from its beginning to its end, as a task; give what `gather_result` gives.
+
+    Raises what a method of the system raises, and AccessRefused, MasterUnreachable or MasterLost.
+    """
+    system.system_id = given.system_id
+    log = _show_log_of(system)
+    hands = _Hands(given, type(system).__name__)
+    drive = Drive(system, given.client_id, _log, hands.status, monotonic)
+    teller = _Teller(drive)
+    try:
+        hands.do(drive.begin())
+        teller.tell()
+        while not drive.complete:
+            hands.do(drive.handle(*hands.wait(teller.wait_s())))
+            teller.tell()
+        teller.tell(now=True)
+        hands.leave()
+        return drive.gather()
+    finally:
+        hands.leave()
+        teller.tell(now=True)
+        log.handlers.clear()
+
+
+def _log(message: str) -> None:
+    sys.stdout.write(f"{message}\n")
+    sys.stdout.flush()
+
+
+class _Lines(logging.Handler):
+    """What a system logs is what its host prints."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        _log(f"{level}{self.format(record)}")
+
+
+def _show_log_of(system: ITaskSystem) -> logging.Logger:
+    log = system.log
+    log.handlers[:] = [_Lines()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return log
+
+
+class _Teller:
+    """Tells whoever waits how far the system is, at a pace that slows down as the system goes on."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+        self._started_s = self._told_s = monotonic()
+        self._told: dict[str, Any] = {}
+        self.tell(now=True)
+
+    def wait_s(self) -> float | None:
+        """Give how long may be waited before `tell` is called again; None if there is nothing new to tell."""
+        return max(0.0, self._told_s + self._pace_s() - monotonic()) if self._is_behind else None
+
+    def tell(self, now: bool = False) -> None:
+        """Tell it, if it is time, or else at once."""
+        self._is_behind = True
+        at = monotonic()
+        if now or at - self._told_s >= self._pace_s():
+            self._told_s = at
+            self._is_behind = False
+            notes.SINK.put_counts(msgspec.convert(self._drive.stats(), SystemCounts))
+
+    def _pace_s(self) -> float:
+        return min(SLOWEST_S, PACE_S * (1 + (monotonic() - self._started_s) / 360))
+
+
+class _Hands:
+    """Does what the drive says: an application without an Executor around it, and without memory of what has ended."""
+
+    def __init__(self, given: Access, name: str) -> None:
+        self._inbox: SimpleQueue[Event] = SimpleQueue()
+        self._packer = Packer()
+        self._shipments: dict[bytes, Shipment] = {}
+        self._size_bytes = 0.0  # of a task's arguments of late
+        self._blind = False
+        self._left = False
+
+        def join() -> Membership:
+            who = f"system {name} of {given.client_id}"
+            return register(given.info, "client", given.keys, name=who[:100], comes_back=False)
+
+        name_of_host = f"system {given.system_id}"
+        # The ends of its tasks tell all that a host needs to know of the master's going.
+        self._store = Store()
+        self._courier = Courier(
+            join, given.info.name, name_of_host, self._store, gone=lambda gracefully: None, at_end=lambda: None
+        )
+        self._courier.present_display = self._show
+        self._job = OpenJob[TaskFuture](new_job_id(), name)
+
+    def status(self) -> dict[str, Any]:
+        """Ask the master what there is."""
+        answer = self._courier.member.control.call("status")
+        assert isinstance(answer, dict)
+        return answer
+
+    def leave(self) -> None:
+        """Leave the cluster, which cancels what is unfinished."""
+        if not self._left:
+            self._left = True
+            self._courier.quit()
+
+    def wait(self, timeout_s: float | None) -> list[Event]:
+        """Wait until something has happened, or for so many seconds; give what has, not too much at once."""
+        events: list[Event] = []
+        with contextlib.suppress(Empty):
+            events.append(self._inbox.get(timeout=timeout_s))
+            while len(events) < BATCH:
+                events.append(self._inbox.get_nowait())
+        if self._size_bytes * AHEAD_MOST > AHEAD_BYTES:
+            events.append(Room(int(AHEAD_BYTES / self._size_bytes)))
+        return events
+
+    def do(self, instructions: Sequence[Instruction]) -> None:
+        """Push and cancel."""
+        entries: list[Entry[TaskFuture]] = []
+        for instruction in instructions:
+            if type(instruction) is Cancel:
+                self._courier.post(entries)
+                entries = []
+                self._courier.cancel(self._job.id, instruction.indexes)
+            elif type(instruction) is Push:
+                try:
+                    entries.append(self._entry(instruction.index, instruction.task))
+                except NotPicklable as error:
+                    self._inbox.put(Ended(instruction.index, None, error, ""))
+        if entries:
+            self._courier.post(entries)
+
+    def _entry(self, index: int, task: Task) -> Entry[TaskFuture]:
+        function, args = self._packer.pack(task)
+        try:
+            body, laid, lease = lay_down(self._store, *pickles.dumps_call(args, {}))
+            body, sizes, buffers = pack_body(body, laid)
+        except Exception as error:  # whatever the task's own pickling raises is the system's to see
+            raise NotPicklable(f"task {task.task_id} cannot be sent: {type(error).__name__}: {error}") from error
+        self._size_bytes += (len(body) + sum(map(size_of, sizes)) - self._size_bytes) / 8
+        fate = _Fate(self._job.id, index, self._courier.cancel, self._inbox)
+        return Entry(self._job, index, self._ship(function), body, sizes, buffers, None, 0, fate, lease=lease)
+
+    def _ship(self, function: PickledFunction) -> Shipment:
+        shipment = self._shipments.get(function.digest)
+        if shipment is None:
+            shipment = Shipment(function.digest, *pack_body(function.body, function.buffers))
+            self._shipments[function.digest] = shipment
+        return shipment
+
+    def _show(self, display: Display) -> None:
+        """Hand on what a task displays; in the courier's thread, which must not fail."""
+        try:
+            notes.SINK.put(display)
+        except TooLarge as error:
+            if not self._blind:
+                self._blind = True
+                sys.stderr.write(f"what the system's tasks display from now on is not shown: {error}\n")
+
+
+class _Fate(TaskFuture):
+    """Hands the end of a task on to the system's thread; nobody keeps it."""
+
+    def __init__(self, job: JobId, index: int, canceller: Canceller, inbox: "SimpleQueue[Event]") -> None:
+        super().__init__(job, index, canceller)
+        self._inbox = inbox
+
+    def set_running_or_notify_cancel(self) -> bool:
+        self._inbox.put(Runs(self.index))
+        return super().set_running_or_notify_cancel()
+
+    def end(self, value: Any, error: BaseException | None) -> bool:
+        self._inbox.put(Ended(self.index, value, error, self.slave))
+        return True
+
+    def end_cancelled(self) -> None:
+        self._inbox.put(Ended(self.index, None, CancelledError(f"task {self.task} was cancelled"), self.slave))

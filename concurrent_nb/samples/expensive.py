@@ -1,0 +1,77 @@
+"""Tasks that only cost time: how much of it does a cluster save?"""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from concurrent_nb.components.config import FloatItem, IntItem
+from concurrent_nb.samples.base import Sample
+from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
+
+
+class ExpensiveTask(Task):
+    """Waits actively until it has used `time_per_task` seconds of its processor.
+
+    A clock on the wall would go on while another process has the processor, and two tasks on one would seem to be as
+    fast as on two.
+    """
+
+    def __init__(self, number: int, time_per_task: float) -> None:
+        super().__init__(f"expensive {number}")
+        self.time_per_task = time_per_task
+
+    def __call__(self) -> float:
+        end_s = time.thread_time() + self.time_per_task
+        while time.thread_time() < end_s:
+            pass
+        return self.time_per_task
+
+
+def tasks(num_tasks: int, time_per_task: float) -> Iterator[ExpensiveTask]:
+    """Make the tasks."""
+    return (ExpensiveTask(number, time_per_task) for number in range(num_tasks))
+
+
+class ExpensiveSystem(ITaskSystem):
+    """Adds up what its tasks have cost."""
+
+    def __init__(self, num_tasks: int, time_per_task: float) -> None:
+        self.num_tasks = num_tasks
+        self.time_per_task = time_per_task
+        self.spent_s = 0.0
+
+    def generate_tasks(self, master: MasterHandle) -> Iterable[Task]:
+        return tasks(self.num_tasks, self.time_per_task)
+
+    def task_finished(
+        self, master: MasterHandle, task: Task, result: float, error: BaseException | None
+    ) -> Iterable[Task] | None:
+        if error is not None:
+            raise error
+        self.spent_s += result
+        return None
+
+    def gather_result(self, master: MasterHandle) -> float:
+        return self.spent_s
+
+
+class ExpensiveSample(Sample):
+    """Tasks that keep a processor busy, and do nothing else: how much faster is the cluster?"""
+
+    time_per_task = FloatItem(1.0, min=0.0, help="Seconds of a processor that each task takes.")
+    num_tasks = IntItem(8, min=1, help="Tasks.")
+
+    @property
+    def count(self) -> int:
+        return self.num_tasks
+
+    def tasks(self) -> Iterator[Task]:
+        return tasks(self.num_tasks, self.time_per_task)
+
+    def gather(self, results: Iterable[float]) -> float:
+        return sum(results)
+
+    def system(self) -> ExpensiveSystem:
+        return ExpensiveSystem(self.num_tasks, self.time_per_task)
+
+    def tell(self, answer: float, elapsed_s: float) -> str:
+        return f"expected {answer:.2f} s, actual {elapsed_s:.2f} s: improvement {100 * answer / elapsed_s:.0f} %"

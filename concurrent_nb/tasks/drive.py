@@ -1,0 +1,342 @@
+"""A task system at work: what has ended goes in, what to push and cancel comes out.
+
+    begin() ------------------.
+    handle(Ended, Runs, ...) --+--> the system's own methods --> [Push | Cancel], and in the end `complete`; gather()
+
+Called by the system host, in one thread. Pure but for the user's methods, which it calls: no I/O, time from a clock
+that is given. What such a method raises comes out of the call as it is; the system is over then.
+
+Memory does not grow with the number of tasks that have ended: only unfinished ones are kept, and counts by phase. The
+tasks of `generate_tasks` are phase 1; what comes of a task of phase n, through `task_finished` or `finished`, is of
+phase n + 1.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from concurrent_nb.clock import Clock
+from concurrent_nb.errors import SystemStalled
+from concurrent_nb.tasks.system import ITaskSystem, Task
+
+#: unfinished tasks at the beginning, before a result has shown that there is more room
+AHEAD_FIRST: Final = 16
+#: unfinished tasks at most
+AHEAD_MOST: Final = 8192
+#: with room for so many, sources are read again when a quarter of it is free
+PACKED_FROM: Final = 64
+#: phases that are told apart; older ones that have ended are told together
+PHASES_TOLD: Final = 8
+
+_END: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Run this task under this number."""
+
+    index: int
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Cancel the tasks of these numbers, running ones too."""
+
+    indexes: tuple[int, ...]
+
+
+Instruction = Push | Cancel
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task has returned or failed."""
+
+    index: int
+    result: Any
+    error: BaseException | None
+    slave: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """A task has been running for a while."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """So many unfinished tasks at most from now on; for a host whose tasks turn out to be large."""
+
+    ahead: int
+
+
+Event = Ended | Runs | Room
+
+
+@dataclass(slots=True)
+class Phase:
+    """How far a phase is."""
+
+    number: int
+    pushed: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Return how many of its tasks have not ended."""
+        return self.pushed - self.done - self.failed - self.cancelled
+
+
+class Drive:
+    """Call the methods of one system, in the order that `ITaskSystem` promises.
+
+    Args:
+        client_id: the application that the system's tasks belong to.
+        log: shows a line where somebody waits for the system.
+        status: asks the master what there is.
+
+    `begin`, `handle` and `gather` raise whatever a method of the system raises, TypeError for tasks that are none, and
+    SystemStalled when nothing is left that could make the system complete.
+    """
+
+    def __init__(
+        self,
+        system: ITaskSystem,
+        client_id: str,
+        log: Callable[[str], None],
+        status: Callable[[], dict[str, Any]],
+        clock: Clock,
+    ) -> None:
+        self._system = system
+        # The default's answer without its price: it is asked for each task.
+        self._asks = type(system).is_complete is not ITaskSystem.is_complete
+        self._client_id = client_id
+        self._clock = clock
+        self._started_s = clock()
+        self._sources: list[tuple[Iterator[Task], int, str]] = []  # the last is read first
+        self._unfinished: dict[int, tuple[Task, int]] = {}  # task and phase
+        self._running: set[int] = set()
+        self._phases: dict[int, Phase] = {}
+        self._earlier = Phase(0)  # phases that are not told apart any more
+        self._phase = 1  # of what is pushed now
+        self._next = 0
+        self._ahead = AHEAD_FIRST
+        self._ahead_most = AHEAD_MOST
+        self._cancelled: list[int] = []
+        self.stage = "preparing"  #: or "running", "gathering"
+        self.complete = False  #: nothing is to be run any more: `gather` has the result
+        self._handle = _Handle(self, log, status)
+
+    # ------------------------------------------------------------------------------------------------- for the host
+
+    def begin(self) -> list[Instruction]:
+        """Prepare the system and have its first tasks."""
+        self._system.init_system(self._handle)
+        self.add(self._system.generate_tasks(self._handle), "generate_tasks")
+        self.stage = "running"
+        self._ask()
+        return self._instructions()
+
+    def handle(self, *events: Event) -> list[Instruction]:
+        """Take what has happened, in order. What comes after the completion is left out."""
+        for event in events:
+            if self.complete:
+                break
+            if type(event) is Ended:
+                self._ended(event)
+            elif type(event) is Runs:
+                if event.index in self._unfinished:
+                    self._running.add(event.index)
+            elif type(event) is Room:
+                self._ahead_most = max(1, event.ahead)
+        return self._instructions()
+
+    def gather(self) -> Any:
+        """Give the result of a system that is complete."""
+        return self._system.gather_result(self._handle)
+
+    def stats(self) -> dict[str, Any]:
+        """Tell how far the system is: see `MasterHandle.stats`."""
+        told = [phase for phase in (self._earlier, *self._phases.values()) if phase.pushed]
+        running, unfinished = len(self._running), len(self._unfinished)
+        return {
+            "stage": self.stage,
+            "pushed": self._next,
+            "unfinished": unfinished,
+            "waiting": unfinished - running,
+            "running": running,
+            "done": sum(phase.done for phase in told),
+            "failed": sum(phase.failed for phase in told),
+            "cancelled": sum(phase.cancelled for phase in told),
+            "exhausted": not self._sources,
+            "elapsed_s": self._clock() - self._started_s,
+            "phases": [
+                {
+                    "number": phase.number,
+                    "pushed": phase.pushed,
+                    "unfinished": phase.unfinished,
+                    "done": phase.done,
+                    "failed": phase.failed,
+                    "cancelled": phase.cancelled,
+                }
+                for phase in told
+            ],
+        }
+
+    # ------------------------------------------------------------------------------------------ for the master handle
+
+    def add(self, tasks: Iterable[Task] | None, origin: str) -> None:
+        """Take tasks that are to be run. An iterator is read only as there is room.
+
+        Args:
+            origin: who gave them, for messages.
+        """
+        if tasks is None:
+            return
+        if self.stage == "gathering":
+            raise RuntimeError(f"{self._name} is complete, so it cannot push more tasks")
+        if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
+            raise TypeError(f"{self._name}.{origin} gave a {type(tasks).__name__}, it has to be an iterable of tasks")
+        self._sources.append((iter(tasks), self._phase, origin))
+
+    def cancel(self, tasks: Iterable[Task] | None) -> None:
+        """Cancel tasks, or all that were pushed and are unfinished, read or not."""
+        if tasks is None:
+            self._sources.clear()
+            indexes = list(self._unfinished)
+        else:
+            indexes = [index for task in tasks if (index := self._index_of(task)) is not None]
+        for index in indexes:
+            _, phase = self._unfinished.pop(index)
+            self._running.discard(index)
+            self._phases[phase].cancelled += 1
+        self._cancelled += indexes
+
+    # -------------------------------------------------------------------------------------------------- what happens
+
+    @property
+    def _name(self) -> str:
+        return type(self._system).__name__
+
+    def _ended(self, event: Ended) -> None:
+        if event.index not in self._unfinished:
+            return  # it was cancelled, and its answer was faster
+        task, number = self._unfinished.pop(event.index)
+        self._running.discard(event.index)
+        self._ahead = min(self._ahead + 1, AHEAD_MOST)
+        phase = self._phases[number]
+        if event.error is None:
+            phase.done += 1
+        else:
+            phase.failed += 1
+        task.slave_id = event.slave
+        self._phase = number + 1
+        task.finished(event.result, event.error)
+        self.add(self._system.task_finished(self._handle, task, event.result, event.error), "task_finished")
+        if not phase.unfinished and len(self._phases) > PHASES_TOLD:
+            self._fold()
+        self._ask()
+
+    def _fold(self) -> None:
+        """Tell the oldest phases together, if nothing of them is to come."""
+        coming = {number for _, number, _ in self._sources}
+        for number in sorted(self._phases)[:-PHASES_TOLD]:
+            phase = self._phases[number]
+            if phase.unfinished or number in coming:
+                continue
+            del self._phases[number]
+            for count in ("pushed", "done", "failed", "cancelled"):
+                setattr(self._earlier, count, getattr(self._earlier, count) + getattr(phase, count))
+
+    def _ask(self) -> bool:
+        if self._system.is_complete(self._handle) if self._asks else not (self._unfinished or self._sources):
+            self.complete = True
+            self.stage = "gathering"
+            self.cancel(None)
+        return self.complete
+
+    def _instructions(self) -> list[Instruction]:
+        """Read sources as far as there is room, and say what is to be done."""
+        pushes: list[Push] = []
+        while not self.complete:
+            self._read(pushes)
+            if self._unfinished or self._sources:
+                break
+            # Nothing runs and nothing is to come, so nothing but this answer can change any more.
+            if not self._ask() and not self._sources:
+                raise SystemStalled(
+                    f"the task system {self._name} has no task left and is not complete: its is_complete has to be"
+                    " true when no task is unfinished, or its task_finished has to give more tasks"
+                )
+        cancelled, self._cancelled = self._cancelled, []
+        if not cancelled:
+            return list(pushes)
+        fresh = {push.index for push in pushes}.intersection(cancelled)  # nobody has heard of those yet
+        instructions: list[Instruction] = [push for push in pushes if push.index not in fresh]
+        if known := tuple(index for index in cancelled if index not in fresh):
+            instructions.append(Cancel(known))
+        return instructions
+
+    def _read(self, pushes: list[Push]) -> None:
+        """Push tasks of the sources, if there is room."""
+        room = min(self._ahead, self._ahead_most)
+        if room >= PACKED_FROM and len(self._unfinished) > room - room // 4:
+            return  # many small packs cost every hop far more than few large ones
+        while self._sources and len(self._unfinished) < room:
+            source = self._sources[-1]
+            tasks, self._phase, origin = source
+            task: Any = next(tasks, _END)  # a generator may well push, cancel or ask meanwhile
+            if task is _END:
+                self._sources = [other for other in self._sources if other is not source]
+            elif isinstance(task, Task):
+                pushes.append(self._push(task, source[1]))
+            else:
+                raise TypeError(f"{self._name}.{origin} gave {task!r:.100} among its tasks, which is no Task")
+
+    def _push(self, task: Task, number: int) -> Push:
+        if task.task_id and self._index_of(task) is not None:
+            raise ValueError(f"task {task.task_id} was pushed again before it has ended: make a new object of it")
+        index = self._next
+        self._next += 1
+        task.system_id = self._system.system_id
+        task.client_id = self._client_id
+        task.task_id = f"{task.system_id}/{index}"
+        self._unfinished[index] = (task, number)
+        phase = self._phases.get(number)
+        if phase is None:
+            phase = self._phases[number] = Phase(number)
+        phase.pushed += 1
+        return Push(index, task)
+
+    def _index_of(self, task: Task) -> int | None:
+        """Give the number of an unfinished task, None if it is none of ours."""
+        _, _, number = task.task_id.rpartition("/")
+        index = int(number) if number.isdigit() else -1
+        known = self._unfinished.get(index)
+        return index if known is not None and known[0] is task else None
+
+
+class _Handle:
+    """The `master` of a system's methods."""
+
+    def __init__(self, drive: Drive, log: Callable[[str], None], status: Callable[[], dict[str, Any]]) -> None:
+        self._drive = drive
+        self.log = log
+        self.status = status
+
+    def push_task(self, task: Task) -> None:
+        self._drive.add((task,), "push_task")
+
+    def push_tasks(self, tasks: Iterable[Task]) -> None:
+        self._drive.add(tasks, "push_tasks")
+
+    def cancel(self, tasks: Iterable[Task] | None = None) -> None:
+        self._drive.cancel(tasks)
+
+    def stats(self) -> dict[str, Any]:
+        return self._drive.stats()

@@ -1,0 +1,115 @@
+"""`concurrent-nb run`: the samples, each of them in each of its ways, as people start them."""
+
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from concurrent_nb import Cluster
+from tests.clusters import command, nothing_left_but_workers, run, shared_cluster, status_of
+from tests.work import PATIENCE_S
+
+SMALL = {
+    "md5": ["--end", "20000", "--number", "17000", "--num-tasks", "16"],
+    "mandelbrot": ["--width", "50", "--height", "20", "--factor", "7"],
+    "expensive": ["--time_per_task", "0.01", "--num_tasks", "5"],
+    "pi": ["--terms", "10000", "--num-tasks", "9"],
+}
+WAYS = ("system", "batch", "one-by-one")
+#: a sample's last line, without the seconds
+TELLS = {
+    "md5": "found 17000: it has the MD5 hash",
+    "mandelbrot": r"50 x 20 points, \d+ of them in the set",
+    "expensive": r"expected 0\.05 s, actual",
+    "pi": r"pi is about 3\.1414",
+}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Cluster]:
+    with shared_cluster(name="samples") as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(running: Cluster) -> Iterator[None]:
+    """Do as for every test, but know that a worker may die of being stopped, and is replaced."""
+    with nothing_left_but_workers(running):
+        yield
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> str:
+    """The name of a cluster to run samples on."""
+    return running.name
+
+
+def told_by(*arguments: str) -> str:
+    """Run a sample, and give what it says."""
+    ended = run("run", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+def without_seconds(text: str) -> str:
+    return re.sub(r"\d+\.\d+ s|\d+ %", "...", text)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_sample_says_the_same_in_each_of_its_ways(name: str, cluster: str) -> None:
+    told = {way: told_by(name, "--cluster", cluster, "--as", way, *SMALL[name]) for way in WAYS}
+    assert re.match(TELLS[name], told["system"].splitlines()[-1])
+    assert len({without_seconds(each) for each in told.values()}) == 1
+
+
+def test_the_default_is_a_system_and_the_thesis_s_options_are_the_other_ways(cluster: str) -> None:
+    before = status_of(cluster)["tasks"]["jobs"]
+    small = ["--cluster", cluster, *SMALL["pi"]]
+    told = {told_by("pi", *small, *way) for way in ([], ["--task_batch"], ["--no-task-batch"], ["--task-batch"])}
+    assert len({without_seconds(each) for each in told}) == 1
+    assert status_of(cluster)["tasks"]["jobs"] == before
+
+
+def test_lazy_and_optimised_tasks_print_the_same_picture(cluster: str) -> None:
+    small = ["--cluster", cluster, "--width", "50", "--height", "20"]
+    optimised = ["--use_optimized_task", "--factor", "1"]
+    lazy = [["--no-use-optimized-task", "--factor", "7"], ["--MandelbrotSample.use_optimized_task=False"]]
+    pictures = {without_seconds(told_by("mandlebrot", *small, *kind)) for kind in (optimised, *lazy)}
+    assert len(pictures) == 1
+    assert pictures.pop().count("\n") == 21
+
+
+def test_without_a_cluster_it_starts_one_and_leaves_nothing() -> None:
+    told = told_by("md5", "--workers", "1", "--MasterNode.strategy=PushBest", *SMALL["md5"])
+    assert told.startswith("found 17000")
+    refused = run("run", "md5", "--MasterNode.strategy=Fair")
+    assert refused.returncode == 1
+    assert "choose one of PullRoundRobin" in refused.stderr
+    assert told_by("md5", "--as", "batch", "--workers", "1", "--number", "21000", *SMALL["md5"][:2]).startswith(
+        "no number from 1 to 20000 has the MD5 hash"
+    )
+
+
+def test_progress_is_a_line_of_the_terminal_that_is_gone_in_the_end(cluster: str) -> None:
+    ours, theirs = pty.openpty()
+    arguments = command("run", "expensive", "--cluster", cluster, "--as", "batch", *SMALL["expensive"])
+    environment = {**os.environ, "COLUMNS": "80"}
+    with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        written = b""
+        while True:
+            try:
+                piece = os.read(ours, 1000)
+            except OSError:  # nobody has the other end any more
+                break
+            written += piece
+        assert process.wait(PATIENCE_S) == 0
+    os.close(ours)
+    text = written.decode()
+    assert re.search(r"\r\x1b\[2K\d of 5 tasks done", text)
+    last = text.rpartition("\x1b[2K")[2]
+    assert re.fullmatch(r"expected 0\.05 s, actual \d+\.\d\d s: improvement \d+ %\r\n", last)
