@@ -34,6 +34,8 @@ class Placement:
         self._endings = endings
         self._move_after_s = move_after_s
         self._next_move_s = 0.0
+        self._most_slots = 0
+        self._most_slots_since_s = 0.0
         self.give_up_s = inf  #: when the first wide task is refused, if no slave comes that is large enough
 
     def place(self, now: float) -> None:
@@ -80,10 +82,10 @@ class Placement:
                 slave.take_wide(task, _cores(run) or slave.slots, books.strategies.default.unknown_s)
                 self._assign(slave, run, task, now)
         books.unplaced = False
-        if run is None or not _cores(run) > books.most_slots > 0:
-            self.give_up_s = inf
-        elif self.give_up_s == inf:
-            self.give_up_s = now + TOO_LARGE_AFTER_S
+        if books.most_slots != self._most_slots:
+            self._most_slots, self._most_slots_since_s = books.most_slots, now
+        too_large = run is not None and _cores(run) > books.most_slots > 0
+        self.give_up_s = self._most_slots_since_s + TOO_LARGE_AFTER_S if too_large else inf
 
     def _assign(self, slave: Slave, run: Run, task: Task, now: float) -> None:
         slave.quiet_since_s = now

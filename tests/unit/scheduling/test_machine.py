@@ -41,12 +41,13 @@ from concurrent_nb.scheduling.events import (
     TasksSubmitted,
 )
 from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, Instruction, TellStarted, Withdraw
+from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.tasks.task import State
-from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
 
 Attempt = tuple[JobId, int, int]
 ANSWERS = [Status.OK, Status.OK, Status.HIT, Status.ERROR, Status.TIMEOUT, Status.DIED, Status.NOT_PICKLABLE]
@@ -64,6 +65,7 @@ class PlayedSlave:
     credit: int
     held: list[Attempt] = field(default_factory=list)
     running: set[Attempt] = field(default_factory=set)
+    on_top: set[Attempt] = field(default_factory=set)  #: those that do not count as credit, and older ones
     saying: deque[Event] = field(default_factory=deque)
     lost: bool = False
 
@@ -142,7 +144,10 @@ class World(RuleBasedStateMachine):
             attempt = (assign.job, task.index, task.attempt)
             assert not any(attempt in other.held for other in self.slaves.values()), "an attempt was made twice"
             slave.held.append(attempt)
-        assert len(slave.held) <= slave.credit, "a slave has more than it accepts"
+            if assign.needs is not None:
+                slave.on_top.add(attempt)
+        on_top = [attempt for attempt in slave.held if attempt in slave.on_top]
+        assert len(slave.held) - len(on_top) <= slave.credit, "a slave has more than it accepts"
 
     def withdraw(self, withdraw: Withdraw) -> None:
         slave = self.slaves[withdraw.slave]
@@ -337,6 +342,7 @@ class World(RuleBasedStateMachine):
         timeout_s=st.none() | st.just(5.0),
         retries=st.integers(0, 2),
         objects=st.lists(st.sets(st.sampled_from(OBJECTS)), max_size=3),
+        needs=st.sampled_from([None, None, None, Needs(2), Needs(0), Needs(9), Needs(kind="host")]),
     )
     def owner_submits(
         self,
@@ -346,6 +352,7 @@ class World(RuleBasedStateMachine):
         timeout_s: float | None,
         retries: int,
         objects: list[set[bytes]],
+        needs: Needs | None,
     ) -> None:
         job, session = self.pick_job(data)
         if job.closed:
@@ -356,7 +363,7 @@ class World(RuleBasedStateMachine):
         frames = [TaskFrame(index, 0, b"") for index in indexes]
         sized = [tuple((each, SIZES_BYTES[each]) for each in sorted(some)) for some in objects]
         of_tasks = [sized[index % len(sized)] for index in indexes] if sized else ()
-        self.handle(TasksSubmitted(session, job.id, function, frames, (), timeout_s, retries, of_tasks))
+        self.handle(TasksSubmitted(session, job.id, function, frames, (), timeout_s, retries, of_tasks, needs))
 
     @precondition(has_job)
     @rule(data=st.data())
@@ -440,6 +447,8 @@ class World(RuleBasedStateMachine):
             if not slave.lost:
                 slave.slots, slave.credit = 3, 11
                 self.handle(SlaveTrusted(slave.id), SlaveResized(slave.id, 3, 11))
+        self.now += TOO_LARGE_AFTER_S
+        self.handle()
         while any(slave.held or slave.saying for slave in self.slaves.values()):
             for slave in self.slaves.values():
                 for attempt in list(slave.held):
