@@ -21,6 +21,7 @@ from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.local import Cluster
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.notes import SINK
+from concurrent_nb.wire.messages import Needs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,15 +32,17 @@ class TaskFunction(Generic[P, R]):
 
     Args:
         function: what to run. It travels to the cluster by itself, so what it uses has to be able to travel.
+        needs: what each task of it needs; None: what the function says, which mostly is a slot of a slave.
     """
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], needs: Needs | None = None) -> None:
         if isinstance(function, TaskFunction):
             raise ConfigurationError(f"{function!r} is one already")
         if not callable(function):
             raise ConfigurationError(f"a task function needs a function, not a {type(function).__name__}")
         functools.update_wrapper(self, function)
         self.function = function
+        self.task_needs: Needs | None = getattr(function, "task_needs", None) if needs is None else needs
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here."""
@@ -48,19 +51,32 @@ class TaskFunction(Generic[P, R]):
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskFuture:
         """Run it on the cluster; return its future. Raises as `ApplicationNode.submit`."""
-        return application().submit(self.function, *args, **kwargs)
+        return application().submit_needing(self.task_needs, self.function, args, kwargs)
 
-    def map(self, *iterables: Iterable[Any], timeout_s: float | None = None, retries: int = 0) -> Job:
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout_s: float | None = None,
+        retries: int = 0,
+        needs: Needs | None = None,
+    ) -> Job:
         """Run it on the cluster for the items of the iterables, which are read now; return the job.
 
         Args:
             timeout_s: run time in seconds allowed per task.
             retries: how often a task may run again after an error or a timeout.
+            needs: what each task needs; None: what all tasks of this function do.
         """
         calls = list(zip(*iterables, strict=False))
         name = getattr(self.function, "__name__", "map")
         job = application().start_job(
-            self.function, calls, name=name, timeout_s=timeout_s, retries=retries, prints=True
+            self.function,
+            calls,
+            name=name,
+            timeout_s=timeout_s,
+            retries=retries,
+            prints=True,
+            needs=self.task_needs if needs is None else needs,
         )
         _CURRENT.started(job)
         return job

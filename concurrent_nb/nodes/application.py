@@ -88,6 +88,17 @@ class ApplicationNode(concurrent.futures.Executor):
         What cannot be pickled shows up as the future's exception, NotPicklable. Raises RuntimeError after `shutdown`
         and MasterLost once the cluster is gone.
         """
+        return self.submit_needing(None, fn, args, kwargs)
+
+    def submit_needing(
+        self, needs: Needs | None, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> TaskFuture:
+        """Submit as `submit` does, for a task with needs; None: those of the function, which mostly has none.
+
+        Raises ConfigurationError for needs that cannot be, and what `submit` raises.
+        """
+        if needs is not None:
+            needs = _checked(needs)
         index = next(self._indexes)
         if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1:
             self._renew_loose_job()
@@ -100,7 +111,9 @@ class ApplicationNode(concurrent.futures.Executor):
             self._courier.check_open()
             future.end(None, error)
             return future
-        self._courier.post([Entry(job, index, function, body, sizes, buffers, None, 0, future)])
+        self._courier.post(
+            [Entry(job, index, function, body, sizes, buffers, None, 0, future, False, needs or function.needs)]
+        )
         return future
 
     def map(
@@ -197,12 +210,11 @@ class ApplicationNode(concurrent.futures.Executor):
             retries: how often a task may run again after an error or a timeout.
             watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
             prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
-            needs: what each task needs; None: a slot of a slave, in a worker process.
+            needs: what each task needs; None: what the function says, which mostly is a slot, in a worker process.
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
         timeout_s, retries = _limits(timeout_s, retries)
-        needs = _checked(needs)
         name = _label(name)
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error))
         job = Job(record.id, name, self._courier.cancel, watched, prints)
@@ -256,6 +268,7 @@ class ApplicationNode(concurrent.futures.Executor):
     ) -> None:
         """Submit all tasks of a job."""
         shipment = self.ship(function)
+        needs = shipment.needs if needs is None else _checked(needs)
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers = self.pack(function, call, {})
@@ -280,7 +293,8 @@ class ApplicationNode(concurrent.futures.Executor):
         pickled = self._functions.pickle(fn)
         last, shipment = self._shipped
         if pickled is not last:  # most submits have the function of the one before
-            shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers))
+            needs = _checked(getattr(fn, "task_needs", None))
+            shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers), needs)
             self._shipped = (pickled, shipment)
         return shipment
 

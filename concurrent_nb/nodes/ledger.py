@@ -31,6 +31,7 @@ class Shipment:
     body: bytes
     sizes: tuple[int, ...] = ()
     buffers: Buffers = ()
+    needs: m.Needs | None = None  #: of its tasks, where nobody says otherwise
 
 
 @dataclass(eq=False, slots=True)

@@ -78,4 +78,5 @@ class Stream:
         except NotPicklable as error:
             future.end(None, error)
             return Entry(self._record, future.index, Shipment(b"", b""), b"", (), (), None, 0, future)
-        return Entry(self._record, future.index, shipment, body, sizes, buffers, None, 0, future)
+        needs = shipment.needs
+        return Entry(self._record, future.index, shipment, body, sizes, buffers, None, 0, future, False, needs)

@@ -98,6 +98,10 @@ class TaskRunner:
             return _not_picklable(value, error)
         return status, pickled, out_of_band
 
+    def cannot_run(self, error: Exception) -> Answer:
+        """Give the answer of a task that this worker cannot run."""
+        return _not_loadable(error)
+
     def _open(self, digest: bytes) -> Callable[..., object]:
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")

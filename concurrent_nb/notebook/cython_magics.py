@@ -27,6 +27,7 @@ from concurrent_nb.shipping.compiled.cache import Cache
 from concurrent_nb.shipping.compiled.flags import parse_flags
 from concurrent_nb.shipping.compiled.function import CythonFunction
 from concurrent_nb.shipping.compiled.recipe import Recipe
+from concurrent_nb.wire.messages import Needs
 
 _Value = TypeVar("_Value")
 
@@ -43,7 +44,8 @@ class CythonMagics(Magics):
     @no_var_expand
     @cell_magic
     @documented
-    @takes("--openmp", action="store_true", help="compile for OpenMP (prange); a task gets all cores of its slave")
+    @takes("--openmp", action="store_true", help="compile for OpenMP (prange); a task takes all cores of one slave")
+    @takes("--needs", type=options.needs, help="cores=N: slots that a task takes, and threads that it gets; cores=all")
     @takes("--annotate", action="store_true", help="show Cython's page: which lines are slow, and the C of each")
     @takes("--flags", type=options.words, help='for the C compiler, as in "-O3 -ffast-math"')
     @takes("--name", type=options.words, help="what jobs of these functions are called in the cluster's status")
@@ -63,7 +65,7 @@ class CythonMagics(Magics):
         except ConcurrentError as error:
             show_plainly(error)
             raise
-        self._bind(build, chosen.name)
+        self._bind(build, chosen.name, chosen.needs)
         if page is not None:
             display(HTML(page))  # type: ignore[no-untyped-call]
 
@@ -73,7 +75,7 @@ class CythonMagics(Magics):
         progress.end(", ".join(build.functions))
         return build, page
 
-    def _bind(self, build: Build, job_name: str | None) -> None:
+    def _bind(self, build: Build, job_name: str | None, needs: Needs | None) -> None:
         """Load the module, which runs the lines of the cell that are in no function, and bind its functions."""
         shell = self._shell()
         number = int(shell.displayhook.prompt_count)
@@ -82,7 +84,7 @@ class CythonMagics(Magics):
         getattr(shell.compile, "_filename_map", {})[build.filename] = number
         try:
             build = load_and_check(build, Cache())
-            functions = [CythonFunction(build, name, job_name or "") for name in build.functions]
+            functions = [CythonFunction(build, name, job_name or "", needs) for name in build.functions]
         except ConcurrentError as error:
             show_plainly(error)
             raise

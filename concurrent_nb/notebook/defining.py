@@ -49,6 +49,6 @@ def define(shell: InteractiveShell, number: int, header: str, cell: str, names: 
     code = compile(ast.parse("\n" + cell, filename), filename, "exec", dont_inherit=True)
     exec(code, shell.user_ns)
     for name in names:
-        shell.user_ns[name] = TaskFunction(shell.user_ns[name])
+        shell.user_ns[name] = TaskFunction(shell.user_ns[name], chosen.needs)
     first = names[0]
     print(f"{', '.join(names)}: {first}(...) runs here, {first}.submit(...) and {first}.map(...) on the cluster")

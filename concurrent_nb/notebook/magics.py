@@ -139,6 +139,7 @@ class ConcurrentMagics(Magics):
     @takes("--local", action="store_true", help="run it here, without a cluster, to test it")
     @takes("--timeout", type=options.seconds, help="seconds that a task may run")
     @takes("--retries", type=options.retries, default=0, help="how often a failed task is run again")
+    @takes("--needs", type=options.needs, help="cores=N: slots that a task takes, and threads that it gets; cores=all")
     @takes("--on-error", choices=("stop", "keep"), default="stop", help="keep: the value has an outcome per task")
     @takes("--shared", action="append", type=options.variable, help="a name of which each worker has one copy for all")
     @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
@@ -268,6 +269,8 @@ class ConcurrentMagics(Magics):
     def _starter_here(self, task: CellTask, chosen: Any, printer: Printer, live: bool) -> Callable[[], Job]:
         if chosen.timeout is not None:
             print("(--timeout has no effect with --local)")
+        if chosen.needs is not None:
+            print("(--needs has no effect with --local)")
         return lambda: LocalJob(
             task.function,
             task.calls,
@@ -293,6 +296,7 @@ class ConcurrentMagics(Magics):
                     stop_on_error=chosen.on_error == "stop",
                     timeout_s=chosen.timeout,
                     retries=chosen.retries,
+                    needs=chosen.needs,
                     watched=live,
                     prints=chosen.no_block and not live,  # nobody waits who could show it
                 )

@@ -15,6 +15,7 @@ from IPython.core import magic_arguments
 from IPython.core.error import UsageError
 
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.wire.messages import CORES_MAX, Needs
 
 #: worker processes that one machine is asked for at most
 MOST_WORKERS: Final = 1024
@@ -123,6 +124,19 @@ def variable(text: str) -> str:
     if not text.isidentifier() or keyword.iskeyword(text):
         raise argparse.ArgumentTypeError(f"needs the name of a variable, not {text!r}")
     return text
+
+
+def needs(text: str) -> Needs:
+    """Read the value of --needs."""
+    name, _, value = text.partition("=")
+    if name == "cores" and value == "all":
+        return Needs(cores=0)
+    try:
+        return Needs(cores=whole_number(value if name == "cores" else "", 1, CORES_MAX))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"needs cores=N (N from 1 to {CORES_MAX}) or cores=all, not {text!r}"
+        ) from None
 
 
 def words(text: str) -> str:

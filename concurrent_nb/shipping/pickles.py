@@ -135,6 +135,11 @@ class OnEach:
         self.fn = fn
         self.__name__ = getattr(fn, "__name__", "map")
 
+    @property
+    def task_needs(self) -> Any:
+        """What a task needs: what one of `fn` does."""
+        return getattr(self.fn, "task_needs", None)
+
     def __call__(self, chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
         return [self.fn(*args) for args in chunk]
 

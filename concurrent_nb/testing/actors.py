@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeVar
 
 from concurrent_nb.errors import MasterUnreachable, ProtocolError
@@ -197,6 +198,7 @@ class SlaveActor(Node):
         self.crew = VirtualCrew(world.agenda, world.chance, world.deeds, name, slots, self.wake)
         self.core: SlaveCore | None = None
         self.leaving = False  #: it is about to unregister
+        world.judge.fewest_slots = min(world.judge.fewest_slots, slots)
         self.begin(self._live())
 
     def crash(self, *, noticed: bool) -> None:
@@ -212,6 +214,7 @@ class SlaveActor(Node):
     def resize(self, slots: int, credit: int) -> None:
         """Offer more or less from now on, in this session."""
         if self.core is not None:
+            self._world.judge.fewest_slots = min(self._world.judge.fewest_slots, slots or inf)
             self.crew.credit = max(self.crew.credit, credit)
             self.core.resize(slots, credit)
             self.wake()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.slave import is_host
 from concurrent_nb.testing.agenda import Action, Agenda
 from concurrent_nb.testing.history import check_references
 from concurrent_nb.testing.plans import Deed, Deeds, Violation
@@ -44,6 +45,7 @@ class VirtualWorker:
         self.ticket = 0  #: what its page shows
         self.started_at = 0.0
         self.alive = True
+        self.attempt: Attempt | None = None  #: what it runs
         self.to_stop = 0  #: ticket that is to be stopped
         self._crew = crew
         self._deed: Deed | None = None
@@ -96,7 +98,7 @@ class VirtualWorker:
         crew = self._crew
         while self.queue:
             attempt, function = self.queue.popleft()
-            self.ticket, self.started_at = attempt.ticket, crew.agenda.now
+            self.attempt, self.ticket, self.started_at = attempt, attempt.ticket, crew.agenda.now
             deed = self._deed = crew.begin(attempt, function)
             if self.to_stop == attempt.ticket:
                 self._answer(deed, Status.CANCELLED)
@@ -108,7 +110,7 @@ class VirtualWorker:
                 return
             if not self._finish(deed):
                 return
-        self._deed, self.ticket = None, 0
+        self._deed, self.attempt, self.ticket = None, None, 0
         self.flush()
 
     def _over(self, deed: Deed) -> None:
@@ -133,7 +135,7 @@ class VirtualWorker:
         body, sizes, buffers = pack_body(b"" if status is Status.CANCELLED else deed.value, ())
         elapsed_s = self._crew.agenda.now - self.started_at
         self._unsent.append((Result(self.ticket, status, elapsed_s, body, sizes), buffers))
-        self._deed, self.ticket = None, 0
+        self._deed, self.attempt, self.ticket = None, None, 0
         if elapsed_s >= FLUSH_S:
             self.flush()
 
@@ -154,6 +156,7 @@ class VirtualCrew:
         self._wake = wake
         self._workers: dict[int, VirtualWorker] = {}
         self._open: set[tuple[bytes, int, int]] = set()  # assigned and not reported yet
+        self._on_top: set[tuple[bytes, int, int]] = set()  # of these, and older ones: they do not count as credit
         self._facts: deque[Fact] = deque()
         self._output: list[tuple[m.TaskRef, int, bytes]] = []
         self.broken = False  #: no worker gets as far as its first task
@@ -191,7 +194,9 @@ class VirtualCrew:
         if len(keys) < len(tasks) or keys & self._open:
             raise Violation(f"slave {self._name} is assigned an attempt twice, of job {job.hex()[:4]}")
         self._open |= keys
-        if len(self._open) > self.credit:
+        if needs is not None:
+            self._on_top |= keys
+        elif len(self._open - self._on_top) > self.credit:
             raise Violation(f"slave {self._name} has {len(self._open)} attempts, its credit is {self.credit}")
         self._obey(self.books.assigned(job, function, timeout_s, tasks, buffers, now, needs))
 
@@ -238,6 +243,7 @@ class VirtualCrew:
         """Forget everything that was assigned, functions too, and stop what runs."""
         self.drop_functions(list(self.functions))
         self._open.clear()
+        self._on_top.clear()
         self._output.clear()
         self._obey(self.books.reset())
 
@@ -268,12 +274,23 @@ class VirtualCrew:
     # ------------------------------------------------------------------------------------------- what workers ask for
 
     def begin(self, attempt: Attempt, function: bytes) -> Deed:
-        """Begin a run."""
+        """Begin a run, and check that there is a slot for it."""
+        running = [worker.attempt for worker in self._workers.values() if worker.alive and worker.attempt is not None]
+        if (used := sum(map(self._width, running))) > self.books.slots:
+            raise Violation(f"slave {self._name} uses {used} slots, it has {self.books.slots}")
+        if (hosts := sum(is_host(other.needs) for other in running)) > m.HOSTS_MAX:
+            raise Violation(f"slave {self._name} has {hosts} hosts, at most {m.HOSTS_MAX} are allowed")
         body = bytes(unpack_body(attempt.body, attempt.buffers)[0])
         deed = self._deeds.begin(function, body, self.agenda.now)
         for piece in range(1, deed.wanted.plan.writes + 1):
             self._output.append((attempt.ref, 1, f"{deed.wanted.name} {deed.run} {piece}".encode()))
         return deed
+
+    def _width(self, attempt: Attempt) -> int:
+        """Return how many slots an attempt takes."""
+        if attempt.needs is None:
+            return 1
+        return 0 if is_host(attempt.needs) else min(attempt.needs.cores or self.books.slots, self.books.slots)
 
     def tell(self, fact: Fact) -> None:
         """Have the slave learn something in its next turn."""

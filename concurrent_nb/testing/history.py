@@ -8,6 +8,7 @@ the sessions that it is told to watch.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 import msgspec
@@ -96,6 +97,7 @@ class Judge:
     def __init__(self, deeds: Deeds, *, faults: bool, deaths_allowed: int) -> None:
         self.faults = faults  #: sessions may end in this history, and with them much that is impossible else is not
         self.losses = 0  #: slaves that the master has given up, and workers that were killed: what ran there is blamed
+        self.fewest_slots: float = inf  #: that any slave has ever offered
         self._deeds = deeds
         self._deaths_allowed = deaths_allowed
 
@@ -167,7 +169,9 @@ class Judge:
             )
         if status is Status.CANCELLED:
             return _may_be_stopped(wanted)
-        return False  # DIED is for the master alone, and REFUSED nobody has earned
+        if status is Status.REFUSED:
+            return wanted.needs is not None and wanted.needs.cores > self.fewest_slots
+        return False  # DIED is for the master alone
 
     def _check_job(self, job: WantedJob) -> None:
         """A job that was cut short must have been cut short by something that its owner can see."""

@@ -74,6 +74,7 @@ class Wanted:
     body: bytes
     timeout_s: float | None = None
     retries: int = 0
+    needs: m.Needs | None = None
     cancelled_s: float = inf  #: when its owner has asked for its end
     status: Status | None = None  #: how it ended, as its owner was told
     dropped: bool = False  #: its owner has given it up, or was told that it need not wait for it

@@ -13,6 +13,7 @@ from concurrent_nb.testing.actors import ApplicationActor
 from concurrent_nb.testing.plans import Kind, Plan, Wanted, WantedJob
 from concurrent_nb.testing.world import World
 from concurrent_nb.wire.codec import pack_body
+from concurrent_nb.wire.messages import Needs
 
 #: how likely a job has how many tasks
 _SIZES: Final = ((1, 2), (4, 4), (15, 4), (60, 2), (200, 0.2))
@@ -136,6 +137,7 @@ class User:
         retries = chance.choice((0, 0, 1, 3))
         padding = chance.choices((0, 40, 500), (6, 3, 1))[0]
         function = chance.choice(self._functions)
+        needs = self._needs()
         entries = []
         for _ in range(count):
             kind = Kind.PLAIN
@@ -144,10 +146,20 @@ class User:
             if job.until and chance.random() < 0.1:
                 kind = Kind.HIT
             wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
+            wanted.needs = needs
             self._world.deeds.add(wanted)
             body, sizes, buffers = pack_body(wanted.body, ())
-            entries.append(Entry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted))
+            entries.append(
+                Entry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted, False, needs)
+            )
         return entries
+
+    def _needs(self) -> Needs | None:
+        """Draw what the tasks of a submit need: mostly nothing, else several cores, or they are hosts."""
+        chance = self._chance
+        if chance.random() < 0.7:
+            return None
+        return Needs(kind="host") if chance.random() < 0.3 else Needs(chance.choices((2, 3, 0), (4, 2, 3))[0])
 
     def _wanted(
         self,

@@ -45,10 +45,13 @@ LEGACY_BYTES_MAX: Final = 64 * 1024 * 1024
 
 def make_launcher(kind: str, slots: int, cores: int | None = None) -> Launcher:
     """Make the launcher called "template" (the default of nodes) or "spawn", for workers that share `cores`."""
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    env = environment(slots, cores, os.environ)
+    env = environment(slots, cores or cores_here(), os.environ)
     return TemplateLauncher(env) if kind == "template" else SpawnLauncher(env)
+
+
+def cores_here() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pool:
@@ -62,6 +65,7 @@ class Pool:
     ) -> None:
         self.fds_version = 0
         self._books = Books(slots, grace_s=grace_s)
+        self._cores = cores_here()
         self._launcher = launcher
         self._output_limit_bytes = output_limit_bytes
         self._lines: dict[int, Line] = {}  # by worker
@@ -236,7 +240,9 @@ class Pool:
     def _give(self, line: Line, command: Give) -> None:
         if not line.has(command.function) and command.function in self._functions:
             line.load(command.function, *self._functions[command.function])
-        line.give(command.function, command.attempts)
+        needs = command.attempts[0].needs
+        threads = 0 if needs is None or needs.cores == 1 else needs.cores or self._cores
+        line.give(command.function, command.attempts, threads)
         self._watch_tasks(line)
 
     def _start_worker(self, worker: int, now: float) -> None:

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 
 from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, RECORD, STARTED, peak_bytes
+from concurrent_nb.workers.threads import THREADS
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +29,6 @@ log = logging.getLogger(__name__)
 COMMAND: Final = (sys.executable, "-m", "concurrent_nb.nodes.worker")
 #: lines of a dying process that are kept for the message
 LAST_LINES: Final = 10
-#: thread counts that libraries read when they are loaded
-THREADS: Final = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Run(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
     function: bytes
     epoch: int  #: 0 to 255; tasks of an epoch without tokens were taken back
     tasks: list[tuple[int, bytes, tuple[int, ...]]]  #: ticket, body (empty: it is the first buffer), sizes
+    threads: int = 0  #: that libraries may use meanwhile; 0: as many as they do
 
     def announced(self) -> list[int]:
         """List the lengths of the buffers that follow."""

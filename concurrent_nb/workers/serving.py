@@ -39,6 +39,7 @@ from concurrent_nb.workers.records import (
     pack,
     pack_results,
 )
+from concurrent_nb.workers.threads import Threads
 
 #: results are kept back at most so long while more tasks can run, in seconds
 FLUSH_S: Final = 0.001
@@ -54,8 +55,10 @@ _HIT: Final = int(Status.HIT)
 _NOTHING_HELD: Final = (False, False)
 _CANCELLED: Final = int(Status.CANCELLED)
 
-#: epoch, ticket, function, body, buffers
-Work = tuple[int, int, bytes, Buffer, Sequence[Buffer]]
+#: epoch, ticket, threads (see `Run`), function, body, buffers
+Work = tuple[int, int, int, bytes, Buffer, Sequence[Buffer]]
+#: status, answer, buffers
+Answer = tuple[int, bytes, Sequence[Buffer]]
 
 
 class Runner(Protocol):
@@ -71,6 +74,9 @@ class Runner(Protocol):
         """Run a task; return its Status, its pickled value or encoded ErrorReport, and buffers. KeyboardInterrupt
         that comes from outside may be treated as the task's own.
         """
+
+    def cannot_run(self, error: Exception) -> tuple[int, bytes, Sequence[Buffer]]:
+        """Give the answer of a task that cannot be run in this worker."""
 
 
 def has_half_a_package() -> bool:
@@ -135,7 +141,7 @@ class Serving:
                 continue
             return token[0] if token else None
 
-    def _next(self, epoch: int) -> tuple[int, bytes, Buffer, Sequence[Buffer]]:
+    def _next(self, epoch: int) -> tuple[int, int, bytes, Buffer, Sequence[Buffer]]:
         """Give the first task of this epoch. Those of older epochs were taken back."""
         while True:
             while self._queue:
@@ -159,22 +165,25 @@ class Serving:
                 self._runner.drop(order.digests)
 
     def _enqueue(self, order: Run, buffers: Sequence[Buffer]) -> None:
-        at = 0
+        at, threads = 0, order.threads
         for ticket, body, sizes in order.tasks:
             own = buffers[at : at + len(sizes)]
             at += len(sizes)
-            work = (ticket, order.function, body, own) if body else (ticket, order.function, own[0], own[1:])
-            self._queue.append((order.epoch, *work))
+            call = (body, own) if body else (own[0], own[1:])
+            self._queue.append((order.epoch, ticket, threads, order.function, *call))
 
     # ------------------------------------------------------------------------------------------------- one task
 
-    def _run(self, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
+    def _run(self, ticket: int, threads: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]) -> None:
         page = self._page
         if threading.active_count() > 1 or self._strangers:
             self._strangers = frozenset(threading.enumerate()) - {threading.main_thread()}
         started_at = time.monotonic()
         page.begin(ticket, started_at)
-        status, answer, answer_buffers = self._attempt(ticket, function, body, buffers)
+        if threads:
+            status, answer, answer_buffers = self._attempt_with(threads, ticket, function, body, buffers)
+        else:
+            status, answer, answer_buffers = self._attempt(ticket, function, body, buffers)
         wrote = self._mark(ticket)
         now = time.monotonic()
         if len(answer) >= LARGE_BYTES:
@@ -197,9 +206,20 @@ class Serving:
         ):
             self._flush()
 
-    def _attempt(
-        self, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]
-    ) -> tuple[int, bytes, Sequence[Buffer]]:
+    def _attempt_with(
+        self, threads: int, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]
+    ) -> Answer:
+        """Run a task with so many threads for its libraries. No signal that is for the task gets in between."""
+        try:
+            given = Threads(threads)
+        except Exception as error:  # noqa: BLE001  (the libraries are the user's; the answer has the error)
+            return self._runner.cannot_run(error)
+        try:
+            return self._attempt(ticket, function, body, buffers)
+        finally:
+            given.undo()
+
+    def _attempt(self, ticket: int, function: bytes, body: Buffer, buffers: Sequence[Buffer]) -> Answer:
         """Run the task, unless it was stopped already. A signal may end it; then it is cancelled."""
         try:
             self._armed = ticket

@@ -28,6 +28,7 @@ from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.results import Outcome
+from concurrent_nb.wire.messages import Needs
 
 
 @dataclass
@@ -43,14 +44,14 @@ class FakeApplication:
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
         *,
-        until: bool,
+        until: bool = False,
         timeout_s: float | None,
         **rest: Any,
     ) -> Job:
         if self.lost:
             raise MasterLost("the master is gone")
         self.started.append((calls, {"until": until, "timeout_s": timeout_s, **rest}))
-        del rest["prints"]
+        del rest["prints"], rest["needs"]
         job = LocalJob(function, calls, Printer(len(calls) > 1), **rest)
         job.slaves = {"here"}
         return job
@@ -198,6 +199,7 @@ def test_options_reach_the_job(notebook: Notebook) -> None:
         "name": "my job",
         "stop_on_error": False,
         "retries": 3,
+        "needs": None,
         "watched": False,
         "prints": False,
     }
@@ -417,6 +419,19 @@ def test_a_start_that_fails_leaves_nothing(notebook: Notebook, monkeypatch: pyte
     notebook.task("", "1", fails=KeyboardInterrupt)
     assert not notebook.clusters[0].running
     monkeypatch.undo()
+
+
+def test_needs_go_to_the_job(notebook: Notebook) -> None:
+    notebook.task("--needs cores=2", "1")
+    assert notebook.clusters[0].app.started[-1][1]["needs"] == Needs(cores=2)
+    notebook.task("", "1")
+    assert notebook.clusters[0].app.started[-1][1]["needs"] is None
+
+
+def test_needs_of_a_cell_that_defines_functions_go_to_their_tasks(notebook: Notebook) -> None:
+    notebook.task("--needs cores=all", "def f(x): return x")
+    notebook.run("f.map([1])")
+    assert notebook.clusters[0].app.started[-1][1]["needs"] == Needs(cores=0)
 
 
 def test_unloading_takes_the_magics_away(notebook: Notebook) -> None:

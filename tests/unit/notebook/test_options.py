@@ -1,12 +1,14 @@
 """Options of the magics: what is wrong is named at once."""
 
 import argparse
+import re
 
 import pytest
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.notebook.options import parse
+from concurrent_nb.wire.messages import Needs
 
 
 def task(line: str) -> argparse.Namespace:
@@ -22,6 +24,7 @@ def test_a_task_has_defaults() -> None:
         "local": False,
         "timeout": None,
         "retries": 0,
+        "needs": None,
         "on_error": "stop",
         "shared": None,
         "show_capture": False,
@@ -29,6 +32,20 @@ def test_a_task_has_defaults() -> None:
         "size": None,
         "name": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "needs"),
+    [("cores=4", Needs(4)), ("cores=all", Needs(0)), ("cores=1", Needs()), ("cores=4096", Needs(4096))],
+)
+def test_needs(text: str, needs: Needs) -> None:
+    assert task(f"--needs {text}").needs == needs
+
+
+@pytest.mark.parametrize("text", ["cores=0", "cores=-1", "cores=4097", "cores=x", "cores", "cores=", "4", "host"])
+def test_needs_that_nobody_understands(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"cores=all, not {text!r}")):
+        task(f"--needs {text}")
 
 
 def test_values_are_read_as_in_a_shell_but_nothing_is_expanded() -> None:
