@@ -72,7 +72,7 @@ def run_system(system: ITaskSystem, given: Access) -> Any:
     Raises what a method of the system raises, and AccessRefused, MasterUnreachable or MasterLost.
     """
     system.system_id = given.system_id
-    log = _show_log_of(system)
+    log = show_log_of(system)
     hands = _Hands(given, type(system).__name__)
     drive = Drive(system, given.client_id, _log, hands.status, monotonic)
     teller = _Teller(drive)
@@ -104,7 +104,8 @@ class _Lines(logging.Handler):
         _log(f"{level}{self.format(record)}")
 
 
-def _show_log_of(system: ITaskSystem) -> logging.Logger:
+def show_log_of(system: ITaskSystem) -> logging.Logger:
+    """Have what a system logs printed, by this process; clear the logger's handlers when that is over."""
     log = system.log
     log.handlers[:] = [_Lines()]
     log.setLevel(logging.INFO)
@@ -235,6 +236,8 @@ class _Fate(TaskFuture):
         return super().set_running_or_notify_cancel()
 
     def end(self, value: Any, error: BaseException | None) -> bool:
+        if error is not None:
+            error.add_note(f"task {self.index} of the system, on slave {self.slave or '(none)'}")
         self._inbox.put(Ended(self.index, value, error, self.slave))
         return True
 

@@ -129,7 +129,7 @@ def test_what_a_method_raises_is_raised_here_and_ends_in_its_own_lines(cluster: 
     text = str(caught.value.__cause__)
     files = [line.split('"')[1] for line in text.splitlines() if line.startswith("  File ")]
     assert {Path(file).name for file in files} == {"systems.py"}
-    assert f"in {method}" in text.strip().splitlines()[-2]
+    assert f"Trouble: ('in {method}', 3)" in text
     assert run.first_error is not None
     # Nobody else has noticed.
     assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
@@ -145,6 +145,8 @@ def test_an_error_that_nobody_takes_is_shown_as_the_task_raised_it(cluster: Clus
     text = str(caught.value.__cause__)
     assert text.count("Traceback") == 1
     assert 'raise work.Trouble("in __call__", 3)' in text
+    (slave,) = [slave["name"] for slave in cluster.status()["slaves"]]
+    assert text.rstrip('"\n').endswith(f"task 0 of the system, on slave {slave}")
 
 
 def test_one_that_can_never_be_complete_says_so(cluster: Cluster) -> None:
