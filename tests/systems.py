@@ -264,6 +264,18 @@ class DiesAtFirst(Squares):
                 os.kill(os.getpid(), 9)
 
 
+class Hangs(Squares):
+    """Never comes back from a method, whatever is raised in it."""
+
+    def __init__(self, started: Path) -> None:
+        super().__init__(1)
+        self.started = started
+
+    def task_finished(self, master: MasterHandle, task: Task, result: Any, error: BaseException | None) -> None:
+        self.started.touch()
+        work.spin()
+
+
 class Floods(ITaskSystem):
     """Each task gives more than it takes, until its host has no memory left or is stopped."""
 

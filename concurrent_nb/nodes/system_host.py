@@ -24,7 +24,7 @@ from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import Canceller, TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.registration import Membership, register
-from concurrent_nb.shipping import notes, pickles
+from concurrent_nb.shipping import notes
 from concurrent_nb.shipping.functions import PickledFunction
 from concurrent_nb.shipping.notes import Display, SystemCounts
 from concurrent_nb.shipping.task_objects import Packer
@@ -198,11 +198,8 @@ class _Hands:
             self._courier.post(entries)
 
     def _entry(self, index: int, task: Task) -> Entry[TaskFuture]:
-        function, args = self._packer.pack(task)
-        try:
-            body, sizes, buffers = pack_body(*pickles.dumps_call(args, {}))
-        except Exception as error:  # whatever the task's own pickling raises is the system's to see
-            raise NotPicklable(f"task {task.task_id} cannot be sent: {type(error).__name__}: {error}") from error
+        function, *arguments = self._packer.pack(task)
+        body, sizes, buffers = pack_body(*arguments)
         self._size_bytes += (len(body) + sum(sizes) - self._size_bytes) / 8
         fate = _Fate(self._job.id, index, self._courier.cancel, self._inbox)
         return Entry(self._job, index, self._ship(function), body, sizes, buffers, None, 0, fate)

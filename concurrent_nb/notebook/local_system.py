@@ -84,9 +84,10 @@ class LocalSystemRun(SystemRun):
 
     def _run(self, push: Push) -> Ended:
         try:
-            function, args = self._packer.pack(push.task)
+            function, body, buffers = self._packer.pack(push.task)
             call = pickles.loads(function.body, function.buffers)
-            return Ended(push.index, _copied(call(*_copied(args))), None, "")
+            args, _ = pickles.loads(body, [bytearray(buffer) for buffer in buffers])
+            return Ended(push.index, _copied(call(*args)), None, "")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  (user code: the error is the task's answer)

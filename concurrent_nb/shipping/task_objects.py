@@ -1,6 +1,6 @@
 """Tasks that are objects, on their way to a slave: their class travels once, as a function; their state as arguments.
 
-    pushing side: Packer.pack(task) -> (pickled function, args) -> a task like any other
+    pushing side: Packer.pack(task) -> (pickled function, pickled arguments) -> a task like any other
     worker:       Caller(*args): makes the object, calls it, cleans up
 
 Used by whoever pushes `Task`s. A class travels as it is when the first of its tasks is pushed.
@@ -57,18 +57,21 @@ class Packer:
         self._functions: dict[type, PickledFunction | None] = {}  # None: the objects travel whole
         self._do = _function(do, "do")
 
-    def pack(self, task: Task) -> tuple[PickledFunction, tuple[Any, ...]]:
-        """Give a function, and its arguments for this task. Raises NotPicklable if the class cannot travel."""
+    def pack(self, task: Task) -> tuple[PickledFunction, bytes, list[memoryview]]:
+        """Give a function, and its arguments for this task: pickle and buffers. Raises NotPicklable."""
         kind = type(task)
         try:
             function = self._functions[kind]
         except KeyError:
             function = self._functions[kind] = self._of_class(kind)
-        if function is not None:
-            make, made, *rest = cast(tuple[Any, ...], task.__reduce_ex__(4))
-            if make is _NEWOBJ and made[0] is kind and not any(rest[1:]):
-                return function, (made[1:], rest[0] if rest else None)
-        return self._do, (task,)
+        try:
+            if function is not None:
+                make, made, *rest = cast(tuple[Any, ...], task.__reduce_ex__(4))
+                if make is _NEWOBJ and made[0] is kind and not any(rest[1:]):
+                    return function, *pickles.dumps_attributes(made[1:], rest[0] if rest else None)
+            return self._do, *pickles.dumps_call((task,), {})
+        except Exception as error:  # whatever the task's own pickling raises is its owner's to see
+            raise NotPicklable(f"task {task.task_id} cannot be sent: {type(error).__name__}: {error}") from error
 
     def _of_class(self, kind: type[Task]) -> PickledFunction | None:
         if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:

@@ -215,6 +215,14 @@ def test_one_that_floods_is_stopped_all_the_same(cluster: Cluster, tmp_path: Pat
     assert run.wait(PATIENCE_S)
 
 
+def test_one_that_hangs_is_stopped_too(cluster: Cluster, tmp_path: Path) -> None:
+    run = cluster.application().push_tasksystem(systems.Hangs(tmp_path / "started"))
+    wait_for(tmp_path / "started")
+    assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
+    run.cancel()
+    assert run.wait(PATIENCE_S)
+
+
 def test_when_its_host_is_killed_its_tasks_are_cancelled_and_it_is_run_again(cluster: Cluster, tmp_path: Path) -> None:
     started = tmp_path / "started"
     pid_file = started.with_suffix(".pid")

@@ -17,9 +17,10 @@ from concurrent_nb.tasks.system import Task
 
 def there(packer: Packer, task: Task) -> Any:
     """Do a task as a worker does it, from its bytes."""
-    function, args = packer.pack(task)
+    function, body, buffers = packer.pack(task)
     call: Callable[..., Any] = pickles.loads(function.body, function.buffers)
-    return call(*pickles.loads(*pickles.dumps(args)))
+    args, kwargs = pickles.loads(body, buffers)
+    return call(*args, **kwargs)
 
 
 class Plain(Task):
@@ -112,8 +113,15 @@ def test_a_class_travels_once_and_each_task_as_its_state() -> None:
     packer = Packer()
     first, second = packer.pack(Plain(1)), packer.pack(Plain(2))
     assert first[0] is second[0]
-    assert first[1][1]["n"] == 1
-    assert len(pickle.dumps(second[1])) < 100
+    assert pickle.loads(first[1]) == (((), {"name": "plain", "system_id": "", "client_id": "", "n": 1}), {})
+    assert len(second[1]) < 100
+
+
+def test_large_buffers_travel_beside_it() -> None:
+    data = Plain(1)
+    data.n = pickle.PickleBuffer(bytearray(1 << 17))  # type: ignore[assignment]
+    _, body, buffers = Packer().pack(data)
+    assert (len(body) < 200, [len(buffer) for buffer in buffers]) == (True, [1 << 17])
 
 
 def test_a_class_of_a_function_travels_by_value() -> None:
