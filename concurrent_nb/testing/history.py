@@ -189,9 +189,14 @@ class Judge:
 def _may_be_stopped(wanted: Wanted) -> bool:
     """Say whether a task may be cancelled: by its owner, or because its job is over."""
     job = wanted.job
-    failed = job.failures > 0 or any(task.timeout_s is not None for task in job.tasks)
+    failed = job.failures > 0 or any(task.timeout_s is not None or _may_be_refused(task) for task in job.tasks)
     asked = wanted.cancelled
     return asked or (job.until and job.hits > 0) or (job.stop_on_error and failed)
+
+
+def _may_be_refused(wanted: Wanted) -> bool:
+    """Say whether a task asks for so many cores that there may be no slave which has them."""
+    return wanted.needs is not None and wanted.needs.cores > 1
 
 
 def _check_runs(wanted: Wanted, deaths_allowed: int) -> None:

@@ -116,7 +116,7 @@ class Simulation:
 
     def _add_slave(self) -> None:
         chance = self.world.chance
-        slots = chance.randint(1, 3)
+        slots = chance.randint(1, 4)
         credit = slots * chance.choice((1, 2, 8, 512))
         self.slaves.append(SlaveActor(self.world, f"slave{len(self.slaves)}", slots, credit))
 

@@ -29,7 +29,7 @@ from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction, 
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
 
 JOB = JobId(b"job 1".ljust(16))
 OTHER_JOB = JobId(b"job 2".ljust(16))
@@ -38,7 +38,7 @@ G = Digest(b"g" * 32)
 ME = SessionId(b"me")
 YOU = SessionId(b"you")
 
-OK, HIT, ERROR, CANCELLED, TIMEOUT, DIED, POISON = (
+OK, HIT, ERROR, CANCELLED, TIMEOUT, DIED, POISON, REFUSED = (
     Status.OK,
     Status.HIT,
     Status.ERROR,
@@ -46,6 +46,7 @@ OK, HIT, ERROR, CANCELLED, TIMEOUT, DIED, POISON = (
     Status.TIMEOUT,
     Status.DIED,
     Status.POISON,
+    Status.REFUSED,
 )
 
 
@@ -106,9 +107,10 @@ def submitted(
     function: Digest = F,
     timeout_s: float | None = None,
     retries: int = 0,
+    needs: Needs | None = None,
 ) -> TasksSubmitted:
     frames = [TaskFrame(index, 0, b"arguments") for index in indexes]
-    return TasksSubmitted(client, job, function, frames, (), timeout_s, retries)
+    return TasksSubmitted(client, job, function, frames, (), timeout_s, retries, needs)
 
 
 def closed(client: SessionId = ME, job: JobId = JOB) -> JobClosed:

@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import TaskRef
+from concurrent_nb.wire.messages import HOSTS_MAX, Needs, TaskRef
 from concurrent_nb.workers.books import Books
-from concurrent_nb.workers.crew import RestartLimit
+from concurrent_nb.workers.crew import Member, RestartLimit
 from concurrent_nb.workers.waiting import PACK_MAX
 from tests.unit.workers.model import JOB, F, G, Model, Worker
 
@@ -37,15 +37,21 @@ class BooksMachine(RuleBasedStateMachine):
 
     # -------------------------------------------------------------------------------------------------- the slave
 
-    @rule(count=st.integers(1, 100), slow=st.booleans(), timeout_s=st.sampled_from([None, 0.03, 5.0]))
-    def assign(self, count: int, slow: bool, timeout_s: float | None) -> None:
+    @rule(
+        count=st.integers(1, 100),
+        slow=st.booleans(),
+        timeout_s=st.sampled_from([None, 0.03, 5.0]),
+        needs=st.sampled_from([None, None, Needs(2), Needs(3), Needs(0), Needs(kind="host")]),
+    )
+    def assign(self, count: int, slow: bool, timeout_s: float | None, needs: Needs | None) -> None:
+        count = count if needs is None else 1 + count % 4
         first = len(self.assigned)
         indexes = range(first, first + count)
         refs = {TaskRef(JOB, index, 1) for index in indexes}
         self.assigned |= refs
         if timeout_s:
             self.timed |= refs
-        self.model.assign(indexes, G if slow else F, timeout_s)
+        self.model.assign(indexes, G if slow else F, timeout_s, needs=needs)
 
     @rule(first=SOME, count=st.integers(1, 50), stop=st.booleans())
     def withdraw(self, first: int, count: int, stop: bool) -> None:
@@ -137,13 +143,31 @@ class BooksMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_rests_while_tasks_wait(self) -> None:
-        at_work = sum(
-            len(worker.unstarted) + len(worker.unsent) + bool(worker.running) for worker in self.model.workers.values()
+        books, crew = self.model.books, self.model.books._crew
+        free = sum(
+            worker.ready and not worker.killed and number not in crew.hosts and not crew.members[number].held
+            for number, worker in self.model.workers.items()
         )
-        if self.model.books.unfinished > at_work:
-            for worker in self.model.workers.values():
-                if worker.ready and not worker.killed:
-                    assert worker.unstarted or worker.running or worker.unsent
+        free -= sum(self.slots_of(member) - 1 for member in crew if member.held and not member.host)
+        if len(books._wide):
+            assert free < books._width(books._wide.first())
+        elif len(books._waiting):
+            assert free <= 0
+        if len(books._hosts):
+            starting = any(not (member.pid or member.killed) for member in crew.hosts.values())
+            assert starting or len(crew.hosts) == HOSTS_MAX
+
+    @invariant()
+    def nobody_has_more_than_there_is(self) -> None:
+        crew = self.model.books._crew
+        assert sum(self.slots_of(member) for member in crew if member.held and not member.host) <= self.slots
+        assert len(crew.hosts) <= HOSTS_MAX
+
+    def slots_of(self, member: Member) -> int:
+        """Count the slots that a worker takes which has something."""
+        wide = [attempt for attempt in member.held.values() if attempt.needs is not None]
+        assert len(member.held) == 1 or not wide
+        return self.model.books._width(wide[0]) if wide else 1
 
     def teardown(self) -> None:
         """Let everything come to its end: then every attempt has been reported."""
