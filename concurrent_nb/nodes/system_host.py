@@ -198,8 +198,8 @@ class _Hands:
             self._courier.post(entries)
 
     def _entry(self, index: int, task: Task) -> Entry[TaskFuture]:
-        function, *arguments = self._packer.pack(task)
-        body, sizes, buffers = pack_body(*arguments)
+        function, pickled, live = self._packer.pack(task)
+        body, sizes, buffers = pack_body(pickled, live)
         self._size_bytes += (len(body) + sum(sizes) - self._size_bytes) / 8
         fate = _Fate(self._job.id, index, self._courier.cancel, self._inbox)
         return Entry(self._job, index, self._ship(function), body, sizes, buffers, None, 0, fate)
