@@ -153,7 +153,7 @@ class ConcurrentMagics(Magics):
         The cell is a function. The names that it uses are sent along as they are now, its value is its last expression,
         and nothing else flows back. A cell that only defines functions makes task functions of them: f(x) runs here,
         f.submit(x) and f.map(xs) on the cluster. If the value is a task system (ITaskSystem), that is run, and its
-        result is the cell's value.
+        result is the cell's value (with --no-block it is not run: the job's value is the system).
         """
         chosen = options.parse(ConcurrentMagics.concurrent_task, line)
         if chosen.local and chosen.no_block:
