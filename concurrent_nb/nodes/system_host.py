@@ -119,7 +119,6 @@ class _Teller:
     def __init__(self, drive: Drive) -> None:
         self._drive = drive
         self._started_s = self._told_s = monotonic()
-        self._told: dict[str, Any] = {}
         self.tell(now=True)
 
     def wait_s(self) -> float | None:
