@@ -50,6 +50,18 @@ def orchestrate(connection_file: str, count: int) -> tuple[int, list[tuple[int, 
         return os.getpid(), list(app.map(slow_square, range(count)))
 
 
+def interval(seconds: float) -> tuple[float, float]:
+    """Sleep; give when that began and ended, on this machine's monotonic clock."""
+    begin = time.monotonic()
+    time.sleep(seconds)
+    return begin, time.monotonic()
+
+
+def threads_meant() -> str:
+    """Give how many threads libraries are meant to have."""
+    return os.environ["OMP_NUM_THREADS"]
+
+
 def wait_and_fail(until: Path) -> NoReturn:
     """Raise when there is a file of this name."""
     wait_for(until)

@@ -12,21 +12,29 @@ from math import inf
 from typing import Final
 
 from concurrent_nb.scheduling.endings import Endings
-from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.slave import Slave, is_wide
 from concurrent_nb.scheduling.state import Books
 from concurrent_nb.scheduling.waiting import Run
 from concurrent_nb.tasks.task import Task
+from concurrent_nb.wire.messages import TaskRef
 
 #: while there are slaves, but none with slots enough, a task waits so long for one that has, in seconds
 TOO_LARGE_AFTER_S: Final = 5.0
 
 
 class Placement:
-    """Decide which slave gets which wide task and which host."""
+    """Decide which slave gets which wide task and which host.
 
-    def __init__(self, books: Books, endings: Endings) -> None:
+    Args:
+        move_after_s: from a slave that has answered nothing for so many seconds, a wide task that waits there may be
+            moved to another.
+    """
+
+    def __init__(self, books: Books, endings: Endings, *, move_after_s: float) -> None:
         self._books = books
         self._endings = endings
+        self._move_after_s = move_after_s
+        self._next_move_s = 0.0
         self.give_up_s = inf  #: when the first wide task is refused, if no slave comes that is large enough
 
     def place(self, now: float) -> None:
@@ -37,6 +45,30 @@ class Placement:
         while now >= self.give_up_s:
             self._refuse(books.wide.take(len(books.wide)))
             self._look(now)
+
+    def move(self, now: float) -> None:
+        """Ask for a wide task that has not begun, where another slave has all slots for it free.
+
+        Called while slaves have more than they can run; as often as Balance, whose deadline is that of both.
+        """
+        books = self._books
+        if now < self._next_move_s or not books.idle or len(books.wide):
+            return
+        self._next_move_s = now + self._move_after_s
+        for slave in books.crowded.values():
+            if slave.wide and now - slave.quiet_since_s >= self._move_after_s:
+                for task in slave.tasks:
+                    if self._could_begin_elsewhere(task):
+                        books.asked[task] = None
+                        books.out.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
+                        return
+
+    def _could_begin_elsewhere(self, task: Task) -> bool:
+        needs = task.needs
+        if needs is None or not is_wide(needs) or task.started or task.cancelled or task in self._books.asked:
+            return False
+        other = self._for_wide(needs.cores)
+        return other is not None and other.load + (needs.cores or other.slots) <= other.slots
 
     def _look(self, now: float) -> None:
         books = self._books

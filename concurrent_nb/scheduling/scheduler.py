@@ -77,7 +77,7 @@ class Scheduler:
         endings = Endings(self._books, deaths_allowed=deaths_allowed)
         self._jobs = JobDesk(self._books, endings)
         self._slaves = SlaveDesk(self._books, endings, grace_s=grace_s)
-        self._placement = Placement(self._books, endings)
+        self._placement = Placement(self._books, endings, move_after_s=rebalance_after_s)
         self._balance = Balance(self._books, after_s=rebalance_after_s)
         self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
 
@@ -121,6 +121,7 @@ class Scheduler:
         if books.unplaced or now >= self._placement.give_up_s:
             self._placement.place(now)
         if books.crowded:
+            self._placement.move(now)
             self._balance.rebalance(now)
         return books.out.flush()
 

@@ -161,6 +161,28 @@ def test_several_tasks_of_all_cores_take_turns(bench: Bench) -> None:
     assert assigned(bench(ended("a", 1))) == {"a": [2]}
 
 
+def test_a_task_that_waits_for_slots_goes_where_they_come_free_first(bench: Bench) -> None:
+    bench(joined("a", slots=2), joined("b", slots=2), opened(), submitted(range(4)))
+    where = {index: name for name, indexes in names_of_tasks(bench).items() for index in indexes}
+    (stuck,) = assigned(bench(started("a", *[n for n in where if where[n] == "a"]), submitted([9], needs=ALL)))
+    other = {"a": "b", "b": "a"}[stuck]
+    told = bench.after(1.0, *[ended(other, index) for index in where if where[index] == other])
+    assert withdrawn(told, stop=False) == {stuck: [9]}
+    assert not withdrawn(bench.after(1.0), stop=False)  # it is asked once
+    assert assigned(bench(returned(stuck, 9))) == {other: [9]}
+    assert bench.scheduler.next_deadline() is None
+
+
+def test_a_task_that_has_begun_stays(bench: Bench) -> None:
+    bench(joined("a", slots=2), opened(), submitted([0]), submitted([9], needs=ALL))
+    bench(joined("b", slots=2), started("a", 0, 9))
+    assert not withdrawn(bench.after(1.0), stop=False)
+
+
+def names_of_tasks(bench: Bench) -> dict[str, list[int]]:
+    return {slave.name: [task.index for task in slave.tasks] for slave in bench.scheduler.slaves.values()}
+
+
 def test_a_large_task_does_not_wait_for_the_end_of_many_small_ones(bench: Bench) -> None:
     bench(joined("a", slots=2), opened(), submitted(range(1000)))
     assert assigned(bench(submitted([5000], needs=ALL), submitted(range(1000, 2000)))) == {"a": [5000]}
@@ -253,6 +275,14 @@ def test_where_none_comes_that_is_large_enough_it_is_refused_after_a_while(bench
     assert delivered(told) == {0: REFUSED, 1: REFUSED}
     assert assigned(told) == {"a": [2]}  # it has waited behind them
     assert bench.scheduler.next_deadline() is None
+
+
+def test_what_happens_meanwhile_makes_the_wait_no_longer(bench: Bench) -> None:
+    bench(opened(), submitted([0], needs=Needs(cores=8)))
+    bench(joined("a", slots=2))
+    for number in range(4):
+        told = bench.after(TOO_LARGE_AFTER_S / 4, joined(f"b{number}"), submitted([1 + number], needs=HOST))
+    assert delivered(told) == {0: REFUSED}
 
 
 def test_the_large_slave_that_is_lost_may_come_back(bench: Bench) -> None:
