@@ -39,15 +39,25 @@ class Caller:
                 task.__dict__.update(attributes)
             for name, value in (slots or {}).items():
                 setattr(task, name, value)
-        return do(task)
+        return run_task(task)
 
 
-def do(task: Task) -> Any:
-    """Do a task's work, and let it clean up, whether it has succeeded or not."""
+def run_task(task: Task) -> Any:
+    """Call the task, and have it tidy up before its result travels, also after an error.
+
+    Raises what the task raises; if `clean_up` raises too, that is told in a note. If only `clean_up` raises, the task
+    has failed: what it was to tidy up is still there, and nobody else would say so.
+    """
     try:
-        return task()
-    finally:
-        task.clean_up()
+        result = task()
+    except BaseException as error:
+        try:
+            task.clean_up()
+        except BaseException as second:  # noqa: BLE001  (the first error is the one that explains; this one is told with it)
+            error.add_note(f"its clean_up raised too: {type(second).__name__}: {second}")
+        raise
+    task.clean_up()
+    return result
 
 
 class Packer:
@@ -55,7 +65,7 @@ class Packer:
 
     def __init__(self) -> None:
         self._functions: dict[type, PickledFunction | None] = {}  # None: the objects travel whole
-        self._do = _function(do, "do")
+        self._run = _function(run_task, "run_task")
 
     def pack(self, task: Task) -> tuple[PickledFunction, bytes, list[memoryview]]:
         """Give a function, and its arguments for this task: pickle and buffers. Raises NotPicklable."""
@@ -69,7 +79,7 @@ class Packer:
                 make, made, *rest = cast(tuple[Any, ...], task.__reduce_ex__(4))
                 if make is _NEWOBJ and made[0] is kind and not any(rest[1:]):
                     return function, *pickles.dumps_attributes(made[1:], rest[0] if rest else None)
-            return self._do, *pickles.dumps_call((task,), {})
+            return self._run, *pickles.dumps_call((task,), {})
         except Exception as error:  # whatever the task's own pickling raises is its owner's to see
             raise NotPicklable(f"task {task.task_id} cannot be sent: {type(error).__name__}: {error}") from error
 

@@ -150,6 +150,23 @@ def test_it_cleans_up_also_after_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_text() == "called and cleaned"
 
 
+class Breaks(Plain):
+    def __call__(self) -> Any:
+        if self.n:
+            raise ValueError("x")
+
+    def clean_up(self) -> None:
+        raise KeyError("y")
+
+
+def test_of_two_errors_the_first_is_raised_and_the_other_told_with_it() -> None:
+    with pytest.raises(ValueError, match="x") as caught:
+        there(Packer(), Breaks(1))
+    assert caught.value.__notes__ == ["its clean_up raised too: KeyError: 'y'"]
+    with pytest.raises(KeyError, match="y"):
+        there(Packer(), Breaks(0))
+
+
 def test_a_class_that_cannot_travel_is_refused_by_name() -> None:
     lock = threading.Lock()
 
