@@ -68,6 +68,18 @@ class TwoPhases(Squares):
         return None
 
 
+class Told(TwoPhases):
+    """Says in which process it is hosted."""
+
+    def __init__(self, count: int, kind: type[Square], host: Path) -> None:
+        super().__init__(count, kind)
+        self.host = host
+
+    def init_system(self, master: MasterHandle) -> None:
+        super().init_system(master)
+        self.host.write_text(str(os.getpid()))
+
+
 class FirstAbove(Squares):
     """Ends with the first square above a limit; there is no end of tasks."""
 
