@@ -68,6 +68,18 @@ class TwoPhases(Squares):
         return None
 
 
+class Told(TwoPhases):
+    """Says in which process it is hosted."""
+
+    def __init__(self, count: int, kind: type[Square], host: Path) -> None:
+        super().__init__(count, kind)
+        self.host = host
+
+    def init_system(self, master: MasterHandle) -> None:
+        super().init_system(master)
+        self.host.write_text(str(os.getpid()))
+
+
 class FirstAbove(Squares):
     """Ends with the first square above a limit; there is no end of tasks."""
 
@@ -262,6 +274,18 @@ class DiesAtFirst(Squares):
             if died < self.deaths:
                 (self.folder / f"death-{died}").touch()
                 os.kill(os.getpid(), 9)
+
+
+class Hangs(Squares):
+    """Never comes back from a method, whatever is raised in it."""
+
+    def __init__(self, started: Path) -> None:
+        super().__init__(1)
+        self.started = started
+
+    def task_finished(self, master: MasterHandle, task: Task, result: Any, error: BaseException | None) -> None:
+        self.started.touch()
+        work.spin()
 
 
 class Floods(ITaskSystem):

@@ -26,7 +26,7 @@ from concurrent_nb.nodes.laying import lay_down
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.objects.store import Store
-from concurrent_nb.shipping import notes, pickles
+from concurrent_nb.shipping import notes
 from concurrent_nb.shipping.functions import PickledFunction
 from concurrent_nb.shipping.notes import Display, SystemCounts
 from concurrent_nb.shipping.task_objects import Packer
@@ -78,7 +78,7 @@ def run_system(system: ITaskSystem, given: Access) -> Any:
     Raises what a method of the system raises, and AccessRefused, MasterUnreachable or MasterLost.
     """
     system.system_id = given.system_id
-    log = _show_log_of(system)
+    log = show_log_of(system)
     hands = _Hands(given, type(system).__name__)
     drive = Drive(system, given.client_id, _log, hands.status, monotonic)
     teller = _Teller(drive)
@@ -110,7 +110,8 @@ class _Lines(logging.Handler):
         _log(f"{level}{self.format(record)}")
 
 
-def _show_log_of(system: ITaskSystem) -> logging.Logger:
+def show_log_of(system: ITaskSystem) -> logging.Logger:
+    """Have what a system logs printed, by this process; clear the logger's handlers when that is over."""
     log = system.log
     log.handlers[:] = [_Lines()]
     log.setLevel(logging.INFO)
@@ -124,7 +125,6 @@ class _Teller:
     def __init__(self, drive: Drive) -> None:
         self._drive = drive
         self._started_s = self._told_s = monotonic()
-        self._told: dict[str, Any] = {}
         self.tell(now=True)
 
     def wait_s(self) -> float | None:
@@ -208,12 +208,9 @@ class _Hands:
             self._courier.post(entries)
 
     def _entry(self, index: int, task: Task) -> Entry[TaskFuture]:
-        function, args = self._packer.pack(task)
-        try:
-            body, laid, lease = lay_down(self._store, *pickles.dumps_call(args, {}))
-            body, sizes, buffers = pack_body(body, laid)
-        except Exception as error:  # whatever the task's own pickling raises is the system's to see
-            raise NotPicklable(f"task {task.task_id} cannot be sent: {type(error).__name__}: {error}") from error
+        function, pickled, live = self._packer.pack(task)
+        pickled, laid, lease = lay_down(self._store, pickled, live)
+        body, sizes, buffers = pack_body(pickled, laid)
         self._size_bytes += (len(body) + sum(map(size_of, sizes)) - self._size_bytes) / 8
         fate = _Fate(self._job.id, index, self._courier.cancel, self._inbox)
         return Entry(self._job, index, self._ship(function), body, sizes, buffers, None, 0, fate, lease=lease)
@@ -247,6 +244,8 @@ class _Fate(TaskFuture):
         return super().set_running_or_notify_cancel()
 
     def end(self, value: Any, error: BaseException | None) -> bool:
+        if error is not None:
+            error.add_note(f"task {self.index} of the system, on slave {self.slave or '(none)'}")
         self._inbox.put(Ended(self.index, value, error, self.slave))
         return True
 

@@ -19,8 +19,7 @@ from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import notes, pickles
-from concurrent_nb.shipping.functions import Functions
-from concurrent_nb.wire.messages import Slice
+from concurrent_nb.shipping.functions import Functions, opened
 
 
 class LocalJob(Job):
@@ -39,7 +38,7 @@ class LocalJob(Job):
     ) -> None:
         super().__init__(new_job_id(), name, self._cancel_job, watched)
         pickled = Functions().pickle(function)
-        self._function = pickles.loads(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
+        self._function = opened(pickled)
         self._calls = [_pack(call) for call in calls]
         self._printer = printer
         self._stop_on_error = stop_on_error

@@ -25,6 +25,7 @@ from concurrent_nb.notebook import options
 from concurrent_nb.notebook.defining import define
 from concurrent_nb.notebook.live import choice
 from concurrent_nb.notebook.local import LocalJob
+from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import Line, line_for
@@ -153,7 +154,8 @@ class ConcurrentMagics(Magics):
 
         The cell is a function. The names that it uses are sent along as they are now, its value is its last expression,
         and nothing else flows back. A cell that only defines functions makes task functions of them: f(x) runs here,
-        f.submit(x) and f.map(xs) on the cluster.
+        f.submit(x) and f.map(xs) on the cluster. If the value is a task system (ITaskSystem), that is run, and its
+        result is the cell's value (with --no-block it is not run: the job's value is the system).
         """
         chosen = options.parse(ConcurrentMagics.concurrent_task, line)
         if chosen.local and chosen.no_block:
@@ -249,24 +251,27 @@ class ConcurrentMagics(Magics):
 
     def _run_system(self, system: ITaskSystem, chosen: Any, line: Line, printer: Printer, started: float) -> SystemRun:
         """Run the task system that is the cell's value, in the place of the line that has shown the cell."""
-        if chosen.local:
-            raise ConfigurationError("--local: the cell's value is a task system, which needs a cluster to run on")
         shell = self._shell()
-        app, _ = self.session.application()
+        watched = isinstance(line, choice.Place)
         with interrupts_noted() as interrupted:
-            run = app.push_tasksystem(
-                system,
-                name=self._job_name(chosen),
-                timeout_s=chosen.timeout,
-                watched=isinstance(line, choice.Place),
-                prints=False,
-            )
+            run = self._pushed(system, chosen, watched)
         shell.user_ns["_job"] = run
         self.session.jobs.append(run)
         if isinstance(line, choice.Place):
             line = choice.line(run, shell, None, started, line.give_place())
         Watch(run, line, printer, started).wait(bool(interrupted))
         return run
+
+    def _pushed(self, system: ITaskSystem, chosen: Any, watched: bool) -> SystemRun:
+        name = self._job_name(chosen)
+        if chosen.local:
+            return LocalSystemRun(system, name, watched)
+        app, _ = self.session.application()
+        try:
+            return app.push_tasksystem(system, name=name, timeout_s=chosen.timeout, watched=watched, prints=False)
+        except MasterLost:
+            self.session.lost()
+            raise
 
     def _starter_here(self, task: CellTask, chosen: Any, printer: Printer, live: bool) -> Callable[[], Job]:
         if chosen.timeout is not None:

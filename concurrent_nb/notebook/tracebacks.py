@@ -18,7 +18,7 @@ CellNamer = Callable[[str], tuple[str, str] | None]
 
 _FRAME: Final = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+)(?:, in (?P<name>.*))?$')
 _OURS: Final = re.compile(
-    r"[/\\]concurrent_nb[/\\](?:shipping|workers|nodes|notebook)[/\\]"
+    r"[/\\]concurrent_nb[/\\](?:shipping|workers|nodes|notebook|tasks)[/\\]"
     r"|^<frozen importlib\._bootstrap|^View\.MemoryView$|^<stringsource>$"  # Python's loader and Cython's own code
 )
 _CELL: Final = re.compile(r"<cell (In\[\d+\])>")

@@ -184,6 +184,11 @@ class Functions:
                 del kept[next(iter(kept))]
 
 
+def opened(pickled: PickledFunction) -> Any:
+    """Unpickle a function whose buffers were `copied`, as a worker would."""
+    return pickles.loads(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
+
+
 def _finish(
     fn: Callable[..., Any], body: bytes, buffers: Sequence[pickles.Buffer | Slice] = (), lease: object = None
 ) -> PickledFunction:

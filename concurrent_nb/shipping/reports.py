@@ -96,7 +96,8 @@ def _traceback_of(error: BaseException) -> str:
     try:
         own, cause = _without_ours(error.__traceback__), error.__cause__
         if own is None and isinstance(cause, RemoteTraceback):
-            return _cut(cause.text)  # a task system passes on what a task has raised, elsewhere
+            # A task system passes on what a task has raised, elsewhere.
+            return _cut("\n".join([cause.text.rstrip(), *map(_text_of, getattr(error, "__notes__", ()))]))
         lines = traceback.format_exception(type(error), error, own)
         return _cut("".join(lines))
     except BaseException as broken:  # noqa: BLE001  (user code formats exceptions; the text says what it raised)

@@ -1,6 +1,6 @@
 """Tasks that are objects, on their way to a slave: their class travels once, as a function; their state as arguments.
 
-    pushing side: Packer.pack(task) -> (pickled function, args) -> a task like any other
+    pushing side: Packer.pack(task) -> (pickled function, pickled arguments) -> a task like any other
     worker:       Caller(*args): makes the object, calls it, cleans up
 
 Used by whoever pushes `Task`s. A class travels as it is when the first of its tasks is pushed.
@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.ids import digest_of
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import PickledFunction, Sourced
+from concurrent_nb.shipping.pushed import run_task
 from concurrent_nb.shipping.refusals import describe_failure, find_refused
 from concurrent_nb.shipping.sources import sources_of
 from concurrent_nb.tasks.system import Task
+from concurrent_nb.wire.codec import function_digest
 
 _NEWOBJ: Final = copyreg.__newobj__  # type: ignore[attr-defined]
 
@@ -39,15 +40,7 @@ class Caller:
                 task.__dict__.update(attributes)
             for name, value in (slots or {}).items():
                 setattr(task, name, value)
-        return do(task)
-
-
-def do(task: Task) -> Any:
-    """Do a task's work, and let it clean up, whether it has succeeded or not."""
-    try:
-        return task()
-    finally:
-        task.clean_up()
+        return run_task(task)
 
 
 class Packer:
@@ -55,20 +48,23 @@ class Packer:
 
     def __init__(self) -> None:
         self._functions: dict[type, PickledFunction | None] = {}  # None: the objects travel whole
-        self._do = _function(do, "do")
+        self._run = _function(run_task, "run_task")
 
-    def pack(self, task: Task) -> tuple[PickledFunction, tuple[Any, ...]]:
-        """Give a function, and its arguments for this task. Raises NotPicklable if the class cannot travel."""
+    def pack(self, task: Task) -> tuple[PickledFunction, bytes, list[memoryview]]:
+        """Give a function, and its arguments for this task: pickle and buffers. Raises NotPicklable."""
         kind = type(task)
         try:
             function = self._functions[kind]
         except KeyError:
             function = self._functions[kind] = self._of_class(kind)
-        if function is not None:
-            make, made, *rest = cast(tuple[Any, ...], task.__reduce_ex__(4))
-            if make is _NEWOBJ and made[0] is kind and not any(rest[1:]):
-                return function, (made[1:], rest[0] if rest else None)
-        return self._do, (task,)
+        try:
+            if function is not None:
+                make, made, *rest = cast(tuple[Any, ...], task.__reduce_ex__(4))
+                if make is _NEWOBJ and made[0] is kind and not any(rest[1:]):
+                    return function, *pickles.dumps_attributes(made[1:], rest[0] if rest else None)
+            return self._run, *pickles.dumps_call((task,), {})
+        except Exception as error:  # whatever the task's own pickling raises is its owner's to see
+            raise NotPicklable(f"task {task.task_id} cannot be sent: {type(error).__name__}: {error}") from error
 
     def _of_class(self, kind: type[Task]) -> PickledFunction | None:
         if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
@@ -96,4 +92,4 @@ def _function(call: Callable[..., Any], name: str) -> PickledFunction:
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name, kind, error)) from error
     buffers = [bytes(buffer) for buffer in live]
-    return PickledFunction(digest_of(b"".join((body, *buffers))), body, buffers, name)
+    return PickledFunction(function_digest([body, *buffers]), body, buffers, name)

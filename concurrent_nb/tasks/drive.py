@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import Struct
+
 from concurrent_nb.clock import Clock
 from concurrent_nb.errors import SystemStalled
 from concurrent_nb.tasks.system import ITaskSystem, Task
@@ -31,16 +33,14 @@ PHASES_TOLD: Final = 8
 _END: Final = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(Struct, frozen=True):
     """Run this task under this number."""
 
     index: int
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """Cancel the tasks of these numbers, running ones too."""
 
     indexes: tuple[int, ...]
@@ -49,8 +49,7 @@ class Cancel:
 Instruction = Push | Cancel
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """A task has returned or failed."""
 
     index: int
@@ -59,15 +58,13 @@ class Ended:
     slave: str
 
 
-@dataclass(frozen=True, slots=True)
-class Runs:
+class Runs(Struct, frozen=True):
     """A task has been running for a while."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """So many unfinished tasks at most from now on; for a host whose tasks turn out to be large."""
 
     ahead: int

@@ -42,6 +42,23 @@ CELLS = {
         "if 'second' in text: raise ValueError(text)\n"
         "text"
     ),
+    "system": (
+        "%%concurrent_task\n"
+        "import time\n"
+        "from concurrent_nb import ITaskSystem, Task\n"
+        "class Nap(Task):\n"
+        "    def __call__(self):\n"
+        "        time.sleep(0.25)\n"
+        "class Naps(ITaskSystem):\n"
+        "    def generate_tasks(self, master):\n"
+        "        return [Nap() for _ in range(40)]\n"
+        "    def task_finished(self, master, task, result, error):\n"
+        "        stats = master.stats()\n"
+        "        return [Nap() for _ in range(30)] if stats['done'] == 40 else None\n"
+        "    def gather_result(self, master):\n"
+        "        return 'slept well'\n"
+        "Naps()"
+    ),
     "evil": f'EVIL = ["""first {EVIL}""", """second {EVIL} \\x1b[2J \\u202e""", "x" * 10**6]',
 }
 
@@ -103,6 +120,19 @@ def test_the_stop_button_stops_a_job(lab: Lab) -> None:
     assert "Traceback" not in output.inner_text()
     lab.run("after")
     assert "42" in lab.output("after").inner_text()
+
+
+def test_a_task_system_shows_its_phases(lab: Lab) -> None:
+    lab.start("system")
+    bars = lab.page.locator(".concurrent-nb .cnb-own")
+    for phase, total in ((1, 40), (2, 30)):
+        bar = bars.filter(has_text=re.compile(rf"phase {phase}.*\d+ of {total} tasks"))
+        bar.wait_for()
+        assert lab.is_running("system")
+    lab.finish("system")
+    text = lab.output("system").inner_text()
+    assert "70 tasks in 2 phases: 70 done, 0 cancelled, 0 failed in" in text
+    assert "slept well" in text
 
 
 def test_an_error_has_the_cell_s_own_line_in_it(lab: Lab) -> None:

@@ -508,6 +508,29 @@ def test_its_errors_end_in_the_cells_own_lines(notebook: Notebook) -> None:
     )
 
 
+def test_a_task_system_can_be_tried_here(notebook: Notebook) -> None:
+    notebook.run("exponent, count = 2, 20\ndef helped(n):\n    return n")
+    answer = notebook.run(SYSTEM.replace("%%concurrent_task", "%%concurrent_task --local"))
+    assert answer.error is None, answer.traceback
+    assert answer.value == str(sum(n * n for n in range(20)))
+    assert "it begins" in answer.text
+    assert answer.displays[-1].startswith("20 tasks: 20 done, 0 cancelled, 0 failed in ")
+    answer = notebook.run(SYSTEM.replace("_task", "_task --local", 1).replace("** exponent", "/ 0"))
+    assert answer.error == "ZeroDivisionError"
+    assert re.search(r"Cell In\[\d+\], line \d+, in __call__\n +return helped\(self\.n\) / 0", answer.traceback)
+    assert "concurrent_nb/" not in answer.traceback
+
+
+def test_a_line_of_text_shows_a_task_system_too(notebook: Notebook) -> None:
+    notebook.run("exponent, count = 2, 200\ndef helped(n):\n    return n\n%config ConcurrentMagics.live = False")
+    answer = notebook.run(SYSTEM)
+    notebook.run("%config ConcurrentMagics.live = True")
+    assert answer.error is None, answer.traceback
+    assert answer.updates > 0
+    assert len(answer.displays) == 1
+    assert answer.displays[0].startswith("200 tasks: 200 done, 0 cancelled, 0 failed in ")
+
+
 def test_the_stop_button_stops_a_task_system(notebook: Notebook, tmp_path: Path) -> None:
     sign = tmp_path / "a task has ended"
     notebook.run("exponent, count = 2, 10**9\ndef helped(n):\n    return n")

@@ -129,7 +129,7 @@ def test_what_a_method_raises_is_raised_here_and_ends_in_its_own_lines(cluster: 
     text = str(caught.value.__cause__)
     files = [line.split('"')[1] for line in text.splitlines() if line.startswith("  File ")]
     assert {Path(file).name for file in files} == {"systems.py"}
-    assert f"in {method}" in text.strip().splitlines()[-2]
+    assert f"Trouble: ('in {method}', 3)" in text
     assert run.first_error is not None
     # Nobody else has noticed.
     assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
@@ -145,6 +145,8 @@ def test_an_error_that_nobody_takes_is_shown_as_the_task_raised_it(cluster: Clus
     text = str(caught.value.__cause__)
     assert text.count("Traceback") == 1
     assert 'raise work.Trouble("in __call__", 3)' in text
+    (slave,) = [slave["name"] for slave in cluster.status()["slaves"]]
+    assert text.rstrip('"\n').endswith(f"task 0 of the system, on slave {slave}")
 
 
 def test_one_that_can_never_be_complete_says_so(cluster: Cluster) -> None:
@@ -213,6 +215,14 @@ def test_one_that_floods_is_stopped_all_the_same(cluster: Cluster, tmp_path: Pat
     assert run.wait(PATIENCE_S)
 
 
+def test_one_that_hangs_is_stopped_too(cluster: Cluster, tmp_path: Path) -> None:
+    run = cluster.application().push_tasksystem(systems.Hangs(tmp_path / "started"))
+    wait_for(tmp_path / "started")
+    assert cluster.application().submit(pow, 2, 3).result(PATIENCE_S) == 8
+    run.cancel()
+    assert run.wait(PATIENCE_S)
+
+
 def test_when_its_host_is_killed_its_tasks_are_cancelled_and_it_is_run_again(cluster: Cluster, tmp_path: Path) -> None:
     started = tmp_path / "started"
     pid_file = started.with_suffix(".pid")
@@ -245,15 +255,15 @@ def test_a_host_that_always_dies_is_given_up(cluster: Cluster, tmp_path: Path) -
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_workers_and_slaves_that_are_killed_change_no_result() -> None:
+def test_workers_and_slaves_that_are_killed_change_no_result(tmp_path: Path) -> None:
     with Cluster(workers=2, config=BRISK) as mortal:
-        run = mortal.application().push_tasksystem(systems.TwoPhases(1500, systems.SlowSquare))
+        run = mortal.application().push_tasksystem(systems.Told(1500, systems.SlowSquare, tmp_path / "host"))
         for _ in range(3):
             done = run.stats()["done"]
             eventually(lambda done=done: run.stats()["done"] > done or run.wait(0), "it goes on")  # type: ignore[misc]
-            for pid in list(workers_of(slave_pids(mortal)))[:1]:
-                os.kill(pid, signal.SIGKILL)
-        for pid in slave_pids(mortal):
+            workers = workers_of(slave_pids(mortal)) - {int((tmp_path / "host").read_text())}
+            os.kill(next(iter(workers)), signal.SIGKILL)
+        for pid in slave_pids(mortal):  # and the host with it
             os.kill(pid, signal.SIGKILL)
         assert run.result(PATIENCE_S) == sum(n**4 for n in range(1500))
 

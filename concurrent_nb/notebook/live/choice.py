@@ -17,6 +17,7 @@ from concurrent_nb.notebook.live.story import Story
 from concurrent_nb.notebook.live.text import value_text
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
 from concurrent_nb.notebook.local import LocalJob
+from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import Line, job_text
 from concurrent_nb.notebook.results import summary
@@ -85,7 +86,7 @@ def line(
     from concurrent_nb.notebook.live.line import LiveLine  # here: anywidget takes a tenth of a second
 
     live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
-    if isinstance(job, LocalJob):  # the main thread will be busy with the tasks themselves
+    if isinstance(job, (LocalJob, LocalSystemRun)):  # the main thread will be busy with the tasks themselves
         live.show(job_text(job, 0.0))
     return live
 

@@ -29,8 +29,8 @@ class Bench:
         self.ends: dict[SessionId, Session] = {}
         self.now = 0.0
 
-    def client(self, session: SessionId) -> None:
-        self.core.add_client(session, KEYS[session], "somebody", self.now)
+    def client(self, session: SessionId, comes_back: bool = True) -> None:
+        self.core.add_client(session, KEYS[session], "somebody", self.now, comes_back)
         self.ends[session] = Session(7, "to_client")
         self.say(session)
 
@@ -274,3 +274,16 @@ def test_everybody_is_told_when_the_cluster_is_stopped() -> None:
     for session, frames in bench.core.stop():
         bench.ends[session].receive(frames, 0.0)
     assert {end.closed_by_peer for end in bench.ends.values()} == {CLUSTER_STOPPED}
+
+
+@pytest.mark.parametrize(("comes_back", "jobs"), [(True, 1), (False, 0)])
+def test_the_jobs_of_a_client_that_is_lost_wait_for_it_if_it_may_come_back(comes_back: bool, jobs: int) -> None:
+    bench = Bench()
+    bench.client(ALICE, comes_back)
+    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    assert bench.core.status()["tasks"]["jobs"] == 1
+    bench.core.unreachable(ALICE, bench.now)
+    for _ in range(3):  # a client without a connection is lost after a second
+        bench.core.step(bench.now)
+        bench.now += 0.6
+    assert bench.core.status()["tasks"]["jobs"] == jobs

@@ -14,9 +14,10 @@ from concurrent_nb import Job
 from concurrent_nb.api import Counts, OutputPiece
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.notebook.output import Printer
-from concurrent_nb.notebook.progress import KernelLine, LastLine, TerminalLine, line_for, progress_text
+from concurrent_nb.notebook.progress import KernelLine, LastLine, TerminalLine, line_for, progress_text, system_text
 from concurrent_nb.notebook.results import plural, stopped_summary, summary
 from concurrent_nb.notebook.watch import FIRST_S, SLICE_S, Watch, interrupts_noted
+from concurrent_nb.shipping.notes import PhaseCounts, SystemCounts
 
 Step = Callable[["ScriptedJob"], None]
 
@@ -209,6 +210,21 @@ def test_other_threads_note_no_interrupts() -> None:
 )
 def test_progress_is_a_line_of_text(counts: Counts, elapsed_s: float, text: str) -> None:
     assert progress_text(counts, elapsed_s) == text
+
+
+def test_progress_of_a_task_system_is_one_too() -> None:
+    told = SystemCounts("running", 50, 20, 18, 2, 29, 1, 0, False, 2.0, [PhaseCounts(2, 40, 20, 19, 1, 0)])
+    text = "30 of 50 tasks so far, phase 2: 20/40, 2 running, 1 failed, 15.0/s"
+    assert system_text(told, 2.0) == text
+    preparing = SystemCounts("preparing", 0, 0, 0, 0, 0, 0, 0, True, 0.0, [])
+    assert system_text(preparing, 0.25) == "the system is preparing, 0.2 s"
+
+
+def test_a_line_that_is_still_needed_shows_no_summary() -> None:
+    job: Any = ScriptedJob([], Counts(0, 0, 1, 0, 0))
+    line = Recorder()
+    Watch(job, line, Printer(tagged=False), 0.0, goes_on=lambda job: True).wait()
+    assert line.said == []
 
 
 def test_summaries() -> None:

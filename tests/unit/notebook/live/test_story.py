@@ -1,14 +1,15 @@
 """The story of a job, and the bulletins that are made of it."""
 
-from concurrent_nb import Tile
-from concurrent_nb.api import Counts, TaskNote
+from concurrent_nb import SystemRun, Tile
+from concurrent_nb.api import Counts, TaskFuture, TaskNote
+from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.live.bulletin import PIXELS_BURST, PIXELS_S, TICK_S, Bulletin
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
 from concurrent_nb.notebook.live.folds import KINDS_MOST, Folds
-from concurrent_nb.notebook.live.story import BARS_MOST
+from concurrent_nb.notebook.live.story import BARS_MOST, Story
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, strip
 from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.notes import Publication, Report
+from concurrent_nb.shipping.notes import PhaseCounts, Publication, Report, SystemCounts
 from tests.stories import MadeUp
 
 
@@ -199,3 +200,27 @@ def test_a_browser_that_comes_late_gets_the_whole_picture() -> None:
             whole.append(round(at, 2))
     assert whole[0] == 0.0
     assert len(whole) == 5
+
+
+def test_of_a_task_system_the_phases_are_told() -> None:
+    run = SystemRun(JobId(b"\1" * 16), "In[1]", lambda job, indexes: None, watched=True)
+    run.futures = [TaskFuture(run.id, 0, lambda job, indexes: None, run)]
+    story = Story(run, 0.0, None, lambda future: "")
+    phases = [PhaseCounts(1, 2000, 0, 2000, 0, 0), PhaseCounts(2, 40, 30, 8, 2, 0)]
+    told = SystemCounts("running", 2040, 30, 28, 2, 2008, 2, 0, False, 2.0, phases)
+    run.task_said(0, [told])
+    story.fold([], run.take_notes())
+    assert story.bars() == {
+        "bars": [[2, 0.25, "10 of 40 tasks, 2 failed"]],
+        "more": 0,
+        "single": False,
+        "word": "phase",
+    }
+    story.head(run.counts(), 1.0)
+    head = story.head(run.counts(), 2.0)
+    assert (head["total"], head["done"], head["left"]) == (2040, 2008, None)
+    preparing = SystemCounts("preparing", 0, 0, 0, 0, 0, 0, 0, True, 0.0, [])
+    story.fold([], [TaskNote(0, preparing)])
+    assert story.bars()["bars"] == [[0, None, "preparing"]]
+    story.finish()
+    assert story.bars()["bars"] == []

@@ -1,0 +1,109 @@
+"""`--local` for a task system: run it here, its tasks one after another, with the same meaning.
+
+Used by the magics. The system and its tasks are pickled and unpickled as on a cluster, so what fails there fails here.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from concurrent_nb import ITaskSystem, SystemRun, TaskFuture
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import JobId, new_job_id
+from concurrent_nb.nodes.system_host import show_log_of
+from concurrent_nb.outcome import Status
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.functions import opened
+from concurrent_nb.shipping.notes import SystemCounts
+from concurrent_nb.shipping.task_objects import Packer, travelling
+from concurrent_nb.tasks.drive import Cancel, Drive, Ended, Instruction, Push
+
+#: between two looks at how far it is
+TELL_S: Final = 0.1
+
+
+class LocalSystemRun(SystemRun):
+    """A task system that runs while somebody waits for it."""
+
+    def __init__(self, system: ITaskSystem, name: str, watched: bool) -> None:
+        super().__init__(new_job_id(), name, self._cancel_job, watched)
+        system.system_id = self.id.hex()[:8]
+        here: ITaskSystem = _copied(travelling(system))
+        self._log = show_log_of(here)
+        self._drive = Drive(here, "here", print, _no_master, time.monotonic)
+        self._packer = Packer()
+        self._todo: deque[Push] = deque()
+        self._begun = False
+        self._told_at = 0.0
+        self.futures = [TaskFuture(self.id, 0, self._cancel_job, self)]
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Run tasks until the system ends, or until `timeout_s` seconds are over and the task at hand has ended."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.futures[0].done() and (deadline is None or time.monotonic() < deadline):
+            self._step()
+        return super().wait(0)
+
+    def _cancel_job(self, job: JobId, indexes: Sequence[int] | None) -> None:
+        self.futures[0].end_cancelled()
+
+    def _step(self) -> None:
+        future = self.futures[0]
+        try:
+            if not self._begun:
+                self._begun, future.worker = True, os.getpid()
+                future.set_running_or_notify_cancel()
+                self._do(self._drive.begin())
+            elif not self._drive.complete:
+                self._do(self._drive.handle(self._run(self._todo.popleft())))
+            if self._drive.complete:
+                value = _copied(self._drive.gather())
+                future.status = Status.OK
+                self._tell()
+                future.end(value, None)
+        except KeyboardInterrupt:
+            raise  # the stop button: whoever waits for the job cancels it
+        except BaseException as error:  # noqa: BLE001  (user code: the error is the system's end)
+            future.status = Status.ERROR
+            self._tell()
+            future.end(None, error)
+        if future.done():
+            self._log.handlers.clear()
+        elif time.monotonic() - self._told_at >= TELL_S:
+            self._tell()
+
+    def _do(self, instructions: Sequence[Instruction]) -> None:
+        for instruction in instructions:
+            if isinstance(instruction, Cancel):
+                self._todo = deque(push for push in self._todo if push.index not in instruction.indexes)
+            else:
+                self._todo.append(instruction)
+
+    def _run(self, push: Push) -> Ended:
+        try:
+            function, body, buffers = self._packer.pack(push.task)
+            call = opened(function)
+            args, _ = pickles.loads(body, [bytearray(buffer) for buffer in buffers])
+            return Ended(push.index, _copied(call(*args)), None, "")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  (user code: the error is the task's answer)
+            return Ended(push.index, None, error, "")
+
+    def _tell(self) -> None:
+        self._told_at = time.monotonic()
+        self.task_said(0, [msgspec.convert(self._drive.stats(), SystemCounts)])
+
+
+def _copied(value: Any) -> Any:
+    """Give a value as it would arrive."""
+    body, buffers = pickles.dumps(value)
+    return pickles.loads(body, [bytearray(buffer) for buffer in buffers])
+
+
+def _no_master() -> dict[str, Any]:
+    raise ConfigurationError("--local: there is no master whose status could be asked")

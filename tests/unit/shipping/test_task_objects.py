@@ -1,0 +1,188 @@
+"""Tasks as objects: what travels of them, and what a worker makes of it."""
+
+import pickle
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from concurrent_nb.errors import NotPicklable
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.functions import opened
+from concurrent_nb.shipping.task_objects import Packer, travelling
+from concurrent_nb.tasks.system import Task
+
+
+def there(packer: Packer, task: Task) -> Any:
+    """Do a task as a worker does it, from its bytes."""
+    function, body, buffers = packer.pack(task)
+    call: Callable[..., Any] = opened(function)
+    args, kwargs = pickles.loads(body, buffers)
+    return call(*args, **kwargs)
+
+
+class Plain(Task):
+    def __init__(self, n: int) -> None:
+        super().__init__("plain")
+        self.n = n
+
+    def __call__(self) -> Any:
+        return self.n, self.name, type(self).__name__
+
+
+class Slots(Task):
+    __slots__ = ("n",)
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __call__(self) -> Any:
+        return self.n
+
+
+class Stateful(Plain):
+    def __getstate__(self) -> Any:
+        return {"n": self.n + 1}
+
+    def __setstate__(self, state: Any) -> None:
+        self.n = state["n"] * 10
+
+    def __call__(self) -> Any:
+        return self.n
+
+
+class Made(Task):
+    """Made with an argument."""
+
+    def __new__(cls, n: int) -> "Made":
+        made = super().__new__(cls)
+        made.n = n  # type: ignore[attr-defined]
+        return made
+
+    def __init__(self, n: int) -> None:
+        raise AssertionError("unpickling does not call this")
+
+    def __getnewargs__(self) -> tuple[int]:
+        return (self.n,)  # type: ignore[attr-defined]
+
+    def __call__(self) -> Any:
+        return self.n  # type: ignore[attr-defined]
+
+
+class Reduced(Plain):
+    def __reduce__(self) -> Any:
+        return Plain, (self.n + 1,)
+
+
+@dataclass
+class Data(Task):
+    n: int = 3
+
+    def __call__(self) -> Any:
+        return self.n
+
+
+class Empty(Task):
+    def __init__(self) -> None:
+        return
+
+    def __call__(self) -> Any:
+        return vars(self)
+
+
+@pytest.mark.parametrize(
+    ("task", "result"),
+    [
+        (Plain(4), (4, "plain", "Plain")),
+        (Slots(4), 4),
+        (Stateful(4), 50),
+        (Made.__new__(Made, 4), 4),
+        (Reduced(4), (5, "plain", "Plain")),
+        (Data(4), 4),
+        (Empty(), {}),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_a_task_is_there_what_unpickling_makes_of_it(task: Task, result: Any) -> None:
+    assert there(Packer(), task) == result
+
+
+def test_a_class_travels_once_and_each_task_as_its_state() -> None:
+    packer = Packer()
+    first, second = packer.pack(Plain(1)), packer.pack(Plain(2))
+    assert first[0] is second[0]
+    assert pickle.loads(first[1]) == (((), {"name": "plain", "system_id": "", "client_id": "", "n": 1}), {})
+    assert len(second[1]) < 100
+
+
+def test_large_buffers_travel_beside_it() -> None:
+    data = Plain(1)
+    data.n = pickle.PickleBuffer(bytearray(1 << 17))  # type: ignore[assignment]
+    _, body, buffers = Packer().pack(data)
+    assert (len(body) < 200, [len(buffer) for buffer in buffers]) == (True, [1 << 17])
+
+
+def test_a_class_of_a_function_travels_by_value() -> None:
+    class Local(Task):
+        def __call__(self) -> str:
+            return f"of {len(self.__dict__)} attributes"
+
+    assert there(Packer(), Local()) == "of 3 attributes"
+
+
+class Cleans(Task):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self) -> None:
+        self.path.write_text("called")
+        raise ValueError("x")
+
+    def clean_up(self) -> None:
+        self.path.write_text(f"{self.path.read_text()} and cleaned")
+
+
+def test_it_cleans_up_also_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="x"):
+        there(Packer(), Cleans(tmp_path / "x"))
+    assert (tmp_path / "x").read_text() == "called and cleaned"
+
+
+class Breaks(Plain):
+    def __call__(self) -> Any:
+        if self.n:
+            raise ValueError("x")
+
+    def clean_up(self) -> None:
+        raise KeyError("y")
+
+
+def test_of_two_errors_the_first_is_raised_and_the_other_told_with_it() -> None:
+    with pytest.raises(ValueError, match="x") as caught:
+        there(Packer(), Breaks(1))
+    assert caught.value.__notes__ == ["its clean_up raised too: KeyError: 'y'"]
+    with pytest.raises(KeyError, match="y"):
+        there(Packer(), Breaks(0))
+
+
+def test_a_class_that_cannot_travel_is_refused_by_name() -> None:
+    lock = threading.Lock()
+
+    class Locked(Task):
+        def __call__(self) -> None:
+            with lock:
+                return
+
+    with pytest.raises(NotPicklable, match=r"Locked\.__call__ uses lock, a lock: it guards nothing"):
+        Packer().pack(Locked())
+
+
+def test_so_is_an_object() -> None:
+    task = Plain(3)
+    task.n = (n for n in range(3))  # type: ignore[assignment]
+    with pytest.raises(NotPicklable, match=r"Plain uses Plain\.n, a generator: make a list of it first"):
+        travelling(task)
+    assert travelling(Plain(3)).n == 3
