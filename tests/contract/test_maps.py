@@ -157,11 +157,15 @@ def test_a_function_that_cannot_travel_is_refused(app: ApplicationNode) -> None:
         app.map(lambda x: lock, range(3))
 
 
+def one_more(thing: Any) -> Any:
+    return thing + 1
+
+
 @pytest.mark.parametrize("size", [100, 20_000, 200_000])
 def test_arrays_go_and_come_among_small_items(app: ApplicationNode, size: int) -> None:
     items = [1, np.arange(size), 2, np.arange(size)[::2], 3]
     for chunksize in (None, 2, 5):
-        found = list(app.map(work.add_one, items, chunksize=chunksize))
+        found = list(app.map(one_more, items, chunksize=chunksize))
         assert found[::2] == [2, 3, 4]
         assert np.array_equal(found[1], np.arange(size) + 1)
         assert np.array_equal(found[3], np.arange(size)[::2] + 1)

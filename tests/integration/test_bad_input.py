@@ -349,7 +349,7 @@ def test_a_task_that_leaves_disorder_disturbs_no_later_one(
     app: ApplicationNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = set(app.map(_folder, range(20)))
-    list(app.map(lambda _: spoil(), range(8)))
+    list(app.map(lambda _: spoil(), range(8), chunksize=1))  # what is put right is put right after a task
     capsys.readouterr()
     list(app.map(work.say, [f"line {n}" for n in range(8)]))
     assert sorted(capsys.readouterr().out.splitlines()) == [f"line {n}" for n in range(8)]
