@@ -38,36 +38,36 @@ def answer_of(ended: Ended[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, 
         except CannotOpen as error:
             where = _where(ended)
             return None, errors.ResultNotLoadable(f"the result of task {where['task']} is gone: {error}", **where)
-    if frame.status in _SUCCESSES:
-        return _loaded(body, buffers, lambda: _where(ended))
-    return None, _failure_of(frame.status, body, _where(ended))
+    if frame.status not in _SUCCESSES:
+        return None, _failure_of(frame.status, body, _where(ended))
+    try:
+        return pickles.loads_home(body, buffers), None
+    except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
+        return None, _not_loadable(error, _where(ended))
 
 
 def open_item(ran: TaskFuture, answer: bytes | list[Any] | tuple[int, bytes]) -> tuple[Any, BaseException | None]:
     """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `shipping.chunks` has it."""
 
-    def where() -> dict[str, Any]:
-        return {"task": ran.task, "slave": ran.slave, "worker": ran.worker}
-
     if type(answer) is tuple:
-        return None, _failure_of(*answer, where())
-    if type(answer) is list:
-        return _loaded(answer[0], answer[1:], where)
-    assert isinstance(answer, bytes)
-    return _loaded(answer, (), where)
-
-
-def _loaded(
-    body: Buffer, buffers: Sequence[Buffer], where: Callable[[], dict[str, Any]]
-) -> tuple[Any, BaseException | None]:
+        return None, _failure_of(*answer, _where_of(ran))
+    body, buffers = (answer[0], answer[1:]) if isinstance(answer, list) else (answer, ())
+    assert isinstance(body, bytes)
     try:
         return pickles.loads_home(body, buffers), None
     except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
-        facts = where()
-        message = f"the result of task {facts['task']} cannot be unpickled here: {type(error).__name__}: {error}"
-        failure = errors.ResultNotLoadable(message, **facts)
-        failure.__cause__ = error
-        return None, failure
+        return None, _not_loadable(error, _where_of(ran))
+
+
+def _not_loadable(error: Exception, where: dict[str, Any]) -> BaseException:
+    message = f"the result of task {where['task']} cannot be unpickled here: {type(error).__name__}: {error}"
+    failure = errors.ResultNotLoadable(message, **where)
+    failure.__cause__ = error
+    return failure
+
+
+def _where_of(ran: TaskFuture) -> dict[str, Any]:
+    return {"task": ran.task, "slave": ran.slave, "worker": ran.worker}
 
 
 def _where(ended: Ended[Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import Buffer, Buffers, length, pack_body
+from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, Buffers, length, pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs, Sizes, Slice, StrategyName
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._receiver: object | None = None
         cluster = where.stem.removeprefix("concurrent_nb-")
         self._courier = Courier(join, cluster, self.name, self._store, gone, desk.close)
+        self._canceller = self._courier.cancel  # one for all futures
         self._at_exit = _finish_at_exit(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
@@ -110,7 +111,10 @@ class ApplicationNode(concurrent.futures.Executor):
         What cannot be pickled shows up as the future's exception, NotPicklable. Raises RuntimeError after `shutdown`
         and MasterLost once the cluster is gone.
         """
-        return self.submit_needing(None, fn, args, kwargs)
+        job, index = self._next_of_loose_job()
+        future = TaskFuture(job.id, index, self._canceller)
+        self._send(job, future, fn, args, kwargs)
+        return future
 
     def submit_needing(
         self, needs: Needs | None, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -119,10 +123,9 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises ConfigurationError for needs that cannot be, and what `submit` raises.
         """
-        if needs is not None:
-            needs = _checked(needs)
+        needs = _checked(needs)
         job, index = self._next_of_loose_job()
-        future = TaskFuture(job.id, index, self._courier.cancel)
+        future = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs, needs)
         return future
 
@@ -133,7 +136,7 @@ class ApplicationNode(concurrent.futures.Executor):
         is called here, in the thread of callbacks (see `call_back`), soon after the future has ended.
         """
         job, index = self._next_of_loose_job()
-        future = TaskFuture(job.id, index, self._courier.cancel)
+        future = TaskFuture(job.id, index, self._canceller)
         introduce(task, future, self.name)
         future.add_done_callback(lambda ended: self._desk.call(tell, task, ended, self._heard))
         _, function, args = call_of(task)
@@ -163,7 +166,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.check_open()
         limits = _limits(timeout_s, retries)
         record = OpenJob[TaskFuture](new_job_id(), _label(name or "tasks"), False, bool(stop_on_error))
-        job = Job(record.id, record.name, self._courier.cancel, prints=True, is_open=True)
+        job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         ahead = None if isinstance(tasks, Sequence) else AHEAD
         Push(self, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
         return job
@@ -320,7 +323,7 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout_s, retries = _limits(timeout_s, retries)
         name = _label(name)
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), _strategy(strategy))
-        job = Job(record.id, name, self._courier.cancel, watched, prints)
+        job = Job(record.id, name, self._canceller, watched, prints)
         self._begin(job, record, function, calls, needs, timeout_s, retries)
         return job
 
@@ -355,7 +358,7 @@ class ApplicationNode(concurrent.futures.Executor):
         record = OpenJob[TaskFuture](new_job_id(), name)
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
-        run = SystemRun(record.id, name, self._courier.cancel, watched, prints)
+        run = SystemRun(record.id, name, self._canceller, watched, prints)
         self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
         return run
 
@@ -375,7 +378,7 @@ class ApplicationNode(concurrent.futures.Executor):
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers, lease = self.pack(function, call, {})
-            future = TaskFuture(record.id, index, self._courier.cancel, job)
+            future = TaskFuture(record.id, index, self._canceller, job)
             job.futures.append(future)
             entries.append(
                 Entry(
@@ -413,8 +416,8 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         try:
             body, buffers = pickles.dumps_call(args, kwargs)
-            if not buffers and len(body) < pickles.OUT_OF_BAND_BYTES:
-                return *pack_body(body, ()), None
+            if not buffers and len(body) <= INLINE_BYTES:
+                return body, (), (), None
             body, laid, lease = lay_down(self._store, body, buffers)
             return *pack_body(body, laid), lease
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
@@ -445,7 +448,7 @@ class ApplicationNode(concurrent.futures.Executor):
             return
         needs = needs or function.needs
         self._courier.post(
-            [Entry(job, future.index, function, body, sizes, buffers, None, 0, future, lease=lease, needs=needs)]
+            (Entry(job, future.index, function, body, sizes, buffers, None, 0, future, False, lease, needs),)
         )
 
     def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:

@@ -9,9 +9,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.outcome import SUCCESSES, Status
@@ -23,15 +23,29 @@ T = TypeVar("T")
 Canceller = Callable[[JobId, Sequence[int] | None], None]
 
 
+#: guards whether a future has its condition yet
+_FURNISHING: Final = threading.Lock()
+#: what a future needs once somebody waits for it
+_FURNITURE: Final = frozenset({"_condition", "_waiters", "_done_callbacks"})
+_ENDED: Final = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+
+
 class TaskFuture(concurrent.futures.Future[Any]):
     """A `concurrent.futures.Future` whose task runs on a cluster; it can also be awaited.
 
     As in the standard library `cancel` returns False for a task that is known to run. True is a promise: the task never
     starts, or is stopped if it has started in the last moment.
+
+    Of many futures most have ended before anybody looks at them. So the condition, which makes up half of a future's
+    memory and a third of its time, and the lists of who waits are made when they are first asked for.
     """
 
     def __init__(self, job_id: JobId, index: int, canceller: Canceller, job: "Job | None" = None) -> None:
-        super().__init__()
+        # As the standard library's, but for the furniture.
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self._is_furnished = False
         self.job_id = job_id
         self.index = index
         self.job = job  #: the job that it belongs to, None for a submit or a map
@@ -41,6 +55,36 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.elapsed_s = 0.0  #: time that the worker spent on it
         self.status: Status | None = None  #: how it ended on the cluster
         self._canceller = canceller
+
+    def __getattr__(self, name: str) -> Any:
+        """Furnish the future, for whoever waits for it or asks to be called."""
+        if name not in _FURNITURE:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with _FURNISHING:
+            if not self._is_furnished:
+                self._waiters: list[Any] = []
+                self._done_callbacks: list[Any] = []
+                self._condition = threading.Condition()
+                self._is_furnished = True
+        return object.__getattribute__(self, name)
+
+    def cancelled(self) -> bool:
+        """Return whether the task was cancelled."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        """Return whether the task is known to run."""
+        return self._state == RUNNING
+
+    def done(self) -> bool:
+        """Return whether the task has ended, or was cancelled."""
+        return self._state in _ENDED
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the task's value, as in the standard library."""
+        if self._state == FINISHED and self._exception is None:
+            return self._result
+        return super().result(timeout)
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the result in a coroutine. Cancelling the coroutine cancels the task if it does not run."""
@@ -70,7 +114,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
                 return
             self._state = CANCELLED
             self._condition.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]
+        self._invoke_callbacks()
         self._notify_cancelled()
 
     def _notify_cancelled(self) -> None:
@@ -83,6 +127,14 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def end(self, value: Any, error: BaseException | None) -> bool:
         """Set the result or the exception; False if it was cancelled meanwhile. For the application's thread."""
+        if not self._is_furnished:
+            with _FURNISHING:
+                if not self._is_furnished:  # so nobody waits, has cancelled it, or wants to be called
+                    self._result, self._exception = value, error
+                    self._state = FINISHED
+                    if self.job is not None:
+                        self.job.task_ended(self)
+                    return True
         try:
             if error is None:
                 self.set_result(value)

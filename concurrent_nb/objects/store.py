@@ -52,7 +52,7 @@ class _Placed:
     slice: Slice
     place: Place
     address: int  #: where it lies in this process
-    source: tuple[int, int]  #: the address and length that it was copied from
+    source: tuple[int, int] | None  #: the address and length that it was copied from, if it may be recognised
     users: int = 1
     clean: bool = True  #: so far everybody who let it go was done with it
     digest: bytes | None = None  #: xxh3-128, once it was asked for
@@ -74,6 +74,7 @@ class Store:
         self._handles: dict[bytes, Handle] = {}
         self._maps: dict[bytes, tuple[mmap.mmap, int]] = {}  # and their addresses
         self._placed: dict[tuple[bytes, int], _Placed] = {}  # by segment and offset; free ones too, until reused
+        self._backed: set[tuple[bytes, int]] = set()  # places that have memory
         self._own: dict[int, _Placed] = {}  # by address: what can be recognised without looking at it
         self._seen: OrderedDict[tuple[int, int], _Placed] = OrderedDict()  # by the address and length it came from
         self._fickle: OrderedDict[tuple[int, int], None] = OrderedDict()  # addresses whose content changed
@@ -86,13 +87,17 @@ class Store:
     def place(self, buffer: memoryview) -> Slice | None:
         """Lay a buffer down, or find it; None if there is no memory for it. It is let go once for each call."""
         buffer = buffer.cast("B")
+        if not self._recognises:
+            with self._lock:
+                self._take_returns()
+            return self._lay_down(buffer, None)
         key = (_address_of(buffer), buffer.nbytes)
         with self._lock:
             self._take_returns()
             known = self._own.get(key[0])
             if known is not None and known.slice.size == key[1]:
                 return self._use(known)
-            known = self._seen.get(key) if self._recognises and key not in self._fickle else None
+            known = self._seen.get(key) if key not in self._fickle else None
             if known is not None:
                 self._use(known)
         if known is not None:
@@ -119,7 +124,7 @@ class Store:
             placed.digest = xxhash.xxh3_128_digest(self.view(placed.slice))
         return placed.digest == xxhash.xxh3_128_digest(buffer)
 
-    def _lay_down(self, buffer: memoryview, key: tuple[int, int]) -> Slice | None:
+    def _lay_down(self, buffer: memoryview, key: tuple[int, int] | None) -> Slice | None:
         with self._lock:
             try:
                 place = self._find_place(buffer.nbytes)
@@ -134,12 +139,13 @@ class Store:
             placed = _Placed(slice_, place, self._maps[place.segment][1] + place.offset, key)
             self._placed[place.segment, place.offset] = placed
         self.view(slice_)[:] = buffer
-        with self._lock:
-            self._own[placed.address] = placed
-            if self._recognises and buffer.nbytes >= RECOGNISED_BYTES:
-                self._seen[key] = placed
-                if len(self._seen) > SEEN_MAX:
-                    self._seen.popitem(last=False)
+        if key is not None:
+            with self._lock:
+                self._own[placed.address] = placed
+                if buffer.nbytes >= RECOGNISED_BYTES:
+                    self._seen[key] = placed
+                    if len(self._seen) > SEEN_MAX:
+                        self._seen.popitem(last=False)
         return slice_
 
     def _find_place(self, size: int) -> Place:
@@ -153,12 +159,14 @@ class Store:
             self._heap.add(handle.segment, kind, places_in(kind))
             place = self._heap.take(size)
             assert place is not None
-        try:
-            # Memory that runs out while it is written to kills the process; asked for beforehand it is an error.
-            os.posix_fallocate(self._handles[place.segment].fd, place.offset, place.size)
-        except OSError:
-            self._close(self._heap.give_back(place, clean=False))
-            raise
+        if (place.segment, place.offset) not in self._backed:
+            try:
+                # Memory that runs out while it is written to kills the process; asked for beforehand it is an error.
+                os.posix_fallocate(self._handles[place.segment].fd, place.offset, place.size)
+            except OSError:
+                self._close(self._heap.give_back(place, clean=False))
+                raise
+            self._backed.add((place.segment, place.offset))
         return place
 
     def view(self, slice_: Slice) -> memoryview:
@@ -219,14 +227,16 @@ class Store:
         """Recognise it no more."""
         if self._own.get(placed.address) is placed:
             del self._own[placed.address]
-        if self._seen.get(placed.source) is placed:
+        if placed.source is not None and self._seen.get(placed.source) is placed:
             del self._seen[placed.source]
 
     def _close(self, segment: bytes | None) -> None:
         if segment is None:
             return
-        for key in [key for key in self._placed if key[0] == segment]:
-            self._forget(self._placed.pop(key))
+        for key in [key for key in self._backed if key[0] == segment]:
+            self._backed.discard(key)
+            if (placed := self._placed.pop(key, None)) is not None:
+                self._forget(placed)
         handle = self._handles.pop(segment)
         del self._maps[segment]  # unmapped when the last view of it is gone
         os.close(handle.fd)

@@ -20,6 +20,8 @@ OUT_OF_BAND_BYTES: Final = 64 * 1024
 PLAIN_ITEMS: Final = 256
 #: in every pickle that holds a class by value
 _CLASS_STATE: Final = b"_class_setstate"
+#: ... which is never as small as this
+_CLASS_BYTES: Final = 64
 
 Buffer = bytes | bytearray | memoryview
 
@@ -124,12 +126,8 @@ def dumps_attributes(args: tuple[Any, ...], attributes: object) -> tuple[bytes, 
 
 def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
     """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut."""
-    if not kwargs:
-        for arg in args:
-            if type(arg) not in SMALL_ATOMS:
-                break
-        else:
-            return pickle.dumps((args, kwargs), 5), []
+    if not kwargs and SMALL_ATOMS.issuperset(map(type, args)):
+        return pickle.dumps((args, kwargs), 5), []
     return dumps((args, kwargs))
 
 
@@ -147,6 +145,8 @@ def loads_home(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     A class of `__main__` travels by value, there and back, and cloudpickle would put what came back into the class that
     is here: its methods would then see the names of the worker, and no later change of the user's.
     """
+    if len(body) < _CLASS_BYTES:
+        return pickle.loads(body, buffers=buffers)
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
     if cloudpickle is None or _CLASS_STATE not in (bytes(body) if isinstance(body, memoryview) else body):
         return pickle.loads(body, buffers=buffers)

@@ -227,11 +227,13 @@ class Serving:
         out = tuple([it if isinstance(it, Slice) else memoryview(it).nbytes for it in shown]) if shown else ()
         result = encode((ticket, status, now - started_at, answer, out, wrote, keeps))
         self._unsent.append(result)
-        if out or len(result) > KEPT_BYTES_MAX:
+        if out:
+            self._rested = False  # there may be news of our shared memory
+        travels = [it for it in shown if not isinstance(it, Slice)]
+        if travels or len(result) > KEPT_BYTES_MAX:
             page.sending(ticket)
             page.end()
-            self._rested = False
-            self._flush([it for it in shown if not isinstance(it, Slice)])
+            self._flush(travels)
             return
         self._unsent_bytes = page.keep_unsent(len(self._unsent), self._unsent_bytes, result)
         page.end()

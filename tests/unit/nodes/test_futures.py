@@ -1,0 +1,97 @@
+"""Futures that are furnished only when somebody waits: as the standard library's in every way."""
+
+import concurrent.futures
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.futures import TaskFuture
+
+CANCELLED: list[tuple[JobId, Sequence[int] | None]] = []
+
+
+def make(index: int = 0) -> TaskFuture:
+    return TaskFuture(JobId(b"j" * 16), index, lambda job, indexes: CANCELLED.append((job, indexes)))
+
+
+def is_furnished(future: TaskFuture) -> bool:
+    return "_condition" in vars(future)
+
+
+def test_a_future_that_has_ended_before_anybody_looks_is_never_furnished() -> None:
+    future = make()
+    assert not future.done() and not future.running() and not future.cancelled()
+    assert future.end(5, None)
+    assert future.done() and future.result(0) == 5
+    assert not is_furnished(future)
+
+
+def test_an_exception_is_raised_as_the_standard_library_does() -> None:
+    future = make()
+    assert future.end(None, ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        future.result()
+    assert str(future.exception()) == "no"
+
+
+def test_callbacks_are_called_before_and_after_the_end() -> None:
+    early, late = make(), make()
+    heard: list[object] = []
+    early.add_done_callback(heard.append)
+    early.end(1, None)
+    late.end(2, None)
+    late.add_done_callback(heard.append)
+    assert heard == [early, late]
+
+
+def test_the_standard_librarys_functions_take_them() -> None:
+    futures = [make(n) for n in range(4)]
+    futures[0].end(0, None)
+    assert concurrent.futures.wait(futures, timeout=0).done == {futures[0]}
+    for future in futures[1:]:
+        threading.Thread(target=future.end, args=(future.index, None)).start()
+    assert {future.result() for future in concurrent.futures.as_completed(futures, timeout=60)} == set(range(4))
+
+
+def test_a_cancelled_future_takes_no_result() -> None:
+    future = make(3)
+    assert future.cancel() and future.cancelled() and future.done()
+    assert not future.end(1, None)
+    assert CANCELLED[-1] == (future.job_id, (3,))
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result()
+
+
+def test_a_future_without_such_an_attribute_says_so() -> None:
+    with pytest.raises(AttributeError, match="'TaskFuture' object has no attribute 'nonsense'"):
+        make().nonsense  # noqa: B018
+
+
+def test_nobody_waits_for_ever_however_the_end_and_the_wait_meet() -> None:
+    for _ in range(300):
+        assert sorted(found_in_a_race(20)) == sorted([*range(20), *range(20)])
+
+
+def found_in_a_race(count: int) -> list[int]:
+    """Wait for futures in two threads while a third ends them; give what was found."""
+    futures = [make(n) for n in range(count)]
+    found: list[int] = []
+    start = threading.Barrier(3)
+
+    def wait() -> None:
+        start.wait()
+        found.extend(future.result(60) for future in futures)
+
+    def end() -> None:
+        start.wait()
+        for future in futures:
+            future.end(future.index, None)
+
+    threads = [threading.Thread(target=target) for target in (wait, wait, end)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
