@@ -28,7 +28,7 @@ class PullRoundRobin(Component):
     """Slaves in turn take what keeps them busy for a moment. Good where tasks or slaves differ; the default."""
 
     short_name = "pull_round_robin"
-    ahead_s = FloatItem(0.02, min=0.0001, help="Seconds of expected work that a slave may have ahead for each worker.")
+    ahead_s = FloatItem(0.1, min=0.0001, help="Seconds of expected work that a slave may have ahead for each worker.")
     depth_per_slot = IntItem(2, min=1, help="Tasks in flight per worker while their run time is unknown.")
 
     def make(self) -> Strategy:

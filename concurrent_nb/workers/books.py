@@ -62,7 +62,7 @@ class Books:
     """
 
     def __init__(
-        self, slots: int, *, ahead_s: float = 0.002, grace_s: float = 1.0, limit: RestartLimit | None = None
+        self, slots: int, *, ahead_s: float = 0.04, grace_s: float = 1.0, limit: RestartLimit | None = None
     ) -> None:
         self.slots = slots
         self.reports = Reports()

@@ -10,7 +10,7 @@ from concurrent_nb.workers.attempts import Attempt
 from concurrent_nb.workers.waiting import PACK_MAX
 
 #: nothing is given ahead to a worker whose task is expected to take this long
-NO_AHEAD_S: Final = 0.01
+NO_AHEAD_S: Final = 0.02
 #: what a worker has ahead is worth moving to an idle one from this much work on
 WORTH_MOVING_S: Final = 0.001
 #: weight of the newest run time in the estimate

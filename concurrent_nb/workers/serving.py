@@ -47,7 +47,7 @@ from concurrent_nb.workers.records import (
 from concurrent_nb.workers.threads import Threads
 
 #: results are kept back at most so long while more tasks can run, in seconds
-FLUSH_S: Final = 0.001
+FLUSH_S: Final = 0.04
 #: larger results are sent at once
 KEPT_BYTES_MAX: Final = 16 * 1024
 #: a note is cut into records of this size
@@ -239,6 +239,7 @@ class Serving:
         page.end()
         if (
             wrote
+            or status  # whoever waits for a hit or an error has reason to hurry
             or now - self._last_flush >= FLUSH_S
             or len(self._unsent) >= KEPT_MAX
             or self._unsent_bytes > UNSENT_BYTES_MAX - KEPT_BYTES_MAX

@@ -24,7 +24,7 @@ class PullRoundRobin(Strategy):
 
     name = "pull_round_robin"
 
-    def __init__(self, *, ahead_s: float = 0.02, depth_per_slot: int = 2) -> None:
+    def __init__(self, *, ahead_s: float = 0.1, depth_per_slot: int = 2) -> None:
         if not ahead_s > 0:
             raise ConfigurationError(f"ahead_s is {ahead_s}, it must be more than 0 seconds")
         if depth_per_slot < 1:
