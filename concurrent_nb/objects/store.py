@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from concurrent_nb.objects.heap import Heap, Place, kind_of, places_in
+from concurrent_nb.objects.heap import SLAB_BYTES, Heap, Place, kind_of, places_in
 from concurrent_nb.objects.segments import Handle, create
 from concurrent_nb.wire.messages import Slice
 
@@ -161,13 +161,22 @@ class Store:
             assert place is not None
         if (place.segment, place.offset) not in self._backed:
             try:
-                # Memory that runs out while it is written to kills the process; asked for beforehand it is an error.
-                os.posix_fallocate(self._handles[place.segment].fd, place.offset, place.size)
+                self._back(place)
             except OSError:
                 self._close(self._heap.give_back(place, clean=False))
                 raise
-            self._backed.add((place.segment, place.offset))
         return place
+
+    def _back(self, place: Place) -> None:
+        """Ask for a place's memory, and for that of its neighbours if they are small. Raises OSError."""
+        # Memory that runs out while it is written to kills the process; asked for beforehand it is an error.
+        handle = self._handles[place.segment]
+        if handle.size <= SLAB_BYTES:
+            os.posix_fallocate(handle.fd, 0, handle.size)
+            self._backed.update((place.segment, offset) for offset in range(0, handle.size, place.size))
+        else:
+            os.posix_fallocate(handle.fd, place.offset, place.size)
+            self._backed.add((place.segment, place.offset))
 
     def view(self, slice_: Slice) -> memoryview:
         """Give what lies in a slice of ours, for as long as it is not let go."""

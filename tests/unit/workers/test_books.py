@@ -19,7 +19,7 @@ def make() -> Callable[[int], Model]:
     """Make a pool of so many workers that are ready."""
 
     def make(slots: int) -> Model:
-        model = Model(Books(slots))
+        model = Model(Books(slots, ahead_s=0.002))
         model.all_ready()
         return model
 
@@ -54,7 +54,7 @@ def test_workers_are_asked_for_at_the_start() -> None:
 
 
 def test_tasks_wait_until_a_worker_is_ready() -> None:
-    model = Model(Books(1))
+    model = Model(Books(1, ahead_s=0.002))
     model.assign([0])
     assert not model.workers[1].unstarted
     model.ready(1)
@@ -444,7 +444,7 @@ def test_a_withdrawn_task_of_a_dead_worker_is_returned(make: Callable[[int], Mod
 
 
 def test_a_worker_that_never_gets_ready_is_replaced() -> None:
-    model = Model(Books(1))
+    model = Model(Books(1, ahead_s=0.002))
     model.pass_time(START_S + 2)
     assert not model.killed(1)
     model.pass_time(START_S)
