@@ -2,8 +2,9 @@
 
 What a task is, is not known here: `nodes/worker.py` hands in a `Runner` that loads functions and runs them. This
 decides in which order, what is interrupted, whose output is whose, and when results are sent: when there is nothing
-more to run, when some time has passed, when a task has printed, failed or found something, or when a result is large. Results that are not
-sent yet stand in the status page, where the slave finds them if the next task is slow or kills the worker.
+more to run, when some time has passed, when a task has printed, failed or found something, or when a result is large.
+Results that are not sent yet stand in the status page, where the slave finds them if the next task is slow or kills the
+worker.
 """
 
 import contextlib

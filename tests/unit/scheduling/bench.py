@@ -55,7 +55,7 @@ class Bench:
     """A scheduler, and the time."""
 
     def __init__(self, strategy: Strategy | None = None, **settings: Any) -> None:
-        self.scheduler = Scheduler(strategy or PullRoundRobin(), **settings)
+        self.scheduler = Scheduler(strategy or PullRoundRobin(ahead_s=0.02), **settings)
         self.now = 0.0
 
     def __call__(self, *events: Event) -> list[Instruction]:

@@ -146,8 +146,9 @@ class World(RuleBasedStateMachine):
             slave.held.append(attempt)
             if assign.needs is not None:
                 slave.on_top.add(attempt)
-        on_top = [attempt for attempt in slave.held if attempt in slave.on_top]
-        assert len(slave.held) - len(on_top) <= slave.credit, "a slave has more than it accepts"
+        if assign.needs is None:  # what comes on top says nothing of a slave that has shrunk meanwhile
+            on_top = [attempt for attempt in slave.held if attempt in slave.on_top]
+            assert len(slave.held) - len(on_top) <= slave.credit, "a slave has more than it accepts"
 
     def withdraw(self, withdraw: Withdraw) -> None:
         slave = self.slaves[withdraw.slave]
