@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -32,21 +32,21 @@ from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.maps import Map
 from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
-from concurrent_nb.nodes.system_host import access, run_system
-from concurrent_nb.nodes.system_run import SystemRun
 from concurrent_nb.objects.store import Lease, Store
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
 from concurrent_nb.shipping.pickles import Shared
 from concurrent_nb.shipping.pushed import call_of
-from concurrent_nb.shipping.task_objects import travelling
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, Buffers, length, pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs, Sizes, Slice, StrategyName
+
+if TYPE_CHECKING:
+    from concurrent_nb.nodes.system_run import SystemRun
 
 log = logging.getLogger(__name__)
 
@@ -335,7 +335,7 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout_s: float | None = None,
         watched: bool = False,
         prints: bool = True,
-    ) -> SystemRun:
+    ) -> "SystemRun":
         """Run a task system on the cluster, beside the master; return its job at once.
 
         >>> app.push_tasksystem(Squares()).result()                     # doctest: +SKIP
@@ -351,6 +351,11 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
         the cluster's connection file lets no client in.
         """
+        # Here, because it takes a while and most applications push none.
+        from concurrent_nb.nodes.system_host import access, run_system
+        from concurrent_nb.nodes.system_run import SystemRun
+        from concurrent_nb.shipping.task_objects import travelling
+
         if not isinstance(system, ITaskSystem):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
         timeout_s, _ = _limits(timeout_s, 0)

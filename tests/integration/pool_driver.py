@@ -1,5 +1,6 @@
 """A slave reduced to its poll loop: gives a pool tasks, waits for what becomes of them. For tests with processes."""
 
+import contextlib
 import hashlib
 import os
 import select
@@ -13,7 +14,7 @@ from typing import Any
 import cloudpickle
 import msgspec
 
-from concurrent_nb.objects.segments import Handle
+from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping import pickles
@@ -166,14 +167,19 @@ class Driver:
             assert ref not in self.ended, "output after the outcome"
             self.output[ref][stream] += data
         for made in reports.segments:
-            self.shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
+            with contextlib.suppress(CannotOpen):  # its worker has died
+                self.shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
         for job, frames, buffers in reports.outcomes:
             for place, frame in enumerate(frames):
                 ref = TaskRef(job, frame.index, frame.attempt)
                 assert ref not in self.ended, "a second outcome"
                 travelled = list(buffers[place]) if buffers else []
                 assert [len(memoryview(buffer).cast("B")) for buffer in travelled] == lengths(frame.sizes)
-                own = joined(frame.sizes, travelled, self.shelf.read)
+                try:
+                    own = joined(frame.sizes, travelled, self.shelf.read)
+                except CannotOpen:  # a slave says so, and the task is run again
+                    self.ended[ref] = End(Status.DIED, None, frame.elapsed_s, frame.worker)
+                    continue
                 self.pool.release(slices_of(frame.sizes), clean=True)
                 self.ended[ref] = _open(frame.status, frame.body, own, frame.elapsed_s, frame.worker)
         self.shelf.drop(reports.forgotten)
