@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 # The peers are many and large: they have an environment of their own.
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
+ROUNDS ?= 3
 
 .PHONY: help demo test lab lint bench bench-quick clean
 .DEFAULT_GOAL := help
@@ -37,7 +38,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(BENCH_STAMP)
-	$(BENCH_VENV)/bin/python -m benchmarks.run --results benchmarks/RESULTS.md
+	$(BENCH_VENV)/bin/python -m benchmarks.run --rounds $(ROUNDS) --results benchmarks/RESULTS.md
 
 bench-quick: $(STAMP)
 	$(BIN)/python -m benchmarks.run --rounds 1 --size quick
