@@ -267,7 +267,7 @@ class MasterCore:
         except ProtocolError as error:
             log.warning("%s %r broke the protocol: %s", peer.role, peer.name, error)
             self._events.clear()
-            self._arrived.clear()
+            self._keep_arrived()  # none of it counts
             self.remove(peer.session_id, f"protocol error: {error}", now)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:

@@ -8,6 +8,7 @@ against shrinking, so that no reader can be killed by an owner who cuts it off. 
 
 import contextlib
 import fcntl
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ class Handle:
     size: int  #: in bytes
 
 
+@functools.cache
 def is_available() -> bool:
     """Say whether this system can share memory in this way."""
     return sys.platform == "linux" and hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")

@@ -65,8 +65,7 @@ class Shelf:
         """Give a slice read-only; `watch` gets a reference that dies when nobody looks any more. Raises CannotOpen."""
         if slice_.size < MAPPED_BYTES:
             return memoryview(self.read(slice_)).toreadonly()
-        with self._lock:
-            mapped = map_shared(self._fd_of(slice_), slice_.offset, slice_.size)
+        mapped = self._mapped(map_shared, slice_)
         watch(weakref.ref(mapped))
         return memoryview(mapped).toreadonly()
 
@@ -76,10 +75,16 @@ class Shelf:
             data = self.read(slice_)
             done(slice_)
             return data
-        with self._lock:
-            mapped = map_private(self._fd_of(slice_), slice_.offset, slice_.size)
+        mapped = self._mapped(map_private, slice_)
         weakref.finalize(mapped, done, slice_).atexit = False
         return memoryview(mapped)
+
+    def _mapped(self, how: Callable[[int, int, int], Any], slice_: Slice) -> Any:
+        with self._lock:
+            try:
+                return how(self._fd_of(slice_), slice_.offset, slice_.size)
+            except OSError as error:  # no memory, or too many mappings
+                raise CannotOpen(f"a slice of segment {slice_.segment.hex()[:8]}: {error.strerror}") from error
 
     def _fd_of(self, slice_: Slice) -> int:
         handle = self._opened.get(slice_.segment)

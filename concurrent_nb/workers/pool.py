@@ -144,10 +144,11 @@ class Pool:
         self._obey(self._books.drained(), now)
 
     def reset(self, now: float) -> None:
-        """Forget all tasks, reports and functions; kill the workers that run any, and start others."""
+        """Forget all tasks, reports, functions and shared memory; kill the workers that run any, and start others."""
         self._obey(self._books.reset(), now)
         self._output.clear()
         self.drop_functions(list(self._functions))
+        self.drop_segments(list(self._segments))
 
     def take_reports(self) -> Reports:
         """Hand over what has happened since the last call."""
