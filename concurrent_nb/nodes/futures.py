@@ -24,7 +24,7 @@ Canceller = Callable[[JobId, Sequence[int] | None], None]
 
 
 #: guards whether a future has its condition yet
-_FURNISHING: Final = threading.Lock()
+_FURNISHING: Final = threading.RLock()  # reentrant, for signal handlers
 #: what a future needs once somebody waits for it
 _FURNITURE: Final = frozenset({"_condition", "_waiters", "_done_callbacks"})
 _ENDED: Final = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
