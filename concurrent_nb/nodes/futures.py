@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from concurrent_nb.ids import JobId, task_name
+from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.notes import Display, Note, Publication, Report, SystemCounts
 
@@ -64,7 +65,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
             if not self._is_furnished:
                 self._waiters: list[Any] = []
                 self._done_callbacks: list[Any] = []
-                self._condition = threading.Condition()
+                self._condition = Condition()  # type: ignore[assignment]  # has all that is used of it
                 self._is_furnished = True
         return object.__getattribute__(self, name)
 
@@ -233,7 +234,7 @@ class Job:
         self._canceller = canceller
         self._started_s = time.monotonic()
         self._ended_s: float | None = None
-        self._condition = threading.Condition()
+        self._condition = Condition()
         self._running: set[int] = set()
         self._done = self._failed = self._cancelled = 0
         self._output: deque[OutputPiece | Shown] = deque()

@@ -13,7 +13,6 @@ that is to blame is alone. So items may run more than once, as may any task whos
 
 import itertools
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from typing import Any, Final, Protocol
 from concurrent_nb.errors import ClusterError, NotPicklable
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.answers import open_item
+from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import TaskFuture
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
@@ -134,7 +134,7 @@ class Map:
         self._abandoned = False
         self._workers: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
         # Guarded, for both:
-        self._condition = threading.Condition()
+        self._condition = Condition()
         self._order: deque[Chunk] = deque()  # chunks that were cut and not read, in order
         self._closed = False  # no more will be cut
         courier.open_source(self)

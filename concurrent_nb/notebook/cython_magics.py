@@ -20,8 +20,8 @@ from concurrent_nb.errors import CompileError, ConcurrentError
 from concurrent_nb.notebook import options
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.progress import Line, line_for
+from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import name_compiled, show_as, show_plainly, trim
-from concurrent_nb.notebook.watch import interrupts_noted
 from concurrent_nb.shipping.compiled.build import Build, cython_version, load_and_check, make
 from concurrent_nb.shipping.compiled.cache import Cache
 from concurrent_nb.shipping.compiled.flags import parse_flags
@@ -148,10 +148,8 @@ class _Progress:
         if not self._compiles or now - self._shown >= SHOW_S:
             self._compiles, self._shown = True, now
             # A message to the front end that is cut short would be the last that it understands.
-            with interrupts_noted() as interrupted:
+            with StopButton():
                 self._line.show(f"compiling with Cython {self._version}, {now - self._started:.1f} s …")
-            if interrupted:
-                raise KeyboardInterrupt
 
     def watch(self, build: Callable[[], _Value]) -> _Value:
         """Build; whatever ends that early ends the line."""

@@ -31,8 +31,9 @@ from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import Line, line_for
 from concurrent_nb.notebook.results import captured_text, system_of, value_of
 from concurrent_nb.notebook.session import Session
+from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
-from concurrent_nb.notebook.watch import Watch, interrupts_noted
+from concurrent_nb.notebook.watch import Watch
 from concurrent_nb.shipping.capture import LIMIT_BYTES
 from concurrent_nb.shipping.cellcode import parse_for
 from concurrent_nb.shipping.cells import CellTask, cell_task
@@ -220,26 +221,34 @@ class ConcurrentMagics(Magics):
         start = self._starter_here(task, chosen, printer, live) if here else self._starter_there(task, chosen, live)
         place = choice.announce(len(task.calls)) if live else None
         started = monotonic()
-        with interrupts_noted() as interrupted:
+        with StopButton() as button:
             job = start()
-        shell.user_ns["_job"] = job
-        self.session.jobs.append(job)
-        if chosen.no_block:
-            if interrupted:
-                job.cancel()
-                raise KeyboardInterrupt
-            if job.watched:
-                choice.follow(job, shell, view, started, printer, place)
-            return self._bind(chosen.out, job, shown=chosen.out is None)
-        where = "in this process" if here else None
-        line = choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
-        Watch(job, line, printer, started, where, goes_on=lambda job: system_of(job, task.is_loop) is not None).wait(
-            bool(interrupted)
-        )
+            shell.user_ns["_job"] = job
+            self.session.jobs.append(job)
+            if chosen.no_block:
+                try:
+                    button.obey()
+                except KeyboardInterrupt:
+                    job.cancel()
+                    raise
+                if job.watched:
+                    choice.follow(job, shell, view, started, printer, place)
+                return self._bind(chosen.out, job, shown=chosen.out is None)
+            where = "in this process" if here else None
+            line = choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
+            Watch(
+                job,
+                line,
+                printer,
+                button,
+                started,
+                where,
+                goes_on=lambda job: system_of(job, task.is_loop) is not None,
+            ).wait()
+            if (system := system_of(job, task.is_loop)) is not None:
+                task.function.keep_lines()  # which the system's methods were made from
+                job = self._run_system(system, chosen, line, printer, button, started)
         keep = chosen.on_error == "keep"
-        if (system := system_of(job, task.is_loop)) is not None:
-            task.function.keep_lines()  # which the system's methods were made from
-            job = self._run_system(system, chosen, line, printer, started)
         if job.first_error is not None and job.hit is None and not keep:
             raise self._error_of(job)
         value = value_of(job, is_loop=task.is_loop, until=task.until, keep=keep)
@@ -249,17 +258,18 @@ class ConcurrentMagics(Magics):
         shown = task.has_value and not nothing and not (chosen.view and chosen.out)
         return self._bind(chosen.out, value, shown)
 
-    def _run_system(self, system: ITaskSystem, chosen: Any, line: Line, printer: Printer, started: float) -> SystemRun:
+    def _run_system(
+        self, system: ITaskSystem, chosen: Any, line: Line, printer: Printer, button: StopButton, started: float
+    ) -> SystemRun:
         """Run the task system that is the cell's value, in the place of the line that has shown the cell."""
         shell = self._shell()
         watched = isinstance(line, choice.Place)
-        with interrupts_noted() as interrupted:
-            run = self._pushed(system, chosen, watched)
+        run = self._pushed(system, chosen, watched)
         shell.user_ns["_job"] = run
         self.session.jobs.append(run)
         if isinstance(line, choice.Place):
             line = choice.line(run, shell, None, started, line.give_place())
-        Watch(run, line, printer, started).wait(bool(interrupted))
+        Watch(run, line, printer, button, started).wait()
         return run
 
     def _pushed(self, system: ITaskSystem, chosen: Any, watched: bool) -> SystemRun:

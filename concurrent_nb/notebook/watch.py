@@ -1,14 +1,10 @@
 """Wait for a job in the cell that started it: show prints and progress, and stop the job when the cell is interrupted.
 
-Used by the magics, on the main thread, which waits in short slices so that the stop button is obeyed at once. A second
-interrupt does not wait for anything.
+Used by the magics, on the main thread, which waits in short slices so that what is shown keeps up.
 """
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from concurrent_nb import Job
@@ -16,6 +12,7 @@ from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import Line, job_text
 from concurrent_nb.notebook.results import stopped_summary, summary
+from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import show_as
 
 #: how long the main thread waits before it shows prints and progress again; a front end takes few messages
@@ -30,6 +27,7 @@ class Watch:
     """One cell's wait for its job.
 
     Args:
+        button: the stop button, entered since before the job was started.
         started: when the job was started, by `clock`.
         where: how the summary says where the tasks ran; None for "on N slaves".
         goes_on: says of the job that has ended whether the line is still needed, so that no summary is shown yet.
@@ -40,6 +38,7 @@ class Watch:
         job: Job,
         line: Line,
         printer: Printer,
+        button: StopButton,
         started: float,
         where: str | None = None,
         clock: Clock = monotonic,
@@ -49,23 +48,19 @@ class Watch:
         self._goes_on = goes_on
         self._line = line
         self._printer = printer
+        self._button = button
         self._where = where
         self._clock = clock
         self._started = started
 
-    def wait(self, interrupted: bool = False) -> None:
+    def wait(self) -> None:
         """Return when every task has ended; the job's summary is shown then.
 
-        Args:
-            interrupted: the stop button was pressed already, while the job was being started.
-
-        Raises KeyboardInterrupt when the cell is interrupted, after it has stopped the job.
+        Raises KeyboardInterrupt when the stop button is pressed, after it has stopped the job.
         """
         try:
-            if interrupted:
-                raise KeyboardInterrupt
             slice_s = FIRST_S
-            while not self._job.wait(slice_s):
+            while not self._button.wait(self._job, slice_s):
                 self._look()
                 slice_s = SLICE_S
         except KeyboardInterrupt as interrupt:
@@ -87,7 +82,7 @@ class Watch:
         before = self._job.counts()
         self._job.cancel()
         with suppress(KeyboardInterrupt):
-            self._job.wait(CONFIRM_S)
+            self._button.wait(self._job, CONFIRM_S)
         self._end(stopped_summary(before, self._job.counts()))
 
     def _end(self, text: str) -> None:
@@ -95,26 +90,3 @@ class Watch:
         self._printer.take(self._job)
         self._printer.flush()
         self._line.end(text)
-
-
-@contextmanager
-def interrupts_noted() -> Iterator[list[bool]]:
-    """Keep a first interrupt from cutting short what must not be half done; the list that is given tells of it.
-
-    A second one raises KeyboardInterrupt as usual. Off the main thread there are no interrupts to note.
-    """
-    noted: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(True)
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, previous)

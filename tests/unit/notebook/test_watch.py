@@ -1,9 +1,7 @@
 """Waiting for a job in a cell: what is shown when, and what an interrupt does."""
 
 import io
-import os
 import signal
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,7 +14,8 @@ from concurrent_nb.clock import ManualClock
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import KernelLine, LastLine, TerminalLine, line_for, progress_text, system_text
 from concurrent_nb.notebook.results import plural, stopped_summary, summary
-from concurrent_nb.notebook.watch import FIRST_S, SLICE_S, Watch, interrupts_noted
+from concurrent_nb.notebook.stop_button import StopButton
+from concurrent_nb.notebook.watch import FIRST_S, SLICE_S, Watch
 from concurrent_nb.shipping.notes import PhaseCounts, SystemCounts
 
 Step = Callable[["ScriptedJob"], None]
@@ -88,7 +87,7 @@ def interrupt(job: ScriptedJob) -> None:
 def watching(job: ScriptedJob, clock: ManualClock | None = None) -> tuple[Watch, Recorder, io.StringIO]:
     line, out = Recorder(), io.StringIO()
     clock = clock or ManualClock(10.0)
-    return Watch(cast(Job, job), line, Printer(True, out, out), clock(), clock=clock), line, out
+    return Watch(cast(Job, job), line, Printer(True, out, out), StopButton(), clock(), clock=clock), line, out
 
 
 def test_a_quick_job_shows_its_summary_only() -> None:
@@ -149,11 +148,16 @@ def test_a_second_interrupt_waits_for_nothing() -> None:
     assert "1 failed" in line.said[-1]
 
 
-def test_an_interrupt_from_before_stops_the_job_at_once() -> None:
-    job = ScriptedJob([nothing], Counts(3, 0, 0, 0, 0))
-    watch, _, _ = watching(job)
+def test_a_press_from_before_stops_the_job_at_once() -> None:
+    job, line, out = ScriptedJob([nothing], Counts(3, 0, 0, 0, 0)), Recorder(), io.StringIO()
+
+    def cell() -> None:
+        with StopButton() as button:
+            signal.raise_signal(signal.SIGINT)
+            Watch(cast(Job, job), line, Printer(True, out, out), button, 0.0).wait()
+
     with pytest.raises(KeyboardInterrupt):
-        watch.wait(interrupted=True)
+        cell()
     assert job.cancelled == 1
 
 
@@ -163,40 +167,6 @@ def test_what_was_printed_last_is_shown_after_an_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt):
         watch.wait()
     assert out.getvalue() == "[0] last words\n"
-
-
-def test_a_first_interrupt_is_only_noted() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with interrupts_noted() as noted:
-        os.kill(os.getpid(), signal.SIGINT)
-    assert noted == [True]
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_second_one_is_raised() -> None:
-    before = signal.getsignal(signal.SIGINT)
-
-    def interrupt_twice() -> None:
-        with interrupts_noted():
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupt_twice()
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_other_threads_note_no_interrupts() -> None:
-    seen: list[list[bool]] = []
-
-    def work() -> None:
-        with interrupts_noted() as noted:
-            seen.append(noted)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [[]]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +193,7 @@ def test_progress_of_a_task_system_is_one_too() -> None:
 def test_a_line_that_is_still_needed_shows_no_summary() -> None:
     job: Any = ScriptedJob([], Counts(0, 0, 1, 0, 0))
     line = Recorder()
-    Watch(job, line, Printer(tagged=False), 0.0, goes_on=lambda job: True).wait()
+    Watch(job, line, Printer(tagged=False), StopButton(), 0.0, goes_on=lambda job: True).wait()
     assert line.said == []
 
 
