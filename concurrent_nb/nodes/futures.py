@@ -16,13 +16,16 @@ from typing import Any, Final, TypeVar
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.notes import Display, Note, Publication, Report, SystemCounts
+from concurrent_nb.shipping.notes import Display, Item, Note, Publication, Report, SystemCounts
 
 T = TypeVar("T")
 
 #: (job, indexes, None for all): asks the application's thread to cancel
 Canceller = Callable[[JobId, Sequence[int] | None], None]
 
+
+#: called with each exception of a task before its future has it
+Presenter = Callable[["TaskFuture", BaseException], None]
 
 #: guards whether a future has its condition yet
 _FURNISHING: Final = threading.RLock()  # reentrant, for signal handlers
@@ -108,8 +111,39 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self._canceller(self.job_id, (self.index,))
         return True
 
+    def note_running(self, slave: str, begins: bool = True) -> None:
+        """Note that the task runs, or, if it does not begin yet, that it will where it is. For the same thread."""
+        self.slave = slave
+        with self._condition:
+            if self._state == PENDING:
+                self._state = RUNNING
+        if begins and self.job is not None:
+            self.job.task_started(self.index)
+
+    def pieces(self, text: str, stream: int) -> Sequence[tuple[int, str]]:
+        """Say which task of its job has written what of `text`, by index. For the application's thread."""
+        return ((self.index, text),)
+
+    def take_notes(self, notes: Sequence[Note]) -> None:
+        """Note what the task has said. For the application's thread."""
+        if self.job is not None:
+            self.job.task_said(self.index, notes)
+
+    def answer(self, value: Any, error: BaseException | None, present: "Presenter | None") -> None:
+        """Set the result, or the exception, which `present` is shown before. For the application's thread."""
+        if error is not None and present is not None:
+            present(self, error)
+        self.end(value, error)
+
     def end_cancelled(self) -> None:
         """Take the cluster's word that the task was cancelled, running or not. For the application's thread."""
+        if not self._is_furnished and self._state == PENDING:
+            with _FURNISHING:
+                if not self._is_furnished:  # so nobody waits, and nobody else cancels it
+                    self._state = CANCELLED_AND_NOTIFIED
+                    if self.job is not None:
+                        self.job.task_ended(self)
+                    return
         with self._condition:
             if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED):
                 return
@@ -128,7 +162,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def end(self, value: Any, error: BaseException | None) -> bool:
         """Set the result or the exception; False if it was cancelled meanwhile. For the application's thread."""
-        if not self._is_furnished:
+        if not self._is_furnished and self._state == PENDING:
             with _FURNISHING:
                 if not self._is_furnished:  # so nobody waits, has cancelled it, or wants to be called
                     self._result, self._exception = value, error
@@ -339,7 +373,7 @@ class Job:
             if isinstance(note, Display):
                 if not self.prints:
                     self._output.append(Shown(index, note))
-            elif self.watched:
+            elif self.watched and not isinstance(note, Item):
                 self._notes.append(TaskNote(index, note))
 
     def task_ended(self, future: TaskFuture) -> None:
