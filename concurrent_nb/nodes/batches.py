@@ -31,6 +31,7 @@ from concurrent_nb.shipping.pickles import SMALL_ATOMS
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.wire.messages import Needs
 
+_OK: Final = Status.OK  # a name in a module is found faster than a member of an enumeration
 #: of the time that an item may run; after so much of it no other item of the batch is begun
 SHARE_OF_TIMEOUT: Final = 0.5
 
@@ -216,19 +217,27 @@ class Batches:
     def _end_each(
         self, batch: Batch, answers: list[Any], seconds: list[float], is_cut: bool, present: Presenter | None
     ) -> None:
-        items = batch.items
+        items, slave, worker, attempt = batch.items, batch.slave, batch.worker, batch.attempt
         last = items[len(answers) - 1] if answers else None
+        done: list[TaskFuture] = []
         for item, answer, took_s in zip(items, answers, seconds, strict=False):
-            status = Status(answer[0]) if type(answer) is tuple else Status.OK
-            if self._may_retry(item, status):
+            status, error = _OK, None
+            if type(answer) is tuple and self._may_retry(item, status := Status(answer[0])):
                 self._failures[item.index] = self._failures.get(item.index, 0) + 1
                 self._again.append([item])
                 continue
             if item is last and batch.status is Status.HIT:
                 status = Status.HIT
-            item.slave, item.worker = batch.slave, batch.worker  # which errors tell
-            value, error = (answer, None) if type(answer) in SMALL_ATOMS else open_item(item, answer)
-            self._end(item, batch, status, value, error, took_s, present)
+            item.status, item.slave, item.worker, item.elapsed_s = status, slave, worker, took_s
+            item.attempt = attempt + self._failures.get(item.index, 0) if self._failures else attempt
+            self._items[item.index] = None
+            if type(answer) not in SMALL_ATOMS:
+                answer, error = open_item(item, answer)
+                if error is not None and present is not None:
+                    present(item, error)
+            if item.set_end(answer, error):
+                done.append(item)
+        self.job.tasks_ended(done)  # at once: whoever waits for the job is woken once
         rest = items[len(answers) :]
         self._go_on_with(batch, rest, seconds[len(answers) :] if is_cut else [])
 
@@ -242,11 +251,11 @@ class Batches:
             # What was stopped was in the way, or is at fault.
             self._again.extend((rest[:1], rest[1:]) if stopped_s else (rest,))
             return
-        for item, took_s in itertools.zip_longest(rest, stopped_s[: len(rest)], fillvalue=0.0):
-            assert isinstance(item, TaskFuture)
-            if took_s:
-                item.slave, item.worker, item.attempt, item.elapsed_s = batch.slave, batch.worker, batch.attempt, took_s
-            self._cancel(item)
+        if stopped_s and rest:
+            first = rest[0]
+            first.slave, first.worker, first.attempt = batch.slave, batch.worker, batch.attempt
+            first.elapsed_s = stopped_s[0]
+        self._cancel(rest)
 
     def _may_retry(self, item: TaskFuture, status: Status) -> bool:
         return status in RETRIABLE and self._failures.get(item.index, 0) < self._retries and not self._is_over
@@ -266,11 +275,11 @@ class Batches:
         self._items[item.index] = None
         item.answer(value, error, present)
 
-    @staticmethod
-    def _cancel(item: TaskFuture) -> None:
-        if not item.done():
+    def _cancel(self, items: Sequence[TaskFuture]) -> None:
+        waited = [item for item in items if not item.done()]
+        for item in waited:
             item.status = Status.CANCELLED
-            item.end_cancelled()
+        self.job.tasks_ended([item for item in waited if item.set_cancelled()])
 
     def _ends_job(self, batch: Batch) -> bool:
         is_hit = batch.status is Status.HIT and self.record.until
@@ -284,8 +293,7 @@ class Batches:
 
     def _end_unsent(self) -> None:
         self._is_over = True
-        for item in self._take_unsent():
-            self._cancel(item)
+        self._cancel(self._take_unsent())
 
     def _take_unsent(self) -> list[TaskFuture]:
         unsent = [*itertools.chain.from_iterable(self._again), *self.job.futures[self._next :]]
