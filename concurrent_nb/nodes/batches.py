@@ -42,6 +42,7 @@ class Batch(TaskFuture):
     def __init__(self, batches: "Batches", index: int, items: Sequence[TaskFuture]) -> None:
         super().__init__(batches.record.id, index, batches.cancel, batches.job)
         self.items = items
+        self.heard = 0  #: of so many items, the first ones, it is known how they ended
         self.recalled = False  #: its end was asked for, because of an item that was cancelled
         self._batches = batches
         self._readers: dict[int, MarkReader] = {}  # by stream
@@ -54,8 +55,9 @@ class Batch(TaskFuture):
 
     def note_running(self, slave: str, begins: bool = True) -> None:
         """Note that the first item runs, and that no other can be cancelled by itself any more."""
-        for item in self.items:
-            item.note_running(slave, begins and item is self.items[0])
+        self.slave = slave
+        for item in self.items[self.heard :]:
+            item.note_running(slave, begins and item is self.items[self.heard])
 
     def pieces(self, text: str, stream: int) -> Sequence[tuple[int, str]]:
         """Say which item has written what."""
@@ -63,21 +65,24 @@ class Batch(TaskFuture):
             self._readers[stream] = MarkReader(self._batches.secret)
         return [(self._item_at(position).index, part) for position, part in self._readers[stream].feed(text)]
 
-    def take_notes(self, notes_: Sequence[notes.Note]) -> None:
-        """Note what the items have said."""
-        for note in notes_:
+    def take_notes(self, said: Sequence[notes.Note], attempt: int) -> None:
+        """Note what the items have said, and which have ended."""
+        for note in said:
             if isinstance(note, notes.Item):
                 self._position = note.position
+            elif isinstance(note, notes.Ended):
+                self.attempt, self.worker = attempt, note.worker
+                self._batches.told(self, note)
             else:
-                self._item_at(self._position).take_notes([note])
+                self._item_at(self._position).take_notes([note], attempt)
 
     def answer(self, value: Any, error: BaseException | None, present: Presenter | None) -> None:
         """Hand the answers to the items."""
-        self._batches.ended(self, value, error, present)
+        self.end(value, error)
 
     def end(self, value: Any, error: BaseException | None) -> bool:
         """End the items."""
-        self._batches.ended(self, value, error, None)
+        self._batches.ended(self, value, error)
         return True
 
     def end_cancelled(self) -> None:
@@ -181,72 +186,88 @@ class Batches:
         for item in self._take_unsent():
             item.end(None, error)
 
-    def ended(self, batch: Batch, value: Any, error: BaseException | None, present: Presenter | None) -> None:
+    def told(self, batch: Batch, note: notes.Ended) -> None:
+        """Give items of a batch that goes on their ends."""
+        answers, seconds = note.read()
+        self._end_some(batch, answers, seconds, note.position)
+        if batch.heard < len(batch.items):
+            batch.items[batch.heard].note_running(batch.slave)
+        if self._again:
+            self._courier.tell(self.cut)
+        self._stop_if_it_ends_the_job(batch)
+
+    def ended(self, batch: Batch, value: Any, error: BaseException | None) -> None:
         """Give the items of a batch their ends: `value` is what `shipping.batches` ran, of one item its own value."""
-        items = self._answered(batch)
-        if len(items) == 1:
-            self._end(items[0], batch, batch.status, value, error, batch.elapsed_s, present)
+        self._answered(batch)
+        items = batch.items[batch.heard :]
+        if len(batch.items) == 1:
+            self._end(items[0], batch, batch.status, value, error, batch.elapsed_s)
             self._measured(batch, 1)
         elif error is None:
             answers, seconds, is_cut = value
             self._measured(batch, len(answers))
-            self._end_each(batch, answers, seconds, is_cut, present)
+            self._end_some(batch, answers, seconds)
+            self._go_on_with(batch, seconds[len(answers) :] if is_cut else [])
         elif batch.status in AGAIN and not self._is_over:
             self._again.extend([item] for item in items)
         else:
             for item in items:
-                self._end(item, batch, batch.status, None, error, 0.0, present)
-        if not self._is_over and self._ends_job(batch):
-            self._stop()
+                self._end(item, batch, batch.status, None, error, 0.0)
+        self._stop_if_it_ends_the_job(batch)
 
     def cancelled(self, batch: Batch) -> None:
         """Take a batch back of which nothing runs: it was cancelled, or one of its items was."""
-        items = self._answered(batch)
+        self._answered(batch)
         if not batch.recalled:
             self._end_unsent()
-        self._go_on_with(batch, items, [])
+        self._go_on_with(batch, [])
 
-    def _answered(self, batch: Batch) -> Sequence[TaskFuture]:
-        """Note that nothing more will come of a batch; give its items."""
+    def _answered(self, batch: Batch) -> None:
+        """Note that nothing more will come of a batch."""
         self._unanswered -= 1
         for item in batch.items:
-            self._carried.pop(item.index, None)
+            if self._carried.get(item.index) is batch:
+                del self._carried[item.index]
         self._courier.tell(self.cut)  # not at once: more batches may have ended
-        return batch.items
 
-    def _end_each(
-        self, batch: Batch, answers: list[Any], seconds: list[float], is_cut: bool, present: Presenter | None
-    ) -> None:
-        items, slave, worker, attempt = batch.items, batch.slave, batch.worker, batch.attempt
-        last = items[len(answers) - 1] if answers else None
+    def _end_some(self, batch: Batch, answers: list[Any], seconds: list[float], at: int = 0) -> None:
+        """Give items their ends, from the one at this position on, unless they have them.
+
+        They may: a batch that runs again, because its worker has died, begins at its beginning.
+        """
+        known = batch.heard - at
+        if known < 0 or known >= len(answers):
+            return
+        batch.heard = at + len(answers)
+        items, slave, worker, attempt = batch.items[at:], batch.slave, batch.worker, batch.attempt
+        last = len(answers) - 1 if batch.status is Status.HIT else -1
         done: list[TaskFuture] = []
-        for item, answer, took_s in zip(items, answers, seconds, strict=False):
+        for number in range(known, len(answers)):
+            item, answer = items[number], answers[number]
             status, error = _OK, None
             if type(answer) is tuple and self._may_retry(item, status := Status(answer[0])):
                 self._failures[item.index] = self._failures.get(item.index, 0) + 1
                 self._again.append([item])
                 continue
-            if item is last and batch.status is Status.HIT:
-                status = Status.HIT
-            item.status, item.slave, item.worker, item.elapsed_s = status, slave, worker, took_s
+            item.status = Status.HIT if number == last else status
+            item.slave, item.worker, item.elapsed_s = slave, worker, seconds[number]
             item.attempt = attempt + self._failures.get(item.index, 0) if self._failures else attempt
             self._items[item.index] = None
             if type(answer) not in SMALL_ATOMS:
                 answer, error = open_item(item, answer)
-                if error is not None and present is not None:
-                    present(item, error)
+                if error is not None and self._courier.present is not None:
+                    self._courier.present(item, error)
             if item.set_end(answer, error):
                 done.append(item)
         self.job.tasks_ended(done)  # at once: whoever waits for the job is woken once
-        rest = items[len(answers) :]
-        self._go_on_with(batch, rest, seconds[len(answers) :] if is_cut else [])
 
-    def _go_on_with(self, batch: Batch, rest: Sequence[TaskFuture], stopped_s: Sequence[float]) -> None:
-        """Send items again, or end them if the job is over.
+    def _go_on_with(self, batch: Batch, stopped_s: Sequence[float]) -> None:
+        """Send what has not ended again, or end it if the job is over.
 
         Args:
-            stopped_s: seconds for which the first of them ran, if that was stopped.
+            stopped_s: seconds for which the first of that ran, if it was stopped.
         """
+        rest = batch.items[batch.heard :]
         if not self._is_over:
             # What was stopped was in the way, or is at fault.
             self._again.extend((rest[:1], rest[1:]) if stopped_s else (rest,))
@@ -268,12 +289,11 @@ class Batches:
         value: Any,
         error: BaseException | None,
         took_s: float,
-        present: Presenter | None,
     ) -> None:
         item.status, item.slave, item.worker, item.elapsed_s = status, batch.slave, batch.worker, took_s
         item.attempt = batch.attempt + self._failures.get(item.index, 0)
         self._items[item.index] = None
-        item.answer(value, error, present)
+        item.answer(value, error, self._courier.present)
 
     def _cancel(self, items: Sequence[TaskFuture]) -> None:
         waited = [item for item in items if not item.done()]
@@ -281,9 +301,10 @@ class Batches:
             item.status = Status.CANCELLED
         self.job.tasks_ended([item for item in waited if item.set_cancelled()])
 
-    def _ends_job(self, batch: Batch) -> bool:
+    def _stop_if_it_ends_the_job(self, batch: Batch) -> None:
         is_hit = batch.status is Status.HIT and self.record.until
-        return is_hit or (self._stop_on_error and self.job.first_error is not None)
+        if not self._is_over and (is_hit or (self._stop_on_error and self.job.first_error is not None)):
+            self._stop()
 
     def _stop(self) -> None:
         """End the job: cancel what was sent, and what was not."""

@@ -377,7 +377,7 @@ class Courier:
             log.warning("task %s: %s", future.task, error)
             del self._note_readers[key]
             return
-        future.take_notes(notes)
+        future.take_notes(notes, wrote.attempt)
         if future.job is not None and not future.job.prints:
             return
         for note in notes:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.notes import Display, Item, Note, Publication, Report, SystemCounts
+from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SystemCounts
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         """Say which task of its job has written what of `text`, by index. For the application's thread."""
         return ((self.index, text),)
 
-    def take_notes(self, notes: Sequence[Note]) -> None:
+    def take_notes(self, notes: Sequence[Note], attempt: int) -> None:
         """Note what the task has said. For the application's thread."""
         if self.job is not None:
             self.job.task_said(self.index, notes)
@@ -387,7 +387,7 @@ class Job:
             if isinstance(note, Display):
                 if not self.prints:
                     self._output.append(Shown(index, note))
-            elif self.watched and not isinstance(note, Item):
+            elif self.watched and not isinstance(note, (Item, Ended)):
                 self._notes.append(TaskNote(index, note))
 
     def tasks_ended(self, futures: Sequence[TaskFuture]) -> None:

@@ -3,12 +3,15 @@
     worker:       run(function, calls, terms) --> (answers, seconds, is_cut)
                   what items print   "a line" --> mark of the item, "a line"
                   what they say      note     --> notes.Item, note
+                  a slow batch       how items have ended --> notes.Ended, before the batch has
     application:  MarkReader.feed(text)       --> (position of the item, text)
 
 An item is known by its position in the batch. Prints are marked where Python's own streams are written to; what C code
 or another process writes belongs to the item of the last mark before it, or to the first item.
 """
 
+import os
+import pickle
 import re
 import sys
 import time
@@ -22,6 +25,10 @@ from concurrent_nb.shipping.chunks import Call, Terms
 
 #: encloses a mark. No text that is meant to be read has this character
 _EDGE: Final = "\x1e"
+
+#: how items have ended is told while the batch goes on, so often, in seconds; and so much of it at once
+TELL_S: Final = 0.2
+TOLD_BYTES_MAX: Final = 64 * 1024
 
 #: an answer for each item that has ended, as `chunks` has them; the seconds that each item took, also one that was
 #: stopped; whether one was stopped, which has no answer
@@ -57,10 +64,11 @@ class _Batch:
         self._answers: list[Any] = []
         self._seconds: list[float] = []
         self._streams: tuple[MarkedStream, ...] = ()
+        self._told = 0  # of so many it was told how they have ended
         self.has_hit = False
 
     def run(self, calls: Iterable[Call] | tuple[int, list[Any]]) -> Ran:
-        self._began = self._last = self._clock()
+        self._began = self._last = self._told_at = self._clock()
         is_cut = False
         try:
             chunks.run(self._call, calls, self._answers, self._goes_on)
@@ -87,11 +95,26 @@ class _Batch:
         for stream in self._streams:
             stream.end_item()
         terms = self._terms
-        return not (
+        if (
             self.has_hit
             or (terms.stop_on_error and type(self._answers[-1]) is tuple)
             or (terms.most_s is not None and now - self._began >= terms.most_s)
-        )
+        ):
+            return False
+        if now - self._told_at >= TELL_S:
+            self._told_at = now
+            self._tell()
+        return True
+
+    def _tell(self) -> None:
+        """Tell how items have ended, unless that is much, and so takes the way of all results."""
+        fresh = self._answers[self._told :]
+        if list in set(map(type, fresh)):
+            return
+        body = pickle.dumps((fresh, self._seconds[self._told :]), 5)
+        if len(body) <= TOLD_BYTES_MAX:
+            notes.SINK.put_progress(notes.Ended(self._told, os.getpid(), body))
+            self._told = len(self._answers)
 
     def position(self) -> int:
         """Give the position of the item that runs."""

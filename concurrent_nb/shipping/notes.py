@@ -80,6 +80,19 @@ class Item(msgspec.Struct, tag="item", frozen=True):
     position: int
 
 
+class Ended(msgspec.Struct, tag="ended", frozen=True):
+    """How items of a batch that goes on have ended."""
+
+    position: int  #: of the first of them
+    worker: int  #: pid
+    body: bytes
+
+    def read(self) -> tuple[list[Any], list[float]]:
+        """Give their answers, as `chunks` has them, and the seconds that they took. What is the user's stays packed."""
+        answers, seconds = pickles.loads(self.body)
+        return answers, seconds
+
+
 class _Published(msgspec.Struct, tag="published", frozen=True):
     body: bytes
     buffers: list[bytes]
@@ -98,10 +111,10 @@ class Publication:
         return pickles.loads_home(body, [bytearray(buffer) for buffer in buffers])
 
 
-Note = Report | Display | Publication | SystemCounts | Item
+Note = Report | Display | Publication | SystemCounts | Item | Ended
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | Item | _Published).decode
+_decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | Item | Ended | _Published).decode
 
 
 class Sink:
@@ -148,8 +161,8 @@ class Sink:
         self._held = None
         self._put(record)
 
-    def put_counts(self, note: SystemCounts) -> None:
-        """Send how far a system is. It does not count for the limit: its host keeps to a pace, for days if need be."""
+    def put_progress(self, note: SystemCounts | Ended) -> None:
+        """Send how far a system or a batch is. Not counted for the limit: both keep to a pace, for days if need be."""
         if self._send is not None:
             self._send(_record(note))
 
@@ -318,7 +331,7 @@ def _png_of(figure: Any) -> bytes:
 # ------------------------------------------------------------------------------------------------ the stream
 
 
-def _record(note: Report | Display | SystemCounts | Item | _Published) -> bytes:
+def _record(note: Report | Display | SystemCounts | Item | Ended | _Published) -> bytes:
     encoded = _encode(note)
     return _LENGTH.pack(len(encoded)) + encoded
 

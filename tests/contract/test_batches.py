@@ -169,6 +169,26 @@ def _mark_and_stay(folder: Path, n: int) -> None:
         time.sleep(1000)
 
 
+def test_items_end_while_their_batch_goes_on(app: ApplicationNode, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def slow(n: int) -> int:
+        if n == 3:
+            work.wait_for(go)
+        time.sleep(0.15)
+        return n
+
+    job = app.start_job(slow, [(n,) for n in range(6)], batch=6)
+    eventually(lambda: job.counts().done >= 2, "the first items have ended")
+    assert job.counts().running == 1
+    assert not job.futures[3].done()
+    first = job.futures[0]
+    assert (first.result(0), first.attempt, bool(first.slave), first.worker > 0) == (0, 1, True, True)
+    go.touch()
+    assert job.results(PATIENCE_S) == [0, 1, 2, 3, 4, 5]
+    assert len(job.ended) == 6
+
+
 def test_single_items_that_wait_can_be_cancelled(app: ApplicationNode, tmp_path: Path) -> None:
     go = tmp_path / "go"
     calls = [(tmp_path / str(n), go) for n in range(40)]

@@ -1,5 +1,6 @@
 """What becomes of a batch's items when its answer comes, in whatever way it ended. No cluster, no thread."""
 
+import pickle
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -39,6 +40,7 @@ class Carrying:
         self.sent: list[Entry[TaskFuture]] = []
         self.cancelled: list[Sequence[int] | None] = []
         self.is_closed = False
+        self.present = None
         self._told: deque[Callable[[], None]] = deque()
 
     def open_source(self, source: Source) -> None:
@@ -287,6 +289,47 @@ def test_an_application_that_leaves_and_cancels_sends_nothing_more() -> None:
     assert bench.job.counts() == Counts(0, 0, len(sent), 0, 4 - len(sent))
 
 
+def tell(batch: Batch, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
+    """Tell of items of a batch that goes on."""
+    batch.slave = "one"
+    body = pickle.dumps((list(answers), [0.2] * len(answers)))
+    batch.take_notes([notes.Ended(position, 7, body)], attempt)
+
+
+def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
+    bench = Bench(6, 6, retries=1)
+    (batch,) = bench.turn()
+    tell(batch, 0, [0, failure()])
+    tell(batch, 2, [2])
+    assert bench.ended() == [0, 2]
+    assert bench.job.counts() == Counts(3, 1, 2, 0, 0)
+    (again,) = sent = bench.turn()
+    assert items_of(sent) == [[1]]
+    tell(batch, 0, [0, 1, 2, 3], attempt=2)  # its worker has died, and it runs again
+    assert bench.ended() == [0, 2, 3]
+    tell(batch, 5, [5], attempt=2)  # what was between has been lost
+    answer(batch)
+    answer(again)
+    bench.turn()
+    assert bench.job.results(0) == [0, 1, 2, 3, 4, 5]
+    assert [future.attempt for future in bench.job.futures] == [1, 2, 1, 2, 1, 1]
+    assert bench.ended() == [0, 2, 3, 4, 5, 1]
+
+
+def test_what_was_told_is_not_run_again() -> None:
+    for status in (Status.TIMEOUT, Status.CANCELLED):
+        bench = Bench(4, 4)
+        (batch,) = bench.turn()
+        tell(batch, 0, [0, 1])
+        if status is Status.TIMEOUT:
+            fail(batch, status, TaskTimeout("too long"))
+            assert items_of(bench.turn()) == [[2], [3]]
+        else:
+            batch.end_cancelled()
+            assert bench.turn() == []
+            assert bench.job.counts() == Counts(0, 0, 2, 0, 2)
+
+
 def test_short_items_are_sent_in_larger_and_larger_batches() -> None:
     bench = Bench(1000, AdaptiveSize(1))
     sizes, sent = [], bench.turn()
@@ -307,6 +350,6 @@ def test_prints_and_notes_come_from_the_item_that_has_written_them() -> None:
     assert batch.pieces(f"zero{batches.mark(secret, 2)}two", 1) == [(3, "zero"), (5, "two")]
     assert batch.pieces("two", 2) == [(3, "two")]  # each stream by itself
     assert batch.pieces(f"{batches.mark(secret, 99)}late", 1) == [(5, "late")]
-    batch.take_notes([notes.Item(1), notes.Report(0.5, "half"), notes.Display({"text/plain": "x"})])
+    batch.take_notes([notes.Item(1), notes.Report(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
     assert [note.index for note in bench.job.take_notes()] == [4]
     assert [shown.index for shown in bench.job.take_output()] == [4]

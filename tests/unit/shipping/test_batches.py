@@ -87,6 +87,21 @@ def test_an_interrupt_loses_no_answer_and_says_how_long_the_stopped_one_ran() ->
     assert (answers, seconds, is_cut) == ([0, 1], [1.0, 1.0, 1.0], True)
 
 
+def test_a_slow_batch_tells_how_items_have_ended() -> None:
+    data = bytearray()
+
+    def give(n: int) -> object:
+        return {2: b"x" * batches.TOLD_BYTES_MAX}.get(n, n)
+
+    notes.SINK.open(data.extend)
+    try:
+        ran(give, 5)  # each takes a second
+    finally:
+        notes.SINK.close()
+    told = [note for note in notes.Reader().feed(bytes(data)) if isinstance(note, notes.Ended)]
+    assert [(note.position, note.read()) for note in told] == [(0, ([0], [1.0])), (1, ([1], [1.0]))]
+
+
 @contextmanager
 def standard_streams() -> Iterator[tuple[io.StringIO, io.StringIO]]:
     """Put others in the place of the standard streams."""
@@ -146,7 +161,7 @@ def test_notes_say_whose_they_are() -> None:
         ran(say, 2)
     finally:
         notes.SINK.close()
-    told = notes.Reader().feed(bytes(data))
+    told = [note for note in notes.Reader().feed(bytes(data)) if not isinstance(note, notes.Ended)]
     assert len(told) % 2 == 0
     of = [note.position for note in told[::2] if isinstance(note, notes.Item)]
     assert [of[at // 2] for at, note in enumerate(told) if isinstance(note, notes.Publication)] == [0, 1]
