@@ -45,7 +45,7 @@ class Batch(TaskFuture):
         self.heard = 0  #: of so many items, the first ones, it is known how they ended
         self.recalled = False  #: its end was asked for, because of an item that was cancelled
         self._batches = batches
-        self._readers: dict[int, MarkReader] = {}  # by stream
+        self._readers: dict[tuple[int, int], MarkReader] = {}  # by attempt and stream
         self._position = 0  # of the item whose notes come
 
     def cancel(self) -> bool:
@@ -59,11 +59,12 @@ class Batch(TaskFuture):
         for item in self.items[self.heard :]:
             item.note_running(slave, begins and item is self.items[self.heard])
 
-    def pieces(self, text: str, stream: int) -> Sequence[tuple[int, str]]:
+    def pieces(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
         """Say which item has written what."""
-        if stream not in self._readers:
-            self._readers[stream] = MarkReader(self._batches.secret)
-        return [(self._item_at(position).index, part) for position, part in self._readers[stream].feed(text)]
+        reader = self._readers.get((attempt, stream))
+        if reader is None:
+            reader = self._readers[attempt, stream] = MarkReader(self._batches.secret)
+        return [(self._item_at(position).index, part) for position, part in reader.feed(text)]
 
     def take_notes(self, said: Sequence[notes.Note], attempt: int) -> None:
         """Note what the items have said, and which have ended."""

@@ -353,7 +353,7 @@ class Courier:
         decoder = self._decoders.get(key)
         if decoder is None:  # a character may be cut between two pieces
             decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
-        for index, text in future.pieces(decoder.decode(wrote.data), wrote.stream):
+        for index, text in future.pieces(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
             if future.job is not None and not future.job.prints:
                 future.job.task_wrote(OutputPiece(index, wrote.stream, text))
             else:

@@ -129,7 +129,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         if begins and self.job is not None:
             self.job.task_started(self.index)
 
-    def pieces(self, text: str, stream: int) -> Sequence[tuple[int, str]]:
+    def pieces(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
         """Say which task of its job has written what of `text`, by index. For the application's thread."""
         return ((self.index, text),)
 

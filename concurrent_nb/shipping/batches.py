@@ -6,8 +6,9 @@
                   a slow batch       how items have ended --> notes.Ended, before the batch has
     application:  MarkReader.feed(text)       --> (position of the item, text)
 
-An item is known by its position in the batch. Prints are marked where Python's own streams are written to; what C code
-or another process writes belongs to the item of the last mark before it, or to the first item.
+An item is known by its position in the batch. Prints are marked where Python's own streams are written to, and so is
+the item after one that has printed; what C code or another process writes bears the last mark before it, or is the
+first item's.
 """
 
 import os
@@ -93,7 +94,7 @@ class _Batch:
         self._seconds.append(now - self._last)
         self._last = now
         for stream in self._streams:
-            stream.end_item()
+            stream.next_item()
         terms = self._terms
         if (
             self.has_hit
@@ -150,10 +151,9 @@ class MarkedStream:
 
     def write(self, text: str) -> int:
         """Write text, behind a mark if it is another item's than what was written before."""
-        if self._position is not None and (position := self._position()) != self._marked and text:
-            self._marked = position
-            self._stream.write(mark(self._secret, position))
-        self._wrote = True
+        if text:
+            self._mark()
+            self._wrote = True
         return self._stream.write(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -161,17 +161,23 @@ class MarkedStream:
         for line in lines:
             self.write(line)
 
-    def end_item(self) -> None:
-        """Let what the item has written come out before what others write past this stream."""
+    def next_item(self) -> None:
+        """If an item has written something, let it come out, and mark the next: it may write past this stream."""
         if self._wrote:
             self._wrote = False
             with suppress(OSError, ValueError):  # the item has closed it
+                self._mark()
                 self._stream.flush()
 
     def let_go(self) -> TextIO:
         """Write no more marks, whoever has kept this; give the stream that it stands for."""
         self._position = None
         return self._stream
+
+    def _mark(self) -> None:
+        if self._position is not None and (position := self._position()) != self._marked:
+            self._marked = position
+            self._stream.write(mark(self._secret, position))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

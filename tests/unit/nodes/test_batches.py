@@ -347,9 +347,10 @@ def test_prints_and_notes_come_from_the_item_that_has_written_them() -> None:
     bench = Bench(6, 3)
     _, batch = bench.turn()
     secret = bench.batches.secret
-    assert batch.pieces(f"zero{batches.mark(secret, 2)}two", 1) == [(3, "zero"), (5, "two")]
-    assert batch.pieces("two", 2) == [(3, "two")]  # each stream by itself
-    assert batch.pieces(f"{batches.mark(secret, 99)}late", 1) == [(5, "late")]
+    assert batch.pieces(f"zero{batches.mark(secret, 2)}two", 1, 1) == [(3, "zero"), (5, "two")]
+    assert batch.pieces("three", 2, 1) == [(3, "three")]  # each stream by itself
+    assert batch.pieces(f"{batches.mark(secret, 99)}late", 1, 1) == [(5, "late")]
+    assert batch.pieces("again", 1, 2) == [(3, "again")]  # each attempt by itself
     batch.take_notes([notes.Item(1), notes.Report(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
     assert [note.index for note in bench.job.take_notes()] == [4]
     assert [shown.index for shown in bench.job.take_output()] == [4]

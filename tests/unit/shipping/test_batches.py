@@ -132,7 +132,19 @@ def test_what_items_print_is_theirs() -> None:
     assert MarkReader(SECRET).feed(err.getvalue()) == [(3, "err 3")]
     print("later", file=kept[0])  # by whoever has kept the stream
     assert out.getvalue().endswith("later\n")
-    assert out.getvalue().count(SECRET) == 2
+    assert out.getvalue().count(SECRET) == 3
+
+
+def test_what_is_written_past_the_stream_is_the_next_item_s_after_one_that_has_printed() -> None:
+    def talk(n: int) -> None:
+        out.write(f"past {n}\n")
+        if n != 1:
+            sys.stdout.write(f"own {n}\n")
+
+    with standard_streams() as (out, _):
+        ran(talk, 3)
+    told = [(0, "past 0\nown 0\n"), (1, "past 1\npast 2\n"), (2, "own 2\n")]
+    assert MarkReader(SECRET).feed(out.getvalue()) == told
 
 
 def test_a_stream_of_the_item_s_own_is_left_to_who_cleans_up() -> None:
