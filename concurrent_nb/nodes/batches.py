@@ -10,6 +10,7 @@ may any task whose worker dies.
 """
 
 import itertools
+import logging
 import math
 import os
 from collections import deque
@@ -30,6 +31,8 @@ from concurrent_nb.shipping.chunks import Terms
 from concurrent_nb.shipping.pickles import SMALL_ATOMS
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.wire.messages import Needs
+
+log = logging.getLogger(__name__)
 
 _OK: Final = Status.OK  # a name in a module is found faster than a member of an enumeration
 #: of the time that an item may run; after so much of it no other item of the batch is begun
@@ -189,7 +192,11 @@ class Batches:
 
     def told(self, batch: Batch, note: notes.Ended) -> None:
         """Give items of a batch that goes on their ends."""
-        answers, seconds = note.read()
+        try:
+            answers, seconds = note.read()
+        except Exception as error:  # noqa: BLE001  (a task may have damaged what its worker says; the end has it all)
+            log.warning("task %s told what cannot be read: %s", batch.task, error)
+            return
         self._end_some(batch, answers, seconds, note.position)
         if batch.heard < len(batch.items):
             batch.items[batch.heard].note_running(batch.slave)

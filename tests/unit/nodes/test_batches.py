@@ -316,6 +316,15 @@ def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
     assert bench.ended() == [0, 2, 3, 4, 5, 1]
 
 
+def test_what_a_batch_tells_and_nobody_understands_is_left_out() -> None:
+    bench = Bench(3, 3)
+    (batch,) = bench.turn()
+    batch.take_notes([notes.Ended(0, 7, b"nonsense")], 1)
+    answer(batch)
+    bench.turn()
+    assert bench.job.results(0) == [0, 1, 2]
+
+
 def test_what_was_told_is_not_run_again() -> None:
     for status in (Status.TIMEOUT, Status.CANCELLED):
         bench = Bench(4, 4)
