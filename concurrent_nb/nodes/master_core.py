@@ -18,7 +18,7 @@ import msgspec
 from concurrent_nb.errors import ConfigurationError, ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.nodes.kernel_desk import KernelDesk
-from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories, Shelf
+from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories, Shelf, object_id, objects_of
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
@@ -27,6 +27,7 @@ from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.tasks.task import ObjectSize
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import (
     Buffer,
@@ -52,6 +53,29 @@ IDLE_BYTES: Final = 64 * 1024 * 1024
 Outgoing = tuple[SessionId, list[Buffer]]
 
 
+class _Holder:
+    """Says which objects have travelled to a slave.
+
+    Args:
+        slave: which one.
+        happened: hears of it.
+    """
+
+    def __init__(self, slave: SessionId, happened: Callable[[e.Event], None]) -> None:
+        self._slave = slave
+        self._happened = happened
+        self.fetched_bytes = 0
+
+    def got(self, slice_: m.Slice) -> None:
+        """Say that it has one more."""
+        self.fetched_bytes += slice_.size
+        self._happened(e.ObjectsHeld(self._slave, [object_id(slice_.segment, slice_.offset, slice_.serial)]))
+
+    def forgot(self, objects: Sequence[bytes]) -> None:
+        """Say that it has these no longer."""
+        self._happened(e.ObjectsDropped(self._slave, objects))
+
+
 @dataclass(eq=False, slots=True)
 class Peer:
     """A registered node."""
@@ -63,6 +87,7 @@ class Peer:
     session: Session
     introductions: Introductions
     contents: Contents  #: what it has told once, if it cannot share memory with us
+    holder: _Holder | None = None  #: what a slave was told once, if it cannot
     segments: set[bytes] = field(default_factory=set)  #: shared memory that it has introduced
     holds: dict[m.Slice, SessionId] = field(default_factory=dict)  #: results that it looks at, by the slave's session
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
@@ -168,9 +193,12 @@ class MasterCore:
         taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
         session = Session(self.epoch, "from_slave")
-        introductions = Introductions(session, self._memories)
+        holder = _Holder(session_id, lambda event: self._events.append(event))
+        introductions = Introductions(session, self._memories, holder=holder)
         contents = Contents(None)
-        peer = Peer(session_id, "slave", key, name, session, introductions, contents, slots=slots, credit=credit)
+        peer = Peer(
+            session_id, "slave", key, name, session, introductions, contents, holder, slots=slots, credit=credit
+        )
         self._add(peer, now)
         return name
 
@@ -251,7 +279,8 @@ class MasterCore:
                 peer.heard = True
                 peer.introductions.share(any(type(item.message) is m.ShareMemory for item in items))
                 if peer.role == "slave":
-                    self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit))
+                    shares = peer.introductions.shares
+                    self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
                     self._decide(now)
             acknowledged = cast("list[e.OutcomesAcknowledged]", peer.session.take_acked())
             if self._kept and acknowledged:
@@ -307,6 +336,8 @@ class MasterCore:
             self._refuse(peer, message, f"function {message.function.hex()[:8]} was never sent")
             return
         tasks, buffers = message.tasks, item.buffers
+        captured = function.message.sizes
+        objects: Sequence[tuple[ObjectSize, ...]] = [objects_of(captured)] * len(tasks) if captured else ()
         if any(task.sizes for task in tasks):
             parts = [
                 peer.contents.translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)
@@ -315,6 +346,7 @@ class MasterCore:
                 self._refuse(peer, message, "its arguments lie in shared memory that the master cannot open")
                 return
             buffers = [own for _, own in parts]
+            objects = [objects_of((*captured, *sizes)) for sizes, _ in parts]
             tasks = [
                 task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
                 for task, (sizes, _) in zip(tasks, parts, strict=True)
@@ -331,7 +363,8 @@ class MasterCore:
                 buffers,
                 message.timeout_s,
                 message.retries,
-                needs=message.needs,
+                objects,
+                message.needs,
             )
         )
 
@@ -655,7 +688,14 @@ class MasterCore:
         return {
             "epoch": self.epoch,
             "slaves": [
-                {"name": peer.name, "slots": peer.slots, "done": peer.done, **self._load_of(peer)} for peer in slaves
+                {
+                    "name": peer.name,
+                    "slots": peer.slots,
+                    "done": peer.done,
+                    "fetched_bytes": 0 if peer.holder is None else peer.holder.fetched_bytes,
+                    **self._load_of(peer),
+                }
+                for peer in slaves
             ],
             "clients": [
                 {"name": peer.name, "done": peer.done} for peer in self.peers.values() if peer.role == "client"
