@@ -27,23 +27,24 @@ from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.courier import Courier, Presenter
 from concurrent_nb.nodes.desk import Desk
 from concurrent_nb.nodes.futures import Job, TaskFuture
-from concurrent_nb.nodes.laying import lay_down
+from concurrent_nb.nodes.laying import Arguments, TaskLoader, lay_down, lay_down_call
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.maps import Map
 from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
-from concurrent_nb.objects.store import Lease, Store
+from concurrent_nb.objects.store import Store
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
 from concurrent_nb.shipping.pickles import Shared
-from concurrent_nb.shipping.pushed import call_of
+from concurrent_nb.shipping.references import is_importable
+from concurrent_nb.shipping.task_objects import travelling
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, Buffers, length, pack_body
-from concurrent_nb.wire.messages import STRATEGIES, Needs, Sizes, Slice, StrategyName
+from concurrent_nb.wire.codec import Buffer, length, pack_body
+from concurrent_nb.wire.messages import STRATEGIES, Needs, Slice, StrategyName
 
 if TYPE_CHECKING:
     from concurrent_nb.nodes.system_run import SystemRun
@@ -85,6 +86,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._store = Store()
         self._functions = Functions(lay_down=partial(lay_down, self._store))
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
+        self._loader = TaskLoader(self._store)  # of single tasks whose class cannot change
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_asked_s = -math.inf
@@ -139,8 +141,15 @@ class ApplicationNode(concurrent.futures.Executor):
         future = TaskFuture(job.id, index, self._canceller)
         introduce(task, future, self.name)
         future.add_done_callback(lambda ended: self._desk.call(tell, task, ended, self._heard))
-        _, function, args = call_of(task)
-        self._send(job, future, function, args, {})
+        # A class that travels by value may have changed since its last task was pushed.
+        loader = self._loader if is_importable(type(task)) else TaskLoader(self._store)
+        try:
+            function, (body, sizes, buffers, lease) = loader.load(task)
+        except NotPicklable as error:
+            self._courier.check_open()
+            future.end(None, error)
+        else:
+            self._courier.post((Entry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),))
         return future
 
     def push_tasks(
@@ -168,7 +177,8 @@ class ApplicationNode(concurrent.futures.Executor):
         record = OpenJob[TaskFuture](new_job_id(), _label(name or "tasks"), False, bool(stop_on_error))
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         ahead = None if isinstance(tasks, Sequence) else AHEAD
-        Push(self, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
+        loader = TaskLoader(self._store)
+        Push(self.name, loader, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
         return job
 
     def call_back(self, receiver: object | None) -> None:
@@ -354,7 +364,6 @@ class ApplicationNode(concurrent.futures.Executor):
         # Here, because it takes a while and most applications push none.
         from concurrent_nb.nodes.system_host import access, run_system
         from concurrent_nb.nodes.system_run import SystemRun
-        from concurrent_nb.shipping.task_objects import travelling
 
         if not isinstance(system, ITaskSystem):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
@@ -412,19 +421,10 @@ class ApplicationNode(concurrent.futures.Executor):
                 self._shipped = (pickled, shipment)
         return shipment
 
-    def pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        """Pickle the arguments of a call; give body, sizes and buffers, and what keeps those in shared memory.
-
-        Raises NotPicklable.
-        """
+    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """Pickle the arguments of a call. Raises NotPicklable."""
         try:
-            body, buffers = pickles.dumps_call(args, kwargs)
-            if not buffers and len(body) <= INLINE_BYTES:
-                return body, (), (), None
-            body, laid, lease = lay_down(self._store, body, buffers)
-            return *pack_body(body, laid), lease
+            return lay_down_call(self._store, *pickles.dumps_call(args, kwargs))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
             raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error

@@ -85,7 +85,7 @@ def test_a_task_that_fails_is_told_its_error(app: ApplicationNode) -> None:
     with pytest.raises(ValueError, match="-1") as caught:
         app.push_task(task).result(PATIENCE_S)
     assert "in __call__" in str(caught.value.__cause__)
-    assert "pushed.py" not in str(caught.value.__cause__)
+    assert "task_objects.py" not in str(caught.value.__cause__)
     app.shutdown()
     assert [(result, error) for result, error, _ in task.heard] == [(None, caught.value)]
 
