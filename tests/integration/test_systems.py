@@ -111,6 +111,10 @@ def test_with_one_worker_the_host_takes_no_slot(tmp_path: Path) -> None:
         assert [run.result(PATIENCE_S) for run in runs] == [sum_of_squares(50)] * 3
 
 
+def test_hosts_import_what_they_run_in_once_for_all(cluster: Cluster) -> None:
+    assert cluster.application().push_tasksystem(systems.Shares(0)).result(PATIENCE_S)
+
+
 # -------------------------------------------------------------------------------------------------------- bad ends
 
 
