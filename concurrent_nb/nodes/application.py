@@ -47,7 +47,7 @@ from concurrent_nb.wire.codec import Buffer, length, pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs, Slice, StrategyName
 
 if TYPE_CHECKING:
-    from concurrent_nb.nodes.system_run import SystemRun
+    from concurrent_nb.nodes.system_run import CellRun, SystemRun
 
 log = logging.getLogger(__name__)
 
@@ -337,6 +337,52 @@ class ApplicationNode(concurrent.futures.Executor):
         self._begin(job, record, function, calls, needs, timeout_s, retries)
         return job
 
+    def start_cell(
+        self,
+        function: Callable[[], Any],
+        *,
+        name: str = "",
+        timeout_s: float | None = None,
+        retries: int = 0,
+        watched: bool = False,
+        prints: bool = False,
+        strategy: str | None = None,
+        needs: Needs | None = None,
+    ) -> "CellRun":
+        """Run `function()` as a job; if it returns a task system, run that as part of the job, whose result it gives.
+
+        Args:
+            timeout_s: seconds that the function may take, and the system.
+            retries, watched, prints, strategy, needs: as of `start_job`; for the function.
+
+        A system that is returned after `shutdown` is not run, its job ends with RuntimeError. Raises as `start_job`.
+        """
+        from concurrent_nb.nodes.system_run import CellRun
+
+        timeout_s, retries = _limits(timeout_s, retries)
+        name = _label(name)
+        record = OpenJob[TaskFuture](new_job_id(), name, strategy=_strategy(strategy))
+
+        def go_on(run: CellRun, system: ITaskSystem) -> None:
+            self._desk.call(self._go_on, run, system, timeout_s)  # pickling a system runs its owner's code
+
+        run = CellRun(record.id, name, self._canceller, watched, prints, go_on)
+        self._begin(run, record, function, [()], needs, timeout_s, retries)
+        return run
+
+    def _go_on(self, run: "CellRun", system: ITaskSystem, timeout_s: float | None) -> None:
+        """Push the system that the task of a job has returned."""
+        (future,) = run.futures
+        if run.was_cancelled():
+            future.end_cancelled()
+            return
+        try:
+            self._begin_system(run, OpenJob[TaskFuture](new_job_id(), run.name), system, timeout_s)
+        except Exception as error:  # noqa: BLE001  (whoever waits for the job is told)
+            future.end(None, error)
+        if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
+            self._courier.cancel(run.id, None)
+
     def push_tasksystem(
         self,
         system: ITaskSystem,
@@ -361,8 +407,6 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
         the cluster's connection file lets no client in.
         """
-        # Here, because it takes a while and most applications push none.
-        from concurrent_nb.nodes.system_host import access, run_system
         from concurrent_nb.nodes.system_run import SystemRun
 
         if not isinstance(system, ITaskSystem):
@@ -370,11 +414,21 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout_s, _ = _limits(timeout_s, 0)
         name = _label(name or type(system).__name__)
         record = OpenJob[TaskFuture](new_job_id(), name)
+        run = SystemRun(record.id, name, self._canceller, watched, prints)
+        self._begin_system(run, record, system, timeout_s)
+        return run
+
+    def _begin_system(
+        self, run: "SystemRun", record: OpenJob[TaskFuture], system: ITaskSystem, timeout_s: float | None
+    ) -> None:
+        """Submit a task system as the task of a job."""
+        # Here, because it takes a while and most applications push none.
+        from concurrent_nb.nodes.system_host import access, run_system
+
+        run.id = record.id
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
-        run = SystemRun(record.id, name, self._canceller, watched, prints)
         self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
-        return run
 
     def _begin(
         self,
@@ -392,8 +446,7 @@ class ApplicationNode(concurrent.futures.Executor):
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers, lease = self.pack(function, call, {})
-            future = TaskFuture(record.id, index, self._canceller, job)
-            job.futures.append(future)
+            future = job.future_of(index)
             entries.append(
                 Entry(
                     record, index, shipment, body, sizes, buffers, timeout_s, retries, future, lease=lease, needs=needs

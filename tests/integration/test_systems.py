@@ -11,7 +11,8 @@ import msgspec
 import psutil
 import pytest
 
-from concurrent_nb import Cluster, ITaskSystem
+import concurrent_nb
+from concurrent_nb import ApplicationNode, Cluster, ITaskSystem
 from concurrent_nb.errors import AccessRefused, ConfigurationError, NotPicklable, PoisonTask, SystemStalled
 from concurrent_nb.nodes.system_host import access
 from concurrent_nb.shipping.pickles import dumps
@@ -113,6 +114,74 @@ def test_with_one_worker_the_host_takes_no_slot(tmp_path: Path) -> None:
 
 def test_hosts_import_what_they_run_in_once_for_all(cluster: Cluster) -> None:
     assert cluster.application().push_tasksystem(systems.Shares(0)).result(PATIENCE_S)
+
+
+# ------------------------------------------------------------------------------------------- cells that may be systems
+
+
+@pytest.fixture
+def app(cluster: Cluster) -> Iterator[ApplicationNode]:
+    """An application whose thread for callbacks goes with it."""
+    assert cluster.connection_file is not None
+    with concurrent_nb.connect(cluster.connection_file) as app:
+        yield app
+
+
+def test_a_cell_that_gives_a_system_gives_its_result(
+    app: ApplicationNode, cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = app.start_cell(lambda: systems.Chatty(3, systems.Says), name="maybe", prints=True)
+    assert run.result(PATIENCE_S) == [slave["name"] for slave in cluster.status()["slaves"]]
+    assert (run.name, run.stats()["done"], run.counts().done, run.counts().total) == ("maybe", 3, 3, 3)
+    assert "logged 1" in capfd.readouterr().out
+    assert run.results() == [run.result()]
+
+
+def test_a_cell_that_gives_anything_else_is_a_job_of_one_task(app: ApplicationNode) -> None:
+    run = app.start_cell(lambda: 6 * 7)
+    assert run.result(PATIENCE_S) == 42
+    assert (run.is_system, run.counts().done, run.counts().total) == (False, 1, 1)
+    failing = app.start_cell(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.result(PATIENCE_S)
+
+
+def test_a_systems_own_result_may_be_a_system_which_is_not_run(app: ApplicationNode) -> None:
+    class Outer(ITaskSystem):
+        def generate_tasks(self, master: Any) -> Any:
+            return []
+
+        def gather_result(self, master: Any) -> Any:
+            return systems.Squares(3)
+
+    inner = app.start_cell(Outer).result(PATIENCE_S)
+    assert isinstance(inner, systems.Squares)
+
+
+def test_a_cell_is_stopped_as_a_task_and_as_a_system(app: ApplicationNode, tmp_path: Path) -> None:
+    task = app.start_cell(lambda: work.start_and_wait(tmp_path / "task", tmp_path / "never"))
+    system = app.start_cell(lambda: systems.Endless(tmp_path / "system"))
+    wait_for(tmp_path / "task")
+    wait_for(tmp_path / "system")
+    for run in (task, system):
+        run.cancel()
+        assert run.wait(PATIENCE_S)
+        with pytest.raises(CancelledError):
+            run.result()
+
+
+def test_a_system_that_comes_after_shutdown_is_not_run(app: ApplicationNode, tmp_path: Path) -> None:
+    def cell() -> ITaskSystem:
+        work.start_and_wait(tmp_path / "began", tmp_path / "go")
+        return systems.Squares(3)
+
+    run = app.start_cell(cell)
+    wait_for(tmp_path / "began")
+    app.shutdown(wait=False)
+    (tmp_path / "go").touch()
+    app.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        run.result(PATIENCE_S)
 
 
 # -------------------------------------------------------------------------------------------------------- bad ends
