@@ -185,6 +185,7 @@ class ApplicationNode(concurrent.futures.Executor):
         """Have methods of `receiver` called when something happens; None for nobody. It needs none of them.
 
             task_finished(task, result, error)      a pushed task has ended; after its own `finished`
+            work_finished(result, task_system)      a pushed task system has given its result
             master_disconnected(gracefully)         the master has gone; True if the cluster was stopped
 
         All of them, and `Task.finished`, are called in one thread of their own, one at a time: slow ones hold up no
@@ -429,6 +430,7 @@ class ApplicationNode(concurrent.futures.Executor):
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
         self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
+        run.futures[0].add_done_callback(partial(self._work_ended, system))
 
     def _begin(
         self,
@@ -511,6 +513,11 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
         self._call_receiver("task_finished", task, result, error)
+
+    def _work_ended(self, system: ITaskSystem, future: concurrent.futures.Future[Any]) -> None:
+        """Tell the receiver of a system's result. In whatever thread has ended it."""
+        if self._receiver is not None and not future.cancelled() and future.exception() is None:
+            self._desk.call(self._call_receiver, "work_finished", future.result(), system)
 
     def _call_receiver(self, what: str, *about: Any) -> None:
         method = getattr(self._receiver, what, None)
