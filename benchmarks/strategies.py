@@ -1,23 +1,32 @@
 """Which strategy is good for which work: the real scheduler and modelled slaves, in virtual time, always the same.
 
     python benchmarks/strategies.py [--only NAME]
+    python benchmarks/strategies.py --real [--rounds 3] [--slaves 4] [--arrays 24] [--array-mb 8] [--tasks 16]
 
 A slave has workers that take its tasks in order, and a way from the master on which shared objects that it lacks travel
 before the first task that refers to them, and before all that comes after. It gives back what has not started, and says
 after 20 ms that a task runs. The ideal is all work spread evenly over all workers, by their speed, with nothing to
 fetch and no way to go. Makespans are seconds; in brackets, times the ideal.
+
+With --real: processes on this machine, slaves of one worker that share memory with nobody, as if each was on a host of
+its own, and tasks that refer to large arrays in an order by chance. Each round runs every strategy once, with arrays
+that nobody has yet, and tells how much of them has travelled to the slaves. Quote the ratios of one run.
 """
 
 import argparse
 import heapq
 import random
+import statistics
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from math import inf
+from typing import Any
 
+from concurrent_nb import Cluster
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.events import (
@@ -216,10 +225,60 @@ def works() -> Iterator[Work]:
     yield Work("two owners: 4,000 of 50 ms, after 1 s 64 of 10 ms of a guest", [0.05] * 4000, guests_s=[0.01] * 64)
 
 
+def use(array: Any, run_s: float) -> float:
+    """Look at an array, and take a while."""
+    time.sleep(run_s)
+    return float(array.sum())
+
+
+def real(rounds: int, slaves: int, arrays: int, array_bytes: int, tasks: int, run_s: float) -> None:
+    """Run so many tasks of each array by each strategy, on processes; print what has travelled and how long it took."""
+    import numpy as np
+
+    def fetched_bytes() -> int:
+        return sum(slave["fetched_bytes"] for slave in cluster.status()["slaves"])
+
+    order = [number for number in range(arrays) for _ in range(tasks)]
+    random.Random(1).shuffle(order)
+    took_s: dict[str, list[float]] = {name: [] for name in STRATEGIES}
+    fetched: dict[str, list[int]] = {name: [] for name in STRATEGIES}
+    with Cluster(workers=1, config={"MasterNode": {"share_memory": False}}) as cluster:
+        for workers in range(2, slaves + 1):
+            cluster.scale(workers)
+        while len(cluster.status()["slaves"]) < slaves:
+            time.sleep(0.1)
+        app = cluster.application()
+        app.start_job(use, [(np.zeros(8), run_s)] * 50).results()
+        for _ in range(rounds):
+            for name in STRATEGIES:
+                shared = [app.put(np.full(array_bytes // 8, float(number))) for number in range(arrays)]
+                before, began_s = fetched_bytes(), time.perf_counter()
+                app.start_job(use, [(shared[number], run_s) for number in order], strategy=name).results()
+                took_s[name].append(time.perf_counter() - began_s)
+                fetched[name].append(fetched_bytes() - before)
+    work = f"{arrays} arrays of {array_bytes / 1e6:.0f} MB, {tasks} tasks of {run_s * 1e3:.0f} ms each"
+    print(f"{slaves} slaves, {work}, {rounds} rounds (all arrays once: {arrays * array_bytes / 1e6:.0f} MB)")
+    for name in STRATEGIES:
+        times, travelled = took_s[name], sorted(each / 1e6 for each in fetched[name])
+        line = f"  {name:17} {statistics.median(times):7.2f} s  [{min(times):.2f}-{max(times):.2f}]"
+        print(f"{line}  {statistics.median(travelled):7.0f} MB fetched  [{travelled[0]:.0f}-{travelled[-1]:.0f}]")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="work whose name has this in it")
+    parser.add_argument("--real", action="store_true", help="processes in the place of the model")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slaves", type=int, default=4)
+    parser.add_argument("--arrays", type=int, default=24)
+    parser.add_argument("--array-mb", type=int, default=8)
+    parser.add_argument("--tasks", type=int, default=16, help="of each array")
+    parser.add_argument("--task-ms", type=float, default=5.0)
     options = parser.parse_args()
+    if options.real:
+        array_bytes, run_s = options.array_mb * 1_000_000, options.task_ms / 1000
+        real(options.rounds, options.slaves, options.arrays, array_bytes, options.tasks, run_s)
+        return
     for work in works():
         if options.only not in work.name:
             continue

@@ -1,6 +1,8 @@
 """Task systems for tests to push: importable by workers, and in step with the test through files."""
 
+import gc
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ class Squares(ITaskSystem):
     """The sum of squares."""
 
     kind: type[Square] = Square
+    host: Path | None = None  #: a file that gets the pid of the process in which it is hosted
 
     def __init__(self, count: int, kind: type[Square] = Square) -> None:
         self.count = count
@@ -38,6 +41,8 @@ class Squares(ITaskSystem):
 
     def init_system(self, master: MasterHandle) -> None:
         self.total = 0
+        if self.host is not None:
+            self.host.write_text(str(os.getpid()))
 
     def generate_tasks(self, master: MasterHandle) -> Iterator[Task]:
         return (self.kind(n) for n in range(self.count))
@@ -68,16 +73,19 @@ class TwoPhases(Squares):
         return None
 
 
-class Told(TwoPhases):
-    """Says in which process it is hosted."""
+class FailsLate(Squares):
+    """Raises when all is done."""
 
-    def __init__(self, count: int, kind: type[Square], host: Path) -> None:
-        super().__init__(count, kind)
-        self.host = host
+    def gather_result(self, master: MasterHandle) -> NoReturn:
+        raise work.Trouble("in gather_result", self.total)
 
-    def init_system(self, master: MasterHandle) -> None:
-        super().init_system(master)
-        self.host.write_text(str(os.getpid()))
+
+class Shares(Squares):
+    """Tells whether its host has what it runs in from its template: then the collector does not look at it."""
+
+    def gather_result(self, master: MasterHandle) -> bool:
+        module = sys.modules[type(master).__module__]
+        return not any(thing is vars(module) for thing in gc.get_objects())
 
 
 class FirstAbove(Squares):
@@ -88,6 +96,7 @@ class FirstAbove(Squares):
         self.limit = limit
 
     def init_system(self, master: MasterHandle) -> None:
+        super().init_system(master)
         self.found: int | None = None
 
     def generate_tasks(self, master: MasterHandle) -> Iterator[Task]:

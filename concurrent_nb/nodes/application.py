@@ -28,26 +28,27 @@ from concurrent_nb.nodes.batches import Batches
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.desk import Desk
 from concurrent_nb.nodes.futures import Job, Presenter, TaskFuture
-from concurrent_nb.nodes.laying import lay_down
+from concurrent_nb.nodes.laying import Arguments, TaskLoader, lay_down, lay_down_call
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.maps import Map
 from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
-from concurrent_nb.objects.store import Lease, Store
+from concurrent_nb.objects.store import Store
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
 from concurrent_nb.shipping.pickles import Shared
-from concurrent_nb.shipping.pushed import call_of
+from concurrent_nb.shipping.references import is_importable
+from concurrent_nb.shipping.task_objects import travelling
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, Buffers, length, pack_body
-from concurrent_nb.wire.messages import STRATEGIES, Needs, Sizes, Slice, StrategyName
+from concurrent_nb.wire.codec import Buffer, length, pack_body
+from concurrent_nb.wire.messages import STRATEGIES, Needs, Slice, StrategyName
 
 if TYPE_CHECKING:
-    from concurrent_nb.nodes.system_run import SystemRun
+    from concurrent_nb.nodes.system_run import CellRun, SystemRun
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._store = Store()
         self._functions = Functions(lay_down=partial(lay_down, self._store))
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
+        self._loader = TaskLoader(self._store)  # of single tasks whose class cannot change
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_asked_s = -math.inf
@@ -140,8 +142,15 @@ class ApplicationNode(concurrent.futures.Executor):
         future = TaskFuture(job.id, index, self._canceller)
         introduce(task, future, self.name)
         future.add_done_callback(lambda ended: self._desk.call(tell, task, ended, self._heard))
-        _, function, args = call_of(task)
-        self._send(job, future, function, args, {})
+        # A class that travels by value may have changed since its last task was pushed.
+        loader = self._loader if is_importable(type(task)) else TaskLoader(self._store)
+        try:
+            function, (body, sizes, buffers, lease) = loader.load(task)
+        except NotPicklable as error:
+            self._courier.check_open()
+            future.end(None, error)
+        else:
+            self._courier.post((Entry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),))
         return future
 
     def push_tasks(
@@ -169,13 +178,15 @@ class ApplicationNode(concurrent.futures.Executor):
         record = OpenJob[TaskFuture](new_job_id(), _label(name or "tasks"), False, bool(stop_on_error))
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         ahead = None if isinstance(tasks, Sequence) else AHEAD
-        Push(self, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
+        loader = TaskLoader(self._store)
+        Push(self.name, loader, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
         return job
 
     def call_back(self, receiver: object | None) -> None:
         """Have methods of `receiver` called when something happens; None for nobody. It needs none of them.
 
             task_finished(task, result, error)      a pushed task has ended; after its own `finished`
+            work_finished(result, task_system)      a pushed task system has given its result
             master_disconnected(gracefully)         the master has gone; True if the cluster was stopped
 
         All of them, and `Task.finished`, are called in one thread of their own, one at a time: slow ones hold up no
@@ -348,6 +359,52 @@ class ApplicationNode(concurrent.futures.Executor):
         self._begin(job, record, function, calls, needs, timeout_s, retries)
         return job
 
+    def start_cell(
+        self,
+        function: Callable[[], Any],
+        *,
+        name: str = "",
+        timeout_s: float | None = None,
+        retries: int = 0,
+        watched: bool = False,
+        prints: bool = False,
+        strategy: str | None = None,
+        needs: Needs | None = None,
+    ) -> "CellRun":
+        """Run `function()` as a job; if it returns a task system, run that as part of the job, whose result it gives.
+
+        Args:
+            timeout_s: seconds that the function may take, and the system.
+            retries, watched, prints, strategy, needs: as of `start_job`; for the function.
+
+        A system that is returned after `shutdown` is not run, its job ends with RuntimeError. Raises as `start_job`.
+        """
+        from concurrent_nb.nodes.system_run import CellRun
+
+        timeout_s, retries = _limits(timeout_s, retries)
+        name = _label(name)
+        record = OpenJob[TaskFuture](new_job_id(), name, strategy=_strategy(strategy))
+
+        def go_on(run: CellRun, system: ITaskSystem) -> None:
+            self._desk.call(self._go_on, run, system, timeout_s)  # pickling a system runs its owner's code
+
+        run = CellRun(record.id, name, self._canceller, watched, prints, go_on)
+        self._begin(run, record, function, [()], needs, timeout_s, retries)
+        return run
+
+    def _go_on(self, run: "CellRun", system: ITaskSystem, timeout_s: float | None) -> None:
+        """Push the system that the task of a job has returned."""
+        (future,) = run.futures
+        if run.was_cancelled():
+            future.end_cancelled()
+            return
+        try:
+            self._begin_system(run, OpenJob[TaskFuture](new_job_id(), run.name), system, timeout_s)
+        except Exception as error:  # noqa: BLE001  (whoever waits for the job is told)
+            future.end(None, error)
+        if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
+            self._courier.cancel(run.id, None)
+
     def push_tasksystem(
         self,
         system: ITaskSystem,
@@ -372,21 +429,29 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
         the cluster's connection file lets no client in.
         """
-        # Here, because it takes a while and most applications push none.
-        from concurrent_nb.nodes.system_host import access, run_system
         from concurrent_nb.nodes.system_run import SystemRun
-        from concurrent_nb.shipping.task_objects import travelling
 
         if not isinstance(system, ITaskSystem):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
         timeout_s, _ = _limits(timeout_s, 0)
         name = _label(name or type(system).__name__)
         record = OpenJob[TaskFuture](new_job_id(), name)
+        run = SystemRun(record.id, name, self._canceller, watched, prints)
+        self._begin_system(run, record, system, timeout_s)
+        return run
+
+    def _begin_system(
+        self, run: "SystemRun", record: OpenJob[TaskFuture], system: ITaskSystem, timeout_s: float | None
+    ) -> None:
+        """Submit a task system as the task of a job."""
+        # Here, because it takes a while and most applications push none.
+        from concurrent_nb.nodes.system_host import access, run_system
+
+        run.id = record.id
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
-        run = SystemRun(record.id, name, self._canceller, watched, prints)
         self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
-        return run
+        run.futures[0].add_done_callback(partial(self._work_ended, system))
 
     def _begin(
         self,
@@ -404,8 +469,7 @@ class ApplicationNode(concurrent.futures.Executor):
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers, lease = self.pack(function, call, {})
-            future = TaskFuture(record.id, index, self._canceller, job)
-            job.futures.append(future)
+            future = job.future_of(index)
             entries.append(
                 Entry(
                     record, index, shipment, body, sizes, buffers, timeout_s, retries, future, lease=lease, needs=needs
@@ -433,19 +497,10 @@ class ApplicationNode(concurrent.futures.Executor):
                 self._shipped = (pickled, shipment)
         return shipment
 
-    def pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        """Pickle the arguments of a call; give body, sizes and buffers, and what keeps those in shared memory.
-
-        Raises NotPicklable.
-        """
+    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """Pickle the arguments of a call. Raises NotPicklable."""
         try:
-            body, buffers = pickles.dumps_call(args, kwargs)
-            if not buffers and len(body) <= INLINE_BYTES:
-                return body, (), (), None
-            body, laid, lease = lay_down(self._store, body, buffers)
-            return *pack_body(body, laid), lease
+            return lay_down_call(self._store, *pickles.dumps_call(args, kwargs))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
             raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error
@@ -479,6 +534,11 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
         self._call_receiver("task_finished", task, result, error)
+
+    def _work_ended(self, system: ITaskSystem, future: concurrent.futures.Future[Any]) -> None:
+        """Tell the receiver of a system's result. In whatever thread has ended it."""
+        if self._receiver is not None and not future.cancelled() and future.exception() is None:
+            self._desk.call(self._call_receiver, "work_finished", future.result(), system)
 
     def _call_receiver(self, what: str, *about: Any) -> None:
         method = getattr(self._receiver, what, None)

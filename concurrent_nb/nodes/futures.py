@@ -359,6 +359,12 @@ class Job:
         """Give what tasks have reported and published since the last call, if the job is watched."""
         return _taken(self._notes)
 
+    def future_of(self, index: int) -> TaskFuture:
+        """Make the future of a task, the next one, that is about to be sent."""
+        future = TaskFuture(self.id, index, self._canceller, self)
+        self.futures.append(future)
+        return future
+
     def _is_over(self) -> bool:
         return not self.is_open and len(self.ended) >= len(self.futures)
 

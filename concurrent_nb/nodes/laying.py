@@ -1,12 +1,19 @@
 """Snapshots of what is sent: an application's side of shared memory."""
 
 from collections.abc import Sequence
+from functools import partial
 
+from concurrent_nb.nodes.ledger import Shipment
 from concurrent_nb.objects.segments import is_available
 from concurrent_nb.objects.store import Lease, Store
 from concurrent_nb.shipping.pickles import OUT_OF_BAND_BYTES
+from concurrent_nb.shipping.task_objects import Packer
+from concurrent_nb.tasks.system import Task
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer
+from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, Buffers, pack_body
+
+#: the arguments of a call as a task has them: body, sizes and buffers, and what keeps those in shared memory
+Arguments = tuple[bytes, m.Sizes, Buffers, Lease | None]
 
 
 def lay_down(
@@ -27,3 +34,29 @@ def lay_down(
         if slice_ is not None:
             slices.append(slice_)
     return b"" if is_long else body, laid, Lease(store, slices) if slices else None
+
+
+def lay_down_call(store: Store, body: bytes, buffers: Sequence[memoryview]) -> Arguments:
+    """Take a snapshot of the pickled arguments of a call."""
+    if not buffers and len(body) <= INLINE_BYTES:
+        return body, (), (), None
+    body, laid, lease = lay_down(store, body, buffers)
+    return *pack_body(body, laid), lease
+
+
+class TaskLoader:
+    """Make of task objects what the courier carries. A class is sent as it was when its first task was loaded."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._packer = Packer(partial(lay_down, store))
+        self._shipments: dict[bytes, Shipment] = {}
+
+    def load(self, task: Task) -> tuple[Shipment, Arguments]:
+        """Give function and arguments of the call that runs a task. Raises NotPicklable."""
+        function, body, buffers = self._packer.pack(task)
+        shipment = self._shipments.get(function.digest)
+        if shipment is None:
+            shipment = Shipment(function.digest, *pack_body(function.body, function.buffers), function.lease)
+            self._shipments[function.digest] = shipment
+        return shipment, lay_down_call(self._store, body, buffers)

@@ -7,7 +7,7 @@ are opaque here: nothing is ever unpickled.
 """
 
 import logging
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -18,8 +18,8 @@ import msgspec
 from concurrent_nb.errors import ConfigurationError, ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.nodes.kernel_desk import KernelDesk
-from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories, Shelf
-from concurrent_nb.objects.segments import CannotOpen, Handle
+from concurrent_nb.nodes.memory_desk import Account, MemoryDesk, Said
+from concurrent_nb.nodes.shared import Shelf, objects_of
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
@@ -27,6 +27,7 @@ from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.tasks.task import ObjectSize
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import (
     Buffer,
@@ -61,10 +62,7 @@ class Peer:
     key: bytes  #: its CURVE public key, z85; a client's principal
     name: str
     session: Session
-    introductions: Introductions
-    contents: Contents  #: what it has told once, if it cannot share memory with us
-    segments: set[bytes] = field(default_factory=set)  #: shared memory that it has introduced
-    holds: dict[m.Slice, SessionId] = field(default_factory=dict)  #: results that it looks at, by the slave's session
+    memory: Account
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
     slots: int = 0
     credit: int = 0
@@ -80,14 +78,6 @@ class _Function:
     message: m.Function
     buffers: Sequence[Buffers]
     jobs: set[bytes]  #: open jobs that use it
-
-
-@dataclass(eq=False, slots=True)
-class _Kept:
-    """Where an outcome lies that its owner has not acknowledged."""
-
-    slave: SessionId
-    slices: list[m.Slice]
 
 
 class MasterCore:
@@ -126,15 +116,9 @@ class MasterCore:
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._scheduler_due = 0.0
         self.kernels = KernelDesk()
-        self._shelf = shelf or EmptyShelf()
-        self._store = store
-        self._memories = Memories(self._shelf, store)
-        self._arrived: list[tuple[SessionId, JobId, m.OutcomeFrame]] = []  # outcomes in shared memory, now decided on
-        self._kept: dict[bytes, dict[int, _Kept]] = {}  # those that an owner has not acknowledged, by job and index
-        self._lent: defaultdict[bytes, int] = defaultdict(int)  # how many slices of a segment are kept or looked at
-        self._orphans: set[bytes] = set()  # segments of lost slaves, closed when nothing is lent of them
-        self._departed: list[tuple[float, Peer]] = []  # when to close what lost applications have shared
-        self._owners: dict[bytes, Peer] = {}  # who has introduced a segment last
+        self._memory = MemoryDesk(
+            shelf, store, touched=self._touch, happened=self._note, closed=self._drop_functions_in
+        )
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
@@ -147,11 +131,11 @@ class MasterCore:
             m.Output: self._on_output,
             m.Capacity: self._on_capacity,
             m.KernelOpened: self._on_kernel_opened,
-            m.ShareMemory: self._on_share_memory,
-            m.Segment: self._on_segment,
-            m.Content: self._on_content,
-            m.DropSegments: self._on_drop_segments,
-            m.Release: self._on_release,
+            m.ShareMemory: self._on_memory,
+            m.Segment: self._on_memory,
+            m.Content: self._on_memory,
+            m.DropSegments: self._on_memory,
+            m.Release: self._on_memory,
         }
 
     # ------------------------------------------------------------------------------------------------ coming and going
@@ -159,19 +143,16 @@ class MasterCore:
     def add_client(self, session_id: SessionId, key: bytes, name: str, now: float, comes_back: bool = True) -> None:
         """Register an application; its jobs belong to `key`. If it never comes back, they end as soon as it is lost."""
         session = Session(self.epoch, "from_client")
-        introductions, contents = Introductions(session, self._memories), Contents(self._store)
-        peer = Peer(session_id, "client", key, name, session, introductions, contents, comes_back=comes_back)
-        self._add(peer, now)
+        memory = self._memory.client(session_id, key, name, session)
+        self._add(Peer(session_id, "client", key, name, session, memory, comes_back=comes_back), now)
 
     def add_slave(self, session_id: SessionId, key: bytes, name: str, slots: int, credit: int, now: float) -> str:
         """Register a slave; give the name that it has here (another one if the name is taken)."""
         taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
         session = Session(self.epoch, "from_slave")
-        introductions = Introductions(session, self._memories)
-        contents = Contents(None)
-        peer = Peer(session_id, "slave", key, name, session, introductions, contents, slots=slots, credit=credit)
-        self._add(peer, now)
+        memory = self._memory.slave(session_id, key, name, session)
+        self._add(Peer(session_id, "slave", key, name, session, memory, slots=slots, credit=credit), now)
         return name
 
     def _add(self, peer: Peer, now: float) -> None:
@@ -186,6 +167,7 @@ class MasterCore:
         peer = self.peers.pop(session_id, None)
         if peer is None:
             return False
+        self._memory.left(peer.memory)
         self._liveness.forget(session_id)
         self._looks.discard(session_id)
         self._touched.pop(session_id, None)
@@ -201,7 +183,7 @@ class MasterCore:
         if peer.role == "slave":
             self.kernels.lost(session_id, reason)
         self._decide(now)
-        self._abandon_memory(peer, now + linger_s)
+        self._memory.abandon(peer.memory, now + linger_s)
         return True
 
     def stop(self) -> list[Outgoing]:
@@ -249,25 +231,26 @@ class MasterCore:
             items = peer.session.receive(frames, now)
             if not peer.heard:  # only now is there a connection to send tasks over
                 peer.heard = True
-                peer.introductions.share(any(type(item.message) is m.ShareMemory for item in items))
+                shares = any(type(item.message) is m.ShareMemory for item in items)
+                peer.memory.introductions.share(shares)
                 if peer.role == "slave":
-                    self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit))
+                    self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
                     self._decide(now)
             acknowledged = cast("list[e.OutcomesAcknowledged]", peer.session.take_acked())
-            if self._kept and acknowledged:
-                self._hand_over(peer, acknowledged)  # first: it may release them in this very envelope
+            if acknowledged and self._memory.kept:
+                self._memory.hand_over(peer.memory, acknowledged)  # first: it may release them in this very envelope
             for item in items:
                 self._handlers[type(item.message)](peer, item.message, item, now)
             self._events += acknowledged
             self._decide(now)
-            if self._arrived:
-                self._keep_arrived()
+            if self._memory.arrived:
+                self._memory.keep(self._counts)
             if peer.session.closed_by_peer is not None:
                 self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer}", now)
         except ProtocolError as error:
             log.warning("%s %r broke the protocol: %s", peer.role, peer.name, error)
             self._events.clear()
-            self._keep_arrived()  # none of it counts
+            self._memory.keep(self._counts)  # none of it does
             self.remove(peer.session_id, f"protocol error: {error}", now)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:
@@ -283,12 +266,12 @@ class MasterCore:
         parts = joined(message.sizes, buffers[0], lambda slice_: slice_)
         if function_digest([message.body, *parts]) != message.digest:
             raise ProtocolError(f"{name} does not have the digest that it names")
-        sizes, own = peer.contents.translated(message.sizes, buffers[0])
-        if sizes is not message.sizes:
-            message, buffers = m.Function(message.digest, message.body, sizes), [own]
-        if not self._has_all(peer, message.sizes):
+        if (here := self._memory.here(peer.memory, message.sizes, buffers[0])) is None:
             log.warning("%s of %r lies in shared memory that cannot be opened: it counts as not sent", name, peer.name)
             return
+        sizes, own = here
+        if sizes is not message.sizes:
+            message, buffers = m.Function(message.digest, message.body, sizes), [own]
         self._functions[message.digest] = _Function(message, buffers, set())
         self._retire(message.digest)
 
@@ -307,14 +290,18 @@ class MasterCore:
             self._refuse(peer, message, f"function {message.function.hex()[:8]} was never sent")
             return
         tasks, buffers = message.tasks, item.buffers
+        captured = function.message.sizes
+        objects: Sequence[tuple[ObjectSize, ...]] = [objects_of(captured)] * len(tasks) if captured else ()
         if any(task.sizes for task in tasks):
-            parts = [
-                peer.contents.translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)
-            ]
-            if not all(self._has_all(peer, sizes) for sizes, _ in parts):
-                self._refuse(peer, message, "its arguments lie in shared memory that the master cannot open")
-                return
+            parts = []
+            for at, task in enumerate(tasks):
+                here = self._memory.here(peer.memory, task.sizes, buffers[at] if buffers else ())
+                if here is None:
+                    self._refuse(peer, message, "its arguments lie in shared memory that the master cannot open")
+                    return
+                parts.append(here)
             buffers = [own for _, own in parts]
+            objects = [objects_of((*captured, *sizes)) for sizes, _ in parts]
             tasks = [
                 task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
                 for task, (sizes, _) in zip(tasks, parts, strict=True)
@@ -331,7 +318,8 @@ class MasterCore:
                 buffers,
                 message.timeout_s,
                 message.retries,
-                needs=message.needs,
+                objects,
+                message.needs,
             )
         )
 
@@ -348,11 +336,7 @@ class MasterCore:
 
     def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
         peer.done += len(message.items)
-        for frame in message.items:
-            if frame.sizes and (slices := slices_of(frame.sizes)):
-                self._arrived.append((peer.session_id, JobId(message.job), frame))
-                for slice_ in slices:
-                    self._lent[slice_.segment] += 1
+        self._memory.outcomes(peer.session_id, JobId(message.job), message.items)
         self._events.append(e.OutcomesReceived(peer.session_id, JobId(message.job), message.items, item.buffers))
 
     def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
@@ -378,119 +362,14 @@ class MasterCore:
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
         self.kernels.answered(peer.session_id, message)
 
-    # -------------------------------------------------------------------------------------------------- shared memory
+    def _on_memory(self, peer: Peer, message: Said, item: Received, now: float) -> None:
+        self._memory.heard(peer.memory, message, item.buffers[0] if item.buffers else ())
 
-    def _on_share_memory(self, peer: Peer, message: m.ShareMemory, _: Received, now: float) -> None:
-        peer.introductions.share(True)
-
-    def _on_segment(self, peer: Peer, message: m.Segment, _: Received, now: float) -> None:
-        owner = self._owners.get(message.segment)
-        if owner is not None and owner.key != peer.key:
-            raise ProtocolError(f"segment {message.segment.hex()[:8]} is another's")
-        try:
-            self._shelf.add(Handle(message.segment, message.pid, message.fd, message.size))
-        except CannotOpen as error:  # what lies there is refused, or counts as lost
-            log.warning("shared memory of %s %r: %s", peer.role, peer.name, error)
-            return
-        self._owners[message.segment] = peer
-        peer.segments.add(message.segment)
-
-    def _on_content(self, peer: Peer, message: m.Content, item: Received, now: float) -> None:
-        peer.contents.took(message, item.buffers[0] if item.buffers else ())
-
-    def _on_drop_segments(self, peer: Peer, message: m.DropSegments, _: Received, now: float) -> None:
-        ours = peer.contents.drop(message.segments)
-        self._close([*ours, *(segment for segment in message.segments if segment in peer.segments)])
-
-    def _on_release(self, peer: Peer, message: m.Release, _: Received, now: float) -> None:
-        by_slave: dict[SessionId, list[m.Slice]] = {}
-        for slice_ in message.slices:
-            if (slave := peer.holds.pop(slice_, None)) is not None:
-                by_slave.setdefault(slave, []).append(slice_)
-        for slave, slices in by_slave.items():
-            self._release(slave, slices, clean=message.clean)
-
-    def _has_all(self, peer: Peer, sizes: m.Sizes) -> bool:
-        """Say whether whatever lies in shared memory lies in the peer's own, and that is open here."""
-        return all(self._is_of(peer, slice_) for slice_ in slices_of(sizes))
-
-    def _is_of(self, peer: Peer, slice_: m.Slice) -> bool:
-        owner = self._owners.get(slice_.segment)
-        if owner is None:  # our own memory, named by nobody but us
-            return self._store is not None and self._store.handle(slice_.segment) is not None
-        return owner.key == peer.key
-
-    def _keep_arrived(self) -> None:
-        """Keep the shared memory of outcomes that counted; give that of late ones back."""
-        arrived, self._arrived = self._arrived, []
-        for slave, job_id, frame in arrived:
-            job = self.scheduler.jobs.get(job_id)
-            task = None if job is None else job.tasks.get(frame.index)
-            slices = slices_of(frame.sizes)
-            if task is not None and task.outcome is frame:
-                self._kept.setdefault(job_id, {})[frame.index] = _Kept(slave, slices)
-            else:
-                self._release(slave, slices, clean=True)
-
-    def _hand_over(self, client: Peer, acknowledged: Sequence[e.OutcomesAcknowledged]) -> None:
-        """Note that a client has outcomes: what they lie in is its to release, or free if it has got copies."""
-        for event in acknowledged:
-            kept = self._kept.get(event.job, {})
-            for index in event.indexes if kept else ():
-                if (taken := kept.pop(index, None)) is None:
-                    continue
-                if client.introductions.shares:
-                    client.holds.update(dict.fromkeys(taken.slices, taken.slave))
-                else:
-                    self._release(taken.slave, taken.slices, clean=True)
-
-    def _release(self, slave: SessionId, slices: Sequence[m.Slice], *, clean: bool) -> None:
-        """Give slices back to the slave that they came from; close what is left of a lost slave."""
-        self._send(slave, m.Release(list(slices), clean))
-        for slice_ in slices:
-            self._lent[slice_.segment] -= 1
-            if not self._lent[slice_.segment]:
-                del self._lent[slice_.segment]
-                if slice_.segment in self._orphans:
-                    self._close([slice_.segment])
-
-    def _close(self, segments: Sequence[bytes]) -> None:
-        """Close segments, and tell everybody who knows them. Functions that lie there are gone."""
-        gone = set(segments)
-        for digest in [d for d, f in self._functions.items() if gone & {s.segment for s in slices_of(f.message.sizes)}]:
-            self._idle_functions.pop(digest, None)
-            self._drop_function(digest)
-        for segment in segments:
-            owner = self._owners.pop(segment, None)
-            if owner is not None:
-                owner.segments.discard(segment)
-        self._orphans -= gone
-        self._shelf.drop(segments)
-        for peer in self.peers.values():
-            if peer.introductions.dropped(segments):
-                self._touched[peer.session_id] = peer
-
-    def _abandon_memory(self, peer: Peer, due: float) -> None:
-        """Act on the end of a peer's session: what it looked at is not used again, what it shared is closed in time."""
-        by_slave: dict[SessionId, list[m.Slice]] = {}
-        for slice_, slave in peer.holds.items():
-            by_slave.setdefault(slave, []).append(slice_)
-        for slave, slices in by_slave.items():
-            self._release(slave, slices, clean=False)
-        if peer.role == "slave":
-            self._orphans |= {segment for segment in peer.segments if segment in self._lent}
-            self._close([segment for segment in peer.segments if segment not in self._lent])
-        else:
-            self._departed.append((due, peer))
-
-    def _close_departed(self, now: float) -> None:
-        """Close the segments of applications that have not come back."""
-        over = [departed for departed in self._departed if departed[0] <= now]
-        for departed in over:
-            self._departed.remove(departed)
-            peer = departed[1]
-            ours = peer.contents.drop_all()
-            self._close([*ours, *(segment for segment in peer.segments if self._owners.get(segment) is peer)])
+    def _counts(self, job_id: JobId, frame: m.OutcomeFrame) -> bool:
+        """Say whether an outcome is the one of its task."""
+        job = self.scheduler.jobs.get(job_id)
+        task = None if job is None else job.tasks.get(frame.index)
+        return task is not None and task.outcome is frame
 
     # ------------------------------------------------------------------------------------------------- what is decided
 
@@ -517,13 +396,20 @@ class MasterCore:
             peer.session.send(message)
             self._touched[to] = peer
 
+    def _touch(self, session_id: SessionId) -> None:
+        self._touched[session_id] = self.peers[session_id]
+
+    def _note(self, event: e.Event) -> None:
+        self._events.append(event)
+
     def _assign(self, assign: i.Assign) -> None:
         slave = self._touched[assign.slave] = self.peers[assign.slave]
         if assign.function not in slave.functions:
             self._send_function(slave, self._functions[assign.function])
         buffers: ItemBuffers = ()
         if any(task.sizes for task in assign.tasks):
-            parts = [slave.introductions.outgoing(task.sizes, task.buffers, once=True) for task in assign.tasks]
+            outgoing = slave.memory.introductions.outgoing
+            parts = [outgoing(task.sizes, task.buffers, once=True) for task in assign.tasks]
             buffers = [own for _, own in parts]
             frames = [
                 m.TaskFrame(task.index, task.attempt, task.body, sizes)
@@ -535,7 +421,7 @@ class MasterCore:
 
     def _send_function(self, slave: Peer, function: _Function) -> None:
         message = function.message
-        sizes, buffers = slave.introductions.outgoing(message.sizes, function.buffers[0], once=True)
+        sizes, buffers = slave.memory.introductions.outgoing(message.sizes, function.buffers[0], once=True)
         if sizes is not message.sizes:
             message = m.Function(message.digest, message.body, sizes)
         slave.session.send(message, [buffers] if buffers else ())
@@ -550,10 +436,8 @@ class MasterCore:
         acknowledged = e.OutcomesAcknowledged(deliver.client, deliver.job, [item.index for item in deliver.items])
         items, buffers = list(deliver.items), deliver.buffers
         if any(item.sizes for item in items):
-            parts = [
-                client.introductions.outgoing(item.sizes, buffers[at] if buffers else ())
-                for at, item in enumerate(items)
-            ]
+            outgoing = client.memory.introductions.outgoing
+            parts = [outgoing(item.sizes, buffers[at] if buffers else ()) for at, item in enumerate(items)]
             buffers = [own for _, own in parts]
             items = [
                 item if sizes is item.sizes else msgspec.structs.replace(item, sizes=sizes)
@@ -562,8 +446,7 @@ class MasterCore:
         client.session.send(m.Outcomes(deliver.job, deliver.slave, items), buffers, acknowledged)
 
     def _forget_job(self, job: JobId) -> None:
-        for kept in self._kept.pop(job, {}).values():
-            self._release(kept.slave, kept.slices, clean=False)  # they may have come, and not been acknowledged
+        self._memory.forget_job(job)
         for digest in self._functions_of.pop(job, ()):
             function = self._functions[digest]
             function.jobs.discard(job)
@@ -578,6 +461,13 @@ class MasterCore:
         while len(idle) > IDLE_FUNCTIONS or (len(idle) > 1 and sum(idle.values()) > IDLE_BYTES):
             oldest, _ = idle.popitem(last=False)
             self._drop_function(oldest)
+
+    def _drop_functions_in(self, segments: set[bytes]) -> None:
+        """Forget functions that lie in segments that are gone."""
+        for digest, function in list(self._functions.items()):
+            if any(slice_.segment in segments for slice_ in slices_of(function.message.sizes)):
+                self._idle_functions.pop(digest, None)
+                self._drop_function(digest)
 
     def _drop_function(self, digest: bytes) -> None:
         for job in self._functions.pop(digest).jobs:
@@ -596,8 +486,8 @@ class MasterCore:
         if self._events or now >= self._scheduler_due:
             self._decide(now)
         self.kernels.tick(now)
-        if self._departed:
-            self._close_departed(now)
+        if self._memory.departed:
+            self._memory.close_departed(now)
         if now >= self._looks.soonest:
             for session_id in self._looks.take_up_to(now):
                 self._touched[session_id] = self.peers[session_id]
@@ -655,7 +545,14 @@ class MasterCore:
         return {
             "epoch": self.epoch,
             "slaves": [
-                {"name": peer.name, "slots": peer.slots, "done": peer.done, **self._load_of(peer)} for peer in slaves
+                {
+                    "name": peer.name,
+                    "slots": peer.slots,
+                    "done": peer.done,
+                    "fetched_bytes": peer.memory.fetched_bytes,
+                    **self._load_of(peer),
+                }
+                for peer in slaves
             ],
             "clients": [
                 {"name": peer.name, "done": peer.done} for peer in self.peers.values() if peer.role == "client"

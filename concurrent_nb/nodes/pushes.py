@@ -8,18 +8,15 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.desk import Desk
 from concurrent_nb.nodes.futures import Job, TaskFuture
+from concurrent_nb.nodes.laying import TaskLoader
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
-from concurrent_nb.objects.store import Lease
-from concurrent_nb.shipping.pushed import call_of
 from concurrent_nb.tasks.system import Task
-from concurrent_nb.wire.codec import Buffers
-from concurrent_nb.wire.messages import Sizes
 
 log = logging.getLogger(__name__)
 
@@ -32,30 +29,18 @@ BATCH: Final = 256
 Listener = Callable[[Task, Any, BaseException | None], object]
 
 
-class Packer(Protocol):
-    """What is needed of the application."""
-
-    name: str
-
-    def ship(self, fn: Callable[..., Any]) -> Shipment:
-        """Pickle a function."""
-
-    def pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        """Pickle arguments."""
-
-
 class Push:
     """The tasks of one `push_tasks`.
 
     Args:
+        client_id: the application that pushes them.
         ahead: how far an iterator is read ahead; None for all at once.
     """
 
     def __init__(
         self,
-        packer: Packer,
+        client_id: str,
+        loader: TaskLoader,
         courier: Courier,
         desk: Desk,
         tasks: Iterator[Task],
@@ -65,7 +50,8 @@ class Push:
         ahead: int | None,
         listener: Listener,
     ) -> None:
-        self._packer = packer
+        self._client_id = client_id
+        self._loader = loader
         self._courier = courier
         self._desk = desk
         self._tasks = tasks
@@ -77,7 +63,6 @@ class Push:
         self._told = 0  # tasks whose end was told; the desk's thread counts them
         self._is_closed = False
         self._is_handed_over = False  # to the desk's thread, which reads on
-        self._shipments: dict[Any, Shipment] = {}
 
     def start(self) -> None:
         """Push the first tasks. Raises what the iterator raises, ConfigurationError, RuntimeError after a shutdown."""
@@ -127,22 +112,15 @@ class Push:
     def _entry(self, task: Task) -> Entry[TaskFuture]:
         job = self._job
         future = TaskFuture(self._record.id, len(job.futures), self._courier.cancel, job)
-        introduce(task, future, self._packer.name)
+        introduce(task, future, self._client_id)
         future.add_done_callback(lambda ended: self._desk.call(self._ended, task, ended))
         job.futures.append(future)
-        key, function, args = call_of(task)
         try:
-            shipment = self._shipments.get(key)
-            if shipment is None:
-                shipment = self._shipments[key] = self._packer.ship(function)
-            body, sizes, buffers, lease = self._packer.pack(function, args, {})
+            function, (body, sizes, buffers, lease) = self._loader.load(task)
         except NotPicklable as error:
             future.end(None, error)
             return Entry(self._record, future.index, Shipment(b"", b""), b"", (), (), None, 0, future)
-        limits, needs = self._limits, shipment.needs
-        return Entry(
-            self._record, future.index, shipment, body, sizes, buffers, *limits, future, lease=lease, needs=needs
-        )
+        return Entry(self._record, future.index, function, body, sizes, buffers, *self._limits, future, lease=lease)
 
     def _ended(self, task: Task, future: TaskFuture) -> None:
         """Tell who wants to know, and go on. In the desk's thread."""
@@ -165,12 +143,12 @@ class Push:
                 log.info("job %s gets no more tasks: %s", job.name, error)
 
 
-def introduce(task: Task, future: TaskFuture, client: str) -> None:
+def introduce(task: Task, future: TaskFuture, client_id: str) -> None:
     """Write its ids into a task. Raises ConfigurationError if it is none."""
     if not isinstance(task, Task):
         raise ConfigurationError(f"a {type(task).__name__} cannot be pushed: make it a concurrent_nb.Task")
     task.task_id = future.task
-    task.client_id = client
+    task.client_id = client_id
 
 
 def tell(task: Task, future: TaskFuture, listener: Listener) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.store import Store
+from concurrent_nb.tasks.task import ObjectSize
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, joined, length, slices_of, split_off
 from concurrent_nb.wire.session import Session
@@ -53,6 +54,27 @@ class EmptyShelf:
         """Do nothing: there is none."""
 
 
+class Holder(Protocol):
+    """Hears what a peer that cannot open our memory has of it."""
+
+    def got(self, slice_: m.Slice) -> None:
+        """Note that the peer has this from now on."""
+
+    def forgot(self, objects: Sequence[bytes]) -> None:
+        """Note that the peer has these, named as `object_id` does, no longer."""
+
+
+def object_id(segment: bytes, offset: int, serial: int) -> bytes:
+    """Name what lies in a slice. What takes its place has another name."""
+    return b"%d/%d/%b" % (offset, serial, segment)
+
+
+def objects_of(sizes: m.Sizes) -> tuple[ObjectSize, ...]:
+    """List what lies in shared memory, each once: its name and its size in bytes."""
+    names = {object_id(slice_.segment, slice_.offset, slice_.serial): slice_.size for slice_ in slices_of(sizes)}
+    return tuple(names.items())
+
+
 class Introductions:
     """What one peer knows of our shared memory, in one session.
 
@@ -60,11 +82,13 @@ class Introductions:
         session: with the peer.
         memory: what we have.
         shares: whether the peer can open it.
+        holder: hears what the peer has, if it cannot.
     """
 
-    def __init__(self, session: Session, memory: Memory, shares: bool = False) -> None:
+    def __init__(self, session: Session, memory: Memory, shares: bool = False, holder: Holder | None = None) -> None:
         self._session = session
         self._memory = memory
+        self._holder = holder
         self._known: set[bytes] = set()
         self._told: dict[tuple[bytes, int], int] = {}  # what a peer that cannot open it has: by place, its serial
         self.shares = shares
@@ -106,6 +130,10 @@ class Introductions:
             if self._told.get(place) != slice_.serial:
                 data = self._memory.read(slice_)
                 self._session.send(m.Content(*place, slice_.serial, b"", (slice_.size,)), [[data]])
+                if self._holder is not None:
+                    if place in self._told:
+                        self._holder.forgot([object_id(*place, self._told[place])])
+                    self._holder.got(slice_)
                 self._told[place] = slice_.serial
                 self._known.add(slice_.segment)
 
@@ -113,8 +141,9 @@ class Introductions:
         """Tell the peer of segments that are gone; say whether it knew any."""
         known = [segment for segment in segments if segment in self._known]
         self._known.difference_update(known)
-        for place in [place for place in self._told if place[0] in known]:
-            del self._told[place]
+        gone = [object_id(*place, self._told.pop(place)) for place in list(self._told) if place[0] in known]
+        if gone and self._holder is not None:
+            self._holder.forgot(gone)
         if known:
             self._session.send(m.DropSegments(known))
         return bool(known)

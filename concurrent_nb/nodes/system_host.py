@@ -22,19 +22,17 @@ from concurrent_nb.errors import AccessRefused, NotPicklable, TooLarge
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import Canceller, TaskFuture
-from concurrent_nb.nodes.laying import lay_down
-from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.laying import TaskLoader
+from concurrent_nb.nodes.ledger import Entry, OpenJob
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.objects.store import Store
 from concurrent_nb.shipping import notes
-from concurrent_nb.shipping.functions import PickledFunction
 from concurrent_nb.shipping.notes import Display, SystemCounts
-from concurrent_nb.shipping.task_objects import Packer
 from concurrent_nb.tasks.drive import AHEAD_MOST, Cancel, Drive, Ended, Event, Instruction, Push, Room, Runs
 from concurrent_nb.tasks.system import ITaskSystem, Task
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import pack_body, size_of
+from concurrent_nb.wire.codec import size_of
 
 #: between two notes of how far the system is; after an hour it is one in SLOWEST_S
 PACE_S: Final = 0.2
@@ -149,8 +147,6 @@ class _Hands:
 
     def __init__(self, given: Access, name: str) -> None:
         self._inbox: SimpleQueue[Event] = SimpleQueue()
-        self._packer = Packer()
-        self._shipments: dict[bytes, Shipment] = {}
         self._size_bytes = 0.0  # of a task's arguments of late
         self._blind = False
         self._left = False
@@ -161,9 +157,10 @@ class _Hands:
 
         name_of_host = f"system {given.system_id}"
         # The ends of its tasks tell all that a host needs to know of the master's going.
-        self._store = Store()
+        store = Store()
+        self._loader = TaskLoader(store)
         self._courier = Courier(
-            join, given.info.name, name_of_host, self._store, gone=lambda gracefully: None, at_end=lambda: None
+            join, given.info.name, name_of_host, store, gone=lambda gracefully: None, at_end=lambda: None
         )
         self._courier.present_display = self._show
         self._job = OpenJob[TaskFuture](new_job_id(), name)
@@ -208,19 +205,10 @@ class _Hands:
             self._courier.post(entries)
 
     def _entry(self, index: int, task: Task) -> Entry[TaskFuture]:
-        function, pickled, live = self._packer.pack(task)
-        pickled, laid, lease = lay_down(self._store, pickled, live)
-        body, sizes, buffers = pack_body(pickled, laid)
+        function, (body, sizes, buffers, lease) = self._loader.load(task)
         self._size_bytes += (len(body) + sum(map(size_of, sizes)) - self._size_bytes) / 8
         fate = _Fate(self._job.id, index, self._courier.cancel, self._inbox)
-        return Entry(self._job, index, self._ship(function), body, sizes, buffers, None, 0, fate, lease=lease)
-
-    def _ship(self, function: PickledFunction) -> Shipment:
-        shipment = self._shipments.get(function.digest)
-        if shipment is None:
-            shipment = Shipment(function.digest, *pack_body(function.body, function.buffers))
-            self._shipments[function.digest] = shipment
-        return shipment
+        return Entry(self._job, index, function, body, sizes, buffers, None, 0, fate, lease=lease)
 
     def _show(self, display: Display) -> None:
         """Hand on what a task displays; in the courier's thread, which must not fail."""

@@ -7,6 +7,8 @@ Started by a slave's launcher (workers/processes.py). Everything that a task can
 """
 
 import builtins
+import contextlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -229,6 +231,13 @@ def work(ends: WorkerEnds) -> None:
         sys.exit(1)
 
 
+def import_host() -> None:
+    """Import what a host of task systems needs, which takes longer than all the rest of an empty system."""
+    # Where that fails, the host fails at the same, and says so to whoever waits for it.
+    with contextlib.suppress(Exception):
+        importlib.import_module("concurrent_nb.nodes.system_host")
+
+
 def main(option: str, fds: str) -> None:
     """Be a template, and in its children a worker; or be one worker."""
     if paths := os.environ.get(SYS_PATH_VARIABLE):
@@ -238,7 +247,7 @@ def main(option: str, fds: str) -> None:
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it
     sys.meta_path.insert(0, _Displays())
     if option == "--template":
-        ends = Template(socket.socket(fileno=int(fds))).serve()
+        ends = Template(socket.socket(fileno=int(fds)), import_host).serve()
     else:
         ends = WorkerEnds(*map(int, fds.split(",")))
     if ends is not None:

@@ -157,7 +157,7 @@ class ConcurrentMagics(Magics):
         The cell is a function. The names that it uses are sent along as they are now, its value is its last expression,
         and nothing else flows back. A cell that only defines functions makes task functions of them: f(x) runs here,
         f.submit(x) and f.map(xs) on the cluster. If the value is a task system (ITaskSystem), that is run, and its
-        result is the cell's value (with --no-block it is not run: the job's value is the system).
+        result is the cell's value; with --no-block it is the job's.
         """
         chosen = options.parse(ConcurrentMagics.concurrent_task, line)
         if chosen.local and chosen.no_block:
@@ -309,22 +309,29 @@ class ConcurrentMagics(Magics):
         app, notice = self.session.application()
         if notice is not None:
             print(notice)
+        options: dict[str, Any] = {
+            "name": self._job_name(chosen),
+            "timeout_s": chosen.timeout,
+            "retries": chosen.retries,
+            "needs": chosen.needs,
+            "watched": live,
+            "prints": chosen.no_block and not live,  # nobody waits who could show it
+            "strategy": chosen.strategy,
+        }
 
         def start() -> Job:
             try:
+                if chosen.no_block and not task.is_loop:
+                    task.function.keep_lines()  # which a system's methods are made from
+                    return app.start_cell(task.function, **options)
+                stop_on_error = chosen.on_error == "stop"
                 return app.start_job(
                     task.function,
                     task.calls,
-                    name=self._job_name(chosen),
                     until=task.until,
-                    stop_on_error=chosen.on_error == "stop",
-                    timeout_s=chosen.timeout,
-                    retries=chosen.retries,
-                    needs=chosen.needs,
-                    watched=live,
-                    prints=chosen.no_block and not live,  # nobody waits who could show it
-                    strategy=chosen.strategy,
+                    stop_on_error=stop_on_error,
                     batch=chosen.batch,
+                    **options,
                 )
             except MasterLost:
                 self.session.lost()

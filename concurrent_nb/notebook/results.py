@@ -75,7 +75,7 @@ def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
     counts = job.counts()
     ended = f"{counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed in {elapsed_s:.2f} s"
     tasks = plural(counts.total, "task")
-    if isinstance(job, SystemRun):
+    if isinstance(job, SystemRun) and job.is_system:
         phases = max((phase.number for phase in job.told.phases), default=0)
         several = f" in {phases} phases" if phases > 1 else ""
         return f"{tasks}{several}: {ended}{', and the system has failed' if job.first_error is not None else ''}"

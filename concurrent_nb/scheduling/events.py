@@ -16,6 +16,7 @@ class SlaveJoined(Struct, frozen=True, gc=False):
     name: str
     slots: int  #: tasks that can run at once, >= 1
     credit: int  #: unfinished tasks that it accepts at most, >= slots
+    shares_memory: bool = False  #: shared objects need not travel to it: it has all of them
 
 
 class SlaveResized(Struct, frozen=True, gc=False):

@@ -36,6 +36,7 @@ class Slave:
     name: str
     slots: int  #: tasks that can run at once; 0: it is draining
     credit: int  #: unfinished tasks that it accepts at most
+    shares_memory: bool = False  #: has all shared objects, without any in `objects`
     trusted: bool = True  #: heard of lately
     tasks: dict[Task, None] = field(default_factory=dict, repr=False)  #: assigned to it, in that order
     ghosts: dict[AttemptKey, Share] = field(default_factory=dict)  #: given up here, but not answered for: they fill it

@@ -51,8 +51,10 @@ class SlaveDesk:
             refuse(event, f"slave {event.name} joined twice in session {event.slave.hex()[:8]}")
         if event.slots < 1 or event.credit < event.slots:
             refuse(event, f"slave {event.name} has slots={event.slots}, credit={event.credit}: 1 <= slots <= credit")
-        slave = books.slaves[event.slave] = Slave(event.slave, event.name, event.slots, event.credit)
+        slave = Slave(event.slave, event.name, event.slots, event.credit, event.shares_memory)
+        books.slaves[event.slave] = slave
         slave.quiet_since_s = now
+        books.holdings.joined(slave)
         books.resized(0, slave.slots)
         books.touch(slave)
 

@@ -80,6 +80,7 @@ def _check_slave(books: Books, slave: Slave) -> None:
     _require(
         slave.asked == sum(task in books.asked for task in slave.tasks), f"{slave} miscounts what it was asked for"
     )
+    _require(not (slave.shares_memory and slave.objects), f"{slave} has everything, and something besides")
     for each in slave.objects:
         _require(slave in books.holdings.holders(each), f"{slave} has an object, which nobody knows")
     _require((slave.id in books.crowded) == (slave.trusted and slave.load > slave.slots), f"{slave}: crowded or not?")

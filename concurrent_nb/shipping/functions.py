@@ -160,21 +160,10 @@ class Functions:
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled = self._pickle_by_value(fn)
+        pickled = pickled_by_value(fn, fn, self._lay_down)
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and not pickled.buffers:
             self._keep(self._by_value, (fn, pickled, snapshot))
         return pickled
-
-    def _pickle_by_value(self, fn: Callable[..., Any]) -> PickledFunction:
-        if (culprit := find_refused(fn)) is not None:
-            raise NotPicklable(f"{culprit.text(name_of(fn))}: {culprit.advice}")
-        sources = sources_of([fn])
-        try:
-            body, buffers = pickles.dumps(Sourced(fn, sources) if sources else fn)
-        except Exception as error:  # an object's own pickling may raise anything
-            raise NotPicklable(describe_failure(name_of(fn), fn, error)) from error
-        # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
-        return _finish(fn, *self._lay_down(body, buffers))
 
     def _keep(self, kept: dict[int, Any], entry: tuple[Any, ...]) -> None:
         with self._lock:
@@ -182,6 +171,25 @@ class Functions:
             kept[id(entry[0])] = entry
             while len(kept) > self._kept:
                 del kept[next(iter(kept))]
+
+
+def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> PickledFunction:
+    """Pickle a function as it is now, with the lines of the notebook that it was made from.
+
+    Args:
+        of: what of it is the user's: the function itself, or the class that it stands for.
+
+    Raises NotPicklable, which names `of` and the part of it that cannot travel.
+    """
+    if (culprit := find_refused(of)) is not None:
+        raise NotPicklable(f"{culprit.text(name_of(of))}: {culprit.advice}")
+    sources = sources_of([of])
+    try:
+        body, buffers = pickles.dumps(Sourced(fn, sources) if sources else fn)
+    except Exception as error:  # an object's own pickling may raise anything
+        raise NotPicklable(describe_failure(name_of(of), of, error)) from error
+    # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
+    return _finish(fn, *lay_down(body, buffers))
 
 
 def opened(pickled: PickledFunction) -> Any:

@@ -113,14 +113,21 @@ def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
     return cloudpickle.dumps(thing, 5, buffer_callback=keep), buffers
 
 
-def dumps_attributes(args: tuple[Any, ...], attributes: object) -> tuple[bytes, list[memoryview]]:
-    """Pickle `((args, attributes), {})`, as `dumps_call` does: the call for a task object. With a shortcut as well."""
+def dumps_attributes(
+    args: tuple[Any, ...], attributes: object, *, only_plain: bool
+) -> tuple[bytes, list[memoryview]] | None:
+    """Pickle `((args, attributes), {})`, as `dumps_call` does: the call for a task object. With a shortcut as well.
+
+    None if they are to be `only_plain` and are not.
+    """
     if not args and type(attributes) is dict:
         for value in attributes.values():
             if type(value) not in SMALL_ATOMS:
                 break
         else:
             return pickle.dumps(((args, attributes), {}), 5), []
+    if only_plain and not is_plain((args, attributes)):
+        return None
     return dumps_call((args, attributes), {})
 
 

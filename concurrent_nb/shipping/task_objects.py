@@ -1,25 +1,43 @@
 """Tasks that are objects, on their way to a slave: their class travels once, as a function; their state as arguments.
 
     pushing side: Packer.pack(task) -> (pickled function, pickled arguments) -> a task like any other
-    worker:       Caller(*args): makes the object, calls it, cleans up
+    worker:       Caller(*args): makes the object; run_task: calls it, cleans up
 
-Used by whoever pushes `Task`s. A class travels as it is when the first of its tasks is pushed.
+Used by whoever pushes `Task`s, from an application or from a task system. `run_task` is here, and not in `tasks`,
+because frames of this room are left out of tracebacks: they begin with the task's own lines.
 """
 
 import copyreg
-from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Final, cast
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.functions import PickledFunction, Sourced
-from concurrent_nb.shipping.pushed import run_task
-from concurrent_nb.shipping.refusals import describe_failure, find_refused
+from concurrent_nb.shipping.functions import LayDown, PickledFunction, Sourced, copied, pickled_by_value
+from concurrent_nb.shipping.references import is_importable
+from concurrent_nb.shipping.refusals import find_refused
 from concurrent_nb.shipping.sources import sources_of
 from concurrent_nb.tasks.system import Task
-from concurrent_nb.wire.codec import function_digest
 
 _NEWOBJ: Final = copyreg.__newobj__  # type: ignore[attr-defined]
+
+
+def run_task(task: Task) -> Any:
+    """Call the task, and have it tidy up before its result travels, also after an error.
+
+    Raises what the task raises; if `clean_up` raises too, that is told in a note. If only `clean_up` raises, the task
+    has failed: what it was to tidy up is still there, and nobody else would say so.
+    """
+    try:
+        result = task()
+    except BaseException as error:
+        try:
+            task.clean_up()
+        except BaseException as second:  # noqa: BLE001  (the first error is the one that explains; this one is told with it)
+            error.add_note(f"its clean_up raised too: {type(second).__name__}: {second}")
+        raise
+    task.clean_up()
+    return result
 
 
 class Caller:
@@ -44,35 +62,45 @@ class Caller:
 
 
 class Packer:
-    """Pickle tasks. Keeps what it has made of their classes."""
+    """Pickle tasks. Keeps what it has made of their classes: each is sent as it was when its first task was packed.
 
-    def __init__(self) -> None:
-        self._functions: dict[type, PickledFunction | None] = {}  # None: the objects travel whole
-        self._run = _function(run_task, "run_task")
+    Args:
+        lay_down: takes snapshots of buffers that belong to a class.
+    """
+
+    def __init__(self, lay_down: LayDown = copied) -> None:
+        self._lay_down = lay_down
+        #: by class: its function, None where the objects travel whole; and whether the class travels by name
+        self._functions: dict[type, tuple[PickledFunction | None, bool]] = {}
 
     def pack(self, task: Task) -> tuple[PickledFunction, bytes, list[memoryview]]:
         """Give a function, and its arguments for this task: pickle and buffers. Raises NotPicklable."""
         kind = type(task)
         try:
-            function = self._functions[kind]
+            function, by_name = self._functions[kind]
         except KeyError:
-            function = self._functions[kind] = self._of_class(kind)
+            function, by_name = self._functions[kind] = self._of_class(kind), is_importable(kind)
         try:
             if function is not None:
                 make, made, *rest = cast(tuple[Any, ...], task.__reduce_ex__(4))
                 if make is _NEWOBJ and made[0] is kind and not any(rest[1:]):
-                    return function, *pickles.dumps_attributes(made[1:], rest[0] if rest else None)
+                    # What is not plain may refer to the task itself, and only the whole object keeps that true.
+                    state = rest[0] if rest else None
+                    packed = pickles.dumps_attributes(made[1:], state, only_plain=by_name)
+                    if packed is not None:
+                        return function, *packed
             return self._run, *pickles.dumps_call((task,), {})
         except Exception as error:  # whatever the task's own pickling raises is its owner's to see
             raise NotPicklable(f"task {task.task_id} cannot be sent: {type(error).__name__}: {error}") from error
 
+    @cached_property
+    def _run(self) -> PickledFunction:
+        return pickled_by_value(run_task, run_task, self._lay_down)
+
     def _of_class(self, kind: type[Task]) -> PickledFunction | None:
         if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
             return None  # it knows how to travel
-        name = kind.__qualname__
-        if (culprit := find_refused(kind)) is not None:
-            raise NotPicklable(f"{culprit.text(name)}: {culprit.advice}")
-        return _function(Caller(kind), name)
+        return pickled_by_value(Caller(kind), kind, self._lay_down)
 
 
 def travelling(thing: Any) -> Any:
@@ -82,14 +110,3 @@ def travelling(thing: Any) -> Any:
         raise NotPicklable(f"{culprit.text(kind.__qualname__)}: {culprit.advice}")
     sources = sources_of([kind])
     return Sourced(thing, sources) if sources else thing
-
-
-def _function(call: Callable[..., Any], name: str) -> PickledFunction:
-    kind = getattr(call, "_kind", call)
-    sources = sources_of([kind])
-    try:
-        body, live = pickles.dumps(Sourced(call, sources) if sources else call)
-    except Exception as error:  # an object's own pickling may raise anything
-        raise NotPicklable(describe_failure(name, kind, error)) from error
-    buffers = [bytes(buffer) for buffer in live]
-    return PickledFunction(function_digest([body, *buffers]), body, buffers, name)

@@ -101,6 +101,8 @@ class Pool:
         needs: Needs | None = None,
     ) -> None:
         """Take a run of attempts. `buffers` has an entry for each task, or none if no task has buffers."""
+        if needs is not None and needs.kind == "host":
+            self._launcher.expect_host()
         self._obey(self._books.assigned(job, function, timeout_s, tasks, buffers, now, needs), now)
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:

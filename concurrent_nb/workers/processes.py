@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from concurrent_nb.workers.ends import WorkerEnds
-from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, RECORD, STARTED, peak_bytes
+from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, PREPARE, RECORD, STARTED, peak_bytes
 from concurrent_nb.workers.threads import THREADS
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,9 @@ class Launcher(Protocol):
 
     def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
         """Start a worker that gets these ends. They stay open here."""
+
+    def expect_host(self) -> None:
+        """Have ready what a host needs, because one is about to be launched."""
 
     def interrupt(self, worker: int) -> None:
         """Send SIGINT to the worker, not to its group: by now the next task's children may be in there."""
@@ -174,6 +177,10 @@ class TemplateLauncher:
             return self._template_died()
         return []
 
+    def expect_host(self) -> None:
+        """Have the template import what a host needs, if it has not yet: the first one is slow, the others are not."""
+        self._signal(PREPARE, 0)
+
     def interrupt(self, worker: int) -> None:
         """Have the template signal the worker: it alone knows for sure that the process is still that one."""
         self._signal(INTERRUPT, worker)
@@ -283,6 +290,9 @@ class SpawnLauncher:
             with contextlib.suppress(OSError):  # too many open files: its end is noticed a little later then
                 self._pidfds[worker] = os.pidfd_open(process.pid)
         return [Started(worker, process.pid)]
+
+    def expect_host(self) -> None:
+        """Do nothing: each interpreter imports what it needs."""
 
     def interrupt(self, worker: int) -> None:
         """Send SIGINT to the worker."""

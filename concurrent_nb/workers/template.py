@@ -3,8 +3,8 @@
 It has one thread and no ZeroMQ context, so forking it is safe, and takes a millisecond instead of an interpreter's
 start. It reaps the workers and says how each ended; when its slave goes, it kills what is left and goes too.
 
-    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker   -->  template
-    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status         ---  template
+    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  template
+    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  template
 
 Every record is `RECORD` long. Runs no task and opens no pickle; the workers do, in nodes/worker.py.
 """
@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from typing import Final
 
 from concurrent_nb.workers import child
@@ -26,7 +27,7 @@ from concurrent_nb.workers.ends import WorkerEnds
 
 #: kind, worker, pid, wait status, peak of memory in bytes
 RECORD: Final = struct.Struct("<BIiiQ")
-FORK, KILL, INTERRUPT, STARTED, ENDED = 1, 2, 3, 4, 5
+FORK, KILL, INTERRUPT, STARTED, ENDED, PREPARE = 1, 2, 3, 4, 5, 6
 #: pid and status of a worker that could not be forked
 NO_PROCESS: Final = -1
 #: how long the template waits for what it has killed, in seconds
@@ -34,10 +35,15 @@ LAST_WAIT_S: Final = 2.0
 
 
 class Template:
-    """Serve one slave over `link` until it goes. Needs the main thread, for SIGCHLD."""
+    """Serve one slave over `link` until it goes. Needs the main thread, for SIGCHLD.
 
-    def __init__(self, link: socket.socket) -> None:
+    Args:
+        prepare: imports what hosts need; called once, when the first is about to be forked.
+    """
+
+    def __init__(self, link: socket.socket, prepare: Callable[[], None]) -> None:
         self._link = link
+        self._prepare: Callable[[], None] | None = prepare
         self._pid = os.getpid()
         self._workers: dict[int, int] = {}  # pid to worker
         self._wake, wake = os.pipe()
@@ -54,8 +60,7 @@ class Template:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for tasks
         signal.set_wakeup_fd(self._wake_fds[1], warn_on_full_buffer=False)
-        gc.collect()
-        gc.freeze()  # what is there now is shared with the workers; do not write to it
+        _share()
         while True:
             ready = dict(self._poll.poll())
             if self._wake in ready:
@@ -77,12 +82,21 @@ class Template:
     def _obey(self, kind: int, worker: int, fds: list[int]) -> WorkerEnds | None:
         if kind == FORK:
             return self._fork(worker, WorkerEnds(*fds))
+        if kind == PREPARE:
+            self._prepare_once()
+            return None
         for pid, number in self._workers.items():
             if number == worker and kind == KILL:
                 _kill_group(pid)
             elif number == worker:
                 os.kill(pid, signal.SIGINT)  # not its group: by now the next task's children may be in there
         return None
+
+    def _prepare_once(self) -> None:
+        prepare, self._prepare = self._prepare, None
+        if prepare is not None:
+            prepare()
+            _share()
 
     def _fork(self, worker: int, ends: WorkerEnds) -> WorkerEnds | None:
         try:
@@ -141,6 +155,12 @@ class Template:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
+
+
+def _share() -> None:
+    """Keep what is there now for the workers too: the collector writes to it no more."""
+    gc.collect()
+    gc.freeze()
 
 
 def peak_bytes(usage: resource.struct_rusage) -> int:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import concurrent_nb
-from concurrent_nb import ApplicationNode, Cluster, Task, as_completed
+from concurrent_nb import ApplicationNode, Cluster, ITaskSystem, Task, as_completed
 from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.nodes.pushes import AHEAD
-from tests import work
+from tests import systems, work
 from tests.clusters import shared_cluster
 from tests.work import PATIENCE_S
 
@@ -85,7 +85,7 @@ def test_a_task_that_fails_is_told_its_error(app: ApplicationNode) -> None:
     with pytest.raises(ValueError, match="-1") as caught:
         app.push_task(task).result(PATIENCE_S)
     assert "in __call__" in str(caught.value.__cause__)
-    assert "pushed.py" not in str(caught.value.__cause__)
+    assert "task_objects.py" not in str(caught.value.__cause__)
     app.shutdown()
     assert [(result, error) for result, error, _ in task.heard] == [(None, caught.value)]
 
@@ -321,6 +321,23 @@ def test_a_receiver_needs_no_method(app: ApplicationNode, caplog: pytest.LogCapt
     assert app.push_task(Square(3)).result(PATIENCE_S) == 9
     app.shutdown()
     assert caplog.text == ""
+
+
+def test_the_result_of_a_task_system_is_told(app: ApplicationNode) -> None:
+    heard: list[Any] = []
+
+    class Receiver:
+        def work_finished(self, result: Any, task_system: ITaskSystem) -> None:
+            heard.append((result, task_system, threading.current_thread()))
+
+    app.call_back(Receiver())
+    system = systems.Squares(10)
+    assert app.push_tasksystem(system).result(PATIENCE_S) == 285
+    assert app.push_tasksystem(systems.Fails("gather_result")).wait(PATIENCE_S)
+    app.shutdown()
+    ((result, told, thread),) = heard
+    assert (result, told) == (285, system)
+    assert thread is not threading.current_thread()
 
 
 def test_the_end_of_the_cluster_is_told(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ class Answer:
     traceback: str = ""
     ended_at: float = 0.0
 
+    def summary(self) -> str:
+        """Give the line that stays, in the place of what was shown before, or alone where it was over too soon."""
+        return self.displays[-1] if self.displays else self.shown[-1]["text/plain"]
+
 
 class Notebook:
     """A kernel with the extension loaded, and the cells that are run in it."""
@@ -577,12 +581,28 @@ def test_its_errors_end_in_the_cells_own_lines(notebook: Notebook) -> None:
         r"Cell In\[\d+\], line \d+, in task_finished\n +self\.total \+= result / \(task\.n - 7\)", answer.traceback
     )
     assert re.fullmatch(
-        r"\d+ tasks: \d+ done, \d+ cancelled, 0 failed in .*, and the system has failed", answer.displays[0]
+        r"\d+ tasks: \d+ done, \d+ cancelled, 0 failed in .*, and the system has failed", answer.summary()
     )
     answer = notebook.run(SYSTEM.replace("** exponent", "/ (self.n - 7)"))
     assert answer.error == "ZeroDivisionError"
     assert re.search(
         r"Cell In\[\d+\], line \d+, in __call__\n +return helped\(self\.n\) / \(self\.n - 7\)", answer.traceback
+    )
+
+
+def test_in_the_background_it_is_run_too(notebook: Notebook) -> None:
+    notebook.run("exponent, count = 2, 200\ndef helped(n):\n    return n")
+    cell = SYSTEM.replace("%%concurrent_task", "%%concurrent_task --no-block --out job")
+    begun = notebook.start(cell)
+    assert notebook.finish(begun).error is None
+    notebook.wait_for(begun, "200 tasks: 200 done, 0 cancelled, 0 failed in ")
+    assert notebook.run("job.result(60)").value == str(sum(n * n for n in range(200)))
+    assert notebook.run("job is _job, job.counts().done").value == "(True, 200)"
+    notebook.run(cell.replace("self.total += result", "self.total += result / (task.n - 7)"))
+    answer = notebook.run("job.result(60)")
+    assert answer.error == "ZeroDivisionError"
+    assert re.search(
+        r"Cell In\[\d+\], line \d+, in task_finished\n +self\.total \+= result / \(task\.n - 7\)", answer.traceback
     )
 
 
@@ -618,7 +638,7 @@ def test_the_stop_button_stops_a_task_system(notebook: Notebook, tmp_path: Path)
     answer = notebook.finish(cell)
     assert answer.error == "KeyboardInterrupt"
     assert answer.ended_at - pressed_at < BACK_WITHIN_S
-    assert answer.displays[-1].startswith("stopped: ")
+    assert answer.summary().startswith("stopped: ")
     assert notebook.run("%%concurrent_task\n6 * 7").value == "42"
 
 

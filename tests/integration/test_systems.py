@@ -11,7 +11,8 @@ import msgspec
 import psutil
 import pytest
 
-from concurrent_nb import Cluster, ITaskSystem
+import concurrent_nb
+from concurrent_nb import ApplicationNode, Cluster, ITaskSystem
 from concurrent_nb.errors import AccessRefused, ConfigurationError, NotPicklable, PoisonTask, SystemStalled
 from concurrent_nb.nodes.system_host import access
 from concurrent_nb.shipping.pickles import dumps
@@ -109,6 +110,78 @@ def test_with_one_worker_the_host_takes_no_slot(tmp_path: Path) -> None:
         app = small.application()
         runs = [app.push_tasksystem(systems.Squares(50)) for _ in range(3)]
         assert [run.result(PATIENCE_S) for run in runs] == [sum_of_squares(50)] * 3
+
+
+def test_hosts_import_what_they_run_in_once_for_all(cluster: Cluster) -> None:
+    assert cluster.application().push_tasksystem(systems.Shares(0)).result(PATIENCE_S)
+
+
+# ------------------------------------------------------------------------------------------- cells that may be systems
+
+
+@pytest.fixture
+def app(cluster: Cluster) -> Iterator[ApplicationNode]:
+    """An application whose thread for callbacks goes with it."""
+    assert cluster.connection_file is not None
+    with concurrent_nb.connect(cluster.connection_file) as app:
+        yield app
+
+
+def test_a_cell_that_gives_a_system_gives_its_result(
+    app: ApplicationNode, cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = app.start_cell(lambda: systems.Chatty(3, systems.Says), name="maybe", prints=True)
+    assert run.result(PATIENCE_S) == [slave["name"] for slave in cluster.status()["slaves"]]
+    assert (run.name, run.stats()["done"], run.counts().done, run.counts().total) == ("maybe", 3, 3, 3)
+    assert "logged 1" in capfd.readouterr().out
+    assert run.results() == [run.result()]
+
+
+def test_a_cell_that_gives_anything_else_is_a_job_of_one_task(app: ApplicationNode) -> None:
+    run = app.start_cell(lambda: 6 * 7)
+    assert run.result(PATIENCE_S) == 42
+    assert (run.is_system, run.counts().done, run.counts().total) == (False, 1, 1)
+    failing = app.start_cell(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.result(PATIENCE_S)
+
+
+def test_a_systems_own_result_may_be_a_system_which_is_not_run(app: ApplicationNode) -> None:
+    class Outer(ITaskSystem):
+        def generate_tasks(self, master: Any) -> Any:
+            return []
+
+        def gather_result(self, master: Any) -> Any:
+            return systems.Squares(3)
+
+    inner = app.start_cell(Outer).result(PATIENCE_S)
+    assert isinstance(inner, systems.Squares)
+
+
+def test_a_cell_is_stopped_as_a_task_and_as_a_system(app: ApplicationNode, tmp_path: Path) -> None:
+    task = app.start_cell(lambda: work.start_and_wait(tmp_path / "task", tmp_path / "never"))
+    system = app.start_cell(lambda: systems.Endless(tmp_path / "system"))
+    wait_for(tmp_path / "task")
+    wait_for(tmp_path / "system")
+    for run in (task, system):
+        run.cancel()
+        assert run.wait(PATIENCE_S)
+        with pytest.raises(CancelledError):
+            run.result()
+
+
+def test_a_system_that_comes_after_shutdown_is_not_run(app: ApplicationNode, tmp_path: Path) -> None:
+    def cell() -> ITaskSystem:
+        work.start_and_wait(tmp_path / "began", tmp_path / "go")
+        return systems.Squares(3)
+
+    run = app.start_cell(cell)
+    wait_for(tmp_path / "began")
+    app.shutdown(wait=False)
+    (tmp_path / "go").touch()
+    app.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        run.result(PATIENCE_S)
 
 
 # -------------------------------------------------------------------------------------------------------- bad ends
@@ -256,54 +329,78 @@ def test_a_host_that_always_dies_is_given_up(cluster: Cluster, tmp_path: Path) -
 
 
 def test_workers_and_slaves_that_are_killed_change_no_result(tmp_path: Path) -> None:
+    two_phases = systems.TwoPhases(750, systems.SlowSquare)
+    early = systems.FirstAbove(1_000_000, systems.SlowSquare)
+    failing = systems.FailsLate(1500, systems.SlowSquare)
+    endless = systems.Endless(tmp_path / "started")
+    hosted: tuple[systems.Squares, ...] = (two_phases, early, failing, endless)
+    for number, system in enumerate(hosted):
+        system.host = tmp_path / f"host-{number}"
     with Cluster(workers=2, config=BRISK) as mortal:
-        run = mortal.application().push_tasksystem(systems.Told(1500, systems.SlowSquare, tmp_path / "host"))
+        app = mortal.application()
+        runs = [app.push_tasksystem(system) for system in hosted]
         for _ in range(3):
-            done = run.stats()["done"]
-            eventually(lambda done=done: run.stats()["done"] > done or run.wait(0), "it goes on")  # type: ignore[misc]
-            workers = workers_of(slave_pids(mortal)) - {int((tmp_path / "host").read_text())}
-            os.kill(next(iter(workers)), signal.SIGKILL)
-        for pid in slave_pids(mortal):  # and the host with it
+            for run in runs:
+                done = run.stats()["done"]
+                eventually(lambda run=run, done=done: run.stats()["done"] > done or run.wait(0), "it goes on")  # type: ignore[misc]
+            hosts = {int(path.read_text()) for path in tmp_path.glob("host-*")}
+            os.kill(next(iter(workers_of(slave_pids(mortal)) - hosts)), signal.SIGKILL)
+        for pid in slave_pids(mortal):  # and the hosts with it
             os.kill(pid, signal.SIGKILL)
-        assert run.result(PATIENCE_S) == sum(n**4 for n in range(1500))
+        assert runs[0].result(PATIENCE_S) == sum(n**4 for n in range(750))
+        found = runs[1].result(PATIENCE_S)
+        assert found["found"] > 1_000_000
+        assert found["done"] + found["cancelled"] == found["pushed"]
+        with pytest.raises(work.Trouble, match="in gather_result") as caught:
+            runs[2].result(PATIENCE_S)
+        assert caught.value.code == sum_of_squares(1500)
+        assert not runs[3].wait(0)
+        runs[3].cancel()
+        assert runs[3].wait(PATIENCE_S)
+        with pytest.raises(CancelledError):
+            runs[3].result()
 
 
 # ------------------------------------------------------------------------------------------------- memory and rights
 
 
-def test_memory_does_not_grow_with_the_number_of_tasks(cluster: Cluster) -> None:
-    app = cluster.application()
-    master = psutil.Process(master_pid(cluster))
-
-    def run(count: int) -> tuple[int, int]:
-        run = app.push_tasksystem(Weighs(count))
-        assert run.wait(4 * PATIENCE_S)
-        total, grown = run.result()
-        assert total == sum_of_squares(count)
-        return grown, master.memory_info().rss
-
-    run(20_000)
-    _, before = run(20_000)
-    grown, after = run(100_000)
-    assert grown < 16 << 20, "what the host keeps of 80,000 tasks, in bytes"
-    assert after - before < 16 << 20, "what the master keeps of them"
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_million_tasks_of_a_generator_leave_no_memory_behind(cluster: Cluster) -> None:
+    count = 1_000_000
+    run = cluster.application().push_tasksystem(Weighs(count, {"master": master_pid(cluster)}))
+    assert run.wait(4 * PATIENCE_S)
+    total, grown_bytes = run.result()
+    assert total == sum_of_squares(count)
+    # Of 900,000 tasks, 20 bytes each would be more.
+    assert set(grown_bytes) == {"master", "host"}
+    assert max(grown_bytes.values()) < 16 << 20, f"it has grown by so many bytes since a tenth: {grown_bytes}"
 
 
 class Weighs(systems.Squares):
-    """Compares its host's memory after a tenth of the tasks and after all."""
+    """Compares the memory of its host, and of other processes, after a tenth of the tasks and after all."""
+
+    def __init__(self, count: int, pids: dict[str, int]) -> None:
+        super().__init__(count)
+        self.pids = pids
 
     def init_system(self, master: Any) -> None:
         super().init_system(master)
+        self.pids["host"] = os.getpid()
         self.seen = 0
 
     def task_finished(self, master: Any, task: Any, result: Any, error: Any) -> None:
         super().task_finished(master, task, result, error)
         self.seen += 1
-        if self.seen == self.count // 5:
-            self.early = psutil.Process().memory_info().rss
+        if self.seen == self.count // 10:
+            self.early_bytes = self.weigh()
 
     def gather_result(self, master: Any) -> Any:
-        return self.total, psutil.Process().memory_info().rss - self.early
+        late_bytes = self.weigh()
+        return self.total, {name: late_bytes[name] - early for name, early in self.early_bytes.items()}
+
+    def weigh(self) -> dict[str, int]:
+        return {name: psutil.Process(pid).memory_info().rss for name, pid in self.pids.items()}
 
 
 def test_a_host_is_given_a_clients_token_and_a_key_of_its_own(cluster: Cluster) -> None:

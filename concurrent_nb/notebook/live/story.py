@@ -108,7 +108,8 @@ class Story:
         elapsed = max(0.0, now - self._started)
         ended = counts.done + counts.failed + counts.cancelled
         rate, left = self._pace(ended, counts.total, elapsed)
-        if isinstance(self._job, SystemRun) and not self._job.told.exhausted:
+        job = self._job
+        if isinstance(job, SystemRun) and job.is_system and not job.told.exhausted:
             left = None  # more is to come than is known
         return {
             "name": "" if _CELL.fullmatch(self._job.name) else line_of(self._job.name),

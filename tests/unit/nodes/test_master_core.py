@@ -1,64 +1,15 @@
 """What the master makes of what peers say: whom it believes, what it keeps, what it passes on."""
 
-from collections.abc import Sequence
-
 import pytest
 
-from concurrent_nb.ids import SessionId, digest_of
+from concurrent_nb.ids import digest_of
 from concurrent_nb.nodes import master_core
-from concurrent_nb.nodes.master_core import MasterCore
 from concurrent_nb.outcome import Status
-from concurrent_nb.scheduling.liveness import Liveness
-from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffers, decode_error
+from concurrent_nb.wire.codec import decode_error
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.wire.session import Session
-
-ALICE, BOB, EAST = SessionId(b"alice's session."), SessionId(b"bob's session..."), SessionId(b"east's session..")
-KEYS = {ALICE: b"alice's key", BOB: b"bob's key", EAST: b"east's key"}
-JOB = b"j" * 16
-
-
-class Bench:
-    """A master, and the other ends of the links of its peers."""
-
-    def __init__(self) -> None:
-        self.core = MasterCore(7, Scheduler(PullRoundRobin()), Liveness())
-        self.ends: dict[SessionId, Session] = {}
-        self.now = 0.0
-
-    def client(self, session: SessionId, comes_back: bool = True) -> None:
-        self.core.add_client(session, KEYS[session], "somebody", self.now, comes_back)
-        self.ends[session] = Session(7, "to_client")
-        self.say(session)
-
-    def slave(self, session: SessionId, slots: int = 1) -> str:
-        name = self.core.add_slave(session, KEYS[session], "east", slots, 100, self.now)
-        self.ends[session] = Session(7, "to_slave")
-        self.say(session)
-        return name
-
-    def say(self, session: SessionId, *said: m.AnyMessage, buffers: Sequence[Buffers] = (), key: bytes = b"") -> None:
-        end = self.ends[session]
-        for message in said:
-            end.send(message, buffers)
-        for frames in end.flush(self.now) or [end.keepalive()]:
-            self.core.received(session, key or KEYS[session], frames, self.now)
-
-    def told(self, to: SessionId) -> list[m.AnyMessage]:
-        """What the master tells a peer now."""
-        heard: list[m.AnyMessage] = []
-        for session, frames in self.core.step(self.now):
-            if session in self.ends:
-                messages = [item.message for item in self.ends[session].receive(frames, self.now)]
-                heard += messages if session == to else []
-        return heard
-
-
-def function(body: bytes = b"a pickled function") -> m.Function:
-    return m.Function(digest_of(body), body)
+from tests.unit.nodes.master_bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function
 
 
 def submit(*indexes: int, digest: bytes = function().digest) -> m.Submit:

@@ -1,10 +1,10 @@
 """What a link says of shared memory: once where the peer can open it, once where it cannot, and never again in vain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories
+from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories, object_id, objects_of
 from concurrent_nb.objects.segments import CannotOpen, Handle, is_available
 from concurrent_nb.objects.store import Store
 from concurrent_nb.wire import messages as m
@@ -16,12 +16,31 @@ pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no a
 DATA = bytes(range(256)) * 400
 
 
+class Having:
+    """What the peer of a link has got, and not forgotten."""
+
+    def __init__(self) -> None:
+        self.objects: list[bytes] = []
+
+    def got(self, slice_: m.Slice) -> None:
+        self.objects.append(name_of(slice_))
+
+    def forgot(self, objects: Sequence[bytes]) -> None:
+        for each in objects:
+            self.objects.remove(each)
+
+
+def name_of(slice_: m.Slice) -> bytes:
+    return object_id(slice_.segment, slice_.offset, slice_.serial)
+
+
 class Link:
     """Our end of a link, and what its peer hears."""
 
     def __init__(self, store: Store, *, shares: bool) -> None:
         self.session = Session(1, "to_client")
-        self.introductions = Introductions(self.session, Memories(EmptyShelf(), store), shares)
+        self.holder = Having()
+        self.introductions = Introductions(self.session, Memories(EmptyShelf(), store), shares, self.holder)
 
     def said(self) -> list[tuple[m.AnyMessage, list[bytes]]]:
         heard = []
@@ -68,6 +87,33 @@ def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: Store) -> 
     link.introductions.outgoing((anew,), (), once=True)
     ((message, buffers),) = link.said()
     assert isinstance(message, m.Content) and message.serial == anew.serial and buffers == [DATA[::-1]]
+
+
+def test_what_a_peer_on_another_host_has_is_known_until_it_is_gone(store: Store) -> None:
+    link, one, two = Link(store, shares=False), placed(store), placed(store, DATA * 50)
+    for _ in range(2):
+        link.introductions.outgoing((one, 3, two), [b"abc"], once=True)
+    assert link.holder.objects == [name_of(one), name_of(two)]
+    store.let_go([one], clean=True)
+    anew = placed(store, DATA[::-1])
+    assert (anew.segment, anew.offset) == (one.segment, one.offset)
+    link.introductions.outgoing((anew,), (), once=True)
+    assert link.holder.objects == [name_of(two), name_of(anew)]
+    link.introductions.dropped([two.segment, b"another"])
+    assert link.holder.objects == [name_of(anew)]
+
+
+def test_a_peer_on_this_host_has_nothing_of_its_own(store: Store) -> None:
+    link = Link(store, shares=True)
+    link.introductions.outgoing((placed(store),), (), once=True)
+    assert link.holder.objects == []
+
+
+def test_objects_are_what_lies_in_shared_memory_each_once() -> None:
+    one, two = m.Slice(b"s", 0, 70_000, 1), m.Slice(b"s", 70_000, 80_000, 2)
+    assert objects_of((one, 5, two, one)) == ((name_of(one), 70_000), (name_of(two), 80_000))
+    later = [m.Slice(b"s", 0, 70_000, 3), m.Slice(b"s", 1, 70_000, 1), m.Slice(b"t", 0, 70_000, 1)]
+    assert len({name_of(slice_) for slice_ in (one, two, *later)}) == 5
 
 
 def test_a_peer_that_turns_out_to_be_on_this_host_is_told_anew(store: Store) -> None:

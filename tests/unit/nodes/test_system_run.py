@@ -4,9 +4,10 @@ from typing import Any
 
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.futures import Counts, TaskFuture, TaskNote
-from concurrent_nb.nodes.system_run import SystemRun
+from concurrent_nb.nodes.system_run import CellRun, SystemRun
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.notes import Display, PhaseCounts, SystemCounts
+from concurrent_nb.tasks.system import ITaskSystem
 
 COUNTS = SystemCounts("running", 10, 6, 4, 2, 3, 1, 0, False, 1.5, [PhaseCounts(1, 10, 6, 3, 1, 0)])
 
@@ -59,3 +60,65 @@ def test_what_its_tasks_display_is_not_kept_by_one_that_prints() -> None:
         run = a_run(prints=prints)
         run.task_said(0, [Display({"text/plain": "x"})])
         assert len(run.take_output()) == kept
+
+
+# ---------------------------------------------------------------------------------------------- what may be a system
+
+
+class Cell:
+    """A job that may go on, and what it has asked for."""
+
+    def __init__(self) -> None:
+        self.pushed: list[Any] = []
+        self.cancelled: list[tuple[JobId, Any]] = []
+        self.run = CellRun(
+            JobId(b"\1" * 16),
+            "In[1]",
+            lambda job, indexes: self.cancelled.append((job, indexes)),
+            False,
+            False,
+            lambda run, system: self.pushed.append(system),
+        )
+        self.future = self.run.future_of(0)
+
+    def answer(self, value: Any, error: BaseException | None = None) -> None:
+        self.future.status = Status.OK if error is None else Status.ERROR
+        self.future.end(value, error)
+
+
+def test_a_cell_that_gives_no_system_ends_with_its_value() -> None:
+    cell = Cell()
+    assert cell.run.counts() == Counts(1, 0, 0, 0, 0)
+    cell.answer(7)
+    assert (cell.run.result(0), cell.run.counts(), cell.pushed) == (7, Counts(0, 0, 1, 0, 0), [])
+
+
+def test_one_that_fails_ends_with_its_error() -> None:
+    cell = Cell()
+    cell.answer(None, ValueError("x"))
+    assert cell.run.wait(0)
+    assert (cell.run.counts(), cell.run.is_system) == (Counts(0, 0, 0, 1, 0), False)
+
+
+def test_one_that_gives_a_system_ends_with_what_that_gives_even_if_it_is_a_system() -> None:
+    cell, system, inner = Cell(), ITaskSystem(), ITaskSystem()
+    cell.answer(system)
+    assert (cell.pushed, cell.run.wait(0), cell.run.is_system) == ([system], False, True)
+    cell.run.id = JobId(b"\2" * 16)
+    assert cell.run.future_of(0) is cell.future
+    assert cell.future.job_id == cell.run.id
+    cell.run.task_said(0, [COUNTS])
+    assert cell.run.counts() == Counts(4, 2, 3, 1, 0)
+    cell.answer(inner)
+    assert (cell.pushed, cell.run.result(0)) == ([system], inner)
+
+
+def test_whoever_has_cancelled_it_wants_no_system_either() -> None:
+    by_job, by_future = Cell(), Cell()
+    assert not by_job.run.was_cancelled()
+    by_job.run.cancel()
+    assert by_job.run.was_cancelled()
+    by_future.future.cancel()
+    assert by_future.run.was_cancelled()
+    by_future.answer(ITaskSystem())
+    assert by_future.future.cancelled()

@@ -57,6 +57,9 @@ class FakeApplication:
         job.slaves = {"here"}
         return job
 
+    def start_cell(self, function: Callable[[], Any], **options: Any) -> Job:
+        return self.start_job(function, [()], **options)
+
     def present_errors(self, presenter: Any) -> None:
         self.presenter = presenter
 

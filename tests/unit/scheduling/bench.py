@@ -82,8 +82,8 @@ def slave_id(name: str) -> SessionId:
     return SessionId(name.encode())
 
 
-def joined(name: str, slots: int = 1, credit: int = 100) -> SlaveJoined:
-    return SlaveJoined(slave_id(name), name, slots, credit)
+def joined(name: str, slots: int = 1, credit: int = 100, *, shares_memory: bool = False) -> SlaveJoined:
+    return SlaveJoined(slave_id(name), name, slots, credit, shares_memory)
 
 
 def resized(name: str, slots: int, credit: int) -> SlaveResized:

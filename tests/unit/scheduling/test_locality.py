@@ -68,6 +68,18 @@ def test_a_lost_slave_has_nothing() -> None:
     assert len(bench.scheduler._books.holdings) == 0
 
 
+def test_a_slave_that_shares_memory_has_everything_and_nothing_is_noted_of_it() -> None:
+    bench = Bench()
+    bench(joined("a", shares_memory=True), opened(), submitted([0], objects=[X]), held("a", b"y"))
+    slave = bench.scheduler.slaves[slave_id("a")]
+    assert missing_bytes(slave, BOTH) == 0
+    assert len(slave.objects) == len(bench.scheduler._books.holdings) == 0
+    books = bench.scheduler._books.holdings
+    assert list(books.near(X, 5)) == [slave]
+    bench(lost("a"))
+    assert list(books.near(X, 5)) == []
+
+
 def test_tasks_travel_together_only_if_they_refer_to_the_same() -> None:
     bench = Bench()
     bench(opened(), submitted(range(5), objects=[X, X, Y, Y, X]))
@@ -138,6 +150,15 @@ def test_patience_has_an_end_however_large_the_object() -> None:
     shares = assigned(bench(*[submitted([index], objects=[((b"x", 10**12),)]) for index in range(1, 35)]))
     assert shares["b"][:30] == list(range(1, 31))
     assert shares["a"][0] == 31
+
+
+def test_a_task_waits_for_a_slave_that_shares_memory_as_for_one_that_has_got_its_objects() -> None:
+    bench = a_cluster("far")
+    bench(joined("near", shares_memory=True), held("far", b"y"))
+    # Five tasks of 0.1 s take as long as the object would travel.
+    shares = assigned(bench(*[submitted([index], objects=[X]) for index in range(1, 8)]))
+    assert shares["near"] == [1, 2, 3, 4, 5]
+    assert shares["far"][0] == 6
 
 
 def test_of_an_unknown_function_only_a_few_tasks_wait() -> None:

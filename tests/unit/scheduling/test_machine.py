@@ -189,11 +189,11 @@ class World(RuleBasedStateMachine):
         return any(not slave.lost for slave in self.slaves.values())
 
     @precondition(lambda self: sum(not slave.lost for slave in self.slaves.values()) < 4)
-    @rule(slots=st.integers(1, 3), more=st.integers(0, 8))
-    def slave_joins(self, slots: int, more: int) -> None:
+    @rule(slots=st.integers(1, 3), more=st.integers(0, 8), shares_memory=st.booleans())
+    def slave_joins(self, slots: int, more: int, shares_memory: bool) -> None:
         slave = PlayedSlave(SessionId(self.new_id("s")), slots, slots + more)
         self.slaves[slave.id] = slave
-        self.handle(SlaveJoined(slave.id, slave.id.decode(), slots, slots + more))
+        self.handle(SlaveJoined(slave.id, slave.id.decode(), slots, slots + more, shares_memory))
 
     @precondition(has_slave)
     @rule(data=st.data())
@@ -443,7 +443,7 @@ class World(RuleBasedStateMachine):
             return
         for owner in self.sessions:
             self.attach(owner)
-        self.slave_joins(3, 8) if not self.has_slave() else None
+        self.slave_joins(3, 8, False) if not self.has_slave() else None
         for slave in self.slaves.values():
             if not slave.lost:
                 slave.slots, slave.credit = 3, 11

@@ -4,7 +4,6 @@ import pickle
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import opened
-from concurrent_nb.shipping.task_objects import Packer, travelling
+from concurrent_nb.shipping.task_objects import Packer, run_task, travelling
 from concurrent_nb.tasks.system import Task
 
 
@@ -125,47 +124,31 @@ def test_large_buffers_travel_beside_it() -> None:
     assert (len(body) < 200, [len(buffer) for buffer in buffers]) == (True, [1 << 17])
 
 
+class Own(Plain):
+    """Refers to itself."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.grow = self.add_one
+
+    def add_one(self) -> None:
+        self.n += 1
+
+    def __call__(self) -> Any:
+        self.grow()
+        return self.n
+
+
+def test_a_task_that_refers_to_itself_still_does_there() -> None:
+    assert there(Packer(), Own(1)) == 2
+
+
 def test_a_class_of_a_function_travels_by_value() -> None:
     class Local(Task):
         def __call__(self) -> str:
             return f"of {len(self.__dict__)} attributes"
 
     assert there(Packer(), Local()) == "of 3 attributes"
-
-
-class Cleans(Task):
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self) -> None:
-        self.path.write_text("called")
-        raise ValueError("x")
-
-    def clean_up(self) -> None:
-        self.path.write_text(f"{self.path.read_text()} and cleaned")
-
-
-def test_it_cleans_up_also_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="x"):
-        there(Packer(), Cleans(tmp_path / "x"))
-    assert (tmp_path / "x").read_text() == "called and cleaned"
-
-
-class Breaks(Plain):
-    def __call__(self) -> Any:
-        if self.n:
-            raise ValueError("x")
-
-    def clean_up(self) -> None:
-        raise KeyError("y")
-
-
-def test_of_two_errors_the_first_is_raised_and_the_other_told_with_it() -> None:
-    with pytest.raises(ValueError, match="x") as caught:
-        there(Packer(), Breaks(1))
-    assert caught.value.__notes__ == ["its clean_up raised too: KeyError: 'y'"]
-    with pytest.raises(KeyError, match="y"):
-        there(Packer(), Breaks(0))
 
 
 def test_a_class_that_cannot_travel_is_refused_by_name() -> None:
@@ -186,3 +169,59 @@ def test_so_is_an_object() -> None:
     with pytest.raises(NotPicklable, match=r"Plain uses Plain\.n, a generator: make a list of it first"):
         travelling(task)
     assert travelling(Plain(3)).n == 3
+
+
+# ------------------------------------------------------------------------------------------- what a worker does with it
+
+
+class Work(Task):
+    """Does what it is told, and keeps a diary."""
+
+    def __init__(self, fails: bool = False, litters: bool = False) -> None:
+        super().__init__("work")
+        self.fails, self.litters = fails, litters
+        self.diary: list[str] = []
+
+    def __call__(self) -> int:
+        self.diary.append("called")
+        if self.fails:
+            raise ValueError("the work")
+        return 7
+
+    def clean_up(self) -> None:
+        self.diary.append("tidied")
+        if self.litters:
+            raise OSError("the broom")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_tidies_up_once_after_its_work_whatever_came_of_it(fails: bool) -> None:
+    work = Work(fails)
+    if fails:
+        with pytest.raises(ValueError, match="the work"):
+            run_task(work)
+    else:
+        assert run_task(work) == 7
+    assert work.diary == ["called", "tidied"]
+
+
+def test_an_error_while_tidying_up_does_not_hide_the_error_of_the_work() -> None:
+    with pytest.raises(ValueError, match="the work") as caught:
+        run_task(Work(fails=True, litters=True))
+    assert caught.value.__notes__ == ["its clean_up raised too: OSError: the broom"]
+
+
+def test_a_task_that_cannot_tidy_up_has_failed() -> None:
+    with pytest.raises(OSError, match="the broom"):
+        run_task(Work(litters=True))
+
+
+def test_a_task_without_work_says_what_it_lacks() -> None:
+    with pytest.raises(NotImplementedError, match="give it a method __call__"):
+        run_task(Task())
+
+
+def test_so_it_does_where_its_class_was_sent() -> None:
+    with pytest.raises(ValueError, match="the work") as caught:
+        there(Packer(), Work(fails=True, litters=True))
+    assert caught.value.__notes__ == ["its clean_up raised too: OSError: the broom"]
