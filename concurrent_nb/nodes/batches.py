@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from concurrent_nb.errors import ClusterError
+from concurrent_nb.errors import ClusterError, ConfigurationError
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.answers import open_item
 from concurrent_nb.nodes.courier import Courier
@@ -105,7 +105,7 @@ class Batches:
         limits: timeout_s and retries, of each item.
         stop_on_error: an item that fails ends the job.
 
-    Raises NotPicklable if the function or an item cannot travel.
+    Raises NotPicklable if the function or an item cannot travel, and ConfigurationError for tasks in threads.
     """
 
     def __init__(
@@ -129,6 +129,9 @@ class Batches:
         self._courier = courier
         self._shipment = packer.ship(function)
         self._needs = self._shipment.needs if needs is None else needs
+        if self._needs is not None and self._needs.kind == "thread":
+            # They share the streams in which items are marked.
+            raise ConfigurationError("tasks in threads do not travel in batches: leave out batch, or the threads")
         self._size = size
         self._timeout_s, self._retries = limits
         self._stop_on_error = stop_on_error

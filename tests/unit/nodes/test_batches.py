@@ -5,7 +5,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from concurrent_nb.errors import MasterLost, TaskTimeout, WorkerDied
+import pytest
+
+from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, WorkerDied
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.batches import Batch, Batches
 from concurrent_nb.nodes.courier import Courier, Source
@@ -16,7 +18,7 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.shipping import batches, notes, pickles, reports
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.wire.codec import Buffers
-from concurrent_nb.wire.messages import Sizes
+from concurrent_nb.wire.messages import Needs, Sizes
 
 ID = JobId(b"j" * 16)
 
@@ -70,7 +72,14 @@ class Bench:
     """A job of `count` items, and what was sent of it."""
 
     def __init__(
-        self, count: int, size: int | AdaptiveSize, *, until: bool = False, stop: bool = False, retries: int = 0
+        self,
+        count: int,
+        size: int | AdaptiveSize,
+        *,
+        until: bool = False,
+        stop: bool = False,
+        retries: int = 0,
+        needs: Needs | None = None,
     ) -> None:
         self.courier = Carrying()
         self.batches = Batches(
@@ -82,7 +91,7 @@ class Bench:
             size,
             limits=(10.0, retries),
             stop_on_error=stop,
-            needs=None,
+            needs=needs,
             watched=True,
             prints=False,
         )
@@ -98,6 +107,11 @@ class Bench:
 
     def ended(self) -> list[int]:
         return [future.index for future in self.job.ended]
+
+
+def test_tasks_in_threads_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="tasks in threads do not travel in batches"):
+        Bench(3, 3, needs=Needs(kind="thread"))
 
 
 def items_of(sent: Sequence[Batch]) -> list[list[int]]:
