@@ -18,15 +18,16 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
-from concurrent_nb.nodes.courier import Courier, Presenter
+from concurrent_nb.nodes.batches import Batches
+from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.desk import Desk
-from concurrent_nb.nodes.futures import Job, TaskFuture
+from concurrent_nb.nodes.futures import Job, Presenter, TaskFuture
 from concurrent_nb.nodes.laying import Arguments, TaskLoader, lay_down, lay_down_call
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.maps import Map
@@ -315,24 +316,44 @@ class ApplicationNode(concurrent.futures.Executor):
         prints: bool = False,
         strategy: str | None = None,
         needs: Needs | None = None,
+        batch: int | Literal["auto"] | None = None,
     ) -> Job:
         """Run `function(*call)` for each call as one job; return it at once.
 
         Args:
             until: the first task that returns an `outcome.Hit` ends the job, the rest is cancelled.
             stop_on_error: the first task that fails ends the job.
-            timeout_s: run time in seconds allowed per attempt.
+            timeout_s: run time in seconds allowed per attempt, also of each of the tasks that travel together.
             retries: how often a task may run again after an error or a timeout.
             watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
             prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
             strategy: who gets its tasks: "pull_round_robin", "push_best", "stealing" or "locality" (what each is good
                 for is said in `scheduling.strategies`); None leaves it to the cluster.
             needs: what each task needs; None: what the function says, which mostly is a slot, in a worker process.
+            batch: so many tasks travel together, and run one after another in the same worker; "auto" lets measured
+                times decide, as of `map`; None is each by itself. Futures, counts and errors are the same, but for two
+                things: a future that is not running yet cannot be cancelled any more once its batch runs, and tasks
+                run again more often (those around one that overran its time or killed its worker).
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
         timeout_s, retries = _limits(timeout_s, retries)
         name = _label(name)
+        if (size := self._batch_size(batch)) is not None:
+            record = OpenJob[TaskFuture](new_job_id(), name, bool(until), False, _strategy(strategy))
+            return Batches(
+                self,
+                self._courier,
+                function,
+                calls,
+                record,
+                size,
+                limits=(timeout_s, retries),
+                stop_on_error=bool(stop_on_error),
+                needs=_checked(needs),
+                watched=watched,
+                prints=prints,
+            ).start()
         record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), _strategy(strategy))
         job = Job(record.id, name, self._canceller, watched, prints)
         self._begin(job, record, function, calls, needs, timeout_s, retries)
@@ -529,6 +550,17 @@ class ApplicationNode(concurrent.futures.Executor):
             old, self._loose = self._loose, OpenJob[TaskFuture](new_job_id(), self.name)
         self._courier.close_job(old)
         return old
+
+    def _batch_size(self, batch: Any) -> int | AdaptiveSize | None:
+        """Give how many tasks travel together, or what decides on it; None: each by itself."""
+        if batch is None:
+            return None
+        if batch == "auto":
+            return AdaptiveSize(self._ask_for_slots())
+        is_whole = isinstance(batch, numbers.Integral) and not isinstance(batch, bool)
+        if not (is_whole and batch >= 1):
+            raise ConfigurationError(f'batch is {batch!r}, it must be a whole number of at least 1, "auto", or None')
+        return int(batch) if batch > 1 else None
 
     def _ask_for_slots(self) -> int:
         """Give the number of tasks that the cluster can run at once, as it was a moment ago."""

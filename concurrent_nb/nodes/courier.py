@@ -22,7 +22,7 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.answers import answer_of
-from concurrent_nb.nodes.futures import OutputPiece, TaskFuture
+from concurrent_nb.nodes.futures import OutputPiece, Presenter, TaskFuture
 from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Unclaimed, Wrote
 from concurrent_nb.nodes.registration import Membership
 from concurrent_nb.nodes.wake import Wake
@@ -52,7 +52,6 @@ _STATUSES: Final = tuple(Status)
 
 Task = Entry[TaskFuture]
 Callback = Callable[[], None]
-Presenter = Callable[[TaskFuture, BaseException], None]
 
 
 class Source(Protocol):
@@ -311,12 +310,7 @@ class Courier:
         if type(news) is Ended:
             self._end(news)
         elif type(news) is Runs:
-            future = news.entry.owner
-            future.slave = news.slave
-            if not future.running() and not future.done():
-                future.set_running_or_notify_cancel()
-            if future.job is not None:
-                future.job.task_started(future.index)
+            news.entry.owner.note_running(news.slave)
         elif type(news) is Wrote:
             self._show(news)
         elif type(news) is Unclaimed:
@@ -345,10 +339,7 @@ class Courier:
         if status is Status.CANCELLED:
             future.end_cancelled()
         else:
-            value, error = answer_of(ended, self._take)
-            if error is not None and self.present is not None:
-                self.present(future, error)
-            future.end(value, error)
+            future.answer(*answer_of(ended, self._take), self.present)
 
     def _take(self, slice_: Slice) -> memoryview | bytearray:
         return self._shelf.take(slice_, self._released.append)
@@ -362,11 +353,11 @@ class Courier:
         decoder = self._decoders.get(key)
         if decoder is None:  # a character may be cut between two pieces
             decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
-        text = decoder.decode(wrote.data)
-        if future.job is not None and not future.job.prints:
-            future.job.task_wrote(OutputPiece(future.index, wrote.stream, text))
-            return
-        self._write(wrote.stream, text)
+        for index, text in future.pieces(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
+            if future.job is not None and not future.job.prints:
+                future.job.task_wrote(OutputPiece(index, wrote.stream, text))
+            else:
+                self._write(wrote.stream, text)
 
     def _write(self, number: int, text: str) -> None:
         stream = sys.stdout if number == 1 else sys.stderr
@@ -386,10 +377,9 @@ class Courier:
             log.warning("task %s: %s", future.task, error)
             del self._note_readers[key]
             return
-        if future.job is not None:
-            future.job.task_said(future.index, notes)
-            if not future.job.prints:
-                return
+        future.take_notes(notes, wrote.attempt)
+        if future.job is not None and not future.job.prints:
+            return
         for note in notes:
             if not isinstance(note, Display):
                 continue

@@ -13,16 +13,21 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from msgspec import Struct
+
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.notes import Display, Note, Publication, Report, SystemCounts
+from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SystemCounts
 
 T = TypeVar("T")
 
 #: (job, indexes, None for all): asks the application's thread to cancel
 Canceller = Callable[[JobId, Sequence[int] | None], None]
 
+
+#: called with each exception of a task before its future has it
+Presenter = Callable[["TaskFuture", BaseException], None]
 
 #: guards whether a future has its condition yet
 _FURNISHING: Final = threading.RLock()  # reentrant, for signal handlers
@@ -87,6 +92,12 @@ class TaskFuture(concurrent.futures.Future[Any]):
             return self._result
         return super().result(timeout)
 
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the task's exception, as in the standard library."""
+        if self._state == FINISHED:
+            return self._exception
+        return super().exception(timeout)
+
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the result in a coroutine. Cancelling the coroutine cancels the task if it does not run."""
         import asyncio  # here, because it takes 100 ms and only coroutines come by
@@ -104,37 +115,70 @@ class TaskFuture(concurrent.futures.Future[Any]):
             known = self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
         if known or not super().cancel():
             return known
-        self._notify_cancelled()
+        if self._notify_waiters() and self.job is not None:
+            self.job.tasks_ended((self,))
         self._canceller(self.job_id, (self.index,))
         return True
 
+    def note_running(self, slave: str, begins: bool = True) -> None:
+        """Note that the task runs, or, if it does not begin yet, that it will where it is. For the same thread."""
+        self.slave = slave
+        with self._condition:
+            if self._state == PENDING:
+                self._state = RUNNING
+        if begins and self.job is not None:
+            self.job.task_started(self.index)
+
+    def pieces(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
+        """Say which task of its job has written what of `text`, by index. For the application's thread."""
+        return ((self.index, text),)
+
+    def take_notes(self, notes: Sequence[Note], attempt: int) -> None:
+        """Note what the task has said. For the application's thread."""
+        if self.job is not None:
+            self.job.task_said(self.index, notes)
+
+    def answer(self, value: Any, error: BaseException | None, present: "Presenter | None") -> None:
+        """Set the result, or the exception, which `present` is shown before. For the application's thread."""
+        if error is not None and present is not None:
+            present(self, error)
+        self.end(value, error)
+
     def end_cancelled(self) -> None:
         """Take the cluster's word that the task was cancelled, running or not. For the application's thread."""
-        with self._condition:
-            if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED):
-                return
-            self._state = CANCELLED
-            self._condition.notify_all()
-        self._invoke_callbacks()
-        self._notify_cancelled()
-
-    def _notify_cancelled(self) -> None:
-        try:
-            self.set_running_or_notify_cancel()
-        except RuntimeError:  # two threads cancelled at once; the other one has told the waiters
-            return
-        if self.job is not None:
-            self.job.task_ended(self)
+        if self.set_cancelled() and self.job is not None:
+            self.job.tasks_ended((self,))
 
     def end(self, value: Any, error: BaseException | None) -> bool:
         """Set the result or the exception; False if it was cancelled meanwhile. For the application's thread."""
-        if not self._is_furnished:
+        if not self.set_end(value, error):
+            return False
+        if self.job is not None:
+            self.job.tasks_ended((self,))
+        return True
+
+    def set_cancelled(self) -> bool:
+        """Do as `end_cancelled`, and leave it to the caller to tell the job. False if it has ended already."""
+        if not self._is_furnished and self._state == PENDING:
             with _FURNISHING:
                 if not self._is_furnished:  # so nobody waits, has cancelled it, or wants to be called
+                    self._state = CANCELLED_AND_NOTIFIED
+                    return True
+        with self._condition:
+            if self._state in _ENDED:
+                return False
+            self._state = CANCELLED
+            self._condition.notify_all()
+        self._invoke_callbacks()
+        return self._notify_waiters()
+
+    def set_end(self, value: Any, error: BaseException | None) -> bool:
+        """Do as `end`, and leave it to the caller to tell the job."""
+        if not self._is_furnished and self._state == PENDING:
+            with _FURNISHING:
+                if not self._is_furnished:  # the same
                     self._result, self._exception = value, error
                     self._state = FINISHED
-                    if self.job is not None:
-                        self.job.task_ended(self)
                     return True
         try:
             if error is None:
@@ -143,8 +187,13 @@ class TaskFuture(concurrent.futures.Future[Any]):
                 self.set_exception(error)
         except concurrent.futures.InvalidStateError:
             return False
-        if self.job is not None:
-            self.job.task_ended(self)
+        return True
+
+    def _notify_waiters(self) -> bool:
+        try:
+            self.set_running_or_notify_cancel()
+        except RuntimeError:  # two threads cancelled at once; the other one has told the waiters
+            return False
         return True
 
 
@@ -181,9 +230,8 @@ class Shown:
     display: Display
 
 
-@dataclass(frozen=True, slots=True)
-class TaskEvent:
-    """What has happened to a task of a watched job."""
+class TaskEvent(Struct, frozen=True, gc=False):
+    """What has happened to a task of a watched job. A Struct, because one is made for each task."""
 
     index: int
     kind: str  #: "started" (of tasks that have run for a while) or "ended"
@@ -345,40 +393,38 @@ class Job:
             if isinstance(note, Display):
                 if not self.prints:
                     self._output.append(Shown(index, note))
-            elif self.watched:
+            elif self.watched and not isinstance(note, (Item, Ended)):
                 self._notes.append(TaskNote(index, note))
 
-    def task_ended(self, future: TaskFuture) -> None:
-        """Note that a task has ended, whoever ended it."""
+    def tasks_ended(self, futures: Sequence[TaskFuture]) -> None:
+        """Note that tasks have ended, whoever ended them."""
+        if not futures:
+            return
         with self._condition:
-            self._running.discard(future.index)
-            if self.watched:
-                self._events.append(
-                    TaskEvent(
-                        future.index,
-                        "ended",
-                        future.slave,
-                        future.worker,
-                        time.monotonic(),
-                        future.elapsed_s,
-                        future.status,
-                    )
-                )
-            if future.slave:
-                self.slaves.add(future.slave)
-            if future.cancelled():
-                self._cancelled += 1
-            elif future.status in SUCCESSES:
-                self._done += 1
-                if future.status is Status.HIT and self.hit is None:
-                    self.hit = future
-            else:
-                self._failed += 1
-                self.first_error = self.first_error or future
-            self.ended.append(future)
+            for future in futures:
+                self._note_end(future)
             if self._is_over():
                 self._ended_s = time.monotonic()
             self._condition.notify_all()
+
+    def _note_end(self, future: TaskFuture) -> None:
+        self._running.discard(future.index)
+        slave, status = future.slave, future.status
+        if self.watched:
+            event = TaskEvent(future.index, "ended", slave, future.worker, time.monotonic(), future.elapsed_s, status)
+            self._events.append(event)
+        if slave:
+            self.slaves.add(slave)
+        if future.cancelled():
+            self._cancelled += 1
+        elif status in SUCCESSES:
+            self._done += 1
+            if status is Status.HIT and self.hit is None:
+                self.hit = future
+        else:
+            self._failed += 1
+            self.first_error = self.first_error or future
+        self.ended.append(future)
 
     def close(self, error: BaseException | None = None) -> None:
         """Note that no more tasks will come, because of `error` if there is one."""

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from concurrent_nb.errors import ClusterError, NotPicklable
 from concurrent_nb.ids import new_job_id
@@ -26,55 +26,26 @@ from concurrent_nb.nodes.answers import open_item
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import TaskFuture
-from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
-from concurrent_nb.objects.store import Lease
-from concurrent_nb.outcome import Status
-from concurrent_nb.shipping import chunks
-from concurrent_nb.shipping.pickles import SMALL_ATOMS, dumps_call
+from concurrent_nb.nodes.items import (
+    AGAIN,
+    CHUNK_BYTES,
+    CUTS_PER_TURN,
+    MEASURED,
+    Item,
+    Packer,
+    body_of,
+    fitting,
+    packed,
+)
+from concurrent_nb.nodes.ledger import Entry, OpenJob
+from concurrent_nb.shipping.pickles import SMALL_ATOMS
 from concurrent_nb.tasks.chunks import AdaptiveSize
-from concurrent_nb.wire.codec import Buffers, pack_body
-from concurrent_nb.wire.messages import Sizes
 
-#: a chunk is not made longer once the pickles of its items are so large
-CHUNK_BYTES: Final = 256 * 1024
 #: a chunk that has to run again is cut into so many parts
 PARTS: Final = 8
-#: chunks that are made in one turn of the courier's thread; what comes from the master is heard between two turns
-CUTS_PER_TURN: Final = 512
-_ATOMS_ONLY: Final = {tuple}
-#: ends of which the time says how long items take
-_MEASURED: Final = frozenset({Status.OK, Status.HIT, Status.ERROR})
 #: items that are read at once from iterables which run no code of anybody's
 BLOCK: Final = 1024
 _STILL: Final = frozenset({list, tuple, range, str, dict})
-#: ends of a chunk that say nothing of most of its items
-_AGAIN: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POISON, Status.NOT_PICKLABLE})
-
-
-class Packer(Protocol):
-    """What a map needs of its application."""
-
-    def ship(self, fn: Callable[..., Any]) -> Shipment:
-        """Pickle a function."""
-
-    def pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        """Pickle arguments."""
-
-
-@dataclass(eq=False, slots=True)
-class Large:
-    """Arguments with buffers, which travel uncopied: always a task of their own."""
-
-    body: bytes
-    sizes: Sizes
-    buffers: Buffers
-    lease: Lease | None
-
-
-#: what waits to be sent; NotPicklable: it cannot be
-Item = chunks.Call | Large | NotPicklable
 
 
 @dataclass(eq=False, slots=True)
@@ -188,10 +159,9 @@ class Map:
 
     def _packed(self, args: tuple[Any, ...]) -> Item:
         try:
-            body, sizes, buffers, lease = self._packer.pack(self._fn, args, {})
+            return packed(self._packer, self._fn, args)
         except NotPicklable as error:
             return error
-        return Large(body, sizes, buffers, lease) if sizes else body
 
     def results(self, deadline: float | None, return_exceptions: bool) -> Iterator[Any]:
         """Iterate over the results. Closing it cancels what nobody will read.
@@ -303,26 +273,15 @@ class Map:
     def _cut_one(self, size: int) -> Chunk:
         waiting = self._waiting
         items = [waiting.popleft() for _ in range(size)]
-        if set(map(type, items)) != _ATOMS_ONLY:
-            fitting = _fitting(items, CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf)
-            waiting.extendleft(reversed(items[fitting:]))
-            del items[fitting:]
+        count = fitting(items, CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf)
+        waiting.extendleft(reversed(items[count:]))
+        del items[count:]
         first = items[0]
         return Chunk(items, len(items), error=first if isinstance(first, NotPicklable) else None)
 
     def _entry(self, chunk: Chunk) -> Entry[TaskFuture]:
         """Make the task of a chunk."""
-        first = chunk.items[0]
-        lease: Lease | None = None
-        if isinstance(first, Large):
-            body, sizes, buffers, lease = first.body, first.sizes, first.buffers, first.lease
-        elif chunk.count > 1:
-            body, sizes, buffers = pack_body(chunks.dumps_calls(chunk.items), ())
-        elif isinstance(first, tuple):
-            body, sizes, buffers = pack_body(*dumps_call(first, {}))
-        else:
-            assert isinstance(first, bytes)
-            body, sizes, buffers = first, (), ()
+        body, sizes, buffers, lease = body_of(chunk.items)
         future = TaskFuture(self.record.id, next(self._index), self._courier.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
@@ -349,14 +308,14 @@ class Map:
                 value = future.result()
                 chunk.answers = value if chunk.count > 1 else [value]
                 chunk.future = future if chunk.count > 1 else None  # it would keep the value alive
-            elif chunk.count > 1 and future.status in _AGAIN:
+            elif chunk.count > 1 and future.status in AGAIN:
                 chunk.parts = _parts(chunk)
                 self._again.extend(chunk.parts)
             else:
                 chunk.error = error
             chunk.items = ()
             self._condition.notify_all()
-        if isinstance(self._size, AdaptiveSize) and future.status in _MEASURED:
+        if isinstance(self._size, AdaptiveSize) and future.status in MEASURED:
             self._workers.add((future.slave, future.worker))
             self._size.slots = max(self._size.slots, len(self._workers))  # some have come since it was asked
             self._size.measured(chunk.count, future.elapsed_s)
@@ -397,19 +356,6 @@ class Map:
         """Let the job go once nothing of it is unanswered."""
         if not self._unanswered:
             self._courier.close_source(self)
-
-
-def _fitting(items: Sequence[Item], room_bytes: float) -> int:
-    """Say how many of the first items can go together, at least one."""
-    for count, item in enumerate(items):
-        if isinstance(item, bytes):
-            room_bytes -= len(item)
-        alone = not isinstance(item, bytes | tuple)
-        if count and (alone or room_bytes < 0):
-            return count
-        if alone:
-            return 1
-    return len(items)
 
 
 def _parts(chunk: Chunk) -> list[Chunk]:

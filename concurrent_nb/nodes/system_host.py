@@ -136,7 +136,7 @@ class _Teller:
         if now or at - self._told_s >= self._pace_s():
             self._told_s = at
             self._is_behind = False
-            notes.SINK.put_counts(msgspec.convert(self._drive.stats(), SystemCounts))
+            notes.SINK.put_progress(msgspec.convert(self._drive.stats(), SystemCounts))
 
     def _pace_s(self) -> float:
         return min(SLOWEST_S, PACE_S * (1 + (monotonic() - self._started_s) / 360))

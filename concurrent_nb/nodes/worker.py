@@ -26,7 +26,7 @@ from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import chunks, notes, pickles
+from concurrent_nb.shipping import batches, chunks, notes, pickles
 from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
@@ -79,9 +79,13 @@ class TaskRunner:
             return not_loadable(error)
         notes.SINK.open(self.send_note)
         try:
-            value = chunks.run(function, args) if kwargs is None else function(*args, **kwargs)
-            if "matplotlib.pyplot" in sys.modules:
-                _show_figures()
+            if type(kwargs) is dict:
+                value = function(*args, **kwargs)
+            elif kwargs is None:
+                value = chunks.run(function, args)
+            else:
+                value = batches.run(function, args, chunks.Terms(*kwargs), _show_figures)
+            _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return failed(error)
         finally:
@@ -181,9 +185,10 @@ class TaskRunner:
 
 def _show_figures() -> None:
     """Show the figures that a task has left open."""
-    from concurrent_nb.shipping import figures  # here, because it needs matplotlib, which the task has
+    if "matplotlib.pyplot" in sys.modules:
+        from concurrent_nb.shipping import figures  # here, because it needs matplotlib, which the task has
 
-    figures.show_open()
+        figures.show_open()
 
 
 # ---------------------------------------------------------------------------------------------------- the process

@@ -24,6 +24,7 @@ _FOR_TASKS: Final = {
     "shared": "--shared",
     "view": "--view",
     "strategy": "--strategy",
+    "batch": "--batch",
 }
 
 

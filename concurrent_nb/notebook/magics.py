@@ -140,7 +140,8 @@ class ConcurrentMagics(Magics):
     @takes("--out", type=options.variable, help="variable that gets the value, or the job with --no-block")
     @takes("--no-block", action="store_true", help="do not wait: the value is the job")
     @takes("--local", action="store_true", help="run it here, without a cluster, to test it")
-    @takes("--timeout", type=options.seconds, help="seconds that a task may run")
+    @takes("--batch", type=options.batch, help="N items of --for in each task that travels; auto: by measured times")
+    @takes("--timeout", type=options.seconds, help="seconds that a task may run, with --batch each item of it")
     @takes("--retries", type=options.retries, default=0, help="how often a failed task is run again")
     @takes("--strategy", type=options.strategy, choices=STRATEGIES, help="which slave gets its tasks")
     @takes("--needs", type=options.needs, help="cores=N: slots that a task takes, and threads that it gets; cores=all")
@@ -167,6 +168,8 @@ class ConcurrentMagics(Magics):
         if names := self._reading(lambda filename: functions_defined(cell, filename, 2)):
             define(self._shell(), self._number(), header, cell, names, chosen)
             return None
+        if chosen.batch is not None and chosen.loop is None:
+            raise ConfigurationError('--batch packs items of --for, as in --for "n in range(1000)": give both')
         task = self._task(chosen, header, cell)
         self.session.captured = task.captured
         if chosen.show_capture:
@@ -288,6 +291,8 @@ class ConcurrentMagics(Magics):
             print("(--timeout has no effect with --local)")
         if chosen.strategy is not None:
             print("(--strategy has no effect with --local)")
+        if chosen.batch is not None:
+            print("(--batch has no effect with --local)")
         if chosen.needs is not None:
             print("(--needs has no effect with --local)")
         return lambda: LocalJob(
@@ -321,7 +326,12 @@ class ConcurrentMagics(Magics):
                     return app.start_cell(task.function, **options)
                 stop_on_error = chosen.on_error == "stop"
                 return app.start_job(
-                    task.function, task.calls, until=task.until, stop_on_error=stop_on_error, **options
+                    task.function,
+                    task.calls,
+                    until=task.until,
+                    stop_on_error=stop_on_error,
+                    batch=chosen.batch,
+                    **options,
                 )
             except MasterLost:
                 self.session.lost()

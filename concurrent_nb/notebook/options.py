@@ -9,7 +9,7 @@ import keyword
 import math
 import shlex
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from IPython.core import magic_arguments
 from IPython.core.error import UsageError
@@ -98,6 +98,16 @@ def workers(text: str) -> int:
 def retries(text: str) -> int:
     """Read the value of --retries."""
     return whole_number(text, 0)
+
+
+def batch(text: str) -> int | Literal["auto"]:
+    """Read the value of --batch."""
+    if text == "auto":
+        return "auto"
+    try:
+        return whole_number(text, 1)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(str(error).replace(", not", ", or auto, not")) from None
 
 
 def seconds(text: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Job
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
-from concurrent_nb.nodes.courier import Presenter
+from concurrent_nb.nodes.futures import Presenter
 from concurrent_nb.nodes.kernels import open_kernel
 from concurrent_nb.nodes.machine import cores
 from concurrent_nb.notebook.output import show

@@ -2,6 +2,7 @@
 
     arguments  tuple: atoms, as they are | bytes: the pickle of (args, kwargs)
                if all are tuples: how many there are to an item, and the row of them all
+               with them, in the place of keywords: None | Terms, for `batches`
     results    an atom, as it is | bytes: its pickle | list: its pickle and its large buffers
                | tuple: (Status, encoded ErrorReport) of an item that failed
 
@@ -14,7 +15,7 @@ import itertools
 import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping import pickles
@@ -29,25 +30,47 @@ _FORKS: Final[list[None]] = []
 os.register_at_fork(after_in_child=lambda: _FORKS.append(None))
 
 
-def dumps_calls(calls: Sequence[Call]) -> bytes:
+class Terms(NamedTuple):
+    """On which terms the items of a chunk are run that are tasks of a job: a batch."""
+
+    until: bool  #: the first that returns a Hit is the last
+    stop_on_error: bool  #: the first that fails is the last
+    most_s: float | None  #: none is begun after so many seconds
+    secret: str  #: tells marks in what they print from what they print
+
+
+def dumps_calls(calls: Sequence[Call], terms: Terms | None = None) -> bytes:
     """Give the body of a task that makes these calls. No keywords, where a task has a dictionary: so it is known."""
-    if set(map(type, calls)) == _ATOMS_ONLY:  # without the tuples around them it takes half the time
-        return pickle.dumps(((len(calls[0]), [*itertools.chain.from_iterable(calls)]), None), 5)
-    return pickle.dumps((calls, None), 5)
+    rest = None if terms is None else tuple(terms)
+    # Without the tuples around them it takes half the time; without arguments there is nothing to count.
+    if set(map(type, calls)) == _ATOMS_ONLY and calls[0]:
+        return pickle.dumps(((len(calls[0]), [*itertools.chain.from_iterable(calls)]), rest), 5)
+    return pickle.dumps((calls, rest), 5)
 
 
-def run(function: Callable[..., Any], calls: Iterable[Call] | tuple[int, list[Any]]) -> list[Any]:
+def run(
+    function: Callable[..., Any],
+    calls: Iterable[Call] | tuple[int, list[Any]],
+    answers: list[Any] | None = None,
+    goes_on: Callable[[], bool] | None = None,
+) -> list[Any]:
     """Make the calls of a chunk, as `dumps_calls` has put them; give an answer for each.
+
+    Args:
+        answers: where the answers go, so that they are not lost when this raises.
+        goes_on: asked before each call whether to make it; None makes all.
 
     Raises KeyboardInterrupt, which may have come from outside, and ends the chunk.
     """
-    answers: list[Any] = []
+    answers = [] if answers is None else answers
     answer = answers.append
     forks = len(_FORKS)
     if isinstance(calls, tuple):
         width, atoms = calls
         calls = zip(*[iter(atoms)] * width, strict=True)
     for args in calls:
+        if goes_on is not None and not goes_on():
+            break
         if type(args) is bytes:
             try:
                 args, _ = pickles.loads(args)

@@ -74,6 +74,25 @@ class SystemCounts(msgspec.Struct, tag="system", frozen=True):
     phases: list[PhaseCounts]
 
 
+class Item(msgspec.Struct, tag="item", frozen=True):
+    """Whose the next note is: the item's position in its batch."""
+
+    position: int
+
+
+class Ended(msgspec.Struct, tag="ended", frozen=True):
+    """How items of a batch that goes on have ended."""
+
+    position: int  #: of the first of them
+    worker: int  #: pid
+    body: bytes
+
+    def read(self) -> tuple[list[Any], list[float]]:
+        """Give their answers, as `chunks` has them, and the seconds that they took. What is the user's stays packed."""
+        answers, seconds = pickles.loads(self.body)
+        return answers, seconds
+
+
 class _Published(msgspec.Struct, tag="published", frozen=True):
     body: bytes
     buffers: list[bytes]
@@ -92,10 +111,10 @@ class Publication:
         return pickles.loads_home(body, [bytearray(buffer) for buffer in buffers])
 
 
-Note = Report | Display | Publication | SystemCounts
+Note = Report | Display | Publication | SystemCounts | Item | Ended
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | _Published).decode
+_decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | Item | Ended | _Published).decode
 
 
 class Sink:
@@ -105,6 +124,7 @@ class Sink:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.item: Callable[[], int] | None = None  #: gives the position of the item that runs, in a batch
         self._clock = clock
         self._send: Callable[[bytes], None] | None = None
         self._spent_bytes = 0
@@ -132,7 +152,7 @@ class Sink:
 
     def put_report(self, note: Report) -> None:
         """Send a report, now or never or, if it is the last, at the end."""
-        record = _record(note)
+        record = self._addressed(note)
         now = self._clock()
         if now - self._reported_at < REPORT_S:
             self._held = record
@@ -141,14 +161,19 @@ class Sink:
         self._held = None
         self._put(record)
 
-    def put_counts(self, note: SystemCounts) -> None:
-        """Send how far a system is. It does not count for the limit: its host keeps to a pace, for days if need be."""
+    def put_progress(self, note: SystemCounts | Ended) -> None:
+        """Send how far a system or a batch is. Not counted for the limit: both keep to a pace, for days if need be."""
         if self._send is not None:
             self._send(_record(note))
 
     def put(self, note: Display | _Published) -> None:
         """Send a note. Raises TooLarge if the task's notes take too much."""
-        self._put(_record(note))
+        self._put(self._addressed(note))
+
+    def _addressed(self, note: Report | Display | _Published) -> bytes:
+        """Give a note's record, in a batch behind one that says whose it is."""
+        record = _record(note)
+        return record if self.item is None else _record(Item(self.item())) + record
 
     def _put(self, record: bytes) -> None:
         spent = self._spent_bytes + len(record) + OVERHEAD_BYTES
@@ -306,7 +331,7 @@ def _png_of(figure: Any) -> bytes:
 # ------------------------------------------------------------------------------------------------ the stream
 
 
-def _record(note: Report | Display | SystemCounts | _Published) -> bytes:
+def _record(note: Report | Display | SystemCounts | Item | Ended | _Published) -> bytes:
     encoded = _encode(note)
     return _LENGTH.pack(len(encoded)) + encoded
 

@@ -3,6 +3,7 @@
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -448,6 +449,83 @@ def test_a_demo_that_fails_shows_the_cell_s_error(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "ZeroDivisionError: division by zero" in result.stderr
     assert "broken.ipynb failed" in result.stderr
+
+
+# --------------------------------------------------------------------------------------------------------- batches
+
+
+def test_items_of_a_batch_are_tasks_to_whoever_looks(notebook: Notebook) -> None:
+    notebook.run("def reciprocal(x):\n    return 1 / x")
+    answer = notebook.run(
+        '%%concurrent_task --for "n in range(40)" --batch 8 --on-error keep --out found\n'
+        "if n % 9 == 4: print('here is', n)\n"
+        "if n == 3: display('a picture')\n"
+        "reciprocal(n - 20)"
+    )
+    assert answer.error is None, answer.traceback
+    assert sorted(line for line in answer.text.splitlines() if "here is" in line) == sorted(
+        f"[{n}] here is {n}" for n in range(4, 40, 9)
+    )
+    assert "[3]\n" in answer.text
+    summaries = [*answer.displays, *(data["text/plain"] for data in answer.shown)]
+    assert any(text.startswith("40 tasks: 39 done, 0 cancelled, 1 failed in ") for text in summaries)
+    assert notebook.run("[one.value for one in found if one.ok] == [1 / (n - 20) for n in range(40) if n != 20]").value
+    assert notebook.run("len(_job.futures), _job.counts().done, found[20].ok").value == "(40, 39, False)"
+    answer = notebook.run('%%concurrent_task --for "n in range(40)" --batch auto\nx = 20 - n\nreciprocal(x)')
+    assert answer.error == "ZeroDivisionError"
+    assert re.match(r"task 20 of 40 \([0-9a-f]{8}/20\) failed on slave \S+, worker \d+, attempt 1", answer.traceback)
+    assert answer.traceback.splitlines()[-3] == "    return 1 / x"
+
+
+def test_a_search_in_batches_ends_at_the_first_hit(notebook: Notebook) -> None:
+    for options in ("--batch 50", "--batch auto --view search", "--batch 50 --no-block"):
+        cell = f'%%concurrent_task --for "n in range(100_000)" --until "result == 777" {options}\nn'
+        answer = notebook.run(cell)
+        assert answer.error is None, answer.traceback
+        if "--no-block" not in options:
+            assert answer.value == "777"
+        assert notebook.run("_job.wait(30), _job.hit.index, _job.counts().failed").value == "(True, 777, 0)"
+        assert notebook.run("_job.counts().cancelled > 1000").value == "True"
+
+
+def test_the_stop_button_stops_batches_and_keeps_what_has_finished(notebook: Notebook, tmp_path: Path) -> None:
+    cell = notebook.start(
+        '%%concurrent_task --for "n in range(2000)" --batch 100\n'
+        "import time\n"
+        "if n % 100 == 7:\n    print('stays', flush=True)\n    time.sleep(1000)\n"
+        "n"
+    )
+    notebook.wait_for(cell, "[7] stays")
+    pressed_at = notebook.interrupt()
+    answer = notebook.finish(cell)
+    assert answer.error == "KeyboardInterrupt"
+    assert answer.ended_at - pressed_at < BACK_WITHIN_S
+    assert notebook.run("_job.wait(30), [f.result() for f in _job.futures[:7]], _job.futures[8].cancelled()").value == (
+        "(True, [0, 1, 2, 3, 4, 5, 6], True)"
+    )
+    assert notebook.run('%%concurrent_task --for "n in range(4)" --batch 2\nn').value == "[0, 1, 2, 3]"
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_batch_loses_nothing(
+    fragile_notebook: Notebook, tmp_path: Path
+) -> None:
+    notebook = fragile_notebook
+    sign = tmp_path / "pid"
+    cell = notebook.start(
+        '%%concurrent_task --for "n in range(3000)" --batch 500 --out found\n'
+        "import os, pathlib, time\n"
+        f"if n == 700:\n    pathlib.Path({str(sign)!r}).write_text(f'{{os.getpid()}}.')\n    time.sleep(0.5)\n"
+        "n * n"
+    )
+    wait_for(sign)
+    while not sign.read_text().endswith("."):
+        time.sleep(0.01)
+    os.kill(int(sign.read_text()[:-1]), signal.SIGKILL)
+    answer = notebook.finish(cell)
+    assert answer.error is None, answer.traceback
+    assert answer.displays[-1].startswith("3000 tasks: 3000 done, 0 cancelled, 0 failed in ")
+    assert notebook.run("found == [n * n for n in range(3000)]").value == "True"
+    assert notebook.run("len(_job.ended), len({f.index for f in _job.ended})").value == "(3000, 3000)"
 
 
 # ---------------------------------------------------------------------------------------------------- task systems

@@ -95,3 +95,24 @@ def found_in_a_race(count: int) -> list[int]:
     for thread in threads:
         thread.join()
     return found
+
+
+def test_what_the_cluster_cancels_is_not_furnished_either_and_has_ended_once() -> None:
+    future = make()
+    future.end_cancelled()
+    assert future.cancelled() and future.done()
+    assert not is_furnished(future)
+    assert not future.end(5, None)
+    future.end_cancelled()
+    assert future.cancelled()
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(0)
+
+
+def test_a_future_that_is_known_to_run_cannot_be_cancelled_and_one_that_was_cancelled_does_not_run() -> None:
+    running, cancelled = make(), make()
+    running.note_running("one")
+    assert (running.running(), running.cancel(), running.slave) == (True, False, "one")
+    cancelled.cancel()
+    cancelled.note_running("one")
+    assert cancelled.cancelled() and not cancelled.running()

@@ -20,6 +20,7 @@ PARSERS = {
     "%%cython_task": cast(Any, CythonMagics.cython_task).parser,
 }
 KNOWN = {
+    "--batch": lambda: ["auto"],
     "--needs": lambda: ["cores=all", "cores=1"],
     "--out": lambda: ["alpha", "beta"],
     "--shared": lambda: ["alpha", "beta"],
@@ -59,6 +60,7 @@ def names(cell: str) -> list[str]:
         ("%%concurrent_task --out |\nalpha", "", ["alpha", "beta"]),
         ('%%concurrent_task --for "n in range(3)" --shared be|', "be", ["beta"]),
         ("%%concurrent_task --retries |", "", []),
+        ("%%concurrent_task --batch |", "", ["auto"]),
         ("%%concurrent_task --out --|", "--", []),
         ("%%cython_task |", "", ["--openmp", "--needs", "--annotate", "--flags", "--name"]),
         ("%%cython_task --flags -O|", "-O", []),

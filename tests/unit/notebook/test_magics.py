@@ -52,6 +52,7 @@ class FakeApplication:
             raise MasterLost("the master is gone")
         self.started.append((calls, {"until": until, "timeout_s": timeout_s, **rest}))
         del rest["prints"], rest["strategy"], rest["needs"]
+        rest.pop("batch", None)
         job = LocalJob(function, calls, Printer(len(calls) > 1), **rest)
         job.slaves = {"here"}
         return job
@@ -204,6 +205,7 @@ def test_options_reach_the_job(notebook: Notebook) -> None:
         "stop_on_error": False,
         "retries": 3,
         "needs": None,
+        "batch": None,
         "watched": False,
         "prints": False,
     }
@@ -286,6 +288,16 @@ def test_local_says_that_it_has_no_timeout(notebook: Notebook, capsys: pytest.Ca
     assert "(--timeout has no effect with --local)" in capsys.readouterr().out
 
 
+def test_batch_goes_to_the_job_and_says_that_it_has_no_effect_here(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert notebook.task('--batch auto --for "n in range(3)"', "n") == [0, 1, 2]
+    assert notebook.app.started[0][1]["batch"] == "auto"
+    assert "--batch has" not in capsys.readouterr().out
+    assert notebook.task('--batch 2 --local --for "n in range(3)"', "n") == [0, 1, 2]
+    assert "(--batch has no effect with --local)" in capsys.readouterr().out
+
+
 def test_an_interrupt_of_a_local_task_stops_the_job(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
     notebook.task('--local --for "n in range(4)"', "if n == 1:\n    raise KeyboardInterrupt", fails=KeyboardInterrupt)
     assert "stopped: 1 done, 1 stopped while running, 2 never ran" in capsys.readouterr().out
@@ -310,6 +322,9 @@ def test_an_interrupt_of_a_local_task_stops_the_job(notebook: Notebook, capsys: 
         ("--until 'stpe'", "1", CaptureError, "--until: stpe is not defined"),
         ("--workers 3", "1", ConfigurationError, "unknown option --workers"),
         ("--local --no-block", "1", ConfigurationError, "--no-block"),
+        ("--batch 10", "1", ConfigurationError, "--batch packs items of --for"),
+        ("--batch 0 --for 'n in range(3)'", "n", ConfigurationError, "--batch: needs a whole number"),
+        ("--batch 10", "def f(x): return x", ConfigurationError, "--batch: the cell only defines functions"),
         ("--for 'n in stpe'", "1", NameError, "stpe"),
     ],
 )

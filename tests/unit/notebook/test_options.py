@@ -26,6 +26,7 @@ def test_a_task_has_defaults() -> None:
         "retries": 0,
         "strategy": None,
         "needs": None,
+        "batch": None,
         "on_error": "stop",
         "shared": None,
         "show_capture": False,
@@ -47,6 +48,11 @@ def test_needs(text: str, needs: Needs) -> None:
 def test_needs_that_nobody_understands(text: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(f"cores=all, not {text!r}")):
         task(f"--needs {text}")
+
+
+@pytest.mark.parametrize(("text", "batch"), [("1", 1), ("1000", 1000), ("auto", "auto")])
+def test_batch(text: str, batch: object) -> None:
+    assert task(f"--batch {text}").batch == batch
 
 
 def test_values_are_read_as_in_a_shell_but_nothing_is_expanded() -> None:
@@ -77,6 +83,10 @@ def test_values_are_read_as_in_a_shell_but_nothing_is_expanded() -> None:
         ("--timeout nan", "--timeout: needs"),
         ("--timeout inf", "--timeout: needs"),
         ("--timeout 1h", "--timeout: needs"),
+        ("--batch 0", "--batch: needs a whole number of at least 1, or auto, not '0'"),
+        ("--batch -5", "--batch: needs a whole number of at least 1, or auto, not '-5'"),
+        ("--batch x", "--batch: needs a whole number of at least 1, or auto, not 'x'"),
+        ("--batch 2.5", "--batch: needs a whole number of at least 1, or auto, not '2.5'"),
         ("--retries -1", "--retries: needs a whole number of at least 0, not '-1'"),
         ("--retries 1.5", "--retries: needs"),
         ("--out 3x", "--out: needs the name of a variable, not '3x'"),
