@@ -122,6 +122,7 @@ class Seat(Serving):
     def _remake_streams(self) -> None:
         for place, stream in enumerate(self._thread_streams):
             stream.use(child.stream_to(self._pipes[place]))
+        sys.stdout, sys.stderr = self._streams
 
     def _tidy(self) -> None:
         """Leave alone what belongs to the process: others are at work."""
