@@ -219,7 +219,6 @@ def work(ends: WorkerEnds) -> None:
     child.forget_main()
     try:
         if Page(ends.page).wants_threads:
-            notes.SINK.open(lambda data: None)  # what threads say that tasks have started is nobody's
             Seats(ends, seat_here).serve()
         else:
             runner = TaskRunner()

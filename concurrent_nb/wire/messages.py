@@ -82,7 +82,8 @@ class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What a run's tasks need of a slave. None in its place is what nearly all need: one slot, in a worker process."""
 
     cores: Cores = 1  #: slots that each takes, and threads that it gets; 0: all of one slave
-    #: "host": a process beside the slots, for what lives long and mostly waits; it takes no slot, and cores is 1
+    #: "host": a process beside the slots, for what lives long and mostly waits; it takes no slot, and cores is 1.
+    #: "thread": a slot, in a process that all such tasks of a slave share; for what releases the GIL; cores is 1
     kind: Literal["process", "thread", "host"] = "process"
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,9 +165,11 @@ def test_tasks_end_as_in_processes(one: Driver) -> None:
     assert end.status is Status.ERROR
     assert "so wrong" in end.value.message
     assert "in wrong" in end.value.traceback
-    assert run(one, lambda: (n for n in ())).status is Status.NOT_PICKLABLE
+    assert run(one, threading.Lock).status is Status.NOT_PICKLABLE
     assert run(one, sys.exit, 3).status is Status.ERROR
-    assert one.assign(one.add_pickled(b"nonsense"), [()], needs=THREAD)
+    (ref,) = one.assign(one.add_pickled(b"nonsense"), [()], needs=THREAD)
+    one.wait([ref])
+    assert one.ended[ref].status is Status.NOT_LOADABLE
     assert run(one, lambda: hashlib.sha256(bytes(1 << 20)).hexdigest()[:4]).value == "30e1"
     assert run(one, pid).status is Status.OK
 
@@ -202,7 +205,7 @@ def test_what_is_written_to_the_descriptor_is_nobodys(one: Driver, caplog: pytes
 def test_a_task_that_breaks_its_streams_does_not_break_the_next(one: Driver) -> None:
     def close() -> None:
         sys.stdout.close()
-        sys.stderr = None  # type: ignore[assignment]
+        sys.stderr = None
 
     def spoil() -> None:
         del sys.stdout
@@ -320,7 +323,7 @@ def test_a_fork_that_returns_from_the_task_is_not_a_second_worker(one: Driver) -
     assert [run(one, lambda: min(os.fork(), 1)).value for _ in range(5)] == [1] * 5
 
 
-# ---------------------------------------------------------------------------------------------------- the pool's own end
+# --------------------------------------------------------------------------------------------------- the pool's own end
 
 
 @pytest.mark.parametrize("function", [spin, sleep_long, hold_the_gil, pid])
