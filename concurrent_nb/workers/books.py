@@ -87,6 +87,7 @@ class Books:
         self._queues = (self._waiting, self._wide, self._hosts, self._threads, self._alone)
         self._suspects: dict[tuple[bytes, int], None] = {}  # by (job, index)
         self._process = 0  # in which threads are started; 0: in a new one
+        self._threads_max = slots
         self._attempts: dict[int, Attempt] = {}  # by ticket: all without an outcome
         self._tickets: dict[tuple[bytes, int, int], int] = {}  # by (job, index, number)
         self._crew = Crew(ahead_s)
@@ -255,6 +256,14 @@ class Books:
             self._requeue(member.held.popitem()[1])
         return self._after_recall(member, now) + self._dispatch(now)
 
+    def thread_refused(self, worker: int, how: str, now: float) -> list[Command]:
+        """Note that a thread could not be started, as in "too many open files": those that there are have to do."""
+        self._crew.remove(worker)
+        self._threads_max = max(1, len(self._crew.threads))
+        if not self._crew.threads and self._limit.died(now):
+            self._degrade(how)
+        return self._dispatch(now)
+
     def worker_died(self, worker: int, how: str, ticket: int, started_at: float, now: float) -> list[Command]:
         """Take in the death of a worker, `how` as in "died of SIGSEGV", and what its page shows."""
         member = self._crew.remove(worker)
@@ -272,8 +281,7 @@ class Books:
             self._finish_report(blamed, Status.DIED, message, member, elapsed_s)
         elif not member.killed and self._limit.died(now):
             self._degrade(how)
-        is_replaced = not (self.degraded or member.host or member.process)
-        return ([self._start_one(now)] if is_replaced else []) + self._dispatch(now)
+        return ([] if self.degraded or member.host else [self._start_one(now)]) + self._dispatch(now)
 
     def process_died(
         self, process: int, how: str, pages: Mapping[int, tuple[int, float]], culprits: Collection[int], now: float
@@ -401,7 +409,7 @@ class Books:
         starting = sum(not thread.pid for thread in threads)
         free = sum(thread.free for thread in threads)
         wanted = len(self._threads) + len(self._alone) - starting - free
-        count = min(wanted, self.slots - len(threads), THREADS_STARTING_MAX - starting)
+        count = min(wanted, self._threads_max - len(threads), THREADS_STARTING_MAX - starting)
         return [self._start_one(now, thread=True) for _ in range(count)]
 
     def _for_thread(self) -> tuple[Waiting, Member | None]:

@@ -310,7 +310,8 @@ class Pool:
                 theirs.close()
             line, theirs = self._open_line(worker, process)
         except OSError as error:
-            self._obey(self._books.worker_died(worker, f"could not be started: {error}", 0, 0.0, now), now)
+            log.warning("a thread for tasks could not be started, others have to do: %s", error)
+            self._obey(self._books.thread_refused(worker, f"could not be started: {error}", now), now)
         else:
             self._lines[worker] = line
             line.pid = self._mains[process].pid

@@ -319,6 +319,24 @@ def test_a_task_that_closes_everything_ends_the_process(one: Driver) -> None:
     assert run(one, pid).value != process
 
 
+def test_an_import_that_was_cut_short_costs_the_neighbours_an_attempt(one: Driver, tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "__init__.py").write_text("import half.part\nwhile True:\n    pass\n")
+    (tmp_path / "half" / "part.py").touch()
+
+    def load(folder: str) -> None:
+        sys.path.insert(0, folder)
+        __import__("half")
+
+    process = run(one, pid).value
+    neighbour = start_and_see(one, wait_for, tmp_path / "end")
+    end = one.run(load, str(tmp_path), timeout_s=0.2, needs=THREAD)
+    assert end.status is Status.TIMEOUT
+    one.until(lambda: one.returned)
+    assert one.returned == [neighbour]
+    assert run(one, pid).value != process
+
+
 def test_a_fork_that_returns_from_the_task_is_not_a_second_worker(one: Driver) -> None:
     assert [run(one, lambda: min(os.fork(), 1)).value for _ in range(5)] == [1] * 5
 

@@ -116,6 +116,13 @@ class BooksMachine(RuleBasedStateMachine):
         if number is not None:
             self.model.die(number)
 
+    @rule(which=SOME)
+    def thread_is_refused(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.process) and not worker.ready)
+        if number is not None:
+            del self.model.workers[number]
+            self.model.obey(self.model.books.thread_refused(number, "could not be started", self.model.clock()))
+
     # -------------------------------------------------------------------------------------------------- promises
 
     @invariant()
@@ -162,7 +169,7 @@ class BooksMachine(RuleBasedStateMachine):
             assert free <= 0 or not any(thread.free for thread in threads)
         if len(books._alone) or len(books._threads):
             starting = any(not thread.pid for thread in threads)
-            assert starting or any(thread.free for thread in threads) or len(threads) == self.slots
+            assert starting or any(thread.free for thread in threads) or len(threads) >= books._threads_max
         if len(books._hosts):
             starting = any(not (member.pid or member.killed) for member in crew.hosts.values())
             assert starting or len(crew.hosts) == HOSTS_MAX

@@ -313,6 +313,32 @@ def test_processes_that_die_without_a_task_are_not_started_for_ever() -> None:
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
 
+def test_where_no_more_threads_can_be_started_those_that_there_are_do_the_work(make: Callable[[int], Model]) -> None:
+    model = make(3)
+    model.assign(range(10), needs=THREAD)
+    first, second, third = [number for number, worker in model.workers.items() if worker.process]
+    for number in (second, third):
+        del model.workers[number]
+        model.obey(model.books.thread_refused(number, "could not be started", model.clock()))
+    model.all_ready()
+    assert [number for number, worker in model.workers.items() if worker.process] == [first]
+    for _ in range(10):
+        model.run(first)
+    assert len(model.statuses()) == 10
+
+
+def test_where_no_thread_at_all_can_be_started_the_slave_says_so() -> None:
+    model = Model(Books(1, limit=RestartLimit(deaths=2)))
+    model.all_ready()
+    model.assign([0], needs=THREAD)
+    for _ in range(3):
+        number = max(model.workers)
+        del model.workers[number]
+        model.obey(model.books.thread_refused(number, "could not be started", model.clock()))
+    assert model.books.degraded
+    assert [ref.index for ref in model.take_reports().returned] == [0]
+
+
 def test_a_killer_among_neighbours_wears_nobody_out() -> None:
     model = Model(Books(2, limit=RestartLimit(deaths=0)))
     model.all_ready()
