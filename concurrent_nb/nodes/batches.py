@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from concurrent_nb.errors import ClusterError
+from concurrent_nb.errors import ClusterError, ConfigurationError
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.answers import open_item
 from concurrent_nb.nodes.courier import Courier
@@ -129,6 +129,9 @@ class Batches:
         self._courier = courier
         self._shipment = packer.ship(function)
         self._needs = self._shipment.needs if needs is None else needs
+        if self._needs is not None and self._needs.kind == "thread":
+            # Tasks of a batch are told apart by the process's standard streams, which threads share.
+            raise ConfigurationError("tasks in threads do not travel in batches: leave out batch, or the needs")
         self._size = size
         self._timeout_s, self._retries = limits
         self._stop_on_error = stop_on_error
