@@ -20,7 +20,7 @@ from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.futures import Job, TaskFuture
 from concurrent_nb.nodes.local import Cluster
 from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.notes import SINK
+from concurrent_nb.shipping.notes import sink
 from concurrent_nb.wire.messages import Needs
 
 P = ParamSpec("P")
@@ -126,7 +126,7 @@ def application() -> ApplicationNode:
 
     Raises ConfigurationError inside of a task.
     """
-    if SINK.is_open:
+    if sink().is_open:
         raise ConfigurationError(
             "a task cannot submit tasks: call the function itself, or give the job more tasks from outside"
         )

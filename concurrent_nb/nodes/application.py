@@ -604,8 +604,6 @@ def _checked(needs: Needs | None) -> Needs | None:
         needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # what it is told is not checked
     except (msgspec.ValidationError, TypeError) as error:
         raise ConfigurationError(f"needs is {needs!r}: {error}") from error
-    if needs.kind == "thread":
-        raise ConfigurationError("needs.kind is 'thread': tasks in threads are not there yet, leave it out")
     if needs.kind != "process" and needs.cores != 1:
         raise ConfigurationError(f"needs is {needs!r}: a {needs.kind} takes no more than one core")
     return None if needs == Needs() else needs

@@ -105,7 +105,7 @@ class Batches:
         limits: timeout_s and retries, of each item.
         stop_on_error: an item that fails ends the job.
 
-    Raises NotPicklable if the function or an item cannot travel, and ConfigurationError for tasks in threads.
+    Raises NotPicklable if the function or an item cannot travel.
     """
 
     def __init__(
@@ -130,8 +130,8 @@ class Batches:
         self._shipment = packer.ship(function)
         self._needs = self._shipment.needs if needs is None else needs
         if self._needs is not None and self._needs.kind == "thread":
-            # They share the streams in which items are marked.
-            raise ConfigurationError("tasks in threads do not travel in batches: leave out batch, or the threads")
+            # Tasks of a batch are told apart by the process's standard streams, which threads share.
+            raise ConfigurationError("tasks in threads do not travel in batches: leave out batch, or the needs")
         self._size = size
         self._timeout_s, self._retries = limits
         self._stop_on_error = stop_on_error

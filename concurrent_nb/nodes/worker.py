@@ -32,7 +32,9 @@ from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers import child
 from concurrent_nb.workers.ends import WorkerEnds
+from concurrent_nb.workers.page import Page
 from concurrent_nb.workers.records import Buffer, Forget, Know, Release
+from concurrent_nb.workers.seats import Seat, Seats, ThreadStream
 from concurrent_nb.workers.serving import Answer, Serving
 from concurrent_nb.workers.template import Template
 
@@ -77,7 +79,8 @@ class TaskRunner:
             args, kwargs = pickles.loads(body, buffers)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
             return not_loadable(error)
-        notes.SINK.open(self.send_note)
+        sink = notes.sink()
+        sink.open(self.send_note)
         try:
             if type(kwargs) is dict:
                 value = function(*args, **kwargs)
@@ -89,7 +92,7 @@ class TaskRunner:
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return failed(error)
         finally:
-            notes.SINK.close()
+            sink.close()
         status = _OK
         if type(value) is Hit:
             status, value = _HIT, value.value
@@ -222,10 +225,13 @@ def work(ends: WorkerEnds) -> None:
     child.take_standard_streams(ends)
     child.forget_main()
     try:
-        runner = TaskRunner()
-        serving = Serving(ends, runner)
-        runner.send_note = serving.send_note
-        serving.serve()
+        if Page(ends.page).wants_threads:
+            Seats(ends, seat_here).serve()
+        else:
+            runner = TaskRunner()
+            serving = Serving(ends, runner)
+            runner.send_note = serving.send_note
+            serving.serve()
     except (OSError, ProtocolError) as error:
         print(f"worker ends: {error}", file=sys.stderr)  # noqa: T201  (goes to the slave's log)
         sys.exit(1)
@@ -236,6 +242,15 @@ def import_host() -> None:
     # Where that fails, the host fails at the same, and says so to whoever waits for it.
     with contextlib.suppress(Exception):
         importlib.import_module("concurrent_nb.nodes.system_host")
+
+
+def seat_here(ends: WorkerEnds, out: ThreadStream, err: ThreadStream) -> Seat:
+    """Make the seat of this thread, with functions, shared memory and notes of its own."""
+    notes.have_own_sink()
+    runner = TaskRunner()
+    seat = Seat(ends, runner, out, err)
+    runner.send_note = seat.send_note
+    return seat
 
 
 def main(option: str, fds: str) -> None:

@@ -57,7 +57,7 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session:
         "--out": variables,
         "--shared": variables,
         "--batch": lambda: ["auto"],
-        "--needs": lambda: ["cores=all", *(f"cores={number}" for number in range(1, (os.cpu_count() or 1) + 1))],
+        "--needs": lambda: ["threads", "cores=all", *(f"cores={n}" for n in range(1, (os.cpu_count() or 1) + 1))],
         "kernel": SlaveNames(session),
         "cancel": lambda: _job_names(session),
     }

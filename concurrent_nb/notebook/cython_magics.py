@@ -45,7 +45,7 @@ class CythonMagics(Magics):
     @cell_magic
     @documented
     @takes("--openmp", action="store_true", help="compile for OpenMP (prange); a task takes all cores of one slave")
-    @takes("--needs", type=options.needs, help="cores=N: slots that a task takes, and threads that it gets; cores=all")
+    @takes("--needs", type=options.needs, help=options.NEEDS)
     @takes("--annotate", action="store_true", help="show Cython's page: which lines are slow, and the C of each")
     @takes("--flags", type=options.words, help='for the C compiler, as in "-O3 -ffast-math"')
     @takes("--name", type=options.words, help="what jobs of these functions are called in the cluster's status")

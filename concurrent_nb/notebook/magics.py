@@ -144,7 +144,7 @@ class ConcurrentMagics(Magics):
     @takes("--timeout", type=options.seconds, help="seconds that a task may run, with --batch each item of it")
     @takes("--retries", type=options.retries, default=0, help="how often a failed task is run again")
     @takes("--strategy", type=options.strategy, choices=STRATEGIES, help="which slave gets its tasks")
-    @takes("--needs", type=options.needs, help="cores=N: slots that a task takes, and threads that it gets; cores=all")
+    @takes("--needs", type=options.needs, help=options.NEEDS)
     @takes("--on-error", choices=("stop", "keep"), default="stop", help="keep: the value has an outcome per task")
     @takes("--shared", action="append", type=options.variable, help="a name of which each worker has one copy for all")
     @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")

@@ -19,6 +19,11 @@ from concurrent_nb.wire.messages import CORES_MAX, STRATEGIES, Needs
 
 #: worker processes that one machine is asked for at most
 MOST_WORKERS: Final = 1024
+#: what --needs takes
+NEEDS: Final = (
+    "cores=N: slots that a task takes, and threads that it gets; cores=all; "
+    "threads: tasks share one process, for those that release the GIL"
+)
 #: width and height of a picture at most
 MOST_PIXELS: Final = 65536
 
@@ -145,6 +150,8 @@ def variable(text: str) -> str:
 
 def needs(text: str) -> Needs:
     """Read the value of --needs."""
+    if text == "threads":
+        return Needs(kind="thread")
     name, _, value = text.partition("=")
     if name == "cores" and value == "all":
         return Needs(cores=0)
@@ -152,7 +159,7 @@ def needs(text: str) -> Needs:
         return Needs(cores=whole_number(value if name == "cores" else "", 1, CORES_MAX))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"needs cores=N (N from 1 to {CORES_MAX}) or cores=all, not {text!r}"
+            f"needs cores=N (N from 1 to {CORES_MAX}), cores=all or threads, not {text!r}"
         ) from None
 
 

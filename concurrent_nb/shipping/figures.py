@@ -10,14 +10,22 @@ from typing import Any, Final
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from concurrent_nb.shipping.notes import display
+from concurrent_nb.shipping.notes import display, is_shared
 
 #: what the environment variable MPLBACKEND has to be
 BACKEND: Final = f"module://{__name__}"
 
 
 class FigureManager(FigureManagerBase):
-    """A figure that is shown by being sent."""
+    """A figure that is shown by being sent. Raises RuntimeError where other tasks run in this process."""
+
+    def __init__(self, canvas: Any, num: int | str) -> None:
+        if is_shared():
+            raise RuntimeError(
+                "pyplot has one current figure for the whole process, and tasks in threads share one: draw on a "
+                "matplotlib.figure.Figure() and display() it, or leave out --needs threads"
+            )
+        super().__init__(canvas, num)
 
     def show(self) -> None:
         """Send this figure as it is now."""

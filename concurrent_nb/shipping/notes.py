@@ -11,6 +11,7 @@ import io
 import math
 import struct
 import sys
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -118,7 +119,7 @@ _decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | Item 
 
 
 class Sink:
-    """Where the notes of this process go; one for each process, set while a task can run in it.
+    """Where notes go, open while a task runs: one for each process, or for each thread in which tasks run.
 
     Keeps to the task's limits: reports that come too fast are left out, except for the last.
     """
@@ -191,6 +192,23 @@ class Sink:
 
 #: this process's
 SINK: Final = Sink()
+_own: Final = threading.local()
+
+
+def sink() -> Sink:
+    """Return where the notes of this thread go."""
+    found: Sink = getattr(_own, "sink", SINK)
+    return found
+
+
+def have_own_sink() -> None:
+    """Let the notes of this thread go where no other thread's go: tasks run beside it in this process."""
+    _own.sink = Sink()
+
+
+def is_shared() -> bool:
+    """Say whether this thread runs tasks while others of its process do."""
+    return hasattr(_own, "sink")
 
 
 def report(fraction: float | None = None, text: str = "") -> None:
@@ -215,8 +233,8 @@ def report(fraction: float | None = None, text: str = "") -> None:
             fraction = math.nan
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"report() takes a fraction from 0 to 1, not {given!r:.100}")
-    if SINK.is_open:
-        SINK.put_report(Report(fraction, str(text)[:TEXT_MAX]))
+    if (own := sink()).is_open:
+        own.put_report(Report(fraction, str(text)[:TEXT_MAX]))
 
 
 def publish(value: Any) -> None:
@@ -226,9 +244,9 @@ def publish(value: Any) -> None:
 
     Raises TooLarge when the task's notes take more than 16 MiB, and what pickling the value raises.
     """
-    if SINK.is_open:
+    if (own := sink()).is_open:
         body, buffers = pickles.dumps(value)
-        SINK.put(_Published(body, [bytes(buffer) for buffer in buffers]))
+        own.put(_Published(body, [bytes(buffer) for buffer in buffers]))
 
 
 def display(*things: Any, raw: bool = False, **_: Any) -> None:
@@ -240,16 +258,17 @@ def display(*things: Any, raw: bool = False, **_: Any) -> None:
 
     Raises TooLarge when the task's notes take more than 16 MiB.
     """
-    if not SINK.is_open:
+    own = sink()
+    if not own.is_open:
         _display_here(*things)
         return
     for thing in things:
         if raw and isinstance(thing, Mapping):
             data: dict[str, str] = {}
             _take(dict(thing), None, data, {})
-            SINK.put(Display(data))
+            own.put(Display(data))
         else:
-            SINK.put(Display(*mime_bundle(thing)))
+            own.put(Display(*mime_bundle(thing)))
 
 
 def _display_here(*things: Any) -> None:

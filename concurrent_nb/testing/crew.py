@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.scheduling.slave import is_host
+from concurrent_nb.scheduling.slave import is_host, is_wide
 from concurrent_nb.testing.agenda import Action, Agenda
 from concurrent_nb.testing.history import check_references
 from concurrent_nb.testing.plans import Deed, Deeds, Violation
@@ -40,8 +40,9 @@ Fact = Callable[[float], list[Command]]
 class VirtualWorker:
     """A worker: runs what it is given, one after another."""
 
-    def __init__(self, crew: "VirtualCrew", number: int) -> None:
+    def __init__(self, crew: "VirtualCrew", number: int, process: int) -> None:
         self.number = number
+        self.process = process  #: it is a thread of this one; 0: it has one of its own
         self.queue: deque[tuple[Attempt, bytes]] = deque()  #: with the function
         self.ticket = 0  #: what its page shows
         self.started_at = 0.0
@@ -77,14 +78,23 @@ class VirtualWorker:
         return max(stuck_until_s - self._crew.agenda.now, self._crew.moment_s(STOP_S))
 
     def die(self, how: str) -> None:
-        """Die; results that were kept back are found in the page."""
+        """Die, with all threads of its process."""
         if not self.alive:
             return
+        books, process = self._crew.books, self.process
+        pages = {worker.number: worker.end() for worker in self._crew.mates(self)}
+        if process:
+            self._crew.tell(lambda now: books.process_died(process, how, pages, list(pages), now))
+        else:
+            ((number, page),) = pages.items()
+            self._crew.tell(lambda now: books.worker_died(number, how, *page, now))
+
+    def end(self) -> tuple[int, float]:
+        """Be dead; results that were kept back are found in the page. Give what it shows: what ran, since when."""
         self.alive = False
         self._deed = None
         self.flush()
-        number, ticket, started_at = self.number, self.ticket, self.started_at
-        self._crew.tell(lambda now: self._crew.books.worker_died(number, how, ticket, started_at, now))
+        return self.ticket, self.started_at
 
     def flush(self) -> None:
         """Send the results that were kept back."""
@@ -195,7 +205,7 @@ class VirtualCrew(UnsharedCrew):
         if len(keys) < len(tasks) or keys & self._open:
             raise Violation(f"slave {self._name} is assigned an attempt twice, of job {job.hex()[:4]}")
         self._open |= keys
-        if needs is not None:
+        if is_host(needs) or is_wide(needs):
             self._on_top |= keys
         elif len(self._open - self._on_top) > self.credit:
             raise Violation(f"slave {self._name} has {len(self._open)} attempts, its credit is {self.credit}")
@@ -293,6 +303,12 @@ class VirtualCrew(UnsharedCrew):
             return 1
         return 0 if is_host(attempt.needs) else min(attempt.needs.cores or self.books.slots, self.books.slots)
 
+    def mates(self, worker: VirtualWorker) -> list[VirtualWorker]:
+        """List the living that die with a worker."""
+        if not worker.process:
+            return [worker]
+        return [other for other in self._workers.values() if other.alive and other.process == worker.process]
+
     def tell(self, fact: Fact) -> None:
         """Have the slave learn something in its next turn."""
         self._facts.append(fact)
@@ -307,7 +323,7 @@ class VirtualCrew(UnsharedCrew):
         while todo:
             command = todo.popleft()
             if isinstance(command, Start):
-                self._start(command.worker)
+                self._start(command.worker, command.process)
                 continue
             worker = self._workers[command.worker]
             if isinstance(command, Give):
@@ -323,8 +339,8 @@ class VirtualCrew(UnsharedCrew):
             elif isinstance(command, Kill):
                 self.agenda.after(worker.mortal_in_s(), lambda worker=worker: worker.die("was killed"))  # type: ignore[misc]
 
-    def _start(self, number: int) -> None:
-        worker = self._workers[number] = VirtualWorker(self, number)
+    def _start(self, number: int, process: int) -> None:
+        worker = self._workers[number] = VirtualWorker(self, number, process)
 
         def ready() -> None:
             if worker.alive and self.broken:

@@ -156,11 +156,12 @@ class User:
         return entries
 
     def _needs(self) -> Needs | None:
-        """Draw what the tasks of a submit need: mostly nothing, else several cores, or they are hosts."""
+        """Draw what the tasks of a submit need: mostly nothing, else several cores, a thread, or they are hosts."""
         chance = self._chance
         if chance.random() < 0.7:
             return None
-        return Needs(kind="host") if chance.random() < 0.3 else Needs(chance.choices((2, 3, 0), (4, 2, 3))[0])
+        special = Needs(2), Needs(3), Needs(0), Needs(kind="host"), Needs(kind="thread")
+        return chance.choices(special, (4, 2, 3, 4, 6))[0]
 
     def _wanted(
         self,

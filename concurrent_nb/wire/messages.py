@@ -79,10 +79,15 @@ class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a run's tasks need of a slave. None in its place is what nearly all need: one slot, in a worker process."""
+    """What a run's tasks need of a slave. None in its place is what nearly all need: one slot, in a worker process.
+
+    Tasks in threads share memory, current folder, `sys.stdout` if they replace it, and C libraries that may not be made
+    for that. They gain where they release the GIL. When one has to be killed, its neighbours run once more.
+    """
 
     cores: Cores = 1  #: slots that each takes, and threads that it gets; 0: all of one slave
-    #: "host": a process beside the slots, for what lives long and mostly waits; it takes no slot, and cores is 1
+    #: "host": a process beside the slots, for what lives long and mostly waits; it takes no slot, and cores is 1.
+    #: "thread": a slot, in a process that all such tasks of a slave share; for what releases the GIL; cores is 1
     kind: Literal["process", "thread", "host"] = "process"
 
 
@@ -261,7 +266,7 @@ class OpenKernel(Message, tag=23, frozen=True):
 
 
 class Returned(Message, tag=30, frozen=True):
-    """Answer to Withdraw: these had not started here and never will."""
+    """These had not started here and never will; or others have ended the process in which they ran, in threads."""
 
     tasks: list[TaskRef]
 

@@ -3,7 +3,7 @@
 Layer 3, a mechanism: imports no other mechanism, and stays light, because slaves have to start fast (no cloudpickle,
 no asyncio, no multiprocessing). Reading order: books (decides, pure), pool (obeys), line (the slave's end of one
 worker), serving (the worker's end), page (what both see), capture (whose output it is), processes and template (how
-workers come to life and die).
+workers come to life and die), seats (workers that are threads of one process).
 
     slave process                                              worker process, one per slot
     -------------                                              ----------------------------

@@ -39,7 +39,8 @@ class Attempt(Struct, eq=False):
     wish: Wish = Wish.KEEP
     over: bool = False  #: it left the books while it stood in the queue, where it is skipped
     reported: bool = False  #: reported as started
-    needs: Needs | None = None  #: None: a slot
+    needs: Needs | None = None  #: None: a slot, in a process
+    suspect: bool = False  #: it may have ended a process of threads, so it runs in one alone
 
     @property
     def ref(self) -> TaskRef:
@@ -81,6 +82,7 @@ class Start:
     """Start a worker of this number."""
 
     worker: int
+    process: int = 0  #: it is a thread of the process of this number, which is started for the first of them
 
 
 class Give(Struct, frozen=True):
@@ -108,7 +110,7 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill the worker's process group."""
+    """Kill the worker's process group; a thread's, with all that run in there."""
 
     worker: int
 

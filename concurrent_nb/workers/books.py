@@ -12,10 +12,15 @@ holds a token for, and tokens are taken by either side, never by both.
 A task of several cores runs in one worker and keeps so many others from having work. While one waits, nobody gets a
 new pack, so that it finds its slots as soon as what runs has ended. A host gets a worker of its own beside the slots,
 started when it comes and dismissed when it has ended: what it leaves behind is nothing for others to find.
+
+Tasks in threads share one process, started when the first one comes. Each of its threads is a worker of its own, which
+takes a slot while it has something. What ends one ends all: the others' tasks go back to the master unblamed. Where it
+ended by itself and several ran, nobody knows whose fault it was: each of those is a suspect, and runs in there alone
+the next time that it comes here.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -50,6 +55,10 @@ STUCK_S: Final = 30.0
 START_S: Final = 60.0
 #: a worker from which everything was taken back this often, unstarted, is stuck
 FUTILE_MAX: Final = 100
+#: threads of which nothing has been heard yet, at most: what starts them takes only so many at once
+THREADS_STARTING_MAX: Final = 8
+#: suspects that are remembered
+SUSPECTS_MAX: Final = 1000
 
 _report: Final = msgspec.msgpack.Encoder().encode
 
@@ -73,6 +82,12 @@ class Books:
         self._waiting = Waiting()
         self._wide = Waiting()  # tasks of several cores
         self._hosts = Waiting()
+        self._threads = Waiting()  # tasks in threads
+        self._alone = Waiting()  # those of them that are suspects
+        self._queues = (self._waiting, self._wide, self._hosts, self._threads, self._alone)
+        self._suspects: dict[tuple[bytes, int], None] = {}  # by (job, index)
+        self._process = 0  # in which threads are started; 0: in a new one
+        self._threads_max = slots
         self._attempts: dict[int, Attempt] = {}  # by ticket: all without an outcome
         self._tickets: dict[tuple[bytes, int, int], int] = {}  # by (job, index, number)
         self._crew = Crew(ahead_s)
@@ -122,7 +137,6 @@ class Books:
         needs: Needs | None = None,
     ) -> list[Command]:
         """Take in a run of attempts. `buffers` has an entry for each frame, or none if no task has buffers."""
-        queue = self._queue_for(needs)
         for place, frame in enumerate(frames):
             key = (job, frame.index, frame.attempt)
             if key in self._tickets:
@@ -134,9 +148,10 @@ class Books:
             )
             if needs is not None:
                 attempt.needs = needs
+                attempt.suspect = (job, frame.index) in self._suspects
             self._attempts[ticket] = attempt
             self._tickets[key] = ticket
-            queue.append(attempt)
+            self._queue_of(attempt).append(attempt)
         if self.degraded or self.draining:
             self._return_all()
         return self._dispatch(now)
@@ -177,7 +192,8 @@ class Books:
         """Forget every attempt without a report, and kill the workers that have any."""
         self._attempts.clear()
         self._tickets.clear()
-        for queue in (self._waiting, self._wide, self._hosts):
+        self._suspects.clear()
+        for queue in self._queues:
             queue.clear()
         self.reports = Reports()
         commands: list[Command] = []
@@ -240,6 +256,14 @@ class Books:
             self._requeue(member.held.popitem()[1])
         return self._after_recall(member, now) + self._dispatch(now)
 
+    def thread_refused(self, worker: int, how: str, now: float) -> list[Command]:
+        """Note that a thread could not be started, as in "too many open files": those that there are have to do."""
+        self._crew.remove(worker)
+        self._threads_max = max(1, len(self._crew.threads))
+        if not self._crew.threads and self._limit.died(now):
+            self._degrade(how)
+        return self._dispatch(now)
+
     def worker_died(self, worker: int, how: str, ticket: int, started_at: float, now: float) -> list[Command]:
         """Take in the death of a worker, `how` as in "died of SIGSEGV", and what its page shows."""
         member = self._crew.remove(worker)
@@ -258,6 +282,47 @@ class Books:
         elif not member.killed and self._limit.died(now):
             self._degrade(how)
         return ([] if self.degraded or member.host else [self._start_one(now)]) + self._dispatch(now)
+
+    def process_died(
+        self, process: int, how: str, pages: Mapping[int, tuple[int, float]], culprits: Collection[int], now: float
+    ) -> list[Command]:
+        """Take in the death of a process of threads.
+
+        Args:
+            how: as in "died of SIGSEGV".
+            pages: of its threads: what they ran, and since when, (0, 0.0) for nothing.
+            culprits: threads that may have caused it.
+        """
+        if process == self._process:
+            self._process = 0
+        killed = False
+        ran: list[tuple[Member, Attempt, float]] = []
+        unstarted: list[Attempt] = []
+        for number, (ticket, started_at) in pages.items():
+            member = self._crew.remove(number)
+            if member is None:
+                continue
+            killed = killed or member.killed
+            attempt = member.held.pop(member.stopping if member.killed and member.stopping else ticket, None)
+            if attempt is not None:
+                ran.append((member, attempt, now - started_at if started_at else 0.0))
+            unstarted += member.held.values()
+        for attempt in sorted(unstarted, key=lambda attempt: attempt.ticket, reverse=True):
+            self._requeue(attempt)
+        suspects = [] if killed else [attempt for member, attempt, _ in ran if member.number in culprits]
+        for attempt in suspects:
+            self._suspect(attempt)
+        for member, attempt, elapsed_s in ran:
+            if attempt.wish >= Wish.CANCEL:
+                self._finish_stopped(attempt, member, elapsed_s)
+            elif suspects == [attempt]:
+                message = f"worker {member.pid} {how} while it ran task {attempt.name}"
+                self._finish_report(attempt, Status.DIED, message, member, elapsed_s)
+            else:
+                self._return(attempt)  # and not kept here: the master's watch on its run time has to begin anew
+        if not (killed or suspects) and self._limit.died(now):
+            self._degrade(how)
+        return self._dispatch(now)
 
     def looked(self, worker: int, ticket: int, started_at: float, moving: bool, now: float) -> list[Command]:
         """Take in what a busy worker's page shows; `moving` if bytes have gone to or from it since the last look."""
@@ -306,9 +371,19 @@ class Books:
             commands.append(self._give_one(crew.take_slots(width), self._wide, now))
         if self._wide:
             return commands  # whoever gets free keeps a slot for it
-        while self._waiting and (member := crew.next_taker()):
-            commands.append(self._give(member, now))
-        if not self._waiting and crew.spare > 0 and (victim := crew.most_loaded()):
+        if self._threads or self._alone:
+            commands += self._start_threads(now)
+        while True:
+            queue, thread = self._for_thread()
+            if thread is not None and not (self._waiting and _is_older(self._waiting, queue)):
+                if crew.spare < 1:
+                    return commands  # here, too
+                commands.append(self._give(crew.take_slot(thread), queue, now))
+            elif self._waiting and (member := crew.next_taker()):
+                commands.append(self._give(member, self._waiting, now))
+            else:
+                break
+        if not (self._waiting or queue) and crew.spare > 0 and (victim := crew.most_loaded()):
             commands.append(self._recall(victim))
         return commands
 
@@ -328,24 +403,45 @@ class Books:
             commands.append(self._start_one(now, host=True))
         return commands
 
+    def _start_threads(self, now: float) -> list[Command]:
+        """Start as many threads as can be of use now."""
+        threads = [thread for thread in self._crew.threads.values() if not thread.killed]
+        starting = sum(not thread.pid for thread in threads)
+        free = sum(thread.free for thread in threads)
+        wanted = len(self._threads) + len(self._alone) - starting - free
+        count = min(wanted, self._threads_max - len(threads), THREADS_STARTING_MAX - starting)
+        return [self._start_one(now, thread=True) for _ in range(count)]
+
+    def _for_thread(self) -> tuple[Waiting, Member | None]:
+        """Choose which tasks in threads are next, and the thread that can begin one now; None if none can."""
+        queue = self._alone or self._threads
+        if not queue:
+            return queue, None
+        at_work = [thread for thread in self._crew.threads.values() if thread.held]
+        is_free = not at_work if queue is self._alone else not any(thread.last.suspect for thread in at_work)
+        return queue, self._crew.free_thread() if is_free else None
+
     def _width(self, attempt: Attempt) -> int:
         """Say how many slots a task of several cores takes here."""
         cores = attempt.needs.cores if attempt.needs is not None else 1
         # No master asks for more than it was told of, but `slots` may have been told as fewer meanwhile.
         return min(cores or self.slots, self.slots)
 
-    def _queue_for(self, needs: Needs | None) -> Waiting:
+    def _queue_of(self, attempt: Attempt) -> Waiting:
+        needs = attempt.needs
         if needs is None:
             return self._waiting
+        if needs.kind == "thread":
+            return self._alone if attempt.suspect else self._threads
         return self._hosts if needs.kind == "host" else self._wide if needs.cores != 1 else self._waiting
 
     def _give_one(self, member: Member, queue: Waiting, now: float) -> Give:
         return self._give_pack(member, queue.take(1), now)
 
-    def _give(self, member: Member, now: float) -> Give:
-        """Make a pack of about `ahead_s` of work and at most a fair share of what waits."""
-        size = self._crew.pack_size(self._waiting.next_function())
-        return self._give_pack(member, self._waiting.take(min(size, -(-len(self._waiting) // self.slots))), now)
+    def _give(self, member: Member, queue: Waiting, now: float) -> Give:
+        """Make a pack of about `ahead_s` of work and at most a fair share of what waits; of suspects, one."""
+        size = 1 if queue is self._alone else self._crew.pack_size(queue.next_function())
+        return self._give_pack(member, queue.take(min(size, -(-len(queue) // self.slots))), now)
 
     def _give_pack(self, member: Member, pack: Sequence[Attempt], now: float) -> Give:
         member.take(pack, now)
@@ -365,17 +461,17 @@ class Books:
 
     def _requeue(self, attempt: Attempt) -> None:
         """Put what a worker had, and did not finish, to the front of the queue, or where it is wished."""
-        self._queue_for(attempt.needs).put_back(attempt)
+        self._queue_of(attempt).put_back(attempt)
         if wish := max(attempt.wish, Wish.RETURN if self.degraded or self.draining else Wish.KEEP):
             self._leave_queue(attempt, wish)
 
     def _leave_queue(self, attempt: Attempt, wish: Wish) -> None:
         """End a waiting attempt: returned, or cancelled before it ran."""
-        self._queue_for(attempt.needs).leave(attempt)
-        self._forget(attempt)
+        self._queue_of(attempt).leave(attempt)
         if wish is Wish.RETURN:
-            self.reports.returned.append(attempt.ref)
+            self._return(attempt)
         else:
+            self._forget(attempt)
             self.reports.ended(attempt.job, attempt.end(Status.CANCELLED))
 
     def _after_recall(self, member: Member, now: float) -> list[Command]:
@@ -401,7 +497,10 @@ class Books:
         return Interrupt(member.number, attempt.ticket)
 
     def _kill(self, member: Member) -> Kill:
-        member.killed = True
+        for mate in self._crew.mates(member):
+            mate.killed = True
+        if member.process and member.process == self._process:
+            self._process = 0
         self._crew.idle.pop(member.number, None)
         return Kill(member.number)
 
@@ -412,12 +511,19 @@ class Books:
         member.stopping = 0
         return self._kill(member)
 
-    def _start_one(self, now: float, *, host: bool = False) -> Start:
-        number, self._next_worker = self._next_worker, self._next_worker + 1
-        self._crew.add(Member(number, now, host=host))
+    def _start_one(self, now: float, *, host: bool = False, thread: bool = False) -> Start:
+        if thread and not self._process:
+            self._process = self._next_number()
+        process = self._process if thread else 0
+        number = self._next_number()
+        self._crew.add(Member(number, now, host=host, process=process))
         if self._next_look is None:
             self._next_look = now + START_S
-        return Start(number)
+        return Start(number, process)
+
+    def _next_number(self) -> int:
+        number, self._next_worker = self._next_worker, self._next_worker + 1
+        return number
 
     def _degrade(self, how: str) -> None:
         self.degraded = True
@@ -428,10 +534,18 @@ class Books:
         self._return_all()
 
     def _return_all(self) -> None:
-        for queue in (self._waiting, self._wide, self._hosts):
+        for queue in self._queues:
             for attempt in queue.clear():
-                self._forget(attempt)
-                self.reports.returned.append(attempt.ref)
+                self._return(attempt)
+
+    def _return(self, attempt: Attempt) -> None:
+        self._forget(attempt)
+        self.reports.returned.append(attempt.ref)
+
+    def _suspect(self, attempt: Attempt) -> None:
+        self._suspects[attempt.job, attempt.index] = None
+        if len(self._suspects) > SUSPECTS_MAX:
+            del self._suspects[next(iter(self._suspects))]
 
     def _finish_stopped(self, attempt: Attempt, member: Member, elapsed_s: float) -> None:
         """End what was stopped: by its deadline, or cancelled."""
@@ -449,8 +563,15 @@ class Books:
     def _finish(self, attempt: Attempt, frame: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
         """Report an attempt's end, once."""
         self._forget(attempt)
+        if attempt.suspect and frame.status != Status.DIED:
+            self._suspects.pop((attempt.job, attempt.index), None)
         self.reports.ended(attempt.job, frame, buffers)
 
     def _forget(self, attempt: Attempt) -> None:
         del self._attempts[attempt.ticket]
         del self._tickets[attempt.job, attempt.index, attempt.number]
+
+
+def _is_older(one: Waiting, other: Waiting) -> bool:
+    """Say whether the first of one queue came before the first of the other."""
+    return one.first().ticket < other.first().ticket

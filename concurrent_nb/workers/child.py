@@ -81,13 +81,22 @@ def take_standard_streams(ends: WorkerEnds) -> None:
 
 def remake_stream(fd: int) -> io.TextIOWrapper:
     """Open a standard stream anew, and put it in its place: text, by lines, nothing that cannot be encoded."""
-    raw = io.FileIO(fd, "r" if fd == 0 else "w", closefd=False)
-    binary = io.BufferedReader(raw) if fd == 0 else io.BufferedWriter(raw)
-    stream = io.TextIOWrapper(binary, "utf-8", "strict" if fd == 0 else "backslashreplace", line_buffering=True)
+    stream = stream_to(fd) if fd else _stream_from(fd)
     name = ("stdin", "stdout", "stderr")[fd]
     for place in (name, f"__{name}__"):
         setattr(sys, place, stream)
     return stream
+
+
+def stream_to(fd: int) -> io.TextIOWrapper:
+    """Open a descriptor for text, by lines. It stays open when the stream is closed."""
+    raw = io.FileIO(fd, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+
+
+def _stream_from(fd: int) -> io.TextIOWrapper:
+    raw = io.FileIO(fd, "r", closefd=False)
+    return io.TextIOWrapper(io.BufferedReader(raw), "utf-8", "strict", line_buffering=True)
 
 
 def close_all_but(kept: "set[int] | frozenset[int]") -> None:

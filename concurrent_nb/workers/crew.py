@@ -31,8 +31,9 @@ class Member:
     kill_at: float = 0.0  #: when to kill it, if that task still runs then
     killed: bool = False  #: or dismissed: it is about to end, and gets nothing more
     host: bool = False  #: it stands beside the slots, for one long task, and ends with it
+    process: int = 0  #: number of the process that it is a thread of; 0: it has one of its own
     spent: bool = False  #: it has had that task
-    extra: int = 0  #: slots that its task takes besides its own
+    extra: int = 0  #: slots that its task takes besides its own; a thread has none of its own
     futile: int = 0  #: how often in a row everything was taken back from it
 
     @property
@@ -90,6 +91,7 @@ class Crew:
         self.members: dict[int, Member] = {}
         self.idle: dict[int, Member] = {}  #: the last one in is the first to get work: its caches are warm
         self.hosts: dict[int, Member] = {}  #: those that stand beside the slots; they are never among the idle
+        self.threads: dict[int, Member] = {}  #: those that are threads; nor are they
         self.extra = 0  #: so many of the idle have to stay so, because tasks of others take their slots
         self.estimates = Estimates()
         self._ahead_s = ahead_s
@@ -106,11 +108,14 @@ class Crew:
         self.members[member.number] = member
         if member.host:
             self.hosts[member.number] = member
+        if member.process:
+            self.threads[member.number] = member
 
     def remove(self, worker: int) -> Member | None:
         """Strike a worker off."""
         self.idle.pop(worker, None)
         self.hosts.pop(worker, None)
+        self.threads.pop(worker, None)
         member = self.members.pop(worker, None)
         if member is not None:
             self.extra -= member.extra
@@ -127,7 +132,7 @@ class Crew:
         if member.extra and not member.held:
             self.extra -= member.extra
             member.extra = 0
-        if member.free and not member.host:
+        if member.free and not (member.host or member.process):
             self.idle[member.number] = member
 
     def take_slots(self, width: int) -> Member:
@@ -136,6 +141,22 @@ class Crew:
         member.extra = width - 1
         self.extra += member.extra
         return member
+
+    def take_slot(self, thread: Member) -> Member:
+        """Let a thread have one of the spare slots: so many of the idle stay so until it has nothing."""
+        thread.extra = 1
+        self.extra += 1
+        return thread
+
+    def free_thread(self) -> Member | None:
+        """Return a thread that is ready and has nothing, None if there is none."""
+        return next((member for member in self.threads.values() if member.free), None)
+
+    def mates(self, member: Member) -> list[Member]:
+        """List those that end with a worker: the threads of its process, or only itself."""
+        if not member.process:
+            return [member]
+        return [other for other in self.threads.values() if other.process == member.process]
 
     def next_taker(self) -> Member | None:
         """Choose who gets the next pack, and is idle no more: an idle worker, else a busy one with nothing ahead."""

@@ -16,7 +16,7 @@ from typing import Final
 from concurrent_nb.wire.messages import Slice
 from concurrent_nb.workers.attempts import Attempt, Buffer
 from concurrent_nb.workers.capture import Capture
-from concurrent_nb.workers.ends import SlaveEnds
+from concurrent_nb.workers.ends import SlaveEnds, WorkerEnds
 from concurrent_nb.workers.page import Page
 from concurrent_nb.workers.records import (
     LARGE_BYTES,
@@ -46,10 +46,15 @@ SEND_BUFFER_BYTES: Final = 1024 * 1024
 
 
 class Line:
-    """What connects the slave with the worker of this number."""
+    """What connects the slave with the worker of this number, or with the main thread of a process of threads.
 
-    def __init__(self, worker: int, ends: SlaveEnds, limit_bytes: int) -> None:
+    Args:
+        process: number of the process that it is a thread of; 0: it has one of its own, of its own number.
+    """
+
+    def __init__(self, worker: int, ends: SlaveEnds, limit_bytes: int, process: int = 0) -> None:
         self.worker = worker
+        self.process = process or worker
         self.pid = 0
         self.was_killed = False  #: because it hears us no more
         self.is_ready = False  #: it has said that it waits for work
@@ -149,6 +154,11 @@ class Line:
         for fd in (self._tokens, self._tokens_back):
             os.close(fd)
         self._fds = self._fds[2:]
+
+    def open_thread(self, ends: WorkerEnds) -> None:
+        """Have the process start a thread that is a worker with these ends. They stay open here."""
+        with contextlib.suppress(ConnectionError):  # it died, which is about to be noticed
+            socket.send_fds(self.socket, [b"\0"], list(ends))
 
     def _put(self, header: bytes, buffers: Sequence[Buffer]) -> None:
         self._outgoing.append(memoryview(pack(header)))

@@ -1,7 +1,7 @@
 """The status page: a little memory that a slave and a worker share, so that each sees the other without a message.
 
     worker writes   ticket and start of the task that it runs; results that it has not sent yet
-    slave writes    the ticket that is to stop; how often it has read each output pipe
+    slave writes    the ticket that is to stop; how often it has read each output pipe; what the worker is to be
 
 Every word has one writer. The words are aligned, so each is read and written whole. Whoever needs two that belong
 together reads the first again after the second.
@@ -21,6 +21,7 @@ UNSENT_BYTES_MAX: Final = PAGE_BYTES - _UNSENT_AT
 # Words of 8 bytes. Those of the worker and those of the slave lie in cache lines of their own.
 _TICKET, _START, _UNSENT, _SENDING = 0, 1, 2, 3
 _STOP, _READS = 8, 9  # _READS + 1 for stream 1, + 2 for stream 2
+_THREADS = 12
 _NONCE_AT: Final = 128
 
 
@@ -85,7 +86,16 @@ class Page:
         """Count the begin or the end of a read: the number is odd while the slave reads this pipe."""
         self.words[_READS + stream] += 1
 
+    def want_threads(self) -> None:
+        """Say, before there is a process, that its tasks are to run in threads, which get pages of their own."""
+        self.words[_THREADS] = 1
+
     # ------------------------------------------------------------------------------------------------- both read
+
+    @property
+    def wants_threads(self) -> bool:
+        """Say whether tasks are to run in threads of this process."""
+        return bool(self.words[_THREADS])
 
     @property
     def ticket(self) -> int:

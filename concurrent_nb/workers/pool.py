@@ -17,7 +17,7 @@ from concurrent_nb.wire.messages import NOTES, Needs, Slice, TaskFrame, TaskRef
 from concurrent_nb.workers.attempts import Buffer, Command, Dismiss, Give, Interrupt, Kill, Recall, Reports, Start
 from concurrent_nb.workers.books import LOOK_S, SLOW_S, Books
 from concurrent_nb.workers.capture import LIMIT_BYTES, Piece
-from concurrent_nb.workers.ends import make_ends
+from concurrent_nb.workers.ends import WorkerEnds, make_ends
 from concurrent_nb.workers.line import Line
 from concurrent_nb.workers.processes import (
     Event,
@@ -69,6 +69,7 @@ class Pool:
         self._launcher = launcher
         self._output_limit_bytes = output_limit_bytes
         self._lines: dict[int, Line] = {}  # by worker
+        self._mains: dict[int, Line] = {}  # to main threads of processes of threads, by process
         self._functions: dict[bytes, tuple[Buffer, Sequence[Buffer | Slice]]] = {}
         self._segments: dict[bytes, Know] = {}  # shared memory in which arguments and functions lie
         self._made: list[Know] = []  # shared memory of workers that is to be reported
@@ -210,12 +211,13 @@ class Pool:
         self._ask_at = now + LOOK_S
         self._take_news(now)
         for worker, (kill_at, _) in self._leaving.items():
-            if now >= kill_at and not self._lines[worker].was_killed:
-                self._lines[worker].was_killed = True
-                self._launcher.kill(worker)
+            line = self._lines[worker]
+            if now >= kill_at and not line.was_killed:
+                line.was_killed = True
+                self._launcher.kill(line.process)
         for worker in self._books.busy():
-            if line := self._lines.get(worker):
-                self._look(line, now)
+            if busy := self._lines.get(worker):
+                self._look(busy, now)
         self._obey(self._books.tick(now), now)
 
     def _look(self, line: Line, now: float) -> None:
@@ -258,12 +260,14 @@ class Pool:
             self._commands += self._books.gave_back(line.worker, line.recall(), now)
         elif isinstance(command, Interrupt) and line:
             line.page.stop(command.ticket)
-            self._launcher.interrupt(command.worker)
+            self._launcher.interrupt(line.process)
         elif isinstance(command, Kill):
-            self._launcher.kill(command.worker)
+            self._launcher.kill(line.process if line else command.worker)
         elif isinstance(command, Dismiss) and line:
             line.no_more()
             self._leaving.setdefault(line.worker, (now + END_S, "was dismissed"))
+        elif isinstance(command, Start) and command.process and not self._closing:
+            self._start_thread(command.worker, command.process, now)
         elif isinstance(command, Start) and not self._closing:
             self._start_worker(command.worker, now)
 
@@ -288,19 +292,45 @@ class Pool:
 
     def _start_worker(self, worker: int, now: float) -> None:
         try:
-            ours, theirs = make_ends()
+            line, theirs = self._open_line(worker)
         except OSError as error:
             self._obey(self._books.worker_died(worker, f"could not be started: {error}", 0, 0.0, now), now)
             return
-        line = self._lines[worker] = Line(worker, ours, self._output_limit_bytes)
+        self._lines[worker] = line
+        events = self._launcher.launch(worker, theirs)
+        theirs.close()
+        self._take_events(events, now)
+
+    def _start_thread(self, worker: int, process: int, now: float) -> None:
+        events: list[Event] = []
+        try:
+            if process not in self._mains:
+                main, theirs = self._open_line(process)
+                main.page.want_threads()
+                self._mains[process] = main
+                events = self._launcher.launch(process, theirs)
+                theirs.close()
+            line, theirs = self._open_line(worker, process)
+        except OSError as error:
+            log.warning("a thread for tasks could not be started, others have to do: %s", error)
+            self._obey(self._books.thread_refused(worker, f"could not be started: {error}", now), now)
+        else:
+            self._lines[worker] = line
+            line.pid = self._mains[process].pid
+            self._mains[process].open_thread(theirs)
+            theirs.close()
+        self._take_events(events, now)
+
+    def _open_line(self, worker: int, process: int = 0) -> tuple[Line, WorkerEnds]:
+        """Make a line and watch it; give the worker's ends, too. Raises OSError if there are too many open files."""
+        ours, theirs = make_ends()
+        line = Line(worker, ours, self._output_limit_bytes, process)
         self._readers[line.socket.fileno()] = (line, 0)
         self._watch_tasks(line)
         for stream, fd in enumerate(line.outputs, 1):
             self._readers[fd] = (line, stream)
             self._watch(fd, select.POLLIN)
-        events = self._launcher.launch(worker, theirs)
-        theirs.close()
-        self._take_events(events, now)
+        return line, theirs
 
     # --------------------------------------------------------------------------------------------- what workers say
 
@@ -350,19 +380,51 @@ class Pool:
 
     def _take_events(self, events: Iterable[Event], now: float) -> None:
         for event in events:
+            main = self._mains.get(event.worker)
             line = self._lines.get(event.worker)
-            if line is None:
-                continue
             if isinstance(event, Started):
-                line.pid = event.pid
-                self._greet(line, now)
-            else:
+                for started in [line] if line else self._threads_of(main):
+                    started.pid = event.pid
+                    self._greet(started, now)
+            elif main:
+                self._bury_process(main, event.how, now)
+            elif line:
                 self._bury(line, event.how, now)
         self._watch_launcher()
 
     def _bury(self, line: Line, how: str, now: float) -> None:
         """Take what a dead worker has left, then tell the books."""
         del self._lines[line.worker]
+        ticket, started_at = self._last_seen(line, now)
+        how = self._reason(line, how)
+        self._obey(self._books.worker_died(line.worker, how, ticket, started_at, now), now)
+
+    def _bury_process(self, main: Line, how: str, now: float) -> None:
+        """Take what the threads of a dead process have left, then tell the books of all of them at once."""
+        threads = [line for line in self._threads_of(main) if line is not main]
+        for line in threads:
+            del self._lines[line.worker]
+        del self._mains[main.worker]
+        self._last_seen(main, now)
+        pages = {line.worker: self._last_seen(line, now) for line in threads}
+        for line in threads:
+            how = self._reason(line, how)
+        culprits = [line.worker for line in threads if line.was_killed] or list(pages)
+        self._obey(self._books.process_died(main.worker, how, pages, culprits, now), now)
+
+    def _threads_of(self, main: Line | None) -> list[Line]:
+        """List the lines to all threads of a process, its main one first."""
+        if main is None:
+            return []
+        return [main, *(line for line in self._lines.values() if line.process == main.worker)]
+
+    def _reason(self, line: Line, how: str) -> str:
+        """Say how a worker has died whose launcher says `how`: we may have killed it."""
+        _, reason = self._leaving.pop(line.worker, (0.0, ""))
+        return f"{reason} and was killed" if line.was_killed else how
+
+    def _last_seen(self, line: Line, now: float) -> tuple[int, float]:
+        """Take what a dead worker has left, and close its line; give what it ran, and since when."""
         self._receive(line, LEGACY_BYTES_MAX, now)
         if results := self._unsent(line):
             self._take_results(line, results, [], now)
@@ -374,10 +436,7 @@ class Pool:
             del self._readers[fd]
         line.close()
         self._orphaned += line.made
-        _, reason = self._leaving.pop(line.worker, (0.0, ""))
-        if line.was_killed:
-            how = f"{reason} and was killed"
-        self._obey(self._books.worker_died(line.worker, how, ticket, started_at, now), now)
+        return ticket, started_at
 
     # ------------------------------------------------------------------------------------------- what is to be polled
 
@@ -411,19 +470,22 @@ class Pool:
         for line in self._lines.values():
             if ticket := line.page.ticket:
                 line.page.stop(ticket)
-                self._launcher.interrupt(line.worker)
+                self._launcher.interrupt(line.process)
+            line.no_more()
+        for line in self._mains.values():
             line.no_more()
         self._wait_for_ends(time.monotonic() + END_S)
         self._launcher.close(GONE_S)
-        for line in self._lines.values():
+        for line in (*self._lines.values(), *self._mains.values()):
             line.close()
         self._lines.clear()
+        self._mains.clear()
         self._fds.clear()
         self._readers.clear()
 
     def _wait_for_ends(self, until: float) -> None:
         """Read what workers still write, so that none hangs on a full pipe, until they have ended."""
-        while self._lines and (left_s := until - time.monotonic()) > 0:
+        while (self._lines or self._mains) and (left_s := until - time.monotonic()) > 0:
             poll = select.poll()
             for fd, events in self._fds.items():
                 poll.register(fd, events)

@@ -1,4 +1,5 @@
 """The worker's end: take a token, run a task, answer. One thread, so that tasks run in the main one and may fork.
+(Where tasks share a process, each of its threads has such an end: `seats.py` has what is different then.)
 
 What a task is, is not known here: `nodes/worker.py` hands in a `Runner` that loads functions and runs them. This
 decides in which order, what is interrupted, whose output is whose, and when results are sent: when there is nothing
@@ -137,7 +138,7 @@ class Serving:
 
     def serve(self) -> None:
         """Run tasks until the slave wants no more. Raises OSError or ProtocolError if it is gone or talks nonsense."""
-        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._prepare()
         os.register_at_fork(after_in_child=self._on_fork)
         self._socket.sendall(pack_results([]))  # says: ready
         while (epoch := self._take_token()) is not None:
@@ -147,6 +148,10 @@ class Serving:
                 self._flush()
                 return
             self._interrupted = 0
+
+    def _prepare(self) -> None:
+        """Be ready for the first task."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
 
     # ---------------------------------------------------------------------------------------------- what comes in
 
@@ -212,8 +217,7 @@ class Serving:
         self, ticket: int, threads: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
     ) -> None:
         page = self._page
-        if threading.active_count() > 1 or self._strangers:
-            self._strangers = frozenset(threading.enumerate()) - {threading.main_thread()}
+        self._note_strangers()
         started_at = time.monotonic()
         page.begin(ticket, started_at)
         if threads:
@@ -247,6 +251,10 @@ class Serving:
         ):
             self._flush()
 
+    def _note_strangers(self) -> None:
+        if threading.active_count() > 1 or self._strangers:
+            self._strangers = frozenset(threading.enumerate()) - {threading.main_thread()}
+
     def _attempt_with(
         self, threads: int, ticket: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
     ) -> Answer:
@@ -265,17 +273,22 @@ class Serving:
         try:
             self._armed = ticket
             if self._page.to_stop == ticket:
-                self._armed = 0
+                self._disarm()
                 return _CANCELLED, b"", ()
             status, answer, answer_buffers = self._runner.run(function, body, sizes, buffers)
-            self._armed = 0
+            self._disarm()
             if self._is_fork:
                 self._end_fork(status)
         except KeyboardInterrupt:  # it came just before or after the task itself
+            self._disarm()
             return _CANCELLED, b"", ()
         if self._interrupted == ticket and status > _HIT:
             return _CANCELLED, b"", ()
         return status, answer, answer_buffers
+
+    def _disarm(self) -> None:
+        """Let nothing interrupt us from now on."""
+        self._armed = 0
 
     def _on_fork(self) -> None:
         self._is_fork = True
@@ -287,15 +300,18 @@ class Serving:
         os._exit(status > _HIT)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Interrupt the task that runs, once, if it is the one that is to stop. Else this is a stray signal."""
-        armed = self._armed
-        if armed and self._page.to_stop == armed:
-            self._armed = 0
-            self._interrupted = armed
-            if self._holds_back:
-                self._held_back = True
-                return
+        if self._is_hit():
             raise KeyboardInterrupt
+
+    def _is_hit(self) -> bool:
+        """Say, once, whether the task that runs is to be interrupted now. Else this is a stray signal, or too early."""
+        armed = self._armed
+        if not armed or self._page.to_stop != armed:
+            return False
+        self._armed = 0
+        self._interrupted = armed
+        self._held_back = self._holds_back
+        return not self._holds_back
 
     # -------------------------------------------------------------------------------------------------- its notes
 
@@ -311,17 +327,28 @@ class Serving:
         records = [
             pack(encode(Note(ticket, data[at : at + NOTE_BYTES_MAX]))) for at in range(0, len(data), NOTE_BYTES_MAX)
         ]
-        if threading.current_thread() is not threading.main_thread():
+        if not self._is_own_thread():
             self._send(records)
             return
-        self._holds_back = True
+        self._hold_back()
         try:
             self._send(records)
         finally:
-            self._holds_back = False
-            if self._held_back:
-                self._held_back = False
-                raise KeyboardInterrupt
+            self._hold_back_no_more()
+
+    def _is_own_thread(self) -> bool:
+        """Say whether this is the thread in which we run tasks, which may be interrupted."""
+        return threading.current_thread() is threading.main_thread()
+
+    def _hold_back(self) -> None:
+        self._holds_back = True
+
+    def _hold_back_no_more(self) -> None:
+        """Raise KeyboardInterrupt if it was due meanwhile."""
+        self._holds_back = False
+        if self._held_back:
+            self._held_back = False
+            raise KeyboardInterrupt
 
     # ------------------------------------------------------------------------------------------------- its output
 
@@ -372,14 +399,17 @@ class Serving:
 
     def _repair(self) -> None:
         """Make the streams anew, and go back to our folder if it is still there."""
-        self._take_descriptors_back()
-        self._streams = remake_stream(1), remake_stream(2)
+        self._remake_streams()
         try:
             os.fchdir(self._home)
         except OSError:
             with contextlib.suppress(OSError):
                 os.chdir(self._home_path)
                 self._home = os.open(".", os.O_RDONLY)
+
+    def _remake_streams(self) -> None:
+        self._take_descriptors_back()
+        self._streams = remake_stream(1), remake_stream(2)
 
     def _take_descriptors_back(self) -> None:
         for fd, pipe in enumerate(self._pipes, 1):

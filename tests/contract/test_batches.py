@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import concurrent_nb
-from concurrent_nb import ApplicationNode, Cluster
+from concurrent_nb import ApplicationNode, Cluster, Needs
 from concurrent_nb.errors import (
     ConfigurationError,
     FunctionNotLoadable,
@@ -307,6 +307,11 @@ def test_shutdown_waits_for_all_items_and_may_cancel_those_that_do_not_run(clust
 def test_what_is_no_size_is_refused(app: ApplicationNode, batch: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"batch is .*, it must be a whole number of at least 1"):
         app.start_job(work.square, [(1,)], batch=batch)
+
+
+def test_tasks_in_threads_do_not_travel_in_batches(app: ApplicationNode) -> None:
+    with pytest.raises(ConfigurationError, match="tasks in threads do not travel in batches"):
+        app.start_job(work.square, [(1,), (2,)], batch=2, needs=Needs(kind="thread"))
 
 
 def test_a_batch_of_nothing_has_ended(app: ApplicationNode) -> None:

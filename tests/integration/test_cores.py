@@ -59,9 +59,9 @@ def test_more_cores_than_there_are_is_an_error_that_says_how_many_there_are(app:
     assert app.submit(work.square, 3).result(PATIENCE_S) == 9
 
 
-def test_threads_are_not_there_yet(app: ApplicationNode) -> None:
-    with pytest.raises(ConfigurationError, match="not there yet"):
-        app.start_job(work.square, [(1,)], needs=Needs(kind="thread"))
+def test_a_task_in_a_thread_has_one_core(app: ApplicationNode) -> None:
+    with pytest.raises(ConfigurationError, match="a thread takes no more than one core"):
+        app.start_job(work.square, [(1,)], needs=Needs(cores=2, kind="thread"))
 
 
 def test_a_worker_that_dies_while_it_has_all_cores_gives_them_up() -> None:

@@ -67,6 +67,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompilingNote
         assert re.fullmatch(r"ratio, total, change, spin: compiled with Cython \S+ in \d+\.\d s", line)
         assert answer.updates > 2
         notebook.run("import numpy as np\nvalues = np.arange(5.0)")
+        notebook.run("%%concurrent_task --needs threads\n1")  # there is a process for them from then on
         yield notebook
     finally:
         notebook.close()
@@ -181,6 +182,20 @@ def test_with_openmp_a_task_has_all_cores_and_the_worker_keeps_its_share(noteboo
     assert answer.error is None, answer.traceback
     assert answer.value is not None
     assert answer.value.endswith(", True)")
+
+
+def test_tasks_in_threads_are_in_one_process(notebook: CompilingNotebook) -> None:
+    answer = notebook.run(
+        '%%cython_task --needs threads --flags "-O0"\n'
+        'cdef extern from "unistd.h" nogil:\n    int getpid()\n    int usleep(unsigned int)\n'
+        "def who():\n    cdef int pid\n    with nogil:\n        usleep(1000)\n        pid = getpid()\n    return pid\n"
+    )
+    assert answer.error is None, answer.traceback
+    assert notebook.run("pids = {who.submit().result() for _ in range(3)}; len(pids)").value == "1"
+    cell = "%%concurrent_task --needs threads --for n in range(4)\nimport os\nprint('number', n)\nos.getpid()"
+    answer = notebook.run(cell.replace("--for n in range(4)", "--for 'n in range(4)' --out again"))
+    assert answer.error is None, answer.traceback
+    assert notebook.run("set(again) == pids").value == "True"
 
 
 def test_the_stop_button_stops_the_compiler(notebook: CompilingNotebook, tmp_path: Path) -> None:

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 import pytest
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import TaskRef
+from concurrent_nb.wire.messages import Needs, TaskRef
 from tests.integration.pool_driver import Driver
 
 KINDS = (
     ["idle"] * 60 + ["print"] * 10 + ["both"] * 6 + ["sleep"] * 8 + ["exit", "hang"] + ["raise", "large", "child"] * 3
 )
+#: what a child writes is nobody's where tasks share a process
+KINDS_IN_THREADS = [kind for kind in KINDS if kind != "child"]
+THREAD = Needs(kind="thread")
 LARGE_BYTES = 200_000
 SECONDS = 2.0
 
@@ -57,20 +60,24 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
         yield driver
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_task_is_answered_once_and_rightly(driver: Driver, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "mix"), [(1, [None]), (2, [None]), (3, [THREAD]), (4, [None, THREAD])])
+def test_every_task_is_answered_once_and_rightly(driver: Driver, seed: int, mix: list[Needs | None]) -> None:
     chance = random.Random(seed)
     kinds: dict[TaskRef, str] = {}
     withdrawn: set[TaskRef] = set()
+    in_threads: set[TaskRef] = set()
     digest = driver.add(task)
 
     # when: tasks come, workers are killed, tasks are withdrawn
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
         if driver.pool.unfinished < 400:
-            chosen = [chance.choice(KINDS) for _ in range(chance.randint(1, 120))]
+            needs = chance.choice(mix)
+            chosen = [chance.choice(KINDS_IN_THREADS if needs else KINDS) for _ in range(chance.randint(1, 120))]
             first = len(kinds)
-            refs = driver.assign(digest, [(first + n, kind) for n, kind in enumerate(chosen)], timeout_s=0.3)
+            calls = [(first + n, kind) for n, kind in enumerate(chosen)]
+            refs = driver.assign(digest, calls, timeout_s=0.3, needs=needs)
+            in_threads |= set(refs) if needs else set()
             kinds |= dict(zip(refs, chosen, strict=True))
         driver.turn(0.002)
         pids = [line.pid for line in driver.pool._lines.values() if line.is_ready]
@@ -90,7 +97,7 @@ def test_every_task_is_answered_once_and_rightly(driver: Driver, seed: int) -> N
     assert len(set(driver.returned)) == len(driver.returned)
     assert set(driver.returned) | set(driver.ended) == set(kinds)
     assert set(driver.returned).isdisjoint(driver.ended)
-    assert set(driver.returned) <= withdrawn
+    assert set(driver.returned) <= withdrawn | in_threads  # what ran beside a death goes back
     for ref, end in driver.ended.items():
         kind = kinds[ref]
         if end.status == Status.OK:

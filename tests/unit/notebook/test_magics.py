@@ -443,6 +443,8 @@ def test_a_start_that_fails_leaves_nothing(notebook: Notebook, monkeypatch: pyte
 def test_needs_go_to_the_job(notebook: Notebook) -> None:
     notebook.task("--needs cores=2", "1")
     assert notebook.clusters[0].app.started[-1][1]["needs"] == Needs(cores=2)
+    notebook.task("--needs threads", "1")
+    assert notebook.clusters[0].app.started[-1][1]["needs"] == Needs(kind="thread")
     notebook.task("", "1")
     assert notebook.clusters[0].app.started[-1][1]["needs"] is None
 

@@ -38,15 +38,23 @@ def test_a_task_has_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("text", "needs"),
-    [("cores=4", Needs(4)), ("cores=all", Needs(0)), ("cores=1", Needs()), ("cores=4096", Needs(4096))],
+    [
+        ("cores=4", Needs(4)),
+        ("cores=all", Needs(0)),
+        ("cores=1", Needs()),
+        ("cores=4096", Needs(4096)),
+        ("threads", Needs(kind="thread")),
+    ],
 )
 def test_needs(text: str, needs: Needs) -> None:
     assert task(f"--needs {text}").needs == needs
 
 
-@pytest.mark.parametrize("text", ["cores=0", "cores=-1", "cores=4097", "cores=x", "cores", "cores=", "4", "host"])
+@pytest.mark.parametrize(
+    "text", ["cores=0", "cores=-1", "cores=4097", "cores=x", "cores", "cores=", "4", "host", "thread", "threads=2"]
+)
 def test_needs_that_nobody_understands(text: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(f"cores=all, not {text!r}")):
+    with pytest.raises(ConfigurationError, match=re.escape(f"cores=all or threads, not {text!r}")):
         task(f"--needs {text}")
 
 

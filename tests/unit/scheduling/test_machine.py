@@ -343,7 +343,7 @@ class World(RuleBasedStateMachine):
         timeout_s=st.none() | st.just(5.0),
         retries=st.integers(0, 2),
         objects=st.lists(st.sets(st.sampled_from(OBJECTS)), max_size=3),
-        needs=st.sampled_from([None, None, None, Needs(2), Needs(0), Needs(9), Needs(kind="host")]),
+        needs=st.sampled_from([None] * 3 + [Needs(2), Needs(0), Needs(9), Needs(kind="host"), Needs(kind="thread")]),
     )
     def owner_submits(
         self,

@@ -1,4 +1,4 @@
-"""Tasks of several cores, and hosts: who gets them, who waits for whom, and what is refused."""
+"""Tasks of several cores, in threads, and hosts: who gets them, who waits for whom, and what is refused."""
 
 from collections.abc import Callable
 
@@ -14,6 +14,7 @@ from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from tests.unit.scheduling.bench import (
     CANCELLED,
     DIED,
+    OK,
     OTHER_JOB,
     REFUSED,
     YOU,
@@ -39,13 +40,35 @@ from tests.unit.scheduling.bench import (
     worker_died,
 )
 
-HOST, ALL = Needs(kind="host"), Needs(cores=0)
+HOST, ALL, THREAD = Needs(kind="host"), Needs(cores=0), Needs(kind="thread")
 
 
 @pytest.fixture(params=[PullRoundRobin, PushBest])
 def bench(request: pytest.FixtureRequest) -> Bench:
     make: Callable[[], Strategy] = request.param
     return Bench(make())
+
+
+# ------------------------------------------------------------------------------------------------------------- threads
+
+
+def test_a_task_in_a_thread_takes_a_slot_as_others_do(bench: Bench) -> None:
+    bench(joined("a", slots=2), joined("b", slots=2), opened())
+    given = assigned(bench(submitted([0, 1], needs=THREAD), submitted([2, 3])))
+    assert sorted(map(len, given.values())) == [2, 2]
+    assert delivered(bench(*[ended(name, index) for name in given for index in given[name]])) == dict.fromkeys(
+        range(4), OK
+    )
+
+
+def test_what_ran_beside_one_that_ended_its_process_runs_again_and_its_time_begins_anew(bench: Bench) -> None:
+    bench(joined("a"), opened(), submitted([0], timeout_s=5.0, needs=THREAD))
+    bench(started("a", 0))
+    for attempt in range(1, 6):  # oftener than a worker may die under a task
+        assert attempts(bench.after(4.0, returned("a", 0, attempt=attempt))) == {0: attempt + 1}
+        bench(started("a", 0, attempt=attempt + 1))
+    assert not withdrawn(bench.after(4.0), stop=True)
+    assert delivered(bench(ended("a", 0, attempt=6))) == {0: OK}
 
 
 # --------------------------------------------------------------------------------------------------------------- hosts

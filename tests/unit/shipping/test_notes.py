@@ -1,6 +1,7 @@
 """Notes: what they cost, what they carry, and what arrives of a stream that comes in pieces."""
 
 import struct
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,26 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     monkeypatch.setattr(notes, "SINK", listener.sink)
     yield listener
     listener.sink.close()
+
+
+def test_a_thread_that_has_its_own_sink_shares_no_notes(heard: Listener) -> None:
+    mine: list[bytes] = []
+    seen: list[bool] = []
+
+    def run_tasks() -> None:
+        notes.have_own_sink()
+        seen.extend([notes.sink().is_open, notes.is_shared()])
+        notes.sink().open(mine.append)
+        notes.report(0.5, "mine")
+
+    thread = threading.Thread(target=run_tasks)
+    thread.start()
+    thread.join()
+    notes.report(0.25, "ours")
+    assert seen == [False, True]
+    assert Reader().feed(b"".join(mine)) == [Report(0.5, "mine")]
+    assert heard.heard() == [Report(0.25, "ours")]
+    assert not notes.is_shared()
 
 
 # --------------------------------------------------------------------------------------------------------- reports

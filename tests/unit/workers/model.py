@@ -19,6 +19,7 @@ class Worker:
     """A worker as the slave knows it: what it was given, and what it has made of that."""
 
     number: int
+    process: int = 0  #: it is a thread of this one
     ready: bool = False
     unstarted: deque[Attempt] = field(default_factory=deque)
     running: Attempt | None = None
@@ -51,7 +52,7 @@ class Model:
             self.commands.append(command)
             if isinstance(command, Start):
                 assert command.worker not in self.workers
-                self.workers[command.worker] = Worker(command.worker)
+                self.workers[command.worker] = Worker(command.worker, command.process)
                 continue
             worker = self.workers.get(command.worker)
             if worker is None:  # it has just died: the pool does nothing either, as the books are about to hear of it
@@ -69,7 +70,8 @@ class Model:
             elif isinstance(command, Interrupt):
                 worker.interrupted.add(command.ticket)
             elif isinstance(command, Kill):
-                worker.killed = True
+                for mate in self.mates(worker):
+                    mate.killed = True
             elif isinstance(command, Dismiss):
                 assert not worker.unstarted
                 assert not worker.running
@@ -154,13 +156,34 @@ class Model:
         self.end(number, status, seconds)
         self.flush(number)
 
-    def die(self, number: int, how: str = "died of SIGSEGV") -> None:
-        worker = self.workers.pop(number)
+    def mates(self, worker: Worker) -> list[Worker]:
+        """List those that die with a worker."""
+        same = [other for other in self.workers.values() if other.process == worker.process]
+        return same if worker.process else [worker]
+
+    def die(self, number: int, how: str = "died of SIGSEGV", culprits: list[int] | None = None) -> None:
+        """Let a worker die; a thread with its whole process, for which one of the culprits is to blame, or any."""
+        worker = self.workers[number]
+        if worker.process:
+            self.process_dies(worker.process, how, culprits)
+            return
+        del self.workers[number]
         self.gone.append(worker)
         if worker.unsent:
             self.obey(self.books.outcomes(number, worker.unsent, [], self.clock()))
         ticket = worker.running.ticket if worker.running else 0
         self.obey(self.books.worker_died(number, how, ticket, worker.started_at, self.clock()))
+
+    def process_dies(self, process: int, how: str, culprits: list[int] | None) -> None:
+        threads = [worker for worker in self.workers.values() if worker.process == process]
+        for worker in threads:
+            del self.workers[worker.number]
+            self.gone.append(worker)
+        for worker in threads:
+            if worker.unsent:
+                self.obey(self.books.outcomes(worker.number, worker.unsent, [], self.clock()))
+        pages = {w.number: (w.running.ticket, w.started_at) if w.running else (0, 0.0) for w in threads}
+        self.obey(self.books.process_died(process, how, pages, culprits or list(pages), self.clock()))
 
     # ------------------------------------------------------------------------------------------- for assertions
 

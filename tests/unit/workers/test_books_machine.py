@@ -41,7 +41,7 @@ class BooksMachine(RuleBasedStateMachine):
         count=st.integers(1, 100),
         slow=st.booleans(),
         timeout_s=st.sampled_from([None, 0.03, 5.0]),
-        needs=st.sampled_from([None, None, Needs(2), Needs(3), Needs(0), Needs(kind="host")]),
+        needs=st.sampled_from([None, None, Needs(2), Needs(3), Needs(0), Needs(kind="host"), Needs(kind="thread")]),
     )
     def assign(self, count: int, slow: bool, timeout_s: float | None, needs: Needs | None) -> None:
         count = count if needs is None else 1 + count % 4
@@ -116,6 +116,13 @@ class BooksMachine(RuleBasedStateMachine):
         if number is not None:
             self.model.die(number)
 
+    @rule(which=SOME)
+    def thread_is_refused(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.process) and not worker.ready)
+        if number is not None:
+            del self.model.workers[number]
+            self.model.obey(self.model.books.thread_refused(number, "could not be started", self.model.clock()))
+
     # -------------------------------------------------------------------------------------------------- promises
 
     @invariant()
@@ -144,15 +151,25 @@ class BooksMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_rests_while_tasks_wait(self) -> None:
         books, crew = self.model.books, self.model.books._crew
-        free = sum(
-            worker.ready and not worker.killed and number not in crew.hosts and not crew.members[number].held
-            for number, worker in self.model.workers.items()
-        )
-        free -= sum(self.slots_of(member) - 1 for member in crew if member.held and not member.host)
+        own = [w for number, w in self.model.workers.items() if number not in crew.hosts and not w.process]
+        free = sum(worker.ready and not worker.killed and not crew.members[worker.number].held for worker in own)
+        free -= sum(self.slots_of(member) - 1 for member in crew if member.held and not (member.host or member.process))
+        free -= sum(bool(thread.held) for thread in crew.threads.values())
         if len(books._wide):
             assert free < books._width(books._wide.first())
-        elif len(books._waiting):
+            return
+        if len(books._waiting):
             assert free <= 0
+        threads = [thread for thread in crew.threads.values() if not thread.killed]
+        at_work = [thread for thread in crew.threads.values() if thread.held]
+        suspect_runs = any(thread.last.suspect for thread in at_work)
+        if len(books._alone):
+            assert free <= 0 or at_work or not any(thread.free for thread in threads)
+        elif len(books._threads) and not suspect_runs:
+            assert free <= 0 or not any(thread.free for thread in threads)
+        if len(books._alone) or len(books._threads):
+            starting = any(not thread.pid for thread in threads)
+            assert starting or any(thread.free for thread in threads) or len(threads) >= books._threads_max
         if len(books._hosts):
             starting = any(not (member.pid or member.killed) for member in crew.hosts.values())
             assert starting or len(crew.hosts) == HOSTS_MAX
@@ -163,8 +180,23 @@ class BooksMachine(RuleBasedStateMachine):
         assert sum(self.slots_of(member) for member in crew if member.held and not member.host) <= self.slots
         assert len(crew.hosts) <= HOSTS_MAX
 
+    @invariant()
+    def a_suspect_runs_alone(self) -> None:
+        at_work = [thread for thread in self.model.books._crew.threads.values() if thread.held]
+        if any(attempt.suspect for thread in at_work for attempt in thread.held.values()):
+            (alone,) = at_work
+            assert len(alone.held) == 1
+
+    @invariant()
+    def tasks_in_threads_are_in_threads_and_no_others(self) -> None:
+        for member in self.model.books._crew:
+            kinds = {attempt.needs is not None and attempt.needs.kind == "thread" for attempt in member.held.values()}
+            assert kinds <= {bool(member.process)}
+
     def slots_of(self, member: Member) -> int:
         """Count the slots that a worker takes which has something."""
+        if member.process:
+            return 1
         wide = [attempt for attempt in member.held.values() if attempt.needs is not None]
         assert len(member.held) == 1 or not wide
         return self.model.books._width(wide[0]) if wide else 1
