@@ -82,9 +82,17 @@ class VirtualWorker:
         if not self.alive:
             return
         books, process = self._crew.books, self.process
-        pages = {worker.number: worker.end() for worker in self._crew.mates(self)}
+
+        def tell_of_process(now: float) -> list[Command]:
+            books.process_ends(process)
+            return []
+
+        mates = self._crew.mates(self)
         if process:
-            self._crew.tell(lambda now: books.process_died(process, how, pages, list(pages), now))
+            self._crew.tell(tell_of_process)
+        pages = {worker.number: worker.end() for worker in mates}
+        if process:
+            self._crew.tell(lambda now: books.process_died(how, pages, list(pages), now))
         else:
             ((number, page),) = pages.items()
             self._crew.tell(lambda now: books.worker_died(number, how, *page, now))

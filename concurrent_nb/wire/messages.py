@@ -81,8 +81,9 @@ class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What a run's tasks need of a slave. None in its place is what nearly all need: one slot, in a worker process.
 
-    Tasks in threads share memory, current folder, `sys.stdout` if they replace it, and C libraries that may not be made
-    for that. They gain where they release the GIL. When one has to be killed, its neighbours run once more.
+    Tasks in threads gain where they release the GIL. They share memory, current folder, `sys.stdout` if they replace
+    it, and C libraries that may not be made for that. Only what they print by Python, in their own thread, is shown
+    with them. When one has to be killed, its neighbours run once more.
     """
 
     cores: Cores = 1  #: slots that each takes, and threads that it gets; 0: all of one slave

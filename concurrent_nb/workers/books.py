@@ -283,18 +283,21 @@ class Books:
             self._degrade(how)
         return ([] if self.degraded or member.host else [self._start_one(now)]) + self._dispatch(now)
 
+    def process_ends(self, process: int) -> None:
+        """Start no more threads in this process: it is dead, and what its threads have left is about to be told."""
+        if process == self._process:
+            self._process = 0
+
     def process_died(
-        self, process: int, how: str, pages: Mapping[int, tuple[int, float]], culprits: Collection[int], now: float
+        self, how: str, pages: Mapping[int, tuple[int, float]], culprits: Collection[int], now: float
     ) -> list[Command]:
-        """Take in the death of a process of threads.
+        """Take in the death of a process of threads, of which `process_ends` has told.
 
         Args:
             how: as in "died of SIGSEGV".
             pages: of its threads: what they ran, and since when, (0, 0.0) for nothing.
             culprits: threads that may have caused it.
         """
-        if process == self._process:
-            self._process = 0
         killed = False
         ran: list[tuple[Member, Attempt, float]] = []
         unstarted: list[Attempt] = []
@@ -499,8 +502,8 @@ class Books:
     def _kill(self, member: Member) -> Kill:
         for mate in self._crew.mates(member):
             mate.killed = True
-        if member.process and member.process == self._process:
-            self._process = 0
+        if member.process:
+            self.process_ends(member.process)
         self._crew.idle.pop(member.number, None)
         return Kill(member.number)
 

@@ -401,6 +401,7 @@ class Pool:
 
     def _bury_process(self, main: Line, how: str, now: float) -> None:
         """Take what the threads of a dead process have left, then tell the books of all of them at once."""
+        self._books.process_ends(main.worker)
         threads = [line for line in self._threads_of(main) if line is not main]
         for line in threads:
             del self._lines[line.worker]
@@ -410,7 +411,7 @@ class Pool:
         for line in threads:
             how = self._reason(line, how)
         culprits = [line.worker for line in threads if line.was_killed] or list(pages)
-        self._obey(self._books.process_died(main.worker, how, pages, culprits, now), now)
+        self._obey(self._books.process_died(how, pages, culprits, now), now)
 
     def _threads_of(self, main: Line | None) -> list[Line]:
         """List the lines to all threads of a process, its main one first."""

@@ -371,6 +371,7 @@ def test_workers_that_cannot_start_are_given_up(kind: str, tmp_path: Path) -> No
 
 OWNER = """
 import sys, time
+from concurrent_nb.wire.messages import Needs
 from tests.integration.pool_driver import Driver
 
 def leave():
@@ -380,19 +381,21 @@ def leave():
     collections.deque(itertools.repeat(0), maxlen=0)
 
 driver = Driver(sys.argv[1])
-refs = driver.assign(driver.add(leave), [()] * 2)
+refs = driver.assign(driver.add(leave), [()] * int(sys.argv[3]), needs=Needs(kind=sys.argv[2]))
 driver.until(lambda: all(driver.output[ref][1].endswith(b"\\n") for ref in refs))
 print(*(driver.output[ref][1].decode().strip() for ref in refs), flush=True)
 time.sleep(1000)
 """
 
 
-def test_nothing_survives_a_slave_that_is_killed(kind: str) -> None:
+@pytest.mark.parametrize(("place", "count"), [("process", 2), ("thread", 1)])
+def test_nothing_survives_a_slave_that_is_killed(kind: str, place: str, count: int) -> None:
     # given: a slave whose workers hold their interpreters and have children
-    with subprocess.Popen([sys.executable, "-c", OWNER, kind], stdout=subprocess.PIPE, text=True) as owner:
+    command = [sys.executable, "-c", OWNER, kind, place, str(count)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout
         pids = [int(pid) for pid in owner.stdout.readline().split()]
-        assert len(pids) == 4
+        assert len(pids) == 2 * count
         pids += [child.pid for child in psutil.Process(owner.pid).children(recursive=True)]
         assert all(map(alive, pids))
         # when

@@ -175,6 +175,7 @@ class Model:
         self.obey(self.books.worker_died(number, how, ticket, worker.started_at, self.clock()))
 
     def process_dies(self, process: int, how: str, culprits: list[int] | None) -> None:
+        self.books.process_ends(process)
         threads = [worker for worker in self.workers.values() if worker.process == process]
         for worker in threads:
             del self.workers[worker.number]
@@ -183,7 +184,7 @@ class Model:
             if worker.unsent:
                 self.obey(self.books.outcomes(worker.number, worker.unsent, [], self.clock()))
         pages = {w.number: (w.running.ticket, w.started_at) if w.running else (0, 0.0) for w in threads}
-        self.obey(self.books.process_died(process, how, pages, culprits or list(pages), self.clock()))
+        self.obey(self.books.process_died(how, pages, culprits or list(pages), self.clock()))
 
     # ------------------------------------------------------------------------------------------- for assertions
 

@@ -188,6 +188,11 @@ class BooksMachine(RuleBasedStateMachine):
             assert len(alone.held) == 1
 
     @invariant()
+    def all_threads_are_in_one_process(self) -> None:
+        threads = self.model.books._crew.threads.values()
+        assert len({thread.process for thread in threads if not thread.killed}) <= 1
+
+    @invariant()
     def tasks_in_threads_are_in_threads_and_no_others(self) -> None:
         for member in self.model.books._crew:
             kinds = {attempt.needs is not None and attempt.needs.kind == "thread" for attempt in member.held.values()}

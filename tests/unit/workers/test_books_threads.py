@@ -303,6 +303,19 @@ def test_a_process_that_dies_is_not_replaced_before_somebody_wants_it(make: Call
     assert isinstance(model.commands[-1], Start)
 
 
+def test_results_that_are_found_in_a_dead_process_start_no_thread_in_there(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    (thread,) = begun(model, [0])
+    model.end(thread)
+    model.assign([1], needs=Needs(cores=2))
+    model.assign([2, 3], needs=THREAD)  # no thread is started while a wide task waits
+    process = model.workers[thread].process
+    model.commands.clear()
+    model.die(thread)
+    (start, *_) = [command for command in model.commands if isinstance(command, Start)]
+    assert start.process not in (0, process)
+
+
 def test_processes_that_die_without_a_task_are_not_started_for_ever() -> None:
     model = Model(Books(2, limit=RestartLimit(deaths=2)))
     model.all_ready()
