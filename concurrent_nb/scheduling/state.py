@@ -4,6 +4,7 @@ Shared by the parts of the scheduler (jobs, slaves, endings, balance), each of w
 touches them.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from concurrent_nb.ids import JobId, SessionId
@@ -83,10 +84,11 @@ class Books:
         if not waited:
             return
         special = [self.queue_of(task.needs) for task in waited if task.needs is not None]
-        for queue in dict.fromkeys(special):
-            queue.ended(waited[0].job.owner, special.count(queue))
-            self.unplaced = True
-        self.waiting.ended(waited[0].job.owner, len(waited) - len(special))
+        self.unplaced = self.unplaced or bool(special)
+        counts = Counter(special)
+        counts[self.waiting] += len(waited) - len(special)  # tasks in threads wait there, too: all are told at once
+        for queue, count in counts.items():
+            queue.ended(waited[0].job.owner, count)
 
     def touch(self, slave: Slave) -> None:
         """Note that a slave's load, size, trust or speed has changed: it is counted once, after all events."""

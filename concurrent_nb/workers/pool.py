@@ -373,7 +373,7 @@ class Pool:
             if ref := self._books.ref(ticket):
                 self._output.append((ref, stream, data))
             elif ticket == 0 and stream != NOTES:
-                log.info("worker %d wrote while no task ran: %s", line.pid, data.decode(errors="replace").rstrip())
+                log.info("worker %d wrote what is no task's: %s", line.pid, data.decode(errors="replace").rstrip())
 
     def _take_news(self, now: float) -> None:
         self._take_events(self._launcher.news(), now)

@@ -61,6 +61,13 @@ def test_a_task_in_a_thread_takes_a_slot_as_others_do(bench: Bench) -> None:
     )
 
 
+def test_a_job_of_both_kinds_is_cancelled_while_all_of_it_waits(bench: Bench) -> None:
+    bench(opened(), submitted(range(100), needs=THREAD), submitted([100]))
+    assert len(delivered(bench(cancelled()))) == 101
+    bench(opened(YOU, "you", OTHER_JOB), submitted([0], client=YOU, job=OTHER_JOB))
+    assert assigned(bench(joined("a"))) == {"a": [0]}
+
+
 def test_what_ran_beside_one_that_ended_its_process_runs_again_and_its_time_begins_anew(bench: Bench) -> None:
     bench(joined("a"), opened(), submitted([0], timeout_s=5.0, needs=THREAD))
     bench(started("a", 0))
