@@ -46,11 +46,15 @@ def answer_of(ended: Ended[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, 
         return None, _not_loadable(error, _where(ended))
 
 
-def open_item(ran: TaskFuture, answer: bytes | list[Any] | tuple[int, bytes]) -> tuple[Any, BaseException | None]:
+def open_item(
+    ran: TaskFuture, answer: bytes | list[Any] | tuple[Any, ...] | dict[int, bytes]
+) -> tuple[Any, BaseException | None]:
     """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `shipping.chunks` has it."""
-
-    if type(answer) is tuple:
-        return None, _failure_of(*answer, _where_of(ran))
+    if isinstance(answer, tuple):
+        return answer, None
+    if isinstance(answer, dict):
+        ((status, body),) = answer.items()
+        return None, _failure_of(status, body, _where_of(ran))
     body, buffers = (answer[0], answer[1:]) if isinstance(answer, list) else (answer, ())
     assert isinstance(body, bytes)
     try:

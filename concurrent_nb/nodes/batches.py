@@ -28,7 +28,7 @@ from concurrent_nb.outcome import RETRIABLE, Status
 from concurrent_nb.shipping import notes
 from concurrent_nb.shipping.batches import MarkReader
 from concurrent_nb.shipping.chunks import Terms
-from concurrent_nb.shipping.pickles import SMALL_ATOMS
+from concurrent_nb.shipping.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.wire.messages import Needs
 
@@ -140,8 +140,7 @@ class Batches:
         self._room_bytes = CHUNK_BYTES if isinstance(size, AdaptiveSize) else math.inf
         # None once an item has ended.
         self._items: list[Any] = [
-            call if call and SMALL_ATOMS.issuperset(map(type, call)) else packed(packer, function, call)
-            for call in calls
+            call if call and all(map(is_small, call)) else packed(packer, function, call) for call in calls
         ]
         self.job.futures.extend([TaskFuture(record.id, index, self.cancel, self.job) for index in range(len(calls))])
         # The courier's thread:
@@ -256,7 +255,7 @@ class Batches:
         for number in range(known, len(answers)):
             item, answer = items[number], answers[number]
             status, error = _OK, None
-            if type(answer) is tuple and self._may_retry(item, status := Status(answer[0])):
+            if type(answer) is dict and self._may_retry(item, status := Status(next(iter(answer)))):
                 self._failures[item.index] = self._failures.get(item.index, 0) + 1
                 self._again.append([item])
                 continue

@@ -38,7 +38,7 @@ from concurrent_nb.nodes.items import (
     packed,
 )
 from concurrent_nb.nodes.ledger import Entry, OpenJob
-from concurrent_nb.shipping.pickles import SMALL_ATOMS
+from concurrent_nb.shipping.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunks import AdaptiveSize
 
 #: a chunk that has to run again is cut into so many parts
@@ -46,6 +46,9 @@ PARTS: Final = 8
 #: items that are read at once from iterables which run no code of anybody's
 BLOCK: Final = 1024
 _STILL: Final = frozenset({list, tuple, range, str, dict})
+_TUPLES: Final = {tuple}
+#: answers of items that need not be opened
+_AS_THEY_ARE: Final = SMALL_ATOMS | _TUPLES
 
 
 @dataclass(eq=False, slots=True)
@@ -129,7 +132,7 @@ class Map:
         waiting, read = self._waiting, 0
         for read, args in enumerate(items, 1):  # noqa: B007  (how many there were)
             for arg in args:
-                if type(arg) not in SMALL_ATOMS:
+                if type(arg) not in SMALL_ATOMS and not is_small(arg):
                     # Now, because it may change; and here, because its own code may run.
                     waiting.append(self._packed(args))
                     break
@@ -143,7 +146,7 @@ class Map:
         read = 0
         while block := list(itertools.islice(items, BLOCK)):
             read += len(block)
-            if SMALL_ATOMS.issuperset(map(type, itertools.chain.from_iterable(block))):
+            if _are_small(block):
                 self._waiting.extend(block)
             else:
                 self._read_one_by_one(iter(block))
@@ -178,7 +181,7 @@ class Map:
                     answers = [_raised(chunk.error, return_exceptions)] * chunk.count
                 answers.reverse()
                 while answers:
-                    if type(answers[-1]) not in SMALL_ATOMS and chunk.future is not None:
+                    if type(answers[-1]) not in _AS_THEY_ARE and chunk.future is not None:
                         answers[-1] = self._opened(chunk.future, answers[-1], return_exceptions)
                     if self._ahead is not None:
                         self._outstanding -= 1
@@ -362,6 +365,17 @@ def _parts(chunk: Chunk) -> list[Chunk]:
     size = -(-chunk.count // PARTS)
     cuts = [chunk.items[at : at + size] for at in range(0, chunk.count, size)]
     return [Chunk(items, len(items)) for items in cuts]
+
+
+def _are_small(calls: Sequence[tuple[Any, ...]]) -> bool:
+    """Say whether no argument of these calls needs a pickle of its own."""
+    kinds = set(map(type, itertools.chain.from_iterable(calls)))
+    if kinds <= SMALL_ATOMS:
+        return True
+    if kinds - SMALL_ATOMS != _TUPLES:
+        return False
+    tuples = (arg for arg in itertools.chain.from_iterable(calls) if type(arg) is tuple)
+    return SMALL_ATOMS.issuperset(map(type, itertools.chain.from_iterable(tuples)))
 
 
 def _raised(error: BaseException, return_exceptions: bool) -> BaseException:

@@ -98,7 +98,7 @@ class _Batch:
         terms = self._terms
         if (
             self.has_hit
-            or (terms.stop_on_error and type(self._answers[-1]) is tuple)
+            or (terms.stop_on_error and type(self._answers[-1]) is dict)
             or (terms.most_s is not None and now - self._began >= terms.most_s)
         ):
             return False

@@ -1,10 +1,10 @@
 """Many calls of one function as one task: how items travel, how they run, and how each keeps its own end.
 
-    arguments  tuple: atoms, as they are | bytes: the pickle of (args, kwargs)
+    arguments  tuple: atoms and tuples of atoms, as they are | bytes: the pickle of (args, kwargs)
                if all are tuples: how many there are to an item, and the row of them all
                with them, in the place of keywords: None | Terms, for `batches`
-    results    an atom, as it is | bytes: its pickle | list: its pickle and its large buffers
-               | tuple: (Status, encoded ErrorReport) of an item that failed
+    results    an atom or a tuple of atoms, as it is | bytes: its pickle | list: its pickle and its large buffers
+               | dict: {Status: encoded ErrorReport} of an item that failed
 
 Atoms of a chunk are pickled together, which is ten times as fast as one by one. Whatever else there is gets a pickle of
 its own: so one that cannot be opened or made harms no neighbour, and no two items share an object that they share not
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.pickles import SMALL_ATOMS
+from concurrent_nb.shipping.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.shipping.reports import Answer, failed, not_loadable, not_picklable
 
 #: an item's arguments on their way
@@ -87,13 +87,13 @@ def run(
             answer(_report(failed(error)))
             value = None
         else:
-            answer(value if type(value) in SMALL_ATOMS else _packed(value))
+            answer(value if type(value) in SMALL_ATOMS or is_small(value) else _packed(value))
         if len(_FORKS) != forks:  # the item has forked, and came back twice: the copy is not to go on
             break
     return answers
 
 
-def _packed(value: Any) -> bytes | list[Any] | tuple[int, bytes]:
+def _packed(value: Any) -> bytes | list[Any] | dict[int, bytes]:
     if type(value) is Hit:
         value = value.value
     try:
@@ -105,5 +105,5 @@ def _packed(value: Any) -> bytes | list[Any] | tuple[int, bytes]:
     return [body, *map(pickle.PickleBuffer, buffers)] if buffers else body
 
 
-def _report(answer: Answer) -> tuple[int, bytes]:
-    return answer[0], answer[1]
+def _report(answer: Answer) -> dict[int, bytes]:
+    return {answer[0]: answer[1]}

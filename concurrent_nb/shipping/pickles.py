@@ -30,6 +30,12 @@ _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, ty
 SMALL_ATOMS: Final = _ATOMS - {bytes}
 
 
+def is_small(value: object) -> bool:
+    """Say whether a value is one of those, or a tuple of them: it needs no pickle of its own beside others."""
+    kind = type(value)
+    return kind in SMALL_ATOMS or (kind is tuple and SMALL_ATOMS.issuperset(map(type, value)))  # type: ignore[call-overload]
+
+
 class Shared:
     """A value that was put where tasks find it. Give it to a task in the place of the value: the task gets the value.
 

@@ -139,10 +139,10 @@ def fail(batch: Batch, status: Status, error: BaseException) -> None:
     batch.answer(None, error, None)
 
 
-def failure() -> tuple[int, bytes]:
+def failure() -> dict[int, bytes]:
     status, report, _ = reports.failed(ValueError("no"))
     assert isinstance(report, bytes)
-    return status, report
+    return {status: report}
 
 
 def test_items_travel_together_and_each_has_its_own_end() -> None:

@@ -58,7 +58,7 @@ def test_an_item_that_fails_ends_the_batch_only_if_it_is_to() -> None:
     assert (answers[0], answers[2:], is_cut) == (0, [4, 9], False)
     answers, seconds, is_cut = ran(raises_at(1), 4, stop=True)
     assert (len(answers), len(seconds), is_cut) == (2, 2, False)
-    status, report = answers[1]
+    ((status, report),) = answers[1].items()
     assert status == Status.ERROR
     assert "batches.py" not in decode_error(report).traceback.replace("test_batches.py", "")
 

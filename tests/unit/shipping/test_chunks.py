@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,6 +22,11 @@ def ran(function: Any, *items: Any) -> list[Any]:
     return answers
 
 
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
 def packed(*args: Any) -> bytes:
     return pickles.dumps_call(args, {})[0]
 
@@ -29,6 +34,17 @@ def packed(*args: Any) -> bytes:
 def test_atoms_come_back_as_they_are() -> None:
     items = [1, "two", 3.0, None, True, 4j, ..., range(5)]
     assert ran(lambda x: x, *items) == items
+
+
+def test_tuples_of_atoms_come_back_as_they_are_and_no_others() -> None:
+    plain = [(), (1, "two"), (None, 3.0)]
+    assert ran(lambda x: x, *plain) == plain
+    others = [(1, b"bytes"), (1, (2,)), ([],), Pair(1, 2), {1: b"looks like a failure"}]
+    answers = ran(others.__getitem__, *range(len(others)))
+    assert [type(answer) for answer in answers] == [bytes] * len(others)
+    back = [pickle.loads(answer) for answer in answers]
+    assert back == others
+    assert type(back[3]) is Pair
 
 
 def test_calls_of_several_arguments() -> None:
@@ -65,7 +81,7 @@ def test_what_an_item_raises_is_its_own_end(kind: type[BaseException]) -> None:
 
     one, two, three = ran(picky, 1, 2, 3)
     assert (one, three) == (1, 3)
-    status, report = two
+    ((status, report),) = two.items()
     assert status == Status.ERROR
     assert "in picky" in decode_error(report).traceback
     assert "chunks.py" not in decode_error(report).traceback.replace("test_chunks.py", "")
@@ -77,10 +93,10 @@ def test_arguments_that_cannot_be_opened_and_results_that_cannot_be_sent_fail_al
 
     before, grenade, stays, after = ran(give, 1, packed(work.Grenade()), "stay", 4)
     assert (before, after) == (1, 4)
-    assert grenade[0] == Status.NOT_LOADABLE
-    assert "opened" in decode_error(grenade[1]).message
-    assert stays[0] == Status.NOT_PICKLABLE
-    assert "CannotGo" in decode_error(stays[1]).message
+    assert [*grenade] == [Status.NOT_LOADABLE]
+    assert "opened" in decode_error(grenade[Status.NOT_LOADABLE]).message
+    assert [*stays] == [Status.NOT_PICKLABLE]
+    assert "CannotGo" in decode_error(stays[Status.NOT_PICKLABLE]).message
 
 
 def test_a_hit_is_its_value() -> None:
