@@ -42,6 +42,7 @@ from concurrent_nb.errors import (
     ResultNotPicklable,
 )
 from tests import leaks, work
+from tests.clusters import eventually
 from tests.work import PATIENCE_S
 
 WORKERS = 2
@@ -116,6 +117,16 @@ class Hold:
         for future in self.futures:
             if not future.cancelled():
                 future.exception(PATIENCE_S)
+
+
+def has_unfinished(cluster: Cluster, count: int) -> None:
+    """Wait until the cluster has so many tasks: what is cancelled it hears a moment later, and may run it before."""
+
+    def unfinished() -> int:
+        tasks = cluster.status()["tasks"]
+        return int(tasks["waiting"] + tasks["assigned"])
+
+    eventually(lambda: unfinished() == count, f"the cluster has {count} tasks")
 
 
 # --------------------------------------------------------------------------------------------------------- submitting
@@ -450,7 +461,9 @@ def test_a_task_that_runs_says_so_and_cannot_be_cancelled(executor: Executor, tm
     assert future.cancel() is False
 
 
-def test_a_pending_task_can_be_cancelled_and_never_runs(executor: Executor, tmp_path: Path) -> None:
+def test_a_pending_task_can_be_cancelled_and_never_runs(
+    executor: Executor, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     with Hold(executor, tmp_path) as hold:
         future, mark = hold.futures[-1], hold.started[-1]
         assert not future.running()
@@ -462,6 +475,8 @@ def test_a_pending_task_can_be_cancelled_and_never_runs(executor: Executor, tmp_
             future.result(0)
         with pytest.raises(CancelledError):
             future.exception(0)
+        if isinstance(executor, ApplicationNode):
+            has_unfinished(request.getfixturevalue("cluster"), MANY - 1)
     assert not mark.exists()
     assert executor.submit(work.square, 5).result(PATIENCE_S) == 25
     assert not mark.exists()
@@ -898,7 +913,9 @@ def test_futures_can_be_awaited(app: ApplicationNode) -> None:
     assert isinstance(error, ZeroDivisionError)
 
 
-def test_cancelling_who_awaits_a_task_that_waits_cancels_the_task(app: ApplicationNode, tmp_path: Path) -> None:
+def test_cancelling_who_awaits_a_task_that_waits_cancels_the_task(
+    app: ApplicationNode, cluster: Cluster, tmp_path: Path
+) -> None:
     async def main() -> "Future[str]":
         future = app.submit(work.touch, tmp_path / "ran")
 
@@ -915,6 +932,7 @@ def test_cancelling_who_awaits_a_task_that_waits_cancels_the_task(app: Applicati
     with Hold(app, tmp_path):
         future = asyncio.run(main())
         assert future.cancelled()
+        has_unfinished(cluster, MANY)
     app.submit(work.square, 3).result(PATIENCE_S)
     assert not (tmp_path / "ran").exists()
 
