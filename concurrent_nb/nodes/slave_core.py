@@ -7,7 +7,8 @@ Called by `SlaveNode`'s poll loop, by the simulator and by the tour in tests/tes
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from math import inf
+from typing import Final, Protocol
 
 import msgspec
 
@@ -21,6 +22,11 @@ from concurrent_nb.wire.session import Session
 from concurrent_nb.workers.records import Know
 
 log = logging.getLogger(__name__)
+
+#: news that nobody waits for gathers until this long after the last envelope
+GATHER_S: Final = 0.04
+#: ... or until so many tasks have ended: it may keep nothing from being assigned
+GATHER_MAX: Final = 32
 
 
 class Reports(Protocol):
@@ -72,6 +78,10 @@ class Crew(Protocol):
     def take_reports(self) -> Reports:
         """Give what has happened since the last call."""
 
+    @property
+    def provided(self) -> bool:
+        """Say whether every worker has something to run next."""
+
 
 class SlaveCore:
     """Everything that a slave says and hears.
@@ -111,6 +121,8 @@ class SlaveCore:
         self._crew = crew
         self._interval_s = interval_s
         self._said_at = -interval_s
+        self._gathered = 0  # tasks that have ended since the last envelope
+        self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
         self.degraded = ""  #: why the crew cannot work any more
         self.kernel_requests: list[int] = []  #: questions for the slave's kernel that have no answer yet
 
@@ -164,8 +176,13 @@ class SlaveCore:
         return not (self.session.in_flight or self.session.backlog)
 
     def step(self, now: float) -> list[list[Buffer]]:
-        """Give all envelopes that should leave now."""
+        """Give all envelopes that should leave now.
+
+        While all workers have more to run, plain results gather for a moment: a task that takes milliseconds would cost
+        master and application one of theirs each time.
+        """
         reports = self._crew.take_reports()
+        urgent = bool(reports.returned or reports.degraded)
         for task, stream, data in reports.output:
             self.session.send(m.Output(task, stream, data))
         if reports.started:
@@ -175,18 +192,32 @@ class SlaveCore:
         for job, frames, buffers in reports.outcomes:
             if any(slices_of(frame.sizes) for frame in frames if frame.sizes):
                 frames, buffers = self._with_slices(frames, buffers)
+            self._gathered += len(frames)
+            urgent = urgent or bool(buffers) or any(frame.status or frame.sizes for frame in frames)
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
         if reports.forgotten or reports.orphaned:
             self._close(reports.forgotten, reports.orphaned)
         self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))
+        if self._gathers(urgent, now):
+            return []
         envelopes = self.session.flush(now)
         if not envelopes and now - self._said_at >= self._interval_s:
             envelopes = [self.session.keepalive()]
         if envelopes:
             self._said_at = now
         return envelopes
+
+    def _gathers(self, urgent: bool, now: float) -> bool:
+        """Say whether what there is to say is kept back for now."""
+        if self._gathered and not urgent and self._gathered < GATHER_MAX and self._crew.provided:
+            self._gathers_until = self._said_at + GATHER_S
+            if now < self._gathers_until:
+                return True
+        self._gathered = 0
+        self._gathers_until = -inf
+        return False
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
@@ -271,6 +302,8 @@ class SlaveCore:
 
     def next_deadline(self) -> float:
         """When `step` should be called again at the latest."""
+        if self._gathered:
+            return self._gathers_until
         keepalive = self._said_at + self._interval_s
         due = self.session.next_deadline()
         return keepalive if due is None else min(keepalive, due)

@@ -267,6 +267,11 @@ class VirtualCrew(UnsharedCrew):
         self._obey(self.books.reset())
 
     @property
+    def provided(self) -> bool:
+        """Say whether every worker has something to run next."""
+        return self.books.provided
+
+    @property
     def unfinished(self) -> int:
         """Return how many attempts have not been reported."""
         return len(self._open)

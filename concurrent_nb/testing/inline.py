@@ -72,6 +72,11 @@ class InlineCrew(UnsharedCrew):
                 self.waiting.remove(item)
                 self._reports.returned.append(ref)
 
+    @property
+    def provided(self) -> bool:
+        """Say no: nothing is left when it is asked for its reports."""
+        return False
+
     def take_reports(self) -> InlineReports:
         """Run everything that waits, and tell how it went."""
         while self.waiting:

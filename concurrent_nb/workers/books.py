@@ -120,6 +120,12 @@ class Books:
         """Return how many attempts have no outcome yet."""
         return len(self._attempts)
 
+    @property
+    def provided(self) -> bool:
+        """Say whether every worker has something to run next."""
+        members = [member for member in self._crew if not (member.host or member.process)]
+        return bool(members) and all(len(member.held) > 1 for member in members)
+
     # ------------------------------------------------------------------------------------------- facts from the slave
 
     def start(self, now: float) -> list[Command]:

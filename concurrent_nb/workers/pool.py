@@ -170,6 +170,11 @@ class Pool:
         """Return how many attempts have no outcome yet."""
         return self._books.unfinished
 
+    @property
+    def provided(self) -> bool:
+        """Say whether every worker has something to run next."""
+        return self._books.provided
+
     # ------------------------------------------------------------------------------------------- the slave's poll loop
 
     def fds(self) -> dict[int, int]:

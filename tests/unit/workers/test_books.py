@@ -46,6 +46,17 @@ def report(model: Model, index: int) -> ErrorReport:
     return msgspec.msgpack.decode(frame.body, type=ErrorReport)
 
 
+def test_workers_are_provided_when_each_has_more_than_it_runs(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    seen = [model.books.provided]
+    for index in range(4):
+        model.assign([index])
+        seen.append(model.books.provided)
+    model.run(1, 0.001)
+    assert [*seen, model.books.provided] == [False, False, False, False, True, False]
+    assert not Books(2).provided
+
+
 # ---------------------------------------------------------------------------------------------- who gets what, and when
 
 
