@@ -187,6 +187,8 @@ class ApplicationNode(concurrent.futures.Executor):
 
             task_finished(task, result, error)      a pushed task has ended; after its own `finished`
             work_finished(result, task_system)      a pushed task system has given its result
+            task_system_finished(result, error, stats)
+                                                    ... or its error, with its `SystemRun.stats`
             master_disconnected(gracefully)         the master has gone; True if the cluster was stopped
 
         All of them, and `Task.finished`, are called in one thread of their own, one at a time: slow ones hold up no
@@ -451,7 +453,7 @@ class ApplicationNode(concurrent.futures.Executor):
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
         self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
-        run.futures[0].add_done_callback(partial(self._work_ended, system))
+        run.futures[0].add_done_callback(partial(self._work_ended, run, system))
 
     def _begin(
         self,
@@ -535,10 +537,15 @@ class ApplicationNode(concurrent.futures.Executor):
     def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
         self._call_receiver("task_finished", task, result, error)
 
-    def _work_ended(self, system: ITaskSystem, future: concurrent.futures.Future[Any]) -> None:
-        """Tell the receiver of a system's result. In whatever thread has ended it."""
-        if self._receiver is not None and not future.cancelled() and future.exception() is None:
-            self._desk.call(self._call_receiver, "work_finished", future.result(), system)
+    def _work_ended(self, run: "SystemRun", system: ITaskSystem, future: concurrent.futures.Future[Any]) -> None:
+        """Tell the receiver how a system has ended. In whatever thread has ended it."""
+        if self._receiver is None or future.cancelled():
+            return
+        error = future.exception()
+        result = None if error is not None else future.result()
+        if error is None:
+            self._desk.call(self._call_receiver, "work_finished", result, system)
+        self._desk.call(self._call_receiver, "task_system_finished", result, error, run.stats())
 
     def _call_receiver(self, what: str, *about: Any) -> None:
         method = getattr(self._receiver, what, None)

@@ -340,6 +340,24 @@ def test_the_result_of_a_task_system_is_told(app: ApplicationNode) -> None:
     assert thread is not threading.current_thread()
 
 
+def test_the_error_of_a_task_system_is_told_too(app: ApplicationNode) -> None:
+    heard: list[tuple[Any, BaseException | None, dict[str, Any]]] = []
+
+    class Receiver:
+        def task_system_finished(self, result: Any, error: BaseException | None, stats: dict[str, Any]) -> None:
+            heard.append((result, error, stats))
+
+    app.call_back(Receiver())
+    assert app.push_tasksystem(systems.Squares(10)).result(PATIENCE_S) == 285
+    failing = app.push_tasksystem(systems.Fails("gather_result"))
+    assert failing.wait(PATIENCE_S)
+    app.shutdown()
+    (result, no_error, stats), (no_result, error, _) = heard
+    assert (result, no_error, no_result) == (285, None, None)
+    assert error is failing.futures[0].exception()
+    assert stats["done"] == 10
+
+
 def test_the_end_of_the_cluster_is_told(tmp_path: Path) -> None:
     class Watch:
         gone: "Future[bool]" = Future()
