@@ -192,13 +192,18 @@ class Sink:
 
 #: this process's
 SINK: Final = Sink()
-_own: Final = threading.local()
+
+
+class _Own(threading.local):
+    sink = SINK  # of a thread that has none of its own; asked for with each task, which a default of getattr would slow
+
+
+_own: Final = _Own()
 
 
 def sink() -> Sink:
     """Return where the notes of this thread go."""
-    found: Sink = getattr(_own, "sink", SINK)
-    return found
+    return _own.sink
 
 
 def have_own_sink() -> None:
@@ -208,7 +213,7 @@ def have_own_sink() -> None:
 
 def is_shared() -> bool:
     """Say whether this thread runs tasks while others of its process do."""
-    return hasattr(_own, "sink")
+    return _own.sink is not _Own.sink
 
 
 def report(fraction: float | None = None, text: str = "") -> None:

@@ -139,9 +139,12 @@ def dumps_attributes(
 
 def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
     """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut."""
-    if not kwargs and SMALL_ATOMS.issuperset(map(type, args)):
-        return pickle.dumps((args, kwargs), 5), []
-    return dumps((args, kwargs))
+    if kwargs:
+        return dumps((args, kwargs))
+    for arg in args:
+        if type(arg) not in SMALL_ATOMS:
+            return dumps((args, kwargs))
+    return pickle.dumps((args, kwargs), 5), []
 
 
 def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:

@@ -39,7 +39,7 @@ class Listener:
 def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     """Be a task."""
     listener = Listener()
-    monkeypatch.setattr(notes, "SINK", listener.sink)
+    monkeypatch.setattr(notes._Own, "sink", listener.sink)
     yield listener
     listener.sink.close()
 
