@@ -304,8 +304,9 @@ def problems_text(results: Results) -> str:
 
 MEANINGS: Final = """
 - *n*: how many tasks or items were run, where a slow contender's count was cut. Times are scaled up to the full count.
-- *no-ops*: one `submit` for each of 10,000, and all results read. Processor time is that of all processes of the
-  contender during those, the measuring one included, by what the process does.
+- *no-ops*: one `submit` for each of 10,000, and all results read; for `map` and these, the median of up to five times
+  that take 2 s together. Processor time is that of all processes of the contender during those, the measuring one
+  included, by what the process does.
 - *map*: the API's own call without a chunk size. With errors kept, the inputs are whole numbers, fractions, texts,
   tuples and None, and one in a thousand raises; where a map ends at the first error, it maps a wrapper that returns it.
 - *a lone no-op*: submitted when the answer of the one before is there.
