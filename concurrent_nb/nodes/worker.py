@@ -35,7 +35,7 @@ from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.page import Page
 from concurrent_nb.workers.records import Buffer, Forget, Know, Release
 from concurrent_nb.workers.seats import Seat, Seats, ThreadStream
-from concurrent_nb.workers.serving import Answer, Serving
+from concurrent_nb.workers.serving import Answer, Serving, TaskId
 from concurrent_nb.workers.template import Template
 
 #: free shared memory that is kept warm for the next results
@@ -68,7 +68,7 @@ class TaskRunner:
             self._pickled.pop(digest, None)
             self._functions.pop(digest, None)
 
-    def run(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+    def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
         try:
             function = self._functions.get(digest)

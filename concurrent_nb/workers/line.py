@@ -130,9 +130,9 @@ class Line:
 
     def give(self, function: bytes, attempts: Sequence[Attempt], threads: int = 0) -> None:
         """Send a pack of tasks, and a token for each. Libraries may use so many threads; 0: as many as they do."""
-        tasks = [(attempt.ticket, attempt.body, attempt.sizes) for attempt in attempts]
+        tasks = [(attempt.ticket, attempt.body, attempt.sizes, attempt.index) for attempt in attempts]
         buffers = [buffer for attempt in attempts for buffer in attempt.buffers]
-        self._put(encode(Run(function, self._epoch, tasks, threads)), buffers)
+        self._put(encode(Run(function, self._epoch, tasks, threads, attempts[0].job)), buffers)
         with contextlib.suppress(BrokenPipeError):  # it died, which is about to be noticed
             os.write(self._tokens, bytes([self._epoch]) * len(tasks))
 

@@ -56,12 +56,14 @@ class Drop(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
-    """A pack of tasks of one function. Each may start only with a token of this epoch."""
+    """A pack of tasks of one job and function. Each may start only with a token of this epoch."""
 
     function: bytes
     epoch: int  #: 0 to 255; tasks of an epoch without tokens were taken back
-    tasks: list[tuple[int, bytes, Sizes]]  #: ticket, body (empty: it is the first buffer), sizes
+    #: ticket, body (empty: it is the first buffer), sizes, index in the job
+    tasks: list[tuple[int, bytes, Sizes, int]]
     threads: int = 0  #: that libraries may use meanwhile; 0: as many as they do
+    job: bytes = b""
 
     def announced(self) -> list[int]:
         """List the lengths of the buffers that follow."""

@@ -65,8 +65,10 @@ _CANCELLED: Final = int(Status.CANCELLED)
 #: a worker with nothing to do for so long gives back memory that it keeps for the next results
 IDLE_S: Final = 5.0
 
-#: ticket, threads (see `Run`), function, body, sizes, buffers
-Work = tuple[int, int, bytes, Buffer, Sizes, Sequence[Buffer]]
+#: which task: its job, and its index there
+TaskId = tuple[bytes, int]
+#: ticket, threads (see `Run`), task, function, body, sizes, buffers
+Work = tuple[int, int, TaskId, bytes, Buffer, Sizes, Sequence[Buffer]]
 #: Status, pickled value or encoded ErrorReport, and its buffers: what is to be sent, and where what is shared lies
 Answer = tuple[int, Buffer, Sequence[Buffer | Slice]]
 
@@ -80,7 +82,7 @@ class Runner(Protocol):
     def drop(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
 
-    def run(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+    def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run a task. KeyboardInterrupt that comes from outside may be treated as the task's own."""
 
     def keeps(self) -> bool:
@@ -199,31 +201,43 @@ class Serving:
                 self._runner.heard(order)
 
     def _enqueue(self, order: Run, buffers: Sequence[Buffer]) -> None:
-        function, epoch, threads = order.function, order.epoch, order.threads
+        function, epoch, threads, job = order.function, order.epoch, order.threads, order.job
         if not buffers:
             self._queue.extend(
-                [(epoch, (ticket, threads, function, body, sizes, ())) for ticket, body, sizes in order.tasks]
+                [
+                    (epoch, (ticket, threads, (job, index), function, body, sizes, ()))
+                    for ticket, body, sizes, index in order.tasks
+                ]
             )
             return
         at = 0
-        for ticket, body, sizes in order.tasks:
+        for ticket, body, sizes, index in order.tasks:
             count = len(lengths(sizes))
-            self._queue.append((epoch, (ticket, threads, function, body, sizes, buffers[at : at + count])))
+            self._queue.append(
+                (epoch, (ticket, threads, (job, index), function, body, sizes, buffers[at : at + count]))
+            )
             at += count
 
     # ------------------------------------------------------------------------------------------------- one task
 
     def _run(
-        self, ticket: int, threads: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+        self,
+        ticket: int,
+        threads: int,
+        task: TaskId,
+        function: bytes,
+        body: Buffer,
+        sizes: Sizes,
+        buffers: Sequence[Buffer],
     ) -> None:
         page = self._page
         self._note_strangers()
         started_at = time.monotonic()
         page.begin(ticket, started_at)
         if threads:
-            status, answer, shown = self._attempt_with(threads, ticket, function, body, sizes, buffers)
+            status, answer, shown = self._attempt_with(threads, ticket, task, function, body, sizes, buffers)
         else:
-            status, answer, shown = self._attempt(ticket, function, body, sizes, buffers)
+            status, answer, shown = self._attempt(ticket, task, function, body, sizes, buffers)
         keeps = bool(sizes) and self._runner.keeps()
         wrote = self._mark(ticket)
         now = time.monotonic()
@@ -256,7 +270,14 @@ class Serving:
             self._strangers = frozenset(threading.enumerate()) - {threading.main_thread()}
 
     def _attempt_with(
-        self, threads: int, ticket: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+        self,
+        threads: int,
+        ticket: int,
+        task: TaskId,
+        function: bytes,
+        body: Buffer,
+        sizes: Sizes,
+        buffers: Sequence[Buffer],
     ) -> Answer:
         """Run a task with so many threads for its libraries. No signal that is for the task gets in between."""
         try:
@@ -264,18 +285,20 @@ class Serving:
         except Exception as error:  # noqa: BLE001  (the libraries are the user's; the answer has the error)
             return self._runner.cannot_run(error)
         try:
-            return self._attempt(ticket, function, body, sizes, buffers)
+            return self._attempt(ticket, task, function, body, sizes, buffers)
         finally:
             given.undo()
 
-    def _attempt(self, ticket: int, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+    def _attempt(
+        self, ticket: int, task: TaskId, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> Answer:
         """Run the task, unless it was stopped already. A signal may end it; then it is cancelled."""
         try:
             self._armed = ticket
             if self._page.to_stop == ticket:
                 self._disarm()
                 return _CANCELLED, b"", ()
-            status, answer, answer_buffers = self._runner.run(function, body, sizes, buffers)
+            status, answer, answer_buffers = self._runner.run(task, function, body, sizes, buffers)
             self._disarm()
             if self._is_fork:
                 self._end_fork(status)

@@ -59,15 +59,15 @@ class Waiting:
         return self.first().function
 
     def take(self, size: int) -> list[Attempt]:
-        """Take a pack from the front: neighbours of one function, `size` of them if there are as many and they fit."""
-        function = self.next_function()
+        """Take a pack from the front: up to `size` neighbours of one job and function, if they fit."""
+        first = self.first()
         pack: list[Attempt] = []
         room = PACK_BYTES_MAX
         while self._queue and len(pack) < size:
             attempt = self._queue[0]
             if not attempt.over:
                 room -= len(attempt.body) + (sum(lengths(attempt.sizes)) if attempt.sizes else 0)
-                if pack and (attempt.function != function or room < 0):
+                if pack and (attempt.function != first.function or attempt.job != first.job or room < 0):
                     break
                 pack.append(attempt)
             self._queue.popleft()

@@ -56,7 +56,7 @@ def test_results_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cut
 
 @given(st.lists(st.tuples(BODIES, BUFFERS), min_size=1, max_size=8), st.lists(st.integers(1, 99), min_size=1))
 def test_orders_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cuts: list[int]) -> None:
-    run = Run(b"f", 7, [(n, body, tuple(map(len, buffers))) for n, (body, buffers) in enumerate(items)])
+    run = Run(b"f", 7, [(n, body, tuple(map(len, buffers)), n) for n, (body, buffers) in enumerate(items)])
     load = Load(b"f", b"", (3,))
     data = pack(encode(load)) + b"abc" + pack(encode(run))
     data += b"".join(buffer for _, buffers in items for buffer in buffers) + pack(encode(Drop([b"f"])))
