@@ -91,7 +91,7 @@ def last_words(notebook: Any) -> str:
     """Give what the notebook says about its result, and the summary of its last job."""
     said = [text for cell in notebook.cells if cell.cell_type == "code" for text in _texts(cell)]
     found = next((text for text in reversed(said) if text.startswith("found ")), "it says nothing about a result")
-    job = next((text for text in reversed(said) if re.match(r"\d+ tasks?: ", text)), "no job has run")
+    job = next((text for text in reversed(said) if re.match(r"[\d,]+ tasks?(:| in) ", text)), "no job has run")
     return f"{found.strip()} ({job.strip()})"
 
 

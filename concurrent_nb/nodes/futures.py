@@ -279,6 +279,7 @@ class Job:
         self.hit: TaskFuture | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture | None = None  #: the first task that failed
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
+        self.label: Callable[[int], str] | None = None  #: says what a task was given, as in "k = 3"
         self._canceller = canceller
         self._started_s = time.monotonic()
         self._ended_s: float | None = None

@@ -40,4 +40,5 @@ def unload(ipython: InteractiveShell) -> None:
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
     if magics is not None:
         use(None)
-        magics.session.stop()
+        if magics.session.has_cluster:
+            print(magics.session.stop())

@@ -11,6 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import DisplayHandle, display
 
 from concurrent_nb import Job, SystemRun
+from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.shipping.notes import SystemCounts
 
 _ERASE: Final = "\r\x1b[2K"
@@ -104,11 +105,11 @@ def job_text(job: Job, elapsed_s: float) -> str:
 def system_text(told: SystemCounts, elapsed_s: float) -> str:
     """Tell how far a task system is: its phases that are not over, and its tasks, of which more may come."""
     if told.stage != "running":
-        return f"the system is {told.stage}, {elapsed_s:.1f} s"
+        return f"the system is {told.stage}, {seconds_text(elapsed_s)}"
     ended = told.pushed - told.unfinished
-    parts = [f"{ended} of {told.pushed} tasks{'' if told.exhausted else ' so far'}"]
+    parts = [f"{ended:,} of {told.pushed:,} tasks{'' if told.exhausted else ' so far'}"]
     open_ones = [phase for phase in told.phases if phase.unfinished]
-    parts += [f"phase {phase.number}: {phase.pushed - phase.unfinished}/{phase.pushed}" for phase in open_ones[-3:]]
+    parts += [f"phase {phase.number}: {phase.pushed - phase.unfinished:,}/{phase.pushed:,}" for phase in open_ones[-3:]]
     if told.running:
         parts.append(f"{told.running} running")
     if told.failed:
@@ -128,14 +129,14 @@ def progress_text(counts: Any, elapsed_s: float) -> str:
     total = counts.total
     ended = total - counts.waiting - counts.running
     if total == 1:
-        return f"{'running' if counts.running else 'waiting'}, {elapsed_s:.1f} s"
+        return f"{'running' if counts.running else 'waiting'}, {seconds_text(elapsed_s)}"
     bar = "#" * (_BAR * ended // total)
-    parts = [f"[{bar:-<{_BAR}}] {ended}/{total} tasks"]
+    parts = [f"[{bar:-<{_BAR}}] {ended:,}/{total:,} tasks"]
     if counts.running:
-        parts.append(f"{counts.running} running")
+        parts.append(f"{counts.running:,} running")
     if counts.failed:
-        parts.append(f"{counts.failed} failed")
+        parts.append(f"{counts.failed:,} failed")
     if ended and elapsed_s > 0:
         rate = ended / elapsed_s
-        parts += [f"{rate:.1f}/s", f"{(total - ended) / rate:.0f} s left"]
+        parts += [f"{rate:,.1f}/s", f"{seconds_text((total - ended) / rate)} left"]
     return ", ".join(parts)

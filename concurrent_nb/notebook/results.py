@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from concurrent_nb import ITaskSystem, Job, SystemRun
+from concurrent_nb import ITaskSystem, Job, SystemRun, TaskFuture
+from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
 
@@ -70,17 +71,36 @@ def value_of(job: Job, *, is_loop: bool, until: bool, keep: bool) -> Any:
     return values if is_loop else values[0]
 
 
+def done_values(job: Job) -> list[Any]:
+    """Give the values that tasks of a job have returned, in order of the tasks."""
+    return [future.result() for future in job.futures if _has_value(future)]
+
+
+def _has_value(future: TaskFuture) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
 def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
-    """Say in one line how a job went: `128 tasks: 113 done, 15 cancelled, 0 failed in 0.84 s on 1 slave`."""
+    """Say in one line how a job went: `8 tasks in 0.34 s`, `128 tasks: 113 done, 15 cancelled in 0.84 s, on 2 slaves`.
+
+    Args:
+        where: the place, where that is not the cluster.
+    """
     counts = job.counts()
-    ended = f"{counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed in {elapsed_s:.2f} s"
-    tasks = plural(counts.total, "task")
-    if isinstance(job, SystemRun) and job.is_system:
+    shown = plural(counts.total, "task")
+    is_system = isinstance(job, SystemRun) and job.is_system
+    if isinstance(job, SystemRun) and is_system:
         phases = max((phase.number for phase in job.told.phases), default=0)
-        several = f" in {phases} phases" if phases > 1 else ""
-        return f"{tasks}{several}: {ended}{', and the system has failed' if job.first_error is not None else ''}"
-    place = where or f"on {plural(len(job.slaves), 'slave')}"
-    return f"{tasks}: {ended} {place}"
+        shown += f" in {phases} phases" if phases > 1 else ""
+    if counts.done != counts.total:
+        ways = {"done": counts.done, "failed": counts.failed, "cancelled": counts.cancelled}
+        shown += ": " + ", ".join(f"{number:,} {way}" for way, number in ways.items() if number)
+    separator = ", " if is_system and phases > 1 and counts.done == counts.total else " in "
+    shown += f"{separator}{seconds_text(elapsed_s)}"
+    if is_system:
+        return f"{shown}, and the system has failed" if job.first_error is not None else shown
+    place = where or (f"on {len(job.slaves)} slaves" if len(job.slaves) > 1 else "")
+    return f"{shown}, {place}" if place else shown
 
 
 def stopped_summary(before: Any, after: Any) -> str:
@@ -91,12 +111,15 @@ def stopped_summary(before: Any, after: Any) -> str:
         after: the same when it had ended, or when nobody waited any longer.
     """
     stopped = min(before.running, after.cancelled)
-    parts = [f"{after.done} done", f"{stopped} stopped while running", f"{after.cancelled - stopped} never ran"]
-    if after.failed:
-        parts.insert(1, f"{after.failed} failed")
-    if open_ones := after.waiting + after.running:
-        parts.append(f"{open_ones} still being stopped")
-    return f"stopped: {', '.join(parts)}"
+    ways = {
+        "failed": after.failed,
+        "stopped while running": stopped,
+        "never ran": after.cancelled - stopped,
+        "still being stopped": after.waiting + after.running,
+    }
+    return ", ".join(
+        [f"stopped: {after.done:,} done", *(f"{number:,} {way}" for way, number in ways.items() if number)]
+    )
 
 
 def captured_text(captured: Sequence[Captured]) -> str:
@@ -115,4 +138,4 @@ def captured_text(captured: Sequence[Captured]) -> str:
 
 def plural(number: int, noun: str) -> str:
     """Write a number of things: `1 task`, `2 tasks`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

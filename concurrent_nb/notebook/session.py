@@ -7,6 +7,7 @@ import atexit
 import logging
 import threading
 from collections import deque
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
 from concurrent_nb.nodes.futures import Presenter
 from concurrent_nb.nodes.kernels import open_kernel
 from concurrent_nb.nodes.machine import cores
+from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.notebook.output import show
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
@@ -24,6 +26,7 @@ from concurrent_nb.transport import connection_file
 
 log = logging.getLogger(__name__)
 
+NO_CLUSTER: Final = "no cluster: the next task starts one, or %concurrent start | connect"
 #: so many of a notebook's jobs are listed by %concurrent jobs
 JOBS_KEPT: Final = 20
 
@@ -137,7 +140,7 @@ class Session:
         if self._app is None and self._home:
             self.connect(self._home)
         if self._app is None:
-            lines.append("no cluster: the next task starts one, or %concurrent start | connect")
+            lines.append(NO_CLUSTER)
         else:
             lines += [self._what, *_describe(self._ask(self._app))]
         if self.captured:
@@ -146,20 +149,32 @@ class Session:
         return "\n".join(lines)
 
     def slaves(self) -> str:
-        """Say who works, a line for each slave."""
-        app, _ = self.application()
-        lines = _describe(self._ask(app))[:-1]
+        """Say who works, a line for each slave. Starts no cluster."""
+        self._await_beginning()
+        if self._app is None and self._home:
+            self.connect(self._home)
+        if self._app is None:
+            return NO_CLUSTER
+        lines = _describe(self._ask(self._app))[:-1]
         return "\n".join(lines) if lines else "no slave has joined yet"
 
     def list_jobs(self) -> str:
-        """Say how this notebook's jobs are, a line for each, the last one at the end."""
+        """Say how this notebook's jobs are, a line for each: those that run first, then the last one first."""
         if not self.jobs:
             return "this notebook has started no job"
-        return "\n".join(_describe_job(job) for job in self.jobs)
+        newest_first = [*self.jobs]
+        newest_first.reverse()
+        rows = [_job_row(job) for job in sorted(newest_first, key=lambda job: job.wait(0))]
+        return "\n".join(aligned(rows, right=(3,)))
 
-    def cancel(self, which: str | None) -> str:
-        """Cancel a job of this notebook, by name or the beginning of its id, or all that run. Say which."""
+    def cancel(self, which: str | None, job: Job | None = None) -> str:
+        """Cancel a job of this notebook, by name or the beginning of its id, or all that run. Say which.
+
+        Args:
+            job: the one that a variable of that name has; it comes first.
+        """
         found = [job for job in self.jobs if which is None or job.name == which or job.id.hex().startswith(which)]
+        found = found if job is None else [job]
         if which is not None and not found:
             raise ConfigurationError(f"%concurrent cancel: no job {which!r}; %concurrent jobs lists them")
         running = [job for job in found if not job.wait(0)]
@@ -214,6 +229,11 @@ class Session:
         return f"slave {slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}"
 
     @property
+    def has_cluster(self) -> bool:
+        """Say whether there is a cluster, or one on the way."""
+        return self._app is not None or self._beginning is not None
+
+    @property
     def _what(self) -> str:
         """The current cluster, in words."""
         if self._cluster is None:
@@ -237,8 +257,14 @@ class Session:
             raise MasterLost(self._ended()) from error
 
     def _check_free(self, command: str) -> None:
-        if self._app is not None:
-            raise ConfigurationError(f"%concurrent {command}: there is {self._what} already; %concurrent stop first")
+        if self._app is None:
+            return
+        is_ours = self._cluster is not None
+        what_to_do = "ends it, %concurrent scale N changes how many workers it has" if is_ours else "leaves it"
+        what = self._what.replace(": ", " of ")
+        raise ConfigurationError(
+            f"%concurrent {command}: this notebook has {what} already; %concurrent stop {what_to_do}"
+        )
 
 
 def _answers(app: ApplicationNode) -> bool:
@@ -249,11 +275,30 @@ def _answers(app: ApplicationNode) -> bool:
     return True
 
 
-def _describe_job(job: Job) -> str:
+def _job_row(job: Job) -> list[str]:
     counts = job.counts()
-    state = "running" if counts.waiting + counts.running else "ended"
-    ended = f"{counts.done} done, {counts.failed} failed, {counts.cancelled} cancelled"
-    return f"  {job.id.hex()[:8]}  {job.name}: {state}, {plural(counts.total, 'task')}, {ended}"
+    ended = {"failed": counts.failed, "cancelled": counts.cancelled}
+    others = "".join(f", {number:,} {way}" for way, number in ended.items() if number)
+    done = f"{counts.done:,}" if counts.done == counts.total else f"{counts.done:,} of {counts.total:,}"
+    state = "running" if counts.waiting + counts.running or job.is_open else "ended"
+    return [state, job.name, f"{done} done{others}", seconds_text(job.elapsed_s), job.id.hex()[:8]]
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Write rows as lines whose columns stand below each other, those of the numbers in `right` right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [
+                "",
+                *(
+                    cell.rjust(w) if at in right else cell.ljust(w)
+                    for at, (cell, w) in enumerate(zip(row, widths, strict=True))
+                ),
+            ]
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _describe(status: dict[str, Any]) -> list[str]:

@@ -131,7 +131,7 @@ def test_a_task_system_shows_its_phases(lab: Lab) -> None:
         assert lab.is_running("system")
     lab.finish("system")
     text = lab.output("system").inner_text()
-    assert "70 tasks in 2 phases: 70 done, 0 cancelled, 0 failed in" in text
+    assert "70 tasks in 2 phases" in text
     assert "slept well" in text
 
 

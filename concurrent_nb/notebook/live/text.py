@@ -66,10 +66,10 @@ def error_texts(error: BaseException) -> tuple[str, str]:
 
 
 def seconds_text(seconds: float) -> str:
-    """Write a time as people do: `0.42 s`, `12.3 s`, `2 min 05 s`, `1 h 02 min`."""
-    if seconds < 10:
+    """Write a time as people do: `0.42 s`, `12.3 s`, `2 min 05 s`, `1 h 02 min`. The browser writes it alike."""
+    if seconds < 0.995:
         return f"{seconds:.2f} s"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

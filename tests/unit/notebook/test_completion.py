@@ -64,7 +64,7 @@ def names(cell: str) -> list[str]:
         ("%%concurrent_task --out --|", "--", []),
         ("%%cython_task |", "", ["--openmp", "--needs", "--annotate", "--flags", "--name"]),
         ("%%cython_task --flags -O|", "-O", []),
-        ("%concurrent st|", "st", ["start", "stop", "status"]),
+        ("%concurrent st|", "st", ["start", "status", "stop"]),
         ("%concurrent start --|", "--", ["--workers", "--name"]),
         ("%concurrent start |", "", ["--workers", "--name"]),
         ("%concurrent start --workers 2 --|", "--", ["--name"]),
