@@ -5,6 +5,7 @@ that is written over; where there is neither, only the last one is printed.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -21,18 +22,22 @@ _BAR: Final = 20
 class Line(Protocol):
     """A line that can be shown again and again."""
 
+    leads: bool  #: it keeps a place of its own, and other output comes below that
+
     def show(self, text: str) -> None:
         """Show `text` in the place of what was there."""
 
     def make_room(self) -> None:
         """Go out of the way of other output; the next `show` brings the line back."""
 
-    def end(self, text: str) -> None:
-        """Show `text`, for good."""
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+        """Show `text`, for good; what shows more than text takes the rest from the job, its time and the notes."""
 
 
 class KernelLine:
     """A display in a notebook."""
+
+    leads = True
 
     def __init__(self) -> None:
         self._handle: DisplayHandle | None = None
@@ -47,12 +52,14 @@ class KernelLine:
     def make_room(self) -> None:
         return  # it has a place of its own
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.show(text)
 
 
 class TerminalLine:
     """The last line of a terminal."""
+
+    leads = False
 
     def __init__(self) -> None:
         self._visible = False
@@ -66,7 +73,7 @@ class TerminalLine:
             self._write(_ERASE)
             self._visible = False
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.make_room()
         self._write(text + "\n")
 
@@ -78,13 +85,15 @@ class TerminalLine:
 class LastLine:
     """Nowhere to write over: only the last line is shown."""
 
+    leads = False
+
     def show(self, text: str) -> None:
         return
 
     def make_room(self) -> None:
         return
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         sys.stdout.write(text + "\n")
 
 

@@ -88,23 +88,23 @@ def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
     """
     counts = job.counts()
     shown = plural(counts.total, "task")
-    is_system = isinstance(job, SystemRun) and job.is_system
-    if isinstance(job, SystemRun) and is_system:
-        phases = max((phase.number for phase in job.told.phases), default=0)
-        shown += f" in {phases} phases" if phases > 1 else ""
     if counts.done != counts.total:
         ways = {"done": counts.done, "failed": counts.failed, "cancelled": counts.cancelled}
         shown += ": " + ", ".join(f"{number:,} {way}" for way, number in ways.items() if number)
-    separator = ", " if is_system and phases > 1 and counts.done == counts.total else " in "
-    shown += f"{separator}{seconds_text(elapsed_s)}"
-    if is_system:
-        return f"{shown}, and the system has failed" if job.first_error is not None else shown
-    place = where or (f"on {len(job.slaves)} slaves" if len(job.slaves) > 1 else "")
-    return f"{shown}, {place}" if place else shown
+    return ", ".join([f"{shown} in {seconds_text(elapsed_s)}", *notes_of(job, where)])
 
 
-def stopped_summary(before: Any, after: Any) -> str:
-    """Say what an interrupt has stopped: `stopped: 12 done, 3 stopped while running, 113 never ran`.
+def notes_of(job: Job, where: str | None = None) -> list[str]:
+    """Say what else there is to say of how a job went, besides counts and times."""
+    if not (isinstance(job, SystemRun) and job.is_system):
+        return [where] if where else [f"on {len(job.slaves)} slaves"] if len(job.slaves) > 1 else []
+    phases = max((phase.number for phase in job.told.phases), default=0)
+    notes = [f"in {phases} phases"] if phases > 1 else []
+    return [*notes, "the system has failed"] if job.first_error is not None else notes
+
+
+def stopped(before: Any, after: Any) -> list[str]:
+    """Say what an interrupt has stopped: `12 done`, `3 stopped while running`, `113 never ran`.
 
     Args:
         before: the job's `Counts` when it was interrupted.
@@ -117,9 +117,7 @@ def stopped_summary(before: Any, after: Any) -> str:
         "never ran": after.cancelled - stopped,
         "still being stopped": after.waiting + after.running,
     }
-    return ", ".join(
-        [f"stopped: {after.done:,} done", *(f"{number:,} {way}" for way, number in ways.items() if number)]
-    )
+    return [f"{after.done:,} done", *(f"{number:,} {way}" for way, number in ways.items() if number)]
 
 
 def captured_text(captured: Sequence[Captured]) -> str:

@@ -14,8 +14,7 @@ from concurrent_nb import Job, TaskFuture
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.notebook.live.story import Story
-from concurrent_nb.notebook.live.text import value_text
-from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
+from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View, given_text
 from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.output import Printer
@@ -64,7 +63,7 @@ def view_of(
 
 def label(names: Sequence[str], call: Sequence[Any]) -> str:
     """Write the arguments of a task: `n = 3`."""
-    return ", ".join(f"{name} = {value_text(value, 40)}" for name, value in zip(names, call, strict=False))
+    return ", ".join(f"{name} = {given_text(value)}" for name, value in zip(names, call, strict=False))
 
 
 def announce(tasks: int) -> DisplayHandle | None:

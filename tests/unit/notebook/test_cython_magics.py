@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -29,6 +30,8 @@ ZeroDivisionError: float division
 
 
 class SaidLine:
+    leads = False
+
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -38,7 +41,7 @@ class SaidLine:
     def make_room(self) -> None:
         self.said.append("(room)")
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.said.append(f"end: {text}")
 
 

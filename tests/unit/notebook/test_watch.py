@@ -2,7 +2,7 @@
 
 import io
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from concurrent_nb.api import Counts, OutputPiece
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import KernelLine, LastLine, TerminalLine, line_for, progress_text, system_text
-from concurrent_nb.notebook.results import plural, stopped_summary, summary
+from concurrent_nb.notebook.results import plural, stopped, summary
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.watch import FIRST_S, SLICE_S, Watch
 from concurrent_nb.shipping.notes import PhaseCounts, SystemCounts
@@ -62,7 +62,8 @@ class ScriptedJob:
 class Recorder:
     """A line that remembers what it was asked to show."""
 
-    def __init__(self) -> None:
+    def __init__(self, leads: bool = False) -> None:
+        self.leads = leads
         self.said: list[str] = []
 
     def show(self, text: str) -> None:
@@ -72,8 +73,9 @@ class Recorder:
         if self.said and not self.said[-1].startswith("("):
             self.said.append("(room)")
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.said.append(f"end: {text}")
+        self.told = (elapsed_s, list(notes))
 
 
 def nothing(job: ScriptedJob) -> None:
@@ -123,6 +125,29 @@ def test_prints_and_progress_are_shown_while_it_runs() -> None:
     assert job.waited == [FIRST_S, SLICE_S, SLICE_S]
 
 
+def test_a_line_with_a_place_of_its_own_is_shown_before_what_tasks_print() -> None:
+    order: list[str] = []
+
+    class Leading(Recorder):
+        def show(self, text: str) -> None:
+            order.append("line")
+
+        def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+            order.append("end")
+
+    class Out(io.StringIO):
+        def write(self, text: str) -> int:
+            order.append(text)
+            return len(text)
+
+    for steps in ([nothing], []):
+        order.clear()
+        job = ScriptedJob([*steps], Counts(0, 0, 3, 0, 0), [OutputPiece(0, 1, "hello\n")])
+        printer = Printer(False, Out(), Out())
+        Watch(cast(Job, job), Leading(leads=True), printer, StopButton(), 0.0, clock=ManualClock()).wait()
+        assert order == (["line", "hello\n", "end"] if steps else ["end", "hello\n"])
+
+
 def test_an_interrupt_stops_the_job_and_says_what_became_of_it() -> None:
     def stops(job: ScriptedJob) -> None:
         job.now = Counts(0, 0, 12, 0, 116)
@@ -133,6 +158,7 @@ def test_an_interrupt_stops_the_job_and_says_what_became_of_it() -> None:
         watch.wait()
     assert job.cancelled == 1
     assert line.said[-1] == "end: stopped: 12 done, 3 stopped while running, 113 never ran"
+    assert line.told == (0.0, ["stopped", "3 stopped while running", "113 never ran"])
     assert raised.value._render_traceback_()[0].startswith("KeyboardInterrupt: ")  # type: ignore[attr-defined]
     assert sum(seconds or 99 for seconds in job.waited[2:]) < 1.0
 
@@ -206,7 +232,7 @@ def test_summaries() -> None:
     job.now = Counts(0, 0, 2_000, 1_500, 0)
     assert summary(job, 125.2) == "3,500 tasks: 2,000 done, 1,500 failed in 2 min 05 s"
     after = Counts(0, 0, 12, 0, 3)
-    assert stopped_summary(Counts(0, 5, 10, 0, 0), after) == "stopped: 12 done, 3 stopped while running"
+    assert stopped(Counts(0, 5, 10, 0, 0), after) == ["12 done", "3 stopped while running"]
     assert (plural(1, "task"), plural(0, "task")) == ("1 task", "0 tasks")
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from concurrent_nb.api import TaskEvent
 from concurrent_nb.notebook.live import choice, line
-from concurrent_nb.notebook.live.line import LiveLine
-from concurrent_nb.notebook.live.views import TableView, View
+from concurrent_nb.notebook.live.line import RENEW_S, LiveLine
+from concurrent_nb.notebook.live.views import ImageView, TableView, View
 from concurrent_nb.notebook.output import Printer
 from tests.stories import MadeUp
 
@@ -76,25 +76,67 @@ def test_the_widget_gives_way_to_the_snapshot(page: Page) -> None:
     live.show("[#---]")
     widget = live._widget
     assert widget is not None
-    assert widget.head["total"] == 2
+    assert "0 of 2" in widget.head
+    assert widget.beat[0] == 1
     happens(it, it.end(0, 1), it.end(1, 2))
     live.end("done")
     first, last = page.shown
     assert first["text/plain"] == "[----]"
-    assert first["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert first.keys() == {"text/plain", "text/html"}  # no widget that a saved notebook would miss
+    assert f'class="concurrent-nb {widget.place}"' in first["text/html"]
     assert last.keys() == {"text/plain", "text/html"}
     assert last["text/plain"] == "done"
+    assert widget.place not in last["text/html"]
+    assert widget.last == last["text/html"]
     assert live._thread is not None
     assert not live._thread.is_alive()
     assert widget.comm is None
 
 
-def test_a_lone_task_leaves_one_line(page: Page) -> None:
+def test_a_lone_task_that_was_shown_stays_in_the_same_place(page: Page) -> None:
     it, live = made(1)
     live.show("running")
     happens(it, it.end(0, 1))
+    live.end("done", 2.5)
+    assert page.shown[-1]["text/plain"] == "done"
+    assert "2.5 s" in page.shown[-1]["text/html"]
+
+
+def test_the_page_is_renewed_for_notebooks_that_are_loaded_again(page: Page) -> None:
+    now = [0.0]
+    it = MadeUp(2, ImageView(2, None))
+    it.job._events.clear()
+    live = LiveLine(it.job, it.story, 0.0, None, clock=lambda: now[0])
+    live.show("[----]")
+    first = live._widget
+    happens(it, it.end(0, [1, 2]))
+    now[0] = 1 + RENEW_S[0]
+    assert page.updated.wait(20)
+    renewed = page.shown[1]["text/html"]
+    assert "as it was at" in renewed
+    assert "data:image/png" in renewed
+    second = live._widget
+    assert second is not None
+    assert first is not None
+    assert second is not first
+    assert first.comm is None
+    assert second.place == first.place
+    assert second.tiles["full"]
     live.end("done")
-    assert page.shown[-1] == {"text/plain": "done"}
+
+
+@pytest.mark.parametrize("name", ["VSCODE_PID", None])
+def test_the_widget_is_displayed_where_its_program_runs_only_then(
+    page: Page, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    monkeypatch.delenv("VSCODE_PID", raising=False)
+    if name is not None:
+        monkeypatch.setenv(name, "1")
+    _, live = made(2)
+    live.show("[----]")
+    live.end("done")
+    assert ("application/vnd.jupyter.widget-view+json" in page.shown[0]) is (name is not None)
+    assert "application/vnd.jupyter.widget-view+json" not in page.shown[-1]
 
 
 def test_a_view_that_fails_says_so_and_the_summary_is_shown(page: Page) -> None:
@@ -120,7 +162,7 @@ def test_a_job_that_nobody_waits_for_ends_by_itself(page: Page) -> None:
     assert live._thread is not None
     live._thread.join(20)
     assert page.shown[-1]["text/plain"] == "done"
-    assert "2 of" not in page.shown[-1]["text/html"]
+    assert "2 of 2" in page.shown[-1]["text/html"]
 
 
 def test_a_kernel_that_goes_down_takes_the_thread_along(page: Page) -> None:
