@@ -27,10 +27,10 @@ from concurrent_nb.errors import ClusterError, ClusterStartFailed, ConcurrentErr
 from concurrent_nb.ids import DRAIN, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.machine import cores
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
+from concurrent_nb.workers.machine import cores
 
 #: a node that has not come up by then has failed
 START_TIMEOUT_S: Final = 30.0
