@@ -8,7 +8,7 @@ import pickle
 import types
 from collections import ChainMap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from cloudpickle import cloudpickle
 
@@ -16,7 +16,7 @@ from cloudpickle import cloudpickle
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles what cloudpickle does, and code with the name of its file, so that tracebacks have files and lines."""
 
-    dispatch_table = ChainMap({}, cloudpickle.Pickler.dispatch_table)
+    dispatch_table: ClassVar[ChainMap[type, Callable[[Any], Any]]] = ChainMap({}, cloudpickle.Pickler.dispatch_table)
 
 
 def dumps(thing: object, keep: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
