@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final
 
-import cloudpickle
-
 from concurrent_nb.errors import RemoteTraceback
 from concurrent_nb.outcome import Status
+from concurrent_nb.shipping import pickler
 from concurrent_nb.shipping.pickles import Buffer
 from concurrent_nb.wire.codec import encode_error
 from concurrent_nb.wire.messages import ErrorReport
@@ -113,7 +112,7 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
 def _pickled(error: BaseException) -> bytes:
     """Pickle an exception, if it can be unpickled again."""
     try:
-        body: bytes = cloudpickle.dumps(error, 5)
+        body = pickler.dumps(error)
         if len(body) <= EXCEPTION_BYTES_MAX and isinstance(pickle.loads(body), BaseException):
             return body
     except BaseException:  # noqa: BLE001  (user code; that it cannot travel is said by the empty bytes)
