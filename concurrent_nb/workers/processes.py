@@ -26,7 +26,7 @@ from concurrent_nb.workers.threads import THREADS
 log = logging.getLogger(__name__)
 
 #: composition root of worker processes; a name, because this layer does not import it
-COMMAND: Final = (sys.executable, "-m", "concurrent_nb.nodes.worker")
+COMMAND: Final = (sys.executable, "-P", "-m", "concurrent_nb.nodes.worker")
 #: lines of a dying process that are kept for the message
 LAST_LINES: Final = 10
 
