@@ -34,6 +34,6 @@ def test_a_cluster_starts_beside_files_named_like_standard_modules(shadowed: Pat
 
 
 def test_the_command_line_works_beside_them(shadowed: Path) -> None:
-    command = [Path(sys.executable).parent / "concurrent-nb", "--help"]
+    command = [str(Path(sys.executable).parent / "concurrent-nb"), "--help"]
     ended = subprocess.run(command, cwd=shadowed, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stderr
