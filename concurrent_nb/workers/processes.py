@@ -27,7 +27,7 @@ from concurrent_nb.workers.threads import FOLLOWERS, THREADS
 log = logging.getLogger(__name__)
 
 #: composition root of worker processes; a name, because this layer does not import it
-COMMAND: Final = (sys.executable, "-m", "concurrent_nb.nodes.worker")
+COMMAND: Final = (sys.executable, "-P", "-m", "concurrent_nb.nodes.worker")
 #: lines of a dying process that are kept for the message
 LAST_LINES: Final = 10
 
