@@ -139,8 +139,8 @@ def files(*folders: Path) -> Held:
 
 def _difference(before: Held, folders: Sequence[Path]) -> dict[tuple[object, ...], str]:
     now = held(folders)
-    # An application keeps shared memory for its next tasks, threads for what they print and whom they tell. One that was
-    # there before may keep more now; what it keeps after its end is found at the end of the run.
+    # An application keeps shared memory for its next tasks, threads for what they print and whom they tell. One that
+    # was there before may keep more now; what it keeps after its end is found at the end of the run.
     goes_on = any(key[0] == "thread" and _is_of_an_application(key[1]) for key in before.keys() & now.keys())
     return {
         key: words
