@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Final
 
+from concurrent_nb import foreign
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.outcome import Status
@@ -25,6 +26,9 @@ else:
     from typing import TypeVar
 
     T = TypeVar("T")
+
+#: callbacks that raise are logged where the standard library logs them
+_log: Final = foreign.Log("concurrent.futures")
 
 #: (job, indexes, None for all): asks the application's thread to cancel
 Canceller = Callable[[JobId, Sequence[int] | None], None]
@@ -102,6 +106,14 @@ class TaskFuture(concurrent.futures.Future[T]):
             return self._exception
         return super().exception(timeout)
 
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Have `fn(future)` called when it has ended, at once if it has. What it raises is logged, whatever it is."""
+        with self._condition:
+            if self._state not in _ENDED:
+                self._done_callbacks.append(fn)
+                return
+        foreign.call(_log, f"exception calling callback for {self!r}", fn, self)
+
     def __await__(self) -> Generator[Any, None, T]:
         """Wait for the result in a coroutine. Cancelling the coroutine cancels the task if it does not run."""
         import asyncio  # here, because it takes 100 ms and only coroutines come by
@@ -117,12 +129,17 @@ class TaskFuture(concurrent.futures.Future[T]):
         """Cancel the task unless it runs or has ended. Return whether it is cancelled."""
         with self._condition:
             known = self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
-        if known or not super().cancel():
-            return known
-        if self._notify_waiters() and self.job is not None:
-            self.job._tasks_ended((self,))
-        self._canceller(self.job_id, (self.index,))
-        return True
+        if known:
+            return True
+        is_cancelled = False
+        try:
+            is_cancelled = super().cancel()
+        finally:  # an interrupt may come while callbacks run
+            if is_cancelled or self._state == CANCELLED:
+                if self._notify_waiters() and self.job is not None:
+                    self.job._tasks_ended((self,))
+                self._canceller(self.job_id, (self.index,))
+        return is_cancelled
 
     def note_running(self, slave: str, begins: bool = True) -> None:
         """Note that the task runs, or, if it does not begin yet, that it will where it is. For the same thread."""
@@ -192,6 +209,20 @@ class TaskFuture(concurrent.futures.Future[T]):
         except concurrent.futures.InvalidStateError:
             return False
         return True
+
+    def _invoke_callbacks(self) -> None:
+        """Call who wants to know that it has ended; what they raise is logged, whatever it is."""
+        interrupt: BaseException | None = None
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException as error:  # noqa: BLE001  (a callback is the user's)
+                if foreign.is_interrupt(error):
+                    interrupt = error
+                else:
+                    _log.exception("exception calling callback for %r", self)
+        if interrupt is not None:
+            raise interrupt
 
     def _notify_waiters(self) -> bool:
         try:
