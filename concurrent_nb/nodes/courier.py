@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes import nested
 from concurrent_nb.nodes.answers import answer_of
 from concurrent_nb.nodes.futures import OutputPiece, Presenter, TaskFuture
 from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Unclaimed, Wrote
@@ -232,6 +233,8 @@ class Courier:
         if now - self._tidied[0] >= TIDY_S:
             self._tidy(now)
         self._send_what_is_due(now)
+        if nested.note_blocked is not None:
+            nested.note_blocked(self._ledger.has_entries())
         cut = self._monitor_fd in ready and self.member.link.disturbed()
         if over or cut or now - self._heard_at > self.member.silence_s:
             return self._look_for_master(over)
