@@ -22,6 +22,7 @@ from concurrent_nb import foreign
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError, ResultNotLoadable
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes import nested
 from concurrent_nb.nodes.answers import answer_of
 from concurrent_nb.nodes.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.jobs import OutputPiece
@@ -247,6 +248,8 @@ class Courier:
         if now - self._tidied[0] >= TIDY_S:
             self._tidy(now)
         self._send_what_is_due(now)
+        if nested.note_blocked is not None:
+            nested.note_blocked(self._ledger.has_entries())
         cut = self._monitor_fd in ready and self.member.link.disturbed()
         if over or cut or now - self._heard_at > self.member.silence_s:
             return self._look_for_master(over)
