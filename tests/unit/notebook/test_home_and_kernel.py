@@ -20,6 +20,8 @@ class FakeApplication:
 
     is_gone = False  #: its cluster
 
+    is_closed = False
+
     def status(self) -> dict[str, Any]:
         if self.is_gone:
             raise MasterUnreachable("no master answers")
