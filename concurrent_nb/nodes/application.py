@@ -483,10 +483,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.close_job(record)
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is: slaves, clients, tasks. Raises MasterUnreachable."""
-        answer = self._courier.member.control.call("status")
-        assert isinstance(answer, dict)
-        return answer
+        """Ask the master what there is: slaves, clients, tasks, and this user's jobs. Raises MasterUnreachable."""
+        return self._courier.member.status()
 
     # ------------------------------------------------------------------------------------------- what streams need too
 

@@ -294,6 +294,14 @@ class KernelOpened(Message, tag=32, frozen=True):
     error: str  #: why there is none, and what to do
 
 
+class HostLoad(Message, tag=33, frozen=True):
+    """How busy the slave's host is, all its processes counted. Said every few seconds, for `status` alone."""
+
+    load: float | None  #: processes that ran or wanted to, on average over the last minute; None where it is not known
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
 class WorkersOutdated(Message, tag=34, frozen=True):
     """How far the last RestartWorkers is."""
 
@@ -312,6 +320,7 @@ FromSlave = (
     | Capacity
     | KernelOpened
     | WorkersOutdated
+    | HostLoad
     | ShareMemory
     | Segment
     | DropSegments
@@ -350,6 +359,7 @@ AnyMessage = (
     | Capacity
     | KernelOpened
     | WorkersOutdated
+    | HostLoad
     | ShareMemory
     | Segment
     | Content
