@@ -183,6 +183,11 @@ class Pool:
         return self._books.unfinished
 
     @property
+    def usable_slots(self) -> int:
+        """Return how many tasks can run at once, those not counted that wait for tasks of their own."""
+        return self._books.usable_slots
+
+    @property
     def initializer_failed(self) -> bool:
         """Say whether no worker is started any more because of the user's initializer."""
         return self._books.initializer_has_failed
@@ -252,6 +257,7 @@ class Pool:
         moving = line.moved != line.moved_before
         line.moved_before = line.moved
         self._obey(self._books.looked(line.worker, ticket, started_at, moving, now), now)
+        self._obey(self._books.blocked(line.worker, ticket if line.page.blocked == ticket else 0, now), now)
 
     def _unsent(self, line: Line) -> Results:
         try:
