@@ -19,7 +19,6 @@ class FakeApplication:
     """An application that can be asked and left."""
 
     is_gone = False  #: its cluster
-
     is_closed = False
 
     def status(self) -> dict[str, Any]:
