@@ -281,12 +281,9 @@ def test_an_open_job_can_be_awaited_and_iterated_over_in_a_coroutine() -> None:
 
     async def main() -> Any:
         both = asyncio.gather(values(), bench.job)
-        await asyncio.sleep(0)
         steps = [lambda: bench.add(1), lambda: bench.end(0), lambda: bench.add(2), lambda: bench.end(2, 1)]
-        thread = bench.later(*steps, bench.job._close)
-        found = await both
-        thread.join()
-        return found
+        asyncio.get_running_loop().call_soon(lambda: bench.later(*steps, bench.job._close).join())  # when both wait
+        return await both
 
     assert asyncio.run(main()) == [[0, 10, 20], [0, 10, 20]]
 
@@ -315,8 +312,9 @@ def test_a_job_that_ends_after_the_loop_of_who_waited_has_been_closed_ends() -> 
 
     async def main() -> None:
         task = asyncio.ensure_future(bench.job._until(bench.job.done))
-        await asyncio.sleep(0)
-        task.cancel()
+        asyncio.get_running_loop().call_soon(task.cancel)  # when it waits
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(main())
     bench.end(0)
