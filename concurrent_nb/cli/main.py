@@ -1,4 +1,4 @@
-"""`concurrent-nb master | slave | start | status | kernel | run | stop`: clusters from a shell.
+"""`concurrent-nb master | slave | start | status | kernel | run | restart | stop`: clusters from a shell.
 
 What a node can be configured to is the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
 `--SlaveNode.workers=8` says on the command line what `c.SlaveNode.workers = 8` says in the file.
@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     slave.add_argument("--name", default="", help="what the slave would like to be called (host and process id)")
     for each in (start, slave):
         each.add_argument("--workers", type=whole_number(1), help="worker processes (one for each core)")
+        each.add_argument(
+            "--max-tasks-per-worker", type=whole_number(1), metavar="N", help="replace a worker after N tasks (never)"
+        )
     status = command("status", _status, "Tell what a cluster has and does; without a name, which clusters there are.")
     status.add_argument("name", nargs="?", help="name of the cluster, or path of its connection file")
     kernel = command("kernel", _kernel, "Have a slave be a Jupyter kernel, and say how to attach to it.")
@@ -85,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     samples = command("run", _run, "Run a sample on a cluster; without a name, tell which samples there are.")
     samples.add_argument("name", nargs="?", help="name of the sample")
     samples.add_argument("arguments", nargs=argparse.REMAINDER, help="its options: see `concurrent-nb run NAME --help`")
+    restart = command("restart", _restart, "Replace all worker processes of a cluster by fresh ones.")
+    restart.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
+    restart.add_argument("--now", action="store_true", help="stop what runs, which runs again; else it ends first")
     stop = command("stop", _stop, "Stop a cluster: its master, its slaves, everything that runs on them.")
     stop.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
     return parser
@@ -94,6 +100,7 @@ def _with_options(options: argparse.Namespace, items: dict[str, dict[str, Any]])
     """Add what short options say to the items of configuration."""
     short = {"host": ("MasterNode", "addresses"), "port": ("MasterNode", "control_port")}
     short["workers"] = ("SlaveNode", "workers")
+    short["max_tasks_per_worker"] = ("SlaveNode", "max_tasks_per_worker")
     for option, (section, item) in short.items():
         value = getattr(options, option, None)
         if value is not None:
@@ -171,6 +178,27 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     with _control(options.name) as control:
         control.call("stop_cluster")
     print(f"cluster {options.name} is stopping")
+    return 0
+
+
+def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
+    from concurrent_nb.nodes.restarts import restart_workers
+
+    if items:
+        raise ConfigurationError(f"restart takes no configuration, but {', '.join(items)} was given")
+    seen: list[int] = []
+
+    def told(left: int, total: int) -> None:
+        if seen[-1:] != [left]:
+            seen.append(left)
+            print(f"{total - left} of {total} workers are fresh", flush=True)
+
+    try:
+        done = restart_workers(connection_file.read(options.name), now=options.now, told=told)
+    except KeyboardInterrupt:
+        print("not waiting any more; the other workers are replaced when what they run has ended", flush=True)
+        raise
+    print(f"{done.workers} fresh workers after {done.elapsed_s:.1f} s")
     return 0
 
 

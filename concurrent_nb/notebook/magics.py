@@ -29,7 +29,7 @@ from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import Line, line_for
-from concurrent_nb.notebook.results import captured_text, done_values, plural, system_of, value_of
+from concurrent_nb.notebook.results import captured_text, plural, system_of, value_of
 from concurrent_nb.notebook.session import Session
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
@@ -52,12 +52,13 @@ _HELP: Final = """\
 %concurrent jobs                                jobs, those that run first
 %concurrent cancel [JOB]                        stop a job, or all of this notebook
 %concurrent scale N                             have N workers
+%concurrent restart [--now]                     fresh workers; what runs ends first, or is stopped and runs again
 %concurrent kernel SLAVE                        look into a slave with a Jupyter client
 %concurrent stop                                leave the cluster; one that this notebook has started ends
 %%concurrent_task?                              how to run a cell on the cluster"""
 _COMMANDS: Final = ("help", *(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent ")))
 #: options of %concurrent and the commands that take them
-_TAKERS: Final = {"workers": "start", "name": "start", "where": "connect, kernel, cancel or scale"}
+_TAKERS: Final = {"workers": "start", "name": "start", "now": "restart", "where": "connect, kernel, cancel or scale"}
 
 
 def _errors_plainly(method: _Method) -> _Method:
@@ -109,6 +110,7 @@ class ConcurrentMagics(Magics):
     )
     @takes("--workers", type=options.workers, help="start: number of worker processes; default: one per core")
     @takes("--name", type=options.words, help="start: name by which others on this machine can connect")
+    @takes("--now", action="store_true", default=None, help="restart: stop what runs, which runs again")
     def concurrent(self, line: str) -> None:
         """Start, find, look at and leave the cluster that this notebook's tasks run on: see `%concurrent help`."""
         chosen = options.parse(ConcurrentMagics.concurrent, line)
@@ -138,6 +140,8 @@ class ConcurrentMagics(Magics):
         elif chosen.command == "cancel":
             bound = self._shell().user_ns.get(chosen.where)
             print(self.session.cancel(chosen.where, bound if isinstance(bound, Job) else None))
+        elif chosen.command == "restart":
+            print(self.session.restart(now=bool(chosen.now)))
         elif chosen.command == "jobs":
             print(self.session.list_jobs())
         elif chosen.command == "slaves":
@@ -309,12 +313,13 @@ class ConcurrentMagics(Magics):
 
     def _keep_finished(self, job: Job, chosen: Any, interrupt: KeyboardInterrupt) -> None:
         """Bind what a stopped job has finished, and say so in the place of a traceback."""
-        values = done_values(job)
+        values = job.done_results()
         said = f"{len(values):,} of {plural(len(job.futures), 'result')} had come"
         if chosen.out is not None:
             self._shell().user_ns[chosen.out] = values
-            said += f", {chosen.out} has {'it' if len(values) == 1 else 'them'}"
-        show_as(interrupt, [f"KeyboardInterrupt: the job was stopped; {said} (futures of all tasks: _job.futures)"])
+        where = chosen.out or "_job.done_results()"
+        said += f": {where} is a dictionary of them by the number of the task" if values else ""
+        show_as(interrupt, [f"KeyboardInterrupt: the job was stopped; {said}"])
 
     def _run_system(
         self, system: ITaskSystem, chosen: Any, line: Line, printer: Printer, button: StopButton, started: float

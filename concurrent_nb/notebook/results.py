@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from concurrent_nb import ITaskSystem, Job, SystemRun, TaskFuture
+from concurrent_nb import ITaskSystem, Job, SystemRun
 from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
@@ -69,15 +69,6 @@ def value_of(job: Job, *, is_loop: bool, until: bool, keep: bool) -> Any:
         return outcomes if is_loop else outcomes[0]
     values = [future.result() for future in job.futures]
     return values if is_loop else values[0]
-
-
-def done_values(job: Job) -> list[Any]:
-    """Give the values that tasks of a job have returned, in order of the tasks."""
-    return [future.result() for future in job.futures if _has_value(future)]
-
-
-def _has_value(future: TaskFuture) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:

@@ -230,10 +230,10 @@ def _dumps_whole(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[byt
     """
     if pickles.is_plain(values):
         return pickle.dumps(values, 5), []
-    import cloudpickle  # here, because it takes 60 ms
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
-    return cloudpickle.dumps(types.FunctionType(code, namespace), 5), []
+    return pickler.dumps(types.FunctionType(code, namespace)), []
 
 
 def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:

@@ -114,9 +114,9 @@ def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
 
     if is_plain(thing):
         return pickle.dumps(thing, 5, buffer_callback=keep), buffers
-    import cloudpickle  # here, because it takes 60 ms and many never need it
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
 
-    return cloudpickle.dumps(thing, 5, buffer_callback=keep), buffers
+    return pickler.dumps(thing, keep), buffers
 
 
 def dumps_attributes(

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final
 
-import cloudpickle
-
 from concurrent_nb.errors import RemoteTraceback
 from concurrent_nb.outcome import Status
+from concurrent_nb.shipping import pickler
 from concurrent_nb.shipping.pickles import Buffer
 from concurrent_nb.wire.codec import encode_error
 from concurrent_nb.wire.messages import ErrorReport
@@ -34,14 +33,14 @@ Answer = tuple[int, bytes, Sequence[Buffer]]
 
 def failed(error: BaseException) -> Answer:
     """Report what a task has raised."""
-    report = ErrorReport(_class_name(error), _text_of(error), _traceback_of(error), _pickled(error))
+    report = ErrorReport(_class_name(error), _text_of(error), traceback_of(error), _pickled(error))
     return int(Status.ERROR), encode_error(report), ()
 
 
 def not_loadable(error: BaseException) -> Answer:
     """Report what was raised while a function or its arguments were unpickled."""
     message = f"the worker cannot load the task's function or arguments: {_one_line(error)}"
-    return int(Status.NOT_LOADABLE), encode_error(ErrorReport(_class_name(error), message, _traceback_of(error))), ()
+    return int(Status.NOT_LOADABLE), encode_error(ErrorReport(_class_name(error), message, traceback_of(error))), ()
 
 
 def not_picklable(value: object, error: BaseException) -> Answer:
@@ -91,7 +90,7 @@ def _repr_of(value: object) -> str:
     return text if len(text) <= REPR_MAX else text[: REPR_MAX - 3] + "..."
 
 
-def _traceback_of(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
     """Format as Python does, beginning with the task's own lines."""
     try:
         own, cause = _without_ours(error.__traceback__), error.__cause__
@@ -113,7 +112,7 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
 def _pickled(error: BaseException) -> bytes:
     """Pickle an exception, if it can be unpickled again."""
     try:
-        body: bytes = cloudpickle.dumps(error, 5)
+        body = pickler.dumps(error)
         if len(body) <= EXCEPTION_BYTES_MAX and isinstance(pickle.loads(body), BaseException):
             return body
     except BaseException:  # noqa: BLE001  (user code; that it cannot travel is said by the empty bytes)

@@ -17,8 +17,17 @@ Tasks in threads share one process, started when the first one comes. Each of it
 takes a slot while it has something. What ends one ends all: the others' tasks go back to the master unblamed. Where it
 ended by itself and several ran, nobody knows whose fault it was: each of those is a suspect, and runs in there alone
 the next time that it comes here.
+
+A task that is blocked, because it waits for tasks of its own, lends its slot: a worker of the reserve has it meanwhile,
+else tasks that wait for tasks would hold all workers, and nothing would ever run. The reserve grows as it is needed and
+is dismissed when it has not been needed for a while.
+
+A worker that has been given as many tasks as one may have gets nothing more; when they have ended it is dismissed, and
+another takes its place when it has gone. That is no death that would count. So are all workers when they are to be
+replaced; those that are stopped for it give back what they run.
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -55,8 +64,14 @@ STUCK_S: Final = 30.0
 START_S: Final = 60.0
 #: a worker from which everything was taken back this often, unstarted, is stuck
 FUTILE_MAX: Final = 100
+#: an initializer may take as long as it likes, but may end so many workers in a row, at most
+INITIALIZER_DEATHS: Final = 3
 #: threads of which nothing has been heard yet, at most: what starts them takes only so many at once
 THREADS_STARTING_MAX: Final = 8
+#: most workers in the reserve: so many tasks can be blocked at once
+RESERVE_MAX: Final = 128
+#: a worker of the reserve that has not been needed for so long is dismissed
+RESERVE_S: Final = 2.0
 #: suspects that are remembered
 SUSPECTS_MAX: Final = 1000
 
@@ -66,19 +81,34 @@ _report: Final = msgspec.msgpack.Encoder().encode
 class Books:
     """Decide what the pool does. `slots` is the number of workers; see the module for the policy.
 
+    Args:
+        tasks_max: tasks that a worker runs before another takes its place; 0: as many as there are. Not for threads.
+        initializes: workers run the user's initializer before they are ready.
+
     Workers are numbered from 1 and never reuse a number. Unknown tickets, refs and workers are facts that came late,
     and are ignored.
     """
 
     def __init__(
-        self, slots: int, *, ahead_s: float = 0.04, grace_s: float = 1.0, limit: RestartLimit | None = None
+        self,
+        slots: int,
+        *,
+        ahead_s: float = 0.04,
+        grace_s: float = 1.0,
+        limit: RestartLimit | None = None,
+        tasks_max: int = 0,
+        initializes: bool = False,
     ) -> None:
         self.slots = slots
         self.reports = Reports()
         self.degraded = False
         self.draining = False
+        self.initializer_has_failed = False
         self._grace_s = grace_s
         self._limit = limit or RestartLimit()
+        self._tasks_max = tasks_max or math.inf
+        self._start_s = math.inf if initializes else START_S
+        self._start_limit = RestartLimit(INITIALIZER_DEATHS - 1, math.inf) if initializes else self._limit
         self._waiting = Waiting()
         self._wide = Waiting()  # tasks of several cores
         self._hosts = Waiting()
@@ -94,6 +124,7 @@ class Books:
         self._next_ticket = 1
         self._next_worker = 1
         self._next_look: float | None = None
+        self._reserve_needed_at = 0.0
 
     # ------------------------------------------------------------------------------------------------ asked by the pool
 
@@ -114,6 +145,11 @@ class Books:
         """Hand over what has happened since the last call."""
         reports, self.reports = self.reports, Reports()
         return reports
+
+    @property
+    def usable_slots(self) -> int:
+        """Return how many tasks can run at once, those not counted that wait for tasks of their own."""
+        return self.slots + min(self._crew.blocked, RESERVE_MAX)
 
     @property
     def unfinished(self) -> int:
@@ -189,6 +225,32 @@ class Books:
         self._return_all()
         return [self._recall(member) for member in self._crew if member.held and not member.recalled]
 
+    def renewed(self, now: float, *, stop: bool) -> list[Command]:
+        """Have others take the place of all workers: as soon as what runs has ended, or with `stop` at once."""
+        commands: list[Command] = []
+        for member in list(self._crew):
+            if member.host or member.killed or not (member.pid or member.process):
+                continue  # it ends with its task, is about to end, or is fresh
+            member.outdated = True
+            self._crew.idle.pop(member.number, None)
+            if member.process:
+                self.process_ends(member.process)
+        for member in list(self._crew):
+            if not member.outdated or member.killed:
+                continue
+            if not member.held:
+                commands += self._settle(member)
+            elif stop:
+                commands.append(self._kill(member))
+            elif not member.recalled:
+                commands.append(self._recall(member))
+        return commands + self._dispatch(now)
+
+    @property
+    def outdated(self) -> int:
+        """Return how many workers are still to be replaced, or have successors that are not ready."""
+        return sum(member.outdated or not member.pid for member in self._crew if not member.host)
+
     def forgotten(self, functions: Iterable[bytes]) -> None:
         """Note that nobody needs these functions any more."""
         for function in functions:
@@ -217,8 +279,15 @@ class Books:
         if member is None or member.pid:
             return []
         member.pid, member.since = pid, now
-        self._crew.settle(member)
-        return self._dispatch(now)
+        if self._start_limit is not self._limit:
+            self._start_limit.worked()
+        return self._settle(member) + self._dispatch(now)
+
+    def initializer_failed(self, report: str) -> None:
+        """Note that the initializer has raised an error in a worker: it would in the next one, too."""
+        if not self.degraded:
+            self.initializer_has_failed = True
+            self._degrade(f"the initializer of the workers has failed:\n{report}")
 
     def outcomes(self, worker: int, results: Sequence[Result], buffers: Sequence[Buffer], now: float) -> list[Command]:
         """Take in results of a worker, and their buffers in one row."""
@@ -248,8 +317,7 @@ class Books:
         if results:
             self._limit.worked()
         member.futile, member.since = 0, now
-        self._crew.settle(member)
-        return self._dispatch(now)
+        return self._settle(member) + self._dispatch(now)
 
     def gave_back(self, worker: int, count: int, now: float) -> list[Command]:
         """Take back the last `count` tasks of a worker. Raises ProtocolError if it does not have so many."""
@@ -260,6 +328,7 @@ class Books:
             raise ProtocolError(f"worker {worker} gave back {count} tasks and had {len(member.held)}")
         for _ in range(count):
             self._requeue(member.held.popitem()[1])
+        member.left += count
         return self._after_recall(member, now) + self._dispatch(now)
 
     def thread_refused(self, worker: int, how: str, now: float) -> list[Command]:
@@ -267,7 +336,7 @@ class Books:
         self._crew.remove(worker)
         self._threads_max = max(1, len(self._crew.threads))
         if not self._crew.threads and self._limit.died(now):
-            self._degrade(how)
+            self._degrade_after_deaths(self._limit, how)
         return self._dispatch(now)
 
     def worker_died(self, worker: int, how: str, ticket: int, started_at: float, now: float) -> list[Command]:
@@ -277,6 +346,8 @@ class Books:
             return []
         # What was stopped with force is over whatever the page says; what else ran then is not to blame.
         blamed = member.held.pop(member.stopping if member.killed else ticket, None)
+        if member.killed and member.outdated and (stopped := member.held.pop(ticket, None)) is not None:
+            self._return(stopped)  # and not kept here: the master's watch on its run time has to begin anew
         for attempt in reversed(member.held.values()):
             self._requeue(attempt)
         elapsed_s = now - started_at if started_at else 0.0
@@ -285,9 +356,11 @@ class Books:
         elif blamed is not None:
             message = f"worker {member.pid} {how} while it ran task {blamed.name}"
             self._finish_report(blamed, Status.DIED, message, member, elapsed_s)
-        elif not member.killed and self._limit.died(now):
-            self._degrade(how)
-        return ([] if self.degraded or member.host else [self._start_one(now)]) + self._dispatch(now)
+        elif not member.killed:
+            limit = self._limit if member.pid else self._start_limit
+            if limit.died(now):
+                self._degrade_after_deaths(limit, how if limit is self._limit else f"{how} while it was initialized")
+        return ([] if self.degraded or member.host or member.spent else [self._start_one(now)]) + self._dispatch(now)
 
     def process_ends(self, process: int) -> None:
         """Start no more threads in this process: it is dead, and what its threads have left is about to be told."""
@@ -330,7 +403,7 @@ class Books:
             else:
                 self._return(attempt)  # and not kept here: the master's watch on its run time has to begin anew
         if not (killed or suspects) and self._limit.died(now):
-            self._degrade(how)
+            self._degrade_after_deaths(self._limit, how)
         return self._dispatch(now)
 
     def looked(self, worker: int, ticket: int, started_at: float, moving: bool, now: float) -> list[Command]:
@@ -357,17 +430,52 @@ class Books:
             commands.append(self._stop(member, attempt, Wish.TIME_OUT, now))
         return commands
 
+    def blocked(self, worker: int, ticket: int, now: float) -> list[Command]:
+        """Take in whether the task of this ticket, which a worker runs, waits for tasks of its own; 0: it does not."""
+        member = self._crew.get(worker)
+        if member is None or member.host or member.process or member.killed:
+            return []
+        attempt = member.held.get(ticket)
+        if (attempt is not None) == member.blocked:
+            return []
+        if attempt is None:
+            self._crew.unblock(member)
+            self._reserve_needed_at = now
+            return []
+        if self._crew.blocked >= RESERVE_MAX:
+            return [] if member.stopping else [self._stop(member, attempt, Wish.REFUSE, now)]
+        self._crew.block(member)
+        commands: list[Command] = []
+        if self._crew.blocked > self._crew.reserve and not self.degraded:
+            self._crew.reserve += 1
+            commands.append(self._start_one(now))
+        return commands + self._dispatch(now)
+
+    def _dismiss_reserve(self, now: float) -> list[Command]:
+        """Dismiss the workers that have not been needed for a while."""
+        crew = self._crew
+        commands: list[Command] = []
+        if now - self._reserve_needed_at >= RESERVE_S:
+            while crew.idle and crew.reserve > crew.blocked and crew.spare >= 0:
+                _, member = crew.idle.popitem()
+                member.killed = member.spent = True
+                crew.reserve -= 1
+                commands.append(Dismiss(member.number))
+        return commands
+
     def tick(self, now: float) -> list[Command]:
         """Note that time has passed. The pages of `busy` workers have been looked at before."""
-        commands: list[Command] = []
+        commands: list[Command] = self._dismiss_reserve(now) if self._crew.reserve else []
         busy = starting = False
         for member in self._crew:
             busy = busy or bool(member.held)
             if not member.pid and not member.killed:
                 starting = True
-                if now - member.since > START_S:
+                if now - member.since > self._start_s:
                     commands.append(self._give_up_on(member, now))
         self._next_look = now + LOOK_S if busy else now + START_S if starting else None
+        if self._next_look is None and self._crew.reserve:
+            self._next_look = now + RESERVE_S
         return commands + self._dispatch(now)
 
     # ------------------------------------------------------------------------------------------------- who gets what
@@ -414,7 +522,7 @@ class Books:
 
     def _start_threads(self, now: float) -> list[Command]:
         """Start as many threads as can be of use now."""
-        threads = [thread for thread in self._crew.threads.values() if not thread.killed]
+        threads = [thread for thread in self._crew.threads.values() if not (thread.killed or thread.outdated)]
         starting = sum(not thread.pid for thread in threads)
         free = sum(thread.free for thread in threads)
         wanted = len(self._threads) + len(self._alone) - starting - free
@@ -450,7 +558,8 @@ class Books:
     def _give(self, member: Member, queue: Waiting, now: float) -> Give:
         """Make a pack of about `ahead_s` of work and at most a fair share of what waits; of suspects, one."""
         size = 1 if queue is self._alone else self._crew.pack_size(queue.next_function())
-        return self._give_pack(member, queue.take(min(size, -(-len(queue) // self.slots))), now)
+        size = min(size, -(-len(queue) // self.slots))
+        return self._give_pack(member, queue.take(size if size < member.left else int(member.left)), now)
 
     def _give_pack(self, member: Member, pack: Sequence[Attempt], now: float) -> Give:
         member.take(pack, now)
@@ -461,6 +570,18 @@ class Books:
     def _recall(self, member: Member) -> Recall:
         member.recalled = True  # from now on, so that nothing is given to it before this is obeyed
         return Recall(member.number)
+
+    def _settle(self, member: Member) -> list[Command]:
+        """Bring a worker's record up to date; let it go if it has run what it may."""
+        commands: list[Command] = []
+        if member.leaves and not member.killed:
+            mates = self._crew.mates(member)  # threads go together
+            if not any(mate.held or not mate.pid for mate in mates):
+                for mate in mates:
+                    mate.killed = True
+                    commands.append(Dismiss(mate.number))
+        self._crew.settle(member)
+        return commands
 
     def _learn(self, function: bytes, elapsed_s: float, ended: int) -> None:
         if ended:
@@ -488,8 +609,7 @@ class Books:
         member.recalled = True
         if not member.held:
             member.futile += 1
-            self._crew.settle(member)
-            return [self._give_up_on(member, now)] if member.futile >= FUTILE_MAX else []
+            return [self._give_up_on(member, now)] if member.futile >= FUTILE_MAX else self._settle(member)
         last = member.last
         member.packs = deque([last.ticket])
         for attempt in member.held.values():
@@ -516,7 +636,7 @@ class Books:
     def _give_up_on(self, member: Member, now: float) -> Kill:
         """Kill a worker for its own sake; nobody is to blame."""
         if self._limit.died(now):
-            self._degrade("does not answer")
+            self._degrade_after_deaths(self._limit, "does not answer")
         member.stopping = 0
         return self._kill(member)
 
@@ -525,7 +645,8 @@ class Books:
             self._process = self._next_number()
         process = self._process if thread else 0
         number = self._next_number()
-        self._crew.add(Member(number, now, host=host, process=process))
+        left = math.inf if host or thread else self._tasks_max
+        self._crew.add(Member(number, now, host=host, process=process, left=left))
         if self._next_look is None:
             self._next_look = now + START_S
         return Start(number, process)
@@ -534,12 +655,16 @@ class Books:
         number, self._next_worker = self._next_worker, self._next_worker + 1
         return number
 
-    def _degrade(self, how: str) -> None:
-        self.degraded = True
-        self.reports.degraded = (
-            f"{self._limit.deaths + 1} workers ended within {self._limit.within_s:g} s without a task to blame; "
-            f"the last one {how}. No more are started"
+    def _degrade_after_deaths(self, limit: RestartLimit, how: str) -> None:
+        within = f" within {limit.within_s:g} s" if math.isfinite(limit.within_s) else " in a row"
+        self._degrade(
+            f"{limit.deaths + 1} workers ended{within} without a task to blame; the last one {how}. No more are started"
         )
+        self.initializer_has_failed = limit is not self._limit
+
+    def _degrade(self, why: str) -> None:
+        self.degraded = True
+        self.reports.degraded = why
         self._return_all()
 
     def _return_all(self) -> None:
@@ -562,6 +687,11 @@ class Books:
             message = f"task {attempt.name} ran longer than its timeout of {attempt.timeout_s:g} s and was stopped"
             message += f" after {elapsed_s:.2f} s"
             self._finish_report(attempt, Status.TIMEOUT, message, member, elapsed_s)
+        elif attempt.wish is Wish.REFUSE:
+            message = f"task {attempt.name} waits for tasks of its own, as {RESERVE_MAX} tasks of its slave do already"
+            message += ": let fewer of them wait at once, or let a task return what is to be run next"
+            body = _report(ErrorReport("TaskRefused", message, ""))
+            self._finish(attempt, attempt.end(Status.ERROR, elapsed_s, member.pid, body))
         else:
             self._finish(attempt, attempt.end(Status.CANCELLED, elapsed_s, member.pid))
 

@@ -19,14 +19,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from concurrent_nb.ids import INITIALIZER_VARIABLE
 from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, PREPARE, RECORD, STARTED, peak_bytes
-from concurrent_nb.workers.threads import THREADS
+from concurrent_nb.workers.threads import FOLLOWERS, THREADS
 
 log = logging.getLogger(__name__)
 
 #: composition root of worker processes; a name, because this layer does not import it
-COMMAND: Final = (sys.executable, "-m", "concurrent_nb.nodes.worker")
+COMMAND: Final = (sys.executable, "-P", "-m", "concurrent_nb.nodes.worker")
 #: lines of a dying process that are kept for the message
 LAST_LINES: Final = 10
 
@@ -81,7 +82,13 @@ class Launcher(Protocol):
 def environment(slots: int, cores: int, given: Mapping[str, str]) -> dict[str, str]:
     """Make the workers' environment: libraries share the cores out among the slots, unless the user has said how."""
     threads = str(max(1, cores // max(1, slots)))
-    return {**dict.fromkeys(THREADS, threads), **given}
+    general = THREADS[0] in given  # then the user has said it for those that follow, too
+    return {**{name: threads for name in THREADS if not (general and name in FOLLOWERS)}, **given}
+
+
+def inherited(env: Mapping[str, str]) -> list[int]:
+    """List the descriptors of ours that workers read by the numbers that their environment names."""
+    return [int(env[INITIALIZER_VARIABLE])] if INITIALIZER_VARIABLE in env else []
 
 
 #: a process with less memory than that is seldom killed for lack of it
@@ -154,7 +161,7 @@ class TemplateLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=self._words.writing,
                 stderr=self._words.writing,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *inherited(self._env)],
                 start_new_session=True,
                 env=dict(self._env),
             )
@@ -279,7 +286,7 @@ class SpawnLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=self._words.writing,
                 stderr=self._words.writing,
-                pass_fds=ends,
+                pass_fds=[*ends, *inherited(self._env)],
                 start_new_session=True,
                 env=dict(self._env),
             )

@@ -40,6 +40,7 @@ class FakeApplication:
     started: list[tuple[Sequence[tuple[Any, ...]], dict[str, Any]]] = field(default_factory=list)
     closed: int = 0
     lost: bool = False
+    is_closed: bool = False
 
     def start_job(
         self,
@@ -326,9 +327,9 @@ def test_a_stopped_cell_binds_what_has_finished(notebook: Notebook, capsys: pyte
     error = notebook.task(
         '--local --for "n in range(5)" --out some', "if n == 2: raise KeyboardInterrupt\nn * n", fails=KeyboardInterrupt
     )
-    assert notebook.shell.user_ns["some"] == [0, 1]
+    assert notebook.shell.user_ns["some"] == {0: 0, 1: 1}
     shown = capsys.readouterr().out
-    assert "KeyboardInterrupt: the job was stopped; 2 of 5 results had come, some has them" in shown
+    assert "KeyboardInterrupt: the job was stopped; 2 of 5 results had come: some is a dictionary of them" in shown
     assert isinstance(error, KeyboardInterrupt)
 
 
