@@ -111,7 +111,9 @@ class TaskRunner:
     def _open(self, digest: bytes) -> Callable[..., object]:
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
-        function: Callable[..., object] = pickles.loads(*self._whole(*self._pickled[digest]))
+        body, buffers = self._whole(*self._pickled[digest])
+        # All tasks of this worker see them.
+        function: Callable[..., object] = pickles.loads(body, [memoryview(it).toreadonly() for it in buffers])
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
         self._functions[digest] = function
@@ -126,11 +128,10 @@ class TaskRunner:
         buffers: Sequence[Buffer],
         watch: "Callable[[weakref.ref[Any]], None]" = lambda reference: None,
     ) -> tuple[Buffer, Sequence[Buffer]]:
-        """Give a pickle and its buffers: read-only, because others may look at them too."""
+        """Give a pickle and its buffers, which may be changed: each call gives new ones."""
         if not sizes:
             return body, ()
         whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, watch))
-        whole = [memoryview(buffer).toreadonly() for buffer in whole]
         return (body, whole) if body else (whole[0], whole[1:])
 
     def _laid_down(self, pickled: bytes, buffers: Sequence[memoryview]) -> tuple[Buffer, Sequence[Buffer | Slice]]:
