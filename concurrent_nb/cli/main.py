@@ -144,6 +144,7 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 
     connection_file.check_name(options.name)  # a cluster need not have a name, but this one is looked for by its own
     if options.daemon:
+        refuse_taken(options.name)  # first: the log has the name of the cluster
         return _in_background(options, options.name, is_start=True)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -162,6 +163,7 @@ def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
     refuse_taken(options.name)
     if options.daemon:
         return _in_background(options, options.name)
+    _refuse_log(options)
     run_master(_with_options(options, items), options.name, lambda info, path: _announce(info.name, path))
     return 0
 
@@ -190,6 +192,11 @@ def _is_for_others(info: ConnectionFile) -> bool:
     return any(not re.match(r"https?://(127\.|\[::1\]|localhost)", endpoint) for endpoint in info.endpoints)
 
 
+def _refuse_log(options: argparse.Namespace) -> None:
+    if options.log is not None:
+        raise ConfigurationError("--log goes with --daemon; otherwise it all comes here: add `2> FILE`")
+
+
 def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = False) -> int:
     """Run this same command in the background; return when it is ready."""
     log = daemon.log_path(name) if options.log is None else options.log.absolute()
@@ -213,6 +220,7 @@ def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
     path = connection_file.path_of(options.connect)
     if options.daemon:
         return _in_background(options, f"{info.name}-slave-{options.name or os.getpid()}")
+    _refuse_log(options)
 
     def ready(name: str) -> None:
         print(f"slave {name} {HAS_JOINED} {info.name}", flush=True)
@@ -256,12 +264,12 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
 
 
 def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.kernels import open_kernel
+    from concurrent_nb.nodes.kernels import attach_command, open_kernel
 
     if items:
         raise ConfigurationError(f"kernel takes no configuration, but {', '.join(items)} was given")
     path, _ = open_kernel(connection_file.read(options.connect), options.slave)
-    print(f"slave {options.slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}")
+    print(f"slave {options.slave} is a kernel; its connection file is {path}\n{attach_command(path)}")
     return 0
 
 

@@ -15,7 +15,7 @@ def describe(told: dict[str, Any]) -> list[str]:
     busy = sum(slave["busy"] for slave in slaves)
     lines = [
         f"cluster {told['name']}: {_count(len(slaves), 'slave')}, {_count(workers, 'worker')}, {busy} busy; "
-        f"{tasks['waiting']} tasks wait",
+        f"{_count(tasks['waiting'], 'task')} {'waits' if tasks['waiting'] == 1 else 'wait'}",
         f"  master on {told['host']}: process {told['pid']}, up {write_span(told['uptime_s'])}",
     ]
     lines += map(_slave, slaves)

@@ -50,6 +50,14 @@ def open_kernel(info: ConnectionFile, slave: str) -> KernelFile:
     return KernelFile(path, is_ours=True)
 
 
+def attach_command(path: Path) -> str:
+    """Give the command that attaches to a kernel: Jupyter finds what lies in its runtime folder by name."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    name = path.name if path.parent == Path(jupyter_runtime_dir()) else str(path)
+    return f"jupyter console --existing {name}"
+
+
 def file_for(access: KernelAccess) -> Path:
     """Give the place of a kernel's connection file, the same one on the slave's side and on the asker's."""
     digest = hashlib.sha256(f"{access.ip} {access.shell_port} {access.curve_publickey}".encode()).hexdigest()
