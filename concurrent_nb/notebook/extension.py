@@ -1,10 +1,11 @@
 """`%load_ext concurrent_nb`: make the magics known to a shell, and take them away again."""
 
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from concurrent_nb import Job
 from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import choice
@@ -26,7 +27,16 @@ def load(ipython: InteractiveShell) -> None:
     found = ipython.magics_manager.magics
     ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
     complete_magics(ipython, ours, magics.session)
-    use(magics.session.application_for_functions, magics.session.jobs.append)
+
+    def started(job: Job[Any]) -> None:
+        magics.session.jobs.append(job)
+        if magics.live and choice.is_possible(ipython):
+            magics.shows.started(job)
+
+    use(magics.session.application_for_functions, started, watched=choice.is_possible(ipython))
+    ipython.events.register("post_run_cell", magics.shows.at_cell_end)
+    if (formatter := ipython.display_formatter) is not None:
+        formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.shows.bundle(job))
     if magics.start_at_once:
         magics.session.begin()
 
@@ -40,5 +50,8 @@ def unload(ipython: InteractiveShell) -> None:
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
     if magics is not None:
         use(None)
+        ipython.events.unregister("post_run_cell", magics.shows.at_cell_end)
+        if (formatter := ipython.display_formatter) is not None:
+            formatter.mimebundle_formatter.pop(Job, None)
         if magics.session.has_cluster:
             print(magics.session.stop())

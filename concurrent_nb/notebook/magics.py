@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
+from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from traitlets import Bool, Int, Unicode
@@ -24,6 +25,7 @@ from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
 from concurrent_nb.notebook import hints, options
 from concurrent_nb.notebook.defining import define
 from concurrent_nb.notebook.live import choice
+from concurrent_nb.notebook.live.shows import Shows
 from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.options import documented, takes
@@ -49,16 +51,23 @@ _HELP: Final = """\
 %concurrent connect NAME_OR_FILE                use a cluster that runs
 %concurrent status                              what there is
 %concurrent slaves                              who works
-%concurrent jobs                                jobs, those that run first
-%concurrent cancel [JOB]                        stop a job, or all of this notebook
+%concurrent jobs                                jobs of this notebook, and what others run here
+%concurrent cancel [JOB]                        stop a job, by its name or variable, or all of this notebook
+%concurrent show [JOB]                          look at a job again; without a name at the last one
 %concurrent scale N                             have N workers
 %concurrent restart [--now]                     fresh workers; what runs ends first, or is stopped and runs again
 %concurrent kernel SLAVE                        look into a slave with a Jupyter client
-%concurrent stop                                leave the cluster; one that this notebook has started ends
+%concurrent stop [--force]                      leave the cluster; one that this notebook has started ends
 %%concurrent_task?                              how to run a cell on the cluster"""
 _COMMANDS: Final = ("help", *(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent ")))
 #: options of %concurrent and the commands that take them
-_TAKERS: Final = {"workers": "start", "name": "start", "now": "restart", "where": "connect, kernel, cancel or scale"}
+_TAKERS: Final = {
+    "workers": "start",
+    "name": "start",
+    "now": "restart",
+    "force": "stop",
+    "where": "connect, kernel, cancel, show or scale",
+}
 
 
 def _errors_plainly(method: _Method) -> _Method:
@@ -97,6 +106,7 @@ class ConcurrentMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self.session = Session(self.connection, self._present)
+        self.shows = Shows(shell)
 
     @no_var_expand
     @line_magic
@@ -106,10 +116,11 @@ class ConcurrentMagics(Magics):
     @takes(
         "where",
         nargs="?",
-        help="connect: the cluster's name or file; cancel: the job; scale: how many workers; kernel: the slave",
+        help="connect: the cluster's name or file; cancel, show: the job; scale: how many workers; kernel: the slave",
     )
     @takes("--workers", type=options.workers, help="start: number of worker processes; default: one per core")
     @takes("--name", type=options.words, help="start: name by which others on this machine can connect")
+    @takes("--force", action="store_true", default=None, help="stop: do not ask, even if others have work there")
     @takes("--now", action="store_true", default=None, help="restart: stop what runs, which runs again")
     def concurrent(self, line: str) -> None:
         """Start, find, look at and leave the cluster that this notebook's tasks run on: see `%concurrent help`."""
@@ -138,8 +149,9 @@ class ConcurrentMagics(Magics):
                 raise ConfigurationError("%concurrent scale needs the number of workers: %concurrent scale 4")
             print(self.session.scale(options.read(options.workers, chosen.where, "%concurrent scale")))
         elif chosen.command == "cancel":
-            bound = self._shell().user_ns.get(chosen.where)
-            print(self.session.cancel(chosen.where, bound if isinstance(bound, Job) else None))
+            print(self.session.cancel(chosen.where, self._job_of(chosen.where)))
+        elif chosen.command == "show":
+            self.shows.show(self._job_of(chosen.where) or self.session.job(chosen.where))
         elif chosen.command == "restart":
             print(self.session.restart(now=bool(chosen.now)))
         elif chosen.command == "jobs":
@@ -147,9 +159,25 @@ class ConcurrentMagics(Magics):
         elif chosen.command == "slaves":
             print(self.session.slaves())
         elif chosen.command == "stop":
+            if not chosen.force and (told := self.session.work_of_others()):
+                self._confirm_stop(told)
             print(self.session.stop())
         else:
             print(self.session.status())
+
+    def _job_of(self, name: str | None) -> Job | None:
+        """Give the job that a variable has."""
+        bound = self._shell().user_ns.get(name) if name is not None else None
+        return bound if isinstance(bound, Job) else None
+
+    def _confirm_stop(self, told: str) -> None:
+        """Ask before others lose their work. Raises ConfigurationError if the answer is no, or there is none to ask."""
+        try:
+            answer = input(f"{told}. Stop the cluster all the same? [y/N] ")
+        except (StdinNotImplementedError, EOFError, OSError):
+            raise ConfigurationError(f"%concurrent stop: {told}; %concurrent stop --force ends it") from None
+        if answer.strip().lower() not in ("y", "yes"):
+            raise ConfigurationError("%concurrent stop: the cluster goes on")
 
     @no_var_expand
     @cell_magic
@@ -169,6 +197,7 @@ class ConcurrentMagics(Magics):
     @takes("--shared", action="append", type=options.variable, help="a name of which each worker has one copy for all")
     @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
     @takes("--view", choices=choice.VIEWS, help="show results as they come: a picture, the searched range, a table")
+    @takes("--sort", choices=("value",), help="--view table: in the order of the values, not of the tasks")
     @takes("--size", type=options.size, help="--view image: width and height of the picture, as in 1536x1024")
     @takes("--name", type=options.words, help="what the job is called in the cluster's status")
     def concurrent_task(self, line: str, cell: str) -> Any:
@@ -199,6 +228,8 @@ class ConcurrentMagics(Magics):
         if chosen.size is not None and chosen.view != "image":
             raise ConfigurationError("--size is the size of a picture: it needs --view image")
         header = f"%%concurrent_task {line}".rstrip()
+        if chosen.sort is not None and chosen.view != "table":
+            raise ConfigurationError("--sort is the order of a table: it needs --view table")
         if names := self._reading(lambda filename: functions_defined(cell, filename, 2)):
             define(self._shell(), self._number(), header, cell, names, chosen)
             return None
@@ -254,7 +285,7 @@ class ConcurrentMagics(Magics):
         here = chosen.local or not task.calls
         live = self._is_live() and bool(task.calls)
         names = parse_for(chosen.loop).targets if chosen.loop is not None else ()
-        view = choice.view_of(chosen.view, chosen.size, task.calls, names)
+        view = choice.view_of(chosen.view, chosen.size, task.calls, names, by_value=chosen.sort is not None)
         start = self._starter_here(task, chosen, printer, live) if here else self._starter_there(task, chosen, live)
         place = choice.announce(len(task.calls)) if live else None
         started = monotonic()
@@ -271,10 +302,11 @@ class ConcurrentMagics(Magics):
                     job.cancel()
                     raise
                 if job.watched:
-                    choice.follow(job, shell, view, started, printer, place)
-                return self._bind(chosen.out, job, shown=chosen.out is None)
+                    self.shows.note(job, choice.follow(job, shell, view, started, printer, place))
+                return self._bind(chosen.out, job, shown=chosen.out is None and not job.watched)
             where = "in this process" if here else None
             line = choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
+            self.shows.note(job, line)
             watch = Watch(
                 job,
                 line,
@@ -332,6 +364,7 @@ class ConcurrentMagics(Magics):
         self.session.jobs.append(run)
         if isinstance(line, choice.Place):
             line = choice.line(run, shell, None, started, line.give_place())
+            self.shows.note(run, line)
         Watch(run, line, printer, button, started).wait()
         return run
 

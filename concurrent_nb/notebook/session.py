@@ -54,7 +54,7 @@ class Session:
         self._app: ApplicationNode | None = None
         self._is_gone = False  # the cluster that we are connected to has ended
         self.captured: tuple[Captured, ...] = ()  #: what the last cell sent along
-        self.jobs: deque[Job] = deque(maxlen=JOBS_KEPT)  #: of this notebook, the last ones
+        self.jobs: deque[Job[Any]] = deque(maxlen=JOBS_KEPT)  #: of this notebook, the last ones
 
     def start(self, workers: int | None = None, name: str | None = None) -> str:
         """Start an embedded cluster. Return a line that says so. Raises ConfigurationError if there is one already."""
@@ -161,13 +161,56 @@ class Session:
         return "\n".join(lines) if lines else "no slave has joined yet"
 
     def list_jobs(self) -> str:
-        """Say how this notebook's jobs are, a line for each: those that run first, then the last one first."""
-        if not self.jobs:
+        """Say how jobs are, a line for each: those that run first, then the last one first; then those of others."""
+        others = self._others()
+        if not self.jobs and not others:
             return "this notebook has started no job"
         newest_first = [*self.jobs]
         newest_first.reverse()
         rows = [_job_row(job) for job in sorted(newest_first, key=lambda job: job.done())]
+        rows += [
+            [
+                job["state"],
+                job["name"],
+                f"{job['done']:,} of {job['tasks']:,} done",
+                seconds_text(job["age_s"]),
+                job["id"][:8],
+            ]
+            for job in others
+        ]
+        if others:
+            owners = ["this notebook"] * (len(rows) - len(others)) + [job["client"] or "?" for job in others]
+            rows = [[*row, owner] for row, owner in zip(rows, owners, strict=True)]
         return "\n".join(aligned(rows, right=(3,)))
+
+    def _others(self) -> list[dict[str, Any]]:
+        """Ask for the jobs that others run on this cluster, as far as one may see them."""
+        if self._app is None or self._is_gone:
+            return []
+        try:
+            told = self._cluster.status() if self._cluster is not None else self._app.status()
+        except ConcurrentError:
+            return []  # whoever uses the cluster next hears of it
+        own = {job.id.hex() for job in self.jobs}
+        jobs = [job for job in told.get("jobs", []) if job["state"] != "idle" and job["id"] not in own]
+        return [job for job in jobs if job["client"] != self._app.name]
+
+    def work_of_others(self) -> str:
+        """Say what others would lose if this notebook ended its cluster; "" if nothing."""
+        if self._cluster is None or not (others := self._others()):
+            return ""
+        owners = sorted({str(job["client"]) for job in others})
+        named = ", ".join(sorted({job["name"] or job["id"][:8] for job in others})[:3])
+        runs = "still runs" if len(others) == 1 else "still run"
+        return f"{plural(len(others), 'job')} of {', '.join(owners)} {runs} here ({named})"
+
+    def job(self, which: str | None) -> Job[Any]:
+        """Give a job of this notebook by name or the beginning of its id, the last one of them; None: the last one."""
+        for known in (*self.jobs,)[::-1]:
+            if which is None or which in (known.name, known.id.hex()[: len(which)]):
+                return known
+        what = "this notebook has started no job" if which is None else f"no job {which!r}; %concurrent jobs lists them"
+        raise ConfigurationError(f"%concurrent show: {what}")
 
     def cancel(self, which: str | None, job: Job | None = None) -> str:
         """Cancel a job of this notebook, by name or the beginning of its id, or all that run. Say which.

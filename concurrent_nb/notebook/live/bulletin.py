@@ -81,18 +81,23 @@ class Bulletin:
 
     def whole(self, counts: Counts, elapsed: float, now: float) -> dict[str, Any]:
         """Give all parts, for a browser that knows nothing yet."""
+        parts: dict[str, Any] = self.page_parts(counts, elapsed, now)
+        view = self._story.view
+        if isinstance(view, ImageView) and (patch := view.picture.take(whole=True)) is not None:
+            self._allowance -= len(patch.data)
+            parts["tiles"] = self._packed(patch)
+        return parts
+
+    def page_parts(self, counts: Counts, elapsed: float, now: float) -> dict[str, str]:
+        """Give the parts of the page as it is."""
         story = self._story
-        parts: dict[str, Any] = {
+        return {
             "head": snapshot.head(story.head(counts, now)),
             "bars": snapshot.bars(story.bars()),
             "errors": snapshot.errors(story.folds.parts()),
             "lanes": snapshot.lanes(story.lane_parts(elapsed)),
             "view": snapshot.view(story.view_parts()),
         }
-        if isinstance(story.view, ImageView) and (patch := story.view.picture.take(whole=True)) is not None:
-            self._allowance -= len(patch.data)
-            parts["tiles"] = self._packed(patch)
-        return parts
 
     def _due(self, name: str, every: float, elapsed: float, version: Any = None) -> bool:
         """Say whether a part is due; it is taken to be sent then."""

@@ -27,7 +27,7 @@ from concurrent_nb.notebook.live.views import ImageView
 from concurrent_nb.notebook.live.widget import JobWidget
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import job_text
-from concurrent_nb.notebook.results import notes_of
+from concurrent_nb.notebook.results import notes_of, summary
 
 #: the thread has this long to finish what it does
 JOIN_S: Final = 2.0
@@ -69,10 +69,12 @@ class LiveLine:
         self._place = place_of(job)
         self._beats = 0
         self._renewed = 0.0
-        self._handle = place
+        self._handles = [] if place is None else [place]
+        self._last: str | None = None  #: the page when the job has ended
         self._widget: JobWidget | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
+        self._parent: Any = None  #: the message that has asked for the cell
         self._broken: Exception | None = None
         self._lock = threading.Lock()  #: around the story: the last look may come while a slow thread has one, too
 
@@ -107,15 +109,64 @@ class LiveLine:
         if self._thread is not None:
             self._thread.join(JOIN_S)
         self._close()
-        return self._handle
+        return self._handles[0] if self._handles else None
 
     def follow(self, text: str, ending: Callable[[], str], printer: Printer) -> None:
         """Show a job that nobody waits for, and what its tasks write; `ending` gives its summary when it has ended."""
         self._open(text)
+        self._start_following(ending, printer)
+
+    def _start_following(self, ending: Callable[[], str], printer: Printer) -> None:
         self._thread = threading.Thread(
             target=self._follow, args=(ending, printer), name="concurrent_nb live view", daemon=True
         )
         self._thread.start()
+
+    # -------------------------------------------------------------------------------------------- shown once more
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether the page changes no more."""
+        return self._last is not None
+
+    def current_page(self) -> str | None:
+        """Give the page as it is; while the job runs it is kept up to date wherever it is displayed."""
+        if self._last is None and self._thread is None:
+            if self._job.done():
+                self._look()
+                self._last = self._last_page(self._job.elapsed_s, notes_of(self._job), always=True)
+            else:
+                self._attend()
+        if self._last is not None:
+            return self._last
+        now = self._clock()
+        with self._lock:
+            parts = self._bulletin.page_parts(self._job.counts(), now - self._started, now)
+        parts["head"] += snapshot.as_of(time.time())
+        return snapshot.page(parts, self._place)
+
+    def also_in(self, handle: DisplayHandle) -> None:
+        """Keep another display up to date."""
+        self._handles.append(handle)
+
+    def open_here(self, parent: Any) -> None:
+        """Show a job that nobody waits for in the cell that `parent` has asked for; in any thread."""
+        self._parent = parent
+        self._adopt_cell()
+        self.follow(job_text(self._job, self._job.elapsed_s), self._ending, Printer(True))
+
+    def _attend(self) -> None:
+        """Follow the job without a display of our own."""
+        get_parent = getattr(self._shell, "get_parent", None)
+        self._parent = get_parent() if get_parent is not None else None
+        now = self._clock()
+        self._widget = JobWidget(
+            place=self._place, **self._bulletin.whole(self._job.counts(), now - self._started, now)
+        )
+        self._start_following(self._ending, Printer(True))
+
+    def _ending(self) -> str:
+        return summary(self._job, self._job.elapsed_s)
 
     # ------------------------------------------------------------------------------------------------------- the thread
 
@@ -203,14 +254,15 @@ class LiveLine:
         parts = {**whole, "view": drawn}
         parts["head"] += snapshot.as_of(time.time())
         page = snapshot.page(parts, self._place)
-        if self._handle is not None and len(page) <= PAGE_BYTES:
+        if self._handles and len(page) <= PAGE_BYTES:
             self._show(job_text(self._job, elapsed), page)
 
     # ---------------------------------------------------------------------------------------------------- what is shown
 
     def _open(self, text: str) -> None:
         get_parent = getattr(self._shell, "get_parent", None)
-        self._parent = get_parent() if get_parent is not None else None
+        if self._parent is None and get_parent is not None:
+            self._parent = get_parent()
         now = self._clock()
         elapsed = now - self._started
         first = self._bulletin.take(self._job.counts(), elapsed, now)
@@ -225,32 +277,32 @@ class LiveLine:
             data["text/html"] = page
         if self._widget is not None and shows_displayed_widgets_only():
             data.update(self._widget.shown())
-        if self._handle is not None:
-            self._handle.update(data, raw=True)  # type: ignore[no-untyped-call]
-        elif self._widget is None:
-            display(data, raw=True)  # type: ignore[no-untyped-call]
-        else:
-            self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.update(data, raw=True)  # type: ignore[no-untyped-call]
+        if not self._handles:
+            self._handles.append(display(data, raw=True, display_id=True))  # type: ignore[no-untyped-call]
 
     def _replace(self, text: str, elapsed_s: float | None, notes: Sequence[str]) -> None:
         """Show the page as it stays; just the text if there was never anything else to see."""
         page = None
+        is_attended = self._widget is not None
         if self._broken is None:
             try:
-                page = self._last_page(elapsed_s, notes)
+                page = self._last = self._last_page(elapsed_s, notes)
                 if self._widget is not None and page is not None:
                     self._widget.tell({"last": page})  # for notebooks that were loaded again
             except Exception as error:  # noqa: BLE001
                 self._broken = error
         self._close()
-        self._show(text, page)
+        if self._handles or not is_attended:
+            self._show(text, page)
 
-    def _last_page(self, elapsed_s: float | None, notes: Sequence[str]) -> str | None:
+    def _last_page(self, elapsed_s: float | None, notes: Sequence[str], always: bool = False) -> str | None:
         story = self._story
         with self._lock:
             story.finish()
             counts, now = self._job.counts(), self._clock()
-            if story.view is None and not counts.failed and self._thread is None:
+            if story.view is None and not counts.failed and self._thread is None and not always:
                 return None
             if elapsed_s is not None:
                 now = self._started + elapsed_s

@@ -9,6 +9,7 @@ number of tasks, but for one byte each.
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from concurrent_nb import Job, SystemRun, TaskFuture
@@ -68,11 +69,16 @@ class Story:
 
     def fold(self, events: Sequence[TaskEvent], notes: Sequence[TaskNote]) -> None:
         """Take what has happened."""
+        self._make_room()
         for note in notes:
             self._note(note)
         for event in events:
             self._event(event)
         self.lanes.settle()
+
+    def _make_room(self) -> None:
+        """Have a state for each task; a job that is open gets more."""
+        self.states.extend(bytes(max(0, len(self._job.futures) - len(self.states))))
 
     def _event(self, event: TaskEvent) -> None:
         index, at = event.index, event.at_s - self._started
@@ -216,12 +222,14 @@ class Story:
         return self.view.parts(self.states) if self.view is not None else None
 
     def finish(self) -> None:
-        """Take what has not been told in events: tasks that never ran."""
-        for index, state in enumerate(self.states):
-            if state in (WAITING, RUNNING):
-                future = self._job.futures[index]
-                if future.done():
-                    self.states[index] = _state_of(future, future.status)
+        """Take what has not been told in events: tasks that never ran, and all tasks of a job that is not watched."""
+        self._make_room()
+        for index, before in enumerate(self.states):
+            future = self._job.futures[index]
+            if before in (WAITING, RUNNING) and future.done():
+                state = self.states[index] = _state_of(future, future.status)
+                if state == FAILED and (error := future.exception()) is not None:
+                    self.folds.add(index, error, partial(self._traceback, future))
         for index, last in sorted(self._bars.items()):
             self._keep_report(index, last)
         self._bars.clear()

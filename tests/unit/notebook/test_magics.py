@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -37,6 +38,7 @@ from concurrent_nb.wire.messages import Needs
 class FakeApplication:
     """An application whose jobs run in this process while somebody waits for them."""
 
+    name = "mine"
     started: list[tuple[Sequence[tuple[Any, ...]], dict[str, Any]]] = field(default_factory=list)
     closed: int = 0
     lost: bool = False
@@ -98,6 +100,9 @@ class FakeCluster:
 
     def application(self) -> FakeApplication:
         return self.app
+
+    def status(self) -> dict[str, Any]:
+        return self.app.status()
 
 
 @dataclass
@@ -373,6 +378,78 @@ def test_jobs_stand_below_each_other_the_last_one_first(notebook: Notebook, caps
     assert "0 failed" not in "".join(lines)
 
 
+def told(job: str, name: str, state: str, done: int) -> dict[str, Any]:
+    """Give what a master tells of another notebook's job."""
+    return {
+        "id": job,
+        "name": name,
+        "client": "application-7",
+        "state": state,
+        "tasks": 1200,
+        "done": done,
+        "age_s": 3.0,
+    }
+
+
+OTHERS = [told("ab" * 16, "fits", "running", 7), told("cd" * 16, "old", "idle", 1200)]
+
+
+def test_jobs_of_others_are_listed(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook.task("--name mine", "1")
+    monkeypatch.setattr(FakeCluster, "status", lambda self: {"jobs": OTHERS}, raising=False)
+    capsys.readouterr()
+    notebook.run("%concurrent jobs")
+    mine, others = capsys.readouterr().out.splitlines()
+    assert mine.split()[:2] == ["ended", "mine"]
+    assert mine.endswith("this notebook")
+    assert others.split()[:2] == ["running", "fits"]
+    assert "7 of 1,200 done" in others
+    assert others.endswith("application-7")
+
+
+def test_a_cluster_on_which_others_work_is_not_stopped_without_a_question(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook.task("", "1")
+    monkeypatch.setattr(FakeCluster, "status", lambda self: {"jobs": OTHERS}, raising=False)
+    monkeypatch.setattr("builtins.input", refuse)
+    error = notebook.run("%concurrent stop", fails=ConfigurationError)
+    assert "1 job of application-7 still runs here (fits)" in str(error)
+    assert "--force" in str(error)
+    monkeypatch.setattr("builtins.input", lambda question: "n" if question.endswith("[y/N] ") else "y")
+    notebook.run("%concurrent stop", fails=ConfigurationError)
+    assert [cluster.running for cluster in notebook.clusters] == [True]
+    notebook.run("%concurrent stop --force")
+    assert [cluster.running for cluster in notebook.clusters] == [False]
+    notebook.task("", "1")
+    monkeypatch.setattr("builtins.input", lambda question: "yes")
+    notebook.run("%concurrent stop")
+    notebook.task("", "1")
+    monkeypatch.setattr(FakeCluster, "status", lambda self: {"jobs": OTHERS[1:]}, raising=False)
+    monkeypatch.setattr("builtins.input", refuse)
+    notebook.run("%concurrent stop")  # what is idle loses nothing
+    assert "stopped an embedded cluster" in capsys.readouterr().out
+
+
+def refuse(question: str) -> str:
+    raise StdinNotImplementedError("no one is there")
+
+
+def test_a_job_is_cancelled_and_shown_by_the_variable_that_has_it(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook.task('--no-block --out later --for "n in range(3)"', "n")
+    notebook.run("%concurrent cancel later")
+    assert "cancelled" in capsys.readouterr().out
+    notebook.run("%concurrent show later")
+    assert "2 cancelled" in capsys.readouterr().out
+    notebook.run("%concurrent show")
+    assert "2 cancelled" in capsys.readouterr().out
+    notebook.run("%concurrent show nothing", fails=ConfigurationError)
+
+
 def test_many_short_tasks_are_told_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     job: Any = LocalJob(abs, [(n,) for n in range(2000)], Printer(True))
     job.wait()
@@ -546,7 +623,7 @@ def test_connecting_to_nothing_is_a_clear_error(notebook: Notebook, capsys: pyte
     ("line", "message"),
     [
         ("go", "command: invalid choice: 'go'"),
-        ("start now", "start takes no `now`, only connect, kernel, cancel or scale does"),
+        ("start now", "start takes no `now`, only connect, kernel, cancel, show or scale does"),
         ("connect", "connect needs the cluster's name"),
         ("connect a --workers 3", "connect takes no --workers, only start does"),
         ("stop --name x", "stop takes no --name, only start does"),

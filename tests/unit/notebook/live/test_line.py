@@ -2,14 +2,17 @@
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import comm
 import pytest
 
 from concurrent_nb.api import TaskEvent
+from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.live import choice, line
 from concurrent_nb.notebook.live.line import RENEW_S, LiveLine
+from concurrent_nb.notebook.live.shows import Shows
 from concurrent_nb.notebook.live.views import ImageView, TableView, View
 from concurrent_nb.notebook.output import Printer
 from tests.stories import MadeUp
@@ -183,3 +186,64 @@ def test_many_tasks_are_announced(page: Page) -> None:
     happens(it, it.end(0, 1))
     live.end("done")
     assert page.shown[-1] == {"text/plain": "done"}
+
+
+def shows_of(it: MadeUp, monkeypatch: pytest.MonkeyPatch) -> Shows:
+    monkeypatch.setattr(choice, "is_possible", lambda shell: True)
+    for future in it.job.futures:
+        future.job = it.job
+    shell: Any = SimpleNamespace(compile=SimpleNamespace(format_code_name=lambda name: None))
+    return Shows(shell)
+
+
+def test_a_job_that_has_ended_is_shown_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = MadeUp(3)
+    it.job.watched = False
+    shows = shows_of(it, monkeypatch)
+    it.end(0, 1)
+    it.end(1, ValueError("oh no"))
+    it.job.futures[2].end_cancelled()
+    data = shows.bundle(it.job)
+    assert data["text/plain"] == repr(it.job)
+    assert "1 of 3" in data["text/html"]
+    assert "oh no" in data["text/html"]
+    assert "cnb-job" not in data["text/html"]
+    assert shows.bundle(it.job) == data
+
+
+def test_a_job_that_runs_is_followed_wherever_it_is_shown(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = MadeUp(2)
+    shows = shows_of(it, monkeypatch)
+    monkeypatch.setattr("concurrent_nb.notebook.live.shows.display", page.display)
+    data = shows.bundle(it.job)
+    assert f"cnb-job-{it.job.id.hex()}" in data["text/html"]
+    assert "as it was at" in data["text/html"]
+    shows.show(it.job)
+    happens(it, it.end(0, 1), it.end(1, 2))
+    assert page.updated.wait(20)
+    for thread in [thread for thread in threading.enumerate() if thread.name == "concurrent_nb live view"]:
+        thread.join(20)
+    assert "2 of 2" in page.shown[-1]["text/html"]
+    assert "2 of 2" in shows.bundle(it.job)["text/html"]
+
+
+def test_a_job_in_the_background_is_shown_when_its_cell_ends_before_it(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick, slow = MadeUp(1), MadeUp(2)
+    shows = shows_of(quick, monkeypatch)
+    shows_of(slow, monkeypatch)
+    slow.job.id = JobId(b"\2" * 16)
+    for it in (quick, slow):
+        shows.started(it.job)
+    quick.end(0, 1)
+    shows.at_cell_end()
+    [shown] = page.shown
+    assert "0 of 2" in shown["text/html"]
+    shows.at_cell_end()
+    assert len(page.shown) == 1
+    happens(slow, slow.end(0, 1), slow.end(1, 2))
+    assert page.updated.wait(20)
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith("concurrent_nb")]:
+        thread.join(20)
+    assert "2 of 2" in page.shown[-1]["text/html"]
