@@ -20,6 +20,7 @@ from concurrent_nb.notebook.output import Printer
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import notes, pickles
 from concurrent_nb.shipping.functions import Functions, opened
+from concurrent_nb.shipping.refusals import describe_arguments
 
 
 class LocalJob(Job):
@@ -135,7 +136,8 @@ def _pack(call: tuple[Any, ...]) -> tuple[bytes, list[bytes]]:
     try:
         body, buffers = pickles.dumps(call)
     except Exception as error:  # an object's own pickling may raise anything
-        raise NotPicklable(f"an argument from --for cannot be sent: {type(error).__name__}: {error}") from error
+        culprit = describe_arguments(None, call, {}, error)
+        raise NotPicklable(f"an argument from --for cannot be sent: {culprit}") from error
     return body, [bytes(buffer) for buffer in buffers]
 
 

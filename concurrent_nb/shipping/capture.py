@@ -16,9 +16,9 @@ from typing import Any, Final
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.references import is_fixed, is_importable
-from concurrent_nb.shipping.refusals import describe_failure, find_refused, refusal
+from concurrent_nb.shipping.refusals import describe_failure, refusal
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
-from concurrent_nb.shipping.sources import sources_of, unwrapped
+from concurrent_nb.shipping.sources import unwrapped
 
 #: what all captured names together may take
 LIMIT_BYTES: Final = 256 << 20
@@ -51,7 +51,6 @@ class Capture:
     fresh: bytes = b""  #: pickle of what each task gets a copy of
     kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
     once: bytes = b""  #: pickle of those
-    sources: Mapping[str, str] = field(default_factory=dict)  #: of the notebook's functions, for tracebacks
 
 
 def find(
@@ -147,9 +146,10 @@ def capture(
             arrays.append(name)
         else:
             (shared if is_fixed(value) else fresh)[name] = value
-    body, buffers = _pickled(shared, pickles.dumps) if shared else (b"", ())
-    own, _ = _pickled(fresh, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
-    for_workers, _ = _pickled(once, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
+    lines = needed or {}
+    body, buffers = _pickled(shared, lines, pickles.dumps) if shared else (b"", ())
+    own, _ = _pickled(fresh, lines, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
+    for_workers, _ = _pickled(once, lines, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
     _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own) + len(for_workers)}, limit_bytes)
     return Capture(
         names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
@@ -161,7 +161,6 @@ def capture(
         fresh=own,
         kept=tuple(once),
         once=for_workers,
-        sources=sources_of(found.values()),
     )
 
 
@@ -170,8 +169,8 @@ def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> No
     for key, what in _HISTORY.items():
         if value is namespace.get(key):
             raise CaptureError(f"{where}{name} is {what} of this notebook: leave it out of the task", name)
-    if (culprit := find_refused(value)) is not None:
-        raise CaptureError(f"{where}{culprit.text(name)}: {culprit.advice}", name)
+    if (found := refusal(value)) is not None:
+        raise CaptureError(f"{where}{name} is {found[0]}: {found[1]}", name)
 
 
 def _check_sizes(sizes: Mapping[str, int], limit_bytes: int) -> None:
@@ -207,7 +206,9 @@ def _kind(value: Any) -> str:
     return "array" if _is_plain_array(value) else "value"
 
 
-def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes, list[memoryview]]:
+def _pickled(
+    values: dict[str, Any], lines: Mapping[str, int], dumps: Callable[[Any], Any]
+) -> tuple[bytes, list[memoryview]]:
     try:
         body, buffers = dumps(values)
     except Exception as error:  # an object's own pickling may raise anything
@@ -215,7 +216,8 @@ def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes
             try:
                 pickles.dumps(value)
             except Exception as failure:
-                raise CaptureError(describe_failure(name, value, failure), name) from failure
+                where = f"line {lines[name]}: " if lines.get(name) else ""
+                raise CaptureError(where + describe_failure(name, value, failure), name) from failure
         message = f"{', '.join(values)} cannot be pickled together: {type(error).__name__}: {error}"
         raise CaptureError(message, next(iter(values))) from error
     return body, buffers

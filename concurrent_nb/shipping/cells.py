@@ -99,7 +99,7 @@ def cell_task(
         until=compile_until(until_text, targets) if until_text is not None else None,
         assigned=tuple(name for name in assigned if name not in cell.names.shared),
         captured=captured,
-        sources={**captured.sources, **_own_sources(source, filename, header, until_text)},
+        sources=_own_sources(source, filename, header, until_text),
     )
     calls = _calls(loop, namespace)
     return CellTask(function, calls, captured.names, loop is not None, until is not None, cell.has_value)

@@ -11,7 +11,7 @@ Never loads a pickle, never calls a function.
 import pickle
 import threading
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,8 +28,7 @@ from concurrent_nb.shipping.references import (
     is_importable,
     never_changes,
 )
-from concurrent_nb.shipping.refusals import describe_failure, find_refused
-from concurrent_nb.shipping.sources import keep_lines, sources_of
+from concurrent_nb.shipping.refusals import describe_failure
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
 
@@ -174,18 +173,15 @@ class Functions:
 
 
 def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> PickledFunction:
-    """Pickle a function as it is now, with the lines of the notebook that it was made from.
+    """Pickle a function as it is now.
 
     Args:
         of: what of it is the user's: the function itself, or the class that it stands for.
 
     Raises NotPicklable, which names `of` and the part of it that cannot travel.
     """
-    if (culprit := find_refused(of)) is not None:
-        raise NotPicklable(f"{culprit.text(name_of(of))}: {culprit.advice}")
-    sources = sources_of([of])
     try:
-        body, buffers = pickles.dumps(Sourced(fn, sources) if sources else fn)
+        body, buffers = pickles.dumps(fn)
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
@@ -201,25 +197,6 @@ def _finish(
     fn: Callable[..., Any], body: bytes, buffers: Sequence[pickles.Buffer | Slice] = (), lease: object = None
 ) -> PickledFunction:
     return PickledFunction(function_digest([body, *buffers]), body, buffers, name_of(fn), lease)
-
-
-class Sourced:
-    """A function on its way with the lines of the notebook that it was made from, so that tracebacks can show them.
-
-    Unpickled it is the function itself.
-    """
-
-    def __init__(self, function: Callable[..., Any], sources: Mapping[str, str]) -> None:
-        self._function = function
-        self._sources = sources
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _load_sourced, (self._function, dict(self._sources))
-
-
-def _load_sourced(function: Callable[..., Any], sources: Mapping[str, str]) -> Callable[..., Any]:
-    keep_lines(sources)
-    return function
 
 
 def name_of(fn: Callable[..., Any]) -> str:

@@ -10,6 +10,7 @@ Buffers of at least `OUT_OF_BAND_BYTES` (PEP 574) leave the pickle and travel as
 
 import io
 import pickle
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,8 +19,9 @@ from typing import Any, Final
 OUT_OF_BAND_BYTES: Final = 64 * 1024
 #: containers with more items than this are not searched, but left to cloudpickle
 PLAIN_ITEMS: Final = 256
-#: in every pickle that holds a class by value
-_CLASS_STATE: Final = b"_class_setstate"
+#: fill classes that are unpickled; one of them is in every pickle that holds a class by value
+_SETTERS: Final = frozenset({"_class_setstate", "settle_class"})
+_SETTER: Final = re.compile(b"|".join(name.encode() for name in _SETTERS))
 #: ... which is never as small as this
 _CLASS_BYTES: Final = 64
 
@@ -164,7 +166,7 @@ def loads_home(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     if len(body) < _CLASS_BYTES:
         return pickle.loads(body, buffers=buffers)
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
-    if cloudpickle is None or _CLASS_STATE not in (bytes(body) if isinstance(body, memoryview) else body):
+    if cloudpickle is None or _SETTER.search(body) is None:
         return pickle.loads(body, buffers=buffers)
     return _Homecoming(body, buffers, set(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)).load()
 
@@ -178,7 +180,7 @@ class _Homecoming(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
-        if module != "cloudpickle.cloudpickle" or name != "_class_setstate":
+        if name not in _SETTERS:
             return found
         return lambda cls, state: cls if cls in self._here else found(cls, state)
 

@@ -127,7 +127,7 @@ def test_an_unpicklable_object_is_refused_with_the_part_that_is_to_blame() -> No
     namespace["thing"] = {"deep": [namespace["Stubborn"]()]}
     with pytest.raises(CaptureError) as raised:
         cell_task("thing", namespace)
-    expected = "thing uses thing['deep'][0], a __main__.Stubborn: it cannot be pickled (TypeError: no way)"
+    expected = "line 1: thing uses thing['deep'][0], a __main__.Stubborn: it cannot be pickled (TypeError: no way)"
     assert str(raised.value) == expected
 
 
