@@ -88,6 +88,10 @@ class ClusterStartFailed(ClusterError):
     """A node of the cluster did not come up; the message holds the end of its log."""
 
 
+class InitializerFailed(ClusterStartFailed, concurrent.futures.BrokenExecutor):
+    """The initializer of the workers has failed, so no task can run; the message holds its traceback."""
+
+
 class MasterUnreachable(ClusterError, ConnectionError):
     """There is a connection file, but no master answers at its endpoints."""
 

@@ -16,6 +16,8 @@ Digest = NewType("Digest", bytes)
 
 #: environment variable that hands the owner's sys.path to the workers of an embedded cluster (a JSON list)
 SYS_PATH_VARIABLE = "CONCURRENT_NB_SYS_PATH"
+#: the descriptor, open in a slave, from which its workers read the pickle of (initializer, initargs)
+INITIALIZER_VARIABLE = "CONCURRENT_NB_INITIALIZER"
 #: a line of a slave's owner on its lease: begin nothing more, and leave when what runs has ended
 DRAIN = "drain"
 #: length of job and session ids

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     slave.add_argument("--name", default="", help="what the slave would like to be called (host and process id)")
     for each in (start, slave):
         each.add_argument("--workers", type=whole_number(1), help="worker processes (one for each core)")
+        each.add_argument(
+            "--max-tasks-per-worker", type=whole_number(1), metavar="N", help="replace a worker after N tasks (never)"
+        )
     status = command("status", _status, "Tell what a cluster has and does; without a name, which clusters there are.")
     status.add_argument("name", nargs="?", help="name of the cluster, or path of its connection file")
     kernel = command("kernel", _kernel, "Have a slave be a Jupyter kernel, and say how to attach to it.")
@@ -94,6 +97,7 @@ def _with_options(options: argparse.Namespace, items: dict[str, dict[str, Any]])
     """Add what short options say to the items of configuration."""
     short = {"host": ("MasterNode", "addresses"), "port": ("MasterNode", "control_port")}
     short["workers"] = ("SlaveNode", "workers")
+    short["max_tasks_per_worker"] = ("SlaveNode", "max_tasks_per_worker")
     for option, (section, item) in short.items():
         value = getattr(options, option, None)
         if value is not None:

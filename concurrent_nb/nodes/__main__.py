@@ -11,11 +11,13 @@ import os
 import sys
 from pathlib import Path
 
-from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.errors import ConcurrentError, ConfigurationError, InitializerFailed
 
 STDIN = 0
 #: exit code of a node that cannot work as it is configured, so that starting it again is no use
 REFUSED = 2
+#: exit code of a slave whose workers' initializer has failed
+NOT_INITIALIZED = 3
 
 
 def main(arguments: list[str]) -> None:
@@ -25,6 +27,8 @@ def main(arguments: list[str]) -> None:
         run(role, config, *rest)
     except ConcurrentError as error:
         sys.stderr.write(f"the {role} ends: {error}\n")
+        if isinstance(error, InitializerFailed):
+            sys.exit(NOT_INITIALIZED)
         sys.exit(REFUSED if isinstance(error, ConfigurationError) else 1)
 
 

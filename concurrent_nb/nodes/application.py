@@ -82,6 +82,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
         self.name = name or f"application-{os.getpid()}"
+        self.default_chunksize: int | None = None  #: of a map that asks for none; None: measured times decide
         self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._store = Store()
@@ -228,6 +229,7 @@ class ApplicationNode(concurrent.futures.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
+        chunksize = chunksize or self.default_chunksize
         deadline = None if timeout is None else time.monotonic() + timeout
         self._courier.check_open()
         size = AdaptiveSize(self._ask_for_slots()) if chunksize is None else chunksize
@@ -566,6 +568,8 @@ class ApplicationNode(concurrent.futures.Executor):
         """Give how many tasks travel together, or what decides on it; None: each by itself."""
         if batch is None:
             return None
+        if batch == "auto" and self.default_chunksize is not None:
+            batch = self.default_chunksize
         if batch == "auto":
             return AdaptiveSize(self._ask_for_slots())
         is_whole = isinstance(batch, numbers.Integral) and not isinstance(batch, bool)

@@ -18,16 +18,24 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from concurrent_nb.errors import ClusterError, ClusterStartFailed, ConcurrentError, ConfigurationError
-from concurrent_nb.ids import DRAIN, SYS_PATH_VARIABLE
-from concurrent_nb.nodes.__main__ import REFUSED
+from concurrent_nb.errors import (
+    ClusterError,
+    ClusterStartFailed,
+    ConcurrentError,
+    ConfigurationError,
+    InitializerFailed,
+)
+from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.nodes.__main__ import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.machine import cores
+from concurrent_nb.shipping.functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
@@ -61,13 +69,24 @@ class Cluster:
         workers: worker processes; None takes one for each core that this process may use.
         name: under which others on this machine `connect`; None for a cluster that nobody else looks for.
         config: configuration of the nodes, {"MasterNode": {"strategy": "PushBest"}, ...}.
+        initializer: called as `initializer(*initargs)` in each worker process before its first task. If it raises an
+            error, open futures and what is submitted later end with InitializerFailed, a BrokenExecutor.
+        max_tasks_per_worker: tasks that a worker process runs before a fresh one takes its place; None: no limit. A
+            chunk that you have asked for (`chunksize`, `batch`) is one task, and tasks in threads are not counted.
 
     Raises ConfigurationError for arguments that make no sense, and at the start for a name that a running cluster has;
-    ClusterStartFailed if a node does not come up.
+    NotPicklable for an initializer that cannot travel; ClusterStartFailed if a node does not come up.
     """
 
     def __init__(
-        self, workers: int | None = None, name: str | None = None, config: dict[str, dict[str, Any]] | None = None
+        self,
+        workers: int | None = None,
+        name: str | None = None,
+        config: dict[str, dict[str, Any]] | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks_per_worker: int | None = None,
     ) -> None:
         if workers is not None and (type(workers) is not int or workers < 1):
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
@@ -76,6 +95,15 @@ class Cluster:
         self._config = {key: dict(value) for key, value in (config or {}).items()}
         if workers is not None:
             self._config.setdefault("SlaveNode", {})["workers"] = workers
+        if max_tasks_per_worker is not None:
+            limit = max_tasks_per_worker
+            if type(limit) is not int or limit < 1:
+                raise ConfigurationError(
+                    f"max_tasks_per_worker is {limit!r}, it must be a whole number of at least 1, or None"
+                )
+            self._config.setdefault("SlaveNode", {})["max_tasks_per_worker"] = limit
+        self._initializer_pickle = b"" if initializer is None else _pickled_initializer(initializer, initargs)
+        self._initializer: Any = None  # a file without a name, from which workers read that
         self._pid = os.getpid()
         self._closing = threading.Event()
         self._master: subprocess.Popen[str] | None = None
@@ -84,7 +112,7 @@ class Cluster:
         self._application: ApplicationNode | None = None
         self._keys = keys.fresh()
         self._epoch = 0  # of our master
-        self._failure = ""  # why there is no slave any more
+        self._failure: ClusterStartFailed | None = None  # why there is no slave any more
         self._at_exit: Any = None
         self._log: Any = None
 
@@ -98,6 +126,10 @@ class Cluster:
             raise ClusterError(f"cluster {self.name!r} has been started already")
         refuse_taken(self.name)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open until close; unlinked, so nothing is left of it)
+        if self._initializer_pickle:
+            self._initializer = tempfile.TemporaryFile()  # noqa: SIM115  (so is this)
+            self._initializer.write(self._initializer_pickle)
+            self._initializer.flush()
         try:
             self._master = self._spawn("master", self.name)
             first = self._add_slave()  # it warms up while the master does
@@ -133,8 +165,9 @@ class Cluster:
         for slave in slaves:
             if slave.supervisor is not None and slave.supervisor is not threading.current_thread():
                 slave.supervisor.join()
-        if self._log is not None:
-            self._log.close()
+        for file in (self._log, self._initializer):
+            if file is not None:
+                file.close()
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)
 
@@ -157,8 +190,10 @@ class Cluster:
         path = self._started()
         if self._application is None:
             self._application = ApplicationNode(path, self._keys)
-            if self._failure:  # found out meanwhile
-                self._application.fail(ClusterStartFailed(self._failure))
+            if self._config.get("SlaveNode", {}).get("max_tasks_per_worker"):
+                self._application.default_chunksize = 1  # so that workers count what the user counts
+            if self._failure is not None:  # found out meanwhile
+                self._application.fail(self._failure)
         return self._application
 
     def status(self) -> dict[str, Any]:
@@ -222,8 +257,8 @@ class Cluster:
         if self.connection_file is None or self._closing.is_set():
             state = "has been closed" if self._closing.is_set() else "has not been started"
             raise ClusterError(f"cluster {self.name!r} {state}: use it as `with Cluster(...) as cluster:`")
-        if self._failure:
-            raise ClusterStartFailed(self._failure)
+        if self._failure is not None:
+            raise self._failure
         return self.connection_file
 
     # ---------------------------------------------------------------------------------------------------- the processes
@@ -252,8 +287,12 @@ class Cluster:
         if workers is not None:
             config = {**config, "SlaveNode": {**config.get("SlaveNode", {}), "workers": workers}}
         environment = dict(os.environ)
+        inherited: tuple[int, ...] = ()
         if role == "slave":
             environment[SYS_PATH_VARIABLE] = json.dumps(sys.path)
+            if self._initializer is not None:
+                inherited = (self._initializer.fileno(),)
+                environment[INITIALIZER_VARIABLE] = str(inherited[0])
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "concurrent_nb.nodes", role, json.dumps(config), *arguments],
             stdin=subprocess.PIPE,
@@ -261,6 +300,7 @@ class Cluster:
             stderr=self._log,
             text=True,
             env=environment,
+            pass_fds=inherited,
             start_new_session=True,  # an interrupt of the notebook is for the notebook
         )
 
@@ -293,12 +333,10 @@ class Cluster:
             if self._closing.is_set() or self._master.poll() is not None:
                 return
             deaths.append(time.monotonic())
-            often = len(deaths) == RESTARTS and deaths[-1] - deaths[0] < RESTART_WINDOW_S
-            if often or slave.process.returncode == REFUSED:
-                why = f"has died {RESTARTS} times in a row and is not started again" if often else "does not start"
-                self._failure = f"the slave of cluster {self.name!r} {why}; its log ends:\n{self.log_tail()}"
+            if (failure := self._failure_of(slave, deaths)) is not None:
+                self._failure = failure
                 if self._application is not None:
-                    self._application.fail(ClusterStartFailed(self._failure))
+                    self._application.fail(failure)
                 return
             with self._scaling:
                 _let_go(slave.process)
@@ -309,6 +347,26 @@ class Cluster:
                     return
                 slave.process = self._spawn("slave", workers=slave.workers)
                 _write_line(slave.process, str(self.connection_file))
+
+    def _failure_of(self, slave: "_SlaveProcess", deaths: "deque[float]") -> ClusterStartFailed | None:
+        """Say why a slave that has ended is not started again; None if it is."""
+        code = slave.process.returncode
+        log = f"its log ends:\n{self.log_tail()}"
+        if code == NOT_INITIALIZED:
+            return InitializerFailed(f"the workers of cluster {self.name!r} cannot be initialized; {log}")
+        if code == REFUSED:
+            return ClusterStartFailed(f"the slave of cluster {self.name!r} does not start; {log}")
+        if len(deaths) == RESTARTS and deaths[-1] - deaths[0] < RESTART_WINDOW_S:
+            why = f"has died {RESTARTS} times in a row and is not started again"
+            return ClusterStartFailed(f"the slave of cluster {self.name!r} {why}; {log}")
+        return None
+
+
+def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
+    """Pickle what workers call before their first task. Raises ConfigurationError or NotPicklable."""
+    if not callable(initializer):
+        raise ConfigurationError(f"initializer is {initializer!r}, it must be a function or another callable")
+    return pickled_call(initializer, tuple(initargs))
 
 
 def _write_line(node: "subprocess.Popen[str]", line: str) -> None:

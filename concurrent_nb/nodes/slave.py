@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager
-from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, ProtocolError
-from concurrent_nb.ids import DRAIN
+from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, InitializerFailed, ProtocolError
+from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
 from concurrent_nb.nodes.machine import cores
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
@@ -47,6 +47,9 @@ class SlaveNode(Component):
     workers = IntItem(0, min=0, max=1000, help="Worker processes; 0 means one for each core that this process may use.")
     credit_per_worker = IntItem(512, min=1, help="Unfinished tasks that the slave accepts for each worker.")
     grace_s = FloatItem(1.0, min=0.0, help="Seconds between the interrupt of a task and the kill of its worker.")
+    max_tasks_per_worker = IntItem(
+        0, min=0, help="A worker process is replaced when it has run so many tasks; 0 means never."
+    )
     spawn = BoolItem(False, help="Start each worker as a new interpreter instead of forking it from a warm one.")
     patience_s = FloatItem(60.0, min=0.0, help="Seconds to look for a master that has gone before the slave ends.")
 
@@ -69,7 +72,11 @@ class Slave:
         self._keys = keys.fresh()
         self._slots = config.workers or cores()
         self._pool = Pool(
-            self._slots, make_launcher("spawn" if config.spawn else "template", self._slots), grace_s=config.grace_s
+            self._slots,
+            make_launcher("spawn" if config.spawn else "template", self._slots),
+            grace_s=config.grace_s,
+            tasks_max=config.max_tasks_per_worker,
+            initializes=INITIALIZER_VARIABLE in os.environ,
         )
         self._shelf = Shelf()  # shared memory of our workers, in which results lie
         self._polled: dict[int, int] = {}
@@ -208,6 +215,8 @@ class Slave:
                     self._turn_kernel(core, waiter, membership)
                 if core.degraded:
                     self._stopping = True
+                    if self._pool.initializer_failed:
+                        raise InitializerFailed(core.degraded)
                     raise ClusterStartFailed(f"slave {core.name!r} cannot keep workers alive: {core.degraded}")
                 cut = monitor_fd in ready and link.disturbed()
                 if cut or now - heard_at > membership.silence_s:

@@ -21,19 +21,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.ids import SYS_PATH_VARIABLE
+from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import batches, chunks, notes, pickles
-from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable
+from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers import child
 from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.page import Page
-from concurrent_nb.workers.records import Buffer, Forget, Know, Release
+from concurrent_nb.workers.records import Buffer, Forget, Know, NotInitialized, Release, encode, pack
 from concurrent_nb.workers.seats import Seat, Seats, ThreadStream
 from concurrent_nb.workers.serving import Answer, Serving, TaskId
 from concurrent_nb.workers.template import Template
@@ -217,13 +217,19 @@ class _Displays(importlib.abc.MetaPathFinder):
         return spec
 
 
-def work(ends: WorkerEnds) -> None:
-    """Be a worker until the slave wants no more."""
+def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
+    """Be a worker until the slave wants no more.
+
+    Args:
+        initializer: pickle of a function and its arguments, called before the first task.
+    """
     child.close_all_but(frozenset(ends))
     child.enter_own_group()
     child.hang_on(ends.lifeline)
     child.take_standard_streams(ends)
     child.forget_main()
+    if initializer:
+        initialize(initializer, ends)
     try:
         if Page(ends.page).wants_threads:
             Seats(ends, seat_here).serve()
@@ -235,6 +241,24 @@ def work(ends: WorkerEnds) -> None:
     except (OSError, ProtocolError) as error:
         print(f"worker ends: {error}", file=sys.stderr)  # noqa: T201  (goes to the slave's log)
         sys.exit(1)
+
+
+def initialize(initializer: bytes, ends: WorkerEnds) -> None:
+    """Call the user's initializer; where it fails, tell the slave why and exit."""
+    try:
+        function, args = pickles.loads(initializer)
+        function(*args)
+    except BaseException as error:  # noqa: BLE001  (user code; the slave gets the traceback, and the user from it)
+        report = traceback_of(error)
+        with socket.socket(fileno=ends.tasks) as link, contextlib.suppress(OSError):  # a slave that is gone
+            link.sendall(pack(encode(NotInitialized(report))))
+        sys.exit(1)
+
+
+def read_initializer() -> bytes:
+    """Read what the slave's environment names; what this process starts is not to find it there."""
+    fd = os.environ.pop(INITIALIZER_VARIABLE, None)
+    return b"" if fd is None else os.pread(int(fd), os.fstat(int(fd)).st_size, 0)
 
 
 def import_host() -> None:
@@ -261,12 +285,13 @@ def main(option: str, fds: str) -> None:
     os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.figures"
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it
     sys.meta_path.insert(0, _Displays())
+    initializer = read_initializer()
     if option == "--template":
         ends = Template(socket.socket(fileno=int(fds)), import_host).serve()
     else:
         ends = WorkerEnds(*map(int, fds.split(",")))
     if ends is not None:
-        work(ends)
+        work(ends, initializer)
 
 
 if __name__ == "__main__":

@@ -34,14 +34,14 @@ Answer = tuple[int, bytes, Sequence[Buffer]]
 
 def failed(error: BaseException) -> Answer:
     """Report what a task has raised."""
-    report = ErrorReport(_class_name(error), _text_of(error), _traceback_of(error), _pickled(error))
+    report = ErrorReport(_class_name(error), _text_of(error), traceback_of(error), _pickled(error))
     return int(Status.ERROR), encode_error(report), ()
 
 
 def not_loadable(error: BaseException) -> Answer:
     """Report what was raised while a function or its arguments were unpickled."""
     message = f"the worker cannot load the task's function or arguments: {_one_line(error)}"
-    return int(Status.NOT_LOADABLE), encode_error(ErrorReport(_class_name(error), message, _traceback_of(error))), ()
+    return int(Status.NOT_LOADABLE), encode_error(ErrorReport(_class_name(error), message, traceback_of(error))), ()
 
 
 def not_picklable(value: object, error: BaseException) -> Answer:
@@ -98,7 +98,7 @@ def _repr_of(value: object) -> str:
     return text if len(text) <= REPR_MAX else text[: REPR_MAX - 3] + "..."
 
 
-def _traceback_of(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
     """Format as Python does, beginning with the task's own lines."""
     try:
         own, cause = _without_ours(error.__traceback__), error.__cause__

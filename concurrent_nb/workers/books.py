@@ -17,8 +17,12 @@ Tasks in threads share one process, started when the first one comes. Each of it
 takes a slot while it has something. What ends one ends all: the others' tasks go back to the master unblamed. Where it
 ended by itself and several ran, nobody knows whose fault it was: each of those is a suspect, and runs in there alone
 the next time that it comes here.
+
+A worker that has been given as many tasks as one may have gets nothing more; when they have ended it is dismissed, and
+another takes its place when it has gone. That is no death that would count.
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -55,6 +59,8 @@ STUCK_S: Final = 30.0
 START_S: Final = 60.0
 #: a worker from which everything was taken back this often, unstarted, is stuck
 FUTILE_MAX: Final = 100
+#: an initializer may take as long as it likes, but may end so many workers in a row, at most
+INITIALIZER_DEATHS: Final = 3
 #: threads of which nothing has been heard yet, at most: what starts them takes only so many at once
 THREADS_STARTING_MAX: Final = 8
 #: suspects that are remembered
@@ -66,19 +72,34 @@ _report: Final = msgspec.msgpack.Encoder().encode
 class Books:
     """Decide what the pool does. `slots` is the number of workers; see the module for the policy.
 
+    Args:
+        tasks_max: tasks that a worker runs before another takes its place; 0: as many as there are. Not for threads.
+        initializes: workers run the user's initializer before they are ready.
+
     Workers are numbered from 1 and never reuse a number. Unknown tickets, refs and workers are facts that came late,
     and are ignored.
     """
 
     def __init__(
-        self, slots: int, *, ahead_s: float = 0.04, grace_s: float = 1.0, limit: RestartLimit | None = None
+        self,
+        slots: int,
+        *,
+        ahead_s: float = 0.04,
+        grace_s: float = 1.0,
+        limit: RestartLimit | None = None,
+        tasks_max: int = 0,
+        initializes: bool = False,
     ) -> None:
         self.slots = slots
         self.reports = Reports()
         self.degraded = False
         self.draining = False
+        self.initializer_has_failed = False
         self._grace_s = grace_s
         self._limit = limit or RestartLimit()
+        self._tasks_max = tasks_max or math.inf
+        self._start_s = math.inf if initializes else START_S
+        self._start_limit = RestartLimit(INITIALIZER_DEATHS - 1, math.inf) if initializes else self._limit
         self._waiting = Waiting()
         self._wide = Waiting()  # tasks of several cores
         self._hosts = Waiting()
@@ -217,8 +238,16 @@ class Books:
         if member is None or member.pid:
             return []
         member.pid, member.since = pid, now
+        if self._start_limit is not self._limit:
+            self._start_limit.worked()
         self._crew.settle(member)
         return self._dispatch(now)
+
+    def initializer_failed(self, report: str) -> None:
+        """Note that the initializer has raised an error in a worker: it would in the next one, too."""
+        if not self.degraded:
+            self.initializer_has_failed = True
+            self._degrade(f"the initializer of the workers has failed:\n{report}")
 
     def outcomes(self, worker: int, results: Sequence[Result], buffers: Sequence[Buffer], now: float) -> list[Command]:
         """Take in results of a worker, and their buffers in one row."""
@@ -248,8 +277,7 @@ class Books:
         if results:
             self._limit.worked()
         member.futile, member.since = 0, now
-        self._crew.settle(member)
-        return self._dispatch(now)
+        return self._settle(member) + self._dispatch(now)
 
     def gave_back(self, worker: int, count: int, now: float) -> list[Command]:
         """Take back the last `count` tasks of a worker. Raises ProtocolError if it does not have so many."""
@@ -260,6 +288,7 @@ class Books:
             raise ProtocolError(f"worker {worker} gave back {count} tasks and had {len(member.held)}")
         for _ in range(count):
             self._requeue(member.held.popitem()[1])
+        member.left += count
         return self._after_recall(member, now) + self._dispatch(now)
 
     def thread_refused(self, worker: int, how: str, now: float) -> list[Command]:
@@ -267,7 +296,7 @@ class Books:
         self._crew.remove(worker)
         self._threads_max = max(1, len(self._crew.threads))
         if not self._crew.threads and self._limit.died(now):
-            self._degrade(how)
+            self._degrade_after_deaths(self._limit, how)
         return self._dispatch(now)
 
     def worker_died(self, worker: int, how: str, ticket: int, started_at: float, now: float) -> list[Command]:
@@ -285,8 +314,10 @@ class Books:
         elif blamed is not None:
             message = f"worker {member.pid} {how} while it ran task {blamed.name}"
             self._finish_report(blamed, Status.DIED, message, member, elapsed_s)
-        elif not member.killed and self._limit.died(now):
-            self._degrade(how)
+        elif not member.killed:
+            limit = self._limit if member.pid else self._start_limit
+            if limit.died(now):
+                self._degrade_after_deaths(limit, how if limit is self._limit else f"{how} while it was initialized")
         return ([] if self.degraded or member.host else [self._start_one(now)]) + self._dispatch(now)
 
     def process_ends(self, process: int) -> None:
@@ -330,7 +361,7 @@ class Books:
             else:
                 self._return(attempt)  # and not kept here: the master's watch on its run time has to begin anew
         if not (killed or suspects) and self._limit.died(now):
-            self._degrade(how)
+            self._degrade_after_deaths(self._limit, how)
         return self._dispatch(now)
 
     def looked(self, worker: int, ticket: int, started_at: float, moving: bool, now: float) -> list[Command]:
@@ -365,7 +396,7 @@ class Books:
             busy = busy or bool(member.held)
             if not member.pid and not member.killed:
                 starting = True
-                if now - member.since > START_S:
+                if now - member.since > self._start_s:
                     commands.append(self._give_up_on(member, now))
         self._next_look = now + LOOK_S if busy else now + START_S if starting else None
         return commands + self._dispatch(now)
@@ -450,7 +481,8 @@ class Books:
     def _give(self, member: Member, queue: Waiting, now: float) -> Give:
         """Make a pack of about `ahead_s` of work and at most a fair share of what waits; of suspects, one."""
         size = 1 if queue is self._alone else self._crew.pack_size(queue.next_function())
-        return self._give_pack(member, queue.take(min(size, -(-len(queue) // self.slots))), now)
+        size = min(size, -(-len(queue) // self.slots))
+        return self._give_pack(member, queue.take(size if size < member.left else int(member.left)), now)
 
     def _give_pack(self, member: Member, pack: Sequence[Attempt], now: float) -> Give:
         member.take(pack, now)
@@ -461,6 +493,15 @@ class Books:
     def _recall(self, member: Member) -> Recall:
         member.recalled = True  # from now on, so that nothing is given to it before this is obeyed
         return Recall(member.number)
+
+    def _settle(self, member: Member) -> list[Command]:
+        """Bring a worker's record up to date; let it go if it has run what it may."""
+        commands: list[Command] = []
+        if member.leaves and not (member.held or member.killed):
+            member.killed = True
+            commands.append(Dismiss(member.number))
+        self._crew.settle(member)
+        return commands
 
     def _learn(self, function: bytes, elapsed_s: float, ended: int) -> None:
         if ended:
@@ -488,8 +529,7 @@ class Books:
         member.recalled = True
         if not member.held:
             member.futile += 1
-            self._crew.settle(member)
-            return [self._give_up_on(member, now)] if member.futile >= FUTILE_MAX else []
+            return [self._give_up_on(member, now)] if member.futile >= FUTILE_MAX else self._settle(member)
         last = member.last
         member.packs = deque([last.ticket])
         for attempt in member.held.values():
@@ -516,7 +556,7 @@ class Books:
     def _give_up_on(self, member: Member, now: float) -> Kill:
         """Kill a worker for its own sake; nobody is to blame."""
         if self._limit.died(now):
-            self._degrade("does not answer")
+            self._degrade_after_deaths(self._limit, "does not answer")
         member.stopping = 0
         return self._kill(member)
 
@@ -525,7 +565,8 @@ class Books:
             self._process = self._next_number()
         process = self._process if thread else 0
         number = self._next_number()
-        self._crew.add(Member(number, now, host=host, process=process))
+        left = math.inf if host or thread else self._tasks_max
+        self._crew.add(Member(number, now, host=host, process=process, left=left))
         if self._next_look is None:
             self._next_look = now + START_S
         return Start(number, process)
@@ -534,12 +575,16 @@ class Books:
         number, self._next_worker = self._next_worker, self._next_worker + 1
         return number
 
-    def _degrade(self, how: str) -> None:
-        self.degraded = True
-        self.reports.degraded = (
-            f"{self._limit.deaths + 1} workers ended within {self._limit.within_s:g} s without a task to blame; "
-            f"the last one {how}. No more are started"
+    def _degrade_after_deaths(self, limit: RestartLimit, how: str) -> None:
+        within = f" within {limit.within_s:g} s" if math.isfinite(limit.within_s) else " in a row"
+        self._degrade(
+            f"{limit.deaths + 1} workers ended{within} without a task to blame; the last one {how}. No more are started"
         )
+        self.initializer_has_failed = limit is not self._limit
+
+    def _degrade(self, why: str) -> None:
+        self.degraded = True
+        self.reports.degraded = why
         self._return_all()
 
     def _return_all(self) -> None:

@@ -33,6 +33,8 @@ class Member:
     host: bool = False  #: it stands beside the slots, for one long task, and ends with it
     process: int = 0  #: number of the process that it is a thread of; 0: it has one of its own
     spent: bool = False  #: it has had that task
+    left: float = math.inf  #: tasks that it may still be given before another takes its place
+    outdated: bool = False  #: another takes its place as soon as what it runs has ended
     extra: int = 0  #: slots that its task takes besides its own; a thread has none of its own
     futile: int = 0  #: how often in a row everything was taken back from it
 
@@ -40,6 +42,11 @@ class Member:
     def free(self) -> bool:
         """Say whether it is ready and has nothing."""
         return bool(self.pid) and not self.held and not self.killed
+
+    @property
+    def leaves(self) -> bool:
+        """Say whether it gets nothing more, because another is to take its place."""
+        return self.outdated or self.left <= 0
 
     @property
     def last(self) -> Attempt:
@@ -54,6 +61,7 @@ class Member:
             attempt.worker = self.number
             self.held[attempt.ticket] = attempt
         self.packs.append(pack[-1].ticket)
+        self.left -= len(pack)
         self.recalled = False
 
     def settle(self) -> None:
@@ -132,7 +140,7 @@ class Crew:
         if member.extra and not member.held:
             self.extra -= member.extra
             member.extra = 0
-        if member.free and not (member.host or member.process):
+        if member.free and not (member.host or member.process or member.leaves):
             self.idle[member.number] = member
 
     def take_slots(self, width: int) -> Member:
@@ -164,8 +172,8 @@ class Crew:
             return self.idle.popitem()[1]
         for member in self.members.values():
             if len(member.packs) == 1 and not (member.recalled or member.stopping or member.killed):
-                if member.last.needs is not None:
-                    continue  # that is a large one, and nothing is to stand behind it
+                if member.leaves or member.last.needs is not None:
+                    continue  # it goes, or that is a large one, and nothing is to stand behind it
                 expected_s = self.estimates.of(member.last.function)
                 if expected_s is None or expected_s < NO_AHEAD_S:
                     return member

@@ -27,7 +27,7 @@ from concurrent_nb.workers.processes import (
     TemplateLauncher,
     environment,
 )
-from concurrent_nb.workers.records import Forget, Know, Note, Results
+from concurrent_nb.workers.records import Forget, Know, Note, NotInitialized, Results
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,17 @@ class Pool:
     """
 
     def __init__(
-        self, slots: int, launcher: Launcher, *, grace_s: float = 1.0, output_limit_bytes: int = LIMIT_BYTES
+        self,
+        slots: int,
+        launcher: Launcher,
+        *,
+        grace_s: float = 1.0,
+        output_limit_bytes: int = LIMIT_BYTES,
+        tasks_max: int = 0,
+        initializes: bool = False,
     ) -> None:
         self.fds_version = 0
-        self._books = Books(slots, grace_s=grace_s)
+        self._books = Books(slots, grace_s=grace_s, tasks_max=tasks_max, initializes=initializes)
         self._cores = cores_here()
         self._launcher = launcher
         self._output_limit_bytes = output_limit_bytes
@@ -169,6 +176,11 @@ class Pool:
     def unfinished(self) -> int:
         """Return how many attempts have no outcome yet."""
         return self._books.unfinished
+
+    @property
+    def initializer_failed(self) -> bool:
+        """Say whether no worker is started any more because of the user's initializer."""
+        return self._books.initializer_has_failed
 
     @property
     def provided(self) -> bool:
@@ -347,6 +359,8 @@ class Pool:
                 elif isinstance(said, Know):
                     line.made.add(said.segment)
                     self._made.append(said)
+                elif isinstance(said, NotInitialized):
+                    self._books.initializer_failed(said.report)
                 elif isinstance(said, Forget):
                     line.made.difference_update(said.segments)
                     self._forgotten += said.segments

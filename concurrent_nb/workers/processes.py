@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from concurrent_nb.ids import INITIALIZER_VARIABLE
 from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, PREPARE, RECORD, STARTED, peak_bytes
 from concurrent_nb.workers.threads import THREADS
@@ -82,6 +83,11 @@ def environment(slots: int, cores: int, given: Mapping[str, str]) -> dict[str, s
     """Make the workers' environment: libraries share the cores out among the slots, unless the user has said how."""
     threads = str(max(1, cores // max(1, slots)))
     return {**dict.fromkeys(THREADS, threads), **given}
+
+
+def inherited(env: Mapping[str, str]) -> list[int]:
+    """List the descriptors of ours that workers read by the numbers that their environment names."""
+    return [int(env[INITIALIZER_VARIABLE])] if INITIALIZER_VARIABLE in env else []
 
 
 #: a process with less memory than that is seldom killed for lack of it
@@ -154,7 +160,7 @@ class TemplateLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=self._words.writing,
                 stderr=self._words.writing,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *inherited(self._env)],
                 start_new_session=True,
                 env=dict(self._env),
             )
@@ -279,7 +285,7 @@ class SpawnLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=self._words.writing,
                 stderr=self._words.writing,
-                pass_fds=ends,
+                pass_fds=[*ends, *inherited(self._env)],
                 start_new_session=True,
                 env=dict(self._env),
             )

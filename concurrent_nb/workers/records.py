@@ -4,7 +4,8 @@
 
 To the worker a header is `Load`, `Drop` or `Run`, or says what there is of shared memory: `Know`, `Forget`, `Release`.
 From the worker it is a `Note`, a `Know` or `Forget` of its own shared memory, or a list of `Result`s, which the worker
-puts together from results that it has encoded one by one; the first such list is empty and says: ready.
+puts together from results that it has encoded one by one; the first such list is empty and says: ready. A worker that
+will never be ready sends a `NotInitialized` instead.
 
 Pure: `pack` gives what to send, `Reader` says where received bytes belong. Used by both ends; neither unpickles here.
 """
@@ -129,8 +130,18 @@ class Release(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=7):
         return []
 
 
+class NotInitialized(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=8):
+    """The initializer has raised an error, so this worker never gets ready and ends."""
+
+    report: str  #: its traceback
+
+    def announced(self) -> list[int]:
+        """List the lengths of the buffers that follow: none."""
+        return []
+
+
 Order = Load | Drop | Run | Know | Forget | Release
-Said = Note | Know | Forget
+Said = Note | Know | Forget | NotInitialized
 
 
 def lengths(sizes: Sizes) -> list[int]:

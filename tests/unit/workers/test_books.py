@@ -617,3 +617,120 @@ def test_what_stood_behind_a_worker_that_died_is_returned_by_a_pool_that_is_drai
     model.die(1)
     assert model.statuses() == {0: Status.DIED}
     assert sorted(ref.index for ref in model.reports.returned) == list(range(1, 10))
+
+
+# --------------------------------------------------------------------------------- workers that run so many tasks each
+
+
+def retiring(slots: int, tasks_max: int) -> Model:
+    """Make a pool whose workers run `tasks_max` tasks each."""
+    model = Model(Books(slots, ahead_s=0.002, tasks_max=tasks_max))
+    model.all_ready()
+    return model
+
+
+def run_all(model: Model, tasks: int) -> dict[int, int]:
+    """Run until `tasks` tasks have ended, replacing what is dismissed; give how many each worker ran."""
+    ran: dict[int, int] = {}
+    for _ in range(20 * tasks):
+        for worker in list(model.workers.values()):
+            if worker.killed:
+                model.die(worker.number, "ended with exit code 0")
+            elif not worker.ready:
+                model.ready(worker.number)
+            elif worker.unstarted:
+                model.run(worker.number, 0.0001)
+                ran[worker.number] = ran.get(worker.number, 0) + 1
+        if sum(ran.values()) == tasks:
+            break
+    return ran
+
+
+@pytest.mark.parametrize(("slots", "tasks_max", "tasks"), [(1, 1, 7), (2, 3, 50), (3, 64, 500), (2, 1000, 30)])
+def test_no_worker_runs_more_tasks_than_it_may_and_all_run_once(slots: int, tasks_max: int, tasks: int) -> None:
+    model = retiring(slots, tasks_max)
+    model.assign(range(tasks))
+    ran = run_all(model, tasks)
+    assert sum(ran.values()) == tasks
+    assert max(ran.values()) <= tasks_max
+    assert model.statuses() == dict.fromkeys(range(tasks), Status.OK)
+    assert not model.books.degraded  # although many ended within a moment
+
+
+def test_a_worker_that_is_done_is_dismissed_and_its_successor_comes_when_it_has_gone() -> None:
+    model = retiring(1, 2)
+    model.assign(range(3))
+    model.run(1)
+    model.run(1)
+    assert model.killed(1)
+    assert list(model.workers) == [1]
+    model.die(1, "ended with exit code 0")
+    assert list(model.workers) == [2]
+    model.ready(2)
+    assert model.has(2) == [2]
+
+
+def test_what_a_worker_gives_back_does_not_count() -> None:
+    model = retiring(2, 2)
+    teach(model, 0.001)
+    first, second = (worker for worker in model.workers.values())
+    model.assign(range(4))
+    model.begin(first.number)
+    model.withdraw(range(4), stop=False)
+    model.end(first.number)
+    model.flush(first.number)
+    given_back = [worker for worker in (first, second) if not worker.killed]
+    model.assign(range(10, 14))
+    assert given_back
+    assert sum(len(model.has(worker.number)) for worker in given_back) > 0
+
+
+def test_a_worker_that_dies_early_still_counts_as_one_that_died() -> None:
+    model = retiring(1, 100)
+    for number in range(1, 7):
+        model.die(number)
+        if number < 6:
+            model.ready(number + 1)
+    assert model.books.degraded
+
+
+# ----------------------------------------------------------------------------------------------- the user's initializer
+
+
+def test_a_failing_initializer_ends_it_all_at_once() -> None:
+    model = Model(Books(2, initializes=True))
+    model.assign([0])
+    model.books.initializer_failed("ValueError: no model")
+    reports = model.take_reports()
+    assert "ValueError: no model" in reports.degraded
+    assert reports.returned == [TaskRef(JOB, 0, 1)]
+    assert model.books.initializer_has_failed
+    model.die(1, "ended with exit code 1")
+    assert list(model.workers) == [2]
+
+
+def test_an_initializer_that_kills_its_worker_is_tried_three_times_however_long_it_takes() -> None:
+    model = Model(Books(1, initializes=True))
+    for number in (1, 2, 3):
+        assert not model.books.degraded
+        model.clock.advance(1000.0)
+        model.die(number)
+    assert model.books.initializer_has_failed
+    assert "3 workers ended in a row" in model.take_reports().degraded
+    assert not model.workers
+
+
+def test_an_initializer_may_take_long() -> None:
+    model = Model(Books(1, initializes=True))
+    model.pass_time(10 * START_S)
+    assert not model.killed(1)
+
+
+def test_deaths_in_between_which_a_worker_got_ready_are_not_the_initializers() -> None:
+    model = Model(Books(2, initializes=True))
+    for number in range(1, 6):
+        model.die(number)
+        model.ready(number + 1)
+        model.assign([number])
+        model.run(number + 1)
+    assert not model.books.degraded
