@@ -26,7 +26,7 @@ from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import batches, chunks, notes, pickles
+from concurrent_nb.shipping import batches, chunks, mains, notes, pickles
 from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
@@ -50,7 +50,8 @@ class TaskRunner:
 
     def __init__(self) -> None:
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
-        self._functions: dict[bytes, Callable[..., object]] = {}
+        #: with what is `__main__` for it
+        self._functions: dict[bytes, tuple[Callable[..., object], types.ModuleType]] = {}
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
@@ -70,10 +71,20 @@ class TaskRunner:
 
     def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
+        answer = self._run(task, digest, body, sizes, buffers)
+        opened = self._functions.get(digest)
+        if opened is not None and (mains.HERE.visitors or mains.HERE.module is not opened[1]):
+            mains.leave(opened[1])
+        return answer
+
+    def _run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         try:
-            function = self._functions.get(digest)
-            if function is None:
-                function = self._open(digest)
+            opened = self._functions.get(digest)
+            if opened is None:
+                opened = self._open(digest)
+            function, main = opened
+            if mains.HERE.module is not main:
+                mains.enter(main)
             if sizes:
                 body, buffers = self._whole(body, sizes, buffers, self._looks.append)
             args, kwargs = pickles.loads(body, buffers)
@@ -108,14 +119,17 @@ class TaskRunner:
         """Give the answer of a task that this worker cannot run."""
         return not_loadable(error)
 
-    def _open(self, digest: bytes) -> Callable[..., object]:
+    def _open(self, digest: bytes) -> tuple[Callable[..., object], types.ModuleType]:
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
+        main = mains.new()
+        mains.enter(main, loads_function=True)
         function: Callable[..., object] = pickles.loads(*self._whole(*self._pickled[digest]))
+        mains.enter(main)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
-        self._functions[digest] = function
-        return function
+        self._functions[digest] = opened = function, main
+        return opened
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
@@ -232,6 +246,7 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
         initialize(initializer, ends)
     try:
         if Page(ends.page).wants_threads:
+            mains.have_one_for_each_thread()
             Seats(ends, seat_here).serve()
         else:
             runner = TaskRunner()

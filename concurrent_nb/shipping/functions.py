@@ -190,11 +190,10 @@ def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> Pick
 
 def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     """Pickle `(fn, args)` as they are now, with nothing left out. Raises NotPicklable."""
-    import cloudpickle  # here, because it takes 60 ms
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
-    sources = sources_of([fn])
     try:
-        pickled: bytes = cloudpickle.dumps((Sourced(fn, sources) if sources else fn, args), 5)
+        pickled = pickler.dumps((fn, args))
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
     return pickled

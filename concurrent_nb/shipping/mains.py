@@ -2,7 +2,7 @@
 
     worker:    enter(module); loads(function)   --> its globals are the module's, so `__main__.name` is its `name`
                loads(arguments)                 --> what of them was defined in `__main__` is there for the task, too
-               leave_visitors()                 --> ... and not for the next one
+               leave(module)                    --> ... and not for the next one
     elsewhere: nothing is entered, and functions get globals of their own
 
 What looks names up there finds them as it would without a cluster: pickle, and so multiprocessing in a task,
@@ -45,11 +45,18 @@ def enter(module: types.ModuleType, *, loads_function: bool = False) -> None:
 
 
 def renewed() -> types.ModuleType:
-    """Give a new module, which is `__main__` from now on if this is a worker."""
+    """Give a new module for one call, with what came with its arguments. In a worker it is `__main__` from now on."""
     module = new()
-    if HERE.module is not None:
+    if (before := HERE.module) is not None:
+        for name in HERE.visitors:
+            module.__dict__[name] = before.__dict__.pop(name, None)
         enter(module, loads_function=True)
     return module
+
+
+def has_loaded() -> None:
+    """Take what is unpickled from now on for something else than the function."""
+    HERE.loads_function = False
 
 
 def globals_of(given: dict[str, Any]) -> dict[str, Any]:
@@ -60,33 +67,46 @@ def globals_of(given: dict[str, Any]) -> dict[str, Any]:
     """
     if HERE.module is None or not HERE.loads_function:
         return given
-    names = HERE.module.__dict__
-    names.update(given)
-    return names
+    mine = HERE.module.__dict__
+    mine.update(given)
+    return mine
 
 
 def arrived(name: str, thing: Any) -> None:
     """Take note of what was unpickled and has that name in the `__main__` that it comes from."""
     if HERE.module is None:
         return
-    names = HERE.module.__dict__
-    if HERE.loads_function or (name not in names or name in HERE.visitors):
-        names[name] = thing
-        if not HERE.loads_function:
-            HERE.visitors = (*HERE.visitors, name)
+    mine = HERE.module.__dict__
+    if HERE.loads_function:
+        mine[name] = thing
+    elif name not in mine or name in HERE.visitors:
+        mine[name] = thing
+        HERE.visitors = tuple({*HERE.visitors, name})
 
 
-def leave_visitors() -> None:
-    """Forget what came with arguments."""
-    if HERE.visitors and HERE.module is not None:
-        for name in HERE.visitors:
+def leave(module: types.ModuleType) -> None:
+    """Forget what came with the arguments of a task; let `module` be `__main__` again."""
+    for name in HERE.visitors:
+        if HERE.module is not None:
             HERE.module.__dict__.pop(name, None)
-        HERE.visitors = ()
+    HERE.visitors = ()
+    enter(module)
+
+
+def brought() -> dict[str, Any]:
+    """Give the names that a worker's function has brought into `__main__` so far."""
+    mine = HERE.module.__dict__ if HERE.module is not None else {}
+    return {name: thing for name, thing in mine.items() if not (name.startswith("__") and name.endswith("__"))}
 
 
 def found(name: str) -> Any:
     """Give what has that name in `__main__`, or None."""
     return getattr(sys.modules.get(MAIN), name, None)
+
+
+def names() -> dict[str, Any] | None:
+    """Give the globals of `__main__`."""
+    return getattr(sys.modules.get(MAIN), "__dict__", None)
 
 
 def have_one_for_each_thread() -> None:

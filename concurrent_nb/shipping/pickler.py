@@ -52,12 +52,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         try:
             way = self._ways[kind]
         except KeyError:
-            way = self._ways[kind] = _way_of(kind)
+            way = self._ways[kind] = _known_way_of(kind)
         return NotImplemented if way is None else way(self, thing)
 
     def _function_getnewargs(self, function: types.FunctionType) -> Any:
         names = function.__globals__
-        if id(names) not in self.globals_ref and names.get("__name__") == mains.MAIN:
+        if id(names) not in self.globals_ref and names is mains.names():
             facts = ("__package__", "__name__", "__path__", "__file__")
             self.globals_ref[id(names)] = _MainGlobals({str(key): names[key] for key in facts if key in names})
         return super()._function_getnewargs(function)
@@ -76,13 +76,24 @@ def dumps(thing: object, keep: Callable[[pickle.PickleBuffer], bool] | None = No
         return file.getvalue()
 
 
+_ways: "weakref.WeakKeyDictionary[type, Way | None]" = weakref.WeakKeyDictionary()
+
+
+def _known_way_of(kind: type) -> Way | None:
+    if kind in copyreg.dispatch_table:
+        return _reduce_as_registered
+    try:
+        return _ways[kind]
+    except KeyError:
+        way = _ways[kind] = _way_of(kind)
+        return way
+
+
 def _way_of(kind: type) -> Way | None:
     if issubclass(kind, type):
         return _reduce_class
     if kind is types.FunctionType:
         return _reduce_function
-    if kind in copyreg.dispatch_table:
-        return _reduce_as_registered
     if (way := _WAYS.get(kind)) is not None:
         return way
     for family, way in _FAMILIES:
@@ -91,8 +102,8 @@ def _way_of(kind: type) -> Way | None:
     if is_refused_type(kind):
         return _refuse
     own = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
-    if issubclass(kind, BaseException) and _is_rebuilt(kind):
-        return _reduce_exception
+    if issubclass(kind, BaseException):
+        return _reduce_exception if _is_rebuilt(kind) else _reduce_with_notes
     if own:
         is_ours = isinstance(kind.__reduce_ex__, types.FunctionType) or isinstance(kind.__reduce__, types.FunctionType)
         return _reduce_by_itself if is_ours else None
@@ -170,15 +181,16 @@ def _by_value(thing: Any, name: str, make: Callable[..., Any], args: tuple[Any, 
     """Reduce what pickles as a name that a worker does not find."""
     if home_of(thing, name) is not None:
         return NotImplemented
-    if mains.found(name) is thing:
-        make, args = _make_named, (name, make, *args)
-    return make, args, state
+    known_as = name if mains.found(name) is thing else None
+    return make, args, (known_as, state), None, None, _settle_named
 
 
-def _make_named(name: str, make: Callable[..., Any], *args: Any) -> Any:
-    thing = make(*args)
-    mains.arrived(name, thing)
-    return thing
+def _settle_named(thing: Any, state: tuple[str | None, Any]) -> None:
+    # Not while it is made: what refers to itself is made twice, and only one of the two is kept.
+    known_as, attributes = state
+    set_state(thing, attributes)
+    if known_as is not None:
+        mains.arrived(known_as, thing)
 
 
 def _reduce_cached(pickler: Pickler, thing: Any) -> Any:
@@ -229,9 +241,13 @@ def _reduce_by_itself(pickler: Pickler, thing: Any) -> Any:
     return _find_or_make, (reduced, type(thing)), thing.__getstate__(), None, None, _fill_named
 
 
-def _find_or_make(name: str, kind: type) -> Any:
+def _find_or_make(name: str, kind: Any) -> Any:
     found = mains.found(name)
-    return found if type(found) is kind else _make_named(name, kind.__new__, kind)
+    if type(found) is kind:
+        return found
+    made = kind.__new__(kind)
+    mains.arrived(name, made)
+    return made
 
 
 def _fill_named(thing: Any, state: Any) -> None:
@@ -292,6 +308,14 @@ def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
         return reduced
     _, args, *state = reduced
     return make_exception, (type(error), args), (state[0] if state else None)
+
+
+def _reduce_with_notes(pickler: Pickler, error: BaseException) -> Any:
+    reduced = error.__reduce_ex__(5)
+    notes = getattr(error, "__notes__", None)
+    if notes and isinstance(reduced, tuple) and len(reduced) == 2:  # its own `__reduce__` forgets them
+        return (*reduced, {"__notes__": notes})
+    return reduced
 
 
 def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:

@@ -119,11 +119,18 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
 
 def _pickled(error: BaseException) -> bytes:
     """Pickle an exception, as far as it can be unpickled again."""
-    for thing in (error, pickler.reduced_to_what_travels(error)):
-        try:
-            body = pickler.dumps(thing)
-            if len(body) <= EXCEPTION_BYTES_MAX and isinstance(pickle.loads(body), BaseException):
-                return body
-        except BaseException:  # noqa: BLE001  (user code; that it cannot travel is said by the empty bytes)
-            continue
+    try:
+        error.__reduce_ex__(5)
+    except BaseException:  # noqa: BLE001  (user code; one that raises here is not meant to travel)
+        return b""
+    return _round_trip(error) or _round_trip(pickler.reduced_to_what_travels(error))
+
+
+def _round_trip(thing: object) -> bytes:
+    try:
+        body = pickler.dumps(thing)
+        if len(body) <= EXCEPTION_BYTES_MAX and isinstance(pickle.loads(body), BaseException):
+            return body
+    except BaseException:  # noqa: BLE001  (user code; that it cannot travel is said by the empty bytes)
+        return b""
     return b""

@@ -185,7 +185,7 @@ def test_too_much_is_refused_before_it_is_pickled() -> None:
         cell_task("big, small, array", namespace, limit_bytes=2000)
     assert raised.value.limit_bytes == 2000
     assert raised.value.size_bytes > 9000
-    assert "array (7.8 KiB), big (1.1 KiB)" in str(raised.value)
+    assert "array (7.8 KiB), big (1.0 KiB)" in str(raised.value)
 
 
 def test_what_an_estimate_missed_is_refused_after_pickling() -> None:
