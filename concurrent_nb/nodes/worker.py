@@ -26,7 +26,7 @@ from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import batches, chunks, mains, notes, pickles
+from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies
 from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
@@ -296,6 +296,7 @@ def main(option: str, fds: str) -> None:
     """Be a template, and in its children a worker; or be one worker."""
     if paths := os.environ.get(SYS_PATH_VARIABLE):
         sys.path[:] = json.loads(paths)  # what the owner can import, its workers can
+    proxies.take_key()
     # A notebook's processes have its backend, which tasks cannot use. By name, because it needs matplotlib.
     os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.figures"
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it

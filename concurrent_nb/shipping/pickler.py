@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from cloudpickle import cloudpickle
 
-from concurrent_nb.shipping import mains
+from concurrent_nb.shipping import mains, proxies
 from concurrent_nb.shipping.references import home_of, is_importable_module
 from concurrent_nb.shipping.refusals import Refused, is_refused_type
 from concurrent_nb.shipping.sources import keep_lines, text_of
@@ -101,6 +101,9 @@ def _way_of(kind: type) -> Way | None:
             return way
     if is_refused_type(kind):
         return _refuse
+    managers = sys.modules.get("multiprocessing.managers")
+    if managers is not None and issubclass(kind, managers.BaseProxy):
+        return _reduce_proxy
     own = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
     if issubclass(kind, BaseException):
         return _reduce_exception if _is_rebuilt(kind) else _reduce_with_notes
@@ -373,6 +376,10 @@ def _reduce_stream(pickler: Pickler, stream: Any) -> Any:
         raise Refused(stream)
     kind = type(stream)
     return stream.__reduce_ex__(5) if isinstance(kind.__reduce__, types.FunctionType) else NotImplemented
+
+
+def _reduce_proxy(pickler: Pickler, proxy: Any) -> Any:
+    return proxies.reduced(proxy)
 
 
 def _attribute(module: str, name: str) -> Any:
