@@ -154,7 +154,7 @@ def is_refused_type(kind: type) -> bool:
     """Say whether objects of a class are refused without a look at how they pickle, which would send parts of us."""
     if kind is memoryview:
         return True
-    if isinstance(kind.__reduce__, types.FunctionType) or isinstance(kind.__reduce_ex__, types.FunctionType):
+    if any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__")):
         return False
     return any(base.__module__.startswith((*_SHELL, *_OURS)) for base in kind.__mro__)
 
