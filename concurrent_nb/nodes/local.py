@@ -125,6 +125,11 @@ class Cluster:
             raise ClusterError(f"cluster {self.name!r} has been closed: make another one")
         if self._master is not None:
             raise ClusterError(f"cluster {self.name!r} has been started already")
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise ClusterError(
+                "multiprocessing imports this script in a child process, where it would start a cluster again, and so"
+                ' on: put what starts it under `if __name__ == "__main__":`'
+            )
         refuse_taken(self.name)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open until close; unlinked, so nothing is left of it)
         if self._initializer_pickle:
