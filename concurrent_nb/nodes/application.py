@@ -8,7 +8,6 @@ Arguments are pickled and futures made in the caller's thread, so a slow argumen
 import atexit
 import concurrent.futures
 import itertools
-import logging
 import math
 import numbers
 import os
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from concurrent_nb import foreign
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.batches import Batches
@@ -50,7 +50,7 @@ from concurrent_nb.wire.messages import STRATEGIES, Needs, Slice, StrategyName
 if TYPE_CHECKING:
     from concurrent_nb.nodes.system_run import CellRun, SystemRun
 
-log = logging.getLogger(__name__)
+log = foreign.Log(__name__)
 
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
@@ -281,15 +281,17 @@ class ApplicationNode(concurrent.futures.Executor):
     def present_errors(self, presenter: Presenter | None) -> None:
         """Have `presenter(future, error)` called with each exception of a task before its future has it.
 
-        It is called in the application's own thread, for items of a map in the thread that reads them, and must not
-        raise. For front ends, which show errors their way.
+        It is called in the application's own thread, for items of a map in the thread that reads them; what it raises
+        is logged. For front ends, which show errors their way.
         """
-        self._courier.present = presenter
+        what = "the presenter of errors has raised"
+        self._courier.present = None if presenter is None else foreign.guarded(log, what, presenter)
 
     def present_displays(self, presenter: Callable[[Display], None] | None) -> None:
         """Have `presenter` called with what tasks of `submit` and of jobs that print display.
 
-        Without one it is printed as text. It is called in the application's own thread and must not raise.
+        Without one it is printed as text. It is called in the thread that writes what tasks print, in the same order;
+        what it raises is logged.
         """
         self._courier.present_display = presenter
 
@@ -486,10 +488,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.close_job(record)
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is: slaves, clients, tasks. Raises MasterUnreachable."""
-        answer = self._courier.member.control.call("status")
-        assert isinstance(answer, dict)
-        return answer
+        """Ask the master what there is: slaves, clients, tasks, and this user's jobs. Raises MasterUnreachable."""
+        return self._courier.member.status()
 
     # ------------------------------------------------------------------------------------------- what streams need too
 
@@ -640,6 +640,7 @@ def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:
         alive = reference()
         if alive is not None:
             alive.shutdown(wait=True)
+            alive._courier.output.join()
 
     atexit.register(finish)
     return lambda: atexit.unregister(finish)

@@ -10,13 +10,13 @@ may any task whose worker dies.
 """
 
 import itertools
-import logging
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.answers import open_item
@@ -32,7 +32,7 @@ from concurrent_nb.shipping.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.wire.messages import Needs
 
-log = logging.getLogger(__name__)
+log = foreign.Log(__name__)
 
 _OK: Final = Status.OK  # a name in a module is found faster than a member of an enumeration
 #: of the time that an item may run; after so much of it no other item of the batch is begun

@@ -15,12 +15,16 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
+from concurrent_nb import foreign
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SystemCounts
 
 T = TypeVar("T")
+
+#: callbacks that raise are logged where the standard library logs them
+_log: Final = foreign.Log("concurrent.futures")
 
 #: (job, indexes, None for all): asks the application's thread to cancel
 Canceller = Callable[[JobId, Sequence[int] | None], None]
@@ -98,6 +102,14 @@ class TaskFuture(concurrent.futures.Future[Any]):
             return self._exception
         return super().exception(timeout)
 
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Have `fn(future)` called when it has ended, at once if it has. What it raises is logged, whatever it is."""
+        with self._condition:
+            if self._state not in _ENDED:
+                self._done_callbacks.append(fn)
+                return
+        foreign.call(_log, f"exception calling callback for {self!r}", fn, self)
+
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the result in a coroutine. Cancelling the coroutine cancels the task if it does not run."""
         import asyncio  # here, because it takes 100 ms and only coroutines come by
@@ -113,12 +125,17 @@ class TaskFuture(concurrent.futures.Future[Any]):
         """Cancel the task unless it runs or has ended. Return whether it is cancelled."""
         with self._condition:
             known = self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
-        if known or not super().cancel():
-            return known
-        if self._notify_waiters() and self.job is not None:
-            self.job.tasks_ended((self,))
-        self._canceller(self.job_id, (self.index,))
-        return True
+        if known:
+            return True
+        is_cancelled = False
+        try:
+            is_cancelled = super().cancel()
+        finally:  # an interrupt may come while callbacks run
+            if is_cancelled or self._state == CANCELLED:
+                if self._notify_waiters() and self.job is not None:
+                    self.job.tasks_ended((self,))
+                self._canceller(self.job_id, (self.index,))
+        return is_cancelled
 
     def note_running(self, slave: str, begins: bool = True) -> None:
         """Note that the task runs, or, if it does not begin yet, that it will where it is. For the same thread."""
@@ -188,6 +205,20 @@ class TaskFuture(concurrent.futures.Future[Any]):
         except concurrent.futures.InvalidStateError:
             return False
         return True
+
+    def _invoke_callbacks(self) -> None:
+        """Call who wants to know that it has ended; what they raise is logged, whatever it is."""
+        interrupt: BaseException | None = None
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException as error:  # noqa: BLE001  (a callback is the user's)
+                if foreign.is_interrupt(error):
+                    interrupt = error
+                else:
+                    _log.exception("exception calling callback for %r", self)
+        if interrupt is not None:
+            raise interrupt
 
     def _notify_waiters(self) -> bool:
         try:

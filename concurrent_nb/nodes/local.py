@@ -35,11 +35,11 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.machine import cores
 from concurrent_nb.shipping.functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
+from concurrent_nb.workers.machine import cores
 
 #: a node that has not come up by then has failed
 START_TIMEOUT_S: Final = 30.0

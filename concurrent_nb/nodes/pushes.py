@@ -5,11 +5,11 @@ desk's thread:   Task.finished, the application's task_finished, then more tasks
 """
 
 import itertools
-import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.desk import Desk
@@ -18,7 +18,7 @@ from concurrent_nb.nodes.laying import TaskLoader
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.tasks.system import Task
 
-log = logging.getLogger(__name__)
+log = foreign.Log(__name__)
 
 #: an iterator of tasks is read so far ahead of their ends
 AHEAD: Final = 4096

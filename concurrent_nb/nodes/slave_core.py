@@ -6,7 +6,7 @@ Called by `SlaveNode`'s poll loop, by the simulator and by the tour in tests/tes
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final, Protocol
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 GATHER_S: Final = 0.04
 #: ... or until so many tasks have ended: it may keep nothing from being assigned
 GATHER_MAX: Final = 32
+#: seconds between two reports of how busy the host is
+HOST_LOAD_S: Final = 5.0
 
 
 class Reports(Protocol):
@@ -94,6 +96,7 @@ class SlaveCore:
         shelf: keeps what workers share, and outlives the session; None if they share nothing.
         store: where what a master on another host tells once is laid down; None if workers cannot open it.
         shares: whether the master is on this host and can open what lies there.
+        host_load: measures how busy this host is; None to say nothing of it.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class SlaveCore:
         store: Store | None = None,
         *,
         shares: bool = False,
+        host_load: Callable[[], m.HostLoad] | None = None,
     ) -> None:
         self.name = name
         self.session = Session(epoch, "to_slave")
@@ -121,6 +125,8 @@ class SlaveCore:
         self._crew = crew
         self._interval_s = interval_s
         self._said_at = -interval_s
+        self._host_load = host_load
+        self._host_load_at = inf if host_load is None else -inf  # when to say it next
         self._gathered = 0  # tasks that have ended since the last envelope
         self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
         self.degraded = ""  #: why the crew cannot work any more
@@ -200,6 +206,9 @@ class SlaveCore:
         self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))
+        if self._host_load is not None and now >= self._host_load_at:
+            self._host_load_at = now + HOST_LOAD_S
+            self.session.send(self._host_load())
         if self._gathers(urgent, now):
             return []
         envelopes = self.session.flush(now)

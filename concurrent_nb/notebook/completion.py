@@ -6,7 +6,6 @@ In quotes, in the body of a cell and in all other lines IPython's own completion
 """
 
 import argparse
-import os
 import re
 import shlex
 import threading
@@ -20,6 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from concurrent_nb.errors import ConcurrentError
 from concurrent_nb.notebook.session import Session
+from concurrent_nb.workers.machine import cores
 
 #: what users call our matcher in IPython's configuration, and how it is found again
 MATCHER: Final = "concurrent_nb"
@@ -57,7 +57,7 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session:
         "--out": variables,
         "--shared": variables,
         "--batch": lambda: ["auto"],
-        "--needs": lambda: ["threads", "cores=all", *(f"cores={n}" for n in range(1, (os.cpu_count() or 1) + 1))],
+        "--needs": lambda: ["threads", "cores=all", *(f"cores={n}" for n in range(1, cores() + 1))],
         "kernel": SlaveNames(session),
         "cancel": lambda: _job_names(session),
     }

@@ -15,12 +15,12 @@ from concurrent_nb import ApplicationNode, Cluster, Job
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.futures import Presenter
 from concurrent_nb.nodes.kernels import open_kernel
-from concurrent_nb.nodes.machine import cores
 from concurrent_nb.notebook.output import show
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
 from concurrent_nb.transport import connection_file
+from concurrent_nb.workers.machine import cores
 
 log = logging.getLogger(__name__)
 

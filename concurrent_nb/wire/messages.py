@@ -287,11 +287,29 @@ class KernelOpened(Message, tag=32, frozen=True):
     error: str  #: why there is none, and what to do
 
 
+class HostLoad(Message, tag=33, frozen=True):
+    """How busy the slave's host is, all its processes counted. Said every few seconds, for `status` alone."""
+
+    load: float | None  #: processes that ran or wanted to, on average over the last minute; None where it is not known
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
 FromClient = (
     Function | OpenJob | Submit | Cancel | CloseJob | ShareMemory | Segment | Content | DropSegments | Release | Bye
 )
 FromSlave = (
-    Outcomes | Started | Output | Returned | Capacity | KernelOpened | ShareMemory | Segment | DropSegments | Bye
+    Outcomes
+    | Started
+    | Output
+    | Returned
+    | Capacity
+    | KernelOpened
+    | HostLoad
+    | ShareMemory
+    | Segment
+    | DropSegments
+    | Bye
 )
 ToClient = Outcomes | Started | Output | Segment | DropSegments | Bye
 ToSlave = Function | Assign | Withdraw | DropFunctions | OpenKernel | Segment | Content | DropSegments | Release | Bye
@@ -312,6 +330,7 @@ AnyMessage = (
     | Returned
     | Capacity
     | KernelOpened
+    | HostLoad
     | ShareMemory
     | Segment
     | Content

@@ -176,10 +176,7 @@ def test_an_argument_is_a_copy(executor: Executor) -> None:
     small = np.zeros(10)
     # A task may change its arguments, and what it changes is its own.
     assert executor.submit(work.add_one, small).result(PATIENCE_S).sum() == 10
-    if isinstance(executor, ApplicationNode):  # a large array is one that many tasks may look at: none can change it
-        with pytest.raises(ValueError, match="read-only"):
-            executor.submit(work.add_one, mine).result(PATIENCE_S)
-    else:
+    for _ in range(3):
         assert executor.submit(work.add_one, mine).result(PATIENCE_S).sum() == 100_000
     assert mine.sum() == small.sum() == 0
 
