@@ -35,6 +35,7 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
+from concurrent_nb.nodes.restarts import restart_workers
 from concurrent_nb.shipping.functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
@@ -240,6 +241,13 @@ class Cluster:
             for slave in leaving:
                 slave.leaves = True
                 _write_line(slave.process, DRAIN)
+
+    def restart_workers(self, *, now: bool = False) -> int:
+        """Have fresh processes in the place of all workers; return how many, when they are ready.
+
+        What runs ends first, or with `now` is stopped and runs again; nothing fails, whosever it is.
+        """
+        return restart_workers(connection_file.read(self._started()), now=now).workers
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the master has ended (because somebody stopped it). False after `timeout_s` seconds."""

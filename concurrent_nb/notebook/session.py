@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Job
+from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.futures import Presenter
 from concurrent_nb.nodes.kernels import open_kernel
+from concurrent_nb.nodes.restarts import restart_workers
 from concurrent_nb.notebook.output import show
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: so many of a notebook's jobs are listed by %concurrent jobs
 JOBS_KEPT: Final = 20
+#: a restart that takes longer says what it waits for
+RESTART_TOLD_S: Final = 1.0
 
 
 class Session:
@@ -185,6 +189,34 @@ class Session:
             )
         self._cluster.scale(workers)
         return f"{plural(workers, 'worker')} from now on"
+
+    def restart(self, *, now: bool = False) -> str:
+        """Have fresh worker processes, and return when they are ready. Say how many, and after how long.
+
+        What runs ends first, or with `now` is stopped and runs again.
+        """
+        self._await_beginning()
+        if self._app is None:
+            return "there is no cluster to restart: the next task starts one"
+        where = self._cluster.connection_file if self._cluster is not None else self._where
+        assert where
+        waits = False
+
+        def told(left: int, total: int) -> None:
+            nonlocal waits
+            if not waits and monotonic() > began + RESTART_TOLD_S:
+                waits = True
+                print(
+                    f"{left} of {plural(total, 'worker')} still to come: what they run ends first (stop: do not wait)"
+                )
+
+        began = monotonic()
+        try:
+            done = restart_workers(connection_file.read(where), now=now, told=told)
+        except KeyboardInterrupt:
+            print("not waiting any more: the other workers are replaced when what they run has ended")
+            raise
+        return f"{plural(done.workers, 'fresh worker')} after {done.elapsed_s:.1f} s"
 
     def begin(self) -> None:
         """Have the cluster come up in the background; who needs it waits until it is up."""

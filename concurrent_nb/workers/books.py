@@ -23,7 +23,8 @@ else tasks that wait for tasks would hold all workers, and nothing would ever ru
 is dismissed when it has not been needed for a while.
 
 A worker that has been given as many tasks as one may have gets nothing more; when they have ended it is dismissed, and
-another takes its place when it has gone. That is no death that would count.
+another takes its place when it has gone. That is no death that would count. So are all workers when they are to be
+replaced; those that are stopped for it give back what they run.
 """
 
 import math
@@ -224,6 +225,32 @@ class Books:
         self._return_all()
         return [self._recall(member) for member in self._crew if member.held and not member.recalled]
 
+    def renewed(self, now: float, *, stop: bool) -> list[Command]:
+        """Have others take the place of all workers: as soon as what runs has ended, or with `stop` at once."""
+        commands: list[Command] = []
+        for member in list(self._crew):
+            if member.host or member.killed or not (member.pid or member.process):
+                continue  # it ends with its task, is about to end, or is fresh
+            member.outdated = True
+            self._crew.idle.pop(member.number, None)
+            if member.process:
+                self.process_ends(member.process)
+        for member in list(self._crew):
+            if not member.outdated or member.killed:
+                continue
+            if not member.held:
+                commands += self._settle(member)
+            elif stop:
+                commands.append(self._kill(member))
+            elif not member.recalled:
+                commands.append(self._recall(member))
+        return commands + self._dispatch(now)
+
+    @property
+    def outdated(self) -> int:
+        """Return how many workers are still to be replaced, or have successors that are not ready."""
+        return sum(member.outdated or not member.pid for member in self._crew if not member.host)
+
     def forgotten(self, functions: Iterable[bytes]) -> None:
         """Note that nobody needs these functions any more."""
         for function in functions:
@@ -254,8 +281,7 @@ class Books:
         member.pid, member.since = pid, now
         if self._start_limit is not self._limit:
             self._start_limit.worked()
-        self._crew.settle(member)
-        return self._dispatch(now)
+        return self._settle(member) + self._dispatch(now)
 
     def initializer_failed(self, report: str) -> None:
         """Note that the initializer has raised an error in a worker: it would in the next one, too."""
@@ -320,6 +346,8 @@ class Books:
             return []
         # What was stopped with force is over whatever the page says; what else ran then is not to blame.
         blamed = member.held.pop(member.stopping if member.killed else ticket, None)
+        if member.killed and member.outdated and (stopped := member.held.pop(ticket, None)) is not None:
+            self._return(stopped)  # and not kept here: the master's watch on its run time has to begin anew
         for attempt in reversed(member.held.values()):
             self._requeue(attempt)
         elapsed_s = now - started_at if started_at else 0.0
@@ -494,7 +522,7 @@ class Books:
 
     def _start_threads(self, now: float) -> list[Command]:
         """Start as many threads as can be of use now."""
-        threads = [thread for thread in self._crew.threads.values() if not thread.killed]
+        threads = [thread for thread in self._crew.threads.values() if not (thread.killed or thread.outdated)]
         starting = sum(not thread.pid for thread in threads)
         free = sum(thread.free for thread in threads)
         wanted = len(self._threads) + len(self._alone) - starting - free
@@ -546,9 +574,12 @@ class Books:
     def _settle(self, member: Member) -> list[Command]:
         """Bring a worker's record up to date; let it go if it has run what it may."""
         commands: list[Command] = []
-        if member.leaves and not (member.held or member.killed):
-            member.killed = True
-            commands.append(Dismiss(member.number))
+        if member.leaves and not member.killed:
+            mates = self._crew.mates(member)  # threads go together
+            if not any(mate.held or not mate.pid for mate in mates):
+                for mate in mates:
+                    mate.killed = True
+                    commands.append(Dismiss(mate.number))
         self._crew.settle(member)
         return commands
 

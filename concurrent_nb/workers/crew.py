@@ -174,7 +174,7 @@ class Crew:
 
     def free_thread(self) -> Member | None:
         """Return a thread that is ready and has nothing, None if there is none."""
-        return next((member for member in self.threads.values() if member.free), None)
+        return next((member for member in self.threads.values() if member.free and not member.outdated), None)
 
     def mates(self, member: Member) -> list[Member]:
         """List those that end with a worker: the threads of its process, or only itself."""
