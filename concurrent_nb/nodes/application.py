@@ -473,7 +473,7 @@ class ApplicationNode(concurrent.futures.Executor):
         retries: int = 0,
     ) -> None:
         """Submit all tasks of a job."""
-        shipment = self.ship(function)
+        shipment = self.ship(function, spawns=True)
         needs = shipment.needs if needs is None else _checked(needs)
         entries = []
         for index, call in enumerate(calls):
@@ -493,9 +493,9 @@ class ApplicationNode(concurrent.futures.Executor):
 
     # ------------------------------------------------------------------------------------------- what streams need too
 
-    def ship(self, fn: Callable[..., Any]) -> Shipment:
-        """Pickle a function, or find it pickled. Raises NotPicklable."""
-        pickled = self._functions.pickle(fn)
+    def ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
+        """Pickle a function, or find it pickled; for a job if it `spawns`. Raises NotPicklable."""
+        pickled = self._functions.pickle(fn, spawns=spawns)
         last, shipment = self._shipped
         if pickled is not last:  # most submits have the function of the one before
             needs = _checked(getattr(fn, "task_needs", None))
@@ -504,13 +504,13 @@ class ApplicationNode(concurrent.futures.Executor):
                 self._shipped = (pickled, shipment)
         return shipment
 
-    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
             return lay_down_call(self._store, *pickles.dumps_call(args, kwargs))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
-            culprit = describe_arguments(fn, args, kwargs, error)
+            culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
             raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
 
     def _next_of_loose_job(self) -> tuple[OpenJob[TaskFuture], int]:

@@ -18,6 +18,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
@@ -27,7 +28,7 @@ from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies
+from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies, streams
 from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
@@ -51,8 +52,8 @@ class TaskRunner:
 
     def __init__(self) -> None:
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
-        #: with what is `__main__` for it
-        self._functions: dict[bytes, tuple[Callable[..., object], types.ModuleType]] = {}
+        #: with what is `__main__` for it, and the generators of random numbers in it
+        self._functions: dict[bytes, tuple[Callable[..., object], types.ModuleType, list[streams.Made]]] = {}
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
@@ -83,7 +84,7 @@ class TaskRunner:
             opened = self._functions.get(digest)
             if opened is None:
                 opened = self._open(digest)
-            function, main = opened
+            function, main, made = opened
             if mains.HERE.module is not main:
                 mains.enter(main)
             if sizes:
@@ -94,12 +95,20 @@ class TaskRunner:
         sink = notes.sink()
         sink.open(self.send_note)
         try:
+            job, index = task
             if type(kwargs) is dict:
+                streams.begin(job, made, index)
                 value = function(*args, **kwargs)
-            elif kwargs is None:
-                value = chunks.run(function, args)
+            elif type(kwargs) is int:
+                streams.begin(job, made, kwargs)
+                value = function(*args)
             else:
-                value = batches.run(function, args, chunks.Terms(*kwargs), _show_figures)
+                numbers, *terms = kwargs
+                begin = partial(streams.begin, job, made)
+                if not terms:
+                    value = chunks.run(function, args, numbers, begin)
+                else:
+                    value = batches.run(function, args, numbers, chunks.Terms(*terms), begin, _show_figures)
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return failed(error)
@@ -120,18 +129,19 @@ class TaskRunner:
         """Give the answer of a task that this worker cannot run."""
         return not_loadable(error)
 
-    def _open(self, digest: bytes) -> tuple[Callable[..., object], types.ModuleType]:
+    def _open(self, digest: bytes) -> tuple[Callable[..., object], types.ModuleType, list[streams.Made]]:
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
         body, buffers = self._whole(*self._pickled[digest])
         main = mains.new()
         mains.enter(main, loads_function=True)
         # All tasks of this worker see them.
-        function: Callable[..., object] = pickles.loads(body, [memoryview(it).toreadonly() for it in buffers])
+        buffers = [memoryview(it).toreadonly() for it in buffers]
+        function, made = streams.loaded(lambda: pickles.loads(body, buffers))
         mains.enter(main)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
-        self._functions[digest] = opened = function, main
+        self._functions[digest] = opened = function, main, made
         return opened
 
     # ------------------------------------------------------------------------------------------------ shared memory

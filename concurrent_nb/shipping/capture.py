@@ -36,6 +36,7 @@ class Captured:
     name: str
     kind: str  #: "module", "function", "class", "array" or "value"
     size_bytes: int  #: estimated; 0 for what travels by name
+    draws: bool = False  #: there are random numbers in it, for which each task has a stream of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +148,13 @@ def capture(
         else:
             (shared if is_fixed(value) else fresh)[name] = value
     lines = needed or {}
-    body, buffers = _pickled(shared, lines, pickles.dumps) if shared else (b"", ())
+    draws = _that_draw(fresh) | _that_draw(once)
+    body, buffers = _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn")) if shared else (b"", ())
     own, _ = _pickled(fresh, lines, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
     for_workers, _ = _pickled(once, lines, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
     _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own) + len(for_workers)}, limit_bytes)
     return Capture(
-        names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
+        names=tuple(Captured(name, _kind(value), sizes[name], name in draws) for name, value in found.items()),
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),
         shared=body,
@@ -235,7 +237,19 @@ def _dumps_whole(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[byt
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
-    return pickler.dumps(types.FunctionType(code, namespace)), []
+    return pickler.dumps(types.FunctionType(code, namespace), mode="spawn"), []
+
+
+def _that_draw(values: dict[str, Any]) -> set[str]:
+    """Give the names of what uses generators of random numbers."""
+    if not values or pickles.is_plain(values):
+        return set()
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
+
+    try:
+        return {name for name, value in values.items() if not pickles.is_plain(value) and pickler.draws(value)}
+    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is named then)
+        return set()
 
 
 def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:

@@ -136,8 +136,11 @@ class Functions:
         self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str]]] = {}
         self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot]] = {}
 
-    def pickle(self, fn: Callable[..., Any]) -> PickledFunction:
+    def pickle(self, fn: Callable[..., Any], *, spawns: bool = False) -> PickledFunction:
         """Give the pickle of `fn` as it is now.
+
+        Args:
+            spawns: for a job, which takes a child of each generator of random numbers that the function uses.
 
         Raises NotPicklable, which names the function and the part of it that cannot travel.
         """
@@ -147,9 +150,9 @@ class Functions:
         valued = self._by_value.get(id(fn))
         if valued is not None and valued[0] is fn and valued[2].holds():
             return valued[1]
-        return self._pickle_anew(fn)
+        return self._pickle_anew(fn, spawns)
 
-    def _pickle_anew(self, fn: Callable[..., Any]) -> PickledFunction:
+    def _pickle_anew(self, fn: Callable[..., Any], spawns: bool) -> PickledFunction:
         if is_importable(fn):
             pickled = _finish(fn, pickle.dumps(fn, 5))
             if (home := home_of(fn)) is not None:
@@ -159,7 +162,7 @@ class Functions:
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled = pickled_by_value(fn, fn, self._lay_down)
+        pickled = pickled_by_value(fn, fn, self._lay_down, spawns=spawns)
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and not pickled.buffers:
             self._keep(self._by_value, (fn, pickled, snapshot))
         return pickled
@@ -172,16 +175,17 @@ class Functions:
                 del kept[next(iter(kept))]
 
 
-def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> PickledFunction:
+def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown, *, spawns: bool = False) -> PickledFunction:
     """Pickle a function as it is now.
 
     Args:
         of: what of it is the user's: the function itself, or the class that it stands for.
+        spawns: as of `Functions.pickle`.
 
     Raises NotPicklable, which names `of` and the part of it that cannot travel.
     """
     try:
-        body, buffers = pickles.dumps(fn)
+        body, buffers = pickles.dumps(fn, "spawn" if spawns else "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.

@@ -16,17 +16,19 @@ import dataclasses
 import functools
 import io
 import pickle
+import random
 import sys
 import threading
 import types
 import typing
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from cloudpickle import cloudpickle
 
-from concurrent_nb.shipping import mains, proxies
+from concurrent_nb.shipping import mains, proxies, streams
 from concurrent_nb.shipping.references import home_of, is_importable_module
 from concurrent_nb.shipping.refusals import Refused, is_refused_type
 from concurrent_nb.shipping.sources import keep_lines, text_of
@@ -41,8 +43,12 @@ _ALIAS: Final = getattr(typing, "TypeAliasType", None)  # since Python 3.12
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value what a worker cannot find by name."""
 
-    def __init__(self, file: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool] | None = None) -> None:
+    def __init__(
+        self, file: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool] | None = None, mode: streams.Mode = "keep"
+    ) -> None:
         super().__init__(file, 5, buffer_callback=keep)
+        self.mode = mode
+        self.draws = False  #: whether a generator of random numbers is in it that gives each task its own stream
         self._ways: dict[type, Way | None] = {}
         self.files: set[str] = set()  #: names of files whose lines are in this pickle
 
@@ -63,17 +69,28 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super()._function_getnewargs(function)
 
 
-def dumps(thing: object, keep: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+def dumps(
+    thing: object, keep: Callable[[pickle.PickleBuffer], bool] | None = None, mode: streams.Mode = "keep"
+) -> bytes:
     """Pickle `thing`.
 
     Args:
         keep: says of each buffer whether it stays in the pickle; without it all do.
+        mode: what becomes of generators of random numbers.
 
     Raises Refused, and whatever an object's own pickling raises.
     """
     with io.BytesIO() as file:
-        Pickler(file, keep).dump(thing)
+        Pickler(file, keep, mode).dump(thing)
         return file.getvalue()
+
+
+def draws(thing: object) -> bool:
+    """Say whether there is a generator of random numbers in what `thing` takes along."""
+    with io.BytesIO() as file:
+        pickler = Pickler(file, mode="share")
+        pickler.dump(thing)
+        return pickler.draws
 
 
 _ways: "weakref.WeakKeyDictionary[type, Way | None]" = weakref.WeakKeyDictionary()
@@ -101,6 +118,8 @@ def _way_of(kind: type) -> Way | None:
             return way
     if is_refused_type(kind):
         return _refuse
+    if (reduction := streams.reduction(kind)) is not None:
+        return partial(_reduce_generator, reduction)
     managers = sys.modules.get("multiprocessing.managers")
     if managers is not None and issubclass(kind, managers.BaseProxy):
         return _reduce_proxy
@@ -376,6 +395,13 @@ def _reduce_stream(pickler: Pickler, stream: Any) -> Any:
         raise Refused(stream)
     kind = type(stream)
     return stream.__reduce_ex__(5) if isinstance(kind.__reduce__, types.FunctionType) else NotImplemented
+
+
+def _reduce_generator(reduction: Callable[[Any, bool], Any], pickler: Pickler, generator: Any) -> Any:
+    if pickler.mode == "keep":
+        return NotImplemented if type(generator) is not random.SystemRandom else reduction(generator, False)
+    pickler.draws = True
+    return reduction(generator, pickler.mode == "spawn")
 
 
 def _reduce_proxy(pickler: Pickler, proxy: Any) -> Any:

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from concurrent_nb.shipping.streams import Mode
+
 #: buffers of this size or more travel outside of the pickle
 OUT_OF_BAND_BYTES: Final = 64 * 1024
 #: containers with more items than this are not searched, but left to cloudpickle
@@ -94,8 +96,11 @@ def _spent(thing: object, budget: int) -> int:
     return -1
 
 
-def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
+def dumps(thing: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview]]:
     """Pickle `thing`; return the pickle and the large buffers that were left out of it.
+
+    Args:
+        mode: what becomes of generators of random numbers.
 
     Raises whatever the object's own pickling raises (TypeError, PicklingError, RecursionError, ...).
     """
@@ -118,7 +123,7 @@ def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
         return pickle.dumps(thing, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
 
-    return pickler.dumps(thing, keep), buffers
+    return pickler.dumps(thing, keep, mode), buffers
 
 
 def dumps_attributes(
@@ -139,9 +144,13 @@ def dumps_attributes(
     return dumps_call((args, attributes), {})
 
 
-def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
-    """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut."""
-    if kwargs:
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> tuple[bytes, list[memoryview]]:
+    """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut.
+
+    Args:
+        kwargs: or the number of an item in its job, which has no keywords.
+    """
+    if kwargs and type(kwargs) is dict:
         return dumps((args, kwargs))
     for arg in args:
         if type(arg) not in SMALL_ATOMS:

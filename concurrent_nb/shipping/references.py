@@ -66,6 +66,8 @@ def is_importable(thing: Any) -> bool:
     Not so for what `__main__` defines, for what is defined inside a function, and for modules that were registered with
     `cloudpickle.register_pickle_by_value`.
     """
+    if isinstance(thing, types.BuiltinMethodType) and not isinstance(thing.__self__, (types.ModuleType, type)):
+        return thing.__self__ is None and home_of(thing) is not None  # a method, as `random.random` is one
     return isinstance(thing, _BY_REFERENCE) and home_of(thing) is not None
 
 
