@@ -6,6 +6,7 @@ pickle, but wrongly. When it has failed, `find_unpicklable` looks for the part t
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import inspect
 import io
@@ -155,6 +156,8 @@ def is_refused_type(kind: type) -> bool:
     if kind is memoryview:
         return True
     if any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__")):
+        return False
+    if dataclasses.is_dataclass(kind) or issubclass(kind, tuple):  # plain data of ours
         return False
     return any(base.__module__.startswith((*_SHELL, *_OURS)) for base in kind.__mro__)
 
