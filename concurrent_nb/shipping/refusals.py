@@ -139,7 +139,7 @@ def _refusal_of_type(kind: type) -> tuple[str, str] | None:
         base = getattr(sys.modules.get(module), name, None)
         if isinstance(base, type) and issubclass(kind, base):
             return what, advice
-    for base in kind.__mro__:
+    for base in kind.__mro__ if is_refused_type(kind) else ():
         if base.__module__.startswith(_SHELL):
             return "part of the notebook's shell", "a task has none, so leave it out"
         if base.__module__.startswith(_OURS):
