@@ -6,6 +6,7 @@ pickle, but wrongly. When it has failed, `find_unpicklable` looks for the part t
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import inspect
 import io
@@ -138,7 +139,7 @@ def _refusal_of_type(kind: type) -> tuple[str, str] | None:
         base = getattr(sys.modules.get(module), name, None)
         if isinstance(base, type) and issubclass(kind, base):
             return what, advice
-    for base in kind.__mro__:
+    for base in kind.__mro__ if is_refused_type(kind) else ():
         if base.__module__.startswith(_SHELL):
             return "part of the notebook's shell", "a task has none, so leave it out"
         if base.__module__.startswith(_OURS):
@@ -155,6 +156,8 @@ def is_refused_type(kind: type) -> bool:
     if kind is memoryview:
         return True
     if any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__")):
+        return False
+    if dataclasses.is_dataclass(kind) or issubclass(kind, tuple):  # plain data of ours
         return False
     return any(base.__module__.startswith((*_SHELL, *_OURS)) for base in kind.__mro__)
 

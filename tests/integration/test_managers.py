@@ -56,7 +56,8 @@ def test_a_worker_s_programs_do_not_find_the_key(cluster: Cluster) -> None:
 
 def test_what_is_only_for_children_is_refused(cluster: Cluster) -> None:
     context = multiprocessing.get_context("fork")
-    for thing in (context.Lock(), context.Semaphore(1)):
+    things: list[Any] = [context.Lock(), context.Semaphore(1)]
+    for thing in things:
         error = cluster.application().submit(len, thing).exception(PATIENCE_S)
         assert isinstance(error, NotPicklable)
         assert "inherit" in str(error)
