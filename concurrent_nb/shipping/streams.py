@@ -1,12 +1,11 @@
 """Random numbers in tasks: each task draws from a stream of its own, the same one wherever and how often it runs.
 
-    notebook: rng = default_rng(42), captured by a job  --> (entropy, key) of a child of rng's SeedSequence
-    worker:   begin(job, index)                         --> in the task, rng is a generator of (entropy, key + index)
+    notebook: rng, captured by a job    --> entropy = int.from_bytes(rng.bytes(16)), drawn when the job is started
+    worker:   begin(job, made, index)   --> in the task, rng is a generator of SeedSequence(entropy, spawn_key=(index,))
 
-So task i of a job draws what `rng.spawn(1)[0].spawn(n)[i]` would have drawn when the job was started. It counts as a
-`spawn` of rng, so the next job draws other numbers. What has no SeedSequence (numpy's RandomState, Python's Random)
-gives 128 bits, which it draws for that, as entropy. A single submit takes nothing from the generator; its number among
-the submits of its application tells it apart.
+So task i of a job draws from `SeedSequence(entropy).spawn(n)[i]`, and the next job draws other numbers, as the next
+turn of a loop would. Python's Random has `getrandbits(128)` in the place of `bytes(16)`. A single submit takes nothing
+from the generator: the entropy is a digest of its state, and the index is the submit's number in its application.
 
 Whatever is captured counts: generators in objects, and bound methods of them, as `from random import gauss` is. What is
 an argument stays what it is.
@@ -22,8 +21,6 @@ from typing import Any, Final, Literal
 #: what a pickle does with the generators in it: a job's captured ones, a submit's, and those of arguments and results
 Mode = Literal["spawn", "share", "keep"]
 
-#: stands in the key for all submits; no `spawn` gets so far
-_SUBMITS: Final = 2**32 - 1
 _ENTROPY_BITS: Final = 128
 _RANDOM_REDUCE: Final[Any] = random.Random.__reduce__
 
@@ -37,8 +34,8 @@ class _Here(threading.local):
     own: dict[int | None, Any] | None = None  #: what `rng` has made for it
 
 
-#: a generator, and the entropy and key that its streams come from
-Made = tuple[Any, Any, tuple[int, ...]]
+#: a generator, and the entropy that its streams come from
+Made = tuple[Any, int]
 HERE: Final = _Here()
 
 
@@ -58,8 +55,8 @@ def begin(job: bytes, made: list[Made], index: int) -> None:
     here.job = job
     here.index = index
     here.own = None
-    for generator, entropy, key in made:
-        _reseed(generator, entropy, (*key, index))
+    for generator, entropy in made:
+        _reseed(generator, entropy, index)
 
 
 def end() -> None:
@@ -85,7 +82,7 @@ def rng(seed: int | None = None) -> Any:
         here.own = {}
     if seed not in here.own:
         entropy = int.from_bytes(here.job) if seed is None else seed
-        here.own[seed] = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(here.index,)))
+        here.own[seed] = np.random.default_rng(_seeds(entropy, here.index))
     return here.own[seed]
 
 
@@ -111,75 +108,77 @@ def _reduced_random(generator: random.Random, spawns: bool) -> Any:
     if isinstance(generator, random.SystemRandom):
         return type(generator), ()
     entropy = generator.getrandbits(_ENTROPY_BITS) if spawns else _digest(generator.getstate())
-    return _make_random, (type(generator), entropy, () if spawns else (_SUBMITS,))
+    return _make_random, (type(generator), entropy)
 
 
 def _reduced_generator(generator: Any, spawns: bool) -> Any:
-    bits = generator.bit_generator
-    seeds = bits.seed_seq
-    if not hasattr(seeds, "spawn_key"):  # one of somebody's own
-        entropy, key = int.from_bytes(generator.bytes(_ENTROPY_BITS // 8)), ()
-    elif spawns:
-        child = seeds.spawn(1)[0]
-        entropy, key = child.entropy, child.spawn_key
-    else:
-        entropy, key = seeds.entropy, (*seeds.spawn_key, _SUBMITS)
-    return _make_generator, (type(bits), entropy, tuple(key))
+    entropy = _drawn(generator) if spawns else _digest(generator.bit_generator.state)
+    return _make_generator, (type(generator.bit_generator), entropy)
 
 
 def _reduced_state(generator: Any, spawns: bool) -> Any:
-    entropy = int.from_bytes(generator.bytes(_ENTROPY_BITS // 8)) if spawns else _digest(generator.get_state())
-    return _make_state, (type(generator._bit_generator), entropy, () if spawns else (_SUBMITS,))
+    entropy = _drawn(generator) if spawns else _digest(generator.get_state(legacy=False))
+    return _make_state, (type(generator._bit_generator), entropy)
+
+
+def _drawn(generator: Any) -> int:
+    return int.from_bytes(generator.bytes(_ENTROPY_BITS // 8))
 
 
 def _digest(state: Any) -> int:
-    text = repr([it.tolist() if hasattr(it, "tolist") else it for it in state])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[: _ENTROPY_BITS // 8])
+    return int.from_bytes(hashlib.sha256(repr(_plain(state)).encode()).digest()[: _ENTROPY_BITS // 8])
+
+
+def _plain(state: Any) -> Any:
+    """Give a state whose text has all of it: that of an array may not."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    return state.tolist() if hasattr(state, "tolist") else state
 
 
 # ---------------------------------------------------------------------------------------------------- where they arrive
 
 
-def _made(generator: Any, entropy: Any, key: tuple[int, ...]) -> Any:
+def _made(generator: Any, entropy: int) -> Any:
     if HERE.made is not None:
-        HERE.made.append((generator, entropy, key))
+        HERE.made.append((generator, entropy))
     return generator
 
 
-def _key(key: tuple[int, ...]) -> tuple[int, ...]:
-    return (*key, HERE.index or 0)
+def _make_random(kind: type[random.Random], entropy: int) -> Any:
+    return _made(kind(_seed(entropy, HERE.index or 0)), entropy)
 
 
-def _make_random(kind: type[random.Random], entropy: int, key: tuple[int, ...]) -> Any:
-    return _made(kind(_seed(entropy, _key(key))), entropy, key)
-
-
-def _make_generator(bits: Any, entropy: Any, key: tuple[int, ...]) -> Any:
+def _make_generator(bits: Any, entropy: int) -> Any:
     import numpy as np
 
-    seeds = np.random.SeedSequence(entropy, spawn_key=_key(key))
-    return _made(np.random.Generator(bits(seeds)), entropy, key)
+    return _made(np.random.Generator(bits(_seeds(entropy, HERE.index or 0))), entropy)
 
 
-def _make_state(bits: Any, entropy: int, key: tuple[int, ...]) -> Any:
+def _make_state(bits: Any, entropy: int) -> Any:
     import numpy as np
 
-    seeds = np.random.SeedSequence(entropy, spawn_key=_key(key))
-    return _made(np.random.RandomState(bits(seeds)), entropy, key)
+    return _made(np.random.RandomState(bits(_seeds(entropy, HERE.index or 0))), entropy)
 
 
-def _seed(entropy: int, key: tuple[int, ...]) -> int:
-    return int.from_bytes(hashlib.sha512(repr((entropy, key)).encode()).digest())
+def _seeds(entropy: int, index: int) -> Any:
+    import numpy as np
+
+    return np.random.SeedSequence(entropy, spawn_key=(index,))
 
 
-def _reseed(generator: Any, entropy: Any, key: tuple[int, ...]) -> None:
+def _seed(entropy: int, index: int) -> int:
+    return int.from_bytes(hashlib.sha512(repr((entropy, index)).encode()).digest())
+
+
+def _reseed(generator: Any, entropy: int, index: int) -> None:
     """Give a generator another stream, in its place: a function may have it anywhere."""
     if isinstance(generator, random.Random):
-        generator.seed(_seed(entropy, key))
+        generator.seed(_seed(entropy, index))
         return
     import numpy as np
 
-    seeds = np.random.SeedSequence(entropy, spawn_key=key)
+    seeds = _seeds(entropy, index)
     if isinstance(generator, np.random.RandomState):
         fresh = np.random.RandomState(type(generator._bit_generator)(seeds))
         generator.set_state(fresh.get_state(legacy=False))

@@ -25,7 +25,8 @@ def app() -> Iterator[ApplicationNode]:
 
 
 def expected(count: int, seed: int = 42) -> list[float]:
-    return [float(child.random()) for child in np.random.default_rng(seed).spawn(1)[0].spawn(count)]
+    seeds = np.random.SeedSequence(int.from_bytes(np.random.default_rng(seed).bytes(16))).spawn(count)
+    return [float(np.random.default_rng(seed).random()) for seed in seeds]
 
 
 def draws(seed: int = 42) -> Callable[..., float]:
@@ -82,9 +83,8 @@ def test_submits_and_methods_draw_different_numbers(app: ApplicationNode) -> Non
     rng, python = np.random.default_rng(42), random.Random(1)
     submitted = [app.submit(lambda: (float(rng.random()), python.random())) for _ in range(8)]
     assert len({number for future in submitted for number in future.result(PATIENCE_S)}) == 16
-    assert list(app.map(rng.normal, [0.0] * 5)) == [
-        float(child.normal(0.0)) for child in np.random.default_rng(42).spawn(1)[0].spawn(5)
-    ]
+    rng = np.random.default_rng(42)
+    assert list(app.map(rng.uniform, [0.0] * 5)) == expected(5)
     assert len(set(app.map(python.uniform, [0.0] * 20, [1.0] * 20))) == 20
     assert len(set(app.map(random.Random(3).gauss, [0.0] * 20, [1.0] * 20))) == 20
 

@@ -91,14 +91,15 @@ def test_each_task_draws_its_own_numbers_and_they_can_be_had_again(name: str, ki
     )
 
 
-def test_the_streams_are_those_that_spawn_would_give() -> None:
-    rng = np.random.default_rng(42)
-    names = notebook("def draw(): return float(rng.normal())", rng=rng)
-    expected = [float(child.normal()) for child in np.random.default_rng(42).spawn(1)[0].spawn(4)]
-    assert job(names["draw"]) == expected
-    second = [float(child.normal()) for child in np.random.default_rng(42).spawn(2)[1].spawn(4)]
-    assert job(names["draw"]) == second
-    assert rng.normal() == np.random.default_rng(42).normal(), "its own numbers are the same as ever"
+def test_the_streams_are_those_that_spawn_gives_of_what_the_job_has_drawn() -> None:
+    for make in (lambda: np.random.default_rng(42), lambda: np.random.RandomState(42)):
+        rng, other = make(), make()
+        names = notebook("def draw(): return rng.normal()", rng=rng)
+        for _ in range(2):
+            seeds = np.random.SeedSequence(int.from_bytes(other.bytes(16))).spawn(4)
+            kind = type(getattr(rng, "_bit_generator"))  # noqa: B009  (of both kinds)
+            assert job(names["draw"]) == [type(rng)(kind(seed)).normal() for seed in seeds]
+        assert rng.normal() == other.normal()
 
 
 def test_a_stream_goes_on_within_a_task_and_may_spawn() -> None:
