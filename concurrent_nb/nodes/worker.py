@@ -18,7 +18,6 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
@@ -54,6 +53,7 @@ class TaskRunner:
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
         #: with what is `__main__` for it, and the generators of random numbers in it
         self._functions: dict[bytes, tuple[Callable[..., object], types.ModuleType, list[streams.Made]]] = {}
+        self._drawing = streams.drawing()  # of the thread in which tasks run
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
@@ -95,20 +95,20 @@ class TaskRunner:
         sink = notes.sink()
         sink.open(self.send_note)
         try:
-            job, index = task
+            drawing = self._drawing
+            drawing.job, index = task
+            drawing.made = made
             if type(kwargs) is dict:
-                streams.begin(job, made, index)
+                drawing.begin(index)
                 value = function(*args, **kwargs)
             elif type(kwargs) is int:
-                streams.begin(job, made, kwargs)
+                drawing.begin(kwargs)
                 value = function(*args)
+            elif len(kwargs) == 1:
+                value = chunks.run(function, args, kwargs[0], drawing.begin)
             else:
                 numbers, *terms = kwargs
-                begin = partial(streams.begin, job, made)
-                if not terms:
-                    value = chunks.run(function, args, numbers, begin)
-                else:
-                    value = batches.run(function, args, numbers, chunks.Terms(*terms), begin, _show_figures)
+                value = batches.run(function, args, numbers, chunks.Terms(*terms), drawing.begin, _show_figures)
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return failed(error)

@@ -103,11 +103,13 @@ class LocalJob(Job):
     @contextmanager
     def _drawing(self, index: int) -> Iterator[None]:
         """Give a task its streams of random numbers."""
-        streams.begin(self.id, self._made, index)
+        drawing = streams.drawing()
+        drawing.job, drawing.made = self.id, self._made
+        drawing.begin(index)
         try:
             yield
         finally:
-            streams.end()
+            drawing.end()
 
     @contextmanager
     def _tagged(self, index: int) -> Iterator[None]:

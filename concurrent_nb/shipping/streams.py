@@ -1,7 +1,7 @@
 """Random numbers in tasks: each task draws from a stream of its own, the same one wherever and how often it runs.
 
     notebook: rng, captured by a job    --> entropy = int.from_bytes(rng.bytes(16)), drawn when the job is started
-    worker:   begin(job, made, index)   --> in the task, rng is a generator of SeedSequence(entropy, spawn_key=(index,))
+    worker:   drawing().begin(index)    --> in the task, rng is a generator of SeedSequence(entropy, spawn_key=(index,))
 
 So task i of a job draws from `SeedSequence(entropy).spawn(n)[i]`, and the next job draws other numbers, as the next
 turn of a loop would. Python's Random has `getrandbits(128)` in the place of `bytes(16)`. A single submit takes nothing
@@ -25,44 +25,56 @@ _ENTROPY_BITS: Final = 128
 _RANDOM_REDUCE: Final[Any] = random.Random.__reduce__
 
 
-class _Here(threading.local):
-    """What runs in this thread."""
-
-    job: bytes = b""
-    index: int | None = None  #: of the task or item; None: none runs
-    made: "list[Made] | None" = None  #: while a function is unpickled that serves many tasks: the generators in it
-    own: dict[int | None, Any] | None = None  #: what `rng` has made for it
-
-
 #: a generator, and the entropy that its streams come from
 Made = tuple[Any, int]
-HERE: Final = _Here()
+
+
+class Drawing:
+    """Who draws random numbers in a thread: a task, or an item of one."""
+
+    __slots__ = ("index", "job", "made", "own")
+
+    def __init__(self) -> None:
+        self.job = b""
+        self.index: int | None = None  #: of the task or item in its job; None: none runs
+        self.made: list[Made] = []  #: the generators in its function that are there already
+        self.own: dict[int | None, Any] | None = None  #: what `rng` has made for it
+
+    def begin(self, index: int) -> None:
+        """Begin a task or an item: give the generators their streams. For each item of a chunk, so it does little."""
+        self.index = index
+        self.own = None
+        if self.made:
+            for generator, entropy in self.made:
+                _reseed(generator, entropy, index)
+
+    def end(self) -> None:
+        """Note that no task runs any more."""
+        self.index = self.own = None
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.drawing = Drawing()
+        self.made: list[Made] | None = None  #: while a function is unpickled that serves many tasks: those in it
+
+
+_HERE: Final = _Here()
+
+
+def drawing() -> Drawing:
+    """Give who draws in this thread."""
+    return _HERE.drawing
 
 
 def loaded(load: Callable[[], Any]) -> tuple[Any, list[Made]]:
     """Unpickle a function that serves many tasks; give it with the generators in it. Raises as `load`."""
     made: list[Made] = []
-    HERE.made = made
+    _HERE.made = made
     try:
         return load(), made
     finally:
-        HERE.made = None
-
-
-def begin(job: bytes, made: list[Made], index: int) -> None:
-    """Begin a task, or an item of one: give its stream to each generator that is there already."""
-    here = HERE
-    here.job = job
-    here.index = index
-    here.own = None
-    for generator, entropy in made:
-        _reseed(generator, entropy, index)
-
-
-def end() -> None:
-    """Note that no task runs any more."""
-    HERE.index = None
-    HERE.own = None
+        _HERE.made = None
 
 
 def rng(seed: int | None = None) -> Any:
@@ -75,15 +87,15 @@ def rng(seed: int | None = None) -> Any:
     """
     import numpy as np
 
-    here = HERE
-    if here.index is None:
+    task = _HERE.drawing
+    if task.index is None:
         return np.random.default_rng(seed)
-    if here.own is None:
-        here.own = {}
-    if seed not in here.own:
-        entropy = int.from_bytes(here.job) if seed is None else seed
-        here.own[seed] = np.random.default_rng(_seeds(entropy, here.index))
-    return here.own[seed]
+    if task.own is None:
+        task.own = {}
+    if seed not in task.own:
+        entropy = int.from_bytes(task.job) if seed is None else seed
+        task.own[seed] = np.random.default_rng(_seeds(entropy, task.index))
+    return task.own[seed]
 
 
 # --------------------------------------------------------------------------------------------------- on their way out
@@ -140,25 +152,29 @@ def _plain(state: Any) -> Any:
 
 
 def _made(generator: Any, entropy: int) -> Any:
-    if HERE.made is not None:
-        HERE.made.append((generator, entropy))
+    if _HERE.made is not None:
+        _HERE.made.append((generator, entropy))
     return generator
 
 
 def _make_random(kind: type[random.Random], entropy: int) -> Any:
-    return _made(kind(_seed(entropy, HERE.index or 0)), entropy)
+    return _made(kind(_seed(entropy, _index())), entropy)
 
 
 def _make_generator(bits: Any, entropy: int) -> Any:
     import numpy as np
 
-    return _made(np.random.Generator(bits(_seeds(entropy, HERE.index or 0))), entropy)
+    return _made(np.random.Generator(bits(_seeds(entropy, _index()))), entropy)
 
 
 def _make_state(bits: Any, entropy: int) -> Any:
     import numpy as np
 
-    return _made(np.random.RandomState(bits(_seeds(entropy, HERE.index or 0))), entropy)
+    return _made(np.random.RandomState(bits(_seeds(entropy, _index()))), entropy)
+
+
+def _index() -> int:
+    return _HERE.drawing.index or 0
 
 
 def _seeds(entropy: int, index: int) -> Any:

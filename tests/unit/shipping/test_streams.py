@@ -23,6 +23,12 @@ def notebook(source: str, /, **names: Any) -> dict[str, Any]:
     return namespace
 
 
+def begin(made: list[streams.Made], index: int, job: bytes = JOB) -> None:
+    drawing = streams.drawing()
+    drawing.job, drawing.made = job, made
+    drawing.begin(index)
+
+
 def job(function: Any, *, indexes: Any = range(4), each_anew: bool = False) -> list[Any]:
     """Run a function as the tasks of a job, in one worker, or each in a worker of its own."""
     body, buffers = _sent(function)
@@ -31,9 +37,9 @@ def job(function: Any, *, indexes: Any = range(4), each_anew: bool = False) -> l
     for index in indexes:
         if each_anew:
             opened, made = streams.loaded(lambda: pickles.loads(body, buffers))
-        streams.begin(JOB, made, index)
+        begin(made, index)
         answers.append(opened())
-    streams.end()
+    streams.drawing().end()
     return answers
 
 
@@ -139,9 +145,9 @@ def test_submits_take_nothing_and_are_told_apart_by_their_number(name: str) -> N
     opened, generators = streams.loaded(lambda: pickles.loads(first.body))
     numbers = []
     for index in range(5):
-        streams.begin(JOB, generators, index)
+        begin(generators, index)
         numbers.append(opened())
-    streams.end()
+    streams.drawing().end()
     assert len(set(numbers)) == 5
     assert not set(numbers) & set(job(function))
 
@@ -154,12 +160,12 @@ def test_what_takes_its_chance_from_the_system_travels() -> None:
 def test_a_task_has_a_generator_without_capturing_one() -> None:
     def draw(seed: int | None) -> Callable[[int, bytes], float]:
         def of(index: int, job: bytes) -> float:
-            streams.begin(job, [], index)
+            begin([], index, job)
             try:
                 assert streams.rng(seed) is streams.rng(seed)
                 return float(streams.rng(seed).random())
             finally:
-                streams.end()
+                streams.drawing().end()
 
         return of
 
