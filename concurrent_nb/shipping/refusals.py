@@ -255,7 +255,8 @@ def describe_arguments(
 ) -> str:
     """Write which argument of a call could not be pickled, and why: `argument 2 (log) is an open file: ...`."""
     try:
-        names = list(inspect.signature(fn).parameters) if fn is not None else []
+        parameters = inspect.signature(fn).parameters.values() if fn is not None else ()
+        names = [it.name for it in parameters if it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)]
     except (TypeError, ValueError):  # compiled code often has none
         names = []
     for number, arg in enumerate(args):

@@ -166,13 +166,14 @@ def test_it_is_named_wherever_it_is(make: Callable[[], Any], what: str) -> None:
 
 
 def test_the_argument_is_named_by_its_place_and_its_name() -> None:
-    def f(first: int, second: Any = None, **rest: Any) -> None:
+    def f(first: int, second: Any = None, *more: Any, **rest: Any) -> None:
         return
 
     lock = threading.Lock()
     for args, kwargs, start in [
         ((1, lock), {}, "argument 2 (second) is a lock: "),
         ((1, [lock]), {}, "argument 2 (second) uses second[0], a lock: "),
+        ((1, 2, lock), {}, "argument 3 is a lock: "),
         ((1,), {"key": {"a": lock}}, "argument key uses key['a'], a lock: "),
     ]:
         with pytest.raises(TypeError) as raised:
