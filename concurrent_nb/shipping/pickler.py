@@ -123,6 +123,9 @@ def _way_of(kind: type) -> Way | None:
     managers = sys.modules.get("multiprocessing.managers")
     if managers is not None and issubclass(kind, managers.BaseProxy):
         return _reduce_proxy
+    figures = sys.modules.get("matplotlib.figure")
+    if figures is not None and issubclass(kind, figures.Figure):
+        return _reduce_figure
     own = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
     if issubclass(kind, BaseException):
         return _reduce_exception if _is_rebuilt(kind) else _reduce_with_notes
@@ -402,6 +405,12 @@ def _reduce_generator(reduction: Callable[[Any, bool], Any], pickler: Pickler, g
         return NotImplemented if type(generator) is not random.SystemRandom else reduction(generator, False)
     pickler.draws = True
     return reduction(generator, pickler.mode == "spawn")
+
+
+def _reduce_figure(pickler: Pickler, figure: Any) -> Any:
+    make, args, state, *rest = figure.__reduce_ex__(5)
+    # Else pyplot has it open where it arrives, and it is shown as if the task had drawn it.
+    return make, args, {name: value for name, value in state.items() if name != "_restore_to_pylab"}, *rest
 
 
 def _reduce_proxy(pickler: Pickler, proxy: Any) -> Any:

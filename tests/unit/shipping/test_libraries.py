@@ -141,6 +141,20 @@ def test_they_travel_captured_as_globals_of_helpers_and_as_arguments(child: Call
     assert child(bodies) == {name: [MADE[name][2]] * 3 for name in MADE if name not in left_out}
 
 
+def test_a_figure_that_arrives_is_not_open() -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    try:
+        there = pickle.loads(pickler.dumps(figure))
+        assert len(there.axes[0].lines) == 1
+        assert plt.get_fignums() == [figure.number]
+        assert plt.figure(figure.number) is figure
+    finally:
+        plt.close(figure)
+
+
 def test_a_large_frame_leaves_its_buffers_out_of_the_pickle() -> None:
     names, _ = made("pandas")
     body, buffers = pickles.dumps(names["pd"].DataFrame(np.zeros((100_000, 2))))
