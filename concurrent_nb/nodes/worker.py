@@ -18,6 +18,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
@@ -27,7 +28,9 @@ from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import batches, chunks, notes, pickles
-from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
+from concurrent_nb.shipping.environment.entering import Entered, Environments, ThreadEnvironments, hand_on
+from concurrent_nb.shipping.environment.envelope import is_envelope
+from concurrent_nb.shipping.reports import EXPLANATION, failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers import child
@@ -45,12 +48,25 @@ _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
 
 
+class _Function:
+    """A function that has come, in the environment that it is to run in; opened by the first task."""
+
+    __slots__ = ("body", "buffers", "entered", "function")
+
+    def __init__(self, entered: Entered, body: Buffer, buffers: Sequence[Buffer]) -> None:
+        self.entered = entered
+        self.body = body
+        self.buffers = buffers
+        self.function: Callable[..., object] | None = None
+
+
 class TaskRunner:
     """Keep functions by digest; run tasks and turn whatever happens into an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, environments: Environments) -> None:
+        self._environments = environments
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
-        self._functions: dict[bytes, Callable[..., object]] = {}
+        self._functions: dict[bytes, _Function] = {}
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
@@ -70,10 +86,28 @@ class TaskRunner:
 
     def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
+        environments = self._environments
         try:
-            function = self._functions.get(digest)
+            known = self._functions.get(digest) or self._unwrap(digest)
+            if not environments.begin(known.entered):
+                known = self._unwrap(digest)
+                environments.begin(known.entered)
+        except BaseException as error:  # noqa: BLE001  (a module of the user's that does not fit; the answer has the error)
+            return not_loadable(error)
+        try:
+            return self._run(known, body, sizes, buffers)
+        finally:
+            try:
+                environments.end()
+            except KeyboardInterrupt:
+                environments.end()
+                raise
+
+    def _run(self, known: _Function, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+        try:
+            function = known.function
             if function is None:
-                function = self._open(digest)
+                function = self._open(known)
             if sizes:
                 body, buffers = self._whole(body, sizes, buffers, self._looks.append)
             args, kwargs = pickles.loads(body, buffers)
@@ -108,13 +142,25 @@ class TaskRunner:
         """Give the answer of a task that this worker cannot run."""
         return not_loadable(error)
 
-    def _open(self, digest: bytes) -> Callable[..., object]:
+    def _unwrap(self, digest: bytes) -> _Function:
+        """Take a function out of the envelope that says in which environment it runs."""
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
-        function: Callable[..., object] = pickles.loads(*self._whole(*self._pickled[digest]))
+        body, buffers = self._whole(*self._pickled[digest])
+        environment = None
+        if is_envelope(body):
+            envelope = pickles.loads(body, buffers)
+            environment, body, buffers = envelope.environment, envelope.body, envelope.buffers
+        known = self._functions[digest] = _Function(self._environments.known(environment), body, buffers)
+        return known
+
+    def _open(self, known: _Function) -> Callable[..., object]:
+        """Open a function, in its environment."""
+        function: Callable[..., object] = pickles.loads(known.body, known.buffers)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
-        self._functions[digest] = function
+        known.function = function
+        known.body, known.buffers = b"", ()
         return function
 
     # ------------------------------------------------------------------------------------------------ shared memory
@@ -228,13 +274,17 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
     child.hang_on(ends.lifeline)
     child.take_standard_streams(ends)
     child.forget_main()
+    wants_threads = Page(ends.page).wants_threads
+    environments = ThreadEnvironments() if wants_threads else Environments()
+    EXPLANATION.explain = environments.explain
+    hand_on(environments)
     if initializer:
-        initialize(initializer, ends)
+        initialize(initializer, ends, environments)
     try:
-        if Page(ends.page).wants_threads:
-            Seats(ends, seat_here).serve()
+        if wants_threads:
+            Seats(ends, partial(seat_here, environments)).serve()
         else:
-            runner = TaskRunner()
+            runner = TaskRunner(environments)
             serving = Serving(ends, runner)
             runner.send_note = serving.send_note
             serving.serve()
@@ -243,11 +293,14 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
         sys.exit(1)
 
 
-def initialize(initializer: bytes, ends: WorkerEnds) -> None:
-    """Call the user's initializer; where it fails, tell the slave why and exit."""
+def initialize(initializer: bytes, ends: WorkerEnds, environments: Environments) -> None:
+    """Call the user's initializer; where it fails, tell the slave why and exit. What it changes stays."""
     try:
-        function, args = pickles.loads(initializer)
+        envelope = pickles.loads(initializer)
+        environments.begin(environments.known(envelope.environment))
+        function, args = pickles.loads(envelope.body, envelope.buffers)
         function(*args)
+        environments.adopt()
     except BaseException as error:  # noqa: BLE001  (user code; the slave gets the traceback, and the user from it)
         report = traceback_of(error)
         with socket.socket(fileno=ends.tasks) as link, contextlib.suppress(OSError):  # a slave that is gone
@@ -268,10 +321,10 @@ def import_host() -> None:
         importlib.import_module("concurrent_nb.nodes.system_host")
 
 
-def seat_here(ends: WorkerEnds, out: ThreadStream, err: ThreadStream) -> Seat:
+def seat_here(environments: Environments, ends: WorkerEnds, out: ThreadStream, err: ThreadStream) -> Seat:
     """Make the seat of this thread, with functions, shared memory and notes of its own."""
     notes.have_own_sink()
-    runner = TaskRunner()
+    runner = TaskRunner(environments)
     seat = Seat(ends, runner, out, err)
     runner.send_note = seat.send_note
     return seat

@@ -11,7 +11,7 @@ Buffers of at least `OUT_OF_BAND_BYTES` (PEP 574) leave the pickle and travel as
 import io
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 #: buffers of this size or more travel outside of the pickle
@@ -101,6 +101,16 @@ def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
     if kind in _ATOMS and kind is not bytes:
         return pickle.dumps(thing, 5), []
     buffers: list[memoryview] = []
+    keep = keeping(buffers)
+    if is_plain(thing):
+        return pickle.dumps(thing, 5, buffer_callback=keep), buffers
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
+
+    return pickler.dumps(thing, keep), buffers
+
+
+def keeping(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Give the `buffer_callback` that leaves large buffers out of a pickle and adds them to `buffers`."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -112,11 +122,7 @@ def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
         buffers.append(raw)
         return False
 
-    if is_plain(thing):
-        return pickle.dumps(thing, 5, buffer_callback=keep), buffers
-    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
-
-    return pickler.dumps(thing, keep), buffers
+    return keep
 
 
 def dumps_attributes(

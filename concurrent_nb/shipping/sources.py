@@ -2,7 +2,7 @@
 
 import linecache
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from concurrent_nb.shipping.references import is_importable, references
@@ -17,6 +17,15 @@ def unwrapped(value: Any) -> Any:
 def sources_of(values: Iterable[Any]) -> dict[str, str]:
     """Give the sources of the notebook's cells in which the functions and classes among `values` were defined."""
     sources: dict[str, str] = {}
+    for code in codes_in(values):
+        entry = linecache.cache.get(code.co_filename)
+        if entry is not None and len(entry) == 4 and entry[1] is None:
+            sources[code.co_filename] = "".join(entry[2])
+    return sources
+
+
+def codes_in(values: Iterable[Any]) -> Iterator[types.CodeType]:
+    """Give the code of the functions among `values`, and in them, that travel by value."""
     todo = list(values)
     seen: set[int] = set()
     while todo and len(seen) < 1000:
@@ -25,12 +34,8 @@ def sources_of(values: Iterable[Any]) -> dict[str, str]:
             continue
         seen.add(id(value))
         if isinstance(value, types.FunctionType) and not is_importable(value):
-            filename = value.__code__.co_filename
-            entry = linecache.cache.get(filename)
-            if entry is not None and len(entry) == 4 and entry[1] is None:
-                sources[filename] = "".join(entry[2])
+            yield value.__code__
         todo += [part for _, _, part in references(value)]
-    return sources
 
 
 def keep_lines(sources: Mapping[str, str]) -> None:
