@@ -90,7 +90,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._functions = Functions(lay_down=partial(lay_down, self._store), surroundings=TRACKER)
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
         self._loader = TaskLoader(self._store, TRACKER)  # of single tasks whose class cannot change
-        self._loads_for = TRACKER.current()
+        self._loads_for: object = self  # its environment; none yet
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_asked_s = -math.inf

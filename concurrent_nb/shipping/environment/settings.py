@@ -83,9 +83,12 @@ _PLAIN_FILTERS: Final = [
 ]
 
 
+#: since Python 3.14 a context may have its own
+_filters_of_context: Final[Callable[[], list[Any]] | None] = getattr(warnings, "_get_filters", None)
+
+
 def _filters() -> list[Any]:
-    get = getattr(warnings, "_get_filters", None)  # since Python 3.14 a context may have its own
-    return get() if get is not None else warnings.filters  # type: ignore[return-value]
+    return warnings.filters if _filters_of_context is None else _filters_of_context()  # type: ignore[return-value]
 
 
 class _Warnings(Setting):
@@ -113,7 +116,7 @@ class _Warnings(Setting):
         return list(_filters())
 
     def is_same(self, saved: Any) -> bool:
-        return bool(_filters() == saved)
+        return bool((warnings.filters if _filters_of_context is None else _filters_of_context()) == saved)
 
 
 class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
@@ -140,35 +143,25 @@ class _Logging(Setting):
 
     def __init__(self) -> None:
         self._witness = logging.getLogger("concurrent_nb.levels")
-        self._home: list[logging.Handler] | None = None
-        self._ours: list[logging.Handler] = []
-        self._levels: dict[str, int] = {}
+        self._home = list(logging.root.handlers)
+        self._home_levels = _levels()
 
     def read(self) -> Any:
         root = logging.getLogger()
-        levels = {
-            name: logger.level
-            for name, logger in list(root.manager.loggerDict.items())
-            if isinstance(logger, logging.Logger) and logger.level and not name.startswith("concurrent_nb")
-        }
         handlers = [
             (stream, handler.level, _described(handler.formatter))
             for handler in root.handlers
             if type(handler) is logging.StreamHandler and (stream := _stream_name(handler.stream))
         ]
-        value = (root.level, root.manager.disable, levels, handlers)
+        value = (root.level, root.manager.disable, _levels(), handlers)
         return None if value == (logging.WARNING, 0, {}, []) else value
 
     def apply(self, value: Any) -> None:
         root = logging.getLogger()
-        if self._home is None:
-            self._home = list(root.handlers)
-        level, disabled, levels, handlers = value or (logging.WARNING, 0, {}, [])
-        for name in self._levels.keys() - levels.keys():
-            logging.getLogger(name).setLevel(logging.NOTSET)
-        self._levels = levels
-        for name, own in levels.items():
-            logging.getLogger(name).setLevel(own)
+        level, disabled, own_levels, handlers = value or (logging.WARNING, 0, {}, [])
+        levels = {**self._home_levels, **own_levels}
+        for name in _levels().keys() | levels.keys():
+            logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
         root.setLevel(level)
         logging.disable(disabled)
         ours: list[logging.Handler] = []
@@ -201,6 +194,15 @@ class _Logging(Setting):
 
 
 _MARK: Final = "levels are as they were"
+
+
+def _levels() -> dict[str, int]:
+    """Give the levels of loggers that have one of their own."""
+    return {
+        name: logger.level
+        for name, logger in list(logging.root.manager.loggerDict.items())
+        if isinstance(logger, logging.Logger) and logger.level and not name.startswith("concurrent_nb")
+    }
 
 
 def _stream_name(stream: Any) -> str:

@@ -10,6 +10,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from importlib.machinery import SourceFileLoader
 from typing import Any, Final, NamedTuple
 
 from concurrent_nb import snapshot
@@ -135,6 +136,12 @@ class Tracker:
             self._settings.append(Followed(name, read, apply))
             self._is_looked = False
 
+    def follow_no_more(self, name: str) -> None:
+        """Leave a setting of the user's to itself."""
+        with self._lock:
+            self._settings = [it for it in self._settings if it.name != name]
+            self._is_looked = False
+
     def leave_folder(self) -> None:
         """Tell workers the current folder, because they were started elsewhere."""
         if not self._has_moved:
@@ -171,8 +178,13 @@ class Tracker:
             and self._is_code_checked
             and os.environ._data == self._variables  # type: ignore[attr-defined]
             and sys.path == self._path
-            and snapshot.current_folder() == self._folder
         ):
+            return False
+        try:
+            folder = os.getcwd()
+        except OSError:
+            folder = ""  # it is gone
+        if folder != self._folder:
             return False
         for is_same, saved in self._saved:
             if not is_same(saved):
@@ -303,6 +315,8 @@ class Tracker:
 
     def _may_be_edited(self, spec: Any) -> bool:
         """Say whether a file was changed since this process began: it may have been imported before that."""
+        if type(spec.loader) is not SourceFileLoader:  # what others have made of a source cannot be compared
+            return False
         stamp = sources.stamp_of(spec.origin)
         return stamp is not None and stamp[0] > self._began_ns
 
