@@ -151,7 +151,8 @@ class _Logging(Setting):
         handlers = [
             (stream, handler.level, _described(handler.formatter))
             for handler in root.handlers
-            if type(handler) is logging.StreamHandler and (stream := _stream_name(handler.stream))
+            if type(handler) in (logging.StreamHandler, _Stream)
+            and (stream := _stream_name(getattr(handler, "stream", None)))
         ]
         value = (root.level, root.manager.disable, _levels(), handlers)
         return None if value == (logging.WARNING, 0, {}, []) else value

@@ -161,7 +161,7 @@ class Tracker:
         self._ids.clear()
         self._known.clear()
         self._count = -1
-        self._is_looked = False
+        self._must_build, self._is_looked = True, False
 
     # ------------------------------------------------------------------------------------------------------- the looks
 
