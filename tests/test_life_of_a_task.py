@@ -57,7 +57,7 @@ def test_the_life_of_a_task() -> None:
     for envelope in slave.step(clock()):
         slave_link.send(envelope)
     master_turn()
-    assert [(slave["name"], slave["state"]) for slave in master.status()["slaves"]] == [("east", "active")]
+    assert [(slave["name"], slave["state"]) for slave in master.status(clock())["slaves"]] == [("east", "active")]
     slave_link.inbox.clear()
 
     # 1. A cell has become a function. It is pickled once; its digest is its name everywhere.
@@ -119,7 +119,7 @@ def test_the_life_of_a_task() -> None:
         application_link.send(envelope)
     master_turn()
     assert state() is State.FORGOTTEN
-    assert master.status()["tasks"] == {"jobs": 1, "waiting": 0, "assigned": 0, "kept": 0}
+    assert master.status(clock())["tasks"] == {"jobs": 1, "waiting": 0, "assigned": 0, "kept": 0}
     for frames in slave_link.receive():
         slave.received(frames, clock())
     assert slave.session.in_flight == 0
@@ -136,7 +136,7 @@ def test_the_life_of_a_task() -> None:
             application_link.send(envelope)
         master_turn()
     assert master.scheduler.jobs[job.id].tasks[1].state == State.WAITING
-    assert master.status()["slaves"] == []
+    assert master.status(clock())["slaves"] == []
     # It waits for the next slave, which gets it as attempt 2; an answer to attempt 1 would be dropped.
     second = SessionId(b"second slave id.")
     west = SlaveCore(master.add_slave(second, b"key 2", "west", 1, 8, clock()), EPOCH, InlineCrew(), 1.0)

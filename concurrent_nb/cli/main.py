@@ -1,4 +1,4 @@
-"""`concurrent-nb master | slave | start | status | kernel | run | stop`: clusters from a shell.
+"""`concurrent-nb master | slave | start | status | kernel | run | restart | stop`: clusters from a shell.
 
 What a node can be configured to is the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
 `--SlaveNode.workers=8` says on the command line what `c.SlaveNode.workers = 8` says in the file.
@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     samples = command("run", _run, "Run a sample on a cluster; without a name, tell which samples there are.")
     samples.add_argument("name", nargs="?", help="name of the sample")
     samples.add_argument("arguments", nargs=argparse.REMAINDER, help="its options: see `concurrent-nb run NAME --help`")
+    restart = command("restart", _restart, "Replace all worker processes of a cluster by fresh ones.")
+    restart.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
+    restart.add_argument("--now", action="store_true", help="stop what runs, which runs again; else it ends first")
     stop = command("stop", _stop, "Stop a cluster: its master, its slaves, everything that runs on them.")
     stop.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
     return parser
@@ -175,6 +178,27 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     with _control(options.name) as control:
         control.call("stop_cluster")
     print(f"cluster {options.name} is stopping")
+    return 0
+
+
+def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
+    from concurrent_nb.nodes.restarts import restart_workers
+
+    if items:
+        raise ConfigurationError(f"restart takes no configuration, but {', '.join(items)} was given")
+    seen: list[int] = []
+
+    def told(left: int, total: int) -> None:
+        if seen[-1:] != [left]:
+            seen.append(left)
+            print(f"{total - left} of {total} workers are fresh", flush=True)
+
+    try:
+        done = restart_workers(connection_file.read(options.name), now=options.now, told=told)
+    except KeyboardInterrupt:
+        print("not waiting any more; the other workers are replaced when what they run has ended", flush=True)
+        raise
+    print(f"{done.workers} fresh workers after {done.elapsed_s:.1f} s")
     return 0
 
 

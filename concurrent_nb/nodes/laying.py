@@ -25,13 +25,14 @@ def lay_down(
     Gives the pickle (empty if it is the first of the parts), the parts, and what keeps those in shared memory.
     """
     if not is_available():
-        return body, [bytes(buffer) for buffer in buffers], None
+        return body, [bytearray(buffer) for buffer in buffers], None
     is_long = len(body) >= OUT_OF_BAND_BYTES
     laid: list[Buffer | m.Slice] = []
     slices: list[m.Slice] = []
     for part in (memoryview(body), *buffers) if is_long else buffers:
         slice_ = store.place(part)
-        laid.append(bytes(part) if slice_ is None else slice_)
+        # As a bytearray, because what is pickled from read-only memory is read-only wherever it arrives.
+        laid.append(bytearray(part) if slice_ is None else slice_)
         if slice_ is not None:
             slices.append(slice_)
     return b"" if is_long else body, laid, Lease(store, slices) if slices else None

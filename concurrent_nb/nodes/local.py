@@ -34,13 +34,14 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.machine import cores
+from concurrent_nb.nodes.restarts import restart_workers
 from concurrent_nb.shipping.environment.envelope import enclosed
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
+from concurrent_nb.workers.machine import cores
 
 #: a node that has not come up by then has failed
 START_TIMEOUT_S: Final = 30.0
@@ -66,6 +67,9 @@ class Cluster:
     >>> with concurrent_nb.Cluster(workers=2) as cluster:               # doctest: +SKIP
     ...     list(cluster.application().map(abs, range(-3, 0)))
     [3, 2, 1]
+
+    Leaving the block ends the cluster, and what has not ended is cancelled: ask for results inside of it, or have
+    `with cluster.application() as app` there, which waits for the tasks unless an exception leaves it.
 
     Args:
         workers: worker processes; None takes one for each core that this process may use.
@@ -111,7 +115,8 @@ class Cluster:
         self._master: subprocess.Popen[str] | None = None
         self._slaves: list[_SlaveProcess] = []
         self._scaling = threading.Lock()
-        self._application: ApplicationNode | None = None
+        self._applications: list[ApplicationNode] = []  # the last one, and those that were shut down and have tasks yet
+        self._joining = threading.Lock()
         self._keys = keys.fresh()
         self._epoch = 0  # of our master
         self._failure: ClusterStartFailed | None = None  # why there is no slave any more
@@ -156,8 +161,8 @@ class Cluster:
         if os.getpid() != self._pid or self._closing.is_set():
             return
         self._closing.set()
-        if self._application is not None:
-            self._application.close()
+        for application in self._applications:
+            application.close()
         with self._scaling:
             slaves = list(self._slaves)
         _end([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
@@ -188,15 +193,18 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------------- using it
 
     def application(self) -> ApplicationNode:
-        """Return the application node of this process: an Executor. The same one each time."""
+        """Return the application node of this process: an Executor. The same one each time, until it is shut down."""
         path = self._started()
-        if self._application is None:
-            self._application = ApplicationNode(path, self._keys)
-            if self._config.get("SlaveNode", {}).get("max_tasks_per_worker"):
-                self._application.default_chunksize = 1  # so that workers count what the user counts
-            if self._failure is not None:  # found out meanwhile
-                self._application.fail(self._failure)
-        return self._application
+        with self._joining:
+            if not self._applications or self._applications[-1].is_closed:
+                self._applications = [one for one in self._applications if not one.has_left]
+                application = ApplicationNode(path, self._keys)
+                if self._config.get("SlaveNode", {}).get("max_tasks_per_worker"):
+                    application.default_chunksize = 1  # so that workers count what the user counts
+                self._applications.append(application)
+                if self._failure is not None:  # found out meanwhile
+                    application.fail(self._failure)
+            return self._applications[-1]
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is: slaves, clients, tasks."""
@@ -236,6 +244,13 @@ class Cluster:
             for slave in leaving:
                 slave.leaves = True
                 _write_line(slave.process, DRAIN)
+
+    def restart_workers(self, *, now: bool = False) -> int:
+        """Have fresh processes in the place of all workers; return how many, when they are ready.
+
+        What runs ends first, or with `now` is stopped and runs again; nothing fails, whosever it is.
+        """
+        return restart_workers(connection_file.read(self._started()), now=now).workers
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the master has ended (because somebody stopped it). False after `timeout_s` seconds."""
@@ -338,8 +353,8 @@ class Cluster:
             deaths.append(time.monotonic())
             if (failure := self._failure_of(slave, deaths)) is not None:
                 self._failure = failure
-                if self._application is not None:
-                    self._application.fail(failure)
+                for application in self._applications:
+                    application.fail(failure)
                 return
             with self._scaling:
                 _let_go(slave.process)

@@ -28,7 +28,7 @@ from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.kernel_desk import Answer, connection_info
-from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.nodes.master_core import MasterCore, Place
 from concurrent_nb.nodes.registration import as_json, can_open, check_versions
 from concurrent_nb.nodes.strategies import BUILT_IN, IStrategy, makers
 from concurrent_nb.nodes.wake import Wake
@@ -95,6 +95,7 @@ class Master:
         self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wake()
+        self._began = monotonic()
         self._stopping = False
         self._stop_event = asyncio.Event()
         self._thread = threading.Thread(target=self._compute, name="compute channel", daemon=True)
@@ -180,15 +181,29 @@ class Master:
         return "pong"
 
     @remote(roles=EVERYBODY)
-    async def status(self) -> dict[str, Any]:
-        """Tell what there is: slaves, clients, tasks."""
-        return {"name": self.name, **await self._ask(lambda now: self._core.status())}
+    async def status(self, caller: Caller, session: str = "") -> dict[str, Any]:
+        """Tell what there is: slaves, clients, tasks, jobs.
+
+        An admin sees all jobs. Others see those of the principal whose session they name, and how many more there are.
+        """
+        sees_all = caller.role == "admin"
+        told = await self._ask(lambda now: self._core.status(now, session_of(session), sees_all=sees_all))
+        where = {"host": socket.gethostname(), "pid": os.getpid()}
+        return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **told}
 
     @remote(roles=["admin"])
     def stop_cluster(self) -> bool:
         """Stop the cluster: all nodes are told, open tasks end with MasterLost."""
         self._loop.call_later(0.05, self.stop)
         return True
+
+    @remote(roles=["admin"])
+    async def restart_workers(self, now: bool = False) -> int:
+        """Have fresh worker processes everywhere; give how many there will be. `status` tells how many are outdated.
+
+        What runs ends first, or with `now` is stopped and runs again.
+        """
+        return await self._ask(lambda _: self._core.restart_workers(stop=now))
 
     @remote(roles=["admin"])
     async def open_kernel(self, slave: str) -> dict[str, Any]:
@@ -210,16 +225,20 @@ class Master:
         name: str,
         comes_back: bool = True,
         memory: list[Any] | None = None,
+        host: str = "",
+        pid: int = 0,
     ) -> dict[str, Any]:
         """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals.
 
         The jobs of one that is lost and does not come back end at once, those of others wait for it. `memory` describes
-        a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
+        a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes. `host` and `pid` are
+        shown to those who ask for the status.
         """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
         session = new_session_id()
-        await self._ask(lambda now: self._core.add_client(session, public, name, now, comes_back))
+        place = Place(check_host(host), pid)
+        await self._ask(lambda now: self._core.add_client(session, public, name, now, comes_back, place))
         return self._welcome(session, name, caller, memory)
 
     @remote(roles=["admin", "slave"])
@@ -232,10 +251,13 @@ class Master:
         slots: int,
         credit: int,
         memory: list[Any] | None = None,
+        host: str = "",
+        pid: int = 0,
+        cores: int = 0,
     ) -> dict[str, Any]:
         """Register a slave that runs `slots` tasks at once and accepts `credit` unfinished ones.
 
-        `memory` is as for an application.
+        `memory`, `host` and `pid` are as for an application; `cores` are those that the slave may use.
         """
         public = check_key(key)
         check_versions(versions, f"slave {check_label(name)!r}")
@@ -244,7 +266,8 @@ class Master:
                 f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
             )
         session = new_session_id()
-        given = await self._ask(lambda now: self._core.add_slave(session, public, name, slots, credit, now))
+        place = Place(check_host(host), pid, cores)
+        given = await self._ask(lambda now: self._core.add_slave(session, public, name, slots, credit, now, place))
         return self._welcome(session, given, caller, memory)
 
     @remote(roles=["admin", "client"])
@@ -417,6 +440,11 @@ def check_label(name: str) -> str:
     if not (0 < len(name) <= LABEL_MAX and name.isprintable()):
         raise ConfigurationError(f"a node's name has 1 to {LABEL_MAX} printable characters, not {name[:LABEL_MAX]!r}")
     return name
+
+
+def check_host(host: str) -> str:
+    """Give the name of a node's host back, which may be "" for none; raise ConfigurationError as `check_label`."""
+    return check_label(host) if host else ""
 
 
 def is_loopback(address: str) -> bool:

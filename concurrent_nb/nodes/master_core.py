@@ -7,7 +7,7 @@ are opaque here: nothing is ever unpickled.
 """
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -27,7 +27,7 @@ from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.tasks.task import ObjectSize
+from concurrent_nb.tasks.task import Job, ObjectSize
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import (
     Buffer,
@@ -53,6 +53,15 @@ IDLE_BYTES: Final = 64 * 1024 * 1024
 Outgoing = tuple[SessionId, list[Buffer]]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node is, as it says: shown to people, believed by nobody."""
+
+    host: str = ""
+    pid: int = 0
+    cores: int = 0  #: that a slave may use
+
+
 @dataclass(eq=False, slots=True)
 class Peer:
     """A registered node."""
@@ -69,6 +78,10 @@ class Peer:
     heard: bool = False  #: it has said something on the compute channel
     comes_back: bool = True  #: if a client is lost, its jobs wait for it
     done: int = 0  #: outcomes that it has sent or got
+    outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
+    place: Place = Place()
+    since: float = 0.0  #: when it registered
+    load: m.HostLoad | None = None  #: how busy a slave's host is, as it last said
     said_at: float = 0.0  #: when we last said something to it
     look_at: float = inf  #: when to look at it again at the latest
 
@@ -78,6 +91,10 @@ class _Function:
     message: m.Function
     buffers: Sequence[Buffers]
     jobs: set[bytes]  #: open jobs that use it
+
+
+def _whereabouts(peer: Peer, now: float) -> dict[str, Any]:
+    return {"host": peer.place.host, "pid": peer.place.pid, "uptime_s": now - peer.since}
 
 
 class MasterCore:
@@ -115,6 +132,7 @@ class MasterCore:
         self._touched: dict[SessionId, Peer] = {}  # may have something to say now
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._scheduler_due = 0.0
+        self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
         self._memory = MemoryDesk(
             shelf, store, touched=self._touch, happened=self._note, closed=self._drop_functions_in
@@ -131,6 +149,8 @@ class MasterCore:
             m.Output: self._on_output,
             m.Capacity: self._on_capacity,
             m.KernelOpened: self._on_kernel_opened,
+            m.WorkersOutdated: self._on_workers_outdated,
+            m.HostLoad: self._on_host_load,
             m.ShareMemory: self._on_memory,
             m.Segment: self._on_memory,
             m.Content: self._on_memory,
@@ -140,23 +160,35 @@ class MasterCore:
 
     # ------------------------------------------------------------------------------------------------ coming and going
 
-    def add_client(self, session_id: SessionId, key: bytes, name: str, now: float, comes_back: bool = True) -> None:
+    def add_client(
+        self, session_id: SessionId, key: bytes, name: str, now: float, comes_back: bool = True, place: Place = Place()
+    ) -> None:
         """Register an application; its jobs belong to `key`. If it never comes back, they end as soon as it is lost."""
         session = Session(self.epoch, "from_client")
         memory = self._memory.client(session_id, key, name, session)
-        self._add(Peer(session_id, "client", key, name, session, memory, comes_back=comes_back), now)
+        self._add(Peer(session_id, "client", key, name, session, memory, comes_back=comes_back, place=place), now)
 
-    def add_slave(self, session_id: SessionId, key: bytes, name: str, slots: int, credit: int, now: float) -> str:
+    def add_slave(
+        self,
+        session_id: SessionId,
+        key: bytes,
+        name: str,
+        slots: int,
+        credit: int,
+        now: float,
+        place: Place = Place(),
+    ) -> str:
         """Register a slave; give the name that it has here (another one if the name is taken)."""
         taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
         session = Session(self.epoch, "from_slave")
         memory = self._memory.slave(session_id, key, name, session)
-        self._add(Peer(session_id, "slave", key, name, session, memory, slots=slots, credit=credit), now)
+        peer = Peer(session_id, "slave", key, name, session, memory, slots=slots, credit=credit, place=place)
+        self._add(peer, now)
         return name
 
     def _add(self, peer: Peer, now: float) -> None:
-        peer.said_at = now
+        peer.said_at = peer.since = now
         self.peers[peer.session_id] = peer
         self._keys[peer.key] = self._keys.get(peer.key, 0) + 1
         self._liveness.watch(peer.session_id, now)
@@ -206,6 +238,20 @@ class MasterCore:
         message = self.kernels.ask(slaves[slave].session_id, slave, now)
         self._send(slaves[slave].session_id, message)
         return message.request
+
+    def restart_workers(self, *, stop: bool) -> int:
+        """Have all slaves replace their workers; give how many those are. `status` shows how far they are.
+
+        What runs ends first, or with `stop` runs again.
+        """
+        self._restarts += 1
+        workers = 0
+        for peer in self.peers.values():
+            if peer.role == "slave" and peer.slots:
+                peer.outdated = peer.slots
+                workers += peer.slots
+                self._send(peer.session_id, m.RestartWorkers(self._restarts, stop))
+        return workers
 
     def heartbeat(self, session_id: SessionId, now: float) -> bool:
         """Take a sign of life from the control channel; False if the session is over (register again)."""
@@ -361,6 +407,13 @@ class MasterCore:
 
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
         self.kernels.answered(peer.session_id, message)
+
+    def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
+        if message.request == self._restarts:
+            peer.outdated = message.left
+
+    def _on_host_load(self, peer: Peer, message: m.HostLoad, _: Received, now: float) -> None:
+        peer.load = message
 
     def _on_memory(self, peer: Peer, message: Said, item: Received, now: float) -> None:
         self._memory.heard(peer.memory, message, item.buffers[0] if item.buffers else ())
@@ -539,9 +592,19 @@ class MasterCore:
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
         return min(due, self.kernels.next_deadline())
 
-    def status(self) -> dict[str, Any]:
-        """Tell what there is, for people and for the control channel."""
+    def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
+        """Tell what there is, for people and for the control channel. Times and ages are in seconds, sizes in bytes.
+
+        Args:
+            now: the time.
+            session_id: of the application that asks: the jobs of its principal are told.
+            sees_all: tell the jobs of all principals.
+        """
         slaves = [peer for peer in self.peers.values() if peer.role == "slave"]
+        asker = None if session_id is None else self.peers.get(session_id)
+        owner = asker.key.decode() if asker is not None and asker.role == "client" else None
+        jobs = [job for job in self.scheduler.jobs.values() if sees_all or job.owner == owner]
+        assigned = Counter(task.job.id for slave in self.scheduler.slaves.values() for task in slave.tasks)
         return {
             "epoch": self.epoch,
             "slaves": [
@@ -550,23 +613,52 @@ class MasterCore:
                     "slots": peer.slots,
                     "done": peer.done,
                     "fetched_bytes": peer.memory.fetched_bytes,
+                    "outdated": peer.outdated,
+                    "cores": peer.place.cores,
+                    **_whereabouts(peer, now),
                     **self._load_of(peer),
                 }
                 for peer in slaves
             ],
             "clients": [
-                {"name": peer.name, "done": peer.done} for peer in self.peers.values() if peer.role == "client"
+                {"name": peer.name, "done": peer.done, **_whereabouts(peer, now)}
+                for peer in self.peers.values()
+                if peer.role == "client"
             ],
+            "jobs": [self._describe_job(job, assigned[job.id], owner, now) for job in jobs],
+            "other_jobs": len(self.scheduler.jobs) - len(jobs),
             "tasks": self._count_tasks(),
             "functions": len(self._functions),
         }
 
     def _load_of(self, peer: Peer) -> dict[str, Any]:
-        slave = self.scheduler.slaves.get(peer.session_id)
+        slave, load = self.scheduler.slaves.get(peer.session_id), peer.load
+        host = {
+            "load": None if load is None else load.load,
+            "memory_used_bytes": None if load is None else load.memory_used_bytes,
+            "memory_total_bytes": None if load is None else load.memory_total_bytes,
+        }
         if slave is None:
-            return {"in_flight": 0, "state": "joining"}
+            return {"in_flight": 0, "busy": 0, "state": "joining", **host}
         state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
-        return {"in_flight": len(slave.tasks) + len(slave.ghosts), "state": state}
+        busy = min(slave.load, slave.slots)
+        return {"in_flight": len(slave.tasks) + len(slave.ghosts), "busy": busy, "state": state, **host}
+
+    def _describe_job(self, job: Job, assigned: int, owner: str | None, now: float) -> dict[str, Any]:
+        client = self.peers.get(job.client) if job.client is not None else None
+        left = len(job.tasks)
+        state = "idle" if not left else "stopping" if job.ended else "running" if assigned else "waiting"
+        return {
+            "id": job.id.hex(),
+            "name": job.name,
+            "client": None if client is None else client.name,
+            "mine": job.owner == owner,
+            "state": state,
+            "tasks": job.accepted,
+            "done": job.accepted - left,
+            "assigned": assigned,
+            "age_s": now - job.opened_s,
+        }
 
     def _count_tasks(self) -> dict[str, int]:
         jobs = self.scheduler.jobs.values()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import socket
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final
@@ -18,6 +19,8 @@ from concurrent_nb.wire.messages import PROTOCOL_VERSION
 
 #: a master that does not answer a call within this time counts as absent
 CALL_TIMEOUT_S: Final = 5.0
+#: most characters of a host's name
+HOST_MAX: Final = 100
 
 
 def versions() -> dict[str, Any]:
@@ -66,6 +69,12 @@ class Membership:
         """Ask the master over the control channel whether the session lives. Raises MasterUnreachable."""
         return bool(self.control.call(f"heartbeat_{self.role}", session=self.session_id.hex()))
 
+    def status(self) -> dict[str, Any]:
+        """Ask the master what there is; of jobs, those of our own principal. Raises MasterUnreachable."""
+        answer = self.control.call("status", session=self.session_id.hex())
+        assert isinstance(answer, dict)
+        return answer
+
     def leave(self) -> None:
         """Unregister, if the master can be reached, and close the link."""
         # If it is gone already, or has another life by now, we are no member either way.
@@ -93,7 +102,13 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
         with segments.probe() as ours:
             memory = None if ours is None else as_json(ours)
             answer = control.call(
-                f"register_{role}", key=keys.public.decode(), versions=versions(), memory=memory, **facts
+                f"register_{role}",
+                key=keys.public.decode(),
+                versions=versions(),
+                memory=memory,
+                host=socket.gethostname()[:HOST_MAX],
+                pid=os.getpid(),
+                **facts,
             )
         if answer["master_key"] != info.master_key:
             raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")

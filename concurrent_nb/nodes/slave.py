@@ -18,7 +18,6 @@ from concurrent_nb.components.config import BoolItem, FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, InitializerFailed, ProtocolError
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
-from concurrent_nb.nodes.machine import cores
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.objects.segments import is_available
@@ -28,6 +27,7 @@ from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
+from concurrent_nb.workers.machine import cores, host_load
 from concurrent_nb.workers.pool import Pool, make_launcher
 
 if TYPE_CHECKING:
@@ -130,8 +130,11 @@ class Slave:
         if self._path is None:  # asked once: our owner says it once
             self._path = self._where()
         info = connection_file.read(self._path)
-        credit = min(CREDIT_MAX, self._slots * self._config.credit_per_worker)
-        return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit)
+        credit = self._credit(self._slots)
+        return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit, cores=cores())
+
+    def _credit(self, slots: int) -> int:
+        return min(CREDIT_MAX, slots * self._config.credit_per_worker)
 
     def _rejoin(self) -> Membership | None:
         """Look for a master until patience ends; None then, and if we drain: nothing runs here any more."""
@@ -175,6 +178,7 @@ class Slave:
             self._shelf,
             store,
             shares=membership.shares_memory,
+            host_load=host_load,
         )
         waiter = Waiter(link.socket)
         monitor_fd = fd_of(link.monitor)
@@ -188,6 +192,7 @@ class Slave:
         heard_at = monotonic()
         again = True
         drains = leaves = False
+        slots = self._slots  # as the master knows them
         try:
             while not self._stopping:
                 ready = self._wait(core, waiter)
@@ -206,6 +211,9 @@ class Slave:
                     core.resize(0, 0)
                     self._pool.drain(now)
                 self._turn_pool(ready, now)
+                if self._pool.usable_slots != slots and not drains:
+                    slots = self._pool.usable_slots
+                    core.resize(slots, self._credit(slots))
                 for frames_out in core.step(now):
                     link.send(frames_out)
                 if drains and not self._pool.unfinished and core.all_heard:

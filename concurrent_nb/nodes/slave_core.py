@@ -6,7 +6,7 @@ Called by `SlaveNode`'s poll loop, by the simulator and by the tour in tests/tes
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final, Protocol
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 GATHER_S: Final = 0.04
 #: ... or until so many tasks have ended: it may keep nothing from being assigned
 GATHER_MAX: Final = 32
+#: seconds between two reports of how busy the host is
+HOST_LOAD_S: Final = 5.0
 
 
 class Reports(Protocol):
@@ -75,6 +77,13 @@ class Crew(Protocol):
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Return what has not started; with `stop`, cancel what has."""
 
+    def renew(self, now: float, *, stop: bool) -> None:
+        """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
+
+    @property
+    def outdated(self) -> int:
+        """Return how many workers are still to be replaced, or have successors that are not ready."""
+
     def take_reports(self) -> Reports:
         """Give what has happened since the last call."""
 
@@ -94,6 +103,7 @@ class SlaveCore:
         shelf: keeps what workers share, and outlives the session; None if they share nothing.
         store: where what a master on another host tells once is laid down; None if workers cannot open it.
         shares: whether the master is on this host and can open what lies there.
+        host_load: measures how busy this host is; None to say nothing of it.
     """
 
     def __init__(
@@ -106,6 +116,7 @@ class SlaveCore:
         store: Store | None = None,
         *,
         shares: bool = False,
+        host_load: Callable[[], m.HostLoad] | None = None,
     ) -> None:
         self.name = name
         self.session = Session(epoch, "to_slave")
@@ -121,8 +132,12 @@ class SlaveCore:
         self._crew = crew
         self._interval_s = interval_s
         self._said_at = -interval_s
+        self._host_load = host_load
+        self._host_load_at = inf if host_load is None else -inf  # when to say it next
         self._gathered = 0  # tasks that have ended since the last envelope
         self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
+        self._restart = 0  # the master's request for fresh workers, until all are
+        self._outdated = -1  # what the master has last heard of it
         self.degraded = ""  #: why the crew cannot work any more
         self.kernel_requests: list[int] = []  #: questions for the slave's kernel that have no answer yet
 
@@ -157,6 +172,9 @@ class SlaveCore:
                 self._crew.drop_segments(closed)
             elif type(message) is m.Release:
                 self._released(message.slices, clean=message.clean)
+            elif type(message) is m.RestartWorkers:
+                self._crew.renew(now, stop=message.stop)
+                self._restart, self._outdated = message.request, -1
             elif type(message) is m.OpenKernel:
                 self.kernel_requests.append(message.request)
 
@@ -169,6 +187,15 @@ class SlaveCore:
     def resize(self, slots: int, credit: int) -> None:
         """Tell the master how much fits from now on."""
         self.session.send(m.Capacity(slots, credit))
+
+    def _follow_restart(self) -> None:
+        """Tell the master how far its restart is."""
+        left = self._crew.outdated
+        if left != self._outdated:
+            self.session.send(m.WorkersOutdated(self._restart, left))
+            self._outdated = left
+        if not left:
+            self._restart = 0
 
     @property
     def all_heard(self) -> bool:
@@ -197,9 +224,14 @@ class SlaveCore:
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
         if reports.forgotten or reports.orphaned:
             self._close(reports.forgotten, reports.orphaned)
+        if self._restart:
+            self._follow_restart()
         self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))
+        if self._host_load is not None and now >= self._host_load_at:
+            self._host_load_at = now + HOST_LOAD_S
+            self.session.send(self._host_load())
         if self._gathers(urgent, now):
             return []
         envelopes = self.session.flush(now)

@@ -168,9 +168,7 @@ class _Hands:
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is."""
-        answer = self._courier.member.control.call("status")
-        assert isinstance(answer, dict)
-        return answer
+        return self._courier.member.status()
 
     def leave(self) -> None:
         """Leave the cluster, which cancels what is unfinished."""

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.nodes import nested
 from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
@@ -156,7 +157,9 @@ class TaskRunner:
 
     def _open(self, known: _Function) -> Callable[..., object]:
         """Open a function, in its environment."""
-        function: Callable[..., object] = pickles.loads(known.body, known.buffers)
+        # All tasks of this worker see them.
+        buffers = [memoryview(it).toreadonly() for it in known.buffers]
+        function: Callable[..., object] = pickles.loads(known.body, buffers)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
         known.function = function
@@ -172,11 +175,10 @@ class TaskRunner:
         buffers: Sequence[Buffer],
         watch: "Callable[[weakref.ref[Any]], None]" = lambda reference: None,
     ) -> tuple[Buffer, Sequence[Buffer]]:
-        """Give a pickle and its buffers: read-only, because others may look at them too."""
+        """Give a pickle and its buffers, which may be changed: each call gives new ones."""
         if not sizes:
             return body, ()
         whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, watch))
-        whole = [memoryview(buffer).toreadonly() for buffer in whole]
         return (body, whole) if body else (whole[0], whole[1:])
 
     def _laid_down(self, pickled: bytes, buffers: Sequence[memoryview]) -> tuple[Buffer, Sequence[Buffer | Slice]]:
@@ -287,6 +289,7 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
             runner = TaskRunner(environments)
             serving = Serving(ends, runner)
             runner.send_note = serving.send_note
+            nested.note_blocked = serving.note_blocked
             serving.serve()
     except (OSError, ProtocolError) as error:
         print(f"worker ends: {error}", file=sys.stderr)  # noqa: T201  (goes to the slave's log)

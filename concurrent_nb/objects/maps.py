@@ -24,18 +24,12 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _FAILED: Final = ctypes.c_void_p(-1).value
 
 
-def map_shared(fd: int, offset: int, size: int) -> Any:
-    """Map `size` bytes to look at them. What is returned has a buffer, and can be referred to weakly."""
-    return _map(fd, offset, size, mmap.PROT_READ, mmap.MAP_SHARED)
-
-
 def map_private(fd: int, offset: int, size: int) -> Any:
-    """Map `size` bytes to change them for oneself alone."""
-    return _map(fd, offset, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE)
+    """Map `size` bytes to look at them, or to change them for oneself alone: a page is copied when it is written to.
 
-
-def _map(fd: int, offset: int, size: int, protection: int, flags: int) -> Any:
-    address = _libc.mmap(None, size, protection, flags, fd, offset)
+    What is returned has a buffer, and can be referred to weakly. Raises OSError.
+    """
+    address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, offset)
     if address == _FAILED:
         number = ctypes.get_errno()
         raise OSError(number, f"{size} bytes cannot be mapped: {os.strerror(number)}")

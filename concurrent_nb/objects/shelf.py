@@ -1,7 +1,7 @@
 """The reader's side of shared memory: segments of other processes, kept open; slices read or mapped.
 
-A small slice is copied, which is faster than mapping it. A large one is mapped: read-only for tasks, so that none can
-change what others see, and copy-on-write for results, which belong to who asked for them.
+A small slice is copied, which is faster than mapping it. A large one is mapped copy-on-write, anew each time: pages are
+shared until they are written to, and what is written is the writer's own.
 """
 
 import os
@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from concurrent_nb.objects.maps import map_private, map_shared
+from concurrent_nb.objects.maps import map_private
 from concurrent_nb.objects.segments import CannotOpen, Handle, open_segment
 from concurrent_nb.wire.messages import Slice
 
@@ -62,12 +62,17 @@ class Shelf:
         return data
 
     def look(self, slice_: Slice, watch: "Callable[[weakref.ref[Any]], None]") -> memoryview:
-        """Give a slice read-only; `watch` gets a reference that dies when nobody looks any more. Raises CannotOpen."""
+        """Give a slice as memory of its own, which may be changed and is nobody else's. Raises CannotOpen.
+
+        Args:
+            watch: gets a reference that dies when nobody refers to shared memory any more; also for what was changed,
+                because the pages that were not written to are still shared.
+        """
         if slice_.size < MAPPED_BYTES:
-            return memoryview(self.read(slice_)).toreadonly()
-        mapped = self._mapped(map_shared, slice_)
+            return memoryview(self.read(slice_))
+        mapped = self._mapped(slice_)
         watch(weakref.ref(mapped))
-        return memoryview(mapped).toreadonly()
+        return memoryview(mapped).cast("B")
 
     def take(self, slice_: Slice, done: Callable[[Slice], None]) -> memoryview | bytearray:
         """Give a slice to be changed at will; `done` is called once nobody needs it any more. Raises CannotOpen."""
@@ -75,14 +80,14 @@ class Shelf:
             data = self.read(slice_)
             done(slice_)
             return data
-        mapped = self._mapped(map_private, slice_)
+        mapped = self._mapped(slice_)
         weakref.finalize(mapped, done, slice_).atexit = False
-        return memoryview(mapped)
+        return memoryview(mapped).cast("B")
 
-    def _mapped(self, how: Callable[[int, int, int], Any], slice_: Slice) -> Any:
+    def _mapped(self, slice_: Slice) -> Any:
         with self._lock:
             try:
-                return how(self._fd_of(slice_), slice_.offset, slice_.size)
+                return map_private(self._fd_of(slice_), slice_.offset, slice_.size)
             except OSError as error:  # no memory, or too many mappings
                 raise CannotOpen(f"a slice of segment {slice_.segment.hex()[:8]}: {error.strerror}") from error
 

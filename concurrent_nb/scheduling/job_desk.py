@@ -47,6 +47,7 @@ class JobDesk:
             job = books.jobs[event.job] = Job(
                 event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
+            job.opened_s = now
             books.strategies.opened(job, books.slaves.values())
         elif job.owner != event.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
@@ -72,6 +73,7 @@ class JobDesk:
         needs = event.needs if event.needs != PLAIN else None
         had_tasks = bool(job.tasks)
         fresh = self._fresh(job, event, needs)
+        job.accepted += len(fresh)
         if fresh and not had_tasks:
             self._books.begins(job)
         if job.ended:

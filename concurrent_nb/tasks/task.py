@@ -39,6 +39,8 @@ class Job:
     strategy: str = ""  #: the name of its own strategy; "" for the cluster's
     client: SessionId | None = None  #: session that gets the outcomes; None while the owner is away
     closed: bool = False  #: no more tasks will come
+    opened_s: float = 0.0  #: when it was opened
+    accepted: int = 0  #: tasks that have come so far
     ended: bool = False  #: hit, first error or cancelled: what comes now is cancelled at once
     tasks: "dict[int, Task]" = field(default_factory=dict, repr=False)  #: by index; forgotten ones are gone
 

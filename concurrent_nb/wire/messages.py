@@ -263,6 +263,13 @@ class OpenKernel(Message, tag=23, frozen=True):
     request: int  #: number that the master gave this question
 
 
+class RestartWorkers(Message, tag=24, frozen=True):
+    """Have fresh processes in the place of all workers. Answered by WorkersOutdated."""
+
+    request: int  #: number that the master gave this order
+    stop: bool  #: what runs is stopped and given back, else it ends first
+
+
 # --------------------------------------------------------------------------------------------- slave to master
 
 
@@ -287,14 +294,52 @@ class KernelOpened(Message, tag=32, frozen=True):
     error: str  #: why there is none, and what to do
 
 
+class HostLoad(Message, tag=33, frozen=True):
+    """How busy the slave's host is, all its processes counted. Said every few seconds, for `status` alone."""
+
+    load: float | None  #: processes that ran or wanted to, on average over the last minute; None where it is not known
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
+class WorkersOutdated(Message, tag=34, frozen=True):
+    """How far the last RestartWorkers is."""
+
+    request: int
+    left: int  #: workers that are still to be replaced, or whose successors are not ready
+
+
 FromClient = (
     Function | OpenJob | Submit | Cancel | CloseJob | ShareMemory | Segment | Content | DropSegments | Release | Bye
 )
 FromSlave = (
-    Outcomes | Started | Output | Returned | Capacity | KernelOpened | ShareMemory | Segment | DropSegments | Bye
+    Outcomes
+    | Started
+    | Output
+    | Returned
+    | Capacity
+    | KernelOpened
+    | WorkersOutdated
+    | HostLoad
+    | ShareMemory
+    | Segment
+    | DropSegments
+    | Bye
 )
 ToClient = Outcomes | Started | Output | Segment | DropSegments | Bye
-ToSlave = Function | Assign | Withdraw | DropFunctions | OpenKernel | Segment | Content | DropSegments | Release | Bye
+ToSlave = (
+    Function
+    | Assign
+    | Withdraw
+    | DropFunctions
+    | OpenKernel
+    | RestartWorkers
+    | Segment
+    | Content
+    | DropSegments
+    | Release
+    | Bye
+)
 AnyMessage = (
     Function
     | Outcomes
@@ -309,9 +354,12 @@ AnyMessage = (
     | Withdraw
     | DropFunctions
     | OpenKernel
+    | RestartWorkers
     | Returned
     | Capacity
     | KernelOpened
+    | WorkersOutdated
+    | HostLoad
     | ShareMemory
     | Segment
     | Content

@@ -22,7 +22,7 @@ from typing import Final, Protocol
 from concurrent_nb.ids import INITIALIZER_VARIABLE
 from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, PREPARE, RECORD, STARTED, peak_bytes
-from concurrent_nb.workers.threads import THREADS
+from concurrent_nb.workers.threads import FOLLOWERS, THREADS
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ class Launcher(Protocol):
 def environment(slots: int, cores: int, given: Mapping[str, str]) -> dict[str, str]:
     """Make the workers' environment: libraries share the cores out among the slots, unless the user has said how."""
     threads = str(max(1, cores // max(1, slots)))
-    return {**dict.fromkeys(THREADS, threads), **given}
+    general = THREADS[0] in given  # then the user has said it for those that follow, too
+    return {**{name: threads for name in THREADS if not (general and name in FOLLOWERS)}, **given}
 
 
 def inherited(env: Mapping[str, str]) -> list[int]:

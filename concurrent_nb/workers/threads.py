@@ -2,7 +2,7 @@
 
 A worker's environment (`processes.environment`) gives its libraries the share of one slot, which each reads when it is
 loaded. For a task of N cores those that are loaded already are told N, and the environment says N to those that the
-task loads. Libraries that cannot be told (numexpr, numba) keep what they have read.
+task loads. Libraries that cannot be told (numexpr, numba, polars) keep what they have read.
 """
 
 import os
@@ -19,7 +19,15 @@ THREADS: Final = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
     "BLIS_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+    "LOKY_MAX_CPU_COUNT",  # joblib's processes, which take cores as threads do
 )
+#: those whose libraries read the first of THREADS instead where their own is not set
+FOLLOWERS: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS")
 #: what a library reads, by the name that threadpoolctl has for its kind; all others read the first of THREADS
 _VARIABLES: Final = {"openblas": "OPENBLAS_NUM_THREADS", "mkl": "MKL_NUM_THREADS", "blis": "BLIS_NUM_THREADS"}
 
@@ -58,5 +66,6 @@ def _libraries() -> list[Any]:
 
 def _meant_for(kind: str) -> int:
     """Give how many threads the environment means for a kind of library."""
-    number = re.match(r"\s*(\d+)", os.environ.get(_VARIABLES.get(kind, THREADS[0]), ""))  # OpenMP allows "4,2", too
+    text = os.environ.get(_VARIABLES.get(kind, THREADS[0])) or os.environ.get(THREADS[0], "")
+    number = re.match(r"\s*(\d+)", text)  # OpenMP allows "4,2", too
     return max(1, int(number[1])) if number else 1

@@ -176,10 +176,7 @@ def test_an_argument_is_a_copy(executor: Executor) -> None:
     small = np.zeros(10)
     # A task may change its arguments, and what it changes is its own.
     assert executor.submit(work.add_one, small).result(PATIENCE_S).sum() == 10
-    if isinstance(executor, ApplicationNode):  # a large array is one that many tasks may look at: none can change it
-        with pytest.raises(ValueError, match="read-only"):
-            executor.submit(work.add_one, mine).result(PATIENCE_S)
-    else:
+    for _ in range(3):
         assert executor.submit(work.add_one, mine).result(PATIENCE_S).sum() == 100_000
     assert mine.sum() == small.sum() == 0
 
@@ -901,7 +898,7 @@ def test_a_future_tells_who_ran_it(app: ApplicationNode, cluster: Cluster) -> No
 
 
 def test_futures_can_be_awaited(app: ApplicationNode) -> None:
-    async def main() -> tuple[int, list[int], BaseException]:
+    async def main() -> tuple[int, list[int], object]:
         one = await app.submit(work.square, 3)
         many = await asyncio.gather(*[app.submit(work.square, n) for n in range(500)])
         (error,) = await asyncio.gather(app.submit(divmod, 1, 0), return_exceptions=True)

@@ -649,3 +649,23 @@ def test_a_system_of_a_class_of_the_notebook_is_captured_as_anything_is(notebook
     answer = notebook.run("%%concurrent_task --out total\nPowers()")
     assert answer.error is None, answer.traceback
     assert notebook.run("total").value == str(sum(n * n for n in range(20)))
+
+
+def test_a_job_in_a_cell_is_iterated_over_awaited_and_gathered(notebook: Notebook) -> None:
+    assert notebook.run("%%concurrent_task\ndef squared(x):\n    return x * x").error is None
+    values = {
+        "[y for y in squared.map(range(3))]": "[0, 1, 4]",
+        "list(squared.map(range(3)))": "[0, 1, 4]",
+        "squared.map(range(3)).result()": "[0, 1, 4]",
+        "await squared.map(range(3))": "[0, 1, 4]",
+        "import asyncio\nawait asyncio.gather(*squared.map(range(3)))": "[0, 1, 4]",
+        "[y async for y in squared.map(range(3))]": "[0, 1, 4]",
+        # A cell that awaits is a coroutine; what it loops over are values all the same.
+        "job = squared.map(range(3))\nawait job\n[sum(job), job[-1], *map(float, job)]": "[5, 4, 0.0, 1.0, 4.0]",
+        "(len(job), job[1:], 4 in job, max(*job))": "(3, [1, 4], True, 4)",
+    }
+    for cell, value in values.items():
+        answer = notebook.run(cell)
+        assert (answer.value, answer.error) == (value, None), cell
+    printed = notebook.run("for y in squared.map(range(3)): print(y)")
+    assert printed.text == "0\n1\n4\n"

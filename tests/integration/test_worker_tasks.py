@@ -100,19 +100,21 @@ def test_a_hit_is_reported_as_one(driver: Driver) -> None:
     assert (end.status, end.value) == (Status.HIT, 42)
 
 
-def test_arrays_travel_both_ways_and_a_task_may_only_look_at_them(driver: Driver) -> None:
+def test_arrays_travel_both_ways_and_a_task_may_change_its_own(driver: Driver) -> None:
     array = np.arange(300_000)
 
     def double(given: Any) -> Any:
         return given * 2
 
-    def change(given: Any) -> None:
+    def change(given: Any) -> Any:
         given *= 2
+        return given
 
     result = driver.run(double, array).value
     np.testing.assert_array_equal(result, array * 2)
     result[0] = 1
-    assert "read-only" in report_of(driver.run(change, array).value).message
+    for _ in range(2):
+        np.testing.assert_array_equal(driver.run(change, array).value, array * 2)
 
 
 def test_large_arguments_and_results_both_ways_at_once(driver: Driver) -> None:

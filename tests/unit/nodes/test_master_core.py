@@ -67,7 +67,7 @@ def test_an_envelope_with_anothers_key_is_dropped() -> None:
     bench = Bench()
     bench.client(ALICE)
     bench.say(ALICE, opened(), key=KEYS[BOB])
-    assert bench.core.status()["tasks"]["jobs"] == 0
+    assert bench.core.status(bench.now)["tasks"]["jobs"] == 0
     assert ALICE in bench.core.peers
 
 
@@ -120,7 +120,7 @@ def test_who_touches_anothers_job_is_shown_out() -> None:
     bench.say(BOB, m.Cancel(JOB, None))
     assert BOB not in bench.core.peers
     assert ALICE in bench.core.peers
-    assert bench.core.status()["tasks"]["waiting"] == 1
+    assert bench.core.status(bench.now)["tasks"]["waiting"] == 1
 
 
 @pytest.mark.parametrize(("slots", "credit"), [(2, 1), (-1, 5)])
@@ -156,7 +156,7 @@ def test_functions_that_nobody_uses_are_dropped_oldest_first(monkeypatch: pytest
     assert bench.told(EAST) == []
     bench.say(ALICE, function(b"third"))
     assert bench.told(EAST) == [m.DropFunctions([function().digest])]
-    assert bench.core.status()["functions"] == 2
+    assert bench.core.status(bench.now)["functions"] == 2
 
 
 def test_large_idle_functions_are_dropped_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_large_idle_functions_are_dropped_by_size(monkeypatch: pytest.MonkeyPatc
     bench = Bench()
     bench.client(ALICE)
     bench.say(ALICE, function(b"eight by"), function(b"and more"))
-    assert bench.core.status()["functions"] == 1
+    assert bench.core.status(bench.now)["functions"] == 1
 
 
 def test_a_silent_slave_is_suspected_and_lost_and_its_task_waits_again() -> None:
@@ -177,9 +177,9 @@ def test_a_silent_slave_is_suspected_and_lost_and_its_task_waits_again() -> None
         bench.now += 1.0
         bench.say(ALICE)
         bench.core.step(bench.now)
-        states.append([slave["state"] for slave in bench.core.status()["slaves"]])
+        states.append([slave["state"] for slave in bench.core.status(bench.now)["slaves"]])
     assert states == [["active"], ["active"], ["suspected"], ["suspected"], [], []]
-    assert bench.core.status()["tasks"]["waiting"] == 1
+    assert bench.core.status(bench.now)["tasks"]["waiting"] == 1
 
 
 def test_a_slave_that_drains_gets_nothing_and_is_not_suspected() -> None:
@@ -189,10 +189,10 @@ def test_a_slave_that_drains_gets_nothing_and_is_not_suspected() -> None:
     bench.say(EAST, m.Capacity(0, 0))
     bench.say(ALICE, opened(), function(), submit(0))
     assert bench.told(EAST) == []
-    assert bench.core.status()["slaves"][0]["slots"] == 0
+    assert bench.core.status(bench.now)["slaves"][0]["slots"] == 0
     bench.core.unreachable(EAST, bench.now)
     bench.core.step(bench.now)
-    assert [slave["state"] for slave in bench.core.status()["slaves"]] == ["draining"]
+    assert [slave["state"] for slave in bench.core.status(bench.now)["slaves"]] == ["draining"]
 
 
 def test_a_slave_without_a_connection_is_lost_sooner() -> None:
@@ -200,7 +200,7 @@ def test_a_slave_without_a_connection_is_lost_sooner() -> None:
     bench.slave(EAST)
     bench.core.unreachable(EAST, bench.now)
     bench.core.step(bench.now)
-    assert bench.core.status()["slaves"][0]["state"] == "suspected"
+    assert bench.core.status(bench.now)["slaves"][0]["state"] == "suspected"
     bench.now += 1.1
     bench.core.step(bench.now)
     assert EAST not in bench.core.peers
@@ -232,9 +232,9 @@ def test_the_jobs_of_a_client_that_is_lost_wait_for_it_if_it_may_come_back(comes
     bench = Bench()
     bench.client(ALICE, comes_back)
     bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
-    assert bench.core.status()["tasks"]["jobs"] == 1
+    assert bench.core.status(bench.now)["tasks"]["jobs"] == 1
     bench.core.unreachable(ALICE, bench.now)
     for _ in range(3):  # a client without a connection is lost after a second
         bench.core.step(bench.now)
         bench.now += 0.6
-    assert bench.core.status()["tasks"]["jobs"] == jobs
+    assert bench.core.status(bench.now)["tasks"]["jobs"] == jobs

@@ -56,7 +56,7 @@ def contents(told: list[m.AnyMessage]) -> int:
 
 
 def fetched_bytes(bench: Bench) -> list[int]:
-    return [slave["fetched_bytes"] for slave in bench.core.status()["slaves"]]
+    return [slave["fetched_bytes"] for slave in bench.core.status(bench.now)["slaves"]]
 
 
 def test_tasks_know_what_their_arguments_and_their_function_refer_to(bench: Bench) -> None:

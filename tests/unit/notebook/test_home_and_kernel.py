@@ -19,6 +19,7 @@ class FakeApplication:
     """An application that can be asked and left."""
 
     is_gone = False  #: its cluster
+    is_closed = False
 
     def status(self) -> dict[str, Any]:
         if self.is_gone:

@@ -120,9 +120,13 @@ def test_readers_see_what_was_placed(store: Store, shelf: Shelf, size: int) -> N
     shelf.add(handle_of(store, slice_))
     looks: list[weakref.ref[Any]] = []
     look = shelf.look(slice_, looks.append)
-    assert look == data and look.readonly
+    assert look == data
+    look[0] ^= 255  # a change is one's own
+    assert shelf.look(slice_, looks.append) == store.view(slice_) == data
+    gc.collect()
+    assert [reference() is None for reference in looks] == [False, True][: len(looks)]
     del look
-    assert all(reference() is None for reference in looks) and len(looks) == (size >= MAPPED_BYTES)
+    assert all(reference() is None for reference in looks) and len(looks) == 2 * (size >= MAPPED_BYTES)
 
 
 @pytest.mark.parametrize("size", [65536, MAPPED_BYTES])
