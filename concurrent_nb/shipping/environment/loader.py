@@ -15,7 +15,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, SourceFileLoader
 from typing import Any, Final
 
-from concurrent_nb.shipping.environment.modules import Source, stamp_of
+from concurrent_nb.shipping.environment.modules import Source, finders_after, stamp_of
 from concurrent_nb.shipping.environment.origin import is_compiled, is_users
 from concurrent_nb.shipping.sources import lines_entry
 
@@ -29,6 +29,7 @@ class _Loader(SourceFileLoader):
     def __init__(self, source: Source) -> None:
         super().__init__(source.name, source.filename)
         self._source = source
+        self.travelled = source.text
 
     def get_data(self, path: str) -> bytes:
         """Give the contents of a file."""
@@ -209,9 +210,7 @@ def _spec_with(
     fullname: str, path: Sequence[str] | None, then: Callable[[str], None], without: MetaPathFinder
 ) -> ModuleSpec | None:
     """Find a module as all other finders do; have `then` called when it is imported."""
-    for finder in sys.meta_path:
-        if finder is without:
-            continue
+    for finder in finders_after(without):
         spec = finder.find_spec(fullname, path, None)
         if spec is None:
             continue

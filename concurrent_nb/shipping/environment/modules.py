@@ -49,9 +49,7 @@ class Imports(MetaPathFinder):
     ) -> ModuleSpec | None:
         """Find a module as all other finders do, and read it if it is the user's."""
         self.count += 1
-        for finder in list(sys.meta_path):
-            if finder is self:
-                continue
+        for finder in finders_after(self):
             find = getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find(fullname, path, target) if find is not None else None
             if spec is not None:
@@ -61,8 +59,17 @@ class Imports(MetaPathFinder):
         return None
 
 
+def finders_after(finder: MetaPathFinder) -> list[Any]:
+    """Give the finders that Python asks after this one."""
+    finders = list(sys.meta_path)
+    return finders[finders.index(finder) + 1 :] if finder in finders else finders
+
+
 def read_source(spec: Any) -> bytes | None:
     """Read the source of a module; None if it has none."""
+    travelled: bytes | None = getattr(spec.loader, "travelled", None)  # in a worker
+    if travelled is not None:
+        return travelled
     origin = getattr(spec, "origin", None)
     if not isinstance(origin, str) or is_compiled(origin) or not spec.has_location:
         return None
