@@ -211,7 +211,7 @@ def _spec_with(
 ) -> ModuleSpec | None:
     """Find a module as all other finders do; have `then` called when it is imported."""
     for finder in finders_after(without):
-        spec = finder.find_spec(fullname, path, None)
+        spec: ModuleSpec | None = finder.find_spec(fullname, path, None)
         if spec is None:
             continue
         if spec.loader is not None:
