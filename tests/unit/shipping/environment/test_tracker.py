@@ -18,7 +18,7 @@ from concurrent_nb.shipping.environment.tracker import Tracker
 def tracker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
     """A tracker to which this process is as it was at its start."""
     tracker = Tracker(dict(os.environ), list(sys.path), os.getcwd(), settings=[])
-    tracker.follow_modules(leave_out=["tests", "conftest"])
+    tracker.follow_modules(leave_out={name.partition(".")[0] for name in sys.modules})
     yield tracker
     tracker.uninstall()
 
