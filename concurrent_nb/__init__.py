@@ -11,6 +11,8 @@ Importing this package costs next to nothing; what it offers is loaded when it i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from concurrent_nb import snapshot as _snapshot  # noqa: F401  (what changes from now on, tasks follow)
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from concurrent_nb.api import TaskFuture as TaskFuture
     from concurrent_nb.api import as_completed as as_completed
     from concurrent_nb.api import connect as connect
+    from concurrent_nb.api import follow as follow
+    from concurrent_nb.api import follow_modules as follow_modules
     from concurrent_nb.outcome import Hit as Hit
     from concurrent_nb.shipping.notes import display as display
     from concurrent_nb.shipping.notes import publish as publish
@@ -43,6 +47,8 @@ _WHERE = {
     "TaskFuture": "concurrent_nb.api",
     "as_completed": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
+    "follow": "concurrent_nb.api",
+    "follow_modules": "concurrent_nb.api",
     "Hit": "concurrent_nb.outcome",
     "display": "concurrent_nb.shipping.notes",
     "publish": "concurrent_nb.shipping.notes",
@@ -70,6 +76,8 @@ __all__ = [
     "as_completed",
     "connect",
     "display",
+    "follow",
+    "follow_modules",
     "publish",
     "report",
     "rng",

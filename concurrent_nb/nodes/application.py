@@ -38,6 +38,7 @@ from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.objects.store import Store
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
 from concurrent_nb.shipping.pickles import Shared
@@ -94,9 +95,10 @@ class ApplicationNode(concurrent.futures.Executor):
         self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._store = Store()
-        self._functions = Functions(lay_down=partial(lay_down, self._store))
+        self._functions = Functions(lay_down=partial(lay_down, self._store), surroundings=TRACKER)
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
-        self._loader = TaskLoader(self._store)  # of single tasks whose class cannot change
+        self._loader = TaskLoader(self._store, TRACKER)  # of single tasks whose class cannot change
+        self._loads_for: object = self  # its environment; none yet
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_asked_s = -math.inf
@@ -151,9 +153,8 @@ class ApplicationNode(concurrent.futures.Executor):
         future = TaskFuture(job.id, index, self._canceller)
         introduce(task, future, self.name)
         future.add_done_callback(lambda ended: self._desk.call(tell, task, ended, self._heard))
-        # A class that travels by value may have changed since its last task was pushed.
-        loader = self._loader if is_importable(type(task)) else TaskLoader(self._store)
         try:
+            loader = self._loader_of(type(task))
             function, (body, sizes, buffers, lease) = loader.load(task)
         except NotPicklable as error:
             self._courier.check_open()
@@ -161,6 +162,13 @@ class ApplicationNode(concurrent.futures.Executor):
         else:
             self._courier.post((Entry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),))
         return future
+
+    def _loader_of(self, kind: type[Task]) -> TaskLoader:
+        if not is_importable(kind):  # it may have changed since its last task was pushed
+            return TaskLoader(self._store, TRACKER)
+        if (environment := TRACKER.current()) is not self._loads_for:
+            self._loader, self._loads_for = TaskLoader(self._store, TRACKER), environment
+        return self._loader
 
     def push_tasks(
         self,
@@ -187,7 +195,7 @@ class ApplicationNode(concurrent.futures.Executor):
         record = OpenJob[TaskFuture](new_job_id(), _label(name or "tasks"), False, bool(stop_on_error))
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         ahead = None if isinstance(tasks, Sequence) else AHEAD
-        loader = TaskLoader(self._store)
+        loader = TaskLoader(self._store, TRACKER)
         Push(self.name, loader, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
         return job
 

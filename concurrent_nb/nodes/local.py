@@ -36,6 +36,8 @@ from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS
 from concurrent_nb.nodes.__main__ import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.restarts import restart_workers
+from concurrent_nb.shipping.environment.envelope import enclosed
+from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
@@ -321,6 +323,7 @@ class Cluster:
         environment = dict(os.environ)
         inherited: tuple[int, ...] = ()
         if role == "slave":
+            TRACKER.note()
             environment[SYS_PATH_VARIABLE] = json.dumps(sys.path)
             environment[AUTHKEY_VARIABLE] = bytes(multiprocessing.current_process().authkey).hex()
             if self._initializer is not None:
@@ -399,7 +402,7 @@ def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any
     """Pickle what workers call before their first task. Raises ConfigurationError or NotPicklable."""
     if not callable(initializer):
         raise ConfigurationError(f"initializer is {initializer!r}, it must be a function or another callable")
-    return pickled_call(initializer, tuple(initargs))
+    return enclosed(TRACKER.current(), pickled_call(initializer, tuple(initargs)))
 
 
 def _write_line(node: "subprocess.Popen[str]", line: str) -> None:

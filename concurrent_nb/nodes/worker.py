@@ -18,6 +18,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
@@ -28,7 +29,9 @@ from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies, streams
-from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
+from concurrent_nb.shipping.environment.entering import Entered, Environments, ThreadEnvironments, hand_on
+from concurrent_nb.shipping.environment.envelope import is_envelope
+from concurrent_nb.shipping.reports import EXPLANATION, failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers import child
@@ -46,13 +49,27 @@ _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
 
 
+class _Function:
+    """A function that has come, in the environment that it is to run in; opened by the first task."""
+
+    __slots__ = ("body", "buffers", "entered", "function", "made", "main")
+
+    def __init__(self, entered: Entered, body: Buffer, buffers: Sequence[Buffer]) -> None:
+        self.entered = entered
+        self.body = body
+        self.buffers = buffers
+        self.function: Callable[..., object] | None = None
+        self.main: types.ModuleType | None = None  #: what is `__main__` for it
+        self.made: list[streams.Made] = []  #: the generators of random numbers in it
+
+
 class TaskRunner:
     """Keep functions by digest; run tasks and turn whatever happens into an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, environments: Environments) -> None:
+        self._environments = environments
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
-        #: with what is `__main__` for it, and the generators of random numbers in it
-        self._functions: dict[bytes, tuple[Callable[..., object], types.ModuleType, list[streams.Made]]] = {}
+        self._functions: dict[bytes, _Function] = {}
         self._drawing = streams.drawing()  # of the thread in which tasks run
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
@@ -73,20 +90,30 @@ class TaskRunner:
 
     def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
-        answer = self._run(task, digest, body, sizes, buffers)
-        opened = self._functions.get(digest)
-        if opened is not None and (mains.HERE.visitors or mains.HERE.module is not opened[1]):
-            mains.leave(opened[1])
-        return answer
-
-    def _run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+        environments = self._environments
         try:
-            opened = self._functions.get(digest)
-            if opened is None:
-                opened = self._open(digest)
-            function, main, made = opened
-            if mains.HERE.module is not main:
-                mains.enter(main)
+            known = self._functions.get(digest) or self._unwrap(digest)
+            if not environments.begin(known.entered):
+                known = self._unwrap(digest)
+                environments.begin(known.entered)
+        except BaseException as error:  # noqa: BLE001  (a module of the user's that does not fit; the answer has the error)
+            return not_loadable(error)
+        try:
+            return self._run(task, known, body, sizes, buffers)
+        finally:
+            if known.main is not None and (mains.HERE.visitors or mains.HERE.module is not known.main):
+                mains.leave(known.main)
+            try:
+                environments.end()
+            except KeyboardInterrupt:
+                environments.end()
+                raise
+
+    def _run(self, task: TaskId, known: _Function, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+        try:
+            function = known.function or self._open(known)
+            if mains.HERE.module is not known.main and known.main is not None:
+                mains.enter(known.main)
             if sizes:
                 body, buffers = self._whole(body, sizes, buffers, self._looks.append)
             args, kwargs = pickles.loads(body, buffers)
@@ -97,7 +124,7 @@ class TaskRunner:
         try:
             drawing = self._drawing
             drawing.job, index = task
-            drawing.made = made
+            drawing.made = known.made
             if type(kwargs) is dict:
                 drawing.begin(index)
                 value = function(*args, **kwargs)
@@ -129,20 +156,32 @@ class TaskRunner:
         """Give the answer of a task that this worker cannot run."""
         return not_loadable(error)
 
-    def _open(self, digest: bytes) -> tuple[Callable[..., object], types.ModuleType, list[streams.Made]]:
+    def _unwrap(self, digest: bytes) -> _Function:
+        """Take a function out of the envelope that says in which environment it runs."""
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
         body, buffers = self._whole(*self._pickled[digest])
+        environment = None
+        if is_envelope(body):
+            envelope = pickles.loads(body, buffers)
+            environment, body, buffers = envelope.environment, envelope.body, envelope.buffers
+        known = self._functions[digest] = _Function(self._environments.known(environment), body, buffers)
+        return known
+
+    def _open(self, known: _Function) -> Callable[..., object]:
+        """Open a function, in its environment."""
+        # All tasks of this worker see them.
+        buffers = [memoryview(it).toreadonly() for it in known.buffers]
         main = mains.new()
         mains.enter(main, loads_function=True)
-        # All tasks of this worker see them.
-        buffers = [memoryview(it).toreadonly() for it in buffers]
-        function, made = streams.loaded(lambda: pickles.loads(body, buffers))
+        function: Callable[..., object]
+        function, made = streams.loaded(lambda: pickles.loads(known.body, buffers))
         mains.enter(main)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
-        self._functions[digest] = opened = function, main, made
-        return opened
+        known.function, known.main, known.made = function, main, made
+        known.body, known.buffers = b"", ()
+        return function
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
@@ -254,14 +293,18 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
     child.hang_on(ends.lifeline)
     child.take_standard_streams(ends)
     child.forget_main()
+    wants_threads = Page(ends.page).wants_threads
+    environments = ThreadEnvironments() if wants_threads else Environments()
+    EXPLANATION.explain = environments.explain
+    hand_on(environments)
     if initializer:
-        initialize(initializer, ends)
+        initialize(initializer, ends, environments)
     try:
-        if Page(ends.page).wants_threads:
+        if wants_threads:
             mains.have_one_for_each_thread()
-            Seats(ends, seat_here).serve()
+            Seats(ends, partial(seat_here, environments)).serve()
         else:
-            runner = TaskRunner()
+            runner = TaskRunner(environments)
             serving = Serving(ends, runner)
             runner.send_note = serving.send_note
             nested.note_blocked = serving.note_blocked
@@ -271,11 +314,14 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
         sys.exit(1)
 
 
-def initialize(initializer: bytes, ends: WorkerEnds) -> None:
-    """Call the user's initializer; where it fails, tell the slave why and exit."""
+def initialize(initializer: bytes, ends: WorkerEnds, environments: Environments) -> None:
+    """Call the user's initializer; where it fails, tell the slave why and exit. What it changes stays."""
     try:
-        function, args = pickles.loads(initializer)
+        envelope = pickles.loads(initializer)
+        environments.begin(environments.known(envelope.environment))
+        function, args = pickles.loads(envelope.body, envelope.buffers)
         function(*args)
+        environments.adopt()
     except BaseException as error:  # noqa: BLE001  (user code; the slave gets the traceback, and the user from it)
         report = traceback_of(error)
         with socket.socket(fileno=ends.tasks) as link, contextlib.suppress(OSError):  # a slave that is gone
@@ -296,10 +342,10 @@ def import_host() -> None:
         importlib.import_module("concurrent_nb.nodes.system_host")
 
 
-def seat_here(ends: WorkerEnds, out: ThreadStream, err: ThreadStream) -> Seat:
+def seat_here(environments: Environments, ends: WorkerEnds, out: ThreadStream, err: ThreadStream) -> Seat:
     """Make the seat of this thread, with functions, shared memory and notes of its own."""
     notes.have_own_sink()
-    runner = TaskRunner()
+    runner = TaskRunner(environments)
     seat = Seat(ends, runner, out, err)
     runner.send_note = seat.send_note
     return seat

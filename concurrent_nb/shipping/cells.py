@@ -33,8 +33,9 @@ from concurrent_nb.shipping.cellcode import (
     parse_for,
     parse_until,
 )
+from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.names import Names
-from concurrent_nb.shipping.sources import lines_entry
+from concurrent_nb.shipping.sources import codes_in, lines_entry
 
 _READ_ONLY = "the arrays of the notebook are shared by all tasks and read-only: change a copy, as in `a = a.copy()`"
 
@@ -93,13 +94,15 @@ def cell_task(
         kept=kept,
         limit_bytes=limit_bytes,
     )
+    code = compile_cell(cell, targets, assigned)
     function = CellFunction(
         name=filename,
-        code=compile_cell(cell, targets, assigned),
+        code=code,
         until=compile_until(until_text, targets) if until_text is not None else None,
         assigned=tuple(name for name in assigned if name not in cell.names.shared),
         captured=captured,
         sources=_own_sources(source, filename, header, until_text),
+        imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
     )
     calls = _calls(loop, namespace)
     return CellTask(function, calls, captured.names, loop is not None, until is not None, cell.has_value)
@@ -162,6 +165,7 @@ class CellFunction:
         assigned: tuple[str, ...],
         captured: Capture,
         sources: Mapping[str, str],
+        imported_modules: frozenset[str] = frozenset(),
     ) -> None:
         self.__name__ = self.__qualname__ = name
         self._code = code
@@ -169,6 +173,7 @@ class CellFunction:
         self._assigned = assigned  #: captured names that are parameters of the code
         self._captured = captured
         self._sources = sources
+        self.imported_modules = imported_modules  #: by its code, and by that of what it uses
         self._shared: dict[str, Any] | None = None
         self._lines = {name: lines_entry(name, text) for name, text in sources.items()}
 

@@ -18,6 +18,8 @@ from typing import Any, Final
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import Digest
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.environment.envelope import IN_THIS_PROCESS, Environment, Surroundings, wrapped
+from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.references import (
     MISSING,
     contents,
@@ -29,6 +31,7 @@ from concurrent_nb.shipping.references import (
     never_changes,
 )
 from concurrent_nb.shipping.refusals import describe_failure
+from concurrent_nb.shipping.sources import codes_in
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
 
@@ -128,13 +131,16 @@ class Functions:
     True
     """
 
-    def __init__(self, kept: int = KEPT, lay_down: LayDown = copied) -> None:
+    def __init__(
+        self, kept: int = KEPT, lay_down: LayDown = copied, surroundings: Surroundings = IN_THIS_PROCESS
+    ) -> None:
         self._kept = kept
         self._lay_down = lay_down
+        self._surroundings = surroundings
         self._lock = threading.Lock()
         # By id, because comparing functions may run code of others. The entry holds the function, so its id stays its.
-        self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str]]] = {}
-        self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot]] = {}
+        self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str], Environment | None]] = {}
+        self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot, Environment | None]] = {}
 
     def pickle(self, fn: Callable[..., Any], *, spawns: bool = False) -> PickledFunction:
         """Give the pickle of `fn` as it is now.
@@ -144,27 +150,35 @@ class Functions:
 
         Raises NotPicklable, which names the function and the part of it that cannot travel.
         """
+        environment = self._surroundings.current()
         named = self._by_name.get(id(fn))
-        if named is not None and getattr(*named[2], None) is fn and not is_by_value(fn.__module__):
+        if (
+            named is not None
+            and named[3] is environment
+            and getattr(*named[2], None) is fn
+            and not is_by_value(fn.__module__)
+        ):
             return named[1]
         valued = self._by_value.get(id(fn))
-        if valued is not None and valued[0] is fn and valued[2].holds():
+        if valued is not None and valued[0] is fn and valued[3] is environment and valued[2].holds():
             return valued[1]
-        return self._pickle_anew(fn, spawns)
+        return self._pickle_anew(fn, environment, spawns)
 
-    def _pickle_anew(self, fn: Callable[..., Any], spawns: bool) -> PickledFunction:
+    def _pickle_anew(self, fn: Callable[..., Any], environment: Environment | None, spawns: bool) -> PickledFunction:
         if is_importable(fn):
-            pickled = _finish(fn, pickle.dumps(fn, 5))
+            body, buffers = wrapped(environment, pickle.dumps(fn, 5), ())
+            pickled = _finish(fn, *self._lay_down(body, buffers))
             if (home := home_of(fn)) is not None:
-                self._keep(self._by_name, (fn, pickled, home))
+                self._keep(self._by_name, (fn, pickled, home, environment))
             return pickled
         # The snapshot comes first: what another thread changes after it shows up at the next comparison.
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled = pickled_by_value(fn, fn, self._lay_down, spawns=spawns)
-        if snapshot is not None and len(pickled.body) <= KEPT_BYTES and not pickled.buffers:
-            self._keep(self._by_value, (fn, pickled, snapshot))
+        pickled, environment = _pickled_by_value(fn, fn, self._lay_down, self._surroundings, spawns)
+        is_small = environment is not None or not pickled.buffers  # those of an environment are kept anyway
+        if snapshot is not None and len(pickled.body) <= KEPT_BYTES and is_small:
+            self._keep(self._by_value, (fn, pickled, snapshot, environment))
         return pickled
 
     def _keep(self, kept: dict[int, Any], entry: tuple[Any, ...]) -> None:
@@ -175,8 +189,10 @@ class Functions:
                 del kept[next(iter(kept))]
 
 
-def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown, *, spawns: bool = False) -> PickledFunction:
-    """Pickle a function as it is now.
+def pickled_by_value(
+    fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings = IN_THIS_PROCESS
+) -> PickledFunction:
+    """Pickle a function as it is now, with its surroundings.
 
     Args:
         of: what of it is the user's: the function itself, or the class that it stands for.
@@ -184,12 +200,21 @@ def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown, *, spaw
 
     Raises NotPicklable, which names `of` and the part of it that cannot travel.
     """
+    return _pickled_by_value(fn, of, lay_down, surroundings, False)[0]
+
+
+def _pickled_by_value(
+    fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings, spawns: bool
+) -> tuple[PickledFunction, Environment | None]:
     try:
         body, buffers = pickles.dumps(fn, "spawn" if spawns else "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
+    imported = getattr(fn, "imported_modules", None)
+    surroundings.want(imported if isinstance(imported, frozenset) else names_imported(codes_in([of])))  # a cell knows
+    environment = surroundings.current()
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
-    return _finish(fn, *lay_down(body, buffers))
+    return _finish(fn, *lay_down(*wrapped(environment, body, buffers))), environment
 
 
 def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:

@@ -12,7 +12,7 @@ import io
 import pickle
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from concurrent_nb.shipping.streams import Mode
@@ -108,6 +108,16 @@ def dumps(thing: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview]]:
     if kind in _ATOMS and kind is not bytes:
         return pickle.dumps(thing, 5), []
     buffers: list[memoryview] = []
+    keep = keeping(buffers)
+    if is_plain(thing):
+        return pickle.dumps(thing, 5, buffer_callback=keep), buffers
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
+
+    return pickler.dumps(thing, keep, mode), buffers
+
+
+def keeping(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Give the `buffer_callback` that leaves large buffers out of a pickle and adds them to `buffers`."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -119,11 +129,7 @@ def dumps(thing: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview]]:
         buffers.append(raw)
         return False
 
-    if is_plain(thing):
-        return pickle.dumps(thing, 5, buffer_callback=keep), buffers
-    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
-
-    return pickler.dumps(thing, keep, mode), buffers
+    return keep
 
 
 def dumps_attributes(

@@ -6,7 +6,7 @@ Code of a user's that runs here (`str`, `repr`, pickling of an exception) may ra
 import os
 import pickle
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -32,15 +32,27 @@ _OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "wor
 Answer = tuple[int, bytes, Sequence[Buffer]]
 
 
+class _Explanation:
+    """What a worker adds to errors about what was not found."""
+
+    explain: Callable[[BaseException], None] = staticmethod(lambda error: None)
+
+
+EXPLANATION: Final = _Explanation()
+
+
 def failed(error: BaseException) -> Answer:
     """Report what a task has raised."""
+    EXPLANATION.explain(error)
     report = ErrorReport(_class_name(error), _text_of(error), traceback_of(error), _pickled(error))
     return int(Status.ERROR), encode_error(report), ()
 
 
 def not_loadable(error: BaseException) -> Answer:
     """Report what was raised while a function or its arguments were unpickled."""
-    message = f"the worker cannot load the task's function or arguments: {_one_line(error)}"
+    EXPLANATION.explain(error)
+    reasons = "; ".join([_one_line(error), *map(_text_of, getattr(error, "__notes__", ()))])
+    message = f"the worker cannot load the task's function or arguments: {reasons}"
     return int(Status.NOT_LOADABLE), encode_error(ErrorReport(_class_name(error), message, traceback_of(error))), ()
 
 

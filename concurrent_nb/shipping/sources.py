@@ -2,8 +2,10 @@
 
 import linecache
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from concurrent_nb.shipping.references import is_importable, references
 
 
 def unwrapped(value: Any) -> Any:
@@ -16,6 +18,20 @@ def text_of(filename: str) -> str | None:
     """Give the text of a file that is none: a cell of the notebook. None for any other."""
     entry = linecache.cache.get(filename)
     return "".join(entry[2]) if entry is not None and len(entry) == 4 and entry[1] is None else None
+
+
+def codes_in(values: Iterable[Any]) -> Iterator[types.CodeType]:
+    """Give the code of the functions among `values`, and in them, that travel by value."""
+    todo = list(values)
+    seen: set[int] = set()
+    while todo and len(seen) < 1000:
+        value = unwrapped(todo.pop())
+        if id(value) in seen or not isinstance(value, (types.FunctionType, type, types.MethodType)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, types.FunctionType) and not is_importable(value):
+            yield value.__code__
+        todo += [part for _, _, part in references(value)]
 
 
 def keep_lines(sources: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.environment.envelope import IN_THIS_PROCESS, Surroundings
 from concurrent_nb.shipping.functions import LayDown, PickledFunction, copied, pickled_by_value
 from concurrent_nb.shipping.references import is_importable
 from concurrent_nb.shipping.refusals import describe_failure
@@ -65,10 +66,12 @@ class Packer:
 
     Args:
         lay_down: takes snapshots of buffers that belong to a class.
+        surroundings: what classes take along, as it is when their first task is packed.
     """
 
-    def __init__(self, lay_down: LayDown = copied) -> None:
+    def __init__(self, lay_down: LayDown = copied, surroundings: Surroundings = IN_THIS_PROCESS) -> None:
         self._lay_down = lay_down
+        self._surroundings = surroundings
         #: by class: its function, None where the objects travel whole; and whether the class travels by name
         self._functions: dict[type, tuple[PickledFunction | None, bool]] = {}
 
@@ -95,9 +98,9 @@ class Packer:
 
     @cached_property
     def _run(self) -> PickledFunction:
-        return pickled_by_value(run_task, run_task, self._lay_down)
+        return pickled_by_value(run_task, run_task, self._lay_down, self._surroundings)
 
     def _of_class(self, kind: type[Task]) -> PickledFunction | None:
         if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
             return None  # it knows how to travel
-        return pickled_by_value(Caller(kind), kind, self._lay_down)
+        return pickled_by_value(Caller(kind), kind, self._lay_down, self._surroundings)
