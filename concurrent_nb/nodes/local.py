@@ -77,6 +77,7 @@ class Cluster:
             error, open futures and what is submitted later end with InitializerFailed, a BrokenExecutor.
         max_tasks_per_worker: tasks that a worker process runs before a fresh one takes its place; None: no limit. A
             chunk that you have asked for (`chunksize`, `batch`) is one task, and tasks in threads are not counted.
+        log: file to which the nodes' logs are appended; None for one that is gone with the cluster.
 
     Raises ConfigurationError for arguments that make no sense, and at the start for a name that a running cluster has;
     NotPicklable for an initializer that cannot travel; ClusterStartFailed if a node does not come up.
@@ -91,6 +92,7 @@ class Cluster:
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_worker: int | None = None,
+        log: Path | str | None = None,
     ) -> None:
         if workers is not None and (type(workers) is not int or workers < 1):
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
@@ -119,6 +121,7 @@ class Cluster:
         self._epoch = 0  # of our master
         self._failure: ClusterStartFailed | None = None  # why there is no slave any more
         self._at_exit: Any = None
+        self._log_path = log
         self._log: Any = None
 
     # -------------------------------------------------------------------------------------------------- start and end
@@ -130,7 +133,7 @@ class Cluster:
         if self._master is not None:
             raise ClusterError(f"cluster {self.name!r} has been started already")
         refuse_taken(self.name)
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open until close; unlinked, so nothing is left of it)
+        self._log = self._open_log()
         if self._initializer_pickle:
             self._initializer = tempfile.TemporaryFile()  # noqa: SIM115  (so is this)
             self._initializer.write(self._initializer_pickle)
@@ -267,6 +270,14 @@ class Cluster:
         text = self._log.read()
         assert isinstance(text, str)
         return text.strip()
+
+    def _open_log(self) -> Any:
+        if self._log_path is None:
+            return tempfile.TemporaryFile("w+")  # unlinked, so nothing is left of it
+        try:
+            return open(self._log_path, "a+", errors="replace")
+        except OSError as error:
+            raise ConfigurationError(f"log {self._log_path} cannot be written: {error.strerror or error}") from None
 
     def _started(self) -> Path:
         if self.connection_file is None or self._closing.is_set():

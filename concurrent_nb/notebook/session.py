@@ -15,7 +15,7 @@ from concurrent_nb import ApplicationNode, Cluster, Job
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.futures import Presenter
-from concurrent_nb.nodes.kernels import open_kernel
+from concurrent_nb.nodes.kernels import attach_command, open_kernel
 from concurrent_nb.nodes.restarts import restart_workers
 from concurrent_nb.notebook.output import show
 from concurrent_nb.notebook.results import plural
@@ -247,7 +247,7 @@ class Session:
         path, is_ours = open_kernel(connection_file.read(where), slave)
         if is_ours:  # else it is the slave's own
             self._kernel_files.add(path)
-        return f"slave {slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}"
+        return f"slave {slave} is a kernel; its connection file is {path}\n{attach_command(path)}"
 
     @property
     def _what(self) -> str:

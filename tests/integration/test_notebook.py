@@ -427,7 +427,9 @@ def test_the_demo_runs_and_says_what_it_found(tmp_path: Path) -> None:
     demo = [sys.executable, str(ROOT / "notebooks/run_demo.py"), "--build", str(tmp_path)]
     result = subprocess.run(demo, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
-    said = re.search(r"found 1763965: (\d+) tasks run, (\d+) cancelled \(.* in \d+\.\d\d s on 1 slave\)", result.stdout)
+    said = re.search(
+        r"\.ipynb: found 1763965: (\d+) tasks run, (\d+) cancelled, \d+\.\d s with the start", result.stdout
+    )
     assert said is not None, result.stdout
     assert int(said[1]) + int(said[2]) == 128
     assert f"the executed notebook is {tmp_path}/01_md5_reverse.ipynb" in result.stdout
