@@ -31,10 +31,10 @@ _ATOMS_ONLY: Final = {tuple}
 class Packer(Protocol):
     """What is needed of the application."""
 
-    def ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
         """Pickle a function, for a job if it `spawns`."""
 
-    def pack(
+    def _pack(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
         """Pickle arguments."""
@@ -56,7 +56,7 @@ Item = chunks.Call | Large | NotPicklable
 
 def packed(packer: Packer, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | Large:
     """Pickle the arguments of an item that are no atoms, and its number in the job. Raises NotPicklable."""
-    body, sizes, buffers, lease = packer.pack(fn, args, number)
+    body, sizes, buffers, lease = packer._pack(fn, args, number)
     return Large(body, sizes, buffers, lease) if sizes else body
 
 
