@@ -94,8 +94,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._slots_asked_s = -math.inf
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
 
-        def join() -> Membership:
-            return register(connection_file.read(where), "client", keys, name=self.name)
+        def join(replaces: str) -> Membership:
+            return register(connection_file.read(where), "client", keys, name=self.name, replaces=replaces)
 
         def gone(gracefully: bool) -> None:
             desk.call(self._call_receiver, "master_disconnected", gracefully)
