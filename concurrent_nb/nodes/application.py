@@ -406,7 +406,7 @@ class ApplicationNode(concurrent.futures.Executor):
             return
         try:
             self._begin_system(run, OpenJob[TaskFuture](new_job_id(), run.name), system, timeout_s)
-        except Exception as error:  # noqa: BLE001  (whoever waits for the job is told)
+        except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; whoever waits is told)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
             self._courier.cancel(run.id, None)
