@@ -87,6 +87,7 @@ class Peer:
     output_bytes: int = 0  #: what tasks have written for it since it is silent
     cut: "dict[tuple[bytes, int, int, int], int]" = field(default_factory=dict)  #: left out of that, by task and stream
     done: int = 0  #: outcomes that it has sent or got
+    outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
     place: Place = Place()
     since: float = 0.0  #: when it registered
     load: m.HostLoad | None = None  #: how busy a slave's host is, as it last said
@@ -146,6 +147,7 @@ class MasterCore:
         self._silent: dict[SessionId, Peer] = {}  # clients
         self._next_check = 0.0  # when to see whether their processes are there
         self._scheduler_due = 0.0
+        self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
         self._memory = MemoryDesk(
             shelf, store, touched=self._touch, happened=self._note, closed=self._drop_functions_in
@@ -162,6 +164,7 @@ class MasterCore:
             m.Output: self._on_output,
             m.Capacity: self._on_capacity,
             m.KernelOpened: self._on_kernel_opened,
+            m.WorkersOutdated: self._on_workers_outdated,
             m.HostLoad: self._on_host_load,
             m.ShareMemory: self._on_memory,
             m.Segment: self._on_memory,
@@ -268,6 +271,20 @@ class MasterCore:
         message = self.kernels.ask(slaves[slave].session_id, slave, now)
         self._send(slaves[slave].session_id, message)
         return message.request
+
+    def restart_workers(self, *, stop: bool) -> int:
+        """Have all slaves replace their workers; give how many those are. `status` shows how far they are.
+
+        What runs ends first, or with `stop` runs again.
+        """
+        self._restarts += 1
+        workers = 0
+        for peer in self.peers.values():
+            if peer.role == "slave" and peer.slots:
+                peer.outdated = peer.slots
+                workers += peer.slots
+                self._send(peer.session_id, m.RestartWorkers(self._restarts, stop))
+        return workers
 
     def heartbeat(self, session_id: SessionId, now: float) -> bool:
         """Take a sign of life from the control channel; False if the session is over (register again)."""
@@ -443,6 +460,10 @@ class MasterCore:
 
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
         self.kernels.answered(peer.session_id, message)
+
+    def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
+        if message.request == self._restarts:
+            peer.outdated = message.left
 
     def _on_host_load(self, peer: Peer, message: m.HostLoad, _: Received, now: float) -> None:
         peer.load = message
@@ -672,6 +693,7 @@ class MasterCore:
                     "slots": peer.slots,
                     "done": peer.done,
                     "fetched_bytes": peer.memory.fetched_bytes,
+                    "outdated": peer.outdated,
                     "cores": peer.place.cores,
                     **_whereabouts(peer, now),
                     **self._load_of(peer),
