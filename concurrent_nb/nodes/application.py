@@ -122,8 +122,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
         self._named: weakref.WeakSet[OpenJob[TaskFuture]] = weakref.WeakSet()  # submits that are jobs by themselves
 
-        def join() -> Membership:
-            return register(connection_file.read(where), "client", keys, name=self.name)
+        def join(replaces: str) -> Membership:
+            return register(connection_file.read(where), "client", keys, name=self.name, replaces=replaces)
 
         def gone(gracefully: bool) -> None:
             desk.call(self._call_receiver, "master_disconnected", gracefully)
@@ -561,7 +561,7 @@ class ApplicationNode(concurrent.futures.Executor):
             return
         try:
             self._begin_system(run, OpenJob[TaskFuture](new_job_id(), run.name), system, timeout_s)
-        except Exception as error:  # noqa: BLE001  (whoever waits for the job is told)
+        except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; whoever waits is told)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
             self._courier.cancel(run.id, None)
