@@ -19,7 +19,7 @@ from concurrent_nb import foreign
 from concurrent_nb.ids import JobId, task_name
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SystemCounts
+from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SetupRan, SystemCounts
 
 T = TypeVar("T")
 
@@ -424,7 +424,7 @@ class Job:
             if isinstance(note, Display):
                 if not self.prints:
                     self._output.append(Shown(index, note))
-            elif self.watched and not isinstance(note, (Item, Ended)):
+            elif self.watched and not isinstance(note, (Item, Ended, SetupRan)):
                 self._notes.append(TaskNote(index, note))
 
     def tasks_ended(self, futures: Sequence[TaskFuture]) -> None:

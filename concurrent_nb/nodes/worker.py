@@ -28,6 +28,7 @@ from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import batches, chunks, notes, pickles
+from concurrent_nb.shipping.preparing import NotLoaded, Prepared
 from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
@@ -83,6 +84,8 @@ class TaskRunner:
         sink = notes.sink()
         sink.open(self.send_note)
         try:
+            if type(function) is Prepared:
+                function = self._functions[digest] = function.open()
             if type(kwargs) is dict:
                 value = function(*args, **kwargs)
             elif kwargs is None:
@@ -91,7 +94,7 @@ class TaskRunner:
                 value = batches.run(function, args, chunks.Terms(*kwargs), _show_figures)
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
-            return failed(error)
+            return not_loadable(error.__cause__ or error) if type(error) is NotLoaded else failed(error)
         finally:
             sink.close()
         status = _OK

@@ -194,14 +194,25 @@ def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> Pick
 
 def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     """Pickle `(fn, args)` as they are now, with nothing left out. Raises NotPicklable."""
-    import cloudpickle  # here, because it takes 60 ms
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     sources = sources_of([fn])
     try:
-        pickled: bytes = cloudpickle.dumps((Sourced(fn, sources) if sources else fn, args), 5)
+        return pickler.dumps((Sourced(fn, sources) if sources else fn, args))
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
-    return pickled
+
+
+def pickled_with_arguments(fn: Callable[..., Any], args: tuple[Any, ...], lay_down: LayDown) -> PickledFunction:
+    """Pickle `(fn, args)` as they are now. Raises NotPicklable."""
+    if (culprit := find_refused(fn)) is not None:
+        raise NotPicklable(f"{culprit.text(name_of(fn))}: {culprit.advice}")
+    sources = sources_of([fn])
+    try:
+        body, buffers = pickles.dumps((Sourced(fn, sources) if sources else fn, args))
+    except Exception as error:  # an object's own pickling may raise anything
+        raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
+    return _finish(fn, *lay_down(body, buffers))
 
 
 def opened(pickled: PickledFunction) -> Any:
