@@ -24,7 +24,8 @@ from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, Protoc
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes import nested
 from concurrent_nb.nodes.answers import answer_of
-from concurrent_nb.nodes.futures import OutputPiece, Presenter, TaskFuture
+from concurrent_nb.nodes.futures import Presenter, TaskFuture
+from concurrent_nb.nodes.jobs import OutputPiece
 from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Unclaimed, Wrote
 from concurrent_nb.nodes.output import Output
 from concurrent_nb.nodes.registration import Membership
@@ -120,6 +121,16 @@ class Courier:
         self._thread.start()
 
     # ------------------------------------------------------------------------------------------------ for any thread
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more tasks are taken, because of `leave`; False if that is because the cluster is gone."""
+        return self._closed and self._broken is None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether our thread has ended: nothing of the application is in the cluster any more."""
+        return not self._thread.is_alive()
 
     def check_open(self) -> None:
         """Raise RuntimeError after `leave` and in a forked copy, MasterLost once the cluster is gone."""
@@ -378,7 +389,7 @@ class Courier:
             decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
         for index, text in future.pieces(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
             if future.job is not None and not future.job.prints:
-                future.job.task_wrote(OutputPiece(index, wrote.stream, text))
+                future.job._task_wrote(OutputPiece(index, wrote.stream, text))
             else:
                 self.output.write(wrote.stream, text)
 

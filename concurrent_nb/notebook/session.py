@@ -15,7 +15,7 @@ from concurrent_nb import ApplicationNode, Cluster, Job
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.futures import Presenter
-from concurrent_nb.nodes.kernels import open_kernel
+from concurrent_nb.nodes.kernels import attach_command, open_kernel
 from concurrent_nb.nodes.restarts import restart_workers
 from concurrent_nb.notebook.output import show
 from concurrent_nb.notebook.results import plural
@@ -61,9 +61,7 @@ class Session:
         cluster = Cluster(workers=count, name=name)
         try:
             cluster.start()
-            self._app = cluster.application()
-            self._app.present_errors(self._present)
-            self._app.present_displays(show)
+            self._use(cluster.application())
         except BaseException:
             cluster.close()
             raise
@@ -77,9 +75,7 @@ class Session:
         """Connect to a running cluster, by name or connection file. Return a line that says so."""
         self._await_beginning()
         self._check_free("connect")
-        self._app = concurrent_nb.connect(where)
-        self._app.present_errors(self._present)
-        self._app.present_displays(show)
+        self._use(concurrent_nb.connect(where))
         self._where = where
         atexit.register(self.stop)
         return f"connected to {self._what} (%concurrent stop leaves it)"
@@ -111,6 +107,8 @@ class Session:
         notice = None
         if self._app is None:
             notice = self.connect(self._home) if self._home else self.start()
+        elif self._app.is_closed:  # by a `with` of the user's, say
+            self._use(concurrent_nb.connect(self._where) if self._cluster is None else self._cluster.application())
         assert self._app is not None
         if self._is_gone:
             raise MasterLost(self._ended())
@@ -227,6 +225,12 @@ class Session:
         self._beginning = threading.Thread(target=self._begin, name="cluster begins", daemon=True)
         self._beginning.start()
 
+    def _use(self, app: ApplicationNode) -> None:
+        """Have this notebook's tasks go through an application node."""
+        app.present_errors(self._present)
+        app.present_displays(show)
+        self._app = app
+
     def _begin(self) -> None:
         try:
             self.application()
@@ -247,7 +251,7 @@ class Session:
         path, is_ours = open_kernel(connection_file.read(where), slave)
         if is_ours:  # else it is the slave's own
             self._kernel_files.add(path)
-        return f"slave {slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}"
+        return f"slave {slave} is a kernel; its connection file is {path}\n{attach_command(path)}"
 
     @property
     def _what(self) -> str:

@@ -39,6 +39,7 @@ class FakeApplication:
     closed: int = 0
     lost: bool = False
     names_of_setups: frozenset[str] = frozenset()
+    is_closed: bool = False
 
     def start_job(
         self,
