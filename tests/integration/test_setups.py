@@ -68,6 +68,7 @@ def test_each_worker_runs_it_once_and_later_ones_before_their_first_task(tmp_pat
         victim = next(iter(told.values()))
         os.kill(victim, 9)
         cluster.scale(3)
+        clusters.eventually(lambda: sum(it["slots"] for it in cluster.status()["slaves"]) == 3, "three workers")
         clusters.settle(cluster)
         assert cluster.restart_workers() == 3
         used = {pid for pid, _ in app.map(pid_and_noted, range(300), chunksize=1)}
