@@ -275,6 +275,6 @@ def test_a_setup_cell_that_fails_is_shown_and_mended(notebook: Notebook) -> None
     ended = notebook.run("%%concurrent_setup --no-block\nimport time\ntime.sleep(0.5)\nlate = 3")
     assert (ended.value or "").startswith("<setup In[")
     assert notebook.run("%%concurrent_task\nlate").value == "3"
-    for wrong, error in (("", "CellError"), ("undefined_name + 1", "CaptureError")):
+    for wrong, error in (("", "CellError"), ("x = = 1", "CellError"), ("undefined_name + 1", "CaptureError")):
         assert notebook.run(f"%%concurrent_setup\n{wrong}").error == error
     assert notebook.run("%%concurrent_task --local\nlate").error == "CaptureError"
