@@ -24,7 +24,7 @@ from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.nodes.futures import Canceller, T, TaskFuture
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SystemCounts
+from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SetupRan, SystemCounts
 
 if TYPE_CHECKING:
     import asyncio
@@ -430,7 +430,7 @@ class Job(Generic[T]):
             if isinstance(note, Display):
                 if not self.prints:
                     self._output.append(Shown(index, note))
-            elif self.watched and not isinstance(note, (Item, Ended)):
+            elif self.watched and not isinstance(note, (Item, Ended, SetupRan)):
                 self._notes.append(TaskNote(index, note))
 
     def _tasks_ended(self, futures: Sequence[TaskFuture[T]]) -> None:

@@ -31,6 +31,7 @@ from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies, streams
 from concurrent_nb.shipping.environment.entering import Entered, Environments, ThreadEnvironments, hand_on
 from concurrent_nb.shipping.environment.envelope import is_envelope
+from concurrent_nb.shipping.preparing import NotLoaded, Prepared
 from concurrent_nb.shipping.reports import EXPLANATION, failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
@@ -122,6 +123,9 @@ class TaskRunner:
         sink = notes.sink()
         sink.open(self.send_note)
         try:
+            if type(function) is Prepared:
+                function = function.open(partial(self._load, known))
+                self._environments.adopt()  # what setups have set stays
             drawing = self._drawing
             drawing.job, index = task
             drawing.made = known.made
@@ -138,7 +142,7 @@ class TaskRunner:
                 value = batches.run(function, args, numbers, chunks.Terms(*terms), drawing.begin, _show_figures)
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
-            return failed(error)
+            return not_loadable(error.__cause__ or error) if type(error) is NotLoaded else failed(error)
         finally:
             sink.close()
         status = _OK
@@ -169,18 +173,22 @@ class TaskRunner:
         return known
 
     def _open(self, known: _Function) -> Callable[..., object]:
-        """Open a function, in its environment."""
+        """Open a function, or the setups that come before it, in its environment."""
         # All tasks of this worker see them.
         buffers = [memoryview(it).toreadonly() for it in known.buffers]
+        function = self._load(known, known.body, buffers)
+        known.body, known.buffers = b"", ()
+        return function
+
+    def _load(self, known: _Function, body: Buffer, buffers: Sequence[Buffer]) -> Callable[..., object]:
         main = mains.new()
         mains.enter(main, loads_function=True)
         function: Callable[..., object]
-        function, made = streams.loaded(lambda: pickles.loads(known.body, buffers))
+        function, made = streams.loaded(lambda: pickles.loads(body, buffers))
         mains.enter(main)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
         known.function, known.main, known.made = function, main, made
-        known.body, known.buffers = b"", ()
         return function
 
     # ------------------------------------------------------------------------------------------------ shared memory

@@ -10,11 +10,17 @@ from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import choice
 from concurrent_nb.notebook.magics import ConcurrentMagics
+from concurrent_nb.notebook.setup_magics import SetupMagics
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.task_functions import use
 
 #: where the shell keeps our magics, so that they can be found again
-_MAGICS: Final = (("line", "concurrent"), ("cell", "concurrent_task"), ("cell", "cython_task"))
+_MAGICS: Final = (
+    ("line", "concurrent"),
+    ("cell", "concurrent_task"),
+    ("cell", "cython_task"),
+    ("cell", "concurrent_setup"),
+)
 
 
 def _cell_begins(*info: object) -> None:
@@ -28,13 +34,14 @@ def _cell_ended(*result: object) -> None:
 
 
 def load(ipython: InteractiveShell) -> None:
-    """Register `%concurrent`, `%%concurrent_task` and `%%cython_task`. Starts nothing, unless configured to."""
+    """Register `%concurrent`, `%%concurrent_task` and the others. Starts nothing, unless configured to."""
     if choice.is_possible(ipython):
         # It takes a tenth of a second: better here than before the first sign of life of the first cell.
         import_module("concurrent_nb.notebook.live.line")
     magics = ConcurrentMagics(ipython)
     ipython.register_magics(magics)
     ipython.register_magics(CythonMagics(ipython))
+    ipython.register_magics(SetupMagics(ipython, magics))
     found = ipython.magics_manager.magics
     ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
     complete_magics(ipython, ours, magics.session)
@@ -55,6 +62,7 @@ def unload(ipython: InteractiveShell) -> None:
     for kind, name in _MAGICS:
         ipython.magics_manager.magics[kind].pop(name, None)
     ipython.magics_manager.registry.pop(CythonMagics.__name__, None)
+    ipython.magics_manager.registry.pop(SetupMagics.__name__, None)
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
     if magics is not None:
         use(None)
