@@ -82,6 +82,10 @@ __all__ = [
 ]
 
 
+#: functions of this module that IPython calls
+_HOOKS = ("load_ipython_extension", "unload_ipython_extension")
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for."""
     where = _WHERE.get(name)
@@ -93,7 +97,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    # What is loaded with the package, modules among it, is for who looks into a module.
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__")), *_HOOKS])
 
 
 def load_ipython_extension(ipython: "InteractiveShell") -> None:

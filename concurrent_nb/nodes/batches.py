@@ -128,7 +128,7 @@ class Batches:
         self.job = Job(record.id, record.name, self.cancel, watched, prints)
         self.secret = os.urandom(8).hex()
         self._courier = courier
-        self._shipment = packer.ship(function)
+        self._shipment = packer._ship(function)
         self._needs = self._shipment.needs if needs is None else needs
         if self._needs is not None and self._needs.kind == "thread":
             # Tasks of a batch are told apart by the process's standard streams, which threads share.

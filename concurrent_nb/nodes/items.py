@@ -31,10 +31,10 @@ _ATOMS_ONLY: Final = {tuple}
 class Packer(Protocol):
     """What is needed of the application."""
 
-    def ship(self, fn: Callable[..., Any]) -> Shipment:
+    def _ship(self, fn: Callable[..., Any]) -> Shipment:
         """Pickle a function."""
 
-    def pack(
+    def _pack(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
         """Pickle arguments."""
@@ -56,7 +56,7 @@ Item = chunks.Call | Large | NotPicklable
 
 def packed(packer: Packer, fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes | Large:
     """Pickle the arguments of an item that are no atoms. Raises NotPicklable."""
-    body, sizes, buffers, lease = packer.pack(fn, args, {})
+    body, sizes, buffers, lease = packer._pack(fn, args, {})
     return Large(body, sizes, buffers, lease) if sizes else body
 
 

@@ -37,7 +37,7 @@ class Shipment:
     needs: m.Needs | None = None  #: of its tasks, where nobody says otherwise
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class OpenJob(Generic[T]):
     """A job of which tasks may be unanswered."""
 

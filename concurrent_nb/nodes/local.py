@@ -200,13 +200,13 @@ class Cluster:
         path = self._started()
         with self._joining:
             if not self._applications or self._applications[-1].is_closed:
-                self._applications = [one for one in self._applications if not one.has_left]
+                self._applications = [one for one in self._applications if not one._has_left]
                 application = ApplicationNode(path, self._keys)
                 if self._config.get("SlaveNode", {}).get("max_tasks_per_worker"):
                     application.default_chunksize = 1  # so that workers count what the user counts
                 self._applications.append(application)
                 if self._failure is not None:  # found out meanwhile
-                    application.fail(self._failure)
+                    application._fail(self._failure)
             return self._applications[-1]
 
     def status(self) -> dict[str, Any]:
@@ -365,7 +365,7 @@ class Cluster:
             if (failure := self._failure_of(slave, deaths)) is not None:
                 self._failure = failure
                 for application in self._applications:
-                    application.fail(failure)
+                    application._fail(failure)
                 return
             with self._scaling:
                 _let_go(slave.process)

@@ -38,6 +38,7 @@ from concurrent_nb.nodes.items import (
     packed,
 )
 from concurrent_nb.nodes.ledger import Entry, OpenJob
+from concurrent_nb.nodes.options import TaskOptions
 from concurrent_nb.shipping.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunks import AdaptiveSize
 
@@ -69,6 +70,7 @@ class Map:
     Args:
         size: items per task, or what decides on it.
         ahead: items that may be read and not yet handed out; None for all.
+        options: of each task.
 
     Raises NotPicklable if the function cannot travel.
     """
@@ -82,11 +84,12 @@ class Map:
         name: str,
         size: int | AdaptiveSize,
         ahead: int | None,
+        options: TaskOptions,
     ) -> None:
         self._packer = packer
         self._courier = courier
         self._fn = fn
-        self._function = packer.ship(fn)
+        self._function = packer._ship(fn)
         # The reader's thread:
         self._calls = zip(*iterables, strict=False)
         # What is read from others may be the same object again and again, changed meanwhile; or it takes its time.
@@ -101,7 +104,9 @@ class Map:
         # The courier's thread:
         self._leaving = False  # the application is: nothing more will be read
         self._again: deque[Chunk] = deque()  # parts to be sent before what waits
-        self.record = OpenJob[TaskFuture](new_job_id(), name)
+        self._options = options
+        self._needs = options.needs_with(self._function)
+        self.record = OpenJob[TaskFuture](new_job_id(), name, strategy=options.strategy)
         self._size = size
         self._index = itertools.count()
         self._unanswered: dict[TaskFuture, Chunk] = {}
@@ -296,11 +301,11 @@ class Map:
             body,
             sizes,
             buffers,
-            None,
-            0,
+            self._options.timeout_s,
+            self._options.retries,
             future,
             lease=lease,
-            needs=function.needs,
+            needs=self._needs,
         )
 
     def _ended(self, future: Any) -> None:

@@ -859,8 +859,9 @@ def test_what_cannot_be_pickled_is_refused_by_name(app: ApplicationNode) -> None
     assert "lock" in str(function)
     with pytest.raises(NotPicklable):
         next(app.map(lambda x: lock, range(3)))
+    mixed: list[Any] = [1, threading.Lock(), 3]
     with pytest.raises(NotPicklable):
-        list(app.map(work.square, [1, threading.Lock(), 3]))
+        list(app.map(work.square, mixed))
 
 
 @pytest.mark.parametrize("function", [work.raise_unpicklable, work.raise_unloadable])

@@ -27,10 +27,10 @@ ID = JobId(b"j" * 16)
 class Packing:
     """Packs as an application does, but keeps nothing in shared memory."""
 
-    def ship(self, fn: Callable[..., Any]) -> Shipment:
+    def _ship(self, fn: Callable[..., Any]) -> Shipment:
         return Shipment(digest_of(b"f"), b"f")
 
-    def pack(
+    def _pack(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
         return pickles.dumps_call(args, kwargs)[0], (), (), None
