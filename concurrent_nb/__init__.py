@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from concurrent_nb.shipping.notes import display as display
     from concurrent_nb.shipping.notes import publish as publish
     from concurrent_nb.shipping.notes import report as report
+    from concurrent_nb.shipping.streams import rng as rng
     from concurrent_nb.shipping.tiles import Tile as Tile
     from concurrent_nb.task_functions import TaskFunction as TaskFunction
     from concurrent_nb.task_functions import task as task
@@ -46,6 +47,7 @@ _WHERE = {
     "display": "concurrent_nb.shipping.notes",
     "publish": "concurrent_nb.shipping.notes",
     "report": "concurrent_nb.shipping.notes",
+    "rng": "concurrent_nb.shipping.streams",
     "Tile": "concurrent_nb.shipping.tiles",
     "ITaskSystem": "concurrent_nb.tasks.system",
     "Task": "concurrent_nb.tasks.system",
@@ -70,6 +72,7 @@ __all__ = [
     "display",
     "publish",
     "report",
+    "rng",
     "task",
 ]
 

@@ -49,7 +49,7 @@ from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
 from concurrent_nb.shipping.pickles import Shared
 from concurrent_nb.shipping.references import is_importable
-from concurrent_nb.shipping.task_objects import travelling
+from concurrent_nb.shipping.refusals import describe_arguments, describe_failure
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.transport import connection_file, keys
@@ -368,7 +368,7 @@ class ApplicationNode(concurrent.futures.Executor):
             body, laid, lease = lay_down(self._store, *pickles.dumps(value))
         except Exception as error:  # whatever the value's own pickling raises is the caller's to see
             kind = type(value).__name__
-            raise NotPicklable(f"this {kind} cannot be put: {type(error).__name__}: {error}") from error
+            raise NotPicklable(f"this {kind} cannot be put: {describe_failure('it', value, error)}") from error
         whole: list[Buffer] = [self._store.view(part) if isinstance(part, Slice) else part for part in laid]
         if not body:
             body, whole = whole[0], whole[1:]  # type: ignore[assignment]
@@ -603,7 +603,10 @@ class ApplicationNode(concurrent.futures.Executor):
         run.id = record.id
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
-        self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
+        try:
+            self._begin(run, record, run_system, [(system, given)], Needs(kind="host"), timeout_s)
+        except NotPicklable as error:
+            raise NotPicklable(describe_failure(type(system).__qualname__, system, error)) from error.__cause__
         run.futures[0].add_done_callback(partial(self._work_ended, run, system))
 
     def _begin(
@@ -617,7 +620,7 @@ class ApplicationNode(concurrent.futures.Executor):
         retries: int = 0,
     ) -> None:
         """Submit all tasks of a job."""
-        shipment = self._ship(function)
+        shipment = self._ship(function, spawns=True)
         needs = shipment.needs if needs is None else checked_needs(needs)
         entries = []
         for index, call in enumerate(calls):
@@ -637,9 +640,9 @@ class ApplicationNode(concurrent.futures.Executor):
 
     # ------------------------------------------------------------------------------------------- what streams need too
 
-    def _ship(self, fn: Callable[..., Any]) -> Shipment:
-        """Pickle a function, or find it pickled. Raises NotPicklable."""
-        pickled = self._functions.pickle(fn)
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
+        """Pickle a function, or find it pickled; for a job if it `spawns`. Raises NotPicklable."""
+        pickled = self._functions.pickle(fn, spawns=spawns)
         last, shipment = self._shipped
         if pickled is not last:  # most submits have the function of the one before
             needs = checked_needs(getattr(fn, "task_needs", None))
@@ -648,13 +651,14 @@ class ApplicationNode(concurrent.futures.Executor):
                 self._shipped = (pickled, shipment)
         return shipment
 
-    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
             return lay_down_call(self._store, *pickles.dumps_call(args, kwargs))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
-            raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error
+            culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
+            raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
 
     def _next_of_loose_job(self) -> tuple[OpenJob[TaskFuture], int]:
         index = next(self._indexes)

@@ -9,6 +9,7 @@ line on that pipe: it begins nothing more, and goes when what runs has ended.
 import atexit
 import contextlib
 import json
+import multiprocessing
 import os
 import secrets
 import subprocess
@@ -31,7 +32,7 @@ from concurrent_nb.errors import (
     ConfigurationError,
     InitializerFailed,
 )
-from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.restarts import restart_workers
@@ -132,6 +133,11 @@ class Cluster:
             raise ClusterError(f"cluster {self.name!r} has been closed: make another one")
         if self._master is not None:
             raise ClusterError(f"cluster {self.name!r} has been started already")
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise ClusterError(
+                "multiprocessing imports this script in a child process, where it would start a cluster again, and so"
+                ' on: put what starts it under `if __name__ == "__main__":`'
+            )
         refuse_taken(self.name)
         self._log = self._open_log()
         if self._initializer_pickle:
@@ -316,6 +322,7 @@ class Cluster:
         inherited: tuple[int, ...] = ()
         if role == "slave":
             environment[SYS_PATH_VARIABLE] = json.dumps(sys.path)
+            environment[AUTHKEY_VARIABLE] = bytes(multiprocessing.current_process().authkey).hex()
             if self._initializer is not None:
                 inherited = (self._initializer.fileno(),)
                 environment[INITIALIZER_VARIABLE] = str(inherited[0])

@@ -57,11 +57,16 @@ class Chunk:
     """Items that travel as one task. It has ended once it has answers, an error or parts."""
 
     items: Sequence[Any]  #: each an Item; until it has ended
-    count: int
+    numbers: range  #: of the items in the map
     answers: list[Any] | None = None  #: for several items as `shipping.chunks` has them; for one, its value
     error: BaseException | None = None  #: ends each of its items
     parts: "Sequence[Chunk] | None" = None  #: run in its place
     future: TaskFuture | None = None  #: of several items, once it has answers: who ran it
+
+    @property
+    def count(self) -> int:
+        """Return how many items there are."""
+        return len(self.numbers)
 
 
 class Map:
@@ -89,7 +94,7 @@ class Map:
         self._packer = packer
         self._courier = courier
         self._fn = fn
-        self._function = packer._ship(fn)
+        self._function = packer._ship(fn, spawns=True)
         # The reader's thread:
         self._calls = zip(*iterables, strict=False)
         # What is read from others may be the same object again and again, changed meanwhile; or it takes its time.
@@ -97,6 +102,7 @@ class Map:
         self._least = 1 if isinstance(size, AdaptiveSize) else size
         self._ahead = ahead
         self._outstanding = 0  # items that were read and not handed out
+        self._read = 0  # items that were read
         # Written by one thread, read by the other:
         self._waiting: deque[Item] = deque()
         self._exhausted = False  # the reader will add nothing
@@ -109,6 +115,7 @@ class Map:
         self.record = OpenJob[TaskFuture](new_job_id(), name, strategy=options.strategy)
         self._size = size
         self._index = itertools.count()
+        self._cut = 0  # items that are in chunks
         self._unanswered: dict[TaskFuture, Chunk] = {}
         self._abandoned = False
         self._workers: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
@@ -135,16 +142,17 @@ class Map:
 
     def _read_one_by_one(self, items: Iterator[tuple[Any, ...]]) -> int:
         waiting, read = self._waiting, 0
-        for read, args in enumerate(items, 1):  # noqa: B007  (how many there were)
+        for read, args in enumerate(items, 1):
             for arg in args:
                 if type(arg) not in SMALL_ATOMS and not is_small(arg):
                     # Now, because it may change; and here, because its own code may run.
-                    waiting.append(self._packed(args))
+                    waiting.append(self._packed(args, self._read + read - 1))
                     break
             else:
                 waiting.append(args)
             if self._hungry:
                 self._offer()
+        self._read += read
         return read
 
     def _read_in_blocks(self, items: Iterator[tuple[Any, ...]]) -> int:
@@ -153,6 +161,7 @@ class Map:
             read += len(block)
             if _are_small(block):
                 self._waiting.extend(block)
+                self._read += len(block)
             else:
                 self._read_one_by_one(iter(block))
             if self._hungry:
@@ -165,9 +174,9 @@ class Map:
             self._hungry = False
             self._courier.tell(self.cut)
 
-    def _packed(self, args: tuple[Any, ...]) -> Item:
+    def _packed(self, args: tuple[Any, ...], number: int) -> Item:
         try:
-            return packed(self._packer, self._fn, args)
+            return packed(self._packer, self._fn, args, number)
         except NotPicklable as error:
             return error
 
@@ -285,11 +294,13 @@ class Map:
         waiting.extendleft(reversed(items[count:]))
         del items[count:]
         first = items[0]
-        return Chunk(items, len(items), error=first if isinstance(first, NotPicklable) else None)
+        numbers = range(self._cut, self._cut + len(items))
+        self._cut = numbers.stop
+        return Chunk(items, numbers, error=first if isinstance(first, NotPicklable) else None)
 
     def _entry(self, chunk: Chunk) -> Entry[TaskFuture]:
         """Make the task of a chunk."""
-        body, sizes, buffers, lease = body_of(chunk.items)
+        body, sizes, buffers, lease = body_of(chunk.items, chunk.numbers)
         future = TaskFuture(self.record.id, next(self._index), self._courier.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
@@ -351,7 +362,7 @@ class Map:
                 self._waiting.popleft()
                 dropped += 1
             if dropped:
-                self._order.append(Chunk((), dropped, error=error))
+                self._order.append(Chunk((), range(dropped), error=error))
             self._condition.notify_all()
 
     def _close(self) -> None:
@@ -368,8 +379,8 @@ class Map:
 
 def _parts(chunk: Chunk) -> list[Chunk]:
     size = -(-chunk.count // PARTS)
-    cuts = [chunk.items[at : at + size] for at in range(0, chunk.count, size)]
-    return [Chunk(items, len(items)) for items in cuts]
+    cuts = [slice(at, at + size) for at in range(0, chunk.count, size)]
+    return [Chunk(chunk.items[cut], chunk.numbers[cut]) for cut in cuts]
 
 
 def _are_small(calls: Sequence[tuple[Any, ...]]) -> bool:

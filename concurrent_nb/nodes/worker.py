@@ -27,7 +27,7 @@ from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import batches, chunks, notes, pickles
+from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies, streams
 from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
@@ -51,7 +51,9 @@ class TaskRunner:
 
     def __init__(self) -> None:
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
-        self._functions: dict[bytes, Callable[..., object]] = {}
+        #: with what is `__main__` for it, and the generators of random numbers in it
+        self._functions: dict[bytes, tuple[Callable[..., object], types.ModuleType, list[streams.Made]]] = {}
+        self._drawing = streams.drawing()  # of the thread in which tasks run
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
@@ -71,10 +73,20 @@ class TaskRunner:
 
     def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
+        answer = self._run(task, digest, body, sizes, buffers)
+        opened = self._functions.get(digest)
+        if opened is not None and (mains.HERE.visitors or mains.HERE.module is not opened[1]):
+            mains.leave(opened[1])
+        return answer
+
+    def _run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         try:
-            function = self._functions.get(digest)
-            if function is None:
-                function = self._open(digest)
+            opened = self._functions.get(digest)
+            if opened is None:
+                opened = self._open(digest)
+            function, main, made = opened
+            if mains.HERE.module is not main:
+                mains.enter(main)
             if sizes:
                 body, buffers = self._whole(body, sizes, buffers, self._looks.append)
             args, kwargs = pickles.loads(body, buffers)
@@ -83,12 +95,20 @@ class TaskRunner:
         sink = notes.sink()
         sink.open(self.send_note)
         try:
+            drawing = self._drawing
+            drawing.job, index = task
+            drawing.made = made
             if type(kwargs) is dict:
+                drawing.begin(index)
                 value = function(*args, **kwargs)
-            elif kwargs is None:
-                value = chunks.run(function, args)
+            elif type(kwargs) is int:
+                drawing.begin(kwargs)
+                value = function(*args)
+            elif len(kwargs) == 1:
+                value = chunks.run(function, args, kwargs[0], drawing.begin)
             else:
-                value = batches.run(function, args, chunks.Terms(*kwargs), _show_figures)
+                numbers, *terms = kwargs
+                value = batches.run(function, args, numbers, chunks.Terms(*terms), drawing.begin, _show_figures)
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return failed(error)
@@ -109,16 +129,20 @@ class TaskRunner:
         """Give the answer of a task that this worker cannot run."""
         return not_loadable(error)
 
-    def _open(self, digest: bytes) -> Callable[..., object]:
+    def _open(self, digest: bytes) -> tuple[Callable[..., object], types.ModuleType, list[streams.Made]]:
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
         body, buffers = self._whole(*self._pickled[digest])
+        main = mains.new()
+        mains.enter(main, loads_function=True)
         # All tasks of this worker see them.
-        function: Callable[..., object] = pickles.loads(body, [memoryview(it).toreadonly() for it in buffers])
+        buffers = [memoryview(it).toreadonly() for it in buffers]
+        function, made = streams.loaded(lambda: pickles.loads(body, buffers))
+        mains.enter(main)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
-        self._functions[digest] = function
-        return function
+        self._functions[digest] = opened = function, main, made
+        return opened
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
@@ -234,6 +258,7 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
         initialize(initializer, ends)
     try:
         if Page(ends.page).wants_threads:
+            mains.have_one_for_each_thread()
             Seats(ends, seat_here).serve()
         else:
             runner = TaskRunner()
@@ -284,6 +309,7 @@ def main(option: str, fds: str) -> None:
     """Be a template, and in its children a worker; or be one worker."""
     if paths := os.environ.get(SYS_PATH_VARIABLE):
         sys.path[:] = json.loads(paths)  # what the owner can import, its workers can
+    proxies.take_key()
     # A notebook's processes have its backend, which tasks cannot use. By name, because it needs matplotlib.
     os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.figures"
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it

@@ -16,9 +16,9 @@ from typing import Any, Final
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.references import is_fixed, is_importable
-from concurrent_nb.shipping.refusals import describe_failure, find_refused, refusal
+from concurrent_nb.shipping.refusals import describe_failure, refusal
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
-from concurrent_nb.shipping.sources import sources_of, unwrapped
+from concurrent_nb.shipping.sources import unwrapped
 
 #: what all captured names together may take
 LIMIT_BYTES: Final = 256 << 20
@@ -36,6 +36,7 @@ class Captured:
     name: str
     kind: str  #: "module", "function", "class", "array" or "value"
     size_bytes: int  #: estimated; 0 for what travels by name
+    draws: bool = False  #: there are random numbers in it, for which each task has a stream of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,6 @@ class Capture:
     fresh: bytes = b""  #: pickle of what each task gets a copy of
     kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
     once: bytes = b""  #: pickle of those
-    sources: Mapping[str, str] = field(default_factory=dict)  #: of the notebook's functions, for tracebacks
 
 
 def find(
@@ -147,12 +147,14 @@ def capture(
             arrays.append(name)
         else:
             (shared if is_fixed(value) else fresh)[name] = value
-    body, buffers = _pickled(shared, pickles.dumps) if shared else (b"", ())
-    own, _ = _pickled(fresh, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
-    for_workers, _ = _pickled(once, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
+    lines = needed or {}
+    draws = _that_draw(fresh) | _that_draw(once)
+    body, buffers = _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn")) if shared else (b"", ())
+    own, _ = _pickled(fresh, lines, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
+    for_workers, _ = _pickled(once, lines, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
     _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own) + len(for_workers)}, limit_bytes)
     return Capture(
-        names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
+        names=tuple(Captured(name, _kind(value), sizes[name], name in draws) for name, value in found.items()),
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),
         shared=body,
@@ -161,7 +163,6 @@ def capture(
         fresh=own,
         kept=tuple(once),
         once=for_workers,
-        sources=sources_of(found.values()),
     )
 
 
@@ -170,8 +171,8 @@ def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> No
     for key, what in _HISTORY.items():
         if value is namespace.get(key):
             raise CaptureError(f"{where}{name} is {what} of this notebook: leave it out of the task", name)
-    if (culprit := find_refused(value)) is not None:
-        raise CaptureError(f"{where}{culprit.text(name)}: {culprit.advice}", name)
+    if (found := refusal(value)) is not None:
+        raise CaptureError(f"{where}{name} is {found[0]}: {found[1]}", name)
 
 
 def _check_sizes(sizes: Mapping[str, int], limit_bytes: int) -> None:
@@ -207,7 +208,9 @@ def _kind(value: Any) -> str:
     return "array" if _is_plain_array(value) else "value"
 
 
-def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes, list[memoryview]]:
+def _pickled(
+    values: dict[str, Any], lines: Mapping[str, int], dumps: Callable[[Any], Any]
+) -> tuple[bytes, list[memoryview]]:
     try:
         body, buffers = dumps(values)
     except Exception as error:  # an object's own pickling may raise anything
@@ -215,7 +218,8 @@ def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes
             try:
                 pickles.dumps(value)
             except Exception as failure:
-                raise CaptureError(describe_failure(name, value, failure), name) from failure
+                where = f"line {lines[name]}: " if lines.get(name) else ""
+                raise CaptureError(where + describe_failure(name, value, failure), name) from failure
         message = f"{', '.join(values)} cannot be pickled together: {type(error).__name__}: {error}"
         raise CaptureError(message, next(iter(values))) from error
     return body, buffers
@@ -233,7 +237,19 @@ def _dumps_whole(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[byt
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
-    return pickler.dumps(types.FunctionType(code, namespace)), []
+    return pickler.dumps(types.FunctionType(code, namespace), mode="spawn"), []
+
+
+def _that_draw(values: dict[str, Any]) -> set[str]:
+    """Give the names of what uses generators of random numbers."""
+    if not values or pickles.is_plain(values):
+        return set()
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
+
+    try:
+        return {name for name, value in values.items() if not pickles.is_plain(value) and pickler.draws(value)}
+    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is named then)
+        return set()
 
 
 def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from concurrent_nb.errors import CaptureError, ConfigurationError
 from concurrent_nb.outcome import Hit
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping import mains, pickles
 from concurrent_nb.shipping.capture import LIMIT_BYTES, Capture, Captured, capture, find
 from concurrent_nb.shipping.cellcode import (
     UNTIL,
@@ -99,7 +99,7 @@ def cell_task(
         until=compile_until(until_text, targets) if until_text is not None else None,
         assigned=tuple(name for name in assigned if name not in cell.names.shared),
         captured=captured,
-        sources={**captured.sources, **_own_sources(source, filename, header, until_text)},
+        sources=_own_sources(source, filename, header, until_text),
     )
     calls = _calls(loop, namespace)
     return CellTask(function, calls, captured.names, loop is not None, until is not None, cell.has_value)
@@ -196,7 +196,8 @@ class CellFunction:
         captured = self._captured
         for module in captured.submodules:
             importlib.import_module(module)
-        shared = {name: importlib.import_module(module) for name, module in captured.imports.items()}
+        imported = {name: importlib.import_module(module) for name, module in captured.imports.items()}
+        shared: dict[str, Any] = {}
         if captured.shared:
             shared.update(pickles.loads(captured.shared, captured.buffers))
         for name in captured.arrays:
@@ -205,18 +206,24 @@ class CellFunction:
             loaded = pickles.loads(captured.once)
             found = loaded if isinstance(loaded, dict) else loaded.__globals__
             shared.update({name: found[name] for name in captured.kept})
+        # What it brought with it is found in `__main__` as well, so that pickle in a task finds the class of an object.
+        shared = {**mains.brought(), **imported, **shared}
         self._shared = shared
         return shared
 
     def _namespace(self) -> dict[str, Any]:
         shared = self._shared if self._shared is not None else self.load()
-        namespace: dict[str, Any] = {}
+        namespace: dict[str, Any] = mains.renewed().__dict__
         if self._captured.fresh:
             loaded = pickles.loads(self._captured.fresh)
-            namespace = loaded if isinstance(loaded, dict) else loaded.__globals__
+            if isinstance(loaded, dict):
+                namespace.update(loaded)
+            else:
+                namespace = loaded.__globals__
         namespace.update(shared)
         namespace["__name__"] = "__main__"
         namespace["__builtins__"] = builtins
+        mains.has_loaded()
         return namespace
 
     def __reduce__(self) -> tuple[Any, ...]:

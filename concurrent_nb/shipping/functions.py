@@ -11,7 +11,7 @@ Never loads a pickle, never calls a function.
 import pickle
 import threading
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,8 +28,7 @@ from concurrent_nb.shipping.references import (
     is_importable,
     never_changes,
 )
-from concurrent_nb.shipping.refusals import describe_failure, find_refused
-from concurrent_nb.shipping.sources import keep_lines, sources_of
+from concurrent_nb.shipping.refusals import describe_failure
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
 
@@ -137,8 +136,11 @@ class Functions:
         self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str]]] = {}
         self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot]] = {}
 
-    def pickle(self, fn: Callable[..., Any]) -> PickledFunction:
+    def pickle(self, fn: Callable[..., Any], *, spawns: bool = False) -> PickledFunction:
         """Give the pickle of `fn` as it is now.
+
+        Args:
+            spawns: for a job, which takes a child of each generator of random numbers that the function uses.
 
         Raises NotPicklable, which names the function and the part of it that cannot travel.
         """
@@ -148,9 +150,9 @@ class Functions:
         valued = self._by_value.get(id(fn))
         if valued is not None and valued[0] is fn and valued[2].holds():
             return valued[1]
-        return self._pickle_anew(fn)
+        return self._pickle_anew(fn, spawns)
 
-    def _pickle_anew(self, fn: Callable[..., Any]) -> PickledFunction:
+    def _pickle_anew(self, fn: Callable[..., Any], spawns: bool) -> PickledFunction:
         if is_importable(fn):
             pickled = _finish(fn, pickle.dumps(fn, 5))
             if (home := home_of(fn)) is not None:
@@ -160,7 +162,7 @@ class Functions:
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled = pickled_by_value(fn, fn, self._lay_down)
+        pickled = pickled_by_value(fn, fn, self._lay_down, spawns=spawns)
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and not pickled.buffers:
             self._keep(self._by_value, (fn, pickled, snapshot))
         return pickled
@@ -173,19 +175,17 @@ class Functions:
                 del kept[next(iter(kept))]
 
 
-def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> PickledFunction:
-    """Pickle a function as it is now, with the lines of the notebook that it was made from.
+def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown, *, spawns: bool = False) -> PickledFunction:
+    """Pickle a function as it is now.
 
     Args:
         of: what of it is the user's: the function itself, or the class that it stands for.
+        spawns: as of `Functions.pickle`.
 
     Raises NotPicklable, which names `of` and the part of it that cannot travel.
     """
-    if (culprit := find_refused(of)) is not None:
-        raise NotPicklable(f"{culprit.text(name_of(of))}: {culprit.advice}")
-    sources = sources_of([of])
     try:
-        body, buffers = pickles.dumps(Sourced(fn, sources) if sources else fn)
+        body, buffers = pickles.dumps(fn, "spawn" if spawns else "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
@@ -194,11 +194,10 @@ def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> Pick
 
 def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     """Pickle `(fn, args)` as they are now, with nothing left out. Raises NotPicklable."""
-    import cloudpickle  # here, because it takes 60 ms
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
-    sources = sources_of([fn])
     try:
-        pickled: bytes = cloudpickle.dumps((Sourced(fn, sources) if sources else fn, args), 5)
+        pickled = pickler.dumps((fn, args))
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
     return pickled
@@ -213,25 +212,6 @@ def _finish(
     fn: Callable[..., Any], body: bytes, buffers: Sequence[pickles.Buffer | Slice] = (), lease: object = None
 ) -> PickledFunction:
     return PickledFunction(function_digest([body, *buffers]), body, buffers, name_of(fn), lease)
-
-
-class Sourced:
-    """A function on its way with the lines of the notebook that it was made from, so that tracebacks can show them.
-
-    Unpickled it is the function itself.
-    """
-
-    def __init__(self, function: Callable[..., Any], sources: Mapping[str, str]) -> None:
-        self._function = function
-        self._sources = sources
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _load_sourced, (self._function, dict(self._sources))
-
-
-def _load_sourced(function: Callable[..., Any], sources: Mapping[str, str]) -> Callable[..., Any]:
-    keep_lines(sources)
-    return function
 
 
 def name_of(fn: Callable[..., Any]) -> str:

@@ -2,10 +2,8 @@
 
 import linecache
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from concurrent_nb.shipping.references import is_importable, references
 
 
 def unwrapped(value: Any) -> Any:
@@ -14,23 +12,10 @@ def unwrapped(value: Any) -> Any:
     return inner if isinstance(inner, types.FunctionType) else value
 
 
-def sources_of(values: Iterable[Any]) -> dict[str, str]:
-    """Give the sources of the notebook's cells in which the functions and classes among `values` were defined."""
-    sources: dict[str, str] = {}
-    todo = list(values)
-    seen: set[int] = set()
-    while todo and len(seen) < 1000:
-        value = unwrapped(todo.pop())
-        if id(value) in seen or not isinstance(value, (types.FunctionType, type, types.MethodType)):
-            continue
-        seen.add(id(value))
-        if isinstance(value, types.FunctionType) and not is_importable(value):
-            filename = value.__code__.co_filename
-            entry = linecache.cache.get(filename)
-            if entry is not None and len(entry) == 4 and entry[1] is None:
-                sources[filename] = "".join(entry[2])
-        todo += [part for _, _, part in references(value)]
-    return sources
+def text_of(filename: str) -> str | None:
+    """Give the text of a file that is none: a cell of the notebook. None for any other."""
+    entry = linecache.cache.get(filename)
+    return "".join(entry[2]) if entry is not None and len(entry) == 4 and entry[1] is None else None
 
 
 def keep_lines(sources: Mapping[str, str]) -> None:
