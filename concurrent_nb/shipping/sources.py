@@ -5,6 +5,8 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from concurrent_nb.shipping.references import is_importable, references
+
 
 def unwrapped(value: Any) -> Any:
     """Give the function in a task function, or in another object that wraps one as functools does."""
