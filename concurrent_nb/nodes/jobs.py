@@ -124,6 +124,7 @@ class Job(Generic[T]):
         self.hit: TaskFuture[T] | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture[T] | None = None  #: the first task that failed
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
+        self.label: Callable[[int], str] | None = None  #: says what a task was given, as in "k = 3"
         self._canceller = canceller
         self._is_unwanted = False  # somebody has cancelled it
         self._started_s = time.monotonic()

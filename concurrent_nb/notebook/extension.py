@@ -2,10 +2,11 @@
 
 import contextlib
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from concurrent_nb import Job
 from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import choice
@@ -45,7 +46,16 @@ def load(ipython: InteractiveShell) -> None:
     found = ipython.magics_manager.magics
     ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
     complete_magics(ipython, ours, magics.session)
-    use(magics.session.application_for_functions, magics.session.jobs.append)
+
+    def started(job: Job[Any]) -> None:
+        magics.session.jobs.append(job)
+        if magics.live and choice.is_possible(ipython):
+            magics.shows.started(job)
+
+    use(magics.session.application_for_functions, started, watched=choice.is_possible(ipython))
+    ipython.events.register("post_run_cell", magics.shows.at_cell_end)
+    if (formatter := ipython.display_formatter) is not None:
+        formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.shows.bundle(job))
     ipython.events.register("pre_run_cell", _cell_begins)
     ipython.events.register("post_run_cell", _cell_ended)
     TRACKER.note()
@@ -66,4 +76,8 @@ def unload(ipython: InteractiveShell) -> None:
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
     if magics is not None:
         use(None)
-        magics.session.stop()
+        ipython.events.unregister("post_run_cell", magics.shows.at_cell_end)
+        if (formatter := ipython.display_formatter) is not None:
+            formatter.mimebundle_formatter.pop(Job, None)
+        if magics.session.has_cluster:
+            print(magics.session.stop())

@@ -67,7 +67,7 @@ def names(cell: str) -> list[str]:
         ("%%concurrent_setup |", "", ["--name", "--no-block", "--show-capture"]),
         ("%%cython_task |", "", ["--openmp", "--needs", "--annotate", "--flags", "--name"]),
         ("%%cython_task --flags -O|", "-O", []),
-        ("%concurrent st|", "st", ["start", "stop", "status"]),
+        ("%concurrent st|", "st", ["start", "status", "stop"]),
         ("%concurrent start --|", "--", ["--workers", "--name"]),
         ("%concurrent start |", "", ["--workers", "--name"]),
         ("%concurrent start --workers 2 --|", "--", ["--name"]),
