@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Generic, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, SupportsIndex, overload
 
 from msgspec import Struct
 
@@ -24,7 +24,7 @@ from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.nodes.futures import Canceller, T, TaskFuture
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SystemCounts
+from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SetupRan, SystemCounts
 
 if TYPE_CHECKING:
     import asyncio
@@ -286,6 +286,9 @@ class Job(Generic[T]):
             waiting = len(self.futures) - len(self.ended) - running
             return Counts(waiting, running, self._done, self._failed, self._cancelled)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a job cannot be sent: call its results() first and use those")
+
     def __repr__(self) -> str:
         counts = self.counts()
         parts = [f"{counts.done} of {counts.total}{' or more' if self.is_open else ''} done"]
@@ -428,7 +431,7 @@ class Job(Generic[T]):
             if isinstance(note, Display):
                 if not self.prints:
                     self._output.append(Shown(index, note))
-            elif self.watched and not isinstance(note, (Item, Ended)):
+            elif self.watched and not isinstance(note, (Item, Ended, SetupRan)):
                 self._notes.append(TaskNote(index, note))
 
     def _tasks_ended(self, futures: Sequence[TaskFuture[T]]) -> None:

@@ -253,6 +253,7 @@ class ConcurrentMagics(Magics):
                 header=header,
                 kept=chosen.shared or (),
                 limit_bytes=self.capture_limit_bytes,
+                elsewhere=() if chosen.local else self.session.names_of_setups(),
             )
         )
 

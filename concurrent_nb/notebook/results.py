@@ -115,14 +115,17 @@ def captured_text(captured: Sequence[Captured]) -> str:
     """List what a cell sends along: name, kind, size; the largest first."""
     if not captured:
         return "nothing is sent along"
-    rows = [
-        (c.name, c.kind, write_bytes(c.size_bytes) if c.size_bytes else "by name")
-        for c in sorted(captured, key=lambda c: (-c.size_bytes, c.name))
-    ]
+    rows = [(c.name, c.kind, _how(c)) for c in sorted(captured, key=lambda c: (-c.size_bytes, c.name))]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"  {name:<{widths[0]}}  {kind:<{widths[1]}}  {size}" for name, kind, size in rows]
     total = write_bytes(sum(c.size_bytes for c in captured))
     return "\n".join([f"sent along, once for each worker: {total}", *lines])
+
+
+def _how(captured: Captured) -> str:
+    if captured.kind == "setup":
+        return "is in each worker"
+    return write_bytes(captured.size_bytes) if captured.size_bytes else "by name"
 
 
 def plural(number: int, noun: str) -> str:

@@ -117,6 +117,10 @@ class Session:
             raise MasterLost(self._ended())
         return self._app, notice
 
+    def names_of_setups(self) -> frozenset[str]:
+        """Give the names that setup cells bind in the workers; none where there is no cluster."""
+        return self._app.names_of_setups if self._app is not None else frozenset()
+
     def application_for_functions(self) -> ApplicationNode:
         """Give the application node to a task function; say so if a cluster had to be started for it."""
         app, notice = self.application()

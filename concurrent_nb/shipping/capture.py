@@ -16,9 +16,9 @@ from typing import Any, Final
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.references import is_fixed, is_importable
-from concurrent_nb.shipping.refusals import describe_failure, find_refused, refusal
+from concurrent_nb.shipping.refusals import describe_failure, refusal
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
-from concurrent_nb.shipping.sources import sources_of, unwrapped
+from concurrent_nb.shipping.sources import unwrapped
 
 #: what all captured names together may take
 LIMIT_BYTES: Final = 256 << 20
@@ -34,8 +34,9 @@ class Captured:
     """One name that is sent along, for people."""
 
     name: str
-    kind: str  #: "module", "function", "class", "array" or "value"
+    kind: str  #: "module", "function", "class", "array", "value" or "setup"
     size_bytes: int  #: estimated; 0 for what travels by name
+    draws: bool = False  #: there are random numbers in it, for which each task has a stream of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,14 @@ class Capture:
     fresh: bytes = b""  #: pickle of what each task gets a copy of
     kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
     once: bytes = b""  #: pickle of those
-    sources: Mapping[str, str] = field(default_factory=dict)  #: of the notebook's functions, for tracebacks
 
 
 def find(
-    needed: Mapping[str, int], namespace: Mapping[str, Any], bound: Collection[str], hinted: Collection[str]
+    needed: Mapping[str, int],
+    namespace: Mapping[str, Any],
+    bound: Collection[str],
+    hinted: Collection[str],
+    elsewhere: Collection[str] = (),
 ) -> dict[str, Any]:
     """Look up in the notebook the names that a cell needs.
 
@@ -63,6 +67,7 @@ def find(
         needed: name -> line where it is read.
         bound: names that the cell binds as well; whether it does so in time is left to Python.
         hinted: names that Python may never look for.
+        elsewhere: names that are there where the cell runs, and need not be in the notebook.
 
     Raises CaptureError for a name that is nowhere, with the names that it might be meant to be.
     """
@@ -74,12 +79,16 @@ def find(
         if name in namespace:
             if not _is_own_builtin(name, namespace[name]):
                 found[name] = namespace[name]
+        elif name in elsewhere:
+            continue
         elif hasattr(builtins, name):
             _check_builtin(name, line)
         elif name not in bound and name not in hinted:
             lost.append(name)
     if lost:
-        message = "; ".join(f"line {needed[name]}: {_undefined(name, {*namespace, *bound})}" for name in lost)
+        message = "; ".join(
+            f"line {needed[name]}: {_undefined(name, {*namespace, *bound, *elsewhere})}" for name in lost
+        )
         raise CaptureError(message, lost[0])
     return found
 
@@ -147,12 +156,14 @@ def capture(
             arrays.append(name)
         else:
             (shared if is_fixed(value) else fresh)[name] = value
-    body, buffers = _pickled(shared, pickles.dumps) if shared else (b"", ())
-    own, _ = _pickled(fresh, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
-    for_workers, _ = _pickled(once, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
+    lines = needed or {}
+    draws = _that_draw(fresh) | _that_draw(once)
+    body, buffers = _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn")) if shared else (b"", ())
+    own, _ = _pickled(fresh, lines, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
+    for_workers, _ = _pickled(once, lines, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
     _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own) + len(for_workers)}, limit_bytes)
     return Capture(
-        names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
+        names=tuple(Captured(name, _kind(value), sizes[name], name in draws) for name, value in found.items()),
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),
         shared=body,
@@ -161,7 +172,6 @@ def capture(
         fresh=own,
         kept=tuple(once),
         once=for_workers,
-        sources=sources_of(found.values()),
     )
 
 
@@ -170,8 +180,8 @@ def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> No
     for key, what in _HISTORY.items():
         if value is namespace.get(key):
             raise CaptureError(f"{where}{name} is {what} of this notebook: leave it out of the task", name)
-    if (culprit := find_refused(value)) is not None:
-        raise CaptureError(f"{where}{culprit.text(name)}: {culprit.advice}", name)
+    if (found := refusal(value)) is not None:
+        raise CaptureError(f"{where}{name} is {found[0]}: {found[1]}", name)
 
 
 def _check_sizes(sizes: Mapping[str, int], limit_bytes: int) -> None:
@@ -207,7 +217,9 @@ def _kind(value: Any) -> str:
     return "array" if _is_plain_array(value) else "value"
 
 
-def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes, list[memoryview]]:
+def _pickled(
+    values: dict[str, Any], lines: Mapping[str, int], dumps: Callable[[Any], Any]
+) -> tuple[bytes, list[memoryview]]:
     try:
         body, buffers = dumps(values)
     except Exception as error:  # an object's own pickling may raise anything
@@ -215,7 +227,8 @@ def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes
             try:
                 pickles.dumps(value)
             except Exception as failure:
-                raise CaptureError(describe_failure(name, value, failure), name) from failure
+                where = f"line {lines[name]}: " if lines.get(name) else ""
+                raise CaptureError(where + describe_failure(name, value, failure), name) from failure
         message = f"{', '.join(values)} cannot be pickled together: {type(error).__name__}: {error}"
         raise CaptureError(message, next(iter(values))) from error
     return body, buffers
@@ -233,7 +246,19 @@ def _dumps_whole(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[byt
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
-    return pickler.dumps(types.FunctionType(code, namespace)), []
+    return pickler.dumps(types.FunctionType(code, namespace), mode="spawn"), []
+
+
+def _that_draw(values: dict[str, Any]) -> set[str]:
+    """Give the names of what uses generators of random numbers."""
+    if not values or pickles.is_plain(values):
+        return set()
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
+
+    try:
+        return {name for name, value in values.items() if not pickles.is_plain(value) and pickler.draws(value)}
+    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is named then)
+        return set()
 
 
 def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:

@@ -161,9 +161,13 @@ def test_a_task_can_fork_and_has_no_threads_beside_it(driver: Driver) -> None:
 
 
 def test_workers_share_the_cores_out_among_their_libraries() -> None:
+    env = environment(4, 8, {"MKL_NUM_THREADS": "5"})
+    assert env["MKL_NUM_THREADS"] == "5"
+    assert env["OPENBLAS_NUM_THREADS"] == env["OMP_NUM_THREADS"] == "2"
     env = environment(4, 8, {"OMP_NUM_THREADS": "5"})
     assert env["OMP_NUM_THREADS"] == "5"
-    assert env["OPENBLAS_NUM_THREADS"] == env["MKL_NUM_THREADS"] == "2"
+    assert "OPENBLAS_NUM_THREADS" not in env  # it takes what OMP_NUM_THREADS says
+    assert env["NUMBA_NUM_THREADS"] == "2"
     assert environment(4, 1, {})["NUMBA_NUM_THREADS"] == "1"
 
 
@@ -216,7 +220,7 @@ class Silent(Exception):
 
 
 class Demanding(Exception):
-    """Can be pickled, and not unpickled."""
+    """Cannot be made of its arguments."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__("needs two")
@@ -238,7 +242,8 @@ def raise_(error: BaseException) -> None:
         (KeyboardInterrupt(), "KeyboardInterrupt", True),
         (GeneratorExit(), "GeneratorExit", True),
         (Base("base"), "Base", True),
-        (Demanding(1, 2), "Demanding", False),
+        (Demanding(1, 2), "Demanding", True),
+        (Unpicklable(), "Unpicklable", False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

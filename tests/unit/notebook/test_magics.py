@@ -42,6 +42,7 @@ class FakeApplication:
     started: list[tuple[Sequence[tuple[Any, ...]], dict[str, Any]]] = field(default_factory=list)
     closed: int = 0
     lost: bool = False
+    names_of_setups: frozenset[str] = frozenset()
     is_closed: bool = False
 
     def start_job(

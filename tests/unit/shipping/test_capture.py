@@ -127,7 +127,7 @@ def test_an_unpicklable_object_is_refused_with_the_part_that_is_to_blame() -> No
     namespace["thing"] = {"deep": [namespace["Stubborn"]()]}
     with pytest.raises(CaptureError) as raised:
         cell_task("thing", namespace)
-    expected = "thing uses thing['deep'][0], a __main__.Stubborn: it cannot be pickled (TypeError: no way)"
+    expected = "line 1: thing uses thing['deep'][0], a __main__.Stubborn: it cannot be pickled (TypeError: no way)"
     assert str(raised.value) == expected
 
 
@@ -185,7 +185,7 @@ def test_too_much_is_refused_before_it_is_pickled() -> None:
         cell_task("big, small, array", namespace, limit_bytes=2000)
     assert raised.value.limit_bytes == 2000
     assert raised.value.size_bytes > 9000
-    assert "array (7.8 KiB), big (1.1 KiB)" in str(raised.value)
+    assert "array (7.8 KiB), big (1.0 KiB)" in str(raised.value)
 
 
 def test_what_an_estimate_missed_is_refused_after_pickling() -> None:
