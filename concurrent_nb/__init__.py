@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from concurrent_nb.api import connect as connect
     from concurrent_nb.api import follow as follow
     from concurrent_nb.api import follow_modules as follow_modules
+    from concurrent_nb.api import show_progress as show_progress
     from concurrent_nb.outcome import Hit as Hit
     from concurrent_nb.shipping.notes import display as display
     from concurrent_nb.shipping.notes import publish as publish
@@ -54,6 +55,7 @@ _WHERE = {
     "publish": "concurrent_nb.shipping.notes",
     "report": "concurrent_nb.shipping.notes",
     "rng": "concurrent_nb.shipping.streams",
+    "show_progress": "concurrent_nb.api",
     "Tile": "concurrent_nb.shipping.tiles",
     "ITaskSystem": "concurrent_nb.tasks.system",
     "Task": "concurrent_nb.tasks.system",
@@ -81,6 +83,7 @@ __all__ = [
     "publish",
     "report",
     "rng",
+    "show_progress",
     "task",
 ]
 

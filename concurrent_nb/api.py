@@ -8,6 +8,7 @@ from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.futures import TaskFuture
 from concurrent_nb.nodes.jobs import Counts, Job, OutputPiece, Shown, TaskEvent, TaskNote, as_completed
 from concurrent_nb.nodes.local import Cluster
+from concurrent_nb.nodes.progress import show_progress
 from concurrent_nb.nodes.system_run import SystemRun
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.tasks.system import Task
@@ -29,6 +30,7 @@ __all__ = [
     "connect",
     "follow",
     "follow_modules",
+    "show_progress",
 ]
 
 

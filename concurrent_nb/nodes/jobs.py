@@ -23,6 +23,7 @@ from msgspec import Struct
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.nodes.futures import Canceller, T, TaskFuture
+from concurrent_nb.nodes.progress import Progress
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SetupRan, SystemCounts
 
@@ -143,14 +144,11 @@ class Job(Generic[T]):
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until every task has ended. Return whether that is so; False after `timeout_s` seconds."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._condition:
-            while not self._is_over():
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._condition.wait(left)
-            return True
+        progress = self._progress()
+        try:
+            return self._wait_until(self._is_over, timeout_s, progress)
+        finally:
+            progress.close()
 
     def results(self, timeout_s: float | None = None) -> list[T]:
         """Wait for all tasks; return their values, in order.
@@ -210,7 +208,7 @@ class Job(Generic[T]):
         """Iterate over the values, in order; for `*job` in a coroutine over the futures, which can be awaited."""
         if _is_unpacked_in_a_coroutine(sys._getframe(1)):
             return self._all_futures()  # type: ignore[return-value]  # types cannot say where they are asked for
-        return map(self._value_of, self._all_futures())
+        return self._values()
 
     def __len__(self) -> int:
         """Return the number of tasks; of an open job there may be more to come."""
@@ -320,6 +318,33 @@ class Job(Generic[T]):
 
     def _is_over(self) -> bool:
         return not self.is_open and len(self.ended) >= len(self.futures)
+
+    def _progress(self) -> Progress:
+        return Progress("job", self.name, lambda: (len(self.ended), len(self.futures)), self._started_s)
+
+    def _values(self) -> Iterator[T]:
+        """Iterate over the values, in order, and show how far the job is."""
+        progress = self._progress()
+        try:
+            for future in self._all_futures():
+                self._wait_until(future.done, None, progress)
+                yield self._value_of(future)
+        finally:
+            progress.close()
+
+    def _wait_until(self, holds: Callable[[], bool], timeout_s: float | None, progress: Progress) -> bool:
+        """Wait until something holds that only the end of a task can change. False after `timeout_s` seconds."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not holds():
+            with self._condition:
+                if holds():
+                    break
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._condition.wait(progress.wait_s(left))
+            progress.look()  # not while the lock is held: a stream may block
+        return True
 
     def _wait_or_raise(self, timeout_s: float | None) -> None:
         if not self.wait(timeout_s):

@@ -39,6 +39,7 @@ from concurrent_nb.nodes.items import (
 )
 from concurrent_nb.nodes.ledger import Entry, OpenJob
 from concurrent_nb.nodes.options import TaskOptions
+from concurrent_nb.nodes.progress import Progress
 from concurrent_nb.shipping.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunks import AdaptiveSize
 
@@ -119,7 +120,9 @@ class Map:
         self._unanswered: dict[TaskFuture, Chunk] = {}
         self._abandoned = False
         self._workers: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
+        self._progress = Progress("map", name, lambda: (self._items_ended, self._read))
         # Guarded, for both:
+        self._items_ended = 0
         self._condition = Condition()
         self._order: deque[Chunk] = deque()  # chunks that were cut and not read, in order
         self._closed = False  # no more will be cut
@@ -202,6 +205,7 @@ class Map:
                         self.fill()
                     yield answers.pop()  # nothing here keeps it alive
         finally:
+            self._progress.close()
             self.close()
 
     def close(self) -> None:
@@ -213,8 +217,8 @@ class Map:
 
     def _next(self, deadline: float | None) -> Chunk | None:
         """Wait for the next chunk that has ended, in order; None after the last."""
-        with self._condition:
-            while True:
+        while True:
+            with self._condition:
                 while self._order and self._order[0].parts is not None:
                     self._order.extendleft(reversed(self._order.popleft().parts or ()))
                 if self._order:
@@ -228,7 +232,8 @@ class Map:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError
-                self._condition.wait(left)
+                self._condition.wait(self._progress.wait_s(left))
+            self._progress.look()  # not while the lock is held: a stream may block
 
     def _opened(self, future: TaskFuture, answer: Any, return_exceptions: bool) -> Any:
         value, error = open_item(future, answer)
@@ -332,6 +337,8 @@ class Map:
                 self._again.extend(chunk.parts)
             else:
                 chunk.error = error
+            if chunk.parts is None:
+                self._items_ended += chunk.count
             chunk.items = ()
             self._condition.notify_all()
         if isinstance(self._size, AdaptiveSize) and future.status in MEASURED:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from IPython.core.interactiveshell import InteractiveShell
 
 from concurrent_nb import Job
+from concurrent_nb.nodes import progress
 from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import choice
@@ -39,6 +40,7 @@ def load(ipython: InteractiveShell) -> None:
     if choice.is_possible(ipython):
         # It takes a tenth of a second: better here than before the first sign of life of the first cell.
         import_module("concurrent_nb.notebook.live.line")
+        progress.SHOWN.make = import_module("concurrent_nb.notebook.live.map_bar").notebook_bar
     magics = ConcurrentMagics(ipython)
     ipython.register_magics(magics)
     ipython.register_magics(CythonMagics(ipython))
@@ -74,6 +76,7 @@ def unload(ipython: InteractiveShell) -> None:
     ipython.magics_manager.registry.pop(CythonMagics.__name__, None)
     ipython.magics_manager.registry.pop(SetupMagics.__name__, None)
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
+    progress.SHOWN.make = progress.terminal_bar
     if magics is not None:
         use(None)
         ipython.events.unregister("post_run_cell", magics.shows.at_cell_end)

@@ -1,6 +1,7 @@
 """The live view in a real kernel: what is sent and how often, and what is left when a job has ended."""
 
 import queue
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,3 +146,15 @@ def test_without_the_live_view_there_is_one_line(notebook: Watched) -> None:
         notebook.run("%config ConcurrentMagics.live = True")
     assert all(data.keys() == {"text/plain"} for _, _, data in displays(messages))
     assert not any(kind.startswith("comm") for _, kind, _ in messages)
+
+
+def test_a_map_that_is_waited_for_has_a_bar(notebook: Watched) -> None:
+    messages = notebook.watch(
+        "import concurrent_nb, time\n"
+        "def nap(n):\n    import time\n    time.sleep(0.5)\n    return n\n"
+        "app = get_ipython().magics_manager.registry['ConcurrentMagics'].session.application_for_functions()\n"
+        "list(app.map(nap, range(8), chunksize=1))"
+    )
+    shown = [data["text/plain"] for _, _, data in displays(messages)]
+    assert re.fullmatch(r"nap: 8 of 8 items in \d\.\d s", shown[-1]), shown
+    assert re.match(r"nap: [1-7] of 8 items", shown[0]), shown
