@@ -23,11 +23,13 @@ from typing import Any, Final
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.objects import segments
+from concurrent_nb.objects.maps import Restorer
 from concurrent_nb.objects.shelf import Shelf
-from concurrent_nb.objects.store import Store
+from concurrent_nb.objects.store import Store, address_of
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import batches, chunks, notes, pickles
+from concurrent_nb.shipping import batches, chunks, notes, pickles, restoring
 from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
+from concurrent_nb.shipping.restoring import Copy
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers import child
@@ -40,6 +42,9 @@ from concurrent_nb.workers.template import Template
 
 #: free shared memory that is kept warm for the next results
 WARM_BYTES: Final = 256 * 1024 * 1024
+#: a buffer of a function that lies in this process's own memory is compared with a copy before each call, up to this
+#: size: 100 us. Larger ones are read-only
+COMPARED_BYTES_MAX: Final = 1024 * 1024
 # A name in a module is found faster than a member of an enumeration.
 _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
@@ -54,6 +59,7 @@ class TaskRunner:
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
+        self._snapshots: dict[int, Slice] = {}  # by address: what of the running chunk's results lies there already
         self._announced: set[bytes] = set()  # its segments that the slave knows
         self._news: list[Know | Forget] = []
         self.send_note: Callable[[bytes], None] = lambda data: None  #: takes the bytes of the running task's notes
@@ -70,12 +76,14 @@ class TaskRunner:
 
     def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
+        if self._snapshots:  # of a chunk that was interrupted
+            self._forget_snapshots()
         try:
             function = self._functions.get(digest)
             if function is None:
                 function = self._open(digest)
             if sizes:
-                body, buffers = self._whole(body, sizes, buffers, self._looks.append)
+                body, buffers = self._whole(body, sizes, buffers)
             args, kwargs = pickles.loads(body, buffers)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
             return not_loadable(error)
@@ -85,9 +93,9 @@ class TaskRunner:
             if type(kwargs) is dict:
                 value = function(*args, **kwargs)
             elif kwargs is None:
-                value = chunks.run(function, args)
+                value = chunks.run(function, args, snapshot=self._snapshot)
             else:
-                value = batches.run(function, args, chunks.Terms(*kwargs), _show_figures)
+                value = batches.run(function, args, chunks.Terms(*kwargs), _show_figures, snapshot=self._snapshot)
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return failed(error)
@@ -111,9 +119,7 @@ class TaskRunner:
     def _open(self, digest: bytes) -> Callable[..., object]:
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
-        body, buffers = self._whole(*self._pickled[digest])
-        # All tasks of this worker see them.
-        function: Callable[..., object] = pickles.loads(body, [memoryview(it).toreadonly() for it in buffers])
+        function: Callable[..., object] = self._restoring(*self._pickled[digest])
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
         self._functions[digest] = function
@@ -121,32 +127,67 @@ class TaskRunner:
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
-    def _whole(
-        self,
-        body: Buffer,
-        sizes: Sizes,
-        buffers: Sequence[Buffer],
-        watch: "Callable[[weakref.ref[Any]], None]" = lambda reference: None,
-    ) -> tuple[Buffer, Sequence[Buffer]]:
-        """Give a pickle and its buffers, which may be changed: each call gives new ones."""
-        if not sizes:
-            return body, ()
-        whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, watch))
+    def _whole(self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
+        """Give the pickle of a task's arguments, and its buffers, which are the task's own to change."""
+        whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, self._looks.append))
         return (body, whole) if body else (whole[0], whole[1:])
+
+    def _restoring(self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Any:
+        """Unpickle a function so that no task sees what another has changed of the function's buffers."""
+        travelled = iter(buffers)
+        if sizes and not body:
+            body = self._shelf.read(sizes[0]) if isinstance(sizes[0], Slice) else next(travelled)
+            sizes = sizes[1:]
+        parts: list[Buffer] = []
+        mapped: list[Any] = []
+        restore: list[Callable[[], None]] = []
+        has_read_only = False
+        for size in sizes:
+            if isinstance(size, Slice):
+                mapped.append(self._shelf.map(size))
+                parts.append(memoryview(mapped[-1]).cast("B"))
+            elif size <= COMPARED_BYTES_MAX:
+                copy = Copy(next(travelled))
+                parts.append(copy.own)
+                restore.append(copy.restore)
+            else:
+                parts.append(memoryview(next(travelled)).toreadonly())
+                has_read_only = True
+        if mapped:
+            restore.append(Restorer(mapped).restore)
+        return restoring.loads(body, parts, restore, has_read_only)
 
     def _laid_down(self, pickled: bytes, buffers: Sequence[memoryview]) -> tuple[Buffer, Sequence[Buffer | Slice]]:
         """Put a large result into shared memory, if there is any."""
-        if self._store is None:
-            if not segments.is_available():
-                return pickled, buffers
-            self._store = Store(recognise=False, warm_bytes=WARM_BYTES)
+        if not segments.is_available():
+            return pickled, buffers
         whole: list[Buffer | Slice] = []
         for buffer in (memoryview(pickled), *buffers) if len(pickled) >= pickles.OUT_OF_BAND_BYTES else buffers:
-            slice_ = self._store.place(buffer)
+            slice_ = self._snapshots.pop(address_of(buffer), None) if self._snapshots else None
+            slice_ = slice_ or self._place(buffer)
             whole.append(buffer if slice_ is None else slice_)
             if slice_ is not None and slice_.segment not in self._announced:
                 self._announce(slice_.segment)
         return (pickled, whole) if len(pickled) < pickles.OUT_OF_BAND_BYTES else (b"", whole)
+
+    def _place(self, buffer: memoryview) -> Slice | None:
+        if self._store is None:
+            self._store = Store(recognise=False, warm_bytes=WARM_BYTES)
+        return self._store.place(buffer)
+
+    def _snapshot(self, buffer: memoryview) -> bytearray | memoryview:
+        """Copy a buffer of an item's result, which the next item may change: to where it will lie anyway."""
+        slice_ = self._place(buffer) if segments.is_available() else None
+        if slice_ is None or self._store is None:
+            return bytearray(buffer)
+        copy = self._store.view(slice_)
+        self._snapshots[address_of(copy)] = slice_
+        return copy
+
+    def _forget_snapshots(self) -> None:
+        assert self._store is not None
+        self._store.let_go(self._snapshots.values(), clean=False)
+        self._snapshots.clear()
 
     def _announce(self, segment: bytes) -> None:
         assert self._store is not None

@@ -1,7 +1,8 @@
 """The names that a cell uses, taken from the notebook: found, checked, measured and pickled, once per job.
 
-Used by `cells`. Modules travel by name. What tasks may share (constants, functions, arrays) is pickled apart from what
-each task gets a copy of its own, so that only the latter is unpickled for each task. Never changes the notebook.
+Used by `cells`. Modules travel by name. What tasks may share (constants, functions) is pickled apart from what each
+task gets a copy of its own, so that only the latter is unpickled for each task. Large buffers are left out of the
+pickles and not copied: they are the memory of live arrays until the cell is sent. Never changes the notebook.
 """
 
 import builtins
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.pickles import Buffer
 from concurrent_nb.shipping.references import is_fixed, is_importable
 from concurrent_nb.shipping.refusals import describe_failure, find_refused, refusal
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
@@ -46,11 +48,12 @@ class Capture:
     imports: Mapping[str, str] = field(default_factory=dict)  #: name -> module
     submodules: tuple[str, ...] = ()  #: imported too, because the cell uses them as attributes
     shared: bytes = b""  #: pickle of what all tasks share
-    buffers: tuple[bytes, ...] = ()  #: what was left out of it: arrays
-    arrays: tuple[str, ...] = ()  #: those of the shared names that are to be read-only
     fresh: bytes = b""  #: pickle of what each task gets a copy of
+    arrays: bytes = b""  #: the same in its place, if it is only arrays: a task gets views of them
+    buffers: tuple[Buffer, ...] = ()  #: what was left out of either: the memory of arrays
     kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
     once: bytes = b""  #: pickle of those
+    once_buffers: tuple[Buffer, ...] = ()  #: what was left out of it
     sources: Mapping[str, str] = field(default_factory=dict)  #: of the notebook's functions, for tracebacks
 
 
@@ -112,7 +115,6 @@ def capture(
     namespace: dict[str, Any],
     *,
     needed: Mapping[str, int] | None = None,
-    changed: Collection[str] = (),
     attributes: Collection[str] = (),
     kept: Collection[str] = (),
     limit_bytes: int = LIMIT_BYTES,
@@ -122,7 +124,6 @@ def capture(
     Args:
         namespace: the notebook's; functions from there keep sharing their globals.
         needed: name -> line, for messages.
-        changed: names that the cell changes in place, so that even an array is copied for each task.
         attributes: all attributes that the cell uses; submodules are recognised by them.
         kept: names of which each worker has one copy for all its tasks, which see each other's changes.
 
@@ -136,31 +137,35 @@ def capture(
     shared: dict[str, Any] = {}
     once: dict[str, Any] = {}
     fresh: dict[str, Any] = {}
-    arrays = []
+    arrays: dict[str, Any] = {}
     for name, value in found.items():
         if isinstance(value, types.ModuleType):
             imports[name] = value.__name__
         elif name in kept:
             once[name] = value
-        elif _is_plain_array(value) and name not in changed:
-            shared[name] = value
-            arrays.append(name)
+        elif _is_plain_array(value):
+            arrays[name] = sys.modules["numpy"].ascontiguousarray(value)  # only such memory leaves the pickle
         else:
             (shared if is_fixed(value) else fresh)[name] = value
-    body, buffers = _pickled(shared, pickles.dumps) if shared else (b"", ())
-    own, _ = _pickled(fresh, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
-    for_workers, _ = _pickled(once, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
-    _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own) + len(for_workers)}, limit_bytes)
+    body, _ = _pickled(shared, lambda values: pickles.dumps(values, sys.maxsize)) if shared else (b"", [])
+    if fresh:  # which may refer to the arrays
+        own, buffers = _pickled({**fresh, **arrays}, lambda values: _dumps_with(values, namespace))
+    else:
+        own, buffers = _pickled(arrays, lambda values: pickles.dumps(values, least_bytes=1)) if arrays else (b"", [])
+    for_workers, once_buffers = _pickled(once, lambda values: _dumps_with(values, namespace)) if once else (b"", [])
+    left_out = sum(buffer.nbytes for buffer in (*buffers, *once_buffers))
+    _check_sizes({"all of them": len(body) + len(own) + len(for_workers) + left_out}, limit_bytes)
     return Capture(
         names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),
         shared=body,
-        buffers=tuple(bytes(buffer) for buffer in buffers),
-        arrays=tuple(arrays),
-        fresh=own,
+        fresh=own if fresh else b"",
+        arrays=b"" if fresh else own,
+        buffers=tuple(buffers),
         kept=tuple(once),
         once=for_workers,
+        once_buffers=tuple(once_buffers),
         sources=sources_of(found.values()),
     )
 
@@ -221,19 +226,21 @@ def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes
     return body, buffers
 
 
-def _dumps_whole(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
-    """Pickle with nothing left out, so that each unpickling gives memory of its own.
+def _dumps_with(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+    """Pickle values of a notebook together; give the large buffers that were left out.
 
     Functions of the notebook share their globals among each other, and so they do after cloudpickle has sent them in
     one pickle. The cell has to be one of them: if `f` assigns a global, the cell sees it. So the values travel as the
     globals of a small function of the same namespace.
     """
+    buffers: list[memoryview] = []
+    keep = pickles.keeper(buffers)
     if pickles.is_plain(values):
-        return pickle.dumps(values, 5), []
+        return pickle.dumps(values, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
-    return pickler.dumps(types.FunctionType(code, namespace)), []
+    return pickler.dumps(types.FunctionType(code, namespace), keep), buffers
 
 
 def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:

@@ -4,8 +4,8 @@
     worker:   the same function, unpickled; function(*call) for each task
 
 Used by the notebook's magics to make a CellTask, and by workers, which unpickle the CellFunction and call it. What was
-captured is a snapshot: each call works on values of its own, except for what cannot be changed and for arrays, which
-are shared and read-only.
+captured is a snapshot: each call works on values of its own, except for what cannot be changed. The memory of large
+arrays is the same in each call; a worker makes it what it was before (`restoring`).
 """
 
 import ast
@@ -35,8 +35,6 @@ from concurrent_nb.shipping.cellcode import (
 )
 from concurrent_nb.shipping.names import Names
 from concurrent_nb.shipping.sources import lines_entry
-
-_READ_ONLY = "the arrays of the notebook are shared by all tasks and read-only: change a copy, as in `a = a.copy()`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,6 @@ def cell_task(
         found,
         namespace,
         needed=needed,
-        changed=cell.names.changed,
         attributes={node.attr for node in ast.walk(cell.tree) if isinstance(node, ast.Attribute)},
         kept=kept,
         limit_bytes=limit_bytes,
@@ -170,6 +167,7 @@ class CellFunction:
         self._captured = captured
         self._sources = sources
         self._shared: dict[str, Any] | None = None
+        self._arrays: dict[str, Any] = {}
         self._lines = {name: lines_entry(name, text) for name, text in sources.items()}
 
     def __call__(self, *values: Any) -> Any:
@@ -177,12 +175,7 @@ class CellFunction:
         self.keep_lines()  # another cell of the same name may have run here since
         namespace = self._namespace()
         assigned = [namespace[name] for name in self._assigned]
-        try:
-            result = types.FunctionType(self._code, namespace)(*values, *assigned)
-        except ValueError as error:
-            if self._captured.arrays and "read-only" in str(error):
-                error.add_note(_READ_ONLY)
-            raise
+        result = types.FunctionType(self._code, namespace)(*values, *assigned)
         if self._until is not None and types.FunctionType(self._until, namespace)(result, *values):
             return Hit(result)
         return result
@@ -198,11 +191,12 @@ class CellFunction:
             importlib.import_module(module)
         shared = {name: importlib.import_module(module) for name, module in captured.imports.items()}
         if captured.shared:
-            shared.update(pickles.loads(captured.shared, captured.buffers))
-        for name in captured.arrays:
-            shared[name].flags.writeable = False
+            shared.update(pickles.loads(captured.shared))
+        if captured.arrays:
+            self._arrays = pickles.loads(captured.arrays, captured.buffers)
         if captured.once:
-            loaded = pickles.loads(captured.once)
+            # Copies, because what tasks change of these stays.
+            loaded = pickles.loads(captured.once, [bytearray(buffer) for buffer in captured.once_buffers])
             found = loaded if isinstance(loaded, dict) else loaded.__globals__
             shared.update({name: found[name] for name in captured.kept})
         self._shared = shared
@@ -210,9 +204,9 @@ class CellFunction:
 
     def _namespace(self) -> dict[str, Any]:
         shared = self._shared if self._shared is not None else self.load()
-        namespace: dict[str, Any] = {}
+        namespace: dict[str, Any] = {name: array.view() for name, array in self._arrays.items()}
         if self._captured.fresh:
-            loaded = pickles.loads(self._captured.fresh)
+            loaded = pickles.loads(self._captured.fresh, self._captured.buffers)
             namespace = loaded if isinstance(loaded, dict) else loaded.__globals__
         namespace.update(shared)
         namespace["__name__"] = "__main__"
@@ -222,10 +216,16 @@ class CellFunction:
     def __reduce__(self) -> tuple[Any, ...]:
         captured = self._captured
         # Large ones travel outside of the pickle, uncopied.
-        bodies = [pickle.PickleBuffer(b) for b in (captured.shared, captured.fresh, captured.once, *captured.buffers)]
+        bodies = [
+            pickle.PickleBuffer(body) for body in (captured.shared, captured.fresh, captured.arrays, captured.once)
+        ]
+        buffers = [
+            [pickle.PickleBuffer(buffer) for buffer in left_out]
+            for left_out in (captured.buffers, captured.once_buffers)
+        ]
         codes = [marshal.dumps(code) if code is not None else None for code in (self._code, self._until)]
-        rest = (dict(captured.imports), captured.submodules, captured.arrays, captured.kept, dict(self._sources))
-        return _load_cell, (self.__name__, *codes, self._assigned, bodies, *rest)
+        rest = (dict(captured.imports), captured.submodules, captured.kept, dict(self._sources))
+        return _load_cell, (self.__name__, *codes, self._assigned, bodies, *buffers, *rest)
 
 
 def _load_cell(
@@ -234,15 +234,16 @@ def _load_cell(
     until: bytes | None,
     assigned: tuple[str, ...],
     bodies: list[Any],
+    buffers: list[Any],
+    once_buffers: list[Any],
     imports: dict[str, str],
     submodules: tuple[str, ...],
-    arrays: tuple[str, ...],
     kept: tuple[str, ...],
     sources: dict[str, str],
 ) -> CellFunction:
     """Unpickle a CellFunction, with all that its calls share, so that what is missing here is missed at once."""
-    shared, fresh, once, *buffers = bodies
-    captured = Capture((), imports, submodules, shared, tuple(buffers), arrays, fresh, kept, once)
+    shared, fresh, arrays, once = bodies
+    captured = Capture((), imports, submodules, shared, fresh, arrays, (*buffers,), kept, once, (*once_buffers,))
     condition = marshal.loads(until) if until is not None else None
     function = CellFunction(name, marshal.loads(code), condition, assigned, captured, sources)
     function.load()

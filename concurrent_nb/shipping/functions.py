@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import Digest
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping import pickles, restoring
 from concurrent_nb.shipping.references import (
     MISSING,
     contents,
@@ -185,7 +185,7 @@ def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> Pick
         raise NotPicklable(f"{culprit.text(name_of(of))}: {culprit.advice}")
     sources = sources_of([of])
     try:
-        body, buffers = pickles.dumps(Sourced(fn, sources) if sources else fn)
+        body, buffers = restoring.dumps(Sourced(fn, sources) if sources else fn)
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
@@ -206,7 +206,7 @@ def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
 
 def opened(pickled: PickledFunction) -> Any:
     """Unpickle a function whose buffers were `copied`, as a worker would."""
-    return pickles.loads(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
+    return restoring.opened(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
 
 
 def _finish(

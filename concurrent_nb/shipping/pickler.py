@@ -5,6 +5,7 @@ Imports cloudpickle, which takes 60 ms, so it is imported where it is needed and
 
 import io
 import pickle
+import sys
 import types
 from collections import ChainMap
 from collections.abc import Callable
@@ -21,9 +22,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 def dumps(thing: object, keep: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
     """Pickle `thing`. `keep` says of each buffer whether it stays in the pickle; without it all do."""
+    if (numpy := sys.modules.get("numpy")) is not None:
+        Pickler.dispatch_table.setdefault(numpy.ndarray, _reduce_array)
     with io.BytesIO() as file:
         Pickler(file, 5, buffer_callback=keep).dump(thing)
         return file.getvalue()
+
+
+def _reduce_array(array: Any) -> Any:
+    if not (array.flags.forc or array.dtype.hasobject):
+        array = sys.modules["numpy"].ascontiguousarray(array)  # only such memory can leave the pickle
+    return array.__reduce_ex__(5)
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:

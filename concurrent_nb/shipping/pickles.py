@@ -11,7 +11,7 @@ Buffers of at least `OUT_OF_BAND_BYTES` (PEP 574) leave the pickle and travel as
 import io
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 #: buffers of this size or more travel outside of the pickle
@@ -92,8 +92,11 @@ def _spent(thing: object, budget: int) -> int:
     return -1
 
 
-def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
+def dumps(thing: object, least_bytes: int = OUT_OF_BAND_BYTES) -> tuple[bytes, list[memoryview]]:
     """Pickle `thing`; return the pickle and the large buffers that were left out of it.
+
+    Args:
+        least_bytes: smaller buffers stay in the pickle, and so do small ones that are read-only.
 
     Raises whatever the object's own pickling raises (TypeError, PicklingError, RecursionError, ...).
     """
@@ -101,22 +104,28 @@ def dumps(thing: object) -> tuple[bytes, list[memoryview]]:
     if kind in _ATOMS and kind is not bytes:
         return pickle.dumps(thing, 5), []
     buffers: list[memoryview] = []
+    keep = keeper(buffers, least_bytes)
+    if is_plain(thing):
+        return pickle.dumps(thing, 5, buffer_callback=keep), buffers
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
+
+    return pickler.dumps(thing, keep), buffers
+
+
+def keeper(buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES) -> Callable[[pickle.PickleBuffer], bool]:
+    """Give what decides for a pickler which buffers stay in the pickle; the others go into `buffers`."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         try:
             raw = buffer.raw()
         except BufferError:  # not contiguous: stays in the pickle
             return True
-        if raw.nbytes < OUT_OF_BAND_BYTES:
+        if raw.nbytes < least_bytes or (raw.readonly and raw.nbytes < OUT_OF_BAND_BYTES):
             return True
         buffers.append(raw)
         return False
 
-    if is_plain(thing):
-        return pickle.dumps(thing, 5, buffer_callback=keep), buffers
-    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
-
-    return pickler.dumps(thing, keep), buffers
+    return keep
 
 
 def dumps_attributes(
