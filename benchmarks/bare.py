@@ -1,14 +1,20 @@
-"""Two processes that run a function on their share of the items in a plain loop: no framework is faster.
+"""Two processes that run a function on items in a plain loop: no framework is faster.
+
+Each takes the next item when it is done with one, for a few microseconds, so that a core that others disturb holds up
+the other one no more than a framework's would. (With fixed shares a framework can be faster, and was, by up to 30 %.)
 
 with Bare() as bare:
     seconds = bare.run("md5_search", ranges)
 """
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,24 +45,40 @@ class Bare:
 
     def run(self, function: str, items: Sequence[Any]) -> float:
         """Return the seconds that it takes all processes to run a function of `workloads` on every item."""
-        shares = [json.dumps([function, list(items[first :: self._count])]) for first in range(self._count)]
-        started = time.perf_counter()
-        for process, share in zip(self._processes, shares, strict=True):
-            assert process.stdin is not None
-            process.stdin.write(share + "\n")
-        for process in self._processes:
-            assert process.stdout is not None
-            if process.stdout.readline() != "done\n":
-                raise RuntimeError(f"a bare process that ran {function} ended with exit code {process.wait()}")
-        return time.perf_counter() - started
+        with tempfile.NamedTemporaryFile() as taken:
+            taken.write(bytes(8))
+            taken.flush()
+            work = json.dumps([function, list(items), taken.name])
+            started = time.perf_counter()
+            for process in self._processes:
+                assert process.stdin is not None
+                process.stdin.write(work + "\n")
+            for process in self._processes:
+                assert process.stdout is not None
+                if process.stdout.readline() != "done\n":
+                    raise RuntimeError(f"a bare process that ran {function} ended with exit code {process.wait()}")
+            return time.perf_counter() - started
+
+
+def positions(counter: int, count: int) -> Iterator[int]:
+    """Give the positions of items that nobody else has taken, until there are none; `counter` is an open file."""
+    while True:
+        fcntl.flock(counter, fcntl.LOCK_EX)
+        position = int.from_bytes(os.pread(counter, 8, 0), "little")
+        os.pwrite(counter, (position + 1).to_bytes(8, "little"), 0)
+        fcntl.flock(counter, fcntl.LOCK_UN)
+        if position >= count:
+            return
+        yield position
 
 
 def main() -> None:
     """Do what each line of standard input says, until it ends."""
     for line in sys.stdin:
-        name, items = json.loads(line)
+        name, items, taken = json.loads(line)
         function = getattr(workloads, name)
-        results = [function(item) for item in items]
+        with open(taken, "r+b", buffering=0) as counter:
+            results = [function(items[position]) for position in positions(counter.fileno(), len(items))]
         sys.stdout.write("done\n")
         sys.stdout.flush()
         del results

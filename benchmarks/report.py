@@ -310,8 +310,9 @@ MEANINGS: Final = """
 - *map*: the API's own call without a chunk size. With errors kept, the inputs are whole numbers, fractions, texts,
   tuples and None, and one in a thousand raises; where a map ends at the first error, it maps a wrapper that returns it.
 - *a lone no-op*: submitted when the answer of the one before is there.
-- *of two bare processes*: two processes do the same work in a plain loop, just before and just after the contender;
-  100 % is as fast as those. Burning is by processor time, so a framework that uses a core itself shows it.
+- *of two bare processes*: two processes do the same work in a plain loop, each taking the next item when it is done
+  with one, just before and just after the contender; 100 % is as fast as those, and what is above is the host's noise
+  between these runs. Burning is by processor time, so a framework that uses a core itself shows it.
 - *there and back*: MiB moved in both directions for each second; the task returns a new array, `a + 1`.
 - *handed over once*: through the API's own way of sharing (`put`, `scatter`, `push`), which is in the time.
   *Passed*: as a plain argument of each submit. The array is another one each time.

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.futures import Counts, Job, OutputPiece, Shown, TaskEvent, TaskFuture, TaskNote, as_completed
+from concurrent_nb.nodes.futures import TaskFuture
+from concurrent_nb.nodes.jobs import Counts, Job, OutputPiece, Shown, TaskEvent, TaskNote, as_completed
 from concurrent_nb.nodes.local import Cluster
 from concurrent_nb.nodes.system_run import SystemRun
 from concurrent_nb.tasks.system import Task

@@ -17,7 +17,8 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.futures import Job, TaskFuture
+from concurrent_nb.nodes.futures import TaskFuture
+from concurrent_nb.nodes.jobs import Job
 from concurrent_nb.nodes.local import Cluster
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.notes import sink

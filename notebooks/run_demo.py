@@ -1,7 +1,7 @@
 """Run the demonstration notebooks, show on the terminal how they go, and keep the executed copies in build/.
 
-`make demo` calls it. Ends with exit code 0 and the number found, the tasks run and cancelled, and the time, all as the
-notebook itself tells them; or with 1 and the error of the cell that failed.
+`make demo` calls it. Ends with exit code 0 and, for each notebook, what it says to have found and the time it took; or
+with 1 and the error of the cell that failed.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Watched(NotebookClient):
 
 def run(path: Path, kept: Path) -> bool:
     """Execute one notebook and keep the result. Return whether all cells went well."""
-    print(f"{path.name}: starting a kernel", flush=True)
+    print(f"{path.name}: starting a kernel; what its cells show comes here as they run", flush=True)
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     began = time.monotonic()
     client = Watched(
@@ -88,11 +88,11 @@ def run(path: Path, kept: Path) -> bool:
 
 
 def last_words(notebook: Any) -> str:
-    """Give what the notebook says about its result, and the summary of its last job."""
+    """Give what the notebook says about its result."""
     said = [text for cell in notebook.cells if cell.cell_type == "code" for text in _texts(cell)]
-    found = next((text for text in reversed(said) if text.startswith("found ")), "it says nothing about a result")
-    job = next((text for text in reversed(said) if re.match(r"\d+ tasks?: ", text)), "no job has run")
-    return f"{found.strip()} ({job.strip()})"
+    return next(
+        (text.strip() for text in reversed(said) if text.startswith("found ")), "it says nothing about a result"
+    )
 
 
 def last_picture(notebook: Any) -> bytes | None:

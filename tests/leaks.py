@@ -139,14 +139,24 @@ def files(*folders: Path) -> Held:
 
 def _difference(before: Held, folders: Sequence[Path]) -> dict[tuple[object, ...], str]:
     now = held(folders)
-    # An application keeps shared memory for its next tasks. One that was there before may keep more of it now; what it
-    # keeps after its end is found at the end of the run.
+    # An application keeps shared memory for its next tasks, threads for what they print and whom they tell. One that
+    # was there before may keep more now; what it keeps after its end is found at the end of the run.
     goes_on = any(key[0] == "thread" and _is_of_an_application(key[1]) for key in before.keys() & now.keys())
     return {
         key: words
         for key, words in now.items()
-        if key not in before and not (goes_on and key[0] == "descriptor" and "/memfd:concurrent_nb-" in str(key[2]))
+        if key not in before and not (goes_on and _is_kept_by_an_application(key))
     }
+
+
+def _is_kept_by_an_application(key: tuple[object, ...]) -> bool:
+    if key[0] == "thread":
+        return (
+            isinstance(key[1], threading.Thread)
+            and _is_of_an_application(key[1])
+            and key[1].name.endswith((" output", " desk"))
+        )
+    return key[0] == "descriptor" and "/memfd:concurrent_nb-" in str(key[2])
 
 
 def _is_of_an_application(thread: object) -> bool:

@@ -1,23 +1,43 @@
-"""`concurrent-nb master | slave | start | status | kernel | run | stop`: clusters from a shell.
+"""`concurrent-nb master | slave | start | status | kernel | run | restart | stop`: clusters from a shell.
 
 What a node can be configured to is the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
 `--SlaveNode.workers=8` says on the command line what `c.SlaveNode.workers = 8` says in the file.
 """
 
 import argparse
+import json
 import logging
+import os
+import re
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
 from concurrent_nb import __version__
-from concurrent_nb.cli.options import read_items, whole_number
+from concurrent_nb.cli import daemon
+from concurrent_nb.cli.options import read_items, seconds, whole_number
+from concurrent_nb.cli.status import describe
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.transport import connection_file
+from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
+
+#: options that stand for items of configuration
+SHORT: Final = {
+    "host": ("MasterNode", "addresses"),
+    "port": ("MasterNode", "control_port"),
+    "workers": ("SlaveNode", "workers"),
+    "max_tasks_per_worker": ("SlaveNode", "max_tasks_per_worker"),
+}
+#: what is printed when a node is ready
+IS_RUNNING: Final = "cluster {} is running"
+HAS_JOINED: Final = "has joined cluster"
+#: moves to the top of the terminal and erases it
+ERASE: Final = "\x1b[H\x1b[J"
 
 EPILOG: Final = """\
 Any item of configuration can be given as --Class.item=value, for example --MasterNode.strategy=PushBest or
@@ -26,7 +46,8 @@ Any item of configuration can be given as --Class.item=value, for example --Mast
   concurrent-nb start --workers 2 --name demo     a cluster on this machine, until Ctrl-C or `concurrent-nb stop demo`
   concurrent-nb start --name lab --host 0.0.0.0   ... that slaves and users on other machines can join
   concurrent-nb slave --connect demo              one more slave; on another host, name a copy of the connection file
-  concurrent-nb status demo                       what is there and what it does
+  concurrent-nb start --name lab --daemon         ... in the background, with its log in a file
+  concurrent-nb status demo                       what is there and what it does; --watch, --json
   concurrent-nb kernel --connect demo SLAVE       look into a slave with any Jupyter client
   concurrent-nb run mandelbrot --factor 8         run a sample, here on a cluster that is started for it
 """
@@ -41,10 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigurationError as error:
         parser.error(str(error))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options.words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.run(options, items))
     except ConcurrentError as error:
-        print(f"concurrent-nb {options.command}: {error}", file=sys.stderr)
+        print(f"concurrent-nb {options.command}: {_as_typed(str(error), options)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -71,23 +93,33 @@ def _parser() -> argparse.ArgumentParser:
     for each in (start, master):
         each.add_argument("--name", default="default", help="name of the cluster (default: %(default)s)")
         each.add_argument("--host", action="append", help="IP address to listen on, may be repeated (127.0.0.1)")
-        each.add_argument("--port", type=whole_number(0), help="port of the control channel (a free one)")
+        each.add_argument("--port", type=whole_number(0, 65535), help="port of the control channel (a free one)")
     slave = command("slave", _slave, "Start a slave and join a cluster; stay until the cluster is stopped.")
     slave.add_argument("--connect", default="default", metavar="NAME_OR_FILE", help="cluster to join (%(default)s)")
     slave.add_argument("--name", default="", help="what the slave would like to be called (host and process id)")
     for each in (start, slave):
-        each.add_argument("--workers", type=whole_number(1), help="worker processes (one for each core)")
+        each.add_argument("--workers", type=whole_number(1, 1000), help="worker processes (one for each core)")
         each.add_argument(
             "--max-tasks-per-worker", type=whole_number(1), metavar="N", help="replace a worker after N tasks (never)"
         )
+    for each in (start, master, slave):
+        each.add_argument("--daemon", action="store_true", help="run in the background; return when it is ready")
+        each.add_argument("--log", type=Path, help="with --daemon: its log file (one beside the connection files)")
     status = command("status", _status, "Tell what a cluster has and does; without a name, which clusters there are.")
     status.add_argument("name", nargs="?", help="name of the cluster, or path of its connection file")
+    status.add_argument("--json", action="store_true", help="as JSON, with more than the lines have")
+    status.add_argument(
+        "--watch", nargs="?", type=seconds, const=2.0, metavar="SECONDS", help="again and again, until Ctrl-C (2)"
+    )
     kernel = command("kernel", _kernel, "Have a slave be a Jupyter kernel, and say how to attach to it.")
     kernel.add_argument("slave", help="name of the slave, as `status` tells it")
     kernel.add_argument("--connect", default="default", metavar="NAME_OR_FILE", help="its cluster (%(default)s)")
     samples = command("run", _run, "Run a sample on a cluster; without a name, tell which samples there are.")
     samples.add_argument("name", nargs="?", help="name of the sample")
     samples.add_argument("arguments", nargs=argparse.REMAINDER, help="its options: see `concurrent-nb run NAME --help`")
+    restart = command("restart", _restart, "Replace all worker processes of a cluster by fresh ones.")
+    restart.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
+    restart.add_argument("--now", action="store_true", help="stop what runs, which runs again; else it ends first")
     stop = command("stop", _stop, "Stop a cluster: its master, its slaves, everything that runs on them.")
     stop.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
     return parser
@@ -95,24 +127,32 @@ def _parser() -> argparse.ArgumentParser:
 
 def _with_options(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Add what short options say to the items of configuration."""
-    short = {"host": ("MasterNode", "addresses"), "port": ("MasterNode", "control_port")}
-    short["workers"] = ("SlaveNode", "workers")
-    short["max_tasks_per_worker"] = ("SlaveNode", "max_tasks_per_worker")
-    for option, (section, item) in short.items():
+    for option, (section, item) in SHORT.items():
         value = getattr(options, option, None)
         if value is not None:
             items.setdefault(section, {})[item] = value
     return items
 
 
+def _as_typed(text: str, options: argparse.Namespace) -> str:
+    """Call items of configuration in a message by the options that were typed."""
+    for option, (section, item) in SHORT.items():
+        if getattr(options, option, None) is not None:
+            text = text.replace(f"{section}.{item}", f"--{option.replace('_', '-')}")
+    return text
+
+
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.nodes.local import Cluster  # here, so that --help and status need not import everything
 
     connection_file.check_name(options.name)  # a cluster need not have a name, but this one is looked for by its own
+    if options.daemon:
+        refuse_taken(options.name)  # first: the log has the name of the cluster
+        return _in_background(options, options.name, is_start=True)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopped.set())
-    with Cluster(name=options.name, config=_with_options(options, items)) as cluster:
+    with Cluster(name=options.name, config=_with_options(options, items), log=options.log) as cluster:
         _announce(options.name, cluster.connection_file)
         while not stopped.is_set() and not cluster.wait(0.2):
             continue
@@ -124,15 +164,56 @@ def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
     from concurrent_nb.nodes.master import run_master
 
     refuse_taken(options.name)
+    if options.daemon:
+        return _in_background(options, options.name)
+    _refuse_log(options)
     run_master(_with_options(options, items), options.name, lambda info, path: _announce(info.name, path))
     return 0
 
 
 def _announce(name: str, path: Path | None) -> None:
-    print(f"cluster {name} is running; connection file {path}", flush=True)
+    print(f"{IS_RUNNING.format(name)}; connection file {path}", flush=True)
+    _tell_how_to_connect(name, path, "Ctrl-C or ")
+
+
+def _tell_how_to_connect(name: str, path: Path | None, or_with: str = "") -> None:
+    """Tell how to use a cluster here, and from other hosts if it listens to them, and how to end it."""
+    print(f"connect with concurrent_nb.connect({name!r}); end it with {or_with}`concurrent-nb stop {name}`", flush=True)
+    if path is None or not _is_for_others(connection_file.read(path)):
+        return
     print(
-        f"connect with concurrent_nb.connect({name!r}); end it with Ctrl-C or `concurrent-nb stop {name}`", flush=True
+        "to use it from another host, copy the connection file there, readable by its owner alone, and join with it:\n"
+        f"    scp -p {path} HOST:\n"
+        f"    ssh HOST concurrent-nb slave --connect ./{path.name}\n"
+        f"    concurrent_nb.connect('./{path.name}')  # in Python; in a notebook: %concurrent connect ./{path.name}",
+        flush=True,
     )
+
+
+def _is_for_others(info: ConnectionFile) -> bool:
+    """Say whether a master listens to other hosts than its own."""
+    return any(not re.match(r"https?://(127\.|\[::1\]|localhost)", endpoint) for endpoint in info.endpoints)
+
+
+def _refuse_log(options: argparse.Namespace) -> None:
+    if options.log is not None:
+        raise ConfigurationError("--log goes with --daemon; otherwise it all comes here: add `2> FILE`")
+
+
+def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = False) -> int:
+    """Run this same command in the background; return when it is ready."""
+    log = daemon.log_path(name) if options.log is None else options.log.absolute()
+    words = daemon.without(options.words, "--daemon", "--log")
+    is_slave = options.command == "slave"
+    mark = HAS_JOINED if is_slave else IS_RUNNING.format(name)
+    # The nodes of `start` are other processes, which are told where to log.
+    process, line = daemon.start([*words, *(["--log", str(log)] if is_start else [])], log, lambda line: mark in line)
+    print(f"{line}\nit is process {process}, its log is {log}", flush=True)
+    if is_slave:
+        print(f"it ends with its cluster, or with `kill {process}`", flush=True)
+    else:
+        _tell_how_to_connect(name, connection_file.path_of(name))
+    return 0
 
 
 def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
@@ -140,9 +221,12 @@ def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 
     info = connection_file.read(options.connect)  # before any worker starts: the most likely mistake
     path = connection_file.path_of(options.connect)
+    if options.daemon:
+        return _in_background(options, f"{info.name}-slave-{options.name or os.getpid()}")
+    _refuse_log(options)
 
     def ready(name: str) -> None:
-        print(f"slave {name} has joined cluster {info.name}", flush=True)
+        print(f"slave {name} {HAS_JOINED} {info.name}", flush=True)
 
     run_slave(_with_options(options, items), lambda: path, options.name, ready=ready)
     return 0
@@ -152,21 +236,25 @@ def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
     if items:
         raise ConfigurationError(f"status takes no configuration, but {', '.join(items)} was given")
     if options.name is None:
+        if options.watch is not None:
+            raise ConfigurationError("status --watch needs the name of a cluster")
         names = connection_file.names()
-        print("\n".join(names) if names else "no cluster has a connection file here")
+        if options.json:
+            print(json.dumps({name: str(connection_file.default_path(name)) for name in names}))
+        else:
+            print("\n".join(names) if names else "no cluster has a connection file here")
         return 0
     with _control(options.name) as control:
-        told = control.call("status")
-    tasks = told["tasks"]
-    print(f"cluster {told['name']}: {tasks['jobs']} jobs, {tasks['waiting']} tasks wait, {tasks['assigned']} assigned")
-    for slave in told["slaves"]:
-        print(
-            f"  slave {slave['name']}: {slave['state']}, {slave['slots']} workers, "
-            f"{slave['in_flight']} tasks in flight, {slave['done']} done"
-        )
-    for client in told["clients"]:
-        print(f"  application {client['name']}: {client['done']} tasks answered")
-    return 0
+        while True:
+            told = control.call("status")
+            # Who reads JSON again and again gets an object on each line.
+            text = json.dumps(told, indent=None if options.watch else 2) if options.json else "\n".join(describe(told))
+            if options.watch is not None and not options.json and sys.stdout.isatty():
+                text = ERASE + text
+            print(text, flush=True)
+            if options.watch is None:
+                return 0
+            time.sleep(options.watch)
 
 
 def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
@@ -178,13 +266,34 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     return 0
 
 
+def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
+    from concurrent_nb.nodes.restarts import restart_workers
+
+    if items:
+        raise ConfigurationError(f"restart takes no configuration, but {', '.join(items)} was given")
+    seen: list[int] = []
+
+    def told(left: int, total: int) -> None:
+        if seen[-1:] != [left]:
+            seen.append(left)
+            print(f"{total - left} of {total} workers are fresh", flush=True)
+
+    try:
+        done = restart_workers(connection_file.read(options.name), now=options.now, told=told)
+    except KeyboardInterrupt:
+        print("not waiting any more; the other workers are replaced when what they run has ended", flush=True)
+        raise
+    print(f"{done.workers} fresh workers after {done.elapsed_s:.1f} s")
+    return 0
+
+
 def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.kernels import open_kernel
+    from concurrent_nb.nodes.kernels import attach_command, open_kernel
 
     if items:
         raise ConfigurationError(f"kernel takes no configuration, but {', '.join(items)} was given")
     path, _ = open_kernel(connection_file.read(options.connect), options.slave)
-    print(f"slave {options.slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}")
+    print(f"slave {options.slave} is a kernel; its connection file is {path}\n{attach_command(path)}")
     return 0
 
 

@@ -11,8 +11,8 @@ from concurrent_nb.errors import ConfigurationError
 _ITEM = re.compile(r"--([A-Za-z_]\w*)\.([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Give a reader of whole numbers of at least `least`, for argparse."""
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Give a reader of whole numbers of at least `least`, and at most `most`, for argparse."""
 
     def read(text: str) -> int:
         try:
@@ -21,9 +21,22 @@ def whole_number(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is too small, it must be at least {least}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{value} is too large, it must be at most {most}")
         return value
 
     return read
+
+
+def seconds(text: str) -> float:
+    """Read a time in seconds, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+    if not 0.1 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is no time to wait: between 0.1 and 86400 seconds")
+    return value
 
 
 def read_items(arguments: list[str]) -> dict[str, dict[str, Any]]:

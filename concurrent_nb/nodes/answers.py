@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from concurrent_nb import errors
+from concurrent_nb import errors, foreign
 from concurrent_nb.ids import task_name
 from concurrent_nb.nodes.futures import TaskFuture
 from concurrent_nb.nodes.ledger import Ended
@@ -40,10 +40,7 @@ def answer_of(ended: Ended[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, 
             return None, errors.ResultNotLoadable(f"the result of task {where['task']} is gone: {error}", **where)
     if frame.status not in _SUCCESSES:
         return None, _failure_of(frame.status, body, _where(ended))
-    try:
-        return pickles.loads_home(body, buffers), None
-    except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
-        return None, _not_loadable(error, _where(ended))
+    return _loaded(body, buffers, _where, ended)
 
 
 def open_item(
@@ -57,17 +54,23 @@ def open_item(
         return None, _failure_of(status, body, _where_of(ran))
     body, buffers = (answer[0], answer[1:]) if isinstance(answer, list) else (answer, ())
     assert isinstance(body, bytes)
+    return _loaded(body, buffers, _where_of, ran)
+
+
+def _loaded(
+    body: Buffer, buffers: Sequence[Buffer], where_of: Callable[[Any], dict[str, Any]], ran: Any
+) -> tuple[Any, BaseException | None]:
+    """Unpickle a result; whatever its own code raises is handed on as the cause of ResultNotLoadable."""
     try:
         return pickles.loads_home(body, buffers), None
-    except Exception as error:  # noqa: BLE001  (the result's own code runs here; its error is handed on)
-        return None, _not_loadable(error, _where_of(ran))
-
-
-def _not_loadable(error: Exception, where: dict[str, Any]) -> BaseException:
-    message = f"the result of task {where['task']} cannot be unpickled here: {type(error).__name__}: {error}"
-    failure = errors.ResultNotLoadable(message, **where)
-    failure.__cause__ = error
-    return failure
+    except BaseException as error:
+        if foreign.is_interrupt(error):  # items of a map are opened in the thread that reads them
+            raise
+        where = where_of(ran)
+        message = f"the result of task {where['task']} cannot be unpickled here: {foreign.describe(error)}"
+        failure = errors.ResultNotLoadable(message, **where)
+        failure.__cause__ = error
+        return None, failure
 
 
 def _where_of(ran: TaskFuture) -> dict[str, Any]:
@@ -84,23 +87,34 @@ def _failure_of(status: int, body: Buffer, where: dict[str, Any]) -> BaseExcepti
         report = decode_error(body)
     except errors.ProtocolError as error:
         return errors.TaskError(f"task {where['task']} failed, and its {error}", **where)
-    failed = _error_of(Status(status), report, where)
-    if report.traceback:
-        failed.__cause__ = errors.RemoteTraceback(report.traceback)
+    cause = errors.RemoteTraceback(report.traceback) if report.traceback else None
+    if Status(status) is not Status.ERROR:
+        failed: BaseException = _CLASSES[Status(status)](report.message, **where)
+    elif (own := _own_error_of(report, cause)) is not None:
+        return own
+    else:
+        text = f"{report.type_name}: {report.message}"
+        failed = errors.RemoteError(text, **where, type_name=report.type_name)
+    if cause is not None:
+        failed.__cause__ = cause
     return failed
 
 
-def _error_of(status: Status, report: ErrorReport, where: dict[str, Any]) -> BaseException:
-    if status is not Status.ERROR:
-        return _CLASSES[status](report.message, **where)
-    if report.exception:
-        try:
-            loaded = pickles.loads_home(report.exception)
-        except Exception:  # noqa: BLE001  (a class that is missing here, say: the report has all there is to tell)
-            loaded = None
-        if isinstance(loaded, BaseException):
-            return loaded
-    return errors.RemoteError(f"{report.type_name}: {report.message}", **where, type_name=report.type_name)
+def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseException | None:
+    """Give the exception that the task has raised, with its cause; None if it cannot be had here."""
+    if not report.exception:
+        return None
+    try:
+        loaded = pickles.loads_home(report.exception)
+        if not isinstance(loaded, BaseException):
+            return None
+        if cause is not None:
+            loaded.__cause__ = cause
+    except BaseException as error:  # (a class that is missing here, say: the report has all there is to tell)
+        if foreign.is_interrupt(error):
+            raise
+        return None
+    return loaded
 
 
 def _writable(buffers: Sequence[Buffer]) -> list[Buffer]:

@@ -8,26 +8,29 @@ Arguments are pickled and futures made in the caller's thread, so a slow argumen
 import atexit
 import concurrent.futures
 import itertools
-import logging
 import math
 import numbers
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 import msgspec
 
+from concurrent_nb import foreign
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.batches import Batches
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.desk import Desk
-from concurrent_nb.nodes.futures import Job, Presenter, TaskFuture
+from concurrent_nb.nodes.futures import Presenter, TaskFuture
+from concurrent_nb.nodes.jobs import Job
 from concurrent_nb.nodes.laying import Arguments, TaskLoader, lay_down, lay_down_call
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.maps import Map
@@ -50,7 +53,10 @@ from concurrent_nb.wire.messages import STRATEGIES, Needs, Slice, StrategyName
 if TYPE_CHECKING:
     from concurrent_nb.nodes.system_run import CellRun, SystemRun
 
-log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = foreign.Log(__name__)
 
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
@@ -59,6 +65,8 @@ SLOTS_KNOWN_S: Final = 10.0
 #: a job's name is cut to so many characters
 NAME_MAX: Final = 100
 RETRIES_MAX: Final = 1_000_000
+#: somebody does not want to wait for the tasks of one application at the end of the interpreter: so for those of none
+_INTERRUPTED_AT_EXIT: Final = threading.Event()
 
 
 class ApplicationNode(concurrent.futures.Executor):
@@ -109,14 +117,14 @@ class ApplicationNode(concurrent.futures.Executor):
 
     # --------------------------------------------------------------------------------------------------- the Executor
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Run `fn(*args, **kwargs)` on the cluster; return its future.
 
         What cannot be pickled shows up as the future's exception, NotPicklable. Raises RuntimeError after `shutdown`
         and MasterLost once the cluster is gone.
         """
         job, index = self._next_of_loose_job()
-        future = TaskFuture(job.id, index, self._canceller)
+        future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs)
         return future
 
@@ -242,8 +250,8 @@ class ApplicationNode(concurrent.futures.Executor):
             raise
         return mapped.results(deadline, return_exceptions)
 
-    def put(self, value: Any) -> Shared:
-        """Put a value where tasks find it; give to tasks what this returns, and they get the value.
+    def put(self, value: Any) -> Any:
+        """Put a value where tasks find it; give to tasks the handle that this returns, and they get the value.
 
         Nobody has to: a large array that is sent again and again is recognised. But recognising means looking at it
         each time, and works for arrays only; what was put is pickled once, and stays as it was then.
@@ -278,18 +286,48 @@ class ApplicationNode(concurrent.futures.Executor):
         self._desk.join()
         self._at_exit()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the cluster when all tasks have ended; at once if that is interrupted, or an exception has come."""
+        # Whoever ends the program with exit code 0 means no failure.
+        if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+            self._finish()
+        else:
+            self.close()
+
+    def _finish(self) -> None:
+        """Wait for all tasks, as `shutdown` does; who is interrupted does not want them any more."""
+        try:
+            self.shutdown(wait=True)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more tasks, because of `shutdown` or `close`; another one can be made then."""
+        return self._courier.is_closed
+
+    @property
+    def has_left(self) -> bool:
+        """Whether nothing of it is in the cluster any more."""
+        return self._courier.has_left
+
     def present_errors(self, presenter: Presenter | None) -> None:
         """Have `presenter(future, error)` called with each exception of a task before its future has it.
 
-        It is called in the application's own thread, for items of a map in the thread that reads them, and must not
-        raise. For front ends, which show errors their way.
+        It is called in the application's own thread, for items of a map in the thread that reads them; what it raises
+        is logged. For front ends, which show errors their way.
         """
-        self._courier.present = presenter
+        what = "the presenter of errors has raised"
+        self._courier.present = None if presenter is None else foreign.guarded(log, what, presenter)
 
     def present_displays(self, presenter: Callable[[Display], None] | None) -> None:
         """Have `presenter` called with what tasks of `submit` and of jobs that print display.
 
-        Without one it is printed as text. It is called in the application's own thread and must not raise.
+        Without one it is printed as text. It is called in the thread that writes what tasks print, in the same order;
+        what it raises is logged.
         """
         self._courier.present_display = presenter
 
@@ -473,7 +511,7 @@ class ApplicationNode(concurrent.futures.Executor):
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers, lease = self.pack(function, call, {})
-            future = job.future_of(index)
+            future = job._future_of(index)
             entries.append(
                 Entry(
                     record, index, shipment, body, sizes, buffers, timeout_s, retries, future, lease=lease, needs=needs
@@ -626,14 +664,31 @@ def _label(name: object) -> str:
 def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:
     """At the end of the interpreter let what was submitted finish, as the standard library's executors do.
 
-    Returns a function that makes this undone.
+    If an exception ends it, Ctrl-C for example, what runs is stopped. Returns a function that makes this undone.
     """
     reference = weakref.ref(app)
+    before = _unhandled()
 
     def finish() -> None:
         alive = reference()
-        if alive is not None:
-            alive.shutdown(wait=True)
+        if alive is None:
+            return
+        # An interactive interpreter goes on after exceptions, so there the last one is no reason for its end.
+        if _INTERRUPTED_AT_EXIT.is_set() or (_unhandled() is not before and not hasattr(sys, "ps1")):
+            alive.close()
+            return
+        try:
+            alive._finish()
+            alive._courier.output.join()
+        except BaseException:
+            _INTERRUPTED_AT_EXIT.set()
+            raise
 
     atexit.register(finish)
     return lambda: atexit.unregister(finish)
+
+
+def _unhandled() -> BaseException | None:
+    """Give the last exception that nothing has caught in the main thread: it ends a script."""
+    error: BaseException | None = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # new name, old
+    return error

@@ -10,19 +10,20 @@ may any task whose worker dies.
 """
 
 import itertools
-import logging
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.answers import open_item
 from concurrent_nb.nodes.courier import Courier
-from concurrent_nb.nodes.futures import Job, Presenter, TaskFuture
+from concurrent_nb.nodes.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.items import AGAIN, CHUNK_BYTES, CUTS_PER_TURN, MEASURED, Packer, body_of, fitting, packed
+from concurrent_nb.nodes.jobs import Job
 from concurrent_nb.nodes.ledger import Entry, OpenJob
 from concurrent_nb.outcome import RETRIABLE, Status
 from concurrent_nb.shipping import notes
@@ -32,7 +33,7 @@ from concurrent_nb.shipping.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.wire.messages import Needs
 
-log = logging.getLogger(__name__)
+log = foreign.Log(__name__)
 
 _OK: Final = Status.OK  # a name in a module is found faster than a member of an enumeration
 #: of the time that an item may run; after so much of it no other item of the batch is begun
@@ -269,7 +270,7 @@ class Batches:
                     self._courier.present(item, error)
             if item.set_end(answer, error):
                 done.append(item)
-        self.job.tasks_ended(done)  # at once: whoever waits for the job is woken once
+        self.job._tasks_ended(done)  # at once: whoever waits for the job is woken once
 
     def _go_on_with(self, batch: Batch, stopped_s: Sequence[float]) -> None:
         """Send what has not ended again, or end it if the job is over.
@@ -309,7 +310,7 @@ class Batches:
         waited = [item for item in items if not item.done()]
         for item in waited:
             item.status = Status.CANCELLED
-        self.job.tasks_ended([item for item in waited if item.set_cancelled()])
+        self.job._tasks_ended([item for item in waited if item.set_cancelled()])
 
     def _stop_if_it_ends_the_job(self, batch: Batch) -> None:
         is_hit = batch.status is Status.HIT and self.record.until

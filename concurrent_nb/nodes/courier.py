@@ -4,26 +4,30 @@
     master  -->  our thread: Link, Ledger  -->  futures end, callbacks run
 
 No other thread touches ledger and link, because an interrupt may stop a user's thread between any two steps. It pickles
-nothing and makes no future; it opens results, because futures need them. When the master falls silent it
-looks for it for a while, and everything that is open goes to the one that it finds, under the same ids.
+nothing and makes no future; it opens results, because futures need them. What opening one, or a callback, raises ends
+here (`foreign`), and what tasks print is written by a thread of its own (`nodes.output`). When the master falls silent
+it looks for it for a while, and everything that is open goes to the one that it finds, under the same ids.
 """
 
 import codecs
-import logging
 import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
+from concurrent_nb import foreign
 from concurrent_nb.clock import monotonic
-from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError
+from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError, ResultNotLoadable
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes import nested
 from concurrent_nb.nodes.answers import answer_of
-from concurrent_nb.nodes.futures import OutputPiece, Presenter, TaskFuture
+from concurrent_nb.nodes.futures import Presenter, TaskFuture
+from concurrent_nb.nodes.jobs import OutputPiece
 from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Unclaimed, Wrote
+from concurrent_nb.nodes.output import Output
 from concurrent_nb.nodes.registration import Membership
 from concurrent_nb.nodes.wake import Wake
 from concurrent_nb.objects.segments import CannotOpen, Handle
@@ -35,7 +39,7 @@ from concurrent_nb.transport.waiting import Waiter, fd_of, has_mail
 from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, DropSegments, Segment, Slice
 from concurrent_nb.wire.session import Session
 
-log = logging.getLogger(__name__)
+log = foreign.Log(__name__)
 
 #: no master within this time after it fell silent, and every open future ends with MasterLost
 MASTER_LOST_AFTER_S: Final = 5.0
@@ -96,8 +100,9 @@ class Courier:
         self._at_end = at_end
         self._cluster = cluster
         self._pid = os.getpid()
-        self.present: Presenter | None = None  #: called with each exception before its future has it
+        self.present: Presenter | None = None  #: called with each exception before its future has it; never raises
         self.present_display: Callable[[Display], None] | None = None  #: shows what no job gathers
+        self.output = Output(name)
         self._lock = threading.Lock()  # guards what follows up to the inbox
         self._closed = False  # no more tasks
         self._sources: dict[JobId, Source] = {}
@@ -115,6 +120,16 @@ class Courier:
         self._thread.start()
 
     # ------------------------------------------------------------------------------------------------ for any thread
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more tasks are taken, because of `leave`; False if that is because the cluster is gone."""
+        return self._closed and self._broken is None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether our thread has ended: nothing of the application is in the cluster any more."""
+        return not self._thread.is_alive()
 
     def check_open(self) -> None:
         """Raise RuntimeError after `leave` and in a forked copy, MasterLost once the cluster is gone."""
@@ -197,7 +212,7 @@ class Courier:
                     break
         except BaseException as error:
             log.exception("the application's thread has failed")
-            self._give_up(f"the application's own thread has failed: {type(error).__name__}: {error}")
+            self._give_up(f"the application's own thread has failed: {foreign.describe(error)}")
         finally:
             with self._lock:
                 self._closed = True
@@ -210,6 +225,7 @@ class Courier:
             self._wake.close()
             self._shelf.close()
             self._store.close()
+            self.output.close()
             self._at_end()
 
     def _attach(self) -> list[Task]:
@@ -232,6 +248,8 @@ class Courier:
         if now - self._tidied[0] >= TIDY_S:
             self._tidy(now)
         self._send_what_is_due(now)
+        if nested.note_blocked is not None:
+            nested.note_blocked(self._ledger.has_entries())
         cut = self._monitor_fd in ready and self.member.link.disturbed()
         if over or cut or now - self._heard_at > self.member.silence_s:
             return self._look_for_master(over)
@@ -245,7 +263,8 @@ class Courier:
             for frames in self.member.link.receive():
                 self._heard_at = now
                 for news in self._ledger.received(frames, now):
-                    self._learn(news)
+                    if (error := foreign.call(log, "news of a task could not be taken", self._learn, news)) is not None:
+                        self._end_broken(news, error)
         except ProtocolError as error:
             log.warning("the master broke the protocol: %s", error)
             return True
@@ -323,7 +342,21 @@ class Courier:
         elif type(news) is DropSegments:
             self._shelf.drop(news.segments)
 
+    def _end_broken(self, news: News[TaskFuture], error: BaseException) -> None:
+        """End a task whose end could not be taken, if it has none: its future is not to wait for ever."""
+        if type(news) is Ended:
+            future = news.entry.owner
+            failure = ResultNotLoadable(
+                f"the result of task {future.task} could not be handed over: {foreign.describe(error)}",
+                task=future.task,
+                slave=future.slave,
+                worker=future.worker,
+            )
+            failure.__cause__ = error
+            foreign.call(log, "ending a task has failed", future.end, None, failure)
+
     def _end(self, ended: Ended[TaskFuture]) -> None:
+        self.output.settle()
         future, frame = ended.entry.owner, ended.frame
         if ended.entry.lease is not None:
             # Whoever ran it before, and was lost, may look at it yet.
@@ -355,15 +388,9 @@ class Courier:
             decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
         for index, text in future.pieces(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
             if future.job is not None and not future.job.prints:
-                future.job.task_wrote(OutputPiece(index, wrote.stream, text))
+                future.job._task_wrote(OutputPiece(index, wrote.stream, text))
             else:
-                self._write(wrote.stream, text)
-
-    def _write(self, number: int, text: str) -> None:
-        stream = sys.stdout if number == 1 else sys.stderr
-        if stream is not None:
-            stream.write(text)
-            stream.flush()
+                self.output.write(wrote.stream, text)
 
     def _take_notes(self, future: TaskFuture, wrote: Wrote[TaskFuture]) -> None:
         key = (future.job_id, future.index)
@@ -377,6 +404,7 @@ class Courier:
             log.warning("task %s: %s", future.task, error)
             del self._note_readers[key]
             return
+        self.output.settle()  # in a batch these may be ends
         future.take_notes(notes, wrote.attempt)
         if future.job is not None and not future.job.prints:
             return
@@ -384,9 +412,9 @@ class Courier:
             if not isinstance(note, Display):
                 continue
             if self.present_display is not None:
-                self.present_display(note)
+                self.output.call(partial(self.present_display, note), sum(map(len, map(str, note.data.values()))))
             else:
-                self._write(1, f"{note.data.get('text/plain', '')!s}\n")
+                self.output.write(1, f"{note.data.get('text/plain', '')!s}\n")
 
     # ----------------------------------------------------------------------------------------- when the master is gone
 

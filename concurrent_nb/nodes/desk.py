@@ -3,13 +3,14 @@
 Callbacks run here one at a time, in the order in which things happened. The thread is there from the first on.
 """
 
-import logging
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
-log = logging.getLogger(__name__)
+from concurrent_nb import foreign
+
+log = foreign.Log(__name__)
 
 
 class Desk:
@@ -40,8 +41,5 @@ class Desk:
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            try:
-                call()
-            except Exception:
-                log.exception("a callback of application %s has raised", self._name)
+            foreign.call(log, f"a callback of application {self._name} has raised", call)
             del call  # it holds a result

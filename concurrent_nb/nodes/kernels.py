@@ -8,7 +8,7 @@ import msgspec
 
 from concurrent_nb.errors import AccessRefused
 from concurrent_nb.nodes.kernel_desk import OPEN_WITHIN_S, access_of, connection_info
-from concurrent_nb.transport import private_files
+from concurrent_nb.transport import connection_file, private_files
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.wire.messages import KernelAccess
@@ -50,9 +50,15 @@ def open_kernel(info: ConnectionFile, slave: str) -> KernelFile:
     return KernelFile(path, is_ours=True)
 
 
-def file_for(access: KernelAccess) -> Path:
-    """Give the place of a kernel's connection file, the same one on the slave's side and on the asker's."""
+def attach_command(path: Path) -> str:
+    """Give the command that attaches to a kernel: Jupyter finds what lies in its runtime folder by name."""
     from jupyter_core.paths import jupyter_runtime_dir
 
+    name = path.name if path.parent == Path(jupyter_runtime_dir()) else str(path)
+    return f"jupyter console --existing {name}"
+
+
+def file_for(access: KernelAccess) -> Path:
+    """Give the place of a kernel's connection file, the same one on the slave's side and on the asker's."""
     digest = hashlib.sha256(f"{access.ip} {access.shell_port} {access.curve_publickey}".encode()).hexdigest()
-    return Path(jupyter_runtime_dir()) / f"kernel-slave-{digest[:12]}.json"
+    return connection_file.folder_to_write() / f"kernel-slave-{digest[:12]}.json"

@@ -34,6 +34,7 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
+from concurrent_nb.nodes.restarts import restart_workers
 from concurrent_nb.shipping.functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
@@ -65,6 +66,9 @@ class Cluster:
     ...     list(cluster.application().map(abs, range(-3, 0)))
     [3, 2, 1]
 
+    Leaving the block ends the cluster, and what has not ended is cancelled: ask for results inside of it, or have
+    `with cluster.application() as app` there, which waits for the tasks unless an exception leaves it.
+
     Args:
         workers: worker processes; None takes one for each core that this process may use.
         name: under which others on this machine `connect`; None for a cluster that nobody else looks for.
@@ -73,6 +77,7 @@ class Cluster:
             error, open futures and what is submitted later end with InitializerFailed, a BrokenExecutor.
         max_tasks_per_worker: tasks that a worker process runs before a fresh one takes its place; None: no limit. A
             chunk that you have asked for (`chunksize`, `batch`) is one task, and tasks in threads are not counted.
+        log: file to which the nodes' logs are appended; None for one that is gone with the cluster.
 
     Raises ConfigurationError for arguments that make no sense, and at the start for a name that a running cluster has;
     NotPicklable for an initializer that cannot travel; ClusterStartFailed if a node does not come up.
@@ -87,6 +92,7 @@ class Cluster:
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_worker: int | None = None,
+        log: Path | str | None = None,
     ) -> None:
         if workers is not None and (type(workers) is not int or workers < 1):
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
@@ -109,11 +115,13 @@ class Cluster:
         self._master: subprocess.Popen[str] | None = None
         self._slaves: list[_SlaveProcess] = []
         self._scaling = threading.Lock()
-        self._application: ApplicationNode | None = None
+        self._applications: list[ApplicationNode] = []  # the last one, and those that were shut down and have tasks yet
+        self._joining = threading.Lock()
         self._keys = keys.fresh()
         self._epoch = 0  # of our master
         self._failure: ClusterStartFailed | None = None  # why there is no slave any more
         self._at_exit: Any = None
+        self._log_path = log
         self._log: Any = None
 
     # -------------------------------------------------------------------------------------------------- start and end
@@ -125,7 +133,7 @@ class Cluster:
         if self._master is not None:
             raise ClusterError(f"cluster {self.name!r} has been started already")
         refuse_taken(self.name)
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open until close; unlinked, so nothing is left of it)
+        self._log = self._open_log()
         if self._initializer_pickle:
             self._initializer = tempfile.TemporaryFile()  # noqa: SIM115  (so is this)
             self._initializer.write(self._initializer_pickle)
@@ -154,8 +162,8 @@ class Cluster:
         if os.getpid() != self._pid or self._closing.is_set():
             return
         self._closing.set()
-        if self._application is not None:
-            self._application.close()
+        for application in self._applications:
+            application.close()
         with self._scaling:
             slaves = list(self._slaves)
         _end([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
@@ -186,15 +194,18 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------------- using it
 
     def application(self) -> ApplicationNode:
-        """Return the application node of this process: an Executor. The same one each time."""
+        """Return the application node of this process: an Executor. The same one each time, until it is shut down."""
         path = self._started()
-        if self._application is None:
-            self._application = ApplicationNode(path, self._keys)
-            if self._config.get("SlaveNode", {}).get("max_tasks_per_worker"):
-                self._application.default_chunksize = 1  # so that workers count what the user counts
-            if self._failure is not None:  # found out meanwhile
-                self._application.fail(self._failure)
-        return self._application
+        with self._joining:
+            if not self._applications or self._applications[-1].is_closed:
+                self._applications = [one for one in self._applications if not one.has_left]
+                application = ApplicationNode(path, self._keys)
+                if self._config.get("SlaveNode", {}).get("max_tasks_per_worker"):
+                    application.default_chunksize = 1  # so that workers count what the user counts
+                self._applications.append(application)
+                if self._failure is not None:  # found out meanwhile
+                    application.fail(self._failure)
+            return self._applications[-1]
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is: slaves, clients, tasks."""
@@ -235,6 +246,13 @@ class Cluster:
                 slave.leaves = True
                 _write_line(slave.process, DRAIN)
 
+    def restart_workers(self, *, now: bool = False) -> int:
+        """Have fresh processes in the place of all workers; return how many, when they are ready.
+
+        What runs ends first, or with `now` is stopped and runs again; nothing fails, whosever it is.
+        """
+        return restart_workers(connection_file.read(self._started()), now=now).workers
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the master has ended (because somebody stopped it). False after `timeout_s` seconds."""
         self._started()
@@ -252,6 +270,14 @@ class Cluster:
         text = self._log.read()
         assert isinstance(text, str)
         return text.strip()
+
+    def _open_log(self) -> Any:
+        if self._log_path is None:
+            return tempfile.TemporaryFile("w+")  # unlinked, so nothing is left of it
+        try:
+            return open(self._log_path, "a+", errors="replace")
+        except OSError as error:
+            raise ConfigurationError(f"log {self._log_path} cannot be written: {error.strerror or error}") from None
 
     def _started(self) -> Path:
         if self.connection_file is None or self._closing.is_set():
@@ -335,8 +361,8 @@ class Cluster:
             deaths.append(time.monotonic())
             if (failure := self._failure_of(slave, deaths)) is not None:
                 self._failure = failure
-                if self._application is not None:
-                    self._application.fail(failure)
+                for application in self._applications:
+                    application.fail(failure)
                 return
             with self._scaling:
                 _let_go(slave.process)

@@ -198,6 +198,14 @@ class Master:
         return True
 
     @remote(roles=["admin"])
+    async def restart_workers(self, now: bool = False) -> int:
+        """Have fresh worker processes everywhere; give how many there will be. `status` tells how many are outdated.
+
+        What runs ends first, or with `now` is stopped and runs again.
+        """
+        return await self._ask(lambda _: self._core.restart_workers(stop=now))
+
+    @remote(roles=["admin"])
     async def open_kernel(self, slave: str) -> dict[str, Any]:
         """Have a slave be a Jupyter kernel; give what is in a connection file for it. Asking again gives the same."""
         answer: asyncio.Future[m.KernelAccess] = self._loop.create_future()

@@ -78,6 +78,7 @@ class Peer:
     heard: bool = False  #: it has said something on the compute channel
     comes_back: bool = True  #: if a client is lost, its jobs wait for it
     done: int = 0  #: outcomes that it has sent or got
+    outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
     place: Place = Place()
     since: float = 0.0  #: when it registered
     load: m.HostLoad | None = None  #: how busy a slave's host is, as it last said
@@ -131,6 +132,7 @@ class MasterCore:
         self._touched: dict[SessionId, Peer] = {}  # may have something to say now
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._scheduler_due = 0.0
+        self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
         self._memory = MemoryDesk(
             shelf, store, touched=self._touch, happened=self._note, closed=self._drop_functions_in
@@ -147,6 +149,7 @@ class MasterCore:
             m.Output: self._on_output,
             m.Capacity: self._on_capacity,
             m.KernelOpened: self._on_kernel_opened,
+            m.WorkersOutdated: self._on_workers_outdated,
             m.HostLoad: self._on_host_load,
             m.ShareMemory: self._on_memory,
             m.Segment: self._on_memory,
@@ -235,6 +238,20 @@ class MasterCore:
         message = self.kernels.ask(slaves[slave].session_id, slave, now)
         self._send(slaves[slave].session_id, message)
         return message.request
+
+    def restart_workers(self, *, stop: bool) -> int:
+        """Have all slaves replace their workers; give how many those are. `status` shows how far they are.
+
+        What runs ends first, or with `stop` runs again.
+        """
+        self._restarts += 1
+        workers = 0
+        for peer in self.peers.values():
+            if peer.role == "slave" and peer.slots:
+                peer.outdated = peer.slots
+                workers += peer.slots
+                self._send(peer.session_id, m.RestartWorkers(self._restarts, stop))
+        return workers
 
     def heartbeat(self, session_id: SessionId, now: float) -> bool:
         """Take a sign of life from the control channel; False if the session is over (register again)."""
@@ -390,6 +407,10 @@ class MasterCore:
 
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
         self.kernels.answered(peer.session_id, message)
+
+    def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
+        if message.request == self._restarts:
+            peer.outdated = message.left
 
     def _on_host_load(self, peer: Peer, message: m.HostLoad, _: Received, now: float) -> None:
         peer.load = message
@@ -592,6 +613,7 @@ class MasterCore:
                     "slots": peer.slots,
                     "done": peer.done,
                     "fetched_bytes": peer.memory.fetched_bytes,
+                    "outdated": peer.outdated,
                     "cores": peer.place.cores,
                     **_whereabouts(peer, now),
                     **self._load_of(peer),

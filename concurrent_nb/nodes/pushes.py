@@ -5,20 +5,21 @@ desk's thread:   Task.finished, the application's task_finished, then more tasks
 """
 
 import itertools
-import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.desk import Desk
-from concurrent_nb.nodes.futures import Job, TaskFuture
+from concurrent_nb.nodes.futures import TaskFuture
+from concurrent_nb.nodes.jobs import Job
 from concurrent_nb.nodes.laying import TaskLoader
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.tasks.system import Task
 
-log = logging.getLogger(__name__)
+log = foreign.Log(__name__)
 
 #: an iterator of tasks is read so far ahead of their ends
 AHEAD: Final = 4096
@@ -82,9 +83,9 @@ class Push:
                 count = int(min(room, BATCH))
                 room -= count
                 if self._push(itertools.islice(self._tasks, count)) < count:
-                    self._job.close()
+                    self._job._close()
         except BaseException as error:
-            self._job.close(error)
+            self._job._close(error)
             raise
         finally:
             if not self._job.is_open:
@@ -114,7 +115,7 @@ class Push:
         future = TaskFuture(self._record.id, len(job.futures), self._courier.cancel, job)
         introduce(task, future, self._client_id)
         future.add_done_callback(lambda ended: self._desk.call(self._ended, task, ended))
-        job.futures.append(future)
+        job._add(future)
         try:
             function, (body, sizes, buffers, lease) = self._loader.load(task)
         except NotPicklable as error:
@@ -135,7 +136,7 @@ class Push:
             return
         job = self._job
         if job.is_open and self._record.stop_on_error and job.first_error is not None:
-            job.close()
+            job._close()
         if not job.is_open or self._room() > AHEAD // 2:
             try:
                 self._fill()

@@ -130,8 +130,11 @@ class Slave:
         if self._path is None:  # asked once: our owner says it once
             self._path = self._where()
         info = connection_file.read(self._path)
-        credit = min(CREDIT_MAX, self._slots * self._config.credit_per_worker)
+        credit = self._credit(self._slots)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit, cores=cores())
+
+    def _credit(self, slots: int) -> int:
+        return min(CREDIT_MAX, slots * self._config.credit_per_worker)
 
     def _rejoin(self) -> Membership | None:
         """Look for a master until patience ends; None then, and if we drain: nothing runs here any more."""
@@ -189,6 +192,7 @@ class Slave:
         heard_at = monotonic()
         again = True
         drains = leaves = False
+        slots = self._slots  # as the master knows them
         try:
             while not self._stopping:
                 ready = self._wait(core, waiter)
@@ -207,6 +211,9 @@ class Slave:
                     core.resize(0, 0)
                     self._pool.drain(now)
                 self._turn_pool(ready, now)
+                if self._pool.usable_slots != slots and not drains:
+                    slots = self._pool.usable_slots
+                    core.resize(slots, self._credit(slots))
                 for frames_out in core.step(now):
                     link.send(frames_out)
                 if drains and not self._pool.unfinished and core.all_heard:

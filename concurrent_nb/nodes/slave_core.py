@@ -77,6 +77,13 @@ class Crew(Protocol):
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Return what has not started; with `stop`, cancel what has."""
 
+    def renew(self, now: float, *, stop: bool) -> None:
+        """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
+
+    @property
+    def outdated(self) -> int:
+        """Return how many workers are still to be replaced, or have successors that are not ready."""
+
     def take_reports(self) -> Reports:
         """Give what has happened since the last call."""
 
@@ -129,6 +136,8 @@ class SlaveCore:
         self._host_load_at = inf if host_load is None else -inf  # when to say it next
         self._gathered = 0  # tasks that have ended since the last envelope
         self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
+        self._restart = 0  # the master's request for fresh workers, until all are
+        self._outdated = -1  # what the master has last heard of it
         self.degraded = ""  #: why the crew cannot work any more
         self.kernel_requests: list[int] = []  #: questions for the slave's kernel that have no answer yet
 
@@ -163,6 +172,9 @@ class SlaveCore:
                 self._crew.drop_segments(closed)
             elif type(message) is m.Release:
                 self._released(message.slices, clean=message.clean)
+            elif type(message) is m.RestartWorkers:
+                self._crew.renew(now, stop=message.stop)
+                self._restart, self._outdated = message.request, -1
             elif type(message) is m.OpenKernel:
                 self.kernel_requests.append(message.request)
 
@@ -175,6 +187,15 @@ class SlaveCore:
     def resize(self, slots: int, credit: int) -> None:
         """Tell the master how much fits from now on."""
         self.session.send(m.Capacity(slots, credit))
+
+    def _follow_restart(self) -> None:
+        """Tell the master how far its restart is."""
+        left = self._crew.outdated
+        if left != self._outdated:
+            self.session.send(m.WorkersOutdated(self._restart, left))
+            self._outdated = left
+        if not left:
+            self._restart = 0
 
     @property
     def all_heard(self) -> bool:
@@ -203,6 +224,8 @@ class SlaveCore:
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
         if reports.forgotten or reports.orphaned:
             self._close(reports.forgotten, reports.orphaned)
+        if self._restart:
+            self._follow_restart()
         self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))

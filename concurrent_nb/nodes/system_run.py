@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.futures import Canceller, Counts, Job, TaskFuture
+from concurrent_nb.nodes.futures import Canceller, TaskFuture
+from concurrent_nb.nodes.jobs import Counts, Job
 from concurrent_nb.shipping.notes import Note, SystemCounts
 from concurrent_nb.tasks.system import ITaskSystem
 
@@ -44,12 +45,12 @@ class SystemRun(Job):
             return Counts(0, 0, told.done, told.failed, told.cancelled + told.unfinished)
         return Counts(told.waiting, told.running, told.done, told.failed, told.cancelled)
 
-    def task_said(self, index: int, notes: Sequence[Note]) -> None:
+    def _task_said(self, index: int, notes: Sequence[Note]) -> None:
         """Note what the host has said."""
         for note in notes:
             if isinstance(note, SystemCounts):
                 self.told = note
-        super().task_said(index, notes)
+        super()._task_said(index, notes)
 
 
 class CellRun(SystemRun):
@@ -72,13 +73,7 @@ class CellRun(SystemRun):
     ) -> None:
         super().__init__(job, name, canceller, watched, prints)
         self.is_system = False
-        self._is_unwanted = False
         self._go_on = go_on
-
-    def cancel(self) -> None:
-        """Stop the task, or the system with its tasks. Returns at once; `wait` tells when it has ended."""
-        self._is_unwanted = True
-        super().cancel()
 
     def was_cancelled(self) -> bool:
         """Say whether somebody wanted its end, whatever it was then."""
@@ -88,7 +83,7 @@ class CellRun(SystemRun):
         """Tell how many of its tasks are where."""
         return super().counts() if self.is_system else Job.counts(self)
 
-    def future_of(self, index: int) -> TaskFuture:
+    def _future_of(self, index: int) -> TaskFuture:
         """Give the one future, which the task and the system share."""
         if not self.futures:
             self.futures.append(_CellFuture(self.id, index, self._canceller, self))

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.nodes import nested
 from concurrent_nb.objects import segments
 from concurrent_nb.objects.maps import Restorer
 from concurrent_nb.objects.shelf import Shelf
@@ -279,6 +280,7 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
             runner = TaskRunner()
             serving = Serving(ends, runner)
             runner.send_note = serving.send_note
+            nested.note_blocked = serving.note_blocked
             serving.serve()
     except (OSError, ProtocolError) as error:
         print(f"worker ends: {error}", file=sys.stderr)  # noqa: T201  (goes to the slave's log)

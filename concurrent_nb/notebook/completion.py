@@ -9,7 +9,7 @@ import argparse
 import re
 import shlex
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
@@ -25,8 +25,8 @@ from concurrent_nb.workers.machine import cores
 MATCHER: Final = "concurrent_nb"
 #: so long TAB waits for the master at most
 MOMENT_S: Final = 0.5
-#: commands of %concurrent that take options
-COMMANDS_WITH_OPTIONS: Final = frozenset({"start"})
+#: commands of %concurrent that take options, and which
+OPTIONS_OF_COMMANDS: Final[Mapping[str, Sequence[str]]] = {"start": ("--workers", "--name"), "restart": ("--now",)}
 #: commands of %concurrent that take a file, which IPython completes
 _COMMANDS_WITH_FILE: Final = frozenset({"connect"})
 _IPYTHON_FILES: Final = "IPCompleter.file_matcher"
@@ -130,13 +130,14 @@ def offer(parser: argparse.ArgumentParser, text: str, rest: str, known: Known) -
     names = [] if fragment.startswith("-") or not positional else _values(positional[0], command, known)
     if command in _COMMANDS_WITH_FILE and len(given) == 1:
         return Offer(fragment, [], files=True)
-    if not names and (not command or command in COMMANDS_WITH_OPTIONS):
+    if not names and (not command or command in OPTIONS_OF_COMMANDS):
         after = rest.split() if rest[:1].isspace() else rest.split()[1:]
         there = {word.partition("=")[0] for word in [*before, *after]}
         names = [
             option
             for option, action in options.items()
-            if option not in there or isinstance(action, argparse._AppendAction)
+            if (option not in there or isinstance(action, argparse._AppendAction))
+            and option in OPTIONS_OF_COMMANDS.get(command, options)
         ]
     return _fitting(fragment, names)
 

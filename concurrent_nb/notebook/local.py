@@ -65,7 +65,7 @@ class LocalJob(Job):
     def _run(self, future: TaskFuture) -> None:
         future.worker = os.getpid()
         future.set_running_or_notify_cancel()
-        self.task_started(future.index)
+        self._task_started(future.index)
         for attempt in range(1, self._retries + 2):
             future.attempt = attempt
             try:
@@ -90,7 +90,7 @@ class LocalJob(Job):
     def _listening(self, index: int) -> Iterator[None]:
         """Take the notes of a task."""
         reader = notes.Reader()
-        notes.SINK.open(lambda data: self.task_said(index, reader.feed(data)))
+        notes.SINK.open(lambda data: self._task_said(index, reader.feed(data)))
         before = getattr(builtins, "display", None)
         builtins.display = notes.display  # type: ignore[attr-defined]
         try:

@@ -43,9 +43,9 @@ from concurrent_nb.wire.messages import STRATEGIES
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _Read = TypeVar("_Read")
 
-_COMMANDS: Final = ("start", "connect", "stop", "status", "slaves", "jobs", "cancel", "scale", "kernel")
+_COMMANDS: Final = ("start", "connect", "stop", "status", "slaves", "jobs", "cancel", "scale", "restart", "kernel")
 #: options of %concurrent and the commands that take them
-_TAKERS: Final = {"workers": "start", "name": "start", "where": "connect, kernel, cancel or scale"}
+_TAKERS: Final = {"workers": "start", "name": "start", "now": "restart", "where": "connect, kernel, cancel or scale"}
 
 
 def _errors_plainly(method: _Method) -> _Method:
@@ -97,6 +97,7 @@ class ConcurrentMagics(Magics):
     )
     @takes("--workers", type=options.workers, help="start: number of worker processes; default: one per core")
     @takes("--name", type=options.words, help="start: name by which others on this machine can connect")
+    @takes("--now", action="store_true", default=None, help="restart: stop what runs, which runs again")
     def concurrent(self, line: str) -> None:
         """Start, find, look at and leave the cluster that this notebook's tasks run on."""
         chosen = options.parse(ConcurrentMagics.concurrent, line)
@@ -122,6 +123,8 @@ class ConcurrentMagics(Magics):
             print(self.session.scale(options.read(options.workers, chosen.where, "%concurrent scale")))
         elif chosen.command == "cancel":
             print(self.session.cancel(chosen.where))
+        elif chosen.command == "restart":
+            print(self.session.restart(now=bool(chosen.now)))
         elif chosen.command == "jobs":
             print(self.session.list_jobs())
         elif chosen.command == "slaves":

@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Job
+from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.futures import Presenter
-from concurrent_nb.nodes.kernels import open_kernel
+from concurrent_nb.nodes.kernels import attach_command, open_kernel
+from concurrent_nb.nodes.restarts import restart_workers
 from concurrent_nb.notebook.output import show
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: so many of a notebook's jobs are listed by %concurrent jobs
 JOBS_KEPT: Final = 20
+#: a restart that takes longer says what it waits for
+RESTART_TOLD_S: Final = 1.0
 
 
 class Session:
@@ -57,9 +61,7 @@ class Session:
         cluster = Cluster(workers=count, name=name)
         try:
             cluster.start()
-            self._app = cluster.application()
-            self._app.present_errors(self._present)
-            self._app.present_displays(show)
+            self._use(cluster.application())
         except BaseException:
             cluster.close()
             raise
@@ -73,9 +75,7 @@ class Session:
         """Connect to a running cluster, by name or connection file. Return a line that says so."""
         self._await_beginning()
         self._check_free("connect")
-        self._app = concurrent_nb.connect(where)
-        self._app.present_errors(self._present)
-        self._app.present_displays(show)
+        self._use(concurrent_nb.connect(where))
         self._where = where
         atexit.register(self.stop)
         return f"connected to {self._what} (%concurrent stop leaves it)"
@@ -107,6 +107,8 @@ class Session:
         notice = None
         if self._app is None:
             notice = self.connect(self._home) if self._home else self.start()
+        elif self._app.is_closed:  # by a `with` of the user's, say
+            self._use(concurrent_nb.connect(self._where) if self._cluster is None else self._cluster.application())
         assert self._app is not None
         if self._is_gone:
             raise MasterLost(self._ended())
@@ -186,10 +188,44 @@ class Session:
         self._cluster.scale(workers)
         return f"{plural(workers, 'worker')} from now on"
 
+    def restart(self, *, now: bool = False) -> str:
+        """Have fresh worker processes, and return when they are ready. Say how many, and after how long.
+
+        What runs ends first, or with `now` is stopped and runs again.
+        """
+        self._await_beginning()
+        if self._app is None:
+            return "there is no cluster to restart: the next task starts one"
+        where = self._cluster.connection_file if self._cluster is not None else self._where
+        assert where
+        waits = False
+
+        def told(left: int, total: int) -> None:
+            nonlocal waits
+            if not waits and monotonic() > began + RESTART_TOLD_S:
+                waits = True
+                print(
+                    f"{left} of {plural(total, 'worker')} still to come: what they run ends first (stop: do not wait)"
+                )
+
+        began = monotonic()
+        try:
+            done = restart_workers(connection_file.read(where), now=now, told=told)
+        except KeyboardInterrupt:
+            print("not waiting any more: the other workers are replaced when what they run has ended")
+            raise
+        return f"{plural(done.workers, 'fresh worker')} after {done.elapsed_s:.1f} s"
+
     def begin(self) -> None:
         """Have the cluster come up in the background; who needs it waits until it is up."""
         self._beginning = threading.Thread(target=self._begin, name="cluster begins", daemon=True)
         self._beginning.start()
+
+    def _use(self, app: ApplicationNode) -> None:
+        """Have this notebook's tasks go through an application node."""
+        app.present_errors(self._present)
+        app.present_displays(show)
+        self._app = app
 
     def _begin(self) -> None:
         try:
@@ -211,7 +247,7 @@ class Session:
         path, is_ours = open_kernel(connection_file.read(where), slave)
         if is_ours:  # else it is the slave's own
             self._kernel_files.add(path)
-        return f"slave {slave} is a kernel; its connection file is {path}\njupyter console --existing {path.name}"
+        return f"slave {slave} is a kernel; its connection file is {path}\n{attach_command(path)}"
 
     @property
     def _what(self) -> str:

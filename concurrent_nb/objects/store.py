@@ -9,7 +9,6 @@ saves the memory and every later copy. A buffer that was found changed is not co
 """
 
 import ctypes
-import logging
 import mmap
 import os
 import threading
@@ -18,12 +17,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from concurrent_nb import foreign
 from concurrent_nb.objects.heap import Heap, Place, kind_of, places_in
 from concurrent_nb.objects.segments import Handle, create
 from concurrent_nb.objects.shelf import MAPPED_BYTES
 from concurrent_nb.wire.messages import Slice
 
-log = logging.getLogger(__name__)
+log = foreign.Log(__name__)
 
 #: smaller buffers are not recognised: copying them is as fast
 RECOGNISED_BYTES: Final = 1024 * 1024

@@ -55,4 +55,7 @@ def _read(loader: Any, path: Path) -> Config:
 def _folders() -> list[Path]:
     from jupyter_core.paths import jupyter_config_path
 
-    return [Path(folder) for folder in jupyter_config_path()]
+    try:
+        return [Path(folder) for folder in jupyter_config_path()]
+    except RuntimeError:  # a user whom the system does not know, and no HOME: so there are no files of his
+        return []

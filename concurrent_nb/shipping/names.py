@@ -190,6 +190,8 @@ class _Flow(ast.NodeVisitor):
             self.bind(alias.asname or alias.name.partition(".")[0])
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        if node.level == 1 and node.module is not None:  # in a package that puts its part .a there, too
+            self.bind(node.module.partition(".")[0])
         for alias in node.names:
             self.bind(alias.asname or alias.name)
 

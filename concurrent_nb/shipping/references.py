@@ -18,6 +18,10 @@ ATOMS: Final = frozenset({int, float, complex, bool, str, bytes, type(None), typ
 MISSING: Final = object()
 #: a container's items after these are not looked at: whoever asks wants to know soon
 ITEMS: Final = 1000
+#: what Python writes into each class; the last two since 3.13
+OF_EVERY_CLASS: Final = frozenset(
+    {"__dict__", "__weakref__", "__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__"}
+)
 
 _LOADS: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _STORES: Final = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
@@ -149,7 +153,7 @@ def references(thing: Any) -> Iterator[Reference]:
     elif isinstance(thing, type):
         if not is_importable(thing):
             for name, value in list(vars(thing).items()):
-                if name not in ("__dict__", "__weakref__", "__module__", "__doc__", "__qualname__"):
+                if name not in OF_EVERY_CLASS:
                     yield "part", f".{name}", value
     elif not isinstance(thing, types.ModuleType):
         attributes = getattr(thing, "__dict__", None)

@@ -223,6 +223,15 @@ class VirtualCrew(UnsharedCrew):
         """Give back what has not started; with `stop`, stop what has."""
         self._obey(self.books.withdrawn(tasks, stop, now))
 
+    def renew(self, now: float, *, stop: bool) -> None:
+        """Have fresh workers."""
+        self._obey(self.books.renewed(now, stop=stop))
+
+    @property
+    def outdated(self) -> int:
+        """Return how many workers are still to be replaced, or have successors that are not ready."""
+        return self.books.outdated
+
     def take_reports(self) -> Reports:
         """Give what has happened, and check that it is about what was assigned, each attempt once."""
         reports = self.books.take_reports()

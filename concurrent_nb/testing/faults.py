@@ -47,6 +47,7 @@ class Faults:
             (self._break_crew, 0.5),
             (self._resize, 2),
             (self._leave, 1),
+            (self._restart_workers, 1),
         )
 
     def begin(self, until_s: float) -> None:
@@ -176,6 +177,13 @@ class Faults:
             self._world.judge.losses += 1
             self._say(f"a worker of {slave.name} is killed")
             slave.crew.lose_a_worker()
+
+    def _restart_workers(self) -> None:
+        master, stop = self._world.master, self._chance.random() < 0.5
+        if master.alive:
+            self._say(f"all workers are restarted{', and what runs is stopped' if stop else ''}")
+            workers = master.core.restart_workers(stop=stop)
+            self._world.judge.losses += workers if stop else 0
 
     def _break_crew(self) -> None:
         if (slave := self._alive_slave()) is not None:

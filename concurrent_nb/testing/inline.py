@@ -44,6 +44,14 @@ class InlineCrew(UnsharedCrew):
         """Keep a pickled function."""
         self.functions[digest] = body, travelled(buffers)
 
+    def renew(self, now: float, *, stop: bool) -> None:
+        """Do nothing: this process runs the tasks."""
+
+    @property
+    def outdated(self) -> int:
+        """Return 0: nothing is to be replaced."""
+        return 0
+
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
         for digest in digests:

@@ -1,10 +1,11 @@
 """The connection file: how one finds a cluster. The master writes it, everybody else reads it or a copy of it.
 
-It lies in Jupyter's runtime folder as `concurrent_nb-NAME.json`, readable by its owner alone, because whoever has it
-may use the cluster. A copy on another machine is all that a slave there needs. Nobody guesses here whether the master
-is still alive: that is for those who connect.
+It lies in Jupyter's runtime folder (or see `folder_to_write`) as `concurrent_nb-NAME.json`, for its owner alone,
+because whoever has it may use the cluster. A copy on another machine is all that a slave there needs. Nobody guesses
+here whether the master is still alive: that is for those who connect.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ import msgspec
 from concurrent_nb.errors import ClusterNotFound, ConfigurationError, VersionMismatch
 from concurrent_nb.transport import private_files
 from concurrent_nb.transport.keys import TOKEN, Z85_KEY
+
+log = logging.getLogger(__name__)
 
 #: the layout of the file; a reader refuses a later one by name
 FILE_VERSION: Final = 1
@@ -57,14 +60,37 @@ def check_name(name: str) -> str:
 
 
 def default_path(name: str) -> Path:
-    """Give the place of the connection file of the cluster called `name`."""
-    return _folder() / f"concurrent_nb-{check_name(name)}.json"
+    """Give the place of the connection file of the cluster called `name`; if there is none, where it would be."""
+    file = file_name(name)
+    return next((folder / file for folder in _folders() if (folder / file).exists()), _folders()[0] / file)
+
+
+def file_name(name: str) -> str:
+    """Give what the connection file of the cluster called `name` is called."""
+    return f"concurrent_nb-{check_name(name)}.json"
+
+
+def folder_to_write() -> Path:
+    """Give the folder for connection files, which is made if need be: Jupyter's runtime folder.
+
+    Where that cannot be written, as in a container whose home is read-only, it is a private one among the temporary
+    files, which `read` and `names` know, too. Raises ConfigurationError or AccessRefused if that is no good either.
+    """
+    folder = _folders()[0]
+    if private_files.is_writable(folder):
+        return folder
+    instead = private_files.make_temporary_folder()
+    if folder != instead:
+        log.warning(
+            "%s cannot be written, so connection files are in %s; JUPYTER_RUNTIME_DIR names another", folder, instead
+        )
+    return instead
 
 
 def write(info: ConnectionFile, path: Path | str | None = None) -> Path:
     """Write a connection file for its owner alone, at once or not at all, and give its place."""
     _check(info, "a connection file")
-    path = default_path(info.name) if path is None else Path(path)
+    path = folder_to_write() / file_name(info.name) if path is None else Path(path)
     private_files.make_folder(path.parent)
     private_files.replace_private(path, msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
     return path
@@ -95,8 +121,9 @@ def read(name_or_path: Path | str) -> ConnectionFile:
 
 def names() -> list[str]:
     """Give the names of the clusters that have a connection file here, sorted. Their masters may be gone."""
-    found = (path.name.removeprefix("concurrent_nb-") for path in _folder().glob("concurrent_nb-*.json"))
-    return sorted(name for name in (file.removesuffix(".json") for file in found) if _NAME.fullmatch(name))
+    paths = (path for folder in _folders() for path in folder.glob("concurrent_nb-*.json"))
+    found = {path.name.removeprefix("concurrent_nb-").removesuffix(".json") for path in paths}
+    return sorted(name for name in found if _NAME.fullmatch(name))
 
 
 def remove(name_or_path: Path | str, epoch: int | None = None) -> bool:
@@ -115,10 +142,15 @@ def remove(name_or_path: Path | str, epoch: int | None = None) -> bool:
     return True
 
 
-def _folder() -> Path:
+def _folders() -> list[Path]:
+    """Give where connection files may lie: Jupyter's runtime folder, if there is a home, and what takes its place."""
     from jupyter_core.paths import jupyter_runtime_dir
 
-    return Path(jupyter_runtime_dir())
+    instead = private_files.temporary_folder()
+    try:
+        return [Path(jupyter_runtime_dir()), instead]
+    except RuntimeError:  # a user whom the system does not know, and no HOME
+        return [instead]
 
 
 def path_of(name_or_path: Path | str) -> Path:
@@ -131,7 +163,7 @@ def path_of(name_or_path: Path | str) -> Path:
 
 
 def _not_found(name_or_path: Path | str, path: Path) -> ClusterNotFound:
-    there = f"Clusters in {_folder()}: {', '.join(names()) or 'none'}"
+    there = f"Clusters in {_folders()[0]}: {', '.join(names()) or 'none'}"
     return ClusterNotFound(f"no cluster {str(name_or_path)!r}: there is no file {path}. {there}")
 
 

@@ -5,6 +5,7 @@ shows it. The file has the format of ZeroMQ's own certificates, so `zmq.auth.loa
 imported on first use, because clients of the control channel do not need it.
 """
 
+import contextlib
 import re
 import secrets
 from pathlib import Path
@@ -53,10 +54,14 @@ def fresh_token() -> str:
 
 
 def default_path() -> Path:
-    """Give the place of this user's key."""
+    """Give the place of this user's key: in Jupyter's data folder, or with the temporary files if that is read-only."""
     from jupyter_core.paths import jupyter_data_dir
 
-    return Path(jupyter_data_dir()) / "concurrent_nb" / "keys" / "user.key"
+    with contextlib.suppress(RuntimeError):  # a user whom the system does not know, and no HOME
+        folder = Path(jupyter_data_dir()) / "concurrent_nb" / "keys"
+        if (folder / "user.key").exists() or private_files.is_writable(folder):
+            return folder / "user.key"
+    return private_files.make_temporary_folder() / "keys" / "user.key"
 
 
 def load_or_create(path: Path | str | None = None) -> KeyPair:

@@ -10,6 +10,7 @@ import os
 import secrets
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -82,6 +83,40 @@ def make_folder(folder: Path) -> None:
 def check_folder(folder: Path) -> None:
     """Raise AccessRefused for a folder that is not ours, or that others may enter."""
     _check_ours(folder, folder.stat())
+
+
+def is_writable(folder: Path) -> bool:
+    """Say whether we can write files into a folder. It is made for us alone if it is not there."""
+    try:
+        make_folder(folder)
+        descriptor, name = tempfile.mkstemp(prefix=".writable-", dir=folder)
+    except (ConfigurationError, OSError):
+        return False
+    os.close(descriptor)
+    os.unlink(name)
+    return True
+
+
+def temporary_folder() -> Path:
+    """Give the folder that takes the place of those in a home that cannot be written; it need not be there.
+
+    It is the same one for all processes of a user and has what it has until the temporary folder is emptied.
+    """
+    who = os.geteuid() if hasattr(os, "geteuid") else "user"
+    try:
+        return Path(tempfile.gettempdir(), f"concurrent_nb-{who}")
+    except OSError as error:
+        raise ConfigurationError(f"there is no folder for what is temporary ({error}): TMPDIR names one") from None
+
+
+def make_temporary_folder() -> Path:
+    """Make that folder, for us alone. AccessRefused: somebody else has made it, or can get at it."""
+    folder = temporary_folder()
+    make_folder(folder)
+    _check_ours(folder, folder.lstat())
+    if folder.is_symlink():
+        raise AccessRefused(f"{folder} is a symbolic link: remove it, or name another temporary folder in TMPDIR")
+    return folder
 
 
 @contextlib.contextmanager

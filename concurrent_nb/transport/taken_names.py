@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
-from concurrent_nb.transport import connection_file, private_files
+from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 
@@ -43,13 +43,12 @@ def write_untaken(info: ConnectionFile) -> Path:
 
     Of several masters that come with the same name at the same time, one gets it.
     """
-    folder = connection_file.default_path(info.name).parent
-    private_files.make_folder(folder)
+    folder = connection_file.folder_to_write()
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         refuse_taken(info.name, going_s=0.0)
-        return connection_file.write(info)
+        return connection_file.write(info, folder / connection_file.file_name(info.name))
     finally:
         os.close(lock)
 

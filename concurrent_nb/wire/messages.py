@@ -263,6 +263,13 @@ class OpenKernel(Message, tag=23, frozen=True):
     request: int  #: number that the master gave this question
 
 
+class RestartWorkers(Message, tag=24, frozen=True):
+    """Have fresh processes in the place of all workers. Answered by WorkersOutdated."""
+
+    request: int  #: number that the master gave this order
+    stop: bool  #: what runs is stopped and given back, else it ends first
+
+
 # --------------------------------------------------------------------------------------------- slave to master
 
 
@@ -295,6 +302,13 @@ class HostLoad(Message, tag=33, frozen=True):
     memory_total_bytes: int
 
 
+class WorkersOutdated(Message, tag=34, frozen=True):
+    """How far the last RestartWorkers is."""
+
+    request: int
+    left: int  #: workers that are still to be replaced, or whose successors are not ready
+
+
 FromClient = (
     Function | OpenJob | Submit | Cancel | CloseJob | ShareMemory | Segment | Content | DropSegments | Release | Bye
 )
@@ -305,6 +319,7 @@ FromSlave = (
     | Returned
     | Capacity
     | KernelOpened
+    | WorkersOutdated
     | HostLoad
     | ShareMemory
     | Segment
@@ -312,7 +327,19 @@ FromSlave = (
     | Bye
 )
 ToClient = Outcomes | Started | Output | Segment | DropSegments | Bye
-ToSlave = Function | Assign | Withdraw | DropFunctions | OpenKernel | Segment | Content | DropSegments | Release | Bye
+ToSlave = (
+    Function
+    | Assign
+    | Withdraw
+    | DropFunctions
+    | OpenKernel
+    | RestartWorkers
+    | Segment
+    | Content
+    | DropSegments
+    | Release
+    | Bye
+)
 AnyMessage = (
     Function
     | Outcomes
@@ -327,9 +354,11 @@ AnyMessage = (
     | Withdraw
     | DropFunctions
     | OpenKernel
+    | RestartWorkers
     | Returned
     | Capacity
     | KernelOpened
+    | WorkersOutdated
     | HostLoad
     | ShareMemory
     | Segment

@@ -21,6 +21,7 @@ class Wish(IntEnum):
     RETURN = 1  #: give it back to the master if it has not started
     CANCEL = 2  #: stop it wherever it is
     TIME_OUT = 3  #: it ran too long and is being stopped
+    REFUSE = 4  #: it is blocked, as too many others are, and is being stopped
 
 
 class Attempt(Struct, eq=False):

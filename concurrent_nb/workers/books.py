@@ -18,8 +18,13 @@ takes a slot while it has something. What ends one ends all: the others' tasks g
 ended by itself and several ran, nobody knows whose fault it was: each of those is a suspect, and runs in there alone
 the next time that it comes here.
 
+A task that is blocked, because it waits for tasks of its own, lends its slot: a worker of the reserve has it meanwhile,
+else tasks that wait for tasks would hold all workers, and nothing would ever run. The reserve grows as it is needed and
+is dismissed when it has not been needed for a while.
+
 A worker that has been given as many tasks as one may have gets nothing more; when they have ended it is dismissed, and
-another takes its place when it has gone. That is no death that would count.
+another takes its place when it has gone. That is no death that would count. So are all workers when they are to be
+replaced; those that are stopped for it give back what they run.
 """
 
 import math
@@ -63,6 +68,10 @@ FUTILE_MAX: Final = 100
 INITIALIZER_DEATHS: Final = 3
 #: threads of which nothing has been heard yet, at most: what starts them takes only so many at once
 THREADS_STARTING_MAX: Final = 8
+#: most workers in the reserve: so many tasks can be blocked at once
+RESERVE_MAX: Final = 128
+#: a worker of the reserve that has not been needed for so long is dismissed
+RESERVE_S: Final = 2.0
 #: suspects that are remembered
 SUSPECTS_MAX: Final = 1000
 
@@ -115,6 +124,7 @@ class Books:
         self._next_ticket = 1
         self._next_worker = 1
         self._next_look: float | None = None
+        self._reserve_needed_at = 0.0
 
     # ------------------------------------------------------------------------------------------------ asked by the pool
 
@@ -135,6 +145,11 @@ class Books:
         """Hand over what has happened since the last call."""
         reports, self.reports = self.reports, Reports()
         return reports
+
+    @property
+    def usable_slots(self) -> int:
+        """Return how many tasks can run at once, those not counted that wait for tasks of their own."""
+        return self.slots + min(self._crew.blocked, RESERVE_MAX)
 
     @property
     def unfinished(self) -> int:
@@ -210,6 +225,32 @@ class Books:
         self._return_all()
         return [self._recall(member) for member in self._crew if member.held and not member.recalled]
 
+    def renewed(self, now: float, *, stop: bool) -> list[Command]:
+        """Have others take the place of all workers: as soon as what runs has ended, or with `stop` at once."""
+        commands: list[Command] = []
+        for member in list(self._crew):
+            if member.host or member.killed or not (member.pid or member.process):
+                continue  # it ends with its task, is about to end, or is fresh
+            member.outdated = True
+            self._crew.idle.pop(member.number, None)
+            if member.process:
+                self.process_ends(member.process)
+        for member in list(self._crew):
+            if not member.outdated or member.killed:
+                continue
+            if not member.held:
+                commands += self._settle(member)
+            elif stop:
+                commands.append(self._kill(member))
+            elif not member.recalled:
+                commands.append(self._recall(member))
+        return commands + self._dispatch(now)
+
+    @property
+    def outdated(self) -> int:
+        """Return how many workers are still to be replaced, or have successors that are not ready."""
+        return sum(member.outdated or not member.pid for member in self._crew if not member.host)
+
     def forgotten(self, functions: Iterable[bytes]) -> None:
         """Note that nobody needs these functions any more."""
         for function in functions:
@@ -240,8 +281,7 @@ class Books:
         member.pid, member.since = pid, now
         if self._start_limit is not self._limit:
             self._start_limit.worked()
-        self._crew.settle(member)
-        return self._dispatch(now)
+        return self._settle(member) + self._dispatch(now)
 
     def initializer_failed(self, report: str) -> None:
         """Note that the initializer has raised an error in a worker: it would in the next one, too."""
@@ -306,6 +346,8 @@ class Books:
             return []
         # What was stopped with force is over whatever the page says; what else ran then is not to blame.
         blamed = member.held.pop(member.stopping if member.killed else ticket, None)
+        if member.killed and member.outdated and (stopped := member.held.pop(ticket, None)) is not None:
+            self._return(stopped)  # and not kept here: the master's watch on its run time has to begin anew
         for attempt in reversed(member.held.values()):
             self._requeue(attempt)
         elapsed_s = now - started_at if started_at else 0.0
@@ -318,7 +360,7 @@ class Books:
             limit = self._limit if member.pid else self._start_limit
             if limit.died(now):
                 self._degrade_after_deaths(limit, how if limit is self._limit else f"{how} while it was initialized")
-        return ([] if self.degraded or member.host else [self._start_one(now)]) + self._dispatch(now)
+        return ([] if self.degraded or member.host or member.spent else [self._start_one(now)]) + self._dispatch(now)
 
     def process_ends(self, process: int) -> None:
         """Start no more threads in this process: it is dead, and what its threads have left is about to be told."""
@@ -388,9 +430,42 @@ class Books:
             commands.append(self._stop(member, attempt, Wish.TIME_OUT, now))
         return commands
 
+    def blocked(self, worker: int, ticket: int, now: float) -> list[Command]:
+        """Take in whether the task of this ticket, which a worker runs, waits for tasks of its own; 0: it does not."""
+        member = self._crew.get(worker)
+        if member is None or member.host or member.process or member.killed:
+            return []
+        attempt = member.held.get(ticket)
+        if (attempt is not None) == member.blocked:
+            return []
+        if attempt is None:
+            self._crew.unblock(member)
+            self._reserve_needed_at = now
+            return []
+        if self._crew.blocked >= RESERVE_MAX:
+            return [] if member.stopping else [self._stop(member, attempt, Wish.REFUSE, now)]
+        self._crew.block(member)
+        commands: list[Command] = []
+        if self._crew.blocked > self._crew.reserve and not self.degraded:
+            self._crew.reserve += 1
+            commands.append(self._start_one(now))
+        return commands + self._dispatch(now)
+
+    def _dismiss_reserve(self, now: float) -> list[Command]:
+        """Dismiss the workers that have not been needed for a while."""
+        crew = self._crew
+        commands: list[Command] = []
+        if now - self._reserve_needed_at >= RESERVE_S:
+            while crew.idle and crew.reserve > crew.blocked and crew.spare >= 0:
+                _, member = crew.idle.popitem()
+                member.killed = member.spent = True
+                crew.reserve -= 1
+                commands.append(Dismiss(member.number))
+        return commands
+
     def tick(self, now: float) -> list[Command]:
         """Note that time has passed. The pages of `busy` workers have been looked at before."""
-        commands: list[Command] = []
+        commands: list[Command] = self._dismiss_reserve(now) if self._crew.reserve else []
         busy = starting = False
         for member in self._crew:
             busy = busy or bool(member.held)
@@ -399,6 +474,8 @@ class Books:
                 if now - member.since > self._start_s:
                     commands.append(self._give_up_on(member, now))
         self._next_look = now + LOOK_S if busy else now + START_S if starting else None
+        if self._next_look is None and self._crew.reserve:
+            self._next_look = now + RESERVE_S
         return commands + self._dispatch(now)
 
     # ------------------------------------------------------------------------------------------------- who gets what
@@ -445,7 +522,7 @@ class Books:
 
     def _start_threads(self, now: float) -> list[Command]:
         """Start as many threads as can be of use now."""
-        threads = [thread for thread in self._crew.threads.values() if not thread.killed]
+        threads = [thread for thread in self._crew.threads.values() if not (thread.killed or thread.outdated)]
         starting = sum(not thread.pid for thread in threads)
         free = sum(thread.free for thread in threads)
         wanted = len(self._threads) + len(self._alone) - starting - free
@@ -497,9 +574,12 @@ class Books:
     def _settle(self, member: Member) -> list[Command]:
         """Bring a worker's record up to date; let it go if it has run what it may."""
         commands: list[Command] = []
-        if member.leaves and not (member.held or member.killed):
-            member.killed = True
-            commands.append(Dismiss(member.number))
+        if member.leaves and not member.killed:
+            mates = self._crew.mates(member)  # threads go together
+            if not any(mate.held or not mate.pid for mate in mates):
+                for mate in mates:
+                    mate.killed = True
+                    commands.append(Dismiss(mate.number))
         self._crew.settle(member)
         return commands
 
@@ -607,6 +687,11 @@ class Books:
             message = f"task {attempt.name} ran longer than its timeout of {attempt.timeout_s:g} s and was stopped"
             message += f" after {elapsed_s:.2f} s"
             self._finish_report(attempt, Status.TIMEOUT, message, member, elapsed_s)
+        elif attempt.wish is Wish.REFUSE:
+            message = f"task {attempt.name} waits for tasks of its own, as {RESERVE_MAX} tasks of its slave do already"
+            message += ": let fewer of them wait at once, or let a task return what is to be run next"
+            body = _report(ErrorReport("TaskRefused", message, ""))
+            self._finish(attempt, attempt.end(Status.ERROR, elapsed_s, member.pid, body))
         else:
             self._finish(attempt, attempt.end(Status.CANCELLED, elapsed_s, member.pid))
 

@@ -33,6 +33,7 @@ class Member:
     host: bool = False  #: it stands beside the slots, for one long task, and ends with it
     process: int = 0  #: number of the process that it is a thread of; 0: it has one of its own
     spent: bool = False  #: it has had that task
+    blocked: bool = False  #: what it runs waits for tasks of its own, so another worker may use its slot
     left: float = math.inf  #: tasks that it may still be given before another takes its place
     outdated: bool = False  #: another takes its place as soon as what it runs has ended
     extra: int = 0  #: slots that its task takes besides its own; a thread has none of its own
@@ -101,6 +102,8 @@ class Crew:
         self.hosts: dict[int, Member] = {}  #: those that stand beside the slots; they are never among the idle
         self.threads: dict[int, Member] = {}  #: those that are threads; nor are they
         self.extra = 0  #: so many of the idle have to stay so, because tasks of others take their slots
+        self.blocked = 0  #: so many workers are blocked
+        self.reserve = 0  #: so many workers there are beside the slots, to use those of the blocked ones
         self.estimates = Estimates()
         self._ahead_s = ahead_s
 
@@ -127,16 +130,29 @@ class Crew:
         member = self.members.pop(worker, None)
         if member is not None:
             self.extra -= member.extra
+            self.unblock(member)
         return member
 
     @property
     def spare(self) -> int:
         """Return how many slots are free."""
-        return len(self.idle) - self.extra
+        return len(self.idle) - self.extra - max(0, self.reserve - self.blocked)
+
+    def block(self, member: Member) -> None:
+        """Note that what a worker runs waits for tasks of its own."""
+        member.blocked = True
+        self.blocked += 1
+
+    def unblock(self, member: Member) -> None:
+        """Note that a worker is blocked no more, if it was."""
+        self.blocked -= member.blocked
+        member.blocked = False
 
     def settle(self, member: Member) -> None:
         """Bring a worker's record up to date after it got ready, finished or gave back tasks."""
         member.settle()
+        if member.blocked and not member.held:
+            self.unblock(member)
         if member.extra and not member.held:
             self.extra -= member.extra
             member.extra = 0
@@ -158,7 +174,7 @@ class Crew:
 
     def free_thread(self) -> Member | None:
         """Return a thread that is ready and has nothing, None if there is none."""
-        return next((member for member in self.threads.values() if member.free), None)
+        return next((member for member in self.threads.values() if member.free and not member.outdated), None)
 
     def mates(self, member: Member) -> list[Member]:
         """List those that end with a worker: the threads of its process, or only itself."""
@@ -168,10 +184,10 @@ class Crew:
 
     def next_taker(self) -> Member | None:
         """Choose who gets the next pack, and is idle no more: an idle worker, else a busy one with nothing ahead."""
-        if len(self.idle) > self.extra:
+        if self.spare > 0:
             return self.idle.popitem()[1]
         for member in self.members.values():
-            if len(member.packs) == 1 and not (member.recalled or member.stopping or member.killed):
+            if len(member.packs) == 1 and not (member.recalled or member.stopping or member.killed or member.blocked):
                 if member.leaves or member.last.needs is not None:
                     continue  # it goes, or that is a large one, and nothing is to stand behind it
                 expected_s = self.estimates.of(member.last.function)

@@ -1,6 +1,6 @@
 """The status page: a little memory that a slave and a worker share, so that each sees the other without a message.
 
-    worker writes   ticket and start of the task that it runs; results that it has not sent yet
+    worker writes   ticket and start of the task that it runs; results that it has not sent yet; which task is blocked
     slave writes    the ticket that is to stop; how often it has read each output pipe; what the worker is to be
 
 Every word has one writer. The words are aligned, so each is read and written whole. Whoever needs two that belong
@@ -19,7 +19,7 @@ _UNSENT_AT: Final = 256
 UNSENT_BYTES_MAX: Final = PAGE_BYTES - _UNSENT_AT
 
 # Words of 8 bytes. Those of the worker and those of the slave lie in cache lines of their own.
-_TICKET, _START, _UNSENT, _SENDING = 0, 1, 2, 3
+_TICKET, _START, _UNSENT, _SENDING, _BLOCKED = 0, 1, 2, 3, 4
 _STOP, _READS = 8, 9  # _READS + 1 for stream 1, + 2 for stream 2
 _THREADS = 12
 _NONCE_AT: Final = 128
@@ -65,6 +65,10 @@ class Page:
         """Say that the task's result is on its way through the stream, or with 0 that it is sent."""
         self.words[_SENDING] = ticket
 
+    def block(self, is_blocked: bool) -> None:
+        """Note whether the task that runs waits for tasks of its own. For any thread of the worker."""
+        self.words[_BLOCKED] = self.words[_TICKET] if is_blocked else 0
+
     def keep_unsent(self, count: int, at: int, result: bytes) -> int:
         """Put an encoded result, the `count`th, behind the `at` bytes of unsent ones; return where it ends."""
         end = at + len(result)
@@ -101,6 +105,11 @@ class Page:
     def ticket(self) -> int:
         """Return the ticket of the task that runs, 0 if none does."""
         return self.words[_TICKET]
+
+    @property
+    def blocked(self) -> int:
+        """Return the ticket of a task that was blocked when its worker looked last, 0 if none was."""
+        return self.words[_BLOCKED]
 
     @property
     def to_stop(self) -> int:

@@ -149,6 +149,15 @@ class Pool:
         """Give back what has not started, now and from now on; what runs may end."""
         self._obey(self._books.drained(), now)
 
+    def renew(self, now: float, *, stop: bool) -> None:
+        """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
+        self._obey(self._books.renewed(now, stop=stop), now)
+
+    @property
+    def outdated(self) -> int:
+        """Return how many workers are still to be replaced, or have successors that are not ready."""
+        return self._books.outdated
+
     def reset(self, now: float) -> None:
         """Forget all tasks, reports, functions and shared memory; kill the workers that run any, and start others."""
         self._obey(self._books.reset(), now)
@@ -172,6 +181,11 @@ class Pool:
     def unfinished(self) -> int:
         """Return how many attempts have no outcome yet."""
         return self._books.unfinished
+
+    @property
+    def usable_slots(self) -> int:
+        """Return how many tasks can run at once, those not counted that wait for tasks of their own."""
+        return self._books.usable_slots
 
     @property
     def initializer_failed(self) -> bool:
@@ -243,6 +257,7 @@ class Pool:
         moving = line.moved != line.moved_before
         line.moved_before = line.moved
         self._obey(self._books.looked(line.worker, ticket, started_at, moving, now), now)
+        self._obey(self._books.blocked(line.worker, ticket if line.page.blocked == ticket else 0, now), now)
 
     def _unsent(self, line: Line) -> Results:
         try:
@@ -278,6 +293,8 @@ class Pool:
             self._launcher.kill(line.process if line else command.worker)
         elif isinstance(command, Dismiss) and line:
             line.no_more()
+            if line.process in self._mains:
+                self._mains[line.process].no_more()
             self._leaving.setdefault(line.worker, (now + END_S, "was dismissed"))
         elif isinstance(command, Start) and command.process and not self._closing:
             self._start_thread(command.worker, command.process, now)

@@ -336,6 +336,10 @@ class Serving:
         self._held_back = self._holds_back
         return not self._holds_back
 
+    def note_blocked(self, is_blocked: bool) -> None:
+        """Note whether the task that runs waits for tasks of its own. For any thread of the worker."""
+        self._page.block(is_blocked)
+
     # -------------------------------------------------------------------------------------------------- its notes
 
     def send_note(self, data: bytes) -> None:

@@ -898,7 +898,7 @@ def test_a_future_tells_who_ran_it(app: ApplicationNode, cluster: Cluster) -> No
 
 
 def test_futures_can_be_awaited(app: ApplicationNode) -> None:
-    async def main() -> tuple[int, list[int], BaseException]:
+    async def main() -> tuple[int, list[int], object]:
         one = await app.submit(work.square, 3)
         many = await asyncio.gather(*[app.submit(work.square, n) for n in range(500)])
         (error,) = await asyncio.gather(app.submit(divmod, 1, 0), return_exceptions=True)

@@ -92,6 +92,11 @@ def test_it_is_installed_as_a_command() -> None:
         (["start", "--workers", "abc"], "'abc' is no whole number"),
         (["slave", "--workers", "2.5"], "'2.5' is no whole number"),
         (["start", "--port", "abc"], "'abc' is no whole number"),
+        (["start", "--port", "99999"], "argument --port: 99999 is too large, it must be at most 65535"),
+        (["master", "--port", "-1"], "argument --port: -1 is too small"),
+        (["slave", "--workers", "1001"], "argument --workers: 1001 is too large"),
+        (["status", "lab", "--watch", "soon"], "argument --watch: 'soon' is no number of seconds"),
+        (["status", "lab", "--watch", "0"], "argument --watch: 0 is no time to wait"),
         (["start", "extra"], "unknown option 'extra'"),
         (["status", "a", "b"], "unknown option 'b'"),
     ],
@@ -113,9 +118,19 @@ def test_wrong_usage_is_refused_and_named(arguments: list[str], says: str, capsy
         (["start", "--name", ""], "'' cannot name a cluster"),
         (["master", "--name", ".x"], "'.x' cannot name a cluster"),
         (["status", "no such"], "'no such' cannot name a cluster"),
-        (["start", "--name", "bad", "--port", "70000"], "control_port cannot be 70000"),
-        (["master", "--name", "bad", "--host", "nowhere.invalid"], "'nowhere.invalid', which is no IP address"),
-        (["start", "--name", "bad", "--host", "192.0.2.1"], "192.0.2.1, on which this machine cannot listen"),
+        (["start", "--name", "bad", "--MasterNode.control_port=70000"], "MasterNode.control_port cannot be 70000"),
+        (
+            ["master", "--name", "bad", "--host", "nowhere.invalid"],
+            "--host has 'nowhere.invalid', which is no IP",
+        ),
+        (
+            ["start", "--name", "bad", "--host", "192.0.2.1"],
+            "--host has 192.0.2.1, on which this machine cannot listen",
+        ),
+        (["start", "--name", "bad", "--MasterNode.addresses=['192.0.2.1']"], "MasterNode.addresses has 192.0.2.1"),
+        (["status", "--watch"], "needs the name of a cluster"),
+        (["master", "--log", "somewhere"], "--log goes with --daemon"),
+        (["start", "--name", "bad", "--log", "/proc/nowhere/log"], "/proc/nowhere/log cannot be written"),
         (["start", "--name", "bad", "--MasterNode.strategy=Fair"], "choose one of PullRoundRobin"),
         (["status", "--MasterNode.strategy=PushBest"], "status takes no configuration"),
         (["stop", "x", "--MasterNode.strategy=PushBest"], "stop takes no configuration"),
@@ -214,7 +229,7 @@ def test_start_status_and_stop() -> None:
         told = run("status", "life")
         assert told.returncode == 0
         assert told.stdout.startswith("cluster life: ")
-        eventually(lambda: "1 workers" in run("status", "life").stdout, "its slave has joined")
+        eventually(lambda: "1 slave, 1 worker," in run("status", "life").stdout, "its slave has joined")
         assert run("status").stdout == "life\n"
         taken = refused("start", "--name", "life")
         assert "a cluster named 'life' is running" in taken
@@ -256,13 +271,102 @@ def test_kill_9_of_start_leaves_nothing() -> None:
         eventually(lambda: not alive(below), "everything is gone")
 
 
+def daemon(*arguments: str) -> tuple[int, Path, str]:
+    """Start a node in the background: its process, its log, and what was said."""
+    told = run(*arguments, "--daemon")
+    assert (told.returncode, told.stderr) == (0, ""), told
+    match = re.search(r"^it is process (\d+), its log is (.*)$", told.stdout, re.MULTILINE)
+    assert match is not None
+    return int(match[1]), Path(match[2]), told.stdout
+
+
+def test_a_cluster_and_a_slave_in_the_background() -> None:
+    cluster, log, told = daemon("start", "--name", "demon", "--workers", "1", "--host", "0.0.0.0")
+    slave = 0
+    try:
+        file = connection_file.default_path("demon")
+        assert told.startswith(f"cluster demon is running; connection file {file}\n")
+        assert "end it with `concurrent-nb stop demon`" in told
+        for line in (f"scp -p {file} HOST:", f"ssh HOST concurrent-nb slave --connect ./{file.name}"):
+            assert f"    {line}\n" in told
+        slave, slaves_log, told = daemon("slave", "--connect", "demon", "--workers=1", "--name", "east")
+        assert told.startswith("slave east has joined cluster demon\n")
+        # A session of its own, so that it stays when its terminal goes.
+        assert {os.getsid(pid) for pid in (cluster, slave)} == {cluster, slave}
+        with concurrent_nb.connect("demon") as app:
+            app.submit(print, "hello").result(PATIENCE_S)
+            job = app.start_job(pow, [(2, 3)], name="powers")
+            assert job.results() == [8]
+            eventually(lambda: len(status_of("demon")["slaves"]) == 2, "both are there")
+            status = run("status", "demon").stdout
+            assert re.search(
+                r"^  slave east on \S+, \d+ cores?: active, 1 worker, .*memory .* of .*, up \d+ s$", status, re.M
+            )
+            assert re.match(r"cluster demon: 2 slaves, 2 workers, \d busy; 0 tasks wait\n  master on", status)
+            assert [each["name"] for each in json.loads(run("status", "demon", "--json").stdout)["slaves"]][1] == "east"
+            assert json.loads(run("status", "--json").stdout)["demon"] == str(file)
+        assert "a cluster named 'demon' is running" in refused("start", "--name", "demon", "--daemon")
+        assert log.read_text().startswith("cluster demon is running")  # not written over
+        assert run("stop", "demon").returncode == 0
+        eventually(lambda: not alive({cluster, slave}), "both have ended")
+        assert "cluster demon has been stopped" in log.read_text()
+        assert slaves_log.read_text().startswith("slave east has joined")
+        assert log.stat().st_mode & 0o077 == 0
+    finally:
+        for pid in alive({cluster, slave} - {0}):
+            os.kill(pid, signal.SIGTERM)
+        for path in log.parent.glob("concurrent_nb-demon*.log"):
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["start", "--name", "failing", "--host", "192.0.2.1"],
+            "--host has 192.0.2.1, on which this machine cannot listen",
+        ),
+        (["master", "--name", "failing", "--MasterNode.strategy=Fair"], "choose one of PullRoundRobin"),
+        (["slave", "--connect", "failing"], "no cluster 'failing'"),
+        (["start", "--name", "failing", "--log", "/proc/nowhere/log"], "/proc/nowhere"),
+    ],
+)
+def test_a_failed_start_in_the_background_is_told_at_once(arguments: list[str], says: str) -> None:
+    folder = connection_file.folder_to_write()
+    try:
+        assert says in refused(*arguments, "--daemon")
+        assert "failing" not in connection_file.names()
+    finally:
+        for path in folder.glob("concurrent_nb-failing*.log"):
+            path.unlink()
+
+
+def test_status_again_and_again_is_an_object_on_each_line() -> None:
+    with (
+        running("master", "--name", "seen", says="is running"),
+        running("status", "seen", "--json", "--watch", "0.1", says='"name": "seen"') as watch,
+    ):
+        assert watch.stdout is not None
+        assert [json.loads(watch.stdout.readline())["name"] for _ in range(3)] == ["seen"] * 3
+        watch.send_signal(signal.SIGINT)
+        watch.communicate(timeout=PATIENCE_S)
+        assert watch.returncode == 130
+
+
+def test_the_package_runs_as_the_command() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "concurrent_nb", "--version"], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert told.stdout == run("--version").stdout
+
+
 def test_a_master_and_slaves_one_by_one() -> None:
     with (
         running("master", "--name", "parts", "--MasterNode.strategy=PushBest", says="is running") as master,
         concurrent_nb.connect("parts") as app,
     ):
         future = app.submit(pow, 2, 3)  # nobody is there to do it, so it waits
-        assert "1 tasks wait" in run("status", "parts").stdout
+        assert "1 task waits" in run("status", "parts").stdout
         arguments = ("slave", "--connect", "parts", "--workers", "1", "--name")
         with running(*arguments, "east", says="slave east has joined cluster parts") as east:
             assert future.result(PATIENCE_S) == 8

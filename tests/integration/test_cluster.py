@@ -27,7 +27,7 @@ from concurrent_nb.errors import (
     TaskTimeout,
     TooLarge,
 )
-from concurrent_nb.nodes.futures import Counts
+from concurrent_nb.nodes.jobs import Counts
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.notes import Publication, Report
 from concurrent_nb.wire.messages import STRATEGIES
@@ -192,6 +192,26 @@ def test_it_closes_although_a_forked_child_of_its_owner_holds_its_pipes() -> Non
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_an_application_that_was_shut_down_is_followed_by_another_one(tmp_path: Path) -> None:
+    with Cluster(workers=2) as cluster:
+        with cluster.application() as first:
+            assert first.submit(pow, 2, 5).result(PATIENCE_S) == 32
+        with cluster.application() as second:
+            assert second.submit(pow, 2, 6).result(PATIENCE_S) == 64
+        third = cluster.application()
+        assert len({first, second, third}) == 3 and cluster.application() is third
+        held = third.submit(work.start_and_wait, tmp_path / "started", tmp_path / "go")
+        work.wait_for(tmp_path / "started")
+        third.shutdown(wait=False)  # while it finishes, there is another one beside it
+        fourth = cluster.application()
+        assert fourth is not third
+        assert fourth.submit(pow, 2, 7).result(PATIENCE_S) == 128
+        (tmp_path / "go").touch()
+        assert held.result(PATIENCE_S) > 0
+        fourth.close()
+        assert cluster.application().submit(pow, 2, 8).result(PATIENCE_S) == 256
 
 
 # ------------------------------------------------------------------------------------------------------- parts are lost

@@ -123,8 +123,8 @@ def test_workers_run_so_many_tasks_and_nothing_is_lost_or_run_twice() -> None:
         futures = [app.submit(refuse, "x") for _ in range(20)]
         assert all(isinstance(future.exception(PATIENCE_S), LookupError) for future in futures)
         # Slow tasks, of which some are recalled from behind others.
-        futures = [app.submit(pid_after, 0.05 if index % 5 else 0.2) for index in range(20)]
-        counts = collections.Counter(future.result(PATIENCE_S) for future in futures)
+        slow = [app.submit(pid_after, 0.05 if index % 5 else 0.2) for index in range(20)]
+        counts = collections.Counter(future.result(PATIENCE_S) for future in slow)
         assert sum(counts.values()) == 20
         assert max(counts.values()) <= 3
         (slave,) = cluster.status()["slaves"]

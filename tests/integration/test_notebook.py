@@ -427,7 +427,9 @@ def test_the_demo_runs_and_says_what_it_found(tmp_path: Path) -> None:
     demo = [sys.executable, str(ROOT / "notebooks/run_demo.py"), "--build", str(tmp_path)]
     result = subprocess.run(demo, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
-    said = re.search(r"found 1763965: (\d+) tasks run, (\d+) cancelled \(.* in \d+\.\d\d s on 1 slave\)", result.stdout)
+    said = re.search(
+        r"\.ipynb: found 1763965: (\d+) tasks run, (\d+) cancelled, \d+\.\d s with the start", result.stdout
+    )
     assert said is not None, result.stdout
     assert int(said[1]) + int(said[2]) == 128
     assert f"the executed notebook is {tmp_path}/01_md5_reverse.ipynb" in result.stdout
@@ -649,3 +651,23 @@ def test_a_system_of_a_class_of_the_notebook_is_captured_as_anything_is(notebook
     answer = notebook.run("%%concurrent_task --out total\nPowers()")
     assert answer.error is None, answer.traceback
     assert notebook.run("total").value == str(sum(n * n for n in range(20)))
+
+
+def test_a_job_in_a_cell_is_iterated_over_awaited_and_gathered(notebook: Notebook) -> None:
+    assert notebook.run("%%concurrent_task\ndef squared(x):\n    return x * x").error is None
+    values = {
+        "[y for y in squared.map(range(3))]": "[0, 1, 4]",
+        "list(squared.map(range(3)))": "[0, 1, 4]",
+        "squared.map(range(3)).result()": "[0, 1, 4]",
+        "await squared.map(range(3))": "[0, 1, 4]",
+        "import asyncio\nawait asyncio.gather(*squared.map(range(3)))": "[0, 1, 4]",
+        "[y async for y in squared.map(range(3))]": "[0, 1, 4]",
+        # A cell that awaits is a coroutine; what it loops over are values all the same.
+        "job = squared.map(range(3))\nawait job\n[sum(job), job[-1], *map(float, job)]": "[5, 4, 0.0, 1.0, 4.0]",
+        "(len(job), job[1:], 4 in job, max(*job))": "(3, [1, 4], True, 4)",
+    }
+    for cell, value in values.items():
+        answer = notebook.run(cell)
+        assert (answer.value, answer.error) == (value, None), cell
+    printed = notebook.run("for y in squared.map(range(3)): print(y)")
+    assert printed.text == "0\n1\n4\n"

@@ -49,3 +49,20 @@ def test_a_cluster_that_runs_on_is_said_to() -> None:
     with Cluster(workers=1, name="owners"):
         session.connect("owners")
         assert session.stop() == "left cluster owners, which runs on"
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["its own", "one that it is connected to"])
+def test_an_application_that_was_shut_down_is_followed_by_another_one(connected: bool) -> None:
+    session = Session()
+    with Cluster(workers=1, name="owners"):
+        if connected:
+            session.connect("owners")
+        try:
+            with session.application()[0] as app:
+                assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+            another, notice = session.application()
+            assert another is not app and notice is None
+            assert another.submit(pow, 2, 4).result(PATIENCE_S) == 16
+            assert session.application()[0] is another
+        finally:
+            session.stop()

@@ -11,7 +11,7 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs, TaskFunction
 from concurrent_nb.errors import ConfigurationError, FunctionNotLoadable, PoisonTask, TaskTimeout, TooLarge
-from concurrent_nb.nodes.futures import OutputPiece
+from concurrent_nb.nodes.jobs import OutputPiece
 from concurrent_nb.shipping.compiled.build import cython_version, make
 from concurrent_nb.shipping.compiled.cache import Cache
 from concurrent_nb.shipping.compiled.function import CythonFunction

@@ -5,14 +5,15 @@
     NAME.lock             whoever holds it builds; others wait
     new-*                 being built
 
-The folder is CONCURRENT_NB_CYTHON_CACHE, or else concurrent_nb/cython in XDG_CACHE_HOME or ~/.cache. Only its owner
-may read it. What was not used for longest goes when all of it takes more than 256 MiB. Files appear whole or not at
-all, and a damaged one counts as missing.
+The folder is CONCURRENT_NB_CYTHON_CACHE, or else concurrent_nb/cython in XDG_CACHE_HOME or ~/.cache; where that cannot
+be written, one among the temporary files. Only its owner may read it. What was not used for longest goes when all of it
+takes more than 256 MiB. Files appear whole or not at all, and a damaged one counts as missing.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from concurrent_nb.errors import AccessRefused, BuildFailed
+
+log = logging.getLogger(__name__)
 
 VARIABLE: Final = "CONCURRENT_NB_CYTHON_CACHE"
 LIMIT_BYTES: Final = 256 << 20
@@ -40,8 +43,14 @@ def default_folder() -> Path:
     if named := os.environ.get(VARIABLE):
         return Path(named)
     caches = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(caches) if os.path.isabs(caches) else Path("~/.cache").expanduser()
+    base = Path(caches if os.path.isabs(caches) else os.path.expanduser("~/.cache"))
     return base / "concurrent_nb" / "cython"
+
+
+def temporary_folder() -> Path:
+    """Give the folder that takes its place where there is no home that can be written."""
+    who = os.geteuid() if hasattr(os, "geteuid") else "user"
+    return Path(tempfile.gettempdir(), f"concurrent_nb-{who}", "cython")
 
 
 class Cache:
@@ -57,6 +66,7 @@ class Cache:
 
     def __init__(self, folder: Path | None = None, limit_bytes: int = LIMIT_BYTES) -> None:
         self._folder = folder or default_folder()
+        self._may_move = folder is None and not os.environ.get(VARIABLE)  # nobody has asked for this very folder
         self._limit_bytes = limit_bytes
 
     def read(self, name: str) -> bytes | None:
@@ -118,6 +128,12 @@ class Cache:
             os.close(fd)
 
     def _path(self, name: str) -> Path:
+        if self._may_move:
+            self._may_move = False
+            if not _is_writable(self._folder):
+                instead = temporary_folder()
+                log.warning("%s cannot be written: compiled cells are kept in %s", self._folder, instead)
+                self._folder = instead
         with self._typed():
             if not self._folder.is_dir():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,6 +189,17 @@ class Cache:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _is_writable(folder: Path) -> bool:
+    """Say whether we can write into a folder; it is made if it is not there."""
+    if not folder.is_absolute():  # there is no home
+        return False
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _sum(data: bytes) -> bytes:

@@ -11,7 +11,8 @@ from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, Wo
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.batches import Batch, Batches
 from concurrent_nb.nodes.courier import Courier, Source
-from concurrent_nb.nodes.futures import Counts, Job, TaskFuture
+from concurrent_nb.nodes.futures import TaskFuture
+from concurrent_nb.nodes.jobs import Counts, Job
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.objects.store import Lease
 from concurrent_nb.outcome import Status

@@ -116,3 +116,52 @@ def test_a_future_that_is_known_to_run_cannot_be_cancelled_and_one_that_was_canc
     cancelled.cancel()
     cancelled.note_running("one")
     assert cancelled.cancelled() and not cancelled.running()
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration])
+@pytest.mark.parametrize("end", ["end", "end_cancelled", "cancel", "before"])
+def test_whatever_a_callback_raises_is_logged_and_the_others_are_called(
+    end: str, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    future = make()
+    heard: list[object] = []
+
+    def raises(ended: object) -> None:
+        raise kind("from a callback")
+
+    def adds() -> None:
+        future.add_done_callback(raises)
+        future.add_done_callback(heard.append)
+
+    if end == "before":
+        future.end(1, None)
+    else:
+        adds()
+    ends = {
+        "end": lambda: future.end(1, None),
+        "end_cancelled": future.end_cancelled,
+        "cancel": future.cancel,
+        "before": adds,
+    }
+    ours = threading.Thread(target=ends[end])
+    ours.start()
+    ours.join()
+    assert heard == [future] and future.done()
+    (record,) = caplog.records
+    assert record.name == "concurrent.futures" and record.message.startswith("exception calling callback for <")
+
+
+def test_a_press_of_the_stop_button_in_a_callback_of_cancel_comes_after_the_bookkeeping() -> None:
+    future = make(7)
+    heard: list[object] = []
+
+    def pressed(ended: object) -> None:
+        raise KeyboardInterrupt
+
+    future.add_done_callback(pressed)
+    future.add_done_callback(heard.append)
+    CANCELLED.clear()
+    with pytest.raises(KeyboardInterrupt):
+        future.cancel()
+    assert heard == [future] and [indexes for _, indexes in CANCELLED] == [(7,)]
+    assert concurrent.futures.wait([future], timeout=0).done == {future}

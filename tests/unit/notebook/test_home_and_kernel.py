@@ -19,6 +19,7 @@ class FakeApplication:
     """An application that can be asked and left."""
 
     is_gone = False  #: its cluster
+    is_closed = False
 
     def status(self) -> dict[str, Any]:
         if self.is_gone:
@@ -120,6 +121,7 @@ def test_a_cluster_that_does_not_come_is_an_error_where_it_is_needed(
 def test_a_copy_of_a_kernels_file_goes_with_the_session(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_ours: bool
 ) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     path = tmp_path / "kernel-slave-0123.json"
     path.touch()
     monkeypatch.setattr(connection_file, "read", lambda where: where)

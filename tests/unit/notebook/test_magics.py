@@ -38,6 +38,7 @@ class FakeApplication:
     started: list[tuple[Sequence[tuple[Any, ...]], dict[str, Any]]] = field(default_factory=list)
     closed: int = 0
     lost: bool = False
+    is_closed: bool = False
 
     def start_job(
         self,

@@ -56,6 +56,8 @@ def test_nothing_goes_wrong_in_any_history(first: int, told: list[str]) -> None:
         "the master is back, in epoch 2",
         "refuses calls",
         "a worker of",
+        "all workers are restarted",
+        "restarted, and what runs is stopped",
         "and all that come after them",
         "offers 0 slots",
         "leaves",

@@ -7,7 +7,7 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
-from concurrent_nb.wire.messages import ErrorReport, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import ErrorReport, Needs, TaskFrame, TaskRef
 from concurrent_nb.workers.attempts import Give, Interrupt, Kill, Recall, Start
 from concurrent_nb.workers.books import START_S, STUCK_S, Books
 from concurrent_nb.workers.records import Result
@@ -734,3 +734,83 @@ def test_deaths_in_between_which_a_worker_got_ready_are_not_the_initializers() -
         model.assign([number])
         model.run(number + 1)
     assert not model.books.degraded
+
+
+# ---------------------------------------------------------------------------------------------------- fresh workers
+
+
+def test_idle_workers_are_replaced_at_once(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    model.obey(model.books.renewed(0.0, stop=False))
+    assert [worker.killed for worker in model.workers.values()] == [True, True]
+    assert model.books.outdated == 2
+    model.die(1)
+    model.die(2)
+    assert model.books.outdated == 2  # their successors are not ready
+    model.all_ready()
+    assert model.books.outdated == 0
+    assert sorted(model.workers) == [3, 4]
+    assert not model.books.degraded
+
+
+def test_what_runs_ends_first_and_what_waits_behind_it_runs_in_a_fresh_worker(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign(range(3))
+    model.begin(1)
+    model.obey(model.books.renewed(0.0, stop=False))
+    assert not model.killed(1)
+    assert model.has(1) == []
+    model.end(1)
+    model.flush(1)
+    assert model.killed(1)
+    model.die(1)
+    model.ready(2)
+    assert model.has(2) != []
+    assert model.statuses() == {0: Status.OK}
+
+
+def test_what_is_stopped_for_it_is_given_back_without_blame(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign(range(3))
+    model.begin(1)
+    model.obey(model.books.renewed(0.0, stop=True))
+    assert model.killed(1)
+    model.die(1, "died of SIGKILL")
+    assert model.take_reports().returned == [TaskRef(JOB, 0, 1)]
+    assert not model.ended
+    model.ready(2)
+    assert model.has(2) != []
+
+
+def test_a_task_that_is_being_cancelled_ends_so_when_workers_are_restarted(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    model.assign([0])
+    model.begin(1)
+    model.withdraw([0], stop=True)
+    model.obey(model.books.renewed(0.0, stop=True))
+    model.die(1, "died of SIGKILL")
+    assert model.statuses() == {0: Status.CANCELLED}
+    assert not model.reports.returned
+
+
+def test_threads_are_replaced_together_when_the_last_has_ended(make: Callable[[int], Model]) -> None:
+    model = make(2)
+    model.assign([0, 1], needs=Needs(kind="thread"))
+    for number in (3, 4, 5):
+        if number in model.workers:
+            model.ready(number)
+    threads = [worker.number for worker in model.workers.values() if worker.process]
+    first, second = threads
+    model.begin(first)
+    model.begin(second)
+    model.obey(model.books.renewed(0.0, stop=False))
+    model.end(first)
+    model.flush(first)
+    assert not model.killed(first)  # the process goes on for the other
+    model.assign([2], needs=Needs(kind="thread"))
+    fresh = [worker for worker in model.workers.values() if worker.process and worker.number not in threads]
+    assert fresh
+    model.end(second)
+    model.flush(second)
+    assert model.killed(first)
+    assert model.killed(second)

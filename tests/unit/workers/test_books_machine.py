@@ -21,10 +21,11 @@ class BooksMachine(RuleBasedStateMachine):
 
     slots = 3
     limit = 10**9
+    tasks_max = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model(Books(self.slots, limit=RestartLimit(deaths=self.limit)))
+        self.model = Model(Books(self.slots, limit=RestartLimit(deaths=self.limit), tasks_max=self.tasks_max))
         self.assigned: set[TaskRef] = set()
         self.reported: list[TaskRef] = []
         self.stopped: set[TaskRef] = set()
@@ -160,7 +161,7 @@ class BooksMachine(RuleBasedStateMachine):
             return
         if len(books._waiting):
             assert free <= 0
-        threads = [thread for thread in crew.threads.values() if not thread.killed]
+        threads = [thread for thread in crew.threads.values() if not (thread.killed or thread.outdated)]
         at_work = [thread for thread in crew.threads.values() if thread.held]
         suspect_runs = any(thread.last.suspect for thread in at_work)
         if len(books._alone):
@@ -190,7 +191,7 @@ class BooksMachine(RuleBasedStateMachine):
     @invariant()
     def all_threads_are_in_one_process(self) -> None:
         threads = self.model.books._crew.threads.values()
-        assert len({thread.process for thread in threads if not thread.killed}) <= 1
+        assert len({thread.process for thread in threads if not (thread.killed or thread.outdated)}) <= 1
 
     @invariant()
     def tasks_in_threads_are_in_threads_and_no_others(self) -> None:
@@ -251,9 +252,41 @@ class DrainingMachine(BooksMachine):
         assert not (self.draining and any(worker.unstarted for worker in self.model.workers.values()))
 
 
+class RenewingMachine(BooksMachine):
+    """The same where workers run five tasks each, and all are replaced now and then. That is no death that counts."""
+
+    tasks_max = 5
+
+    @rule(stop=st.booleans())
+    def renew(self, stop: bool) -> None:
+        self.model.obey(self.model.books.renewed(self.model.clock(), stop=stop))
+
+    @invariant()
+    def no_worker_has_had_too_much(self) -> None:
+        members = [member for member in self.model.books._crew if not (member.host or member.process)]
+        assert all(0 <= member.left <= self.tasks_max for member in members)
+
+    @invariant()
+    def outdated_workers_are_leaving(self) -> None:
+        for member in self.model.books._crew:
+            if member.outdated and not (member.held or member.process):
+                assert member.killed
+
+    def teardown(self) -> None:
+        super().teardown()
+        for _ in range(3):
+            for number, worker in list(self.model.workers.items()):
+                if worker.killed and number in self.model.workers:
+                    self.model.die(number)
+            self.model.all_ready()
+        assert self.model.books.outdated == 0
+
+
 BooksMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 DegradingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
 DrainingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
+RenewingMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
 TestBooks = BooksMachine.TestCase
+TestRenewingBooks = RenewingMachine.TestCase
 TestDegradingBooks = DegradingMachine.TestCase
 TestDrainingBooks = DrainingMachine.TestCase

@@ -1,6 +1,7 @@
 """The cache of compiled cells: whole files or none, checked, bounded, for its owner alone."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,21 @@ def test_the_folder_is_the_environment_s(monkeypatch: pytest.MonkeyPatch) -> Non
     assert default_folder() == Path("/home/x/.cache/concurrent_nb/cython")
     monkeypatch.setenv("CONCURRENT_NB_CYTHON_CACHE", "/mine")
     assert default_folder() == Path("/mine")
+
+
+@pytest.mark.parametrize("home", ["/proc/nowhere", "/dev/null/x", "not/absolute"])
+def test_a_home_that_cannot_be_written_is_not_needed(
+    home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = Cache().write_binary("x.so", b"binary")
+    assert path.is_relative_to(tmp_path)
+    assert Cache().binary("x.so") == path
+    assert str(tmp_path) in caplog.text
+    monkeypatch.setenv("CONCURRENT_NB_CYTHON_CACHE", "/proc/nowhere/mine")  # who names a folder means it
+    with pytest.raises(BuildFailed, match="/proc/nowhere/mine"):
+        Cache().write_binary("x.so", b"binary")
 
 
 def test_what_is_kept_is_found_again(folder: Path) -> None:

@@ -1,0 +1,81 @@
+"""What a cluster tells of itself, in lines for people: `concurrent-nb status NAME`."""
+
+from typing import Any, Final
+
+from concurrent_nb.shipping.sizes import write_bytes
+
+#: units of a time span, the largest first, each with its length in seconds
+_UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def describe(told: dict[str, Any]) -> list[str]:
+    """Write down the answer of the master's `status`, a line for each part of the cluster."""
+    slaves, tasks = told["slaves"], told["tasks"]
+    workers = sum(slave["slots"] for slave in slaves)
+    busy = sum(slave["busy"] for slave in slaves)
+    lines = [
+        f"cluster {told['name']}: {_count(len(slaves), 'slave')}, {_count(workers, 'worker')}, {busy} busy; "
+        f"{_count(tasks['waiting'], 'task')} {'waits' if tasks['waiting'] == 1 else 'wait'}",
+        f"  master on {told['host']}: process {told['pid']}, up {write_span(told['uptime_s'])}",
+    ]
+    lines += map(_slave, slaves)
+    lines += [
+        f"  application {client['name']}{_on(client)}: {_count(client['done'], 'task')} answered, "
+        f"here for {write_span(client['uptime_s'])}"
+        for client in told["clients"]
+    ]
+    lines += [_job(job) for job in told["jobs"] if job["state"] != "idle"]
+    if told["other_jobs"]:
+        lines.append(f"  {_count(told['other_jobs'], 'job')} of others")
+    return lines
+
+
+def write_span(seconds: float) -> str:
+    """Write a time span in its two largest units.
+
+    >>> write_span(4300)
+    '1 h 11 min'
+    """
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, length in _UNITS:
+        if left >= length or (parts and left):
+            parts.append(f"{left // length} {unit}")
+            left %= length
+        if len(parts) == 2:
+            break
+    return " ".join(part for part in parts if not part.startswith("0 ")) or "0 s"
+
+
+def _slave(slave: dict[str, Any]) -> str:
+    cores = f", {_count(slave['cores'], 'core')}" if slave["cores"] else ""
+    queued = max(0, slave["in_flight"] - slave["busy"])
+    parts = [
+        slave["state"],
+        _count(slave["slots"], "worker"),
+        f"{slave['busy']} busy" + (f" and {_count(queued, 'task')} next" if queued else ""),
+        f"{slave['done']} done",
+    ]
+    if slave["load"] is not None:
+        parts.append(f"load {slave['load']:.1f}")
+    if slave["memory_total_bytes"]:
+        used, total = slave["memory_used_bytes"], slave["memory_total_bytes"]
+        parts.append(f"memory {write_bytes(used)} of {write_bytes(total)}")
+    parts.append(f"up {write_span(slave['uptime_s'])}")
+    return f"  slave {slave['name']}{_on(slave)}{cores}: {', '.join(parts)}"
+
+
+def _job(job: dict[str, Any]) -> str:
+    whose = f"of {job['client']}" if job["client"] else "whose owner is away"
+    return (
+        f"  job {job['name'] or 'without a name'} ({job['id'][:8]}) {whose}: {job['state']}, {job['done']} of "
+        f"{_count(job['tasks'], 'task')} done, {write_span(job['age_s'])} old"
+    )
+
+
+def _on(node: dict[str, Any]) -> str:
+    return f" on {node['host']}" if node["host"] else ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

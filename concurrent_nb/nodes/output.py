@@ -1,0 +1,243 @@
+"""What tasks print and display, on its way to this process's streams: in order, in a thread of its own.
+
+    application's thread: text, call --> waiting --> our thread --> sys.stdout, sys.stderr, displays
+
+A stream may block for as long as its reader likes, and results and signs of life do not wait for that. Output of a task
+is written before its future ends, unless a stream takes nothing for SETTLE_S: from then on, until everything is
+written, results overtake output. The thread is there from the first output on.
+"""
+
+import atexit
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from concurrent_nb import foreign
+from concurrent_nb.clock import monotonic
+
+log = foreign.Log(__name__)
+
+#: a result waits so long for output that comes before it, and output so long for room
+SETTLE_S: Final = 1.0
+#: characters that may wait to be written; what comes then is left out if there is no room within SETTLE_S
+HELD_MOST: Final = 16 << 20
+#: characters that are written at once: so that a slow reader can be told from one that reads nothing
+PIECE: Final = 8192
+#: streams that cannot be written are remembered, so many of them, so that each is complained of once
+_REMEMBERED: Final = 64
+
+_NAMES: Final = {1: "standard output", 2: "standard error"}
+
+
+class _Text:
+    """What goes to a stream."""
+
+    __slots__ = ("number", "size", "stream", "text")
+
+    def __init__(self, number: int, stream: Any, text: str) -> None:
+        self.number = number
+        self.stream = stream
+        self.text = text
+        self.size = len(text)
+
+
+class _Call:
+    """Something else that is to be done in the order of the output."""
+
+    __slots__ = ("size", "what")
+
+    def __init__(self, what: Callable[[], object], size: int) -> None:
+        self.what = what
+        self.size = size
+
+
+class Output:
+    """The output of one application's tasks. `write`, `call` and `settle` are for one thread.
+
+    Args:
+        name: of the application, for the thread.
+        held_most: characters that may wait.
+        settle_s: seconds for which the caller waits at most.
+    """
+
+    def __init__(self, name: str, *, held_most: int = HELD_MOST, settle_s: float = SETTLE_S) -> None:
+        self._name = name
+        self._held_most = held_most
+        self._settle_s = settle_s
+        self._changed = threading.Condition()
+        self._waiting: deque[_Text | _Call] = deque()
+        self._held = 0  # characters that wait or are being written
+        self._is_busy = False  # something waits or is being written
+        self._is_behind = False  # results overtake output
+        self._taken_at = monotonic()  # when a stream has taken something
+        self._left_out: dict[int, int] = {}  # characters, by stream
+        self._closing = False
+        self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._complained: deque[Any] = deque(maxlen=_REMEMBERED)
+
+    def write(self, number: int, text: str) -> None:
+        """Have text written to what is standard output (1) or error (2) now."""
+        stream = sys.stdout if number == 1 else sys.stderr
+        if stream is None or not text:  # a process without one prints nothing, as `print` does
+            return
+        with self._changed:
+            if not self._has_room(len(text)):
+                self._left_out[number] = self._left_out.get(number, 0) + len(text)
+                return
+            if number in self._left_out:
+                text = _note(self._left_out.pop(number)) + text
+            self._put(_Text(number, stream, text))
+
+    def call(self, what: Callable[[], object], size: int) -> None:
+        """Have something done after what was written before; `size`, in characters, is what it keeps in memory."""
+        with self._changed:
+            if self._has_room(size):
+                self._put(_Call(what, size))
+            else:
+                self._left_out[1] = self._left_out.get(1, 0) + size
+
+    def settle(self) -> None:
+        """Wait until everything is written, unless a stream blocks."""
+        if not self._is_busy or self._is_behind:
+            return
+        with self._changed:
+            self._is_behind = not self._changed.wait_for(lambda: not self._is_busy, self._settle_s)
+
+    def close(self) -> None:
+        """Take nothing more, and let the thread end when everything is written. Waits as `settle` does."""
+        with self._changed:
+            for number, count in self._left_out.items():
+                stream = sys.stdout if number == 1 else sys.stderr
+                if stream is not None and self._thread is not None:
+                    self._put(_Text(number, stream, _note(count)))
+            self._left_out.clear()
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join(self._settle_s)
+
+    def join(self) -> None:
+        """Wait until everything is written, however long that takes."""
+        if os.getpid() != self._pid:
+            return  # a forked copy: thread and output belong to the parent
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_busy)
+
+    # ---------------------------------------------------------------------------------------------- with _changed held
+
+    def _has_room(self, size: int) -> bool:
+        """Wait for room while the streams take something. A single larger piece may go, alone."""
+
+        def there_is() -> bool:
+            return not self._held or self._held + size <= self._held_most
+
+        if there_is():
+            return True
+        left_s = self._taken_at + self._settle_s - monotonic()
+        return left_s > 0 and self._changed.wait_for(there_is, left_s)
+
+    def _put(self, item: _Text | _Call) -> None:
+        if self._thread is None and not self._start():
+            self._do(item)
+            return
+        if not self._is_busy:
+            self._taken_at = monotonic()
+        self._waiting.append(item)
+        self._held += item.size
+        self._is_busy = True
+        self._changed.notify_all()
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name=f"concurrent_nb {self._name} output", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # at its end Python starts no more threads
+            return False
+        self._thread = thread
+        atexit.register(self.join)  # Python takes the streams away at its end, also from a thread that writes
+        return True
+
+    # --------------------------------------------------------------------------------------------------- in our thread
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                if not self._waiting:
+                    atexit.unregister(self.join)
+                    return
+                item = self._next()
+            self._do(item)
+            with self._changed:
+                self._held -= item.size
+                self._taken_at = monotonic()
+                if not self._waiting:
+                    self._is_busy = self._is_behind = False
+                self._changed.notify_all()
+            del item
+
+    def _next(self) -> _Text | _Call:
+        """Take the next piece: of a long text its beginning, and short ones for one stream together."""
+        item = self._waiting.popleft()
+        if isinstance(item, _Call):
+            return item
+        if item.size > PIECE:
+            self._waiting.appendleft(_Text(item.number, item.stream, item.text[PIECE:]))
+            return _Text(item.number, item.stream, item.text[:PIECE])
+        parts, size = [item.text], item.size
+        while self._waiting:
+            following = self._waiting[0]
+            if isinstance(following, _Call) or following.stream is not item.stream or size + following.size > PIECE:
+                break
+            parts.append(following.text)
+            size += following.size
+            self._waiting.popleft()
+        return item if len(parts) == 1 else _Text(item.number, item.stream, "".join(parts))
+
+    def _do(self, item: _Text | _Call) -> None:
+        if isinstance(item, _Text):
+            self._write(item)
+        else:
+            foreign.call(log, "showing what a task displays has raised", item.what)
+
+    def _write(self, item: _Text) -> None:
+        try:
+            try:
+                item.stream.write(item.text)
+            except UnicodeEncodeError:
+                item.stream.write(_sayable(item.stream, item.text))
+            flush = getattr(item.stream, "flush", None)
+            if flush is not None:
+                flush()
+        except BaseException as error:  # noqa: BLE001  (a stream is the user's; that it cannot be written is said once)
+            self._complain(item, error)
+
+    def _complain(self, item: _Text, error: BaseException) -> None:
+        if any(stream is item.stream for stream in self._complained):
+            return
+        self._complained.append(item.stream)
+        log.warning(
+            "what tasks print on %s cannot be written, and is dropped: %s of this process raises %s",
+            _NAMES[item.number],
+            f"sys.{'stdout' if item.number == 1 else 'stderr'} ({type(item.stream).__name__})",
+            foreign.describe(error),
+        )
+
+
+def _sayable(stream: Any, text: str) -> str:
+    """Replace what the stream's encoding has no character for."""
+    encoding = getattr(stream, "encoding", None)
+    if not isinstance(encoding, str):
+        encoding = "ascii"
+    try:
+        return text.encode(encoding, "replace").decode(encoding)
+    except LookupError:
+        return text.encode("ascii", "replace").decode()
+
+
+def _note(count: int) -> str:
+    return f"\n[{count:,} characters of output are left out here: the stream was not read for too long]\n"

@@ -1,0 +1,76 @@
+"""The status of a cluster in lines for people, and the options of the command line."""
+
+from typing import Any
+
+import pytest
+
+from concurrent_nb.cli.daemon import without
+from concurrent_nb.cli.status import describe, write_span
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0.0, "0 s"),
+        (0.9, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (61, "1 min 1 s"),
+        (3600, "1 h"),
+        (3605, "1 h"),
+        (4300, "1 h 11 min"),
+        (86_400 * 3 + 7200, "3 d 2 h"),
+    ],
+)
+def test_time_spans_have_two_units_at_most(seconds: float, written: str) -> None:
+    assert write_span(seconds) == written
+
+
+def slave(**more: Any) -> dict[str, Any]:
+    told = {"name": "east", "host": "host-7", "cores": 8, "state": "active", "slots": 8, "busy": 8, "in_flight": 12}
+    told |= {"done": 40, "load": 1.5, "memory_used_bytes": 3 << 30, "memory_total_bytes": 8 << 30, "uptime_s": 61.0}
+    return told | more
+
+
+def status(**more: Any) -> dict[str, Any]:
+    told = {"name": "lab", "host": "host-1", "pid": 42, "uptime_s": 4300.0, "slaves": [slave()], "clients": []}
+    return told | {"jobs": [], "other_jobs": 0, "tasks": {"waiting": 1}} | more
+
+
+def test_slaves_and_master() -> None:
+    assert describe(status()) == [
+        "cluster lab: 1 slave, 8 workers, 8 busy; 1 task waits",
+        "  master on host-1: process 42, up 1 h 11 min",
+        "  slave east on host-7, 8 cores: active, 8 workers, 8 busy and 4 tasks next, 40 done, load 1.5, "
+        "memory 3.0 GiB of 8.0 GiB, up 1 min 1 s",
+    ]
+
+
+def test_a_slave_that_has_said_nothing_yet() -> None:
+    silent = slave(host="", cores=0, load=None, memory_used_bytes=None, memory_total_bytes=None, state="joining")
+    told = describe(status(slaves=[silent | {"busy": 0, "in_flight": 0, "slots": 1, "done": 0}]))
+    assert told[-1] == "  slave east: joining, 1 worker, 0 busy, 0 done, up 1 min 1 s"
+
+
+def test_jobs_that_one_may_see_and_how_many_others_there_are() -> None:
+    job = {"id": "26dcfdf6" * 4, "name": "fits", "client": "notebook", "state": "running", "tasks": 1000, "done": 999}
+    job |= {"assigned": 1, "age_s": 10.0, "mine": True}
+    told = describe(status(jobs=[job, job | {"state": "idle"}, job | {"name": "", "client": None}], other_jobs=1))
+    assert told[3:] == [
+        "  job fits (26dcfdf6) of notebook: running, 999 of 1,000 tasks done, 10 s old",
+        "  job without a name (26dcfdf6) whose owner is away: running, 999 of 1,000 tasks done, 10 s old",
+        "  1 job of others",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["start", "--daemon"], ["start"]),
+        (["start", "--log", "a", "--name", "--daemon"], ["start", "--name"]),
+        (["--daemon", "start", "--log=a", "--logs"], ["start", "--logs"]),
+        (["start", "--log"], ["start"]),
+    ],
+)
+def test_a_command_in_the_background_is_the_same_without_its_flag(words: list[str], left: list[str]) -> None:
+    assert without(words, "--daemon", "--log") == left
