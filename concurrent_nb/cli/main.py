@@ -55,7 +55,7 @@ Any item of configuration can be given as --Class.item=value, for example --Mast
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code (0 success, 1 refused or failed, 2 wrong usage)."""
-    parser = _parser()
+    parser = command_line()
     options, rest = parser.parse_known_args(arguments)
     try:
         items = read_items(rest)
@@ -72,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Make the parser of the command line; `run` of what it parses is the function to call."""
     parser = argparse.ArgumentParser(
         prog="concurrent-nb",
         description="Run Python functions and notebook cells on a cluster.",
