@@ -22,8 +22,10 @@ from concurrent_nb.shipping.refusals import describe_failure, find_refused, refu
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
 from concurrent_nb.shipping.sources import sources_of, unwrapped
 
-#: what all captured names together may take
+#: what the pickles of all captured names together may take, unless the user says otherwise
 LIMIT_BYTES: Final = 256 << 20
+#: what the arrays beside them may take, as a part of the memory that is free: they are copied to shared memory once
+_PART_OF_FREE: Final = 1 / 2
 
 #: globals of every module; a task has its own
 _IMPLIED: Final = frozenset({"__name__", "__doc__", "__builtins__", "__builtin__"})
@@ -117,7 +119,7 @@ def capture(
     needed: Mapping[str, int] | None = None,
     attributes: Collection[str] = (),
     kept: Collection[str] = (),
-    limit_bytes: int = LIMIT_BYTES,
+    limit_bytes: int | None = None,
 ) -> Capture:
     """Check and pickle the names that `find` has found.
 
@@ -126,13 +128,15 @@ def capture(
         needed: name -> line, for messages.
         attributes: all attributes that the cell uses; submodules are recognised by them.
         kept: names of which each worker has one copy for all its tasks, which see each other's changes.
+        limit_bytes: what the names may take together; None: 256 MiB of pickles, and of arrays half the free memory.
 
-    Raises CaptureError for what cannot travel, TooLarge before anything is pickled.
+    Raises CaptureError for what cannot travel, and TooLarge, if possible before anything is pickled.
     """
     for name, value in found.items():
         _check(name, value, namespace, (needed or {}).get(name, 0))
     sizes = {name: 0 if _by_name(value) else measure_bytes(value) for name, value in found.items()}
-    _check_sizes(sizes, limit_bytes)
+    most_bytes, most_left_out = _limits(sum(sizes.values()), limit_bytes)
+    _check_sizes(sizes, most_bytes + most_left_out, sizes)
     imports: dict[str, str] = {}
     shared: dict[str, Any] = {}
     once: dict[str, Any] = {}
@@ -154,7 +158,10 @@ def capture(
         own, buffers = _pickled(arrays, lambda values: pickles.dumps(values, least_bytes=1)) if arrays else (b"", [])
     for_workers, once_buffers = _pickled(once, lambda values: _dumps_with(values, namespace)) if once else (b"", [])
     left_out = sum(buffer.nbytes for buffer in (*buffers, *once_buffers))
-    _check_sizes({"all of them": len(body) + len(own) + len(for_workers) + left_out}, limit_bytes)
+    # What was counted on to be left out of the pickles, strings in a table say, may be in them.
+    pickled = len(body) + len(own) + len(for_workers)
+    _check_sizes({"pickles": pickled}, most_bytes, sizes)
+    _check_sizes({"pickles": pickled, "arrays": left_out}, most_bytes + most_left_out, sizes)
     return Capture(
         names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
         imports=imports,
@@ -179,15 +186,29 @@ def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> No
         raise CaptureError(f"{where}{culprit.text(name)}: {culprit.advice}", name)
 
 
-def _check_sizes(sizes: Mapping[str, int], limit_bytes: int) -> None:
-    total = sum(sizes.values())
+def _limits(size_bytes: int, limit_bytes: int | None) -> tuple[int, int]:
+    """Give what pickles may take, and arrays beside them, for names that take about `size_bytes`."""
+    if limit_bytes is not None:
+        return limit_bytes, 0
+    if size_bytes <= LIMIT_BYTES:
+        return LIMIT_BYTES, LIMIT_BYTES
+    import psutil  # here, because most cells are small
+
+    return LIMIT_BYTES, int(psutil.virtual_memory().available * _PART_OF_FREE)
+
+
+def _check_sizes(found: Mapping[str, int], limit_bytes: int, sizes: Mapping[str, int]) -> None:
+    """Refuse what takes more than is allowed, and name the largest of the names."""
+    total = sum(found.values())
     if total <= limit_bytes:
         return
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
     named = ", ".join(f"{name} ({write_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
     raise TooLarge(
-        f"the names that the cell uses take {write_bytes(total)}, and {write_bytes(limit_bytes)} are allowed: {named}."
-        " Load the data in the task, or let --for give each task its part",
+        f"the names that the cell uses take {write_bytes(total)}{' pickled' * ('pickles' in found)}, and"
+        f" {write_bytes(limit_bytes)} are allowed: {named or ', '.join(largest)}. Load the data in the task, let --for"
+        " give each task its part, hand over to task functions what `app.put` gives, or allow more:"
+        " %config ConcurrentMagics.capture_limit_bytes = ...",
         total,
         limit_bytes,
     )

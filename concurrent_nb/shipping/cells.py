@@ -22,7 +22,7 @@ from typing import Any
 from concurrent_nb.errors import CaptureError, ConfigurationError
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.capture import LIMIT_BYTES, Capture, Captured, capture, find
+from concurrent_nb.shipping.capture import Capture, Captured, capture, find
 from concurrent_nb.shipping.cellcode import (
     UNTIL,
     Cell,
@@ -58,7 +58,7 @@ def cell_task(
     filename: str = "<cell>",
     header: str | None = None,
     kept: Sequence[str] = (),
-    limit_bytes: int = LIMIT_BYTES,
+    limit_bytes: int | None = None,
 ) -> CellTask:
     """Make a task of a cell. Everything that can be wrong with it is found here, before anything starts.
 
@@ -69,7 +69,7 @@ def cell_task(
         filename: what tracebacks call the cell.
         header: the cell's first line, if that is no part of `source` (the magic), so that line numbers count it.
         kept: captured names of which each worker has one copy for all its tasks.
-        limit_bytes: what the captured names may take together.
+        limit_bytes: what the captured names may take together; None: see `capture`.
 
     Raises SyntaxError, CellError, ConfigurationError, CaptureError, TooLarge, and what the iterable of --for raises.
     """

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from concurrent_nb import ApplicationNode, Cluster, Needs
+from concurrent_nb.shipping.cells import cell_task
 from tests.clusters import shared_cluster
 from tests.work import PATIENCE_S
 
@@ -233,6 +234,13 @@ def test_without_shared_memory_captured_arrays_are_a_tasks_own_or_the_error_says
                 assert "hand them over as arguments" in error.__notes__[0]
             else:
                 assert job.results(PATIENCE_S) == [0, 1, 2]
+
+
+def test_a_cell_may_use_an_array_that_is_larger_than_any_pickle_may_be(app: ApplicationNode) -> None:
+    names = {"__name__": "__main__", "big": np.ones(34 << 20)}  # 272 MiB
+    task = cell_task("big[i] += i\nbig[: i + 1].sum(), big[-1]", names, for_text="i in range(4)")
+    assert app.start_job(task.function, task.calls).results(PATIENCE_S) == [(1 + 2 * i, 1) for i in range(4)]
+    assert names["big"][3] == 1  # type: ignore[index]
 
 
 def test_what_was_read_only_stays_so(app: ApplicationNode) -> None:

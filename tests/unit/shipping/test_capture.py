@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from concurrent_nb.errors import CaptureError, TooLarge
+from concurrent_nb.shipping import capture as capture_module
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.capture import Captured, capture
 from concurrent_nb.shipping.cells import CellFunction, cell_task
@@ -201,6 +202,27 @@ def test_what_an_estimate_missed_is_refused_after_pickling() -> None:
         cell_task("thing", notebook(thing=Modest()), limit_bytes=2000)
 
 
+def test_large_arrays_are_limited_by_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    free = types.SimpleNamespace(available=6 << 20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(capture_module, "LIMIT_BYTES", 1 << 20)
+    array = np.zeros(7 << 16)
+    namespace = notebook(big=array, both={"big": array[: 5 << 16]}, text=[bytes(5 << 18)])
+    assert len(cell_task("both", namespace).function._captured.buffers) == 1
+    for source, name in (("big, both", "big (3.5 MiB)"), ("text", "text (1.3 MiB)")):
+        with pytest.raises(TooLarge) as raised:
+            cell_task(source, namespace)
+        for words in (name, "app.put", "--for", "capture_limit_bytes"):
+            assert words in str(raised.value)
+    with pytest.raises(TooLarge, match=r"1\.0 MiB are allowed"):
+        cell_task("big", namespace, limit_bytes=1 << 20)
+    assert cell_task("big, both", namespace, limit_bytes=1 << 30).captured[0].size_bytes > array.nbytes
+    free.available = 2 << 30
+    cell_task("big, both", namespace)
+
+
 def test_mutable_objects_are_fresh_for_each_call() -> None:
     function = travelled("data.append(1)\nlen(data)", notebook(data=[0]))
     assert [function(), function()] == [2, 2]
@@ -355,6 +377,7 @@ def test_ipython_s_open_is_not_sent() -> None:
         (types.SimpleNamespace(data=b"x" * 1000), 1000, 1200),
         (int, 1, 100),
         (sys, 1, 100),
+        (pickles.Shared(b"x" * 1000, [b"x" * 1000], None, ""), 1, 100),
     ],
 )
 def test_sizes_are_estimated(thing: Any, low: int, high: int) -> None:
