@@ -11,6 +11,8 @@ Importing this package costs next to nothing; what it offers is loaded when it i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from concurrent_nb import snapshot as _snapshot  # noqa: F401  (what changes from now on, tasks follow)
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
     from concurrent_nb.api import TaskFuture as TaskFuture
     from concurrent_nb.api import as_completed as as_completed
     from concurrent_nb.api import connect as connect
+    from concurrent_nb.api import follow as follow
+    from concurrent_nb.api import follow_modules as follow_modules
     from concurrent_nb.outcome import Hit as Hit
     from concurrent_nb.shipping.notes import display as display
     from concurrent_nb.shipping.notes import publish as publish
     from concurrent_nb.shipping.notes import report as report
+    from concurrent_nb.shipping.streams import rng as rng
     from concurrent_nb.shipping.tiles import Tile as Tile
     from concurrent_nb.task_functions import TaskFunction as TaskFunction
     from concurrent_nb.task_functions import task as task
@@ -42,10 +47,13 @@ _WHERE = {
     "TaskFuture": "concurrent_nb.api",
     "as_completed": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
+    "follow": "concurrent_nb.api",
+    "follow_modules": "concurrent_nb.api",
     "Hit": "concurrent_nb.outcome",
     "display": "concurrent_nb.shipping.notes",
     "publish": "concurrent_nb.shipping.notes",
     "report": "concurrent_nb.shipping.notes",
+    "rng": "concurrent_nb.shipping.streams",
     "Tile": "concurrent_nb.shipping.tiles",
     "ITaskSystem": "concurrent_nb.tasks.system",
     "Task": "concurrent_nb.tasks.system",
@@ -68,10 +76,17 @@ __all__ = [
     "as_completed",
     "connect",
     "display",
+    "follow",
+    "follow_modules",
     "publish",
     "report",
+    "rng",
     "task",
 ]
+
+
+#: functions of this module that IPython calls
+_HOOKS = ("load_ipython_extension", "unload_ipython_extension")
 
 
 def __getattr__(name: str) -> Any:
@@ -85,7 +100,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    # What is loaded with the package, modules among it, is for who looks into a module.
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__")), *_HOOKS])
 
 
 def load_ipython_extension(ipython: "InteractiveShell") -> None:

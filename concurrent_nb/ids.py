@@ -18,6 +18,8 @@ Digest = NewType("Digest", bytes)
 SYS_PATH_VARIABLE = "CONCURRENT_NB_SYS_PATH"
 #: the descriptor, open in a slave, from which its workers read the pickle of (initializer, initargs)
 INITIALIZER_VARIABLE = "CONCURRENT_NB_INITIALIZER"
+#: environment variable that hands multiprocessing's authkey of the owner to the workers of an embedded cluster, in hex
+AUTHKEY_VARIABLE = "CONCURRENT_NB_AUTHKEY"
 #: a line of a slave's owner on its lease: begin nothing more, and leave when what runs has ended
 DRAIN = "drain"
 #: length of job and session ids

@@ -20,6 +20,7 @@ from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.futures import TaskFuture
 from concurrent_nb.nodes.jobs import Job
 from concurrent_nb.nodes.local import Cluster
+from concurrent_nb.nodes.options import options_of
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.notes import sink
 from concurrent_nb.wire.messages import Needs
@@ -44,42 +45,57 @@ class TaskFunction(Generic[P, R]):
         functools.update_wrapper(self, function)
         self.function = function
         self.task_needs: Needs | None = getattr(function, "task_needs", None) if needs is None else needs
+        self._options = options_of(None, 0, self.task_needs, "", None)
+
+    def options(
+        self,
+        *,
+        timeout_s: float | None = None,
+        retries: int = 0,
+        needs: Needs | None = None,
+        name: str = "",
+        strategy: str | None = None,
+    ) -> "TaskFunction[P, R]":
+        """Give this function with options for its tasks, as of `ApplicationNode.options`; it itself has none.
+
+        >>> square.options(timeout_s=10, retries=2).map(range(100))                     # doctest: +SKIP
+        """
+        function = TaskFunction(self.function, self.task_needs if needs is None else needs)
+        function._options = options_of(timeout_s, retries, function.task_needs, name, strategy)
+        return function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here."""
         __tracebackhide__ = True  # IPython leaves this frame out
         return self.function(*args, **kwargs)
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskFuture:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Run it on the cluster; return its future. Raises as `ApplicationNode.submit`."""
-        return application().submit_needing(self.task_needs, self.function, args, kwargs)
+        return application()._submit_with(self._options, self.function, args, kwargs)
 
     def map(
         self,
         *iterables: Iterable[Any],
         timeout_s: float | None = None,
-        retries: int = 0,
+        retries: int | None = None,
         strategy: str | None = None,
         needs: Needs | None = None,
-    ) -> Job:
+    ) -> Job[R]:
         """Run it on the cluster for the items of the iterables, which are read now; return the job.
 
         Args:
-            timeout_s: run time in seconds allowed per task.
-            retries: how often a task may run again after an error or a timeout.
-            strategy: who gets the tasks, as of `ApplicationNode.start_job`.
-            needs: what each task needs; None: what all tasks of this function do.
+            timeout_s, retries, strategy, needs: as of `options`, for this call; None: those of this function.
         """
         calls = list(zip(*iterables, strict=False))
-        name = getattr(self.function, "__name__", "map")
+        options = self._options
         job = application().start_job(
             self.function,
             calls,
-            name=name,
-            timeout_s=timeout_s,
-            retries=retries,
+            name=options.name or getattr(self.function, "__name__", "map"),
+            timeout_s=options.timeout_s if timeout_s is None else timeout_s,
+            retries=options.retries if retries is None else retries,
             prints=True,
-            strategy=strategy,
+            strategy=options.strategy if strategy is None else strategy,
             needs=self.task_needs if needs is None else needs,
         )
         _CURRENT.started(job)
@@ -94,7 +110,16 @@ class TaskFunction(Generic[P, R]):
 
 
 def task(function: Callable[P, R]) -> TaskFunction[P, R]:
-    """Make a task function: `f(x)` runs here, `f.submit(x)` and `f.map(xs)` on the cluster."""
+    """Make a task function: `f(x)` runs here, `f.submit(x)` a future and `f.map(xs)` a job on the cluster.
+
+    >>> @concurrent_nb.task                                                             # doctest: +SKIP
+    ... def square(x): return x * x
+    >>> square(3), square.submit(3).result(), square.map(range(4)).results()            # doctest: +SKIP
+    (9, 9, [0, 1, 4, 9])
+
+    The cluster is the notebook's, which `%concurrent` starts or connects to. Elsewhere it is an embedded one with a
+    worker for each core, which the first use starts and the end of the program ends.
+    """
     return TaskFunction(function)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from concurrent_nb.shipping.environment.tracker import TRACKER
 from tests import leaks
 
 pytest_plugins = ["pytester"]
@@ -48,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[leaks.MARK] = secrets.token_hex(8)
     # The standard library starts this process when it is first needed and keeps it, so have it before the first test.
     resource_tracker.ensure_running()
+    # The tests themselves are on this machine only, and too many to be laid into shared memory within each of them.
+    TRACKER.follow_modules(leave_out=["tests"])
     config.stash[AT_START] = leaks.held()
 
 

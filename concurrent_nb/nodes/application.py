@@ -19,9 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 
 from concurrent_nb import foreign
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
@@ -34,27 +32,40 @@ from concurrent_nb.nodes.jobs import Job
 from concurrent_nb.nodes.laying import Arguments, TaskLoader, lay_down, lay_down_call
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
 from concurrent_nb.nodes.maps import Map
+from concurrent_nb.nodes.options import (
+    BoundOptions,
+    TaskOptions,
+    checked_needs,
+    label_of,
+    limits_of,
+    options_of,
+    strategy_of,
+)
 from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.objects.store import Store
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions import Functions, PickledFunction
 from concurrent_nb.shipping.notes import Display
 from concurrent_nb.shipping.pickles import Shared
 from concurrent_nb.shipping.references import is_importable
-from concurrent_nb.shipping.task_objects import travelling
+from concurrent_nb.shipping.refusals import describe_arguments, describe_failure
 from concurrent_nb.tasks.chunks import AdaptiveSize
-from concurrent_nb.tasks.system import ITaskSystem, Task
+from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffer, length, pack_body
-from concurrent_nb.wire.messages import STRATEGIES, Needs, Slice, StrategyName
+from concurrent_nb.wire.messages import Needs, Slice
 
 if TYPE_CHECKING:
     from concurrent_nb.nodes.system_run import CellRun, SystemRun
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 log = foreign.Log(__name__)
 
@@ -62,11 +73,18 @@ log = foreign.Log(__name__)
 SUBMITS_PER_JOB: Final = 4096
 #: what the master said of its slaves is believed so long, in seconds
 SLOTS_KNOWN_S: Final = 10.0
-#: a job's name is cut to so many characters
-NAME_MAX: Final = 100
-RETRIES_MAX: Final = 1_000_000
+_NO_OPTIONS: Final = TaskOptions()
 #: somebody does not want to wait for the tasks of one application at the end of the interpreter: so for those of none
 _INTERRUPTED_AT_EXIT: Final = threading.Event()
+
+
+class _MapOptions(TypedDict, total=False):
+    """The keywords of `ApplicationNode.map`."""
+
+    timeout: float | None
+    chunksize: int | None
+    buffersize: int | None
+    return_exceptions: bool
 
 
 class ApplicationNode(concurrent.futures.Executor):
@@ -94,24 +112,26 @@ class ApplicationNode(concurrent.futures.Executor):
         self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._store = Store()
-        self._functions = Functions(lay_down=partial(lay_down, self._store))
+        self._functions = Functions(lay_down=partial(lay_down, self._store), surroundings=TRACKER)
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
-        self._loader = TaskLoader(self._store)  # of single tasks whose class cannot change
+        self._loader = TaskLoader(self._store, TRACKER)  # of single tasks whose class cannot change
+        self._loads_for: object = self  # its environment; none yet
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_asked_s = -math.inf
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
+        self._named: weakref.WeakSet[OpenJob[TaskFuture]] = weakref.WeakSet()  # submits that are jobs by themselves
 
-        def join() -> Membership:
-            return register(connection_file.read(where), "client", keys, name=self.name)
+        def join(replaces: str) -> Membership:
+            return register(connection_file.read(where), "client", keys, name=self.name, replaces=replaces)
 
         def gone(gracefully: bool) -> None:
             desk.call(self._call_receiver, "master_disconnected", gracefully)
 
         desk = self._desk = Desk(self.name)
         self._receiver: object | None = None
-        cluster = where.stem.removeprefix("concurrent_nb-")
-        self._courier = Courier(join, cluster, self.name, self._store, gone, desk.close)
+        self._cluster_name = where.stem.removeprefix("concurrent_nb-")
+        self._courier = Courier(join, self._cluster_name, self.name, self._store, gone, desk.close)
         self._canceller = self._courier.cancel  # one for all futures
         self._at_exit = _finish_at_exit(self)
 
@@ -128,33 +148,44 @@ class ApplicationNode(concurrent.futures.Executor):
         self._send(job, future, fn, args, kwargs)
         return future
 
-    def submit_needing(
-        self, needs: Needs | None, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> TaskFuture:
-        """Submit as `submit` does, for a task with needs; None: those of the function, which mostly has none.
+    def options(
+        self,
+        *,
+        timeout_s: float | None = None,
+        retries: int = 0,
+        needs: Needs | None = None,
+        name: str = "",
+        strategy: str | None = None,
+    ) -> BoundOptions:
+        """Give this application with options for its next calls of `submit` and `map`.
 
-        Raises ConfigurationError for needs that cannot be, and what `submit` raises.
+        >>> app.options(timeout_s=10, retries=2).submit(pow, 2, 10).result()            # doctest: +SKIP
+        1024
+
+        Args:
+            timeout_s: run time in seconds allowed per attempt; of a map, for each item.
+            retries: how often a task may run again after an error or a timeout; of a map, each item.
+            needs: what a task needs; None: what the function says, which mostly is a slot, in a worker process.
+            name: what people see in the cluster's status. With a name or a strategy each submit is a job by itself.
+            strategy: who gets the tasks, as of `start_job`.
+
+        Raises ConfigurationError for options that cannot be.
         """
-        needs = _checked(needs)
-        job, index = self._next_of_loose_job()
-        future = TaskFuture(job.id, index, self._canceller)
-        self._send(job, future, fn, args, kwargs, needs)
-        return future
+        return BoundOptions(self, options_of(timeout_s, retries, needs, name, strategy))
 
-    def push_task(self, task: Task) -> TaskFuture:
+    def push_task(self, task: TaskOf[R]) -> TaskFuture[R]:
         """Run a task object on the cluster; return its future.
 
         A copy of it travels, is called, and tidies up (`clean_up`) before its result comes back. Then `task.finished`
         is called here, in the thread of callbacks (see `call_back`), soon after the future has ended.
         """
         job, index = self._next_of_loose_job()
-        future = TaskFuture(job.id, index, self._canceller)
-        introduce(task, future, self.name)
-        future.add_done_callback(lambda ended: self._desk.call(tell, task, ended, self._heard))
-        # A class that travels by value may have changed since its last task was pushed.
-        loader = self._loader if is_importable(type(task)) else TaskLoader(self._store)
+        future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
+        pushed = introduce(task, future, self.name)
+        future.add_done_callback(lambda ended: self._desk.call(tell, pushed, ended, self._heard))
         try:
-            function, (body, sizes, buffers, lease) = loader.load(task)
+            loader = self._loader_of(type(pushed))
+            function, (body, sizes, buffers, lease) = loader.load(pushed)
         except NotPicklable as error:
             self._courier.check_open()
             future.end(None, error)
@@ -162,15 +193,22 @@ class ApplicationNode(concurrent.futures.Executor):
             self._courier.post((Entry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),))
         return future
 
+    def _loader_of(self, kind: type[Task]) -> TaskLoader:
+        if not is_importable(kind):  # it may have changed since its last task was pushed
+            return TaskLoader(self._store, TRACKER)
+        if (environment := TRACKER.current()) is not self._loads_for:
+            self._loader, self._loads_for = TaskLoader(self._store, TRACKER), environment
+        return self._loader
+
     def push_tasks(
         self,
-        tasks: Iterable[Task],
+        tasks: Iterable[TaskOf[R]],
         *,
         name: str = "",
         stop_on_error: bool = False,
         timeout_s: float | None = None,
         retries: int = 0,
-    ) -> Job:
+    ) -> Job[R]:
         """Run task objects as one job, many to a message; return it at once. Each ends as with `push_task`.
 
         Lists and tuples are pickled now. From other iterables some thousand tasks are taken ahead of their ends, the
@@ -183,12 +221,23 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises ConfigurationError for what is no Task, RuntimeError after `shutdown`, what an iterable raises at first.
         """
         self._courier.check_open()
-        limits = _limits(timeout_s, retries)
-        record = OpenJob[TaskFuture](new_job_id(), _label(name or "tasks"), False, bool(stop_on_error))
+        limits = limits_of(timeout_s, retries)
+        record = OpenJob[TaskFuture](new_job_id(), label_of(name or "tasks"), False, bool(stop_on_error))
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         ahead = None if isinstance(tasks, Sequence) else AHEAD
-        loader = TaskLoader(self._store)
-        Push(self.name, loader, self._courier, self._desk, iter(tasks), record, job, limits, ahead, self._heard).start()
+        loader = TaskLoader(self._store, TRACKER)
+        Push(
+            self.name,
+            loader,
+            self._courier,
+            self._desk,
+            cast("Iterator[Task]", iter(tasks)),
+            record,
+            job,
+            limits,
+            ahead,
+            self._heard,
+        ).start()
         return job
 
     def call_back(self, receiver: object | None) -> None:
@@ -205,6 +254,50 @@ class ApplicationNode(concurrent.futures.Executor):
         is logged.
         """
         self._receiver = receiver
+
+    @overload  # type: ignore[override]  # arguments are looked at more closely than the standard library's types do
+    def map(
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        return_exceptions: Literal[True],
+    ) -> Iterator[R | BaseException]: ...
+
+    @overload
+    def map(self, fn: Callable[[A], R], iterable: Iterable[A], /, **options: Unpack[_MapOptions]) -> Iterator[R]: ...
+
+    @overload
+    def map(
+        self, fn: Callable[[A, B], R], one: Iterable[A], two: Iterable[B], /, **options: Unpack[_MapOptions]
+    ) -> Iterator[R]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C], R],
+        one: Iterable[A],
+        two: Iterable[B],
+        three: Iterable[C],
+        /,
+        **options: Unpack[_MapOptions],
+    ) -> Iterator[R]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., R],
+        one: Iterable[Any],
+        two: Iterable[Any],
+        three: Iterable[Any],
+        four: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+        **options: Unpack[_MapOptions],
+    ) -> Iterator[R]: ...
 
     def map(
         self,
@@ -231,8 +324,28 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises RuntimeError after `shutdown`, MasterLost once the cluster is gone, NotPicklable if `fn` cannot be sent.
         """
+        return self._map_with(_NO_OPTIONS, fn, iterables, timeout, chunksize, buffersize, return_exceptions)
+
+    def _map_with(
+        self,
+        options: TaskOptions,
+        fn: Callable[..., R],
+        iterables: Sequence[Iterable[Any]],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        return_exceptions: bool,
+    ) -> Iterator[R]:
+        """Map as `map` does, with options for each item."""
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
+        if options.timeout_s is not None or options.retries:
+            # Within a task of several items neither is an item's own.
+            if chunksize is not None and chunksize > 1:
+                raise ConfigurationError(
+                    f"chunksize is {chunksize}: leave it out, with timeout_s or retries each item is a task by itself"
+                )
+            chunksize = 1
         if buffersize is not None and type(buffersize) is not int:
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
@@ -242,7 +355,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.check_open()
         size = AdaptiveSize(self._ask_for_slots()) if chunksize is None else chunksize
         ahead = None if buffersize is None else buffersize * (chunksize or 1)
-        mapped = Map(self, self._courier, fn, iterables, _label(getattr(fn, "__name__", "map")), size, ahead)
+        name = options.name or label_of(getattr(fn, "__name__", "map"))
+        mapped = Map(self, self._courier, fn, iterables, name, size, ahead, options)
         try:
             mapped.fill()
         except BaseException:
@@ -262,7 +376,7 @@ class ApplicationNode(concurrent.futures.Executor):
             body, laid, lease = lay_down(self._store, *pickles.dumps(value))
         except Exception as error:  # whatever the value's own pickling raises is the caller's to see
             kind = type(value).__name__
-            raise NotPicklable(f"this {kind} cannot be put: {type(error).__name__}: {error}") from error
+            raise NotPicklable(f"this {kind} cannot be put: {describe_failure('it', value, error)}") from error
         whole: list[Buffer] = [self._store.view(part) if isinstance(part, Slice) else part for part in laid]
         if not body:
             body, whole = whole[0], whole[1:]  # type: ignore[assignment]
@@ -304,13 +418,17 @@ class ApplicationNode(concurrent.futures.Executor):
             self.close()
             raise
 
+    def __repr__(self) -> str:
+        state = " (shut down)" if self.is_closed else ""
+        return f"<ApplicationNode {self.name} of cluster {self._cluster_name}{state}>"
+
     @property
     def is_closed(self) -> bool:
         """Whether it takes no more tasks, because of `shutdown` or `close`; another one can be made then."""
         return self._courier.is_closed
 
     @property
-    def has_left(self) -> bool:
+    def _has_left(self) -> bool:
         """Whether nothing of it is in the cluster any more."""
         return self._courier.has_left
 
@@ -333,12 +451,13 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def cancel_submits(self) -> int:
         """Stop all tasks of `submit`, running ones too; return how many there were."""
-        old = self._renew_loose_job()
-        count = len(old.entries)
-        self._courier.cancel(old.id, None)
+        jobs = [self._renew_loose_job(), *self._named]
+        count = sum(len(job.entries) for job in jobs)
+        for job in jobs:
+            self._courier.cancel(job.id, None)
         return count
 
-    def fail(self, error: ClusterError) -> None:
+    def _fail(self, error: ClusterError) -> None:
         """End what is open and refuse what comes with `error`. For the owner of a cluster that cannot work any more."""
         self._courier.fail(error)
 
@@ -346,7 +465,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def start_job(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., R],
         calls: Sequence[tuple[Any, ...]],
         *,
         name: str = "",
@@ -359,7 +478,7 @@ class ApplicationNode(concurrent.futures.Executor):
         strategy: str | None = None,
         needs: Needs | None = None,
         batch: int | Literal["auto"] | None = None,
-    ) -> Job:
+    ) -> Job[R]:
         """Run `function(*call)` for each call as one job; return it at once.
 
         Args:
@@ -379,10 +498,10 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
-        timeout_s, retries = _limits(timeout_s, retries)
-        name = _label(name)
+        timeout_s, retries = limits_of(timeout_s, retries)
+        name = label_of(name)
         if (size := self._batch_size(batch)) is not None:
-            record = OpenJob[TaskFuture](new_job_id(), name, bool(until), False, _strategy(strategy))
+            record = OpenJob[TaskFuture](new_job_id(), name, bool(until), False, strategy_of(strategy))
             return Batches(
                 self,
                 self._courier,
@@ -392,12 +511,12 @@ class ApplicationNode(concurrent.futures.Executor):
                 size,
                 limits=(timeout_s, retries),
                 stop_on_error=bool(stop_on_error),
-                needs=_checked(needs),
+                needs=checked_needs(needs),
                 watched=watched,
                 prints=prints,
             ).start()
-        record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), _strategy(strategy))
-        job = Job(record.id, name, self._canceller, watched, prints)
+        record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), strategy_of(strategy))
+        job: Job[R] = Job(record.id, name, self._canceller, watched, prints)
         self._begin(job, record, function, calls, needs, timeout_s, retries)
         return job
 
@@ -423,9 +542,9 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         from concurrent_nb.nodes.system_run import CellRun
 
-        timeout_s, retries = _limits(timeout_s, retries)
-        name = _label(name)
-        record = OpenJob[TaskFuture](new_job_id(), name, strategy=_strategy(strategy))
+        timeout_s, retries = limits_of(timeout_s, retries)
+        name = label_of(name)
+        record = OpenJob[TaskFuture](new_job_id(), name, strategy=strategy_of(strategy))
 
         def go_on(run: CellRun, system: ITaskSystem) -> None:
             self._desk.call(self._go_on, run, system, timeout_s)  # pickling a system runs its owner's code
@@ -442,7 +561,7 @@ class ApplicationNode(concurrent.futures.Executor):
             return
         try:
             self._begin_system(run, OpenJob[TaskFuture](new_job_id(), run.name), system, timeout_s)
-        except Exception as error:  # noqa: BLE001  (whoever waits for the job is told)
+        except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; whoever waits is told)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
             self._courier.cancel(run.id, None)
@@ -475,8 +594,8 @@ class ApplicationNode(concurrent.futures.Executor):
 
         if not isinstance(system, ITaskSystem):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
-        timeout_s, _ = _limits(timeout_s, 0)
-        name = _label(name or type(system).__name__)
+        timeout_s, _ = limits_of(timeout_s, 0)
+        name = label_of(name or type(system).__name__)
         record = OpenJob[TaskFuture](new_job_id(), name)
         run = SystemRun(record.id, name, self._canceller, watched, prints)
         self._begin_system(run, record, system, timeout_s)
@@ -492,7 +611,10 @@ class ApplicationNode(concurrent.futures.Executor):
         run.id = record.id
         system.system_id = record.id.hex()[:8]
         given = access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
-        self._begin(run, record, run_system, [(travelling(system), given)], Needs(kind="host"), timeout_s)
+        try:
+            self._begin(run, record, run_system, [(system, given)], Needs(kind="host"), timeout_s)
+        except NotPicklable as error:
+            raise NotPicklable(describe_failure(type(system).__qualname__, system, error)) from error.__cause__
         run.futures[0].add_done_callback(partial(self._work_ended, run, system))
 
     def _begin(
@@ -506,11 +628,11 @@ class ApplicationNode(concurrent.futures.Executor):
         retries: int = 0,
     ) -> None:
         """Submit all tasks of a job."""
-        shipment = self.ship(function)
-        needs = shipment.needs if needs is None else _checked(needs)
+        shipment = self._ship(function, spawns=True)
+        needs = shipment.needs if needs is None else checked_needs(needs)
         entries = []
         for index, call in enumerate(calls):
-            body, sizes, buffers, lease = self.pack(function, call, {})
+            body, sizes, buffers, lease = self._pack(function, call, {})
             future = job._future_of(index)
             entries.append(
                 Entry(
@@ -526,30 +648,46 @@ class ApplicationNode(concurrent.futures.Executor):
 
     # ------------------------------------------------------------------------------------------- what streams need too
 
-    def ship(self, fn: Callable[..., Any]) -> Shipment:
-        """Pickle a function, or find it pickled. Raises NotPicklable."""
-        pickled = self._functions.pickle(fn)
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
+        """Pickle a function, or find it pickled; for a job if it `spawns`. Raises NotPicklable."""
+        pickled = self._functions.pickle(fn, spawns=spawns)
         last, shipment = self._shipped
         if pickled is not last:  # most submits have the function of the one before
-            needs = _checked(getattr(fn, "task_needs", None))
+            needs = checked_needs(getattr(fn, "task_needs", None))
             shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease, needs)
             if pickled.lease is None:  # what is large is not kept for a call that may never come
                 self._shipped = (pickled, shipment)
         return shipment
 
-    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
             return lay_down_call(self._store, *pickles.dumps_call(args, kwargs))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
-            raise NotPicklable(f"an argument of {name} cannot be sent: {type(error).__name__}: {error}") from error
+            culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
+            raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
 
     def _next_of_loose_job(self) -> tuple[OpenJob[TaskFuture], int]:
         index = next(self._indexes)
         if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1:
             self._renew_loose_job()
         return self._loose, index
+
+    def _submit_with(
+        self, options: TaskOptions, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> TaskFuture[R]:
+        """Submit as `submit` does, with options."""
+        if not options.name and options.strategy is None:
+            job, index = self._next_of_loose_job()
+        else:  # those are a job's
+            job, index = OpenJob[TaskFuture](new_job_id(), options.name or self.name, strategy=options.strategy), 0
+            self._named.add(job)
+        future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
+        self._send(job, future, fn, args, kwargs, options)
+        if job is not self._loose:
+            self._courier.close_job(job)
+        return future
 
     def _send(
         self,
@@ -558,18 +696,21 @@ class ApplicationNode(concurrent.futures.Executor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        needs: Needs | None = None,
+        options: TaskOptions | None = None,
     ) -> None:
         try:
-            body, sizes, buffers, lease = self.pack(fn, args, kwargs)
-            function = self.ship(fn)
+            body, sizes, buffers, lease = self._pack(fn, args, kwargs)
+            function = self._ship(fn)
         except NotPicklable as error:
             self._courier.check_open()
             future.end(None, error)
             return
-        needs = needs or function.needs
+        if options is None:
+            timeout_s, retries, needs = None, 0, function.needs
+        else:
+            timeout_s, retries, needs = options.timeout_s, options.retries, options.needs_with(function)
         self._courier.post(
-            (Entry(job, future.index, function, body, sizes, buffers, None, 0, future, False, lease, needs),)
+            (Entry(job, future.index, function, body, sizes, buffers, timeout_s, retries, future, False, lease, needs),)
         )
 
     def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
@@ -623,42 +764,6 @@ class ApplicationNode(concurrent.futures.Executor):
                     "the master does not say how many slots there are, going on with %d: %s", self._slots, error
                 )
         return self._slots
-
-
-def _limits(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
-    """Give the limits of a job's tasks as they travel. What the master would refuse would cost us the session."""
-    is_number = isinstance(timeout_s, numbers.Real) and not isinstance(timeout_s, bool)
-    if timeout_s is not None and not (is_number and timeout_s > 0):
-        raise ConfigurationError(f"timeout_s is {timeout_s!r}, it must be a number of seconds above 0, or None")
-    is_whole = isinstance(retries, numbers.Integral) and not isinstance(retries, bool)
-    if not (is_whole and 0 <= retries <= RETRIES_MAX):
-        raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
-    return None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries)
-
-
-def _strategy(name: str | None) -> StrategyName | None:
-    """Give the name of a strategy as it travels."""
-    if name is not None and name not in STRATEGIES:
-        raise ConfigurationError(f"strategy is {name!r}, it must be one of {', '.join(STRATEGIES)}, or None")
-    return name
-
-
-def _checked(needs: Needs | None) -> Needs | None:
-    """Give needs as they travel: None for what nearly all tasks need. Raises ConfigurationError."""
-    if needs is None:
-        return None
-    try:
-        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # what it is told is not checked
-    except (msgspec.ValidationError, TypeError) as error:
-        raise ConfigurationError(f"needs is {needs!r}: {error}") from error
-    if needs.kind != "process" and needs.cores != 1:
-        raise ConfigurationError(f"needs is {needs!r}: a {needs.kind} takes no more than one core")
-    return None if needs == Needs() else needs
-
-
-def _label(name: object) -> str:
-    """Give a name as it travels: short, and text that can be encoded."""
-    return str(name)[:NAME_MAX].encode("utf-8", "replace").decode()
 
 
 def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:

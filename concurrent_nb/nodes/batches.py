@@ -128,7 +128,7 @@ class Batches:
         self.job = Job(record.id, record.name, self.cancel, watched, prints)
         self.secret = os.urandom(8).hex()
         self._courier = courier
-        self._shipment = packer.ship(function)
+        self._shipment = packer._ship(function, spawns=True)
         self._needs = self._shipment.needs if needs is None else needs
         if self._needs is not None and self._needs.kind == "thread":
             # Tasks of a batch are told apart by the process's standard streams, which threads share.
@@ -141,7 +141,8 @@ class Batches:
         self._room_bytes = CHUNK_BYTES if isinstance(size, AdaptiveSize) else math.inf
         # None once an item has ended.
         self._items: list[Any] = [
-            call if call and all(map(is_small, call)) else packed(packer, function, call) for call in calls
+            call if call and all(map(is_small, call)) else packed(packer, function, call, number)
+            for number, call in enumerate(calls)
         ]
         self.job.futures.extend([TaskFuture(record.id, index, self.cancel, self.job) for index in range(len(calls))])
         # The courier's thread:
@@ -376,7 +377,8 @@ class Batches:
         # Called as its first item if that is possible: messages about one that is alone then tell its own number.
         index = items[0].index if items[0].index not in self._used else next(self._more_names)
         self._used.add(index)
-        body, sizes, buffers, lease = body_of([self._items[item.index] for item in items], self._terms)
+        numbers = _numbers([item.index for item in items])
+        body, sizes, buffers, lease = body_of([self._items[number] for number in numbers], numbers, self._terms)
         batch = Batch(self, index, items)
         self._unanswered += 1
         for item in items:
@@ -396,3 +398,9 @@ class Batches:
             lease=lease,
             needs=self._needs,
         )
+
+
+def _numbers(indexes: list[int]) -> Sequence[int]:
+    """Give numbers as a range if they are one: it is pickled in a few bytes."""
+    whole = range(indexes[0], indexes[-1] + 1)
+    return whole if len(whole) == len(indexes) else indexes

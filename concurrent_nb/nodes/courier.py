@@ -28,7 +28,7 @@ from concurrent_nb.nodes.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.jobs import OutputPiece
 from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, News, OpenJob, Runs, Unclaimed, Wrote
 from concurrent_nb.nodes.output import Output
-from concurrent_nb.nodes.registration import Membership
+from concurrent_nb.nodes.registration import CALL_TIMEOUT_S, Membership
 from concurrent_nb.nodes.wake import Wake
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.shelf import Shelf
@@ -43,6 +43,12 @@ log = foreign.Log(__name__)
 
 #: no master within this time after it fell silent, and every open future ends with MasterLost
 MASTER_LOST_AFTER_S: Final = 5.0
+#: ... or within this time after this process itself has stood still, because the network may come back later than we do
+PATIENCE_S: Final = 60.0
+#: ends of tasks wait so long for output that nobody reads, and then overtake it
+OVERTAKE_S: Final = 60.0
+#: longer than a turn or an attempt to find a master takes; what took longer has stood still
+STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
 #: time between two attempts to find a master again
 RETRY_S: Final = 0.25
 #: shared memory is looked through this often, and given back after so long without use
@@ -70,11 +76,28 @@ class Source(Protocol):
         """End what has not been sent with an error: the cluster is gone."""
 
 
+class Awake:
+    """Tells whether this thread has stood still: stopped by a signal, held up by a lock, or asleep with its machine."""
+
+    def __init__(self) -> None:
+        self._seen = self._clocks()
+
+    def stood_still(self) -> bool:
+        """Say whether more than STOOD_STILL_S have passed since the last call."""
+        before, self._seen = self._seen, self._clocks()
+        return any(now - then > STOOD_STILL_S for then, now in zip(before, self._seen, strict=True))
+
+    @staticmethod
+    def _clocks() -> tuple[float, float]:
+        return monotonic(), time.time()  # the first one stands still while the machine sleeps
+
+
 class Courier:
     """Carry the tasks of one application.
 
     Args:
-        join: registers the application, now and again when its master has gone.
+        join: registers the application, now and again when its master has gone; is given the session that the new one
+            replaces, "" for none.
         cluster, name: of the cluster, for messages; of the application, for the thread.
         store: where the application's large buffers lie.
         gone: called when the master is gone for good; with whether it was stopped.
@@ -83,14 +106,14 @@ class Courier:
 
     def __init__(
         self,
-        join: Callable[[], Membership],
+        join: Callable[[str], Membership],
         cluster: str,
         name: str,
         store: Store,
         gone: Callable[[bool], object],
         at_end: Callback,
     ) -> None:
-        self.member = join()  # first, because it may fail, and what follows has to be closed
+        self.member = join("")  # first, because it may fail, and what follows has to be closed
         self._store = store
         self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)  # when, since when unused, how many were placed by then
         self._shelf = Shelf()  # shared memory of others, in which results lie
@@ -102,7 +125,6 @@ class Courier:
         self._pid = os.getpid()
         self.present: Presenter | None = None  #: called with each exception before its future has it; never raises
         self.present_display: Callable[[Display], None] | None = None  #: shows what no job gathers
-        self.output = Output(name)
         self._lock = threading.Lock()  # guards what follows up to the inbox
         self._closed = False  # no more tasks
         self._sources: dict[JobId, Source] = {}
@@ -110,12 +132,17 @@ class Courier:
         self._inbox: deque[Task | Callback] = deque()
         self._leaving = False  # our thread may end when nothing is unanswered
         self._wake = Wake()
+        self.output = Output(name, drained=self._wake.set)
+        self._held: deque[News[TaskFuture]] = deque()  # news that waits for output to be written
+        self._held_until = 0.0
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         self._note_readers: dict[tuple[bytes, int], tuple[int, Reader]] = {}  # by task: attempt, and its stream 3
         self._ledger = Ledger[TaskFuture](self.member.interval_s)
         self._attach()
         self._waiter = self._watch()
         self._heard_at = monotonic()
+        self._patience_s = MASTER_LOST_AFTER_S
+        self._awake = Awake()
         self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
         self._thread.start()
 
@@ -207,7 +234,7 @@ class Courier:
 
     def _run(self) -> None:
         try:
-            while not (self._leaving and not self._ledger.has_entries() and not self._inbox):
+            while not (self._leaving and not self._ledger.has_entries() and not self._inbox and not self._held):
                 if not self._turn() or self._broken is not None:
                     break
         except BaseException as error:
@@ -234,6 +261,8 @@ class Courier:
 
     def _turn(self) -> bool:
         """Wait for something, and do it. False when the cluster is gone."""
+        if self._awake.stood_still():
+            self._patience_s = PATIENCE_S
         self._wake.rearm()
         waits = bool(self._inbox) or has_mail(self.member.link.socket)
         ready = self._waiter.poll(0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic()))
@@ -243,6 +272,8 @@ class Courier:
         if self._inbox:
             self._take_inbox()
         over = self._receive(now)
+        if self._held:
+            self._learn_held(now)
         if self._released:
             self._ledger.release([self._released.popleft() for _ in range(len(self._released))])
         if now - self._tidied[0] >= TIDY_S:
@@ -262,9 +293,12 @@ class Courier:
         try:
             for frames in self.member.link.receive():
                 self._heard_at = now
+                self._patience_s = MASTER_LOST_AFTER_S
                 for news in self._ledger.received(frames, now):
-                    if (error := foreign.call(log, "news of a task could not be taken", self._learn, news)) is not None:
-                        self._end_broken(news, error)
+                    if self._must_wait(news):
+                        self._held.append(news)
+                    else:
+                        self._learn_safely(news)
         except ProtocolError as error:
             log.warning("the master broke the protocol: %s", error)
             return True
@@ -307,12 +341,15 @@ class Courier:
 
     def _quit(self) -> None:
         self._ledger.drop_all()
+        self._held.clear()
         self._leaving = True
 
     def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
         if cancel_futures:
             for entry in self._ledger.entries():
                 entry.owner.cancel()
+        if cancel_futures or stop:
+            self._held_until = 0.0  # nobody waits any longer
         sources = dict(self._sources)
         for source in sources.values():
             source.leave(cancel_futures or stop)
@@ -325,6 +362,33 @@ class Courier:
 
     # --------------------------------------------------------------------------------------------------------- news
 
+    def _must_wait(self, news: News[TaskFuture]) -> bool:
+        """Say whether output has to be written first: for ends, and for all that comes after an end which waits."""
+        if type(news) is Wrote:
+            if news.stream != NOTES:
+                return False
+        elif type(news) is not Ended:
+            return bool(self._held)
+        if self._held:
+            return True
+        if self.output.settle():
+            return False
+        self._held_until = monotonic() + OVERTAKE_S
+        return True
+
+    def _learn_held(self, now: float) -> None:
+        """Go on with what has waited for output, if that is written or has had its time."""
+        if self.output.is_busy:
+            if now < self._held_until:
+                return
+            self.output.overtake()
+        while self._held:
+            self._learn_safely(self._held.popleft())
+
+    def _learn_safely(self, news: News[TaskFuture]) -> None:
+        if (error := foreign.call(log, "news of a task could not be taken", self._learn, news)) is not None:
+            self._end_broken(news, error)
+
     def _learn(self, news: News[TaskFuture]) -> None:
         if type(news) is Ended:
             self._end(news)
@@ -333,7 +397,8 @@ class Courier:
         elif type(news) is Wrote:
             self._show(news)
         elif type(news) is Unclaimed:
-            self._released.extend(news.slices)
+            # It may be a result that has come before, in a session that is over, and that somebody looks at.
+            self._ledger.release(news.slices, clean=False)
         elif type(news) is Segment:
             try:
                 self._shelf.add(Handle(news.segment, news.pid, news.fd, news.size))
@@ -356,7 +421,6 @@ class Courier:
             foreign.call(log, "ending a task has failed", future.end, None, failure)
 
     def _end(self, ended: Ended[TaskFuture]) -> None:
-        self.output.settle()
         future, frame = ended.entry.owner, ended.frame
         if ended.entry.lease is not None:
             # Whoever ran it before, and was lost, may look at it yet.
@@ -404,7 +468,6 @@ class Courier:
             log.warning("task %s: %s", future.task, error)
             del self._note_readers[key]
             return
-        self.output.settle()  # in a batch these may be ends
         future.take_notes(notes, wrote.attempt)
         if future.job is not None and not future.job.prints:
             return
@@ -425,20 +488,24 @@ class Courier:
         if session.closed_by_peer == CLUSTER_STOPPED:
             self._give_up(f"cluster {self._cluster!r} has been stopped", gracefully=True)
             return False
-        deadline = monotonic() + MASTER_LOST_AFTER_S
+        deadline = monotonic() + self._patience_s
         why = ""
         while monotonic() < deadline:
             try:
                 if not over and self.member.still_known():
                     self._heard_at = monotonic()
                     return True
-                self._go_on_with(self._join())
+                self._go_on_with(self._join(self.member.session_id.hex()))
                 return True
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
                 why = f"{type(error).__name__}: {error}"
                 over = True
                 time.sleep(RETRY_S)
-        self._give_up(f"the master of cluster {self._cluster!r} is gone, and none came back within 5 s ({why})")
+            if self._awake.stood_still():
+                self._patience_s = PATIENCE_S
+                deadline = monotonic() + PATIENCE_S
+        within = f"{self._patience_s:.0f} s"
+        self._give_up(f"the master of cluster {self._cluster!r} is gone, and none came back within {within} ({why})")
         return False
 
     def _go_on_with(self, member: Membership) -> None:
@@ -450,6 +517,8 @@ class Courier:
             entry.owner.end_cancelled()
 
     def _give_up(self, why: str, kind: type[ClusterError] = MasterLost, gracefully: bool = False) -> None:
+        self._held_until = 0.0
+        self._learn_held(monotonic())
         with self._lock:
             self._broken = kind(why)
             left = [item for item in self._inbox if isinstance(item, Entry)]

@@ -7,7 +7,7 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from concurrent_nb import foreign
 from concurrent_nb.ids import JobId, task_name
@@ -119,6 +119,9 @@ class TaskFuture(concurrent.futures.Future[T]):
         import asyncio  # here, because it takes 100 ms and only coroutines come by
 
         return asyncio.wrap_future(self).__await__()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a future cannot be sent: call its result() first and use that")
 
     @property
     def task(self) -> str:

@@ -31,11 +31,11 @@ _ATOMS_ONLY: Final = {tuple}
 class Packer(Protocol):
     """What is needed of the application."""
 
-    def ship(self, fn: Callable[..., Any]) -> Shipment:
-        """Pickle a function."""
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
+        """Pickle a function, for a job if it `spawns`."""
 
-    def pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _pack(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
         """Pickle arguments."""
 
@@ -54,9 +54,9 @@ class Large:
 Item = chunks.Call | Large | NotPicklable
 
 
-def packed(packer: Packer, fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes | Large:
-    """Pickle the arguments of an item that are no atoms. Raises NotPicklable."""
-    body, sizes, buffers, lease = packer.pack(fn, args, {})
+def packed(packer: Packer, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | Large:
+    """Pickle the arguments of an item that are no atoms, and its number in the job. Raises NotPicklable."""
+    body, sizes, buffers, lease = packer._pack(fn, args, number)
     return Large(body, sizes, buffers, lease) if sizes else body
 
 
@@ -75,19 +75,22 @@ def fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
     return len(items)
 
 
-def body_of(items: Sequence[Any], terms: chunks.Terms | None = None) -> tuple[bytes, Sizes, Buffers, Lease | None]:
+def body_of(
+    items: Sequence[Any], numbers: Sequence[int], terms: chunks.Terms | None = None
+) -> tuple[bytes, Sizes, Buffers, Lease | None]:
     """Make the arguments of the task that items travel as; one item is an ordinary task.
 
     Args:
         items: that can go together, as `fitting` says.
+        numbers: of the items in the job.
         terms: of a batch.
     """
     first = items[0]
     if isinstance(first, Large):
         return first.body, first.sizes, first.buffers, first.lease
     if len(items) > 1:
-        return *pack_body(chunks.dumps_calls(items, terms), ()), None
+        return *pack_body(chunks.dumps_calls(items, numbers, terms), ()), None
     if isinstance(first, tuple):
-        return *pack_body(*dumps_call(first, {})), None
+        return *pack_body(*dumps_call(first, numbers[0])), None
     assert isinstance(first, bytes)
     return first, (), (), None

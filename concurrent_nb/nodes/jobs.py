@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Generic, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, SupportsIndex, overload
 
 from msgspec import Struct
 
@@ -284,6 +284,9 @@ class Job(Generic[T]):
             running = len(self._running)
             waiting = len(self.futures) - len(self.ended) - running
             return Counts(waiting, running, self._done, self._failed, self._cancelled)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a job cannot be sent: call its results() first and use those")
 
     def __repr__(self) -> str:
         counts = self.counts()

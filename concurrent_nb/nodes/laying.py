@@ -6,6 +6,7 @@ from functools import partial
 from concurrent_nb.nodes.ledger import Shipment
 from concurrent_nb.objects.segments import is_available
 from concurrent_nb.objects.store import Lease, Store
+from concurrent_nb.shipping.environment.envelope import Surroundings
 from concurrent_nb.shipping.pickles import OUT_OF_BAND_BYTES
 from concurrent_nb.shipping.task_objects import Packer
 from concurrent_nb.tasks.system import Task
@@ -48,9 +49,9 @@ def lay_down_call(store: Store, body: bytes, buffers: Sequence[memoryview]) -> A
 class TaskLoader:
     """Make of task objects what the courier carries. A class is sent as it was when its first task was loaded."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, surroundings: Surroundings) -> None:
         self._store = store
-        self._packer = Packer(partial(lay_down, store))
+        self._packer = Packer(partial(lay_down, store), surroundings)
         self._shipments: dict[bytes, Shipment] = {}
 
     def load(self, task: Task) -> tuple[Shipment, Arguments]:

@@ -37,7 +37,7 @@ class Shipment:
     needs: m.Needs | None = None  #: of its tasks, where nobody says otherwise
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class OpenJob(Generic[T]):
     """A job of which tasks may be unanswered."""
 
@@ -189,10 +189,10 @@ class Ledger(Generic[T]):
         if self.session is not None and known.said_open:
             self.session.send(m.Cancel(job, None if indexes is None else list(indexes)))
 
-    def release(self, slices: Sequence[m.Slice]) -> None:
-        """Give back what results lay in: nobody looks at it any more."""
+    def release(self, slices: Sequence[m.Slice], *, clean: bool = True) -> None:
+        """Give back what results lay in; if that is `clean`, nobody looks at it any more, so it may be used again."""
         if self.session is not None:
-            self.session.send(m.Release(list(slices), True))
+            self.session.send(m.Release(list(slices), clean))
 
     def closed(self, segments: Sequence[bytes]) -> None:
         """Say that segments of ours are gone."""

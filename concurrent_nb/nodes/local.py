@@ -9,6 +9,7 @@ line on that pipe: it begins nothing more, and goes when what runs has ended.
 import atexit
 import contextlib
 import json
+import multiprocessing
 import os
 import secrets
 import subprocess
@@ -31,10 +32,12 @@ from concurrent_nb.errors import (
     ConfigurationError,
     InitializerFailed,
 )
-from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
+from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.__main__ import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.application import ApplicationNode
 from concurrent_nb.nodes.restarts import restart_workers
+from concurrent_nb.shipping.environment.envelope import enclosed
+from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.control_client import ControlClient
@@ -132,6 +135,11 @@ class Cluster:
             raise ClusterError(f"cluster {self.name!r} has been closed: make another one")
         if self._master is not None:
             raise ClusterError(f"cluster {self.name!r} has been started already")
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise ClusterError(
+                "multiprocessing imports this script in a child process, where it would start a cluster again, and so"
+                ' on: put what starts it under `if __name__ == "__main__":`'
+            )
         refuse_taken(self.name)
         self._log = self._open_log()
         if self._initializer_pickle:
@@ -198,13 +206,13 @@ class Cluster:
         path = self._started()
         with self._joining:
             if not self._applications or self._applications[-1].is_closed:
-                self._applications = [one for one in self._applications if not one.has_left]
+                self._applications = [one for one in self._applications if not one._has_left]
                 application = ApplicationNode(path, self._keys)
                 if self._config.get("SlaveNode", {}).get("max_tasks_per_worker"):
                     application.default_chunksize = 1  # so that workers count what the user counts
                 self._applications.append(application)
                 if self._failure is not None:  # found out meanwhile
-                    application.fail(self._failure)
+                    application._fail(self._failure)
             return self._applications[-1]
 
     def status(self) -> dict[str, Any]:
@@ -315,7 +323,9 @@ class Cluster:
         environment = dict(os.environ)
         inherited: tuple[int, ...] = ()
         if role == "slave":
+            TRACKER.note()
             environment[SYS_PATH_VARIABLE] = json.dumps(sys.path)
+            environment[AUTHKEY_VARIABLE] = bytes(multiprocessing.current_process().authkey).hex()
             if self._initializer is not None:
                 inherited = (self._initializer.fileno(),)
                 environment[INITIALIZER_VARIABLE] = str(inherited[0])
@@ -362,7 +372,7 @@ class Cluster:
             if (failure := self._failure_of(slave, deaths)) is not None:
                 self._failure = failure
                 for application in self._applications:
-                    application.fail(failure)
+                    application._fail(failure)
                 return
             with self._scaling:
                 _let_go(slave.process)
@@ -392,7 +402,7 @@ def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any
     """Pickle what workers call before their first task. Raises ConfigurationError or NotPicklable."""
     if not callable(initializer):
         raise ConfigurationError(f"initializer is {initializer!r}, it must be a function or another callable")
-    return pickled_call(initializer, tuple(initargs))
+    return enclosed(TRACKER.current(), pickled_call(initializer, tuple(initargs)))
 
 
 def _write_line(node: "subprocess.Popen[str]", line: str) -> None:

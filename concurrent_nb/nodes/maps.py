@@ -38,6 +38,7 @@ from concurrent_nb.nodes.items import (
     packed,
 )
 from concurrent_nb.nodes.ledger import Entry, OpenJob
+from concurrent_nb.nodes.options import TaskOptions
 from concurrent_nb.shipping.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunks import AdaptiveSize
 
@@ -56,11 +57,16 @@ class Chunk:
     """Items that travel as one task. It has ended once it has answers, an error or parts."""
 
     items: Sequence[Any]  #: each an Item; until it has ended
-    count: int
+    numbers: range  #: of the items in the map
     answers: list[Any] | None = None  #: for several items as `shipping.chunks` has them; for one, its value
     error: BaseException | None = None  #: ends each of its items
     parts: "Sequence[Chunk] | None" = None  #: run in its place
     future: TaskFuture | None = None  #: of several items, once it has answers: who ran it
+
+    @property
+    def count(self) -> int:
+        """Return how many items there are."""
+        return len(self.numbers)
 
 
 class Map:
@@ -69,6 +75,7 @@ class Map:
     Args:
         size: items per task, or what decides on it.
         ahead: items that may be read and not yet handed out; None for all.
+        options: of each task.
 
     Raises NotPicklable if the function cannot travel.
     """
@@ -82,11 +89,12 @@ class Map:
         name: str,
         size: int | AdaptiveSize,
         ahead: int | None,
+        options: TaskOptions,
     ) -> None:
         self._packer = packer
         self._courier = courier
         self._fn = fn
-        self._function = packer.ship(fn)
+        self._function = packer._ship(fn, spawns=True)
         # The reader's thread:
         self._calls = zip(*iterables, strict=False)
         # What is read from others may be the same object again and again, changed meanwhile; or it takes its time.
@@ -94,6 +102,7 @@ class Map:
         self._least = 1 if isinstance(size, AdaptiveSize) else size
         self._ahead = ahead
         self._outstanding = 0  # items that were read and not handed out
+        self._read = 0  # items that were read
         # Written by one thread, read by the other:
         self._waiting: deque[Item] = deque()
         self._exhausted = False  # the reader will add nothing
@@ -101,9 +110,12 @@ class Map:
         # The courier's thread:
         self._leaving = False  # the application is: nothing more will be read
         self._again: deque[Chunk] = deque()  # parts to be sent before what waits
-        self.record = OpenJob[TaskFuture](new_job_id(), name)
+        self._options = options
+        self._needs = options.needs_with(self._function)
+        self.record = OpenJob[TaskFuture](new_job_id(), name, strategy=options.strategy)
         self._size = size
         self._index = itertools.count()
+        self._cut = 0  # items that are in chunks
         self._unanswered: dict[TaskFuture, Chunk] = {}
         self._abandoned = False
         self._workers: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
@@ -130,16 +142,17 @@ class Map:
 
     def _read_one_by_one(self, items: Iterator[tuple[Any, ...]]) -> int:
         waiting, read = self._waiting, 0
-        for read, args in enumerate(items, 1):  # noqa: B007  (how many there were)
+        for read, args in enumerate(items, 1):
             for arg in args:
                 if type(arg) not in SMALL_ATOMS and not is_small(arg):
                     # Now, because it may change; and here, because its own code may run.
-                    waiting.append(self._packed(args))
+                    waiting.append(self._packed(args, self._read + read - 1))
                     break
             else:
                 waiting.append(args)
             if self._hungry:
                 self._offer()
+        self._read += read
         return read
 
     def _read_in_blocks(self, items: Iterator[tuple[Any, ...]]) -> int:
@@ -148,6 +161,7 @@ class Map:
             read += len(block)
             if _are_small(block):
                 self._waiting.extend(block)
+                self._read += len(block)
             else:
                 self._read_one_by_one(iter(block))
             if self._hungry:
@@ -160,9 +174,9 @@ class Map:
             self._hungry = False
             self._courier.tell(self.cut)
 
-    def _packed(self, args: tuple[Any, ...]) -> Item:
+    def _packed(self, args: tuple[Any, ...], number: int) -> Item:
         try:
-            return packed(self._packer, self._fn, args)
+            return packed(self._packer, self._fn, args, number)
         except NotPicklable as error:
             return error
 
@@ -280,11 +294,13 @@ class Map:
         waiting.extendleft(reversed(items[count:]))
         del items[count:]
         first = items[0]
-        return Chunk(items, len(items), error=first if isinstance(first, NotPicklable) else None)
+        numbers = range(self._cut, self._cut + len(items))
+        self._cut = numbers.stop
+        return Chunk(items, numbers, error=first if isinstance(first, NotPicklable) else None)
 
     def _entry(self, chunk: Chunk) -> Entry[TaskFuture]:
         """Make the task of a chunk."""
-        body, sizes, buffers, lease = body_of(chunk.items)
+        body, sizes, buffers, lease = body_of(chunk.items, chunk.numbers)
         future = TaskFuture(self.record.id, next(self._index), self._courier.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
@@ -296,11 +312,11 @@ class Map:
             body,
             sizes,
             buffers,
-            None,
-            0,
+            self._options.timeout_s,
+            self._options.retries,
             future,
             lease=lease,
-            needs=function.needs,
+            needs=self._needs,
         )
 
     def _ended(self, future: Any) -> None:
@@ -346,7 +362,7 @@ class Map:
                 self._waiting.popleft()
                 dropped += 1
             if dropped:
-                self._order.append(Chunk((), dropped, error=error))
+                self._order.append(Chunk((), range(dropped), error=error))
             self._condition.notify_all()
 
     def _close(self) -> None:
@@ -363,8 +379,8 @@ class Map:
 
 def _parts(chunk: Chunk) -> list[Chunk]:
     size = -(-chunk.count // PARTS)
-    cuts = [chunk.items[at : at + size] for at in range(0, chunk.count, size)]
-    return [Chunk(items, len(items)) for items in cuts]
+    cuts = [slice(at, at + size) for at in range(0, chunk.count, size)]
+    return [Chunk(chunk.items[cut], chunk.numbers[cut]) for cut in cuts]
 
 
 def _are_small(calls: Sequence[tuple[Any, ...]]) -> bool:

@@ -28,7 +28,8 @@ from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.kernel_desk import Answer, connection_info
-from concurrent_nb.nodes.master_core import MasterCore, Place
+from concurrent_nb.nodes.master_core import KEPT_S, MasterCore, Place
+from concurrent_nb.nodes.processes import seen_from_here
 from concurrent_nb.nodes.registration import as_json, can_open, check_versions
 from concurrent_nb.nodes.strategies import BUILT_IN, IStrategy, makers
 from concurrent_nb.nodes.wake import Wake
@@ -38,6 +39,7 @@ from concurrent_nb.objects.store import Store
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.state import UNDELIVERED_BYTES
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.compute import Gate
@@ -68,6 +70,14 @@ class MasterNode(Component):
     suspect_after_s = FloatItem(3.0, min=0.01, help="A node that was silent for this many seconds gets no new tasks.")
     lost_after_s = FloatItem(5.0, min=0.01, help="A node that was silent for this many seconds is given up.")
     deaths_allowed = IntItem(3, min=1, help="A task that was running in this many workers that died is quarantined.")
+    results_kept_s = FloatItem(
+        KEPT_S,
+        min=0.0,
+        help="Seconds for which an application whose connection has broken may come back for its results.",
+    )
+    results_kept_bytes = IntItem(
+        UNDELIVERED_BYTES, min=0, help="Bytes of results kept for a silent application before its tasks wait for it."
+    )
     share_memory = BoolItem(True, help="Large buffers for nodes of this host lie in shared memory and do not travel.")
 
 
@@ -87,11 +97,18 @@ class Master:
         # Wall clock, so that a later life has a larger number although nothing is kept between two lives.
         epoch = time.time_ns() // 1_000_000
         strategy = config.strategy.make()
-        scheduler = Scheduler(strategy, makers=makers(config.manager), deaths_allowed=config.deaths_allowed)
+        scheduler = Scheduler(
+            strategy,
+            makers=makers(config.manager),
+            deaths_allowed=config.deaths_allowed,
+            undelivered_bytes=config.results_kept_bytes,
+        )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
         self._shelf = Shelf()
         self._store = Store() if segments.is_available() else None
-        self._core = MasterCore(epoch, scheduler, liveness, config.interval_s, self._shelf, self._store)
+        self._core = MasterCore(
+            epoch, scheduler, liveness, config.interval_s, self._shelf, self._store, kept_s=config.results_kept_s
+        )
         self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wake()
@@ -227,18 +244,27 @@ class Master:
         memory: list[Any] | None = None,
         host: str = "",
         pid: int = 0,
+        begun: float | None = None,
+        replaces: str = "",
     ) -> dict[str, Any]:
         """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals.
 
-        The jobs of one that is lost and does not come back end at once, those of others wait for it. `memory` describes
-        a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes. `host` and `pid` are
-        shown to those who ask for the status.
+        If its connection breaks and it does not come back, its jobs end a moment later, those of others wait for it.
+        `memory` describes a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
+        `host` and `pid` are shown to those who ask for the status; with `begun`, when that process began by a clock of
+        its host, a master of the same host sees when the process has ended. `replaces` is its former session.
         """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
         session = new_session_id()
         place = Place(check_host(host), pid)
-        await self._ask(lambda now: self._core.add_client(session, public, name, now, comes_back, place))
+        is_alive = seen_from_here(host, pid, begun)
+        former = session_of(replaces) if replaces else None
+        await self._ask(
+            lambda now: self._core.add_client(
+                session, public, name, now, comes_back, place, is_alive=is_alive, replaces=former
+            )
+        )
         return self._welcome(session, name, caller, memory)
 
     @remote(roles=["admin", "slave"])

@@ -44,8 +44,12 @@ from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
 
-#: a client that was lost may come back for its jobs within this time
+#: what an application whose connection has broken left is kept so long for its return
+KEPT_S: Final = 3600.0
+#: the jobs of a session that another one has replaced are opened again within this time
 LINGER_S: Final = 10.0
+#: of what tasks write, so much is kept for a silent client; more is left out
+OUTPUT_KEPT_BYTES: Final = 16 * 1024 * 1024
 #: functions of jobs that are over are kept for the next job, so many of them, of so many bytes in all
 IDLE_FUNCTIONS: Final = 64
 IDLE_BYTES: Final = 64 * 1024 * 1024
@@ -76,7 +80,12 @@ class Peer:
     slots: int = 0
     credit: int = 0
     heard: bool = False  #: it has said something on the compute channel
-    comes_back: bool = True  #: if a client is lost, its jobs wait for it
+    comes_back: bool = True  #: if a client's connection has broken, its jobs wait for it
+    is_alive: Callable[[], bool] = lambda: True  #: whether a client's process is there, as far as can be seen from here
+    replaces: SessionId | None = None  #: a client's former session, until this one is heard
+    is_silent: bool = False  #: nothing was heard of it for a while
+    output_bytes: int = 0  #: what tasks have written for it since it is silent
+    cut: "dict[tuple[bytes, int, int, int], int]" = field(default_factory=dict)  #: left out of that, by task and stream
     done: int = 0  #: outcomes that it has sent or got
     outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
     place: Place = Place()
@@ -105,6 +114,7 @@ class MasterCore:
         scheduler: decides who runs what.
         liveness: decides who is gone.
         interval_s: seconds between two signs of life.
+        kept_s: for so many seconds an application whose connection has broken may come back.
         shelf: keeps the shared memory of other nodes open; None to share none.
         store: where what applications on other hosts tell once is laid down; None where nobody can open it.
     """
@@ -117,8 +127,11 @@ class MasterCore:
         interval_s: float = 1.0,
         shelf: Shelf | None = None,
         store: Store | None = None,
+        *,
+        kept_s: float = KEPT_S,
     ) -> None:
         self.epoch = epoch
+        self._kept_s = kept_s
         self._interval_s = interval_s
         self.scheduler = scheduler
         self._liveness = liveness
@@ -131,6 +144,8 @@ class MasterCore:
         self._events: list[e.Event] = []
         self._touched: dict[SessionId, Peer] = {}  # may have something to say now
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
+        self._silent: dict[SessionId, Peer] = {}  # clients
+        self._next_check = 0.0  # when to see whether their processes are there
         self._scheduler_due = 0.0
         self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
@@ -161,12 +176,29 @@ class MasterCore:
     # ------------------------------------------------------------------------------------------------ coming and going
 
     def add_client(
-        self, session_id: SessionId, key: bytes, name: str, now: float, comes_back: bool = True, place: Place = Place()
+        self,
+        session_id: SessionId,
+        key: bytes,
+        name: str,
+        now: float,
+        comes_back: bool = True,
+        place: Place = Place(),
+        *,
+        is_alive: Callable[[], bool] = lambda: True,
+        replaces: SessionId | None = None,
     ) -> None:
-        """Register an application; its jobs belong to `key`. If it never comes back, they end as soon as it is lost."""
+        """Register an application; its jobs belong to `key`.
+
+        Args:
+            comes_back: its jobs wait for it when its connection has broken; else they end a moment later.
+            is_alive: says whether its process is there, where that can be seen; asked while it is silent.
+            replaces: its former session, which ends when this one is heard.
+        """
         session = Session(self.epoch, "from_client")
         memory = self._memory.client(session_id, key, name, session)
-        self._add(Peer(session_id, "client", key, name, session, memory, comes_back=comes_back, place=place), now)
+        peer = Peer(session_id, "client", key, name, session, memory, comes_back=comes_back, place=place)
+        peer.is_alive, peer.replaces = is_alive, replaces
+        self._add(peer, now)
 
     def add_slave(
         self,
@@ -203,6 +235,7 @@ class MasterCore:
         self._liveness.forget(session_id)
         self._looks.discard(session_id)
         self._touched.pop(session_id, None)
+        self._silent.pop(session_id, None)
         self._keys[peer.key] -= 1
         if not self._keys[peer.key]:
             del self._keys[peer.key]
@@ -279,7 +312,9 @@ class MasterCore:
                 peer.heard = True
                 shares = any(type(item.message) is m.ShareMemory for item in items)
                 peer.memory.introductions.share(shares)
-                if peer.role == "slave":
+                if peer.role == "client":
+                    self._is_heard_first(peer, now)
+                else:
                     self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
                     self._decide(now)
             acknowledged = cast("list[e.OutcomesAcknowledged]", peer.session.take_acked())
@@ -298,6 +333,13 @@ class MasterCore:
             self._events.clear()
             self._memory.keep(self._counts)  # none of it does
             self.remove(peer.session_id, f"protocol error: {error}", now)
+
+    def _is_heard_first(self, client: Peer, now: float) -> None:
+        """From now on silence is no loss; and what its former session had is this one's."""
+        self._liveness.keep(client.session_id, self._kept_s if client.comes_back else None)
+        former = None if client.replaces is None else self.peers.get(client.replaces)
+        if former is not None and former.role == "client" and former.key == client.key and former is not client:
+            self.remove(former.session_id, "it has registered again", now, LINGER_S)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:
         """Take the transport's word that a peer has no connection."""
@@ -396,8 +438,19 @@ class MasterCore:
         task = None if job is None else job.tasks.get(message.task.index)
         if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:
             return
-        if task.job.client is not None:
-            self._send(task.job.client, message)
+        client = None if task.job.client is None else self.peers.get(task.job.client)
+        if client is not None and (not (client.is_silent or client.cut) or self._has_room_for(client, message)):
+            self._send(client.session_id, message)
+
+    def _has_room_for(self, client: Peer, message: m.Output) -> bool:
+        """Say whether output is kept for a silent client. Of a stream that was cut once nothing more is sent at all."""
+        ref = message.task
+        name = (ref.job, ref.index, ref.attempt, message.stream)
+        if name in client.cut or (client.is_silent and client.output_bytes + len(message.data) > OUTPUT_KEPT_BYTES):
+            client.cut[name] = client.cut.get(name, 0) + len(message.data)
+            return False
+        client.output_bytes += len(message.data)
+        return True
 
     def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
         if not 0 <= message.slots <= message.credit:
@@ -536,6 +589,11 @@ class MasterCore:
         """Do what time demands, and give all envelopes that should leave now."""
         for change in self._liveness.tick(now):
             self._lives(change, now)
+        if self._silent and now >= self._next_check:
+            self._next_check = now + self._interval_s
+            for peer in list(self._silent.values()):
+                if not peer.is_alive():
+                    self.remove(peer.session_id, "its process has ended", now)
         if self._events or now >= self._scheduler_due:
             self._decide(now)
         self.kernels.tick(now)
@@ -550,16 +608,38 @@ class MasterCore:
         node = SessionId(change.node)
         peer = self.peers[node]
         if isinstance(change, Lost):
-            linger_s = LINGER_S if peer.comes_back else 0.0
-            self.remove(node, "nothing was heard of it", now, linger_s)
-        elif peer.role == "slave" and peer.heard:
+            kept = peer.role == "client" and peer.heard
+            self.remove(
+                node, "its connection has broken, and it did not return" if kept else "nothing was heard of it", now
+            )
+        elif peer.role == "client":
+            self._is_silent(peer, isinstance(change, Suspected))
+        elif peer.heard:
             self._events.append(e.SlaveSuspected(node) if isinstance(change, Suspected) else e.SlaveTrusted(node))
+
+    def _is_silent(self, client: Peer, is_silent: bool) -> None:
+        """Tell a silent client nothing but that we are here, so that nothing gathers in front of it."""
+        client.is_silent = is_silent
+        if is_silent:
+            self._silent[client.session_id] = client
+            self._next_check = 0.0
+            self._events.append(e.ClientSilent(client.session_id))
+            return
+        self._silent.pop(client.session_id, None)
+        client.output_bytes = 0
+        for (job, index, attempt, stream), count in client.cut.items():
+            if count and stream != m.NOTES:
+                note = f"\n[{count:,} bytes of output are left out here, and what follows: nobody took it]\n"
+                client.session.send(m.Output(m.TaskRef(job, index, attempt), stream, note.encode()))
+        client.cut = dict.fromkeys(client.cut, 0)
+        self._touched[client.session_id] = client
+        self._events.append(e.ClientHeard(client.session_id))
 
     def _outgoing(self, now: float) -> Iterator[Outgoing]:
         for session_id, peer in self._touched.items():
             if not peer.heard:
                 continue  # there is no connection yet
-            envelopes = peer.session.flush(now)
+            envelopes = [] if peer.is_silent else peer.session.flush(now)
             if not envelopes and now - peer.said_at >= self._interval_s:
                 envelopes = [peer.session.keepalive()]
             if envelopes:
@@ -574,7 +654,7 @@ class MasterCore:
 
     def _look_again(self, peer: Peer, now: float) -> None:
         """Plan when to look at a peer at the latest; an earlier plan stays, a look too many does no harm."""
-        due = peer.session.next_deadline()
+        due = None if peer.is_silent else peer.session.next_deadline()
         keepalive = peer.said_at + self._interval_s
         due = keepalive if due is None or keepalive < due else due
         if due < peer.look_at or peer.look_at <= now:

@@ -2,9 +2,9 @@
 
     application's thread: text, call --> waiting --> our thread --> sys.stdout, sys.stderr, displays
 
-A stream may block for as long as its reader likes, and results and signs of life do not wait for that. Output of a task
-is written before its future ends, unless a stream takes nothing for SETTLE_S: from then on, until everything is
-written, results overtake output. The thread is there from the first output on.
+A stream may block for as long as its reader likes. Output of a task is written before its future ends, so ends wait for
+it; when the application's thread is told that they may `overtake`, they need not, until everything is written. The
+thread is there from the first output on.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from concurrent_nb.clock import monotonic
 
 log = foreign.Log(__name__)
 
-#: a result waits so long for output that comes before it, and output so long for room
+#: the application's thread waits so long for output, and output so long for room
 SETTLE_S: Final = 1.0
 #: characters that may wait to be written; what comes then is left out if there is no room within SETTLE_S
 HELD_MOST: Final = 16 << 20
@@ -61,17 +61,27 @@ class Output:
         name: of the application, for the thread.
         held_most: characters that may wait.
         settle_s: seconds for which the caller waits at most.
+        drained: called, in our thread, when everything is written after a `settle` in vain.
     """
 
-    def __init__(self, name: str, *, held_most: int = HELD_MOST, settle_s: float = SETTLE_S) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        held_most: int = HELD_MOST,
+        settle_s: float = SETTLE_S,
+        drained: Callable[[], object] = lambda: None,
+    ) -> None:
         self._name = name
         self._held_most = held_most
         self._settle_s = settle_s
+        self._drained = drained
         self._changed = threading.Condition()
         self._waiting: deque[_Text | _Call] = deque()
         self._held = 0  # characters that wait or are being written
-        self._is_busy = False  # something waits or is being written
-        self._is_behind = False  # results overtake output
+        self.is_busy = False  #: something waits or is being written
+        self._may_overtake = False
+        self._is_awaited = False  # somebody wants to know when everything is written
         self._taken_at = monotonic()  # when a stream has taken something
         self._left_out: dict[int, int] = {}  # characters, by stream
         self._closing = False
@@ -100,12 +110,19 @@ class Output:
             else:
                 self._left_out[1] = self._left_out.get(1, 0) + size
 
-    def settle(self) -> None:
-        """Wait until everything is written, unless a stream blocks."""
-        if not self._is_busy or self._is_behind:
-            return
+    def settle(self) -> bool:
+        """Wait for a moment until everything is written. False if it is not, and nothing may overtake it."""
+        if not self.is_busy or self._may_overtake:
+            return True
         with self._changed:
-            self._is_behind = not self._changed.wait_for(lambda: not self._is_busy, self._settle_s)
+            is_settled = self._changed.wait_for(lambda: not self.is_busy, self._settle_s)
+            self._is_awaited = not is_settled
+            return is_settled
+
+    def overtake(self) -> None:
+        """Let `settle` not wait until everything is written that waits now."""
+        with self._changed:
+            self._may_overtake = self.is_busy
 
     def close(self) -> None:
         """Take nothing more, and let the thread end when everything is written. Waits as `settle` does."""
@@ -125,7 +142,7 @@ class Output:
         if os.getpid() != self._pid:
             return  # a forked copy: thread and output belong to the parent
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_busy)
+            self._changed.wait_for(lambda: not self.is_busy)
 
     # ---------------------------------------------------------------------------------------------- with _changed held
 
@@ -144,11 +161,11 @@ class Output:
         if self._thread is None and not self._start():
             self._do(item)
             return
-        if not self._is_busy:
+        if not self.is_busy:
             self._taken_at = monotonic()
         self._waiting.append(item)
         self._held += item.size
-        self._is_busy = True
+        self.is_busy = True
         self._changed.notify_all()
 
     def _start(self) -> bool:
@@ -175,9 +192,13 @@ class Output:
             with self._changed:
                 self._held -= item.size
                 self._taken_at = monotonic()
-                if not self._waiting:
-                    self._is_busy = self._is_behind = False
+                is_drained = not self._waiting
+                if is_drained:
+                    self.is_busy = self._may_overtake = False
+                    is_awaited, self._is_awaited = self._is_awaited, False
                 self._changed.notify_all()
+            if is_drained and is_awaited:
+                self._drained()
             del item
 
     def _next(self) -> _Text | _Call:

@@ -144,12 +144,13 @@ class Push:
                 log.info("job %s gets no more tasks: %s", job.name, error)
 
 
-def introduce(task: Task, future: TaskFuture, client_id: str) -> None:
-    """Write its ids into a task. Raises ConfigurationError if it is none."""
+def introduce(task: object, future: TaskFuture, client_id: str) -> Task:
+    """Write its ids into a task, and give it back. Raises ConfigurationError if it is none."""
     if not isinstance(task, Task):
         raise ConfigurationError(f"a {type(task).__name__} cannot be pushed: make it a concurrent_nb.Task")
     task.task_id = future.task
     task.client_id = client_id
+    return task
 
 
 def tell(task: Task, future: TaskFuture, listener: Listener) -> None:

@@ -3,13 +3,13 @@
 import contextlib
 import os
 import platform
-import socket
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final
 
 from concurrent_nb.errors import AccessRefused, ProtocolError, VersionMismatch
 from concurrent_nb.ids import SessionId
+from concurrent_nb.nodes.processes import name_of_host, own_begun
 from concurrent_nb.objects import segments
 from concurrent_nb.transport.compute import Link
 from concurrent_nb.transport.connection_file import ConnectionFile
@@ -19,8 +19,6 @@ from concurrent_nb.wire.messages import PROTOCOL_VERSION
 
 #: a master that does not answer a call within this time counts as absent
 CALL_TIMEOUT_S: Final = 5.0
-#: most characters of a host's name
-HOST_MAX: Final = 100
 
 
 def versions() -> dict[str, Any]:
@@ -97,6 +95,8 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
     token = info.tokens.get(role) or info.tokens.get("admin")
     if token is None:
         raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
+    if role == "client":
+        facts = {"begun": own_begun(), **facts}
     control = ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S)
     try:
         with segments.probe() as ours:
@@ -106,7 +106,7 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
                 key=keys.public.decode(),
                 versions=versions(),
                 memory=memory,
-                host=socket.gethostname()[:HOST_MAX],
+                host=name_of_host(),
                 pid=os.getpid(),
                 **facts,
             )

@@ -27,6 +27,7 @@ from concurrent_nb.nodes.ledger import Entry, OpenJob
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.objects.store import Store
 from concurrent_nb.shipping import notes
+from concurrent_nb.shipping.environment.entering import HANDED_ON
 from concurrent_nb.shipping.notes import Display, SystemCounts
 from concurrent_nb.tasks.drive import AHEAD_MOST, Cancel, Drive, Ended, Event, Instruction, Push, Room, Runs
 from concurrent_nb.tasks.system import ITaskSystem, Task
@@ -151,14 +152,14 @@ class _Hands:
         self._blind = False
         self._left = False
 
-        def join() -> Membership:
+        def join(replaces: str) -> Membership:
             who = f"system {name} of {given.client_id}"
-            return register(given.info, "client", given.keys, name=who[:100], comes_back=False)
+            return register(given.info, "client", given.keys, name=who[:100], comes_back=False, replaces=replaces)
 
         name_of_host = f"system {given.system_id}"
         # The ends of its tasks tell all that a host needs to know of the master's going.
         store = Store()
-        self._loader = TaskLoader(store)
+        self._loader = TaskLoader(store, HANDED_ON)
         self._courier = Courier(
             join, given.info.name, name_of_host, store, gone=lambda gracefully: None, at_end=lambda: None
         )

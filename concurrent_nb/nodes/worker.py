@@ -18,6 +18,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
@@ -28,8 +29,10 @@ from concurrent_nb.objects.maps import Restorer
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store, address_of
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import batches, chunks, notes, pickles, restoring
-from concurrent_nb.shipping.reports import failed, not_loadable, not_picklable, traceback_of
+from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies, restoring, streams
+from concurrent_nb.shipping.environment.entering import Entered, Environments, ThreadEnvironments, hand_on
+from concurrent_nb.shipping.environment.envelope import is_envelope
+from concurrent_nb.shipping.reports import EXPLANATION, failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.shipping.restoring import Copy
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
@@ -51,12 +54,37 @@ _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
 
 
+class _Function:
+    """A function that has come, in the environment that it is to run in; opened by the first task."""
+
+    __slots__ = ("body", "buffers", "entered", "function", "has_read_only", "made", "main", "restore")
+
+    def __init__(
+        self,
+        entered: Entered,
+        body: Buffer,
+        buffers: Sequence[Buffer],
+        restore: Sequence[Callable[[], None]],
+        has_read_only: bool,
+    ) -> None:
+        self.entered = entered
+        self.body = body
+        self.buffers = buffers
+        self.restore = restore  #: make the buffers what they were
+        self.has_read_only = has_read_only  #: some cannot be made what they were
+        self.function: Callable[..., object] | None = None
+        self.main: types.ModuleType | None = None  #: what is `__main__` for it
+        self.made: list[streams.Made] = []  #: the generators of random numbers in it
+
+
 class TaskRunner:
     """Keep functions by digest; run tasks and turn whatever happens into an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, environments: Environments) -> None:
+        self._environments = environments
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
-        self._functions: dict[bytes, Callable[..., object]] = {}
+        self._functions: dict[bytes, _Function] = {}
+        self._drawing = streams.drawing()  # of the thread in which tasks run
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
@@ -79,10 +107,30 @@ class TaskRunner:
         """Run one task."""
         if self._snapshots:  # of a chunk that was interrupted
             self._forget_snapshots()
+        environments = self._environments
         try:
-            function = self._functions.get(digest)
-            if function is None:
-                function = self._open(digest)
+            known = self._functions.get(digest) or self._unwrap(digest)
+            if not environments.begin(known.entered):
+                known = self._unwrap(digest)
+                environments.begin(known.entered)
+        except BaseException as error:  # noqa: BLE001  (a module of the user's that does not fit; the answer has the error)
+            return not_loadable(error)
+        try:
+            return self._run(task, known, body, sizes, buffers)
+        finally:
+            if known.main is not None and (mains.HERE.visitors or mains.HERE.module is not known.main):
+                mains.leave(known.main)
+            try:
+                environments.end()
+            except KeyboardInterrupt:
+                environments.end()
+                raise
+
+    def _run(self, task: TaskId, known: _Function, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+        try:
+            function = known.function or self._open(known)
+            if mains.HERE.module is not known.main and known.main is not None:
+                mains.enter(known.main)
             if sizes:
                 body, buffers = self._whole(body, sizes, buffers)
             args, kwargs = pickles.loads(body, buffers)
@@ -91,12 +139,28 @@ class TaskRunner:
         sink = notes.sink()
         sink.open(self.send_note)
         try:
+            drawing = self._drawing
+            drawing.job, index = task
+            drawing.made = known.made
             if type(kwargs) is dict:
+                drawing.begin(index)
                 value = function(*args, **kwargs)
-            elif kwargs is None:
-                value = chunks.run(function, args, snapshot=self._snapshot)
+            elif type(kwargs) is int:
+                drawing.begin(kwargs)
+                value = function(*args)
+            elif len(kwargs) == 1:
+                value = chunks.run(function, args, kwargs[0], drawing.begin, snapshot=self._snapshot)
             else:
-                value = batches.run(function, args, chunks.Terms(*kwargs), _show_figures, snapshot=self._snapshot)
+                numbers, *terms = kwargs
+                value = batches.run(
+                    function,
+                    args,
+                    numbers,
+                    chunks.Terms(*terms),
+                    drawing.begin,
+                    _show_figures,
+                    snapshot=self._snapshot,
+                )
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return failed(error)
@@ -117,13 +181,32 @@ class TaskRunner:
         """Give the answer of a task that this worker cannot run."""
         return not_loadable(error)
 
-    def _open(self, digest: bytes) -> Callable[..., object]:
+    def _unwrap(self, digest: bytes) -> _Function:
+        """Take a function out of the envelope that says in which environment it runs."""
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
-        function: Callable[..., object] = self._restoring(*self._pickled[digest])
+        body, buffers, restore, has_read_only = self._restorable(*self._pickled[digest])
+        environment = None
+        if is_envelope(body):
+            envelope = pickles.loads(body, buffers)
+            environment, body, buffers = envelope.environment, envelope.body, envelope.buffers
+        known = _Function(self._environments.known(environment), body, buffers, restore, has_read_only)
+        self._functions[digest] = known
+        return known
+
+    def _open(self, known: _Function) -> Callable[..., object]:
+        """Open a function, in its environment."""
+        main = mains.new()
+        mains.enter(main, loads_function=True)
+        function: Callable[..., object]
+        function, made = streams.loaded(
+            lambda: restoring.loads(known.body, known.buffers, known.restore, known.has_read_only)
+        )
+        mains.enter(main)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
-        self._functions[digest] = function
+        known.function, known.main, known.made = function, main, made
+        known.body, known.buffers = b"", ()
         return function
 
     # ------------------------------------------------------------------------------------------------ shared memory
@@ -133,8 +216,13 @@ class TaskRunner:
         whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, self._looks.append))
         return (body, whole) if body else (whole[0], whole[1:])
 
-    def _restoring(self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Any:
-        """Unpickle a function so that no task sees what another has changed of the function's buffers."""
+    def _restorable(
+        self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> tuple[Buffer, Sequence[Buffer], Sequence[Callable[[], None]], bool]:
+        """Give the pickle of a function and its buffers, and what makes those again what they were.
+
+        And whether some cannot be made what they were, and so are read-only.
+        """
         travelled = iter(buffers)
         if sizes and not body:
             body = self._shelf.read(sizes[0]) if isinstance(sizes[0], Slice) else next(travelled)
@@ -156,7 +244,7 @@ class TaskRunner:
                 has_read_only = True
         if mapped:
             restore.append(Restorer(mapped).restore)
-        return restoring.loads(body, parts, restore, has_read_only)
+        return body, parts, restore, has_read_only
 
     def _laid_down(self, pickled: bytes, buffers: Sequence[memoryview]) -> tuple[Buffer, Sequence[Buffer | Slice]]:
         """Put a large result into shared memory, if there is any."""
@@ -271,13 +359,18 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
     child.hang_on(ends.lifeline)
     child.take_standard_streams(ends)
     child.forget_main()
+    wants_threads = Page(ends.page).wants_threads
+    environments = ThreadEnvironments() if wants_threads else Environments()
+    EXPLANATION.explain = environments.explain
+    hand_on(environments)
     if initializer:
-        initialize(initializer, ends)
+        initialize(initializer, ends, environments)
     try:
-        if Page(ends.page).wants_threads:
-            Seats(ends, seat_here).serve()
+        if wants_threads:
+            mains.have_one_for_each_thread()
+            Seats(ends, partial(seat_here, environments)).serve()
         else:
-            runner = TaskRunner()
+            runner = TaskRunner(environments)
             serving = Serving(ends, runner)
             runner.send_note = serving.send_note
             nested.note_blocked = serving.note_blocked
@@ -287,11 +380,14 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
         sys.exit(1)
 
 
-def initialize(initializer: bytes, ends: WorkerEnds) -> None:
-    """Call the user's initializer; where it fails, tell the slave why and exit."""
+def initialize(initializer: bytes, ends: WorkerEnds, environments: Environments) -> None:
+    """Call the user's initializer; where it fails, tell the slave why and exit. What it changes stays."""
     try:
-        function, args = pickles.loads(initializer)
+        envelope = pickles.loads(initializer)
+        environments.begin(environments.known(envelope.environment))
+        function, args = pickles.loads(envelope.body, envelope.buffers)
         function(*args)
+        environments.adopt()
     except BaseException as error:  # noqa: BLE001  (user code; the slave gets the traceback, and the user from it)
         report = traceback_of(error)
         with socket.socket(fileno=ends.tasks) as link, contextlib.suppress(OSError):  # a slave that is gone
@@ -312,10 +408,10 @@ def import_host() -> None:
         importlib.import_module("concurrent_nb.nodes.system_host")
 
 
-def seat_here(ends: WorkerEnds, out: ThreadStream, err: ThreadStream) -> Seat:
+def seat_here(environments: Environments, ends: WorkerEnds, out: ThreadStream, err: ThreadStream) -> Seat:
     """Make the seat of this thread, with functions, shared memory and notes of its own."""
     notes.have_own_sink()
-    runner = TaskRunner()
+    runner = TaskRunner(environments)
     seat = Seat(ends, runner, out, err)
     runner.send_note = seat.send_note
     return seat
@@ -325,6 +421,7 @@ def main(option: str, fds: str) -> None:
     """Be a template, and in its children a worker; or be one worker."""
     if paths := os.environ.get(SYS_PATH_VARIABLE):
         sys.path[:] = json.loads(paths)  # what the owner can import, its workers can
+    proxies.take_key()
     # A notebook's processes have its backend, which tasks cannot use. By name, because it needs matplotlib.
     os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.figures"
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it

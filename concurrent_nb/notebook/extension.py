@@ -1,5 +1,6 @@
 """`%load_ext concurrent_nb`: make the magics known to a shell, and take them away again."""
 
+import contextlib
 from importlib import import_module
 from typing import Final
 
@@ -9,10 +10,21 @@ from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import choice
 from concurrent_nb.notebook.magics import ConcurrentMagics
+from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.task_functions import use
 
 #: where the shell keeps our magics, so that they can be found again
 _MAGICS: Final = (("line", "concurrent"), ("cell", "concurrent_task"), ("cell", "cython_task"))
+
+
+def _cell_begins(*info: object) -> None:
+    """%autoreload changes modules at the beginning of a cell."""
+    TRACKER.cell_begins()
+
+
+def _cell_ended(*result: object) -> None:
+    """Note what the cell has imported."""
+    TRACKER.note()
 
 
 def load(ipython: InteractiveShell) -> None:
@@ -27,6 +39,9 @@ def load(ipython: InteractiveShell) -> None:
     ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
     complete_magics(ipython, ours, magics.session)
     use(magics.session.application_for_functions, magics.session.jobs.append)
+    ipython.events.register("pre_run_cell", _cell_begins)
+    ipython.events.register("post_run_cell", _cell_ended)
+    TRACKER.note()
     if magics.start_at_once:
         magics.session.begin()
 
@@ -34,6 +49,9 @@ def load(ipython: InteractiveShell) -> None:
 def unload(ipython: InteractiveShell) -> None:
     """Take the magics away, and stop the cluster that they started."""
     leave_magics(ipython)
+    for event, listener in (("pre_run_cell", _cell_begins), ("post_run_cell", _cell_ended)):
+        with contextlib.suppress(ValueError):  # it was not loaded
+            ipython.events.unregister(event, listener)
     for kind, name in _MAGICS:
         ipython.magics_manager.magics[kind].pop(name, None)
     ipython.magics_manager.registry.pop(CythonMagics.__name__, None)

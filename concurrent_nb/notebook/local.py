@@ -18,8 +18,9 @@ from concurrent_nb.errors import NotPicklable, ResultNotPicklable
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import notes, pickles
+from concurrent_nb.shipping import notes, pickles, streams
 from concurrent_nb.shipping.functions import Functions, opened
+from concurrent_nb.shipping.refusals import describe_arguments
 
 
 class LocalJob(Job):
@@ -37,8 +38,8 @@ class LocalJob(Job):
         watched: bool = False,
     ) -> None:
         super().__init__(new_job_id(), name, self._cancel_job, watched)
-        pickled = Functions().pickle(function)
-        self._function = opened(pickled)
+        pickled = Functions().pickle(function, spawns=True)
+        self._function, self._made = streams.loaded(lambda: opened(pickled))
         self._calls = [_pack(call) for call in calls]
         self._printer = printer
         self._stop_on_error = stop_on_error
@@ -69,7 +70,7 @@ class LocalJob(Job):
         for attempt in range(1, self._retries + 2):
             future.attempt = attempt
             try:
-                with self._tagged(future.index), self._listening(future.index):
+                with self._tagged(future.index), self._listening(future.index), self._drawing(future.index):
                     value = self._function(*_unpack(self._calls[future.index]))
                 future.status = Status.HIT if isinstance(value, Hit) else Status.OK
                 result = _copied(value.value if isinstance(value, Hit) else value, future)
@@ -98,6 +99,17 @@ class LocalJob(Job):
         finally:
             builtins.display = before  # type: ignore[attr-defined]
             notes.SINK.close()
+
+    @contextmanager
+    def _drawing(self, index: int) -> Iterator[None]:
+        """Give a task its streams of random numbers."""
+        drawing = streams.drawing()
+        drawing.job, drawing.made = self.id, self._made
+        drawing.begin(index)
+        try:
+            yield
+        finally:
+            drawing.end()
 
     @contextmanager
     def _tagged(self, index: int) -> Iterator[None]:
@@ -135,7 +147,8 @@ def _pack(call: tuple[Any, ...]) -> tuple[bytes, list[bytes]]:
     try:
         body, buffers = pickles.dumps(call)
     except Exception as error:  # an object's own pickling may raise anything
-        raise NotPicklable(f"an argument from --for cannot be sent: {type(error).__name__}: {error}") from error
+        culprit = describe_arguments(None, call, {}, error)
+        raise NotPicklable(f"an argument from --for cannot be sent: {culprit}") from error
     return body, [bytes(buffer) for buffer in buffers]
 
 

@@ -12,14 +12,15 @@ from typing import Any, Final
 import msgspec
 
 from concurrent_nb import ITaskSystem, SystemRun, TaskFuture
-from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.nodes.system_host import show_log_of
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.functions import opened
 from concurrent_nb.shipping.notes import SystemCounts
-from concurrent_nb.shipping.task_objects import Packer, travelling
+from concurrent_nb.shipping.refusals import describe_failure
+from concurrent_nb.shipping.task_objects import Packer
 from concurrent_nb.tasks.drive import Cancel, Drive, Ended, Instruction, Push
 
 #: between two looks at how far it is
@@ -32,7 +33,7 @@ class LocalSystemRun(SystemRun):
     def __init__(self, system: ITaskSystem, name: str, watched: bool) -> None:
         super().__init__(new_job_id(), name, self._cancel_job, watched)
         system.system_id = self.id.hex()[:8]
-        here: ITaskSystem = _copied(travelling(system))
+        here: ITaskSystem = _sent(system)
         self._log = show_log_of(here)
         self._drive = Drive(here, "here", print, _no_master, time.monotonic)
         self._packer = Packer()
@@ -97,6 +98,13 @@ class LocalSystemRun(SystemRun):
     def _tell(self) -> None:
         self._told_at = time.monotonic()
         self._task_said(0, [msgspec.convert(self._drive.stats(), SystemCounts)])
+
+
+def _sent(system: ITaskSystem) -> Any:
+    try:
+        return _copied(system)
+    except Exception as error:  # an object's own pickling may raise anything
+        raise NotPicklable(describe_failure(type(system).__qualname__, system, error)) from error
 
 
 def _copied(value: Any) -> Any:

@@ -104,7 +104,12 @@ def captured_text(captured: Sequence[Captured]) -> str:
     if not captured:
         return "nothing is sent along"
     rows = [
-        (c.name, c.kind, write_bytes(c.size_bytes) if c.size_bytes else "by name")
+        (
+            c.name,
+            c.kind,
+            (write_bytes(c.size_bytes) if c.size_bytes else "by name")
+            + ("; random numbers: each task has a stream of its own" if c.draws else ""),
+        )
         for c in sorted(captured, key=lambda c: (-c.size_bytes, c.name))
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]

@@ -36,8 +36,12 @@ class Endings:
     def deliver(self, task: Task) -> None:
         """Send a finished task's outcome to its owner, or keep it until the owner is back."""
         parcel = self._books.out.parcel(task.job, task.outcome_slave)
-        if parcel is not None and task.outcome is not None:
+        if task.outcome is None:
+            return
+        if parcel is not None:
             parcel.add(task.outcome, task.outcome_buffers)
+        else:
+            self._books.keep_undelivered(task)
 
     def requeue(self, task: Task) -> None:
         """Let a task wait for another attempt, before all others of its owner."""

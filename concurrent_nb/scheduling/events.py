@@ -93,6 +93,18 @@ class ClientLost(Struct, frozen=True, gc=False):
     linger_s: float
 
 
+class ClientSilent(Struct, frozen=True, gc=False):
+    """Nothing was heard of a client for a while, or its connection is gone: what is for it is kept."""
+
+    client: SessionId
+
+
+class ClientHeard(Struct, frozen=True, gc=False):
+    """A silent client was heard again: it gets what was kept."""
+
+    client: SessionId
+
+
 class TasksStarted(Struct, frozen=True, gc=False):
     """A slave says that these have been running for a while."""
 
@@ -149,6 +161,8 @@ Event = (
     | JobClosed
     | CancelRequested
     | ClientLost
+    | ClientSilent
+    | ClientHeard
     | TasksStarted
     | TasksReturned
     | OutcomesReceived

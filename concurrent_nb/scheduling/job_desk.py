@@ -11,7 +11,9 @@ from typing import Final
 from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.events import (
     CancelRequested,
+    ClientHeard,
     ClientLost,
+    ClientSilent,
     JobClosed,
     JobOpened,
     OutcomesAcknowledged,
@@ -125,11 +127,22 @@ class JobDesk:
     def client_lost(self, event: ClientLost, now: float) -> None:
         """Let the client's jobs go on for a while."""
         books = self._books
+        books.take_undelivered(event.client)
         books.owners.pop(event.client, None)
         for job in books.jobs.values():
             if job.client == event.client:
                 job.client = None
                 books.lingering.set(job.id, now + event.linger_s)
+
+    def client_silent(self, event: ClientSilent, now: float) -> None:
+        """Keep what is for the client, and let its jobs go on."""
+        self._books.out.silent.add(event.client)
+
+    def client_heard(self, event: ClientHeard, now: float) -> None:
+        """Deliver what was kept for the client."""
+        for task in self._books.take_undelivered(event.client):
+            if task.state == State.FINISHED and task.job.client == event.client:
+                self._endings.deliver(task)
 
     def linger_over(self, now: float) -> None:
         """Abandon the jobs whose owner has been away for too long."""

@@ -5,6 +5,8 @@ clock and never sends. Times are seconds of one monotonic clock.
 
     watch --> trusted --silent for suspect_after_s, or unreachable--> suspected --still silent--> lost (and forgotten)
                  ^----------------------heard-----------------------------'
+
+A node that is told to `keep` is never lost because of silence, only when its connection has been gone for long.
 """
 
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ class _Node:
     heard_s: float  #: when it was heard last
     unreachable_s: float | None = None  #: since when its connection has been gone
     suspected: bool = False
+    kept_s: float | None = None  #: only a connection that has been gone for so long is its end
 
 
 class Liveness:
@@ -81,6 +84,14 @@ class Liveness:
         """Begin to watch a node; it counts as heard now."""
         self._nodes[node] = _Node(now)
         self._looks.set(node, now + self._suspect_after_s)
+
+    def keep(self, node: SessionId, for_s: float | None = None) -> None:
+        """Take silence of a node for no loss from now on, only that its connection has been gone for `for_s` seconds.
+
+        None: for `unreachable_after_s`.
+        """
+        if (record := self._nodes.get(node)) is not None:
+            record.kept_s = self._unreachable_after_s if for_s is None else for_s
 
     def forget(self, node: SessionId) -> None:
         """Stop watching a node, without a verdict."""
@@ -141,6 +152,9 @@ class Liveness:
     def _deadlines(self, record: _Node) -> tuple[float, float]:
         """Return when the node is to be suspected, and when it is lost."""
         suspect_s, lost_s = record.heard_s + self._suspect_after_s, record.heard_s + self._lost_after_s
+        if record.kept_s is not None:
+            gone_s = record.unreachable_s
+            return (suspect_s, inf) if gone_s is None else (gone_s, gone_s + record.kept_s)
         if record.unreachable_s is None:
             return suspect_s, lost_s
         return record.unreachable_s, min(lost_s, record.unreachable_s + self._unreachable_after_s)

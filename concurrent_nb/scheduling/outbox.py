@@ -40,6 +40,7 @@ class Outbox:
     """Collects decisions until `flush`."""
 
     def __init__(self) -> None:
+        self.silent: set[SessionId] = set()  #: clients that get nothing for now
         self._sealed: list[Instruction] = []
         self._started: dict[tuple[SessionId, str], list[TaskRef]] = {}
         self._parcels: dict[tuple[SessionId, JobId, str], Parcel] = {}
@@ -51,8 +52,11 @@ class Outbox:
         self._started.setdefault((client, slave), []).append(task)
 
     def parcel(self, job: Job, slave: str) -> Parcel | None:
-        """Return where the job's outcomes from a slave are put, None while its owner is away (they are kept)."""
-        if job.client is None:
+        """Return where the job's outcomes from a slave are put, None while its owner is away or silent.
+
+        They are to be kept then: see `Books.keep_undelivered`.
+        """
+        if job.client is None or job.client in self.silent:
             return None
         key = (job.client, job.id, slave)
         parcel = self._parcels.get(key)

@@ -20,7 +20,9 @@ from concurrent_nb.scheduling.balance import Balance
 from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.events import (
     CancelRequested,
+    ClientHeard,
     ClientLost,
+    ClientSilent,
     Event,
     JobClosed,
     JobOpened,
@@ -44,7 +46,7 @@ from concurrent_nb.scheduling.placement import Placement
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.slave import Slave
 from concurrent_nb.scheduling.slave_desk import SlaveDesk
-from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.state import UNDELIVERED_BYTES, Books
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.tasks.task import Job
@@ -68,6 +70,8 @@ class Scheduler:
         grace_s: how long a slave may take to stop a task that is over its limit, before it is reminded, and again
             before the task is given up; in seconds.
         rebalance_after_s: a slave with too much that has answered nothing for so many seconds is asked for some back.
+        undelivered_bytes: an owner for whom more than this is kept, because a client of his is silent, gets no more
+            tasks run.
     """
 
     def __init__(
@@ -78,10 +82,11 @@ class Scheduler:
         deaths_allowed: int = 3,
         grace_s: float = 10.0,
         rebalance_after_s: float = 0.1,
+        undelivered_bytes: int = UNDELIVERED_BYTES,
     ) -> None:
         if not grace_s > 0:
             raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
-        self._books = Books(InUse(strategy, makers))
+        self._books = Books(InUse(strategy, makers), undelivered_bytes)
         self._shared_until_s = 0.0
         endings = Endings(self._books, deaths_allowed=deaths_allowed)
         self._jobs = JobDesk(self._books, endings)
@@ -206,6 +211,8 @@ def _handlers(jobs: JobDesk, slaves: SlaveDesk) -> _Handlers:
         JobClosed: jobs.closed,
         CancelRequested: jobs.cancel_requested,
         ClientLost: jobs.client_lost,
+        ClientSilent: jobs.client_silent,
+        ClientHeard: jobs.client_heard,
         OutcomesAcknowledged: jobs.acknowledged,
         SlaveJoined: slaves.joined,
         SlaveResized: slaves.resized,

@@ -186,6 +186,8 @@ class SlaveDesk:
                 keep(task, item, buffers, slave_name)
                 if parcel is not None:
                     parcel.add(item, buffers)
+                else:
+                    books.keep_undelivered(task)
             elif self._conclude(task, slave, item, buffers):
                 over = True
         self._measure(slave, function, total_s, count)

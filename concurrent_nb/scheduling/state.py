@@ -6,6 +6,7 @@ touches them.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling.estimates import Estimates
@@ -16,19 +17,36 @@ from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave import Slave, is_host, is_wide
 from concurrent_nb.scheduling.waiting import WaitingQueue
 from concurrent_nb.tasks.task import Job, Task
+from concurrent_nb.wire.codec import size_of
 from concurrent_nb.wire.messages import Needs, TaskRef
+
+#: what may be kept for the silent clients of one owner before no more of his tasks are run
+UNDELIVERED_BYTES: Final = 1 << 30
+#: what keeping an outcome costs besides what is in it
+_RECORD_BYTES: Final = 500
+
+
+class Undelivered:
+    """Outcomes that are kept for a silent client."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.tasks: list[Task] = []
+        self.size_bytes = 0
 
 
 class Books:
     """What is known, with the few steps that keep one page consistent with the others."""
 
-    def __init__(self, strategies: InUse) -> None:
+    def __init__(self, strategies: InUse, undelivered_bytes: int = UNDELIVERED_BYTES) -> None:
         self.strategies = strategies
         self.out = Outbox()
         self.jobs: dict[JobId, Job] = {}
         self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
         self.busy: dict[str, int] = {}  #: owners of jobs that have tasks, finished ones too: how many such jobs
         self.slaves: dict[SessionId, Slave] = {}
+        self.undelivered: dict[SessionId, Undelivered] = {}  #: by client
+        self._undelivered_bytes = undelivered_bytes
         self.holdings = Holdings()
         self.waiting = WaitingQueue()  #: tasks that take one slot each
         self.wide = WaitingQueue()  #: tasks that take several slots of one slave
@@ -47,7 +65,7 @@ class Books:
     @property
     def all_waiting(self) -> int:
         """How many tasks are on no slave."""
-        return len(self.waiting) + len(self.wide) + len(self.hosts)
+        return self.waiting.total + self.wide.total + self.hosts.total
 
     @property
     def most_slots(self) -> int:
@@ -89,6 +107,47 @@ class Books:
         counts[self.waiting] += len(waited) - len(special)  # tasks in threads wait there, too: all are told at once
         for queue, count in counts.items():
             queue.ended(waited[0].job.owner, count)
+
+    def keep_undelivered(self, task: Task) -> None:
+        """Note that an outcome is not sent, because its client is silent. If that is too much, its owner pauses.
+
+        What is kept for an owner without a session is not counted: he is about to come back, or his jobs are over soon.
+        """
+        client, outcome = task.job.client, task.outcome
+        if client is None or outcome is None:
+            return
+        kept = self.undelivered.get(client)
+        if kept is None:
+            kept = self.undelivered[client] = Undelivered(task.job.owner)
+        kept.tasks.append(task)
+        kept.size_bytes += _RECORD_BYTES + len(outcome.body) + sum(map(size_of, outcome.sizes))
+        if self._is_too_much(kept) and not self.waiting.is_paused(kept.owner):
+            self._pause(kept.owner)
+
+    def take_undelivered(self, client: SessionId) -> list[Task]:
+        """Give what was kept for a client, which is silent no longer, or gone; let its owner's tasks go on."""
+        self.out.silent.discard(client)
+        kept = self.undelivered.pop(client, None)
+        if kept is None:
+            return []
+        if not any(self._is_too_much(other) for other in self.undelivered.values() if other.owner == kept.owner):
+            for queue in (self.waiting, self.wide, self.hosts):
+                queue.resume(kept.owner)
+            self.unplaced = True
+        return kept.tasks
+
+    def _is_too_much(self, kept: Undelivered) -> bool:
+        return kept.size_bytes > self._undelivered_bytes
+
+    def _pause(self, owner: str) -> None:
+        """Hand out no more tasks of an owner, and ask those back that have not begun."""
+        for queue in (self.waiting, self.wide, self.hosts):
+            queue.pause(owner)
+        for slave in self.slaves.values():
+            for task in slave.tasks:
+                if task.job.owner == owner and not (task.started or task.cancelled or task in self.asked):
+                    self.ask_back(task, slave)
+            self.touch(slave)
 
     def touch(self, slave: Slave) -> None:
         """Note that a slave's load, size, trust or speed has changed: it is counted once, after all events."""

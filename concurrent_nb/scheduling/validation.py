@@ -23,6 +23,7 @@ def validate(books: Books) -> None:
     _check_queue(books)
     _check_strategies(books)
     _check_sums(books)
+    _check_undelivered(books)
     _check_deadlines(books)
 
 
@@ -102,10 +103,12 @@ def _check_entries(books: Books, queue: WaitingQueue) -> None:
     queued = list(queue)
     waiting = [task for job in books.jobs.values() for task in job.tasks.values() if task.state == State.WAITING]
     waiting = [task for task in waiting if books.queue_of(task.needs) is queue]
-    _require(len(set(queued)) == len(queued) == len(queue), "the queue miscounts")
+    ready = [task for task in queued if not queue.is_paused(task.job.owner)]
+    _require(len(set(queued)) == len(queued) == queue.total and len(ready) == len(queue), "the queue miscounts")
     _require(set(queued) == set(waiting), "the queue is not what waits")
-    _require(queue.owners == len({task.job.owner for task in waiting}), "an owner without tasks has a turn")
-    _require(queue.entries <= 2 * len(queued) + 65 * queue.owners, "the queue leaks")
+    owners = {task.job.owner for task in waiting}
+    _require(queue.owners == len({task.job.owner for task in ready}), "an owner without tasks has a turn")
+    _require(queue.entries <= 2 * len(queued) + 65 * len(owners), "the queue leaks")
 
 
 def _check_strategies(books: Books) -> None:
@@ -119,6 +122,13 @@ def _check_sums(books: Books) -> None:
     idle = sum(max(0, min(slave.slots, slave.credit) - slave.load) for slave in books.slaves.values() if slave.trusted)
     _require(books.idle == idle, f"{books.idle} slots are said to be idle, {idle} are")
     _require(books.crowded.keys() <= books.slaves.keys(), "a lost slave is crowded")
+
+
+def _check_undelivered(books: Books) -> None:
+    _require(books.undelivered.keys() <= books.out.silent, "something is kept for a client that is heard")
+    owners = {kept.owner for kept in books.undelivered.values()}
+    paused = {owner for owner in books.busy if books.waiting.is_paused(owner)}
+    _require(paused <= owners, f"{paused} are paused, and something is kept for {owners}")
 
 
 def _check_deadlines(books: Books) -> None:

@@ -2,7 +2,7 @@
 
 A line for each owner who has waiting tasks; lines take turns. A line is made of runs, so that a thousand tasks of one
 submit cost one look at the line. A waiting task that ends (it was cancelled) stays where it is and is skipped; lines
-are swept before such entries outnumber the living.
+are swept before such entries outnumber the living. The line of an owner who is paused takes tasks and no turns.
 """
 
 from collections import OrderedDict, deque
@@ -101,14 +101,21 @@ class WaitingQueue:
     def __init__(self) -> None:
         # The line whose turn it is comes first. A line without living tasks is dropped, so none here is empty.
         self._lines: OrderedDict[str, _Line] = OrderedDict()
-        self._alive = 0
+        self._paused: dict[str, _Line] = {}
+        self._alive = 0  # of those that are not paused
 
     def __len__(self) -> int:
+        """Return how many tasks wait for a slave, and for nothing else."""
         return self._alive
 
+    @property
+    def total(self) -> int:
+        """Return how many tasks wait, those of paused owners too."""
+        return self._alive + sum(line.alive for line in self._paused.values())
+
     def __iter__(self) -> Iterator[Task]:
-        """Iterate over the waiting tasks, owner by owner."""
-        for line in self._lines.values():
+        """Iterate over the waiting tasks, owner by owner, those of paused owners last."""
+        for line in (*self._lines.values(), *self._paused.values()):
             for run in line.runs:
                 yield from (task for task in run.tasks if task.state is _WAITING)
 
@@ -120,23 +127,46 @@ class WaitingQueue:
     @property
     def entries(self) -> int:
         """How many entries are kept, ended ones included; never many more than twice the waiting tasks."""
-        return sum(len(run.tasks) for line in self._lines.values() for run in line.runs)
+        lines = (*self._lines.values(), *self._paused.values())
+        return sum(len(run.tasks) for line in lines for run in line.runs)
 
     def of(self, owner: str) -> int:
         """Return how many tasks of an owner wait."""
         line = self._lines.get(owner)
         return 0 if line is None else line.alive
 
+    def is_paused(self, owner: str) -> bool:
+        """Say whether an owner gets no turns."""
+        return owner in self._paused
+
+    def pause(self, owner: str) -> None:
+        """Give an owner no turns, until he is resumed."""
+        if owner not in self._paused:
+            line = self._paused[owner] = self._line(owner)
+            self._lines.pop(owner)
+            self._alive -= line.alive
+
+    def resume(self, owner: str) -> None:
+        """Give an owner turns again, if he was paused."""
+        line = self._paused.pop(owner, None)
+        if line is not None and line.alive:
+            self._lines[owner] = line
+            self._alive += line.alive
+
     def add(self, tasks: Sequence[Task]) -> None:
         """Append waiting tasks that share job, function, time limit, needs and shared objects."""
         if tasks:
-            self._line(tasks[0].job.owner).append(tasks)
-            self._alive += len(tasks)
+            owner = tasks[0].job.owner
+            self._line(owner).append(tasks)
+            if owner not in self._paused:
+                self._alive += len(tasks)
 
     def put_back(self, task: Task) -> None:
         """Put a waiting task before all others of its owner."""
-        self._line(task.job.owner).append_left(task)
-        self._alive += 1
+        owner = task.job.owner
+        self._line(owner).append_left(task)
+        if owner not in self._paused:
+            self._alive += 1
 
     def first(self) -> Run | None:
         """Return the run whose turn it is, None if nothing waits."""
@@ -159,17 +189,22 @@ class WaitingQueue:
         """Learn that so many waiting tasks of an owner wait no longer (their state says which)."""
         if not count:
             return
-        line = self._lines[owner]
+        paused = self._paused.get(owner)
+        line = paused or self._lines[owner]
         line.alive -= count
         line.ended += count
-        self._alive -= count
+        if paused is None:
+            self._alive -= count
         if not line.alive:
-            del self._lines[owner]
+            if paused is None:
+                del self._lines[owner]
+            else:
+                line.sweep()
         elif line.ended > line.alive + _SWEEP_FROM:
             line.sweep()
 
     def _line(self, owner: str) -> _Line:
-        line = self._lines.get(owner)
+        line = self._paused.get(owner) or self._lines.get(owner)
         if line is None:
             line = self._lines[owner] = _Line()
         return line

@@ -39,7 +39,9 @@ Ran = tuple[list[Any], list[float], bool]
 def run(
     function: Callable[..., Any],
     calls: Iterable[Call] | tuple[int, list[Any]],
+    numbers: Iterable[int],
     terms: Terms,
+    begin: Callable[[int], None] = lambda number: None,
     after_call: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     snapshot: Snapshot = bytearray,
@@ -47,12 +49,14 @@ def run(
     """Make the calls of a batch, until all are made or the terms or an interrupt end it; Hit if the last answer is one.
 
     Args:
+        numbers: of the items in their job.
+        begin: called with each before its call.
         after_call: called after each, as part of it.
         snapshot: as for `chunks.run`.
     """
-    batch = _Batch(function, terms, after_call, clock, snapshot)
+    batch = _Batch(function, terms, begin, after_call, clock, snapshot)
     with batch.telling_items_apart():
-        ran = batch.run(calls)
+        ran = batch.run(calls, numbers)
     return Hit(ran) if batch.has_hit else ran
 
 
@@ -61,12 +65,14 @@ class _Batch:
         self,
         function: Callable[..., Any],
         terms: Terms,
+        begin: Callable[[int], None],
         after_call: Callable[[], None],
         clock: Callable[[], float],
         snapshot: Snapshot,
     ) -> None:
         self._function = function
         self._terms = terms
+        self._begin = begin
         self._after_call = after_call
         self._clock = clock
         self._snapshot = snapshot
@@ -76,11 +82,11 @@ class _Batch:
         self._told = 0  # of so many it was told how they have ended
         self.has_hit = False
 
-    def run(self, calls: Iterable[Call] | tuple[int, list[Any]]) -> Ran:
-        self._began = self._last = self._told_at = self._clock()
+    def run(self, calls: Iterable[Call] | tuple[int, list[Any]], numbers: Iterable[int]) -> Ran:
+        self._began_at = self._last = self._told_at = self._clock()
         is_cut = False
         try:
-            chunks.run(self._call, calls, self._answers, self._goes_on, self._snapshot)
+            chunks.run(self._call, calls, numbers, self._begin, self._answers, self._goes_on, self._snapshot)
         except KeyboardInterrupt:
             is_cut = True
         if len(self._seconds) < len(self._answers) + is_cut:
@@ -107,7 +113,7 @@ class _Batch:
         if (
             self.has_hit
             or (terms.stop_on_error and type(self._answers[-1]) is dict)
-            or (terms.most_s is not None and now - self._began >= terms.most_s)
+            or (terms.most_s is not None and now - self._began_at >= terms.most_s)
         ):
             return False
         if now - self._told_at >= TELL_S:

@@ -18,9 +18,9 @@ from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.pickles import Buffer
 from concurrent_nb.shipping.references import is_fixed, is_importable
-from concurrent_nb.shipping.refusals import describe_failure, find_refused, refusal
+from concurrent_nb.shipping.refusals import describe_failure, refusal
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
-from concurrent_nb.shipping.sources import sources_of, unwrapped
+from concurrent_nb.shipping.sources import unwrapped
 
 #: what the pickles of all captured names together may take, unless the user says otherwise
 LIMIT_BYTES: Final = 256 << 20
@@ -40,6 +40,7 @@ class Captured:
     name: str
     kind: str  #: "module", "function", "class", "array" or "value"
     size_bytes: int  #: estimated; 0 for what travels by name
+    draws: bool = False  #: there are random numbers in it, for which each task has a stream of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,6 @@ class Capture:
     kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
     once: bytes = b""  #: pickle of those
     once_buffers: tuple[Buffer, ...] = ()  #: what was left out of it
-    sources: Mapping[str, str] = field(default_factory=dict)  #: of the notebook's functions, for tracebacks
 
 
 def find(
@@ -151,19 +151,27 @@ def capture(
             arrays[name] = sys.modules["numpy"].ascontiguousarray(value)  # only such memory leaves the pickle
         else:
             (shared if is_fixed(value) else fresh)[name] = value
-    body, _ = _pickled(shared, lambda values: pickles.dumps(values, sys.maxsize)) if shared else (b"", [])
+    lines = needed or {}
+    draws = _that_draw(fresh) | _that_draw(once)
+    own, buffers = b"", list[memoryview]()
+    for_workers, once_buffers = b"", list[memoryview]()
+    body, _ = (
+        _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn", sys.maxsize)) if shared else (b"", 0)
+    )
     if fresh:  # which may refer to the arrays
-        own, buffers = _pickled({**fresh, **arrays}, lambda values: _dumps_with(values, namespace))
-    else:
-        own, buffers = _pickled(arrays, lambda values: pickles.dumps(values, least_bytes=1)) if arrays else (b"", [])
-    for_workers, once_buffers = _pickled(once, lambda values: _dumps_with(values, namespace)) if once else (b"", [])
+        own, buffers = _pickled({**fresh, **arrays}, lines, lambda values: _dumps_with(values, namespace))
+    elif arrays:
+        own, buffers = _pickled(arrays, lines, lambda values: pickles.dumps(values, least_bytes=1))
+    if once:
+        for_workers, once_buffers = _pickled(once, lines, lambda values: _dumps_with(values, namespace))
     left_out = sum(buffer.nbytes for buffer in (*buffers, *once_buffers))
     # What was counted on to be left out of the pickles, strings in a table say, may be in them.
     pickled = len(body) + len(own) + len(for_workers)
+    most_bytes, most_left_out = _limits(pickled + left_out, limit_bytes)
     _check_sizes({"pickles": pickled}, most_bytes, sizes)
     _check_sizes({"pickles": pickled, "arrays": left_out}, most_bytes + most_left_out, sizes)
     return Capture(
-        names=tuple(Captured(name, _kind(value), sizes[name]) for name, value in found.items()),
+        names=tuple(Captured(name, _kind(value), sizes[name], name in draws) for name, value in found.items()),
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),
         shared=body,
@@ -173,7 +181,6 @@ def capture(
         kept=tuple(once),
         once=for_workers,
         once_buffers=tuple(once_buffers),
-        sources=sources_of(found.values()),
     )
 
 
@@ -182,8 +189,8 @@ def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> No
     for key, what in _HISTORY.items():
         if value is namespace.get(key):
             raise CaptureError(f"{where}{name} is {what} of this notebook: leave it out of the task", name)
-    if (culprit := find_refused(value)) is not None:
-        raise CaptureError(f"{where}{culprit.text(name)}: {culprit.advice}", name)
+    if (found := refusal(value)) is not None:
+        raise CaptureError(f"{where}{name} is {found[0]}: {found[1]}", name)
 
 
 def _limits(size_bytes: int, limit_bytes: int | None) -> tuple[int, int]:
@@ -233,7 +240,9 @@ def _kind(value: Any) -> str:
     return "array" if _is_plain_array(value) else "value"
 
 
-def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes, list[memoryview]]:
+def _pickled(
+    values: dict[str, Any], lines: Mapping[str, int], dumps: Callable[[Any], Any]
+) -> tuple[bytes, list[memoryview]]:
     try:
         body, buffers = dumps(values)
     except Exception as error:  # an object's own pickling may raise anything
@@ -241,7 +250,8 @@ def _pickled(values: dict[str, Any], dumps: Callable[[Any], Any]) -> tuple[bytes
             try:
                 pickles.dumps(value)
             except Exception as failure:
-                raise CaptureError(describe_failure(name, value, failure), name) from failure
+                where = f"line {lines[name]}: " if lines.get(name) else ""
+                raise CaptureError(where + describe_failure(name, value, failure), name) from failure
         message = f"{', '.join(values)} cannot be pickled together: {type(error).__name__}: {error}"
         raise CaptureError(message, next(iter(values))) from error
     return body, buffers
@@ -255,13 +265,25 @@ def _dumps_with(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[byte
     globals of a small function of the same namespace.
     """
     buffers: list[memoryview] = []
-    keep = pickles.keeper(buffers)
+    keep = pickles.keeping(buffers)
     if pickles.is_plain(values):
         return pickle.dumps(values, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
-    return pickler.dumps(types.FunctionType(code, namespace), keep), buffers
+    return pickler.dumps(types.FunctionType(code, namespace), keep, "spawn"), buffers
+
+
+def _that_draw(values: dict[str, Any]) -> set[str]:
+    """Give the names of what uses generators of random numbers."""
+    if not values or pickles.is_plain(values):
+        return set()
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
+
+    try:
+        return {name for name, value in values.items() if not pickles.is_plain(value) and pickler.draws(value)}
+    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is named then)
+        return set()
 
 
 def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from concurrent_nb.errors import CaptureError, ConfigurationError
 from concurrent_nb.outcome import Hit
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping import mains, pickles
 from concurrent_nb.shipping.capture import Capture, Captured, capture, find
 from concurrent_nb.shipping.cellcode import (
     UNTIL,
@@ -33,8 +33,9 @@ from concurrent_nb.shipping.cellcode import (
     parse_for,
     parse_until,
 )
+from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.names import Names
-from concurrent_nb.shipping.sources import lines_entry
+from concurrent_nb.shipping.sources import codes_in, lines_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,15 @@ def cell_task(
         kept=kept,
         limit_bytes=limit_bytes,
     )
+    code = compile_cell(cell, targets, assigned)
     function = CellFunction(
         name=filename,
-        code=compile_cell(cell, targets, assigned),
+        code=code,
         until=compile_until(until_text, targets) if until_text is not None else None,
         assigned=tuple(name for name in assigned if name not in cell.names.shared),
         captured=captured,
-        sources={**captured.sources, **_own_sources(source, filename, header, until_text)},
+        sources=_own_sources(source, filename, header, until_text),
+        imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
     )
     calls = _calls(loop, namespace)
     return CellTask(function, calls, captured.names, loop is not None, until is not None, cell.has_value)
@@ -159,6 +162,7 @@ class CellFunction:
         assigned: tuple[str, ...],
         captured: Capture,
         sources: Mapping[str, str],
+        imported_modules: frozenset[str] = frozenset(),
     ) -> None:
         self.__name__ = self.__qualname__ = name
         self._code = code
@@ -166,6 +170,7 @@ class CellFunction:
         self._assigned = assigned  #: captured names that are parameters of the code
         self._captured = captured
         self._sources = sources
+        self.imported_modules = imported_modules  #: by its code, and by that of what it uses
         self._shared: dict[str, Any] | None = None
         self._arrays: dict[str, Any] = {}
         self._lines = {name: lines_entry(name, text) for name, text in sources.items()}
@@ -189,7 +194,8 @@ class CellFunction:
         captured = self._captured
         for module in captured.submodules:
             importlib.import_module(module)
-        shared = {name: importlib.import_module(module) for name, module in captured.imports.items()}
+        imported = {name: importlib.import_module(module) for name, module in captured.imports.items()}
+        shared: dict[str, Any] = {}
         if captured.shared:
             shared.update(pickles.loads(captured.shared))
         if captured.arrays:
@@ -199,18 +205,25 @@ class CellFunction:
             loaded = pickles.loads(captured.once, [bytearray(buffer) for buffer in captured.once_buffers])
             found = loaded if isinstance(loaded, dict) else loaded.__globals__
             shared.update({name: found[name] for name in captured.kept})
+        # What it brought with it is found in `__main__` as well, so that pickle in a task finds the class of an object.
+        shared = {**mains.brought(), **imported, **shared}
         self._shared = shared
         return shared
 
     def _namespace(self) -> dict[str, Any]:
         shared = self._shared if self._shared is not None else self.load()
-        namespace: dict[str, Any] = {name: array.view() for name, array in self._arrays.items()}
+        namespace: dict[str, Any] = mains.renewed().__dict__
+        namespace.update({name: array.view() for name, array in self._arrays.items()})
         if self._captured.fresh:
             loaded = pickles.loads(self._captured.fresh, self._captured.buffers)
-            namespace = loaded if isinstance(loaded, dict) else loaded.__globals__
+            if isinstance(loaded, dict):
+                namespace.update(loaded)
+            else:
+                namespace = loaded.__globals__
         namespace.update(shared)
         namespace["__name__"] = "__main__"
         namespace["__builtins__"] = builtins
+        mains.has_loaded()
         return namespace
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
     arguments  tuple: atoms and tuples of atoms, as they are | bytes: the pickle of (args, kwargs)
                if all are tuples: how many there are to an item, and the row of them all
-               with them, in the place of keywords: None | Terms, for `batches`
+               with them, in the place of keywords: (numbers,) of the items in their job | the same and Terms, for
+               `batches`. The number alone: one item, a call like any other
     results    an atom or a tuple of atoms, as it is | bytes: its pickle | list: its pickle and its large buffers
                | dict: {Status: encoded ErrorReport} of an item that failed
 
@@ -41,9 +42,9 @@ class Terms(NamedTuple):
     secret: str  #: tells marks in what they print from what they print
 
 
-def dumps_calls(calls: Sequence[Call], terms: Terms | None = None) -> bytes:
+def dumps_calls(calls: Sequence[Call], numbers: Sequence[int], terms: Terms | None = None) -> bytes:
     """Give the body of a task that makes these calls. No keywords, where a task has a dictionary: so it is known."""
-    rest = None if terms is None else tuple(terms)
+    rest = (numbers, *(terms or ()))
     # Without the tuples around them it takes half the time; without arguments there is nothing to count.
     if set(map(type, calls)) == _ATOMS_ONLY and calls[0]:
         return pickle.dumps(((len(calls[0]), [*itertools.chain.from_iterable(calls)]), rest), 5)
@@ -53,6 +54,8 @@ def dumps_calls(calls: Sequence[Call], terms: Terms | None = None) -> bytes:
 def run(
     function: Callable[..., Any],
     calls: Iterable[Call] | tuple[int, list[Any]],
+    numbers: Iterable[int],
+    begin: Callable[[int], None],
     answers: list[Any] | None = None,
     goes_on: Callable[[], bool] | None = None,
     snapshot: Snapshot = bytearray,
@@ -60,6 +63,8 @@ def run(
     """Make the calls of a chunk, as `dumps_calls` has put them; give an answer for each.
 
     Args:
+        numbers: of the items in their job.
+        begin: called with each before its call.
         answers: where the answers go, so that they are not lost when this raises.
         goes_on: asked before each call whether to make it; None makes all.
         snapshot: gives a copy of a large buffer of a result, which the next call may change.
@@ -72,7 +77,8 @@ def run(
     if isinstance(calls, tuple):
         width, atoms = calls
         calls = zip(*[iter(atoms)] * width, strict=True)
-    for args in calls:
+    for args, number in zip(calls, numbers, strict=True):
+        begin(number)
         if goes_on is not None and not goes_on():
             break
         if type(args) is bytes:

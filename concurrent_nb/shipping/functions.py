@@ -11,13 +11,15 @@ Never loads a pickle, never calls a function.
 import pickle
 import threading
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import Digest
 from concurrent_nb.shipping import pickles, restoring
+from concurrent_nb.shipping.environment.envelope import IN_THIS_PROCESS, Environment, Surroundings, wrapped
+from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.references import (
     MISSING,
     contents,
@@ -28,8 +30,8 @@ from concurrent_nb.shipping.references import (
     is_importable,
     never_changes,
 )
-from concurrent_nb.shipping.refusals import describe_failure, find_refused
-from concurrent_nb.shipping.sources import keep_lines, sources_of
+from concurrent_nb.shipping.refusals import describe_failure
+from concurrent_nb.shipping.sources import codes_in
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
 
@@ -129,40 +131,54 @@ class Functions:
     True
     """
 
-    def __init__(self, kept: int = KEPT, lay_down: LayDown = copied) -> None:
+    def __init__(
+        self, kept: int = KEPT, lay_down: LayDown = copied, surroundings: Surroundings = IN_THIS_PROCESS
+    ) -> None:
         self._kept = kept
         self._lay_down = lay_down
+        self._surroundings = surroundings
         self._lock = threading.Lock()
         # By id, because comparing functions may run code of others. The entry holds the function, so its id stays its.
-        self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str]]] = {}
-        self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot]] = {}
+        self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str], Environment | None]] = {}
+        self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot, Environment | None]] = {}
 
-    def pickle(self, fn: Callable[..., Any]) -> PickledFunction:
+    def pickle(self, fn: Callable[..., Any], *, spawns: bool = False) -> PickledFunction:
         """Give the pickle of `fn` as it is now.
+
+        Args:
+            spawns: for a job, which takes a child of each generator of random numbers that the function uses.
 
         Raises NotPicklable, which names the function and the part of it that cannot travel.
         """
+        environment = self._surroundings.current()
         named = self._by_name.get(id(fn))
-        if named is not None and getattr(*named[2], None) is fn and not is_by_value(fn.__module__):
+        if (
+            named is not None
+            and named[3] is environment
+            and getattr(*named[2], None) is fn
+            and not is_by_value(fn.__module__)
+        ):
             return named[1]
         valued = self._by_value.get(id(fn))
-        if valued is not None and valued[0] is fn and valued[2].holds():
+        if valued is not None and valued[0] is fn and valued[3] is environment and valued[2].holds():
             return valued[1]
-        return self._pickle_anew(fn)
+        return self._pickle_anew(fn, environment, spawns)
 
-    def _pickle_anew(self, fn: Callable[..., Any]) -> PickledFunction:
+    def _pickle_anew(self, fn: Callable[..., Any], environment: Environment | None, spawns: bool) -> PickledFunction:
         if is_importable(fn):
-            pickled = _finish(fn, pickle.dumps(fn, 5))
+            body, buffers = wrapped(environment, pickle.dumps(fn, 5), ())
+            pickled = _finish(fn, *self._lay_down(body, buffers))
             if (home := home_of(fn)) is not None:
-                self._keep(self._by_name, (fn, pickled, home))
+                self._keep(self._by_name, (fn, pickled, home, environment))
             return pickled
         # The snapshot comes first: what another thread changes after it shows up at the next comparison.
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled = pickled_by_value(fn, fn, self._lay_down)
-        if snapshot is not None and len(pickled.body) <= KEPT_BYTES and not pickled.buffers:
-            self._keep(self._by_value, (fn, pickled, snapshot))
+        pickled, environment = _pickled_by_value(fn, fn, self._lay_down, self._surroundings, spawns)
+        is_small = environment is not None or not pickled.buffers  # those of an environment are kept anyway
+        if snapshot is not None and len(pickled.body) <= KEPT_BYTES and is_small:
+            self._keep(self._by_value, (fn, pickled, snapshot, environment))
         return pickled
 
     def _keep(self, kept: dict[int, Any], entry: tuple[Any, ...]) -> None:
@@ -173,32 +189,40 @@ class Functions:
                 del kept[next(iter(kept))]
 
 
-def pickled_by_value(fn: Callable[..., Any], of: Any, lay_down: LayDown) -> PickledFunction:
-    """Pickle a function as it is now, with the lines of the notebook that it was made from.
+def pickled_by_value(
+    fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings = IN_THIS_PROCESS
+) -> PickledFunction:
+    """Pickle a function as it is now, with its surroundings.
 
     Args:
         of: what of it is the user's: the function itself, or the class that it stands for.
+        spawns: as of `Functions.pickle`.
 
     Raises NotPicklable, which names `of` and the part of it that cannot travel.
     """
-    if (culprit := find_refused(of)) is not None:
-        raise NotPicklable(f"{culprit.text(name_of(of))}: {culprit.advice}")
-    sources = sources_of([of])
+    return _pickled_by_value(fn, of, lay_down, surroundings, False)[0]
+
+
+def _pickled_by_value(
+    fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings, spawns: bool
+) -> tuple[PickledFunction, Environment | None]:
     try:
-        body, buffers = restoring.dumps(Sourced(fn, sources) if sources else fn)
+        body, buffers = restoring.dumps(fn, "spawn" if spawns else "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
+    imported = getattr(fn, "imported_modules", None)
+    surroundings.want(imported if isinstance(imported, frozenset) else names_imported(codes_in([of])))  # a cell knows
+    environment = surroundings.current()
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
-    return _finish(fn, *lay_down(body, buffers))
+    return _finish(fn, *lay_down(*wrapped(environment, body, buffers))), environment
 
 
 def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     """Pickle `(fn, args)` as they are now, with nothing left out. Raises NotPicklable."""
-    import cloudpickle  # here, because it takes 60 ms
+    from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
-    sources = sources_of([fn])
     try:
-        pickled: bytes = cloudpickle.dumps((Sourced(fn, sources) if sources else fn, args), 5)
+        pickled = pickler.dumps((fn, args))
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
     return pickled
@@ -213,25 +237,6 @@ def _finish(
     fn: Callable[..., Any], body: bytes, buffers: Sequence[pickles.Buffer | Slice] = (), lease: object = None
 ) -> PickledFunction:
     return PickledFunction(function_digest([body, *buffers]), body, buffers, name_of(fn), lease)
-
-
-class Sourced:
-    """A function on its way with the lines of the notebook that it was made from, so that tracebacks can show them.
-
-    Unpickled it is the function itself.
-    """
-
-    def __init__(self, function: Callable[..., Any], sources: Mapping[str, str]) -> None:
-        self._function = function
-        self._sources = sources
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _load_sourced, (self._function, dict(self._sources))
-
-
-def _load_sourced(function: Callable[..., Any], sources: Mapping[str, str]) -> Callable[..., Any]:
-    keep_lines(sources)
-    return function
 
 
 def name_of(fn: Callable[..., Any]) -> str:

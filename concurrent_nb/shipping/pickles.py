@@ -10,16 +10,20 @@ Buffers of at least `OUT_OF_BAND_BYTES` (PEP 574) leave the pickle and travel as
 
 import io
 import pickle
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+
+from concurrent_nb.shipping.streams import Mode
 
 #: buffers of this size or more travel outside of the pickle
 OUT_OF_BAND_BYTES: Final = 64 * 1024
 #: containers with more items than this are not searched, but left to cloudpickle
 PLAIN_ITEMS: Final = 256
-#: in every pickle that holds a class by value
-_CLASS_STATE: Final = b"_class_setstate"
+#: fill classes that are unpickled; one of them is in every pickle that holds a class by value
+_SETTERS: Final = frozenset({"_class_setstate", "settle_class"})
+_SETTER: Final = re.compile(b"|".join(name.encode() for name in _SETTERS))
 #: ... which is never as small as this
 _CLASS_BYTES: Final = 64
 
@@ -92,10 +96,11 @@ def _spent(thing: object, budget: int) -> int:
     return -1
 
 
-def dumps(thing: object, least_bytes: int = OUT_OF_BAND_BYTES) -> tuple[bytes, list[memoryview]]:
+def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYTES) -> tuple[bytes, list[memoryview]]:
     """Pickle `thing`; return the pickle and the large buffers that were left out of it.
 
     Args:
+        mode: what becomes of generators of random numbers.
         least_bytes: smaller buffers stay in the pickle, and so do small ones that are read-only.
 
     Raises whatever the object's own pickling raises (TypeError, PicklingError, RecursionError, ...).
@@ -104,16 +109,16 @@ def dumps(thing: object, least_bytes: int = OUT_OF_BAND_BYTES) -> tuple[bytes, l
     if kind in _ATOMS and kind is not bytes:
         return pickle.dumps(thing, 5), []
     buffers: list[memoryview] = []
-    keep = keeper(buffers, least_bytes)
+    keep = keeping(buffers, least_bytes)
     if is_plain(thing):
         return pickle.dumps(thing, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
 
-    return pickler.dumps(thing, keep), buffers
+    return pickler.dumps(thing, keep, mode), buffers
 
 
-def keeper(buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES) -> Callable[[pickle.PickleBuffer], bool]:
-    """Give what decides for a pickler which buffers stay in the pickle; the others go into `buffers`."""
+def keeping(buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES) -> Callable[[pickle.PickleBuffer], bool]:
+    """Give the `buffer_callback` that leaves large buffers out of a pickle and adds them to `buffers`."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -146,9 +151,13 @@ def dumps_attributes(
     return dumps_call((args, attributes), {})
 
 
-def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
-    """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut."""
-    if kwargs:
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> tuple[bytes, list[memoryview]]:
+    """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut.
+
+    Args:
+        kwargs: or the number of an item in its job, which has no keywords.
+    """
+    if kwargs and type(kwargs) is dict:
         return dumps((args, kwargs))
     for arg in args:
         if type(arg) not in SMALL_ATOMS:
@@ -173,7 +182,7 @@ def loads_home(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     if len(body) < _CLASS_BYTES:
         return pickle.loads(body, buffers=buffers)
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
-    if cloudpickle is None or _CLASS_STATE not in (bytes(body) if isinstance(body, memoryview) else body):
+    if cloudpickle is None or _SETTER.search(body) is None:
         return pickle.loads(body, buffers=buffers)
     return _Homecoming(body, buffers, set(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)).load()
 
@@ -187,7 +196,7 @@ class _Homecoming(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
-        if module != "cloudpickle.cloudpickle" or name != "_class_setstate":
+        if name not in _SETTERS:
             return found
         return lambda cls, state: cls if cls in self._here else found(cls, state)
 

@@ -4,6 +4,7 @@ Used by `functions` (is a pickle still true?), `refusals` (what cannot travel, a
 loaded once, what afresh for each task?). Looks only; it never pickles, calls or changes what it is given.
 """
 
+import copyreg
 import dis
 import functools
 import sys
@@ -65,16 +66,18 @@ def is_importable(thing: Any) -> bool:
     Not so for what `__main__` defines, for what is defined inside a function, and for modules that were registered with
     `cloudpickle.register_pickle_by_value`.
     """
+    if isinstance(thing, types.BuiltinMethodType) and not isinstance(thing.__self__, (types.ModuleType, type)):
+        return thing.__self__ is None and home_of(thing) is not None  # a method, as `random.random` is one
     return isinstance(thing, _BY_REFERENCE) and home_of(thing) is not None
 
 
-def home_of(thing: Any) -> tuple[Any, str] | None:
+def home_of(thing: Any, qualname: str | None = None) -> tuple[Any, str] | None:
     """Give where a function or class is found by name: the module or class, and the name in it. None if it is not."""
     module_name = getattr(thing, "__module__", None)
     if not isinstance(module_name, str) or module_name in ("__main__", "__mp_main__"):
         return None
     home: Any = sys.modules.get(module_name)
-    *path, name = thing.__qualname__.split(".")
+    *path, name = (thing.__qualname__ if qualname is None else qualname).split(".")
     for part in path:
         home = getattr(home, part, None)
     return (home, name) if getattr(home, name, None) is thing and not is_by_value(module_name) else None
@@ -87,6 +90,14 @@ def is_by_value(module_name: str) -> bool:
     if not registered:
         return False
     return any(module_name == name or module_name.startswith(f"{name}.") for name in registered)
+
+
+def pickles_itself(kind: type) -> bool:
+    """Say whether objects of a class say themselves what their pickle holds, so that their attributes do not."""
+    if kind in copyreg.dispatch_table:
+        return True
+    own = (getattr(kind, name) is not getattr(object, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__"))
+    return any(own) and kind is not types.SimpleNamespace
 
 
 def is_importable_module(module: types.ModuleType) -> bool:
@@ -178,7 +189,15 @@ def is_constant(thing: Any) -> bool:
         return len(thing) <= ITEMS and all(map(is_constant, thing))
     if isinstance(thing, types.ModuleType):
         return is_importable_module(thing)
-    return is_importable(thing)
+    return is_importable(thing) or _is_logger(thing)
+
+
+def _is_logger(thing: Any) -> bool:
+    """Say whether `thing` is a logger, which travels by name as modules do."""
+    logging = sys.modules.get("logging")
+    if logging is None or not isinstance(thing, logging.Logger):
+        return False
+    return type(thing).__reduce__ in (logging.Logger.__reduce__, logging.RootLogger.__reduce__)
 
 
 def is_fixed(thing: Any) -> bool:

@@ -1,26 +1,28 @@
 """Why an object cannot travel to another process, and where inside a larger one it hides.
 
-Two questions: `find_refused` looks *before* anything is pickled for what must not travel (some of it pickles without a
-complaint: cloudpickle sends an open file as its contents). `find_unpicklable` looks *after* pickling has failed for the
-part that made it fail. Both answer with a `Culprit`, whose `text` is the middle of an error message.
+Objects say themselves how they are pickled, so the pickler is asked first. It raises `Refused` for what it could
+pickle, but wrongly. When it has failed, `find_unpicklable` looks for the part that made it fail, and answers with a
+`Culprit`, whose `text` is the middle of an error message.
 """
 
 import concurrent.futures
+import dataclasses
+import functools
+import inspect
 import io
 import pickle
 import sys
 import threading
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.references import ATOMS, is_importable, is_importable_module, references
 
-#: how many objects `find_refused` looks at, and how deep
-LOOKS: Final = 20_000
+#: how deep a culprit is looked for
 DEPTH: Final = 12
 
 _HERE: Final = "it belongs to this process"
@@ -65,6 +67,14 @@ _LAZY: Final = (
 _of_type: "weakref.WeakKeyDictionary[type, tuple[str, str] | None]" = weakref.WeakKeyDictionary()
 
 
+class Refused(pickle.PicklingError):
+    """`thing` could be pickled, but what arrives would be something else."""
+
+    def __init__(self, thing: Any) -> None:
+        what, advice = refusal(thing) or (_a(type(thing).__qualname__), _HERE)
+        super().__init__(f"{what} cannot be sent: {advice}")
+
+
 @dataclass(frozen=True, slots=True)
 class Culprit:
     """The part of an object that keeps it from travelling."""
@@ -73,14 +83,20 @@ class Culprit:
     what: str  #: "an open file"
     advice: str  #: what to do
 
-    def text(self, name: str) -> str:
-        """Write where it is and what: `f uses g, which uses settings['out'], an open file`."""
-        first, *clauses = self._clauses(name)
+    def text(self, name: str, inside: str | None = None) -> str:
+        """Write where it is and what: `f uses g, which uses settings['out'], an open file`.
+
+        Args:
+            inside: what the object is called where its parts are named.
+        """
+        first, *clauses = self._clauses(name if inside is None else inside, inside is not None)
+        if inside is not None:
+            first = name
         if not clauses:
             return f"{first} is {self.what}"
         return f"{first} uses {', which uses '.join(clauses)}, {self.what}"
 
-    def _clauses(self, name: str) -> list[str]:
+    def _clauses(self, name: str, is_argument: bool) -> list[str]:
         clauses = [name]
         for kind, label in self.path:
             if kind == "name":
@@ -89,8 +105,8 @@ class Culprit:
                 clauses.append(f"the class of {clauses.pop()}")
             else:
                 clauses[-1] += label
-        if len(clauses) == 1 and self.path:
-            return [name, clauses[0]]
+        if clauses[0] != name and (len(clauses) == 1 or is_argument):
+            return [name, *clauses]
         return clauses
 
 
@@ -123,7 +139,7 @@ def _refusal_of_type(kind: type) -> tuple[str, str] | None:
         base = getattr(sys.modules.get(module), name, None)
         if isinstance(base, type) and issubclass(kind, base):
             return what, advice
-    for base in kind.__mro__:
+    for base in kind.__mro__ if is_refused_type(kind) else ():
         if base.__module__.startswith(_SHELL):
             return "part of the notebook's shell", "a task has none, so leave it out"
         if base.__module__.startswith(_OURS):
@@ -135,41 +151,23 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'AEIOUaeiou' else 'a'} {noun}"
 
 
-def find_refused(thing: Any) -> Culprit | None:
-    """Look through `thing` for what cannot travel. Bounded: what hides very deep shows up when it is pickled."""
-    left = LOOKS
-    for path, part in _walk(thing):
-        if (left := left - 1) < 0:
-            return None
-        if (found := refusal(part)) is not None:
-            return Culprit(path, *found)
-    return None
-
-
-def _walk(thing: Any) -> Iterator[tuple[tuple[tuple[str, str], ...], Any]]:
-    seen = {id(thing)}
-    keep = [thing]  # what is made on the way keeps its id for the whole walk
-    stack: list[tuple[tuple[tuple[str, str], ...], Any]] = [((), thing)]
-    while stack:
-        path, part = stack.pop()
-        yield path, part
-        if len(path) >= DEPTH or refusal(part) is not None:
-            continue
-        below = []
-        for kind, label, child in references(part):
-            if type(child) not in ATOMS and id(child) not in seen:
-                seen.add(id(child))
-                keep.append(child)
-                below.append(((*path, (kind, label)), child))
-        stack.extend(reversed(below))
+def is_refused_type(kind: type) -> bool:
+    """Say whether objects of a class are refused without a look at how they pickle, which would send parts of us."""
+    if kind is memoryview:
+        return True
+    if any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__")):
+        return False
+    if dataclasses.is_dataclass(kind) or issubclass(kind, tuple):  # plain data of ours
+        return False
+    return any(base.__module__.startswith((*_SHELL, *_OURS)) for base in kind.__mro__)
 
 
 def find_unpicklable(thing: Any, error: BaseException) -> Culprit:
     """Find the part that makes `thing` fail to pickle, by pickling its parts; `error` is what pickling it raised."""
     path: list[tuple[str, str]] = []
     seen = {id(thing)}
-    while len(path) < DEPTH:
-        for kind, label, child in references(thing):
+    while len(path) < DEPTH and refusal(thing) is None:
+        for kind, label, child in _parts(thing):
             if type(child) in ATOMS or id(child) in seen or is_importable(child):
                 continue
             seen.add(id(child))
@@ -185,6 +183,51 @@ def find_unpicklable(thing: Any, error: BaseException) -> Culprit:
     kind_of = type(thing)
     what = _a(f"{kind_of.__module__}.{kind_of.__qualname__}".removeprefix("builtins."))
     return Culprit(tuple(path), what, f"it cannot be pickled ({_one_line(error)})")
+
+
+_AS_REFERRED: Final = (
+    dict,
+    list,
+    tuple,
+    set,
+    frozenset,
+    type,
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinMethodType,
+    types.ModuleType,
+    functools.partial,
+    staticmethod,
+    classmethod,
+    property,
+)
+
+
+def _parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
+    """Give what pickling looks at, one level deep, as `references` does."""
+    if isinstance(thing, _AS_REFERRED):
+        yield from references(thing)
+        return
+    if isinstance(wrapped := getattr(thing, "__wrapped__", None), types.FunctionType):
+        yield "part", "", wrapped
+    try:
+        reduced = thing.__reduce_ex__(5)
+    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything: then it is the culprit itself)
+        return
+    if not isinstance(reduced, tuple):
+        return
+    _, args, state, listed, keyed = (*reduced, None, None, None)[:5]
+    names = {id(value): f".{name}" for name, value in getattr(thing, "__dict__", {}).items()}
+    attributes, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
+    for part in (attributes, slots):
+        if isinstance(part, dict):
+            yield from (("part", f".{name}", value) for name, value in part.items())
+        elif part is not None:
+            yield "part", names.get(id(part), ""), part
+    for arg in args:
+        yield "part", ".__class__" if arg is type(thing) else names.get(id(arg), ""), arg
+    yield from (("item", f"[{number}]", item) for number, item in enumerate(listed or ()))
+    yield from (("item", f"[{key!r:.40}]", value) for key, value in keyed or ())
 
 
 def _failure(thing: Any) -> Exception | None:
@@ -205,3 +248,25 @@ def describe_failure(name: str, thing: Any, error: BaseException) -> str:
     """Write the error message for `thing`, called `name`, that could not be pickled."""
     culprit = find_unpicklable(thing, error)
     return f"{culprit.text(name)}: {culprit.advice}"
+
+
+def describe_arguments(
+    fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException
+) -> str:
+    """Write which argument of a call could not be pickled, and why: `argument 2 (log) is an open file: ...`."""
+    try:
+        parameters = inspect.signature(fn).parameters.values() if fn is not None else ()
+        names = [it.name for it in parameters if it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)]
+    except (TypeError, ValueError):  # compiled code often has none
+        names = []
+    for number, arg in enumerate(args):
+        if (failure := _failure(arg)) is not None:
+            culprit = find_unpicklable(arg, failure)
+            inside = names[number] if number < len(names) else None
+            label = f"argument {number + 1}" + (f" ({inside})" if inside else "")
+            return f"{culprit.text(label, inside)}: {culprit.advice}"
+    for name, arg in kwargs.items():
+        if (failure := _failure(arg)) is not None:
+            culprit = find_unpicklable(arg, failure)
+            return f"{culprit.text(f'argument {name}', name)}: {culprit.advice}"
+    return _one_line(error)

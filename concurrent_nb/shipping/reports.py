@@ -6,7 +6,7 @@ Code of a user's that runs here (`str`, `repr`, pickling of an exception) may ra
 import os
 import pickle
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -14,6 +14,7 @@ from concurrent_nb.errors import RemoteTraceback
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping import pickler
 from concurrent_nb.shipping.pickles import Buffer
+from concurrent_nb.shipping.refusals import find_unpicklable, refusal
 from concurrent_nb.wire.codec import encode_error
 from concurrent_nb.wire.messages import ErrorReport
 
@@ -31,29 +32,48 @@ _OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "wor
 Answer = tuple[int, bytes, Sequence[Buffer]]
 
 
+class _Explanation:
+    """What a worker adds to errors about what was not found."""
+
+    explain: Callable[[BaseException], None] = staticmethod(lambda error: None)
+
+
+EXPLANATION: Final = _Explanation()
+
+
 def failed(error: BaseException) -> Answer:
     """Report what a task has raised."""
+    EXPLANATION.explain(error)
     report = ErrorReport(_class_name(error), _text_of(error), traceback_of(error), _pickled(error))
     return int(Status.ERROR), encode_error(report), ()
 
 
 def not_loadable(error: BaseException) -> Answer:
     """Report what was raised while a function or its arguments were unpickled."""
-    message = f"the worker cannot load the task's function or arguments: {_one_line(error)}"
+    EXPLANATION.explain(error)
+    reasons = "; ".join([_one_line(error), *map(_text_of, getattr(error, "__notes__", ()))])
+    message = f"the worker cannot load the task's function or arguments: {reasons}"
     return int(Status.NOT_LOADABLE), encode_error(ErrorReport(_class_name(error), message, traceback_of(error))), ()
 
 
 def not_picklable(value: object, error: BaseException) -> Answer:
     """Report what was raised while a result was pickled."""
     kind = type(value).__name__
-    hint = "return plain data, or something that pickle can take apart"
+    hint, why = "return plain data, or something that pickle can take apart", _one_line(error)
     if kind in ("generator", "async_generator", "map", "filter", "zip"):
         hint = "return a list of its items instead"
     elif kind == "coroutine":
         hint = "run it in the task, and return what it gives"
     elif isinstance(error, RecursionError) or "recursion" in str(error):  # cloudpickle raises one of its own
         hint = "it is nested too deeply: return something flatter"
-    message = f"the task returned a {kind} that cannot be pickled, {_repr_of(value)} ({_one_line(error)}): {hint}"
+    else:
+        try:
+            culprit = find_unpicklable(value, error)
+        except Exception:  # noqa: BLE001  (user code is looked through; what was raised first is told all the same)
+            culprit = None
+        if culprit is not None and (culprit.path or refusal(value)):
+            why = f"{culprit.text('the result', 'result')}: {culprit.advice}"
+    message = f"the task returned a {kind} that cannot be pickled, {_repr_of(value)} ({why}): {hint}"
     return int(Status.NOT_PICKLABLE), encode_error(ErrorReport(_class_name(error), message, "")), ()
 
 
@@ -110,9 +130,17 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _pickled(error: BaseException) -> bytes:
-    """Pickle an exception, if it can be unpickled again."""
+    """Pickle an exception, as far as it can be unpickled again."""
     try:
-        body = pickler.dumps(error)
+        error.__reduce_ex__(5)
+    except BaseException:  # noqa: BLE001  (user code; one that raises here is not meant to travel)
+        return b""
+    return _round_trip(error) or _round_trip(pickler.reduced_to_what_travels(error))
+
+
+def _round_trip(thing: object) -> bytes:
+    try:
+        body = pickler.dumps(thing)
         if len(body) <= EXCEPTION_BYTES_MAX and isinstance(pickle.loads(body), BaseException):
             return body
     except BaseException:  # noqa: BLE001  (user code; that it cannot travel is said by the empty bytes)

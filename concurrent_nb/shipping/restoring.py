@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.pickles import OUT_OF_BAND_BYTES, Buffer
+from concurrent_nb.shipping.streams import Mode
 
 #: small buffers begin at multiples of this, as the items of arrays have to
 _ALIGNED_BYTES: Final = 16
@@ -99,13 +100,13 @@ def _open_gathered(body: bytes, sizes: Sequence[int], gathered: Buffer, *large: 
     return function if copy is None else Restoring(function, [copy.restore])
 
 
-def dumps(function: object) -> tuple[bytes, list[memoryview]]:
+def dumps(function: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview]]:
     """Pickle a function as `pickles.dumps` does, so that what its calls change can be undone. Raises the same."""
-    body, buffers = pickles.dumps(function, least_bytes=1)
+    body, buffers = pickles.dumps(function, mode, least_bytes=1)
     if all(buffer.nbytes >= OUT_OF_BAND_BYTES for buffer in buffers):
         return body, buffers
     out_of_band: list[memoryview] = []
-    return pickle.dumps(_Gathered(body, buffers), 5, buffer_callback=pickles.keeper(out_of_band)), out_of_band
+    return pickle.dumps(_Gathered(body, buffers), 5, buffer_callback=pickles.keeping(out_of_band)), out_of_band
 
 
 def loads(body: Buffer, buffers: Sequence[Buffer], restore: Sequence[Callable[[], None]], has_read_only: bool) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from concurrent_nb.shipping.pickles import Shared
-from concurrent_nb.shipping.references import references
+from concurrent_nb.shipping.references import pickles_itself, references
 
 #: items of one container that are measured; the rest is taken to be like them
 SAMPLE: Final = 1000
@@ -43,6 +43,8 @@ def _measure(thing: Any, seen: set[int], depth: int) -> int:
         return _measure_items(thing.keys(), seen, depth) + _measure_items(thing.values(), seen, depth)
     if isinstance(thing, (list, tuple, set, frozenset)):
         return _measure_items(thing, seen, depth)
+    if not isinstance(thing, (type, types.FunctionType)) and pickles_itself(kind):
+        return SMALL_BYTES  # its attributes need not be in its pickle
     return SMALL_BYTES + sum(_measure(part, seen, depth + 1) for _, _, part in references(thing))
 
 

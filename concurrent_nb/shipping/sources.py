@@ -2,7 +2,7 @@
 
 import linecache
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from concurrent_nb.shipping.references import is_importable, references
@@ -14,9 +14,14 @@ def unwrapped(value: Any) -> Any:
     return inner if isinstance(inner, types.FunctionType) else value
 
 
-def sources_of(values: Iterable[Any]) -> dict[str, str]:
-    """Give the sources of the notebook's cells in which the functions and classes among `values` were defined."""
-    sources: dict[str, str] = {}
+def text_of(filename: str) -> str | None:
+    """Give the text of a file that is none: a cell of the notebook. None for any other."""
+    entry = linecache.cache.get(filename)
+    return "".join(entry[2]) if entry is not None and len(entry) == 4 and entry[1] is None else None
+
+
+def codes_in(values: Iterable[Any]) -> Iterator[types.CodeType]:
+    """Give the code of the functions among `values`, and in them, that travel by value."""
     todo = list(values)
     seen: set[int] = set()
     while todo and len(seen) < 1000:
@@ -25,12 +30,8 @@ def sources_of(values: Iterable[Any]) -> dict[str, str]:
             continue
         seen.add(id(value))
         if isinstance(value, types.FunctionType) and not is_importable(value):
-            filename = value.__code__.co_filename
-            entry = linecache.cache.get(filename)
-            if entry is not None and len(entry) == 4 and entry[1] is None:
-                sources[filename] = "".join(entry[2])
+            yield value.__code__
         todo += [part for _, _, part in references(value)]
-    return sources
 
 
 def keep_lines(sources: Mapping[str, str]) -> None:

@@ -13,10 +13,10 @@ from typing import Any, Final, cast
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.functions import LayDown, PickledFunction, Sourced, copied, pickled_by_value
+from concurrent_nb.shipping.environment.envelope import IN_THIS_PROCESS, Surroundings
+from concurrent_nb.shipping.functions import LayDown, PickledFunction, copied, pickled_by_value
 from concurrent_nb.shipping.references import is_importable
-from concurrent_nb.shipping.refusals import find_refused
-from concurrent_nb.shipping.sources import sources_of
+from concurrent_nb.shipping.refusals import describe_failure
 from concurrent_nb.tasks.system import Task
 
 _NEWOBJ: Final = copyreg.__newobj__  # type: ignore[attr-defined]
@@ -66,10 +66,12 @@ class Packer:
 
     Args:
         lay_down: takes snapshots of buffers that belong to a class.
+        surroundings: what classes take along, as it is when their first task is packed.
     """
 
-    def __init__(self, lay_down: LayDown = copied) -> None:
+    def __init__(self, lay_down: LayDown = copied, surroundings: Surroundings = IN_THIS_PROCESS) -> None:
         self._lay_down = lay_down
+        self._surroundings = surroundings
         #: by class: its function, None where the objects travel whole; and whether the class travels by name
         self._functions: dict[type, tuple[PickledFunction | None, bool]] = {}
 
@@ -91,22 +93,14 @@ class Packer:
                         return function, *packed
             return self._run, *pickles.dumps_call((task,), {})
         except Exception as error:  # whatever the task's own pickling raises is its owner's to see
-            raise NotPicklable(f"task {task.task_id} cannot be sent: {type(error).__name__}: {error}") from error
+            culprit = describe_failure(kind.__qualname__, task, error)
+            raise NotPicklable(f"task {task.task_id} cannot be sent: {culprit}") from error
 
     @cached_property
     def _run(self) -> PickledFunction:
-        return pickled_by_value(run_task, run_task, self._lay_down)
+        return pickled_by_value(run_task, run_task, self._lay_down, self._surroundings)
 
     def _of_class(self, kind: type[Task]) -> PickledFunction | None:
         if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
             return None  # it knows how to travel
-        return pickled_by_value(Caller(kind), kind, self._lay_down)
-
-
-def travelling(thing: Any) -> Any:
-    """Give an object as it travels, with the notebook's lines that its class was made from. Raises NotPicklable."""
-    kind = type(thing)
-    if (culprit := find_refused(thing)) is not None:
-        raise NotPicklable(f"{culprit.text(kind.__qualname__)}: {culprit.advice}")
-    sources = sources_of([kind])
-    return Sourced(thing, sources) if sources else thing
+        return pickled_by_value(Caller(kind), kind, self._lay_down, self._surroundings)

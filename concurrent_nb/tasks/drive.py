@@ -115,6 +115,7 @@ class Drive:
         self._client_id = client_id
         self._clock = clock
         self._started_s = clock()
+        self._first_error: BaseException | None = None  # of a task
         self._sources: list[tuple[Iterator[Task], int, str]] = []  # the last is read first
         self._unfinished: dict[int, tuple[Task, int]] = {}  # task and phase
         self._running: set[int] = set()
@@ -141,21 +142,29 @@ class Drive:
 
     def handle(self, *events: Event) -> list[Instruction]:
         """Take what has happened, in order. What comes after the completion is left out."""
-        for event in events:
-            if self.complete:
-                break
-            if type(event) is Ended:
-                self._ended(event)
-            elif type(event) is Runs:
-                if event.index in self._unfinished:
-                    self._running.add(event.index)
-            elif type(event) is Room:
-                self._ahead_most = max(1, event.ahead)
-        return self._instructions()
+        try:
+            for event in events:
+                if self.complete:
+                    break
+                if type(event) is Ended:
+                    self._ended(event)
+                elif type(event) is Runs:
+                    if event.index in self._unfinished:
+                        self._running.add(event.index)
+                elif type(event) is Room:
+                    self._ahead_most = max(1, event.ahead)
+            return self._instructions()
+        except BaseException as error:
+            self._explain(error)
+            raise
 
     def gather(self) -> Any:
         """Give the result of a system that is complete."""
-        return self._system.gather_result(self._handle)
+        try:
+            return self._system.gather_result(self._handle)
+        except BaseException as error:
+            self._explain(error)
+            raise
 
     def stats(self) -> dict[str, Any]:
         """Tell how far the system is: see `MasterHandle.stats`."""
@@ -220,6 +229,12 @@ class Drive:
     def _name(self) -> str:
         return type(self._system).__name__
 
+    def _explain(self, error: BaseException) -> None:
+        """Tell with what a method has raised which error a task had before: methods that do not look at it trip over
+        the result that is not there, some of them much later."""
+        if error.__context__ is None and error is not self._first_error:
+            error.__context__ = self._first_error
+
     def _ended(self, event: Ended) -> None:
         if event.index not in self._unfinished:
             return  # it was cancelled, and its answer was faster
@@ -231,6 +246,7 @@ class Drive:
             phase.done += 1
         else:
             phase.failed += 1
+            self._first_error = self._first_error or event.error
         task.slave_id = event.slave
         self._phase = number + 1
         task.finished(event.result, event.error)

@@ -14,7 +14,9 @@ The names and the order of the calls are those of the thesis; what one does not 
 
 import logging
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Task:
@@ -49,6 +51,21 @@ class Task:
 
     def clean_up(self) -> None:
         """Tidy up on the slave, after `__call__` and before the result travels, also after an error. Optional."""
+
+
+class TaskOf(Protocol[R_co]):
+    """A Task whose `__call__` returns an R: for types only."""
+
+    task_id: str
+
+    def __call__(self) -> R_co:
+        """Do the work."""
+
+    def finished(self, result: Any, error: BaseException | None) -> None:
+        """Learn the end."""
+
+    def clean_up(self) -> None:
+        """Tidy up."""
 
 
 class MasterHandle(Protocol):

@@ -64,8 +64,13 @@ class MasterActor(Actor):
         super().__init__(world.agenda, "master", world.settings.turn_s)
         self._world = world
         settings = world.settings
-        scheduler = Scheduler(settings.strategy(), grace_s=settings.grace_s, deaths_allowed=settings.deaths_allowed)
-        self.core = WatchedMaster(epoch, scheduler, Liveness())
+        scheduler = Scheduler(
+            settings.strategy(),
+            grace_s=settings.grace_s,
+            deaths_allowed=settings.deaths_allowed,
+            undelivered_bytes=settings.undelivered_bytes,
+        )
+        self.core = WatchedMaster(epoch, scheduler, Liveness(), kept_s=settings.kept_s)
         self.core.world = world
         self._asked: deque[Call] = deque()
         self._gate = world.network.listen(self.wake, self._ask, same_port=same_port)
@@ -84,14 +89,14 @@ class MasterActor(Actor):
         # What was sent last still has a moment to leave, as in `transport.compute`.
         self.agenda.after(0.2, lambda: self._world.network.hang_up(noticed=True))
 
-    def register(self, role: str, key: bytes, name: str, **facts: int) -> Callable[[float], tuple[SessionId, int, str]]:
+    def register(self, role: str, key: bytes, name: str, **facts: Any) -> Callable[[float], tuple[SessionId, int, str]]:
         """Give what the methods register_client and register_slave do when they are called."""
 
         def registered(now: float) -> tuple[SessionId, int, str]:
             session_id = SessionId(b"s" + self._world.chance.randbytes(15))
             given = name
             if role == "client":
-                self.core.add_client(session_id, key, name, now)
+                self.core.add_client(session_id, key, name, now, **facts)
             else:
                 given = self.core.add_slave(session_id, key, name, facts["slots"], facts["credit"], now)
             self._world.witness.watch(session_id, role)
@@ -158,7 +163,7 @@ class Node(Actor):
         answer: T = call.result()
         return answer
 
-    def _register(self, **facts: int) -> Generator[float, None, Membership]:
+    def _register(self, **facts: Any) -> Generator[float, None, Membership]:
         """Register; raises MasterUnreachable. The master that answers is the one that lives then."""
 
         def question(now: float) -> tuple[SessionId, int, str]:
@@ -282,6 +287,7 @@ class ApplicationActor(Node):
         self.broken = False  #: the master was gone for too long
         self.leaving = False  #: go when nothing is unanswered
         self.gone = False  #: it has left
+        self.is_seen_dead = False  #: the master's host sees that its process has ended
         self._inbox: deque[Action] = deque()
         self._heard_at = 0.0
         self.begin(self._live())
@@ -294,6 +300,7 @@ class ApplicationActor(Node):
     def crash(self, *, noticed: bool) -> None:
         """Be gone without a word; nobody waits for its tasks any more."""
         super().crash(noticed=noticed)
+        self.is_seen_dead = noticed
         self._drop_all()
 
     @property
@@ -307,7 +314,7 @@ class ApplicationActor(Node):
         member: Membership | None = None
         while member is None:
             try:
-                member = yield from self._register()
+                member = yield from self._join()
             except MasterUnreachable:
                 yield self.agenda.now + courier.RETRY_S
         self._attach(member)
@@ -319,6 +326,9 @@ class ApplicationActor(Node):
         member.link.send(self.ledger.session.keepalive())
         yield from self._leave(member)
         self.gone = True
+
+    def _join(self) -> Generator[float, None, Membership]:
+        return (yield from self._register(is_alive=lambda: not self.is_seen_dead, replaces=self.session_id))
 
     def _turn(self, member: Membership) -> Generator[float, None, Membership | None]:
         yield self.agenda.now if self._inbox else self.ledger.next_deadline()
@@ -362,7 +372,7 @@ class ApplicationActor(Node):
                     self._heard_at = self.agenda.now
                     return member
                 over = True
-                fresh = yield from self._register()
+                fresh = yield from self._join()
             except MasterUnreachable:
                 over = True
                 yield self.agenda.now + courier.RETRY_S

@@ -79,6 +79,11 @@ class Actor:
         """Do nothing for a while, and know nothing of it."""
         self._not_before = max(self._not_before, self.agenda.now + for_s)
 
+    @property
+    def is_frozen(self) -> bool:
+        """Say whether it does nothing now."""
+        return self.agenda.now < self._not_before
+
     def thaw(self) -> None:
         """Go on at once."""
         self._not_before = min(self._not_before, self.agenda.now)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from concurrent_nb.testing.actors import ApplicationActor, MasterActor, Node, SlaveActor
-from concurrent_nb.testing.network import Host
+from concurrent_nb.testing.network import HEARTBEAT_TIMEOUT_S, Host
 from concurrent_nb.testing.plans import Violation
 from concurrent_nb.testing.world import Master, World
 
@@ -58,6 +58,18 @@ class Faults:
         for fault in chance.choices(kinds, weights, k=count):
             self._world.agenda.at(chance.uniform(0, until_s), fault)
 
+    def begin_with_users(self, until_s: float) -> None:
+        """Plan that applications answer nothing for a while, and nothing else: no task is to run twice for that."""
+        for _ in range(self._chance.choice((1, 3, 6))):
+            self._world.agenda.at(self._chance.uniform(0, until_s), self._freeze_application)
+
+    def _freeze_application(self) -> None:
+        # One that has said nothing yet has nothing to lose, and registers again.
+        peers = self._world.master.core.peers
+        heard = [app for app in self._apps if app.alive and app.session_id in peers and peers[app.session_id].heard]
+        if heard:
+            self._freeze_or_stop(self._chance.choice(heard))
+
     def _nodes(self) -> list[Node]:
         return [node for node in (*self._slaves, *self._apps) if node.alive]
 
@@ -83,7 +95,13 @@ class Faults:
         self._say(f"{node.name} is cut off ({how}, {len(paths)} ways) for {for_s:.2f} s")
         for path in paths:
             path.block(how)
+        if for_s > HEARTBEAT_TIMEOUT_S:
+            self._world.agenda.after(HEARTBEAT_TIMEOUT_S, lambda: self._give_up_connection(node))
         self._world.agenda.after(for_s, lambda: self._heal(node.host))
+
+    def _give_up_connection(self, node: Node) -> None:
+        if any(path.blocked for path in node.host.paths):
+            _cut(node)
 
     def _heal(self, host: Host) -> None:
         for path in host.paths:
@@ -99,7 +117,13 @@ class Faults:
 
     def _freeze_node(self) -> None:
         if nodes := self._nodes():
-            self._freeze(self._chance.choice(nodes))
+            self._freeze_or_stop(self._chance.choice(nodes))
+
+    def _freeze_or_stop(self, node: Node) -> None:
+        for_s = self._freeze(node)
+        # A process that is stopped answers no heartbeats, and one that computes does.
+        if self._chance.random() < 0.5 and for_s > HEARTBEAT_TIMEOUT_S:
+            self._world.agenda.after(HEARTBEAT_TIMEOUT_S, lambda: _cut(node) if node.is_frozen else None)
 
     def _freeze_master(self) -> None:
         thaws_s = self._world.agenda.now + self._freeze(self._world.master)
@@ -145,6 +169,8 @@ class Faults:
             return
         connected = node.link is not None and node.link.gate is not None and peer.heard
         within_s = _NOTICED_S if noticed and connected else _LOST_S
+        if isinstance(node, ApplicationActor) and not noticed and peer.heard:
+            within_s = HEARTBEAT_TIMEOUT_S + self._world.settings.kept_s + 1.0
 
         def check() -> None:
             undisturbed = master is self._world.master and master.alive and frozen_until_s == self._frozen_until_s
@@ -201,3 +227,8 @@ class Faults:
         if (slave := self._alive_slave()) is not None:
             self._say(f"{slave.name} leaves")
             slave.leave()
+
+
+def _cut(node: Node) -> None:
+    if node.link is not None:
+        node.link.cut()

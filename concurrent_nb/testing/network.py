@@ -21,6 +21,8 @@ Frames = list[memoryview]
 
 #: a link without a connection tries again after this many seconds
 RECONNECT_S: Final = 0.2
+#: a connection over which nothing has come for this long is given up by both ends
+HEARTBEAT_TIMEOUT_S: Final = 6.0
 #: what is late is late by so many seconds, at most
 LATE_S: Final = 8.0
 
@@ -149,6 +151,8 @@ class Link:
         """Be gone without a word, as a host whose power fails."""
         self._closed = True
         self.connection += 1
+        if (gate := self.gate) is not None:
+            self._network.agenda.after(HEARTBEAT_TIMEOUT_S, gate.left_by(self))
 
     def cut(self, *, noticed: bool = True) -> None:
         """Lose the connection and everything that is underway."""

@@ -77,7 +77,7 @@ class Simulation:
         self.apps: list[ApplicationActor] = []
         self._rested = False
         self._storm_s = chance.choice((0.5, 4.0, 12.0))
-        self._calm_after_s = chance.choice((0.0, 0.0, 4.0, 15.0)) if self.settings.mood == "stormy" else 0.0
+        self._calm_after_s = chance.choice((0.0, 0.0, 4.0, 15.0)) if self.settings.mood in ("drowsy", "stormy") else 0.0
 
     def run(self) -> None:
         """Let it happen. Raises Violation, or whatever a core raises that should not."""
@@ -101,6 +101,8 @@ class Simulation:
         faults = Faults(world, self.slaves, self.apps, self._add_slave)
         if self.settings.mood == "stormy":
             faults.begin(self._storm_s)
+        elif self.settings.mood == "drowsy":
+            faults.begin_with_users(self._storm_s)
         world.agenda.at(self._storm_s + self._calm_after_s, lambda: self._calm_down(users, faults))
         world.agenda.run(self._over)
         if not self._rested:

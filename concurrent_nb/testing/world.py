@@ -49,7 +49,9 @@ _NAMES: Final = {kind.__struct_config__.tag: kind.__name__ for kind in get_args(
 class Settings:
     """How the nodes of one history are set up."""
 
-    mood: str  #: "calm": nothing goes wrong; "windy": the network is bad; "stormy": nodes die and freeze, too
+    #: "calm": nothing goes wrong; "drowsy": applications answer nothing for a while; "windy": the network is bad;
+    #: "stormy": nodes die and freeze, too
+    mood: str
     strategy: type[Strategy]  #: the cluster's
     own_strategies: float  #: how likely a job asks for one of its own
     weather: Weather
@@ -57,6 +59,8 @@ class Settings:
     grace_s: float
     deaths_allowed: int = 3
     silence_s: float = 3.0
+    kept_s: float = 30.0  #: for which an application without a connection may come back
+    undelivered_bytes: int = 1 << 30  #: of results for silent applications of one owner
     validate_each: int = 10  #: the scheduler's books are checked after every so many turns of the master, at least
     limits: tuple[tuple[ModuleType, str, int], ...] = ()
 
@@ -64,7 +68,7 @@ class Settings:
     def steady(self) -> bool:
         """Say whether every session lasts, because nothing is so bad that a node could be taken for lost."""
         # What comes late, or again and again not at all, may come after the master has lost its patience with a task.
-        patient = self.mood == "calm" or self.grace_s >= 10.0
+        patient = self.mood in ("calm", "drowsy") or self.grace_s >= 10.0
         return self.mood != "stormy" and self.weather.loss <= 0.02 and not self.weather.late and patient
 
     def __str__(self) -> str:
@@ -72,7 +76,7 @@ class Settings:
         return (
             f"{self.mood}, {self.strategy.name}, own strategies {self.own_strategies}, "
             f"{self.weather}, a turn takes {self.turn_s} s, "
-            f"grace_s {self.grace_s}, limits: {limits or 'as they are'}"
+            f"grace_s {self.grace_s}, {self.undelivered_bytes} bytes undelivered, limits: {limits or 'as they are'}"
         )
 
     @contextmanager
@@ -90,9 +94,9 @@ class Settings:
 
 def draw_settings(chance: random.Random) -> Settings:
     """Draw how the nodes of a history are set up."""
-    mood = chance.choices(("calm", "windy", "stormy"), (2, 2, 6))[0]
+    mood = chance.choices(("calm", "drowsy", "windy", "stormy"), (2, 1, 2, 6))[0]
     weather = Weather(latency_s=chance.choice((0.0001, 0.002, 0.03)))
-    if mood != "calm" and chance.random() < 0.7:
+    if mood in ("windy", "stormy") and chance.random() < 0.7:
         weather = Weather(
             latency_s=weather.latency_s,
             jitter_s=chance.choice((0.0, 0.001, 0.05)),
@@ -109,6 +113,7 @@ def draw_settings(chance: random.Random) -> Settings:
         own_strategies=chance.choice((0.0, 0.3, 1.0)),
         turn_s=chance.choice((0.00001, 0.0005, 0.005)),
         grace_s=chance.choice((1.0, 10.0)),
+        undelivered_bytes=chance.choice((0, 3000, 1 << 30)),
         validate_each=chance.choices((1, 10, 30), (1, 2, 2))[0],
         limits=tuple(limits) if chance.random() < 0.5 else (),
     )
@@ -136,7 +141,7 @@ class Master(Protocol):
     def thaw(self) -> None:
         """Go on."""
 
-    def register(self, role: str, key: bytes, name: str, **facts: int) -> Callable[[float], tuple[SessionId, int, str]]:
+    def register(self, role: str, key: bytes, name: str, **facts: Any) -> Callable[[float], tuple[SessionId, int, str]]:
         """Give what registers a node when it is called."""
 
 

@@ -111,11 +111,16 @@ class Gate:
         return _drain(self.monitor)
 
     def send(self, session: bytes, frames: Sequence[Buffer]) -> bool:
-        """Hand frames to a peer's queue. False if the peer is not connected or its queue is full."""
+        """Hand frames to a peer's queue. False if the peer is not connected.
+
+        What does not fit into the queue of a peer that takes nothing is lost; its session sends it again.
+        """
         try:
             _send(self.socket, [session, *frames])
-        except (zmq.Again, zmq.ZMQError) as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+        except zmq.Again:
+            return True
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
                 return False
             raise
         return True

@@ -131,9 +131,6 @@ class Serving:
         self._is_fork = False
         self._interrupted = 0  # ticket of the task that a signal has interrupted
         self._streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
-        self._home_path = os.path.realpath(".")
-        self._home = os.open(".", os.O_RDONLY)
-        self._recursion_limit = sys.getrecursionlimit()
         self._poll = select.poll()
         self._poll.register(self._tokens, select.POLLIN)
         self._rested = True
@@ -386,9 +383,8 @@ class Serving:
                 self._take_streams_back()
             self._streams[0].flush()
             self._streams[1].flush()
-            os.fchdir(self._home)
         except (OSError, ValueError, AttributeError):  # the task has closed, redirected or deleted them
-            self._repair()
+            self._remake_streams()
         # In this order: what is not in the pipe any more was taken by a read that has been counted by now.
         held = self._holds(0), self._holds(1)
         reads = self._page.reads()
@@ -424,16 +420,6 @@ class Serving:
                 stream.flush()
         sys.stdout, sys.stderr = self._streams
 
-    def _repair(self) -> None:
-        """Make the streams anew, and go back to our folder if it is still there."""
-        self._remake_streams()
-        try:
-            os.fchdir(self._home)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.chdir(self._home_path)
-                self._home = os.open(".", os.O_RDONLY)
-
     def _remake_streams(self) -> None:
         self._take_descriptors_back()
         self._streams = remake_stream(1), remake_stream(2)
@@ -466,6 +452,4 @@ class Serving:
         """Undo what tasks commonly leave behind, where looking for it is too slow to be done after each."""
         if signal.getsignal(signal.SIGINT) != self._on_interrupt:
             signal.signal(signal.SIGINT, self._on_interrupt)
-        if sys.getrecursionlimit() != self._recursion_limit:
-            sys.setrecursionlimit(self._recursion_limit)
         self._take_descriptors_back()

@@ -291,8 +291,8 @@ def test_shutdown_waits_for_all_items_and_may_cancel_those_that_do_not_run(clust
     assert cluster.connection_file is not None
     for batch in (100, "auto"):
         with concurrent_nb.connect(cluster.connection_file) as app:
-            job = app.start_job(work.square, [(n,) for n in range(5000)], batch=batch)
-        assert job.results(0) == [n * n for n in range(5000)]
+            squares = app.start_job(work.square, [(n,) for n in range(5000)], batch=batch)
+        assert squares.results(0) == [n * n for n in range(5000)]
         app = concurrent_nb.connect(cluster.connection_file)
         job = app.start_job(time.sleep, [(0.005,)] * 20_000, batch=batch)
         app.shutdown(cancel_futures=True)

@@ -181,7 +181,11 @@ def test_a_task_that_is_stopped_while_it_imports_spoils_no_worker(app: Applicati
 
 def test_an_argument_that_cannot_be_pickled(app: ApplicationNode, tmp_path: Path) -> None:
     with open(tmp_path / "file", "w") as file:
-        for argument, kind in ((threading.Lock(), "lock"), (file, "files"), (work.CannotGo(), "travel")):
+        for argument, kind in (
+            (threading.Lock(), "lock"),
+            (file, "argument 1 is an open file"),
+            (work.CannotGo(), "travel"),
+        ):
             error = app.submit(work.echo, argument).exception(PATIENCE_S)
             assert isinstance(error, NotPicklable)
             assert "an argument of echo cannot be sent" in str(error)

@@ -243,6 +243,13 @@ def test_a_cell_may_use_an_array_that_is_larger_than_any_pickle_may_be(app: Appl
     assert names["big"][3] == 1  # type: ignore[index]
 
 
+def test_what_was_put_may_be_captured(app: ApplicationNode) -> None:
+    for size in SIZES:
+        names = {"__name__": "__main__", "put": app.put(np.zeros(size))}
+        task = cell_task("put += 1\nput[-1]", names, for_text="i in range(4)")
+        assert app.start_job(task.function, task.calls).results(PATIENCE_S) == [1] * 4
+
+
 def test_what_was_read_only_stays_so(app: ApplicationNode) -> None:
     for size in SIZES:
         given = np.zeros(size)

@@ -14,6 +14,7 @@ import pytest
 
 from concurrent_nb import ApplicationNode, Cluster, Task
 from concurrent_nb.errors import RemoteError, ResultNotLoadable
+from concurrent_nb.nodes import courier
 from tests import clusters
 from tests.work import PATIENCE_S
 
@@ -162,15 +163,33 @@ def test_tasks_print_into_streams_that_fail(app: ApplicationNode, caplog: pytest
     assert len([record for record in caplog.records if "cannot be written" in record.message]) == 3
 
 
-def test_output_that_is_not_read_holds_up_no_result_and_is_there_when_it_is_read(
+def test_results_overtake_output_that_is_not_read_for_long_and_it_is_there_when_it_is_read(
     app: ApplicationNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(courier, "OVERTAKE_S", 1.0)
     reading, writing = os.pipe()
     with open(reading, encoding="utf-8") as reader, open(writing, "w", encoding="utf-8") as writer:
         monkeypatch.setattr(sys, "stdout", writer)
         futures = [app.submit(says, f"{number:0500}", 4) for number in range(200)]
         assert [future.result(PATIENCE_S) for future in futures] == [500] * 200
         lines = [int(reader.readline()) for _ in range(800)]
+    assert sorted(lines) == sorted([*range(200)] * 4)
+
+
+def test_results_wait_for_output_that_is_read_late_and_nothing_else_does(
+    app: ApplicationNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as reader, open(writing, "w", encoding="utf-8") as writer:
+        monkeypatch.setattr(sys, "stdout", writer)
+        job = app.start_job(says, [(f"{number:0500}", 4) for number in range(200)], prints=True, batch=10)
+        with pytest.raises(TimeoutError):
+            job.results(4.0)
+        silent = app.start_job(pow, [(2, 3)])
+        silent.cancel()  # which the application's thread has to do
+        lines = [int(reader.readline()) for _ in range(800)]
+        assert job.results(PATIENCE_S) == [500] * 200
+        assert silent.wait(PATIENCE_S)
     assert sorted(lines) == sorted([*range(200)] * 4)
 
 

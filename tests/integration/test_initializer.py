@@ -62,7 +62,7 @@ def test_an_initializer_runs_in_every_worker_also_in_later_ones_and_in_threads()
         assert {value[1] for _, value in told} == {"b"}
         # What tasks start is not to find the initializer.
         assert "CONCURRENT_NB_INITIALIZER" not in app.submit(lambda: dict(os.environ)).result(PATIENCE_S)
-        assert app.submit_needing(Needs(kind="thread"), remembered_in_a_thread, (), {}).result(PATIENCE_S)[1] == "b"
+        assert app.options(needs=Needs(kind="thread")).submit(remembered_in_a_thread).result(PATIENCE_S)[1] == "b"
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_workers_are_fresh_and_nothing_is_lost(tmp_path: Path) -> None:
         # ... or is stopped, and runs again, whatever it needs; however often, nobody is blamed.
         for needs in (None, Needs(kind="thread"), Needs(0)):
             go = tmp_path / f"go-{needs}"
-            running = app.submit_needing(needs, run_until, (str(go),), {})
+            running = app.options(needs=needs).submit(run_until, str(go))
             for times in range(1, 5):
                 clusters.eventually(
                     lambda go=go, times=times: (

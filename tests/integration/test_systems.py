@@ -260,7 +260,7 @@ def test_a_task_that_cannot_be_sent_is_an_error_of_that_task(cluster: Cluster) -
 
     four, why = cluster.application().push_tasksystem(Mixed()).result(PATIENCE_S)
     assert four == "4"
-    assert "cannot be sent: TypeError: this one does not travel" in why
+    assert "cannot be sent: Square uses Square.n, a tests.work.CannotGo: it cannot be pickled (TypeError: this" in why
 
 
 # --------------------------------------------------------------------------------------------------------- stopped

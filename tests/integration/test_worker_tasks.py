@@ -217,7 +217,7 @@ class Silent(Exception):
 
 
 class Demanding(Exception):
-    """Can be pickled, and not unpickled."""
+    """Cannot be made of its arguments."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__("needs two")
@@ -239,7 +239,8 @@ def raise_(error: BaseException) -> None:
         (KeyboardInterrupt(), "KeyboardInterrupt", True),
         (GeneratorExit(), "GeneratorExit", True),
         (Base("base"), "Base", True),
-        (Demanding(1, 2), "Demanding", False),
+        (Demanding(1, 2), "Demanding", True),
+        (Unpicklable(), "Unpicklable", False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

@@ -27,11 +27,11 @@ ID = JobId(b"j" * 16)
 class Packing:
     """Packs as an application does, but keeps nothing in shared memory."""
 
-    def ship(self, fn: Callable[..., Any]) -> Shipment:
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
         return Shipment(digest_of(b"f"), b"f")
 
-    def pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _pack(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
         return pickles.dumps_call(args, kwargs)[0], (), (), None
 

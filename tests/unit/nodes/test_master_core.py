@@ -4,6 +4,7 @@ import pytest
 
 from concurrent_nb.ids import digest_of
 from concurrent_nb.nodes import master_core
+from concurrent_nb.nodes.master_core import OUTPUT_KEPT_BYTES
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode_error
@@ -238,3 +239,100 @@ def test_the_jobs_of_a_client_that_is_lost_wait_for_it_if_it_may_come_back(comes
         bench.core.step(bench.now)
         bench.now += 0.6
     assert bench.core.status(bench.now)["tasks"]["jobs"] == jobs
+
+
+def test_a_client_that_is_silent_keeps_its_session_and_is_told_nothing_but_that_the_master_is_there() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.told_all()
+    for second in range(600):
+        bench.now += 1.0
+        bench.say(EAST)
+        if second == 100:
+            bench.say(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"six")]))
+            bench.say(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, b"late"))
+        assert bench.told(ALICE) == [] or second < 3
+    bench.say(ALICE)
+    (outcomes,) = bench.told(ALICE)
+    assert isinstance(outcomes, m.Outcomes) and outcomes.items[0].body == b"six"
+    assert bench.told(ALICE) == []
+
+
+def test_what_tasks_write_for_a_silent_client_is_bounded_and_what_is_left_out_is_said() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.told_all()
+    bench.now += 3.0
+    bench.say(EAST)
+    bench.told_all()
+    piece, count = b"x" * 65536, OUTPUT_KEPT_BYTES // 65536 + 10
+    for _ in range(count):
+        bench.say(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, piece))
+        bench.told(EAST)
+    said: list[m.AnyMessage] = []
+    while len(said) < OUTPUT_KEPT_BYTES // 65536 + 1:
+        bench.say(ALICE)
+        said += bench.told(ALICE)
+    written = b"".join(message.data for message in said if isinstance(message, m.Output))
+    assert written.count(b"x") == OUTPUT_KEPT_BYTES
+    assert written.endswith(b"[655,360 bytes of output are left out here, and what follows: nobody took it]\n")
+    # and what follows is left out, too
+    bench.say(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, b"more"))
+    bench.say(ALICE)
+    assert bench.told(ALICE) == []
+
+
+def test_a_silent_client_whose_process_has_ended_is_gone_at_once() -> None:
+    bench = Bench()
+    alive = [True]
+    bench.core.add_client(ALICE, KEYS[ALICE], "alice", bench.now, is_alive=lambda: alive[0])
+    bench.ends[ALICE] = Session(7, "to_client")
+    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    alive[0] = False
+    bench.core.step(bench.now)  # while it is heard, nobody asks
+    assert bench.core.status(bench.now)["tasks"]["jobs"] == 1
+    bench.core.unreachable(ALICE, bench.now)
+    bench.core.step(bench.now)
+    assert bench.core.status(bench.now)["tasks"]["jobs"] == 0
+
+
+def test_a_client_without_a_connection_may_come_back_for_an_hour() -> None:
+    for away_s, jobs in ((3599.0, 1), (3600.0, 0)):
+        bench = Bench()
+        bench.client(ALICE)
+        bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+        bench.core.unreachable(ALICE, bench.now)
+        bench.core.step(bench.now)
+        bench.now += away_s
+        bench.core.step(bench.now)
+        assert bench.core.status(bench.now)["tasks"]["jobs"] == jobs
+
+
+def test_a_session_that_another_replaces_ends_when_that_is_heard_and_its_jobs_are_the_other_s() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST)
+    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.told_all()
+    same_key = KEYS[ALICE]
+    bench.core.add_client(BOB, same_key, "alice", bench.now, replaces=ALICE)
+    assert ALICE in bench.core.peers
+    bench.ends[BOB] = Session(7, "to_client")
+    bench.say(BOB, m.OpenJob(JOB, "", False, False), function(), submit(0), key=same_key)
+    assert ALICE not in bench.core.peers
+    bench.say(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, 0, 0.1, 42, b"six")]))
+    (outcomes,) = [said for said in bench.told(BOB) if isinstance(said, m.Outcomes)]
+    assert outcomes.items[0].body == b"six"
+
+
+def test_nobody_replaces_the_session_of_somebody_else() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.core.add_client(BOB, KEYS[BOB], "bob", bench.now, replaces=ALICE)
+    bench.ends[BOB] = Session(7, "to_client")
+    bench.say(BOB)
+    assert ALICE in bench.core.peers

@@ -169,17 +169,22 @@ def test_an_encoding_that_cannot_say_a_character_replaces_it(
 def test_a_stream_that_nobody_reads_holds_nothing_up_and_loses_nothing(
     make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, stream = make(settle_s=0.01), Blocked()
+    drained = threading.Event()
+    output, stream = make(settle_s=0.01, drained=drained.set), Blocked()
     monkeypatch.setattr(sys, "stdout", stream)
     output.write(1, "first ")
     stream.began.wait()
-    output.settle()  # returns, or the test hangs
+    assert not output.settle()  # it returns, or the test hangs
+    output.overtake()
     for number in range(100):
         output.write(1, f"{number} ")
-        output.settle()
+        assert output.settle()
+    assert not drained.is_set()
     stream.gate.set()
-    output.join()
-    assert stream.getvalue() == "first " + "".join(f"{number} " for number in range(100))
+    drained.wait()
+    output.write(1, "last")
+    assert output.settle()
+    assert stream.getvalue() == "first " + "".join(f"{number} " for number in range(100)) + "last"
 
 
 def test_what_waits_is_bounded_and_what_is_left_out_is_said(

@@ -59,6 +59,7 @@ def test_a_job_tells_how_far_it_is() -> None:
     bench.say(EAST, m.Outcomes(JOB, "", [outcome]))
     (job,) = bench.core.status(bench.now, ALICE)["jobs"]
     assert (job["state"], job["tasks"], job["done"], job["age_s"]) == ("running", 5, 0, 3.0)
+    bench.say(ALICE)  # else it is silent, and is told nothing
     assert len(bench.told(ALICE)) == 1
     bench.say(ALICE)  # which acknowledges the outcome
     (job,) = bench.core.status(bench.now, ALICE)["jobs"]

@@ -138,3 +138,37 @@ def test_whatever_happens_verdicts_are_in_order_and_in_time(steps: list[tuple[st
             assert (liveness.next_deadline() or 0.0) > now
         if now - heard_s >= 3.0:
             assert state != "trusted"
+
+
+def test_silence_of_a_node_that_is_kept_is_no_loss_and_only_a_long_broken_connection_is() -> None:
+    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
+    liveness.watch(A, 0.0)
+    liveness.keep(A, 3600.0)
+    assert liveness.tick(3.0) == [Suspected(A)]
+    assert liveness.next_deadline() is None
+    assert liveness.tick(1e6) == []
+    # Its connection breaks, and it is heard again within the time
+    liveness.unreachable(A, 1e6)
+    assert liveness.tick(1e6) == [] and liveness.next_deadline() == 1e6 + 3600
+    liveness.heard(A, 1e6 + 3500)
+    assert liveness.tick(1e6 + 3500) == [Trusted(A)]
+    # ... and another time it is not
+    liveness.unreachable(A, 1e6 + 3501)
+    assert liveness.tick(1e6 + 3501) == [Suspected(A)]
+    assert liveness.tick(1e6 + 3501 + 3599) == []
+    assert liveness.tick(1e6 + 3501 + 3600) == [Lost(A)]
+
+
+def test_a_node_that_does_not_come_back_is_lost_a_moment_after_its_connection() -> None:
+    liveness = Liveness(interval_s=1.0, suspect_after_s=3.0, lost_after_s=5.0, unreachable_after_s=1.0)
+    liveness.watch(A, 0.0)
+    liveness.keep(A)
+    assert liveness.tick(3.0) == [Suspected(A)] and liveness.tick(60.0) == []
+    liveness.unreachable(A, 60.0)
+    assert liveness.tick(60.9) == [] and liveness.tick(61.0) == [Lost(A)]
+
+
+def test_keeping_a_node_that_is_not_watched_changes_nothing() -> None:
+    liveness = Liveness()
+    liveness.keep(A, 1.0)
+    assert liveness.next_deadline() is None

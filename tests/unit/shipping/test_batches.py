@@ -29,9 +29,9 @@ def ran(
     function: Callable[..., Any], items: int, *, until: bool = False, stop: bool = False, most_s: float | None = None
 ) -> Any:
     """Send a batch of numbers, and run it."""
-    body = chunks.dumps_calls([(n,) for n in range(items)], Terms(until, stop, most_s, SECRET))
-    args, terms = pickle.loads(body)
-    return batches.run(function, args, Terms(*terms), clock=ticks())
+    body = chunks.dumps_calls([(n,) for n in range(items)], range(items), Terms(until, stop, most_s, SECRET))
+    args, (numbers, *terms) = pickle.loads(body)
+    return batches.run(function, args, numbers, Terms(*terms), clock=ticks())
 
 
 def raises_at(position: int, kind: type[BaseException] = ValueError) -> Callable[[int], int]:
@@ -48,8 +48,8 @@ def test_each_item_has_its_answer_and_its_time() -> None:
 
 
 def test_items_without_arguments_are_items_too() -> None:
-    args, terms = pickle.loads(chunks.dumps_calls([(), ()], Terms(False, False, None, SECRET)))
-    ran = batches.run(lambda: 5, args, Terms(*terms))
+    args, (numbers, *terms) = pickle.loads(chunks.dumps_calls([(), ()], range(2), Terms(False, False, None, SECRET)))
+    ran = batches.run(lambda: 5, args, numbers, Terms(*terms))
     assert cast(batches.Ran, ran)[0] == [5, 5]
 
 

@@ -16,11 +16,17 @@ from tests import work
 def ran(function: Any, *items: Any) -> list[Any]:
     """Send a chunk, run it, and send its answers back. Items that are tuples of atoms go as they are."""
     calls = [item if isinstance(item, bytes) else (item,) for item in items]
-    args, kwargs = pickle.loads(chunks.dumps_calls(calls))
-    assert kwargs is None
-    body, buffers = pickles.dumps(chunks.run(function, args))
+    args, kwargs = pickle.loads(chunks.dumps_calls(calls, range(len(calls))))
+    (numbers,) = kwargs
+    begun: list[int] = []
+    body, buffers = pickles.dumps(chunks.run(function, args, numbers, begun.append))
+    assert begun == list(numbers)
     answers: list[Any] = pickles.loads(body, buffers)
     return answers
+
+
+def begin(number: int) -> None:
+    """Take no note of an item."""
 
 
 class Pair(NamedTuple):
@@ -49,10 +55,12 @@ def test_tuples_of_atoms_come_back_as_they_are_and_no_others() -> None:
 
 
 def test_calls_of_several_arguments() -> None:
-    args, _ = pickle.loads(chunks.dumps_calls([(2, 3), (3, 2)]))
-    assert chunks.run(pow, args) == [8, 9]
-    args, _ = pickle.loads(chunks.dumps_calls([(2, 3), packed(3, 2)]))
-    assert chunks.run(pow, args) == [8, 9]
+    plain: list[chunks.Call] = [(2, 3), (3, 2)]
+    for calls in (plain, [plain[0], packed(3, 2)]):
+        args, (numbers,) = pickle.loads(chunks.dumps_calls(calls, [7, 9]))
+        begun: list[int] = []
+        assert chunks.run(pow, args, numbers, begun.append) == [8, 9]
+        assert begun == [7, 9]
 
 
 def test_other_results_have_a_pickle_of_their_own_and_share_nothing() -> None:
@@ -64,7 +72,7 @@ def test_other_results_have_a_pickle_of_their_own_and_share_nothing() -> None:
 def test_large_buffers_stay_out_of_the_pickle() -> None:
     import numpy as np
 
-    (answer,) = chunks.run(np.zeros, [(100_000,)])
+    (answer,) = chunks.run(np.zeros, [(100_000,)], [0], begin)
     assert isinstance(answer, list)
     body, buffers = pickles.dumps([answer])
     assert len(body) < 1000
@@ -114,7 +122,8 @@ def test_what_an_item_gives_back_is_not_changed_by_the_next() -> None:
         taken.append(copy)
         return copy
 
-    for answers in (chunks.run(fill, [(1,), (2,)]), chunks.run(fill, [(1,), (2,)], snapshot=snapshot)):
+    calls = [(1,), (2,)]
+    for answers in (chunks.run(fill, calls, [0, 1], begin), chunks.run(fill, calls, [0, 1], begin, snapshot=snapshot)):
         assert [pickles.loads(body, buffers)[-1] for body, *buffers in answers] == [1, 2]
     assert len(taken) == 2
 
@@ -126,7 +135,7 @@ def test_a_hit_is_its_value() -> None:
 
 def test_an_interrupt_ends_the_chunk() -> None:
     with pytest.raises(KeyboardInterrupt):
-        chunks.run(work.raise_kind, [packed(KeyboardInterrupt)])
+        chunks.run(work.raise_kind, [packed(KeyboardInterrupt)], [0], begin)
 
 
 def test_a_copy_that_an_item_has_forked_runs_no_other_item() -> None:
@@ -141,7 +150,7 @@ def test_a_copy_that_an_item_has_forked_runs_no_other_item() -> None:
         return x
 
     parent = os.getpid()
-    answers = chunks.run(fork, [(1,), (2,)])
+    answers = chunks.run(fork, [(1,), (2,)], range(2), begin)
     if os.getpid() != parent:
         os._exit(len(answers) != 1)
     os.close(write)

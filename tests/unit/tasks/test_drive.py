@@ -415,3 +415,56 @@ def test_the_handle_logs_and_asks_the_master() -> None:
     system = System([], init_system=lambda master: master.log("hello"), gather_result=lambda master: master.status())
     told = run_to_the_end(Drive(system, "app", lines.append, lambda: {"slaves": ["east"]}, Clock()))
     assert (lines, told) == (["hello"], {"slaves": ["east"]})
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+def late(master: MasterHandle, task: Task, result: Any, error: Any) -> Iterable[Task]:
+    yield Job(len(result))
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        pytest.param({"task_finished": lambda master, task, result, error: len(result)}, id="at once"),
+        pytest.param({"task_finished": late}, id="when its tasks are read"),
+        pytest.param({"gather_result": lambda master: len(None)}, id="when it gathers"),  # type: ignore[arg-type]
+        pytest.param(
+            {"is_complete": lambda master: bool(master.stats()["failed"] and sum([None]))},
+            id="when it is asked",
+        ),
+    ],
+)
+def test_a_system_that_ignores_a_task_s_error_does_not_hide_it(does: dict[str, Any]) -> None:
+    drive = drive_of(System(jobs(1), **does))
+    drive.begin()
+    lost = ValueError("the task's own")
+    with pytest.raises(TypeError, match="NoneType") as caught:
+        handle_and_gather(drive, Ended(0, None, lost, "east"))
+    assert caught.value.__context__ is lost
+
+
+def handle_and_gather(drive: Drive, event: Ended) -> None:
+    drive.handle(event)
+    drive.gather()
+
+
+def test_a_system_that_passes_a_task_s_error_on_gives_that_error_alone() -> None:
+    def passes_on(master: MasterHandle, task: Task, result: Any, error: Any) -> None:
+        raise error
+
+    drive = drive_of(System(jobs(1), task_finished=passes_on))
+    drive.begin()
+    with pytest.raises(ValueError, match="mine") as caught:
+        drive.handle(Ended(0, None, ValueError("mine"), "east"))
+    assert caught.value.__context__ is None
+
+
+def test_an_error_of_a_system_none_of_whose_tasks_has_failed_is_its_own() -> None:
+    drive = drive_of(System(jobs(1), gather_result=lambda master: 1 // 0))
+    drive.begin()
+    drive.handle(*ended(0))
+    with pytest.raises(ZeroDivisionError) as caught:
+        drive.gather()
+    assert caught.value.__context__ is None

@@ -1,0 +1,350 @@
+"""The worker's side: become like the process that has sent a function, and undo what a task has changed.
+
+    environments.begin(environment)     before a task; nothing to do if it is that of the task before
+    environments.end()                  after it
+
+What there is without an environment is home: the process as it was when it became a worker.
+"""
+
+import contextlib
+import os
+import pickle
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from concurrent_nb import snapshot
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.environment.envelope import Environment, State
+from concurrent_nb.shipping.environment.loader import Modules, ModuleSet
+from concurrent_nb.shipping.environment.modules import Source
+from concurrent_nb.shipping.environment.settings import Setting, all_settings, is_there
+
+#: a thread that waits for its environment looks so often whether it was interrupted, in seconds
+WAIT_S: Final = 0.05
+
+
+class Entered:
+    """An environment as a worker has it."""
+
+    def __init__(self, environment: Environment | None, modules: ModuleSet) -> None:
+        self.environment = environment
+        self.modules = modules
+        self.state = State("", {}, (), (), b"", b"")
+        if environment is not None:
+            self.state = State(*pickle.loads(environment.state))
+        self.values: dict[str, Any] | None = None  #: of settings, once they were unpickled
+        self.followed: list[Setting] = []
+
+
+class Environments:
+    """The environments of a process that runs one task at a time."""
+
+    def __init__(self) -> None:
+        self._modules = Modules()
+        self._local = threading.local()
+        sys.meta_path.insert(0, self._modules)
+        self._home_variables = dict(os.environ)
+        self._home_path = list(sys.path)
+        self._home_folder = snapshot.current_folder()
+        self._settings: list[Setting] = all_settings()
+        self._followed: dict[str, tuple[Setting, Any]] = {}  # the user's own, with their values at home
+        self._known: WeakValueDictionary[bytes, Entered] = WeakValueDictionary()
+        self._sets: WeakValueDictionary[bytes, ModuleSet] = WeakValueDictionary()
+        self._home = self.current = Entered(None, self._modules.current)
+        self._folder = os.open(".", os.O_RDONLY)
+        self._folder_path = self._home_folder
+        self._variables: Any = {}
+        self._path: list[str] = []
+        self._saved: list[tuple[Setting, Any]] = []
+        self._last_module = ""
+        self._module_count = 0
+        self._remember()
+        self._expect_imports()
+
+    # ------------------------------------------------------------------------------------------------- for its users
+
+    def known(self, environment: Environment | None) -> Entered:
+        """Give an environment as it is entered; the same object for the same environment."""
+        if environment is None:
+            if self._home.modules.is_stale:
+                self._home = Entered(None, ModuleSet())
+            return self._home
+        entered = self._known.get(environment.digest)
+        if entered is None or entered.modules.is_stale:
+            modules = self._sets.get(environment.modules_digest)
+            if modules is None or modules.is_stale:
+                found = pickle.loads(environment.modules) if environment.modules else []
+                modules = self._sets[environment.modules_digest] = ModuleSet(Source(*parts) for parts in found)
+            entered = self._known[environment.digest] = Entered(environment, modules)
+        return entered
+
+    def begin(self, entered: Entered) -> bool:
+        """Be in an environment. False if it cannot be used any more, because files that it has imported have changed.
+
+        Raises ImportError for compiled modules that do not fit, and whatever unpickling its settings raises.
+        """
+        if entered.modules.has_changed():
+            return False
+        if entered is not self.current:
+            self._enter(entered)
+        return True
+
+    def end(self) -> None:
+        """Undo what a task has changed."""
+        modules = sys.modules
+        if len(modules) != self._module_count or next(reversed(modules)) != self._last_module:
+            self._modules.note()
+            self._remember_modules()
+        try:
+            os.fchdir(self._folder)
+        except OSError:
+            self._go(self._folder_path)
+        if not self._is_same():
+            self._put_back()
+
+    def adopt(self) -> None:
+        """Let what has changed since the last `begin` stay, in all environments: it is part of what a worker is."""
+        for name, value in os.environ.items():
+            if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value):
+                self._home_variables[name] = value
+        for entry in sys.path:
+            if entry not in self._path:
+                self._home_path.append(entry)
+        self._modules.note()
+        self._remember()
+
+    def explain(self, error: BaseException) -> None:
+        """Say in a note where this process is, if the error is about something that was not found."""
+        note = ""
+        if isinstance(error, ModuleNotFoundError):
+            note = (
+                f"module {error.name} was not found on host {socket.gethostname()}: install it there, or have it"
+                " beside the notebook or on the notebook's sys.path, from where the user's own modules travel"
+            )
+        elif isinstance(error, FileNotFoundError) and not os.path.isabs(_text(error.filename) or "/"):
+            wanted = self.current.state.folder
+            here = snapshot.current_folder()
+            note = f"the task's folder is {here or 'gone'}, on host {socket.gethostname()}"
+            if wanted and wanted != here and not os.path.isdir(wanted):
+                note += f", which has no {wanted}"
+        if note:
+            with contextlib.suppress(Exception):  # the error is the user's, and so may be its notes
+                error.add_note(note)
+
+    # ------------------------------------------------------------------------------------------------------- entering
+
+    def _enter(self, entered: Entered) -> None:
+        state = entered.state
+        # What differs already was given to the task that is about to run, its threads for example.
+        given = {
+            name: value
+            for name, value in os.environ.items()
+            if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value)
+        }
+        self.current = entered
+        self._go(state.folder if state.folder and os.path.isdir(state.folder) else self._home_folder)
+        self._set_variables(self._expected_variables())
+        sys.path[:] = self._expected_path()
+        self._modules.enter(entered.modules)
+        self._load_settings(entered)
+        self._apply()
+        self._remember()
+        os.environ.update(given)
+
+    def _load_settings(self, entered: Entered) -> None:
+        if entered.values is None:
+            entered.followed = pickles.loads(entered.state.followed) if entered.state.followed else []
+            entered.values = pickles.loads(entered.state.settings) if entered.state.settings else {}
+        for setting in entered.followed:
+            if setting.name not in self._followed:
+                self._followed[setting.name] = setting, setting.read()
+
+    def _apply(self) -> None:
+        values = self.current.values or {}
+        for setting in self._settings:
+            if is_there(setting):
+                setting.apply(values.get(setting.name))
+        for name, (setting, home) in self._followed.items():
+            setting.apply(values.get(name, home))
+
+    def _expect_imports(self) -> None:
+        """Have the settings of libraries applied when tasks import these."""
+        for setting in self._settings:
+            if not is_there(setting):
+                self._modules.on_import[setting.module] = self._apply_late
+
+    def _apply_late(self, module: str) -> None:
+        values = self.current.values or {}
+        for setting in self._settings:
+            if setting.module == module:
+                if (value := values.get(setting.name)) is not None:
+                    setting.apply(value)
+                if self._is_common(setting):
+                    self._saved.append((setting, setting.save()))
+
+    def _is_common(self, setting: Setting) -> bool:
+        """Say whether there is one such setting for all tasks of this process."""
+        return True
+
+    def _go(self, folder: str) -> None:
+        """Change to a folder, and keep it open, so that coming back does not depend on its name."""
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+        with contextlib.suppress(OSError):
+            fresh = os.open(".", os.O_RDONLY)
+            os.close(self._folder)
+            self._folder = fresh
+        self._folder_path = folder
+
+    def _expected_variables(self) -> dict[str, str]:
+        expected = dict(self._home_variables)
+        for name, value in self.current.state.variables.items():
+            if value is None:
+                expected.pop(name, None)
+            else:
+                expected[name] = value
+        return expected
+
+    def _set_variables(self, expected: dict[str, str]) -> None:
+        zone = os.environ.get("TZ")
+        for name in [name for name in os.environ if name not in expected]:
+            del os.environ[name]
+        for name, value in expected.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        if os.environ.get("TZ") != zone and hasattr(time, "tzset"):
+            time.tzset()
+
+    def _expected_path(self) -> list[str]:
+        state = self.current.state
+        path = [entry for entry in self._home_path if entry not in state.removed]
+        for entry, followers in reversed(state.added):
+            if entry in path or not (entry == "" or os.path.exists(entry)):
+                continue
+            place = next((path.index(follower) for follower in followers if follower in path), len(path))
+            path.insert(place, entry)
+        return path
+
+    # -------------------------------------------------------------------------------------------------- putting back
+
+    def _remember(self) -> None:
+        self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
+        self._path = list(sys.path)
+        self._saved = [
+            (setting, setting.save())
+            for setting in (*self._settings, *(setting for setting, _ in self._followed.values()))
+            if is_there(setting) and self._is_common(setting)
+        ]
+        self._remember_modules()
+
+    def _remember_modules(self) -> None:
+        self._module_count = len(sys.modules)
+        self._last_module = next(reversed(sys.modules))
+
+    def _is_same(self) -> bool:
+        if os.environ._data != self._variables or sys.path != self._path:  # type: ignore[attr-defined]
+            return False
+        for setting, saved in self._saved:  # noqa: SIM110  (a generator takes longer, and this is done for each task)
+            if not setting.is_same(saved):
+                return False
+        return True
+
+    def _put_back(self) -> None:
+        self._set_variables({os.fsdecode(name): os.fsdecode(value) for name, value in self._variables.items()})
+        sys.path[:] = self._path
+        values = self.current.values or {}
+        fresh = []
+        for setting, saved in self._saved:
+            if not setting.is_same(saved):
+                home = self._followed[setting.name][1] if setting.name in self._followed else None
+                setting.apply(values.get(setting.name, home))
+                saved = setting.save()
+            fresh.append((setting, saved))
+        self._saved = fresh
+
+
+class ThreadEnvironments(Environments):
+    """The environments of a process whose tasks run in threads: those that run at once are all in the same one.
+
+    A task with another environment waits until they have ended, and those that come after it wait for it. What tasks
+    change is put back when no task runs.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._running = 0
+        self._queue: list[object] = []
+        super().__init__()
+
+    def begin(self, entered: Entered) -> bool:
+        """Be in an environment, once no task is in another."""
+        me = object()
+        with self._condition:
+            self._queue.append(me)
+            try:
+                while self._queue[0] is not me or (self._running and entered is not self.current):
+                    self._condition.wait(WAIT_S)  # nothing interrupts a thread that waits without a limit
+                if not (entered.modules.has_changed() is False if self._running else super().begin(entered)):
+                    return False
+                self._running += 1
+                self._local.runs = True
+            finally:
+                self._queue.remove(me)
+                self._condition.notify_all()
+        self._apply_here()
+        return True
+
+    def end(self) -> None:
+        """Undo what tasks have changed, if this was the last one that ran."""
+        with self._condition:
+            if self._local.runs:
+                self._local.runs = False
+                self._running -= 1
+            if not self._running:
+                super().end()
+            self._condition.notify_all()
+
+    def _is_common(self, setting: Setting) -> bool:
+        return not setting.in_threads
+
+    def _apply_here(self) -> None:
+        """Apply the settings of which each thread has its own."""
+        local = self._local
+        if getattr(local, "entered", None) is not self.current or not all(
+            setting.is_same(saved) for setting, saved in local.saved
+        ):
+            values = self.current.values or {}
+            own = [setting for setting in self._settings if setting.in_threads and is_there(setting)]
+            for setting in own:
+                setting.apply(values.get(setting.name))
+            local.entered, local.saved = self.current, [(setting, setting.save()) for setting in own]
+
+
+class _HandedOn:
+    """Surroundings of what a task sends to the cluster, as a host does: those of the task."""
+
+    environments: Environments | None = None
+
+    def current(self) -> Environment | None:
+        """Give the environment that the task runs in."""
+        return None if self.environments is None else self.environments.current.environment
+
+    def want(self, imported: Iterable[str]) -> None:
+        """Take no more along than what has come."""
+
+
+HANDED_ON: Final = _HandedOn()
+
+
+def hand_on(environments: Environments) -> None:
+    """Let what tasks of this process send have their environments."""
+    HANDED_ON.environments = environments
+
+
+def _text(name: Any) -> str:
+    return os.fsdecode(name) if isinstance(name, (str, bytes)) else ""

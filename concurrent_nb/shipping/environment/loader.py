@@ -1,0 +1,228 @@
+"""The worker's side of the user's modules: sets of them that came by content, and the finder of the current set.
+
+A set is imported anew when anything in it is another than in the sets before, so versions never mix: each has module
+objects of its own, which stand in `sys.modules` while tasks of that set run.
+"""
+
+import importlib
+import importlib.util
+import linecache
+import sys
+import types
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ExtensionFileLoader, ModuleSpec, SourceFileLoader
+from typing import Any, Final
+
+from concurrent_nb.shipping.environment.modules import Source, finders_after, stamp_of
+from concurrent_nb.shipping.environment.origin import is_compiled, is_users
+from concurrent_nb.shipping.sources import lines_entry
+
+_codes: Final[dict[tuple[str, bytes], types.CodeType]] = {}
+_lines: Final[dict[tuple[str, bytes], Any]] = {}
+
+
+class _Loader(SourceFileLoader):
+    """Runs a source that has travelled; other files beside it are those of this host."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source.name, source.filename)
+        self._source = source
+        self.travelled = source.text
+
+    def get_data(self, path: str) -> bytes:
+        """Give the contents of a file."""
+        return self._source.text if path == self.path else super().get_data(path)
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Compile the source, once in this process. Raises SyntaxError."""
+        key = self.path, self._source.text
+        code = _codes.get(key)
+        if code is None:
+            code = _codes[key] = compile(self._source.text, self.path, "exec", dont_inherit=True)
+        return code
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Run the module, and let tracebacks find its lines as they are here."""
+        keep_lines(self._source)
+        super().exec_module(module)
+
+
+def keep_lines(source: Source) -> None:
+    """Let tracebacks show the lines that have travelled, whatever the file of that name on this host has."""
+    key = source.filename, source.text
+    entry = _lines.get(key)
+    if entry is None:
+        entry = _lines[key] = lines_entry(source.filename, importlib.util.decode_source(source.text))
+    linecache.cache[source.filename] = entry
+
+
+class ModuleSet:
+    """The user's modules of one version.
+
+    Args:
+        sources: what has come by content; others of the user's are found on this host, by path.
+    """
+
+    def __init__(self, sources: Iterable[Source] = ()) -> None:
+        self.sources = {source.name: source for source in sources}
+        self.loaded: dict[str, types.ModuleType] = {}  #: while the set is not the current one
+        self.by_path: list[tuple[str, tuple[int, int] | None]] = []  #: files that were imported from this host
+        self.is_stale = False  #: such a file has changed: this set is not used again
+
+    def has_changed(self) -> bool:
+        """Say whether a file that was imported by path has changed since. Only then a set is stale."""
+        if self.by_path and any(stamp_of(path) != stamp for path, stamp in self.by_path):
+            self.is_stale = True
+        return self.is_stale
+
+
+class Modules(MetaPathFinder):
+    """Serves the current set; first on `sys.meta_path` of a worker."""
+
+    def __init__(self) -> None:
+        self.current = ModuleSet()
+        self._is_users: dict[str, tuple[int, bool]] = {}
+        self._compiled: dict[str, tuple[int, int] | None] = {}  # those that this process has loaded, for ever
+        self._displaced: dict[str, types.ModuleType] = {}  # others of the same names as those of the current set
+        self.on_import: dict[str, Callable[[str], None]] = {}  #: module -> called with its name once it is imported
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Give the module of the current set. Raises ImportError for a compiled one that is another one here."""
+        source = self.current.sources.get(fullname)
+        if source is not None:
+            return self._spec(source)
+        if (then := self.on_import.get(fullname)) is not None:
+            return _spec_with(fullname, path, then, self)
+        return None
+
+    def _spec(self, source: Source) -> ModuleSpec | None:
+        folders = list(source.folders) if source.folders is not None else None
+        if not source.filename:
+            spec = ModuleSpec(source.name, None, is_package=True)
+            spec.submodule_search_locations = folders
+            return spec
+        if is_compiled(source.filename):
+            self._check_compiled(source)
+            return importlib.util.spec_from_file_location(
+                source.name, source.filename, loader=ExtensionFileLoader(source.name, source.filename)
+            )
+        spec_of_file = importlib.util.spec_from_file_location(
+            source.name, source.filename, loader=_Loader(source), submodule_search_locations=folders
+        )
+        assert spec_of_file is not None
+        spec_of_file.cached = None
+        return spec_of_file
+
+    def _check_compiled(self, source: Source) -> None:
+        here = stamp_of(source.filename)
+        if here is None:
+            raise ImportError(
+                f"{source.name} is a compiled module, which does not travel, and this host has no {source.filename}:"
+                " install it here",
+                name=source.name,
+                path=source.filename,
+            )
+        if here != source.stamp:
+            raise ImportError(
+                f"{source.name} is a compiled module, and {source.filename} is another file here than when the"
+                " notebook imported it: restart the kernel, so that both have the new one",
+                name=source.name,
+                path=source.filename,
+            )
+
+    def enter(self, modules: ModuleSet) -> None:
+        """Put a set in the place of the current one. Raises ImportError for a compiled module of another version."""
+        if modules is self.current:
+            return
+        for source in modules.sources.values():
+            if source.stamp is not None and self._compiled.get(source.name, source.stamp) != source.stamp:
+                raise ImportError(
+                    f"{source.name} is a compiled module that has changed, and this worker has loaded the former one,"
+                    " which nothing can replace: restart the cluster (%concurrent stop, then run the cell again)",
+                    name=source.name,
+                    path=source.filename,
+                )
+        self._leave()
+        self.current = modules
+        for name, source in modules.sources.items():
+            if name not in modules.loaded and name in sys.modules and not is_compiled(source.filename):
+                self._displaced[name] = sys.modules.pop(name)
+        sys.modules.update(modules.loaded)
+        for name, module in modules.loaded.items():
+            parent, _, child = name.rpartition(".")
+            if parent and parent not in modules.loaded and parent in sys.modules:
+                setattr(sys.modules[parent], child, module)
+            shown = modules.sources.get(name)
+            if shown is not None and shown.text:
+                keep_lines(shown)
+        modules.loaded = {}
+        importlib.invalidate_caches()
+
+    def _leave(self) -> None:
+        current = self.current
+        for name, module in self.users():
+            if is_compiled(str(getattr(module, "__file__", ""))):
+                continue  # nothing can load it twice
+            current.loaded[name] = module
+            del sys.modules[name]
+        for name, module in current.loaded.items():
+            parent, _, child = name.rpartition(".")
+            outer = sys.modules.get(parent)
+            if outer is not None and vars(outer).get(child) is module:
+                delattr(outer, child)
+        sys.modules.update(self._displaced)
+        self._displaced = {}
+
+    def users(self) -> list[tuple[str, types.ModuleType]]:
+        """List the user's modules that are imported."""
+        known = self._is_users
+        found = []
+        for name, module in list(sys.modules.items()):
+            entry = known.get(name)
+            if entry is None or entry[0] != id(module):
+                entry = known[name] = id(module), self._is_users_module(name, module)
+            if entry[1]:
+                found.append((name, module))
+        return found
+
+    def _is_users_module(self, name: str, module: Any) -> bool:
+        return name in self.current.sources or is_users(name, getattr(module, "__spec__", None))
+
+    def note(self) -> None:
+        """Note what was imported by path, because its file may change."""
+        by_path = self.current.by_path
+        seen = {path for path, _ in by_path}
+        for name, module in self.users():
+            file = getattr(module, "__file__", None)
+            if not isinstance(file, str):
+                continue
+            if is_compiled(file):
+                self._compiled.setdefault(name, stamp_of(file))
+            elif name not in self.current.sources and file not in seen:
+                by_path.append((file, stamp_of(file)))
+
+
+def _spec_with(
+    fullname: str, path: Sequence[str] | None, then: Callable[[str], None], without: MetaPathFinder
+) -> ModuleSpec | None:
+    """Find a module as all other finders do; have `then` called when it is imported."""
+    for finder in finders_after(without):
+        spec: ModuleSpec | None = finder.find_spec(fullname, path, None)
+        if spec is None:
+            continue
+        if spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = partial(_execute_and_tell, execute, then)  # type: ignore[method-assign]
+        return spec
+    return None
+
+
+def _execute_and_tell(
+    execute: Callable[[types.ModuleType], None], then: Callable[[str], None], module: types.ModuleType
+) -> None:
+    execute(module)
+    then(module.__name__)

@@ -1,0 +1,416 @@
+"""Settings of Python and of libraries that tasks have as the notebook has them; one class for each.
+
+A setting is read in the application and applied in workers, and put back there when a task has changed it. Its value is
+None where it is as it was at the start; it is then not sent. `save` and `is_same` are compared at each submit and after
+each task, so they cost a tenth of a microsecond. A setting of a library is left alone until that library is imported.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+from concurrent_nb.shipping import pickles
+
+log = logging.getLogger(__name__)
+
+
+class Setting:
+    """One setting of this process."""
+
+    name: ClassVar[str]
+    module: ClassVar[str] = ""  #: there is nothing to set before this module is imported
+    in_threads: ClassVar[bool] = False  #: each thread has its own
+
+    def read(self) -> Any:
+        """Give the value as it travels; None if it is as at the start."""
+        raise NotImplementedError
+
+    def apply(self, value: Any) -> None:
+        """Set it to what `read` has given elsewhere."""
+        raise NotImplementedError
+
+    def save(self) -> Any:
+        """Give what `is_same` compares."""
+        raise NotImplementedError
+
+    def is_same(self, saved: Any) -> bool:
+        """Say whether it is still as it was when it was saved."""
+        return bool(self.save() == saved)
+
+
+class _RecursionLimit(Setting):
+    name = "recursion limit"
+
+    def __init__(self) -> None:
+        self._home = sys.getrecursionlimit()
+
+    def read(self) -> Any:
+        limit = sys.getrecursionlimit()
+        return None if limit == _PLAIN_RECURSION else limit
+
+    def apply(self, value: Any) -> None:
+        sys.setrecursionlimit(self._home if value is None else value)
+
+    def save(self) -> Any:
+        return sys.getrecursionlimit()
+
+
+_PLAIN_RECURSION: Final = 1000
+
+
+class _ByName(type):
+    """A class of warnings that is known by name, so that its module need not be imported to have a filter for it."""
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        return any((kind.__module__, kind.__qualname__) == cls.stands_for for kind in other.__mro__)  # type: ignore[attr-defined]
+
+
+def _category(module: str, name: str) -> type:
+    known = getattr(sys.modules.get(module), name, None)
+    if isinstance(known, type):
+        return known
+    return _ByName(name, (Warning,), {"__module__": module, "stands_for": (module, name)})
+
+
+_PLAIN_FILTERS: Final = [
+    ("default", None, ("builtins", "DeprecationWarning"), "__main__", 0),
+    ("ignore", None, ("builtins", "DeprecationWarning"), None, 0),
+    ("ignore", None, ("builtins", "PendingDeprecationWarning"), None, 0),
+    ("ignore", None, ("builtins", "ImportWarning"), None, 0),
+    ("ignore", None, ("builtins", "ResourceWarning"), None, 0),
+]
+
+
+#: since Python 3.14 a context may have its own
+_filters_of_context: Final[Callable[[], list[Any]] | None] = getattr(warnings, "_get_filters", None)
+
+
+def _filters() -> list[Any]:
+    return warnings.filters if _filters_of_context is None else _filters_of_context()  # type: ignore[return-value]
+
+
+class _Warnings(Setting):
+    name = "warnings filters"
+
+    def __init__(self) -> None:
+        self._home = list(_filters())
+
+    def read(self) -> Any:
+        filters = [
+            (action, message, (kind.__module__, kind.__qualname__), module, line)
+            for action, message, kind, module, line in _filters()
+        ]
+        return None if filters == _PLAIN_FILTERS else filters
+
+    def apply(self, value: Any) -> None:
+        filters = self._home
+        if value is not None:
+            filters = [(action, text, _category(*kind), module, line) for action, text, kind, module, line in value]
+        _filters()[:] = filters
+        with warnings.catch_warnings():
+            pass  # makes Python forget what it has shown and looked up
+
+    def save(self) -> Any:
+        return list(_filters())
+
+    def is_same(self, saved: Any) -> bool:
+        return bool((warnings.filters if _filters_of_context is None else _filters_of_context()) == saved)
+
+
+class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to the standard stream as it is at that moment."""
+
+    def __init__(self, name: str) -> None:
+        self._of_name = name
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return getattr(sys, self._of_name)
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        """Leave it."""
+
+
+class _Logging(Setting):
+    """Levels, and what the root logger writes to a standard stream: its level and format."""
+
+    name = "logging"
+    module = "logging"
+
+    def __init__(self) -> None:
+        self._witness = logging.getLogger("concurrent_nb.levels")
+        self._home = list(logging.root.handlers)
+        self._home_levels = _levels()
+
+    def read(self) -> Any:
+        root = logging.getLogger()
+        handlers = [
+            (stream, handler.level, _described(handler.formatter))
+            for handler in root.handlers
+            if type(handler) in (logging.StreamHandler, _Stream)
+            and (stream := _stream_name(getattr(handler, "stream", None)))
+        ]
+        value = (root.level, root.manager.disable, _levels(), handlers)
+        return None if value == (logging.WARNING, 0, {}, []) else value
+
+    def apply(self, value: Any) -> None:
+        root = logging.getLogger()
+        level, disabled, own_levels, handlers = value or (logging.WARNING, 0, {}, [])
+        levels = {**self._home_levels, **own_levels}
+        for name in _levels().keys() | levels.keys():
+            logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
+        root.setLevel(level)
+        logging.disable(disabled)
+        ours: list[logging.Handler] = []
+        for stream, own, formatter in handlers:
+            handler = _Stream(stream)
+            handler.setLevel(own)
+            if formatter is not None:
+                handler.setFormatter(pickles.loads(formatter))
+            ours.append(handler)
+        root.handlers[:] = [*self._home, *ours]
+
+    def save(self) -> Any:
+        root = logging.getLogger()
+        self._cache[_MARK] = True
+        return [(handler, handler.level, handler.formatter) for handler in root.handlers]
+
+    def is_same(self, saved: Any) -> bool:
+        # `setLevel` and `disable` of any logger empty the caches of all.
+        if _MARK not in self._cache:
+            return False
+        handlers = logging.root.handlers
+        if not handlers and not saved:
+            return True
+        return bool([(handler, handler.level, handler.formatter) for handler in handlers] == saved)
+
+    @property
+    def _cache(self) -> dict[Any, Any]:
+        cache: dict[Any, Any] = self._witness._cache  # type: ignore[attr-defined]
+        return cache
+
+
+_MARK: Final = "levels are as they were"
+
+
+def _levels() -> dict[str, int]:
+    """Give the levels of loggers that have one of their own."""
+    return {
+        name: logger.level
+        for name, logger in list(logging.root.manager.loggerDict.items())
+        if isinstance(logger, logging.Logger) and logger.level and not name.startswith("concurrent_nb")
+    }
+
+
+def _stream_name(stream: Any) -> str:
+    for name in ("stderr", "stdout"):
+        if stream in (getattr(sys, name), getattr(sys, f"__{name}__")):
+            return name
+    return ""
+
+
+def _described(formatter: logging.Formatter | None) -> bytes | None:
+    if formatter is None:
+        return None
+    try:
+        return pickles.dumps(formatter)[0]
+    except Exception as error:  # noqa: BLE001  (a formatter's own pickling may raise anything)
+        log.warning("tasks do not format their log records as this process does: %s", error)
+        return None
+
+
+class _Decimal(Setting):
+    name = "decimal context"
+    module = "decimal"
+    in_threads = True
+
+    def read(self) -> Any:
+        decimal = sys.modules["decimal"]
+        context = decimal.getcontext()
+        traps = sorted(signal.__name__ for signal, is_on in context.traps.items() if is_on)
+        value = [getattr(context, name) for name in _CONTEXT]
+        return None if (value, traps) == _PLAIN_CONTEXT else (value, traps)
+
+    def apply(self, value: Any) -> None:
+        decimal = sys.modules["decimal"]
+        numbers, traps = value or _PLAIN_CONTEXT
+        settings = dict(zip(_CONTEXT, numbers, strict=True))
+        decimal.setcontext(decimal.Context(**settings, traps=[getattr(decimal, name) for name in traps]))
+
+    def save(self) -> Any:
+        return sys.modules["decimal"].getcontext().copy()
+
+    def is_same(self, saved: Any) -> bool:
+        context = sys.modules["decimal"].getcontext()
+        return bool(
+            context.prec == saved.prec
+            and context.rounding == saved.rounding
+            and context.Emax == saved.Emax
+            and context.Emin == saved.Emin
+            and context.capitals == saved.capitals
+            and context.clamp == saved.clamp
+            and context.traps == saved.traps
+        )
+
+
+_CONTEXT: Final = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+_PLAIN_CONTEXT: Final = (
+    [28, "ROUND_HALF_EVEN", -999999, 999999, 1, 0],
+    ["DivisionByZero", "InvalidOperation", "Overflow"],
+)
+
+
+class _NumpyErrors(Setting):
+    name = "numpy.seterr"
+    module = "numpy"
+    in_threads = True
+
+    def read(self) -> Any:
+        numpy = sys.modules["numpy"]
+        errors, call = numpy.geterr(), numpy.geterrcall()
+        return None if errors == _PLAIN_ERRORS and call is None else (errors, call)
+
+    def apply(self, value: Any) -> None:
+        numpy = sys.modules["numpy"]
+        errors, call = value or (_PLAIN_ERRORS, None)
+        numpy.seterr(**errors)
+        numpy.seterrcall(call)
+
+    def save(self) -> Any:
+        return _errors()
+
+    def is_same(self, saved: Any) -> bool:
+        errors = _errors()
+        return errors is saved or bool(type(errors) is tuple and errors == saved)
+
+
+def _errors() -> Any:
+    """Give how numpy treats errors: where there is one, an object that is another one when that was set."""
+    variable = getattr(sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None)
+    if variable is not None:
+        return variable.get(None)
+    numpy: Any = sys.modules["numpy"]
+    return numpy.geterr(), numpy.geterrcall()
+
+
+_PLAIN_ERRORS: Final = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+
+
+class _NumpyPrinting(Setting):
+    name = "numpy.set_printoptions"
+    module = "numpy"
+    in_threads = True
+
+    def read(self) -> Any:
+        options = sys.modules["numpy"].get_printoptions()
+        return {name: value for name, value in options.items() if value != _PLAIN_PRINTING.get(name)} or None
+
+    def apply(self, value: Any) -> None:
+        numpy: Any = sys.modules["numpy"]
+        options = {**_PLAIN_PRINTING, **(value or {})}
+        numpy.set_printoptions(**{name: options[name] for name in numpy.get_printoptions() if name in options})
+
+    def save(self) -> Any:
+        return _printing()
+
+    def is_same(self, saved: Any) -> bool:
+        options = _printing()
+        return options is saved or bool(options == saved)
+
+
+def _printing() -> Any:
+    """Give numpy's options for printing: an object that is another one when they have been set."""
+    options: Any = sys.modules.get("numpy._core.printoptions")
+    return options.format_options.get() if options is not None else sys.modules["numpy"].get_printoptions()
+
+
+_PLAIN_PRINTING: Final[Mapping[str, Any]] = {
+    "edgeitems": 3,
+    "threshold": 1000,
+    "floatmode": "maxprec",
+    "precision": 8,
+    "suppress": False,
+    "linewidth": 75,
+    "nanstr": "nan",
+    "infstr": "inf",
+    "sign": "-",
+    "formatter": None,
+    "legacy": False,
+    "override_repr": None,
+}
+
+
+class _Pandas(Setting):
+    name = "pandas options"
+    module = "pandas"
+
+    def __init__(self) -> None:
+        self._set: set[str] = set()
+
+    def read(self) -> Any:
+        config: Any = sys.modules["pandas._config.config"]
+        changed = {}
+        for name, option in config._registered_options.items():
+            value: Any = config._global_config
+            for part in name.split("."):
+                value = value[part]
+            if value is not option.defval and value != option.defval:
+                changed[name] = value
+        return changed or None
+
+    def apply(self, value: Any) -> None:
+        pandas: Any = sys.modules["pandas"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # options may be deprecated, which the notebook has said
+            for name in self.read() or {}:
+                if name not in (value or {}):
+                    pandas.reset_option(name)
+            for name, own in (value or {}).items():
+                pandas.set_option(name, own)
+
+    def save(self) -> Any:
+        return _copied(sys.modules["pandas._config.config"]._global_config)
+
+    def is_same(self, saved: Any) -> bool:
+        return bool(sys.modules["pandas._config.config"]._global_config == saved)
+
+
+def _copied(options: Any) -> Any:
+    return {key: _copied(value) for key, value in options.items()} if isinstance(options, dict) else options
+
+
+class Followed(Setting):
+    """A setting that the user has added."""
+
+    name: str  # type: ignore[misc]
+
+    def __init__(self, name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:
+        self.name = name
+        self.read = read  # type: ignore[method-assign]
+        self.apply = apply  # type: ignore[method-assign,assignment]
+
+    def save(self) -> Any:
+        """Give the value itself."""
+        return self.read()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Followed, (self.name, self.read, self.apply)
+
+
+def all_settings() -> list[Setting]:
+    """Make the settings of this process."""
+    return [
+        *(_RecursionLimit(), _Warnings(), _Logging(), _Decimal(), _NumpyErrors(), _NumpyPrinting(), _Pandas()),
+    ]
+
+
+def is_there(setting: Setting) -> bool:
+    """Say whether the setting's module is imported, wholly."""
+    if not setting.module:
+        return True
+    module = sys.modules.get(setting.module)
+    return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)

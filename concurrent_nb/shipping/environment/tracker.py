@@ -1,0 +1,401 @@
+"""The application's side: what this process is like now, compared with the last look at each submit.
+
+A look that finds nothing changed costs about two microseconds. It misses no change: it compares the things themselves.
+"""
+
+import os
+import pickle
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from importlib.machinery import SourceFileLoader
+from typing import Any, Final, NamedTuple
+
+from concurrent_nb import snapshot
+from concurrent_nb.errors import NotPicklable
+from concurrent_nb.ids import SYS_PATH_VARIABLE
+from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.environment import modules as sources
+from concurrent_nb.shipping.environment.envelope import Environment, State
+from concurrent_nb.shipping.environment.modules import Imports, Source
+from concurrent_nb.shipping.environment.origin import is_users
+from concurrent_nb.shipping.environment.settings import Followed, Setting, all_settings, is_there
+from concurrent_nb.shipping.sizes import write_bytes
+
+#: the sources of the user's modules may take so much together
+LIMIT_BYTES: Final = 32 << 20
+#: so many environments are kept, for who changes something and changes it back
+KEPT: Final = 16
+#: variables that belong to a process and not to what the user does
+_OWN_VARIABLES: Final = frozenset({"MPLBACKEND", SYS_PATH_VARIABLE})
+
+
+class _Known(NamedTuple):
+    module: types.ModuleType
+    spec: Any
+    source: Source
+    code: list[types.CodeType]
+
+
+class Tracker:
+    """Watches this process. Safe to use from many threads.
+
+    Args:
+        variables, path, folder: as they were at the start.
+    """
+
+    def __init__(
+        self,
+        variables: dict[str, str] = snapshot.VARIABLES,
+        path: Iterable[str] = snapshot.PATH,
+        folder: str = snapshot.FOLDER,
+        settings: list[Setting] | None = None,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._imports = Imports()
+        # At the start; then what has ever differed from that, which may have reached a worker some other way.
+        self._first_variables = variables
+        self._first_path = tuple(path)
+        self._first_folder = folder
+        self._touched_variables: set[str] = set()
+        self._touched_path: set[str] = set()
+        self._has_moved = False
+        # The last look:
+        self._is_looked = False
+        self._variables: Any = {}
+        self._path: list[str] = []
+        self._folder = ""
+        self._settings: list[Setting] = all_settings() if settings is None else settings
+        self._saved: list[tuple[Callable[[Any], bool], Any]] = []
+        self._there = ""  # which modules of settings were imported
+        self._lazy: list[str] = []
+        self._count = -1
+        self._size = 0
+        self._last = ""
+        self._ids: dict[str, int] = {}  # of all modules that were looked at
+        self._known: dict[str, _Known] = {}
+        self._wanted: set[str] = set()
+        self._files: list[tuple[str, tuple[int, int] | None]] = []  # read and not imported
+        self._is_code_checked = True
+        self._must_build = False
+        self._built_for: tuple[str, ...] = ()
+        self._distrusted: dict[str, Any] = {}
+        self._modules = b""
+        self._refusal = ""
+        self._left_out: tuple[str, ...] = ()
+        self._limit_bytes = LIMIT_BYTES
+        self._environment: Environment | None = None
+        self._kept: dict[bytes, Environment] = {}
+
+    # --------------------------------------------------------------------------------------------------- for its users
+
+    def install(self) -> None:
+        """Read the user's modules from now on when they are imported."""
+        if self._imports not in sys.meta_path:
+            sys.meta_path.insert(0, self._imports)
+
+    def uninstall(self) -> None:
+        """Leave the import system alone."""
+        if self._imports in sys.meta_path:
+            sys.meta_path.remove(self._imports)
+
+    def current(self) -> Environment | None:
+        """Give the environment as it is now: the same object while nothing has changed.
+
+        Raises NotPicklable if the user's modules take too much.
+        """
+        if not self._is_same():
+            self._look()
+        if self._refusal:
+            raise NotPicklable(self._refusal)
+        return self._environment
+
+    def want(self, imported: Iterable[str]) -> None:
+        """Take along these modules too, if they are the user's and not imported yet."""
+        fresh = set(imported) - self._wanted
+        if fresh:
+            with self._lock:
+                self._wanted |= fresh
+                if not fresh <= self._ids.keys():
+                    self._must_build, self._is_looked = True, False
+
+    def note(self) -> None:
+        """Look, because workers are about to be started that will be as this process is now."""
+        self._look()
+
+    def cell_begins(self) -> None:
+        """Note that the code of modules may have been changed in place, as %autoreload does."""
+        self._is_code_checked = False
+
+    def follow(self, name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:
+        """Have a setting of the user's in tasks as it is here."""
+        with self._lock:
+            self._settings = [it for it in self._settings if it.name != name]
+            self._settings.append(Followed(name, read, apply))
+            self._is_looked = False
+
+    def follow_no_more(self, name: str) -> None:
+        """Leave a setting of the user's to itself."""
+        with self._lock:
+            self._settings = [it for it in self._settings if it.name != name]
+            self._is_looked = False
+
+    def leave_folder(self) -> None:
+        """Tell workers the current folder, because they were started elsewhere."""
+        if not self._has_moved:
+            with self._lock:
+                self._has_moved = True
+                self._is_looked = False
+
+    def follow_modules(self, *, limit_bytes: int | None = None, leave_out: Iterable[str] = ()) -> None:
+        """Set what the user's modules may take, and which of them are found by workers themselves."""
+        with self._lock:
+            if limit_bytes is not None:
+                self._limit_bytes = limit_bytes
+            self._left_out = (*self._left_out, *leave_out)
+            self._forget_modules()
+
+    def _forget_modules(self) -> None:
+        self._ids.clear()
+        self._known.clear()
+        self._count = -1
+        self._must_build, self._is_looked = True, False
+
+    # ------------------------------------------------------------------------------------------------------- the looks
+
+    def _is_same(self) -> bool:
+        """Say whether all is as it was at the last look."""
+        loaded, finders = sys.modules, sys.meta_path
+        if not (
+            self._is_looked
+            and self._imports.count == self._count
+            and len(loaded) == self._size
+            and next(reversed(loaded)) == self._last
+            and finders
+            and finders[0] is self._imports
+            and self._is_code_checked
+            and os.environ._data == self._variables  # type: ignore[attr-defined]
+            and sys.path == self._path
+        ):
+            return False
+        try:
+            folder = os.getcwd()
+        except OSError:
+            folder = ""  # it is gone
+        if folder != self._folder:
+            return False
+        for is_same, saved in self._saved:
+            if not is_same(saved):
+                return False
+        if self._lazy:
+            for module in self._lazy:
+                if module in loaded:
+                    return False
+        return not self._files or all(sources.stamp_of(path) == stamp for path, stamp in self._files)
+
+    def _look(self) -> None:
+        with self._lock:
+            self._is_looked = False
+            self.install()
+            if sys.meta_path[0] is not self._imports:
+                sys.meta_path.remove(self._imports)
+                sys.meta_path.insert(0, self._imports)
+            self._look_at_modules()
+            state = self._state()
+            is_plain = state == _PLAIN
+            if is_plain and not self._modules:
+                self._environment = None
+            else:
+                made = Environment(pickle.dumps(tuple(state), 5), self._modules)
+                kept = self._kept.pop(made.digest, made)
+                self._kept[kept.digest] = self._environment = kept
+                while len(self._kept) > KEPT:
+                    del self._kept[next(iter(self._kept))]
+            self._is_looked = True
+
+    def _state(self) -> State:
+        self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
+        variables = dict(os.environ)
+        first = self._first_variables
+        for name in variables.keys() | first.keys():
+            if variables.get(name) != first.get(name) and name not in _OWN_VARIABLES:
+                self._touched_variables.add(name)
+        self._path = list(sys.path)
+        self._touched_path.update(set(self._path) ^ set(self._first_path))
+        self._folder = snapshot.current_folder()
+        self._has_moved = self._has_moved or self._folder != self._first_folder
+        entries = self._path
+        return State(
+            self._folder if self._has_moved else "",
+            {name: variables.get(name) for name in sorted(self._touched_variables)},
+            tuple(
+                (entry, tuple(entries[place + 1 :]))
+                for place, entry in enumerate(entries)
+                if entry in self._touched_path
+            ),
+            tuple(sorted(self._touched_path - set(entries))),
+            *self._values(),
+        )
+
+    def _values(self) -> tuple[bytes, bytes]:
+        values: dict[str, Any] = {}
+        saved: list[tuple[Callable[[Any], bool], Any]] = []
+        lazy: list[str] = []
+        followed: list[Setting] = []
+        for setting in self._settings:
+            if not is_there(setting):
+                lazy.append(setting.module)
+                continue
+            saved.append((setting.is_same, setting.save()))
+            value = setting.read()
+            if isinstance(setting, Followed):
+                followed.append(setting)
+            if value is not None:
+                values[setting.name] = value
+        self._saved, self._lazy = saved, lazy
+        try:
+            return (
+                pickles.dumps(values)[0] if values else b"",
+                pickles.dumps(followed)[0] if followed else b"",
+            )
+        except Exception as error:  # a value's own pickling may raise anything
+            raise NotPicklable(
+                f"the settings of this process cannot be sent along: {type(error).__name__}: {error}"
+            ) from error
+
+    # ------------------------------------------------------------------------------------------------------- modules
+
+    def _look_at_modules(self) -> None:
+        loaded = sys.modules
+        self._count = self._imports.count
+        current = dict(loaded)
+        self._size, self._last = len(current), next(reversed(current))
+        ids = {name: id(module) for name, module in current.items()}
+        is_changed = False
+        for name, known in list(self._known.items()):
+            module = current.get(name)
+            if module is not known.module:
+                del self._known[name]
+                is_changed = True
+            elif module.__spec__ is not known.spec:
+                is_changed |= self._learn(name, module)
+            elif not self._is_code_checked and known.code != (code := sources.code_of(module)):
+                is_changed |= self._learn(name, module, code)
+        self._is_code_checked = True
+        for name, identity in ids.items():
+            if self._ids.get(name) != identity:
+                is_changed |= self._learn(name, current[name])
+        self._ids = ids
+        path = tuple(sys.path)
+        if is_changed or self._files or self._must_build or path != self._built_for:
+            self._must_build, self._built_for = False, path
+            self._build()
+
+    def _learn(self, name: str, module: Any, code: list[types.CodeType] | None = None) -> bool:
+        """Note a module, if it is the user's."""
+        spec = getattr(module, "__spec__", None)
+        if not isinstance(module, types.ModuleType) or self._is_left_out(name) or not is_users(name, spec):
+            return False
+        old = self._known.get(name)
+        read = self._imports.read.get(name)
+        text: bytes | None
+        if code is None and read is not None and read[0] is spec:
+            text = read[1]
+        else:
+            text = sources.read_source(spec)
+            if code is None and text is not None and self._may_be_edited(spec) and not sources.runs(module, text):
+                self._distrusted[name] = spec
+        if old is not None and text is not None and not _compiles(text):
+            text = old.source.text  # the reload has failed, and the process runs what it ran before
+        source = sources.source_of(name, spec, text or b"")
+        self._known[name] = _Known(module, spec, source, sources.code_of(module) if code is None else code)
+        return True
+
+    def _may_be_edited(self, spec: Any) -> bool:
+        """Say whether a file was changed since this process began: it may have been imported before that."""
+        if type(spec.loader) is not SourceFileLoader:  # what others have made of a source cannot be compared
+            return False
+        stamp = sources.stamp_of(spec.origin)
+        return stamp is not None and stamp[0] > self._began_ns
+
+    @cached_property
+    def _began_ns(self) -> int:
+        import psutil  # here, because most never need it
+
+        return int(psutil.Process().create_time() * 1e9)
+
+    def _is_left_out(self, name: str) -> bool:
+        return any(name == out or name.startswith(f"{out}.") for out in self._left_out)
+
+    def _build(self) -> None:
+        """Pickle the sources of all modules that travel."""
+        found = {name: known.source for name, known in self._known.items()}
+        self._files = []
+        todo = set(self._wanted)
+        for source in found.values():
+            todo |= sources.imported_by(source.text, _package_of(source))
+        looked: set[str] = set()
+        while todo:
+            name = todo.pop()
+            if name in looked or name in found:
+                continue
+            looked.add(name)
+            parent = name.rpartition(".")[0]
+            if parent and parent not in looked:
+                todo.add(parent)
+            if name in self._ids or self._is_left_out(name) or not self._may_be_users(name):
+                continue
+            spec = sources.find_unloaded(name)
+            if spec is None or not is_users(name, spec):
+                continue
+            stamp = sources.stamp_of(spec.origin) if spec.origin and spec.has_location else None
+            source = sources.source_of(name, spec, sources.read_source(spec) or b"")
+            if source.filename:
+                self._files.append((source.filename, stamp))
+            found[name] = source
+            todo |= sources.imported_by(source.text, _package_of(source))
+        self._refusal = self._refuse(found)
+        self._modules = pickle.dumps([tuple(found[name]) for name in sorted(found)], 5) if found else b""
+
+    def _may_be_users(self, name: str) -> bool:
+        top = name.partition(".")[0]
+        return top not in self._ids or top in self._known
+
+    def _refuse(self, found: dict[str, Source]) -> str:
+        total = sum(len(source.text) for source in found.values())
+        if total > self._limit_bytes:
+            largest = sorted(found.values(), key=lambda source: -len(source.text))[:3]
+            named = ", ".join(f"{source.name} ({write_bytes(len(source.text))})" for source in largest)
+            return (
+                f"the modules that tasks get from this process take {write_bytes(total)}, and"
+                f" {write_bytes(self._limit_bytes)} are allowed; the largest are {named}. Install them where workers"
+                " run and leave them out, as in concurrent_nb.follow_modules(leave_out=['package']), or allow more:"
+                " concurrent_nb.follow_modules(limit_bytes=...)"
+            )
+        for name, spec in self._distrusted.items():
+            if name in self._known and self._known[name].spec is spec:
+                return (
+                    f"module {name} was changed on disk after this process had imported it, so tasks would run other"
+                    f" code than this process: importlib.reload({name}), or restart the process"
+                )
+        return ""
+
+
+def _package_of(source: Source) -> str:
+    return source.name if source.folders is not None else source.name.rpartition(".")[0]
+
+
+def _compiles(text: bytes) -> bool:
+    try:
+        compile(text, "<source>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+_PLAIN: Final = State("", {}, (), (), b"", b"")
+
+#: of this process
+TRACKER: Final = Tracker()

@@ -1,0 +1,136 @@
+"""What stands for `__main__` in a task: a module of its own for each function, with what came with it by value.
+
+    worker:    enter(module); loads(function)   --> its globals are the module's, so `__main__.name` is its `name`
+               loads(arguments)                 --> what of them was defined in `__main__` is there for the task, too
+               leave(module)                    --> ... and not for the next one
+    elsewhere: nothing is entered, and functions get globals of their own
+
+What looks names up there finds them as it would without a cluster: pickle, and so multiprocessing in a task,
+`typing.get_type_hints`, dataclasses with annotations as text. Jobs do not see each other's names.
+"""
+
+import builtins
+import sys
+import threading
+import types
+from typing import Any, Final
+
+MAIN: Final = "__main__"
+
+
+class _Here(threading.local):
+    """Of each thread that runs tasks."""
+
+    module: types.ModuleType | None = None  #: None: no worker
+    loads_function: bool = False  #: else it is arguments
+    visitors: tuple[str, ...] = ()  #: names that came with arguments
+
+
+HERE: Final = _Here()
+
+
+def new() -> types.ModuleType:
+    """Make an empty one."""
+    module = types.ModuleType(MAIN)
+    module.__dict__["__builtins__"] = builtins
+    return module
+
+
+def enter(module: types.ModuleType, *, loads_function: bool = False) -> None:
+    """Let `module` be `__main__` for the tasks of this thread."""
+    HERE.module = module
+    HERE.loads_function = loads_function
+    if not isinstance(sys.modules.get(MAIN), _OfThread):
+        sys.modules[MAIN] = module
+
+
+def renewed() -> types.ModuleType:
+    """Give a new module for one call, with what came with its arguments. In a worker it is `__main__` from now on."""
+    module = new()
+    if (before := HERE.module) is not None:
+        for name in HERE.visitors:
+            module.__dict__[name] = before.__dict__.pop(name, None)
+        enter(module, loads_function=True)
+    return module
+
+
+def has_loaded() -> None:
+    """Take what is unpickled from now on for something else than the function."""
+    HERE.loads_function = False
+
+
+def globals_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Give the globals of functions that are unpickled and were defined in `__main__`.
+
+    Args:
+        given: `__name__`, `__file__` and the like.
+    """
+    if HERE.module is None or not HERE.loads_function:
+        return given
+    mine = HERE.module.__dict__
+    mine.update(given)
+    return mine
+
+
+def arrived(name: str, thing: Any) -> None:
+    """Take note of what was unpickled and has that name in the `__main__` that it comes from."""
+    if HERE.module is None:
+        return
+    mine = HERE.module.__dict__
+    if HERE.loads_function:
+        mine[name] = thing
+    elif name not in mine or name in HERE.visitors:
+        mine[name] = thing
+        HERE.visitors = tuple({*HERE.visitors, name})
+
+
+def leave(module: types.ModuleType) -> None:
+    """Forget what came with the arguments of a task; let `module` be `__main__` again."""
+    for name in HERE.visitors:
+        if HERE.module is not None:
+            HERE.module.__dict__.pop(name, None)
+    HERE.visitors = ()
+    enter(module)
+
+
+def brought() -> dict[str, Any]:
+    """Give the names that a worker's function has brought into `__main__` so far."""
+    mine = HERE.module.__dict__ if HERE.module is not None else {}
+    return {name: thing for name, thing in mine.items() if not (name.startswith("__") and name.endswith("__"))}
+
+
+def found(name: str) -> Any:
+    """Give what has that name in `__main__`, or None."""
+    return getattr(sys.modules.get(MAIN), name, None)
+
+
+def names() -> dict[str, Any] | None:
+    """Give the globals of `__main__`."""
+    return getattr(sys.modules.get(MAIN), "__dict__", None)
+
+
+def have_one_for_each_thread() -> None:
+    """Let each thread of this process that runs tasks see its own `__main__`."""
+    sys.modules[MAIN] = _OfThread(MAIN)
+
+
+class _OfThread(types.ModuleType):
+    """Stands for the `__main__` of the thread that looks."""
+
+    def __getattribute__(self, name: str) -> Any:
+        module = HERE.module
+        return super().__getattribute__(name) if module is None else getattr(module, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        module = HERE.module
+        if module is None:
+            super().__setattr__(name, value)
+        else:
+            setattr(module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        module = HERE.module
+        if module is None:
+            super().__delattr__(name)
+        else:
+            delattr(module, name)

@@ -1,0 +1,170 @@
+import importlib
+import os
+import pickle
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from concurrent_nb.errors import NotPicklable
+from concurrent_nb.shipping.environment.envelope import Envelope, Environment, State, is_envelope, wrapped
+from concurrent_nb.shipping.environment.modules import Source
+from concurrent_nb.shipping.environment.tracker import Tracker
+
+
+@pytest.fixture
+def tracker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
+    """A tracker to which this process is as it was at its start."""
+    tracker = Tracker(dict(os.environ), list(sys.path), os.getcwd(), settings=[])
+    tracker.follow_modules(leave_out={name.partition(".")[0] for name in sys.modules})
+    yield tracker
+    tracker.uninstall()
+
+
+def state(environment: Environment | None) -> State:
+    assert environment is not None
+    found = State(*pickle.loads(environment.state))
+    found.variables.pop("PYTEST_CURRENT_TEST", None)  # pytest changes it within a test
+    return found
+
+
+def sources(environment: Environment | None) -> dict[str, Source]:
+    assert environment is not None
+    return {parts[0]: Source(*parts) for parts in pickle.loads(environment.modules)}
+
+
+def test_nothing_is_taken_along_from_the_start(tracker: Tracker) -> None:
+    found = tracker.current()
+    assert found is None or (state(found), found.modules) == (State("", {}, (), (), b"", b""), b"")
+
+
+def test_variables_that_were_changed_are_taken_along(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENV_UNIT", "1")
+    assert state(tracker.current()).variables == {"ENV_UNIT": "1"}
+    assert tracker.current() is tracker.current()
+    monkeypatch.delenv("ENV_UNIT")
+    # A worker may have been started in between, so it is told.
+    assert state(tracker.current()).variables == {"ENV_UNIT": None}
+
+
+def test_the_folder_is_told_once_it_has_changed(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    assert state(tracker.current()).folder == str(tmp_path)
+    monkeypatch.chdir(here)
+    assert state(tracker.current()).folder == here
+
+
+def test_a_folder_that_is_gone_is_no_error(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    environment = tracker.current()
+    assert environment is None or state(environment).folder == ""
+    assert tracker.current() is environment
+
+
+def test_entries_of_sys_path_keep_their_places(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed = sys.path[-1]
+    monkeypatch.setattr(sys, "path", ["/first", *(entry for entry in sys.path if entry != removed), "/last"])
+    found = state(tracker.current())
+    assert [entry for entry, _ in found.added] == ["/first", "/last"]
+    assert found.added[1][1] == ()
+    assert found.removed == (removed,)
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    file = folder / f"{name}.py"
+    file.write_text(text)
+    importlib.invalidate_caches()
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    tracker.current()
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("unit_")]:
+        del sys.modules[name]
+
+
+def test_a_module_travels_as_it_was_imported(tracker: Tracker, folder: Path) -> None:
+    file = write(folder, "unit_a", "A = 1\n")
+    module = importlib.import_module("unit_a")
+    file.write_text("A = 2\n")
+    assert sources(tracker.current())["unit_a"].text == b"A = 1\n"
+    importlib.reload(module)
+    assert sources(tracker.current())["unit_a"].text == b"A = 2\n"
+
+
+def test_a_reload_that_fails_changes_nothing(tracker: Tracker, folder: Path) -> None:
+    file = write(folder, "unit_b", "B = 1\n")
+    module = importlib.import_module("unit_b")
+    before = tracker.current()
+    file.write_text("B = = 2\n")
+    with pytest.raises(SyntaxError):
+        importlib.reload(module)
+    assert tracker.current() is before
+
+
+def test_code_that_was_changed_in_place_is_read_again(tracker: Tracker, folder: Path) -> None:
+    file = write(folder, "unit_c", "def f():\n    return 1\n")
+    module = importlib.import_module("unit_c")
+    tracker.current()
+    file.write_text("def f():\n    return 2\n")
+    new = types.ModuleType("unit_c")
+    exec(file.read_text(), vars(new))
+    module.f.__code__ = new.f.__code__
+    tracker.cell_begins()
+    assert sources(tracker.current())["unit_c"].text == b"def f():\n    return 2\n"
+
+
+def test_a_module_that_was_imported_unseen_and_edited_is_refused(tracker: Tracker, folder: Path) -> None:
+    tracker.uninstall()
+    file = write(folder, "unit_d", "def f():\n    return 1\n")
+    module = importlib.import_module("unit_d")
+    file.write_text("def f():\n    return 2\n")
+    with pytest.raises(NotPicklable, match=r"module unit_d was changed on disk.*importlib.reload\(unit_d\)"):
+        tracker.current()
+    importlib.reload(module)
+    assert sources(tracker.current())["unit_d"].text == b"def f():\n    return 2\n"
+
+
+def test_wanted_modules_are_read_at_each_look_and_their_imports_too(tracker: Tracker, folder: Path) -> None:
+    file = write(folder, "unit_e", "import unit_f\n")
+    write(folder, "unit_f", "F = 1\n")
+    tracker.want(["unit_e", "json.decoder", "unit_none"])
+    assert set(sources(tracker.current())) == {"unit_e", "unit_f"}
+    file.write_text("E = 1\n")
+    assert set(sources(tracker.current())) == {"unit_e"}
+    file.unlink()
+    assert tracker.current() is None or not (tracker.current() or Environment(b"", b"")).modules
+    assert "unit_e" not in sys.modules
+
+
+def test_what_is_left_out_does_not_travel(tracker: Tracker, folder: Path) -> None:
+    write(folder, "unit_g", "G = 1\n")
+    importlib.import_module("unit_g")
+    assert set(sources(tracker.current())) == {"unit_g"}
+    tracker.follow_modules(leave_out=["unit_g"])
+    assert not getattr(tracker.current(), "modules", b"")
+
+
+def test_an_envelope_is_recognised_and_keeps_large_parts_apart() -> None:
+    environment = Environment(b"state", b"m" * 100_000)
+    body, buffers = wrapped(environment, b"function", [memoryview(b"a" * 70_000)])
+    assert is_envelope(body)
+    assert not is_envelope(pickle.dumps(os.getcwd))
+    assert [buffer.nbytes for buffer in buffers] == [100_000, 70_000]
+    opened: Envelope = pickle.loads(body, buffers=buffers)
+    assert opened.environment is not None
+    assert opened.environment.digest == environment.digest
+    assert (bytes(opened.body), [bytes(buffer) for buffer in opened.buffers]) == (b"function", [b"a" * 70_000])
+    assert wrapped(None, b"function", ()) == (b"function", ())
