@@ -102,7 +102,9 @@ define INSTALL
 	@echo "Setting up $(1) with $$($(FOUND_PYTHON) --version): about 140 packages, a minute or some the first time. The log is $(1)/install.log"
 	@$(FOUND_PYTHON) -m venv $(1)
 	@: >$(1)/install.log; \
-	(while sleep 10 >/dev/null 2>&1; do echo "    ... $$(tail -n 1 $(1)/install.log | cut -c 1-100)"; done) & progress=$$!; \
+	(s=0; while sleep 10 >/dev/null 2>&1; do s=$$((s + 10)); \
+		echo "    $$s s: $$(grep -E '^(Collecting|Installing|Successfully)' $(1)/install.log | tail -n 1 | cut -c 1-60)"; \
+	done) & progress=$$!; \
 	trap "kill $$progress 2>/dev/null" EXIT; \
 	$(3) $(1)/bin/python -m pip install --progress-bar off --editable ".[$(2)]" >>$(1)/install.log 2>&1 \
 		|| { tail -n 20 $(1)/install.log >&2; exit 1; }

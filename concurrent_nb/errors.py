@@ -144,6 +144,10 @@ class FunctionNotLoadable(TaskError):
     """A worker cannot unpickle the task's function or arguments (a module that it lacks, for example)."""
 
 
+class SetupFailed(TaskError):
+    """A setup of the application has failed in a worker, so no task that needs it can run there."""
+
+
 class TaskRefused(TaskError):
     """The master did not accept the task; the message says why."""
 

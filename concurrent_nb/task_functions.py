@@ -11,8 +11,10 @@ Which cluster: the notebook's; elsewhere an embedded one, which the first use st
 """
 
 import functools
+import inspect
+import reprlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from concurrent_nb.errors import ConfigurationError
@@ -95,9 +97,11 @@ class TaskFunction(Generic[P, R]):
             timeout_s=options.timeout_s if timeout_s is None else timeout_s,
             retries=options.retries if retries is None else retries,
             prints=True,
+            watched=_CURRENT.watched,
             strategy=options.strategy if strategy is None else strategy,
             needs=self.task_needs if needs is None else needs,
         )
+        job.label = _labels(self.function, calls)
         _CURRENT.started(job)
         return job
 
@@ -123,6 +127,23 @@ def task(function: Callable[P, R]) -> TaskFunction[P, R]:
     return TaskFunction(function)
 
 
+def _labels(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Callable[[int], str]:
+    """Give what says of a task which arguments it has."""
+
+    def label(index: int) -> str:
+        try:
+            names = [*inspect.signature(function).parameters]
+        except (TypeError, ValueError):  # as of some functions in C
+            names = []
+        names += [""] * (len(calls[index]) - len(names))
+        return ", ".join(
+            f"{name} = {reprlib.repr(value)}" if name else reprlib.repr(value)
+            for name, value in zip(names, calls[index], strict=False)
+        )
+
+    return label
+
+
 def _nothing(job: Job) -> None:
     """Take no note of a job."""
 
@@ -134,6 +155,7 @@ class _Current:
         self.lock = threading.Lock()
         self.provider: Callable[[], ApplicationNode] | None = None
         self.started: Callable[[Job], None] = _nothing
+        self.watched = False
         self.cluster: Cluster | None = None
 
     def embedded(self) -> ApplicationNode:
@@ -159,11 +181,17 @@ def application() -> ApplicationNode:
     return (_CURRENT.provider or _CURRENT.embedded)()
 
 
-def use(provider: Callable[[], ApplicationNode] | None, started: Callable[[Job], None] = _nothing) -> None:
+def use(
+    provider: Callable[[], ApplicationNode] | None,
+    started: Callable[[Job], None] = _nothing,
+    watched: bool = False,
+) -> None:
     """Let task functions use the application node that `provider` gives; None for an embedded cluster of their own.
 
     Args:
         started: called with each job that they start.
+        watched: those jobs are watched.
     """
+    _CURRENT.watched = watched
     _CURRENT.provider = provider
     _CURRENT.started = started

@@ -39,14 +39,13 @@ class Watched(NotebookClient):
             text = content["data"].get("text/plain", "")
             self._show(text, is_update="display_id" in content.get("transient", {}))
         elif msg["msg_type"] == "comm_msg":
-            self._show_progress(content["data"].get("state", {}).get("head"))
+            self._show_progress(content["data"].get("state", {}).get("beat"))
         return super().process_message(msg, cell, cell_index)
 
-    def _show_progress(self, head: dict[str, Any] | None) -> None:
-        """Show what the live view of a job says, as a line that is written over."""
-        if head:
-            left = f", {head['left']:.0f} s left" if head.get("left") is not None else ""
-            self._show(f"{head['done']} of {head['total']} tasks done{left}", is_update=True)
+    def _show_progress(self, beat: tuple[int, str] | None) -> None:
+        """Show how far a job is, which its live view tells, as a line that is written over."""
+        if beat:
+            self._show(beat[1], is_update=True)
 
     def _show(self, text: str, is_update: bool = False) -> None:
         """Show text; a line that is updated is written over where the output is a terminal."""

@@ -43,14 +43,17 @@ from concurrent_nb.nodes.options import (
 )
 from concurrent_nb.nodes.pushes import AHEAD, Push, introduce, tell
 from concurrent_nb.nodes.registration import Membership, register
+from concurrent_nb.nodes.setups import Everywhere, Setups
 from concurrent_nb.objects.store import Store
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.environment.envelope import Unwrapped
 from concurrent_nb.shipping.environment.tracker import TRACKER
-from concurrent_nb.shipping.functions import Functions, PickledFunction
+from concurrent_nb.shipping.functions import Functions, PickledFunction, pickled_with_arguments
 from concurrent_nb.shipping.notes import Display
 from concurrent_nb.shipping.pickles import Shared
 from concurrent_nb.shipping.references import is_importable
 from concurrent_nb.shipping.refusals import describe_arguments, describe_failure
+from concurrent_nb.shipping.setups import Setup
 from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.transport import connection_file, keys
@@ -114,8 +117,10 @@ class ApplicationNode(concurrent.futures.Executor):
         self._store = Store()
         self._functions = Functions(lay_down=partial(lay_down, self._store), surroundings=TRACKER)
         self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
-        self._loader = TaskLoader(self._store, TRACKER)  # of single tasks whose class cannot change
-        self._loads_for: object = self  # its environment; none yet
+        self._unwrapped = Functions(lay_down=partial(lay_down, self._store), surroundings=Unwrapped(TRACKER))
+        self._owner = os.urandom(8)
+        self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
+        self._loads_for: object = None  # its environment, and whether there are setups
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_asked_s = -math.inf
@@ -133,6 +138,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._cluster_name = where.stem.removeprefix("concurrent_nb-")
         self._courier = Courier(join, self._cluster_name, self.name, self._store, gone, desk.close)
         self._canceller = self._courier.cancel  # one for all futures
+        self._setups = Setups(self._send_setups, self._ask_for_workers, desk.call)
+        self._courier.setup_ran = self._setups.ran
         self._at_exit = _finish_at_exit(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
@@ -195,9 +202,10 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _loader_of(self, kind: type[Task]) -> TaskLoader:
         if not is_importable(kind):  # it may have changed since its last task was pushed
-            return TaskLoader(self._store, TRACKER)
-        if (environment := TRACKER.current()) is not self._loads_for:
-            self._loader, self._loads_for = TaskLoader(self._store, TRACKER), environment
+            return self._new_loader()
+        loads_for = TRACKER.current(), self._setups.are_there
+        if self._loader is None or loads_for != self._loads_for:
+            self._loader, self._loads_for = self._new_loader(), loads_for
         return self._loader
 
     def push_tasks(
@@ -225,7 +233,7 @@ class ApplicationNode(concurrent.futures.Executor):
         record = OpenJob[TaskFuture](new_job_id(), label_of(name or "tasks"), False, bool(stop_on_error))
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         ahead = None if isinstance(tasks, Sequence) else AHEAD
-        loader = TaskLoader(self._store, TRACKER)
+        loader = self._new_loader()
         Push(
             self.name,
             loader,
@@ -363,6 +371,61 @@ class ApplicationNode(concurrent.futures.Executor):
             mapped.close()
             raise
         return mapped.results(deadline, return_exceptions)
+
+    def run_everywhere(self, fn: Callable[..., Any], /, *args: Any, name: str = "") -> Everywhere:
+        """Run `fn(*args)` once in every worker: soon in those that there are, in later ones before their first task.
+
+        For this application's tasks only, and for those that are sent from now on: to import, to seed, to load a model.
+        A failure there fails the tasks that come to that worker, with SetupFailed. Returns at once; `Everywhere` has
+        the results. Several run in order. Tasks in threads wait until their process has run it; task systems do not.
+
+        Args:
+            name: one of the same name is replaced; the function's name, unless that is a lambda, if there is none.
+
+        Raises NotPicklable, RuntimeError after `shutdown` and MasterLost once the cluster is gone.
+        """
+        self._courier.check_open()
+        own = getattr(fn, "__qualname__", "")
+        call = pickled_with_arguments(fn, args, partial(lay_down, self._store), TRACKER)
+        name = name or ("" if "<lambda>" in own else own)
+        place = name.encode() or os.urandom(16)
+        return self._setups.add(Setup(os.urandom(16), place + self._owner, label_of(name or call.name), call))
+
+    def set_up(self, fn: Callable[[], Any], names: Iterable[str], *, place: str, name: str) -> Everywhere:
+        """Run a setup cell in every worker, as `run_everywhere` does; it binds names for tasks. For front ends.
+
+        Args:
+            names: that it binds.
+            place: one of the same place is replaced.
+        """
+        self._courier.check_open()
+        call = pickled_with_arguments(fn, (), partial(lay_down, self._store), TRACKER)
+        setup = Setup(os.urandom(16), place.encode() + self._owner, label_of(name), call)
+        return self._setups.add(setup, frozenset(names))
+
+    @property
+    def names_of_setups(self) -> frozenset[str]:
+        """The names that setups bind in workers."""
+        return frozenset().union(*list(self._setups.names.values()))
+
+    def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
+        record = OpenJob[TaskFuture](new_job_id(), label_of(f"setup {name}"))
+        job = Job(record.id, record.name, self._canceller, prints=True)
+        shipment = Shipment(function.digest, *pack_body(function.body, function.buffers), function.lease)
+        entries = []
+        for index in range(count):
+            body, sizes, buffers, lease = lay_down_call(self._store, *pickles.dumps_call((hold_s,), {}))
+            future = job._future_of(index)
+            entries.append(Entry(record, index, shipment, body, sizes, buffers, None, 0, future, lease=lease))
+        self._courier.post(entries)
+        self._courier.close_job(record)
+        return job.futures
+
+    def _ask_for_workers(self) -> int:
+        try:
+            return sum(slave["slots"] for slave in self.status()["slaves"])
+        except (ClusterError, ProtocolError, AccessRefused, OSError):
+            return 0  # the tasks that are sent wait for a master that is away, and it is asked again
 
     def put(self, value: Any) -> Any:
         """Put a value where tasks find it; give to tasks the handle that this returns, and they get the value.
@@ -628,7 +691,8 @@ class ApplicationNode(concurrent.futures.Executor):
         retries: int = 0,
     ) -> None:
         """Submit all tasks of a job."""
-        shipment = self._ship(function, spawns=True)
+        with_setups = needs is None or needs.kind != "host"
+        shipment = self._ship(function, spawns=True, with_setups=with_setups)
         needs = shipment.needs if needs is None else checked_needs(needs)
         entries = []
         for index, call in enumerate(calls):
@@ -648,9 +712,15 @@ class ApplicationNode(concurrent.futures.Executor):
 
     # ------------------------------------------------------------------------------------------- what streams need too
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
-        """Pickle a function, or find it pickled; for a job if it `spawns`. Raises NotPicklable."""
-        pickled = self._functions.pickle(fn, spawns=spawns)
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False, with_setups: bool = True) -> Shipment:
+        """Pickle a function, or find it pickled, with the setups that its tasks need; for a job if it `spawns`.
+
+        Raises NotPicklable.
+        """
+        if self._setups.are_there and with_setups:
+            pickled = self._with_setups(self._unwrapped.pickle(fn, spawns=spawns))
+        else:
+            pickled = self._functions.pickle(fn, spawns=spawns)
         last, shipment = self._shipped
         if pickled is not last:  # most submits have the function of the one before
             needs = checked_needs(getattr(fn, "task_needs", None))
@@ -658,6 +728,14 @@ class ApplicationNode(concurrent.futures.Executor):
             if pickled.lease is None:  # what is large is not kept for a call that may never come
                 self._shipped = (pickled, shipment)
         return shipment
+
+    def _with_setups(self, pickled: PickledFunction) -> PickledFunction:
+        return self._setups.prepared(pickled, TRACKER.current())
+
+    def _new_loader(self) -> TaskLoader:
+        if self._setups.are_there:
+            return TaskLoader(self._store, Unwrapped(TRACKER), self._with_setups)
+        return TaskLoader(self._store, TRACKER)
 
     def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:
         """Pickle the arguments of a call. Raises NotPicklable."""

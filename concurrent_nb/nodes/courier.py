@@ -34,7 +34,7 @@ from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.notes import Display, Reader
+from concurrent_nb.shipping.notes import Display, Reader, SetupRan
 from concurrent_nb.transport.waiting import Waiter, fd_of, has_mail
 from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, DropSegments, Segment, Slice
 from concurrent_nb.wire.session import Session
@@ -124,6 +124,7 @@ class Courier:
         self._cluster = cluster
         self._pid = os.getpid()
         self.present: Presenter | None = None  #: called with each exception before its future has it; never raises
+        self.setup_ran: Callable[[SetupRan], None] | None = None  #: learns what setups have come to; never raises
         self.present_display: Callable[[Display], None] | None = None  #: shows what no job gathers
         self._lock = threading.Lock()  # guards what follows up to the inbox
         self._closed = False  # no more tasks
@@ -468,6 +469,10 @@ class Courier:
             log.warning("task %s: %s", future.task, error)
             del self._note_readers[key]
             return
+        for note in notes:
+            if isinstance(note, SetupRan) and self.setup_ran is not None:
+                self.setup_ran(note)
+        notes = [note for note in notes if not isinstance(note, SetupRan)]
         future.take_notes(notes, wrote.attempt)
         if future.job is not None and not future.job.prints:
             return

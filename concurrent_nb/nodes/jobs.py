@@ -24,7 +24,7 @@ from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.condition import Condition
 from concurrent_nb.nodes.futures import Canceller, T, TaskFuture
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SystemCounts
+from concurrent_nb.shipping.notes import Display, Ended, Item, Note, Publication, Report, SetupRan, SystemCounts
 
 if TYPE_CHECKING:
     import asyncio
@@ -124,6 +124,7 @@ class Job(Generic[T]):
         self.hit: TaskFuture[T] | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture[T] | None = None  #: the first task that failed
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
+        self.label: Callable[[int], str] | None = None  #: says what a task was given, as in "k = 3"
         self._canceller = canceller
         self._is_unwanted = False  # somebody has cancelled it
         self._started_s = time.monotonic()
@@ -430,7 +431,7 @@ class Job(Generic[T]):
             if isinstance(note, Display):
                 if not self.prints:
                     self._output.append(Shown(index, note))
-            elif self.watched and not isinstance(note, (Item, Ended)):
+            elif self.watched and not isinstance(note, (Item, Ended, SetupRan)):
                 self._notes.append(TaskNote(index, note))
 
     def _tasks_ended(self, futures: Sequence[TaskFuture[T]]) -> None:

@@ -1,12 +1,13 @@
 """Snapshots of what is sent: an application's side of shared memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from concurrent_nb.nodes.ledger import Shipment
 from concurrent_nb.objects.segments import is_available
 from concurrent_nb.objects.store import Lease, Store
 from concurrent_nb.shipping.environment.envelope import Surroundings
+from concurrent_nb.shipping.functions import PickledFunction
 from concurrent_nb.shipping.pickles import OUT_OF_BAND_BYTES
 from concurrent_nb.shipping.task_objects import Packer
 from concurrent_nb.tasks.system import Task
@@ -47,16 +48,28 @@ def lay_down_call(store: Store, body: bytes, buffers: Sequence[memoryview]) -> A
 
 
 class TaskLoader:
-    """Make of task objects what the courier carries. A class is sent as it was when its first task was loaded."""
+    """Make of task objects what the courier carries. A class is sent as it was when its first task was loaded.
 
-    def __init__(self, store: Store, surroundings: Surroundings) -> None:
+    Args:
+        surroundings: what functions take along.
+        prepare: gives a function with what its tasks need before they run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        surroundings: Surroundings,
+        prepare: Callable[[PickledFunction], PickledFunction] = lambda function: function,
+    ) -> None:
         self._store = store
+        self._prepare = prepare
         self._packer = Packer(partial(lay_down, store), surroundings)
         self._shipments: dict[bytes, Shipment] = {}
 
     def load(self, task: Task) -> tuple[Shipment, Arguments]:
         """Give function and arguments of the call that runs a task. Raises NotPicklable."""
         function, body, buffers = self._packer.pack(task)
+        function = self._prepare(function)
         shipment = self._shipments.get(function.digest)
         if shipment is None:
             shipment = Shipment(function.digest, *pack_body(function.body, function.buffers), function.lease)

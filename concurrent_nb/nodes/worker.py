@@ -32,6 +32,7 @@ from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies, restoring, streams
 from concurrent_nb.shipping.environment.entering import Entered, Environments, ThreadEnvironments, hand_on
 from concurrent_nb.shipping.environment.envelope import is_envelope
+from concurrent_nb.shipping.preparing import NotLoaded, Prepared
 from concurrent_nb.shipping.reports import EXPLANATION, failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.shipping.restoring import Copy
 from concurrent_nb.wire.codec import joined
@@ -139,6 +140,9 @@ class TaskRunner:
         sink = notes.sink()
         sink.open(self.send_note)
         try:
+            if type(function) is Prepared:
+                function = function.open(partial(self._load, known))
+                self._environments.adopt()  # what setups have set stays
             drawing = self._drawing
             drawing.job, index = task
             drawing.made = known.made
@@ -163,7 +167,7 @@ class TaskRunner:
                 )
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
-            return failed(error)
+            return not_loadable(error.__cause__ or error) if type(error) is NotLoaded else failed(error)
         finally:
             sink.close()
         status = _OK
@@ -195,18 +199,22 @@ class TaskRunner:
         return known
 
     def _open(self, known: _Function) -> Callable[..., object]:
-        """Open a function, in its environment."""
+        """Open a function, or the setups that come before it, in its environment."""
+        function = self._load(known, known.body, known.buffers)
+        known.body, known.buffers = b"", ()
+        return function
+
+    def _load(self, known: _Function, body: Buffer, buffers: Sequence[Buffer]) -> Callable[..., object]:
         main = mains.new()
         mains.enter(main, loads_function=True)
         function: Callable[..., object]
-        function, made = streams.loaded(
-            lambda: restoring.loads(known.body, known.buffers, known.restore, known.has_read_only)
-        )
+        function, made = streams.loaded(lambda: pickles.loads(body, buffers))
+        if type(function) is not Prepared:  # what setups change stays
+            function = restoring.restored(function, known.restore, has_read_only=known.has_read_only)
         mains.enter(main)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
         known.function, known.main, known.made = function, main, made
-        known.body, known.buffers = b"", ()
         return function
 
     # ------------------------------------------------------------------------------------------------ shared memory

@@ -26,7 +26,11 @@ MATCHER: Final = "concurrent_nb"
 #: so long TAB waits for the master at most
 MOMENT_S: Final = 0.5
 #: commands of %concurrent that take options, and which
-OPTIONS_OF_COMMANDS: Final[Mapping[str, Sequence[str]]] = {"start": ("--workers", "--name"), "restart": ("--now",)}
+OPTIONS_OF_COMMANDS: Final[Mapping[str, Sequence[str]]] = {
+    "start": ("--workers", "--name"),
+    "restart": ("--now",),
+    "stop": ("--force",),
+}
 #: commands of %concurrent that take a file, which IPython completes
 _COMMANDS_WITH_FILE: Final = frozenset({"connect"})
 _IPYTHON_FILES: Final = "IPCompleter.file_matcher"
@@ -60,6 +64,7 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session:
         "--needs": lambda: ["threads", "cores=all", *(f"cores={n}" for n in range(1, cores() + 1))],
         "kernel": SlaveNames(session),
         "cancel": lambda: _job_names(session),
+        "show": lambda: _job_names(session),
     }
 
     @context_matcher(identifier=MATCHER)  # type: ignore[untyped-decorator]
@@ -237,5 +242,5 @@ def _job_names(session: Session) -> list[str]:
     """Give what `%concurrent cancel` takes: the last jobs first, those that run before those that have ended."""
     jobs = [*session.jobs]
     jobs.reverse()
-    jobs.sort(key=lambda job: job.wait(0))
+    jobs.sort(key=lambda job: job.done())
     return list(dict.fromkeys(job.name if job.name.isprintable() and job.name else job.id.hex()[:8] for job in jobs))

@@ -18,6 +18,8 @@ from concurrent_nb import TaskFunction
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.errors import CompileError, ConcurrentError
 from concurrent_nb.notebook import options
+from concurrent_nb.notebook.annotation import readable
+from concurrent_nb.notebook.hints import prange_without_openmp
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.progress import Line, line_for
 from concurrent_nb.notebook.stop_button import StopButton
@@ -66,8 +68,10 @@ class CythonMagics(Magics):
             show_plainly(error)
             raise
         self._bind(build, chosen.name, chosen.needs)
+        if not chosen.openmp and (hint := prange_without_openmp(cell)) is not None:
+            print(hint)
         if page is not None:
-            display(HTML(page))  # type: ignore[no-untyped-call]
+            display(HTML(readable(page, f"%%cython_task {line}".rstrip())))  # type: ignore[no-untyped-call]
 
     def _built(self, recipe: Recipe, header: str, annotate: bool) -> tuple[Build, str | None]:
         progress = _Progress(line_for(self.shell), recipe.cython)

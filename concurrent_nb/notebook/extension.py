@@ -2,19 +2,26 @@
 
 import contextlib
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from concurrent_nb import Job
 from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.live import choice
 from concurrent_nb.notebook.magics import ConcurrentMagics
+from concurrent_nb.notebook.setup_magics import SetupMagics
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.task_functions import use
 
 #: where the shell keeps our magics, so that they can be found again
-_MAGICS: Final = (("line", "concurrent"), ("cell", "concurrent_task"), ("cell", "cython_task"))
+_MAGICS: Final = (
+    ("line", "concurrent"),
+    ("cell", "concurrent_task"),
+    ("cell", "cython_task"),
+    ("cell", "concurrent_setup"),
+)
 
 
 def _cell_begins(*info: object) -> None:
@@ -28,17 +35,27 @@ def _cell_ended(*result: object) -> None:
 
 
 def load(ipython: InteractiveShell) -> None:
-    """Register `%concurrent`, `%%concurrent_task` and `%%cython_task`. Starts nothing, unless configured to."""
+    """Register `%concurrent`, `%%concurrent_task` and the others. Starts nothing, unless configured to."""
     if choice.is_possible(ipython):
         # It takes a tenth of a second: better here than before the first sign of life of the first cell.
         import_module("concurrent_nb.notebook.live.line")
     magics = ConcurrentMagics(ipython)
     ipython.register_magics(magics)
     ipython.register_magics(CythonMagics(ipython))
+    ipython.register_magics(SetupMagics(ipython, magics))
     found = ipython.magics_manager.magics
     ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
     complete_magics(ipython, ours, magics.session)
-    use(magics.session.application_for_functions, magics.session.jobs.append)
+
+    def started(job: Job[Any]) -> None:
+        magics.session.jobs.append(job)
+        if magics.live and choice.is_possible(ipython):
+            magics.shows.started(job)
+
+    use(magics.session.application_for_functions, started, watched=choice.is_possible(ipython))
+    ipython.events.register("post_run_cell", magics.shows.at_cell_end)
+    if (formatter := ipython.display_formatter) is not None:
+        formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.shows.bundle(job))
     ipython.events.register("pre_run_cell", _cell_begins)
     ipython.events.register("post_run_cell", _cell_ended)
     TRACKER.note()
@@ -55,7 +72,12 @@ def unload(ipython: InteractiveShell) -> None:
     for kind, name in _MAGICS:
         ipython.magics_manager.magics[kind].pop(name, None)
     ipython.magics_manager.registry.pop(CythonMagics.__name__, None)
+    ipython.magics_manager.registry.pop(SetupMagics.__name__, None)
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
     if magics is not None:
         use(None)
-        magics.session.stop()
+        ipython.events.unregister("post_run_cell", magics.shows.at_cell_end)
+        if (formatter := ipython.display_formatter) is not None:
+            formatter.mimebundle_formatter.pop(Job, None)
+        if magics.session.has_cluster:
+            print(magics.session.stop())

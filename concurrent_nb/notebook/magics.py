@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
+from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from traitlets import Bool, Int, Unicode
@@ -21,15 +22,16 @@ from traitlets import default as default_of
 from concurrent_nb import ITaskSystem, Job, SystemRun, TaskFuture
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
-from concurrent_nb.notebook import options
+from concurrent_nb.notebook import hints, options
 from concurrent_nb.notebook.defining import define
 from concurrent_nb.notebook.live import choice
+from concurrent_nb.notebook.live.shows import Shows
 from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.options import documented, takes
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import Line, line_for
-from concurrent_nb.notebook.results import captured_text, system_of, value_of
+from concurrent_nb.notebook.results import captured_text, plural, system_of, value_of
 from concurrent_nb.notebook.session import Session
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
@@ -42,9 +44,29 @@ from concurrent_nb.wire.messages import STRATEGIES
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _Read = TypeVar("_Read")
 
-_COMMANDS: Final = ("start", "connect", "stop", "status", "slaves", "jobs", "cancel", "scale", "restart", "kernel")
+#: what %concurrent can be told to do, as `%concurrent help` shows it
+_HELP: Final = """\
+%concurrent start [--workers N] [--name NAME]   start a cluster; the first task does so by itself
+%concurrent connect NAME_OR_FILE                use a cluster that runs
+%concurrent status                              what there is
+%concurrent slaves                              who works
+%concurrent jobs                                jobs of this notebook, and what others run here
+%concurrent cancel [JOB]                        stop a job, by its name or variable, or all of this notebook
+%concurrent show [JOB]                          look at a job again; without a name at the last one
+%concurrent scale N                             have N workers
+%concurrent restart [--now]                     fresh workers; what runs ends first, or is stopped and runs again
+%concurrent kernel SLAVE                        look into a slave with a Jupyter client
+%concurrent stop [--force]                      leave the cluster; one that this notebook has started ends
+%%concurrent_task?                              how to run a cell on the cluster"""
+_COMMANDS: Final = ("help", *(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent ")))
 #: options of %concurrent and the commands that take them
-_TAKERS: Final = {"workers": "start", "name": "start", "now": "restart", "where": "connect, kernel, cancel or scale"}
+_TAKERS: Final = {
+    "workers": "start",
+    "name": "start",
+    "now": "restart",
+    "force": "stop",
+    "where": "connect, kernel, cancel, show or scale",
+}
 
 
 def _errors_plainly(method: _Method) -> _Method:
@@ -87,6 +109,7 @@ class ConcurrentMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self.session = Session(self.connection, self._present)
+        self.shows = Shows(shell)
 
     @no_var_expand
     @line_magic
@@ -96,16 +119,20 @@ class ConcurrentMagics(Magics):
     @takes(
         "where",
         nargs="?",
-        help="connect: the cluster's name or file; cancel: the job; scale: how many workers; kernel: the slave",
+        help="connect: the cluster's name or file; cancel, show: the job; scale: how many workers; kernel: the slave",
     )
     @takes("--workers", type=options.workers, help="start: number of worker processes; default: one per core")
     @takes("--name", type=options.words, help="start: name by which others on this machine can connect")
+    @takes("--force", action="store_true", default=None, help="stop: do not ask, even if others have work there")
     @takes("--now", action="store_true", default=None, help="restart: stop what runs, which runs again")
     def concurrent(self, line: str) -> None:
-        """Start, find, look at and leave the cluster that this notebook's tasks run on."""
+        """Start, find, look at and leave the cluster that this notebook's tasks run on: see `%concurrent help`."""
         chosen = options.parse(ConcurrentMagics.concurrent, line)
-        if chosen.command is None:
-            raise ConfigurationError(f"%concurrent needs to know what to do: {', '.join(_COMMANDS)}")
+        if chosen.command in (None, "help"):
+            print(_HELP)
+            if chosen.command is None:
+                print(f"\n{self.session.status()}")
+            return
         for name, command in _TAKERS.items():
             if getattr(chosen, name) is not None and chosen.command not in re.split(", | or ", command):
                 shown = f"`{chosen.where}`" if name == "where" else f"--{name}"
@@ -125,7 +152,9 @@ class ConcurrentMagics(Magics):
                 raise ConfigurationError("%concurrent scale needs the number of workers: %concurrent scale 4")
             print(self.session.scale(options.read(options.workers, chosen.where, "%concurrent scale")))
         elif chosen.command == "cancel":
-            print(self.session.cancel(chosen.where))
+            print(self.session.cancel(chosen.where, self._job_of(chosen.where)))
+        elif chosen.command == "show":
+            self.shows.show(self._job_of(chosen.where) or self.session.job(chosen.where))
         elif chosen.command == "restart":
             print(self.session.restart(now=bool(chosen.now)))
         elif chosen.command == "jobs":
@@ -133,9 +162,25 @@ class ConcurrentMagics(Magics):
         elif chosen.command == "slaves":
             print(self.session.slaves())
         elif chosen.command == "stop":
+            if not chosen.force and (told := self.session.work_of_others()):
+                self._confirm_stop(told)
             print(self.session.stop())
         else:
             print(self.session.status())
+
+    def _job_of(self, name: str | None) -> Job | None:
+        """Give the job that a variable has."""
+        bound = self._shell().user_ns.get(name) if name is not None else None
+        return bound if isinstance(bound, Job) else None
+
+    def _confirm_stop(self, told: str) -> None:
+        """Ask before others lose their work. Raises ConfigurationError if the answer is no, or there is none to ask."""
+        try:
+            answer = input(f"{told}. Stop the cluster all the same? [y/N] ")
+        except (StdinNotImplementedError, EOFError, OSError):
+            raise ConfigurationError(f"%concurrent stop: {told}; %concurrent stop --force ends it") from None
+        if answer.strip().lower() not in ("y", "yes"):
+            raise ConfigurationError("%concurrent stop: the cluster goes on")
 
     @no_var_expand
     @cell_magic
@@ -155,6 +200,7 @@ class ConcurrentMagics(Magics):
     @takes("--shared", action="append", type=options.variable, help="a name of which each worker has one copy for all")
     @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
     @takes("--view", choices=choice.VIEWS, help="show results as they come: a picture, the searched range, a table")
+    @takes("--sort", choices=("value",), help="--view table: in the order of the values, not of the tasks")
     @takes("--size", type=options.size, help="--view image: width and height of the picture, as in 1536x1024")
     @takes("--name", type=options.words, help="what the job is called in the cluster's status")
     def concurrent_task(self, line: str, cell: str) -> Any:
@@ -164,6 +210,20 @@ class ConcurrentMagics(Magics):
         and nothing else flows back. A cell that only defines functions makes task functions of them: f(x) runs here,
         f.submit(x) and f.map(xs) on the cluster. If the value is a task system (ITaskSystem), that is run, and its
         result is the cell's value; with --no-block it is the job's.
+
+        For example, a line for each learning rate as it comes, and the results in `losses`::
+
+            %%concurrent_task --for "rate in (0.1, 0.01, 0.001)" --view table --out losses
+            train(data, rate)
+
+        Without options there is one task; it may run for ever, is not run again when it fails, and its value is shown.
+        The first task that fails ends the job, and its error is raised; with --on-error keep the value has an outcome
+        for each task instead: `ok`, `value`, `error`, `cancelled`, `index`.
+
+        Strategies: pull_round_robin (slaves ask when they have room, and are served in turn; good for most work),
+        push_best (to the slave that is expected to be free first, which counts with a few long tasks), stealing (idle
+        slaves take from busy ones: tasks of very different lengths), locality (to slaves that have the arrays already).
+        None leaves it to the cluster.
         """
         chosen = options.parse(ConcurrentMagics.concurrent_task, line)
         if chosen.local and chosen.no_block:
@@ -171,6 +231,8 @@ class ConcurrentMagics(Magics):
         if chosen.size is not None and chosen.view != "image":
             raise ConfigurationError("--size is the size of a picture: it needs --view image")
         header = f"%%concurrent_task {line}".rstrip()
+        if chosen.sort is not None and chosen.view != "table":
+            raise ConfigurationError("--sort is the order of a table: it needs --view table")
         if names := self._reading(lambda filename: functions_defined(cell, filename, 2)):
             define(self._shell(), self._number(), header, cell, names, chosen)
             return None
@@ -180,7 +242,7 @@ class ConcurrentMagics(Magics):
         self.session.captured = task.captured
         if chosen.show_capture:
             print(captured_text(task.captured))
-        return self._run(task, chosen)
+        return self._run(task, chosen, cell)
 
     def _task(self, chosen: Any, header: str, cell: str) -> CellTask:
         namespace = self._shell().user_ns
@@ -194,6 +256,7 @@ class ConcurrentMagics(Magics):
                 header=header,
                 kept=chosen.shared or (),
                 limit_bytes=self.capture_limit_bytes,
+                elsewhere=() if chosen.local else self.session.names_of_setups(),
             )
         )
 
@@ -219,19 +282,21 @@ class ConcurrentMagics(Magics):
         """Give the number of the running cell. (In some versions `execution_count` is ahead of it by one.)"""
         return int(self._shell().displayhook.prompt_count)
 
-    def _run(self, task: CellTask, chosen: Any) -> Any:
+    def _run(self, task: CellTask, chosen: Any, source: str) -> Any:
         shell = self._shell()
         printer = Printer(tagged=len(task.calls) > 1)
         # A loop over nothing needs no cluster.
         here = chosen.local or not task.calls
         live = self._is_live() and bool(task.calls)
         names = parse_for(chosen.loop).targets if chosen.loop is not None else ()
-        view = choice.view_of(chosen.view, chosen.size, task.calls, names)
+        view = choice.view_of(chosen.view, chosen.size, task.calls, names, by_value=chosen.sort is not None)
         start = self._starter_here(task, chosen, printer, live) if here else self._starter_there(task, chosen, live)
         place = choice.announce(len(task.calls)) if live else None
         started = monotonic()
         with StopButton() as button:
             job = start()
+            if chosen.loop is not None:
+                job.label = lambda index: choice.label(names, task.calls[index])
             shell.user_ns["_job"] = job
             self.session.jobs.append(job)
             if chosen.no_block:
@@ -241,11 +306,12 @@ class ConcurrentMagics(Magics):
                     job.cancel()
                     raise
                 if job.watched:
-                    choice.follow(job, shell, view, started, printer, place)
-                return self._bind(chosen.out, job, shown=chosen.out is None)
+                    self.shows.note(job, choice.follow(job, shell, view, started, printer, place))
+                return self._bind(chosen.out, job, shown=chosen.out is None and not job.watched)
             where = "in this process" if here else None
             line = choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
-            Watch(
+            self.shows.note(job, line)
+            watch = Watch(
                 job,
                 line,
                 printer,
@@ -253,7 +319,12 @@ class ConcurrentMagics(Magics):
                 started,
                 where,
                 goes_on=lambda job: system_of(job, task.is_loop) is not None,
-            ).wait()
+            )
+            try:
+                watch.wait()
+            except KeyboardInterrupt as interrupt:
+                self._keep_finished(job, chosen, interrupt)
+                raise
             if (system := system_of(job, task.is_loop)) is not None:
                 task.function.keep_lines()  # which the system's methods were made from
                 job = self._run_system(system, chosen, line, printer, button, started)
@@ -261,11 +332,30 @@ class ConcurrentMagics(Magics):
         if job.first_error is not None and job.hit is None and not keep:
             raise self._error_of(job)
         value = value_of(job, is_loop=task.is_loop, until=task.until, keep=keep)
-        # A view has shown the results already; a variable that keeps them needs no second look. And a row of None says
-        # as little as the one None that a notebook does not show.
+        self._hint(task, chosen, source, job)
+        # A variable gets the value in silence, as in an assignment. And a row of None says as little as the one None
+        # that a notebook does not show.
         nothing = isinstance(value, list) and bool(value) and all(item is None for item in value)
-        shown = task.has_value and not nothing and not (chosen.view and chosen.out)
-        return self._bind(chosen.out, value, shown)
+        return self._bind(chosen.out, value, shown=task.has_value and not nothing and chosen.out is None)
+
+    def _hint(self, task: CellTask, chosen: Any, source: str, job: Job) -> None:
+        """Print what the cell probably meant, if that is something else."""
+        if not task.has_value and (hint := hints.lost_value(source)) is not None:
+            print(hint)
+        if task.until and job.hit is None and job.futures:
+            print(hints.not_found(chosen.until, len(job.futures)))
+        if chosen.batch is None and not chosen.local and (hint := hints.many_short_tasks(job)) is not None:
+            print(hint)
+
+    def _keep_finished(self, job: Job, chosen: Any, interrupt: KeyboardInterrupt) -> None:
+        """Bind what a stopped job has finished, and say so in the place of a traceback."""
+        values = job.done_results()
+        said = f"{len(values):,} of {plural(len(job.futures), 'result')} had come"
+        if chosen.out is not None:
+            self._shell().user_ns[chosen.out] = values
+        where = chosen.out or "_job.done_results()"
+        said += f": {where} is a dictionary of them by the number of the task" if values else ""
+        show_as(interrupt, [f"KeyboardInterrupt: the job was stopped; {said}"])
 
     def _run_system(
         self, system: ITaskSystem, chosen: Any, line: Line, printer: Printer, button: StopButton, started: float
@@ -278,6 +368,7 @@ class ConcurrentMagics(Magics):
         self.session.jobs.append(run)
         if isinstance(line, choice.Place):
             line = choice.line(run, shell, None, started, line.give_place())
+            self.shows.note(run, line)
         Watch(run, line, printer, button, started).wait()
         return run
 
@@ -354,7 +445,7 @@ class ConcurrentMagics(Magics):
     def _error_of(self, job: Job) -> BaseException:
         future = job.first_error
         assert future is not None
-        error = task_error(future, len(job.futures), self._shell().compile.format_code_name)
+        error = task_error(future, self._shell().compile.format_code_name, elsewhere=not isinstance(job, LocalJob))
         if isinstance(error, MasterLost):
             self.session.lost()
         return error
@@ -365,8 +456,7 @@ class ConcurrentMagics(Magics):
         return value if shown else None
 
     def _present(self, future: TaskFuture, error: BaseException) -> None:
-        total = len(future.job.futures) if future.job is not None else 1
-        present(future, error, total, self._shell().compile.format_code_name)
+        present(future, error, self._shell().compile.format_code_name)
 
     def _shell(self) -> InteractiveShell:
         assert self.shell is not None

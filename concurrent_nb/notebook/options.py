@@ -5,6 +5,7 @@ Used by the magics. Nothing is started and nothing evaluated here.
 
 import argparse
 import difflib
+import inspect
 import keyword
 import math
 import shlex
@@ -38,7 +39,10 @@ def takes(*names: str, **rules: Any) -> Callable[[_Method], _Method]:
 
 def documented(method: _Method) -> _Method:
     """Make the parser and the help text of a magic from its declared options: IPython's `@magic_arguments()`."""
-    return cast(_Method, magic_arguments.magic_arguments()(method))  # type: ignore[no-untyped-call]
+    documented = cast(_Method, magic_arguments.magic_arguments()(method))  # type: ignore[no-untyped-call]
+    if "cell" in inspect.signature(method).parameters:  # IPython writes one percent sign for all magics
+        documented.__doc__ = (documented.__doc__ or "").replace(f"%{method.__name__}", f"%%{method.__name__}", 1)
+    return documented
 
 
 def parse(magic: Any, line: str) -> argparse.Namespace:

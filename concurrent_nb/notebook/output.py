@@ -4,21 +4,28 @@ Used by `watch` and `local`, on the main thread. A task can print anything; what
 screen, set the window's title or hide text is left out. Colours and carriage returns stay.
 """
 
+import math
 import re
 import sys
+from bisect import insort
 from collections.abc import Collection, Iterable
+from html import escape
 from typing import Final, TextIO
 
 from IPython.display import display
 
 from concurrent_nb import Job
-from concurrent_nb.api import OutputPiece, Shown
+from concurrent_nb.api import OutputPiece
+from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.shipping.notes import Display
 
 #: a line of one task that grows longer than this is shown in pieces
 LINE_CHARACTERS: Final = 8192
 #: an escape sequence that does not end within this is none
 SEQUENCE_CHARACTERS: Final = 4096
+
+#: what a task has displayed waits for earlier tasks so long, in seconds
+HOLD_S: Final = 5.0
 
 _RESET: Final = "\x1b[0m"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
@@ -50,6 +57,14 @@ def _split_unfinished(text: str) -> tuple[str, str]:
     return text[: found.start()], found[0]
 
 
+def show_label(text: str, shown: Display) -> None:
+    """Say whose the display is that follows; where that is no text, at its left edge."""
+    data = {"text/plain": text}
+    if set(shown.data) != {"text/plain"}:
+        data["text/html"] = f'<div style="font-size:13px;opacity:.75">{escape(text)}</div>'
+    display(data, raw=True)  # type: ignore[no-untyped-call]
+
+
 def show(shown: Display) -> None:
     """Show what a task has displayed, in the cell that runs or was run last."""
     display(shown.data, metadata=shown.metadata, raw=True)  # type: ignore[no-untyped-call]
@@ -63,11 +78,17 @@ class Printer:
         out, err: where it goes; None takes this process's streams.
     """
 
-    def __init__(self, tagged: bool, out: TextIO | None = None, err: TextIO | None = None) -> None:
+    def __init__(
+        self, tagged: bool, out: TextIO | None = None, err: TextIO | None = None, clock: Clock = monotonic
+    ) -> None:
         self._tagged = tagged
         self._streams = {1: out or sys.stdout, 2: err or sys.stderr}
         self._rest: dict[tuple[int, int], str] = {}  #: (task, stream) -> text that waits for its line's end
         self._colour: dict[int, str] = {}  #: stream -> the last colour that was set
+        self._held: list[tuple[int, int, float, str, Display]] = []  #: (task, number, since, label, what)
+        self._number = 0
+        self._first = 0  #: all tasks before this one have ended
+        self._clock = clock
 
     def take(self, job: Job) -> None:
         """Show what the job's tasks have written since the last time."""
@@ -78,18 +99,32 @@ class Printer:
             if isinstance(piece, OutputPiece):
                 pieces.append((piece.index, piece.stream, piece.text))
                 continue
-            self.show(pieces)
-            pieces = []
-            self._display(piece)
+            label = f" · {job.label(piece.index)}" if job.label is not None else ""
+            self._number += 1
+            held = (piece.index, self._number, self._clock(), f"task {piece.index}{label}", piece.display)
+            insort(self._held, held, key=lambda held: held[:2])
         self.show(pieces)
         self.finish(ended)
+        if self._held:
+            while self._first < len(job.futures) and job.futures[self._first].done():
+                self._first += 1
+            self._display(self._first)
 
-    def _display(self, shown: Shown) -> None:
-        """Show a picture, below a line that says whose it is."""
-        self.finish([shown.index])
-        if self._tagged:
-            self._write(1, f"[{shown.index}]\n")
-        show(shown.display)
+    def _display(self, first: float) -> None:
+        """Show what tasks have displayed, in the order of the tasks.
+
+        Args:
+            first: all tasks before this one have ended. What others display waits for them, but not for long.
+        """
+        late = self._clock() - HOLD_S
+        ready = [held for held in self._held if held[0] <= first or held[2] <= late]
+        for held in ready:
+            self._held.remove(held)
+            index, _, _, label, shown = held
+            self.finish([index])
+            if self._tagged:
+                show_label(label, shown)
+            show(shown)
 
     def show(self, pieces: Iterable[tuple[int, int, str]]) -> None:
         """Show pieces of (task, stream, text), in order."""
@@ -111,6 +146,7 @@ class Printer:
     def flush(self) -> None:
         """Show all unfinished lines, because nothing more will come at all, and end colours."""
         self.finish({index for index, _ in self._rest})
+        self._display(math.inf)
         for stream, colour in self._colour.items():
             if colour not in (_RESET, "\x1b[m"):
                 self._write(stream, _RESET)

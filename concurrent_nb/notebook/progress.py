@@ -5,12 +5,14 @@ that is written over; where there is neither, only the last one is printed.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import DisplayHandle, display
 
 from concurrent_nb import Job, SystemRun
+from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.shipping.notes import SystemCounts
 
 _ERASE: Final = "\r\x1b[2K"
@@ -20,18 +22,22 @@ _BAR: Final = 20
 class Line(Protocol):
     """A line that can be shown again and again."""
 
+    leads: bool  #: it keeps a place of its own, and other output comes below that
+
     def show(self, text: str) -> None:
         """Show `text` in the place of what was there."""
 
     def make_room(self) -> None:
         """Go out of the way of other output; the next `show` brings the line back."""
 
-    def end(self, text: str) -> None:
-        """Show `text`, for good."""
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+        """Show `text`, for good; what shows more than text takes the rest from the job, its time and the notes."""
 
 
 class KernelLine:
     """A display in a notebook."""
+
+    leads = True
 
     def __init__(self) -> None:
         self._handle: DisplayHandle | None = None
@@ -46,12 +52,14 @@ class KernelLine:
     def make_room(self) -> None:
         return  # it has a place of its own
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.show(text)
 
 
 class TerminalLine:
     """The last line of a terminal."""
+
+    leads = False
 
     def __init__(self) -> None:
         self._visible = False
@@ -65,7 +73,7 @@ class TerminalLine:
             self._write(_ERASE)
             self._visible = False
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.make_room()
         self._write(text + "\n")
 
@@ -77,13 +85,15 @@ class TerminalLine:
 class LastLine:
     """Nowhere to write over: only the last line is shown."""
 
+    leads = False
+
     def show(self, text: str) -> None:
         return
 
     def make_room(self) -> None:
         return
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         sys.stdout.write(text + "\n")
 
 
@@ -104,11 +114,11 @@ def job_text(job: Job, elapsed_s: float) -> str:
 def system_text(told: SystemCounts, elapsed_s: float) -> str:
     """Tell how far a task system is: its phases that are not over, and its tasks, of which more may come."""
     if told.stage != "running":
-        return f"the system is {told.stage}, {elapsed_s:.1f} s"
+        return f"the system is {told.stage}, {seconds_text(elapsed_s)}"
     ended = told.pushed - told.unfinished
-    parts = [f"{ended} of {told.pushed} tasks{'' if told.exhausted else ' so far'}"]
+    parts = [f"{ended:,} of {told.pushed:,} tasks{'' if told.exhausted else ' so far'}"]
     open_ones = [phase for phase in told.phases if phase.unfinished]
-    parts += [f"phase {phase.number}: {phase.pushed - phase.unfinished}/{phase.pushed}" for phase in open_ones[-3:]]
+    parts += [f"phase {phase.number}: {phase.pushed - phase.unfinished:,}/{phase.pushed:,}" for phase in open_ones[-3:]]
     if told.running:
         parts.append(f"{told.running} running")
     if told.failed:
@@ -128,14 +138,14 @@ def progress_text(counts: Any, elapsed_s: float) -> str:
     total = counts.total
     ended = total - counts.waiting - counts.running
     if total == 1:
-        return f"{'running' if counts.running else 'waiting'}, {elapsed_s:.1f} s"
+        return f"{'running' if counts.running else 'waiting'}, {seconds_text(elapsed_s)}"
     bar = "#" * (_BAR * ended // total)
-    parts = [f"[{bar:-<{_BAR}}] {ended}/{total} tasks"]
+    parts = [f"[{bar:-<{_BAR}}] {ended:,}/{total:,} tasks"]
     if counts.running:
-        parts.append(f"{counts.running} running")
+        parts.append(f"{counts.running:,} running")
     if counts.failed:
-        parts.append(f"{counts.failed} failed")
+        parts.append(f"{counts.failed:,} failed")
     if ended and elapsed_s > 0:
         rate = ended / elapsed_s
-        parts += [f"{rate:.1f}/s", f"{(total - ended) / rate:.0f} s left"]
+        parts += [f"{rate:,.1f}/s", f"{seconds_text((total - ended) / rate)} left"]
     return ", ".join(parts)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from concurrent_nb import ITaskSystem, Job, SystemRun
+from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.shipping.capture import Captured
 from concurrent_nb.shipping.sizes import write_bytes
 
@@ -71,53 +72,62 @@ def value_of(job: Job, *, is_loop: bool, until: bool, keep: bool) -> Any:
 
 
 def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
-    """Say in one line how a job went: `128 tasks: 113 done, 15 cancelled, 0 failed in 0.84 s on 1 slave`."""
+    """Say in one line how a job went: `8 tasks in 0.34 s`, `128 tasks: 113 done, 15 cancelled in 0.84 s, on 2 slaves`.
+
+    Args:
+        where: the place, where that is not the cluster.
+    """
     counts = job.counts()
-    ended = f"{counts.done} done, {counts.cancelled} cancelled, {counts.failed} failed in {elapsed_s:.2f} s"
-    tasks = plural(counts.total, "task")
-    if isinstance(job, SystemRun) and job.is_system:
-        phases = max((phase.number for phase in job.told.phases), default=0)
-        several = f" in {phases} phases" if phases > 1 else ""
-        return f"{tasks}{several}: {ended}{', and the system has failed' if job.first_error is not None else ''}"
-    place = where or f"on {plural(len(job.slaves), 'slave')}"
-    return f"{tasks}: {ended} {place}"
+    shown = plural(counts.total, "task")
+    if counts.done != counts.total:
+        ways = {"done": counts.done, "failed": counts.failed, "cancelled": counts.cancelled}
+        shown += ": " + ", ".join(f"{number:,} {way}" for way, number in ways.items() if number)
+    return ", ".join([f"{shown} in {seconds_text(elapsed_s)}", *notes_of(job, where)])
 
 
-def stopped_summary(before: Any, after: Any) -> str:
-    """Say what an interrupt has stopped: `stopped: 12 done, 3 stopped while running, 113 never ran`.
+def notes_of(job: Job, where: str | None = None) -> list[str]:
+    """Say what else there is to say of how a job went, besides counts and times."""
+    if not (isinstance(job, SystemRun) and job.is_system):
+        return [where] if where else [f"on {len(job.slaves)} slaves"] if len(job.slaves) > 1 else []
+    phases = max((phase.number for phase in job.told.phases), default=0)
+    notes = [f"in {phases} phases"] if phases > 1 else []
+    return [*notes, "the system has failed"] if job.first_error is not None else notes
+
+
+def stopped(before: Any, after: Any) -> list[str]:
+    """Say what an interrupt has stopped: `12 done`, `3 stopped while running`, `113 never ran`.
 
     Args:
         before: the job's `Counts` when it was interrupted.
         after: the same when it had ended, or when nobody waited any longer.
     """
     stopped = min(before.running, after.cancelled)
-    parts = [f"{after.done} done", f"{stopped} stopped while running", f"{after.cancelled - stopped} never ran"]
-    if after.failed:
-        parts.insert(1, f"{after.failed} failed")
-    if open_ones := after.waiting + after.running:
-        parts.append(f"{open_ones} still being stopped")
-    return f"stopped: {', '.join(parts)}"
+    ways = {
+        "failed": after.failed,
+        "stopped while running": stopped,
+        "never ran": after.cancelled - stopped,
+        "still being stopped": after.waiting + after.running,
+    }
+    return [f"{after.done:,} done", *(f"{number:,} {way}" for way, number in ways.items() if number)]
 
 
 def captured_text(captured: Sequence[Captured]) -> str:
     """List what a cell sends along: name, kind, size; the largest first."""
     if not captured:
         return "nothing is sent along"
-    rows = [
-        (
-            c.name,
-            c.kind,
-            (write_bytes(c.size_bytes) if c.size_bytes else "by name")
-            + ("; random numbers: each task has a stream of its own" if c.draws else ""),
-        )
-        for c in sorted(captured, key=lambda c: (-c.size_bytes, c.name))
-    ]
+    rows = [(c.name, c.kind, _how(c)) for c in sorted(captured, key=lambda c: (-c.size_bytes, c.name))]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"  {name:<{widths[0]}}  {kind:<{widths[1]}}  {size}" for name, kind, size in rows]
     total = write_bytes(sum(c.size_bytes for c in captured))
     return "\n".join([f"sent along, once for each worker: {total}", *lines])
 
 
+def _how(captured: Captured) -> str:
+    if captured.kind == "setup":
+        return "is in each worker"
+    return write_bytes(captured.size_bytes) if captured.size_bytes else "by name"
+
+
 def plural(number: int, noun: str) -> str:
     """Write a number of things: `1 task`, `2 tasks`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -7,6 +7,7 @@ import atexit
 import logging
 import threading
 from collections import deque
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
 from concurrent_nb.nodes.futures import Presenter
 from concurrent_nb.nodes.kernels import attach_command, open_kernel
 from concurrent_nb.nodes.restarts import restart_workers
+from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.notebook.output import show
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.capture import Captured
@@ -26,6 +28,7 @@ from concurrent_nb.workers.machine import cores
 
 log = logging.getLogger(__name__)
 
+NO_CLUSTER: Final = "no cluster: the next task starts one, or %concurrent start | connect"
 #: so many of a notebook's jobs are listed by %concurrent jobs
 JOBS_KEPT: Final = 20
 #: a restart that takes longer says what it waits for
@@ -51,7 +54,7 @@ class Session:
         self._app: ApplicationNode | None = None
         self._is_gone = False  # the cluster that we are connected to has ended
         self.captured: tuple[Captured, ...] = ()  #: what the last cell sent along
-        self.jobs: deque[Job] = deque(maxlen=JOBS_KEPT)  #: of this notebook, the last ones
+        self.jobs: deque[Job[Any]] = deque(maxlen=JOBS_KEPT)  #: of this notebook, the last ones
 
     def start(self, workers: int | None = None, name: str | None = None) -> str:
         """Start an embedded cluster. Return a line that says so. Raises ConfigurationError if there is one already."""
@@ -114,6 +117,10 @@ class Session:
             raise MasterLost(self._ended())
         return self._app, notice
 
+    def names_of_setups(self) -> frozenset[str]:
+        """Give the names that setup cells bind in the workers; none where there is no cluster."""
+        return self._app.names_of_setups if self._app is not None else frozenset()
+
     def application_for_functions(self) -> ApplicationNode:
         """Give the application node to a task function; say so if a cluster had to be started for it."""
         app, notice = self.application()
@@ -139,7 +146,7 @@ class Session:
         if self._app is None and self._home:
             self.connect(self._home)
         if self._app is None:
-            lines.append("no cluster: the next task starts one, or %concurrent start | connect")
+            lines.append(NO_CLUSTER)
         else:
             lines += [self._what, *_describe(self._ask(self._app))]
         if self.captured:
@@ -148,20 +155,75 @@ class Session:
         return "\n".join(lines)
 
     def slaves(self) -> str:
-        """Say who works, a line for each slave."""
-        app, _ = self.application()
-        lines = _describe(self._ask(app))[:-1]
+        """Say who works, a line for each slave. Starts no cluster."""
+        self._await_beginning()
+        if self._app is None and self._home:
+            self.connect(self._home)
+        if self._app is None:
+            return NO_CLUSTER
+        lines = _describe(self._ask(self._app))[:-1]
         return "\n".join(lines) if lines else "no slave has joined yet"
 
     def list_jobs(self) -> str:
-        """Say how this notebook's jobs are, a line for each, the last one at the end."""
-        if not self.jobs:
+        """Say how jobs are, a line for each: those that run first, then the last one first; then those of others."""
+        others = self._others()
+        if not self.jobs and not others:
             return "this notebook has started no job"
-        return "\n".join(_describe_job(job) for job in self.jobs)
+        newest_first = [*self.jobs]
+        newest_first.reverse()
+        rows = [_job_row(job) for job in sorted(newest_first, key=lambda job: job.done())]
+        rows += [
+            [
+                job["state"],
+                job["name"],
+                f"{job['done']:,} of {job['tasks']:,} done",
+                seconds_text(job["age_s"]),
+                job["id"][:8],
+            ]
+            for job in others
+        ]
+        if others:
+            owners = ["this notebook"] * (len(rows) - len(others)) + [job["client"] or "?" for job in others]
+            rows = [[*row, owner] for row, owner in zip(rows, owners, strict=True)]
+        return "\n".join(aligned(rows, right=(3,)))
 
-    def cancel(self, which: str | None) -> str:
-        """Cancel a job of this notebook, by name or the beginning of its id, or all that run. Say which."""
+    def _others(self) -> list[dict[str, Any]]:
+        """Ask for the jobs that others run on this cluster, as far as one may see them."""
+        if self._app is None or self._is_gone:
+            return []
+        try:
+            told = self._cluster.status() if self._cluster is not None else self._app.status()
+        except ConcurrentError:
+            return []  # whoever uses the cluster next hears of it
+        own = {job.id.hex() for job in self.jobs}
+        jobs = [job for job in told.get("jobs", []) if job["state"] != "idle" and job["id"] not in own]
+        return [job for job in jobs if job["client"] != self._app.name]
+
+    def work_of_others(self) -> str:
+        """Say what others would lose if this notebook ended its cluster; "" if nothing."""
+        if self._cluster is None or not (others := self._others()):
+            return ""
+        owners = sorted({str(job["client"]) for job in others})
+        named = ", ".join(sorted({job["name"] or job["id"][:8] for job in others})[:3])
+        runs = "still runs" if len(others) == 1 else "still run"
+        return f"{plural(len(others), 'job')} of {', '.join(owners)} {runs} here ({named})"
+
+    def job(self, which: str | None) -> Job[Any]:
+        """Give a job of this notebook by name or the beginning of its id, the last one of them; None: the last one."""
+        for known in (*self.jobs,)[::-1]:
+            if which is None or which in (known.name, known.id.hex()[: len(which)]):
+                return known
+        what = "this notebook has started no job" if which is None else f"no job {which!r}; %concurrent jobs lists them"
+        raise ConfigurationError(f"%concurrent show: {what}")
+
+    def cancel(self, which: str | None, job: Job | None = None) -> str:
+        """Cancel a job of this notebook, by name or the beginning of its id, or all that run. Say which.
+
+        Args:
+            job: the one that a variable of that name has; it comes first.
+        """
         found = [job for job in self.jobs if which is None or job.name == which or job.id.hex().startswith(which)]
+        found = found if job is None else [job]
         if which is not None and not found:
             raise ConfigurationError(f"%concurrent cancel: no job {which!r}; %concurrent jobs lists them")
         running = [job for job in found if not job.wait(0)]
@@ -250,6 +312,11 @@ class Session:
         return f"slave {slave} is a kernel; its connection file is {path}\n{attach_command(path)}"
 
     @property
+    def has_cluster(self) -> bool:
+        """Say whether there is a cluster, or one on the way."""
+        return self._app is not None or self._beginning is not None
+
+    @property
     def _what(self) -> str:
         """The current cluster, in words."""
         if self._cluster is None:
@@ -273,8 +340,14 @@ class Session:
             raise MasterLost(self._ended()) from error
 
     def _check_free(self, command: str) -> None:
-        if self._app is not None:
-            raise ConfigurationError(f"%concurrent {command}: there is {self._what} already; %concurrent stop first")
+        if self._app is None:
+            return
+        is_ours = self._cluster is not None
+        what_to_do = "ends it, %concurrent scale N changes how many workers it has" if is_ours else "leaves it"
+        what = self._what.replace(": ", " of ")
+        raise ConfigurationError(
+            f"%concurrent {command}: this notebook has {what} already; %concurrent stop {what_to_do}"
+        )
 
 
 def _answers(app: ApplicationNode) -> bool:
@@ -285,11 +358,30 @@ def _answers(app: ApplicationNode) -> bool:
     return True
 
 
-def _describe_job(job: Job) -> str:
+def _job_row(job: Job) -> list[str]:
     counts = job.counts()
-    state = "running" if counts.waiting + counts.running else "ended"
-    ended = f"{counts.done} done, {counts.failed} failed, {counts.cancelled} cancelled"
-    return f"  {job.id.hex()[:8]}  {job.name}: {state}, {plural(counts.total, 'task')}, {ended}"
+    ended = {"failed": counts.failed, "cancelled": counts.cancelled}
+    others = "".join(f", {number:,} {way}" for way, number in ended.items() if number)
+    done = f"{counts.done:,}" if counts.done == counts.total else f"{counts.done:,} of {counts.total:,}"
+    state = "running" if counts.waiting + counts.running or job.is_open else "ended"
+    return [state, job.name, f"{done} done{others}", seconds_text(job.elapsed_s), job.id.hex()[:8]]
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Write rows as lines whose columns stand below each other, those of the numbers in `right` right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [
+                "",
+                *(
+                    cell.rjust(w) if at in right else cell.ljust(w)
+                    for at, (cell, w) in enumerate(zip(row, widths, strict=True))
+                ),
+            ]
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _describe(status: dict[str, Any]) -> list[str]:

@@ -5,13 +5,14 @@ raised, so code in the notebook can still catch it by its type.
 """
 
 import re
+import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from concurrent_nb import TaskFuture
-from concurrent_nb.errors import CellError, RemoteError, RemoteTraceback, TaskError
+from concurrent_nb.errors import CellError, ConcurrentError, RemoteError, RemoteTraceback, TaskError
 
 #: IPython's name for the code of a file name: ("Cell", "In[3]")
 CellNamer = Callable[[str], tuple[str, str] | None]
@@ -21,7 +22,14 @@ _OURS: Final = re.compile(
     r"[/\\]concurrent_nb[/\\](?:shipping|workers|nodes|notebook|tasks)[/\\]"
     r"|^<frozen importlib\._bootstrap|^View\.MemoryView$|^<stringsource>$"  # Python's loader and Cython's own code
 )
+#: code that waits for a task in the user's stead
+_WAITING: Final = re.compile(
+    r"[/\\]concurrent_nb[/\\]|[/\\]IPython[/\\]|[/\\]concurrent[/\\]futures[/\\]|[/\\]asyncio[/\\]"
+)
 _CELL: Final = re.compile(r"<cell (In\[\d+\])>")
+#: the note that says where a task failed
+_PLACE: Final = re.compile(r"(?:the task|task \d+)\b.* failed\b.* \[[0-9a-f]+/\d+\]$")
+_DEBUG: Final = "(the debugger cannot go there: run the cell with --local, then %debug)"
 #: what tracebacks call compiled cells: file name -> the last cell with that text, as "In[3]"
 _compiled: Final[dict[str, str]] = {}
 
@@ -33,8 +41,22 @@ class Rendering:
         self.lines = lines
 
     def __call__(self) -> list[str]:
-        """Give the lines; this is what IPython calls."""
+        """Give the lines; this is what IPython calls, with the exception at hand."""
+        error = sys.exception()
+        if error is not None and getattr(error, "_render_traceback_", None) is self:
+            _end_in_the_user_s_frame(error)
         return self.lines
+
+
+def _end_in_the_user_s_frame(error: BaseException) -> None:
+    """Cut our own frames off the end of a traceback, so that %debug and the standard library do not land in them."""
+    last = step = error.__traceback__
+    while step is not None:
+        if not _WAITING.search(step.tb_frame.f_code.co_filename):
+            last = step
+        step = step.tb_next
+    if last is not None:
+        last.tb_next = None
 
 
 def show_as(error: BaseException, lines: list[str]) -> None:
@@ -51,8 +73,12 @@ def show_plainly(error: BaseException) -> None:
         show_as(error, [f"{type(error).__name__}: {error}".removesuffix(": ")])
 
 
-def task_error(future: TaskFuture, total: int, namer: CellNamer = lambda _: None) -> BaseException:
-    """Give the exception of a failed task, ready to be raised in the cell."""
+def task_error(future: TaskFuture, namer: CellNamer = lambda _: None, *, elsewhere: bool = False) -> BaseException:
+    """Give the exception of a failed task, ready to be raised in the cell.
+
+    Args:
+        elsewhere: say how the task can be elsewhere: its frames are in another process.
+    """
     error = future.exception()
     assert error is not None
     if not isinstance(error, Exception):
@@ -61,17 +87,27 @@ def task_error(future: TaskFuture, total: int, namer: CellNamer = lambda _: None
         wrapped = RemoteError(message, future.task, future.slave, future.worker, type(error).__name__)
         wrapped.__cause__ = error.__cause__
         error = wrapped
-    present(future, error, total, namer)
+    _present(future, error, namer, [_DEBUG] if elsewhere and not _is_ours(error) else [])
     return error
 
 
-def present(future: TaskFuture, error: BaseException, total: int, namer: CellNamer = lambda _: None) -> None:
+def present(future: TaskFuture, error: BaseException, namer: CellNamer = lambda _: None) -> None:
     """Let IPython show a task's exception: where it ran, then the task's own lines."""
     if not hasattr(error, "_render_traceback_"):
-        where = place_of(future, total)
-        show_as(error, [where, *_shown(error, namer)])
-        with suppress(AttributeError):  # the same
-            error.add_note(where)
+        _present(future, error, namer, [])
+
+
+def _present(future: TaskFuture, error: BaseException, namer: CellNamer, more: list[str]) -> None:
+    where = place_of(future)
+    show_as(error, [where, *_shown(error, namer), *more])
+    with suppress(AttributeError):  # as in `show_as`
+        # It may have been presented before, when what the job calls its tasks was not known yet.
+        error.__notes__ = [*(n for n in getattr(error, "__notes__", ()) if not _PLACE.match(n)), where]
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Say whether the cluster has raised it, not the user's code."""
+    return isinstance(error, ConcurrentError) and not isinstance(error, RemoteError)
 
 
 def syntax_error(error: SyntaxError, namer: CellNamer = lambda _: None) -> CellError:
@@ -82,12 +118,16 @@ def syntax_error(error: SyntaxError, namer: CellNamer = lambda _: None) -> CellE
     return failure
 
 
-def place_of(future: TaskFuture, total: int) -> str:
-    """Say which task it was and where it ran."""
-    task = f"task {future.index} of {total}" if total > 1 else "the task"
-    if not future.slave:
-        return f"{task} ({future.task}) failed"
-    return f"{task} ({future.task}) failed on slave {future.slave}, worker {future.worker}, attempt {future.attempt}"
+def place_of(future: TaskFuture) -> str:
+    """Say which task it was, counted from 0 as in its job, what it was given, and where it ran.
+
+    `task 1 (k = 'nope') failed on slave east, worker 4711, attempt 1 [26dcfdf6/1]`
+    """
+    job = future.job
+    task = "the task" if job is None or len(job.futures) == 1 else f"task {future.index}"
+    label = job.label(future.index) if job is not None and job.label is not None else ""
+    where = f" on slave {future.slave}, worker {future.worker}, attempt {future.attempt}" if future.slave else ""
+    return f"{task}{f' ({label})' if label else ''} failed{where} [{future.task}]"
 
 
 def text_of(error: BaseException, namer: CellNamer = lambda _: None) -> str:

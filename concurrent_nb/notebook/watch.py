@@ -3,7 +3,7 @@
 Used by the magics, on the main thread, which waits in short slices so that what is shown keeps up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -11,7 +11,7 @@ from concurrent_nb import Job
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import Line, job_text
-from concurrent_nb.notebook.results import stopped_summary, summary
+from concurrent_nb.notebook.results import notes_of, stopped, summary
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import show_as
 
@@ -71,22 +71,32 @@ class Watch:
             self._line.make_room()
             self._printer.take(self._job)
             return
-        self._end(summary(self._job, self._clock() - self._started, self._where))
+        elapsed_s = self._clock() - self._started
+        self._end(summary(self._job, elapsed_s, self._where), elapsed_s, notes_of(self._job, self._where))
 
     def _look(self) -> None:
+        text = job_text(self._job, self._clock() - self._started)
+        if self._line.leads:  # first of all, so that what tasks print is not split by it
+            self._line.show(text)
         self._line.make_room()
         self._printer.take(self._job)
-        self._line.show(job_text(self._job, self._clock() - self._started))
+        if not self._line.leads:
+            self._line.show(text)
 
     def _stop(self) -> None:
         before = self._job.counts()
         self._job.cancel()
         with suppress(KeyboardInterrupt):
             self._button.wait(self._job, CONFIRM_S)
-        self._end(stopped_summary(before, self._job.counts()))
+        after = self._job.counts()
+        elapsed_s = self._clock() - self._started
+        self._end(f"stopped: {', '.join(stopped(before, after))}", elapsed_s, ["stopped", *stopped(before, after)[1:]])
 
-    def _end(self, text: str) -> None:
+    def _end(self, text: str, elapsed_s: float, notes: Sequence[str]) -> None:
+        if self._line.leads:
+            self._line.end(text, elapsed_s, notes)
         self._line.make_room()
         self._printer.take(self._job)
         self._printer.flush()
-        self._line.end(text)
+        if not self._line.leads:
+            self._line.end(text, elapsed_s, notes)

@@ -38,7 +38,7 @@ class Captured:
     """One name that is sent along, for people."""
 
     name: str
-    kind: str  #: "module", "function", "class", "array" or "value"
+    kind: str  #: "module", "function", "class", "array", "value" or "setup"
     size_bytes: int  #: estimated; 0 for what travels by name
     draws: bool = False  #: there are random numbers in it, for which each task has a stream of its own
 
@@ -60,7 +60,11 @@ class Capture:
 
 
 def find(
-    needed: Mapping[str, int], namespace: Mapping[str, Any], bound: Collection[str], hinted: Collection[str]
+    needed: Mapping[str, int],
+    namespace: Mapping[str, Any],
+    bound: Collection[str],
+    hinted: Collection[str],
+    elsewhere: Collection[str] = (),
 ) -> dict[str, Any]:
     """Look up in the notebook the names that a cell needs.
 
@@ -68,6 +72,7 @@ def find(
         needed: name -> line where it is read.
         bound: names that the cell binds as well; whether it does so in time is left to Python.
         hinted: names that Python may never look for.
+        elsewhere: names that are there where the cell runs, and need not be in the notebook.
 
     Raises CaptureError for a name that is nowhere, with the names that it might be meant to be.
     """
@@ -79,12 +84,16 @@ def find(
         if name in namespace:
             if not _is_own_builtin(name, namespace[name]):
                 found[name] = namespace[name]
+        elif name in elsewhere:
+            continue
         elif hasattr(builtins, name):
             _check_builtin(name, line)
         elif name not in bound and name not in hinted:
             lost.append(name)
     if lost:
-        message = "; ".join(f"line {needed[name]}: {_undefined(name, {*namespace, *bound})}" for name in lost)
+        message = "; ".join(
+            f"line {needed[name]}: {_undefined(name, {*namespace, *bound, *elsewhere})}" for name in lost
+        )
         raise CaptureError(message, lost[0])
     return found
 

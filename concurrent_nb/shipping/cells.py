@@ -15,7 +15,7 @@ import linecache
 import marshal
 import pickle
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ from concurrent_nb.shipping.cellcode import (
 )
 from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.names import Names
+from concurrent_nb.shipping.preparing import Names as BoundNames
+from concurrent_nb.shipping.references import is_importable
 from concurrent_nb.shipping.sources import codes_in, lines_entry
 
 
@@ -60,6 +62,7 @@ def cell_task(
     header: str | None = None,
     kept: Sequence[str] = (),
     limit_bytes: int | None = None,
+    elsewhere: Collection[str] = (),
 ) -> CellTask:
     """Make a task of a cell. Everything that can be wrong with it is found here, before anything starts.
 
@@ -71,6 +74,7 @@ def cell_task(
         header: the cell's first line, if that is no part of `source` (the magic), so that line numbers count it.
         kept: captured names of which each worker has one copy for all its tasks.
         limit_bytes: what the captured names may take together; None: see `capture`.
+        elsewhere: names that the application's setups have bound in workers; taken where the notebook has none.
 
     Raises SyntaxError, CellError, ConfigurationError, CaptureError, TooLarge, and what the iterable of --for raises.
     """
@@ -78,8 +82,9 @@ def cell_task(
     until = parse_until(until_text) if until_text is not None else None
     cell = parse_cell(source, filename, 1 if header is None else 2)
     targets = loop.targets if loop is not None else ()
-    found = _find(cell, until, targets, namespace)
+    found = _find(cell, until, targets, namespace, elsewhere)
     needed = cell.names.needed
+    lent = _lent([cell.names, *([until] if until is not None else [])], found, targets, elsewhere)
     for name in kept:
         _check_kept(name, found, cell)
     assigned = tuple(sorted(name for name in found if name in needed and name in cell.names.bound))
@@ -102,13 +107,54 @@ def cell_task(
         imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
     )
     calls = _calls(loop, namespace)
-    return CellTask(function, calls, captured.names, loop is not None, until is not None, cell.has_value)
+    return CellTask(function, calls, (*captured.names, *lent), loop is not None, until is not None, cell.has_value)
 
 
-def _find(cell: Cell, until: Names | None, targets: tuple[str, ...], namespace: dict[str, Any]) -> dict[str, Any]:
+def setup_cell(
+    source: str,
+    namespace: dict[str, Any],
+    *,
+    filename: str = "<cell>",
+    header: str | None = None,
+    limit_bytes: int | None = None,
+    elsewhere: Collection[str] = (),
+) -> "tuple[SetupCell, tuple[Captured, ...]]":
+    """Make a function of a cell that gives what the cell binds; give what is sent along, too. As `cell_task`."""
+    cell = parse_cell(source, filename, 1 if header is None else 2)
+    found = _find(cell, None, (), namespace, elsewhere)
+    captured = capture(
+        found,
+        namespace,
+        needed=cell.names.needed,
+        limit_bytes=limit_bytes,
+    )
+    code = compile(cell.tree, filename, "exec", cell.flags, True)
+    function = SetupCell(
+        name=filename,
+        code=code,
+        until=None,
+        assigned=tuple(sorted(cell.names.bound)),
+        captured=captured,
+        sources=_own_sources(source, filename, header, None),
+        imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
+    )
+    return function, (*captured.names, *_lent([cell.names], found, (), elsewhere))
+
+
+def _lent(
+    parts: Sequence[Names], found: Mapping[str, Any], targets: tuple[str, ...], elsewhere: Collection[str]
+) -> list[Captured]:
+    """List the names that setups lend to a cell."""
+    needed = {name for names in parts for name in names.needed}
+    return [Captured(name, "setup", 0) for name in sorted(needed.intersection(elsewhere) - {*found, *targets})]
+
+
+def _find(
+    cell: Cell, until: Names | None, targets: tuple[str, ...], namespace: dict[str, Any], elsewhere: Collection[str]
+) -> dict[str, Any]:
     names = cell.names
     outside = {name: line for name, line in names.needed.items() if name not in targets}
-    found = find(outside, namespace, names.bound, names.hinted)
+    found = find(outside, namespace, names.bound, names.hinted, elsewhere)
     if until is None:
         return found
     if "result" in targets:
@@ -122,7 +168,7 @@ def _find(cell: Cell, until: Names | None, targets: tuple[str, ...], namespace: 
                 name,
             )
     try:
-        return {**found, **find(own, namespace, ("result", *targets), ())}
+        return {**found, **find(own, namespace, ("result", *targets), (), elsewhere)}
     except CaptureError as error:
         raise CaptureError(f"--until: {str(error).removeprefix('line 1: ')}", error.name) from None
 
@@ -173,6 +219,7 @@ class CellFunction:
         self.imported_modules = imported_modules  #: by its code, and by that of what it uses
         self._shared: dict[str, Any] | None = None
         self._arrays: dict[str, Any] = {}
+        self._names: Mapping[str, Any] = {}  # that setups have bound in this worker
         self._lines = {name: lines_entry(name, text) for name, text in sources.items()}
 
     def __call__(self, *values: Any) -> Any:
@@ -184,6 +231,10 @@ class CellFunction:
         if self._until is not None and types.FunctionType(self._until, namespace)(result, *values):
             return Hit(result)
         return result
+
+    def use_names(self, names: Mapping[str, Any]) -> None:
+        """Let the cell, and the notebook's functions that it uses, find these names where they have none."""
+        self._names = names
 
     def keep_lines(self) -> None:
         """Let tracebacks, and what travels with functions that the cell has made, find the cell's lines here."""
@@ -221,6 +272,11 @@ class CellFunction:
             else:
                 namespace = loaded.__globals__
         namespace.update(shared)
+        if self._names:
+            functions = [value for value in namespace.values() if isinstance(value, types.FunctionType)]
+            for own in [namespace, *(function.__globals__ for function in functions if not is_importable(function))]:
+                for name, value in self._names.items():
+                    own.setdefault(name, value)
         namespace["__name__"] = "__main__"
         namespace["__builtins__"] = builtins
         mains.has_loaded()
@@ -238,10 +294,27 @@ class CellFunction:
         ]
         codes = [marshal.dumps(code) if code is not None else None for code in (self._code, self._until)]
         rest = (dict(captured.imports), captured.submodules, captured.kept, dict(self._sources))
-        return _load_cell, (self.__name__, *codes, self._assigned, bodies, *buffers, *rest)
+        return _load_cell, (type(self), self.__name__, *codes, self._assigned, bodies, *buffers, *rest)
+
+
+class SetupCell(CellFunction):
+    """A cell whose names stay in the worker: what it returns when it is called there."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names that it binds."""
+        return self._assigned
+
+    def __call__(self, *values: Any) -> BoundNames:
+        """Run the cell; give what it has bound."""
+        self.keep_lines()
+        namespace = self._namespace()
+        exec(self._code, namespace)
+        return BoundNames({name: namespace[name] for name in self._assigned if name in namespace})
 
 
 def _load_cell(
+    kind: type[CellFunction],
     name: str,
     code: bytes,
     until: bytes | None,
@@ -258,6 +331,6 @@ def _load_cell(
     shared, fresh, arrays, once = bodies
     captured = Capture((), imports, submodules, shared, fresh, arrays, (*buffers,), kept, once, (*once_buffers,))
     condition = marshal.loads(until) if until is not None else None
-    function = CellFunction(name, marshal.loads(code), condition, assigned, captured, sources)
+    function = kind(name, marshal.loads(code), condition, assigned, captured, sources)
     function.load()
     return function

@@ -11,7 +11,7 @@ Never loads a pickle, never calls a function.
 import pickle
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -210,11 +210,16 @@ def _pickled_by_value(
         body, buffers = restoring.dumps(fn, "spawn" if spawns else "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
-    imported = getattr(fn, "imported_modules", None)
-    surroundings.want(imported if isinstance(imported, frozenset) else names_imported(codes_in([of])))  # a cell knows
+    surroundings.want(_imported_by(fn, of))
     environment = surroundings.current()
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
     return _finish(fn, *lay_down(*wrapped(environment, body, buffers))), environment
+
+
+def _imported_by(fn: Any, of: Any) -> Iterable[str]:
+    """Name the modules that the code of a function imports, and that of what it uses."""
+    imported = getattr(fn, "imported_modules", None)  # a cell knows
+    return imported if isinstance(imported, frozenset) else names_imported(codes_in([of]))
 
 
 def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
@@ -222,10 +227,21 @@ def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     try:
-        pickled = pickler.dumps((fn, args))
+        return pickler.dumps((fn, args))
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
-    return pickled
+
+
+def pickled_with_arguments(
+    fn: Callable[..., Any], args: tuple[Any, ...], lay_down: LayDown, surroundings: Surroundings = IN_THIS_PROCESS
+) -> PickledFunction:
+    """Pickle `(fn, args)` as they are now. Raises NotPicklable."""
+    try:
+        body, buffers = pickles.dumps((fn, args), "share")
+    except Exception as error:  # an object's own pickling may raise anything
+        raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
+    surroundings.want(_imported_by(fn, fn))
+    return _finish(fn, *lay_down(body, buffers))
 
 
 def opened(pickled: PickledFunction) -> Any:

@@ -94,6 +94,23 @@ class Ended(msgspec.Struct, tag="ended", frozen=True):
         return answers, seconds
 
 
+class SetupRan(msgspec.Struct, tag="setup", frozen=True):
+    """How a setup of the application has ended in a worker."""
+
+    setup: bytes  #: its id
+    worker: str  #: host and pid
+    ok: bool
+    text: str  #: the traceback; or what stands for a value that cannot travel
+    body: bytes  #: pickle of the value, empty if it does not travel
+    buffers: list[bytes]
+    elapsed_s: float
+
+    @property
+    def value(self) -> Any:
+        """Unpickle the value. Raises whatever its unpickling raises."""
+        return pickles.loads_home(self.body, [bytearray(buffer) for buffer in self.buffers]) if self.body else self.text
+
+
 class _Published(msgspec.Struct, tag="published", frozen=True):
     body: bytes
     buffers: list[bytes]
@@ -112,10 +129,10 @@ class Publication:
         return pickles.loads_home(body, [bytearray(buffer) for buffer in buffers])
 
 
-Note = Report | Display | Publication | SystemCounts | Item | Ended
+Note = Report | Display | Publication | SystemCounts | Item | Ended | SetupRan
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | Item | Ended | _Published).decode
+_decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | Item | Ended | SetupRan | _Published).decode
 
 
 class Sink:
@@ -162,8 +179,8 @@ class Sink:
         self._held = None
         self._put(record)
 
-    def put_progress(self, note: SystemCounts | Ended) -> None:
-        """Send how far a system or a batch is. Not counted for the limit: both keep to a pace, for days if need be."""
+    def put_progress(self, note: SystemCounts | Ended | SetupRan) -> None:
+        """Send how far a system or a batch is, or how a setup has ended. Not counted: none comes too fast."""
         if self._send is not None:
             self._send(_record(note))
 
@@ -355,7 +372,7 @@ def _png_of(figure: Any) -> bytes:
 # ------------------------------------------------------------------------------------------------ the stream
 
 
-def _record(note: Report | Display | SystemCounts | Item | Ended | _Published) -> bytes:
+def _record(note: Report | Display | SystemCounts | Item | Ended | SetupRan | _Published) -> bytes:
     encoded = _encode(note)
     return _LENGTH.pack(len(encoded)) + encoded
 

@@ -165,6 +165,7 @@ def is_refused_type(kind: type) -> bool:
 def find_unpicklable(thing: Any, error: BaseException) -> Culprit:
     """Find the part that makes `thing` fail to pickle, by pickling its parts; `error` is what pickling it raised."""
     path: list[tuple[str, str]] = []
+    by_value: type | None = None  # a class on the way
     seen = {id(thing)}
     while len(path) < DEPTH and refusal(thing) is None:
         for kind, label, child in _parts(thing):
@@ -173,11 +174,16 @@ def find_unpicklable(thing: Any, error: BaseException) -> Culprit:
             seen.add(id(child))
             if (failure := _failure(child)) is not None:
                 thing, error = child, failure
+                by_value = child if isinstance(child, type) else by_value
                 path.append((kind, label))
                 break
         else:
             break
     found = refusal(thing)
+    if found is not None and by_value is not None:
+        # Classes of libraries with a register of their own, say, travel in no other way.
+        what, advice = found
+        found = what, f"{advice}; or put the class {by_value.__qualname__} into a module that workers can import"
     if found is not None:
         return Culprit(tuple(path), *found)
     kind_of = type(thing)

@@ -38,7 +38,7 @@ class Restoring:
         *,
         has_read_only: bool = False,
     ) -> None:
-        self._function = function
+        self.function = function
         self._restore = restore
         self._has_read_only = has_read_only
 
@@ -47,7 +47,7 @@ class Restoring:
         for restore in self._restore:
             restore()
         try:
-            return self._function(*args, **kwargs)
+            return self.function(*args, **kwargs)
         except ValueError as error:
             if self._has_read_only and "read-only" in str(error):
                 error.add_note(_READ_ONLY)
@@ -111,10 +111,12 @@ def dumps(function: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview
 
 def loads(body: Buffer, buffers: Sequence[Buffer], restore: Sequence[Callable[[], None]], has_read_only: bool) -> Any:
     """Unpickle a function on buffers that `restore` makes again what they were."""
-    function = pickles.loads(body, buffers)
-    if restore or has_read_only:
-        return Restoring(function, restore, has_read_only=has_read_only)
-    return function
+    return restored(pickles.loads(body, buffers), restore, has_read_only=has_read_only)
+
+
+def restored(function: Any, restore: Sequence[Callable[[], None]], *, has_read_only: bool = False) -> Any:
+    """Give a function whose buffers `restore` makes what they were before each call."""
+    return Restoring(function, restore, has_read_only=has_read_only) if restore or has_read_only else function
 
 
 def opened(body: Buffer, buffers: Sequence[Buffer]) -> Any:

@@ -256,14 +256,18 @@ def test_a_result_that_cannot_be_opened_here(app: ApplicationNode) -> None:
 def test_a_function_that_workers_cannot_import(
     app: ApplicationNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "only_here.py").write_text("def f(): pass\n")
-    monkeypatch.syspath_prepend(str(tmp_path))  # when the workers have long had their paths
+    file = tmp_path / "only_here.py"
+    file.write_text("def f(): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     import only_here  # type: ignore[import-not-found]
 
+    file.unlink()
+    concurrent_nb.follow_modules(leave_out=["only_here"])
     error = app.submit(only_here.f).exception(PATIENCE_S)
     assert isinstance(error, FunctionNotLoadable)
     assert "No module named 'only_here'" in str(error)
     assert "the worker cannot load the task's function or arguments" in str(error)
+    assert "module only_here was not found on host" in str(error)
 
 
 def test_an_exception_that_cannot_be_pickled_is_told_in_words(app: ApplicationNode) -> None:

@@ -162,9 +162,13 @@ def test_a_task_can_fork_and_has_no_threads_beside_it(driver: Driver) -> None:
 
 
 def test_workers_share_the_cores_out_among_their_libraries() -> None:
+    env = environment(4, 8, {"MKL_NUM_THREADS": "5"})
+    assert env["MKL_NUM_THREADS"] == "5"
+    assert env["OPENBLAS_NUM_THREADS"] == env["OMP_NUM_THREADS"] == "2"
     env = environment(4, 8, {"OMP_NUM_THREADS": "5"})
     assert env["OMP_NUM_THREADS"] == "5"
-    assert env["OPENBLAS_NUM_THREADS"] == env["MKL_NUM_THREADS"] == "2"
+    assert "OPENBLAS_NUM_THREADS" not in env  # it takes what OMP_NUM_THREADS says
+    assert env["NUMBA_NUM_THREADS"] == "2"
     assert environment(4, 1, {})["NUMBA_NUM_THREADS"] == "1"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from concurrent_nb.api import Counts
+from concurrent_nb.notebook.live import snapshot
 from concurrent_nb.notebook.live.picture import Patch
 from concurrent_nb.notebook.live.story import Story
 from concurrent_nb.notebook.live.views import ImageView
@@ -23,7 +24,7 @@ HEAD_S: Final = 0.1
 QUIET_HEAD_S: Final = 0.5
 BARS_S: Final = 0.1
 ERRORS_S: Final = 0.2
-VIEW_S: Final = 0.2
+VIEW_S: Final = 0.3
 LANES_S: Final = 0.4
 SLOWEST: Final = 4
 #: the whole picture is sent again after so many seconds, and each time twice as many: a browser that came late, or a
@@ -55,7 +56,7 @@ class Bulletin:
         self._number = 0
 
     def take(self, counts: Counts, elapsed: float, now: float) -> dict[str, Any]:
-        """Give the parts that are due, by name; an empty dict if none is.
+        """Give the parts that are due, by name, most of them as HTML; an empty dict if none is.
 
         Args:
             now: by the clock of the job's events; `elapsed` is the same since its start.
@@ -64,19 +65,39 @@ class Bulletin:
         due: dict[str, Any] = {}
         quiet = self._parts.get("head", _Part()).version == counts
         if self._due("head", (QUIET_HEAD_S if quiet else HEAD_S) * pace, elapsed):
-            due["head"] = story.head(counts, now)
+            due["head"] = snapshot.head(story.head(counts, now))
             self._parts["head"].version = counts
         if self._due("bars", BARS_S * pace, elapsed, story.bars_version):
-            due["bars"] = story.bars()
+            due["bars"] = snapshot.bars(story.bars())
         if self._due("errors", ERRORS_S * pace, elapsed, story.folds.version):
-            due["errors"] = story.folds.parts()
+            due["errors"] = snapshot.errors(story.folds.parts())
         if self._due("lanes", LANES_S * pace, elapsed):
-            due["lanes"] = story.lane_parts(elapsed)
+            due["lanes"] = snapshot.lanes(story.lane_parts(elapsed))
         if story.view is not None and self._due("view", VIEW_S * pace, elapsed, story.view_version):
-            due["view"] = story.view_parts()
+            due["view"] = snapshot.view(story.view_parts())
         if isinstance(story.view, ImageView) and (patch := self._patch(story.view, elapsed)) is not None:
             due["tiles"] = self._packed(patch)
         return due
+
+    def whole(self, counts: Counts, elapsed: float, now: float) -> dict[str, Any]:
+        """Give all parts, for a browser that knows nothing yet."""
+        parts: dict[str, Any] = self.page_parts(counts, elapsed, now)
+        view = self._story.view
+        if isinstance(view, ImageView) and (patch := view.picture.take(whole=True)) is not None:
+            self._allowance -= len(patch.data)
+            parts["tiles"] = self._packed(patch)
+        return parts
+
+    def page_parts(self, counts: Counts, elapsed: float, now: float) -> dict[str, str]:
+        """Give the parts of the page as it is."""
+        story = self._story
+        return {
+            "head": snapshot.head(story.head(counts, now)),
+            "bars": snapshot.bars(story.bars()),
+            "errors": snapshot.errors(story.folds.parts()),
+            "lanes": snapshot.lanes(story.lane_parts(elapsed)),
+            "view": snapshot.view(story.view_parts()),
+        }
 
     def _due(self, name: str, every: float, elapsed: float, version: Any = None) -> bool:
         """Say whether a part is due; it is taken to be sent then."""

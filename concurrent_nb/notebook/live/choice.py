@@ -14,8 +14,7 @@ from concurrent_nb import Job, TaskFuture
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.notebook.live.story import Story
-from concurrent_nb.notebook.live.text import value_text
-from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
+from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View, given_text
 from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.output import Printer
@@ -37,19 +36,42 @@ class Place(Protocol):
         """End, and give the display."""
 
 
+@runtime_checkable
+class Shown(Protocol):
+    """A view that can be shown once more."""
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether it changes no more."""
+
+    def current_page(self) -> str | None:
+        """Give it as HTML, which is kept up to date where it is displayed."""
+
+    def also_in(self, handle: DisplayHandle) -> None:
+        """Keep another display up to date."""
+
+    def open_here(self, parent: Any) -> None:
+        """Show it in the cell that the message `parent` has asked for."""
+
+
 def is_possible(shell: InteractiveShell) -> bool:
     """Say whether there may be a browser, and what it needs."""
     return hasattr(shell, "kernel") and find_spec("anywidget") is not None
 
 
 def view_of(
-    name: str | None, size: tuple[int, int] | None, calls: Sequence[tuple[Any, ...]], names: Sequence[str]
+    name: str | None,
+    size: tuple[int, int] | None,
+    calls: Sequence[tuple[Any, ...]],
+    names: Sequence[str],
+    by_value: bool = False,
 ) -> View | None:
     """Make the view of that name.
 
     Args:
         calls: arguments of each task.
         names: what --for calls them.
+        by_value: a table is in the order of the values.
 
     Raises ConfigurationError when something is not installed.
     """
@@ -59,12 +81,12 @@ def view_of(
         return ImageView(len(calls), size)
     if name == "search":
         return SearchView(len(calls), lambda index: label(names, calls[index]))
-    return TableView(names, calls.__getitem__) if name == "table" else None
+    return TableView(names, calls.__getitem__, by_value) if name == "table" else None
 
 
 def label(names: Sequence[str], call: Sequence[Any]) -> str:
     """Write the arguments of a task: `n = 3`."""
-    return ", ".join(f"{name} = {value_text(value, 40)}" for name, value in zip(names, call, strict=False))
+    return ", ".join(f"{name} = {given_text(value)}" for name, value in zip(names, call, strict=False))
 
 
 def announce(tasks: int) -> DisplayHandle | None:
@@ -98,12 +120,21 @@ def follow(
     started: float,
     printer: Printer,
     place: DisplayHandle | None = None,
-) -> None:
+) -> Shown:
     """Show a watched job that nobody waits for, and what its tasks write and display."""
     from concurrent_nb.notebook.live.line import LiveLine  # the same
 
     live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
     live.follow(job_text(job, 0.0), lambda: summary(job, monotonic() - started), printer)
+    return live
+
+
+def background(job: Job[Any], shell: InteractiveShell) -> Shown:
+    """Make a view of any job, which is shown when it is asked for."""
+    from concurrent_nb.notebook.live.line import LiveLine  # the same
+
+    started = monotonic() - job.elapsed_s
+    return LiveLine(job, _story(job, shell, None, started), started, shell)
 
 
 def _story(job: Job, shell: InteractiveShell, view: View | None, started: float) -> Story:

@@ -4,6 +4,7 @@ Used by `story`. Messages that differ in numbers only are of one kind.
 """
 
 import re
+from bisect import insort
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -38,8 +39,8 @@ class Folds:
             kind = {"type": name, "message": message, "count": 0, "tasks": [], "text": lines_of(traceback())}
             self._kinds[key] = kind
         kind["count"] += 1
-        if len(kind["tasks"]) < TASKS_MOST:
-            kind["tasks"].append(task)
+        insort(kind["tasks"], task)
+        del kind["tasks"][TASKS_MOST:]  # the first ones by number, whichever came first
 
     def parts(self) -> dict[str, Any]:
         """Give what is shown, as plain data."""

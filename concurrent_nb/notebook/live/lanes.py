@@ -4,6 +4,7 @@ Used by `story`. Few tasks are kept one by one; many are added up in bins of tim
 on, so that what is kept and sent has a bound.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +28,8 @@ class _Row:
     worker: int
     pieces: list[tuple[float, float, int, int]] = field(default_factory=list)
     busy: list[float] = field(default_factory=lambda: [0.0] * BINS)
-    failed: list[bool] = field(default_factory=lambda: [False] * BINS)
+    ended: list[int] = field(default_factory=lambda: [0] * BINS)  #: tasks that ended in each bin
+    failed: list[int] = field(default_factory=lambda: [0] * BINS)
     until: float = 0.0
     fresh: list[tuple[float, float, int, int]] = field(default_factory=list)  #: (heard at, took, state, task)
 
@@ -36,8 +38,9 @@ class _Row:
 class _Slave:
     rows: list[_Row] = field(default_factory=list)
     by_worker: dict[int, _Row] = field(default_factory=dict)
-    tasks: int = 0
+    tasks: int = 0  #: that have run to their end
     failed: int = 0
+    stopped: int = 0
 
 
 class Lanes:
@@ -47,6 +50,7 @@ class Lanes:
         self._slaves: dict[str, _Slave] = {}
         self._running: dict[int, tuple[str, float]] = {}  #: task -> (slave, since)
         self._pieces = 0
+        self._began = math.inf  #: when the first task began
         self._bin_s = BIN_S
         self._unsettled: list[_Row] = []
 
@@ -62,7 +66,8 @@ class Lanes:
         lane = self._slaves.get(slave)
         if lane is None:
             lane = self._slaves[slave] = _Slave()
-        lane.tasks += 1
+        lane.tasks += state != CANCELLED
+        lane.stopped += state == CANCELLED
         lane.failed += state == FAILED
         row = lane.by_worker.get(worker)
         if row is None:
@@ -85,6 +90,7 @@ class Lanes:
                 start = max(end - took, row.until)
                 placed.append((start, end, state, task))
                 cursor = start
+            self._began = min(self._began, cursor)
             placed.reverse()
             row.until = placed[-1][1]
             row.fresh.clear()
@@ -113,17 +119,23 @@ class Lanes:
             row.busy[last] += end - last * self._bin_s
             for middle in range(first + 1, last):
                 row.busy[middle] += self._bin_s
-        if state == FAILED:
-            row.failed[last] = True
+        row.ended[last] += 1
+        row.failed[last] += state == FAILED
 
     def parts(self, now: float) -> dict[str, Any]:
-        """Give what is shown, as plain data: rows of pieces, or of digits that say how busy each bin was."""
+        """Give what is shown, as plain data.
+
+        Rows of pieces, or of two texts of digits from 0 to 8: how busy each bin was, and the share that failed in it.
+        """
+        running = min((since for _, since in self._running.values()), default=math.inf)
+        began = min(self._began, running, now)
         names = set(self._slaves) | {slave for slave, _ in self._running.values() if slave}
         ranked = sorted(names, key=lambda name: (-self._tasks_of(name), name))
         single = self._pieces <= PIECES_MOST
         shown = [self._lane(name, now, single) for name in sorted(ranked[:SLAVES_MOST])]
         return {
             "now": round(now, 3),
+            "began": round(max(0.0, began), 3),
             "bin": 0 if single else self._bin_s,
             "slaves": shown,
             "more": max(0, len(ranked) - SLAVES_MOST),
@@ -136,7 +148,13 @@ class Lanes:
         lane = self._slaves.get(name) or _Slave()
         running = sorted((since, task) for task, (slave, since) in self._running.items() if slave == name)
         rows = self._pieces_of(lane, running, now) if single else self._levels_of(lane, running, now)
-        return {"name": line_of(name), "tasks": lane.tasks, "failed": lane.failed, "rows": rows}
+        return {
+            "name": line_of(name),
+            "tasks": lane.tasks,
+            "failed": lane.failed,
+            "stopped": lane.stopped,
+            "rows": rows,
+        }
 
     def _pieces_of(self, lane: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
         rows: list[list[tuple[float, float, int, int]]] = [list(row.pieces) for row in lane.rows]
@@ -158,7 +176,7 @@ class Lanes:
     def _levels_of(self, lane: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
         width = self._bin_s
         count = min(BINS, int(now / width) + 1)
-        rows = [(row.busy[:count], row.failed[:count]) for row in lane.rows]
+        rows = [(row.busy[:count], row.ended[:count], row.failed[:count]) for row in lane.rows]
         more = [0.0] * count
         for since, _ in running:
             for number in range(min(count, int(since / width)), count):
@@ -166,19 +184,25 @@ class Lanes:
         if len(rows) > ROWS_MOST:
             times = len(rows)
             busy = [sum(row[0][number] for row in rows) / times for number in range(count)]
-            rows = [(busy, [any(row[1][number] for row in rows) for number in range(count)])]
+            ended = [sum(row[1][number] for row in rows) for number in range(count)]
+            failed = [sum(row[2][number] for row in rows) for number in range(count)]
+            rows = [(busy, ended, failed)]
         for number, extra in enumerate(more):  # long tasks that still run, shared out among the rows
-            for busy, _ in rows:
+            for busy, _, _ in rows:
                 busy[number] += extra / len(rows)
-        return ["".join(map(_level, *row, [width] * count)) for row in rows]
+        return [
+            ["".join(_level(part, width) for part in busy), "".join(map(_level, failed, ended))]
+            for busy, ended, failed in rows
+        ]
 
 
-def _level(busy: float, failed: bool, width: float) -> str:
-    """Write a bin as a sign: 0 to 8 for how busy, x where a task failed."""
-    return "x" if failed else str(min(8, round(8 * busy / width)) or (1 if busy > 0 else 0))
+def _level(part: float, whole: float) -> str:
+    """Write a share as a digit from 0, for none at all, to 8."""
+    return str(min(8, max(1, round(8 * part / whole)))) if part > 0 else "0"
 
 
 def _halve(row: _Row) -> None:
     """Make one bin of two."""
     row.busy = [row.busy[at] + row.busy[at + 1] for at in range(0, BINS, 2)] + [0.0] * (BINS // 2)
-    row.failed = [row.failed[at] or row.failed[at + 1] for at in range(0, BINS, 2)] + [False] * (BINS // 2)
+    for counts in (row.ended, row.failed):
+        counts[:] = [counts[at] + counts[at + 1] for at in range(0, BINS, 2)] + [0] * (BINS // 2)

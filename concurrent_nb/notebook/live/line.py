@@ -1,14 +1,17 @@
-"""The line that lives: a job's widget while it runs, its snapshot in the same place when it has ended.
+"""The line that lives: a page of HTML in the cell, which a widget keeps up to date while the job runs.
 
 Used by `watch`, as any other line of `progress`. One thread for each job takes what has happened, folds it into the
-story and sends bulletins; it prints nothing. What is displayed is displayed by the main thread, except for the snapshot
-of a job that nobody waits for.
+story and sends bulletins; it prints nothing. Now and then it displays the page anew, so that a notebook that is saved
+meanwhile has it as it was then, and opens a new widget, so that a notebook that was loaded again follows the job.
 """
 
 import atexit
+import os
+import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,25 +20,36 @@ from IPython.display import DisplayHandle, display
 
 from concurrent_nb import Job
 from concurrent_nb.clock import Clock, monotonic
+from concurrent_nb.notebook.live import snapshot
 from concurrent_nb.notebook.live.bulletin import TICK_S, Bulletin
-from concurrent_nb.notebook.live.snapshot import snapshot
 from concurrent_nb.notebook.live.story import Story
 from concurrent_nb.notebook.live.views import ImageView
 from concurrent_nb.notebook.live.widget import JobWidget
 from concurrent_nb.notebook.output import Printer
+from concurrent_nb.notebook.progress import job_text
+from concurrent_nb.notebook.results import notes_of, summary
 
 #: the thread has this long to finish what it does
 JOIN_S: Final = 2.0
+#: page and widget are renewed when the job has become older by this part of its age, within these limits, in seconds
+RENEW_PART: Final = 0.25
+RENEW_S: Final = (3.0, 15.0)
+#: a larger page is not renewed before the job ends
+PAGE_BYTES: Final = 500_000
 
 
 class LiveLine:
     """A job's place in its cell.
+
+    It `leads`: what tasks print comes below.
 
     Args:
         story: what is known of the job; from now on only this object touches it.
         started: when the job was started, by `clock`.
         place: a display in whose place it is shown; None makes a new one.
     """
+
+    leads = True
 
     def __init__(
         self,
@@ -52,10 +66,15 @@ class LiveLine:
         self._shell = shell
         self._clock = clock
         self._bulletin = Bulletin(story)
-        self._handle = place
+        self._place = place_of(job)
+        self._beats = 0
+        self._renewed = 0.0
+        self._handles = [] if place is None else [place]
+        self._last: str | None = None  #: the page when the job has ended
         self._widget: JobWidget | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
+        self._parent: Any = None  #: the message that has asked for the cell
         self._broken: Exception | None = None
         self._lock = threading.Lock()  #: around the story: the last look may come while a slow thread has one, too
 
@@ -71,14 +90,14 @@ class LiveLine:
     def make_room(self) -> None:
         """Do nothing: it has a place of its own."""
 
-    def end(self, text: str) -> None:
-        """Put the snapshot in the widget's place, and end the widget."""
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+        """Show the page as it stays, and end the widget."""
         self._over.set()
         try:
             if self._thread is not None:
                 self._thread.join(JOIN_S)
             self._look()
-            self._replace(text)
+            self._replace(text, elapsed_s, notes)
         finally:
             self._close()
         if self._broken is not None:
@@ -90,15 +109,64 @@ class LiveLine:
         if self._thread is not None:
             self._thread.join(JOIN_S)
         self._close()
-        return self._handle
+        return self._handles[0] if self._handles else None
 
     def follow(self, text: str, ending: Callable[[], str], printer: Printer) -> None:
         """Show a job that nobody waits for, and what its tasks write; `ending` gives its summary when it has ended."""
         self._open(text)
+        self._start_following(ending, printer)
+
+    def _start_following(self, ending: Callable[[], str], printer: Printer) -> None:
         self._thread = threading.Thread(
             target=self._follow, args=(ending, printer), name="concurrent_nb live view", daemon=True
         )
         self._thread.start()
+
+    # -------------------------------------------------------------------------------------------- shown once more
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether the page changes no more."""
+        return self._last is not None
+
+    def current_page(self) -> str | None:
+        """Give the page as it is; while the job runs it is kept up to date wherever it is displayed."""
+        if self._last is None and self._thread is None:
+            if self._job.done():
+                self._look()
+                self._last = self._last_page(self._job.elapsed_s, notes_of(self._job), always=True)
+            else:
+                self._attend()
+        if self._last is not None:
+            return self._last
+        now = self._clock()
+        with self._lock:
+            parts = self._bulletin.page_parts(self._job.counts(), now - self._started, now)
+        parts["head"] += snapshot.as_of(time.time())
+        return snapshot.page(parts, self._place)
+
+    def also_in(self, handle: DisplayHandle) -> None:
+        """Keep another display up to date."""
+        self._handles.append(handle)
+
+    def open_here(self, parent: Any) -> None:
+        """Show a job that nobody waits for in the cell that `parent` has asked for; in any thread."""
+        self._parent = parent
+        self._adopt_cell()
+        self.follow(job_text(self._job, self._job.elapsed_s), self._ending, Printer(True))
+
+    def _attend(self) -> None:
+        """Follow the job without a display of our own."""
+        get_parent = getattr(self._shell, "get_parent", None)
+        self._parent = get_parent() if get_parent is not None else None
+        now = self._clock()
+        self._widget = JobWidget(
+            place=self._place, **self._bulletin.whole(self._job.counts(), now - self._started, now)
+        )
+        self._start_following(self._ending, Printer(True))
+
+    def _ending(self) -> str:
+        return summary(self._job, self._job.elapsed_s)
 
     # ------------------------------------------------------------------------------------------------------- the thread
 
@@ -121,7 +189,7 @@ class LiveLine:
                 printer.take(self._job)
                 printer.flush()
                 self._look()
-                self._replace(ending())
+                self._replace(ending(), self._job.elapsed_s, notes_of(self._job))
         except Exception:  # noqa: BLE001  (there is nobody to tell: the cell has ended long ago)
             self._over.set()
         finally:
@@ -155,61 +223,112 @@ class LiveLine:
         if self._broken is not None or self._widget is None:
             return
         now = self._clock()
+        elapsed = now - self._started
         try:
+            if elapsed - self._renewed >= min(max(RENEW_PART * elapsed, RENEW_S[0]), RENEW_S[1]):
+                self._renew(elapsed, now)
+                return
             with self._lock:
-                due = self._bulletin.take(self._job.counts(), now - self._started, now)
+                due = self._bulletin.take(self._job.counts(), elapsed, now)
             if due:
-                self._widget.tell(due)
+                self._widget.tell({**due, "beat": self._beat(elapsed)})
         except Exception as error:  # noqa: BLE001
             self._broken = error
+
+    def _beat(self, elapsed: float) -> tuple[int, str]:
+        self._beats += 1
+        return self._beats, job_text(self._job, elapsed)
+
+    def _renew(self, elapsed: float, now: float) -> None:
+        """Open another widget, and display the page as it is."""
+        self._renewed = elapsed
+        view = self._story.view
+        with self._lock:
+            whole = self._bulletin.whole(self._job.counts(), elapsed, now)
+            picture = view.picture.png() if isinstance(view, ImageView) else None
+            drawn = snapshot.view(self._story.view_parts(), picture) if picture is not None else whole["view"]
+        before, self._widget = self._widget, JobWidget(place=self._place, **whole)
+        self._widget.tell({"beat": self._beat(elapsed)})
+        if before is not None:
+            before.close()
+        parts = {**whole, "view": drawn}
+        parts["head"] += snapshot.as_of(time.time())
+        page = snapshot.page(parts, self._place)
+        if self._handles and len(page) <= PAGE_BYTES:
+            self._show(job_text(self._job, elapsed), page)
 
     # ---------------------------------------------------------------------------------------------------- what is shown
 
     def _open(self, text: str) -> None:
         get_parent = getattr(self._shell, "get_parent", None)
-        self._parent = get_parent() if get_parent is not None else None
+        if self._parent is None and get_parent is not None:
+            self._parent = get_parent()
         now = self._clock()
-        first = self._bulletin.take(self._job.counts(), now - self._started, now)
-        self._widget = JobWidget(**first)
-        data, metadata = self._widget.bundle(text)
-        if self._handle is None:
-            self._handle = display(data, metadata=metadata, raw=True, display_id=True)  # type: ignore[no-untyped-call]
-        else:
-            self._handle.update(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
+        elapsed = now - self._started
+        first = self._bulletin.take(self._job.counts(), elapsed, now)
+        self._widget = JobWidget(place=self._place, **first)
+        self._show(text, snapshot.page(first, self._place))
+        self._widget.tell({"beat": self._beat(elapsed)})
 
-    def _replace(self, text: str) -> None:
-        """Show the snapshot; just the text if there was never anything else to see."""
+    def _show(self, text: str, page: str | None) -> None:
+        """Display the page in the place of the job."""
         data: dict[str, Any] = {"text/plain": text}
+        if page is not None:
+            data["text/html"] = page
+        if self._widget is not None and shows_displayed_widgets_only():
+            data.update(self._widget.shown())
+        for handle in self._handles:
+            handle.update(data, raw=True)  # type: ignore[no-untyped-call]
+        if not self._handles:
+            self._handles.append(display(data, raw=True, display_id=True))  # type: ignore[no-untyped-call]
+
+    def _replace(self, text: str, elapsed_s: float | None, notes: Sequence[str]) -> None:
+        """Show the page as it stays; just the text if there was never anything else to see."""
+        page = None
+        is_attended = self._widget is not None
         if self._broken is None:
             try:
-                html = self._snapshot(text)
+                page = self._last = self._last_page(elapsed_s, notes)
+                if self._widget is not None and page is not None:
+                    self._widget.tell({"last": page})  # for notebooks that were loaded again
             except Exception as error:  # noqa: BLE001
                 self._broken = error
-            else:
-                data.update({"text/html": html} if html else {})
-        if self._handle is None:
-            display(data, raw=True)  # type: ignore[no-untyped-call]
-        else:
-            self._handle.update(data, raw=True)  # type: ignore[no-untyped-call]
+        self._close()
+        if self._handles or not is_attended:
+            self._show(text, page)
 
-    def _snapshot(self, text: str) -> str | None:
+    def _last_page(self, elapsed_s: float | None, notes: Sequence[str], always: bool = False) -> str | None:
         story = self._story
         with self._lock:
             story.finish()
             counts, now = self._job.counts(), self._clock()
-            if story.view is None and not counts.failed and (self._thread is None or counts.total == 1):
+            if story.view is None and not counts.failed and self._thread is None and not always:
                 return None
+            if elapsed_s is not None:
+                now = self._started + elapsed_s
             view = story.view
-            return snapshot(
-                text,
-                story.head(counts, now),
-                lanes=story.lane_parts(now - self._started),
-                errors=story.folds.parts(),
-                view=story.view_parts(),
-                picture=view.picture.png() if isinstance(view, ImageView) else None,
+            picture = view.picture.png() if isinstance(view, ImageView) else None
+            return snapshot.page(
+                {
+                    "head": snapshot.head(story.head(counts, now), notes),
+                    "bars": snapshot.bars(story.bars()),
+                    "errors": snapshot.errors(story.folds.parts()),
+                    "view": snapshot.view(story.view_parts(), picture),
+                    "lanes": snapshot.lanes(story.lane_parts(now - self._started)),
+                }
             )
 
     def _close(self) -> None:
         widget, self._widget = self._widget, None
         if widget is not None:
             widget.close()
+
+
+def place_of(job: Job) -> str:
+    """Give the class of the pages that are a job's."""
+    return f"cnb-job-{job.id.hex()}"
+
+
+def shows_displayed_widgets_only() -> bool:
+    """Say whether the front end runs a widget's program only where the widget is displayed, as VS Code and Colab do."""
+    return "VSCODE_PID" in os.environ or "google.colab" in sys.modules

@@ -1,9 +1,12 @@
-"""The snapshot: what stays in the notebook when a job has ended. HTML that needs nothing and runs nothing.
+"""What a job looks like: HTML that needs nothing and runs nothing, while the job runs and when it has ended.
 
-Used by `line`. Its styles are inline and its colours of middle lightness, because nbconvert, GitHub and a page that is
-loaded again each bring styles of their own, light or dark. All texts are escaped, and were cleaned before (`text`).
+Used by `bulletin`, for the parts that change, and by `line`, for the whole. Styles are inline and colours of middle
+lightness, because nbconvert, GitHub and a page that is loaded again each bring styles of their own, light or dark; and
+because the same HTML is shown before, at and after the end of a job, nothing jumps. All texts are escaped here, and
+were cleaned before (`text`).
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
@@ -13,230 +16,388 @@ from concurrent_nb.notebook.live.colours import (
     DONE,
     FAILED,
     HIT,
+    RUNNING,
     STATE_ALPHA,
     STATE_COLOURS,
     STATE_WORDS,
+    WAITING,
     rgb,
     viridis,
 )
 from concurrent_nb.notebook.live.png import data_uri, palette_png
+from concurrent_nb.notebook.live.text import seconds_text
 
-#: pixels of a lane's picture, and of a row in it, one of which stays empty
+#: column of a table's values, from the right
+VALUE: Final = -4
+#: parts of the page, from top to bottom
+PARTS: Final = ("head", "bars", "errors", "view", "lanes")
+#: pixels of a lane's picture, and of a row in it, the last of which stays empty
 LANE_WIDTH: Final = 800
-ROW_HEIGHT: Final = 4
+ROW_HEIGHT: Final = 7
+#: pixels that a task takes in a lane at least
+PIECE_PIXELS: Final = 2
 #: lanes of more slaves have to be opened
 SLAVES_SHOWN: Final = 3
+#: a wait for the first task that takes this share of the time is named
+WAY_SHARE: Final = 0.25
 
-_LINE: Final = "1px solid rgba(128,128,128,.35)"
-_SMALL: Final = "font-size:.9em;opacity:.75"
-_NUMBERS: Final = "font-variant-numeric:tabular-nums"
-#: colours of a lane's picture: the states, one for nothing, then nine levels of busy
+_LINE: Final = "1px solid rgba(128,128,128,.3)"
+_SMALL: Final = "font-size:12px;opacity:.75"
+_CUT: Final = "overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
+_PAGE: Final = (
+    "box-sizing:border-box;max-width:860px;padding:2px 8px 6px;line-height:1.45;overflow-wrap:anywhere;font-size:13px;"
+    "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-variant-numeric:tabular-nums"
+)
+#: colours of a lane's picture: the states, one for nothing, one for idle, then nine levels of busy
 _NOTHING: Final = len(STATE_COLOURS)
-_PALETTE: Final = b"".join(map(rgb, STATE_COLOURS)) + rgb(STATE_COLOURS[DONE]) * 10
-_ALPHA: Final = bytes([*STATE_ALPHA, 0, *(255 * level // 8 for level in range(9))])
+_IDLE: Final = _NOTHING + 1
+_LEVELS: Final = _IDLE + 1
+_PALETTE: Final = b"".join(map(rgb, STATE_COLOURS)) + rgb(STATE_COLOURS[WAITING]) * 2 + rgb(STATE_COLOURS[DONE]) * 9
+#: a worker that is seldom busy can still be told from an idle one
+_ALPHA: Final = bytes([*STATE_ALPHA, 0, 40, 0, *(90 + 165 * level // 8 for level in range(1, 9))])
 
 
-def snapshot(
-    text: str,
-    head: dict[str, Any],
-    *,
-    lanes: dict[str, Any],
-    errors: dict[str, Any],
-    view: dict[str, Any] | None,
-    picture: bytes | None = None,
-) -> str:
-    """Write the snapshot.
+def page(parts: dict[str, str], place: str = "") -> str:
+    """Put the parts together.
 
     Args:
-        text: the job's summary in one line.
-        picture: what the image view shows, as a PNG file.
+        place: class by which the browser's program finds the page, to keep it up to date; "" when the job has ended.
     """
-    parts = [_head(text, head)]
-    if errors["kinds"]:
-        parts.append(_errors(errors))
-    if view is not None:
-        parts.append(_VIEWS[view["kind"]](view, picture))
-    if lanes["slaves"] and not lanes["single"]:
-        parts.append(_lanes(lanes))
-    style = f"max-width:860px;padding-left:8px;line-height:1.45;{_NUMBERS}"
-    return f'<div class="concurrent-nb-snapshot" style="{style}">{"".join(parts)}</div>'
+    inner = "".join(f'<div class="cnb-{name}">{parts.get(name, "")}</div>' for name in PARTS)
+    return f'<div class="concurrent-nb{f" {place}" if place else "-snapshot"}" style="{_PAGE}">{inner}</div>'
 
 
-def _head(text: str, head: dict[str, Any]) -> str:
-    total = max(1, head["total"])
-    shares = ((DONE, head["done"]), (FAILED, head["failed"]), (CANCELLED, head["cancelled"]))
+# --------------------------------------------------------------------------------------------------------------- head
+
+
+def head(told: dict[str, Any], notes: Sequence[str] = ()) -> str:
+    """Write the counts, the time and the bar.
+
+    Args:
+        notes: what is said before the time.
+    """
+    total = told["total"]
+    counts = [_count(state, told, total) for state in (DONE, RUNNING, WAITING, FAILED, CANCELLED)]
+    name = f'<b style="max-width:24em;{_CUT}"><bdi>{escape(told["name"])}</bdi></b>' if told["name"] else ""
+    open_ones = told["waiting"] + told["running"]
+    pace = [*notes]
+    if open_ones and total > 1 and told["rate"] is not None:
+        pace.append(f"{_rate(told['rate'])}/s")
+    if open_ones and told["left"] is not None:
+        pace.append(f"{seconds_text(told['left'])} left")
+    elapsed = f'<span class="cnb-elapsed">{seconds_text(told["elapsed"])}</span>'
+    line = (
+        '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px">'
+        f'<span style="display:flex;flex-wrap:wrap;gap:0 12px">{name}{"".join(counts)}</span>'
+        f'<span class="cnb-pace" style="opacity:.75">{" · ".join([*map(escape, pace), elapsed])}</span></div>'
+    )
+    return line + (_bar(told) if total > 1 else "")
+
+
+def as_of(at: float) -> str:
+    """Write when that was, for a page that is not kept up to date any more. The browser's program takes it away.
+
+    Args:
+        at: seconds since the epoch.
+    """
+    when = time.strftime("%H:%M:%S", time.localtime(at))
+    return f'<div style="{_SMALL};margin:-4px 0 6px">as it was at {when}; `%concurrent show` shows it as it is</div>'
+
+
+def _count(state: int, told: dict[str, Any], total: int) -> str:
+    word = STATE_WORDS[state]
+    count = told[word]
+    if not count and (total <= 1 or state != DONE):
+        return ""
+    number = "" if total == 1 else f"<b>{count:,}{f' of {total:,}' if state == DONE else ''}</b> "
+    dot = f"display:inline-block;width:8px;height:8px;margin-right:5px;border-radius:50%;background:{_colour(state)}"
+    return f'<span class="cnb-is-{word}"><span style="{dot}"></span>{number}{word}</span>'
+
+
+def _colour(state: int) -> str:
+    red, green, blue = rgb(STATE_COLOURS[state])
+    return f"rgba({red},{green},{blue},{STATE_ALPHA[state] / 255:.2f})"
+
+
+def _bar(told: dict[str, Any]) -> str:
+    running = told["running"]
+    part = min(told["part"], running)
+    shares = [(told["done"], _colour(DONE)), (told["failed"], _colour(FAILED)), (told["cancelled"], _colour(CANCELLED))]
+    # What running tasks report to have done stands out from what they have before them.
+    red, green, blue = rgb(STATE_COLOURS[RUNNING])
+    shares += [(part, _colour(RUNNING)), (running - part, f"rgba({red},{green},{blue},{0.45 if part else 1})")]
     pieces = "".join(
-        f'<span style="display:inline-block;height:6px;width:{100 * count / total:.2f}%;'
-        f'background:{STATE_COLOURS[state]}"></span>'
-        for state, count in shares
-        if count
+        f'<span style="width:{100 * share / told["total"]:.2f}%;background:{colour}"></span>'
+        for share, colour in shares
+        if share
     )
-    bar = (
-        '<div style="height:6px;line-height:0;font-size:0;white-space:nowrap;overflow:hidden;border-radius:3px;'
-        f'background:rgba(128,128,128,.2);margin:3px 0 8px">{pieces}</div>'
-    )
-    name = f'<b style="margin-right:12px"><bdi>{escape(head["name"])}</bdi></b>' if head["name"] else ""
-    return f"<div>{name}{escape(text)}</div>{bar if head['total'] > 1 else ''}"
+    style = "display:flex;height:6px;margin:4px 0 8px;border-radius:3px;overflow:hidden;background:rgba(128,128,128,.2)"
+    ended = told["done"] + told["failed"] + told["cancelled"]
+    said = f'role="progressbar" aria-valuemin="0" aria-valuemax="{told["total"]}" aria-valuenow="{ended}"'
+    return f'<div {said} style="{style}">{pieces}</div>'
 
 
-def _lanes(lanes: dict[str, Any]) -> str:
+def _rate(rate: float) -> str:
+    return f"{rate:.1f}" if rate < 10 else f"{rate:,.0f}"
+
+
+# --------------------------------------------------------------------------------------------------------------- bars
+
+
+def bars(told: dict[str, Any]) -> str:
+    """Write what tasks have reported, a line for each."""
+    rows = "".join(_own_bar(row, told["single"]) for row in told["bars"])
+    if not rows:
+        return ""
+    first = "" if told["single"] else "fit-content(16em) "
+    grid = f"display:grid;grid-template-columns:{first}minmax(60px,180px) 1fr;align-items:center;gap:0 8px"
+    height = f"min-height:{1.5 * told['most']:.1f}em;margin-bottom:6px"
+    shown = f'<div style="{height}"><div style="{grid}">{rows}</div></div>'
+    if told["others"]:
+        others = "".join(_own_bar(row, False) for row in told["others"])
+        what = f"{told['more']:,} more that have reported"
+        return f'{shown}{_fold(what, f"""<div style="{grid};margin-left:1em">{others}</div>""", "reports")}'
+    return shown + (f'<div style="{_SMALL}">and {told["more"]:,} more that report</div>' if told["more"] else "")
+
+
+def _own_bar(row: Sequence[Any], single: bool) -> str:
+    label, fraction, said, state = row
+    colour = f"background:{STATE_COLOURS[state]};height:100%"
+    unknown = fraction is None and state == RUNNING
+    width = 100 if unknown or state == DONE or fraction is None else 100 * fraction
+    track = "height:5px;border-radius:3px;overflow:hidden;background:rgba(128,128,128,.25)"
+    bar = f'<div style="{track}"><div style="width:{width:.1f}%;{colour};opacity:{0.4 if unknown else 1}"></div></div>'
+    percent = "" if fraction is None or state == DONE else f"{100 * fraction:.0f} %&ensp;"
+    cut = f"{_CUT};height:1.5em;line-height:1.5em"
+    name = "" if single else f'<span class="cnb-task" style="{cut}" title="{escape(label)}">{escape(label)}</span>'
+    text = (
+        f'<span class="cnb-said" style="{cut};white-space:pre;opacity:.75" title="{escape(said)}">'
+        f"{percent}<bdi>{escape(said)}</bdi></span>"
+    )
+    return name + bar + text
+
+
+def _fold(what: str, inner: str, key: str) -> str:
+    """Write what has to be opened; the browser's program keeps it open, by its key."""
+    summary = f'<summary style="cursor:pointer;{_SMALL}">{what}</summary>'
+    return f'<details data-key="{key}" style="margin:2px 0 6px">{summary}{inner}</details>'
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+def errors(told: dict[str, Any]) -> str:
+    """Write the errors, folded by kind."""
+    if not told["kinds"]:
+        return ""
+    pre = "margin:4px 0 6px 1em;padding:0;background:none;color:inherit;white-space:pre;overflow-x:auto;font-size:12px"
+    folded = [
+        f'<details data-key="error{number}" style="margin:2px 0">'
+        f'<summary style="cursor:pointer" title="{escape(kind["message"])}">'
+        f'<b style="color:{STATE_COLOURS[FAILED]}">{escape(kind["type"])}</b>'
+        f"{': ' if kind['message'] else ''}<bdi>{escape(kind['message'])}</bdi> "
+        f'<span style="{_SMALL}">{escape(error_tasks(kind))}</span></summary>'
+        f'<pre style="{pre}">{escape(kind["text"])}</pre></details>'
+        for number, kind in enumerate(told["kinds"])
+    ]
+    if told["more"]:
+        folded.append(f'<div style="{_SMALL}">and {told["more"]:,} more errors of other kinds</div>')
+    return f'<div style="margin:6px 0">{"".join(folded)}</div>'
+
+
+def error_tasks(kind: dict[str, Any]) -> str:
+    """Say which tasks failed in a way: `12 times: tasks 1, 5, 9, 11, 14 and 7 more`."""
+    named = ", ".join(map(str, kind["tasks"]))
+    if kind["count"] == 1:
+        return f"task {named}"
+    more = kind["count"] - len(kind["tasks"])
+    return f"{kind['count']:,} times: tasks {named}{f' and {more:,} more' if more else ''}"
+
+
+# -------------------------------------------------------------------------------------------------------------- lanes
+
+
+def lanes(told: dict[str, Any]) -> str:
+    """Write who did what, when."""
+    if not told["slaves"] or told["single"]:
+        return ""
     rows = [
         f'<div style="display:flex;flex-wrap:wrap;align-items:center;gap:0 8px;margin:2px 0">'
-        f'<div style="flex:0 0 170px;overflow:hidden;font-size:.9em"><bdi>{escape(slave["name"])}</bdi> '
-        f'<span style="{_SMALL}">{_tasks(slave["tasks"])}{_failed(slave["failed"])}</span></div>'
-        f'<div style="flex:1 1 240px">{_lane(slave["rows"], lanes)}</div></div>'
-        for slave in lanes["slaves"]
+        f'<div style="flex:0 0 200px;font-size:12px;{_CUT}" title="{escape(slave["name"])}"><bdi>'
+        f'{escape(slave["name"])}</bdi>&ensp;<span style="opacity:.75">{_work_of(slave)}</span></div>'
+        f'<div style="flex:1 1 240px">{_lane(slave["rows"], told)}</div></div>'
+        for slave in told["slaves"]
     ]
-    more = f'<div style="{_SMALL}">and {lanes["more"]} more slaves</div>' if lanes["more"] else ""
+    more = f'<div style="{_SMALL}">and {told["more"]:,} more slaves</div>' if told["more"] else ""
+    began = told["began"]
+    way = f" · the first task began after {seconds_text(began)}" if began > WAY_SHARE * told["now"] else ""
     axis = (
-        f'<div style="{_SMALL};display:flex;flex-wrap:wrap;gap:0 8px"><div style="flex:0 0 170px"></div>'
-        '<div style="flex:1 1 240px;display:flex;justify-content:space-between"><span>0 s</span>'
-        f"<span>{lanes['now']:.2f} s</span></div></div>"
+        f'<div style="{_SMALL};display:flex;flex-wrap:wrap;gap:0 8px"><div style="flex:0 0 200px"></div>'
+        '<div style="flex:1 1 240px;display:flex;justify-content:space-between"><span>'
+        f'0 s{way}</span><span class="cnb-now">{seconds_text(told["now"])}</span></div></div>'
     )
     shown = f"{''.join(rows)}{axis}{more}"
-    if len(lanes["slaves"]) <= SLAVES_SHOWN:
+    if len(told["slaves"]) <= SLAVES_SHOWN:
         return f'<div style="margin:6px 0">{shown}</div>'
-    summary = '<summary style="cursor:pointer">who did what, when</summary>'
-    return f'<details style="margin:6px 0">{summary}{shown}</details>'
+    return _fold(f"{len(told['slaves']):,} slaves: who did what, when", shown, "lanes")
 
 
-def _tasks(number: int) -> str:
-    return "1 task" if number == 1 else f"{number} tasks"
+def _work_of(slave: dict[str, Any]) -> str:
+    ways = {"failed": slave["failed"], "stopped": slave["stopped"]}
+    said = [] if not slave["tasks"] else ["1 task" if slave["tasks"] == 1 else f"{slave['tasks']:,} tasks"]
+    return ", ".join([*said, *(f"{number:,} {way}" for way, number in ways.items() if number)])
 
 
-def _failed(number: int) -> str:
-    return f", {number} failed" if number else ""
-
-
-def _lane(rows: Sequence[Any], lanes: dict[str, Any]) -> str:
+def _lane(rows: Sequence[Any], told: dict[str, Any]) -> str:
     if not rows:
         return ""
     pixels = bytearray()
     for row in rows:
-        line = _levels(row, lanes) if lanes["bin"] else _pieces(row, lanes["now"])
-        pixels += line * (ROW_HEIGHT - 1) + bytes([_NOTHING]) * LANE_WIDTH
+        if told["bin"]:
+            pixels += _levels(row, told)
+        else:
+            pixels += _pieces(row, told["now"]) * (ROW_HEIGHT - 1)
+        pixels += bytes([_NOTHING]) * LANE_WIDTH
     png = palette_png(LANE_WIDTH, ROW_HEIGHT * len(rows), bytes(pixels), _PALETTE, _ALPHA)
-    style = f"width:100%;height:{7 * len(rows)}px;image-rendering:pixelated;display:block;margin:1px 0"
+    style = f"width:100%;height:{ROW_HEIGHT * len(rows)}px;image-rendering:pixelated;display:block;margin:1px 0"
     return f'<img alt="timeline of the tasks" src="{data_uri(png)}" style="{style}">'
 
 
 def _pieces(row: Iterable[Sequence[Any]], now: float) -> bytes:
-    line = bytearray([_NOTHING]) * LANE_WIDTH
+    line = bytearray([_IDLE]) * LANE_WIDTH
     scale = LANE_WIDTH / max(now, 1e-9)
     for start, end, state, _ in row:
-        first = min(LANE_WIDTH - 1, int(start * scale))
-        last = min(LANE_WIDTH, max(first + 1, int(end * scale)))
+        first = max(0, min(LANE_WIDTH - PIECE_PIXELS, int(start * scale)))
+        last = min(LANE_WIDTH, max(first + PIECE_PIXELS, int(end * scale)))
         if last - first > 3:
             last -= 1  # so that one task can be told from the next
         line[first:last] = bytes([state]) * (last - first)
     return bytes(line)
 
 
-def _levels(row: str, lanes: dict[str, Any]) -> bytes:
-    per_pixel = max(lanes["now"], 1e-9) / LANE_WIDTH / lanes["bin"]
-    signs = (row[min(len(row) - 1, int(pixel * per_pixel))] for pixel in range(LANE_WIDTH))
-    return bytes(FAILED if sign == "x" else _NOTHING + 1 + int(sign) for sign in signs)
+def _levels(row: Sequence[str], told: dict[str, Any]) -> bytes:
+    """Draw how busy a worker was, and from below the share of its tasks that failed."""
+    busy, failed = row
+    per_pixel = max(told["now"], 1e-9) / LANE_WIDTH / told["bin"]
+    bins = [min(len(busy) - 1, int(pixel * per_pixel)) for pixel in range(LANE_WIDTH)]
+    height = ROW_HEIGHT - 1
+    reds = [-(-int(sign) * height // 8) for sign in failed]
+    levels = [_LEVELS + int(sign) if sign != "0" else _IDLE for sign in busy]
+    lines = [[FAILED if reds[at] >= height - line else levels[at] for at in range(len(busy))] for line in range(height)]
+    return b"".join(bytes([line[at] for at in bins]) for line in lines)
 
 
-def _errors(errors: dict[str, Any]) -> str:
-    pre = "margin:4px 0 4px 1em;white-space:pre;overflow-x:auto;font-size:.9em"
-    folded = [
-        f'<details style="margin:2px 0"><summary style="cursor:pointer;overflow-wrap:anywhere">'
-        f'<b style="color:{STATE_COLOURS[FAILED]}">{escape(kind["type"])}</b>'
-        f"{': ' if kind['message'] else ''}<bdi>{escape(kind['message'])}</bdi> "
-        f'<span style="{_SMALL}">{escape(error_tasks(kind))}</span></summary>'
-        f'<pre style="{pre}">{escape(kind["text"])}</pre></details>'
-        for kind in errors["kinds"]
-    ]
-    if errors["more"]:
-        folded.append(f'<div style="{_SMALL}">and {errors["more"]} more errors of other kinds</div>')
-    return f'<div style="margin:6px 0">{"".join(folded)}</div>'
+# -------------------------------------------------------------------------------------------------------------- views
 
 
-def error_tasks(kind: dict[str, Any]) -> str:
-    """Say which tasks failed in a way: `3 times: tasks 1, 5, 9`."""
-    named = ", ".join(map(str, kind["tasks"]))
-    if kind["count"] == 1:
-        return f"task {named}"
-    return f"{kind['count']} times: tasks {named}{', …' if kind['count'] > len(kind['tasks']) else ''}"
+def view(told: dict[str, Any] | None, picture: bytes | None = None) -> str:
+    """Write what `--view` shows.
 
-
-def _image(view: dict[str, Any], picture: bytes | None) -> str:
-    if picture is None:
-        return _odd(view)
-    width, height = view["width"], view["height"]
-    shown = max(width, min(384, 384 * width // max(1, height)))
-    style = f"width:min(100%,{shown}px);max-width:{shown}px;image-rendering:{'auto' if width >= 384 else 'pixelated'}"
-    image = f'<img alt="picture made by the tasks" src="{data_uri(picture)}" style="{style};display:block">'
-    caption = f"{width} &times; {height}" + (f", shown at 1:{view['step']}" if view["step"] > 1 else "")
-    scale = ""
-    if view["range"]:
-        ramp = data_uri(palette_png(255, 1, bytes(range(1, 256)), viridis()))
-        low, high = map(escape, view["range"])
-        bar = f'<img alt="colours" src="{ramp}" style="width:120px;height:8px;display:inline-block;margin:0 4px">'
-        scale = f" · {low}{bar}{high}"
-    return f'<div style="margin:6px 0">{image}<div style="font-size:.9em">{caption}{scale}</div></div>{_odd(view)}'
-
-
-def _odd(view: dict[str, Any]) -> str:
-    if not view["odd"]:
+    Args:
+        picture: of the image view, as a PNG file; None while the browser draws it.
+    """
+    if told is None:
         return ""
-    return f'<div style="{_SMALL}">{view["odd"]} not drawn; {escape(view["first_odd"])}</div>'
+    return _image(told, picture) if told["kind"] == "image" else _VIEWS[told["kind"]](told)
 
 
-def _search(view: dict[str, Any], picture: bytes | None) -> str:
-    cells = view["cells"]
+def _image(told: dict[str, Any], picture: bytes | None) -> str:
+    width, height = told["width"], told["height"]
+    if not width or not height:
+        return f'<div style="{_SMALL}">{"" if told["odd"] else "no pixels yet"}</div>{_odd(told)}'
+    shown = max(width, min(384, 384 * width // height))
+    pixelated = "auto" if width >= 384 else "pixelated"
+    fills = f"position:absolute;top:0;left:0;width:100%;height:100%;max-width:none;image-rendering:{pixelated}"
+    image = f'<img alt="picture made by the tasks" src="{data_uri(picture)}" style="{fills}">' if picture else ""
+    frame = (
+        f"position:relative;width:min(100%,{shown}px);aspect-ratio:{width}/{height};background:rgba(128,128,128,.12)"
+    )
+    caption = f"{width:,} &times; {height:,} pixels" + (f", shown at 1:{told['step']}" if told["step"] > 1 else "")
+    if told["range"]:
+        low, high = map(escape, told["range"])
+        ramp = data_uri(palette_png(255, 1, bytes(range(1, 256)), viridis()))
+        bar = f'<img alt="colours" src="{ramp}" style="width:120px;height:8px;display:inline-block;margin:0 6px">'
+        caption += f" &ensp;·&ensp; values {low}{bar}{high}" if low != high else f" &ensp;·&ensp; all values {low}"
+    return (
+        f'<div class="cnb-frame" style="{frame}" data-pixels="{pixelated}">{image}</div>'
+        f'<div style="{_SMALL};margin:2px 0 6px">{caption}</div>{_odd(told)}'
+    )
+
+
+def _odd(told: dict[str, Any]) -> str:
+    if not told["odd"]:
+        return ""
+    return f'<div style="{_SMALL}">{told["odd"]:,} not drawn; {escape(told["first_odd"])}</div>'
+
+
+def _search(told: dict[str, Any]) -> str:
+    cells = told["cells"]
     if not cells:
         return ""
     png = palette_png(len(cells), 1, bytes(map(int, cells)), _PALETTE, _ALPHA)
     style = "width:100%;height:18px;image-rendering:pixelated;display:block;border-radius:2px"
-    strip = f'<img alt="the tasks by their state" src="{data_uri(png)}" style="{style}">'
-    hit = view["hit"]
+    strip = f'<img class="cnb-strip" alt="the tasks by their state" src="{data_uri(png)}" style="{style}">'
+    hit = told["hit"]
     mark = ""
     if hit is not None:
-        at = 100 * (hit["index"] + 0.5) / max(1, view["tasks"])
+        at = f"left:{100 * (hit['index'] + 0.5) / max(1, told['tasks']):.2f}%;transform:translateX(-50%)"
         colour = STATE_COLOURS[HIT]
-        mark = f'<div style="position:relative;height:10px;color:{colour};font-size:10px;line-height:10px">'
-        mark += f'<span style="position:absolute;left:{at:.2f}%;transform:translateX(-50%)">▲</span></div>'
+        edge = f"width:4px;background:{colour};box-shadow:0 0 0 1px rgba(255,255,255,.7)"
+        strip += f'<span style="position:absolute;top:-2px;height:22px;{edge};{at}"></span>'
+        mark = f'<span style="position:absolute;font-size:13px;line-height:12px;color:{colour};{at}">▲</span>'
+    marks = f'<div style="position:relative;height:12px;margin-top:3px">{mark}</div>'
     ends = f'<div style="{_SMALL};display:flex;justify-content:space-between;gap:1em">'
-    ends += f"<bdi>{escape(view['first'])}</bdi><bdi>{escape(view['last'])}</bdi></div>"
-    return f'<div style="margin:6px 0">{strip}{mark}{ends}<div>{_found(view)}</div></div>'
+    ends += f"<bdi>{escape(told['first'])}</bdi><bdi>{escape(told['last'])}</bdi></div>"
+    found = f'<div class="cnb-answer">{_found(told)}</div>'
+    return f'<div style="margin:6px 0"><div style="position:relative">{strip}</div>{marks}{ends}{found}</div>'
 
 
-def _found(view: dict[str, Any]) -> str:
-    hit = view["hit"]
+def _found(told: dict[str, Any]) -> str:
+    hit = told["hit"]
     if hit is None:
-        answer = "no hit"
+        answer = "not found" if told["over"] else "no hit yet"
     else:
+        given = f" ({escape(hit['label'])})" if hit["label"] else ""
         answer = (
             f'hit: <b style="color:{STATE_COLOURS[HIT]}"><bdi>{escape(hit["value"])}</bdi></b>'
-            f' <span style="{_SMALL}">task {hit["index"]} of {view["tasks"]}'
-            f"{', ' if hit['label'] else ''}<bdi>{escape(hit['label'])}</bdi></span>"
+            f' <span style="{_SMALL}">task {hit["index"]}<bdi>{given}</bdi></span>'
         )
-    counts = f"{view['searched']} searched, {view['cancelled']} cancelled" + _failed(view["failed"])
-    return f'{answer} <span style="{_SMALL}">· {counts}</span>'
+    counts = [f"{told['searched']:,} of {told['tasks']:,} searched"]
+    if told["failed"]:
+        counts.append(f"{told['failed']:,} failed")
+    return f'{answer} <span style="{_SMALL}">· {", ".join(counts)}</span>'
 
 
-def _table(view: dict[str, Any], picture: bytes | None) -> str:
-    cell = f"padding:2px 8px;text-align:left;border-bottom:{_LINE};vertical-align:top;white-space:nowrap"
-    heads = "".join(f'<th style="{cell};white-space:nowrap">{escape(name)}</th>' for name in view["columns"])
-    rows = [_row(row, cell) for row in view["first"]]
-    if view["left_out"]:
-        rows.append(
-            f'<tr><td colspan="{len(view["columns"])}" style="{cell};opacity:.7">… {view["left_out"]} more</td></tr>'
-        )
-    rows += [_row(row, cell) for row in view["last"]]
-    table = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    table = f'<table style="border-collapse:collapse;margin:0">{table}</table>'
-    return f'<div style="overflow-x:auto;margin:6px 0">{table}</div>'
+def _table(told: dict[str, Any]) -> str:
+    if not told["rows"]:
+        return f'<div style="{_SMALL}">no results yet</div>'
+    cell = "padding:2px 8px;border:none;background:none;vertical-align:top;white-space:nowrap;max-width:none"
+    aligned = [f"{cell};text-align:{'right' if right else 'left'}" for right in told["right"]]
+    heads = "".join(
+        f'<th style="{style};font-weight:600">{escape(name)}</th>'
+        for name, style in zip(told["columns"], aligned, strict=True)
+    )
+    line = f"border-bottom:{_LINE};background:none"
+    rows = "".join(_row(row, aligned, line, told["best"]) for row in told["rows"])
+    table = f'<thead style="border:none"><tr style="{line}">{heads}</tr></thead><tbody>{rows}</tbody>'
+    style = "border-collapse:collapse;margin:0;font-size:inherit;line-height:1.4;table-layout:auto"
+    table = f'<table class="cnb-table" style="{style}">{table}</table>'
+    limits = f'<div style="{_SMALL};margin:2px 0 6px 8px">{escape(told["limits"])}</div>' if told["limits"] else ""
+    return f'<div data-key="table" style="overflow-x:auto;margin:2px 0">{table}</div>{limits}'
 
 
-def _row(row: Sequence[str], cell: str) -> str:
-    *rest, status = row
-    colour = f";color:{STATE_COLOURS[FAILED]}" if status == STATE_WORDS[FAILED] else ""
-    wide = f"{cell};white-space:normal;overflow-wrap:anywhere;min-width:12em"
-    cells = "".join(f'<td style="{wide if len(text) > 40 else cell}"><bdi>{escape(text)}</bdi></td>' for text in rest)
-    return f'<tr>{cells}<td style="{cell}{colour}">{escape(status)}</td></tr>'
+def _row(row: Sequence[str] | int, aligned: Sequence[str], line: str, best: Sequence[str]) -> str:
+    if isinstance(row, int):
+        more = f"… {row:,} more" if row else "…"
+        return f'<tr style="{line}"><td colspan="{len(aligned)}" style="{aligned[-1]};opacity:.7">{more}</td></tr>'
+    extra = {VALUE: ";font-weight:700" if row[0] in best else ""}
+    if row[-1] == STATE_WORDS[FAILED]:
+        extra[-1] = f";color:{STATE_COLOURS[FAILED]}"
+    cells = [
+        f'<td style="{style}{extra.get(at - len(row), "")}"><bdi>{escape(text)}</bdi></td>'
+        for at, (text, style) in enumerate(zip(row, aligned, strict=True))
+    ]
+    return f'<tr style="{line}">{"".join(cells)}</tr>'
 
 
-_VIEWS: Final = {"image": _image, "search": _search, "table": _table}
+_VIEWS: Final = {"search": _search, "table": _table}

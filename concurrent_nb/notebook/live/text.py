@@ -3,24 +3,43 @@
 Used by everything in the live view that shows what a task said. What comes out is still text, never markup.
 """
 
+import math
 import reprlib
 import unicodedata
 from typing import Any, Final
 
 from concurrent_nb.notebook.output import clean
 
-#: of a value in a table, a name, a message
+#: of a value in a table, a name, what a task reports, the first line of a message
 VALUE_CHARACTERS: Final = 80
 NAME_CHARACTERS: Final = 60
-MESSAGE_CHARACTERS: Final = 300
+REPORT_CHARACTERS: Final = 200
+MESSAGE_CHARACTERS: Final = 110
 TRACEBACK_CHARACTERS: Final = 6000
 
 #: formatting (direction, zero width, tags), lone surrogates, private use, and the two separators that break lines
 _HIDDEN: Final = frozenset(("Cf", "Cs", "Co", "Zl", "Zp"))
-_SHORT: Final = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = VALUE_CHARACTERS
-_SHORT.maxlong = VALUE_CHARACTERS
-_SHORT.maxlevel = 3
+
+
+class _Short(reprlib.Repr):
+    """Writes numbers shortly, and numpy's like Python's own, wherever they are in a value."""
+
+    def __init__(self, digits: int | None) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = VALUE_CHARACTERS
+        self.maxlevel = 3
+        self._digits = digits
+
+    def repr1(self, x: Any, level: int) -> str:
+        if type(x).__module__ == "numpy" and getattr(x, "ndim", None) == 0 and hasattr(x, "item"):
+            x = x.item()
+        if type(x) is float and self._digits is not None:
+            return number_text(x, self._digits)
+        if type(x).__name__ == "ndarray" and self._digits is not None and type(x).__module__ == "numpy":
+            import numpy  # it is there: the value is an array of its
+
+            return numpy.array_repr(x, precision=self._digits)
+        return super().repr1(x, level)
 
 
 def line_of(text: str, limit: int = NAME_CHARACTERS) -> str:
@@ -47,29 +66,54 @@ def shorten(text: str, limit: int, more: bool = False) -> str:
     return f"{text[: limit - 1]}…" if more or len(text) > limit else text
 
 
-def value_text(value: Any, limit: int = VALUE_CHARACTERS) -> str:
-    """Write a value as one short line, whatever its own `repr` may do."""
+def number_text(value: float, digits: int = 4) -> str:
+    """Write a number with so many significant digits, and without an exponent where that is shorter.
+
+    >>> number_text(0.97161936), number_text(12345.678), number_text(1.5e-7)
+    ('0.9716', '12,346', '1.500e-07')
+    """
+    size = abs(value)
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    if 10**digits <= size < 1e12:
+        return f"{value:,.0f}"
+    if 1e-4 <= size < 10**digits:
+        return f"{value:#.{digits}g}".rstrip(".")
+    return f"{value:.{digits - 1}e}"
+
+
+def value_text(value: Any, limit: int = VALUE_CHARACTERS, digits: int | None = None) -> str:
+    """Write a value as one short line, whatever its own `repr` may do.
+
+    Args:
+        digits: significant ones of each float; None for all of them.
+    """
     try:
-        text = repr(value[: 2 * limit]) if isinstance(value, (str, bytes, bytearray)) else _SHORT.repr(value)
+        is_text = isinstance(value, (str, bytes, bytearray))
+        text = repr(value[: 2 * limit]) if is_text else _Short(digits).repr(value)
     except Exception:  # noqa: BLE001  (user code)
         text = f"<{type(value).__name__}>"
     return line_of(" ".join(text.split()), limit)
 
 
 def error_texts(error: BaseException) -> tuple[str, str]:
-    """Give the type's name and the message of an exception, each as one line."""
+    """Give the type's name and the first line of the message of an exception."""
     try:
-        message = str(error)
+        message = str(error).strip()
     except Exception:  # noqa: BLE001  (user code)
         message = ""
-    return line_of(type(error).__name__), line_of(message, MESSAGE_CHARACTERS)
+    first, newline, _ = message.replace("\r", "\n").partition("\n")
+    first = line_of(first, 4 * MESSAGE_CHARACTERS)
+    if len(first) > MESSAGE_CHARACTERS:
+        first, newline = first[:MESSAGE_CHARACTERS].rpartition(" ")[0] or first[:MESSAGE_CHARACTERS], " "
+    return line_of(type(error).__name__), f"{first.rstrip(' :')} …" if newline else first
 
 
 def seconds_text(seconds: float) -> str:
-    """Write a time as people do: `0.42 s`, `12.3 s`, `2 min 05 s`, `1 h 02 min`."""
-    if seconds < 10:
+    """Write a time as people do: `0.42 s`, `12.3 s`, `2 min 05 s`, `1 h 02 min`. The browser writes it alike."""
+    if seconds < 0.995:
         return f"{seconds:.2f} s"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -60,6 +60,16 @@ class Nothing:
         """Take nothing along."""
 
 
+class Unwrapped:
+    """Surroundings of functions that others put into an envelope, together with more."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.want = surroundings.want
+
+    def current(self) -> None:
+        """Give None."""
+
+
 #: surroundings of what stays in this process
 IN_THIS_PROCESS: Final = Nothing()
 

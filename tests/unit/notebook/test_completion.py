@@ -13,11 +13,13 @@ from concurrent_nb.notebook.completion import Offer, SlaveNames, offer_in_cell
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.notebook.session import Session
+from concurrent_nb.notebook.setup_magics import SetupMagics
 
 PARSERS = {
     "%concurrent": cast(Any, ConcurrentMagics.concurrent).parser,
     "%%concurrent_task": cast(Any, ConcurrentMagics.concurrent_task).parser,
     "%%cython_task": cast(Any, CythonMagics.cython_task).parser,
+    "%%concurrent_setup": cast(Any, SetupMagics.concurrent_setup).parser,
 }
 KNOWN = {
     "--batch": lambda: ["auto"],
@@ -62,9 +64,10 @@ def names(cell: str) -> list[str]:
         ("%%concurrent_task --retries |", "", []),
         ("%%concurrent_task --batch |", "", ["auto"]),
         ("%%concurrent_task --out --|", "--", []),
+        ("%%concurrent_setup |", "", ["--name", "--no-block", "--show-capture"]),
         ("%%cython_task |", "", ["--openmp", "--needs", "--annotate", "--flags", "--name"]),
         ("%%cython_task --flags -O|", "-O", []),
-        ("%concurrent st|", "st", ["start", "stop", "status"]),
+        ("%concurrent st|", "st", ["start", "status", "stop"]),
         ("%concurrent start --|", "--", ["--workers", "--name"]),
         ("%concurrent start |", "", ["--workers", "--name"]),
         ("%concurrent start --workers 2 --|", "--", ["--name"]),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from concurrent_nb.clock import ManualClock
 from concurrent_nb.errors import BuildFailed, CompileError
 from concurrent_nb.notebook import cython_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics, _Progress, _with_flags_joined
+from concurrent_nb.notebook.hints import prange_without_openmp
 from concurrent_nb.notebook.tracebacks import name_compiled, trim
 from concurrent_nb.shipping.compiled.recipe import Recipe
 
@@ -28,6 +30,8 @@ ZeroDivisionError: float division
 
 
 class SaidLine:
+    leads = False
+
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -37,7 +41,7 @@ class SaidLine:
     def make_room(self) -> None:
         self.said.append("(room)")
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.said.append(f"end: {text}")
 
 
@@ -162,3 +166,16 @@ def test_an_interrupt_waits_until_the_line_is_shown(line: SaidLine, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         progress.watch(progress.tick)
     assert line.said == ["compiling with Cython 3.1, 0.0 s …", "end: stopped, after 0.0 s"]
+
+
+@pytest.mark.parametrize(
+    ("source", "hinted"),
+    [
+        ("from cython.parallel cimport prange\nfor i in prange(3): pass", True),
+        ("    for i in prange(3, nogil=True):", True),
+        ("# for i in prange(3):", False),
+        ("for i in range(3):", False),
+    ],
+)
+def test_prange_without_openmp_is_hinted_at(source: str, hinted: bool) -> None:
+    assert (prange_without_openmp(source) is not None) is hinted

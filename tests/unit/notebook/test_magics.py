@@ -1,11 +1,13 @@
 """Cells typed into a shell, with the cluster in this process: what users see."""
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -23,6 +25,7 @@ from concurrent_nb.errors import (
     ResultNotPicklable,
     TooLarge,
 )
+from concurrent_nb.notebook import hints
 from concurrent_nb.notebook import session as session_module
 from concurrent_nb.notebook.local import LocalJob
 from concurrent_nb.notebook.magics import ConcurrentMagics
@@ -35,9 +38,11 @@ from concurrent_nb.wire.messages import Needs
 class FakeApplication:
     """An application whose jobs run in this process while somebody waits for them."""
 
+    name = "mine"
     started: list[tuple[Sequence[tuple[Any, ...]], dict[str, Any]]] = field(default_factory=list)
     closed: int = 0
     lost: bool = False
+    names_of_setups: frozenset[str] = frozenset()
     is_closed: bool = False
 
     def start_job(
@@ -96,6 +101,9 @@ class FakeCluster:
 
     def application(self) -> FakeApplication:
         return self.app
+
+    def status(self) -> dict[str, Any]:
+        return self.app.status()
 
 
 @dataclass
@@ -169,8 +177,9 @@ def test_the_search_of_the_thesis(notebook: Notebook, capsys: pytest.CaptureFixt
         "lo, hi = 1 + n * step, min(1 + (n + 1) * step, 2_000_001)\n"
         "next((i for i in range(lo, hi) if hashlib.md5(str(i).encode()).hexdigest() == target), None)",
     )
-    assert value == notebook.shell.user_ns["found"] == 1763965
-    assert "20 tasks: 5 done, 15 cancelled, 0 failed in " in capsys.readouterr().out
+    assert value is None
+    assert notebook.shell.user_ns["found"] == 1763965
+    assert "20 tasks: 5 done, 15 cancelled in " in capsys.readouterr().out
     assert notebook.run("_job.hit.index") == 4
     assert notebook.app.started[0][1]["until"] is True
 
@@ -181,7 +190,7 @@ def test_without_a_hit_the_value_is_none(notebook: Notebook) -> None:
 
 
 def test_for_gives_the_list_of_results(notebook: Notebook) -> None:
-    assert notebook.task('--for "a, b in zip((1, 2), (3, 4)) if a < 5" --out sums', "a + b") == [4, 6]
+    assert notebook.task('--for "a, b in zip((1, 2), (3, 4)) if a < 5" --out sums', "a + b") is None
     assert notebook.shell.user_ns["sums"] == [4, 6]
 
 
@@ -235,7 +244,7 @@ def test_prints_of_several_tasks_are_marked(notebook: Notebook, capsys: pytest.C
     notebook.task('--for "n in range(2)"', "print('a')\nprint('b', n, end='')")
     assert "[0] a\n[0] b 0\n[1] a\n[1] b 1\n" in capsys.readouterr().out
     notebook.task("", "print('alone')")
-    assert "alone\n1 task: 1 done" in capsys.readouterr().out
+    assert "alone\n1 task in " in capsys.readouterr().out
 
 
 def test_the_first_error_ends_the_job_and_is_raised(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,8 +252,8 @@ def test_the_first_error_ends_the_job_and_is_raised(notebook: Notebook, capsys: 
     error = notebook.task('--for "n in range(4)" --out x', "y = 1\nhelper(1 - n)", fails=ZeroDivisionError)
     shown = capsys.readouterr().out
     number = notebook.shell.displayhook.prompt_count
-    assert "4 tasks: 1 done, 2 cancelled, 1 failed" in shown
-    assert error.__notes__[0].startswith("task 1 of 4 (")
+    assert "4 tasks: 1 done, 1 failed, 2 cancelled" in shown
+    assert error.__notes__[0].startswith("task 1 (n = 1) failed")
     tail = shown[shown.index("Traceback") :].strip().splitlines()
     assert tail[1] == f"  Cell In[{number}], line 3"
     assert tail[2] == "    helper(1 - n)"
@@ -253,6 +262,203 @@ def test_the_first_error_ends_the_job_and_is_raised(notebook: Notebook, capsys: 
     assert "/concurrent_nb/" not in shown
     assert "x" not in notebook.shell.user_ns
     assert notebook.run("_job.futures[0].result()") == 1.0
+
+
+def test_an_error_of_a_local_task_can_be_debugged_where_it_was_raised(notebook: Notebook) -> None:
+    error = notebook.task('--local --for "k in (2, 0)"', "mine = 1\nmine / k", fails=ZeroDivisionError)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert (frames[-1].f_locals["mine"], frames[-1].f_locals["k"]) == (1, 0)
+    assert error.__notes__[0].startswith("task 1 (k = 0) failed")
+
+
+def test_the_traceback_of_a_task_elsewhere_ends_in_the_user_s_frame(notebook: Notebook) -> None:
+    notebook.run("f = lambda x: 1 / x")
+    error = notebook.task("", "f(0)", fails=ZeroDivisionError)
+    error.__traceback__ = None
+    for source in ("raise _job.first_error.exception()", "_job.results()", "_job.futures[0].result()"):
+        error = notebook.run(source, fails=ZeroDivisionError)
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        assert "concurrent_nb" not in frames[-1].f_code.co_filename
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("answer = 6 * 7", "`answer`"),
+        ("a, b = 1, 2", "`(a, b)`"),
+        ("x: int = 3", "`x`"),
+        ("n = 1\nn += 1", "`n`"),
+        ("d = {}\nd['k'] = 3", "`d['k']`"),
+        ("import os\nwith open(os.devnull) as f:\n    text = f.read()", "`text`"),
+        ("total = 0\nfor i in range(3):\n    total += i", "`total`"),
+        ("if True:\n    y = 1\nelse:\n    y = 2", "`y`"),
+    ],
+)
+def test_a_cell_that_ends_in_an_assignment_gives_a_hint(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], cell: str, names: str
+) -> None:
+    assert notebook.task("", cell) is None
+    assert "no value came back: a cell's value is its last expression, and this one ends in a" in (
+        shown := capsys.readouterr().out
+    )
+    assert f"end it with a line {names}" in shown
+    assert "--out" in shown
+
+
+@pytest.mark.parametrize(
+    "cell", ["1;", "print(3)", "x = 1\nx", "for i in range(3):\n    print(i)", "import os", "pass"]
+)
+def test_other_cells_give_none(notebook: Notebook, capsys: pytest.CaptureFixture[str], cell: str) -> None:
+    notebook.task("", cell)
+    assert "no value came back" not in capsys.readouterr().out
+
+
+def test_a_search_without_a_hit_says_so(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.task('--for "n in range(20)" --until "result == 999" --out found', "n")
+    assert "not found: `result == 999` was not true for the result of all 20 tasks" in capsys.readouterr().out
+    notebook.task('--for "n in range(20)" --until "result == 9"', "n")
+    notebook.task('--until "result"', "0")
+    assert capsys.readouterr().out.count("not found") == 1
+
+
+def test_a_variable_gets_its_value_in_silence(notebook: Notebook) -> None:
+    assert notebook.task("--out one", "1") is None
+    assert notebook.task('--for "n in range(3)" --on-error keep --out kept', "n") is None
+    assert notebook.task('--for "n in range(3)" --until "result == 1" --out hit', "n") is None
+    assert [notebook.shell.user_ns[name] for name in ("one", "hit")] == [1, 1]
+    assert [outcome.value for outcome in notebook.shell.user_ns["kept"]] == [0, 1, 2]
+
+
+def test_a_stopped_cell_binds_what_has_finished(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    error = notebook.task(
+        '--local --for "n in range(5)" --out some', "if n == 2: raise KeyboardInterrupt\nn * n", fails=KeyboardInterrupt
+    )
+    assert notebook.shell.user_ns["some"] == {0: 0, 1: 1}
+    shown = capsys.readouterr().out
+    assert "KeyboardInterrupt: the job was stopped; 2 of 5 results had come: some is a dictionary of them" in shown
+    assert isinstance(error, KeyboardInterrupt)
+
+
+def test_help_is_what_one_asks_for(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.run("%concurrent help")
+    listed = capsys.readouterr().out
+    assert {line.split()[1] for line in listed.splitlines() if line.startswith("%concurrent ")} >= {
+        "start",
+        "jobs",
+        "stop",
+    }
+    notebook.run("%concurrent")
+    assert listed in (both := capsys.readouterr().out)
+    assert "no cluster" in both
+    assert notebook.clusters == []
+    text = str(vars(ConcurrentMagics)["concurrent_task"].__doc__)
+    assert text.lstrip().startswith("::\n\n  %%concurrent_task")
+    for word in ('--for "rate in', "pull_round_robin", "`cancelled`", "is not run again"):
+        assert word in text
+
+
+def test_looking_at_slaves_starts_no_cluster(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.run("%concurrent slaves")
+    assert "no cluster" in capsys.readouterr().out
+    assert notebook.clusters == []
+    notebook.task("", "1")
+    notebook.run("%reload_ext concurrent_nb")
+    assert "stopped an embedded cluster" in capsys.readouterr().out
+
+
+def test_jobs_stand_below_each_other_the_last_one_first(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook.task('--name "a rather long name" --for "n in range(12)"', "n")
+    notebook.task("--name short", "1")
+    notebook.task('--for "n in (1, 0)" --on-error keep', "1 / n")
+    capsys.readouterr()
+    notebook.run("%concurrent jobs")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == [lines[0].split()[1], "short", "a"]
+    assert "1 of 2 done, 1 failed" in lines[0]
+    assert len({line.index(" s  ") for line in lines}) == 1
+    assert "0 failed" not in "".join(lines)
+
+
+def told(job: str, name: str, state: str, done: int) -> dict[str, Any]:
+    """Give what a master tells of another notebook's job."""
+    return {
+        "id": job,
+        "name": name,
+        "client": "application-7",
+        "state": state,
+        "tasks": 1200,
+        "done": done,
+        "age_s": 3.0,
+    }
+
+
+OTHERS = [told("ab" * 16, "fits", "running", 7), told("cd" * 16, "old", "idle", 1200)]
+
+
+def test_jobs_of_others_are_listed(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook.task("--name mine", "1")
+    monkeypatch.setattr(FakeCluster, "status", lambda self: {"jobs": OTHERS}, raising=False)
+    capsys.readouterr()
+    notebook.run("%concurrent jobs")
+    mine, others = capsys.readouterr().out.splitlines()
+    assert mine.split()[:2] == ["ended", "mine"]
+    assert mine.endswith("this notebook")
+    assert others.split()[:2] == ["running", "fits"]
+    assert "7 of 1,200 done" in others
+    assert others.endswith("application-7")
+
+
+def test_a_cluster_on_which_others_work_is_not_stopped_without_a_question(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook.task("", "1")
+    monkeypatch.setattr(FakeCluster, "status", lambda self: {"jobs": OTHERS}, raising=False)
+    monkeypatch.setattr("builtins.input", refuse)
+    error = notebook.run("%concurrent stop", fails=ConfigurationError)
+    assert "1 job of application-7 still runs here (fits)" in str(error)
+    assert "--force" in str(error)
+    monkeypatch.setattr("builtins.input", lambda question: "n" if question.endswith("[y/N] ") else "y")
+    notebook.run("%concurrent stop", fails=ConfigurationError)
+    assert [cluster.running for cluster in notebook.clusters] == [True]
+    notebook.run("%concurrent stop --force")
+    assert [cluster.running for cluster in notebook.clusters] == [False]
+    notebook.task("", "1")
+    monkeypatch.setattr("builtins.input", lambda question: "yes")
+    notebook.run("%concurrent stop")
+    notebook.task("", "1")
+    monkeypatch.setattr(FakeCluster, "status", lambda self: {"jobs": OTHERS[1:]}, raising=False)
+    monkeypatch.setattr("builtins.input", refuse)
+    notebook.run("%concurrent stop")  # what is idle loses nothing
+    assert "stopped an embedded cluster" in capsys.readouterr().out
+
+
+def refuse(question: str) -> str:
+    raise StdinNotImplementedError("no one is there")
+
+
+def test_a_job_is_cancelled_and_shown_by_the_variable_that_has_it(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook.task('--no-block --out later --for "n in range(3)"', "n")
+    notebook.run("%concurrent cancel later")
+    assert "cancelled" in capsys.readouterr().out
+    notebook.run("%concurrent show later")
+    assert "2 cancelled" in capsys.readouterr().out
+    notebook.run("%concurrent show")
+    assert "2 cancelled" in capsys.readouterr().out
+    notebook.run("%concurrent show nothing", fails=ConfigurationError)
+
+
+def test_many_short_tasks_are_told_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    job: Any = LocalJob(abs, [(n,) for n in range(2000)], Printer(True))
+    job.wait()
+    monkeypatch.setattr(Job, "elapsed_s", 3.0)
+    assert (hints.many_short_tasks(job) or "").startswith("2,000 tasks of 0 ms each: --batch auto")
+    for future in job.futures:
+        future.elapsed_s = 0.01
+    assert hints.many_short_tasks(job) is None
 
 
 def test_on_error_keep_gives_an_outcome_per_task(notebook: Notebook) -> None:
@@ -376,7 +582,9 @@ def test_start_status_stop(notebook: Notebook, capsys: pytest.CaptureFixture[str
     assert "started an embedded cluster named mine: 3 workers (%concurrent stop ends it)" in capsys_so_far
     assert (notebook.clusters[0].workers, notebook.clusters[0].name) == (3, "mine")
     error = notebook.run("%concurrent start", fails=ConfigurationError)
-    assert "there is an embedded cluster named mine: 3 workers already; %concurrent stop first" in str(error)
+    assert "this notebook has an embedded cluster named mine of 3 workers already; %concurrent stop ends it" in str(
+        error
+    )
     notebook.run("%concurrent status")
     assert capsys.readouterr().out.splitlines()[-4:] == [
         "an embedded cluster named mine: 3 workers",
@@ -415,9 +623,8 @@ def test_connecting_to_nothing_is_a_clear_error(notebook: Notebook, capsys: pyte
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "needs to know what to do: start, connect, stop, status"),
         ("go", "command: invalid choice: 'go'"),
-        ("start now", "start takes no `now`, only connect, kernel, cancel or scale does"),
+        ("start now", "start takes no `now`, only connect, kernel, cancel, show or scale does"),
         ("connect", "connect needs the cluster's name"),
         ("connect a --workers 3", "connect takes no --workers, only start does"),
         ("stop --name x", "stop takes no --name, only start does"),

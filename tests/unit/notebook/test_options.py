@@ -31,6 +31,7 @@ def test_a_task_has_defaults() -> None:
         "shared": None,
         "show_capture": False,
         "view": None,
+        "sort": None,
         "size": None,
         "name": None,
     }

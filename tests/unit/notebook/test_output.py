@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concurrent_nb.api import OutputPiece
-from concurrent_nb.notebook.output import LINE_CHARACTERS, Printer, clean
+from concurrent_nb.api import OutputPiece, Shown
+from concurrent_nb.clock import ManualClock
+from concurrent_nb.notebook import output
+from concurrent_nb.notebook.output import HOLD_S, LINE_CHARACTERS, Printer, clean
+from concurrent_nb.shipping.notes import Display
 
 
 def shown(pieces: list[tuple[int, int, str]], tagged: bool = True) -> tuple[str, str]:
@@ -120,3 +123,40 @@ def test_pieces_make_no_difference(text: str, data: Any) -> None:
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     for tagged in (False, True):
         assert shown([(0, 1, p) for p in pieces], tagged) == shown([(0, 1, text)], tagged)
+
+
+def test_what_tasks_display_comes_in_their_order_and_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    displayed: list[Any] = []
+    monkeypatch.setattr(output, "display", lambda data, **options: displayed.append(data))
+    clock = ManualClock()
+    pieces: list[Shown] = []
+    job: Any = SimpleNamespace(futures=[Future() for _ in range(5)], label=lambda index: f"k = {index}")
+    job.take_output = lambda: [pieces.pop(0) for _ in range(len(pieces))]
+    printer = Printer(True, io.StringIO(), io.StringIO(), clock)
+
+    def shows(index: int) -> None:
+        pieces.append(Shown(index, Display({"image/png": f"picture {index}"}, {})))
+
+    def pictures() -> list[str]:
+        return [data["image/png"][-1] for data in displayed if "image/png" in data]
+
+    shows(1)
+    shows(3)
+    printer.take(job)
+    assert pictures() == []
+    shows(0)
+    printer.take(job)
+    assert pictures() == ["0"]  # it runs, and all before it have ended
+    job.futures[0].set_result(1)
+    printer.take(job)
+    assert pictures() == ["0", "1"]
+    assert displayed[2]["text/plain"] == "task 1 \N{MIDDLE DOT} k = 1"
+    assert "text/html" in displayed[2]
+    clock.advance(HOLD_S)
+    printer.take(job)
+    assert pictures() == ["0", "1", "3"]  # nobody waits for long
+    shows(4)
+    shows(2)
+    printer.take(job)
+    printer.flush()
+    assert pictures() == ["0", "1", "3", "2", "4"]

@@ -4,6 +4,7 @@ import io
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 import pytest
@@ -128,6 +129,8 @@ def is_free(job: Job) -> bool:
 class Said:
     """A line that remembers its end."""
 
+    leads = False
+
     def __init__(self) -> None:
         self.end_text = ""
 
@@ -137,7 +140,7 @@ class Said:
     def make_room(self) -> None:
         pass
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.end_text = text
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from concurrent_nb import TaskFuture
+from concurrent_nb import Job, TaskFuture
 from concurrent_nb.errors import CellError, FunctionNotLoadable, RemoteError, RemoteTraceback, WorkerDied
 from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error, task_error, trim
@@ -71,33 +71,49 @@ def test_chained_errors_are_kept() -> None:
 
 def test_the_task_s_own_exception_is_raised_and_says_where_it_was() -> None:
     original = ZeroDivisionError("division by zero")
-    error = task_error(failed(original, TEXT), 128)
+    error = task_error(failed(original, TEXT))
     assert error is original
-    where = "task 7 of 128 (1f1f1f1f/7) failed on slave east, worker 4711, attempt 2"
+    where = "the task failed on slave east, worker 4711, attempt 2 [1f1f1f1f/7]"
     assert error.__notes__ == [where]
     assert rendered(error).startswith(where)
     assert rendered(error).endswith("ZeroDivisionError: division by zero")
 
 
+def test_it_names_the_item() -> None:
+    job = Job(JobId(b"\x1f" * 16), "fits", cancel)
+    future = [job._future_of(index) for index in range(2)][1]
+    future.end(None, ValueError("x"))
+    assert task_error(future).__notes__ == ["task 1 failed [1f1f1f1f/1]"]
+    job.label = lambda index: f"k = {'abc'[index]!r}"
+    assert task_error(future).__notes__ == ["task 1 (k = 'b') failed [1f1f1f1f/1]"]
+
+
 def test_it_can_be_asked_for_again() -> None:
     future = failed(ValueError("x"), TEXT)
-    assert task_error(future, 1) is task_error(future, 1)
-    assert len(task_error(future, 1).__notes__) == 1
-    assert task_error(future, 1).__notes__[0].startswith("the task (1f1f1f1f/7) failed on ")
+    assert task_error(future) is task_error(future)
+    assert len(task_error(future).__notes__) == 1
+    assert task_error(future).__notes__[0].startswith("the task failed on ")
+
+
+def test_a_task_elsewhere_is_debugged_with_local() -> None:
+    hint = "(the debugger cannot go there: run the cell with --local, then %debug)"
+    assert rendered(task_error(failed(ValueError("x"), TEXT), elsewhere=True)).endswith(hint)
+    assert hint not in rendered(task_error(failed(ValueError("x"), TEXT)))
+    assert hint not in rendered(task_error(failed(WorkerDied("died", "1f1f1f1f/7", "east", 4711)), elsewhere=True))
 
 
 def test_it_can_still_be_pickled() -> None:
-    error = pickle.loads(pickle.dumps(task_error(failed(ValueError("x"), TEXT), 3)))
+    error = pickle.loads(pickle.dumps(task_error(failed(ValueError("x"), TEXT))))
     assert "Cell In[3], line 5" in rendered(error)
 
 
 def test_an_error_of_the_cluster_is_shown_in_one_line() -> None:
-    error = task_error(failed(WorkerDied("worker 4711 died of signal 11", "1f1f1f1f/7", "east", 4711)), 3)
+    error = task_error(failed(WorkerDied("worker 4711 died of signal 11", "1f1f1f1f/7", "east", 4711)))
     assert rendered(error).splitlines()[1:] == ["WorkerDied: worker 4711 died of signal 11"]
 
 
 def test_an_error_of_the_cluster_comes_after_the_traceback_that_it_explains() -> None:
-    error = task_error(failed(FunctionNotLoadable("the worker lacks numpy"), TEXT), 3)
+    error = task_error(failed(FunctionNotLoadable("the worker lacks numpy"), TEXT))
     assert rendered(error).splitlines()[-2:] == [
         "ZeroDivisionError: division by zero",
         "FunctionNotLoadable: the worker lacks numpy",
@@ -106,7 +122,7 @@ def test_an_error_of_the_cluster_comes_after_the_traceback_that_it_explains() ->
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("x"), GeneratorExit("y")])
 def test_what_would_end_the_kernel_is_wrapped(error: BaseException) -> None:
-    raised = task_error(failed(error, TEXT), 3)
+    raised = task_error(failed(error, TEXT))
     assert isinstance(raised, RemoteError)
     assert raised.type_name == type(error).__name__
     assert "Cell In[3], line 5" in rendered(raised)
@@ -120,7 +136,7 @@ def test_an_exception_without_attributes_is_raised_as_it_is() -> None:
             raise AttributeError(name)
 
     bare = Bare("x")
-    assert task_error(failed(bare), 3) is bare
+    assert task_error(failed(bare)) is bare
 
 
 def test_a_syntax_error_looks_like_python_s_own() -> None:

@@ -2,7 +2,7 @@
 
 import io
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from concurrent_nb.api import Counts, OutputPiece
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.progress import KernelLine, LastLine, TerminalLine, line_for, progress_text, system_text
-from concurrent_nb.notebook.results import plural, stopped_summary, summary
+from concurrent_nb.notebook.results import plural, stopped, summary
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.watch import FIRST_S, SLICE_S, Watch
 from concurrent_nb.shipping.notes import PhaseCounts, SystemCounts
@@ -62,7 +62,8 @@ class ScriptedJob:
 class Recorder:
     """A line that remembers what it was asked to show."""
 
-    def __init__(self) -> None:
+    def __init__(self, leads: bool = False) -> None:
+        self.leads = leads
         self.said: list[str] = []
 
     def show(self, text: str) -> None:
@@ -72,8 +73,9 @@ class Recorder:
         if self.said and not self.said[-1].startswith("("):
             self.said.append("(room)")
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.said.append(f"end: {text}")
+        self.told = (elapsed_s, list(notes))
 
 
 def nothing(job: ScriptedJob) -> None:
@@ -94,7 +96,7 @@ def test_a_quick_job_shows_its_summary_only() -> None:
     job = ScriptedJob([], Counts(0, 0, 3, 0, 0))
     watch, line, _ = watching(job)
     watch.wait()
-    assert line.said == ["end: 3 tasks: 3 done, 0 cancelled, 0 failed in 0.00 s on 1 slave"]
+    assert line.said == ["end: 3 tasks in 0.00 s"]
 
 
 def test_prints_and_progress_are_shown_while_it_runs() -> None:
@@ -114,13 +116,36 @@ def test_prints_and_progress_are_shown_while_it_runs() -> None:
     watch.wait()
     assert out.getvalue() == "[1] hello\n[1] rest\n"
     assert line.said == [
-        "[######--------------] 1/3 tasks, 1 running, 0.5/s, 4 s left",
+        "[######--------------] 1/3 tasks, 1 running, 0.5/s, 4.0 s left",
         "(room)",
-        "[#############-------] 2/3 tasks, 0.5/s, 2 s left",
+        "[#############-------] 2/3 tasks, 0.5/s, 2.0 s left",
         "(room)",
-        "end: 3 tasks: 2 done, 0 cancelled, 0 failed in 4.00 s on 1 slave",
+        "end: 3 tasks: 2 done in 4.0 s",
     ]
     assert job.waited == [FIRST_S, SLICE_S, SLICE_S]
+
+
+def test_a_line_with_a_place_of_its_own_is_shown_before_what_tasks_print() -> None:
+    order: list[str] = []
+
+    class Leading(Recorder):
+        def show(self, text: str) -> None:
+            order.append("line")
+
+        def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+            order.append("end")
+
+    class Out(io.StringIO):
+        def write(self, text: str) -> int:
+            order.append(text)
+            return len(text)
+
+    for steps in ([nothing], []):
+        order.clear()
+        job = ScriptedJob([*steps], Counts(0, 0, 3, 0, 0), [OutputPiece(0, 1, "hello\n")])
+        printer = Printer(False, Out(), Out())
+        Watch(cast(Job, job), Leading(leads=True), printer, StopButton(), 0.0, clock=ManualClock()).wait()
+        assert order == (["line", "hello\n", "end"] if steps else ["end", "hello\n"])
 
 
 def test_an_interrupt_stops_the_job_and_says_what_became_of_it() -> None:
@@ -133,6 +158,7 @@ def test_an_interrupt_stops_the_job_and_says_what_became_of_it() -> None:
         watch.wait()
     assert job.cancelled == 1
     assert line.said[-1] == "end: stopped: 12 done, 3 stopped while running, 113 never ran"
+    assert line.told == (0.0, ["stopped", "3 stopped while running", "113 never ran"])
     assert raised.value._render_traceback_()[0].startswith("KeyboardInterrupt: ")  # type: ignore[attr-defined]
     assert sum(seconds or 99 for seconds in job.waited[2:]) < 1.0
 
@@ -172,10 +198,10 @@ def test_what_was_printed_last_is_shown_after_an_interrupt() -> None:
 @pytest.mark.parametrize(
     ("counts", "elapsed_s", "text"),
     [
-        (Counts(1, 0, 0, 0, 0), 0.31, "waiting, 0.3 s"),
+        (Counts(1, 0, 0, 0, 0), 0.31, "waiting, 0.31 s"),
         (Counts(0, 1, 0, 0, 0), 2.04, "running, 2.0 s"),
         (Counts(4, 0, 0, 0, 0), 0.2, "[--------------------] 0/4 tasks"),
-        (Counts(0, 1, 1, 1, 1), 2.0, "[###############-----] 3/4 tasks, 1 running, 1 failed, 1.5/s, 1 s left"),
+        (Counts(0, 1, 1, 1, 1), 2.0, "[###############-----] 3/4 tasks, 1 running, 1 failed, 1.5/s, 0.67 s left"),
     ],
 )
 def test_progress_is_a_line_of_text(counts: Counts, elapsed_s: float, text: str) -> None:
@@ -187,7 +213,7 @@ def test_progress_of_a_task_system_is_one_too() -> None:
     text = "30 of 50 tasks so far, phase 2: 20/40, 2 running, 1 failed, 15.0/s"
     assert system_text(told, 2.0) == text
     preparing = SystemCounts("preparing", 0, 0, 0, 0, 0, 0, 0, True, 0.0, [])
-    assert system_text(preparing, 0.25) == "the system is preparing, 0.2 s"
+    assert system_text(preparing, 0.25) == "the system is preparing, 0.25 s"
 
 
 def test_a_line_that_is_still_needed_shows_no_summary() -> None:
@@ -199,10 +225,14 @@ def test_a_line_that_is_still_needed_shows_no_summary() -> None:
 
 def test_summaries() -> None:
     job: Any = ScriptedJob([], Counts(0, 0, 113, 0, 15), slaves={"a", "b"})
-    assert summary(job, 0.839) == "128 tasks: 113 done, 15 cancelled, 0 failed in 0.84 s on 2 slaves"
-    assert summary(job, 0.839, "in this process").endswith("in 0.84 s in this process")
+    assert summary(job, 0.839) == "128 tasks: 113 done, 15 cancelled in 0.84 s, on 2 slaves"
+    assert summary(job, 0.839, "in this process").endswith(" in 0.84 s, in this process")
+    job.now, job.slaves = Counts(0, 0, 100_000, 0, 0), {"a"}
+    assert summary(job, 26.04) == "100,000 tasks in 26.0 s"
+    job.now = Counts(0, 0, 2_000, 1_500, 0)
+    assert summary(job, 125.2) == "3,500 tasks: 2,000 done, 1,500 failed in 2 min 05 s"
     after = Counts(0, 0, 12, 0, 3)
-    assert stopped_summary(Counts(0, 5, 10, 0, 0), after) == "stopped: 12 done, 3 stopped while running, 0 never ran"
+    assert stopped(Counts(0, 5, 10, 0, 0), after) == ["12 done", "3 stopped while running"]
     assert (plural(1, "task"), plural(0, "task")) == ("1 task", "0 tasks")
 
 

@@ -165,6 +165,13 @@ def test_it_is_named_wherever_it_is(make: Callable[[], Any], what: str) -> None:
         thing.close()
 
 
+def test_what_a_class_of_the_notebook_holds_may_go_into_a_module() -> None:
+    it = notebook("import weakref\nclass Base: pass\nclass C:\n    known = weakref.ref(Base)")["C"]()
+    text = refused(it)
+    assert text.startswith("it uses the class of it.known, a weak reference: use the object itself")
+    assert text.endswith("or put the class C into a module that workers can import")
+
+
 def test_the_argument_is_named_by_its_place_and_its_name() -> None:
     def f(first: int, second: Any = None, *more: Any, **rest: Any) -> None:
         return

@@ -1,6 +1,6 @@
 """Lanes: tasks in their places, few one by one, many added up."""
 
-from concurrent_nb.notebook.live.colours import DONE, FAILED, RUNNING
+from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, RUNNING
 from concurrent_nb.notebook.live.lanes import BINS, PIECES_MOST, ROWS_MOST, SLAVES_MOST, Lanes
 
 
@@ -11,9 +11,16 @@ def test_each_worker_has_a_row() -> None:
     lanes.ended(2, "two", 9, 2.0, 1.0, DONE)
     lanes.settle()
     parts = lanes.parts(2.0)
+    assert parts["began"] == 0.5
     assert parts["slaves"] == [
-        {"name": "one", "tasks": 2, "failed": 1, "rows": [[[0.5, 1.0, DONE, 0]], [[0.7, 1.2, FAILED, 1]]]},
-        {"name": "two", "tasks": 1, "failed": 0, "rows": [[[1.0, 2.0, DONE, 2]]]},
+        {
+            "name": "one",
+            "tasks": 2,
+            "failed": 1,
+            "stopped": 0,
+            "rows": [[[0.5, 1.0, DONE, 0]], [[0.7, 1.2, FAILED, 1]]],
+        },
+        {"name": "two", "tasks": 1, "failed": 0, "stopped": 0, "rows": [[[1.0, 2.0, DONE, 2]]]},
     ]
 
 
@@ -43,10 +50,31 @@ def test_many_tasks_are_added_up_in_bins_that_grow() -> None:
         lanes.settle()
     parts = lanes.parts(PIECES_MOST + 10.0)
     assert parts["bin"] == 1.6
-    [row] = parts["slaves"][0]["rows"]
-    assert len(row) <= BINS
-    assert row[0] == "x"
-    assert set(row[1:-1]) <= set("2345")
+    [[busy, failed]] = parts["slaves"][0]["rows"]
+    assert len(busy) == len(failed) <= BINS
+    assert failed[0] == "8"  # the only one that ended in it
+    assert set(failed[1:]) == {"0"}
+    assert set(busy[:-1]) <= set("2345")
+
+
+def test_the_share_of_failures_is_told() -> None:
+    lanes = Lanes()
+    for task in range(PIECES_MOST * 4):
+        lanes.ended(task, "one", task % 2, 0.01 * task, 0.01, FAILED if task % 4 == 0 else DONE)
+        lanes.settle()
+    failing, working = lanes.parts(10.0)["slaves"][0]["rows"]
+    assert set(failing[1].rstrip("0")) <= set("345")
+    assert set(working[1]) == {"0"}
+
+
+def test_what_was_stopped_is_not_counted_with_what_has_ended() -> None:
+    lanes = Lanes()
+    lanes.ended(0, "one", 7, 1.0, 0.5, DONE)
+    lanes.ended(1, "one", 7, 2.0, 0.5, CANCELLED)
+    lanes.ended(2, "one", 7, 2.0, 0.0, CANCELLED)  # it never ran
+    lanes.settle()
+    [slave] = lanes.parts(2.0)["slaves"]
+    assert (slave["tasks"], slave["stopped"]) == (1, 1)
 
 
 def test_what_runs_for_long_is_in_the_bins_as_well() -> None:
@@ -55,9 +83,9 @@ def test_what_runs_for_long_is_in_the_bins_as_well() -> None:
         lanes.ended(task, "one", 7, 1.0, 0.001, DONE)
     lanes.settle()
     lanes.started(999, "one", 2.0)
-    [row] = lanes.parts(4.0)["slaves"][0]["rows"]
-    assert row[30] == "0"
-    assert row[60] == "8"
+    [[busy, _]] = lanes.parts(4.0)["slaves"][0]["rows"]
+    assert busy[30] == "0"
+    assert busy[60] == "8"
 
 
 def test_what_is_shown_has_a_bound() -> None:

@@ -1,12 +1,14 @@
 """Snapshots: whole, small, and without anything that runs."""
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
 
 from concurrent_nb.api import Counts, TaskNote
+from concurrent_nb.notebook.live import snapshot
+from concurrent_nb.notebook.live.colours import RUNNING
 from concurrent_nb.notebook.live.picture import Picture
-from concurrent_nb.notebook.live.snapshot import snapshot
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
 from concurrent_nb.shipping.notes import Report
 from tests.stories import MadeUp
@@ -43,39 +45,67 @@ class Seen(HTMLParser):
         self.words += data
 
 
-def taken(it: MadeUp, picture: Picture | None = None) -> str:
+def taken(it: MadeUp, picture: Picture | None = None, notes: Sequence[str] = ()) -> str:
     story = it.story
     story.finish()
     counts = it.job.counts()
-    return snapshot(
-        "12 tasks: <done>",
-        story.head(counts, 2.0),
-        lanes=story.lane_parts(2.0),
-        errors=story.folds.parts(),
-        view=story.view_parts(),
-        picture=picture.png() if picture is not None else None,
+    view = snapshot.view(story.view_parts(), picture.png() if picture is not None else None)
+    return snapshot.page(
+        {
+            "head": snapshot.head(story.head(counts, 2.0), notes),
+            "bars": snapshot.bars(story.bars()),
+            "errors": snapshot.errors(story.folds.parts()),
+            "view": view,
+            "lanes": snapshot.lanes(story.lane_parts(2.0)),
+        }
     )
 
 
 def finished(view: View | None, values: list[Any]) -> MadeUp:
     it = MadeUp(len(values), view)
+    for future in it.job.futures:
+        future.job = it.job
     it.story.fold([it.end(index, value, slave=f"slave {EVIL}") for index, value in enumerate(values)], [])
     return it
 
 
-def test_the_summary_comes_first_and_lanes_last() -> None:
-    seen = Seen(taken(finished(None, [1, 2])))
-    assert seen.words.startswith("12 tasks: <done>")
+def test_the_counts_come_first_and_lanes_last() -> None:
+    seen = Seen(taken(finished(None, [1, 2]), notes=["on <3> slaves"]))
+    assert seen.words.startswith("2 of 2 doneon <3> slaves · 2.0 s")
     assert "details" not in seen.tags
     assert "2 tasks" in seen.words
-    assert "2.00 s" in seen.words
+    assert seen.words.endswith("2.0 s")
+    assert "failed" not in seen.words
+    assert "cancelled" not in seen.words
+
+
+def test_the_page_of_a_job_that_runs_looks_the_same() -> None:
+    it = MadeUp(4)
+    it.story.fold([it.start(0, 0.5), it.end(1, 1)], [TaskNote(0, Report(0.25, "x" * 150))])
+    head = snapshot.head(it.story.head(Counts(2, 1, 1, 0, 0), 2.0))
+    words = Seen(head).words
+    assert words.startswith("1 of 4 done1 running2 waiting")
+    assert "width:25.00%" in head
+    assert "width:6.25%" in head  # what the running one has done
+    bars = snapshot.bars(it.story.bars())
+    assert f'title="{"x" * 150}"' in bars
+    place = snapshot.page({"head": head, "bars": bars}, "cnb-job-1")
+    assert place.startswith('<div class="concurrent-nb cnb-job-1" style="')
+    assert place.partition("style=")[2].partition(">")[0] in taken(finished(None, [1, 2]))
+
+
+def test_the_way_to_the_first_task_is_named_where_it_is_long() -> None:
+    it = MadeUp(2)
+    it.story.fold([it.end(0, 1, 1.9, 0.001), it.end(1, 1, 1.9, 0.001, worker=8)], [])
+    assert "0 s · the first task began after 1.9 s" in Seen(taken(it)).words
+    assert "began after" not in Seen(taken(finished(None, [1, 2]))).words
 
 
 def test_many_lanes_have_to_be_opened() -> None:
     it = MadeUp(12)
     it.story.fold([it.end(index, 1, slave=f"slave {index}") for index in range(12)], [])
     seen = Seen(taken(it))
-    assert "who did what, when" in seen.words
+    assert "8 slaves: who did what, when" in seen.words
     assert "and 4 more slaves" in seen.words
 
 
@@ -87,15 +117,20 @@ def test_nothing_that_a_task_said_is_markup() -> None:
     ]
     for view in views:
         it = finished(view, [EVIL, ValueError(EVIL)])
+        it.story.states[0] = RUNNING
+        it.job.label = lambda index: EVIL
         it.story.fold([], [TaskNote(0, Report(0.5, EVIL))])
         html = taken(it)
         seen = Seen(html)
         assert seen.tags <= TAGS
-        assert seen.names <= {"class", "style", "src", "alt", "colspan"}
+        assert seen.names <= {
+            "class", "style", "src", "alt", "colspan", "title", "data-key", "data-pixels", "role",
+            "aria-valuemin", "aria-valuemax", "aria-valuenow",
+        }  # fmt: skip
         assert re.findall(r'src="(?!data:image/png;base64,[A-Za-z0-9+/=]*")', html) == []
         assert "\x1b" not in html
         assert "\u202e" not in html
-        assert "<script>alert(1)</script>" in seen.words
+        assert seen.words.count("<script>alert(1)</script>") >= 3
 
 
 def test_a_picture_is_in_it() -> None:
@@ -103,7 +138,7 @@ def test_a_picture_is_in_it() -> None:
     html = taken(finished(view, [[1, 2], [3, 4], "odd"]), view.picture)
     words = Seen(html).words
     assert html.count("<img") == 3  # the picture, its colours, the lane
-    assert "3 \N{MULTIPLICATION SIGN} 2" in words
+    assert "3 \N{MULTIPLICATION SIGN} 2 pixels" in words
     assert "1 not drawn; task 2: str is no array of pixels" in words
     empty = ImageView(1, None)
     assert "picture made" not in taken(finished(empty, [None]), empty.picture)
@@ -111,12 +146,14 @@ def test_a_picture_is_in_it() -> None:
 
 def test_a_search_has_its_hit_or_says_that_there_was_none() -> None:
     it = MadeUp(4, SearchView(4, lambda index: f"n = {index}"))
+    for future in it.job.futures:
+        future.job = it.job
     it.story.fold([it.end(0, None), it.hit(1, 42), it.cancel(2), it.cancel(3)], [])
     words = Seen(taken(it)).words
-    assert "hit: 42 task 1 of 4, n = 1" in words
-    assert "2 searched, 2 cancelled" in words
+    assert "hit: 42 task 1 (n = 1) · 2 of 4 searched" in words
+    assert "2 of 4 done2 cancelled" in words
     words = Seen(taken(finished(SearchView(2, str), [None, ValueError("x")]))).words
-    assert "no hit" in words
+    assert "not found" in words
     assert "1 failed" in words
     assert Seen(taken(finished(SearchView(0, str), []))).words
 
@@ -132,7 +169,7 @@ def test_many_tasks_make_no_large_snapshot() -> None:
     it.story.fold(events, [])
     html = taken(it)
     assert len(html) < 20_000
-    assert "13333 times: tasks 1, 2, 4, 5, 7, …" in Seen(html).words
+    assert "13,333 times: tasks 1, 2, 4, 5, 7 and 13,328 more" in Seen(html).words
 
 
 def test_errors_of_many_kinds_are_counted() -> None:

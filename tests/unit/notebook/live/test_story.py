@@ -6,7 +6,7 @@ from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.live.bulletin import PIXELS_BURST, PIXELS_S, TICK_S, Bulletin
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
 from concurrent_nb.notebook.live.folds import KINDS_MOST, Folds
-from concurrent_nb.notebook.live.story import BARS_MOST, Story
+from concurrent_nb.notebook.live.story import BARS_MOST, REPORTS_MOST, Story
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, strip
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.notes import PhaseCounts, Publication, Report, SystemCounts
@@ -42,15 +42,48 @@ def test_the_head_tells_pace_and_time_left() -> None:
     assert 0.9 < head["rate"] < 1.1
 
 
-def test_bars_are_those_of_tasks_that_run() -> None:
+def test_reports_tell_the_time_left() -> None:
+    it = MadeUp(4)
+    for step in range(1, 44):
+        it.story.fold([], [TaskNote(task, Report(step / 100, "")) for task in (0, 1)])
+        head = it.story.head(Counts(2, 2, 0, 0, 0), step / 10)
+    assert head["part"] == 0.86
+    assert 14 < head["left"] < 17
+    assert head["rate"] is None
+    # Without reports nothing is known of it yet.
+    assert MadeUp(4).story.head(Counts(2, 2, 0, 0, 0), 4.3)["left"] is None
+
+
+def test_bars_are_those_of_tasks_that_run_and_then_of_those_that_have_ended() -> None:
     it = MadeUp(20)
-    it.story.fold([], [TaskNote(index, Report(0.5, "half\x1b[2J\n")) for index in range(10)])
+    it.job.label = lambda index: f"k = {index}"
+    it.story.fold([], [TaskNote(index, Report(0.5, "half\x1b[2J\n")) for index in reversed(range(11))])
     bars = it.story.bars()
-    assert bars["bars"][0] == [0, 0.5, "half\\n"]
-    assert (len(bars["bars"]), bars["more"]) == (BARS_MOST, 10 - BARS_MOST)
-    it.story.fold([it.end(index, None) for index in range(10)], [TaskNote(3, Report(1.0, "late"))])
+    assert bars["bars"][0] == ["task 0 · k = 0", 0.5, "half\\n", RUNNING]
+    assert [bar[0].split()[1] for bar in bars["bars"]] == [str(index) for index in range(BARS_MOST)]
+    assert bars["more"] == 11 - BARS_MOST
+    it.story.fold([it.end(10, None)], [])
+    assert (len(it.story.bars()["bars"]), it.story.bars()["more"]) == (10, 0)  # two more are not worth a line
+    it.story.fold([it.end(index, None) for index in range(1, 10)], [TaskNote(3, Report(1.0, "late"))])
     it.story.fold([], [TaskNote(3, Report(1.0, "too late"))])
-    assert it.story.bars() == {"bars": [], "more": 0, "single": False, "word": "task"}
+    assert it.story.bars()["bars"][0] == ["task 0 · k = 0", 0.5, "half\\n", RUNNING]
+    it.story.fold([it.end(0, ValueError("x"))], [])
+    it.story.finish()
+    last = it.story.bars()
+    assert (len(last["bars"]), len(last["others"]), last["more"]) == (10, 1, 1)
+    assert ["task 3 · k = 3", 1.0, "late", DONE] in last["bars"]
+    assert last["bars"][0][3] == FAILED
+
+
+def test_many_reports_are_counted_and_not_kept() -> None:
+    it = MadeUp(1000)
+    for index in range(1000):
+        it.story.fold([], [TaskNote(index, Report(None, str(index)))])
+        it.story.fold([it.end(index, None)], [])
+    it.story.finish()
+    last = it.story.bars()
+    assert last["more"] == 1000 - len(last["bars"])
+    assert len(last["others"]) + len(last["bars"]) == REPORTS_MOST
 
 
 def test_errors_are_folded_by_kind() -> None:
@@ -77,6 +110,13 @@ def test_errors_are_folded_by_kind() -> None:
         folds.add(task, ValueError("x" * task), traceback)
     assert len(folds.parts()["kinds"]) == KINDS_MOST
     assert folds.parts()["more"] == 100 - (KINDS_MOST - 2)
+
+
+def test_the_first_tasks_by_number_are_named() -> None:
+    folds = Folds()
+    for task in (140, 7, 154, 14, 161, 21, 28, 35):
+        folds.add(task, KeyError("k"), str)
+    assert folds.parts()["kinds"][0]["tasks"] == [7, 14, 21, 28, 35]
 
 
 def test_errors_of_tasks_come_with_their_tracebacks() -> None:
@@ -124,6 +164,7 @@ def test_a_search_names_its_hit() -> None:
     assert parts is not None
     assert parts["hit"] == {"index": 2, "label": "n = 20", "value": "'<b>found</b>'"}
     assert (parts["cells"], parts["searched"], parts["cancelled"]) == ("2054", 2, 1)
+    assert parts["over"] is False
     assert (parts["first"], parts["last"]) == ("n = 0", "n = 30")
 
 
@@ -146,20 +187,47 @@ def test_a_table_has_the_first_and_the_last_results() -> None:
     parts = it.story.view_parts()
     assert parts is not None
     assert parts["columns"] == ["task", "n", "w", "value", "slave", "seconds", "status"]
-    assert [row[0] for row in parts["first"]] == [str(index) for index in range(10)]
-    assert [row[0] for row in parts["last"]] == [str(index) for index in range(90, 100)]
-    assert parts["left_out"] == 80
-    assert parts["first"][3] == ["3", "3", "'<i>'", "9", "one", "0.250", "done"]
-    assert parts["last"][8] == ["98", "98", "'<i>'", "ValueError: bad\\nthing", "one", "0.250", "failed"]
+    rows = parts["rows"]
+    assert [row if isinstance(row, int) else row[0] for row in rows] == [
+        *map(str, range(10)), 80, *map(str, range(90, 100))
+    ]  # fmt: skip
+    assert rows[3] == ["3", "3", "'<i>'", "9", "one", "0.250", "done"]
+    assert rows[19] == ["98", "98", "'<i>'", "ValueError: bad …", "one", "0.250", "failed"]
+    assert parts["right"] == [True, True, False, False, False, True, False]
 
 
-def test_a_table_of_few_results_leaves_nothing_out() -> None:
+def test_a_table_of_few_results_leaves_nothing_out_and_shows_where_one_is_to_come() -> None:
     it = MadeUp(15, TableView([], lambda index: ()))
-    it.story.fold([it.end(index, index) for index in (14, 3, 7)] + [it.cancel(5)], [])
+    it.story.fold([it.end(index, index) for index in (14, 3, 7, 4)] + [it.cancel(5)], [])
     parts = it.story.view_parts()
     assert parts is not None
-    assert [row[0] for row in parts["first"] + parts["last"]] == ["3", "7", "14"]
-    assert parts["left_out"] == 0
+    assert [row if isinstance(row, int) else row[0] for row in parts["rows"]] == [0, "3", "4", 0, "7", 0, "14"]
+
+
+def test_a_table_names_the_least_and_the_greatest_value() -> None:
+    import numpy
+
+    values = [0.5, numpy.float64(0.9716193656093489), 1e-7, "text", ValueError("x"), True, float("nan"), -3]
+    for by_value in (False, True):
+        it = MadeUp(8, TableView(["lr"], lambda index: (index / 10,), by_value))
+        it.story.fold([it.end(index, value) for index, value in enumerate(values)], [])
+        parts = it.story.view_parts()
+        assert parts is not None
+        assert parts["limits"] == "least -3 (task 7, lr = 0.7) · greatest 0.9716 (task 1, lr = 0.1)"
+        assert parts["best"] == ["7", "1"]
+        order = [row[0] for row in parts["rows"]]
+        assert order == (["7", "2", "0", "1", "3", "4", "5", "6"] if by_value else list("01234567"))
+        assert "0.9716" in {row[2] for row in parts["rows"]}
+
+
+def test_a_table_by_value_keeps_both_ends() -> None:
+    it = MadeUp(100, TableView([], lambda index: (), by_value=True))
+    it.story.fold([it.end(index, (37 * index) % 100) for index in range(100)], [])
+    parts = it.story.view_parts()
+    assert parts is not None
+    assert [row if isinstance(row, int) else row[1] for row in parts["rows"]] == [
+        *map(str, range(10)), 80, *map(str, range(90, 100))
+    ]  # fmt: skip
 
 
 def test_bulletins_keep_to_their_pace() -> None:
@@ -210,17 +278,12 @@ def test_of_a_task_system_the_phases_are_told() -> None:
     told = SystemCounts("running", 2040, 30, 28, 2, 2008, 2, 0, False, 2.0, phases)
     run._task_said(0, [told])
     story.fold([], run.take_notes())
-    assert story.bars() == {
-        "bars": [[2, 0.25, "10 of 40 tasks, 2 failed"]],
-        "more": 0,
-        "single": False,
-        "word": "phase",
-    }
+    assert story.bars()["bars"] == [["phase 2", 0.25, "10 of 40 tasks, 2 failed", RUNNING]]
     story.head(run.counts(), 1.0)
     head = story.head(run.counts(), 2.0)
     assert (head["total"], head["done"], head["left"]) == (2040, 2008, None)
     preparing = SystemCounts("preparing", 0, 0, 0, 0, 0, 0, 0, True, 0.0, [])
     story.fold([], [TaskNote(0, preparing)])
-    assert story.bars()["bars"] == [[0, None, "preparing"]]
+    assert story.bars()["bars"] == [["", None, "preparing", RUNNING]]
     story.finish()
     assert story.bars()["bars"] == []

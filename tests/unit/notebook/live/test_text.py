@@ -1,5 +1,6 @@
 """Texts of strangers: nothing hidden, nothing turned round, nothing long."""
 
+import numpy
 import pytest
 
 from concurrent_nb.notebook.live.text import error_texts, line_of, lines_of, seconds_text, value_text
@@ -49,12 +50,36 @@ def test_a_value_is_shown_whatever_its_repr_does() -> None:
     assert value_text({"a": [1, (2, 3)]}) == "{'a': [1, (2, 3)]}"
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (numpy.float64(0.9716193656093489), "0.9716"),
+        ([numpy.float64(0.5), numpy.int64(3), numpy.str_("x"), numpy.bool_(True)], "[0.5000, 3, 'x', True]"),
+        ({"loss": numpy.float32(0.25), "n": (1.0, 2)}, "{'loss': 0.2500, 'n': (1.000, 2)}"),
+        (numpy.array([0.123456, 2.0]), "array([0.1235, 2. ])"),
+        (123456.789, "123,457"),
+        (1.5e-7, "1.500e-07"),
+        (float("nan"), "nan"),
+        (0.0, "0"),
+        (-1234.5, "-1234"),
+        (10**5, "100000"),
+    ],
+)
+def test_numbers_are_short_in_tables(value: object, text: str) -> None:
+    assert value_text(value, digits=4) == text
+    assert "numpy" not in value_text(value)
+    assert "np." not in value_text(value)
+
+
 def test_an_error_is_told_in_two_lines() -> None:
     class Odd(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no")
 
-    assert error_texts(ValueError("a\nb")) == ("ValueError", "a\\nb")
+    assert error_texts(ValueError("a\nb")) == ("ValueError", "a …")
+    assert error_texts(ValueError("it died, so:\n  1. this\n  2. that")) == ("ValueError", "it died, so …")
+    assert error_texts(ValueError("one two " * 50))[1].endswith((" one …", " two …"))
+    assert error_texts(ValueError("no newline\n")) == ("ValueError", "no newline")
     assert error_texts(Odd()) == ("Odd", "")
 
 

@@ -1,0 +1,141 @@
+"""`%%concurrent_setup`: a cell that every worker runs once, before its first task, and whose names stay there.
+
+    cell text -> options -> shipping.cells.setup_cell -> app.set_up -> workers; a line that shows how far that is
+
+Registered by `extension`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
+
+from concurrent_nb.clock import monotonic
+from concurrent_nb.errors import ConcurrentError, SetupFailed
+from concurrent_nb.nodes.setups import Everywhere
+from concurrent_nb.notebook import options
+from concurrent_nb.notebook.magics import ConcurrentMagics
+from concurrent_nb.notebook.options import documented, takes
+from concurrent_nb.notebook.progress import line_for
+from concurrent_nb.notebook.results import captured_text, plural
+from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error
+from concurrent_nb.shipping.cells import setup_cell
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+#: the line is shown anew this often
+SHOW_S: Final = 0.1
+
+
+def _errors_plainly(method: _Method) -> _Method:
+    """Let our own errors be shown without a traceback."""
+
+    @functools.wraps(method)
+    def plain(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except (ConcurrentError, KeyboardInterrupt) as error:
+            show_plainly(error)
+            raise
+
+    return cast(_Method, plain)
+
+
+@magics_class
+class SetupMagics(Magics):
+    """The magic for cells that set workers up.
+
+    Args:
+        shell: of the notebook.
+        tasks: has the session, and what is configured.
+    """
+
+    def __init__(self, shell: InteractiveShell, tasks: ConcurrentMagics) -> None:
+        super().__init__(shell)
+        self._tasks = tasks
+
+    @no_var_expand
+    @cell_magic
+    @_errors_plainly
+    @documented
+    @takes("--name", type=options.words, help="what it is called; a cell of the same name takes its place")
+    @takes("--no-block", action="store_true", help="do not wait: the value says who has run it")
+    @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
+    def concurrent_setup(self, line: str, cell: str) -> Everywhere | None:
+        """Run this cell once in every worker: now, and in later workers before their first task of this notebook.
+
+        What it binds (imports, functions, a model that takes long to load) stays in the worker, where cells and task
+        functions of this notebook find it by name, unless the notebook has that name itself. The names that it uses are
+        sent along as they are now. Run again, it takes its own place; several run in order.
+        """
+        chosen = options.parse(SetupMagics.concurrent_setup, line)
+        app, notice = self._tasks.session.application()
+        if notice is not None:
+            print(notice)
+        shell = self._shell()
+        filename = f"<cell In[{int(shell.displayhook.prompt_count)}]>"
+        try:
+            function, captured = setup_cell(
+                cell,
+                shell.user_ns,
+                filename=filename,
+                header=f"%%concurrent_setup {line}".rstrip(),
+                limit_bytes=self._tasks.capture_limit_bytes,
+                elsewhere=app.names_of_setups,
+            )
+        except SyntaxError as error:
+            if error.filename == filename:
+                raise syntax_error(error) from error
+            raise
+        if chosen.show_capture:
+            print(captured_text(captured))
+        name = chosen.name or f"In[{int(shell.displayhook.prompt_count)}]"
+        setup = app.set_up(function, function.names, place=self._place(chosen.name, function.names, cell), name=name)
+        if chosen.no_block:
+            return setup
+        self._watch(setup)
+        return None
+
+    def _place(self, name: str | None, names: tuple[str, ...], cell: str) -> str:
+        """Say which cell this is, as far as that can be known: it replaces what it was before."""
+        if name is not None:
+            return f"name {name}"
+        parent = getattr(self._shell(), "parent_header", None) or {}
+        if cell_id := parent.get("metadata", {}).get("cellId"):
+            return f"cell {cell_id}"
+        return f"names {', '.join(names)}" if names else f"text {cell}"
+
+    def _watch(self, setup: Everywhere) -> None:
+        """Show how far it is until all workers that there are have run it. A stop leaves it to run later."""
+        line = line_for(self._shell())
+        began = monotonic()
+        shown = ""
+        try:
+            while not setup.wait(SHOW_S):
+                if (text := _progress(setup)) != shown:
+                    shown = text
+                    line.show(text)
+        except KeyboardInterrupt:
+            line.end(f"{_progress(setup)}; the others run it before their first task")
+            raise
+        try:
+            setup.result(0)
+        except SetupFailed:
+            line.end(f"setup {setup.name} has failed: tasks fail until it is mended and run again, or %concurrent stop")
+            raise
+        left = setup.expected - len(setup.workers)
+        later = f"; {plural(left, 'busy worker')} run it later, before the first task there" if left > 0 else ""
+        line.end(
+            f"setup {setup.name}: run by {plural(len(setup.workers), 'worker')} in {monotonic() - began:.1f} s{later}"
+        )
+
+    def _shell(self) -> InteractiveShell:
+        assert self.shell is not None
+        return self.shell
+
+
+def _progress(setup: Everywhere) -> str:
+    there = f" of {setup.expected}" if setup.expected else ""
+    return f"setup {setup.name}: run by {len(setup.workers)}{there} workers"
