@@ -11,7 +11,7 @@ from typing import Final
 
 #: the greatest score of a line
 _SCORE_MOST: Final = 254
-_BODY: Final = re.compile(r'<div class="cython">.*</div>', re.DOTALL)
+_BODY: Final = re.compile(r'<div class="cython"><pre .*?</div>', re.DOTALL)
 _LINE: Final = re.compile(r'<pre class="cython line score-(\d+)"')
 _CODE: Final = re.compile(r"<pre class='cython code score-(\d+) ?'")
 #: the first line, of which the source has a stand-in for the cell's own

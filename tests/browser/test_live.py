@@ -59,6 +59,7 @@ CELLS = {
         "        return 'slept well'\n"
         "Naps()"
     ),
+    "again": '%%concurrent_task --for "n in range(48)" --out ns\nimport time\ntime.sleep(0.5)\nn',
     "evil": f'EVIL = ["""first {EVIL}""", """second {EVIL} \\x1b[2J \\u202e""", "x" * 10**6]',
 }
 
@@ -182,6 +183,23 @@ def test_a_page_that_is_loaded_again_shows_what_was_there(lab: Lab) -> None:
     lab.start("search")
     lab.page.locator(".concurrent-nb .cnb-answer").filter(has_text=re.compile(r"no hit yet · [1-9]")).wait_for()
     lab.finish("search")
+
+
+def test_a_page_that_is_loaded_again_while_a_cell_runs_follows_its_job(lab: Lab) -> None:
+    lab.start("again")
+    done = re.compile(r"\d+ of 48 done")
+    lab.page.locator(".concurrent-nb").filter(has_text=done).wait_for()
+    assert "widget-view" not in json.dumps(lab.save())
+    lab.page.reload()
+    lab.page.wait_for_function(
+        "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length"
+        " && document.querySelector('.concurrent-nb')"
+    )
+    assert "as it was at" in lab.output("again").inner_text()
+    live = lab.page.locator(".concurrent-nb").filter(has_text=done).filter(has_not_text="as it was at")
+    live.wait_for()
+    assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()
+    lab.output("again").locator(".concurrent-nb-snapshot").filter(has_text="48 of 48").wait_for()
 
 
 def test_the_mandelbrot_notebook_fills_its_picture_until_it_is_stopped(lab: Lab) -> None:

@@ -118,7 +118,7 @@ def test_a_job_that_nobody_waits_for_is_shown_too(notebook: Watched) -> None:
     messages = notebook.watch("later.wait()\nimport time\ntime.sleep(0.5)")
     (_, kind, snapshot) = displays(messages)[-1]
     assert kind == "update_display_data"
-    assert snapshot["text/plain"].startswith("10 tasks: 10 done")
+    assert snapshot["text/plain"].startswith("10 tasks in ")
     assert notebook.open_things() == "([], 0)"
 
 

@@ -121,7 +121,9 @@ class Notebook:
             answer.displays.append(content["data"]["text/plain"])
         elif kind == "update_display_data":
             answer.updates += 1
-            answer.displays[places[content["transient"]["display_id"]]] = content["data"]["text/plain"]
+            # A test that has waited for something may have read its beginning.
+            place = places.setdefault(content["transient"]["display_id"], len(answer.displays))
+            answer.displays[place : place + 1] = [content["data"]["text/plain"]]
         elif kind == "execute_result":
             answer.value = content["data"]["text/plain"]
         elif kind == "error":
@@ -166,8 +168,8 @@ def test_the_search_of_the_thesis(notebook: Notebook) -> None:
         "next((i for i in range(lo, hi) if hashlib.md5(str(i).encode()).hexdigest() == target), None)"
     )
     assert answer.error is None, answer.traceback
-    assert answer.value == "1763965"
-    [line] = answer.displays
+    assert answer.value is None
+    line = answer.displays[-1]
     counts = re.fullmatch(r"128 tasks: (\d+) done, (\d+) cancelled in \d+\.\d+ s", line)
     assert counts is not None, line
     assert int(counts[1]) + int(counts[2]) == 128
@@ -189,7 +191,7 @@ def test_prints_come_while_the_cell_runs(notebook: Notebook) -> None:
     answer = notebook.finish(cell)
     assert "[1] end 1\n" in answer.text
     assert "\x1b[2J" not in answer.text
-    assert answer.displays == [] or answer.displays[0].startswith("2 tasks: 2 done")
+    assert answer.displays == [] or answer.displays[0].startswith("2 tasks in ")
 
 
 def test_pictures_of_tasks_come_to_the_cell(notebook: Notebook) -> None:
@@ -203,9 +205,11 @@ def test_pictures_of_tasks_come_to_the_cell(notebook: Notebook) -> None:
         "n"
     )
     assert answer.error is None, answer.traceback
-    assert sorted(data["text/html"] for data in answer.shown if "text/html" in data) == ["<b>0</b>", "<b>1</b>"]
+    html = [data["text/html"] for data in answer.shown if "text/html" in data]
+    assert [page for page in html if page.startswith("<b>")] == ["<b>0</b>", "<b>1</b>"]
     assert sum(data.get("image/png", "").startswith("iVBORw0KGgo") for data in answer.shown) == 2
-    assert answer.text.count("[0]\n") == answer.text.count("[1]\n") == 2
+    labels = [data["text/plain"] for data in answer.shown if data["text/plain"].startswith("task ")]
+    assert labels == ["task 0 \N{MIDDLE DOT} n = 0"] * 2 + ["task 1 \N{MIDDLE DOT} n = 1"] * 2
     assert answer.value == "[0, 1]"
 
 
@@ -255,7 +259,7 @@ def test_jobs_of_task_functions_can_be_stopped(notebook: Notebook) -> None:
     notebook.wait_for(cell, "begun")
     notebook.interrupt()
     assert notebook.finish(cell).error == "KeyboardInterrupt"
-    assert "slow: running, 3 tasks" in notebook.run("%concurrent jobs").text
+    assert re.search(r"running +slow +\d of 3 done", notebook.run("%concurrent jobs").text)
     assert notebook.run("%concurrent cancel").text == "cancelled slow, 1 submitted task\n"
     ended = "import concurrent.futures as cf\njob.wait(30), len(cf.wait([future], 30).done), future.cancelled()"
     assert notebook.run(ended).value == "(True, 1, True)"
@@ -321,11 +325,11 @@ def test_what_is_sent_along_is_shown(notebook: Notebook) -> None:
 
 def test_jobs_are_listed_and_cancelled(notebook: Notebook) -> None:
     assert notebook.run("%%concurrent_task --no-block --name long\nimport time\ntime.sleep(1000)").error is None
-    assert "long: running, 1 task" in notebook.run("%concurrent jobs").text
+    assert re.search(r"running +long +0 of 1 done", notebook.run("%concurrent jobs").text)
     assert notebook.run("%concurrent cancel nonsense").error == "ConfigurationError"
     assert notebook.run("%concurrent cancel long").text == "cancelled long\n"
     assert notebook.run("_job.wait(30), _job.futures[0].cancelled()").value == "(True, True)"
-    assert "long: ended" in notebook.run("%concurrent jobs").text
+    assert re.search(r"ended +long +0 of 1 done, 1 cancelled", notebook.run("%concurrent jobs").text)
     assert notebook.run("%concurrent cancel").text == "no job runs\n"
     assert re.fullmatch(r"  slave \S+: 2 workers, active, .*\n", notebook.run("%concurrent slaves").text)
 
@@ -335,7 +339,8 @@ def test_an_error_ends_in_the_cell_s_own_lines(notebook: Notebook) -> None:
     answer = notebook.run('%%concurrent_task --for "n in range(3)"\nx = n\nhelper(x - 1)')
     assert (answer.error, answer.message) == ("ZeroDivisionError", "division by zero")
     first, *rest = answer.traceback.splitlines()
-    assert re.fullmatch(r"task 1 of 3 \([0-9a-f]{8}/1\) failed on slave \S+, worker \d+, attempt 1", first)
+    assert re.fullmatch(r"task 1 \(n = \S+\) failed on slave \S+, worker \d+, attempt 1 \[[0-9a-f]{8}/1\]", first)
+    assert rest.pop() == "(the debugger cannot go there: run the cell with --local, then %debug)"
     assert re.match(r"  Cell In\[\d+\], line 3$", rest[1])
     assert rest[2] == "    helper(x - 1)"
     assert re.match(r"  Cell In\[\d+\], line 3, in helper$", rest[-4])
@@ -469,15 +474,17 @@ def test_items_of_a_batch_are_tasks_to_whoever_looks(notebook: Notebook) -> None
     assert sorted(line for line in answer.text.splitlines() if "here is" in line) == sorted(
         f"[{n}] here is {n}" for n in range(4, 40, 9)
     )
-    assert "[3]\n" in answer.text
+    assert "task 3 \N{MIDDLE DOT} n = 3" in [data["text/plain"] for data in answer.shown]
     summaries = [*answer.displays, *(data["text/plain"] for data in answer.shown)]
     assert any(text.startswith("40 tasks: 39 done, 1 failed in ") for text in summaries)
     assert notebook.run("[one.value for one in found if one.ok] == [1 / (n - 20) for n in range(40) if n != 20]").value
     assert notebook.run("len(_job.futures), _job.counts().done, found[20].ok").value == "(40, 39, False)"
     answer = notebook.run('%%concurrent_task --for "n in range(40)" --batch auto\nx = 20 - n\nreciprocal(x)')
     assert answer.error == "ZeroDivisionError"
-    assert re.match(r"task 20 of 40 \([0-9a-f]{8}/20\) failed on slave \S+, worker \d+, attempt 1", answer.traceback)
-    assert answer.traceback.splitlines()[-3] == "    return 1 / x"
+    assert re.match(
+        r"task 20 \(n = 20\) failed on slave \S+, worker \d+, attempt 1 \[[0-9a-f]{8}/20\]", answer.traceback
+    )
+    assert answer.traceback.splitlines()[-4] == "    return 1 / x"
 
 
 def test_a_search_in_batches_ends_at_the_first_hit(notebook: Notebook) -> None:
@@ -583,7 +590,7 @@ def test_its_errors_end_in_the_cells_own_lines(notebook: Notebook) -> None:
     assert re.search(
         r"Cell In\[\d+\], line \d+, in task_finished\n +self\.total \+= result / \(task\.n - 7\)", answer.traceback
     )
-    assert re.fullmatch(r"\d+ tasks: \d+ done.* in .*, and the system has failed", answer.summary())
+    assert re.fullmatch(r"\d+ tasks: \d+ done.* in .*, the system has failed", answer.summary())
     answer = notebook.run(SYSTEM.replace("** exponent", "/ (self.n - 7)"))
     assert answer.error == "ZeroDivisionError"
     assert re.search(

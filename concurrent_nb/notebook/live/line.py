@@ -142,8 +142,7 @@ class LiveLine:
         now = self._clock()
         with self._lock:
             parts = self._bulletin.page_parts(self._job.counts(), now - self._started, now)
-        parts["head"] += snapshot.as_of(time.time())
-        return snapshot.page(parts, self._place)
+        return self._dated_page(parts, now)
 
     def also_in(self, handle: DisplayHandle) -> None:
         """Keep another display up to date."""
@@ -251,9 +250,7 @@ class LiveLine:
         self._widget.tell({"beat": self._beat(elapsed)})
         if before is not None:
             before.close()
-        parts = {**whole, "view": drawn}
-        parts["head"] += snapshot.as_of(time.time())
-        page = snapshot.page(parts, self._place)
+        page = self._dated_page({**whole, "view": drawn}, now)
         if self._handles and len(page) <= PAGE_BYTES:
             self._show(job_text(self._job, elapsed), page)
 
@@ -267,8 +264,14 @@ class LiveLine:
         elapsed = now - self._started
         first = self._bulletin.take(self._job.counts(), elapsed, now)
         self._widget = JobWidget(place=self._place, **first)
-        self._show(text, snapshot.page(first, self._place))
+        self._show(text, self._dated_page(first, now))
         self._widget.tell({"beat": self._beat(elapsed)})
+
+    def _dated_page(self, parts: dict[str, str], now: float) -> str:
+        """Put a page together that says of what time it is, because it may be saved, and loaded much later."""
+        with self._lock:
+            told = self._story.head(self._job.counts(), now)
+        return snapshot.page({**parts, "head": snapshot.head(told, [snapshot.as_of(time.time())])}, self._place)
 
     def _show(self, text: str, page: str | None) -> None:
         """Display the page in the place of the job."""

@@ -95,13 +95,12 @@ def head(told: dict[str, Any], notes: Sequence[str] = ()) -> str:
 
 
 def as_of(at: float) -> str:
-    """Write when that was, for a page that is not kept up to date any more. The browser's program takes it away.
+    """Say when that was, for a page that may not be kept up to date any more. The browser's program takes it away.
 
     Args:
         at: seconds since the epoch.
     """
-    when = time.strftime("%H:%M:%S", time.localtime(at))
-    return f'<div style="{_SMALL};margin:-4px 0 6px">as it was at {when}; `%concurrent show` shows it as it is</div>'
+    return f"as it was at {time.strftime('%H:%M:%S', time.localtime(at))}"
 
 
 def _count(state: int, told: dict[str, Any], total: int) -> str:
