@@ -189,6 +189,6 @@ def lend(function: Any, names: Mapping[str, Any]) -> None:
     if isinstance(bare, types.FunctionType):
         own = bare.__globals__
         module = sys.modules.get(str(own.get("__name__")))
-        if module is None or module.__dict__ is not own:
+        if own.get("__name__") == "__main__" or module is None or module.__dict__ is not own:
             for name, value in names.items():
                 own.setdefault(name, value)
