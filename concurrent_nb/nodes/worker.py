@@ -25,14 +25,16 @@ from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes import nested
 from concurrent_nb.objects import segments
+from concurrent_nb.objects.maps import Restorer
 from concurrent_nb.objects.shelf import Shelf
-from concurrent_nb.objects.store import Store
+from concurrent_nb.objects.store import Store, address_of
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies, streams
+from concurrent_nb.shipping import batches, chunks, mains, notes, pickles, proxies, restoring, streams
 from concurrent_nb.shipping.environment.entering import Entered, Environments, ThreadEnvironments, hand_on
 from concurrent_nb.shipping.environment.envelope import is_envelope
 from concurrent_nb.shipping.preparing import NotLoaded, Prepared
 from concurrent_nb.shipping.reports import EXPLANATION, failed, not_loadable, not_picklable, traceback_of
+from concurrent_nb.shipping.restoring import Copy
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers import child
@@ -45,6 +47,9 @@ from concurrent_nb.workers.template import Template
 
 #: free shared memory that is kept warm for the next results
 WARM_BYTES: Final = 256 * 1024 * 1024
+#: a buffer of a function that lies in this process's own memory is compared with a copy before each call, up to this
+#: size: 100 us. Larger ones are read-only
+COMPARED_BYTES_MAX: Final = 1024 * 1024
 # A name in a module is found faster than a member of an enumeration.
 _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
@@ -53,12 +58,21 @@ _HIT: Final = int(Status.HIT)
 class _Function:
     """A function that has come, in the environment that it is to run in; opened by the first task."""
 
-    __slots__ = ("body", "buffers", "entered", "function", "made", "main")
+    __slots__ = ("body", "buffers", "entered", "function", "has_read_only", "made", "main", "restore")
 
-    def __init__(self, entered: Entered, body: Buffer, buffers: Sequence[Buffer]) -> None:
+    def __init__(
+        self,
+        entered: Entered,
+        body: Buffer,
+        buffers: Sequence[Buffer],
+        restore: Sequence[Callable[[], None]],
+        has_read_only: bool,
+    ) -> None:
         self.entered = entered
         self.body = body
         self.buffers = buffers
+        self.restore = restore  #: make the buffers what they were
+        self.has_read_only = has_read_only  #: some cannot be made what they were
         self.function: Callable[..., object] | None = None
         self.main: types.ModuleType | None = None  #: what is `__main__` for it
         self.made: list[streams.Made] = []  #: the generators of random numbers in it
@@ -75,6 +89,7 @@ class TaskRunner:
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
+        self._snapshots: dict[int, Slice] = {}  # by address: what of the running chunk's results lies there already
         self._announced: set[bytes] = set()  # its segments that the slave knows
         self._news: list[Know | Forget] = []
         self.send_note: Callable[[bytes], None] = lambda data: None  #: takes the bytes of the running task's notes
@@ -91,6 +106,8 @@ class TaskRunner:
 
     def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
+        if self._snapshots:  # of a chunk that was interrupted
+            self._forget_snapshots()
         environments = self._environments
         try:
             known = self._functions.get(digest) or self._unwrap(digest)
@@ -116,7 +133,7 @@ class TaskRunner:
             if mains.HERE.module is not known.main and known.main is not None:
                 mains.enter(known.main)
             if sizes:
-                body, buffers = self._whole(body, sizes, buffers, self._looks.append)
+                body, buffers = self._whole(body, sizes, buffers)
             args, kwargs = pickles.loads(body, buffers)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
             return not_loadable(error)
@@ -136,10 +153,18 @@ class TaskRunner:
                 drawing.begin(kwargs)
                 value = function(*args)
             elif len(kwargs) == 1:
-                value = chunks.run(function, args, kwargs[0], drawing.begin)
+                value = chunks.run(function, args, kwargs[0], drawing.begin, snapshot=self._snapshot)
             else:
                 numbers, *terms = kwargs
-                value = batches.run(function, args, numbers, chunks.Terms(*terms), drawing.begin, _show_figures)
+                value = batches.run(
+                    function,
+                    args,
+                    numbers,
+                    chunks.Terms(*terms),
+                    drawing.begin,
+                    _show_figures,
+                    snapshot=self._snapshot,
+                )
             _show_figures()
         except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
             return not_loadable(error.__cause__ or error) if type(error) is NotLoaded else failed(error)
@@ -164,19 +189,18 @@ class TaskRunner:
         """Take a function out of the envelope that says in which environment it runs."""
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
-        body, buffers = self._whole(*self._pickled[digest])
+        body, buffers, restore, has_read_only = self._restorable(*self._pickled[digest])
         environment = None
         if is_envelope(body):
             envelope = pickles.loads(body, buffers)
             environment, body, buffers = envelope.environment, envelope.body, envelope.buffers
-        known = self._functions[digest] = _Function(self._environments.known(environment), body, buffers)
+        known = _Function(self._environments.known(environment), body, buffers, restore, has_read_only)
+        self._functions[digest] = known
         return known
 
     def _open(self, known: _Function) -> Callable[..., object]:
         """Open a function, or the setups that come before it, in its environment."""
-        # All tasks of this worker see them.
-        buffers = [memoryview(it).toreadonly() for it in known.buffers]
-        function = self._load(known, known.body, buffers)
+        function = self._load(known, known.body, known.buffers)
         known.body, known.buffers = b"", ()
         return function
 
@@ -185,6 +209,8 @@ class TaskRunner:
         mains.enter(main, loads_function=True)
         function: Callable[..., object]
         function, made = streams.loaded(lambda: pickles.loads(body, buffers))
+        if type(function) is not Prepared:  # what setups change stays
+            function = restoring.restored(function, known.restore, has_read_only=known.has_read_only)
         mains.enter(main)
         if not callable(function):
             raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
@@ -193,32 +219,72 @@ class TaskRunner:
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
-    def _whole(
-        self,
-        body: Buffer,
-        sizes: Sizes,
-        buffers: Sequence[Buffer],
-        watch: "Callable[[weakref.ref[Any]], None]" = lambda reference: None,
-    ) -> tuple[Buffer, Sequence[Buffer]]:
-        """Give a pickle and its buffers, which may be changed: each call gives new ones."""
-        if not sizes:
-            return body, ()
-        whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, watch))
+    def _whole(self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
+        """Give the pickle of a task's arguments, and its buffers, which are the task's own to change."""
+        whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, self._looks.append))
         return (body, whole) if body else (whole[0], whole[1:])
+
+    def _restorable(
+        self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> tuple[Buffer, Sequence[Buffer], Sequence[Callable[[], None]], bool]:
+        """Give the pickle of a function and its buffers, and what makes those again what they were.
+
+        And whether some cannot be made what they were, and so are read-only.
+        """
+        travelled = iter(buffers)
+        if sizes and not body:
+            body = self._shelf.read(sizes[0]) if isinstance(sizes[0], Slice) else next(travelled)
+            sizes = sizes[1:]
+        parts: list[Buffer] = []
+        mapped: list[Any] = []
+        restore: list[Callable[[], None]] = []
+        has_read_only = False
+        for size in sizes:
+            if isinstance(size, Slice):
+                mapped.append(self._shelf.map(size))
+                parts.append(memoryview(mapped[-1]).cast("B"))
+            elif size <= COMPARED_BYTES_MAX:
+                copy = Copy(next(travelled))
+                parts.append(copy.own)
+                restore.append(copy.restore)
+            else:
+                parts.append(memoryview(next(travelled)).toreadonly())
+                has_read_only = True
+        if mapped:
+            restore.append(Restorer(mapped).restore)
+        return body, parts, restore, has_read_only
 
     def _laid_down(self, pickled: bytes, buffers: Sequence[memoryview]) -> tuple[Buffer, Sequence[Buffer | Slice]]:
         """Put a large result into shared memory, if there is any."""
-        if self._store is None:
-            if not segments.is_available():
-                return pickled, buffers
-            self._store = Store(recognise=False, warm_bytes=WARM_BYTES)
+        if not segments.is_available():
+            return pickled, buffers
         whole: list[Buffer | Slice] = []
         for buffer in (memoryview(pickled), *buffers) if len(pickled) >= pickles.OUT_OF_BAND_BYTES else buffers:
-            slice_ = self._store.place(buffer)
+            slice_ = self._snapshots.pop(address_of(buffer), None) if self._snapshots else None
+            slice_ = slice_ or self._place(buffer)
             whole.append(buffer if slice_ is None else slice_)
             if slice_ is not None and slice_.segment not in self._announced:
                 self._announce(slice_.segment)
         return (pickled, whole) if len(pickled) < pickles.OUT_OF_BAND_BYTES else (b"", whole)
+
+    def _place(self, buffer: memoryview) -> Slice | None:
+        if self._store is None:
+            self._store = Store(recognise=False, warm_bytes=WARM_BYTES)
+        return self._store.place(buffer)
+
+    def _snapshot(self, buffer: memoryview) -> bytearray | memoryview:
+        """Copy a buffer of an item's result, which the next item may change: to where it will lie anyway."""
+        slice_ = self._place(buffer) if segments.is_available() else None
+        if slice_ is None or self._store is None:
+            return bytearray(buffer)
+        copy = self._store.view(slice_)
+        self._snapshots[address_of(copy)] = slice_
+        return copy
+
+    def _forget_snapshots(self) -> None:
+        assert self._store is not None
+        self._store.let_go(self._snapshots.values(), clean=False)
+        self._snapshots.clear()
 
     def _announce(self, segment: bytes) -> None:
         assert self._store is not None

@@ -36,7 +36,6 @@ from concurrent_nb.notebook.session import Session
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
 from concurrent_nb.notebook.watch import Watch
-from concurrent_nb.shipping.capture import LIMIT_BYTES
 from concurrent_nb.shipping.cellcode import parse_for
 from concurrent_nb.shipping.cells import CellTask, cell_task
 from concurrent_nb.shipping.definitions import functions_defined
@@ -91,9 +90,13 @@ def _errors_plainly(method: _Method) -> _Method:
 class ConcurrentMagics(Magics):
     """The magics of concurrent_nb, and what `%config ConcurrentMagics` can set."""
 
-    capture_limit_bytes = Int(LIMIT_BYTES, min=1, help="bytes that the names of a cell may take together").tag(
-        config=True
-    )
+    capture_limit_bytes = Int(
+        None,
+        min=1,
+        allow_none=True,
+        help="bytes that the names of a cell may take together; None: 256 MiB of pickles, and half the free memory of"
+        " arrays",
+    ).tag(config=True)
     live = Bool(True, help="show jobs as they go, where a browser can; False: one line of text").tag(config=True)
     connection = Unicode(help="cluster to use instead of an embedded one: its name or connection file").tag(config=True)
 

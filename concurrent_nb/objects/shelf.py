@@ -74,6 +74,10 @@ class Shelf:
         watch(weakref.ref(mapped))
         return memoryview(mapped).cast("B")
 
+    def map(self, slice_: Slice) -> Any:
+        """Map a slice, which may be changed as with `look`; has a buffer. Raises CannotOpen."""
+        return self._mapped(slice_)
+
     def take(self, slice_: Slice, done: Callable[[Slice], None]) -> memoryview | bytearray:
         """Give a slice to be changed at will; `done` is called once nobody needs it any more. Raises CannotOpen."""
         if slice_.size < MAPPED_BYTES:

@@ -39,7 +39,7 @@ class _PyBuffer(ctypes.Structure):
     _fields_ = (("buf", ctypes.c_void_p), ("rest", ctypes.c_void_p * 15))
 
 
-def _address_of(buffer: memoryview) -> int:
+def address_of(buffer: memoryview) -> int:
     """Give the address of a contiguous buffer's first byte."""
     head = _PyBuffer()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(head), 0)
@@ -93,7 +93,7 @@ class Store:
             with self._lock:
                 self._take_returns()
             return self._lay_down(buffer, None)
-        key = (_address_of(buffer), buffer.nbytes)
+        key = (address_of(buffer), buffer.nbytes)
         with self._lock:
             self._take_returns()
             known = self._own.get(key[0])
@@ -163,7 +163,7 @@ class Store:
             self._handles[handle.segment] = handle
             self._kinds[handle.segment] = kind
             mapped = mmap.mmap(handle.fd, handle.size)
-            self._maps[handle.segment] = mapped, _address_of(memoryview(mapped))
+            self._maps[handle.segment] = mapped, address_of(memoryview(mapped))
             self._heap.add(handle.segment, kind, places_in(kind))
             place = self._heap.take(size)
             assert place is not None

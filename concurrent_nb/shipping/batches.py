@@ -22,7 +22,7 @@ from typing import Any, Final, TextIO
 
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping import chunks, notes
-from concurrent_nb.shipping.chunks import Call, Terms
+from concurrent_nb.shipping.chunks import Call, Snapshot, Terms
 
 #: encloses a mark. No text that is meant to be read has this character
 _EDGE: Final = "\x1e"
@@ -44,6 +44,7 @@ def run(
     begin: Callable[[int], None] = lambda number: None,
     after_call: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
+    snapshot: Snapshot = bytearray,
 ) -> Ran | Hit:
     """Make the calls of a batch, until all are made or the terms or an interrupt end it; Hit if the last answer is one.
 
@@ -51,8 +52,9 @@ def run(
         numbers: of the items in their job.
         begin: called with each before its call.
         after_call: called after each, as part of it.
+        snapshot: as for `chunks.run`.
     """
-    batch = _Batch(function, terms, begin, after_call, clock)
+    batch = _Batch(function, terms, begin, after_call, clock, snapshot)
     with batch.telling_items_apart():
         ran = batch.run(calls, numbers)
     return Hit(ran) if batch.has_hit else ran
@@ -66,12 +68,14 @@ class _Batch:
         begin: Callable[[int], None],
         after_call: Callable[[], None],
         clock: Callable[[], float],
+        snapshot: Snapshot,
     ) -> None:
         self._function = function
         self._terms = terms
         self._begin = begin
         self._after_call = after_call
         self._clock = clock
+        self._snapshot = snapshot
         self._answers: list[Any] = []
         self._seconds: list[float] = []
         self._streams: tuple[MarkedStream, ...] = ()
@@ -82,7 +86,7 @@ class _Batch:
         self._began_at = self._last = self._told_at = self._clock()
         is_cut = False
         try:
-            chunks.run(self._call, calls, numbers, self._begin, self._answers, self._goes_on)
+            chunks.run(self._call, calls, numbers, self._begin, self._answers, self._goes_on, self._snapshot)
         except KeyboardInterrupt:
             is_cut = True
         if len(self._seconds) < len(self._answers) + is_cut:

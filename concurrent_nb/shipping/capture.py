@@ -1,7 +1,8 @@
 """The names that a cell uses, taken from the notebook: found, checked, measured and pickled, once per job.
 
-Used by `cells`. Modules travel by name. What tasks may share (constants, functions, arrays) is pickled apart from what
-each task gets a copy of its own, so that only the latter is unpickled for each task. Never changes the notebook.
+Used by `cells`. Modules travel by name. What tasks may share (constants, functions) is pickled apart from what each
+task gets a copy of its own, so that only the latter is unpickled for each task. Large buffers are left out of the
+pickles and not copied: they are the memory of live arrays until the cell is sent. Never changes the notebook.
 """
 
 import builtins
@@ -15,13 +16,16 @@ from typing import Any, Final
 
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.pickles import Buffer
 from concurrent_nb.shipping.references import is_fixed, is_importable
 from concurrent_nb.shipping.refusals import describe_failure, refusal
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
 from concurrent_nb.shipping.sources import unwrapped
 
-#: what all captured names together may take
+#: what the pickles of all captured names together may take, unless the user says otherwise
 LIMIT_BYTES: Final = 256 << 20
+#: what the arrays beside them may take, as a part of the memory that is free: they are copied to shared memory once
+_PART_OF_FREE: Final = 1 / 2
 
 #: globals of every module; a task has its own
 _IMPLIED: Final = frozenset({"__name__", "__doc__", "__builtins__", "__builtin__"})
@@ -47,11 +51,12 @@ class Capture:
     imports: Mapping[str, str] = field(default_factory=dict)  #: name -> module
     submodules: tuple[str, ...] = ()  #: imported too, because the cell uses them as attributes
     shared: bytes = b""  #: pickle of what all tasks share
-    buffers: tuple[bytes, ...] = ()  #: what was left out of it: arrays
-    arrays: tuple[str, ...] = ()  #: those of the shared names that are to be read-only
     fresh: bytes = b""  #: pickle of what each task gets a copy of
+    arrays: bytes = b""  #: the same in its place, if it is only arrays: a task gets views of them
+    buffers: tuple[Buffer, ...] = ()  #: what was left out of either: the memory of arrays
     kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
     once: bytes = b""  #: pickle of those
+    once_buffers: tuple[Buffer, ...] = ()  #: what was left out of it
 
 
 def find(
@@ -121,57 +126,70 @@ def capture(
     namespace: dict[str, Any],
     *,
     needed: Mapping[str, int] | None = None,
-    changed: Collection[str] = (),
     attributes: Collection[str] = (),
     kept: Collection[str] = (),
-    limit_bytes: int = LIMIT_BYTES,
+    limit_bytes: int | None = None,
 ) -> Capture:
     """Check and pickle the names that `find` has found.
 
     Args:
         namespace: the notebook's; functions from there keep sharing their globals.
         needed: name -> line, for messages.
-        changed: names that the cell changes in place, so that even an array is copied for each task.
         attributes: all attributes that the cell uses; submodules are recognised by them.
         kept: names of which each worker has one copy for all its tasks, which see each other's changes.
+        limit_bytes: what the names may take together; None: 256 MiB of pickles, and of arrays half the free memory.
 
-    Raises CaptureError for what cannot travel, TooLarge before anything is pickled.
+    Raises CaptureError for what cannot travel, and TooLarge, if possible before anything is pickled.
     """
     for name, value in found.items():
         _check(name, value, namespace, (needed or {}).get(name, 0))
     sizes = {name: 0 if _by_name(value) else measure_bytes(value) for name, value in found.items()}
-    _check_sizes(sizes, limit_bytes)
+    most_bytes, most_left_out = _limits(sum(sizes.values()), limit_bytes)
+    _check_sizes(sizes, most_bytes + most_left_out, sizes)
     imports: dict[str, str] = {}
     shared: dict[str, Any] = {}
     once: dict[str, Any] = {}
     fresh: dict[str, Any] = {}
-    arrays = []
+    arrays: dict[str, Any] = {}
     for name, value in found.items():
         if isinstance(value, types.ModuleType):
             imports[name] = value.__name__
         elif name in kept:
             once[name] = value
-        elif _is_plain_array(value) and name not in changed:
-            shared[name] = value
-            arrays.append(name)
+        elif _is_plain_array(value):
+            arrays[name] = sys.modules["numpy"].ascontiguousarray(value)  # only such memory leaves the pickle
         else:
             (shared if is_fixed(value) else fresh)[name] = value
     lines = needed or {}
     draws = _that_draw(fresh) | _that_draw(once)
-    body, buffers = _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn")) if shared else (b"", ())
-    own, _ = _pickled(fresh, lines, lambda values: _dumps_whole(values, namespace)) if fresh else (b"", ())
-    for_workers, _ = _pickled(once, lines, lambda values: _dumps_whole(values, namespace)) if once else (b"", ())
-    _check_sizes({"all of them": len(body) + sum(map(len, buffers)) + len(own) + len(for_workers)}, limit_bytes)
+    own, buffers = b"", list[memoryview]()
+    for_workers, once_buffers = b"", list[memoryview]()
+    body, _ = (
+        _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn", sys.maxsize)) if shared else (b"", 0)
+    )
+    if fresh:  # which may refer to the arrays
+        own, buffers = _pickled({**fresh, **arrays}, lines, lambda values: _dumps_with(values, namespace))
+    elif arrays:
+        own, buffers = _pickled(arrays, lines, lambda values: pickles.dumps(values, least_bytes=1))
+    if once:
+        for_workers, once_buffers = _pickled(once, lines, lambda values: _dumps_with(values, namespace))
+    left_out = sum(buffer.nbytes for buffer in (*buffers, *once_buffers))
+    # What was counted on to be left out of the pickles, strings in a table say, may be in them.
+    pickled = len(body) + len(own) + len(for_workers)
+    most_bytes, most_left_out = _limits(pickled + left_out, limit_bytes)
+    _check_sizes({"pickles": pickled}, most_bytes, sizes)
+    _check_sizes({"pickles": pickled, "arrays": left_out}, most_bytes + most_left_out, sizes)
     return Capture(
         names=tuple(Captured(name, _kind(value), sizes[name], name in draws) for name, value in found.items()),
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),
         shared=body,
-        buffers=tuple(bytes(buffer) for buffer in buffers),
-        arrays=tuple(arrays),
-        fresh=own,
+        fresh=own if fresh else b"",
+        arrays=b"" if fresh else own,
+        buffers=tuple(buffers),
         kept=tuple(once),
         once=for_workers,
+        once_buffers=tuple(once_buffers),
     )
 
 
@@ -184,15 +202,29 @@ def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> No
         raise CaptureError(f"{where}{name} is {found[0]}: {found[1]}", name)
 
 
-def _check_sizes(sizes: Mapping[str, int], limit_bytes: int) -> None:
-    total = sum(sizes.values())
+def _limits(size_bytes: int, limit_bytes: int | None) -> tuple[int, int]:
+    """Give what pickles may take, and arrays beside them, for names that take about `size_bytes`."""
+    if limit_bytes is not None:
+        return limit_bytes, 0
+    if size_bytes <= LIMIT_BYTES:
+        return LIMIT_BYTES, LIMIT_BYTES
+    import psutil  # here, because most cells are small
+
+    return LIMIT_BYTES, int(psutil.virtual_memory().available * _PART_OF_FREE)
+
+
+def _check_sizes(found: Mapping[str, int], limit_bytes: int, sizes: Mapping[str, int]) -> None:
+    """Refuse what takes more than is allowed, and name the largest of the names."""
+    total = sum(found.values())
     if total <= limit_bytes:
         return
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
     named = ", ".join(f"{name} ({write_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
     raise TooLarge(
-        f"the names that the cell uses take {write_bytes(total)}, and {write_bytes(limit_bytes)} are allowed: {named}."
-        " Load the data in the task, or let --for give each task its part",
+        f"the names that the cell uses take {write_bytes(total)}{' pickled' * ('pickles' in found)}, and"
+        f" {write_bytes(limit_bytes)} are allowed: {named or ', '.join(largest)}. Load the data in the task, let --for"
+        " give each task its part, hand over to task functions what `app.put` gives, or allow more:"
+        " %config ConcurrentMagics.capture_limit_bytes = ...",
         total,
         limit_bytes,
     )
@@ -234,19 +266,21 @@ def _pickled(
     return body, buffers
 
 
-def _dumps_whole(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
-    """Pickle with nothing left out, so that each unpickling gives memory of its own.
+def _dumps_with(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+    """Pickle values of a notebook together; give the large buffers that were left out.
 
     Functions of the notebook share their globals among each other, and so they do after cloudpickle has sent them in
     one pickle. The cell has to be one of them: if `f` assigns a global, the cell sees it. So the values travel as the
     globals of a small function of the same namespace.
     """
+    buffers: list[memoryview] = []
+    keep = pickles.keeping(buffers)
     if pickles.is_plain(values):
-        return pickle.dumps(values, 5), []
+        return pickle.dumps(values, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms
 
     code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
-    return pickler.dumps(types.FunctionType(code, namespace), mode="spawn"), []
+    return pickler.dumps(types.FunctionType(code, namespace), keep, "spawn"), buffers
 
 
 def _that_draw(values: dict[str, Any]) -> set[str]:

@@ -4,8 +4,8 @@
     worker:   the same function, unpickled; function(*call) for each task
 
 Used by the notebook's magics to make a CellTask, and by workers, which unpickle the CellFunction and call it. What was
-captured is a snapshot: each call works on values of its own, except for what cannot be changed and for arrays, which
-are shared and read-only.
+captured is a snapshot: each call works on values of its own, except for what cannot be changed. The memory of large
+arrays is the same in each call; a worker makes it what it was before (`restoring`).
 """
 
 import ast
@@ -22,7 +22,7 @@ from typing import Any
 from concurrent_nb.errors import CaptureError, ConfigurationError
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping import mains, pickles
-from concurrent_nb.shipping.capture import LIMIT_BYTES, Capture, Captured, capture, find
+from concurrent_nb.shipping.capture import Capture, Captured, capture, find
 from concurrent_nb.shipping.cellcode import (
     UNTIL,
     Cell,
@@ -38,8 +38,6 @@ from concurrent_nb.shipping.names import Names
 from concurrent_nb.shipping.preparing import Names as BoundNames
 from concurrent_nb.shipping.references import is_importable
 from concurrent_nb.shipping.sources import codes_in, lines_entry
-
-_READ_ONLY = "the arrays of the notebook are shared by all tasks and read-only: change a copy, as in `a = a.copy()`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ def cell_task(
     filename: str = "<cell>",
     header: str | None = None,
     kept: Sequence[str] = (),
-    limit_bytes: int = LIMIT_BYTES,
+    limit_bytes: int | None = None,
     elsewhere: Collection[str] = (),
 ) -> CellTask:
     """Make a task of a cell. Everything that can be wrong with it is found here, before anything starts.
@@ -75,7 +73,7 @@ def cell_task(
         filename: what tracebacks call the cell.
         header: the cell's first line, if that is no part of `source` (the magic), so that line numbers count it.
         kept: captured names of which each worker has one copy for all its tasks.
-        limit_bytes: what the captured names may take together.
+        limit_bytes: what the captured names may take together; None: see `capture`.
         elsewhere: names that the application's setups have bound in workers; taken where the notebook has none.
 
     Raises SyntaxError, CellError, ConfigurationError, CaptureError, TooLarge, and what the iterable of --for raises.
@@ -94,7 +92,6 @@ def cell_task(
         found,
         namespace,
         needed=needed,
-        changed=cell.names.changed,
         attributes={node.attr for node in ast.walk(cell.tree) if isinstance(node, ast.Attribute)},
         kept=kept,
         limit_bytes=limit_bytes,
@@ -119,7 +116,7 @@ def setup_cell(
     *,
     filename: str = "<cell>",
     header: str | None = None,
-    limit_bytes: int = LIMIT_BYTES,
+    limit_bytes: int | None = None,
     elsewhere: Collection[str] = (),
 ) -> "tuple[SetupCell, tuple[Captured, ...]]":
     """Make a function of a cell that gives what the cell binds; give what is sent along, too. As `cell_task`."""
@@ -129,7 +126,6 @@ def setup_cell(
         found,
         namespace,
         needed=cell.names.needed,
-        changed=cell.names.changed | cell.names.bound,
         limit_bytes=limit_bytes,
     )
     code = compile(cell.tree, filename, "exec", cell.flags, True)
@@ -222,6 +218,7 @@ class CellFunction:
         self._sources = sources
         self.imported_modules = imported_modules  #: by its code, and by that of what it uses
         self._shared: dict[str, Any] | None = None
+        self._arrays: dict[str, Any] = {}
         self._names: Mapping[str, Any] = {}  # that setups have bound in this worker
         self._lines = {name: lines_entry(name, text) for name, text in sources.items()}
 
@@ -230,12 +227,7 @@ class CellFunction:
         self.keep_lines()  # another cell of the same name may have run here since
         namespace = self._namespace()
         assigned = [namespace[name] for name in self._assigned]
-        try:
-            result = types.FunctionType(self._code, namespace)(*values, *assigned)
-        except ValueError as error:
-            if self._captured.arrays and "read-only" in str(error):
-                error.add_note(_READ_ONLY)
-            raise
+        result = types.FunctionType(self._code, namespace)(*values, *assigned)
         if self._until is not None and types.FunctionType(self._until, namespace)(result, *values):
             return Hit(result)
         return result
@@ -256,11 +248,12 @@ class CellFunction:
         imported = {name: importlib.import_module(module) for name, module in captured.imports.items()}
         shared: dict[str, Any] = {}
         if captured.shared:
-            shared.update(pickles.loads(captured.shared, captured.buffers))
-        for name in captured.arrays:
-            shared[name].flags.writeable = False
+            shared.update(pickles.loads(captured.shared))
+        if captured.arrays:
+            self._arrays = pickles.loads(captured.arrays, captured.buffers)
         if captured.once:
-            loaded = pickles.loads(captured.once)
+            # Copies, because what tasks change of these stays.
+            loaded = pickles.loads(captured.once, [bytearray(buffer) for buffer in captured.once_buffers])
             found = loaded if isinstance(loaded, dict) else loaded.__globals__
             shared.update({name: found[name] for name in captured.kept})
         # What it brought with it is found in `__main__` as well, so that pickle in a task finds the class of an object.
@@ -271,8 +264,9 @@ class CellFunction:
     def _namespace(self) -> dict[str, Any]:
         shared = self._shared if self._shared is not None else self.load()
         namespace: dict[str, Any] = mains.renewed().__dict__
+        namespace.update({name: array.view() for name, array in self._arrays.items()})
         if self._captured.fresh:
-            loaded = pickles.loads(self._captured.fresh)
+            loaded = pickles.loads(self._captured.fresh, self._captured.buffers)
             if isinstance(loaded, dict):
                 namespace.update(loaded)
             else:
@@ -291,10 +285,16 @@ class CellFunction:
     def __reduce__(self) -> tuple[Any, ...]:
         captured = self._captured
         # Large ones travel outside of the pickle, uncopied.
-        bodies = [pickle.PickleBuffer(b) for b in (captured.shared, captured.fresh, captured.once, *captured.buffers)]
+        bodies = [
+            pickle.PickleBuffer(body) for body in (captured.shared, captured.fresh, captured.arrays, captured.once)
+        ]
+        buffers = [
+            [pickle.PickleBuffer(buffer) for buffer in left_out]
+            for left_out in (captured.buffers, captured.once_buffers)
+        ]
         codes = [marshal.dumps(code) if code is not None else None for code in (self._code, self._until)]
-        rest = (dict(captured.imports), captured.submodules, captured.arrays, captured.kept, dict(self._sources))
-        return _load_cell, (type(self), self.__name__, *codes, self._assigned, bodies, *rest)
+        rest = (dict(captured.imports), captured.submodules, captured.kept, dict(self._sources))
+        return _load_cell, (type(self), self.__name__, *codes, self._assigned, bodies, *buffers, *rest)
 
 
 class SetupCell(CellFunction):
@@ -320,15 +320,16 @@ def _load_cell(
     until: bytes | None,
     assigned: tuple[str, ...],
     bodies: list[Any],
+    buffers: list[Any],
+    once_buffers: list[Any],
     imports: dict[str, str],
     submodules: tuple[str, ...],
-    arrays: tuple[str, ...],
     kept: tuple[str, ...],
     sources: dict[str, str],
 ) -> CellFunction:
     """Unpickle a CellFunction, with all that its calls share, so that what is missing here is missed at once."""
-    shared, fresh, once, *buffers = bodies
-    captured = Capture((), imports, submodules, shared, tuple(buffers), arrays, fresh, kept, once)
+    shared, fresh, arrays, once = bodies
+    captured = Capture((), imports, submodules, shared, fresh, arrays, (*buffers,), kept, once, (*once_buffers,))
     condition = marshal.loads(until) if until is not None else None
     function = kind(name, marshal.loads(code), condition, assigned, captured, sources)
     function.load()

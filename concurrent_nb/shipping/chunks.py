@@ -25,6 +25,8 @@ from concurrent_nb.shipping.reports import Answer, failed, not_loadable, not_pic
 
 #: an item's arguments on their way
 Call = tuple[Any, ...] | bytes
+#: copies a buffer
+Snapshot = Callable[[memoryview], bytearray | memoryview]
 _ATOMS_ONLY: Final = {tuple}
 #: grows in each copy of this process; looking at it is several times as fast as asking for the pid
 _FORKS: Final[list[None]] = []
@@ -56,6 +58,7 @@ def run(
     begin: Callable[[int], None],
     answers: list[Any] | None = None,
     goes_on: Callable[[], bool] | None = None,
+    snapshot: Snapshot = bytearray,
 ) -> list[Any]:
     """Make the calls of a chunk, as `dumps_calls` has put them; give an answer for each.
 
@@ -64,6 +67,7 @@ def run(
         begin: called with each before its call.
         answers: where the answers go, so that they are not lost when this raises.
         goes_on: asked before each call whether to make it; None makes all.
+        snapshot: gives a copy of a large buffer of a result, which the next call may change.
 
     Raises KeyboardInterrupt, which may have come from outside, and ends the chunk.
     """
@@ -93,13 +97,13 @@ def run(
             answer(_report(failed(error)))
             value = None
         else:
-            answer(value if type(value) in SMALL_ATOMS or is_small(value) else _packed(value))
+            answer(value if type(value) in SMALL_ATOMS or is_small(value) else _packed(value, snapshot))
         if len(_FORKS) != forks:  # the item has forked, and came back twice: the copy is not to go on
             break
     return answers
 
 
-def _packed(value: Any) -> bytes | list[Any] | dict[int, bytes]:
+def _packed(value: Any, snapshot: Snapshot) -> bytes | list[Any] | dict[int, bytes]:
     if type(value) is Hit:
         value = value.value
     try:
@@ -108,7 +112,7 @@ def _packed(value: Any) -> bytes | list[Any] | dict[int, bytes]:
         raise
     except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the answer has the error)
         return _report(not_picklable(value, error))
-    return [body, *map(pickle.PickleBuffer, buffers)] if buffers else body
+    return [body, *(pickle.PickleBuffer(snapshot(buffer)) for buffer in buffers)] if buffers else body
 
 
 def _report(answer: Answer) -> dict[int, bytes]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import Digest
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping import pickles, restoring
 from concurrent_nb.shipping.environment.envelope import IN_THIS_PROCESS, Environment, Surroundings, wrapped
 from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.references import (
@@ -207,7 +207,7 @@ def _pickled_by_value(
     fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings, spawns: bool
 ) -> tuple[PickledFunction, Environment | None]:
     try:
-        body, buffers = pickles.dumps(fn, "spawn" if spawns else "share")
+        body, buffers = restoring.dumps(fn, "spawn" if spawns else "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
     surroundings.want(_imported_by(fn, of))
@@ -246,7 +246,7 @@ def pickled_with_arguments(
 
 def opened(pickled: PickledFunction) -> Any:
     """Unpickle a function whose buffers were `copied`, as a worker would."""
-    return pickles.loads(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
+    return restoring.opened(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
 
 
 def _finish(

@@ -26,7 +26,6 @@ class Names:
     needed: dict[str, int]  #: read while perhaps not bound: name -> line of the first time
     bound: frozenset[str]  #: bound anywhere at the top level, or as a global by a function in it
     shared: frozenset[str]  #: those that functions or classes in it use as globals, so they have to be globals
-    changed: frozenset[str]  #: those that are changed in place at the top level, by `+=` and the like
     hinted: frozenset[str]  #: those that only annotations need, which Python may never evaluate
 
 
@@ -43,7 +42,6 @@ def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> Names:
         needed=flow.needed,
         bound=frozenset(flow.bound | declared),
         shared=frozenset(flow.shared | declared),
-        changed=frozenset(flow.changed),
         hinted=frozenset(flow.hinted),
     )
 
@@ -61,7 +59,6 @@ class _Flow(ast.NodeVisitor):
         self.needed: dict[str, int] = {}
         self.bound: set[str] = set()
         self.shared: set[str] = set()
-        self.changed: set[str] = set()
         self.hinted: set[str] = set()
         self.later: dict[str, list[_Read]] = {}  #: read by functions and classes in here, whenever those are used
         self._using: set[str] = set()
@@ -177,7 +174,6 @@ class _Flow(ast.NodeVisitor):
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         if isinstance(node.target, ast.Name):
             self.read(node.target.id, node.lineno)
-            self.changed.add(node.target.id)
         self._visit_all([node.value, node.target])
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:

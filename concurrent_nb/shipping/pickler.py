@@ -118,6 +118,8 @@ def _way_of(kind: type) -> Way | None:
             return way
     if is_refused_type(kind):
         return _refuse
+    if (numpy := sys.modules.get("numpy")) is not None and kind is numpy.ndarray:
+        return _reduce_array
     if (reduction := streams.reduction(kind)) is not None:
         return partial(_reduce_generator, reduction)
     managers = sys.modules.get("multiprocessing.managers")
@@ -405,6 +407,12 @@ def _reduce_generator(reduction: Callable[[Any, bool], Any], pickler: Pickler, g
         return NotImplemented if type(generator) is not random.SystemRandom else reduction(generator, False)
     pickler.draws = True
     return reduction(generator, pickler.mode == "spawn")
+
+
+def _reduce_array(pickler: Pickler, array: Any) -> Any:
+    if not (array.flags.forc or array.dtype.hasobject):
+        array = sys.modules["numpy"].ascontiguousarray(array)  # only such memory can leave the pickle
+    return array.__reduce_ex__(5)
 
 
 def _reduce_figure(pickler: Pickler, figure: Any) -> Any:

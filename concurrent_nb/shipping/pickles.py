@@ -96,11 +96,12 @@ def _spent(thing: object, budget: int) -> int:
     return -1
 
 
-def dumps(thing: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview]]:
+def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYTES) -> tuple[bytes, list[memoryview]]:
     """Pickle `thing`; return the pickle and the large buffers that were left out of it.
 
     Args:
         mode: what becomes of generators of random numbers.
+        least_bytes: smaller buffers stay in the pickle, and so do small ones that are read-only.
 
     Raises whatever the object's own pickling raises (TypeError, PicklingError, RecursionError, ...).
     """
@@ -108,7 +109,7 @@ def dumps(thing: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview]]:
     if kind in _ATOMS and kind is not bytes:
         return pickle.dumps(thing, 5), []
     buffers: list[memoryview] = []
-    keep = keeping(buffers)
+    keep = keeping(buffers, least_bytes)
     if is_plain(thing):
         return pickle.dumps(thing, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping import pickler  # here, because it takes 60 ms and many never need it
@@ -116,7 +117,7 @@ def dumps(thing: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview]]:
     return pickler.dumps(thing, keep, mode), buffers
 
 
-def keeping(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+def keeping(buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES) -> Callable[[pickle.PickleBuffer], bool]:
     """Give the `buffer_callback` that leaves large buffers out of a pickle and adds them to `buffers`."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -124,7 +125,7 @@ def keeping(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
             raw = buffer.raw()
         except BufferError:  # not contiguous: stays in the pickle
             return True
-        if raw.nbytes < OUT_OF_BAND_BYTES:
+        if raw.nbytes < least_bytes or (raw.readonly and raw.nbytes < OUT_OF_BAND_BYTES):
             return True
         buffers.append(raw)
         return False

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from concurrent_nb.errors import SetupFailed
 from concurrent_nb.shipping import notes, pickles
+from concurrent_nb.shipping.restoring import Restoring
 from concurrent_nb.shipping.sources import unwrapped
 
 #: what a setup returns is told to its application up to so many bytes
@@ -49,7 +50,8 @@ _ran: Final[dict[bytes, _Ran]] = {}  # by id
 
 
 def _opened(parts: Parts) -> Any:
-    return pickles.loads(parts[0], parts[1:])
+    # On copies, because what a setup changes stays.
+    return pickles.loads(parts[0], [bytearray(buffer) for buffer in parts[1:]])
 
 
 _running: Final = threading.RLock()  # where tasks share a process, one runs a setup and the others wait for it
@@ -177,6 +179,8 @@ def lend(function: Any, names: Mapping[str, Any]) -> None:
     """Let a function that has travelled by value find these names, where it has none of its own."""
     if not names:
         return
+    while isinstance(function, Restoring):
+        function = function.function
     if callable(use := getattr(type(function), "use_names", None)):
         use(function, names)
         return
@@ -185,6 +189,6 @@ def lend(function: Any, names: Mapping[str, Any]) -> None:
     if isinstance(bare, types.FunctionType):
         own = bare.__globals__
         module = sys.modules.get(str(own.get("__name__")))
-        if module is None or module.__dict__ is not own:
+        if own.get("__name__") == "__main__" or module is None or module.__dict__ is not own:
             for name, value in names.items():
                 own.setdefault(name, value)

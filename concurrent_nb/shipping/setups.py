@@ -56,10 +56,12 @@ def _in_envelope(
     """Put a pickle into an envelope, also where parts of it lie in shared memory."""
     out: list[Buffer | Slice] = []
     rest = iter(buffers)
+    places = [bytearray() for _ in buffers]
+    placed = set(map(id, places))
 
     def stays(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if not raw.nbytes:  # the place of one that is there already
+        if id(raw.obj) in placed:  # the place of one that is there already
             out.append(next(rest))
             return False
         if raw.nbytes < OUT_OF_BAND_BYTES:
@@ -67,7 +69,6 @@ def _in_envelope(
         out.append(raw)
         return False
 
-    places = [bytearray() for _ in buffers]
     return pickle.dumps(Envelope(environment, body, places), 5, buffer_callback=stays), out
 
 

@@ -9,6 +9,7 @@ import types
 from collections.abc import Collection
 from typing import Any, Final
 
+from concurrent_nb.shipping.pickles import Shared
 from concurrent_nb.shipping.references import pickles_itself, references
 
 #: items of one container that are measured; the rest is taken to be like them
@@ -36,7 +37,7 @@ def _measure(thing: Any, seen: set[int], depth: int) -> int:
         return SMALL_BYTES + len(thing)
     if (own := _own_bytes(thing)) is not None:
         return SMALL_BYTES + own
-    if depth >= DEPTH or isinstance(thing, types.ModuleType):
+    if depth >= DEPTH or isinstance(thing, types.ModuleType | Shared):  # the last is where it is wanted already
         return SMALL_BYTES
     if isinstance(thing, dict):
         return _measure_items(thing.keys(), seen, depth) + _measure_items(thing.values(), seen, depth)

@@ -1,6 +1,7 @@
 """Code that changes its arguments works for any size, and what a task changes is its own."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from concurrent_nb import ApplicationNode, Cluster, Needs
+from concurrent_nb.shipping.cells import cell_task
 from tests.clusters import shared_cluster
 from tests.work import PATIENCE_S
 
@@ -40,6 +42,11 @@ class Measured:
 def add(array: Any) -> Any:
     array += 1
     return array
+
+
+def add_to(array: Any, more: float) -> float:
+    array += more
+    return float(array[0])
 
 
 def sort(array: Any) -> Any:
@@ -155,6 +162,92 @@ def test_tasks_in_threads_may_change_their_arguments(app: ApplicationNode) -> No
         given = np.zeros(size)
         job = app.start_job(lambda array: add(array)[-1], [(given,)] * 8, needs=THREAD)
         assert job.results(PATIENCE_S) == [1.0] * 8
+
+
+def test_what_a_task_changes_of_captured_arrays_is_its_own(app: ApplicationNode) -> None:
+    for size in SIZES:
+        array, strided = np.zeros(size), np.zeros(2 * size)[::2]
+        things: dict[str, Any] = {"array": array, "measured": Measured(np.zeros(size), [np.zeros(size)])}
+
+        def change(index: int, given: Any = None) -> list[float]:
+            mine = things["measured"].weights[0]  # noqa: B023  (it is sent at once)
+            for it in (array, strided, mine):  # noqa: B023
+                it += index
+            return [float(it[-1]) for it in (array, strided, mine)]  # noqa: B023
+
+        expected = [[float(index)] * 3 for index in range(12)]
+        constant = functools.partial(add_to, np.zeros(size))
+        assert list(app.map(change, range(12), timeout=PATIENCE_S)) == expected
+        assert list(app.map(change, range(12), chunksize=5, timeout=PATIENCE_S)) == expected
+        assert app.start_job(change, [(n,) for n in range(12)], batch=4).results(PATIENCE_S) == expected
+        assert app.start_job(change, [(n,) for n in range(12)], needs=THREAD).results(PATIENCE_S) == expected
+        assert [app.submit(constant, n).result(PATIENCE_S) for n in range(6)] == list(range(6))
+        assert list(app.map(constant, range(12), chunksize=5, timeout=PATIENCE_S)) == list(range(12))
+        assert array.sum() == strided.sum() == 0
+
+
+def test_results_that_are_captured_arrays_are_as_they_were_when_each_was_given(app: ApplicationNode) -> None:
+    for size in SIZES:
+        array = np.zeros(size)
+
+        def change(index: int) -> Any:
+            array[:] += index  # noqa: B023  (it is sent at once)
+            return array if index % 2 else array[: len(array) // 2]  # noqa: B023
+
+        for results in (
+            app.map(change, range(12), chunksize=6, timeout=PATIENCE_S),
+            app.start_job(change, [(n,) for n in range(12)], batch=6).results(PATIENCE_S),
+        ):
+            assert [(it[0], it[-1]) for it in results] == [(n, n) for n in range(12)]
+
+
+def test_a_worker_may_use_the_same_memory_for_each_result(app: ApplicationNode) -> None:
+    """Of a chunk, too, whose results are sent together."""
+
+    def fill(index: int) -> Any:
+        import builtins
+
+        scratch = builtins.__dict__.setdefault("scratch", np.zeros(20_000))
+        scratch[:] = index
+        return scratch
+
+    for results in (
+        app.map(fill, range(16), chunksize=8, timeout=PATIENCE_S),
+        app.map(fill, range(200), timeout=PATIENCE_S),
+        app.start_job(fill, [(n,) for n in range(16)], batch=8).results(PATIENCE_S),
+    ):
+        assert [result[0] - n for n, result in enumerate(results)] in ([0] * 16, [0] * 200)
+
+
+def test_without_shared_memory_captured_arrays_are_a_tasks_own_or_the_error_says_what_to_do() -> None:
+    with Cluster(workers=1, config={"MasterNode": {"share_memory": False}}) as cluster:
+        app = cluster.application()
+        for size in SIZES:
+            array = np.zeros(size)
+
+            def change(index: int) -> float:
+                array[:] += index  # noqa: B023  (it is sent at once)
+                return float(array[0])  # noqa: B023
+
+            job = app.start_job(change, [(n,) for n in range(3)])
+            if size == SIZES[-1] and isinstance(error := job.futures[0].exception(PATIENCE_S), ValueError):
+                assert "hand them over as arguments" in error.__notes__[0]
+            else:
+                assert job.results(PATIENCE_S) == [0, 1, 2]
+
+
+def test_a_cell_may_use_an_array_that_is_larger_than_any_pickle_may_be(app: ApplicationNode) -> None:
+    names = {"__name__": "__main__", "big": np.ones(34 << 20)}  # 272 MiB
+    task = cell_task("big[i] += i\nbig[: i + 1].sum(), big[-1]", names, for_text="i in range(4)")
+    assert app.start_job(task.function, task.calls).results(PATIENCE_S) == [(1 + 2 * i, 1) for i in range(4)]
+    assert names["big"][3] == 1  # type: ignore[index]
+
+
+def test_what_was_put_may_be_captured(app: ApplicationNode) -> None:
+    for size in SIZES:
+        names = {"__name__": "__main__", "put": app.put(np.zeros(size))}
+        task = cell_task("put += 1\nput[-1]", names, for_text="i in range(4)")
+        assert app.start_job(task.function, task.calls).results(PATIENCE_S) == [1] * 4
 
 
 def test_what_was_read_only_stays_so(app: ApplicationNode) -> None:

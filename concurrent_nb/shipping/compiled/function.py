@@ -7,11 +7,6 @@ from typing import Any, Final
 from concurrent_nb.shipping.compiled.build import Build, load
 from concurrent_nb.wire.messages import Needs
 
-_READ_ONLY: Final = (
-    "arrays that travel to a task are read-only: declare the argument `const`, as in `const double[:] a`, or change a"
-    " copy, as in `f(a.copy())`"
-)
-
 
 class CythonFunction:
     """A `def` or `cpdef` of a cell.
@@ -40,12 +35,7 @@ class CythonFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled function, in this process."""
         __tracebackhide__ = True  # for IPython
-        try:
-            return self.__wrapped__(*args, **kwargs)
-        except ValueError as error:
-            if "read-only" in str(error):
-                error.add_note(_READ_ONLY)
-            raise
+        return self.__wrapped__(*args, **kwargs)
 
     @property
     def nbytes(self) -> int:

@@ -144,7 +144,10 @@ def find_unloaded(name: str) -> ModuleSpec | None:
 
 def _found(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     if path is not None:
-        return PathFinder.find_spec(name, path)
+        try:
+            return PathFinder.find_spec(name, path)
+        except KeyError:  # a folder without __init__.py, in a package that is not imported: its spec asks for that
+            return None
     for finder in list(sys.meta_path):
         find = getattr(finder, "find_spec", None)
         if find is None or isinstance(finder, Imports):

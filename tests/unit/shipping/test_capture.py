@@ -12,12 +12,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from concurrent_nb.errors import CaptureError, TooLarge
+from concurrent_nb.shipping import capture as capture_module
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.capture import Captured, capture
 from concurrent_nb.shipping.cells import CellFunction, cell_task
+from concurrent_nb.shipping.functions import Functions
+from concurrent_nb.shipping.functions import opened as opened_function
 from concurrent_nb.shipping.sizes import measure_bytes, write_bytes
 
 
@@ -199,6 +203,27 @@ def test_what_an_estimate_missed_is_refused_after_pickling() -> None:
         cell_task("thing", notebook(thing=Modest()), limit_bytes=2000)
 
 
+def test_large_arrays_are_limited_by_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    free = types.SimpleNamespace(available=6 << 20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(capture_module, "LIMIT_BYTES", 1 << 20)
+    array = np.zeros(7 << 16)
+    namespace = notebook(big=array, both={"big": array[: 5 << 16]}, text=[bytes(5 << 18)])
+    assert len(cell_task("both", namespace).function._captured.buffers) == 1
+    for source, name in (("big, both", "big (3.5 MiB)"), ("text", "text (1.3 MiB)")):
+        with pytest.raises(TooLarge) as raised:
+            cell_task(source, namespace)
+        for words in (name, "app.put", "--for", "capture_limit_bytes"):
+            assert words in str(raised.value)
+    with pytest.raises(TooLarge, match=r"1\.0 MiB are allowed"):
+        cell_task("big", namespace, limit_bytes=1 << 20)
+    assert cell_task("big, both", namespace, limit_bytes=1 << 30).captured[0].size_bytes > array.nbytes
+    free.available = 2 << 30
+    cell_task("big, both", namespace)
+
+
 def test_mutable_objects_are_fresh_for_each_call() -> None:
     function = travelled("data.append(1)\nlen(data)", notebook(data=[0]))
     assert [function(), function()] == [2, 2]
@@ -233,37 +258,83 @@ def test_a_function_with_state_is_fresh_for_each_call(source: str) -> None:
     assert [function(), function()] == [2, 2]
 
 
+def arrived(source: str, namespace: dict[str, Any], **options: Any) -> Callable[[], Any]:
+    """Make a task of a cell and have it where a worker would have it."""
+    function: Callable[[], Any] = opened_function(Functions().pickle(cell_task(source, namespace, **options).function))
+    return function
+
+
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_arrays_are_shared_and_read_only(size: int) -> None:
-    array = np.arange(size)
-    function = travelled("a", notebook(a=array))
-    assert function() is function()
-    np.testing.assert_array_equal(function(), array)
-    change = travelled("a[0] = 1", notebook(a=array))
-    with pytest.raises(ValueError, match="read-only") as raised:
-        change()
-    assert "a = a.copy()" in raised.value.__notes__[0]
+@pytest.mark.parametrize(
+    "source",
+    [
+        "a += 1\na[0]",
+        "a[0] += 1\na[0]",
+        "a.fill(1)\na[0]",
+        "change()\na[0]",
+        "change()",
+        "change_it(a)\na[0]",
+        "d['a'][0] += 1\nd['a'][0]",
+        "d['a'] += 1\nd['a'][0]",
+        "s[0] += 1\ns[0]",
+        "a.shape = (-1, 1)\na[0, 0] += 1\na[0, 0]",
+        "a = a + 1\na[0]",
+        "l[0][0] += 1\na[0]",
+        "f.loc[0, 'x'] += 1\nf.x[0]",
+        "f.iloc[0, 0] += 1\nf.x[0]",
+        "f['x'] = f['x'] + 1\nf.x[0]",
+    ],
+)
+def test_what_a_cell_changes_of_an_array_is_its_own(source: str, size: int) -> None:
+    names = notebook(
+        "def change():\n    global a\n    a += 1\n    return a[0]\ndef change_it(b):\n    b[:1] = 1",
+        a=np.zeros(size),
+        d={"a": np.zeros(size)},
+        s=np.zeros(2 * size)[::2],
+    )
+    names["l"] = [names["a"]]
+    names["f"] = pd.DataFrame({"x": np.zeros(size)})
+    function = arrived(source, names)
+    assert [float(function()) for _ in range(3)] == [1, 1, 1]
+    assert names["a"].sum() == names["d"]["a"].sum() == names["s"].sum() == names["f"].x.sum() == 0
 
 
-def test_an_array_that_the_cell_assigns_in_place_is_its_own() -> None:
-    function = travelled("a += 1\na.sum()", notebook(a=np.zeros(100_000)))
-    assert [function(), function()] == [100_000, 100_000]
+def test_a_result_may_be_a_captured_array() -> None:
+    function = arrived("a[0] += 1\na", notebook(a=np.zeros(100_000)))
+    assert [function().copy()[0] for _ in range(2)] == [1, 1]
+
+
+def test_what_the_notebook_has_made_read_only_stays_so() -> None:
+    for size in (10, 100_000):
+        array = np.zeros(size)
+        array.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            arrived("a += 1", notebook(a=array))()
+
+
+def test_a_shared_array_keeps_what_is_changed() -> None:
+    for size in (10, 100_000):
+        function = arrived("a[0] += 1\na[0]", notebook(a=np.zeros(size)), kept=["a"])
+        assert [float(function()) for _ in range(3)] == [1, 2, 3]
 
 
 def test_what_is_sent_is_a_snapshot() -> None:
     array = np.zeros(100_000)
     data = [1]
     task = cell_task("a.sum(), data", notebook(a=array, data=data))
-    array[:] = 1
     data.append(2)
-    body, buffers = pickles.dumps(task.function)
-    assert pickles.loads(body, buffers)() == (0.0, [1])
+    pickled = Functions().pickle(task.function)
+    array[:] = 1
+    assert opened_function(pickled)() == (0.0, [1])
 
 
-def test_large_things_leave_the_pickle() -> None:
-    body, buffers = pickles.dumps(cell_task("a, text", notebook(a=np.zeros(100_000), text=["y" * 100_000])).function)
-    assert sorted(len(buffer) for buffer in buffers)[-1] == 800_000
-    assert len(body) < 2000
+@pytest.mark.parametrize("kept", [(), ("a",)])
+def test_large_things_leave_the_pickle_uncopied(kept: tuple[str, ...]) -> None:
+    array = np.zeros(100_000)
+    names = notebook(a=array, text=["y" * 100_000], f=lambda: array)
+    body, buffers = pickles.dumps(cell_task("a, text, f", names, kept=kept).function)
+    assert any(np.shares_memory(np.frombuffer(buffer), array) for buffer in buffers if len(buffer) == array.nbytes)
+    assert len(body) < 3000
 
 
 def test_modules_are_imported_by_name_with_their_submodules() -> None:
@@ -311,6 +382,7 @@ def test_ipython_s_open_is_not_sent() -> None:
         (types.SimpleNamespace(data=b"x" * 1000), 1000, 1200),
         (int, 1, 100),
         (sys, 1, 100),
+        (pickles.Shared(b"x" * 1000, [b"x" * 1000], None, ""), 1, 100),
     ],
 )
 def test_sizes_are_estimated(thing: Any, low: int, high: int) -> None:

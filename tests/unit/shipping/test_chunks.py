@@ -4,6 +4,7 @@ import os
 import pickle
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from concurrent_nb.outcome import Hit, Status
@@ -105,6 +106,26 @@ def test_arguments_that_cannot_be_opened_and_results_that_cannot_be_sent_fail_al
     assert "opened" in decode_error(grenade[Status.NOT_LOADABLE]).message
     assert [*stays] == [Status.NOT_PICKLABLE]
     assert "CannotGo" in decode_error(stays[Status.NOT_PICKLABLE]).message
+
+
+def test_what_an_item_gives_back_is_not_changed_by_the_next() -> None:
+    scratch = np.zeros(100_000)
+
+    def fill(value: int) -> Any:
+        scratch[:] = value
+        return scratch
+
+    taken: list[Any] = []
+
+    def snapshot(buffer: memoryview) -> bytearray:
+        copy = bytearray(buffer)
+        taken.append(copy)
+        return copy
+
+    calls = [(1,), (2,)]
+    for answers in (chunks.run(fill, calls, [0, 1], begin), chunks.run(fill, calls, [0, 1], begin, snapshot=snapshot)):
+        assert [pickles.loads(body, buffers)[-1] for body, *buffers in answers] == [1, 2]
+    assert len(taken) == 2
 
 
 def test_a_hit_is_its_value() -> None:

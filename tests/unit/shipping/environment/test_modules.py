@@ -72,6 +72,8 @@ def test_what_is_not_imported_is_found_without_importing_it(imports: Imports, tm
     assert spec.origin == str(tmp_path / "env_package" / "part.py")
     assert modules.find_unloaded("env_package.none") is None
     assert modules.find_unloaded("env_none.part") is None
+    (tmp_path / "env_package" / "folder").mkdir()  # without an __init__.py
+    assert modules.find_unloaded("env_package.folder") is None
     assert not {"env_package", "env_package.part"} & set(sys.modules)
 
 
