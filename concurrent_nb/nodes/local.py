@@ -76,8 +76,9 @@ class Cluster:
         workers: worker processes; None takes one for each core that this process may use.
         name: under which others on this machine `connect`; None for a cluster that nobody else looks for.
         config: configuration of the nodes, {"MasterNode": {"strategy": "PushBest"}, ...}.
-        initializer: called as `initializer(*initargs)` in each worker process before its first task. If it raises an
-            error, open futures and what is submitted later end with InitializerFailed, a BrokenExecutor.
+        initializer: called as `initializer(*initargs)` in each worker process before its first task. Globals that it
+            assigns (`global model`) are found by tasks, whatever they are here. If it raises an error, open futures and
+            what is submitted later end with InitializerFailed, a BrokenExecutor.
         max_tasks_per_worker: tasks that a worker process runs before a fresh one takes its place; None: no limit. A
             chunk that you have asked for (`chunksize`, `batch`) is one task, and tasks in threads are not counted.
         log: file to which the nodes' logs are appended; None for one that is gone with the cluster.

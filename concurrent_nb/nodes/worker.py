@@ -35,6 +35,7 @@ from concurrent_nb.shipping.environment.envelope import is_envelope
 from concurrent_nb.shipping.preparing import NotLoaded, Prepared
 from concurrent_nb.shipping.reports import EXPLANATION, failed, not_loadable, not_picklable, traceback_of
 from concurrent_nb.shipping.restoring import Copy
+from concurrent_nb.shipping.sources import unwrapped
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers import child
@@ -395,6 +396,7 @@ def initialize(initializer: bytes, ends: WorkerEnds, environments: Environments)
         environments.begin(environments.known(envelope.environment))
         function, args = pickles.loads(envelope.body, envelope.buffers)
         function(*args)
+        mains.initialized(unwrapped(function))
         environments.adopt()
     except BaseException as error:  # noqa: BLE001  (user code; the slave gets the traceback, and the user from it)
         report = traceback_of(error)

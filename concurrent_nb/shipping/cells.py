@@ -272,6 +272,7 @@ class CellFunction:
             else:
                 namespace = loaded.__globals__
         namespace.update(shared)
+        mains.initialize(namespace)
         if self._names:
             functions = [value for value in namespace.values() if isinstance(value, types.FunctionType)]
             for own in [namespace, *(function.__globals__ for function in functions if not is_importable(function))]:

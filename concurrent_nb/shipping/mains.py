@@ -10,6 +10,7 @@ What looks names up there finds them as it would without a cluster: pickle, and 
 """
 
 import builtins
+import dis
 import sys
 import threading
 import types
@@ -27,6 +28,28 @@ class _Here(threading.local):
 
 
 HERE: Final = _Here()
+
+#: globals that the initializer of this worker has assigned: every function that comes from `__main__` finds them
+_INITIALIZED: Final[dict[str, Any]] = {}
+
+
+def initialized(function: Any) -> None:
+    """Take note of the globals that an initializer has assigned, if it came from `__main__`."""
+    code = getattr(function, "__code__", None)
+    if isinstance(code, types.CodeType) and function.__module__ == MAIN:
+        own = function.__globals__
+        _INITIALIZED.update({name: own[name] for name in _assigned(code) if name in own})
+
+
+def _assigned(code: types.CodeType) -> set[str]:
+    names = {it.argval for it in dis.get_instructions(code) if it.opname == "STORE_GLOBAL"}
+    return names.union(*(_assigned(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
+
+
+def initialize(names: dict[str, Any]) -> None:
+    """Put what the initializer has assigned in the place of what has travelled."""
+    if _INITIALIZED:
+        names.update(_INITIALIZED)
 
 
 def new() -> types.ModuleType:

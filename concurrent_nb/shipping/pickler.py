@@ -156,14 +156,20 @@ class _MainGlobals(dict[str, Any]):
 
 def _reduce_function(pickler: Pickler, function: types.FunctionType) -> Any:
     reduced = pickler._function_reduce(function)
-    if reduced is NotImplemented or mains.found(function.__qualname__) is not function:
+    if reduced is NotImplemented or function.__module__ != mains.MAIN:
         return reduced
-    return (*reduced[:5], settle_function)
+    return (*reduced[:5], settle_function if mains.found(function.__qualname__) is function else fill_function)
+
+
+def fill_function(function: types.FunctionType, state: Any) -> None:
+    """Fill a function that was unpickled."""
+    cloudpickle._function_setstate(function, state)
+    mains.initialize(function.__globals__)
 
 
 def settle_function(function: types.FunctionType, state: Any) -> None:
     """Fill a function that was unpickled, and let it be found in `__main__`."""
-    cloudpickle._function_setstate(function, state)
+    fill_function(function, state)
     mains.arrived(function.__qualname__, function)
 
 

@@ -4,9 +4,11 @@ import collections
 import concurrent.futures
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -139,3 +141,67 @@ def test_the_command_line_takes_the_number_too() -> None:
         pids = [app.submit(os.getpid).result(PATIENCE_S) for _ in range(6)]
         app.close()
     assert max(collections.Counter(pids).values()) == 2
+
+
+#: as it is typed in a script: globals of the script, and of a module beside it, are set once in each worker
+SCRIPT = """
+import functools, os, pathlib, sys
+import concurrent_nb
+
+folder = pathlib.Path(sys.argv[1])
+(folder / "kept.py").write_text(
+    "import functools\\nG = None\\ncalls = 0\\n"
+    "def init(x):\\n    global G\\n    G = x\\n"
+    "def get(_=0): return G\\n"
+    "@functools.cache\\ndef load(n):\\n    global calls\\n    calls += 1\\n    return n\\n"
+    "def count(): return calls\\n"
+)
+(folder / "later.py").write_text("")
+sys.path.insert(0, str(folder))
+import kept
+
+model = None
+
+def init(x):
+    global model, unit
+    model, unit = x, "g"
+
+def predict(x):
+    return model * x, unit
+
+def helper(x):
+    return predict(x)
+
+class Score:
+    def __call__(self, x):
+        return model + x
+
+if __name__ == "__main__":
+    with concurrent_nb.Cluster(workers=1, initializer=init, initargs=(5,)) as cluster:
+        app = cluster.application()
+        print(app.submit(predict, 2).result(), list(app.map(helper, [1, 2])), app.submit(Score(), 1).result())
+        print(app.submit(lambda: predict(3)).result(), app.submit(functools.partial(predict, 1)).result())
+    with concurrent_nb.Cluster(workers=1, initializer=kept.init, initargs=(7,)) as cluster:
+        app = cluster.application()
+        values = [app.submit(kept.get).result()]
+        import later
+        values.append(app.submit(kept.get).result())
+        os.environ["LATER"] = "1"
+        print(values + list(app.map(kept.get, range(2))))
+        app.submit(kept.load, 4).result()
+        os.environ["LATER"] = "2"
+        app.submit(lambda: kept.load(4)).result()
+        print(app.submit(kept.count).result())
+"""
+
+
+def test_tasks_find_the_globals_that_an_initializer_has_set(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)
+    assert told.stdout.splitlines() == [
+        "(10, 'g') [(5, 'g'), (10, 'g')] 6",
+        "(15, 'g') (5, 'g')",
+        "[7, 7, 7, 7]",
+        "1",
+    ], told.stderr

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -24,6 +25,8 @@ from concurrent_nb.shipping.environment.loader import Modules, ModuleSet
 from concurrent_nb.shipping.environment.modules import Source
 from concurrent_nb.shipping.environment.settings import Setting, all_settings, is_there
 
+#: so many sets of modules are kept although no function of theirs is
+RECENT: Final = 8
 #: a thread that waits for its environment looks so often whether it was interrupted, in seconds
 WAIT_S: Final = 0.05
 
@@ -55,6 +58,7 @@ class Environments:
         self._followed: dict[str, tuple[Setting, Any]] = {}  # the user's own, with their values at home
         self._known: WeakValueDictionary[bytes, Entered] = WeakValueDictionary()
         self._sets: WeakValueDictionary[bytes, ModuleSet] = WeakValueDictionary()
+        self._recent: deque[ModuleSet] = deque(maxlen=RECENT)  # their modules keep their state
         self._home = self.current = Entered(None, self._modules.current)
         self._folder = os.open(".", os.O_RDONLY)
         self._folder_path = self._home_folder
@@ -79,9 +83,22 @@ class Environments:
             modules = self._sets.get(environment.modules_digest)
             if modules is None or modules.is_stale:
                 found = pickle.loads(environment.modules) if environment.modules else []
-                modules = self._sets[environment.modules_digest] = ModuleSet(Source(*parts) for parts in found)
+                modules = self._sets[environment.modules_digest] = self._set_of([Source(*parts) for parts in found])
             entered = self._known[environment.digest] = Entered(environment, modules)
         return entered
+
+    def _set_of(self, sources: list[Source]) -> ModuleSet:
+        """Give a set for these modules: a recent one to which some are added, so that its modules keep their state."""
+        new = {source.name: source for source in sources}
+        for known in reversed(self._recent):
+            added = new.keys() - known.sources.keys()
+            is_part = all(new.get(name) == source for name, source in known.sources.items())
+            imported = sys.modules if known is self._modules.current else known.loaded
+            if is_part and not known.is_stale and not any(name in imported for name in added):
+                known.sources.update(new)
+                return known
+        self._recent.append(ModuleSet(sources))
+        return self._recent[-1]
 
     def begin(self, entered: Entered) -> bool:
         """Be in an environment. False if it cannot be used any more, because files that it has imported have changed.
