@@ -66,12 +66,12 @@ class TaskFunction(Generic[P, R]):
         function._options = options_of(timeout_s, retries, function.task_needs, name, strategy)
         return function
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here."""
         __tracebackhide__ = True  # IPython leaves this frame out
         return self.function(*args, **kwargs)
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Run it on the cluster; return its future. Raises as `ApplicationNode.submit`."""
         return application()._submit_with(self._options, self.function, args, kwargs)
 

@@ -405,7 +405,10 @@ def _reduce_stream(pickler: Pickler, stream: Any) -> Any:
     if type(stream) is io.TextIOWrapper:  # cloudpickle sends its contents
         raise Refused(stream)
     kind = type(stream)
-    return stream.__reduce_ex__(5) if isinstance(kind.__reduce__, types.FunctionType) else NotImplemented
+    if isinstance(kind.__reduce_ex__, types.FunctionType):
+        return stream.__reduce_ex__(5)
+    # From Python 3.13 on the built-in class has a `__reduce_ex__` that only raises.
+    return stream.__reduce__() if isinstance(kind.__reduce__, types.FunctionType) else NotImplemented
 
 
 def _reduce_generator(reduction: Callable[[Any, bool], Any], pickler: Pickler, generator: Any) -> Any:

@@ -101,7 +101,7 @@ class Prepared:
                     notes.sink().put_progress(_ran[setup[0]].told)
         return _Waiting(are_fresh)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Open it and call the function."""
         return self.open()(*args, **kwargs)
 

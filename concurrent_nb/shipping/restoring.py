@@ -42,7 +42,7 @@ class Restoring:
         self._restore = restore
         self._has_read_only = has_read_only
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
         for restore in self._restore:
             restore()

@@ -277,7 +277,7 @@ def arrived(source: str, namespace: dict[str, Any], **options: Any) -> Callable[
         "d['a'][0] += 1\nd['a'][0]",
         "d['a'] += 1\nd['a'][0]",
         "s[0] += 1\ns[0]",
-        "a.shape = (-1, 1)\na[0, 0] += 1\na[0, 0]",
+        "a.resize((a.size, 1), refcheck=False)\na[0, 0] += 1\na[0, 0]",
         "a = a + 1\na[0]",
         "l[0][0] += 1\na[0]",
         "f.loc[0, 'x'] += 1\nf.x[0]",
