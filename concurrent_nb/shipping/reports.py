@@ -3,6 +3,7 @@
 Code of a user's that runs here (`str`, `repr`, pickling of an exception) may raise anything, and the report says so.
 """
 
+import contextlib
 import os
 import pickle
 import traceback
@@ -64,15 +65,14 @@ def not_picklable(value: object, error: BaseException) -> Answer:
         hint = "return a list of its items instead"
     elif kind == "coroutine":
         hint = "run it in the task, and return what it gives"
-    elif isinstance(error, RecursionError) or "recursion" in str(error):  # cloudpickle raises one of its own
+    elif isinstance(error, RecursionError) or "recursion" in _text_of(error):  # cloudpickle raises one of its own
         hint = "it is nested too deeply: return something flatter"
     else:
-        try:
+        # User code is looked through, which may raise anything. What was raised first is told all the same.
+        with contextlib.suppress(BaseException):
             culprit = find_unpicklable(value, error)
-        except Exception:  # noqa: BLE001  (user code is looked through; what was raised first is told all the same)
-            culprit = None
-        if culprit is not None and (culprit.path or refusal(value)):
-            why = f"{culprit.text('the result', 'result')}: {culprit.advice}"
+            if culprit.path or refusal(value):
+                why = f"{culprit.text('the result', 'result')}: {culprit.advice}"
     message = f"the task returned a {kind} that cannot be pickled, {_repr_of(value)} ({why}): {hint}"
     return int(Status.NOT_PICKLABLE), encode_error(ErrorReport(_class_name(error), message, "")), ()
 

@@ -75,6 +75,9 @@ class Stubborn(Exception):
         if pid != os.getpid():
             raise KeyboardInterrupt("not here")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stubborn, self.args
+
 
 class Guarded(Exception):
     """Takes no attributes."""

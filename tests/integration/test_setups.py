@@ -210,9 +210,9 @@ def test_busy_workers_run_it_when_they_can(
 # -------------------------------------------------------------------------------------------------------- in a notebook
 
 
-@pytest.fixture(scope="module")
-def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
-    notebook = Notebook(tmp_path_factory.mktemp("notebook"))
+@pytest.fixture
+def notebook(tmp_path: Path) -> Iterator[Notebook]:
+    notebook = Notebook(tmp_path)  # of its own, because workers are replaced
     assert notebook.run("%concurrent start --workers 2").error is None
     yield notebook
     notebook.close()
@@ -275,6 +275,6 @@ def test_a_setup_cell_that_fails_is_shown_and_mended(notebook: Notebook) -> None
     ended = notebook.run("%%concurrent_setup --no-block\nimport time\ntime.sleep(0.5)\nlate = 3")
     assert (ended.value or "").startswith("<setup In[")
     assert notebook.run("%%concurrent_task\nlate").value == "3"
-    for wrong, error in (("", "CellError"), ("x = = 1", "CellError"), ("undefined_name + 1", "CaptureError")):
+    for wrong, error in (("# nothing", "CellError"), ("x = = 1", "CellError"), ("undefined_name + 1", "CaptureError")):
         assert notebook.run(f"%%concurrent_setup\n{wrong}").error == error
     assert notebook.run("%%concurrent_task --local\nlate").error == "CaptureError"
