@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
@@ -47,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[variable] = str(home / folder)
     tempfile.tempdir = None  # read TMPDIR again
     os.environ[leaks.MARK] = secrets.token_hex(8)
+    # A shell has what it starts in the background ignore this signal, and so would the processes that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # The standard library starts this process when it is first needed and keeps it, so have it before the first test.
     resource_tracker.ensure_running()
     # The tests themselves are on this machine only, and too many to be laid into shared memory within each of them.

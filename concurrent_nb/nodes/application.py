@@ -691,9 +691,9 @@ class ApplicationNode(concurrent.futures.Executor):
         retries: int = 0,
     ) -> None:
         """Submit all tasks of a job."""
-        with_setups = needs is None or needs.kind != "host"
-        shipment = self._ship(function, spawns=True, with_setups=with_setups)
-        needs = shipment.needs if needs is None else checked_needs(needs)
+        wanted = checked_needs(needs)
+        shipment = self._ship(function, spawns=True, with_setups=wanted is None or wanted.kind != "host")
+        needs = shipment.needs if needs is None else wanted
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers, lease = self._pack(function, call, {})
