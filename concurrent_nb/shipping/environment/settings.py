@@ -9,6 +9,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, Final
 
 from concurrent_nb.shipping import pickles
@@ -55,6 +56,9 @@ class _RecursionLimit(Setting):
 
     def save(self) -> Any:
         return sys.getrecursionlimit()
+
+    def is_same(self, saved: Any) -> bool:
+        return bool(sys.getrecursionlimit() == saved)
 
 
 _PLAIN_RECURSION: Final = 1000
@@ -242,21 +246,15 @@ class _Decimal(Setting):
         decimal.setcontext(decimal.Context(**settings, traps=[getattr(decimal, name) for name in traps]))
 
     def save(self) -> Any:
-        return sys.modules["decimal"].getcontext().copy()
+        context = sys.modules["decimal"].getcontext().copy()
+        return context, _all_of(context)  # its traps are the context's own, so it has to stay
 
     def is_same(self, saved: Any) -> bool:
-        context = sys.modules["decimal"].getcontext()
-        return bool(
-            context.prec == saved.prec
-            and context.rounding == saved.rounding
-            and context.Emax == saved.Emax
-            and context.Emin == saved.Emin
-            and context.capitals == saved.capitals
-            and context.clamp == saved.clamp
-            and context.traps == saved.traps
-        )
+        return bool(_all_of(sys.modules["decimal"].getcontext()) == saved[1])
 
 
+#: one call of C code, because it is made for each task
+_all_of: Final = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
 _CONTEXT: Final = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _PLAIN_CONTEXT: Final = (
     [28, "ROUND_HALF_EVEN", -999999, 999999, 1, 0],

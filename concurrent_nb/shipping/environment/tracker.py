@@ -70,7 +70,6 @@ class Tracker:
         self._settings: list[Setting] = all_settings() if settings is None else settings
         self._saved: list[tuple[Callable[[Any], bool], Any]] = []
         self._there = ""  # which modules of settings were imported
-        self._lazy: list[str] = []
         self._count = -1
         self._size = 0
         self._last = ""
@@ -181,18 +180,14 @@ class Tracker:
         ):
             return False
         try:
-            folder = os.getcwd()
-        except OSError:
-            folder = ""  # it is gone
-        if folder != self._folder:
-            return False
+            if os.getcwd() != self._folder:
+                return False
+        except OSError:  # it is gone
+            if self._folder:
+                return False
         for is_same, saved in self._saved:
             if not is_same(saved):
                 return False
-        if self._lazy:
-            for module in self._lazy:
-                if module in loaded:
-                    return False
         return not self._files or all(sources.stamp_of(path) == stamp for path, stamp in self._files)
 
     def _look(self) -> None:
@@ -242,11 +237,9 @@ class Tracker:
     def _values(self) -> tuple[bytes, bytes]:
         values: dict[str, Any] = {}
         saved: list[tuple[Callable[[Any], bool], Any]] = []
-        lazy: list[str] = []
         followed: list[Setting] = []
         for setting in self._settings:
             if not is_there(setting):
-                lazy.append(setting.module)
                 continue
             saved.append((setting.is_same, setting.save()))
             value = setting.read()
@@ -254,7 +247,7 @@ class Tracker:
                 followed.append(setting)
             if value is not None:
                 values[setting.name] = value
-        self._saved, self._lazy = saved, lazy
+        self._saved = saved
         try:
             return (
                 pickles.dumps(values)[0] if values else b"",
