@@ -36,12 +36,25 @@ class _Loader(SourceFileLoader):
         return self._source.text if path == self.path else super().get_data(path)
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """Compile the source, once in this process. Raises SyntaxError."""
+        """Give the code, compiled once in this process, or found beside the file if that is the same here.
+
+        Raises SyntaxError.
+        """
         key = self.path, self._source.text
         code = _codes.get(key)
+        if code is None and self._is_here():
+            code = super().get_code(fullname)
         if code is None:
-            code = _codes[key] = compile(self._source.text, self.path, "exec", dont_inherit=True)
+            code = compile(self._source.text, self.path, "exec", dont_inherit=True)
+        _codes[key] = code
         return code
+
+    def _is_here(self) -> bool:
+        try:
+            with open(self.path, "rb") as file:
+                return file.read() == self._source.text
+        except OSError:
+            return False
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Run the module, and let tracebacks find its lines as they are here."""
