@@ -298,8 +298,12 @@ class Courier:
                 for news in self._ledger.received(frames, now):
                     if (self._held or self.output.is_busy) and self._must_wait(news):
                         self._held.append(news)
-                    else:
-                        self._learn_safely(news)
+                        continue
+                    # Not by `foreign.call`, which would cost each result a tenth of its way through this thread.
+                    try:
+                        self._learn(news)
+                    except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
+                        self._end_broken(news, error)
         except ProtocolError as error:
             log.warning("the master broke the protocol: %s", error)
             return True
@@ -384,15 +388,11 @@ class Courier:
                 return
             self.output.overtake()
         while self._held:
-            self._learn_safely(self._held.popleft())
-
-    def _learn_safely(self, news: News[TaskFuture]) -> None:
-        # Not by `foreign.call`, which would cost each result a tenth of its way through this thread.
-        try:
-            self._learn(news)
-        except BaseException as error:
-            log.exception("news of a task could not be taken")
-            self._end_broken(news, error)
+            news = self._held.popleft()
+            try:
+                self._learn(news)
+            except BaseException as error:  # noqa: BLE001  (as in `_receive`)
+                self._end_broken(news, error)
 
     def _learn(self, news: News[TaskFuture]) -> None:
         if type(news) is Ended:
@@ -414,6 +414,7 @@ class Courier:
 
     def _end_broken(self, news: News[TaskFuture], error: BaseException) -> None:
         """End a task whose end could not be taken, if it has none: its future is not to wait for ever."""
+        log.error("news of a task could not be taken", exc_info=error)
         if type(news) is Ended:
             future = news.entry.owner
             failure = ResultNotLoadable(
