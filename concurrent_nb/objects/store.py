@@ -81,13 +81,19 @@ class Store:
         self._seen: OrderedDict[tuple[int, int], _Placed] = OrderedDict()  # by the address and length it came from
         self._fickle: OrderedDict[tuple[int, int], None] = OrderedDict()  # addresses whose content changed
         self._count = 0
+        self._is_closed = False
         self._returns: deque[tuple[Slice, bool]] = deque()  # let go, also by finalizers, which may take no lock
         self._closed: list[bytes] = []  # segments, since they were last asked for
 
     # ------------------------------------------------------------------------------------------------------ laying down
 
     def place(self, buffer: memoryview) -> Slice | None:
-        """Lay a buffer down, or find it; None if there is no memory for it. It is let go once for each call."""
+        """Lay a buffer down, or find it; None if there is no memory for it. It is let go once for each call.
+
+        None also after `close`: what is submitted after a shutdown is refused, but pickled before that.
+        """
+        if self._is_closed:
+            return None
         buffer = buffer.cast("B")
         if not self._recognises:
             with self._lock:
@@ -128,6 +134,8 @@ class Store:
 
     def _lay_down(self, buffer: memoryview, key: tuple[int, int] | None) -> Slice | None:
         with self._lock:
+            if self._is_closed:  # meanwhile
+                return None
             try:
                 place = self._find_place(buffer.nbytes)
             except OSError as error:
@@ -223,6 +231,7 @@ class Store:
     def close(self) -> None:
         """Close everything. Readers that have mapped something keep it."""
         with self._lock:
+            self._is_closed = True
             self._heap = Heap()
             for segment in list(self._handles):
                 self._close(segment)

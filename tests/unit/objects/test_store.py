@@ -201,3 +201,9 @@ def test_a_probe_is_there_only_while_it_is_shown() -> None:
         os.close(open_segment(handle))
     with pytest.raises(CannotOpen):
         open_segment(handle)
+
+
+def test_a_closed_store_takes_nothing() -> None:
+    store = Store()
+    store.close()
+    assert store.place(memoryview(bytes(100_000))) is None
