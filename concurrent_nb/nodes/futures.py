@@ -54,20 +54,21 @@ class TaskFuture(concurrent.futures.Future[T]):
     memory and a third of its time, and the lists of who waits are made when they are first asked for.
     """
 
+    # As the standard library's, but for the furniture. In the class, because most futures need most of it only later.
+    _state = PENDING
+    _result: T | None = None
+    _exception: BaseException | None = None
+    _is_furnished = False
+    slave = ""  #: name of the slave where it ran
+    worker = 0  #: pid of the worker that ran it
+    attempt = 0  #: number of the attempt that ended it
+    elapsed_s = 0.0  #: time that the worker spent on it
+    status: Status | None = None  #: how it ended on the cluster
+
     def __init__(self, job_id: JobId, index: int, canceller: Canceller, job: "Job | None" = None) -> None:
-        # As the standard library's, but for the furniture.
-        self._state = PENDING
-        self._result: T | None = None
-        self._exception: BaseException | None = None
-        self._is_furnished = False
         self.job_id = job_id
         self.index = index
         self.job = job  #: the job that it belongs to, None for a submit or a map
-        self.slave = ""  #: name of the slave where it ran
-        self.worker = 0  #: pid of the worker that ran it
-        self.attempt = 0  #: number of the attempt that ended it
-        self.elapsed_s = 0.0  #: time that the worker spent on it
-        self.status: Status | None = None  #: how it ended on the cluster
         self._canceller = canceller
 
     def __getattr__(self, name: str) -> Any:

@@ -23,7 +23,7 @@ from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.environment.envelope import Environment, State
 from concurrent_nb.shipping.environment.loader import Modules, ModuleSet
 from concurrent_nb.shipping.environment.modules import Source
-from concurrent_nb.shipping.environment.settings import Setting, all_settings, is_there
+from concurrent_nb.shipping.environment.settings import Saved, Setting, all_settings, is_there
 
 #: so many sets of modules are kept although no function of theirs is
 RECENT: Final = 8
@@ -64,7 +64,7 @@ class Environments:
         self._folder_path = self._home_folder
         self._variables: Any = {}
         self._path: list[str] = []
-        self._saved: list[tuple[Setting, Any]] = []
+        self._saved = Saved()
         self._last_module = ""
         self._module_count = 0
         self._remember()
@@ -114,7 +114,11 @@ class Environments:
     def end(self) -> None:
         """Undo what a task has changed."""
         modules = sys.modules
-        if len(modules) != self._module_count or next(reversed(modules)) != self._last_module:
+        try:
+            is_known = len(modules) == self._module_count and next(reversed(modules)) == self._last_module
+        except RuntimeError:  # a thread that the task has left imports something at this very moment
+            is_known = False
+        if not is_known:
             self._modules.note()
             self._remember_modules()
         try:
@@ -202,7 +206,7 @@ class Environments:
                 if (value := values.get(setting.name)) is not None:
                     setting.apply(value)
                 if self._is_common(setting):
-                    self._saved.append((setting, setting.save()))
+                    self._saved.add(setting)
 
     def _is_common(self, setting: Setting) -> bool:
         """Say whether there is one such setting for all tasks of this process."""
@@ -252,37 +256,33 @@ class Environments:
     def _remember(self) -> None:
         self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
         self._path = list(sys.path)
-        self._saved = [
-            (setting, setting.save())
+        self._saved = Saved(
+            setting
             for setting in (*self._settings, *(setting for setting, _ in self._followed.values()))
             if is_there(setting) and self._is_common(setting)
-        ]
+        )
         self._remember_modules()
 
     def _remember_modules(self) -> None:
-        self._module_count = len(sys.modules)
-        self._last_module = next(reversed(sys.modules))
+        names = list(sys.modules)
+        self._module_count, self._last_module = len(names), names[-1]
 
     def _is_same(self) -> bool:
-        if os.environ._data != self._variables or sys.path != self._path:  # type: ignore[attr-defined]
-            return False
-        for setting, saved in self._saved:  # noqa: SIM110  (a generator takes longer, and this is done for each task)
-            if not setting.is_same(saved):
-                return False
-        return True
+        return bool(
+            os.environ._data == self._variables  # type: ignore[attr-defined]
+            and sys.path == self._path
+            and self._saved.is_same()
+        )
 
     def _put_back(self) -> None:
         self._set_variables({os.fsdecode(name): os.fsdecode(value) for name, value in self._variables.items()})
         sys.path[:] = self._path
         values = self.current.values or {}
-        fresh = []
-        for setting, saved in self._saved:
-            if not setting.is_same(saved):
-                home = self._followed[setting.name][1] if setting.name in self._followed else None
-                setting.apply(values.get(setting.name, home))
-                saved = setting.save()
-            fresh.append((setting, saved))
-        self._saved = fresh
+        same, changed = self._saved.split()
+        for setting in changed:
+            home = self._followed[setting.name][1] if setting.name in self._followed else None
+            setting.apply(values.get(setting.name, home))
+        self._saved = Saved([*same, *changed])
 
 
 class ThreadEnvironments(Environments):
@@ -332,14 +332,12 @@ class ThreadEnvironments(Environments):
     def _apply_here(self) -> None:
         """Apply the settings of which each thread has its own."""
         local = self._local
-        if getattr(local, "entered", None) is not self.current or not all(
-            setting.is_same(saved) for setting, saved in local.saved
-        ):
+        if getattr(local, "entered", None) is not self.current or not local.saved.is_same():
             values = self.current.values or {}
             own = [setting for setting in self._settings if setting.in_threads and is_there(setting)]
             for setting in own:
                 setting.apply(values.get(setting.name))
-            local.entered, local.saved = self.current, [(setting, setting.save()) for setting in own]
+            local.entered, local.saved = self.current, Saved(own)
 
 
 class _HandedOn:

@@ -1,20 +1,25 @@
 """Settings of Python and of libraries that tasks have as the notebook has them; one class for each.
 
 A setting is read in the application and applied in workers, and put back there when a task has changed it. Its value is
-None where it is as it was at the start; it is then not sent. `save` and `is_same` are compared at each submit and after
-each task, so they cost a tenth of a microsecond. A setting of a library is left alone until that library is imported.
+None where it is as it was at the start; it is then not sent. `Saved` compares all of them at each submit and after each
+task, in half a microsecond. A setting of a library is left alone until that library is imported.
 """
 
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from operator import attrgetter, call
 from typing import Any, ClassVar, Final
 
 from concurrent_nb.shipping import pickles
 
 log = logging.getLogger(__name__)
+
+
+#: a function without arguments, in C where it can be, because it is called for each task; and what it gives now
+Look = tuple[Callable[[], Any], Any]
 
 
 class Setting:
@@ -32,13 +37,40 @@ class Setting:
         """Set it to what `read` has given elsewhere."""
         raise NotImplementedError
 
-    def save(self) -> Any:
-        """Give what `is_same` compares."""
+    def looks(self) -> list[Look]:
+        """Give how to see that it has changed."""
         raise NotImplementedError
 
-    def is_same(self, saved: Any) -> bool:
-        """Say whether it is still as it was when it was saved."""
-        return bool(self.save() == saved)
+
+class Saved:
+    """Settings as they are now, to be compared with what they are later."""
+
+    def __init__(self, settings: Iterable[Setting] = ()) -> None:
+        self._looks: list[Callable[[], Any]] = []
+        self._values: list[Any] = []
+        self._of: list[Setting] = []
+        for setting in settings:
+            self.add(setting)
+
+    def add(self, setting: Setting) -> None:
+        """Take one more."""
+        for look, value in setting.looks():
+            self._looks.append(look)
+            self._values.append(value)
+            self._of.append(setting)
+
+    def is_same(self) -> bool:
+        """Say whether all are as they were. Raises what reading a user's own setting raises."""
+        return [*map(call, self._looks)] == self._values
+
+    def split(self) -> tuple[list[Setting], list[Setting]]:
+        """Give those that are as they were, and those that have changed."""
+        changed = [
+            setting
+            for setting, look, value in zip(self._of, self._looks, self._values, strict=True)
+            if [look()] != [value]  # as `is_same` compares, which takes an object to be the same as itself
+        ]
+        return [it for it in dict.fromkeys(self._of) if it not in changed], list(dict.fromkeys(changed))
 
 
 class _RecursionLimit(Setting):
@@ -54,11 +86,8 @@ class _RecursionLimit(Setting):
     def apply(self, value: Any) -> None:
         sys.setrecursionlimit(self._home if value is None else value)
 
-    def save(self) -> Any:
-        return sys.getrecursionlimit()
-
-    def is_same(self, saved: Any) -> bool:
-        return bool(sys.getrecursionlimit() == saved)
+    def looks(self) -> list[Look]:
+        return [(sys.getrecursionlimit, sys.getrecursionlimit())]
 
 
 _PLAIN_RECURSION: Final = 1000
@@ -116,11 +145,8 @@ class _Warnings(Setting):
         with warnings.catch_warnings():
             pass  # makes Python forget what it has shown and looked up
 
-    def save(self) -> Any:
-        return list(_filters())
-
-    def is_same(self, saved: Any) -> bool:
-        return bool((warnings.filters if _filters_of_context is None else _filters_of_context()) == saved)
+    def looks(self) -> list[Look]:
+        return [(_filters_of_context or partial(getattr, warnings, "filters"), list(_filters()))]
 
 
 class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
@@ -178,27 +204,18 @@ class _Logging(Setting):
             ours.append(handler)
         root.handlers[:] = [*self._home, *ours]
 
-    def save(self) -> Any:
-        root = logging.getLogger()
-        self._cache[_MARK] = True
-        return [(handler, handler.level, handler.formatter) for handler in root.handlers]
-
-    def is_same(self, saved: Any) -> bool:
-        # `setLevel` and `disable` of any logger empty the caches of all.
-        if _MARK not in self._cache:
-            return False
-        handlers = logging.root.handlers
-        if not handlers and not saved:
-            return True
-        return bool([(handler, handler.level, handler.formatter) for handler in handlers] == saved)
-
-    @property
-    def _cache(self) -> dict[Any, Any]:
+    def looks(self) -> list[Look]:
         cache: dict[Any, Any] = self._witness._cache  # type: ignore[attr-defined]
-        return cache
+        cache[_MARK] = True  # `setLevel` and `disable` of any logger empty the caches of all
+        handlers = partial(getattr, logging.root, "handlers") if not logging.root.handlers else _handlers
+        return [(partial(cache.__contains__, _MARK), True), (handlers, list(handlers()))]
 
 
 _MARK: Final = "levels are as they were"
+
+
+def _handlers() -> list[Any]:
+    return [(handler, handler.level, handler.formatter) for handler in logging.root.handlers]
 
 
 def _levels() -> dict[str, int]:
@@ -245,15 +262,17 @@ class _Decimal(Setting):
         settings = dict(zip(_CONTEXT, numbers, strict=True))
         decimal.setcontext(decimal.Context(**settings, traps=[getattr(decimal, name) for name in traps]))
 
-    def save(self) -> Any:
-        context = sys.modules["decimal"].getcontext().copy()
-        return context, _all_of(context)  # its traps are the context's own, so it has to stay
+    def looks(self) -> list[Look]:
+        getcontext, all_of = sys.modules["decimal"].getcontext, _all_of
+        saved = getcontext().copy()
 
-    def is_same(self, saved: Any) -> bool:
-        return bool(_all_of(sys.modules["decimal"].getcontext()) == saved[1])
+        def look(_stays: object = saved) -> Any:  # because its traps, which are compared, lie in it
+            return all_of(getcontext())
+
+        return [(look, all_of(saved))]
 
 
-#: one call of C code, because it is made for each task
+#: one call for all
 _all_of: Final = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
 _CONTEXT: Final = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _PLAIN_CONTEXT: Final = (
@@ -278,21 +297,12 @@ class _NumpyErrors(Setting):
         numpy.seterr(**errors)
         numpy.seterrcall(call)
 
-    def save(self) -> Any:
-        return _errors()
-
-    def is_same(self, saved: Any) -> bool:
-        errors = _errors()
-        return errors is saved or bool(type(errors) is tuple and errors == saved)
-
-
-def _errors() -> Any:
-    """Give how numpy treats errors: where there is one, an object that is another one when that was set."""
-    variable = getattr(sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None)
-    if variable is not None:
-        return variable.get(None)
-    numpy: Any = sys.modules["numpy"]
-    return numpy.geterr(), numpy.geterrcall()
+    def looks(self) -> list[Look]:
+        variable = getattr(sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None)
+        if variable is not None:  # its value is another object when it was set
+            return [(partial(variable.get, None), variable.get(None))]
+        numpy: Any = sys.modules["numpy"]
+        return [(numpy.geterr, numpy.geterr()), (numpy.geterrcall, numpy.geterrcall())]
 
 
 _PLAIN_ERRORS: Final = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
@@ -312,18 +322,10 @@ class _NumpyPrinting(Setting):
         options = {**_PLAIN_PRINTING, **(value or {})}
         numpy.set_printoptions(**{name: options[name] for name in numpy.get_printoptions() if name in options})
 
-    def save(self) -> Any:
-        return _printing()
-
-    def is_same(self, saved: Any) -> bool:
-        options = _printing()
-        return options is saved or bool(options == saved)
-
-
-def _printing() -> Any:
-    """Give numpy's options for printing: an object that is another one when they have been set."""
-    options: Any = sys.modules.get("numpy._core.printoptions")
-    return options.format_options.get() if options is not None else sys.modules["numpy"].get_printoptions()
+    def looks(self) -> list[Look]:
+        options: Any = sys.modules.get("numpy._core.printoptions")
+        look = options.format_options.get if options is not None else sys.modules["numpy"].get_printoptions
+        return [(look, look())]
 
 
 _PLAIN_PRINTING: Final[Mapping[str, Any]] = {
@@ -370,11 +372,9 @@ class _Pandas(Setting):
             for name, own in (value or {}).items():
                 pandas.set_option(name, own)
 
-    def save(self) -> Any:
-        return _copied(sys.modules["pandas._config.config"]._global_config)
-
-    def is_same(self, saved: Any) -> bool:
-        return bool(sys.modules["pandas._config.config"]._global_config == saved)
+    def looks(self) -> list[Look]:
+        look = partial(getattr, sys.modules["pandas._config.config"], "_global_config")
+        return [(look, _copied(look()))]
 
 
 def _copied(options: Any) -> Any:
@@ -391,9 +391,9 @@ class Followed(Setting):
         self.read = read  # type: ignore[method-assign]
         self.apply = apply  # type: ignore[method-assign,assignment]
 
-    def save(self) -> Any:
-        """Give the value itself."""
-        return self.read()
+    def looks(self) -> list[Look]:
+        """Give what reads it."""
+        return [(self.read, self.read())]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Followed, (self.name, self.read, self.apply)

@@ -19,9 +19,10 @@ from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.environment import modules as sources
 from concurrent_nb.shipping.environment.envelope import Environment, State
+from concurrent_nb.shipping.environment.folder import folder_reader
 from concurrent_nb.shipping.environment.modules import Imports, Source
 from concurrent_nb.shipping.environment.origin import is_users
-from concurrent_nb.shipping.environment.settings import Followed, Setting, all_settings, is_there
+from concurrent_nb.shipping.environment.settings import Followed, Saved, Setting, all_settings, is_there
 from concurrent_nb.shipping.sizes import write_bytes
 
 #: the sources of the user's modules may take so much together
@@ -66,9 +67,10 @@ class Tracker:
         self._is_looked = False
         self._variables: Any = {}
         self._path: list[str] = []
-        self._folder = ""
+        self._read_folder = folder_reader()
+        self._folder_bytes = b""
         self._settings: list[Setting] = all_settings() if settings is None else settings
-        self._saved: list[tuple[Callable[[Any], bool], Any]] = []
+        self._saved = Saved()
         self._there = ""  # which modules of settings were imported
         self._count = -1
         self._size = 0
@@ -105,7 +107,11 @@ class Tracker:
 
         Raises NotPicklable if the user's modules take too much.
         """
-        if not self._is_same():
+        try:
+            is_same = self._is_same()
+        except RuntimeError:  # another thread imports a module at this very moment
+            is_same = False
+        if not is_same:
             self._look()
         if self._refusal:
             raise NotPicklable(self._refusal)
@@ -177,17 +183,11 @@ class Tracker:
             and self._is_code_checked
             and os.environ._data == self._variables  # type: ignore[attr-defined]
             and sys.path == self._path
+            and self._read_folder() == self._folder_bytes
         ):
             return False
-        try:
-            if os.getcwd() != self._folder:
-                return False
-        except OSError:  # it is gone
-            if self._folder:
-                return False
-        for is_same, saved in self._saved:
-            if not is_same(saved):
-                return False
+        if not self._saved.is_same():
+            return False
         return not self._files or all(sources.stamp_of(path) == stamp for path, stamp in self._files)
 
     def _look(self) -> None:
@@ -219,11 +219,12 @@ class Tracker:
                 self._touched_variables.add(name)
         self._path = list(sys.path)
         self._touched_path.update(set(self._path) ^ set(self._first_path))
-        self._folder = snapshot.current_folder()
-        self._has_moved = self._has_moved or self._folder != self._first_folder
+        self._folder_bytes = self._read_folder()
+        folder = os.fsdecode(self._folder_bytes)
+        self._has_moved = self._has_moved or folder != self._first_folder
         entries = self._path
         return State(
-            self._folder if self._has_moved else "",
+            folder if self._has_moved else "",
             {name: variables.get(name) for name in sorted(self._touched_variables)},
             tuple(
                 (entry, tuple(entries[place + 1 :]))
@@ -236,12 +237,12 @@ class Tracker:
 
     def _values(self) -> tuple[bytes, bytes]:
         values: dict[str, Any] = {}
-        saved: list[tuple[Callable[[Any], bool], Any]] = []
+        saved = Saved()
         followed: list[Setting] = []
         for setting in self._settings:
             if not is_there(setting):
                 continue
-            saved.append((setting.is_same, setting.save()))
+            saved.add(setting)
             value = setting.read()
             if isinstance(setting, Followed):
                 followed.append(setting)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from concurrent_nb.shipping.environment.settings import Setting, all_settings
+from concurrent_nb.shipping.environment.settings import Saved, Setting, all_settings
 
 
 @pytest.fixture
@@ -72,12 +72,14 @@ def test_a_change_is_seen_read_and_applied(
 ) -> None:
     setting = settings[name]
     setting.apply(None)
-    saved = setting.save()
-    assert setting.is_same(saved)
-    assert setting.is_same(saved)
+    saved = Saved([setting])
+    assert saved.is_same()
+    assert saved.is_same()
+    assert saved.split() == ([setting], [])
     plain = setting.read()
     change()
-    assert not setting.is_same(saved)
+    assert not saved.is_same()
+    assert saved.split() == ([], [setting])
     value: Any = setting.read()
     assert value is not None
     assert value != plain

@@ -10,6 +10,7 @@ import pytest
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.shipping.environment.envelope import Envelope, Environment, State, is_envelope, wrapped
+from concurrent_nb.shipping.environment.folder import PATH_BYTES, folder_reader
 from concurrent_nb.shipping.environment.modules import Source
 from concurrent_nb.shipping.environment.tracker import Tracker
 
@@ -57,6 +58,34 @@ def test_the_folder_is_told_once_it_has_changed(
     assert state(tracker.current()).folder == str(tmp_path)
     monkeypatch.chdir(here)
     assert state(tracker.current()).folder == here
+
+
+def test_a_folder_of_any_length_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read = folder_reader()
+    monkeypatch.chdir(tmp_path)
+    assert read() == os.getcwdb()
+    while len(os.getcwdb()) <= PATH_BYTES:
+        os.mkdir("f" * 200)
+        os.chdir("f" * 200)
+    assert read() == os.getcwdb()
+    for parent in reversed(range(PATH_BYTES // 200 + 2)):  # such paths cannot be removed by their names
+        if os.getcwdb() != os.fsencode(tmp_path):
+            os.chdir("..")
+            os.rmdir("f" * 200)
+        assert parent or os.getcwdb() == os.fsencode(tmp_path)
+
+
+def test_a_thread_that_imports_meanwhile_does_no_harm(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker.current()
+
+    class Importing(dict[str, types.ModuleType]):
+        def __reversed__(self) -> Iterator[str]:
+            names = super().__reversed__()
+            self["env_unit_meanwhile"] = types.ModuleType("env_unit_meanwhile")  # as another thread may
+            return names
+
+    monkeypatch.setattr(sys, "modules", Importing(sys.modules))
+    assert tracker.current() is tracker.current()
 
 
 def test_a_folder_that_is_gone_is_no_error(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
