@@ -249,7 +249,8 @@ def test_what_a_setup_cell_binds_is_there_for_cells_and_functions(notebook: Note
     # One more sees the one before; --until sees them as well.
     assert notebook.run("%%concurrent_setup --name second\ndouble = lambda x: 2 * model(x)").error is None
     found = notebook.run("%%concurrent_task --for 'x in range(9)' --until 'result > area(2)'\ndouble(x)")
-    assert found.value == "18", found.message
+    # The first to be found, which need not be the one of the smallest x.
+    assert found.value in {str(6 * x) for x in range(3, 9)}, found.message
     ended = notebook.run("%%concurrent_task\nmodell(1)")
     assert ended.error == "CaptureError"
     assert "modell is not defined in the notebook; did you mean model?" in ended.message
