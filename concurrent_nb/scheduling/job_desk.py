@@ -21,7 +21,7 @@ from concurrent_nb.scheduling.events import (
 )
 from concurrent_nb.scheduling.placement import why_too_large
 from concurrent_nb.scheduling.refusal import refuse
-from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.state import RECORD_BYTES, Books, cost_of
 from concurrent_nb.tasks.task import Job, State, Task
 from concurrent_nb.wire.messages import Needs, TaskRef
 
@@ -49,7 +49,7 @@ class JobDesk:
             job = books.jobs[event.job] = Job(
                 event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
-            job.opened_s = now
+            job.opened_s, job.shares_memory = now, event.shares_memory
             books.strategies.opened(job, books.slaves.values())
         elif job.owner != event.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
@@ -116,10 +116,14 @@ class JobDesk:
             return
         had_tasks = bool(job.tasks)
         get, forget = job.tasks.get, self._endings.forget
+        kept_bytes = 0
         for index in event.indexes:
             task = get(index)
-            if task is not None and task.state == State.FINISHED:
+            if task is not None and (outcome := task.outcome) is not None:
+                kept_bytes += cost_of(outcome, job) if outcome.sizes else RECORD_BYTES + len(outcome.body)
                 forget(task)
+        if kept_bytes:
+            self._books.keep_no_longer(job.owner, kept_bytes)
         if had_tasks and not job.tasks:
             self._books.rests(job)
         self._forget_if_done(job)
@@ -152,12 +156,23 @@ class JobDesk:
     def _attach(self, job: Job, event: JobOpened) -> None:
         job.client = event.client
         self._books.lingering.discard(job.id)
+        if job.shares_memory != event.shares_memory:
+            self._count_anew(job, event.shares_memory)
         for task in job.tasks.values():
             if task.state == State.FINISHED:
                 self._endings.deliver(task)
             elif task.started and task.slave is not None:
                 ref = TaskRef(job.id, task.index, task.attempt)
                 self._books.out.tell_started(event.client, self._books.slaves[task.slave].name, ref)
+
+    def _count_anew(self, job: Job, shares_memory: bool) -> None:
+        """Count what is kept for a job whose owner has come back from another host, or to this one."""
+        outcomes = [task.outcome for task in job.tasks.values() if task.outcome is not None]
+        before = sum(cost_of(outcome, job) for outcome in outcomes)
+        job.shares_memory = shares_memory
+        if outcomes:
+            self._books.keep(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
+            self._books.keep_no_longer(job.owner, before)
 
     def _fresh(self, job: Job, event: TasksSubmitted, needs: Needs | None) -> list[Task]:
         function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks

@@ -25,7 +25,7 @@ from concurrent_nb.scheduling.events import (
 )
 from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.state import RECORD_BYTES, Books, cost_of
 from concurrent_nb.tasks.task import Buffer, Job, Task
 from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
 
@@ -78,19 +78,24 @@ class SlaveDesk:
         self._trust(event, trusted=True)
 
     def lost(self, event: SlaveLost, now: float) -> None:
-        """Place the slave's tasks anew. Those that ran there may be what killed it, the others are not to blame."""
+        """Place the slave's tasks anew. Each of them may be what killed it, whether it was said to run or not."""
         slave = self._books.slaves.get(event.slave)
         if slave is None:
             return
         self._books.strike(slave)
         over: dict[Job, None] = {}
+        tasks = list(slave.tasks)
+        surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if len(tasks) == 1 else None
         # Backwards, so that those put back in front of the queue end up in their order.
-        for task in reversed(list(slave.tasks)):
+        for task in reversed(tasks):
+            started = task.started
             self._books.unwatch(task, slave)
             slave.release(task)
-            if not task.started:
+            if event.left:
                 self._endings.give_back(task)
-            elif self._endings.died(task, slave.name, f"slave {slave.name} was lost while it ran"):
+                continue
+            how = _how_it_was_lost(slave, event.reason, 0 if task is surely else len(tasks) - 1, started)
+            if self._endings.died(task, slave.name, how, slave_lost=True, in_company=task is not surely):
                 over[task.job] = None
         self._end(over)
 
@@ -164,7 +169,7 @@ class SlaveDesk:
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
         unwatch, release, parcel = books.unwatch, slave.release, books.out.parcel(job, slave.name)
         function: Digest | None = None
-        count, total_s = 0, 0.0
+        count, total_s, kept_bytes = 0, 0.0, 0
         for item, buffers in zip(event.items, event.buffers or repeat(()), strict=False):
             task = find(item.index)
             if task is None or task.slave != slave_id or task.attempt != item.attempt:
@@ -184,6 +189,9 @@ class SlaveDesk:
                 unwatch(task, slave)
                 release(task)
                 keep(task, item, buffers, slave_name)
+                kept_bytes += cost_of(item, job) if item.sizes else RECORD_BYTES + len(item.body)
+                if task.deaths:
+                    books.blamed.pop(task, None)
                 if parcel is not None:
                     parcel.add(item, buffers)
                 else:
@@ -191,6 +199,8 @@ class SlaveDesk:
             elif self._conclude(task, slave, item, buffers):
                 over = True
         self._measure(slave, function, total_s, count)
+        if kept_bytes:
+            books.keep(job.owner, kept_bytes)
         return over
 
     def _conclude(self, task: Task, slave: Slave, item: OutcomeFrame, buffers: Sequence[Buffer]) -> bool:
@@ -241,3 +251,9 @@ class SlaveDesk:
         for job in jobs:
             if not job.ended:
                 self._endings.end(job)
+
+
+def _how_it_was_lost(slave: Slave, reason: str, others: int, started: bool) -> str:
+    company = f"with {others} other{'s' if others > 1 else ''}" if others else "alone"
+    start = "" if started else ", though its start was not reported"
+    return f"slave {slave.name} was lost ({reason}) while the task was there {company}{start}"

@@ -60,7 +60,7 @@ class Settings:
     deaths_allowed: int = 3
     silence_s: float = 3.0
     kept_s: float = 30.0  #: for which an application without a connection may come back
-    undelivered_bytes: int = 1 << 30  #: of results for silent applications of one owner
+    results_kept_bytes: int = 1 << 30  #: of results for silent applications of one owner
     validate_each: int = 10  #: the scheduler's books are checked after every so many turns of the master, at least
     limits: tuple[tuple[ModuleType, str, int], ...] = ()
 
@@ -76,7 +76,7 @@ class Settings:
         return (
             f"{self.mood}, {self.strategy.name}, own strategies {self.own_strategies}, "
             f"{self.weather}, a turn takes {self.turn_s} s, "
-            f"grace_s {self.grace_s}, {self.undelivered_bytes} bytes undelivered, limits: {limits or 'as they are'}"
+            f"grace_s {self.grace_s}, {self.results_kept_bytes} bytes undelivered, limits: {limits or 'as they are'}"
         )
 
     @contextmanager
@@ -113,7 +113,7 @@ def draw_settings(chance: random.Random) -> Settings:
         own_strategies=chance.choice((0.0, 0.3, 1.0)),
         turn_s=chance.choice((0.00001, 0.0005, 0.005)),
         grace_s=chance.choice((1.0, 10.0)),
-        undelivered_bytes=chance.choice((0, 3000, 1 << 30)),
+        results_kept_bytes=chance.choice((0, 3000, 1 << 30)),
         validate_each=chance.choices((1, 10, 30), (1, 2, 2))[0],
         limits=tuple(limits) if chance.random() < 0.5 else (),
     )
