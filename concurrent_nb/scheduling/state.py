@@ -156,6 +156,7 @@ class Books:
         self.paused.add(owner)
         for queue in self.queues:
             queue.pause(owner)
+        self.unplaced = True  # one who waited behind him is first now
         for slave in self.slaves.values():
             for task in slave.tasks:
                 if task.job.owner == owner and not (task.started or task.cancelled or task in self.asked):

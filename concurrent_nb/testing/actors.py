@@ -205,7 +205,7 @@ class SlaveActor(Node):
         super().__init__(world, "slave", name)
         self.slots = slots
         self.credit = credit
-        self.crew = VirtualCrew(world.agenda, world.chance, world.deeds, name, slots, self.wake)
+        self.crew = VirtualCrew(world.agenda, world.chance, world.deeds, name, slots, self.wake, self._killed)
         self.core: SlaveCore | None = None
         self.leaving = False  #: it is about to unregister
         world.judge.fewest_slots = min(world.judge.fewest_slots, slots)
@@ -215,6 +215,11 @@ class SlaveActor(Node):
         """Be gone without a word, workers and all."""
         super().crash(noticed=noticed)
         self.crew.stop()
+
+    def _killed(self) -> None:
+        """Be gone, killed by a task."""
+        if self.alive:
+            self._world.slave_killed(self)
 
     def leave(self) -> None:
         """Unregister, as soon as the current turn is over: what runs here runs elsewhere."""

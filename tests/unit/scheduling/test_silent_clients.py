@@ -190,3 +190,14 @@ def test_suspects_of_a_paused_owner_wait_as_well() -> None:
     bench(lost("a"), joined("b", slots=1, credit=1))
     assert bench.scheduler.waiting == 1
     assert assigned(bench(acknowledged([0]))) == {"b": [1]}
+
+
+def test_who_waits_behind_a_paused_owner_is_served_when_he_pauses() -> None:
+    bench = Bench(results_kept_bytes=1000)
+    bench(joined("a", slots=2), opened(), opened(YOU, "you", OTHER_JOB))
+    bench(submitted([0]))
+    bench(submitted([1, 2], needs=Needs(2)))
+    bench(submitted([7], client=YOU, job=OTHER_JOB, needs=Needs(0)))
+    # Two wide tasks in turn: the owner's first one runs, and his second one comes after the other's
+    assert {0, 1} <= {task.index for task in bench.scheduler.slaves[slave_id("a")].tasks}
+    assert assigned(bench(result(0, 5000), ended("a", 1))) == {"a": [7]}
