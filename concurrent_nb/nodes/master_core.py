@@ -51,6 +51,9 @@ KEPT_S: Final = 3600.0
 LINGER_S: Final = 10.0
 #: of what tasks write, so much is kept for a silent client; more is left out
 OUTPUT_KEPT_BYTES: Final = 16 * 1024 * 1024
+#: a process that ends is there for a moment after its connection has broken: it is looked for again after so long, and
+#: then ever less often
+CHECK_S: Final = 0.02
 #: so many tasks that had workers or slaves die are told of at most
 SUSPECTS_TOLD: Final = 100
 #: functions of jobs that are over are kept for the next job, so many of them, of so many bytes in all
@@ -149,6 +152,7 @@ class MasterCore:
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._silent: dict[SessionId, Peer] = {}  # clients
         self._next_check = 0.0  # when to see whether their processes are there
+        self._check_after_s = CHECK_S  # and how long after that again
         self._scheduler_due = 0.0
         self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
@@ -605,7 +609,8 @@ class MasterCore:
         for change in self._liveness.tick(now):
             self._lives(change, now)
         if self._silent and now >= self._next_check:
-            self._next_check = now + self._interval_s
+            self._next_check = now + self._check_after_s
+            self._check_after_s = min(2 * self._check_after_s, self._interval_s)
             for peer in list(self._silent.values()):
                 if not peer.is_alive():
                     self.remove(peer.session_id, "its process has ended", now)
@@ -637,7 +642,7 @@ class MasterCore:
         client.is_silent = is_silent
         if is_silent:
             self._silent[client.session_id] = client
-            self._next_check = 0.0
+            self._next_check, self._check_after_s = 0.0, CHECK_S
             self._events.append(e.ClientSilent(client.session_id))
             return
         self._silent.pop(client.session_id, None)
@@ -685,6 +690,8 @@ class MasterCore:
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
         self._scheduler_due = inf if scheduler_due is None else scheduler_due
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
+        if self._silent:
+            due = min(due, self._next_check)
         return min(due, self.kernels.next_deadline())
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class SlaveDesk:
         self._books.strike(slave)
         over: dict[Job, None] = {}
         tasks = list(slave.tasks)
-        surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if len(tasks) == 1 else None
+        is_only = len(tasks) == 1 and not slave.ghosts
+        surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if is_only else None
         # Backwards, so that those put back in front of the queue end up in their order.
         for task in reversed(tasks):
             started = task.started
@@ -94,7 +95,8 @@ class SlaveDesk:
             if event.left:
                 self._endings.give_back(task)
                 continue
-            how = _how_it_was_lost(slave, event.reason, 0 if task is surely else len(tasks) - 1, started)
+            others = 0 if task is surely else len(tasks) - 1 + len(slave.ghosts)
+            how = _how_it_was_lost(slave, event.reason, others, started)
             if self._endings.died(task, slave.name, how, slave_lost=True, in_company=task is not surely):
                 over[task.job] = None
         self._end(over)

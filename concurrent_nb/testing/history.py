@@ -174,12 +174,8 @@ class Judge:
             broken = self.losses > self.own_losses
             return wanted.died + self.losses >= self._deaths_allowed and (broken or not innocent)
         if status is Status.TIMEOUT:
-            return wanted.timeout_s is not None and (
-                self.faults
-                or bool(self.killed)
-                or plan.kind is Kind.ENDLESS
-                or plan.run_s + _OVERHEAD_S >= wanted.timeout_s
-            )
+            too_long = plan.kind is Kind.ENDLESS or plan.run_s + _OVERHEAD_S >= (wanted.timeout_s or inf)
+            return wanted.timeout_s is not None and (self.faults or bool(self.killed) or too_long)
         if status is Status.CANCELLED:
             return _may_be_stopped(wanted)
         if status is Status.REFUSED:
