@@ -8,6 +8,7 @@ from itertools import groupby, repeat
 from operator import attrgetter
 from typing import Final
 
+from concurrent_nb.ids import ID_BYTES
 from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.events import (
     CancelRequested,
@@ -39,6 +40,8 @@ class JobDesk:
     def opened(self, event: JobOpened, now: float) -> None:
         """Take a job, or hand it over to the owner's new session: what has finished unacknowledged, and what runs."""
         books = self._books
+        if len(event.job) != ID_BYTES:
+            refuse(event, f"the id of a job has {len(event.job)} bytes: it has {ID_BYTES}")
         if books.owners.get(event.client, event.owner) != event.owner:
             refuse(event, f"session {event.client.hex()[:8]} opened a job in the name of another owner than before")
         job = books.jobs.get(event.job)
@@ -70,6 +73,8 @@ class JobDesk:
             refuse(event, f"retries={event.retries}, timeout_s={event.timeout_s}: not possible")
         if len(event.objects) not in (0, len(event.tasks)):
             refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.objects)} objects")
+        if event.needs is not None and event.needs.cores < 0:
+            refuse(event, f"tasks of job {job.id.hex()[:8]} need {event.needs.cores} cores: not possible")
         if event.needs is not None and event.needs.kind != "process" and event.needs.cores != 1:
             refuse(event, f"a {event.needs.kind} of {event.needs.cores} cores: it has cores=1")
         needs = event.needs if event.needs != PLAIN else None

@@ -6,7 +6,7 @@ Called by the scheduler, with an event and the time in seconds.
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from math import isfinite
+from typing import Final
 
 from concurrent_nb.ids import Digest, JobId
 from concurrent_nb.outcome import Status
@@ -29,6 +29,10 @@ from concurrent_nb.scheduling.state import RECORD_BYTES, Books, cost_of
 from concurrent_nb.tasks.task import Buffer, Job, Task
 from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
 
+#: most unfinished tasks that a slave may accept
+CREDIT_MAX: Final = 1_000_000
+#: a run time that is longer than this, in seconds, is none
+LONGEST_S: Final = 1e8
 _OK = Status.OK  # looking a member up takes longer than comparing it
 #: what a slave may say of an attempt
 _CLAIMS = frozenset(Status) - {Status.POISON, Status.REFUSED}
@@ -49,8 +53,9 @@ class SlaveDesk:
         books = self._books
         if event.slave in books.slaves:
             refuse(event, f"slave {event.name} joined twice in session {event.slave.hex()[:8]}")
-        if event.slots < 1 or event.credit < event.slots:
-            refuse(event, f"slave {event.name} has slots={event.slots}, credit={event.credit}: 1 <= slots <= credit")
+        if not 1 <= event.slots <= event.credit <= CREDIT_MAX:
+            offer = f"slots={event.slots}, credit={event.credit}"
+            refuse(event, f"slave {event.name} has {offer}: 1 <= slots <= credit <= {CREDIT_MAX}")
         slave = Slave(event.slave, event.name, event.slots, event.credit, event.shares_memory)
         books.slaves[event.slave] = slave
         slave.quiet_since_s = now
@@ -63,8 +68,9 @@ class SlaveDesk:
         slave = self._books.slaves.get(event.slave)
         if slave is None:
             return
-        if event.slots < 0 or event.credit < event.slots:
-            refuse(event, f"slave {slave.name} has slots={event.slots}, credit={event.credit}: 0 <= slots <= credit")
+        if not 0 <= event.slots <= event.credit <= CREDIT_MAX:
+            offer = f"slots={event.slots}, credit={event.credit}"
+            refuse(event, f"slave {slave.name} has {offer}: 0 <= slots <= credit <= {CREDIT_MAX}")
         before, slave.slots, slave.credit = slave.slots, event.slots, event.credit
         self._books.resized(before, slave.slots)
         self._books.touch(slave)
@@ -213,8 +219,8 @@ class SlaveDesk:
         return self._endings.conclude(task, slave.name, item, buffers)
 
     def _measure(self, slave: Slave, function: Digest | None, total_s: float, count: int) -> None:
-        # A slave may claim anything, and one infinite run time would spoil the average for good.
-        if function is not None and isfinite(total_s) and total_s >= 0:
+        # A slave may claim anything, and one infinite run time would spoil the average for good. NaN is in no order.
+        if function is not None and 0 <= total_s <= LONGEST_S * count:
             self._books.estimates.measured(function, total_s / count, count)
             slave.measured(total_s / count, count)
 
