@@ -40,6 +40,8 @@ def leftovers(core: MasterCore, slaves: Sequence[SlaveActor]) -> list[str]:
         kept.append(f"{len(core._functions)} functions are kept, {len(core._idle_functions)} of them for the next job")
     if core._functions_of:
         kept.append(f"functions are kept for {len(core._functions_of)} jobs that are over")
+    if core.scheduler.blamed or core.scheduler.paused:
+        kept.append(f"{core.scheduler.blamed} are blamed and {core.scheduler.paused} paused, and there is no job")
     if core.scheduler.waiting:
         kept.append(f"{core.scheduler.waiting} tasks wait, and belong to no job")
     for slave in slaves:
