@@ -27,7 +27,7 @@ from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
-from concurrent_nb.workers.machine import cores, host_load
+from concurrent_nb.workers.machine import cores, host_load, memory_bytes
 from concurrent_nb.workers.pool import Pool, make_launcher
 
 if TYPE_CHECKING:
@@ -51,6 +51,18 @@ class SlaveNode(Component):
         0, min=0, help="A worker process is replaced when it has run so many tasks; 0 means never."
     )
     spawn = BoolItem(False, help="Start each worker as a new interpreter instead of forking it from a warm one.")
+    result_s = FloatItem(
+        5.0,
+        min=0.1,
+        help="Seconds that the result of a task that has ended may take to come, while nothing comes of its worker;"
+        " then the worker is broken and is killed, and the task runs again.",
+    )
+    result_mib = IntItem(
+        0,
+        min=0,
+        help="Most MiB of one result that go through the slave's memory, which they do where memory is not shared;"
+        " 0 means half of this machine's memory.",
+    )
     patience_s = FloatItem(60.0, min=0.0, help="Seconds to look for a master that has gone before the slave ends.")
 
 
@@ -71,12 +83,15 @@ class Slave:
         self._kernel: KernelHost | None = None  # from when somebody has asked for it
         self._keys = keys.fresh()
         self._slots = config.workers or cores()
+        self._result_bytes_max = config.result_mib << 20 or memory_bytes() // 2
         self._pool = Pool(
             self._slots,
             make_launcher("spawn" if config.spawn else "template", self._slots),
             grace_s=config.grace_s,
             tasks_max=config.max_tasks_per_worker,
             initializes=INITIALIZER_VARIABLE in os.environ,
+            result_s=config.result_s,
+            result_bytes_max=self._result_bytes_max,
         )
         self._shelf = Shelf()  # shared memory of our workers, in which results lie
         self._polled: dict[int, int] = {}
