@@ -121,9 +121,9 @@ class TaskRunner:
         environments = self._environments
         try:
             known = self._functions.get(digest) or self._unwrap(digest)
-            if not environments.begin(known.entered):
+            if not environments.begin(known.entered, task[0], digest):
                 known = self._unwrap(digest)
-                environments.begin(known.entered)
+                environments.begin(known.entered, task[0], digest)
         except BaseException as error:  # noqa: BLE001  (a module of the user's that does not fit; the answer has the error)
             return not_loadable(error)
         try:
@@ -151,6 +151,7 @@ class TaskRunner:
         sink.open(self.send_note)
         try:
             if type(function) is Prepared:
+                self._environments.put_back()  # what the task before has changed does not
                 function = function.open(partial(self._load, known))
                 self._environments.adopt()  # what setups have set stays
             drawing = self._drawing
@@ -411,7 +412,7 @@ def initialize(initializer: bytes, ends: WorkerEnds, environments: Environments)
     """Call the user's initializer; where it fails, tell the slave why and exit. What it changes stays."""
     try:
         envelope = pickles.loads(initializer)
-        environments.begin(environments.known(envelope.environment))
+        environments.begin(environments.known(envelope.environment), b"", b"")
         function, args = pickles.loads(envelope.body, envelope.buffers)
         function(*args)
         mains.initialized(unwrapped(function))

@@ -1,9 +1,10 @@
 """The worker's side: become like the process that has sent a function, and undo what a task has changed.
 
-    environments.begin(environment)     before a task; nothing to do if it is that of the task before
-    environments.end()                  after it
+    environments.begin(environment, job, function)     before a task; little to do if they are those of the task before
+    environments.end()                                 after it
 
-What there is without an environment is home: the process as it was when it became a worker.
+What there is without an environment is home: the process as it was when it became a worker. The folder is put back
+after each task, the rest before a task of another job or function: looking at it takes as long as running a small task.
 """
 
 import contextlib
@@ -65,6 +66,7 @@ class Environments:
         self._variables: Any = {}
         self._path: list[str] = []
         self._saved = Saved()
+        self._job = self._function = b""  # of the last task
         self._last_module = ""
         self._module_count = 0
         self._remember()
@@ -100,19 +102,25 @@ class Environments:
         self._recent.append(ModuleSet(sources))
         return self._recent[-1]
 
-    def begin(self, entered: Entered) -> bool:
+    def begin(self, entered: Entered, job: bytes, function: bytes) -> bool:
         """Be in an environment. False if it cannot be used any more, because files that it has imported have changed.
+
+        Args:
+            job, function: of the task that begins. What tasks of others have changed is put back.
 
         Raises ImportError for compiled modules that do not fit, and whatever unpickling its settings raises.
         """
         if entered.modules.has_changed():
             return False
+        if job != self._job or function != self._function:
+            self._job, self._function = job, function
+            self.put_back()
         if entered is not self.current:
             self._enter(entered)
         return True
 
     def end(self) -> None:
-        """Undo what a task has changed."""
+        """Go back to the folder of the environment."""
         modules = sys.modules
         try:
             is_known = len(modules) == self._module_count and next(reversed(modules)) == self._last_module
@@ -125,6 +133,9 @@ class Environments:
             os.fchdir(self._folder)
         except OSError:
             self._go(self._folder_path)
+
+    def put_back(self) -> None:
+        """Undo what tasks have changed, but for the folder, which is theirs while they run."""
         if not self._is_same():
             self._put_back()
 
@@ -298,7 +309,7 @@ class ThreadEnvironments(Environments):
         self._queue: list[object] = []
         super().__init__()
 
-    def begin(self, entered: Entered) -> bool:
+    def begin(self, entered: Entered, job: bytes, function: bytes) -> bool:
         """Be in an environment, once no task is in another."""
         me = object()
         with self._condition:
@@ -306,7 +317,11 @@ class ThreadEnvironments(Environments):
             try:
                 while self._queue[0] is not me or (self._running and entered is not self.current):
                     self._condition.wait(WAIT_S)  # nothing interrupts a thread that waits without a limit
-                if not (entered.modules.has_changed() is False if self._running else super().begin(entered)):
+                if self._running:
+                    is_usable = not entered.modules.has_changed()
+                else:
+                    is_usable = super().begin(entered, job, function)
+                if not is_usable:
                     return False
                 self._running += 1
                 self._local.runs = True
@@ -324,7 +339,14 @@ class ThreadEnvironments(Environments):
                 self._running -= 1
             if not self._running:
                 super().end()
+                self.put_back()
             self._condition.notify_all()
+
+    def put_back(self) -> None:
+        """Undo what tasks have changed, unless others run that may have done so."""
+        with self._condition:
+            if self._running <= 1:
+                super().put_back()
 
     def _is_common(self, setting: Setting) -> bool:
         return not setting.in_threads
