@@ -496,34 +496,39 @@ class Books:
             return []
         if has_ended:
             how = f"was killed because the result of a task that had ended did not come within {wait_s:g} s"
-            return self.broken(member.number, first.ticket, how)
+            return self._break(member, first, how)
         # Whoever was there before may have stopped it, so the first time nobody is blamed.
         first.in_vain += 1
         if first.in_vain == 1 or member.process:
             return [self._kill(member)] if has_worked else [self._give_up_on(member, now)]
         if first.timeout_s is not None:
             first.wish = max(first.wish, Wish.TIME_OUT)
-        return self.broken(member.number, first.ticket, f"was killed because it did nothing for {wait_s:g} s")
+        return self._break(member, first, f"was killed because it did nothing for {wait_s:g} s")
 
-    def broken(self, worker: int, ticket: int, how: str, ended: int = 0) -> list[Command]:
-        """Kill a worker that does what no worker does.
+    def broken(self, worker: int, how: str, ticket: int, ended: int, *, may_be_former: bool) -> list[Command]:
+        """Kill a worker that has said or done what no worker does.
+
+        The first task without a result is to blame: what the worker said before has been understood.
 
         Args:
-            ticket: of the task that is to blame, or that its page shows.
             how: it ends, for people, as in "was killed because it said what is no record".
-            ended: ticket of the task that has ended last, which is to blame if that `ticket` is nobody's.
+            ticket: of the task that its page shows.
+            ended: ticket of the task that has ended last.
+            may_be_former: a task may have done it whose result has come by another way.
         """
         member = self._crew.get(worker)
         if member is None or member.is_broken:
             return []
+        first = member.first
+        is_sure = (ticket in member.held or ended in member.held) and not may_be_former
+        if first is not None and not is_sure and member.stopping not in member.held:
+            first.in_vain += 1
+            first = first if first.in_vain > 1 else None
+        return self._break(member, first, how)
+
+    def _break(self, member: Member, culprit: Attempt | None, how: str) -> list[Command]:
         member.is_broken, member.how = True, how
-        if ticket not in member.held:
-            first = member.first
-            ticket = ended if ended in member.held else first.ticket if first is not None else 0
-        if member.stopping not in member.held:
-            member.blamed = ticket
-        else:
-            member.blamed = member.stopping
+        member.blamed = member.stopping if member.stopping in member.held else culprit.ticket if culprit else 0
         return [self._kill(member)]
 
     def blocked(self, worker: int, ticket: int, now: float) -> list[Command]:

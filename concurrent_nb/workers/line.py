@@ -232,7 +232,7 @@ class Line:
         """
         results = unpack_unsent(*self.page.unsent())
         if results.announced():
-            raise ProtocolError("a result in the status page announces buffers")
+            raise ProtocolError("has a result in its status page that announces buffers")
         return results
 
     def close(self) -> None:

@@ -481,14 +481,15 @@ class Pool:
         self._forgotten += [segment for segment in segments if line.made.pop(segment, None) is not None]
 
     def _take_note(self, line: Line, note: Note, now: float) -> None:
+        ref = self._books.ref(line.worker, note.ticket)
+        if ref is None:  # a thread of a task that has ended
+            return
         if note.ticket != line.notes_ticket:
             line.notes, line.notes_ticket = Framing(), note.ticket
-        was_broken = line.notes.is_broken
         if not line.notes.admits(note.data):
             return
-        self._hand_out(line, [(note.ticket, NOTES, note.data)])
-        ref = self._books.ref(line.worker, note.ticket)
-        if line.notes.is_broken and not was_broken and ref is not None and line.log.admits(now):
+        self._output.append((ref, NOTES, note.data))
+        if line.notes.is_broken and line.log.admits(now):
             name = task_name(ref.job, ref.index)
             log.warning("task %s has sent notes that are none; no more of its notes travel", name)
 
@@ -527,11 +528,25 @@ class Pool:
         if line.worker in self._mains:
             self._leaving.setdefault(line.worker, (now, f"was killed because its process {what}"))
         elif line.worker in self._lines:
-            page = line.page
-            self._leaving.setdefault(line.worker, (now, f"was killed because it {what}"))
             how = f"was killed because it {what}"
-            self._obey(self._books.broken(line.worker, page.ticket or page.on_its_way, how, page.ended), now)
+            self._leaving.setdefault(line.worker, (now, how))
+            ticket, ended = line.page.ticket, line.page.ended
+            kept = self._take_kept_back(line, ticket, now)
+            self._obey(self._books.broken(line.worker, how, ticket, ended, may_be_former=kept), now)
         self._ask_at = min(self._ask_at, now)
+
+    def _take_kept_back(self, line: Line, ticket: int, now: float) -> bool:
+        """Take what a broken worker has finished before the task that it runs, from its page; False for nothing."""
+        if not ticket:
+            return False
+        try:
+            results = line.unsent()
+            if not results or line.page.ticket != ticket:
+                return False
+            self._take_results(line, results, [], now)
+        except ProtocolError:
+            return False
+        return True
 
     def _take_news(self, now: float) -> None:
         self._take_events(self._launcher.news(), now)

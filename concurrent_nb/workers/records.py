@@ -213,7 +213,7 @@ def unpack_unsent(count: int, encoded: bytes) -> Results:
     try:
         return decode_results(_ARRAY.pack(_MSGPACK_ARRAY32, count) + encoded)
     except (msgspec.MsgspecError, struct.error) as error:
-        raise ProtocolError(f"no results in the status page: {error}") from error
+        raise ProtocolError(f"has no results in its status page: {error}") from error
 
 
 class Reader(Generic[H]):
@@ -285,7 +285,7 @@ class Reader(Generic[H]):
             while self._step(records):
                 pass
         except Exception as error:
-            self._failure = str(error) if isinstance(error, ProtocolError) else f"no record: {_in_words(error)}"
+            self._failure = f"said what is no record: {str(error) or type(error).__name__}"
             self._header, self._lengths, self._buffers, self._space = None, (), [], memoryview(b"")
             if not records:
                 raise ProtocolError(self._failure) from error
@@ -313,7 +313,7 @@ class Reader(Generic[H]):
             return False
         (length,) = _LENGTH.unpack_from(self._space, self._start)
         if length > self._header_bytes_max:
-            raise ProtocolError(f"a record's header announces {length} bytes, more than {self._header_bytes_max}")
+            raise ProtocolError(f"its header announces {length} bytes, more than {self._header_bytes_max}")
         if held < _LENGTH.size + length:
             return False
         begin = self._start + _LENGTH.size
@@ -327,10 +327,10 @@ class Reader(Generic[H]):
 
     def _check(self, announced: Sequence[int]) -> None:
         if min(announced) < 0:
-            raise ProtocolError(f"a record announces a buffer of {min(announced)} bytes")
+            raise ProtocolError(f"it announces a buffer of {min(announced)} bytes")
         if (size := sum(announced)) > self._buffer_bytes_max:
             raise ProtocolError(
-                f"a record announces buffers of {size} bytes, more than {self._buffer_bytes_max}{self._over_limit}"
+                f"it announces buffers of {size} bytes, more than {self._buffer_bytes_max}{self._over_limit}"
             )
 
     def _fill(self, buffer: memoryview) -> bool:
@@ -357,7 +357,3 @@ def _memory(size: int) -> memoryview:
     if size < MAPPED_BYTES or not hasattr(mmap, "MAP_ANONYMOUS"):
         return memoryview(bytearray(size))
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-
-
-def _in_words(error: Exception) -> str:
-    return str(error) or type(error).__name__

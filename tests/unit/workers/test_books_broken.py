@@ -8,6 +8,7 @@ import pytest
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
+from concurrent_nb.workers.attempts import Command
 from concurrent_nb.workers.books import RESULT_S, STUCK_S, Books
 from concurrent_nb.workers.crew import RestartLimit
 from concurrent_nb.workers.records import Result
@@ -27,6 +28,14 @@ def make() -> Callable[[int], Model]:
         return model
 
     return make
+
+
+def broken(model: Model, number: int, *, may_be_former: bool = False) -> list[Command]:
+    """Let a worker say what makes no sense."""
+    worker = model.workers[number]
+    ticket = worker.running.ticket if worker.running else 0
+    how = "was killed because it said nonsense"
+    return model.books.broken(number, how, ticket, worker.ended, may_be_former=may_be_former)
 
 
 def given(model: Model, count: int) -> None:
@@ -112,7 +121,7 @@ def test_deaths_of_broken_workers_are_not_those_of_a_broken_environment() -> Non
     model = Model(Books(1, limit=RestartLimit(deaths=1)))
     for worker in range(1, 6):
         model.all_ready()
-        model.obey(model.books.broken(worker, 0, "was killed because it said what is no record"))
+        model.obey(broken(model, worker))
         model.die(worker, "died of SIGKILL")
     assert not model.books.degraded
 
@@ -194,31 +203,53 @@ def test_who_runs_is_blamed_for_what_its_worker_says(make: Callable[[int], Model
     given(model, 3)
     model.begin(1)
     model.end(1)
-    ticket = model.begin(1).ticket
-    model.obey(model.books.broken(1, ticket, "was killed because it said nonsense", model.workers[1].ended))
-    model.workers[1].unsent.clear()
+    model.flush(1)
+    model.begin(1)
+    model.obey(broken(model, 1))
     model.die(1, "died of SIGKILL")
-    assert model.statuses() == {1: Status.DIED}
+    assert model.statuses() == {0: Status.OK, 1: Status.DIED}
     assert "was killed because it said nonsense; it had task" in report(model, 1).message
 
 
-def test_who_has_ended_last_is_blamed_if_nothing_runs(make: Callable[[int], Model]) -> None:
+@pytest.mark.parametrize("has_next_begun", [True, False])
+def test_who_has_ended_is_blamed_if_its_result_comes_after_the_nonsense(
+    make: Callable[[int], Model], has_next_begun: bool
+) -> None:
     model = make(1)
     given(model, 3)
     model.begin(1)
     model.end(1)
     model.swallow(1)
-    model.begin(1)
-    model.end(1)
-    model.swallow(1)
-    model.obey(model.books.broken(1, 0, "was killed because it said nonsense", model.workers[1].ended))
+    if has_next_begun:
+        model.begin(1)
+    model.obey(broken(model, 1))
     model.die(1, "died of SIGKILL")
-    assert model.statuses() == {1: Status.DIED}
+    assert model.statuses() == {0: Status.DIED}
+
+
+def test_nobody_is_blamed_where_it_may_have_been_another_but_only_once(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    given(model, 3)
+    for worker in (1, 2):
+        assert model.statuses() == {}
+        model.begin(worker)
+        model.obey(broken(model, worker, may_be_former=True))
+        model.die(worker, "died of SIGKILL")
+        model.all_ready()
+    assert model.statuses() == {0: Status.DIED}
+
+
+def test_what_has_not_begun_is_not_blamed_for_what_its_worker_says(make: Callable[[int], Model]) -> None:
+    model = make(1)
+    given(model, 3)
+    model.obey(broken(model, 1))
+    model.die(1, "died of SIGKILL")
+    assert model.statuses() == {}
 
 
 def test_a_worker_that_has_nothing_and_is_broken_is_replaced(make: Callable[[int], Model]) -> None:
     model = make(2)
-    model.obey(model.books.broken(1, 77, "was killed because it said nonsense", 78))
+    model.obey(model.books.broken(1, "was killed because it said nonsense", 77, 78, may_be_former=False))
     model.die(1, "died of SIGKILL")
     model.all_ready()
     model.assign([0, 1])
@@ -232,7 +263,7 @@ def test_a_task_that_was_to_be_stopped_is_stopped_also_by_the_end_of_a_broken_wo
     given(model, 2)
     model.begin(1)
     model.withdraw([0], stop=True)
-    model.obey(model.books.broken(1, model.workers[1].running.ticket, "was killed", 0))  # type: ignore[union-attr]
+    model.obey(broken(model, 1))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.CANCELLED}
 
@@ -245,8 +276,7 @@ def test_a_thread_that_is_broken_makes_all_that_run_beside_it_suspects(make: Cal
     threads = [number for number, worker in model.workers.items() if worker.process and worker.unstarted]
     for thread in threads:
         model.begin(thread)
-    ticket = model.workers[threads[0]].running.ticket  # type: ignore[union-attr]
-    model.obey(model.books.broken(threads[0], ticket, "was killed because it said nonsense"))
+    model.obey(broken(model, threads[0]))
     assert all(model.killed(thread) for thread in threads)
     model.die(threads[0], "died of SIGKILL")
     assert sorted(ref.index for ref in model.take_reports().returned) == [0, 1]
@@ -255,7 +285,7 @@ def test_a_thread_that_is_broken_makes_all_that_run_beside_it_suspects(make: Cal
     model.all_ready()
     (alone,) = [number for number, worker in model.workers.items() if worker.process and worker.unstarted]
     attempt = model.begin(alone)
-    model.obey(model.books.broken(alone, attempt.ticket, "was killed because it said nonsense"))
+    model.obey(broken(model, alone))
     model.die(alone, "died of SIGKILL")
     assert model.statuses() == {attempt.index: Status.DIED}
 
