@@ -45,7 +45,7 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 END_S: Final = 1.0
 GONE_S: Final = 1.5
 #: a worker that has closed its connection has so long to end by itself
-LEAVE_S: Final = 0.1
+LEAVE_S: Final = 1.0
 #: most bytes read from a worker that is dead: more than its socket can hold
 LEGACY_BYTES_MAX: Final = 64 * 1024 * 1024
 #: most characters of a line that a worker causes in the log
