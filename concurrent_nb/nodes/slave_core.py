@@ -331,7 +331,7 @@ class SlaveCore:
         return out_frames, out_buffers
 
     def _released(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
-        lent_slices = [it for it in slices if self._lent.get(it.segment, {}).get(it.offset) == it]
+        lent_slices = [it for it in dict.fromkeys(slices) if self._lent.get(it.segment, {}).get(it.offset) == it]
         self._crew.release(lent_slices, clean=clean)  # of others, workers know nothing
         for slice_ in lent_slices:
             lent = self._lent.get(slice_.segment)
