@@ -1,7 +1,8 @@
 """The worker's side: become like the process that has sent a function, and undo what a task has changed.
 
-    environments.begin(environment, job, function)     before a task; little to do if they are those of the task before
-    environments.end()                                 after it
+    environments.put_back_for(job, function)     before a task, and before something is changed for it
+    environments.begin(environment)              then; nothing to do if it is that of the task before
+    environments.end()                           after it
 
 What there is without an environment is home: the process as it was when it became a worker. The folder is put back
 after each task, the rest before a task of another job or function: looking at it takes as long as running a small task.
@@ -15,7 +16,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -102,19 +104,13 @@ class Environments:
         self._recent.append(ModuleSet(sources))
         return self._recent[-1]
 
-    def begin(self, entered: Entered, job: bytes, function: bytes) -> bool:
+    def begin(self, entered: Entered) -> bool:
         """Be in an environment. False if it cannot be used any more, because files that it has imported have changed.
-
-        Args:
-            job, function: of the task that begins. What tasks of others have changed is put back.
 
         Raises ImportError for compiled modules that do not fit, and whatever unpickling its settings raises.
         """
         if entered.modules.has_changed():
             return False
-        if job != self._job or function != self._function:
-            self._job, self._function = job, function
-            self.put_back()
         if entered is not self.current:
             self._enter(entered)
         return True
@@ -134,15 +130,32 @@ class Environments:
         except OSError:
             self._go(self._folder_path)
 
-    def put_back(self) -> None:
-        """Undo what tasks have changed, but for the folder, which is theirs while they run."""
+    def put_back_for(self, job: bytes, function: bytes, *, always: bool = False) -> None:
+        """Undo what tasks have changed, but for the folder, if those of another job or function come now."""
+        if always or job != self._job or function != self._function:
+            self._put_back_if_changed()
+            self._job, self._function = job, function  # last, because an interrupt may come in between
+
+    def _put_back_if_changed(self) -> None:
         if not self._is_same():
             self._put_back()
 
-    def adopt(self) -> None:
-        """Let what has changed since the last `begin` stay, in all environments: it is part of what a worker is."""
-        for name, value in os.environ.items():
-            if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value):
+    def given(self) -> dict[str, str]:
+        """Give the variables that were set for the task that is about to run, its threads for example."""
+        return {
+            name: value
+            for name, value in os.environ.items()
+            if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value)
+        }
+
+    def adopt(self, given: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Let what has changed since the last `begin` stay, in all environments: it is part of what a worker is.
+
+        Args:
+            given: variables that are the task's own.
+        """
+        for name, value in self.given().items():
+            if given.get(name) != value:
                 self._home_variables[name] = value
         for entry in sys.path:
             if entry not in self._path:
@@ -172,12 +185,7 @@ class Environments:
 
     def _enter(self, entered: Entered) -> None:
         state = entered.state
-        # What differs already was given to the task that is about to run, its threads for example.
-        given = {
-            name: value
-            for name, value in os.environ.items()
-            if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value)
-        }
+        given = self.given()
         self.current = entered
         self._go(state.folder if state.folder and os.path.isdir(state.folder) else self._home_folder)
         self._set_variables(self._expected_variables())
@@ -309,7 +317,7 @@ class ThreadEnvironments(Environments):
         self._queue: list[object] = []
         super().__init__()
 
-    def begin(self, entered: Entered, job: bytes, function: bytes) -> bool:
+    def begin(self, entered: Entered) -> bool:
         """Be in an environment, once no task is in another."""
         me = object()
         with self._condition:
@@ -317,11 +325,7 @@ class ThreadEnvironments(Environments):
             try:
                 while self._queue[0] is not me or (self._running and entered is not self.current):
                     self._condition.wait(WAIT_S)  # nothing interrupts a thread that waits without a limit
-                if self._running:
-                    is_usable = not entered.modules.has_changed()
-                else:
-                    is_usable = super().begin(entered, job, function)
-                if not is_usable:
+                if entered.modules.has_changed() if self._running else not super().begin(entered):
                     return False
                 self._running += 1
                 self._local.runs = True
@@ -339,14 +343,13 @@ class ThreadEnvironments(Environments):
                 self._running -= 1
             if not self._running:
                 super().end()
-                self.put_back()
+                self._put_back_if_changed()
             self._condition.notify_all()
 
-    def put_back(self) -> None:
-        """Undo what tasks have changed, unless others run that may have done so."""
+    def _put_back_if_changed(self) -> None:
         with self._condition:
-            if self._running <= 1:
-                super().put_back()
+            if not self._running:  # else it may be what those have changed that run
+                super()._put_back_if_changed()
 
     def _is_common(self, setting: Setting) -> bool:
         return not setting.in_threads
