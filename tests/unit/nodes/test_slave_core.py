@@ -6,7 +6,7 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.nodes.shared import EmptyShelf
-from concurrent_nb.nodes.slave_core import GATHER_MAX, GATHER_S, SlaveCore
+from concurrent_nb.nodes.slave_core import GATHER_MAX, GATHER_S, OUTPUT_BYTES_MAX, SlaveCore
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.outcome import Status
 from concurrent_nb.testing.inline import InlineCrew, InlineReports
@@ -195,3 +195,46 @@ def test_a_limit_that_is_none_ends_the_session(slave: SlaveCore, timeout_s: floa
     frames = encode(Envelope(m.PROTOCOL_VERSION, EPOCH, 1, 0, [m.Assign(JOB, b"f", timeout_s, [])]))
     with pytest.raises(ProtocolError, match="tasks that may run"):
         slave.received(frames, 100.0)
+
+
+class Writing(Workers):
+    """Workers whose tasks write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[bool] = []
+
+    def hold_notes(self, hold: bool) -> None:
+        """Note what was asked."""
+        self.held.append(hold)
+
+    def drop_segments(self, segments: Sequence[bytes]) -> None:
+        """Have none."""
+
+    def write(self, size: int) -> None:
+        """Write so many bytes."""
+        self._reports.output.append((m.TaskRef(JOB, 1, 1), m.NOTES, bytes(size)))
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_tasks_that_write_more_than_the_master_takes_are_slowed(ends: bool) -> None:
+    workers, heard = Writing(), 0
+    slave = SlaveCore("east", EPOCH, workers, 1.0)
+    for _ in range(OUTPUT_BYTES_MAX // (1 << 20)):
+        workers.write(1 << 20)
+        heard += len(slave.step(100.0))
+    assert workers.held == []
+    workers.write(1)
+    heard += len(slave.step(100.0))
+    workers.write(1)
+    heard += len(slave.step(100.0))
+    assert workers.held == [True]
+    if ends:
+        slave.end()
+    else:  # the master acknowledges what it has got, and that until all is sent
+        seq = 0
+        while workers.held == [True]:
+            seq += 1
+            slave.received(encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, heard, [])), 100.0)
+            heard += len(slave.step(100.0))
+    assert workers.held == [True, False]
