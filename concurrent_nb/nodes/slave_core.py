@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 GATHER_S: Final = 0.04
 #: ... or until so many tasks have ended: it may keep nothing from being assigned
 GATHER_MAX: Final = 32
+#: while more of tasks' output than that is not acknowledged, tasks that send notes are slowed
+OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024
 #: seconds between two reports of how busy the host is
 HOST_LOAD_S: Final = 5.0
 
@@ -79,6 +81,9 @@ class Crew(Protocol):
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Return what has not started; with `stop`, cancel what has."""
+
+    def hold_notes(self, hold: bool) -> None:
+        """Slow tasks that send notes, until it is said that they need not be held any more."""
 
     def renew(self, now: float, *, stop: bool) -> None:
         """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
@@ -142,6 +147,8 @@ class SlaveCore:
         self._host_load_at = inf if host_load is None else -inf  # when to say it next
         self._gathered = 0  # tasks that have ended since the last envelope
         self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
+        self._output_bytes = 0  # of tasks' output, that the master has not acknowledged
+        self._holds_notes = False
         self._restart = 0  # the master's request for fresh workers, until all are
         self._outdated = -1  # what the master has last heard of it
         self.degraded = ""  #: why the crew cannot work any more
@@ -198,6 +205,14 @@ class SlaveCore:
         """Tell the master how much fits from now on."""
         self.session.send(m.Capacity(slots, credit))
 
+    def _follow_output(self) -> None:
+        """Slow those who write more than the master takes."""
+        self._output_bytes -= sum(size for size in self.session.take_acked() if isinstance(size, int))
+        holds = self._output_bytes > OUTPUT_BYTES_MAX
+        if holds != self._holds_notes:
+            self._holds_notes = holds
+            self._crew.hold_notes(holds)
+
     def _follow_restart(self) -> None:
         """Tell the master how far its restart is."""
         left = self._crew.outdated
@@ -221,7 +236,10 @@ class SlaveCore:
         reports = self._crew.take_reports()
         urgent = bool(reports.returned or reports.degraded)
         for task, stream, data in reports.output:
-            self.session.send(m.Output(task, stream, data))
+            self._output_bytes += len(data)
+            self.session.send(m.Output(task, stream, data), tag=len(data))
+        if self._output_bytes:
+            self._follow_output()
         if reports.started:
             self.session.send(m.Started(self.name, reports.started))
         for made in reports.segments:
@@ -331,7 +349,7 @@ class SlaveCore:
         return out_frames, out_buffers
 
     def _released(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
-        lent_slices = [it for it in slices if self._lent.get(it.segment, {}).get(it.offset) == it]
+        lent_slices = [it for it in dict.fromkeys(slices) if self._lent.get(it.segment, {}).get(it.offset) == it]
         self._crew.release(lent_slices, clean=clean)  # of others, workers know nothing
         for slice_ in lent_slices:
             lent = self._lent.get(slice_.segment)
@@ -354,6 +372,7 @@ class SlaveCore:
         """Take back what is lent: whoever has it may keep it, but it is not used again. When the session is over."""
         self._crew.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
         self._lent.clear()
+        self._crew.hold_notes(False)
         self._shelf.drop(list(self._orphans))
         self._crew.drop_segments(list(self._shown))
 

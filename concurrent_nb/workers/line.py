@@ -75,6 +75,7 @@ class Line:
         self.log = LogLimit(LOG_LINES_MAX)
         self.notes = Framing()  #: of the task that sends notes
         self.notes_ticket = 0  #: ... of this ticket
+        self.is_held = False  #: nothing is read of it for now, because too many notes are on their way already
         self.socket = socket.socket(fileno=ends.tasks)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.page = Page(ends.page)

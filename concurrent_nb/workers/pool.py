@@ -109,6 +109,7 @@ class Pool:
         self._leaving: dict[int, tuple[float, str]] = {}  # workers that hear us no more: when to kill them, and why
         self._output: list[tuple[TaskRef, int, bytes]] = []
         self._ask_at = 0.0
+        self._holds_notes = False
         self._closing = False
 
     # --------------------------------------------------------------------------------------- what the slave tells it
@@ -168,6 +169,15 @@ class Pool:
             self._watch_tasks(line)
         except Exception as error:  # noqa: BLE001  (the bulkhead)
             self._break(line, error, time.monotonic())
+
+    def hold_notes(self, hold: bool) -> None:
+        """Read nothing more of workers that send notes, which slows the tasks that do; or read again."""
+        self._holds_notes = hold
+        if not hold:
+            for line in self._lines.values():
+                if line.is_held:
+                    line.is_held = False
+                    self._watch_tasks(line)
 
     def withdraw(self, refs: Iterable[TaskRef], stop: bool, now: float) -> None:
         """Give these back if they have not started; with `stop`, end them wherever they are."""
@@ -296,7 +306,7 @@ class Pool:
             if results and page.ticket == ticket:
                 self._take_results(line, results, [], now)
         progress = line.progress
-        moving, line.progress_before = progress != line.progress_before, progress
+        moving, line.progress_before = line.is_held or progress != line.progress_before, progress
         self._obey(self._books.looked(line.worker, ticket, started_at, moving, now, page.ended), now)
         self._obey(self._books.blocked(line.worker, ticket if page.blocked == ticket else 0, now), now)
 
@@ -489,6 +499,9 @@ class Pool:
         if not line.notes.admits(note.data):
             return
         self._output.append((ref, NOTES, note.data))
+        if self._holds_notes and not line.is_held:
+            line.is_held = True
+            self._watch_tasks(line)
         if line.notes.is_broken and line.log.admits(now):
             name = task_name(ref.job, ref.index)
             log.warning("task %s has sent notes that are none; no more of its notes travel", name)
@@ -643,7 +656,9 @@ class Pool:
             self.fds_version += 1
 
     def _watch_tasks(self, line: Line) -> None:
-        self._watch(line.socket.fileno(), select.POLLIN | (select.POLLOUT if line.wants_to_send else 0))
+        if not line.is_broken:
+            reads = 0 if line.is_held else select.POLLIN
+            self._watch(line.socket.fileno(), reads | (select.POLLOUT if line.wants_to_send else 0))
 
     def _watch_launcher(self) -> None:
         fds = self._launcher.fds()

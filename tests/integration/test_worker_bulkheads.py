@@ -349,7 +349,8 @@ def test_a_worker_that_takes_its_own_orders_away_hangs_nobody(driver: Driver) ->
     refs = driver.assign(driver.add(take), [()] * 4)
     refs += driver.assign(driver.add(good_task), [(3, n) for n in range(40)])
     driver.until(lambda: all(ref in driver.ended for ref in refs))
-    assert [driver.ended[ref].value for ref in refs[4:] if driver.ended[ref].status != Status.DIED]
+    ends_of_good = [(n, driver.ended[ref]) for n, ref in enumerate(refs[4:])]
+    assert all(end.status == Status.DIED or end.value == good_task(3, n) for n, end in ends_of_good)
     assert driver.run(good_task, 1, 2).value == good_task(1, 2)
 
 
@@ -488,3 +489,28 @@ def test_limits_of_what_is_announced() -> None:
     assert HEADER_BYTES_MAX < 64 << 20
     assert struct.calcsize("<I") == 4
     assert NOTE_BYTES_MAX == 16 << 20
+
+
+def test_a_task_whose_notes_are_not_taken_is_slowed_and_others_are_not(driver: Driver) -> None:
+    def tell(count: int) -> int:
+        from concurrent_nb.shipping import notes
+
+        for _ in range(count):
+            notes.sink().put_progress(notes.Ended(0, 1, bytes(100_000)))  # which has no limit of its own
+        return count
+
+    driver.pool.hold_notes(True)
+    ref = driver.start(tell, 300)
+    driver.until(lambda: any(line.is_held for line in driver.pool._lines.values()))
+    refs = driver.assign(driver.add(good_task), [(3, n) for n in range(40)])
+    driver.wait(refs)
+    until = time.monotonic() + 2 * RESULT_S
+    while time.monotonic() < until:
+        driver.turn(0.05)
+    # then: what is held is no worker that does nothing
+    assert ref not in driver.ended
+    assert len(driver.output[ref][3]) < 10_000_000
+    driver.pool.hold_notes(False)
+    driver.wait([ref])
+    assert driver.ended[ref].value == 300
+    assert len(driver.output[ref][3]) > 30_000_000
