@@ -706,6 +706,7 @@ class MasterCore:
         asker = None if session_id is None else self.peers.get(session_id)
         owner = asker.key.decode() if asker is not None and asker.role == "client" else None
         jobs = [job for job in self.scheduler.jobs.values() if sees_all or job.owner == owner]
+        paused = self.scheduler.paused
         assigned = Counter(task.job.id for slave in self.scheduler.slaves.values() for task in slave.tasks)
         return {
             "epoch": self.epoch,
@@ -727,7 +728,7 @@ class MasterCore:
                 for peer in self.peers.values()
                 if peer.role == "client"
             ],
-            "jobs": [self._describe_job(job, assigned[job.id], owner, now) for job in jobs],
+            "jobs": [self._describe_job(job, assigned[job.id], owner, now, paused.get(job.owner, 0)) for job in jobs],
             "other_jobs": len(self.scheduler.jobs) - len(jobs),
             "suspects": self._describe_suspects({job.id for job in jobs}),
             "tasks": self._count_tasks(),
@@ -747,7 +748,9 @@ class MasterCore:
         busy = min(slave.load, slave.slots)
         return {"in_flight": len(slave.tasks) + len(slave.ghosts), "busy": busy, "state": state, **host}
 
-    def _describe_job(self, job: Job, assigned: int, owner: str | None, now: float) -> dict[str, Any]:
+    def _describe_job(
+        self, job: Job, assigned: int, owner: str | None, now: float, untaken_bytes: int
+    ) -> dict[str, Any]:
         client = self.peers.get(job.client) if job.client is not None else None
         left = len(job.tasks)
         state = "idle" if not left else "stopping" if job.ended else "running" if assigned else "waiting"
@@ -760,6 +763,7 @@ class MasterCore:
             "tasks": job.accepted,
             "done": job.accepted - left,
             "assigned": assigned,
+            "untaken_bytes": untaken_bytes,  # of results, for which it waits to be taken; 0 if it does not
             "age_s": now - job.opened_s,
         }
 

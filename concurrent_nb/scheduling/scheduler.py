@@ -54,6 +54,8 @@ from concurrent_nb.tasks.task import Job, Task
 
 #: where several owners wait, each hands out tasks of about so many seconds, then it is the next one's turn
 TURN_S: Final = 0.005
+#: no more is handed out to a slave ahead of what starts at once than makes so many bytes of results
+RESULTS_AHEAD_BYTES: Final = 8 * 1024 * 1024
 #: the cluster is shared until only one owner has had tasks for so many seconds
 SHARED_S: Final = 1.0
 
@@ -110,6 +112,11 @@ class Scheduler:
     def blamed(self) -> Collection[Task]:
         """All tasks that have not ended and had a worker or a slave die; to be read only."""
         return self._books.blamed
+
+    @property
+    def paused(self) -> Mapping[str, int]:
+        """Owners of whose tasks no more are handed out, with the bytes of results that each has not acknowledged."""
+        return {owner: self._books.kept_bytes[owner] for owner in self._books.paused}
 
     @property
     def waiting(self) -> int:
@@ -194,6 +201,12 @@ class Scheduler:
                 raise ConfigurationError(f"{strategy!r} gives {count} tasks to {slave!r}: choose another strategy")
             if queue.owners > 1:
                 count = min(count, _turn(estimate_s))
+            if books.estimates.large_bytes and (size_bytes := books.estimates.large_bytes.get(run.function)):
+                # What is on a slave comes, even if its owner pauses.
+                most = max(slave.slots, RESULTS_AHEAD_BYTES // size_bytes) - slave.load
+                if most < 1:
+                    return
+                count = min(count, most)
             tasks = queue.take(count)
             slave.take(tasks, strategy.unknown_s if estimate_s is None else estimate_s)
             slave.quiet_since_s = now

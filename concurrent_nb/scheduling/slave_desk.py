@@ -209,6 +209,8 @@ class SlaveDesk:
         self._measure(slave, function, total_s, count)
         if kept_bytes:
             books.keep(job.owner, kept_bytes)
+            if function is not None and count == len(event.items):
+                books.estimates.weighed(function, kept_bytes // count)
         return over
 
     def _conclude(self, task: Task, slave: Slave, item: OutcomeFrame, buffers: Sequence[Buffer]) -> bool:

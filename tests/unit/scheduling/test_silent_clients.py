@@ -4,7 +4,7 @@ import pytest
 
 from concurrent_nb.ids import SessionId
 from concurrent_nb.scheduling.events import ClientHeard, ClientSilent, JobOpened, OutcomesReceived
-from concurrent_nb.wire.messages import Needs, OutcomeFrame, Slice
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes, Slice
 from tests.unit.scheduling.bench import (
     JOB,
     ME,
@@ -201,3 +201,33 @@ def test_who_waits_behind_a_paused_owner_is_served_when_he_pauses() -> None:
     # Two wide tasks in turn: the owner's first one runs, and his second one comes after the other's
     assert {0, 1} <= {task.index for task in bench.scheduler.slaves[slave_id("a")].tasks}
     assert assigned(bench(result(0, 5000), ended("a", 1))) == {"a": [7]}
+
+
+def end_first(bench: Bench, sizes: Sizes) -> None:
+    """Let the owner take all that has come, and a slave end what it got first, in 1 ms."""
+    task = next(iter(bench.scheduler.slaves[slave_id("a")].tasks))
+    outcome = OutcomeFrame(task.index, task.attempt, OK, 0.001, 4321, b"", sizes)
+    bench(acknowledged(range(200)))
+    bench(OutcomesReceived(slave_id("a"), JOB, [outcome], ((),)))
+    bench(acknowledged(range(200)))
+
+
+@pytest.mark.parametrize(("size_bytes", "ahead"), [(100, 40), (1024 * 1024, 7), (50 * 1024 * 1024, 2)])
+def test_of_tasks_with_large_results_few_are_handed_out_ahead(size_bytes: int, ahead: int) -> None:
+    bench = Bench()
+    bench(joined("a", slots=2, credit=1000), opened(), submitted(range(200)))
+    for _ in range(20):
+        end_first(bench, (size_bytes,))
+    slave = bench.scheduler.slaves[slave_id("a")]
+    assert ahead <= slave.load <= ahead + 1
+    # When results have become small, then as many are handed out as of others
+    end_first(bench, (10,))
+    assert slave.load >= 40
+
+
+def test_large_results_in_shared_memory_hold_nothing_back() -> None:
+    bench = Bench()
+    bench(joined("a", slots=2, credit=1000), opened(), submitted(range(200)))
+    for _ in range(4):
+        end_first(bench, (Slice(b"segment", 0, 1024 * 1024 - 20_000, 1),))
+    assert bench.scheduler.slaves[slave_id("a")].load > 20
