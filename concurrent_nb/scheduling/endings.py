@@ -210,9 +210,8 @@ def _how_it_died(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
 
 def _quarantine_note(task: Task) -> str:
     deaths = "".join(f"\n  {number}. {how}" for number, how in enumerate(task.deaths, 1))
-    times = f"{len(task.deaths)} times when its worker"
-    what = f"there {times} or its slave" if task.lost_slaves else f"running {times}"
     return (
-        f"task {task.name} was {what} died, so it is not run again:{deaths}\n"
+        f"{len(task.deaths)} times the worker or the slave of task {task.name} died, "
+        f"so it is not run again:{deaths}\n"
         "Run it alone to find out why: usual causes are a crash in compiled code, too little memory, or os._exit."
     )

@@ -111,7 +111,7 @@ def test_a_task_that_always_kills_its_worker_is_quarantined_and_its_neighbours_a
     assert isinstance(error, PoisonTask)
     text = str(error)
     assert poison.task in text  # which
-    assert "when its worker died, so it is not run again" in text  # what
+    assert "died, so it is not run again" in text  # what
     assert "Run it alone to find out why" in text  # what to do
     deaths = re.findall(r"^  (\d)\. (.*)$", text, re.MULTILINE)
     assert [number for number, _ in deaths] == ["1", "2", "3"]

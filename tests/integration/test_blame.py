@@ -35,7 +35,7 @@ def test_a_task_that_kills_slaves_is_quarantined_after_three_and_its_neighbours_
         error = killer.exception(PATIENCE_S)
         assert isinstance(error, PoisonTask)
         message = str(error)
-        assert "was there 3 times when its worker or its slave died" in message
+        assert "3 times the worker or the slave of task" in message
         for part in ("1. slave", "2. slave", "3. slave", "was lost (", "while the task was there alone"):
             assert part in message
         assert [future.result(PATIENCE_S) for future in before] == [n * n for n in range(20)]

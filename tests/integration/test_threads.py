@@ -200,7 +200,7 @@ def test_killers_are_found_and_their_neighbours_have_their_results(own: Applicat
     killers = [own.start_job(os.abort, [()], needs=THREAD) for _ in range(2)]
     once = own.start_job(work.die_once, [(tmp_path / str(n),) for n in range(4)], needs=THREAD)
     for killer in killers:
-        with pytest.raises(PoisonTask, match="3 times when its worker died"):
+        with pytest.raises(PoisonTask, match="3 times the worker or the slave of task"):
             killer.results(PATIENCE_S)
     assert len(neighbours.results(PATIENCE_S)) == 20
     assert len(once.results(PATIENCE_S)) == 4

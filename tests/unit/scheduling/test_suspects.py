@@ -72,7 +72,7 @@ def test_a_task_that_kills_every_slave_is_quarantined_with_all_that_is_known(ben
     message = report(instructions)
     start = "" if is_reported else ", though its start was not reported"
     for part in (
-        "6a6f6220/0 was there 3 times when its worker or its slave died",
+        "3 times the worker or the slave of task 6a6f6220/0 died",
         f"1. slave a was lost (its connection has broken) while the task was there with 1 other{start}",
         f"2. slave b was lost (its connection has broken) while the task was there with 1 other{start}",
         f"3. slave c was lost (its connection has broken) while the task was there alone{start}",
