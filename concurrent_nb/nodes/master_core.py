@@ -661,10 +661,6 @@ class MasterCore:
             peer.look_at = due
             self._looks.set(peer.session_id, due)
 
-    def probe(self) -> list[Outgoing]:
-        """Give an envelope for every peer, so that the transport finds out who has no connection any more."""
-        return [(session_id, peer.session.keepalive()) for session_id, peer in self.peers.items() if peer.heard]
-
     def next_deadline(self, now: float) -> float:
         """When `step` should be called again at the latest."""
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
