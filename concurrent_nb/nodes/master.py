@@ -25,8 +25,10 @@ import psutil
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatItem, IntItem, ListItem
 from concurrent_nb.components.core import Component, ComponentManager
-from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.errors import ClusterError, ConfigurationError
+from concurrent_nb.foreign import describe
 from concurrent_nb.ids import SessionId, new_session_id
+from concurrent_nb.nodes import descriptors
 from concurrent_nb.nodes.kernel_desk import Answer, connection_info
 from concurrent_nb.nodes.master_core import KEPT_S, MasterCore, Place
 from concurrent_nb.nodes.processes import seen_from_here
@@ -121,13 +123,14 @@ class Master:
         self._sparse = SparseLog(log)
         self._began = monotonic()
         self._stopping = False
+        self._failure: BaseException | None = None  # of the compute thread
         self._stop_event = asyncio.Event()
         self._thread = threading.Thread(target=self._compute, name="compute channel", daemon=True)
 
     # --------------------------------------------------------------------------------------------- control channel
 
     async def run(self, ready: Callable[[ConnectionFile, Path], None]) -> None:
-        """Serve until `stop`; call `ready` once nodes can register."""
+        """Serve until `stop`; call `ready` once nodes can register. Raises ClusterError if it could not go on."""
         self._loop = asyncio.get_running_loop()
         addresses = listen_on(self.config.addresses)
         self._gate = Gate(addresses, self._keys.public, self._keys.secret, self._core.admits, silent_s=self._silent_s())
@@ -166,6 +169,8 @@ class Master:
             self._shelf.close()
             if self._store is not None:
                 self._store.close()
+        if self._failure is not None:
+            raise ClusterError(f"the compute thread has failed: {describe(self._failure)}") from self._failure
 
     def stop(self) -> None:
         """End `run`: nodes are told that the cluster has been stopped. For the loop's thread."""
@@ -267,6 +272,7 @@ class Master:
         """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
+        descriptors.refuse_if_full(f"application {name!r}")
         session = new_session_id()
         place = Place(check_host(host), pid)
         is_alive = seen_from_here(host, pid, begun)
@@ -298,6 +304,7 @@ class Master:
         """
         public = check_key(key)
         check_versions(versions, f"slave {check_label(name)!r}")
+        descriptors.refuse_if_full(f"slave {name!r}")
         if not 1 <= slots <= credit <= 1_000_000:
             raise ConfigurationError(
                 f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
@@ -358,8 +365,9 @@ class Master:
                 self._turn(waiter, zap_fd, monitor_fd)
             for session, frames in self._core.stop():
                 self._gate.send(session, frames)
-        except BaseException:
+        except BaseException as error:
             log.exception("the compute thread has failed; the master stops")
+            self._failure = error
             self._loop.call_soon_threadsafe(self.stop)
         finally:
             self._gate.close()
@@ -431,7 +439,10 @@ def run_master(
         name: of the cluster.
         ready: called with the connection file and its path when nodes can register.
         lease: descriptor whose end of file ends the master.
+
+    Raises ClusterError if it could not go on, and what `Master` and its configuration raise.
     """
+    descriptors.raise_limit()
     manager = ComponentManager(settings.load(overrides))
     manager.load([MasterNode, *BUILT_IN])
     ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
