@@ -59,6 +59,8 @@ SUSPECTS_TOLD: Final = 100
 #: functions of jobs that are over are kept for the next job, so many of them, of so many bytes in all
 IDLE_FUNCTIONS: Final = 64
 IDLE_BYTES: Final = 64 * 1024 * 1024
+#: a status lists so many clients, and so many jobs, and tells how many more there are
+LISTED_MAX: Final = 500
 
 Outgoing = tuple[SessionId, list[Buffer]]
 
@@ -681,10 +683,6 @@ class MasterCore:
             peer.look_at = due
             self._looks.set(peer.session_id, due)
 
-    def probe(self) -> list[Outgoing]:
-        """Give an envelope for every peer, so that the transport finds out who has no connection any more."""
-        return [(session_id, peer.session.keepalive()) for session_id, peer in self.peers.items() if peer.heard]
-
     def next_deadline(self, now: float) -> float:
         """When `step` should be called again at the latest."""
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
@@ -707,6 +705,7 @@ class MasterCore:
         owner = asker.key.decode() if asker is not None and asker.role == "client" else None
         jobs = [job for job in self.scheduler.jobs.values() if sees_all or job.owner == owner]
         paused = self.scheduler.paused
+        clients = [peer for peer in self.peers.values() if peer.role == "client"]
         assigned = Counter(task.job.id for slave in self.scheduler.slaves.values() for task in slave.tasks)
         return {
             "epoch": self.epoch,
@@ -724,11 +723,14 @@ class MasterCore:
                 for peer in slaves
             ],
             "clients": [
-                {"name": peer.name, "done": peer.done, **_whereabouts(peer, now)}
-                for peer in self.peers.values()
-                if peer.role == "client"
+                {"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in clients[:LISTED_MAX]
             ],
-            "jobs": [self._describe_job(job, assigned[job.id], owner, now, paused.get(job.owner, 0)) for job in jobs],
+            "more_clients": max(0, len(clients) - LISTED_MAX),
+            "jobs": [
+                self._describe_job(job, assigned[job.id], owner, now, paused.get(job.owner, 0))
+                for job in jobs[-LISTED_MAX:]
+            ],
+            "more_jobs": max(0, len(jobs) - LISTED_MAX),
             "other_jobs": len(self.scheduler.jobs) - len(jobs),
             "suspects": self._describe_suspects({job.id for job in jobs}),
             "tasks": self._count_tasks(),

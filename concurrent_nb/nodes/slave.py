@@ -5,6 +5,7 @@ One thread and one poll loop around Link (ZeroMQ), Pool (worker processes) and S
 
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -19,7 +20,7 @@ from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, InitializerFailed, ProtocolError
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
-from concurrent_nb.nodes.processes import raise_open_files_limit
+from concurrent_nb.nodes.descriptors import raise_limit
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.objects.segments import is_available
@@ -336,12 +337,12 @@ class Slave:
 
 
 def check_open_files(slots: int) -> None:
-    """Raise this process's limit of open files as far as it goes. Raises ClusterStartFailed if that is not enough."""
-    limit, needed = raise_open_files_limit(), OPEN_FILES + slots * OPEN_FILES_PER_WORKER
-    if limit < needed:
+    """Raise ClusterStartFailed if this process may not open as many files as so many workers need."""
+    limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], OPEN_FILES + slots * OPEN_FILES_PER_WORKER
+    if limit != resource.RLIM_INFINITY and limit < needed:
         raise ClusterStartFailed(
             f"a slave with {slots} workers needs {needed} open files and may have {limit}: raise the hard limit"
-            " (ulimit -Hn), or have fewer workers (SlaveNode.workers)"
+            " (`ulimit -Hn`), or have fewer workers (SlaveNode.workers)"
         )
 
 
@@ -349,6 +350,7 @@ def make_slave(
     overrides: dict[str, dict[str, Any]], where: Callable[[], Path], name: str = "", lease: int | None = None
 ) -> Slave:
     """Make a slave as its configuration says; see `run_slave`. Nothing runs yet."""
+    raise_limit()
     manager = ComponentManager(settings.load(overrides))
     manager.load([SlaveNode])
     return Slave(manager.get(SlaveNode), where, name, lease)

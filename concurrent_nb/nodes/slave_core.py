@@ -173,8 +173,6 @@ class SlaveCore:
                 self._show(sizes)
                 self._crew.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
             elif type(message) is m.Content:
-                if not (message.body or (item.buffers and len(item.buffers[0]) == 1)):
-                    raise ProtocolError("a Content of nothing")
                 self._contents.took(message, item.buffers[0] if item.buffers else ())
             elif type(message) is m.Withdraw:
                 self._crew.withdraw(message.tasks, message.stop, now)

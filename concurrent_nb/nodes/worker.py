@@ -37,12 +37,11 @@ from concurrent_nb.shipping.reports import EXPLANATION, failed, not_loadable, no
 from concurrent_nb.shipping.restoring import Copy
 from concurrent_nb.shipping.sources import unwrapped
 from concurrent_nb.wire.codec import joined
-from concurrent_nb.wire.messages import Sizes, Slice
+from concurrent_nb.wire.messages import BUFFERS_MAX, Sizes, Slice
 from concurrent_nb.workers import child
 from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.page import Page
 from concurrent_nb.workers.records import (
-    BUFFERS_MAX,
     Buffer,
     Forget,
     Know,

@@ -24,11 +24,9 @@ Buffer = bytes | bytearray | memoryview
 
 #: bodies of this size or more travel as the first buffer, uncopied
 LARGE_BYTES: Final = 64 * 1024
-#: most buffers of one result, in shared memory or not; a worker says so of a result that has more
-BUFFERS_MAX: Final = 32 * 1024
 #: most that a worker's header may announce for itself: results that were kept back (64 KiB), one body (64 KiB), and
-#: where BUFFERS_MAX buffers lie (46 bytes each) are less
-HEADER_BYTES_MAX: Final = 2 * 1024 * 1024
+#: where `wire.messages.BUFFERS_MAX` buffers lie (46 bytes each) are less
+HEADER_BYTES_MAX: Final = 1024 * 1024
 #: ... and a slave's, whose packs of tasks may refer to as much as their master has let through
 ORDER_BYTES_MAX: Final = 64 * 1024 * 1024
 #: first size of the space that bytes are received into

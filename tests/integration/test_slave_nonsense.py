@@ -177,10 +177,13 @@ def test_whatever_a_master_says_the_next_session_works() -> None:
 @pytest.mark.parametrize(
     ("said", "ends"),
     [
-        ([m.Assign(JOB, b"never sent", None, [m.TaskFrame(3, 1, ARGUMENTS)])], True),
+        ([m.Assign(JOB, b"f" * 32, None, [m.TaskFrame(3, 1, ARGUMENTS)])], True),
         ([m.Assign(JOB, GOOD, None, [m.TaskFrame(3, 1, b"", (m.Slice(b"s" * 16, 0, 8, 1),))])], True),
         ([m.Assign(JOB, GOOD, None, [m.TaskFrame(3, 1, b"no pickle")])], True),
-        ([m.Release([m.Slice(b"s" * 16, 0, 8, 1)], True), m.DropSegments([b"s" * 16]), m.DropFunctions([b"x"])], False),
+        (
+            [m.Release([m.Slice(b"s" * 16, 0, 8, 1)], True), m.DropSegments([b"s" * 16]), m.DropFunctions([b"f" * 32])],
+            False,
+        ),
     ],
     ids=["unknown function", "unknown segment", "no pickle", "what is not there"],
 )

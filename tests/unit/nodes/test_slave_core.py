@@ -192,7 +192,7 @@ def test_workers_hear_only_of_slices_that_were_lent() -> None:
 
 @pytest.mark.parametrize("timeout_s", [float("nan"), -1.0, float("-inf")])
 def test_a_limit_that_is_none_ends_the_session(slave: SlaveCore, timeout_s: float) -> None:
-    frames = encode(Envelope(m.PROTOCOL_VERSION, EPOCH, 1, 0, [m.Assign(JOB, b"f", timeout_s, [])]))
+    frames = encode(Envelope(m.PROTOCOL_VERSION, EPOCH, 1, 0, [m.Assign(JOB, b"f" * 32, timeout_s, [])]))
     with pytest.raises(ProtocolError, match="tasks that may run"):
         slave.received(frames, 100.0)
 

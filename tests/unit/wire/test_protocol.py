@@ -65,13 +65,19 @@ def test_every_status_is_listed() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
-    from concurrent_nb.transport.compute import HANDSHAKE_MS, MAX_FRAME_BYTES
+    from concurrent_nb.transport.compute import HANDSHAKE_MS, MAX_FRAME_BYTES, SILENT_S
+    from concurrent_nb.transport.connections import KEY_MAX, SILENT_MAX, UNDELIVERED_BYTES, WITHDRAWN_S
 
     for number in (codec.FRAME_BYTES, codec.INLINE_BYTES, codec.RUN_BYTES, codec.REFS, codec.OUTPUT_BYTES):
+        assert f"{number:,}" in TEXT
+    for number in (codec.PART_BYTES, codec.ENVELOPE_FRAMES_MAX, codec.ENVELOPE_BYTES_MAX, session.EARLY_BYTES):
+        assert f"{number:,}" in TEXT
+    for number in (m.BUFFERS_MAX,):
         assert f"{number:,}" in TEXT
     for number in (session.ENVELOPE_BYTES, session.WINDOW_BYTES, MAX_FRAME_BYTES):
         assert f"{number:,}" in TEXT
     assert f"{codec.RUN_ITEMS} records" in TEXT
+    assert f"or are more than {codec.PART_BUFFERS}" in TEXT
     assert f"at most {m.HOSTS_MAX} hosts" in TEXT
     assert f"none large enough, for {TOO_LARGE_AFTER_S:.0f} s" in TEXT
     assert f"At most {session.WINDOW} envelopes" in TEXT
@@ -79,3 +85,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"after {session.ACK_AFTER} envelopes" in TEXT
     assert f"takes at most\n{HANDSHAKE_MS // 1000} s" in TEXT
     assert f"unacknowledged for {session.RESEND_AFTER_S:.0f} s" in TEXT
+    assert f"more than {UNDELIVERED_BYTES:,} bytes" in TEXT
+    assert f"nothing for {SILENT_S:.0f} s; the oldest of more than {KEY_MAX} of one key" in TEXT
+    assert f"more than\n{SILENT_MAX} that" in TEXT
+    assert f"registered for {WITHDRAWN_S:.0f} s" in TEXT

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.wire.messages import Slice
+from concurrent_nb.wire.messages import BUFFERS_MAX, Slice
 from concurrent_nb.workers.records import (
-    BUFFERS_MAX,
     HEADER_BYTES_MAX,
     LARGE_BYTES,
     ROOM_BYTES,
@@ -161,7 +160,7 @@ def test_what_is_only_announced_takes_no_memory() -> None:
 
 
 def test_many_buffers_that_are_only_announced_take_no_memory() -> None:
-    head = pack_results([encode(Result(1, 0, 0.5, b"", (ROOM_BYTES,) * 30_000))])
+    head = pack_results([encode(Result(1, 0, 0.5, b"", (ROOM_BYTES,) * BUFFERS_MAX))])
     reader = Reader(decode_results)
     before = resident_bytes()
     assert feed(reader, head, [len(head)]) == []
