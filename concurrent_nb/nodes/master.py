@@ -28,7 +28,8 @@ from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.kernel_desk import Answer, connection_info
-from concurrent_nb.nodes.master_core import KEPT_S, MasterCore, Place
+from concurrent_nb.nodes.master_core import KEPT_S, MasterCore
+from concurrent_nb.nodes.peers import Place
 from concurrent_nb.nodes.processes import seen_from_here
 from concurrent_nb.nodes.registration import as_json, can_open, check_versions
 from concurrent_nb.nodes.strategies import BUILT_IN, IStrategy, makers
