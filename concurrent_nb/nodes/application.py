@@ -127,8 +127,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
         self._named: weakref.WeakSet[OpenJob[TaskFuture]] = weakref.WeakSet()  # submits that are jobs by themselves
 
-        def join(replaces: str) -> Membership:
-            return register(connection_file.read(where), "client", keys, name=self.name, replaces=replaces)
+        def join(former: Membership | None) -> Membership:
+            return register(connection_file.read(where), "client", keys, former, name=self.name)
 
         def gone(gracefully: bool) -> None:
             desk.call(self._call_receiver, "master_disconnected", gracefully)

@@ -20,7 +20,14 @@ from typing import Final, Protocol
 
 from concurrent_nb import foreign
 from concurrent_nb.clock import monotonic
-from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError, ResultNotLoadable
+from concurrent_nb.errors import (
+    AccessRefused,
+    ClusterError,
+    LimitExceeded,
+    MasterLost,
+    ProtocolError,
+    ResultNotLoadable,
+)
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes import nested
 from concurrent_nb.nodes.answers import answer_of
@@ -36,7 +43,7 @@ from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.notes import Display, Reader, SetupRan
 from concurrent_nb.transport.waiting import Waiter, fd_of, has_mail
-from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, DropSegments, Segment, Slice
+from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, OVER_LIMIT, DropSegments, Segment, Slice
 from concurrent_nb.wire.session import Session
 
 log = foreign.Log(__name__)
@@ -96,8 +103,8 @@ class Courier:
     """Carry the tasks of one application.
 
     Args:
-        join: registers the application, now and again when its master has gone; is given the session that the new one
-            replaces, "" for none.
+        join: registers the application, now and again when its master has gone; is given the membership that the
+            new one replaces, if there was one.
         cluster, name: of the cluster, for messages; of the application, for the thread.
         store: where the application's large buffers lie.
         gone: called when the master is gone for good; with whether it was stopped.
@@ -106,14 +113,14 @@ class Courier:
 
     def __init__(
         self,
-        join: Callable[[str], Membership],
+        join: Callable[[Membership | None], Membership],
         cluster: str,
         name: str,
         store: Store,
         gone: Callable[[bool], object],
         at_end: Callback,
     ) -> None:
-        self.member = join("")  # first, because it may fail, and what follows has to be closed
+        self.member = join(None)  # first, because it may fail, and what follows has to be closed
         self._store = store
         self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)  # when, since when unused, how many were placed by then
         self._shelf = Shelf()  # shared memory of others, in which results lie
@@ -498,6 +505,10 @@ class Courier:
         if session.closed_by_peer == CLUSTER_STOPPED:
             self._give_up(f"cluster {self._cluster!r} has been stopped", gracefully=True)
             return False
+        if (session.closed_by_peer or "").startswith(OVER_LIMIT):  # it would be so again
+            why = f"cluster {self._cluster!r} has ended this application's session, {session.closed_by_peer}"
+            self._give_up(why, LimitExceeded)
+            return False
         deadline = monotonic() + self._patience_s
         why = ""
         while monotonic() < deadline:
@@ -505,7 +516,7 @@ class Courier:
                 if not over and self.member.still_known():
                     self._heard_at = monotonic()
                     return True
-                self._go_on_with(self._join(self.member.session_id.hex()))
+                self._go_on_with(self._join(self.member))
                 return True
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
                 why = f"{type(error).__name__}: {error}"

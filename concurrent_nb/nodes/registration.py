@@ -53,6 +53,7 @@ class Membership:
     """A node's place in a cluster."""
 
     session_id: SessionId
+    secret: str  #: proves to the control channel that the session is ours
     epoch: int
     name: str  #: what the master calls the node
     interval_s: float  #: seconds between two signs of life
@@ -62,14 +63,19 @@ class Membership:
     role: str
     master_ip: str  #: where the master's compute channel is
     shares_memory: bool  #: node and master are on one host, and each can open what the other shares
+    limits: dict[str, int]  #: what an application is to keep to: "tasks" and "bytes"; empty for a slave
+
+    @property
+    def _credentials(self) -> dict[str, str]:
+        return {"session": self.session_id.hex(), "secret": self.secret}
 
     def still_known(self) -> bool:
         """Ask the master over the control channel whether the session lives. Raises MasterUnreachable."""
-        return bool(self.control.call(f"heartbeat_{self.role}", session=self.session_id.hex()))
+        return bool(self.control.call(f"heartbeat_{self.role}", **self._credentials))
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is; of jobs, those of our own principal. Raises MasterUnreachable."""
-        answer = self.control.call("status", session=self.session_id.hex())
+        answer = self.control.call("status", **self._credentials)
         assert isinstance(answer, dict)
         return answer
 
@@ -77,7 +83,7 @@ class Membership:
         """Unregister, if the master can be reached, and close the link."""
         # If it is gone already, or has another life by now, we are no member either way.
         with contextlib.suppress(ConnectionError, ProtocolError, AccessRefused):
-            self.control.call(f"unregister_{self.role}", session=self.session_id.hex())
+            self.control.call(f"unregister_{self.role}", **self._credentials)
         self.close()
 
     def close(self) -> None:
@@ -86,17 +92,24 @@ class Membership:
         self.control.close()
 
 
-def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Membership:
+def register(
+    info: ConnectionFile, role: str, keys: KeyPair, former: Membership | None = None, **facts: Any
+) -> Membership:
     """Register as a "client" or a "slave" at the master that `info` describes.
 
-    `facts` are what the method register_<role> takes besides key and versions. Raises MasterUnreachable, AccessRefused,
-    VersionMismatch or ProtocolError.
+    Args:
+        former: a client's last place, which ends when the new one is heard.
+        facts: what the method register_<role> takes besides key and versions.
+
+    Raises MasterUnreachable, AccessRefused, VersionMismatch, LimitExceeded or ProtocolError.
     """
     token = info.tokens.get(role) or info.tokens.get("admin")
     if token is None:
         raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
     if role == "client":
         facts = {"begun": own_begun(), **facts}
+    if former is not None:
+        facts = {**facts, "replaces": former.session_id.hex(), "replaces_secret": former.secret}
     control = ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S)
     try:
         with segments.probe() as ours:
@@ -121,6 +134,7 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
     master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")
     return Membership(
         session_id,
+        answer["secret"],
         answer["epoch"],
         answer["name"],
         answer["interval_s"],
@@ -130,6 +144,7 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
         role,
         master_ip,
         can_open(answer["memory"]),
+        answer.get("limits", {}),
     )
 
 
