@@ -32,7 +32,7 @@ def held_for(core: MasterCore, session_id: SessionId, key: bytes) -> list[str]:
         "an owner's name": session_id in books.owners,
         "an owner who is busy": owner in books.busy,
         "results that are kept": session_id in books.undelivered,
-        "events": len(core._events) + len(core._said),
+        "what it has said": len(core._said),
         "what others wait for": sum(
             deliver.client == session_id for peer in core.peers.values() for deliver in peer.late
         ),
