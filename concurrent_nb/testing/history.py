@@ -20,6 +20,7 @@ from concurrent_nb.testing.plans import Deeds, Kind, Violation, Wanted, WantedJo
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire import session as wire_session
 from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
+from concurrent_nb.wire.parts import Joiner
 from concurrent_nb.wire.session import Session
 
 #: why a session ends that its node has ended
@@ -46,6 +47,7 @@ class _Direction:
         self.said_by = said_by
         self.said: dict[int, list[Received]] = {}  # by number of the envelope; what is not heard yet
         self.next = 1  # the envelope that is to be heard next
+        self.joiner = Joiner()
 
 
 class Witness:
@@ -75,20 +77,22 @@ class Witness:
 
         def checked(frames: Sequence[Buffer], now: float) -> list[Received]:
             received = receive(frames, now)
-            self._check(direction, received)
+            self._check(direction, received, end.heard)
             return received
 
         end.receive = checked  # type: ignore[method-assign]
 
-    def _check(self, direction: _Direction, received: list[Received]) -> None:
-        at = 0
-        while at < len(received):
-            expected = direction.said.pop(direction.next, None)
-            if expected is None or received[at : at + len(expected)] != expected:
-                names = [type(item.message).__name__ for item in received[at:]]
-                raise Violation(f"a session gave {names}, which envelope {direction.next} does not say")
+    def _check(self, direction: _Direction, received: list[Received], heard: int) -> None:
+        """Compare what a session gave with what the envelopes say that it has heard by now."""
+        expected: list[Received] = []
+        while direction.next <= heard:
+            if (said := direction.said.pop(direction.next, None)) is None:
+                raise Violation(f"a session has heard envelope {direction.next}, which was not sent")
+            expected += direction.joiner.joined(said)
             direction.next += 1
-            at += len(expected)
+        if received != expected:
+            names = [[type(item.message).__name__ for item in items] for items in (received, expected)]
+            raise Violation(f"a session gave {names[0]}, and its envelopes up to {heard} say {names[1]}")
 
 
 class Judge:
