@@ -100,6 +100,10 @@ class MasterLost(ClusterError, concurrent.futures.BrokenExecutor):
     """The master was there and is gone, and none came back in time. Open futures end with this."""
 
 
+class LimitExceeded(ClusterError, concurrent.futures.BrokenExecutor):
+    """A node made the master hold, or asked it for, more than a limit allows; the message names limit and setting."""
+
+
 class KernelUnavailable(ClusterError):
     """A slave did not become a Jupyter kernel; the message says why and what to do."""
 

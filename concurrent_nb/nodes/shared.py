@@ -4,7 +4,7 @@ Each hop is a matter between two nodes. Where both can open each other's descrip
 segment is introduced once in a session, before the first slice of it. Where they cannot, it travels as frames.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Protocol
 
 from concurrent_nb.objects.segments import CannotOpen, Handle
@@ -90,7 +90,8 @@ class Introductions:
         self._memory = memory
         self._holder = holder
         self._known: set[bytes] = set()
-        self._told: dict[tuple[bytes, int], int] = {}  # what a peer that cannot open it has: by place, its serial
+        self._told: dict[tuple[bytes, int], m.Slice] = {}  # what a peer that cannot open it has, by place
+        self.told_bytes = 0  #: of that
         self.shares = shares
 
     def share(self, shares: bool) -> None:
@@ -99,6 +100,7 @@ class Introductions:
             self.shares = shares
             self._known.clear()
             self._told.clear()
+            self.told_bytes = 0
 
     def outgoing(self, sizes: m.Sizes, buffers: Buffers, *, once: bool = False) -> tuple[m.Sizes, Buffers]:
         """Give sizes and buffers as this peer can take them; to be called before they are sent.
@@ -127,21 +129,42 @@ class Introductions:
     def _tell(self, slices: Iterable[m.Slice]) -> None:
         for slice_ in slices:
             place = slice_.segment, slice_.offset
-            if self._told.get(place) != slice_.serial:
+            former = self._told.get(place)
+            if former is None or former.serial != slice_.serial:
                 data = self._memory.read(slice_)
                 self._session.send(m.Content(*place, slice_.serial, b"", (slice_.size,)), [[data]])
                 if self._holder is not None:
-                    if place in self._told:
-                        self._holder.forgot([object_id(*place, self._told[place])])
+                    if former is not None:
+                        self._holder.forgot([object_id(*place, former.serial)])
                     self._holder.got(slice_)
-                self._told[place] = slice_.serial
+                self._told[place] = slice_
+                self.told_bytes += slice_.size - (0 if former is None else former.size)
                 self._known.add(slice_.segment)
+
+    def bytes_to_tell(self, slices: Iterable[m.Slice]) -> int:
+        """Say how many bytes would travel if these were `outgoing` once."""
+        if self.shares:
+            return 0
+        places = {(slice_.segment, slice_.offset): slice_ for slice_ in slices}
+        return sum([slice_.size for place, slice_ in places.items() if self._told.get(place) != slice_])
+
+    def segments_with(self, slices: Iterable[m.Slice]) -> int:
+        """Say how many of our segments the peer would have open if these were `outgoing`."""
+        if not self.shares:
+            return 0
+        return len(self._known) + len({slice_.segment for slice_ in slices} - self._known)
+
+    def drop_unused(self, in_use: Container[bytes]) -> bool:
+        """Tell the peer of all segments but those `in_use` that they are gone; they come again if they are needed."""
+        return self.dropped([segment for segment in self._known if segment not in in_use])
 
     def dropped(self, segments: Iterable[bytes]) -> bool:
         """Tell the peer of segments that are gone; say whether it knew any."""
         known = [segment for segment in segments if segment in self._known]
         self._known.difference_update(known)
-        gone = [object_id(*place, self._told.pop(place)) for place in list(self._told) if place[0] in known]
+        told = [self._told.pop(place) for place in list(self._told) if place[0] in known]
+        self.told_bytes -= sum([slice_.size for slice_ in told])
+        gone = [object_id(slice_.segment, slice_.offset, slice_.serial) for slice_ in told]
         if gone and self._holder is not None:
             self._holder.forgot(gone)
         if known:
