@@ -57,8 +57,10 @@ PATIENCE_S: Final = 60.0
 OVERTAKE_S: Final = 60.0
 #: longer than a turn or an attempt to find a master takes; what took longer has stood still
 STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
-#: the master is given up when so many sessions were ended, one after another, without anything heard in them
+#: the master is given up when so many sessions were ended, one after another, before a task ended in them
 SESSIONS_IN_VAIN: Final = 5
+#: foreign code in our thread that takes longer is complained of
+HELD_UP_S: Final = 2.0
 #: time between two attempts to find a master again
 RETRY_S: Final = 0.25
 #: shared memory is looked through this often, and given back after so long without use
@@ -154,7 +156,7 @@ class Courier:
         self._waiter = self._watch()
         self._heard_at = monotonic()
         self._patience_s = MASTER_LOST_AFTER_S
-        self._in_vain = 0  # sessions that were ended, one after another, before anything was heard in them
+        self._in_vain = 0  # sessions that were ended, one after another, before a task ended in them
         self._fault = ""  # of the master, that has ended the last one
         self._awake = Awake()
         self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
@@ -319,7 +321,13 @@ class Courier:
                         self._learn(news)
                     except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
                         self._end_broken(news, error)
-                self._in_vain = 0
+                if (held_up_s := monotonic() - now) > HELD_UP_S:
+                    log.warning(
+                        "opening results and calling callbacks has held up the application's thread for %.1f s; other "
+                        "results waited meanwhile",
+                        held_up_s,
+                    )
+                    now = monotonic()
         except ProtocolError as error:
             log.warning("the master broke the protocol: %s", error)
             self._fault = f"the master broke the protocol: {error}"
@@ -466,6 +474,7 @@ class Courier:
 
     def _end(self, ended: Ended[TaskFuture]) -> None:
         future, frame = ended.entry.owner, ended.frame
+        self._in_vain = 0
         if ended.entry.lease is not None:
             # Whoever ran it before, and was lost, may look at it yet.
             ended.entry.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
