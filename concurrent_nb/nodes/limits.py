@@ -36,7 +36,7 @@ class Limits:
 
     def announced(self) -> dict[str, int]:
         """Give what a client is to keep to."""
-        return {"tasks": self.tasks, "bytes": self.size_bytes}
+        return {"tasks": self.tasks, "bytes": self.size_bytes, "segments": self.segments}
 
 
 #: of a master that is told nothing else

@@ -12,7 +12,6 @@ what the envelope was about to change stays as it is. What obeying an instructio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from hmac import compare_digest
 from math import inf
 from typing import Any, Final, cast
@@ -20,7 +19,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from concurrent_nb.errors import ConfigurationError, LimitExceeded, ProtocolError
-from concurrent_nb.ids import ID_BYTES, Digest, JobId, SessionId
+from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.nodes.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.dispatch import Dispatch
 from concurrent_nb.nodes.function_table import Function, FunctionTable
@@ -48,7 +47,6 @@ from concurrent_nb.wire.codec import (
     function_digest,
     joined,
     length,
-    slices_of,
 )
 from concurrent_nb.wire.session import Session
 
@@ -123,7 +121,6 @@ class MasterCore:
             touched=self._touch,
             happened=self._note,
             closed=self._drop_functions_in,
-            in_use=self._in_use,
             limits=limits,
         )
         self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._note, self.remove)
@@ -376,25 +373,9 @@ class MasterCore:
     def _count(self, peer: Peer) -> None:
         """Count what is held for a client's key. Raises LimitExceeded."""
         tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
-        peer.usage.counted(tasks, size_bytes + self._functions.bytes_in_use(peer.key), self.limits)
-
-    def _in_use(self, key: bytes) -> AbstractSet[object]:
-        """Give what tasks of a key, and functions, refer to: slices, and ids of buffers."""
-        owner = key.decode()
-        found: set[object] = set()
-        jobs = [job for job in self.scheduler.jobs.values() if job.owner == owner]
-        tasks = [(task.sizes, task.buffers) for job in jobs for task in job.tasks.values() if task.sizes]
-        for sizes, buffers in (*tasks, *self._functions.parts(), *self._about_to_wait()):
-            found.update(slices_of(sizes))
-            found.update(map(id, buffers))
-        return found
-
-    def _about_to_wait(self) -> Iterator[tuple[m.Sizes, Buffers]]:
-        """Give what the tasks refer to that were submitted in the envelope at hand."""
-        for event in self._said:
-            if type(event) is e.TasksSubmitted:
-                for at, task in enumerate(event.tasks):
-                    yield task.sizes, event.buffers[at] if event.buffers else ()
+        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.told_bytes(peer.key)
+        size_bytes += sum(each.session.held_bytes for each in self.peers.values() if each.key == peer.key)
+        peer.usage.counted(tasks, size_bytes, self.limits)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:
         """Take the transport's word that a peer has no connection."""
@@ -407,8 +388,6 @@ class MasterCore:
             return
         buffers = item.buffers or [()]
         name = f"function {message.digest.hex()[:8]}"
-        if not message.body and not message.sizes:
-            raise ProtocolError(f"{name} has no body, neither inline nor as its first buffer")
         parts = joined(message.sizes, buffers[0], lambda slice_: slice_)
         if function_digest([message.body, *parts]) != message.digest:
             raise ProtocolError(f"{name} does not have the digest that it names")
@@ -431,8 +410,6 @@ class MasterCore:
             del peer.refused[next(iter(peer.refused))]
 
     def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
-        if len(message.job) != ID_BYTES:
-            raise ProtocolError(f"a job whose id has {len(message.job)} bytes")
         peer.usage.size_bytes += JOB_BYTES
         self._said.append(
             e.JobOpened(

@@ -10,6 +10,7 @@ from typing import Any, Final
 from concurrent_nb.errors import AccessRefused, ProtocolError, VersionMismatch
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.processes import name_of_host, own_begun
+from concurrent_nb.nodes.quota import UNLIMITED, Quota, announced
 from concurrent_nb.objects import segments
 from concurrent_nb.transport.compute import Link
 from concurrent_nb.transport.connection_file import ConnectionFile
@@ -63,7 +64,7 @@ class Membership:
     role: str
     master_ip: str  #: where the master's compute channel is
     shares_memory: bool  #: node and master are on one host, and each can open what the other shares
-    limits: dict[str, int]  #: what an application is to keep to: "tasks" and "bytes"; empty for a slave
+    quota: Quota = UNLIMITED  #: what the master takes of one application at once
 
     @property
     def _credentials(self) -> dict[str, str]:
@@ -125,9 +126,13 @@ def register(
             )
         if answer["master_key"] != info.master_key:
             raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")
+        quota = announced(answer.get("limits"))
         session_id = SessionId(bytes.fromhex(answer["session"]))
         master_key = info.master_key.encode()
         link = Link(answer["compute"], session_id, master_key, keys.public, keys.secret, info.compute_proxy)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        control.close()
+        raise ProtocolError(f"the master's answer to register_{role} cannot be read: {error!r}") from error
     except BaseException:
         control.close()
         raise
@@ -144,7 +149,7 @@ def register(
         role,
         master_ip,
         can_open(answer["memory"]),
-        answer.get("limits", {}),
+        quota,
     )
 
 
