@@ -130,8 +130,8 @@ class ApplicationNode(concurrent.futures.Executor):
         self._function_bytes = 0  # of those that were pickled since it was begun
         self._named: weakref.WeakSet[OpenJob[TaskFuture]] = weakref.WeakSet()  # submits that are jobs by themselves
 
-        def join(replaces: str) -> Membership:
-            return register(connection_file.read(where), "client", keys, name=self.name, replaces=replaces)
+        def join(former: Membership | None) -> Membership:
+            return register(connection_file.read(where), "client", keys, former, name=self.name)
 
         def gone(gracefully: bool) -> None:
             desk.call(self._call_receiver, "master_disconnected", gracefully)

@@ -108,8 +108,8 @@ class Courier:
     """Carry the tasks of one application.
 
     Args:
-        join: registers the application, now and again when its master has gone; is given the session that the new one
-            replaces, "" for none.
+        join: registers the application, now and again when its master has gone; is given the membership that the
+            new one replaces, if there was one.
         cluster, name: of the cluster, for messages; of the application, for the thread.
         store: where the application's large buffers lie.
         gone: called when the master is gone for good; with whether it was stopped.
@@ -118,14 +118,14 @@ class Courier:
 
     def __init__(
         self,
-        join: Callable[[str], Membership],
+        join: Callable[[Membership | None], Membership],
         cluster: str,
         name: str,
         store: Store,
         gone: Callable[[bool], object],
         at_end: Callback,
     ) -> None:
-        self.member = join("")  # first, because it may fail, and what follows has to be closed
+        self.member = join(None)  # first, because it may fail, and what follows has to be closed
         self._store = store
         self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)  # when, since when unused, how many were placed by then
         self._shelf = Shelf()  # shared memory of others, in which results lie
@@ -557,7 +557,7 @@ class Courier:
                 if not over and self.member.still_known():
                     self._heard_at = monotonic()
                     return True
-                self._go_on_with(self._join(self.member.session_id.hex()))
+                self._go_on_with(self._join(self.member))
                 return True
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
                 why = f"{type(error).__name__}: {error}"

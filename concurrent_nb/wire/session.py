@@ -73,6 +73,7 @@ class Session:
         self._resend_after_s = resend_after_s
         # what we say
         self._pending: deque[_Outgoing] = deque()
+        self._pending_bytes = 0
         self._unacked: deque[_Sent] = deque()
         self._unacked_bytes = 0
         self._last_seq = 0
@@ -93,8 +94,10 @@ class Session:
         """Put a message in the queue; a long one is cut. `tag` comes back from `take_acked` once the peer has all."""
         if not buffers and (size_bytes := size_if_small(message)):
             self._pending.append(_Outgoing(message, (), size_bytes, tag))
+            self._pending_bytes += size_bytes
             return
         parts = list(split(message, buffers))
+        self._pending_bytes += sum([size_bytes for _, _, size_bytes in parts])
         for part, flat, size_bytes in parts[:-1]:
             self._pending.append(_Outgoing(part, flat, size_bytes, None))
         part, flat, size_bytes = parts[-1]
@@ -138,6 +141,11 @@ class Session:
         return len(self._pending)
 
     @property
+    def backlog_bytes(self) -> int:
+        """Bytes that the peer has not acknowledged: those that wait, and those that were sent."""
+        return self._pending_bytes + self._unacked_bytes
+
+    @property
     def in_flight(self) -> int:
         """Envelopes sent and not acknowledged."""
         return len(self._unacked)
@@ -165,6 +173,7 @@ class Session:
             size += item.size_bytes
             if item.tag is not None:
                 tags.append(item.tag)
+        self._pending_bytes -= size
         self._last_seq += 1
         sent = _Sent(self._last_seq, body, buffers, size, tags)
         self._unacked.append(sent)

@@ -382,7 +382,7 @@ def register_raw(info: ConnectionFile, role: str, **changes: Any) -> dict[str, A
         facts |= {"slots": 1, "credit": 1}
     with ControlClient(info.endpoints, info.tokens[role]) as control:
         answer: dict[str, Any] = control.call(f"register_{role}", **{**facts, **changes})
-        control.call(f"unregister_{role}", session=answer["session"])
+        control.call(f"unregister_{role}", session=answer["session"], secret=answer["secret"])
     return answer
 
 
@@ -466,7 +466,7 @@ def registered(info: ConnectionFile, pair: KeyPair) -> Iterator[str]:
     with ControlClient(info.endpoints, info.tokens["client"]) as control:
         answer = control.call("register_client", **facts)
         yield answer["compute"]
-        control.call("unregister_client", session=answer["session"])
+        control.call("unregister_client", session=answer["session"], secret=answer["secret"])
 
 
 def test_a_wrong_token_is_refused(tmp_path: Path, info: ConnectionFile) -> None:

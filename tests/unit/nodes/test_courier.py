@@ -92,7 +92,7 @@ class PlayedMaster:
         self.courier = Courier(self._join, "played", "app", Store(), lambda gracefully: None, lambda: None)
         self.follow()
 
-    def _join(self, replaces: str) -> Membership:
+    def _join(self, former: Membership | None) -> Membership:
         """Register; in the courier's thread."""
         self._count += 1
         name = f"inproc://{self._count}"
@@ -103,7 +103,18 @@ class PlayedMaster:
         self._all.append(socket)
         self._sessions.put((socket, Session(7, "from_client")))
         return Membership(
-            SessionId(b"%016d" % self._count), 7, "app", 1.0, PATIENCE_S, link, control, "client", "", False, self.quota
+            SessionId(b"%016d" % self._count),
+            "secret",
+            7,
+            "app",
+            1.0,
+            PATIENCE_S,
+            link,
+            control,
+            "client",
+            "",
+            False,
+            self.quota,
         )
 
     @property

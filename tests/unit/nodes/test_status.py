@@ -1,11 +1,12 @@
 """What the master tells of the cluster, and to whom."""
 
 from concurrent_nb.ids import SessionId
-from concurrent_nb.nodes.master_core import Place
+from concurrent_nb.nodes.peers import Place
 from concurrent_nb.nodes.slave_core import HOST_LOAD_S, SlaveCore
 from concurrent_nb.testing.inline import InlineCrew
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode
+from concurrent_nb.wire.session import Session
 from tests.unit.nodes.master_bench import ALICE, BOB, EAST, JOB, Bench, function
 
 OTHER = b"k" * 16
@@ -93,9 +94,11 @@ def test_slaves_tell_where_they_are_and_how_busy_their_host_is() -> None:
     assert slave["in_flight"] > 2
     bench.say(EAST, m.HostLoad(1.5, 3, 8))
     bench.core.add_slave(WEST, b"west's key", "west", 4, 8, bench.now, Place("host-7", 42, 16))
+    assert len(bench.core.status(bench.now)["slaves"]) == 1  # anybody may claim to be one
+    bench.core.received(WEST, b"west's key", Session(7, "to_slave").keepalive(), bench.now)
     east, west = bench.core.status(bench.now)["slaves"]
     assert (east["load"], east["memory_used_bytes"], east["memory_total_bytes"]) == (1.5, 3, 8)
-    assert (west["host"], west["pid"], west["cores"], west["state"]) == ("host-7", 42, 16, "joining")
+    assert (west["host"], west["pid"], west["cores"], west["state"]) == ("host-7", 42, 16, "active")
 
 
 def test_a_client_cannot_say_how_busy_a_host_is() -> None:
