@@ -67,16 +67,20 @@ class Usage:
         return self.size_bytes > self.look_bytes or self.tasks > self.look_tasks
 
     def counted(self, tasks: int, size_bytes: int, limits: Limits) -> None:
-        """Take what was counted exactly. Raises LimitExceeded."""
+        """Take what was counted exactly. Raises LimitExceeded.
+
+        The limits are a client's, and he may have several sessions, one for each notebook.
+        """
+        share = SLACK * max(1, self.sessions)
         self.tasks, self.size_bytes = tasks, size_bytes
-        self.look_tasks = int(max(limits.tasks * SLACK, tasks + limits.tasks * _GROWN))
-        self.look_bytes = int(max(limits.size_bytes * SLACK, size_bytes + limits.size_bytes * _GROWN))
-        if tasks > limits.tasks * SLACK:
+        self.look_tasks = int(max(limits.tasks * share, tasks + limits.tasks * _GROWN))
+        self.look_bytes = int(max(limits.size_bytes * share, size_bytes + limits.size_bytes * _GROWN))
+        if tasks > limits.tasks * share:
             raise LimitExceeded(
                 f"the client has {tasks:,} open tasks, and a client may have {limits.tasks:,}: submit fewer at once, "
                 "or raise MasterNode.tasks_per_client"
             )
-        if size_bytes > limits.size_bytes * SLACK:
+        if size_bytes > limits.size_bytes * share:
             raise LimitExceeded(
                 f"the master holds {size_bytes:,} bytes of arguments and functions for the client, and a client may "
                 f"have {limits.size_bytes:,}: submit fewer at once, or raise MasterNode.bytes_per_client"

@@ -313,7 +313,7 @@ class MemoryDesk:
             raise ProtocolError(f"segment {message.segment.hex()[:8]} is another's")
         if len(message.segment) != ID_BYTES or message.size < 1:
             raise ProtocolError(f"a segment of {message.size} bytes, whose id has {len(message.segment)} bytes")
-        if owner is None and self._segments[account.key] >= account.most_segments:
+        if owner is None and self._segments[account.key] >= account.most_segments * self._sessions_of(account.key):
             account.why_not = (
                 f"it has shared {account.most_segments} pieces, and no more are opened: use larger buffers, drop "
                 "results that are not needed, or raise MasterNode.segments_per_client"
@@ -333,23 +333,24 @@ class MemoryDesk:
 
     def _told(self, account: Account, message: m.Content, buffers: Buffers, now: float) -> None:
         """Keep what a client on another host tells once, and forget what nothing refers to if that is too much."""
-        size, most = length(content_of(message, buffers)), self._limits.size_bytes
+        size, limit = length(content_of(message, buffers)), self._limits.size_bytes
+        most = limit * self._sessions_of(account.key)
         if len(message.segment) != ID_BYTES:
             raise ProtocolError(f"a Content of a segment whose id has {len(message.segment)} bytes")
-        if self._told_bytes[account.key] + size > most and size <= most:
+        if self._told_bytes[account.key] + size > most and size <= limit:
             idle = account.contents.idle_segments(self._in_use(account.key), most - size)
             if idle:
                 self._close(self._forget_contents(account, idle))
                 account.session.send(m.DropSegments(idle))  # it tells again what it needs again
                 self._touched(account.session_id)
-        if self._told_bytes[account.key] + size > most:
+        if self._told_bytes[account.key] + size > most or size > limit:
             # The peer may have told of this place before: what was there is not what lies there now.
             self._close(self._forget_contents(account, [message.segment]))
             account.session.send(m.DropSegments([message.segment]))
             self._touched(account.session_id)
             account.why_not = (
-                too_large("a buffer", size, most)
-                if size > most
+                too_large("a buffer", size, limit)
+                if size > limit
                 else f"more than {most:,} bytes were in use: submit fewer at once, or raise MasterNode.bytes_per_client"
             )
             self._log.warning(account.key, now, "what %s tells once is not kept: %s", account.label, account.why_not)
@@ -357,6 +358,10 @@ class MemoryDesk:
         before = account.contents.size_bytes
         account.contents.took(message, buffers)
         self._told_bytes[account.key] += account.contents.size_bytes - before
+
+    def _sessions_of(self, key: bytes) -> int:
+        """Say how many sessions a key has: each may have as much as the limits allow."""
+        return max(1, sum([account.key == key for account in self._accounts.values()]))
 
     def _forget_contents(self, account: Account, segments: Sequence[bytes] | None) -> list[bytes]:
         """Forget what was told of these segments, or of all; give segments of ours that are closed by now."""
