@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.quota import UNLIMITED, Quota, room
-from concurrent_nb.nodes.shared import EmptyShelf, Introductions, Memory
+from concurrent_nb.nodes.shared import EmptyShelf, Introductions, Memory, cost_of
 from concurrent_nb.objects.store import Lease
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.wire import messages as m
@@ -395,7 +395,7 @@ class Ledger(Generic[T]):
         assert known is not None
         size = _travels(entry) + _travels(function)
         if not known.shares:
-            size += sum({slice_: slice_.size for slice_ in slices_of((*entry.sizes, *function.sizes))}.values())
+            size += sum(map(cost_of, set(slices_of((*entry.sizes, *function.sizes)))))
         return size if size > self.quota.bytes else 0
 
     def _wait(self, job: OpenJob[T], entries: Sequence[Entry[T]]) -> None:

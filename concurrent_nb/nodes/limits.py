@@ -46,10 +46,11 @@ DEFAULT: Final = Limits()
 class Usage:
     """What the clients of one key make the master hold: an estimate from above."""
 
-    __slots__ = ("look_bytes", "look_tasks", "sessions", "size_bytes", "tasks")
+    __slots__ = ("heard", "look_bytes", "look_tasks", "sessions", "size_bytes", "tasks")
 
     def __init__(self) -> None:
         self.sessions = 0  #: that are registered with this key
+        self.heard = 0  #: those that were heard
         self.tasks = 0
         self.size_bytes = 0
         self.look_tasks = 0  #: beyond these everything is counted
@@ -67,16 +68,20 @@ class Usage:
         return self.size_bytes > self.look_bytes or self.tasks > self.look_tasks
 
     def counted(self, tasks: int, size_bytes: int, limits: Limits) -> None:
-        """Take what was counted exactly. Raises LimitExceeded."""
+        """Take what was counted exactly. Raises LimitExceeded.
+
+        The limits are a client's, and he may have several sessions, one for each notebook.
+        """
+        share = SLACK * max(1, self.heard)
         self.tasks, self.size_bytes = tasks, size_bytes
-        self.look_tasks = int(max(limits.tasks * SLACK, tasks + limits.tasks * _GROWN))
-        self.look_bytes = int(max(limits.size_bytes * SLACK, size_bytes + limits.size_bytes * _GROWN))
-        if tasks > limits.tasks * SLACK:
+        self.look_tasks = int(max(limits.tasks * share, tasks + limits.tasks * _GROWN))
+        self.look_bytes = int(max(limits.size_bytes * share, size_bytes + limits.size_bytes * _GROWN))
+        if tasks > limits.tasks * share:
             raise LimitExceeded(
                 f"the client has {tasks:,} open tasks, and a client may have {limits.tasks:,}: submit fewer at once, "
                 "or raise MasterNode.tasks_per_client"
             )
-        if size_bytes > limits.size_bytes * SLACK:
+        if size_bytes > limits.size_bytes * share:
             raise LimitExceeded(
                 f"the master holds {size_bytes:,} bytes of arguments and functions for the client, and a client may "
                 f"have {limits.size_bytes:,}: submit fewer at once, or raise MasterNode.bytes_per_client"

@@ -227,6 +227,7 @@ class MasterCore:
         self._silent.pop(session_id, None)
         self._unheard[peer.role].pop(session_id, None)
         self._heard[peer.role] -= peer.heard
+        peer.usage.heard -= peer.heard
         peer.usage.sessions -= 1
         if not peer.usage.sessions:
             del self._usages[peer.key]
@@ -357,6 +358,7 @@ class MasterCore:
             self._check_clients(peer.replaces)
         peer.heard = True
         self._heard[peer.role] += 1
+        peer.usage.heard += 1
         del self._unheard[peer.role][peer.session_id]
         self._liveness.watch(peer.session_id, now)
         shares = any(type(item.message) is m.ShareMemory for item in items)

@@ -306,7 +306,7 @@ class MemoryDesk:
         owner = self._owners.get(message.segment)
         if owner is not None and owner.key != account.key:
             raise ProtocolError(f"segment {message.segment.hex()[:8]} is another's")
-        if owner is None and self._segments[account.key] >= account.most_segments:
+        if owner is None and self._segments[account.key] >= account.most_segments * self._sessions_of(account.key):
             account.why_not = (
                 f"it has shared {account.most_segments} pieces, and no more are opened: use larger buffers, drop "
                 "results that are not needed, or raise MasterNode.segments_per_client"
@@ -323,6 +323,10 @@ class MemoryDesk:
             self._segments[account.key] += 1
         self._owners[message.segment] = account
         account.segments.add(message.segment)
+
+    def _sessions_of(self, key: bytes) -> int:
+        """Say how many sessions a key has: each may have as much as the limits allow."""
+        return max(1, sum([account.key == key for account in self._accounts.values()]))
 
     def _released(self, account: Account, message: m.Release) -> None:
         by_slave: dict[SessionId, list[m.Slice]] = {}

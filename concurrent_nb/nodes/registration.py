@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final
 
-from concurrent_nb.errors import AccessRefused, ProtocolError, VersionMismatch
+from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, VersionMismatch
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.processes import name_of_host, own_begun
 from concurrent_nb.nodes.quota import UNLIMITED, Quota, announced
@@ -129,27 +129,21 @@ def register(
         quota = announced(answer.get("limits"))
         session_id = SessionId(bytes.fromhex(answer["session"]))
         master_key = info.master_key.encode()
+        master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")
+        secret, epoch, name, interval_s, silence_s = (
+            answer[word] for word in ("secret", "epoch", "name", "interval_s", "silence_s")
+        )
+        shares = can_open(answer["memory"])
         link = Link(answer["compute"], session_id, master_key, keys.public, keys.secret, info.compute_proxy)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except BaseException as error:
         control.close()
-        raise ProtocolError(f"the master's answer to register_{role} cannot be read: {error!r}") from error
-    except BaseException:
-        control.close()
+        if isinstance(error, (KeyError, TypeError, AttributeError, ValueError)) and not isinstance(
+            error, ConcurrentError
+        ):
+            raise ProtocolError(f"the master's answer to register_{role} cannot be read: {error!r}") from error
         raise
-    master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")
     return Membership(
-        session_id,
-        answer["secret"],
-        answer["epoch"],
-        answer["name"],
-        answer["interval_s"],
-        answer["silence_s"],
-        link,
-        control,
-        role,
-        master_ip,
-        can_open(answer["memory"]),
-        quota,
+        session_id, secret, epoch, name, interval_s, silence_s, link, control, role, master_ip, shares, quota
     )
 
 

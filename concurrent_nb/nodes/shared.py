@@ -20,6 +20,11 @@ from concurrent_nb.wire.session import Session
 _RECORD_BYTES: Final = 300
 
 
+def cost_of(slice_: m.Slice) -> int:
+    """Say how many bytes a slice takes where it is told once."""
+    return slice_.size + _RECORD_BYTES
+
+
 class Memory(Protocol):
     """Segments that are open in this process: its own, or those of others."""
 
@@ -156,7 +161,7 @@ class Introductions:
                         self._holder.forgot([object_id(*place, former.serial)])
                     self._holder.got(slice_)
                 self._told[place] = slice_
-                self.told_bytes += slice_.size - (0 if former is None else former.size)
+                self.told_bytes += cost_of(slice_) - (0 if former is None else cost_of(former))
                 self._known.add(slice_.segment)
 
     def bytes_to_tell(self, slices: Iterable[m.Slice]) -> int:
@@ -164,7 +169,7 @@ class Introductions:
         if self.shares:
             return 0
         places = {(slice_.segment, slice_.offset): slice_ for slice_ in slices}
-        return sum([slice_.size for place, slice_ in places.items() if self._told.get(place) != slice_])
+        return sum([cost_of(slice_) for place, slice_ in places.items() if self._told.get(place) != slice_])
 
     def segments_with(self, slices: Iterable[m.Slice]) -> int:
         """Say how many of our segments the peer would have open if these were `outgoing`."""
@@ -178,15 +183,15 @@ class Introductions:
 
     def dropped(self, segments: Iterable[bytes]) -> bool:
         """Tell the peer of segments that are gone; say whether it knew any."""
-        known = [segment for segment in segments if segment in self._known]
+        known = {segment for segment in segments if segment in self._known}
         self._known.difference_update(known)
         told = [self._told.pop(place) for place in list(self._told) if place[0] in known]
-        self.told_bytes -= sum([slice_.size for slice_ in told])
+        self.told_bytes -= sum(map(cost_of, told))
         gone = [object_id(slice_.segment, slice_.offset, slice_.serial) for slice_ in told]
         if gone and self._holder is not None:
             self._holder.forgot(gone)
         if known:
-            self._session.send(m.DropSegments(known))
+            self._session.send(m.DropSegments(list(known)))
         return bool(known)
 
 
@@ -210,7 +215,7 @@ class Contents:
         place = content.segment, content.offset
         self._forget(place, clean=True)  # it would not be used again if anybody looked at it
         self._here[place] = theirs, data if here is None else here
-        self.size_bytes += theirs.size + _RECORD_BYTES
+        self.size_bytes += cost_of(theirs)
 
     def has(self, slice_: m.Slice) -> bool:
         """Say whether we know what lies in a slice of theirs."""
@@ -240,7 +245,7 @@ class Contents:
     def _forget(self, place: tuple[bytes, int], *, clean: bool) -> None:
         theirs, here = self._here.pop(place, (None, b""))
         if theirs is not None:
-            self.size_bytes -= theirs.size + _RECORD_BYTES
+            self.size_bytes -= cost_of(theirs)
         if isinstance(here, m.Slice) and self._store is not None:
             self._store.let_go([here], clean=clean)
 

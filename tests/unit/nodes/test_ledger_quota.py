@@ -94,7 +94,7 @@ class Master:
             if message.job in self.ended:
                 self.answer(message.job, [task.index for task in message.tasks], 3)
         elif isinstance(message, m.Content):
-            self.contents[message.segment, message.offset] = sum(map(length, buffers[0]))
+            self.contents[message.segment, message.offset] = sum(map(length, buffers[0])) + 300
         elif isinstance(message, m.Segment):
             self.segments.add(message.segment)
         elif isinstance(message, m.DropSegments):
@@ -437,7 +437,7 @@ def test_giving_up_gives_back_what_waits_too() -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_whatever_happens_every_task_ends_once_within_the_limits(seed: int) -> None:
     chance = random.Random(seed)
-    quota = Quota(chance.randint(1, 20), chance.randint(700, 2000), chance.choice([2, 5, 1000]))
+    quota = Quota(chance.randint(1, 20), chance.randint(1300, 3000), chance.choice([2, 5, 1000]))
     master = Master(quota, shares=chance.random() < 0.5)
     jobs = [job_of(b"%c" % (97 + number), stop_on_error=chance.random() < 0.2) for number in range(4)]
     functions = [Shipment(b"%032d" % number, b"x" * chance.randint(1, 300)) for number in range(4)]
