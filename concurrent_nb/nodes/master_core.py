@@ -56,6 +56,9 @@ log = logging.getLogger(__name__)
 KEPT_S: Final = 3600.0
 #: the jobs of a session that another one has replaced are opened again within this time
 LINGER_S: Final = 10.0
+#: a process that ends is there for a moment after its connection has broken: it is looked for again after so long, and
+#: then ever less often
+CHECK_S: Final = 0.02
 #: a node that has registered is to be heard within this time
 UNHEARD_S: Final = 10.0
 #: tasks that a slave may have at once, and slots
@@ -111,6 +114,7 @@ class MasterCore:
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._silent: dict[SessionId, Peer] = {}  # clients
         self._next_check = 0.0  # when to see whether their processes are there
+        self._check_after_s = CHECK_S  # and how long after that again
         self._scheduler_due = 0.0
         self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
@@ -215,8 +219,13 @@ class MasterCore:
                 f"{self.limits.clients:,} clients are registered, and there may be no more: raise MasterNode.clients"
             )
 
-    def remove(self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0) -> bool:
-        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end."""
+    def remove(
+        self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
+    ) -> bool:
+        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end.
+
+        A slave that has `left`, and did not break, was not killed by what ran there.
+        """
         peer = self.peers.pop(session_id, None)
         if peer is None:
             return False
@@ -237,7 +246,7 @@ class MasterCore:
         if peer.role == "client":
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.heard:
-            self._events.append(e.SlaveLost(session_id))
+            self._events.append(e.SlaveLost(session_id, reason, left or not peer.slots))
         if peer.role == "slave":
             self.kernels.lost(session_id, reason)
         self._decide(now)
@@ -343,7 +352,7 @@ class MasterCore:
         if self._memory.arrived:
             self._memory.keep(self._counts)
         if peer.session.closed_by_peer is not None:
-            self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer[:500]}", now)
+            self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer[:500]}", now, left=True)
 
     def _undo(self, peer: Peer, reason: str, now: float) -> None:
         """End a session whose envelope was not handled to its end: what it has not changed yet stays as it is."""
@@ -422,6 +431,7 @@ class MasterCore:
                 message.until,
                 message.stop_on_error,
                 message.strategy or "",
+                peer.memory.introductions.shares,
             )
         )
 
@@ -584,7 +594,8 @@ class MasterCore:
         for change in self._liveness.tick(now):
             self._lives(change, now)
         if self._silent and now >= self._next_check:
-            self._next_check = now + self._interval_s
+            self._next_check = now + self._check_after_s
+            self._check_after_s = min(2 * self._check_after_s, self._interval_s)
             for peer in list(self._silent.values()):
                 if not peer.is_alive():
                     self.remove(peer.session_id, "its process has ended", now)
@@ -621,7 +632,7 @@ class MasterCore:
         client.is_silent = is_silent
         if is_silent:
             self._silent[client.session_id] = client
-            self._next_check = 0.0
+            self._next_check, self._check_after_s = 0.0, CHECK_S
             self._events.append(e.ClientSilent(client.session_id))
             return
         self._silent.pop(client.session_id, None)
@@ -673,6 +684,8 @@ class MasterCore:
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
         self._scheduler_due = inf if scheduler_due is None else scheduler_due
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
+        if self._silent:
+            due = min(due, self._next_check)
         return min(due, self.kernels.next_deadline())
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
