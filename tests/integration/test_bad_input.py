@@ -447,16 +447,42 @@ def test_an_unknown_key_is_not_let_in(info: ConnectionFile) -> None:
     link.close()
 
 
-def test_a_registered_key_with_another_nodes_session_is_not_heard(info: ConnectionFile) -> None:
+@pytest.mark.parametrize("flood", [1, 500])
+def test_who_names_another_nodes_session_gets_nothing_and_ends_nothing(info: ConnectionFile, flood: int) -> None:
     mine = keys.fresh()
     with joined(info, "client") as (victim, victims), registered(info, mine) as endpoint:
         say(victim, victims, m.OpenJob(JOB, "", False, False))
         thief = Link(endpoint, victim.session_id, info.master_key.encode(), mine.public, mine.secret)
-        thief.send([b"what would end the session of who is allowed to send it"])
-        thief.send(encode(Envelope(m.PROTOCOL_VERSION, info.epoch, 0, 0, [m.Bye("me too")])))
-        time.sleep(0.3)
+        for _ in range(flood):
+            thief.send([b"what would end the session of who is allowed to send it"])
+            thief.send(encode(Envelope(m.PROTOCOL_VERSION, info.epoch, 0, 0, [m.Bye("me too")])))
+        # What is for the victim goes to the victim: it asks, and so is answered.
+        task = m.Submit(JOB, b"f" * 32, None, 0, [m.TaskFrame(0, 0, b"x")])
+        say(victim, victims, task)
+        heard: list[m.AnyMessage] = []
+        while not heard:
+            assert victim.link.socket.poll(int(PATIENCE_S * 1000))
+            for frames in victim.link.receive():
+                heard += [item.message for item in victims.receive(frames, time.monotonic())]
+        assert [type(message) for message in heard] == [m.Outcomes]
+        assert not thief.socket.poll(300)
         thief.close()
         assert victim.still_known()
+
+
+def test_who_speaks_for_a_session_that_is_over_is_told_so_over_its_own_connection(info: ConnectionFile) -> None:
+    mine = keys.fresh()
+    with joined(info, "client") as (bystander, others), registered(info, mine) as endpoint:
+        say(bystander, others, m.OpenJob(JOB, "", False, False))
+        link = Link(endpoint, b"o" * 16, info.master_key.encode(), mine.public, mine.secret)
+        link.send(Session(info.epoch, "to_client").keepalive())
+        assert link.socket.poll(int(PATIENCE_S * 1000))
+        session = Session(info.epoch, "to_client")
+        for frames in link.receive():
+            session.receive(frames, 0.0)
+        assert session.closed_by_peer == "this session is over: register again"
+        link.close()
+        assert bystander.still_known()
 
 
 @contextlib.contextmanager
