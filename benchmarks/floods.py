@@ -352,10 +352,10 @@ def memory_of(pid: int) -> Memory:
 
 
 class Asker:
-    """An admin who asks for the status all the time."""
+    """An admin who asks for the status all the time, over a connection of its own each time, as a command does."""
 
     def __init__(self, info: ConnectionFile, measured: Measured) -> None:
-        self._control = ControlClient(info.endpoints, info.tokens["admin"], info.certificate_pem, timeout_s=5.0)
+        self._info = info
         self._measured = measured
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._ask, daemon=True)
@@ -366,13 +366,14 @@ class Asker:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        self._control.close()
 
     def _ask(self) -> None:
         while not self._over.wait(0.3):
             began = time.monotonic()
             try:
-                self._control.call("status")
+                info = self._info
+                with ControlClient(info.endpoints, info.tokens["admin"], info.certificate_pem, timeout_s=5.0) as asker:
+                    asker.call("status")
             except (ConcurrentError, OSError) as error:
                 self._measured.failed.append(f"status: {error}")
             self._measured.status_s.append(time.monotonic() - began)

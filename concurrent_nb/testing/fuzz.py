@@ -11,11 +11,13 @@ For tests, and by hand:
 """
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
 import random
 import re
+import shlex
 import sys
 import time
 import traceback
@@ -23,7 +25,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from concurrent_nb.testing.fuzzed_application import FuzzedApplication
 from concurrent_nb.testing.fuzzed_master import FuzzedMaster, Wrong
+from concurrent_nb.testing.fuzzed_slave import FuzzedSlave
 
 #: acts of a sequence, at most
 ACTS_MAX: Final = 14
@@ -56,6 +60,9 @@ class Rig(Protocol):
 TARGETS: Final[dict[str, tuple[Callable[[int], Rig], str]]] = {
     "client": (FuzzedMaster, "client"),
     "slave": (FuzzedMaster, "slave"),
+    "worker": (FuzzedSlave, "worker"),
+    "slave's master": (FuzzedSlave, "master"),
+    "application's master": (FuzzedApplication, "master"),
 }
 
 
@@ -122,7 +129,8 @@ def shorten(target: str, seed: int, acts: Sequence[int], signature: str) -> tupl
             traces.append(list(rig.trace))
             return found is not None and found[0] == signature
         finally:
-            rig.close()
+            with contextlib.suppress(Exception):  # it is broken, which is what was found
+                rig.close()
 
     left = list(acts)
     if not fails(left):
@@ -168,7 +176,11 @@ def _fuzz_one(
         played += 1
         if found is not None:
             _note(report, target, seed + played - 1, acts, found, rig.trace, time.monotonic() - began, said)
-        if found is not None or played % RIG_SEQUENCES == 0:
+        if found is not None:
+            with contextlib.suppress(Exception):  # it is broken, which is what was found
+                rig.close()
+            rig = None
+        elif played % RIG_SEQUENCES == 0:
             rig.close()
             rig = None
     if rig is not None:
@@ -212,7 +224,7 @@ def describe(finding: Finding) -> str:
             *(f"    {line[:1000]}" for line in finding.trace[-8:]),
             *(f"    {line}" for line in finding.what.rstrip().splitlines()[-7:]),
             "    again: python -m concurrent_nb.testing.fuzz "
-            f"--target {finding.target} --seed {finding.seed} --count 1 --trace",
+            f"--target {shlex.quote(finding.target)} --seed {finding.seed} --count 1 --trace",
         ]
     )
 

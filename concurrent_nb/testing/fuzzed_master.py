@@ -254,7 +254,7 @@ class FuzzedMaster:
     def _say(self, rogue: Rogue, frames: Sequence[Buffer] | None, said: Sequence[Any]) -> None:
         if frames is None:  # what no encoder takes cannot be sent either
             return
-        self.trace.append(f"{rogue.role} says {', '.join(_brief(message) for message in said)}")
+        self.trace.append(f"{rogue.role} says {', '.join(brief(message) for message in said)}")
         rogue.link.send(frames)
         self._turn(rogue)
 
@@ -374,6 +374,7 @@ def mutated(frames: Sequence[Buffer], chance: random.Random) -> list[Buffer]:
     return out
 
 
-def _brief(message: Any) -> str:
+def brief(message: Any) -> str:
+    """Write a message for people, cut if it is long."""
     text = repr(message)
     return text if len(text) <= 700 else f"{text[:600]}... ({len(text)} characters)"

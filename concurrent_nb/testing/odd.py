@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import function_digest, size_of
+from concurrent_nb.wire.codec import encode_error, function_digest, size_of
 from concurrent_nb.wire.messages import Slice
 
 #: what a field of bytes names, by its name
@@ -328,7 +328,9 @@ def _outcome(odd: Odd) -> m.OutcomeFrame:
 def _outcomes(odd: Odd) -> m.Outcomes:
     ref = _ref(odd)
     body, sizes, _ = odd.payload()
-    frame = m.OutcomeFrame(ref.index, ref.attempt, odd.chance.choice((0, 0, 1, 2)), 0.1, 7, body, sizes)
+    if odd.chance.random() < 0.3:
+        body, sizes = encode_error(odd.message(m.ErrorReport)), ()
+    frame = m.OutcomeFrame(ref.index, ref.attempt, odd.chance.choice((0, 0, 1, 2, 99)), 0.1, 7, body, sizes)
     return m.Outcomes(ref.job, "slave", [frame])
 
 
