@@ -102,7 +102,7 @@ class Flooder:
         return function
 
 
-def frames(info: ConnectionFile, scale: float) -> None:
+def frames(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """One message of 2,000 frames of 1 MiB."""
     import zmq
 
@@ -113,22 +113,22 @@ def frames(info: ConnectionFile, scale: float) -> None:
     with contextlib.suppress(zmq.Again):
         for _ in range(int(2000 * scale)):
             sock.send(piece, zmq.SNDMORE, copy=False)
-    time.sleep(STAY_S)
+    time.sleep(stay_s)
     with contextlib.suppress(zmq.Again):
         sock.send(b"", copy=False)
-    time.sleep(STAY_S / 2)
+    time.sleep(stay_s / 2)
 
 
-def early(info: ConnectionFile, scale: float) -> None:
+def early(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """98 early envelopes of 16 MiB: the one before them never comes."""
     flooder = Flooder(info)
     buffer = b"e" * (16 * MIB)
     for seq in range(3, 3 + int(98 * scale)):
         flooder.say(m.Content(b"s" * 16, 0, seq, b"", (len(buffer),)), buffers=[buffer], seq=seq)
-    flooder.stay(STAY_S)
+    flooder.stay(stay_s)
 
 
-def functions(info: ConnectionFile, scale: float) -> None:
+def functions(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """25 sessions with a function of 40 MiB each, and tasks for jobs that are not open."""
     flooders = []
     for number in range(int(25 * scale)):
@@ -138,8 +138,8 @@ def functions(info: ConnectionFile, scale: float) -> None:
         digest = digest_of(body)
         flooder.say(m.Function(digest, b"", (len(body),)), buffers=[body])
         flooder.say(m.Submit(new_job_id(), digest, None, 0, [m.TaskFrame(0, 0, b"arguments")]))
-        time.sleep(0.3)
-    time.sleep(STAY_S)
+        time.sleep(0.1)
+    time.sleep(stay_s)
 
 
 def make_result(size: int) -> bytes:
@@ -150,7 +150,7 @@ def print_much(size: int) -> None:
     sys.stdout.write("p" * size + "\n")
 
 
-def results(info: ConnectionFile, scale: float) -> None:
+def results(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """2,000 results of 1 MB that are never acknowledged, then 1,000 prints of 1 MB."""
     flooder = Flooder(info)
     for called, count in ((make_result, int(2000 * scale)), (print_much, int(1000 * scale))):
@@ -167,7 +167,7 @@ def results(info: ConnectionFile, scale: float) -> None:
             time.sleep(0.05)
 
 
-def submits(info: ConnectionFile, scale: float) -> None:
+def submits(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """1,000,448 tasks, nothing read."""
     flooder = Flooder(info)
     function, job = flooder.function(abs), new_job_id()
@@ -176,16 +176,16 @@ def submits(info: ConnectionFile, scale: float) -> None:
     for run in range(int(1954 * scale)):
         tasks = [m.TaskFrame(index, 0, body) for index in range(512 * run, 512 * run + 512)]
         flooder.say(m.Submit(job, function.digest, None, 0, tasks))
-    flooder.stay(STAY_S)
+    flooder.stay(stay_s)
 
 
-def contents(info: ConnectionFile, scale: float) -> None:
+def contents(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """500 MiB of distinct contents, no task."""
     flooder = Flooder(info)
     for number in range(int(500 * scale)):
         buffer = b"%08d" % number + bytes(MIB - 8)
         flooder.say(m.Content(b"s" * 16, number * MIB, number, b"", (MIB,)), buffers=[buffer])
-    flooder.stay(STAY_S)
+    flooder.stay(stay_s)
 
 
 def post(info: ConnectionFile, calls: list[dict[str, Any]]) -> Any:
@@ -200,7 +200,7 @@ def post(info: ConnectionFile, calls: list[dict[str, Any]]) -> Any:
     return answer
 
 
-def registrations(info: ConnectionFile, scale: float) -> None:
+def registrations(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """9,800 registrations, in batches of 100, kept by heartbeats; then a batch that asks for the status 100 times."""
     sessions: deque[str] = deque(maxlen=12_000)
     versions = registration.versions()
@@ -214,7 +214,7 @@ def registrations(info: ConnectionFile, scale: float) -> None:
         sessions += [each["result"]["session"] for each in answers if "result" in each]
         if batch % 10 == 9:
             _beat(info, sessions)
-    until = max(began + 20 * scale, time.monotonic() + STAY_S)
+    until = max(began + 20 * scale, time.monotonic() + stay_s)
     while time.monotonic() < until:
         _beat(info, sessions)
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
@@ -228,22 +228,22 @@ def _beat(info: ConnectionFile, sessions: Sequence[str]) -> None:
             post(info, [{"method": "heartbeat_client", "params": {"session": session}} for session in some])
 
 
-def shared(info: ConnectionFile, scale: float) -> None:
+def shared(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """3,000 segments of shared memory."""
     flooder = Flooder(info, shares=True)
     for _ in range(int(3000 * scale)):
         handle = segments.create(4096)
         flooder.say(m.Segment(handle.segment, handle.pid, handle.fd, handle.size))
-    flooder.stay(STAY_S)
+    flooder.stay(stay_s)
 
 
-def control(info: ConnectionFile, scale: float) -> None:
+def control(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """512 control connections of the client's token, each of which has called something and stays."""
     host, _, port = info.endpoints[0].removeprefix("http://").rpartition(":")
     headers = {"Authorization": f"Bearer {info.tokens['client']}", "Content-Type": "application/json"}
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {}})
     kept: list[http.client.HTTPConnection] = []
-    until = time.monotonic() + STAY_S + 4 * scale
+    until = time.monotonic() + stay_s + 4 * scale
     while time.monotonic() < until:
         while len(kept) < int(512 * scale):
             connection = http.client.HTTPConnection(host, int(port), timeout=2)
@@ -260,14 +260,14 @@ def control(info: ConnectionFile, scale: float) -> None:
                 kept.remove(connection)
 
 
-def idle(info: ConnectionFile, scale: float) -> None:
+def idle(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """2,000 connections to the compute port that say nothing, as many as there may be, again and again."""
     import zmq
 
     flooder = Flooder(info)
     endpoint = flooder.member.link.socket.getsockopt_string(zmq.LAST_ENDPOINT)
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    until = time.monotonic() + STAY_S + 4 * scale
+    until = time.monotonic() + stay_s + 4 * scale
     while time.monotonic() < until:
         kept = []
         for _ in range(int(2000 * scale)):
@@ -278,12 +278,12 @@ def idle(info: ConnectionFile, scale: float) -> None:
             each.close()
 
 
-FLOODS: Final[dict[str, Callable[[ConnectionFile, float], None]]] = {
+FLOODS: Final[dict[str, Callable[[ConnectionFile, float, float], None]]] = {
     flood.__name__: flood
     for flood in (frames, early, functions, results, submits, contents, registrations, shared, control, idle)
 }
 #: how much of each is enough to fail where nothing bounds it
-SHORT: Final[dict[str, float]] = {"frames": 0.2, "early": 0.3, "functions": 0.32, "contents": 0.7}
+SHORT: Final[dict[str, float]] = {"frames": 0.2, "early": 0.3, "functions": 0.4, "contents": 0.8}
 
 
 # ----------------------------------------------------------------------------------------------------- what is measured
@@ -379,11 +379,11 @@ class Asker:
             self._measured.status_s.append(time.monotonic() - began)
 
 
-def measure(name: str, scale: float = 1.0, rest_s: float = REST_S, config: dict[str, Any] | None = None) -> Measured:
+def measure(name: str, scale: float = 1.0, rest_s: float = REST_S, stay_s: float = STAY_S) -> Measured:
     """Run one flood against a cluster of its own."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with concurrent_nb.Cluster(workers=2, log=log, config=config) as cluster:
+        with concurrent_nb.Cluster(workers=2, log=log) as cluster:
             assert cluster.connection_file is not None
             app = cluster.application()
             list(app.map(abs, range(200)))
@@ -392,7 +392,7 @@ def measure(name: str, scale: float = 1.0, rest_s: float = REST_S, config: dict[
             lines, size = _log_of(log)
             with Asker(info, measured):
                 flooder = subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.floods", "--flood", name, "--scale", str(scale)],
+                    [sys.executable, "-m", "benchmarks.floods", "--flood", name, str(scale), str(stay_s)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -473,13 +473,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[*FLOODS], action="append")
     parser.add_argument("--short", action="store_true", help="smaller ones, which fail all the same where they can")
-    parser.add_argument("--flood", choices=[*FLOODS], help=argparse.SUPPRESS)
-    parser.add_argument("--scale", type=float, default=1.0, help=argparse.SUPPRESS)
+    parser.add_argument("--flood", nargs=3, help=argparse.SUPPRESS)  # a flooder's process: name, scale, stay_s
     options = parser.parse_args()
     if options.flood:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
-        FLOODS[options.flood](connection_file.read(Path(sys.stdin.read())), options.scale)
+        name, scale, stay_s = options.flood
+        FLOODS[name](connection_file.read(Path(sys.stdin.read())), float(scale), float(stay_s))
         return 0
     print(HEAD, flush=True)
     missed = False
