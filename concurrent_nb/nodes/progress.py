@@ -111,7 +111,8 @@ class Progress:
             self._bar.move(*self._counts())
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Show how far it has come, and close the bar."""
         bar, self._bar, self._make = self._bar, None, None
         if bar is not None:
+            foreign.call(log, "showing progress has raised", bar.move, *self._counts())
             foreign.call(log, "showing progress has raised", bar.close)

@@ -91,6 +91,7 @@ class TaskRunner:
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
         self._snapshots: dict[int, Slice] = {}  # by address: what of the running chunk's results lies there already
+        self._expected: TaskId | None = None  # the last task for which room was made
         self._announced: set[bytes] = set()  # its segments that the slave knows
         self._news: list[Know | Forget] = []
         self.send_note: Callable[[bytes], None] = lambda data: None  #: takes the bytes of the running task's notes
@@ -105,11 +106,21 @@ class TaskRunner:
             self._pickled.pop(digest, None)
             self._functions.pop(digest, None)
 
+    def expect(self, task: TaskId, digest: bytes) -> None:
+        """Undo what tasks of another job or function have changed, once for this task."""
+        if task is not self._expected:
+            self._expected = task
+            known = self._functions.get(digest)
+            # What setups change stays, and what another task has changed does not become part of it.
+            has_setups = known is not None and type(known.function) is Prepared
+            self._environments.put_back_for(task[0], digest, always=has_setups)
+
     def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run one task."""
         if self._snapshots:  # of a chunk that was interrupted
             self._forget_snapshots()
         environments = self._environments
+        self.expect(task, digest)
         try:
             known = self._functions.get(digest) or self._unwrap(digest)
             if not environments.begin(known.entered):
@@ -142,8 +153,9 @@ class TaskRunner:
         sink.open(self.send_note)
         try:
             if type(function) is Prepared:
+                given = self._environments.given()
                 function = function.open(partial(self._load, known))
-                self._environments.adopt()  # what setups have set stays
+                self._environments.adopt(given)  # what setups have set stays
             drawing = self._drawing
             drawing.job, index = task
             drawing.made = known.made

@@ -82,6 +82,9 @@ class Runner(Protocol):
     def drop(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
 
+    def expect(self, task: TaskId, digest: bytes) -> None:
+        """Undo what tasks of another job or function have changed, before something is changed for this one."""
+
     def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
         """Run a task. KeyboardInterrupt that comes from outside may be treated as the task's own."""
 
@@ -277,6 +280,7 @@ class Serving:
         buffers: Sequence[Buffer],
     ) -> Answer:
         """Run a task with so many threads for its libraries. No signal that is for the task gets in between."""
+        self._runner.expect(task, function)  # first, because it would put the threads back, too
         try:
             given = Threads(threads)
         except Exception as error:  # noqa: BLE001  (the libraries are the user's; the answer has the error)

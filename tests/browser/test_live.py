@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import os
 import re
+import signal
 import time
 from typing import Any
 
 import pytest
 
-from tests.browser.conftest import PATIENCE_S, ROOT, Lab
+from tests.browser.conftest import PATIENCE_S, ROOT, Lab, notebook_of
 
 #: what would run if anything that a task says were taken for markup
 EVIL = "<script>window.caught=1</script><img src=x onerror='window.caught=2'>"
@@ -233,6 +235,25 @@ def test_the_mandelbrot_notebook_fills_its_picture_until_it_is_stopped(lab: Lab)
         picture.wait_for()
         assert picture.evaluate("image => image.naturalWidth") == 768
         assert re.search(r"stopped · ", output.inner_text())
+    finally:
+        notebook.shut_down()
+
+
+def test_a_page_whose_kernel_has_gone_tells_that_it_is_not_kept_up_to_date(lab: Lab) -> None:
+    cells = {"start": CELLS["start"], "pid": "import os\nprint('pid', os.getpid())", "again": CELLS["again"]}
+    (lab.folder / "gone.ipynb").write_text(notebook_of(cells), encoding="utf-8")
+    notebook = dataclasses.replace(lab, cells={name: at for at, name in enumerate(cells)}, name="gone.ipynb")
+    notebook.open()
+    try:
+        notebook.run("start")
+        notebook.run("pid")
+        notebook.start("again")
+        live = notebook.page.locator(".concurrent-nb").filter(has_text=re.compile(r"[1-9]\d* of 48 done"))
+        live.wait_for()
+        pid = re.search(r"pid (\d+)", notebook.output("pid").inner_text())
+        assert pid is not None
+        os.kill(int(pid[1]), signal.SIGKILL)
+        notebook.page.locator(".concurrent-nb").filter(has_text="the kernel is silent: this is how it was").wait_for()
     finally:
         notebook.shut_down()
 

@@ -372,6 +372,20 @@ def test_what_tasks_change_is_put_back(app: ApplicationNode) -> None:
     assert on_all(app, look) == before
 
 
+def test_the_next_job_of_the_same_function_finds_nothing_of_the_last(app: ApplicationNode) -> None:
+    def note(_: int) -> tuple[str | None, str]:
+        before = os.environ.get("ENV_NOTED"), os.getcwd()
+        os.environ["ENV_NOTED"] = "1"
+        os.chdir("/")
+        return before
+
+    for _ in range(3):
+        found = set(app.map(note, range(20), chunksize=1))
+        assert {folder for _, folder in found} == {os.getcwd()}  # each task begins there
+        assert (None, os.getcwd()) in found  # the first in a worker
+    assert app.submit(os.environ.get, "ENV_NOTED").result(PATIENCE_S) is None
+
+
 # ------------------------------------------------------------------------------------------------------------ settings
 
 

@@ -48,6 +48,7 @@ class Job {
     this.picture = null;
     this.shown = new WeakMap(); // page -> what its parts show
     this.heardAt = 0;
+    this.isSilent = false;
     this.pages = document.getElementsByClassName(name); // always those that there are now
     this.observer = new MutationObserver(() => this.update());
     this.observer.observe(document.body, { childList: true, subtree: true });
@@ -62,6 +63,7 @@ class Job {
       if (model.get("tiles") !== first) this.take(model);
     }
     this.heardAt = Date.now();
+    this.isSilent = false;
     if (model.get("last")) this.end(model.get("last"));
     else this.update();
   }
@@ -85,7 +87,7 @@ class Job {
   }
 
   update() {
-    if (!this.model) return;
+    if (!this.model || this.isSilent) return;
     for (const page of this.pages) {
       const shown = this.shown.get(page) ?? this.shown.set(page, {}).get(page);
       for (const name of PARTS) {
@@ -123,6 +125,7 @@ class Job {
   // A view whose kernel has gone says so.
   watch() {
     const silent = (Date.now() - this.heardAt) / 1000;
+    this.isSilent = silent >= SILENT_S; // before the text changes, which has the observer call `update`
     for (const page of this.pages) {
       const pace = page.querySelector(".cnb-pace");
       if (!pace || silent < SILENT_S) continue;

@@ -1,9 +1,11 @@
 """The worker's side: become like the process that has sent a function, and undo what a task has changed.
 
-    environments.begin(environment)     before a task; nothing to do if it is that of the task before
-    environments.end()                  after it
+    environments.put_back_for(job, function)     before a task, and before something is changed for it
+    environments.begin(environment)              then; nothing to do if it is that of the task before
+    environments.end()                           after it
 
-What there is without an environment is home: the process as it was when it became a worker.
+What there is without an environment is home: the process as it was when it became a worker. The folder is put back
+after each task, the rest before a task of another job or function: looking at it takes as long as running a small task.
 """
 
 import contextlib
@@ -14,7 +16,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -65,6 +68,7 @@ class Environments:
         self._variables: Any = {}
         self._path: list[str] = []
         self._saved = Saved()
+        self._job = self._function = b""  # of the last task
         self._last_module = ""
         self._module_count = 0
         self._remember()
@@ -112,7 +116,7 @@ class Environments:
         return True
 
     def end(self) -> None:
-        """Undo what a task has changed."""
+        """Go back to the folder of the environment."""
         modules = sys.modules
         try:
             is_known = len(modules) == self._module_count and next(reversed(modules)) == self._last_module
@@ -125,13 +129,33 @@ class Environments:
             os.fchdir(self._folder)
         except OSError:
             self._go(self._folder_path)
+
+    def put_back_for(self, job: bytes, function: bytes, *, always: bool = False) -> None:
+        """Undo what tasks have changed, but for the folder, if those of another job or function come now."""
+        if always or job != self._job or function != self._function:
+            self._put_back_if_changed()
+            self._job, self._function = job, function  # last, because an interrupt may come in between
+
+    def _put_back_if_changed(self) -> None:
         if not self._is_same():
             self._put_back()
 
-    def adopt(self) -> None:
-        """Let what has changed since the last `begin` stay, in all environments: it is part of what a worker is."""
-        for name, value in os.environ.items():
-            if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value):
+    def given(self) -> dict[str, str]:
+        """Give the variables that were set for the task that is about to run, its threads for example."""
+        return {
+            name: value
+            for name, value in os.environ.items()
+            if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value)
+        }
+
+    def adopt(self, given: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Let what has changed since the last `begin` stay, in all environments: it is part of what a worker is.
+
+        Args:
+            given: variables that are the task's own.
+        """
+        for name, value in self.given().items():
+            if given.get(name) != value:
                 self._home_variables[name] = value
         for entry in sys.path:
             if entry not in self._path:
@@ -161,12 +185,7 @@ class Environments:
 
     def _enter(self, entered: Entered) -> None:
         state = entered.state
-        # What differs already was given to the task that is about to run, its threads for example.
-        given = {
-            name: value
-            for name, value in os.environ.items()
-            if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value)
-        }
+        given = self.given()
         self.current = entered
         self._go(state.folder if state.folder and os.path.isdir(state.folder) else self._home_folder)
         self._set_variables(self._expected_variables())
@@ -306,7 +325,7 @@ class ThreadEnvironments(Environments):
             try:
                 while self._queue[0] is not me or (self._running and entered is not self.current):
                     self._condition.wait(WAIT_S)  # nothing interrupts a thread that waits without a limit
-                if not (entered.modules.has_changed() is False if self._running else super().begin(entered)):
+                if entered.modules.has_changed() if self._running else not super().begin(entered):
                     return False
                 self._running += 1
                 self._local.runs = True
@@ -324,7 +343,13 @@ class ThreadEnvironments(Environments):
                 self._running -= 1
             if not self._running:
                 super().end()
+                self._put_back_if_changed()
             self._condition.notify_all()
+
+    def _put_back_if_changed(self) -> None:
+        with self._condition:
+            if not self._running:  # else it may be what those have changed that run
+                super()._put_back_if_changed()
 
     def _is_common(self, setting: Setting) -> bool:
         return not setting.in_threads

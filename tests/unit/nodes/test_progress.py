@@ -48,7 +48,7 @@ def test_who_waits_long_sees_a_bar_until_the_end(
     made: list[tuple[Kind, str, Kept]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "SHOWN_AFTER_S", 0.0)
-    counts = [(1, 4), (3, 4)]
+    counts = [(1, 4), (3, 4), (4, 4)]
     shown = Progress("map", "square", lambda: counts.pop(0))
     assert shown.wait_s(None) == progress.MOVED_EVERY_S
     assert shown.wait_s(0.1) == 0.1
@@ -56,7 +56,7 @@ def test_who_waits_long_sees_a_bar_until_the_end(
     shown.look()
     shown.close()
     ((kind, name, bar),) = made
-    assert (kind, name, bar.moves, bar.closed) == ("map", "square", [(1, 4), (3, 4)], True)
+    assert (kind, name, bar.moves, bar.closed) == ("map", "square", [(1, 4), (3, 4), (4, 4)], True)
 
 
 def test_other_threads_wait_in_silence(made: list[tuple[Kind, str, Kept]], monkeypatch: pytest.MonkeyPatch) -> None:
