@@ -64,8 +64,8 @@ class Flooder:
         self.member = registration.register(info, "client", keys.fresh(), name="flooder")
         self.session = Session(self.member.epoch, "to_client")
         self._seq = 0
-        self.over = ""
-        self.say(*([m.ShareMemory()] if shares else []))
+        if shares:
+            self.say(m.ShareMemory())
 
     def say(self, *messages: m.AnyMessage, buffers: Sequence[Any] = (), seq: int | None = None, ack: int = 0) -> None:
         """Send an envelope, the next one unless told otherwise; it waits while the queue is full."""
@@ -75,6 +75,20 @@ class Flooder:
         frames = encode(Envelope(m.PROTOCOL_VERSION, self.member.epoch, seq, ack, list(messages)), buffers)
         while not self.member.link.send(frames):
             time.sleep(0.001)
+
+    def post(self, *said: tuple[m.AnyMessage, Sequence[Any]], within_s: float = 10.0) -> None:
+        """Send messages as a good peer does, whatever their size; return when all is acknowledged, or after a while."""
+        for message, buffers in said:
+            self.session.send(message, [buffers] if buffers else ())
+        until = time.monotonic() + within_s
+        while (self.session.backlog or self.session.in_flight) and time.monotonic() < until:
+            for frames in self.session.flush(time.monotonic()):
+                while not self.member.link.send(frames):
+                    time.sleep(0.001)
+            time.sleep(0.005)
+            self.hear()
+            if self.session.closed_by_peer is not None:
+                return
 
     def stay(self, seconds: float) -> None:
         """Give signs of life, and acknowledge nothing."""
@@ -120,11 +134,12 @@ def frames(info: ConnectionFile, scale: float, stay_s: float) -> None:
 
 
 def early(info: ConnectionFile, scale: float, stay_s: float) -> None:
-    """98 early envelopes of 16 MiB: the one before them never comes."""
-    flooder = Flooder(info)
-    buffer = b"e" * (16 * MIB)
-    for seq in range(3, 3 + int(98 * scale)):
-        flooder.say(m.Content(b"s" * 16, 0, seq, b"", (len(buffer),)), buffers=[buffer], seq=seq)
+    """98 early envelopes of 16 MiB, and of 4 MiB, which are not too large: the one before them never comes."""
+    for size in (16 * MIB, 4 * MIB):
+        flooder = Flooder(info)
+        buffer = b"e" * size
+        for seq in range(3, 3 + int(98 * scale)):
+            flooder.say(m.Content(b"s" * 16, 0, seq, b"", (len(buffer),)), buffers=[buffer], seq=seq)
     flooder.stay(stay_s)
 
 
@@ -136,9 +151,8 @@ def functions(info: ConnectionFile, scale: float, stay_s: float) -> None:
         flooders.append(flooder)
         body = b"%08d" % number + bytes(40 * MIB)
         digest = digest_of(body)
-        flooder.say(m.Function(digest, b"", (len(body),)), buffers=[body])
-        flooder.say(m.Submit(new_job_id(), digest, None, 0, [m.TaskFrame(0, 0, b"arguments")]))
-        time.sleep(0.1)
+        submit = m.Submit(new_job_id(), digest, None, 0, [m.TaskFrame(0, 0, b"arguments")])
+        flooder.post((m.Function(digest, b"", (len(body),)), [body]), (submit, ()))
     time.sleep(stay_s)
 
 

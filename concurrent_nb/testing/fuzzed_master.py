@@ -34,8 +34,9 @@ SPARSE_BYTES: Final = 1 << 40
 TASKS: Final = 6
 #: turns in which good tasks must have ended, a few of them for each task
 TURNS_MAX: Final = 400
-#: books that may hold old names, because they are bounded: entries that a heap skips, and run times of functions
-BOUNDED: Final = ("._heap[]", ".estimates._average_s")
+#: books that may hold old names, because they are bounded: entries that a heap skips, run times of functions, and whom
+#: lines of the log were about
+BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects")
 #: what a session leaves is forgotten after so long
 FORGOTTEN_S: Final = 20.0
 
@@ -203,7 +204,7 @@ class FuzzedMaster:
         known.others["job"] = [bytes(job.id) for job in self.core.scheduler.jobs.values()][:3]
         known.others["segment"] = [slice_.segment for client in self.clients for slice_ in client.slices()][:2]
         known.others["segment"] += list(self.shelf._opened)[:2]
-        known.others["digest"] = [*self.core._functions][:3]
+        known.others["digest"] = [digest for client in self.clients for digest in client.digests][:3]
         known.odd_slices += [*self.clients[0].slices()[:2], Slice(self._ids.randbytes(16), 0, 100, 1)]
         self._prelude(rogue, chance)
         return rogue
@@ -331,12 +332,11 @@ class FuzzedMaster:
             raise Wrong("; ".join(wrong))
 
     def _names(self, rogue: Rogue) -> dict[bytes, str]:
-        """List what was the bad one's, and should be nowhere; functions may be kept for the next job."""
+        """List what was the bad one's, and should be nowhere."""
         names = {bytes(self.session): "its session", self.key: "its key"}
         names |= dict.fromkeys(rogue.known.own.get("job", ()), "its job")
         names |= dict.fromkeys(rogue.known.own.get("segment", ()), "its segment")
-        idle = self.core._idle_functions
-        names |= {digest: "its function" for digest in rogue.known.own.get("digest", ()) if digest not in idle}
+        names |= dict.fromkeys(rogue.known.own.get("digest", ()), "its function")
         return names
 
 

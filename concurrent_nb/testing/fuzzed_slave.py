@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.objects import segments
@@ -191,7 +192,7 @@ class FuzzedSlave:
     """A slave of three workers, and its master."""
 
     def __init__(self, seed: int) -> None:
-        self.now = 1000.0
+        self.now = monotonic()  # the pool asks for it, too, where nobody has told it the time
         self.trace: list[str] = []
         self.launcher = PlayedLauncher()
         self.pool = Pool(SLOTS, self.launcher)

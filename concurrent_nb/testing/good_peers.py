@@ -70,6 +70,7 @@ class GoodClient:
         self.wrong: list[str] = []
         self.excused: set[tuple[bytes, int]] = set()  #: a bad slave had these, and may have answered as it liked
         self.ended = 0
+        self.digests: dict[bytes, None] = {}  #: of functions that it has sent
         self.link = link
         self._shares = shares
         self._store = Store(recognise=False) if shares else None
@@ -89,6 +90,7 @@ class GoodClient:
         job: OpenJob[Wanted] = OpenJob(JobId(hashlib.sha256(f"{self.name} {self._jobs}".encode()).digest()[:16]))
         body = b"function %d" % (self._jobs % 5)
         shipment = Shipment(function_digest([body]), body)
+        self.digests[shipment.digest] = None
         entries = []
         for index in range(count):
             inline = (LARGE if index % 3 == 2 else b"") + b"%d of job %d" % (index, self._jobs)
