@@ -12,7 +12,6 @@ asks for it; of the good client: round trips of one task at a time.
 import argparse
 import contextlib
 import http.client
-import itertools
 import json
 import os
 import re
@@ -24,7 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,7 +214,7 @@ def post(info: ConnectionFile, calls: list[dict[str, Any]]) -> Any:
 
 def registrations(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """9,800 registrations, in batches of 100, kept by heartbeats; then a batch that asks for the status 100 times."""
-    sessions: deque[str] = deque(maxlen=12_000)
+    sessions: list[dict[str, str]] = []
     versions = registration.versions()
     began = time.monotonic()
     for batch in range(int(98 * scale)):
@@ -225,7 +223,8 @@ def registrations(info: ConnectionFile, scale: float, stay_s: float) -> None:
             {"method": "register_client", "params": {"key": keys.fresh().public.decode(), **facts}} for _ in range(100)
         ]
         answers = post(info, calls)
-        sessions += [each["result"]["session"] for each in answers if "result" in each]
+        told = [each["result"] for each in answers if "result" in each]
+        sessions += [{name: each[name] for name in ("session", "secret") if name in each} for each in told]
         if batch % 10 == 9:
             _beat(info, sessions)
     until = max(began + 20 * scale, time.monotonic() + stay_s)
@@ -235,11 +234,11 @@ def registrations(info: ConnectionFile, scale: float, stay_s: float) -> None:
             post(info, [{"method": "status", "params": {}}] * 100)
 
 
-def _beat(info: ConnectionFile, sessions: Sequence[str]) -> None:
+def _beat(info: ConnectionFile, sessions: Sequence[dict[str, str]]) -> None:
     for first in range(0, len(sessions), 100):
-        some = list(itertools.islice(sessions, first, first + 100))
+        some = sessions[first : first + 100]
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-            post(info, [{"method": "heartbeat_client", "params": {"session": session}} for session in some])
+            post(info, [{"method": "heartbeat_client", "params": session} for session in some])
 
 
 def shared(info: ConnectionFile, scale: float, stay_s: float) -> None:
@@ -307,8 +306,8 @@ SHORT: Final[dict[str, float]] = {"frames": 0.2, "early": 0.3, "functions": 0.4,
 class Memory:
     """What a process holds."""
 
-    rss_bytes: int
-    shared_bytes: int  #: in segments of shared memory that it has open, its own or others'
+    rss_bytes: int  #: without shared memory
+    shared_bytes: int  #: in segments of shared memory that it has open, its own or others', mapped or not
     fds: int
 
 
@@ -354,7 +353,7 @@ class Measured:
 def memory_of(pid: int) -> Memory:
     """Look at a process of this machine."""
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    own = sum(int(size) for size in re.findall(r"Rss(?:Anon|File):\s+(\d+) kB", status))
     shared: dict[int, int] = {}
     names = os.listdir(f"/proc/{pid}/fd")
     for name in names:
@@ -362,7 +361,7 @@ def memory_of(pid: int) -> Memory:
             if "/memfd:concurrent_nb-" in os.readlink(f"/proc/{pid}/fd/{name}"):
                 info = os.stat(f"/proc/{pid}/fd/{name}")
                 shared[info.st_ino] = info.st_blocks * 512
-    return Memory(int(found[1]) * 1024 if found else 0, sum(shared.values()), len(names))
+    return Memory(own * 1024, sum(shared.values()), len(names))
 
 
 class Asker:

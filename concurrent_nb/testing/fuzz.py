@@ -61,6 +61,7 @@ TARGETS: Final[dict[str, tuple[Callable[[int], Rig], str]]] = {
     "client": (FuzzedMaster, "client"),
     "slave": (FuzzedMaster, "slave"),
     "worker": (FuzzedSlave, "worker"),
+    "worker's bytes": (FuzzedSlave, "bytes"),
     "slave's master": (FuzzedSlave, "master"),
     "application's master": (FuzzedApplication, "master"),
 }

@@ -3,7 +3,8 @@
     played master: Session <--> SlaveCore, Pool, Line, Books (all real) <--sockets, pipes, page--> PlayedWorker
 
 Role "worker": a worker says what it likes, in records, in bytes, in its page and its output; only it may be lost, and
-what others run must end right. Role "master": the slave's master does; the slave must live, and work for the next one.
+what others run must end right. Role "bytes": nothing but random bytes, everywhere. Role "master": the slave's master
+says what it likes; the slave must live, and work for the next one.
 """
 
 import contextlib
@@ -233,8 +234,8 @@ class FuzzedSlave:
         """Have a bad worker or a bad master do something for each seed of `acts`."""
         chance = random.Random(seed)
         self._work(chance.randint(1, TASKS))
-        if role == "worker":
-            self._play_worker(chance, acts)
+        if role in ("worker", "bytes"):
+            self._play_worker(chance, acts, only_bytes=role == "bytes")
         else:
             self._play_master(acts)
         self._work(TASKS)
@@ -260,7 +261,7 @@ class FuzzedSlave:
 
     # --------------------------------------------------------------------------------------------------- a bad worker
 
-    def _play_worker(self, chance: random.Random, acts: Sequence[int]) -> None:
+    def _play_worker(self, chance: random.Random, acts: Sequence[int], *, only_bytes: bool) -> None:
         worker = self.launcher.workers[min(self.launcher.workers)]
         worker.is_bad = True
         self._bad_pids.add(worker.pid)
@@ -273,7 +274,10 @@ class FuzzedSlave:
             for act in acts:
                 if not worker.is_there:
                     break
-                self._act_as_worker(worker, known, random.Random(act))
+                if only_bytes:
+                    self._write_bytes(worker, random.Random(act))
+                else:
+                    self._act_as_worker(worker, known, random.Random(act))
             self._work(2)
             self._settle(worker)
         finally:
@@ -356,6 +360,21 @@ class FuzzedSlave:
         else:
             self.now += chance.choice((0.1, 0.5, 1.5, 6.0))
             self.trace.append(f"time goes on to {self.now:.2f}")
+        self._turn()
+
+    def _write_bytes(self, worker: PlayedWorker, chance: random.Random) -> None:
+        """Write random bytes into everything that a worker's process can write into."""
+        data = chance.randbytes(chance.choice((1, 4, 5, 50, 1000, 5000, 20_000)))
+        where = chance.choice(("socket", "output", "error", "page"))
+        self.trace.append(f"worker writes {len(data)} random bytes into its {where}")
+        if where == "socket":
+            worker.write(data)
+        elif where == "page":
+            at = chance.randrange(max(1, len(worker.page._bytes) - len(data)))
+            worker.page._bytes[at : at + len(data)] = data
+        else:
+            with contextlib.suppress(BlockingIOError):
+                os.write(worker.out if where == "output" else worker.err, data)
         self._turn()
 
     def _record(self, worker: PlayedWorker, odd: Odd) -> Any:

@@ -104,9 +104,11 @@ class Odd:
                     return self.chance.choice(self.known.slices) if self.known.slices else 0
                 return self._sane(chance.choice(type_.types), name)
             case inspect.ListType():
-                return [self._sane(type_.item_type, name) for _ in range(chance.choice((0, 1, 1, 2)))]
+                count = max(type_.min_length or 0, chance.choice((0, 1, 1, 2)))
+                return [self._sane(type_.item_type, name) for _ in range(count)]
             case inspect.VarTupleType():
-                return tuple(self._sane(type_.item_type, name) for _ in range(chance.choice((0, 0, 1, 2))))
+                count = max(type_.min_length or 0, chance.choice((0, 0, 1, 2)))
+                return tuple(self._sane(type_.item_type, name) for _ in range(count))
             case inspect.BytesType():
                 return self._named(name)
             case inspect.IntType():
