@@ -166,6 +166,7 @@ class FuzzedMaster:
         chance = random.Random(seed)
         rogue = self._join(role, chance)
         try:
+            self._prelude(rogue, chance)
             self._work(chance.randint(0, TASKS))
             self._turn(rogue)
             for act in acts:
@@ -206,7 +207,6 @@ class FuzzedMaster:
         known.others["segment"] += list(self.shelf._opened)[:2]
         known.others["digest"] = [digest for client in self.clients for digest in client.digests][:3]
         known.odd_slices += [*self.clients[0].slices()[:2], Slice(self._ids.randbytes(16), 0, 100, 1)]
-        self._prelude(rogue, chance)
         return rogue
 
     def _prelude(self, rogue: Rogue, chance: random.Random) -> None:
