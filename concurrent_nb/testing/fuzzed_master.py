@@ -19,12 +19,13 @@ from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.testing.good_peers import GoodClient, GoodSlave
-from concurrent_nb.testing.odd import Known, Odd, buffers_of, members
+from concurrent_nb.testing.odd import Known, Odd, buffers_of, item_buffers_of, members
 from concurrent_nb.testing.reach import reach
 from concurrent_nb.transport.memory import MemoryGate, MemoryLink
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Envelope, decode, encode, function_digest
 from concurrent_nb.wire.messages import Slice
+from concurrent_nb.wire.session import Session
 
 EPOCH: Final = 7
 SEGMENT_BYTES: Final = 64 * 1024
@@ -68,6 +69,17 @@ class Rogue:
         buffers = [buffer for message in messages for buffer in buffers_of(message)]
         own = self._heard if ack is None else ack
         return encode(Envelope(version or m.PROTOCOL_VERSION, EPOCH, seq, own, list(messages)), buffers)
+
+    def envelopes(self, said: Sequence[Any], now: float) -> list[list[Buffer]]:
+        """Make the next envelopes as a good peer does, which cuts what is large."""
+        session = Session(EPOCH, f"to_{self.role}")
+        session._last_seq, session._heard = self._seq, self._heard
+        for message in said:
+            buffers = item_buffers_of(message)
+            session.send(message, buffers if any(buffers) else ())
+        frames = session.flush(now)
+        self._seq = session._last_seq
+        return frames
 
     def hear(self) -> None:
         """Take what has come, and learn from it."""
@@ -224,6 +236,8 @@ class FuzzedMaster:
         if how < 0.15:
             said = odd.flow(client=rogue.role == "client")
             self._say(rogue, _encoded(rogue, said), said)
+        elif how < 0.22:
+            self._say_as_a_session_does(rogue, odd.flow(client=rogue.role == "client"), chance)
         elif how < 0.72:
             said = [self._message(rogue, odd) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
             self._say(rogue, _encoded(rogue, said), said)
@@ -257,6 +271,16 @@ class FuzzedMaster:
             return
         self.trace.append(f"{rogue.role} says {', '.join(brief(message) for message in said)}")
         rogue.link.send(frames)
+        self._turn(rogue)
+
+    def _say_as_a_session_does(self, rogue: Rogue, said: Sequence[Any], chance: random.Random) -> None:
+        """Say something in as many envelopes as it takes; sometimes not to its end."""
+        frames = rogue.envelopes(said, self.now)
+        if chance.random() < 0.3:
+            del frames[chance.randrange(len(frames)) :]
+        self.trace.append(f"{rogue.role} says, in {len(frames)} envelopes, {', '.join(map(brief, said))}")
+        for each in frames:
+            rogue.link.send(each)
         self._turn(rogue)
 
     def _leave(self, rogue: Rogue) -> None:

@@ -38,7 +38,9 @@ WRONG_TYPES: Final[tuple[Any, ...]] = (None, True, -1, 1.5, "text", b"bytes", []
 #: members of a huge list
 HUGE: Final = 3000
 #: buffers that are really sent with a message are no longer than this in all
-BUFFERS_MAX_BYTES: Final = 3 * 1024 * 1024
+BUFFERS_MAX_BYTES: Final = 12 * 1024 * 1024
+#: a buffer that is too large for one envelope
+LARGE_BYTES: Final = 5 * 1024 * 1024
 _FIELDS: Final[dict[type[Any], tuple[inspect.Field, ...]]] = {}  # to ask for them anew takes longer than all else
 
 
@@ -220,7 +222,8 @@ class Odd:
         if how < 0.5 or not self.known.slices:
             if how < 0.3:
                 return chance.choice((b"p", b"payload" * 3, b"L large")), (), []
-            buffers = [b"b" * chance.choice((1, 100, 50_000)) for _ in range(chance.choice((1, 2)))]
+            sizes = [1, 100, 50_000] if chance.random() < 0.97 else [LARGE_BYTES]
+            buffers = [b"b" * chance.choice(sizes) for _ in range(chance.choice((1, 2)))]
             return chance.choice((b"", b"head")), tuple(map(len, buffers)), buffers
         odd = bool(self.known.odd_slices) and chance.random() < 0.3
         places = self.known.odd_slices if odd else self.known.slices
@@ -248,10 +251,16 @@ def with_field(struct: Any, position: int, value: Any) -> Any:
 
 def buffers_of(message: Any) -> list[bytes]:
     """Make the buffers that a message announces, as far as that is possible."""
-    sizes = [size for sizes in _sizes_in(message) for size in sizes if type(size) is int]
-    if any(size < 0 for size in sizes) or sum(sizes) > BUFFERS_MAX_BYTES:
+    return [buffer for buffers in item_buffers_of(message) for buffer in buffers]
+
+
+def item_buffers_of(message: Any) -> list[list[bytes]]:
+    """Make the buffers that a message announces, those of each item; none if that is not possible."""
+    sizes = [[size for size in sizes if type(size) is int] for sizes in _sizes_in(message)]
+    everything = [size for each in sizes for size in each]
+    if any(size < 0 for size in everything) or sum(everything) > BUFFERS_MAX_BYTES:
         return []
-    return [b"b" * size for size in sizes]
+    return [[b"b" * size for size in each] for each in sizes]
 
 
 def _sizes_in(value: Any) -> Iterator[Sequence[Any]]:

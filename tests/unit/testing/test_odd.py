@@ -15,6 +15,7 @@ from concurrent_nb.testing.odd import (
     Odd,
     buffers_of,
     fields_of,
+    item_buffers_of,
     members,
     with_field,
 )
@@ -90,6 +91,7 @@ def test_odd_values_come_in_records_within_messages_too() -> None:
 def test_buffers_are_made_as_a_message_announces_them() -> None:
     frames = [m.TaskFrame(0, 0, b"", (3, m.Slice(b"s" * 16, 0, 9, 1), 2)), m.TaskFrame(1, 0, b"", (1,))]
     assert [len(buffer) for buffer in buffers_of(m.Submit(b"j", b"f", None, 0, frames))] == [3, 2, 1]
+    assert [len(each) for each in item_buffers_of(m.Submit(b"j", b"f", None, 0, frames))] == [2, 1]
     assert buffers_of(m.Content(b"s", 0, 0, b"", (-1,))) == []
     assert buffers_of(m.Content(b"s", 0, 0, b"", (2**40,))) == []
 
