@@ -30,6 +30,8 @@ LARGE: Final = b"L"
 LARGE_BYTES: Final = 40_000
 #: arguments of this size lie in shared memory where there is some, else in frames
 APART_BYTES: Final = 3_000
+#: larger slices are not read
+READ_MAX_BYTES: Final = 16 * 1024 * 1024
 
 
 class Link(Protocol):
@@ -236,8 +238,8 @@ class HashCrew:
     def _run(self, function: bytes, frame: m.TaskFrame, buffers: Buffers) -> tuple[Status, bytes, m.Sizes, Buffers]:
         try:
             body, own = self.functions[function]
-            parts = [self._shelf.read(part) if isinstance(part, Slice) else part for part in own]
-            arguments = [part for part in (frame.body, *joined(frame.sizes, buffers, self._shelf.read)) if part]
+            parts = [self._read(part) if isinstance(part, Slice) else part for part in own]
+            arguments = [part for part in (frame.body, *joined(frame.sizes, buffers, self._read)) if part]
             value = answer([body, *parts], arguments)
         except (CannotOpen, KeyError) as error:
             return Status.ERROR, encode_error(m.ErrorReport(type(error).__name__, str(error), "")), (), ()
@@ -252,6 +254,11 @@ class HashCrew:
             assert handle is not None
             self._reports.segments.append(Know(handle.segment, handle.pid, handle.fd, handle.size))
         return Status.OK, b"", (slice_,), ()
+
+    def _read(self, slice_: Slice) -> bytearray:
+        if slice_.size > READ_MAX_BYTES:  # a worker would map it, and its task fail where it reads too much
+            raise CannotOpen(f"a slice of {slice_.size} bytes is not for this crew")
+        return self._shelf.read(slice_)
 
     def close(self) -> None:
         """Give all descriptors back."""

@@ -51,7 +51,7 @@ def test_a_good_peer_that_is_thrown_out_is_found(monkeypatch: pytest.MonkeyPatch
             self.remove(next(iter(self.peers)), "planted", now)
 
     monkeypatch.setattr(MasterCore, "received", received)
-    assert any("planted" in found.what for found in findings("client", 3))
+    assert any("sessions that are over: {'client" in found.what for found in findings("client", 3))
 
 
 def test_a_pool_that_raises_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
