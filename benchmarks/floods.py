@@ -50,6 +50,8 @@ REST_S: Final = 10.0
 #: a flooder that has done its worst stays so long
 STAY_S: Final = 6.0
 TICK_S: Final = 0.02
+#: a flooder that is not through by then is killed: nobody takes what it says
+FLOOD_MAX_S: Final = 60.0
 
 
 # -------------------------------------------------------------------------------------------------- the flooder's side
@@ -415,7 +417,8 @@ def measure(name: str, scale: float = 1.0, rest_s: float = REST_S, stay_s: float
                 flooder.stdin.write(str(cluster.connection_file))
                 flooder.stdin.close()
                 try:
-                    while flooder.poll() is None:
+                    until = time.monotonic() + FLOOD_MAX_S
+                    while flooder.poll() is None and time.monotonic() < until:
                         _look(measured, app, info.pid)
                 finally:
                     flooder.kill()
