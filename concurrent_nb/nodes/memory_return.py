@@ -5,6 +5,7 @@ With glibc 2.33 or later only; elsewhere nothing is done, and the allocator does
 
 import asyncio
 import ctypes
+import mmap
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -35,6 +36,12 @@ class _Info(ctypes.Structure):
     )
 
 
+def resident_bytes() -> int:
+    """Return how much memory this process has."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
 class Allocator:
     """C's allocator, where it can be asked to give back what is free."""
 
@@ -42,6 +49,7 @@ class Allocator:
         self._trim = trim
         self._info = info
         self._least = self.free_bytes  # since the last time
+        self._resident = resident_bytes()  # after the last time
 
     @property
     def free_bytes(self) -> int:
@@ -52,11 +60,13 @@ class Allocator:
     def look(self) -> bool:
         """Give back what is free, if much was freed since the last time; say whether it was."""
         free = self.free_bytes
-        if free < self._least + WORTH_BYTES:
+        # What was taken and freed between two looks shows in the size of the process alone.
+        has_grown = free >= WORTH_BYTES and resident_bytes() >= self._resident + WORTH_BYTES
+        if free < self._least + WORTH_BYTES and not has_grown:
             self._least = min(self._least, free)
             return False
         self._trim(0)  # without the interpreter's lock: other threads go on
-        self._least = self.free_bytes
+        self._least, self._resident = self.free_bytes, resident_bytes()
         return True
 
 
