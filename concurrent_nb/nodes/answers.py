@@ -11,7 +11,7 @@ from concurrent_nb.objects.segments import CannotOpen
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping import pickles
 from concurrent_nb.wire.codec import Buffer, decode_error, joined, unpack_body
-from concurrent_nb.wire.messages import ErrorReport, Slice
+from concurrent_nb.wire.messages import RESULT_LOST, ErrorReport, Slice
 
 _SUCCESSES: Final = frozenset(map(int, SUCCESSES))  # a number is compared faster than a member of an enumeration
 _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
@@ -88,8 +88,10 @@ def _failure_of(status: int, body: Buffer, where: dict[str, Any]) -> BaseExcepti
     except errors.ProtocolError as error:
         return errors.TaskError(f"task {where['task']} failed, and its {error}", **where)
     cause = errors.RemoteTraceback(report.traceback) if report.traceback else None
-    if Status(status) is not Status.ERROR:
-        failed: BaseException = _CLASSES[Status(status)](report.message, **where)
+    if report.type_name == RESULT_LOST:
+        failed: BaseException = errors.ResultNotLoadable(f"task {where['task']}: {report.message}", **where)
+    elif Status(status) is not Status.ERROR:
+        failed = _CLASSES[Status(status)](report.message, **where)
     elif (own := _own_error_of(report, cause)) is not None:
         return own
     else:

@@ -58,7 +58,7 @@ from concurrent_nb.tasks.chunks import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import Buffer, length, pack_body
+from concurrent_nb.wire.codec import Buffer, length, pack_body, size_of
 from concurrent_nb.wire.messages import Needs, Slice
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ log = foreign.Log(__name__)
 
 #: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
 SUBMITS_PER_JOB: Final = 4096
+#: ... or when the functions that were made for it have so many bytes
+FUNCTION_BYTES_PER_JOB: Final = 16 * 1024 * 1024
 #: what the master said of its slaves is believed so long, in seconds
 SLOTS_KNOWN_S: Final = 10.0
 _NO_OPTIONS: Final = TaskOptions()
@@ -125,10 +127,11 @@ class ApplicationNode(concurrent.futures.Executor):
         self._slots = 1
         self._slots_asked_s = -math.inf
         self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
+        self._function_bytes = 0  # of those that were pickled since it was begun
         self._named: weakref.WeakSet[OpenJob[TaskFuture]] = weakref.WeakSet()  # submits that are jobs by themselves
 
-        def join(replaces: str) -> Membership:
-            return register(connection_file.read(where), "client", keys, name=self.name, replaces=replaces)
+        def join(former: Membership | None) -> Membership:
+            return register(connection_file.read(where), "client", keys, former, name=self.name)
 
         def gone(gracefully: bool) -> None:
             desk.call(self._call_receiver, "master_disconnected", gracefully)
@@ -725,6 +728,7 @@ class ApplicationNode(concurrent.futures.Executor):
         if pickled is not last:  # most submits have the function of the one before
             needs = checked_needs(getattr(fn, "task_needs", None))
             shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease, needs)
+            self._function_bytes += len(shipment.body) + sum(map(size_of, shipment.sizes))
             if pickled.lease is None:  # what is large is not kept for a call that may never come
                 self._shipped = (pickled, shipment)
         return shipment
@@ -748,7 +752,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _next_of_loose_job(self) -> tuple[OpenJob[TaskFuture], int]:
         index = next(self._indexes)
-        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1:
+        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1 or self._function_bytes > FUNCTION_BYTES_PER_JOB:
             self._renew_loose_job()
         return self._loose, index
 
@@ -812,6 +816,7 @@ class ApplicationNode(concurrent.futures.Executor):
     def _renew_loose_job(self) -> OpenJob[TaskFuture]:
         with self._lock:
             old, self._loose = self._loose, OpenJob[TaskFuture](new_job_id(), self.name)
+            self._function_bytes = 0
         self._courier.close_job(old)
         return old
 

@@ -17,12 +17,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from concurrent_nb import foreign
-from concurrent_nb.errors import ClusterError, ConfigurationError
+from concurrent_nb.errors import ClusterError, ConfigurationError, TooLarge
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.answers import open_item
 from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import Presenter, TaskFuture
-from concurrent_nb.nodes.items import AGAIN, CHUNK_BYTES, CUTS_PER_TURN, MEASURED, Packer, body_of, fitting, packed
+from concurrent_nb.nodes.items import (
+    AGAIN,
+    BACKLOG,
+    CHUNK_BYTES,
+    CUTS_PER_TURN,
+    MEASURED,
+    Packer,
+    body_of,
+    fitting,
+    packed,
+)
 from concurrent_nb.nodes.jobs import Job
 from concurrent_nb.nodes.ledger import Entry, OpenJob
 from concurrent_nb.outcome import RETRIABLE, Status
@@ -220,7 +230,7 @@ class Batches:
             self._measured(batch, len(answers))
             self._end_some(batch, answers, seconds)
             self._go_on_with(batch, seconds[len(answers) :] if is_cut else [])
-        elif batch.status in AGAIN and not self._is_over:
+        elif (batch.status in AGAIN or type(error) is TooLarge) and not self._is_over:
             self._again.extend([item] for item in items)
         else:
             for item in items:
@@ -355,6 +365,8 @@ class Batches:
     def _next_items(self) -> Sequence[TaskFuture]:
         """Give the items that are to be sent now for the first time, together."""
         futures, at = self.job.futures, self._next
+        if len(self.record.waiting) >= BACKLOG:
+            return ()  # the next that ends asks again
         if not isinstance(self._size, AdaptiveSize):
             size = self._size
         elif at < len(futures) and self._unanswered < self._size.on_the_way:

@@ -20,7 +20,15 @@ from typing import Final, Protocol
 
 from concurrent_nb import foreign
 from concurrent_nb.clock import monotonic
-from concurrent_nb.errors import AccessRefused, ClusterError, MasterLost, ProtocolError, ResultNotLoadable
+from concurrent_nb.errors import (
+    AccessRefused,
+    ClusterError,
+    LimitExceeded,
+    MasterLost,
+    ProtocolError,
+    ResultNotLoadable,
+    TooLarge,
+)
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes import nested
 from concurrent_nb.nodes.answers import answer_of
@@ -36,7 +44,7 @@ from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.notes import Display, Reader, SetupRan
 from concurrent_nb.transport.waiting import Waiter, fd_of, has_mail
-from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, DropSegments, Segment, Slice
+from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, OVER_LIMIT, DropSegments, Segment, Slice
 from concurrent_nb.wire.session import Session
 
 log = foreign.Log(__name__)
@@ -49,6 +57,10 @@ PATIENCE_S: Final = 60.0
 OVERTAKE_S: Final = 60.0
 #: longer than a turn or an attempt to find a master takes; what took longer has stood still
 STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
+#: the master is given up when so many sessions were ended, one after another, before a task ended in them
+SESSIONS_IN_VAIN: Final = 5
+#: foreign code in our thread that takes longer is complained of
+HELD_UP_S: Final = 2.0
 #: time between two attempts to find a master again
 RETRY_S: Final = 0.25
 #: shared memory is looked through this often, and given back after so long without use
@@ -58,7 +70,7 @@ REST_AFTER_S: Final = 10.0
 _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PICKLABLE})
 
 #: by number: asking an enumeration takes longer than all the rest of an answer's bookkeeping
-_STATUSES: Final = tuple(Status)
+_STATUSES: Final = {int(status): status for status in Status}
 
 Task = Entry[TaskFuture]
 Callback = Callable[[], None]
@@ -96,8 +108,8 @@ class Courier:
     """Carry the tasks of one application.
 
     Args:
-        join: registers the application, now and again when its master has gone; is given the session that the new one
-            replaces, "" for none.
+        join: registers the application, now and again when its master has gone; is given the membership that the
+            new one replaces, if there was one.
         cluster, name: of the cluster, for messages; of the application, for the thread.
         store: where the application's large buffers lie.
         gone: called when the master is gone for good; with whether it was stopped.
@@ -106,14 +118,14 @@ class Courier:
 
     def __init__(
         self,
-        join: Callable[[str], Membership],
+        join: Callable[[Membership | None], Membership],
         cluster: str,
         name: str,
         store: Store,
         gone: Callable[[bool], object],
         at_end: Callback,
     ) -> None:
-        self.member = join("")  # first, because it may fail, and what follows has to be closed
+        self.member = join(None)  # first, because it may fail, and what follows has to be closed
         self._store = store
         self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)  # when, since when unused, how many were placed by then
         self._shelf = Shelf()  # shared memory of others, in which results lie
@@ -137,12 +149,15 @@ class Courier:
         self._held: deque[News[TaskFuture]] = deque()  # news that waits for output to be written
         self._held_until = 0.0
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
-        self._note_readers: dict[tuple[bytes, int], tuple[int, Reader]] = {}  # by task: attempt, and its stream 3
+        # By task: attempt, and its stream 3; None once that cannot be read.
+        self._note_readers: dict[tuple[bytes, int], tuple[int, Reader | None]] = {}
         self._ledger = Ledger[TaskFuture](self.member.interval_s)
         self._attach()
         self._waiter = self._watch()
         self._heard_at = monotonic()
         self._patience_s = MASTER_LOST_AFTER_S
+        self._in_vain = 0  # sessions that were ended, one after another, before a task ended in them
+        self._fault = ""  # of the master, that has ended the last one
         self._awake = Awake()
         self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
         self._thread.start()
@@ -258,7 +273,8 @@ class Courier:
 
     def _attach(self) -> list[Task]:
         session = Session(self.member.epoch, "to_client")
-        return self._ledger.attach(session, self._store, shares=self.member.shares_memory)
+        member = self.member
+        return self._ledger.attach(session, self._store, shares=member.shares_memory, quota=member.quota)
 
     def _turn(self) -> bool:
         """Wait for something, and do it. False when the cluster is gone."""
@@ -280,6 +296,7 @@ class Courier:
         if now - self._tidied[0] >= TIDY_S:
             self._tidy(now)
         self._send_what_is_due(now)
+        self._end_unsent()
         if nested.note_blocked is not None:
             nested.note_blocked(self._ledger.has_entries())
         cut = self._monitor_fd in ready and self.member.link.disturbed()
@@ -304,14 +321,42 @@ class Courier:
                         self._learn(news)
                     except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
                         self._end_broken(news, error)
+                if (held_up_s := monotonic() - now) > HELD_UP_S:
+                    log.warning(
+                        "opening results and calling callbacks has held up the application's thread for %.1f s; other "
+                        "results waited meanwhile",
+                        held_up_s,
+                    )
+                    now = monotonic()
         except ProtocolError as error:
             log.warning("the master broke the protocol: %s", error)
+            self._fault = f"the master broke the protocol: {error}"
+            return True
+        except Exception as error:  # nothing that a master says ends this thread
+            log.exception("an envelope of the master could not be read")
+            self._fault = f"an envelope of the master could not be read: {foreign.describe(error)}"
             return True
         return session.closed_by_peer is not None
 
     def _send_what_is_due(self, now: float) -> None:
         for frames in self._ledger.step(now):
             self.member.link.send(frames)
+
+    def _end_unsent(self) -> None:
+        """End the tasks that were cancelled before they were sent, and those that are too large for the master."""
+        for unsent in self._ledger.take_unsent():
+            future, limit_bytes = unsent.entry.owner, self._ledger.quota.bytes
+            if not unsent.size_bytes:
+                future.end_cancelled()
+                continue
+            error = TooLarge(
+                f"task {future.task}: its function and arguments have {unsent.size_bytes:,} bytes that travel, and the "
+                f"master takes {limit_bytes:,} of one application: raise MasterNode.bytes_per_client, or run on the "
+                "master's host, where large buffers lie in shared memory and do not travel",
+                unsent.size_bytes,
+                limit_bytes,
+            )
+            future.end(None, error)
 
     def _tidy(self, now: float) -> None:
         """Close shared memory that is not needed: what is too much at once, the rest after a while without use."""
@@ -346,6 +391,7 @@ class Courier:
 
     def _quit(self) -> None:
         self._ledger.drop_all()
+        self._ledger.take_unsent()
         self._held.clear()
         self._leaving = True
 
@@ -407,7 +453,7 @@ class Courier:
         elif type(news) is Segment:
             try:
                 self._shelf.add(Handle(news.segment, news.pid, news.fd, news.size))
-            except CannotOpen as error:  # whose results lie there will say so
+            except (CannotOpen, OSError, ValueError) as error:  # whose results lie there will say so
                 log.warning("shared memory of the master: %s", error)
         elif type(news) is DropSegments:
             self._shelf.drop(news.segments)
@@ -428,6 +474,7 @@ class Courier:
 
     def _end(self, ended: Ended[TaskFuture]) -> None:
         future, frame = ended.entry.owner, ended.frame
+        self._in_vain = 0
         if ended.entry.lease is not None:
             # Whoever ran it before, and was lost, may look at it yet.
             ended.entry.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
@@ -464,15 +511,17 @@ class Courier:
 
     def _take_notes(self, future: TaskFuture, wrote: Wrote[TaskFuture]) -> None:
         key = (future.job_id, future.index)
-        attempt, reader = self._note_readers.get(key, (-1, Reader()))
+        attempt, reader = self._note_readers.get(key, (None, None))
         if attempt != wrote.attempt:  # the last one may have died in the middle of a note
             reader = Reader()
             self._note_readers[key] = (wrote.attempt, reader)
+        if reader is None:
+            return
         try:
             notes = reader.feed(wrote.data)
         except ProtocolError as error:
-            log.warning("task %s: %s", future.task, error)
-            del self._note_readers[key]
+            log.warning("task %s: %s: no more of its notes are read", future.task, error)
+            self._note_readers[key] = (wrote.attempt, None)
             return
         for note in notes:
             if isinstance(note, SetupRan) and self.setup_ran is not None:
@@ -498,6 +547,9 @@ class Courier:
         if session.closed_by_peer == CLUSTER_STOPPED:
             self._give_up(f"cluster {self._cluster!r} has been stopped", gracefully=True)
             return False
+        if over and not self._may_come_back(session.closed_by_peer or "", self._fault):
+            return False
+        self._fault = ""
         deadline = monotonic() + self._patience_s
         why = ""
         while monotonic() < deadline:
@@ -505,7 +557,7 @@ class Courier:
                 if not over and self.member.still_known():
                     self._heard_at = monotonic()
                     return True
-                self._go_on_with(self._join(self.member.session_id.hex()))
+                self._go_on_with(self._join(self.member))
                 return True
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
                 why = f"{type(error).__name__}: {error}"
@@ -516,6 +568,23 @@ class Courier:
                 deadline = monotonic() + PATIENCE_S
         within = f"{self._patience_s:.0f} s"
         self._give_up(f"the master of cluster {self._cluster!r} is gone, and none came back within {within} ({why})")
+        return False
+
+    def _may_come_back(self, reason: str, fault: str) -> bool:
+        """Say whether to register again after the end of a session; else give up, and tell why it has ended.
+
+        Args:
+            reason: of the master, if it has ended the session.
+            fault: of the master, if we have.
+        """
+        self._in_vain += 1
+        if reason.startswith(OVER_LIMIT):  # it would be again
+            self._give_up(f"the master of cluster {self._cluster!r} has ended the session, {reason}", LimitExceeded)
+            return False
+        if self._in_vain < SESSIONS_IN_VAIN:
+            return True
+        why = fault or f"the master has ended it: {reason}"
+        self._give_up(f"no session with the master of cluster {self._cluster!r} lasts ({why})")
         return False
 
     def _go_on_with(self, member: Membership) -> None:
@@ -533,6 +602,7 @@ class Courier:
             self._broken = kind(why)
             left = [item for item in self._inbox if isinstance(item, Entry)]
             self._inbox.clear()
+        self._end_unsent()
         for entry in [*self._ledger.drop_all(), *left]:
             entry.owner.end(None, kind(f"task {entry.owner.task}: {why}"))
         for source in list(self._sources.values()):

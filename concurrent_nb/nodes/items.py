@@ -21,6 +21,8 @@ from concurrent_nb.wire.messages import Sizes
 CHUNK_BYTES: Final = 256 * 1024
 #: chunks that are made in one turn of the courier's thread; what comes from the master is heard between two turns
 CUTS_PER_TURN: Final = 512
+#: no more are made while so many wait because the master takes no more at present
+BACKLOG: Final = 64
 #: ends of which the time says how long items take
 MEASURED: Final = frozenset({Status.OK, Status.HIT, Status.ERROR})
 #: ends of a chunk that say nothing of most of its items

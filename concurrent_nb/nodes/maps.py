@@ -20,7 +20,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Final
 
-from concurrent_nb.errors import ClusterError, NotPicklable
+from concurrent_nb.errors import ClusterError, NotPicklable, TooLarge
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.answers import open_item
 from concurrent_nb.nodes.condition import Condition
@@ -28,6 +28,7 @@ from concurrent_nb.nodes.courier import Courier
 from concurrent_nb.nodes.futures import TaskFuture
 from concurrent_nb.nodes.items import (
     AGAIN,
+    BACKLOG,
     CHUNK_BYTES,
     CUTS_PER_TURN,
     MEASURED,
@@ -277,6 +278,8 @@ class Map:
     def _next_size(self) -> int:
         """Say how many items are to be sent now."""
         waiting = len(self._waiting)
+        if len(self.record.waiting) >= BACKLOG:
+            return 0  # as well, and so does the reader: `_hungry` stays as it is
         if isinstance(self._size, AdaptiveSize):
             if len(self._unanswered) >= self._size.on_the_way:
                 return 0  # the next that ends asks again
@@ -332,7 +335,7 @@ class Map:
                 value = future.result()
                 chunk.answers = value if chunk.count > 1 else [value]
                 chunk.future = future if chunk.count > 1 else None  # it would keep the value alive
-            elif chunk.count > 1 and future.status in AGAIN:
+            elif chunk.count > 1 and (future.status in AGAIN or type(error) is TooLarge):
                 chunk.parts = _parts(chunk)
                 self._again.extend(chunk.parts)
             else:

@@ -30,7 +30,10 @@ from concurrent_nb.foreign import describe
 from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes import descriptors
 from concurrent_nb.nodes.kernel_desk import Answer, connection_info
-from concurrent_nb.nodes.master_core import KEPT_S, MasterCore, Place
+from concurrent_nb.nodes.limits import DEFAULT, Limits
+from concurrent_nb.nodes.master_core import KEPT_S, MasterCore
+from concurrent_nb.nodes.memory_return import keep_giving_back
+from concurrent_nb.nodes.peers import Place
 from concurrent_nb.nodes.processes import seen_from_here
 from concurrent_nb.nodes.registration import as_json, can_open, check_versions
 from concurrent_nb.nodes.strategies import BUILT_IN, IStrategy, makers
@@ -61,6 +64,8 @@ ROLES: Final = ("admin", "client", "slave")
 EVERYBODY: Final = list(ROLES)
 #: most characters of a node's name
 LABEL_MAX: Final = 100
+#: so much free shared memory is kept for what applications on other hosts tell next
+WARM_BYTES: Final = 32 * 1024 * 1024
 #: a node looks this often whether its owner lives
 PARENT_CHECK_S: Final = 1.0
 #: what a node is told that speaks for a session which is not there
@@ -86,6 +91,18 @@ class MasterNode(Component):
         RESULTS_KEPT_BYTES,
         min=0,
         help="Bytes of results that an application has not taken, before its tasks wait for that.",
+    )
+    clients = IntItem(DEFAULT.clients, min=1, help="Applications that may be registered at once.")
+    tasks_per_client = IntItem(
+        DEFAULT.tasks, min=1, help="Tasks of one application that are open here; more wait in the application."
+    )
+    bytes_per_client = IntItem(
+        DEFAULT.size_bytes,
+        min=1024 * 1024,
+        help="Bytes of arguments and functions kept for one application, and of the largest thing that travels.",
+    )
+    segments_per_client = IntItem(
+        DEFAULT.segments, min=1, help="Pieces of shared memory of one application that are open here."
     )
     share_memory = BoolItem(True, help="Large buffers for nodes of this host lie in shared memory and do not travel.")
 
@@ -114,9 +131,21 @@ class Master:
         )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
         self._shelf = Shelf()
-        self._store = Store() if segments.is_available() else None
+        self._store = Store(warm_bytes=WARM_BYTES) if segments.is_available() else None
         self._core = MasterCore(
-            epoch, scheduler, liveness, config.interval_s, self._shelf, self._store, kept_s=config.results_kept_s
+            epoch,
+            scheduler,
+            liveness,
+            config.interval_s,
+            self._shelf,
+            self._store,
+            kept_s=config.results_kept_s,
+            limits=Limits(
+                clients=config.clients,
+                tasks=config.tasks_per_client,
+                size_bytes=config.bytes_per_client,
+                segments=config.segments_per_client,
+            ),
         )
         self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
@@ -143,6 +172,7 @@ class Master:
         self._thread.start()
         path = None
         at_end = contextlib.ExitStack()
+        giving_back = asyncio.create_task(keep_giving_back())
         try:
             self._probe = at_end.enter_context(segments.probe())
             await server.start()
@@ -160,6 +190,7 @@ class Master:
             ready(info, path)
             await self._stop_event.wait()
         finally:
+            giving_back.cancel()
             await server.stop()
             if path is not None:
                 connection_file.remove(path, self._core.epoch)
@@ -216,13 +247,18 @@ class Master:
         return "pong"
 
     @remote(roles=EVERYBODY)
-    async def status(self, caller: Caller, session: str = "") -> dict[str, Any]:
+    async def status(self, caller: Caller, session: str = "", secret: str = "") -> dict[str, Any]:
         """Tell what there is: slaves, clients, tasks, jobs.
 
-        An admin sees all jobs. Others see those of the principal whose session they name, and how many more there are.
+        An admin sees all jobs. Others see those of the principal whose session they have, and how many more there are.
         """
-        sees_all = caller.role == "admin"
-        told = await self._ask(lambda now: self._core.status(now, session_of(session), sees_all=sees_all))
+        asker, sees_all = session_of(session), caller.role == "admin"
+
+        def tell(now: float) -> dict[str, Any]:
+            is_own = self._core.is_session(asker, "client", secret)
+            return self._core.status(now, asker if is_own else None, sees_all=sees_all)
+
+        told = await self._ask(tell)
         where = {"host": socket.gethostname(), "pid": os.getpid()}
         return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **told}
 
@@ -264,27 +300,36 @@ class Master:
         pid: int = 0,
         begun: float | None = None,
         replaces: str = "",
+        replaces_secret: str = "",
     ) -> dict[str, Any]:
         """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals.
+
+        Of the answer, `secret` is what other methods take besides the session, and `limits` is what the application
+        is to keep to: tasks without an answer, and bytes of their arguments and functions.
 
         If its connection breaks and it does not come back, its jobs end a moment later, those of others wait for it.
         `memory` describes a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
         `host` and `pid` are shown to those who ask for the status; with `begun`, when that process began by a clock of
-        its host, a master of the same host sees when the process has ended. `replaces` is its former session.
+        its host, a master of the same host sees when the process has ended. `replaces` is its former session, and
+        `replaces_secret` the secret of that.
         """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
         descriptors.refuse_if_full(f"application {name!r}")
-        session = new_session_id()
+        session, secret = new_session_id(), keys.fresh_token()
         place = Place(check_host(host), pid)
         is_alive = seen_from_here(host, pid, begun)
-        former = session_of(replaces) if replaces else None
-        await self._ask(
-            lambda now: self._core.add_client(
-                session, public, name, now, comes_back, place, is_alive=is_alive, replaces=former
+        before = session_of(replaces)
+
+        def add(now: float) -> None:
+            former = before if self._core.is_session(before, "client", replaces_secret) else None
+            self._core.add_client(
+                session, public, name, now, comes_back, place, is_alive=is_alive, replaces=former, secret=secret
             )
-        )
-        return self._welcome(session, name, caller, memory)
+
+        await self._ask(add)
+        welcome = self._welcome(session, secret, name, caller, memory)
+        return {**welcome, "limits": self._core.limits.announced()}
 
     @remote(roles=["admin", "slave"])
     async def register_slave(
@@ -311,42 +356,52 @@ class Master:
             raise ConfigurationError(
                 f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
             )
-        session = new_session_id()
+        session, secret = new_session_id(), keys.fresh_token()
         place = Place(check_host(host), pid, cores)
-        given = await self._ask(lambda now: self._core.add_slave(session, public, name, slots, credit, now, place))
-        return self._welcome(session, given, caller, memory)
+        given = await self._ask(
+            lambda now: self._core.add_slave(session, public, name, slots, credit, now, place, secret=secret)
+        )
+        return self._welcome(session, secret, given, caller, memory)
 
     @remote(roles=["admin", "client"])
-    async def unregister_client(self, session: str) -> bool:
+    async def unregister_client(self, session: str, secret: str) -> bool:
         """End an application's session; its unfinished jobs are cancelled. False if there is no such session."""
-        return await self._unregister(session)
+        return await self._unregister("client", session, secret)
 
     @remote(roles=["admin", "slave"])
-    async def unregister_slave(self, session: str) -> bool:
+    async def unregister_slave(self, session: str, secret: str) -> bool:
         """End a slave's session; its tasks run elsewhere. False if there is no such session."""
-        return await self._unregister(session)
+        return await self._unregister("slave", session, secret)
 
     @remote(roles=["admin", "client"])
-    async def heartbeat_client(self, session: str) -> bool:
+    async def heartbeat_client(self, session: str, secret: str) -> bool:
         """Give a sign of life; False if the session is over and the node should register again."""
-        return await self._ask(lambda now: self._core.heartbeat(session_of(session), now))
+        return await self._heartbeat("client", session, secret)
 
     @remote(roles=["admin", "slave"])
-    async def heartbeat_slave(self, session: str) -> bool:
+    async def heartbeat_slave(self, session: str, secret: str) -> bool:
         """Give a sign of life; False if the session is over and the node should register again."""
-        return await self._ask(lambda now: self._core.heartbeat(session_of(session), now))
+        return await self._heartbeat("slave", session, secret)
 
-    async def _unregister(self, session: str) -> bool:
+    async def _unregister(self, role: str, session: str, secret: str) -> bool:
+        own, core = session_of(session), self._core
         return await self._ask(
-            lambda now: self._core.remove(session_of(session), "it has unregistered", now, left=True)
+            lambda now: core.is_session(own, role, secret) and core.remove(own, "it has unregistered", now, left=True)
         )
 
-    def _welcome(self, session: SessionId, name: str, caller: Caller, memory: list[Any] | None) -> dict[str, Any]:
+    async def _heartbeat(self, role: str, session: str, secret: str) -> bool:
+        own, core = session_of(session), self._core
+        return await self._ask(lambda now: core.is_session(own, role, secret) and core.heartbeat(own, now))
+
+    def _welcome(
+        self, session: SessionId, secret: str, name: str, caller: Caller, memory: list[Any] | None
+    ) -> dict[str, Any]:
         shares = self.config.share_memory and can_open(memory)
         host = caller.local_host if caller.local_host in self._gate.ports else next(iter(self._gate.ports))
         bracketed = f"[{host}]" if ":" in host else host
         return {
             "session": session.hex(),
+            "secret": secret,
             "name": name,
             "epoch": self._core.epoch,
             "compute": f"tcp://{bracketed}:{self._gate.ports[host]}",

@@ -4,31 +4,39 @@
 
 Called by `Master` from its compute thread, by the simulator and by the tour in tests/test_life_of_a_task.py. Payloads
 are opaque here: nothing is ever unpickled.
+
+There is a bulkhead around each peer: whatever is raised while an envelope is handled ends its sender's session, and
+what the envelope was about to change stays as it is. What obeying an instruction comes to is in `dispatch`.
 """
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from hmac import compare_digest
 from math import inf
 from typing import Any, Final, cast
 
 import msgspec
 
-from concurrent_nb.errors import ConfigurationError, ProtocolError
+from concurrent_nb.errors import ConfigurationError, LimitExceeded, ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.nodes.client_output import OUTPUT_KEPT_BYTES
+from concurrent_nb.nodes.dispatch import Dispatch
+from concurrent_nb.nodes.function_table import Function, FunctionTable
 from concurrent_nb.nodes.kernel_desk import KernelDesk
-from concurrent_nb.nodes.memory_desk import Account, MemoryDesk, Said
+from concurrent_nb.nodes.limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks, too_large
+from concurrent_nb.nodes.master_status import describe
+from concurrent_nb.nodes.memory_desk import MemoryDesk, Said
+from concurrent_nb.nodes.peers import NOWHERE, Peer, Place
+from concurrent_nb.nodes.rate_limited_log import RateLimitedLog
 from concurrent_nb.nodes.shared import Shelf, objects_of
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
-from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.tasks.task import Job, ObjectSize
+from concurrent_nb.tasks.task import ObjectSize
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import (
     Buffer,
@@ -38,8 +46,7 @@ from concurrent_nb.wire.codec import (
     encode_error,
     function_digest,
     joined,
-    lengths,
-    slices_of,
+    length,
 )
 from concurrent_nb.wire.session import Session
 
@@ -49,69 +56,19 @@ log = logging.getLogger(__name__)
 KEPT_S: Final = 3600.0
 #: the jobs of a session that another one has replaced are opened again within this time
 LINGER_S: Final = 10.0
-#: of what tasks write, so much is kept for a silent client; more is left out
-OUTPUT_KEPT_BYTES: Final = 16 * 1024 * 1024
 #: a process that ends is there for a moment after its connection has broken: it is looked for again after so long, and
 #: then ever less often
 CHECK_S: Final = 0.02
-#: so many tasks that had workers or slaves die are told of at most
-SUSPECTS_TOLD: Final = 100
-#: functions of jobs that are over are kept for the next job, so many of them, of so many bytes in all
-IDLE_FUNCTIONS: Final = 64
-IDLE_BYTES: Final = 64 * 1024 * 1024
-#: a status lists so many clients, and so many jobs, and tells how many more there are
-LISTED_MAX: Final = 500
+#: a node that has registered is to be heard within this time
+UNHEARD_S: Final = 10.0
+#: tasks that a slave may have at once, and slots
+CREDIT_MAX: Final = 1_000_000
+#: characters of a job's name that are kept
+_NAME_MAX: Final = 200
+#: functions that were not taken, of which it is known why
+_REFUSED_MAX: Final = 64
 
 Outgoing = tuple[SessionId, list[Buffer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a node is, as it says: shown to people, believed by nobody."""
-
-    host: str = ""
-    pid: int = 0
-    cores: int = 0  #: that a slave may use
-
-
-@dataclass(eq=False, slots=True)
-class Peer:
-    """A registered node."""
-
-    session_id: SessionId
-    role: str  #: "client" or "slave"
-    key: bytes  #: its CURVE public key, z85; a client's principal
-    name: str
-    session: Session
-    memory: Account
-    functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
-    slots: int = 0
-    credit: int = 0
-    heard: bool = False  #: it has said something on the compute channel
-    comes_back: bool = True  #: if a client's connection has broken, its jobs wait for it
-    is_alive: Callable[[], bool] = lambda: True  #: whether a client's process is there, as far as can be seen from here
-    replaces: SessionId | None = None  #: a client's former session, until this one is heard
-    is_silent: bool = False  #: nothing was heard of it for a while
-    output_bytes: int = 0  #: what tasks have written for it since it is silent
-    cut: "dict[tuple[bytes, int, int, int], int]" = field(default_factory=dict)  #: left out of that, by task and stream
-    done: int = 0  #: outcomes that it has sent or got
-    outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
-    place: Place = Place()
-    since: float = 0.0  #: when it registered
-    load: m.HostLoad | None = None  #: how busy a slave's host is, as it last said
-    said_at: float = 0.0  #: when we last said something to it
-    look_at: float = inf  #: when to look at it again at the latest
-
-
-@dataclass(eq=False, slots=True)
-class _Function:
-    message: m.Function
-    buffers: Sequence[Buffers]
-    jobs: set[bytes]  #: open jobs that use it
-
-
-def _whereabouts(peer: Peer, now: float) -> dict[str, Any]:
-    return {"host": peer.place.host, "pid": peer.place.pid, "uptime_s": now - peer.since}
 
 
 class MasterCore:
@@ -125,6 +82,7 @@ class MasterCore:
         kept_s: for so many seconds an application whose connection has broken may come back.
         shelf: keeps the shared memory of other nodes open; None to share none.
         store: where what applications on other hosts tell once is laid down; None where nobody can open it.
+        limits: what clients may make this master hold.
     """
 
     def __init__(
@@ -137,6 +95,7 @@ class MasterCore:
         store: Store | None = None,
         *,
         kept_s: float = KEPT_S,
+        limits: Limits = DEFAULT,
     ) -> None:
         self.epoch = epoch
         self._kept_s = kept_s
@@ -144,13 +103,14 @@ class MasterCore:
         self.scheduler = scheduler
         self._liveness = liveness
         self.peers: dict[SessionId, Peer] = {}
-        self._keys: dict[bytes, int] = {}
-        self._functions: dict[bytes, _Function] = {}
-        self._functions_of: dict[bytes, set[bytes]] = {}
-        self._idle_functions: OrderedDict[bytes, int] = OrderedDict()  # digest to size in bytes
+        self.limits = limits
+        self._usages: dict[bytes, Usage] = {}  # by key
+        self._heard: Counter[str] = Counter()  # sessions that were heard, by role
+        self._unheard: dict[str, dict[SessionId, Peer]] = {"client": {}, "slave": {}}  # by role, the oldest first
         self._farewells: list[Outgoing] = []
-        self._events: list[e.Event] = []
-        self._touched: dict[SessionId, Peer] = {}  # may have something to say now
+        self._events: list[e.Event] = []  # what has happened here
+        self._said: list[e.Event] = []  # what the peer has said whose envelope is at hand
+        self._log = RateLimitedLog(log)
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._silent: dict[SessionId, Peer] = {}  # clients
         self._next_check = 0.0  # when to see whether their processes are there
@@ -158,9 +118,16 @@ class MasterCore:
         self._scheduler_due = 0.0
         self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
+        self._functions = FunctionTable(self._dropped, self._usages.__contains__)
         self._memory = MemoryDesk(
-            shelf, store, touched=self._touch, happened=self._note, closed=self._drop_functions_in
+            shelf,
+            store,
+            touched=self._touch,
+            happened=self._note,
+            closed=self._drop_functions_in,
+            limits=limits,
         )
+        self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._note, self.remove)
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
@@ -191,21 +158,26 @@ class MasterCore:
         name: str,
         now: float,
         comes_back: bool = True,
-        place: Place = Place(),
+        place: Place = NOWHERE,
         *,
         is_alive: Callable[[], bool] = lambda: True,
         replaces: SessionId | None = None,
+        secret: str = "",
     ) -> None:
-        """Register an application; its jobs belong to `key`.
+        """Register an application; its jobs belong to `key`. It counts for nothing before it is heard.
 
         Args:
             comes_back: its jobs wait for it when its connection has broken; else they end a moment later.
             is_alive: says whether its process is there, where that can be seen; asked while it is silent.
             replaces: its former session, which ends when this one is heard.
+            secret: proves on the control channel that a caller has this session.
+
+        Raises LimitExceeded if there are too many.
         """
-        session = Session(self.epoch, "from_client")
+        self._check_clients(replaces)
+        session = self._session("from_client")
         memory = self._memory.client(session_id, key, name, session)
-        peer = Peer(session_id, "client", key, name, session, memory, comes_back=comes_back, place=place)
+        peer = Peer(session_id, "client", key, name, session, memory, secret, comes_back=comes_back, place=place)
         peer.is_alive, peer.replaces = is_alive, replaces
         self._add(peer, now)
 
@@ -217,23 +189,39 @@ class MasterCore:
         slots: int,
         credit: int,
         now: float,
-        place: Place = Place(),
+        place: Place = NOWHERE,
+        *,
+        secret: str = "",
     ) -> str:
         """Register a slave; give the name that it has here (another one if the name is taken)."""
         taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
-        session = Session(self.epoch, "from_slave")
-        memory = self._memory.slave(session_id, key, name, session)
-        peer = Peer(session_id, "slave", key, name, session, memory, slots=slots, credit=credit, place=place)
+        session = self._session("from_slave")
+        memory = self._memory.slave(session_id, key, name, session, slots)
+        peer = Peer(session_id, "slave", key, name, session, memory, secret, slots=slots, credit=credit, place=place)
         self._add(peer, now)
         return name
 
+    def _session(self, said_by_peer: str) -> Session:
+        most_bytes = int(self.limits.size_bytes * SLACK)
+        return Session(self.epoch, said_by_peer, object_max_bytes=most_bytes, setting="MasterNode.bytes_per_client")
+
     def _add(self, peer: Peer, now: float) -> None:
+        unheard = self._unheard[peer.role]
+        while len(unheard) >= self.limits.unheard:  # a newcomer is not to wait for those who may never come
+            self.remove(next(iter(unheard)), "it was not heard, and others have registered", now)
         peer.said_at = peer.since = now
-        self.peers[peer.session_id] = peer
-        self._keys[peer.key] = self._keys.get(peer.key, 0) + 1
-        self._liveness.watch(peer.session_id, now)
-        log.info("%s %r has registered", peer.role, peer.name)
+        self.peers[peer.session_id] = unheard[peer.session_id] = peer
+        peer.usage = self._usages.setdefault(peer.key, Usage())
+        peer.usage.sessions += 1
+        self._log.info(peer.role, now, "%s %r has registered", peer.role, peer.name)
+
+    def _check_clients(self, replaces: SessionId | None) -> None:
+        """Raise LimitExceeded if there are too many clients for one more, which takes the place of another, or not."""
+        if self._heard["client"] >= self.limits.clients and replaces not in self.peers:
+            raise LimitExceeded(
+                f"{self.limits.clients:,} clients are registered, and there may be no more: raise MasterNode.clients"
+            )
 
     def remove(
         self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
@@ -248,13 +236,17 @@ class MasterCore:
         self._memory.left(peer.memory)
         self._liveness.forget(session_id)
         self._looks.discard(session_id)
-        self._touched.pop(session_id, None)
+        self._dispatch.touched.pop(session_id, None)
         self._silent.pop(session_id, None)
-        self._keys[peer.key] -= 1
-        if not self._keys[peer.key]:
-            del self._keys[peer.key]
+        self._unheard[peer.role].pop(session_id, None)
+        self._heard[peer.role] -= peer.heard
+        peer.usage.heard -= peer.heard
+        peer.usage.sessions -= 1
+        if not peer.usage.sessions:
+            del self._usages[peer.key]
+            self._functions.forget_key(peer.key)
         self._farewells.append((session_id, peer.session.bye(reason)))
-        log.info("%s %r has gone: %s", peer.role, peer.name, reason)
+        self._log.info(peer.role, now, "%s %r has gone: %s", peer.role, peer.name, reason)
         if peer.role == "client":
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.heard:
@@ -271,19 +263,24 @@ class MasterCore:
 
     def admits(self, key: bytes) -> bool:
         """Say whether a node with this key is registered."""
-        return key in self._keys
+        return key in self._usages
+
+    def is_session(self, session_id: SessionId, role: str, secret: str) -> bool:
+        """Say whether a caller of a role has this session: it knows the secret that was given at registration."""
+        peer = self.peers.get(session_id)
+        return peer is not None and peer.role == role and compare_digest(peer.secret.encode(), secret.encode())
 
     def open_kernel(self, slave: str, now: float) -> int:
         """Ask a slave, by its name, to be a Jupyter kernel. Give the number under which `kernels` will settle it.
 
         Raises ConfigurationError, which lists the slaves, if there is none of that name.
         """
-        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave"}
+        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave" and peer.heard}
         if slave not in slaves:
             there = ", ".join(sorted(slaves)) or "none"
             raise ConfigurationError(f"there is no slave {slave[:100]!r}; the slaves are: {there}")
         message = self.kernels.ask(slaves[slave].session_id, slave, now)
-        self._send(slaves[slave].session_id, message)
+        self._dispatch.send(slaves[slave].session_id, message)
         return message.request
 
     def restart_workers(self, *, stop: bool) -> int:
@@ -294,14 +291,17 @@ class MasterCore:
         self._restarts += 1
         workers = 0
         for peer in self.peers.values():
-            if peer.role == "slave" and peer.slots:
+            if peer.role == "slave" and peer.slots and peer.heard:
                 peer.outdated = peer.slots
                 workers += peer.slots
-                self._send(peer.session_id, m.RestartWorkers(self._restarts, stop))
+                self._dispatch.send(peer.session_id, m.RestartWorkers(self._restarts, stop))
         return workers
 
     def heartbeat(self, session_id: SessionId, now: float) -> bool:
-        """Take a sign of life from the control channel; False if the session is over (register again)."""
+        """Take a sign of life from the control channel; False if the session is over (register again).
+
+        It is worth nothing before the node was heard on the compute channel.
+        """
         if session_id not in self.peers:
             return False
         self._liveness.heard(session_id, now)
@@ -310,50 +310,87 @@ class MasterCore:
     # --------------------------------------------------------------------------------------------------- what comes in
 
     def received(self, session_id: bytes, key: bytes, frames: Sequence[Buffer], now: float) -> None:
-        """Take one envelope. A stranger's is dropped; one that breaks the protocol ends its sender's session."""
+        """Take one envelope. A stranger's is dropped; one that breaks the protocol ends its sender's session.
+
+        So does one that takes its sender beyond a limit, and one that cannot be handled for any other reason.
+        """
         peer = self.peers.get(SessionId(session_id))
         if peer is None or peer.key != key:
-            log.warning("dropped an envelope from an unknown session or with another's key")
+            self._log.warning("strangers", now, "dropped an envelope from an unknown session or with another's key")
             if peer is None:
                 frames_out = Session(self.epoch, "from_client").bye("this session is over: register again")
                 self._farewells.append((SessionId(session_id), frames_out))
             return
-        self._liveness.heard(peer.session_id, now)
-        self._touched[peer.session_id] = peer
         try:
-            items = peer.session.receive(frames, now)
-            if not peer.heard:  # only now is there a connection to send tasks over
-                peer.heard = True
-                shares = any(type(item.message) is m.ShareMemory for item in items)
-                peer.memory.introductions.share(shares)
-                if peer.role == "client":
-                    self._is_heard_first(peer, now)
-                else:
-                    self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
-                    self._decide(now)
-            acknowledged = cast("list[e.OutcomesAcknowledged]", peer.session.take_acked())
-            if acknowledged and self._memory.kept:
-                self._memory.hand_over(peer.memory, acknowledged)  # first: it may release them in this very envelope
-            for item in items:
-                self._handlers[type(item.message)](peer, item.message, item, now)
-            self._events += acknowledged
-            self._decide(now)
-            if self._memory.arrived:
-                self._memory.keep(self._counts)
-            if peer.session.closed_by_peer is not None:
-                self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer}", now, left=True)
+            self._take(peer, frames, now)
         except ProtocolError as error:
-            log.warning("%s %r broke the protocol: %s", peer.role, peer.name, error)
-            self._events.clear()
-            self._memory.keep(self._counts)  # none of it does
-            self.remove(peer.session_id, f"protocol error: {error}", now)
+            self._log.warning(key, now, "%s %r broke the protocol: %s", peer.role, peer.name, error)
+            self._undo(peer, f"protocol error: {error}", now)
+        except LimitExceeded as error:
+            self._log.warning(key, now, "%s %r is over a limit: %s", peer.role, peer.name, error)
+            self._undo(peer, f"{m.OVER_LIMIT}{error}", now)
+        except Exception as error:  # noqa: BLE001  (a bulkhead: what one peer sends is no other's end)
+            text = "an envelope of %s %r could not be handled, so its session ends"
+            self._log.warning(key, now, text, peer.role, peer.name, error=error)
+            self._undo(peer, f"the master could not handle what it sent ({type(error).__name__}: {error})"[:500], now)
 
-    def _is_heard_first(self, client: Peer, now: float) -> None:
-        """From now on silence is no loss; and what its former session had is this one's."""
-        self._liveness.keep(client.session_id, self._kept_s if client.comes_back else None)
-        former = None if client.replaces is None else self.peers.get(client.replaces)
-        if former is not None and former.role == "client" and former.key == client.key and former is not client:
+    def _take(self, peer: Peer, frames: Sequence[Buffer], now: float) -> None:
+        items = peer.session.receive(frames, now)
+        self._dispatch.touched[peer.session_id] = peer
+        if not peer.heard:  # only now is there a connection to send tasks over
+            self._is_heard_first(peer, items, now)
+        self._liveness.heard(peer.session_id, now)
+        if acknowledged := cast("list[e.OutcomesAcknowledged]", peer.session.take_acked()):
+            if self._memory.kept:
+                self._memory.hand_over(peer.memory, acknowledged)  # first: it may release them in this very envelope
+            self._events += acknowledged
+        if peer.late or peer.is_full or peer.output.is_untold:
+            self._dispatch.go_on(peer, now)
+        if peer.role == "client":
+            peer.usage.received(frames)
+            if peer.usage.is_suspicious:
+                self._count(peer)
+        for item in items:
+            self._handlers[type(item.message)](peer, item.message, item, now)
+        self._decide(now)
+        if self._memory.arrived:
+            self._memory.keep(self._counts)
+        if peer.session.closed_by_peer is not None:
+            self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer[:500]}", now, left=True)
+
+    def _undo(self, peer: Peer, reason: str, now: float) -> None:
+        """End a session whose envelope was not handled to its end: what it has not changed yet stays as it is."""
+        self._said.clear()
+        self._functions.settle(self.scheduler.jobs)
+        self._memory.keep(self._counts)
+        self.remove(peer.session_id, reason, now)
+
+    def _is_heard_first(self, peer: Peer, items: Sequence[Received], now: float) -> None:
+        """Count a node from now on: it has the key that it has registered."""
+        if peer.role == "client":
+            self._check_clients(peer.replaces)
+        peer.heard = True
+        self._heard[peer.role] += 1
+        peer.usage.heard += 1
+        del self._unheard[peer.role][peer.session_id]
+        self._liveness.watch(peer.session_id, now)
+        shares = any(type(item.message) is m.ShareMemory for item in items)
+        peer.memory.introductions.share(shares)
+        if peer.role == "slave":
+            self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
+            return
+        # From now on silence is no loss; and what its former session had is this one's.
+        self._liveness.keep(peer.session_id, self._kept_s if peer.comes_back else None)
+        former = None if peer.replaces is None else self.peers.get(peer.replaces)
+        if former is not None and former.role == "client" and former.key == peer.key and former is not peer:
             self.remove(former.session_id, "it has registered again", now, LINGER_S)
+
+    def _count(self, peer: Peer) -> None:
+        """Count what is held for a client's key. Raises LimitExceeded."""
+        tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
+        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.told_bytes(peer.key)
+        size_bytes += sum(each.session.held_bytes for each in self.peers.values() if each.key == peer.key)
+        peer.usage.counted(tasks, size_bytes, self.limits)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:
         """Take the transport's word that a peer has no connection."""
@@ -361,31 +398,40 @@ class MasterCore:
             self._liveness.unreachable(session_id, now)
 
     def _on_function(self, peer: Peer, message: m.Function, item: Received, now: float) -> None:
-        if message.digest in self._functions:
+        if (known := self._functions.get(message.digest)) is not None:
+            self._functions.add(known, peer.key)
             return
         buffers = item.buffers or [()]
         name = f"function {message.digest.hex()[:8]}"
         parts = joined(message.sizes, buffers[0], lambda slice_: slice_)
         if function_digest([message.body, *parts]) != message.digest:
             raise ProtocolError(f"{name} does not have the digest that it names")
-        if (here := self._memory.here(peer.memory, message.sizes, buffers[0])) is None:
-            log.warning("%s of %r lies in shared memory that cannot be opened: it counts as not sent", name, peer.name)
-            return
-        sizes, own = here
-        if sizes is not message.sizes:
-            message, buffers = m.Function(message.digest, message.body, sizes), [own]
-        self._functions[message.digest] = _Function(message, buffers, set())
-        self._retire(message.digest)
+        size = len(message.body) + sum(map(length, buffers[0]))
+        if size > self.limits.size_bytes:
+            self._not_taken(peer, message.digest, too_large(name, size, self.limits.size_bytes))
+        elif (here := self._memory.here(peer.memory, message.sizes, buffers[0])) is None:
+            why = f"{name} lies in shared memory that the master cannot open. {peer.memory.why_not}".rstrip()
+            self._log.warning(peer.key, now, "%s of %r counts as not sent: %s", name, peer.name, why)
+            self._not_taken(peer, message.digest, why)
+        else:
+            sizes, own = here
+            if sizes is not message.sizes:
+                message, buffers = m.Function(message.digest, message.body, sizes), [own]
+            self._functions.add(Function(message, buffers), peer.key)
+
+    def _not_taken(self, peer: Peer, digest: bytes, why: str) -> None:
+        peer.refused[digest] = why
+        if len(peer.refused) > _REFUSED_MAX:
+            del peer.refused[next(iter(peer.refused))]
 
     def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
-        job = JobId(message.job)
-        owner = peer.key.decode()
-        self._events.append(
+        peer.usage.size_bytes += JOB_BYTES
+        self._said.append(
             e.JobOpened(
                 peer.session_id,
-                owner,
-                job,
-                message.name,
+                peer.key.decode(),
+                JobId(message.job),
+                message.name[:_NAME_MAX],
                 message.until,
                 message.stop_on_error,
                 message.strategy or "",
@@ -396,29 +442,20 @@ class MasterCore:
     def _on_submit(self, peer: Peer, message: m.Submit, item: Received, now: float) -> None:
         function = self._functions.get(message.function)
         if function is None:
-            self._refuse(peer, message, f"function {message.function.hex()[:8]} was never sent")
+            why = peer.refused.get(message.function) or f"function {message.function.hex()[:8]} was never sent"
+            self._refuse(peer, message, message.tasks, why)
             return
         tasks, buffers = message.tasks, item.buffers
         captured = function.message.sizes
         objects: Sequence[tuple[ObjectSize, ...]] = [objects_of(captured)] * len(tasks) if captured else ()
         if any(task.sizes for task in tasks):
-            parts = []
-            for at, task in enumerate(tasks):
-                here = self._memory.here(peer.memory, task.sizes, buffers[at] if buffers else ())
-                if here is None:
-                    self._refuse(peer, message, "its arguments lie in shared memory that the master cannot open")
-                    return
-                parts.append(here)
-            buffers = [own for _, own in parts]
-            objects = [objects_of((*captured, *sizes)) for sizes, _ in parts]
-            tasks = [
-                task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
-                for task, (sizes, _) in zip(tasks, parts, strict=True)
-            ]
-        function.jobs.add(message.job)
-        self._idle_functions.pop(message.function, None)
-        self._functions_of.setdefault(message.job, set()).add(message.function)
-        self._events.append(
+            tasks, buffers = self._here(peer, message, buffers)
+            if not tasks:
+                return
+            objects = [objects_of((*captured, *task.sizes)) for task in tasks]
+        peer.usage.tasks += len(tasks)
+        self._functions.claim(function, message.job, peer.key)
+        self._said.append(
             e.TasksSubmitted(
                 peer.session_id,
                 JobId(message.job),
@@ -432,27 +469,53 @@ class MasterCore:
             )
         )
 
-    def _refuse(self, peer: Peer, message: m.Submit, why: str) -> None:
+    def _here(self, peer: Peer, message: m.Submit, buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
+        """Give the tasks whose arguments can be had here; the others are refused."""
+        tasks: list[m.TaskFrame] = []
+        kept: list[Buffers] = []
+        closed: list[m.TaskFrame] = []
+        for at, task in enumerate(message.tasks):
+            own = buffers[at] if buffers else ()
+            size = sum(map(length, own))
+            if size > self.limits.size_bytes:
+                self._refuse(peer, message, [task], too_large("what it is given", size, self.limits.size_bytes))
+            elif (here := self._memory.here(peer.memory, task.sizes, own)) is None:
+                closed.append(task)
+            else:
+                sizes, own = here
+                tasks.append(task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes))
+                kept.append(own)
+        if closed:
+            why = f"its arguments lie in shared memory that the master cannot open. {peer.memory.why_not}"
+            self._refuse(peer, message, closed, why.rstrip())
+        return tasks, kept
+
+    def _refuse(self, peer: Peer, message: m.Submit, tasks: Sequence[m.TaskFrame], why: str) -> None:
         body = encode_error(m.ErrorReport("", f"the master refused the task: {why}", ""))
-        items = [m.OutcomeFrame(task.index, 0, Status.REFUSED, 0.0, 0, body) for task in message.tasks]
+        items = [m.OutcomeFrame(task.index, 0, Status.REFUSED, 0.0, 0, body) for task in tasks]
         peer.session.send(m.Outcomes(message.job, "", items))
 
     def _on_cancel(self, peer: Peer, message: m.Cancel, _: Received, now: float) -> None:
-        self._events.append(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes))
+        self._said.append(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes))
 
     def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
-        self._events.append(e.JobClosed(peer.session_id, JobId(message.job)))
+        self._said.append(e.JobClosed(peer.session_id, JobId(message.job)))
 
     def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
         peer.done += len(message.items)
-        self._memory.outcomes(peer.session_id, JobId(message.job), message.items)
-        self._events.append(e.OutcomesReceived(peer.session_id, JobId(message.job), message.items, item.buffers))
+        items: Sequence[m.OutcomeFrame] = message.items
+        buffers = item.buffers
+        if any(frame.sizes for frame in items):
+            items = self._memory.outcomes(peer.memory, JobId(message.job), items)
+            if buffers:  # what is lost has no buffers any more
+                buffers = [own if frame.sizes else () for frame, own in zip(items, buffers, strict=True)]
+        self._said.append(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
 
     def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
-        self._events.append(e.TasksStarted(peer.session_id, message.tasks))
+        self._said.append(e.TasksStarted(peer.session_id, message.tasks))
 
     def _on_returned(self, peer: Peer, message: m.Returned, _: Received, now: float) -> None:
-        self._events.append(e.TasksReturned(peer.session_id, message.tasks))
+        self._said.append(e.TasksReturned(peer.session_id, message.tasks))
 
     def _on_output(self, peer: Peer, message: m.Output, _: Received, now: float) -> None:
         job = self.scheduler.jobs.get(JobId(message.task.job))
@@ -460,37 +523,35 @@ class MasterCore:
         if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:
             return
         client = None if task.job.client is None else self.peers.get(task.job.client)
-        if client is not None and (not (client.is_silent or client.cut) or self._has_room_for(client, message)):
-            self._send(client.session_id, message)
-
-    def _has_room_for(self, client: Peer, message: m.Output) -> bool:
-        """Say whether output is kept for a silent client. Of a stream that was cut once nothing more is sent at all."""
-        ref = message.task
-        name = (ref.job, ref.index, ref.attempt, message.stream)
-        if name in client.cut or (client.is_silent and client.output_bytes + len(message.data) > OUTPUT_KEPT_BYTES):
-            client.cut[name] = client.cut.get(name, 0) + len(message.data)
-            return False
-        client.output_bytes += len(message.data)
-        return True
+        if client is None:
+            return
+        output, backlog = client.output, client.session.backlog_bytes
+        is_held = client.is_silent or output.must_look or backlog > OUTPUT_KEPT_BYTES
+        if not is_held or output.takes(message, client.is_silent, backlog):
+            self._dispatch.send(client.session_id, message)
 
     def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
-        if not 0 <= message.slots <= message.credit:
+        if not 0 <= message.slots <= message.credit <= CREDIT_MAX:
             raise ProtocolError(f"capacity of {message.slots} slots with a credit of {message.credit}")
         peer.slots = message.slots
-        self._events.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
+        self._said.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
 
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
         self.kernels.answered(peer.session_id, message)
 
     def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
+        if not 0 <= message.left <= CREDIT_MAX:
+            raise ProtocolError(f"{message.left} workers that are to be replaced")
         if message.request == self._restarts:
             peer.outdated = message.left
 
     def _on_host_load(self, peer: Peer, message: m.HostLoad, _: Received, now: float) -> None:
+        if message.load is not None and not 0 <= message.load < inf:
+            raise ProtocolError(f"a host whose load is {message.load}")
         peer.load = message
 
     def _on_memory(self, peer: Peer, message: Said, item: Received, now: float) -> None:
-        self._memory.heard(peer.memory, message, item.buffers[0] if item.buffers else ())
+        self._memory.heard(peer.memory, message, item.buffers[0] if item.buffers else (), now)
 
     def _counts(self, job_id: JobId, frame: m.OutcomeFrame) -> bool:
         """Say whether an outcome is the one of its task."""
@@ -501,108 +562,34 @@ class MasterCore:
     # ------------------------------------------------------------------------------------------------- what is decided
 
     def _decide(self, now: float) -> None:
-        """Hand what has happened to the scheduler, all at once, and do what it says."""
+        """Hand what has happened, and what a peer has said, to the scheduler, all at once, and do what it says."""
         events, self._events = self._events, []
-        self._obey(self.scheduler.handle(*events, now=now))
-
-    def _obey(self, instructions: Sequence[i.Instruction]) -> None:
-        for instruction in instructions:
-            if type(instruction) is i.Assign:
-                self._assign(instruction)
-            elif type(instruction) is i.Deliver:
-                self._deliver(instruction)
-            elif type(instruction) is i.Withdraw:
-                self._send(instruction.slave, m.Withdraw(list(instruction.tasks), instruction.stop))
-            elif type(instruction) is i.TellStarted:
-                self._send(instruction.client, m.Started(instruction.slave, list(instruction.tasks)))
-            elif type(instruction) is i.ForgetJob:
-                self._forget_job(instruction.job)
-
-    def _send(self, to: SessionId, message: m.AnyMessage) -> None:
-        if (peer := self.peers.get(to)) is not None:
-            peer.session.send(message)
-            self._touched[to] = peer
+        if self._said:
+            events += self._said
+            self._said.clear()
+        try:
+            instructions = self.scheduler.handle(*events, now=now)
+        finally:
+            self._functions.settle(self.scheduler.jobs)
+        self._dispatch.obey(instructions, now)
 
     def _touch(self, session_id: SessionId) -> None:
-        self._touched[session_id] = self.peers[session_id]
+        self._dispatch.touch(session_id)
 
     def _note(self, event: e.Event) -> None:
         self._events.append(event)
 
-    def _assign(self, assign: i.Assign) -> None:
-        slave = self._touched[assign.slave] = self.peers[assign.slave]
-        if assign.function not in slave.functions:
-            self._send_function(slave, self._functions[assign.function])
-        buffers: ItemBuffers = ()
-        if any(task.sizes for task in assign.tasks):
-            outgoing = slave.memory.introductions.outgoing
-            parts = [outgoing(task.sizes, task.buffers, once=True) for task in assign.tasks]
-            buffers = [own for _, own in parts]
-            frames = [
-                m.TaskFrame(task.index, task.attempt, task.body, sizes)
-                for task, (sizes, _) in zip(assign.tasks, parts, strict=True)
-            ]
-        else:
-            frames = [m.TaskFrame(task.index, task.attempt, task.body) for task in assign.tasks]
-        slave.session.send(m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs), buffers)
-
-    def _send_function(self, slave: Peer, function: _Function) -> None:
-        message = function.message
-        sizes, buffers = slave.memory.introductions.outgoing(message.sizes, function.buffers[0], once=True)
-        if sizes is not message.sizes:
-            message = m.Function(message.digest, message.body, sizes)
-        slave.session.send(message, [buffers] if buffers else ())
-        slave.functions.add(message.digest)
-
-    def _deliver(self, deliver: i.Deliver) -> None:
-        client = self.peers.get(deliver.client)
-        if client is None:
-            return
-        self._touched[deliver.client] = client
-        client.done += len(deliver.items)
-        acknowledged = e.OutcomesAcknowledged(deliver.client, deliver.job, [item.index for item in deliver.items])
-        items, buffers = list(deliver.items), deliver.buffers
-        if any(item.sizes for item in items):
-            outgoing = client.memory.introductions.outgoing
-            parts = [outgoing(item.sizes, buffers[at] if buffers else ()) for at, item in enumerate(items)]
-            buffers = [own for _, own in parts]
-            items = [
-                item if sizes is item.sizes else msgspec.structs.replace(item, sizes=sizes)
-                for item, (sizes, _) in zip(items, parts, strict=True)
-            ]
-        client.session.send(m.Outcomes(deliver.job, deliver.slave, items), buffers, acknowledged)
-
-    def _forget_job(self, job: JobId) -> None:
-        self._memory.forget_job(job)
-        for digest in self._functions_of.pop(job, ()):
-            function = self._functions[digest]
-            function.jobs.discard(job)
-            if not function.jobs:
-                self._retire(digest)
-
-    def _retire(self, digest: bytes) -> None:
-        """Keep a function that no job uses for a while; drop those that have been idle longest."""
-        message = self._functions[digest].message
-        idle = self._idle_functions
-        idle[digest] = len(message.body) + sum(lengths(message.sizes))
-        while len(idle) > IDLE_FUNCTIONS or (len(idle) > 1 and sum(idle.values()) > IDLE_BYTES):
-            oldest, _ = idle.popitem(last=False)
-            self._drop_function(oldest)
-
     def _drop_functions_in(self, segments: set[bytes]) -> None:
-        """Forget functions that lie in segments that are gone."""
-        for digest, function in list(self._functions.items()):
-            if any(slice_.segment in segments for slice_ in slices_of(function.message.sizes)):
-                self._idle_functions.pop(digest, None)
-                self._drop_function(digest)
+        """Forget functions that lie in segments that are gone; what waits for them is refused."""
+        for digest, jobs in self._functions.drop_in(segments):
+            why = "the master refused the task: its function lies in shared memory that its owner has dropped"
+            self._events.append(e.FunctionLost(Digest(digest), jobs, why))
 
-    def _drop_function(self, digest: bytes) -> None:
-        for job in self._functions.pop(digest).jobs:
-            self._functions_of[job].discard(digest)
+    def _dropped(self, digest: bytes) -> None:
         for peer in self.peers.values():
             if digest in peer.functions:
                 peer.functions.discard(digest)
-                self._send(peer.session_id, m.DropFunctions([digest]))
+                self._dispatch.send(peer.session_id, m.DropFunctions([digest]))
 
     # --------------------------------------------------------------------------------------------------- what goes out
 
@@ -616,6 +603,9 @@ class MasterCore:
             for peer in list(self._silent.values()):
                 if not peer.is_alive():
                     self.remove(peer.session_id, "its process has ended", now)
+        for unheard in self._unheard.values():
+            while (first := next(iter(unheard.values()), None)) is not None and now - first.since >= UNHEARD_S:
+                self.remove(first.session_id, f"it was not heard within {UNHEARD_S:.0f} s", now)
         if self._events or now >= self._scheduler_due:
             self._decide(now)
         self.kernels.tick(now)
@@ -623,7 +613,7 @@ class MasterCore:
             self._memory.close_departed(now)
         if now >= self._looks.soonest:
             for session_id in self._looks.take_up_to(now):
-                self._touched[session_id] = self.peers[session_id]
+                self._touch(session_id)
         return list(self._outgoing(now))
 
     def _lives(self, change: Suspected | Trusted | Lost, now: float) -> None:
@@ -636,8 +626,10 @@ class MasterCore:
             )
         elif peer.role == "client":
             self._is_silent(peer, isinstance(change, Suspected))
-        elif peer.heard:
-            self._events.append(e.SlaveSuspected(node) if isinstance(change, Suspected) else e.SlaveTrusted(node))
+        else:
+            peer.is_silent = isinstance(change, Suspected)
+            if not peer.is_full:
+                self._events.append(e.SlaveSuspected(node) if peer.is_silent else e.SlaveTrusted(node))
 
     def _is_silent(self, client: Peer, is_silent: bool) -> None:
         """Tell a silent client nothing but that we are here, so that nothing gathers in front of it."""
@@ -648,20 +640,23 @@ class MasterCore:
             self._events.append(e.ClientSilent(client.session_id))
             return
         self._silent.pop(client.session_id, None)
-        client.output_bytes = 0
-        for (job, index, attempt, stream), count in client.cut.items():
-            if count and stream != m.NOTES:
-                note = f"\n[{count:,} bytes of output are left out here, and what follows: nobody took it]\n"
-                client.session.send(m.Output(m.TaskRef(job, index, attempt), stream, note.encode()))
-        client.cut = dict.fromkeys(client.cut, 0)
-        self._touched[client.session_id] = client
+        for note in client.output.cuts():
+            client.session.send(note)
+        self._touch(client.session_id)
         self._events.append(e.ClientHeard(client.session_id))
 
     def _outgoing(self, now: float) -> Iterator[Outgoing]:
-        for session_id, peer in self._touched.items():
+        touched, self._dispatch.touched = self._dispatch.touched, {}
+        for session_id, peer in touched.items():
             if not peer.heard:
                 continue  # there is no connection yet
-            envelopes = [] if peer.is_silent else peer.session.flush(now)
+            try:
+                envelopes = [] if peer.is_silent and peer.role == "client" else peer.session.flush(now)
+            except Exception as error:  # noqa: BLE001  (a bulkhead: others are not to be kept from theirs)
+                text = "nothing can be sent to %s %r, so its session ends"
+                self._log.warning(peer.key, now, text, peer.role, peer.name, error=error)
+                self.remove(session_id, f"the master could not send it something: {error}"[:500], now)
+                continue
             if not envelopes and now - peer.said_at >= self._interval_s:
                 envelopes = [peer.session.keepalive()]
             if envelopes:
@@ -669,14 +664,13 @@ class MasterCore:
                 for frames in envelopes:
                     yield session_id, frames
             self._look_again(peer, now)
-        self._touched.clear()
         if self._farewells:
             farewells, self._farewells = self._farewells, []
             yield from farewells
 
     def _look_again(self, peer: Peer, now: float) -> None:
         """Plan when to look at a peer at the latest; an earlier plan stays, a look too many does no harm."""
-        due = None if peer.is_silent else peer.session.next_deadline()
+        due = None if peer.is_silent and peer.role == "client" else peer.session.next_deadline()
         keepalive = peer.said_at + self._interval_s
         due = keepalive if due is None or keepalive < due else due
         if due < peer.look_at or peer.look_at <= now:
@@ -685,6 +679,8 @@ class MasterCore:
 
     def next_deadline(self, now: float) -> float:
         """When `step` should be called again at the latest."""
+        if self._events or self._dispatch.touched:
+            return now
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
         self._scheduler_due = inf if scheduler_due is None else scheduler_due
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
@@ -700,88 +696,6 @@ class MasterCore:
             session_id: of the application that asks: the jobs of its principal are told.
             sees_all: tell the jobs of all principals.
         """
-        slaves = [peer for peer in self.peers.values() if peer.role == "slave"]
         asker = None if session_id is None else self.peers.get(session_id)
-        owner = asker.key.decode() if asker is not None and asker.role == "client" else None
-        jobs = [job for job in self.scheduler.jobs.values() if sees_all or job.owner == owner]
-        paused = self.scheduler.paused
-        clients = [peer for peer in self.peers.values() if peer.role == "client"]
-        assigned = Counter(task.job.id for slave in self.scheduler.slaves.values() for task in slave.tasks)
-        return {
-            "epoch": self.epoch,
-            "slaves": [
-                {
-                    "name": peer.name,
-                    "slots": peer.slots,
-                    "done": peer.done,
-                    "fetched_bytes": peer.memory.fetched_bytes,
-                    "outdated": peer.outdated,
-                    "cores": peer.place.cores,
-                    **_whereabouts(peer, now),
-                    **self._load_of(peer),
-                }
-                for peer in slaves
-            ],
-            "clients": [
-                {"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in clients[:LISTED_MAX]
-            ],
-            "more_clients": max(0, len(clients) - LISTED_MAX),
-            "jobs": [
-                self._describe_job(job, assigned[job.id], owner, now, paused.get(job.owner, 0))
-                for job in jobs[-LISTED_MAX:]
-            ],
-            "more_jobs": max(0, len(jobs) - LISTED_MAX),
-            "other_jobs": len(self.scheduler.jobs) - len(jobs),
-            "suspects": self._describe_suspects({job.id for job in jobs}),
-            "tasks": self._count_tasks(),
-            "functions": len(self._functions),
-        }
-
-    def _load_of(self, peer: Peer) -> dict[str, Any]:
-        slave, load = self.scheduler.slaves.get(peer.session_id), peer.load
-        host = {
-            "load": None if load is None else load.load,
-            "memory_used_bytes": None if load is None else load.memory_used_bytes,
-            "memory_total_bytes": None if load is None else load.memory_total_bytes,
-        }
-        if slave is None:
-            return {"in_flight": 0, "busy": 0, "state": "joining", **host}
-        state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
-        busy = min(slave.load, slave.slots)
-        return {"in_flight": len(slave.tasks) + len(slave.ghosts), "busy": busy, "state": state, **host}
-
-    def _describe_job(
-        self, job: Job, assigned: int, owner: str | None, now: float, untaken_bytes: int
-    ) -> dict[str, Any]:
-        client = self.peers.get(job.client) if job.client is not None else None
-        left = len(job.tasks)
-        state = "idle" if not left else "stopping" if job.ended else "running" if assigned else "waiting"
-        return {
-            "id": job.id.hex(),
-            "name": job.name,
-            "client": None if client is None else client.name,
-            "mine": job.owner == owner,
-            "state": state,
-            "tasks": job.accepted,
-            "done": job.accepted - left,
-            "assigned": assigned,
-            "untaken_bytes": untaken_bytes,  # of results, for which it waits to be taken; 0 if it does not
-            "age_s": now - job.opened_s,
-        }
-
-    def _describe_suspects(self, jobs: set[JobId]) -> list[dict[str, Any]]:
-        """Tell of tasks of these jobs that had workers or slaves die, and have not ended."""
-        told = []
-        for task in islice((task for task in self.scheduler.blamed if task.job.id in jobs), SUSPECTS_TOLD):
-            slave = None if task.slave is None else self.scheduler.slaves[task.slave].name
-            does = "waits for a slave" if slave is None else f"is on slave {slave}"
-            alone = "alone, because one of its deaths cost a slave" if task.suspect else "beside others"
-            told.append({"task": task.name, "state": f"{does}, to run {alone}", "deaths": list(task.deaths)})
-        return told
-
-    def _count_tasks(self) -> dict[str, int]:
-        jobs = self.scheduler.jobs.values()
-        assigned = sum(len(slave.tasks) for slave in self.scheduler.slaves.values())
-        unforgotten = sum(len(job.tasks) for job in jobs)
-        waiting = self.scheduler.waiting
-        return {"jobs": len(jobs), "waiting": waiting, "assigned": assigned, "kept": unforgotten - waiting - assigned}
+        told = describe(self.peers, self.scheduler, now, asker, sees_all=sees_all)
+        return {"epoch": self.epoch, **told, "functions": len(self._functions)}

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final
 
-from concurrent_nb.errors import AccessRefused, ProtocolError, VersionMismatch
+from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, VersionMismatch
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.processes import name_of_host, own_begun
+from concurrent_nb.nodes.quota import UNLIMITED, Quota, announced
 from concurrent_nb.objects import segments
 from concurrent_nb.transport.compute import Link
 from concurrent_nb.transport.connection_file import ConnectionFile
@@ -53,6 +54,7 @@ class Membership:
     """A node's place in a cluster."""
 
     session_id: SessionId
+    secret: str  #: proves to the control channel that the session is ours
     epoch: int
     name: str  #: what the master calls the node
     interval_s: float  #: seconds between two signs of life
@@ -62,14 +64,19 @@ class Membership:
     role: str
     master_ip: str  #: where the master's compute channel is
     shares_memory: bool  #: node and master are on one host, and each can open what the other shares
+    quota: Quota = UNLIMITED  #: what the master takes of one application at once
+
+    @property
+    def _credentials(self) -> dict[str, str]:
+        return {"session": self.session_id.hex(), "secret": self.secret}
 
     def still_known(self) -> bool:
         """Ask the master over the control channel whether the session lives. Raises MasterUnreachable."""
-        return bool(self.control.call(f"heartbeat_{self.role}", session=self.session_id.hex()))
+        return bool(self.control.call(f"heartbeat_{self.role}", **self._credentials))
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is; of jobs, those of our own principal. Raises MasterUnreachable."""
-        answer = self.control.call("status", session=self.session_id.hex())
+        answer = self.control.call("status", **self._credentials)
         assert isinstance(answer, dict)
         return answer
 
@@ -77,7 +84,7 @@ class Membership:
         """Unregister, if the master can be reached, and close the link."""
         # If it is gone already, or has another life by now, we are no member either way.
         with contextlib.suppress(ConnectionError, ProtocolError, AccessRefused):
-            self.control.call(f"unregister_{self.role}", session=self.session_id.hex())
+            self.control.call(f"unregister_{self.role}", **self._credentials)
         self.close()
 
     def close(self) -> None:
@@ -86,17 +93,24 @@ class Membership:
         self.control.close()
 
 
-def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Membership:
+def register(
+    info: ConnectionFile, role: str, keys: KeyPair, former: Membership | None = None, **facts: Any
+) -> Membership:
     """Register as a "client" or a "slave" at the master that `info` describes.
 
-    `facts` are what the method register_<role> takes besides key and versions. Raises MasterUnreachable, AccessRefused,
-    VersionMismatch or ProtocolError.
+    Args:
+        former: a client's last place, which ends when the new one is heard.
+        facts: what the method register_<role> takes besides key and versions.
+
+    Raises MasterUnreachable, AccessRefused, VersionMismatch, LimitExceeded or ProtocolError.
     """
     token = info.tokens.get(role) or info.tokens.get("admin")
     if token is None:
         raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
     if role == "client":
         facts = {"begun": own_begun(), **facts}
+    if former is not None:
+        facts = {**facts, "replaces": former.session_id.hex(), "replaces_secret": former.secret}
     control = ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S)
     try:
         with segments.probe() as ours:
@@ -112,24 +126,24 @@ def register(info: ConnectionFile, role: str, keys: KeyPair, **facts: Any) -> Me
             )
         if answer["master_key"] != info.master_key:
             raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")
+        quota = announced(answer.get("limits"))
         session_id = SessionId(bytes.fromhex(answer["session"]))
         master_key = info.master_key.encode()
+        master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")
+        secret, epoch, name, interval_s, silence_s = (
+            answer[word] for word in ("secret", "epoch", "name", "interval_s", "silence_s")
+        )
+        shares = can_open(answer["memory"])
         link = Link(answer["compute"], session_id, master_key, keys.public, keys.secret, info.compute_proxy)
-    except BaseException:
+    except BaseException as error:
         control.close()
+        if isinstance(error, (KeyError, TypeError, AttributeError, ValueError)) and not isinstance(
+            error, ConcurrentError
+        ):
+            raise ProtocolError(f"the master's answer to register_{role} cannot be read: {error!r}") from error
         raise
-    master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")
     return Membership(
-        session_id,
-        answer["epoch"],
-        answer["name"],
-        answer["interval_s"],
-        answer["silence_s"],
-        link,
-        control,
-        role,
-        master_ip,
-        can_open(answer["memory"]),
+        session_id, secret, epoch, name, interval_s, silence_s, link, control, role, master_ip, shares, quota
     )
 
 

@@ -4,15 +4,25 @@ Each hop is a matter between two nodes. Where both can open each other's descrip
 segment is introduced once in a session, before the first slice of it. Where they cannot, it travels as frames.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Container, Iterable, Sequence
+from typing import Final, Protocol
 
+from concurrent_nb.errors import TooLarge
+from concurrent_nb.nodes.limits import too_large
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.store import Store
 from concurrent_nb.tasks.task import ObjectSize
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, joined, length, slices_of, split_off
 from concurrent_nb.wire.session import Session
+
+#: what a content costs besides its bytes
+_RECORD_BYTES: Final = 300
+
+
+def cost_of(slice_: m.Slice) -> int:
+    """Say how many bytes a slice takes where it is told once."""
+    return slice_.size + _RECORD_BYTES
 
 
 class Memory(Protocol):
@@ -83,14 +93,24 @@ class Introductions:
         memory: what we have.
         shares: whether the peer can open it.
         holder: hears what the peer has, if it cannot.
+        most_bytes: so much is copied at once for a peer that cannot open it; None: whatever is asked for.
     """
 
-    def __init__(self, session: Session, memory: Memory, shares: bool = False, holder: Holder | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        memory: Memory,
+        shares: bool = False,
+        holder: Holder | None = None,
+        most_bytes: int | None = None,
+    ) -> None:
         self._session = session
         self._memory = memory
         self._holder = holder
+        self._most_bytes = most_bytes
         self._known: set[bytes] = set()
-        self._told: dict[tuple[bytes, int], int] = {}  # what a peer that cannot open it has: by place, its serial
+        self._told: dict[tuple[bytes, int], m.Slice] = {}  # what a peer that cannot open it has, by place
+        self.told_bytes = 0  #: of that
         self.shares = shares
 
     def share(self, shares: bool) -> None:
@@ -99,6 +119,7 @@ class Introductions:
             self.shares = shares
             self._known.clear()
             self._told.clear()
+            self.told_bytes = 0
 
     def outgoing(self, sizes: m.Sizes, buffers: Buffers, *, once: bool = False) -> tuple[m.Sizes, Buffers]:
         """Give sizes and buffers as this peer can take them; to be called before they are sent.
@@ -107,11 +128,15 @@ class Introductions:
             once: a peer that cannot open our memory gets each slice only once, and keeps it. For what many tasks may
                 refer to; results are not among that.
 
-        Raises CannotOpen for a slice of a segment that is not open here.
+        Raises CannotOpen for a slice of a segment that is not open here, TooLarge for what is over the limit.
         """
         slices = slices_of(sizes)
         if not slices:
             return sizes, buffers
+        if not self.shares:
+            size = self.bytes_to_tell(slices) if once else sum(slice_.size for slice_ in slices)
+            if self._most_bytes is not None and size > self._most_bytes:
+                raise TooLarge(too_large("what lies in shared memory", size, self._most_bytes), size, self._most_bytes)
         if not self.shares and not once:
             return split_off(joined(sizes, buffers, self._memory.read))
         if not self.shares:
@@ -127,25 +152,46 @@ class Introductions:
     def _tell(self, slices: Iterable[m.Slice]) -> None:
         for slice_ in slices:
             place = slice_.segment, slice_.offset
-            if self._told.get(place) != slice_.serial:
+            former = self._told.get(place)
+            if former is None or former.serial != slice_.serial:
                 data = self._memory.read(slice_)
                 self._session.send(m.Content(*place, slice_.serial, b"", (slice_.size,)), [[data]])
                 if self._holder is not None:
-                    if place in self._told:
-                        self._holder.forgot([object_id(*place, self._told[place])])
+                    if former is not None:
+                        self._holder.forgot([object_id(*place, former.serial)])
                     self._holder.got(slice_)
-                self._told[place] = slice_.serial
+                self._told[place] = slice_
+                self.told_bytes += cost_of(slice_) - (0 if former is None else cost_of(former))
                 self._known.add(slice_.segment)
+
+    def bytes_to_tell(self, slices: Iterable[m.Slice]) -> int:
+        """Say how many bytes would travel if these were `outgoing` once."""
+        if self.shares:
+            return 0
+        places = {(slice_.segment, slice_.offset): slice_ for slice_ in slices}
+        return sum([cost_of(slice_) for place, slice_ in places.items() if self._told.get(place) != slice_])
+
+    def segments_with(self, slices: Iterable[m.Slice]) -> int:
+        """Say how many of our segments the peer would have open if these were `outgoing`."""
+        if not self.shares:
+            return 0
+        return len(self._known) + len({slice_.segment for slice_ in slices} - self._known)
+
+    def drop_unused(self, in_use: Container[bytes]) -> bool:
+        """Tell the peer of all segments but those `in_use` that they are gone; they come again if they are needed."""
+        return self.dropped([segment for segment in self._known if segment not in in_use])
 
     def dropped(self, segments: Iterable[bytes]) -> bool:
         """Tell the peer of segments that are gone; say whether it knew any."""
-        known = [segment for segment in segments if segment in self._known]
+        known = {segment for segment in segments if segment in self._known}
         self._known.difference_update(known)
-        gone = [object_id(*place, self._told.pop(place)) for place in list(self._told) if place[0] in known]
+        told = [self._told.pop(place) for place in list(self._told) if place[0] in known]
+        self.told_bytes -= sum(map(cost_of, told))
+        gone = [object_id(slice_.segment, slice_.offset, slice_.serial) for slice_ in told]
         if gone and self._holder is not None:
             self._holder.forgot(gone)
         if known:
-            self._session.send(m.DropSegments(known))
+            self._session.send(m.DropSegments(list(known)))
         return bool(known)
 
 
@@ -159,6 +205,7 @@ class Contents:
     def __init__(self, store: Store | None) -> None:
         self._store = store
         self._here: dict[tuple[bytes, int], tuple[m.Slice, m.Slice | Buffer]] = {}  # theirs, and what it is here
+        self.size_bytes = 0  #: of all that is kept
 
     def took(self, content: m.Content, buffers: Buffers) -> None:
         """Keep what a slice of theirs holds from now on."""
@@ -168,6 +215,7 @@ class Contents:
         place = content.segment, content.offset
         self._forget(place, clean=True)  # it would not be used again if anybody looked at it
         self._here[place] = theirs, data if here is None else here
+        self.size_bytes += cost_of(theirs)
 
     def has(self, slice_: m.Slice) -> bool:
         """Say whether we know what lies in a slice of theirs."""
@@ -195,7 +243,9 @@ class Contents:
         return self.drop([segment for segment, _ in self._here])
 
     def _forget(self, place: tuple[bytes, int], *, clean: bool) -> None:
-        _, here = self._here.pop(place, (None, b""))
+        theirs, here = self._here.pop(place, (None, b""))
+        if theirs is not None:
+            self.size_bytes -= cost_of(theirs)
         if isinstance(here, m.Slice) and self._store is not None:
             self._store.let_go([here], clean=clean)
 

@@ -152,9 +152,9 @@ class _Hands:
         self._blind = False
         self._left = False
 
-        def join(replaces: str) -> Membership:
+        def join(former: Membership | None) -> Membership:
             who = f"system {name} of {given.client_id}"
-            return register(given.info, "client", given.keys, name=who[:100], comes_back=False, replaces=replaces)
+            return register(given.info, "client", given.keys, former, name=who[:100], comes_back=False)
 
         name_of_host = f"system {given.system_id}"
         # The ends of its tasks tell all that a host needs to know of the master's going.

@@ -122,6 +122,22 @@ class TasksReturned(Struct, frozen=True, gc=False):
     tasks: Sequence[TaskRef]
 
 
+class AttemptsRefused(Struct, frozen=True, gc=False):
+    """These were assigned to a slave, and could not be sent to it: what they need cannot be had. They never were."""
+
+    slave: SessionId
+    tasks: Sequence[TaskRef]
+    why: str
+
+
+class FunctionLost(Struct, frozen=True, gc=False):
+    """A function is gone: what waits for it cannot be run any more."""
+
+    function: Digest
+    jobs: Sequence[JobId]  #: those that use it
+    why: str
+
+
 class OutcomesReceived(Struct, frozen=True, gc=False):
     """Attempts have ended on a slave."""
 
@@ -168,6 +184,8 @@ Event = (
     | ClientHeard
     | TasksStarted
     | TasksReturned
+    | AttemptsRefused
+    | FunctionLost
     | OutcomesReceived
     | OutcomesAcknowledged
     | ObjectsHeld

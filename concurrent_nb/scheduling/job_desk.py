@@ -15,6 +15,7 @@ from concurrent_nb.scheduling.events import (
     ClientHeard,
     ClientLost,
     ClientSilent,
+    FunctionLost,
     JobClosed,
     JobOpened,
     OutcomesAcknowledged,
@@ -132,6 +133,20 @@ class JobDesk:
         if had_tasks and not job.tasks:
             self._books.rests(job)
         self._forget_if_done(job)
+
+    def function_lost(self, event: FunctionLost, now: float) -> None:
+        """Refuse what waits for a function that is gone. What has begun goes on."""
+        for job_id in event.jobs:
+            job = self._books.jobs.get(job_id)
+            if job is None:
+                continue
+            alike = [task for task in job.tasks.values() if task.function == event.function]
+            waited = [task for task in alike if task.state == State.WAITING]
+            for task in waited:
+                self._endings.refuse(task, event.why)
+            self._books.wait_no_longer(waited)
+            if waited and job.stop_on_error and not job.ended:
+                self._endings.end(job)
 
     def client_lost(self, event: ClientLost, now: float) -> None:
         """Let the client's jobs go on for a while."""

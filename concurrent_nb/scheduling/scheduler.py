@@ -19,11 +19,13 @@ from concurrent_nb.scheduling import validation
 from concurrent_nb.scheduling.balance import Balance
 from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.events import (
+    AttemptsRefused,
     CancelRequested,
     ClientHeard,
     ClientLost,
     ClientSilent,
     Event,
+    FunctionLost,
     JobClosed,
     JobOpened,
     ObjectsDropped,
@@ -238,6 +240,7 @@ def _handlers(jobs: JobDesk, slaves: SlaveDesk) -> _Handlers:
         ClientSilent: jobs.client_silent,
         ClientHeard: jobs.client_heard,
         OutcomesAcknowledged: jobs.acknowledged,
+        FunctionLost: jobs.function_lost,
         SlaveJoined: slaves.joined,
         SlaveResized: slaves.resized,
         SlaveSuspected: slaves.suspected,
@@ -245,6 +248,7 @@ def _handlers(jobs: JobDesk, slaves: SlaveDesk) -> _Handlers:
         SlaveLost: slaves.lost,
         TasksStarted: slaves.started,
         TasksReturned: slaves.returned,
+        AttemptsRefused: slaves.attempts_refused,
         OutcomesReceived: slaves.outcomes_received,
         ObjectsHeld: slaves.objects_held,
         ObjectsDropped: slaves.objects_dropped,

@@ -12,6 +12,7 @@ from concurrent_nb.ids import Digest, JobId
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.endings import Endings, keep
 from concurrent_nb.scheduling.events import (
+    AttemptsRefused,
     ObjectsDropped,
     ObjectsHeld,
     OutcomesReceived,
@@ -131,6 +132,26 @@ class SlaveDesk:
                 slave.lay_ghost((JobId(ref.job), ref.index, ref.attempt))
         slave.quiet_since_s = now
         self._books.touch(slave)
+
+    def attempts_refused(self, event: AttemptsRefused, now: float) -> None:
+        """End tasks that were assigned to a slave and cannot be sent to it, or to any other."""
+        slave = self._books.slaves.get(event.slave)
+        if slave is None:
+            return
+        over: dict[Job, None] = {}
+        for ref in event.tasks:
+            task = self._assigned(slave, ref)
+            if task is None:
+                continue
+            self._books.release(task, slave)
+            if task.cancelled:
+                self._endings.cancel_unstarted(task)
+                continue
+            self._endings.refuse(task, event.why)
+            if task.job.stop_on_error:
+                over[task.job] = None
+        self._books.touch(slave)
+        self._end(over)
 
     def outcomes_received(self, event: OutcomesReceived, now: float) -> None:
         """End attempts."""

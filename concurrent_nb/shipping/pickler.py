@@ -15,6 +15,7 @@ import copyreg
 import dataclasses
 import functools
 import io
+import itertools
 import pickle
 import random
 import sys
@@ -364,9 +365,21 @@ def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseExce
     return made
 
 
+#: an exception that does not travel as it is has so many arguments and notes at most, and these so many characters
+ARGUMENTS_MAX: Final = 100
+TEXT_MAX: Final = 64 * 1024
+
+
 def reduced_to_what_travels(error: BaseException) -> Any:
-    """Give an exception as an object whose pickle has all of it that can travel, and says what cannot."""
+    """Give an exception as an object whose pickle has all of it that can travel, and says what cannot.
+
+    Long texts are cut, and of many arguments only the first are kept.
+    """
     return _Trimmed(error)
+
+
+def _is_long(thing: Any) -> bool:
+    return type(thing) in (str, bytes) and len(thing) > TEXT_MAX
 
 
 class _Trimmed:
@@ -375,15 +388,23 @@ class _Trimmed:
 
     def __reduce__(self) -> Any:
         error = self._error
-        lost = [f"argument {n}" for n, arg in enumerate(error.args, 1) if not _travels(arg)]
+        args = error.args[:ARGUMENTS_MAX]
+        cut = [f"argument {n} has {len(arg):,}" for n, arg in enumerate(args, 1) if _is_long(arg)]
+        args = tuple([arg[:TEXT_MAX] if _is_long(arg) else arg for arg in args])
+        lost = [f"argument {n}" for n, arg in enumerate(args, 1) if not _travels(arg)]
         state = dict(vars(error))
         for name in [name for name, value in state.items() if not _travels(value)]:
             lost.append(name)
             del state[name]
-        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+        told = itertools.islice(getattr(error, "__notes__", ()), ARGUMENTS_MAX)
+        notes = [note[:TEXT_MAX] for note in told if isinstance(note, str)]
         if lost:
             notes.append(f"{', '.join(lost)} of this exception could not be pickled, and stayed with the task")
-        args = tuple(arg if _travels(arg) else repr(arg) for arg in error.args)
+        if cut:
+            notes.append(f"this exception is too large: {', '.join(cut)} characters, of which {TEXT_MAX:,} are here")
+        if len(error.args) > ARGUMENTS_MAX:
+            notes.append(f"this exception has {len(error.args):,} arguments, of which {ARGUMENTS_MAX} are here")
+        args = tuple(arg if _travels(arg) else repr(arg)[:TEXT_MAX] for arg in args)
         return make_exception, (type(error), args), {**state, "__notes__": notes}
 
 

@@ -5,6 +5,7 @@ The first chunks are single items, so that something is known soon; from then on
 chunks become smaller, so that all workers end at about the same time.
 """
 
+import math
 from typing import Final
 
 #: work that one chunk is to be, in seconds
@@ -40,7 +41,9 @@ class AdaptiveSize:
         return ON_THE_WAY * self.slots
 
     def measured(self, items: int, elapsed_s: float) -> None:
-        """Learn how long a chunk took, in seconds."""
+        """Learn how long a chunk took, in seconds. What no clock can have measured counts as nothing."""
+        if not 0 <= elapsed_s < math.inf:
+            return
         self._items = self._items * _MEMORY + items
         self._elapsed_s = self._elapsed_s * _MEMORY + elapsed_s
         self._longest = max(self._longest, items)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
+from random import Random
 from typing import Any, TypeVar
 
 from concurrent_nb.errors import MasterUnreachable, ProtocolError
@@ -18,6 +19,7 @@ from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes import courier, slave
 from concurrent_nb.nodes.ledger import Ended, Ledger, Runs, Wrote
 from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.nodes.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.registration import CALL_TIMEOUT_S
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.scheduling.liveness import Liveness
@@ -294,6 +296,9 @@ class ApplicationActor(Node):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, "client", name)
         self.ledger: Ledger[Wanted] = Ledger(interval_s=1.0)
+        chance = Random(f"limits of {name}: {world.settings}")  # of its own: the history stays the same without them
+        few = Quota(tasks=chance.randint(1, 30), bytes=chance.randint(2_000, 10_000))
+        self._quota = few if chance.random() < 0.4 else UNLIMITED
         self.broken = False  #: the master was gone for too long
         self.leaving = False  #: go when nothing is unanswered
         self.gone = False  #: it has left
@@ -364,6 +369,11 @@ class ApplicationActor(Node):
         except ProtocolError as error:
             self._broken(error, session)
             over = True
+        for unsent in self.ledger.take_unsent():
+            wanted, job = unsent.entry.owner, unsent.entry.job
+            if unsent.size_bytes or not (wanted.cancelled or job.until or job.stop_on_error):
+                raise Violation(f"{wanted.name} is not submitted, though nobody has cancelled it")
+            wanted.dropped = True
         for frames_out in self.ledger.step(now):
             member.link.send(frames_out)
         if over or member.link.disturbed() or now - self._heard_at > self._world.settings.silence_s:
@@ -396,7 +406,7 @@ class ApplicationActor(Node):
     def _attach(self, member: Membership) -> None:
         session = Session(member.epoch, "to_client")
         self._listen(member, session)
-        for entry in self.ledger.attach(session):
+        for entry in self.ledger.attach(session, quota=self._quota):
             wanted = entry.owner
             if not wanted.cancelled:
                 raise Violation(f"{wanted.name} is not submitted again, though nobody has cancelled it")

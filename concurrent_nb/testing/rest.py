@@ -35,11 +35,8 @@ def unrest(core: MasterCore, slaves: Sequence[SlaveActor], apps: Sequence[Applic
 def leftovers(core: MasterCore, slaves: Sequence[SlaveActor]) -> list[str]:
     """Tell what is kept although nobody needs it."""
     kept = []
-    # Two books that nobody may look into but us: what is there must be there for the next job, and no more.
-    if core._functions.keys() != core._idle_functions.keys():
-        kept.append(f"{len(core._functions)} functions are kept, {len(core._idle_functions)} of them for the next job")
-    if core._functions_of:
-        kept.append(f"functions are kept for {len(core._functions_of)} jobs that are over")
+    # Books that nobody may look into but us: what is there must be there for the next job, and no more.
+    kept += core._functions.leftovers()
     if core.scheduler.blamed or core.scheduler.paused:
         kept.append(f"{core.scheduler.blamed} are blamed and {core.scheduler.paused} paused, and there is no job")
     if core.scheduler.waiting:

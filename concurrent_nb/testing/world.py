@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, get_args
 import msgspec
 
 from concurrent_nb.ids import DIGEST_BYTES, ID_BYTES, SessionId
-from concurrent_nb.nodes import master_core
+from concurrent_nb.nodes import function_table
 from concurrent_nb.nodes.master_core import MasterCore
 from concurrent_nb.scheduling import ranking, waiting
 from concurrent_nb.scheduling.endings import COMPANY_FACTOR
@@ -40,7 +40,7 @@ _LIMITS: Final[tuple[tuple[ModuleType, str, tuple[int, ...]], ...]] = (
     (session, "WINDOW_BYTES", (300, 3000)),
     (session, "ENVELOPE_BYTES", (100, 1000)),
     (session, "ACK_AFTER", (1, 3)),
-    (master_core, "IDLE_FUNCTIONS", (4,)),
+    (function_table, "IDLE_FUNCTIONS", (4,)),
     (waiting, "_SWEEP_FROM", (1,)),
     (ranking, "_SWEEP_FROM", (1,)),
 )

@@ -15,6 +15,10 @@ PROTOCOL_VERSION: Final = 3
 NOTES: Final = 3
 #: the reason in a Bye after which nobody need look for the master
 CLUSTER_STOPPED: Final = "the cluster has been stopped"
+#: begins the reason in a Bye to a client that registers again in vain: it would go beyond the limit again
+OVER_LIMIT: Final = "over a limit: "
+#: the class in an ErrorReport about a task that has ended, but whose result cannot be had
+RESULT_LOST: Final = "concurrent_nb.errors.ResultNotLoadable"
 
 #: who gets a job's next tasks; what each is good for is in the docstrings of scheduling/strategies/
 StrategyName = Literal["pull_round_robin", "push_best", "stealing", "locality"]

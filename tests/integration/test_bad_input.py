@@ -37,6 +37,7 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import digest_of, new_job_id
 from concurrent_nb.nodes import registration
 from concurrent_nb.nodes.registration import Membership
+from concurrent_nb.objects import segments
 from concurrent_nb.outcome import Status
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.compute import Link
@@ -382,7 +383,7 @@ def register_raw(info: ConnectionFile, role: str, **changes: Any) -> dict[str, A
         facts |= {"slots": 1, "credit": 1}
     with ControlClient(info.endpoints, info.tokens[role]) as control:
         answer: dict[str, Any] = control.call(f"register_{role}", **{**facts, **changes})
-        control.call(f"unregister_{role}", session=answer["session"])
+        control.call(f"unregister_{role}", session=answer["session"], secret=answer["secret"])
     return answer
 
 
@@ -492,7 +493,7 @@ def registered(info: ConnectionFile, pair: KeyPair) -> Iterator[str]:
     with ControlClient(info.endpoints, info.tokens["client"]) as control:
         answer = control.call("register_client", **facts)
         yield answer["compute"]
-        control.call("unregister_client", session=answer["session"])
+        control.call("unregister_client", session=answer["session"], secret=answer["secret"])
 
 
 def test_a_wrong_token_is_refused(tmp_path: Path, info: ConnectionFile) -> None:
@@ -670,3 +671,51 @@ def test_two_users_have_two_keys_and_work_side_by_side(cluster: Cluster, app: Ap
         assert [future.result(PATIENCE_S)[0] for future in mine + theirs] == [n * n for n in range(100)]
         names = {client["name"] for client in cluster.status()["clients"]}
         assert {"other", app.name} <= names
+
+
+# -------------------------------------------------------------------------------------------------- rogues with a token
+
+
+def test_what_used_to_end_the_master_ends_its_senders_session(info: ConnectionFile, app: ApplicationNode) -> None:
+    """Each was one message of a client with the client's token, or of a slave."""
+    handle = segments.create(1 << 40)  # it takes no memory
+    segment = m.Segment(handle.segment, handle.pid, handle.fd, handle.size)
+    behind, enormous = m.Slice(handle.segment, 1 << 40, 8, 1), m.Slice(handle.segment, 0, 1 << 39, 1)
+    function = m.Function(digest_of(b"no pickle"), b"no pickle")
+    opened = m.OpenJob(JOB, "", False, False)
+
+    def submit(*sizes: m.Slice) -> m.Submit:
+        return m.Submit(JOB, function.digest, None, 0, [m.TaskFrame(0, 0, b"", sizes)])
+
+    messages: list[list[m.AnyMessage]] = [
+        [m.Content(b"s" * 16, 0, 1, b"", ())],
+        [m.Content(b"s" * 16, 0, 1, b"", (enormous,))],
+        [m.ShareMemory(), segment, opened, function, submit(behind)],
+        [m.ShareMemory(), segment, opened, function, submit(enormous), m.DropSegments([handle.segment])],
+    ]
+    with joined(info, "slave", slots=50, credit=100) as (far, hers):  # it shares no memory, as on another host
+        say(far, hers, m.Capacity(50, 100))
+        for said in messages:
+            with joined(info, "client") as (membership, session):
+                say(membership, session, *said)
+                assert app.submit(work.square, 3).result(PATIENCE_S) == 9
+        say(far, hers, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"", (enormous,))]))
+        say(far, hers, segment, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"", (behind,))]))
+        say(far, hers, m.Capacity(0, 0))
+        assert app.submit(work.square, 3).result(PATIENCE_S) == 9
+    os.close(handle.fd)
+
+
+def test_whoever_knows_a_session_neither_ends_nor_keeps_it(info: ConnectionFile) -> None:
+    with joined(info, "client") as (victim, victims):
+        say(victim, victims, m.OpenJob(JOB, "", False, False))
+        for role in ("client", "slave"):
+            with ControlClient(info.endpoints, info.tokens[role]) as control:
+                for secret in ("", "w" * 43):
+                    known = {"session": victim.session_id.hex(), "secret": secret}
+                    assert control.call(f"heartbeat_{role}", **known) is False
+                    assert control.call(f"unregister_{role}", **known) is False
+                    assert control.call("status", **known)["jobs"] == []
+        register_raw(info, "client", replaces=victim.session_id.hex(), replaces_secret="w" * 43)
+        assert victim.still_known()
+        eventually(lambda: len(victim.status()["jobs"]) == 1, "its owner sees the job")

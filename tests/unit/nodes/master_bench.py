@@ -4,7 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from concurrent_nb.ids import SessionId, digest_of
+from concurrent_nb.nodes.limits import DEFAULT, Limits
 from concurrent_nb.nodes.master_core import MasterCore
+from concurrent_nb.nodes.shared import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -21,8 +23,8 @@ JOB = b"j" * 16
 class Bench:
     """A master, and the other ends of the links of its peers."""
 
-    def __init__(self, store: Store | None = None) -> None:
-        self.core = MasterCore(7, Scheduler(PullRoundRobin()), Liveness(), store=store)
+    def __init__(self, store: Store | None = None, shelf: Shelf | None = None, limits: Limits = DEFAULT) -> None:
+        self.core = MasterCore(7, Scheduler(PullRoundRobin()), Liveness(), shelf=shelf, store=store, limits=limits)
         self.ends: dict[SessionId, Session] = {}
         self.now = 0.0
 

@@ -3,8 +3,8 @@
 import pytest
 
 from concurrent_nb.ids import digest_of
-from concurrent_nb.nodes import master_core
-from concurrent_nb.nodes.master_core import OUTPUT_KEPT_BYTES
+from concurrent_nb.nodes import function_table
+from concurrent_nb.nodes.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode_error
@@ -144,7 +144,7 @@ def test_output_is_passed_on_for_the_current_attempt_only() -> None:
 
 
 def test_functions_that_nobody_uses_are_dropped_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(master_core, "IDLE_FUNCTIONS", 2)
+    monkeypatch.setattr(function_table, "IDLE_FUNCTIONS", 2)
     bench = Bench()
     bench.client(ALICE)
     bench.slave(EAST)
@@ -161,7 +161,7 @@ def test_functions_that_nobody_uses_are_dropped_oldest_first(monkeypatch: pytest
 
 
 def test_large_idle_functions_are_dropped_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(master_core, "IDLE_BYTES", 10)
+    monkeypatch.setattr(function_table, "IDLE_BYTES", 10)
     bench = Bench()
     bench.client(ALICE)
     bench.say(ALICE, function(b"eight by"), function(b"and more"))

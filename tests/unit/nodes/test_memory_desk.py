@@ -66,8 +66,10 @@ class Bench:
         return account
 
     def outcome(self, slave: Account, slice_: m.Slice, *, counts: bool = True) -> None:
+        if slice_.segment not in slave.segments:
+            self.desk.heard(slave, segment(slice_.segment), ())
         frame = m.OutcomeFrame(slice_.serial, 1, Status.OK, 0.1, 42, b"", (slice_,))
-        self.desk.outcomes(slave.session_id, JOB, [frame])
+        self.desk.outcomes(slave, JOB, [frame])
         self.desk.keep(lambda job, outcome: counts)
 
 

@@ -3,12 +3,13 @@
 import pytest
 
 from concurrent_nb.ids import SessionId
-from concurrent_nb.nodes import master_core
-from concurrent_nb.nodes.master_core import Place
+from concurrent_nb.nodes import master_status
+from concurrent_nb.nodes.peers import Place
 from concurrent_nb.nodes.slave_core import HOST_LOAD_S, SlaveCore
 from concurrent_nb.testing.inline import InlineCrew
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode
+from concurrent_nb.wire.session import Session
 from tests.unit.nodes.master_bench import ALICE, BOB, EAST, JOB, Bench, function
 
 OTHER = b"k" * 16
@@ -96,9 +97,11 @@ def test_slaves_tell_where_they_are_and_how_busy_their_host_is() -> None:
     assert slave["in_flight"] > 2
     bench.say(EAST, m.HostLoad(1.5, 3, 8))
     bench.core.add_slave(WEST, b"west's key", "west", 4, 8, bench.now, Place("host-7", 42, 16))
+    assert len(bench.core.status(bench.now)["slaves"]) == 1  # anybody may claim to be one
+    bench.core.received(WEST, b"west's key", Session(7, "to_slave").keepalive(), bench.now)
     east, west = bench.core.status(bench.now)["slaves"]
     assert (east["load"], east["memory_used_bytes"], east["memory_total_bytes"]) == (1.5, 3, 8)
-    assert (west["host"], west["pid"], west["cores"], west["state"]) == ("host-7", 42, 16, "joining")
+    assert (west["host"], west["pid"], west["cores"], west["state"]) == ("host-7", 42, 16, "active")
 
 
 def test_a_client_cannot_say_how_busy_a_host_is() -> None:
@@ -118,10 +121,12 @@ def test_a_slave_says_every_few_seconds_how_busy_its_host_is() -> None:
 
 
 def test_long_lists_are_cut_and_what_is_left_out_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(master_core, "LISTED_MAX", 3)
+    monkeypatch.setattr(master_status, "LISTED_MAX", 3)
     bench = shared()
     for number in range(5):
-        bench.core.add_client(SessionId(bytes([number]) * 16), b"k" * 40, f"client {number}", bench.now)
+        session = SessionId(bytes([number]) * 16)
+        bench.core.add_client(session, b"k" * 40, f"client {number}", bench.now)
+        bench.core.received(session, b"k" * 40, Session(7, "to_client").keepalive(), bench.now)
         bench.say(ALICE, m.OpenJob(bytes([number]) * 16, f"job {number}", False, False))
     told = bench.core.status(bench.now, sees_all=True)
     assert [client["name"] for client in told["clients"]][2:] == ["client 0"]

@@ -158,7 +158,7 @@ def test_a_master_that_ignores_credit_is_found_out(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_application_that_does_not_submit_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = _altered(Ledger.attach, "self._submit(list(job.entries.values()))", "pass")
+    broken = _altered(Ledger.attach, "self._wait(job, list(job.entries.values()))", "pass")
     monkeypatch.setattr(Ledger, "attach", broken)
     assert _finds_out()
 

@@ -1,0 +1,50 @@
+"""What the master takes of one application at once, and how the jobs of the application share it. Pure.
+
+The master announces its limits when an application registers. What is over them waits in the application (`ledger`), so
+a user who submits a million tasks is slowed, and not refused.
+
+Of several jobs none may take all: a job may have SHARE times as much at the master as is then still free (dynamic
+thresholds, as in switches that share their memory). One job alone fills 7/8 of the limit. The next one finds room at
+once, however large the first is, and as answers come all get the same.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+from concurrent_nb.errors import ProtocolError
+
+#: a job may have so many times as much at the master as is free
+SHARE: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What the master takes of one application at once."""
+
+    tasks: int = sys.maxsize  #: that have no answer yet
+    bytes: int = sys.maxsize  #: of their arguments and functions, as far as they travel
+    segments: int = sys.maxsize  #: of shared memory that it is to have open
+
+
+#: of a master that announces none
+UNLIMITED: Final = Quota()
+
+
+def announced(limits: Any) -> Quota:
+    """Read what a master has announced; what is absent has no limit. Raises ProtocolError."""
+    if limits is None:
+        return UNLIMITED
+    if not isinstance(limits, dict):
+        raise ProtocolError(f"the master announces limits that are a {type(limits).__name__}")
+    known = {name: limits[name] for name in ("tasks", "bytes", "segments") if limits.get(name) is not None}
+    for name, limit in known.items():
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise ProtocolError(f"the master announces {limit!r:.100} as its limit of {name}")
+    return Quota(**known)
+
+
+def room(limit: int, used: int, own: int) -> int:
+    """Say how much more a job may have at the master: it has `own` there, and all jobs together `used`."""
+    free = limit - used
+    return min(free, (SHARE * free - own) // (SHARE + 1)) if own else min(free, max(1, SHARE * free // (SHARE + 1)))

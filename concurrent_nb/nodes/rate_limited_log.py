@@ -1,0 +1,61 @@
+"""Log lines about peers, a few a minute about each: a peer that misbehaves fills no disk. Pure but for the logging."""
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+#: so many lines within so many seconds, then one with the count of those that were left out
+LINES: Final = 5
+WINDOW_S: Final = 60.0
+#: ... and about all of them together so many
+LINES_IN_ALL: Final = 60
+#: subjects that are remembered
+_SUBJECTS: Final = 1000
+
+
+@dataclass(slots=True)
+class _Window:
+    began: float
+    lines: int = 0
+    left_out: int = 0
+
+
+class RateLimitedLog:
+    """Writes at most LINES lines about each subject in WINDOW_S seconds, and LINES_IN_ALL about all of them."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._subjects: OrderedDict[object, _Window] = OrderedDict()
+        self._all = _Window(-WINDOW_S)
+
+    def info(self, about: object, now: float, text: str, *args: object) -> None:
+        """Write a line about a subject, unless there were too many."""
+        self._write(logging.INFO, about, now, text, args, None)
+
+    def warning(self, about: object, now: float, text: str, *args: object, error: BaseException | None = None) -> None:
+        """Write a warning about a subject, unless there were too many; with `error`, an error with its traceback."""
+        self._write(logging.WARNING if error is None else logging.ERROR, about, now, text, args, error)
+
+    def _write(
+        self, level: int, about: object, now: float, text: str, args: tuple[object, ...], error: BaseException | None
+    ) -> None:
+        window = self._subjects.get(about)
+        if window is None or now - window.began >= WINDOW_S:
+            if window is not None and window.left_out:
+                self._log.warning("%d more lines like the following were left out", window.left_out)
+            window = self._subjects[about] = _Window(now)
+            self._subjects.move_to_end(about)
+            if len(self._subjects) > _SUBJECTS:
+                self._subjects.popitem(last=False)
+        if now - self._all.began >= WINDOW_S:
+            if self._all.left_out:
+                self._log.warning("%d more lines about other peers were left out", self._all.left_out)
+            self._all = _Window(now)
+        for each, most in ((window, LINES), (self._all, LINES_IN_ALL)):
+            if each.lines >= most:
+                each.left_out += 1
+                return
+        window.lines += 1
+        self._all.lines += 1
+        self._log.log(level, text, *args, exc_info=error)
