@@ -20,6 +20,7 @@ from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.testing.inline import InlineReports
+from concurrent_nb.testing.unshared import UnsharedCrew
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, function_digest, joined, slices_of
 from concurrent_nb.wire.messages import Slice
@@ -167,7 +168,7 @@ class GoodClient:
             self._store.close()
 
 
-class HashCrew:
+class HashCrew(UnsharedCrew):
     """A crew that hashes, a few tasks at a time, so that some wait."""
 
     def __init__(self, *, shares: bool, at_once: int = 2) -> None:
