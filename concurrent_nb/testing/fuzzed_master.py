@@ -35,9 +35,9 @@ SPARSE_BYTES: Final = 1 << 40
 TASKS: Final = 6
 #: turns in which good tasks must have ended, a few of them for each task
 TURNS_MAX: Final = 400
-#: books that may hold old names, because they are bounded: entries that a heap skips, run times of functions, and whom
-#: lines of the log were about
-BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects")
+#: books that may hold old names, because they are bounded: entries that a heap skips, run times of functions, whom
+#: lines of the log were about, and what the scheduler believes that slaves have (not so of tasks that were refused)
+BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects", ".holdings.")
 #: what a session leaves is forgotten after so long
 FORGOTTEN_S: Final = 20.0
 

@@ -9,6 +9,7 @@ import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from concurrent_nb.ids import JobId
@@ -19,6 +20,7 @@ from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.testing.inline import InlineReports
+from concurrent_nb.testing.unshared import UnsharedCrew
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, function_digest, joined, slices_of
 from concurrent_nb.wire.messages import Slice
@@ -60,6 +62,12 @@ class Wanted:
     job: JobId
     index: int
     value: bytes
+
+
+def _read(shelf: Shelf, slice_: Slice) -> bytearray:
+    if slice_.size > READ_MAX_BYTES:  # real nodes map it, and a task, or a future, fails where that is too much
+        raise CannotOpen(f"a slice of {slice_.size} bytes is not for good peers")
+    return shelf.read(slice_)
 
 
 class GoodClient:
@@ -142,7 +150,7 @@ class GoodClient:
             self.wrong.append(f"{self.name}: task {wanted.index} has ended twice")
         slices = slices_of(frame.sizes)
         try:
-            value = b"".join([frame.body, *joined(frame.sizes, news.buffers, self._shelf.read)])
+            value = b"".join([frame.body, *joined(frame.sizes, news.buffers, partial(_read, self._shelf))])
         except CannotOpen as error:
             value = f"cannot be opened: {error}".encode()
         if slices:
@@ -160,7 +168,7 @@ class GoodClient:
             self._store.close()
 
 
-class HashCrew:
+class HashCrew(UnsharedCrew):
     """A crew that hashes, a few tasks at a time, so that some wait."""
 
     def __init__(self, *, shares: bool, at_once: int = 2) -> None:
@@ -238,8 +246,10 @@ class HashCrew:
     def _run(self, function: bytes, frame: m.TaskFrame, buffers: Buffers) -> tuple[Status, bytes, m.Sizes, Buffers]:
         try:
             body, own = self.functions[function]
-            parts = [self._read(part) if isinstance(part, Slice) else part for part in own]
-            arguments = [part for part in (frame.body, *joined(frame.sizes, buffers, self._read)) if part]
+            parts = [_read(self._shelf, part) if isinstance(part, Slice) else part for part in own]
+            arguments = [
+                part for part in (frame.body, *joined(frame.sizes, buffers, partial(_read, self._shelf))) if part
+            ]
             value = answer([body, *parts], arguments)
         except (CannotOpen, KeyError) as error:
             return Status.ERROR, encode_error(m.ErrorReport(type(error).__name__, str(error), "")), (), ()
@@ -254,11 +264,6 @@ class HashCrew:
             assert handle is not None
             self._reports.segments.append(Know(handle.segment, handle.pid, handle.fd, handle.size))
         return Status.OK, b"", (slice_,), ()
-
-    def _read(self, slice_: Slice) -> bytearray:
-        if slice_.size > READ_MAX_BYTES:  # a worker would map it, and its task fail where it reads too much
-            raise CannotOpen(f"a slice of {slice_.size} bytes is not for this crew")
-        return self._shelf.read(slice_)
 
     def close(self) -> None:
         """Give all descriptors back."""
