@@ -257,9 +257,9 @@ class MasterCore:
         """Give a farewell for every peer: the cluster has been stopped."""
         return [(session_id, peer.session.bye(m.CLUSTER_STOPPED)) for session_id, peer in self.peers.items()]
 
-    def admits(self, key: bytes) -> bool:
-        """Say whether a node with this key is registered."""
-        return key in self._keys
+    def admits(self, key: bytes) -> int:
+        """Say how many nodes are registered with this key."""
+        return self._keys.get(key, 0)
 
     def open_kernel(self, slave: str, now: float) -> int:
         """Ask a slave, by its name, to be a Jupyter kernel. Give the number under which `kernels` will settle it.
