@@ -159,6 +159,8 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
         _announce(options.name, cluster.connection_file)
         while not stopped.is_set() and not cluster.wait(0.2):
             continue
+        if not stopped.is_set():
+            cluster.raise_if_failed()
     print(f"cluster {options.name} has been stopped", flush=True)
     return 0
 

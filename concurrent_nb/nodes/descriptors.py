@@ -35,6 +35,14 @@ def raise_limit() -> None:
         )
 
 
+def part_of_limit(part: float, at_most: int) -> int:
+    """Give how many descriptors something may take, if that is a part of all that this process may have."""
+    if sys.platform == "win32":
+        return at_most
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return at_most if limit == resource.RLIM_INFINITY else min(at_most, int(limit * part))
+
+
 def refuse_if_full(what: str) -> None:
     """Raise LimitExceeded if there is no room for `what`, because hardly any descriptors are left."""
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"

@@ -264,20 +264,22 @@ class Cluster:
         return restart_workers(connection_file.read(self._started()), now=now).workers
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the master has been stopped. False after `timeout_s` seconds.
-
-        Raises ClusterError, with the end of the log, if the cluster ended otherwise.
-        """
+        """Wait until the master has ended, however it did. False after `timeout_s` seconds."""
         self._started()
         assert self._master is not None
         try:
-            code = self._master.wait(timeout_s)
+            self._master.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return False
-        if code:
+        return True
+
+    def raise_if_failed(self) -> None:
+        """Raise ClusterError, with the end of the log, if the cluster has ended and was not stopped."""
+        self._started()
+        assert self._master is not None
+        if code := self._master.poll():
             how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
             raise ClusterError(f"the master of cluster {self.name!r} {how}; its log ends:\n{self.log_tail()}")
-        return True
 
     def log_tail(self, limit: int = 4000) -> str:
         """Return the end of what the nodes have logged."""

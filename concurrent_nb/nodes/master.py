@@ -49,8 +49,8 @@ from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.compute import SILENT_S, Gate
 from concurrent_nb.transport.connection_file import ConnectionFile
-from concurrent_nb.transport.connections import Connection
-from concurrent_nb.transport.control_server import ControlServer
+from concurrent_nb.transport.connections import SILENT_MAX, Connection
+from concurrent_nb.transport.control_server import ControlServer, Limits
 from concurrent_nb.transport.sparse_log import SparseLog
 from concurrent_nb.transport.taken_names import write_untaken
 from concurrent_nb.transport.waiting import Waiter, fd_of
@@ -164,11 +164,20 @@ class Master:
         """Serve until `stop`; call `ready` once nodes can register. Raises ClusterError if it could not go on."""
         self._loop = asyncio.get_running_loop()
         addresses = listen_on(self.config.addresses)
-        self._gate = Gate(addresses, self._keys.public, self._keys.secret, self._core.admits, silent_s=self._silent_s())
+        self._gate = Gate(
+            addresses,
+            self._keys.public,
+            self._keys.secret,
+            self._core.admits,
+            silent_s=self._silent_s(),
+            silent_max=descriptors.part_of_limit(1 / 8, SILENT_MAX),
+        )
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         dispatcher = Dispatcher(Registry(self))
-        server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls)
+        limits = Limits()
+        limits = limits._replace(connections=descriptors.part_of_limit(1 / 4, limits.connections))
+        server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits)
         self._thread.start()
         path = None
         at_end = contextlib.ExitStack()

@@ -261,14 +261,16 @@ class MasterCore:
         """Give a farewell for every peer: the cluster has been stopped."""
         return [(session_id, peer.session.bye(m.CLUSTER_STOPPED)) for session_id, peer in self.peers.items()]
 
-    def admits(self, key: bytes) -> bool:
-        """Say whether a node with this key is registered."""
-        return key in self._usages
+    def admits(self, key: bytes) -> int:
+        """Say how many nodes are registered with this key."""
+        usage = self._usages.get(key)
+        return 0 if usage is None else usage.sessions
 
     def is_session(self, session_id: SessionId, role: str, secret: str) -> bool:
         """Say whether a caller of a role has this session: it knows the secret that was given at registration."""
         peer = self.peers.get(session_id)
-        return peer is not None and peer.role == role and compare_digest(peer.secret.encode(), secret.encode())
+        given = secret.encode(errors="replace")
+        return peer is not None and peer.role == role and compare_digest(peer.secret.encode(), given)
 
     def open_kernel(self, slave: str, now: float) -> int:
         """Ask a slave, by its name, to be a Jupyter kernel. Give the number under which `kernels` will settle it.

@@ -55,8 +55,8 @@ _DOMAIN: Final = b"concurrent_nb"
 _EVENT: Final = struct.Struct("=HI")
 _ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
 
-#: z85 public key -> may it come in?
-Admit = Callable[[bytes], bool]
+#: z85 public key -> how many sessions are registered with it? With none it may not come in.
+Admit = Callable[[bytes], int]
 
 
 def _check_libzmq() -> None:
@@ -71,7 +71,7 @@ class Gate:
     Args:
         addresses: IP addresses to listen on; each gets a free port.
         public_key, secret_key: the master's CURVE pair, z85.
-        admit: says whether a client key (z85) is registered right now.
+        admit: says how many sessions are registered with a client key (z85) right now.
         silent_s: seconds in which a connection has to deliver its first message.
         silent_max: connections that may have delivered none.
     """
@@ -130,7 +130,7 @@ class Gate:
                 return
             peer, _, version, request, domain, _address, _identity, mechanism, *credentials = [*frames, *[b""] * 9][:10]
             key = zmq.utils.z85.encode(credentials[0]) if len(credentials[0]) == 32 else b""
-            known = mechanism == b"CURVE" and domain == _DOMAIN and bool(key) and self._admit(key)
+            known = mechanism == b"CURVE" and domain == _DOMAIN and bool(key) and self._admit(key) > 0
             code, text, user = (b"200", b"OK", key) if known else (b"400", b"not registered", b"")
             self.zap_socket.send_multipart([peer, b"", version, request, code, text, user, b""])
 
@@ -156,7 +156,7 @@ class Gate:
         """Take note of whose a connection is that is not known by its routing id."""
         self._note_events()
         fd, key = int(str(first.get("__fd"))), str(first.get("User-Id")).encode()
-        connection = self._connections.named(first.bytes, key, fd, time.monotonic())
+        connection = self._connections.named(first.bytes, key, self._admit(key), fd, time.monotonic())
         if first.get("Identity"):
             self._connections.cut(connection, "it wanted a routing id of its own")
         return connection
@@ -287,7 +287,7 @@ class Link:
     def send(self, frames: Sequence[Buffer]) -> bool:
         """Hand frames to the queue. False if it is full (the session sends them again)."""
         try:
-            _send(self.socket, [b"".join((self._session, frames[0])), *frames[1:]])
+            _send(self.socket, [self._session + frames[0], *frames[1:]])
         except zmq.Again:
             return False
         return True

@@ -15,8 +15,9 @@ from concurrent_nb.transport.tcp import Ends
 
 #: connections that have delivered nothing yet; one more costs the oldest of them its place
 SILENT_MAX: Final = 256
-#: connections of one key; one more costs the oldest of them its place
-KEY_MAX: Final = 8
+#: connections of one key for each session that is registered with it, and so many more; one more than that costs the
+#: oldest of them its place
+KEY_MAX: Final = 4
 #: a connection may receive so much without delivering a whole message; no node sends a larger one (wire/PROTOCOL.md)
 UNDELIVERED_BYTES: Final = 32 * 1024 * 1024
 #: a connection whose key is not registered any more has so long to hear why
@@ -88,8 +89,11 @@ class Connections:
         if len(self._silent) > self._silent_max:
             self.cut(next(iter(self._silent.values())), f"more than {self._silent_max} have delivered nothing yet")
 
-    def named(self, routing_id: bytes, key: bytes, fd: int, now: float) -> Connection:
-        """Learn whose a connection is, of a message of one that is not known by its routing id."""
+    def named(self, routing_id: bytes, key: bytes, sessions: int, fd: int, now: float) -> Connection:
+        """Learn whose a connection is, of a message of one that is not known by its routing id.
+
+        `sessions` are registered with its key.
+        """
         connection = self._by_fd.get(fd)
         if connection is None:  # it has ended, and this is what it has left
             connection = Connection(-1, None, now)
@@ -102,8 +106,8 @@ class Connections:
         if not connection.is_cut:
             of_key = self._by_key.setdefault(key, [])
             of_key.append(connection)
-            if len(of_key) > KEY_MAX:
-                self.cut(of_key[0], f"its key has more than {KEY_MAX} connections")
+            if len(of_key) > (limit := KEY_MAX * (sessions + 1)):
+                self.cut(of_key[0], f"its key has more than {limit} connections")
         return connection
 
     def closed(self, fd: int) -> Connection | None:
@@ -141,7 +145,7 @@ class Connections:
         return cut
 
     def look(
-        self, now: float, admits: Callable[[bytes], bool], received_bytes: Callable[[Connection], int | None]
+        self, now: float, admits: Callable[[bytes], int], received_bytes: Callable[[Connection], int | None]
     ) -> None:
         """Look at the next connections. To be called when nothing that was delivered waits to be received."""
         while self._silent:
@@ -160,7 +164,7 @@ class Connections:
         self,
         connection: Connection,
         now: float,
-        admits: Callable[[bytes], bool],
+        admits: Callable[[bytes], int],
         received_bytes: Callable[[Connection], int | None],
     ) -> None:
         if connection.key and not admits(connection.key):

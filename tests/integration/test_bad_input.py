@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import concurrent_nb
@@ -39,7 +40,7 @@ from concurrent_nb.nodes import registration
 from concurrent_nb.nodes.registration import Membership
 from concurrent_nb.objects import segments
 from concurrent_nb.outcome import Status
-from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport import connection_file, keys, tcp
 from concurrent_nb.transport.compute import Link
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
@@ -484,6 +485,22 @@ def test_who_speaks_for_a_session_that_is_over_is_told_so_over_its_own_connectio
         assert session.closed_by_peer == "this session is over: register again"
         link.close()
         assert bystander.still_known()
+
+
+@pytest.mark.skipif(not tcp.IS_AVAILABLE, reason="connections can be looked at on Linux alone")
+def test_a_message_that_does_not_end_takes_no_memory_to_speak_of(app: ApplicationNode, info: ConnectionFile) -> None:
+    master = psutil.Process(info.pid)
+    peak_bytes = 0
+    with joined(info, "client") as (node, session):
+        node.link.send(session.keepalive())
+        assert node.link.socket.poll(int(PATIENCE_S * 1000))
+        node.link.send([*session.keepalive(), *[bytes(1 << 20)] * 2000])
+        deadline = time.monotonic() + PATIENCE_S
+        while not node.link.disturbed():
+            assert time.monotonic() < deadline
+            peak_bytes = max(peak_bytes, master.memory_info().rss)
+            assert app.submit(pow, 2, 3).result(PATIENCE_S) == 8
+    assert 0 < peak_bytes < 300 << 20
 
 
 @contextlib.contextmanager

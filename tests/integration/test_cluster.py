@@ -266,6 +266,8 @@ def test_kill_9_of_the_master_ends_open_futures_with_master_lost_and_nobody_wait
         with pytest.raises(MasterLost):
             app.start_job(work.square, [(1,)])
         assert cluster.wait(PATIENCE_S)
+        with pytest.raises(ClusterError, match="was killed by SIGKILL; its log ends:"):
+            cluster.raise_if_failed()
 
 
 def test_kill_9_of_workers_loses_nothing() -> None:

@@ -310,7 +310,7 @@ def test_connections_of_one_key_are_limited_and_the_oldest_gives_way(door: Door)
     good.send([b"hello"])
     assert answers(good, PATIENCE_S)
     links = []
-    for number in range(KEY_MAX + 3):
+    for number in range(2 * KEY_MAX + 3):
         links.append(door.link(one, bytes([number]) * 16))
         links[-1].send([b"hello"])
         assert answers(links[-1], PATIENCE_S)

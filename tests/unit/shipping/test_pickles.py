@@ -75,3 +75,16 @@ def test_small_and_strided_arrays_stay_in_the_pickle() -> None:
 def test_what_cannot_be_pickled_says_so() -> None:
     with pytest.raises((TypeError, pickle.PicklingError)):
         pickles.dumps(threading.Lock())
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_more_buffers_than_a_message_has_room_for_stay_in_the_pickle(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickles, "OUT_OF_BAND_MAX", 3)
+    arrays = [np.full(pickles.OUT_OF_BAND_BYTES, number, "u1") for number in range(5)]
+    thing = arrays if plain else [*arrays, lambda: 1]
+    body, buffers = pickles.dumps(thing)
+    assert len(buffers) == 3
+    restored = pickles.loads(body, buffers)
+    assert all((one == other).all() for one, other in zip(restored, arrays, strict=False))

@@ -25,12 +25,13 @@ class Bench:
         self.received: dict[int, int] = {}
         self.withdrawn: set[bytes] = set()
         self.now = 0.0
+        self.sessions = 1
 
     def accept(self, fd: int) -> None:
         self.connections.accepted(fd, ENDS, self.now)
 
     def name(self, fd: int, key: bytes = KEY) -> Connection:
-        return self.connections.named(b"\0" + fd.to_bytes(4, "big"), key, fd, self.now)
+        return self.connections.named(b"\0" + fd.to_bytes(4, "big"), key, self.sessions, fd, self.now)
 
     def look(self, after_s: float = LOOK_S) -> list[tuple[int, str]]:
         self.now += after_s
@@ -93,20 +94,23 @@ def test_one_that_delivers_nothing_for_long_is_cut(bench: Bench) -> None:
     assert bench.look(0.2) == [(1, "it has delivered nothing for 10 s")]
 
 
-def test_of_one_key_the_oldest_gives_way_and_others_stay(bench: Bench) -> None:
-    bench.accept(100)
-    bench.name(100, b"o" * 40)
-    for fd in range(KEY_MAX):
+@pytest.mark.parametrize("sessions", [0, 1, 100])
+def test_of_one_key_the_oldest_gives_way_and_others_stay(bench: Bench, sessions: int) -> None:
+    limit = KEY_MAX * (sessions + 1)
+    bench.sessions = sessions
+    bench.accept(1000)
+    bench.name(1000, b"o" * 40)
+    for fd in range(limit):
         bench.accept(fd)
         bench.name(fd)
     assert bench.look() == []
     bench.connections.closed(0)
-    bench.accept(KEY_MAX)
-    bench.name(KEY_MAX)
+    bench.accept(limit)
+    bench.name(limit)
     assert bench.look() == []
-    bench.accept(KEY_MAX + 1)
-    bench.name(KEY_MAX + 1)
-    assert bench.look() == [(1, f"its key has more than {KEY_MAX} connections")]
+    bench.accept(limit + 1)
+    bench.name(limit + 1)
+    assert bench.look() == [(1, f"its key has more than {limit} connections")]
 
 
 def test_a_withdrawn_key_has_a_while_to_hear_why_and_may_come_back(bench: Bench) -> None:
@@ -128,7 +132,7 @@ def test_a_descriptor_that_is_used_again_is_another_connection(bench: Bench) -> 
     bench.accept(7)  # and nobody has told of the end of the first
     assert old.fd == -1
     assert bench.connections.get(old.routing_id) is None
-    new = bench.connections.named(b"new", b"n" * 40, 7, bench.now)
+    new = bench.connections.named(b"new", b"n" * 40, 1, 7, bench.now)
     assert new is not old
     assert bench.connections.get(b"new") is new
     bench.connections.closed(7)
