@@ -252,6 +252,38 @@ def test_nonsense_ends_one_future_at_most(master: PlayedMaster, name: str) -> No
     assert master.sessions == 1
 
 
+class Hostile:
+    """Raises something when it is unpickled."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        return _throw, (self.kind,)
+
+
+def _throw(kind: type[BaseException]) -> None:
+    raise kind("when it was unpickled")
+
+
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, RecursionError, StopIteration, BaseException]
+)
+def test_what_unpickling_raises_ends_the_one_future(master: PlayedMaster, kind: type[BaseException]) -> None:
+    body = pickle.dumps(Hostile(kind))
+    result, failure, notes = master.submit(0, 1, 2)
+    master.say(answer(0, body=body), answer(1, 2, encode_error(m.ErrorReport("E", "why", "", body))))
+    with pytest.raises(ResultNotLoadable, match=kind.__name__) as caught:
+        result.result(PATIENCE_S)
+    assert isinstance(caught.value.__cause__, kind)
+    with pytest.raises(TaskError, match="E: why"):
+        failure.result(PATIENCE_S)
+    note = msgspec.msgpack.encode([5, body])
+    master.say(m.Output(m.TaskRef(b"j" * 16, 2, 1), m.NOTES, len(note).to_bytes(4, "little") + note), answer(2))
+    assert notes.result(PATIENCE_S) == "good"
+    is_well(master, 3)
+
+
 @pytest.mark.parametrize("elapsed_s", [float("nan"), float("inf"), -1e300])
 def test_odd_times_are_just_that(master: PlayedMaster, elapsed_s: float) -> None:
     (victim,) = master.submit(0)
