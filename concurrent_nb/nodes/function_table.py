@@ -5,7 +5,7 @@ is kept for a job that there is not.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -127,11 +127,6 @@ class FunctionTable:
         """Count what the functions take that open jobs of a key use."""
         used = {digest for job in self._jobs.values() if job.key == key for digest in job.digests}
         return sum(self._functions[digest].size_bytes for digest in used)
-
-    def parts(self) -> Iterator[tuple[m.Sizes, Buffers]]:
-        """Give the sizes and buffers of each."""
-        for function in self._functions.values():
-            yield function.message.sizes, function.buffers[0]
 
     def leftovers(self) -> list[str]:
         """List what is kept although no job is open. For tests."""

@@ -503,8 +503,6 @@ class Ledger(Generic[T]):
                 elif slices := [it for frame in message.items if frame.sizes for it in slices_of(frame.sizes)]:
                     yield Unclaimed(slices)
             elif type(message) in (m.Segment, m.DropSegments):
-                if type(message) is m.DropSegments and self._introductions is not None:
-                    self._introductions.forgotten(message.segments)  # of our own, if the master has no room for more
                 yield message  # type: ignore[misc]
             elif type(message) is m.Started:
                 for ref in message.tasks:

@@ -46,10 +46,11 @@ DEFAULT: Final = Limits()
 class Usage:
     """What the clients of one key make the master hold: an estimate from above."""
 
-    __slots__ = ("look_bytes", "look_tasks", "sessions", "size_bytes", "tasks")
+    __slots__ = ("heard", "look_bytes", "look_tasks", "sessions", "size_bytes", "tasks")
 
     def __init__(self) -> None:
         self.sessions = 0  #: that are registered with this key
+        self.heard = 0  #: those that were heard
         self.tasks = 0
         self.size_bytes = 0
         self.look_tasks = 0  #: beyond these everything is counted
@@ -71,7 +72,7 @@ class Usage:
 
         The limits are a client's, and he may have several sessions, one for each notebook.
         """
-        share = SLACK * max(1, self.sessions)
+        share = SLACK * max(1, self.heard)
         self.tasks, self.size_bytes = tasks, size_bytes
         self.look_tasks = int(max(limits.tasks * share, tasks + limits.tasks * _GROWN))
         self.look_bytes = int(max(limits.size_bytes * share, size_bytes + limits.size_bytes * _GROWN))

@@ -12,7 +12,6 @@ what the envelope was about to change stays as it is. What obeying an instructio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from hmac import compare_digest
 from math import inf
 from typing import Any, Final, cast
@@ -20,7 +19,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from concurrent_nb.errors import ConfigurationError, LimitExceeded, ProtocolError
-from concurrent_nb.ids import ID_BYTES, Digest, JobId, SessionId
+from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.nodes.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.dispatch import Dispatch
 from concurrent_nb.nodes.function_table import Function, FunctionTable
@@ -48,7 +47,6 @@ from concurrent_nb.wire.codec import (
     function_digest,
     joined,
     length,
-    slices_of,
 )
 from concurrent_nb.wire.session import Session
 
@@ -58,6 +56,9 @@ log = logging.getLogger(__name__)
 KEPT_S: Final = 3600.0
 #: the jobs of a session that another one has replaced are opened again within this time
 LINGER_S: Final = 10.0
+#: a process that ends is there for a moment after its connection has broken: it is looked for again after so long, and
+#: then ever less often
+CHECK_S: Final = 0.02
 #: a node that has registered is to be heard within this time
 UNHEARD_S: Final = 10.0
 #: tasks that a slave may have at once, and slots
@@ -113,6 +114,7 @@ class MasterCore:
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._silent: dict[SessionId, Peer] = {}  # clients
         self._next_check = 0.0  # when to see whether their processes are there
+        self._check_after_s = CHECK_S  # and how long after that again
         self._scheduler_due = 0.0
         self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
@@ -123,7 +125,6 @@ class MasterCore:
             touched=self._touch,
             happened=self._note,
             closed=self._drop_functions_in,
-            in_use=self._in_use,
             limits=limits,
         )
         self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._note, self.remove)
@@ -218,8 +219,13 @@ class MasterCore:
                 f"{self.limits.clients:,} clients are registered, and there may be no more: raise MasterNode.clients"
             )
 
-    def remove(self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0) -> bool:
-        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end."""
+    def remove(
+        self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
+    ) -> bool:
+        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end.
+
+        A slave that has `left`, and did not break, was not killed by what ran there.
+        """
         peer = self.peers.pop(session_id, None)
         if peer is None:
             return False
@@ -230,6 +236,7 @@ class MasterCore:
         self._silent.pop(session_id, None)
         self._unheard[peer.role].pop(session_id, None)
         self._heard[peer.role] -= peer.heard
+        peer.usage.heard -= peer.heard
         peer.usage.sessions -= 1
         if not peer.usage.sessions:
             del self._usages[peer.key]
@@ -239,7 +246,7 @@ class MasterCore:
         if peer.role == "client":
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.heard:
-            self._events.append(e.SlaveLost(session_id))
+            self._events.append(e.SlaveLost(session_id, reason, left or not peer.slots))
         if peer.role == "slave":
             self.kernels.lost(session_id, reason)
         self._decide(now)
@@ -345,7 +352,7 @@ class MasterCore:
         if self._memory.arrived:
             self._memory.keep(self._counts)
         if peer.session.closed_by_peer is not None:
-            self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer[:500]}", now)
+            self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer[:500]}", now, left=True)
 
     def _undo(self, peer: Peer, reason: str, now: float) -> None:
         """End a session whose envelope was not handled to its end: what it has not changed yet stays as it is."""
@@ -360,6 +367,7 @@ class MasterCore:
             self._check_clients(peer.replaces)
         peer.heard = True
         self._heard[peer.role] += 1
+        peer.usage.heard += 1
         del self._unheard[peer.role][peer.session_id]
         self._liveness.watch(peer.session_id, now)
         shares = any(type(item.message) is m.ShareMemory for item in items)
@@ -376,25 +384,9 @@ class MasterCore:
     def _count(self, peer: Peer) -> None:
         """Count what is held for a client's key. Raises LimitExceeded."""
         tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
-        peer.usage.counted(tasks, size_bytes + self._functions.bytes_in_use(peer.key), self.limits)
-
-    def _in_use(self, key: bytes) -> AbstractSet[object]:
-        """Give what tasks of a key, and functions, refer to: slices, and ids of buffers."""
-        owner = key.decode()
-        found: set[object] = set()
-        jobs = [job for job in self.scheduler.jobs.values() if job.owner == owner]
-        tasks = [(task.sizes, task.buffers) for job in jobs for task in job.tasks.values() if task.sizes]
-        for sizes, buffers in (*tasks, *self._functions.parts(), *self._about_to_wait()):
-            found.update(slices_of(sizes))
-            found.update(map(id, buffers))
-        return found
-
-    def _about_to_wait(self) -> Iterator[tuple[m.Sizes, Buffers]]:
-        """Give what the tasks refer to that were submitted in the envelope at hand."""
-        for event in self._said:
-            if type(event) is e.TasksSubmitted:
-                for at, task in enumerate(event.tasks):
-                    yield task.sizes, event.buffers[at] if event.buffers else ()
+        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.told_bytes(peer.key)
+        size_bytes += sum(each.session.held_bytes for each in self.peers.values() if each.key == peer.key)
+        peer.usage.counted(tasks, size_bytes, self.limits)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:
         """Take the transport's word that a peer has no connection."""
@@ -407,8 +399,6 @@ class MasterCore:
             return
         buffers = item.buffers or [()]
         name = f"function {message.digest.hex()[:8]}"
-        if not message.body and not message.sizes:
-            raise ProtocolError(f"{name} has no body, neither inline nor as its first buffer")
         parts = joined(message.sizes, buffers[0], lambda slice_: slice_)
         if function_digest([message.body, *parts]) != message.digest:
             raise ProtocolError(f"{name} does not have the digest that it names")
@@ -431,8 +421,6 @@ class MasterCore:
             del peer.refused[next(iter(peer.refused))]
 
     def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
-        if len(message.job) != ID_BYTES:
-            raise ProtocolError(f"a job whose id has {len(message.job)} bytes")
         peer.usage.size_bytes += JOB_BYTES
         self._said.append(
             e.JobOpened(
@@ -443,6 +431,7 @@ class MasterCore:
                 message.until,
                 message.stop_on_error,
                 message.strategy or "",
+                peer.memory.introductions.shares,
             )
         )
 
@@ -605,7 +594,8 @@ class MasterCore:
         for change in self._liveness.tick(now):
             self._lives(change, now)
         if self._silent and now >= self._next_check:
-            self._next_check = now + self._interval_s
+            self._next_check = now + self._check_after_s
+            self._check_after_s = min(2 * self._check_after_s, self._interval_s)
             for peer in list(self._silent.values()):
                 if not peer.is_alive():
                     self.remove(peer.session_id, "its process has ended", now)
@@ -642,7 +632,7 @@ class MasterCore:
         client.is_silent = is_silent
         if is_silent:
             self._silent[client.session_id] = client
-            self._next_check = 0.0
+            self._next_check, self._check_after_s = 0.0, CHECK_S
             self._events.append(e.ClientSilent(client.session_id))
             return
         self._silent.pop(client.session_id, None)
@@ -694,6 +684,8 @@ class MasterCore:
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
         self._scheduler_due = inf if scheduler_due is None else scheduler_due
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
+        if self._silent:
+            due = min(due, self._next_check)
         return min(due, self.kernels.next_deadline())
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:

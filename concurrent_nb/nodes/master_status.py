@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
-from concurrent_nb.ids import SessionId
+from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.peers import Peer
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.tasks.task import Job
+
+#: so many tasks that had workers or slaves die are told of at most
+SUSPECTS_TOLD: Final = 100
 
 
 def describe(
@@ -44,6 +48,7 @@ def describe(
         ],
         "jobs": [_describe_job(peers, job, assigned[job.id], owner, now) for job in jobs],
         "other_jobs": len(scheduler.jobs) - len(jobs),
+        "suspects": _describe_suspects(scheduler, {job.id for job in jobs}),
         "tasks": _count_tasks(scheduler, scheduler.jobs.values()),
     }
 
@@ -83,6 +88,17 @@ def _describe_job(
         "assigned": assigned,
         "age_s": now - job.opened_s,
     }
+
+
+def _describe_suspects(scheduler: Scheduler, jobs: set[JobId]) -> list[dict[str, Any]]:
+    """Tell of tasks of these jobs that had workers or slaves die, and have not ended."""
+    told = []
+    for task in islice((task for task in scheduler.blamed if task.job.id in jobs), SUSPECTS_TOLD):
+        slave = None if task.slave is None else scheduler.slaves[task.slave].name
+        does = "waits for a slave" if slave is None else f"is on slave {slave}"
+        alone = "alone, because one of its deaths cost a slave" if task.suspect else "beside others"
+        told.append({"task": task.name, "state": f"{does}, to run {alone}", "deaths": list(task.deaths)})
+    return told
 
 
 def _count_tasks(scheduler: Scheduler, jobs: Iterable[Job]) -> dict[str, int]:

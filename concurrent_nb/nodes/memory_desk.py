@@ -9,23 +9,22 @@ A part of `master_core`. Slices are names here: nothing is read but what travels
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.ids import ID_BYTES, JobId, SessionId
-from concurrent_nb.nodes.limits import DEFAULT, Limits, too_large
+from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.nodes.limits import DEFAULT, Limits
 from concurrent_nb.nodes.rate_limited_log import RateLimitedLog
-from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories, Shelf, content_of, object_id
+from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories, Shelf, object_id
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffers, encode_error, length, slices_of
+from concurrent_nb.wire.codec import Buffers, encode_error, slices_of
 from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
@@ -120,8 +119,7 @@ class MemoryDesk:
         touched: called with a peer to whom something was said.
         happened: called with what the scheduler should know.
         closed: called with segments that are gone, before anybody is told.
-        in_use: gives what the open tasks and functions of a key refer to: slices, and ids of buffers.
-        limits: how much a key may share and tell.
+        limits: how much a key may share, and how much is copied for it.
     """
 
     def __init__(
@@ -132,7 +130,6 @@ class MemoryDesk:
         touched: Callable[[SessionId], None],
         happened: Callable[[e.Event], None],
         closed: Callable[[set[bytes]], None],
-        in_use: Callable[[bytes], AbstractSet[object]] = lambda key: frozenset(),
         limits: Limits = DEFAULT,
     ) -> None:
         self._shelf = shelf or EmptyShelf()
@@ -141,11 +138,9 @@ class MemoryDesk:
         self._touched = touched
         self._happened = happened
         self._closed = closed
-        self._in_use = in_use
         self._limits = limits
         self._log = RateLimitedLog(log)
         self._segments: Counter[bytes] = Counter()  # that are open, by key
-        self._told_bytes: Counter[bytes] = Counter()  # what is kept of what was told once, by key
         self._accounts: dict[SessionId, Account] = {}
         self._owners: dict[bytes, Account] = {}  # who has introduced a segment last
         self._lent: defaultdict[bytes, int] = defaultdict(int)  # how many slices of a segment are kept or looked at
@@ -217,7 +212,7 @@ class MemoryDesk:
         for departed in over:
             self.departed.remove(departed)
             account = departed[1]
-            ours = self._forget_contents(account, None)
+            ours = account.contents.drop_all()
             self._close([*ours, *(segment for segment in account.segments if self._owners.get(segment) is account)])
         if over and self._store is not None:
             self._close(self._store.tidy(0))
@@ -234,9 +229,9 @@ class MemoryDesk:
         elif type(message) is m.Segment:
             self._introduced(account, message, now)
         elif type(message) is m.Content:
-            self._told(account, message, buffers, now)
+            account.contents.took(message, buffers)
         elif type(message) is m.DropSegments:
-            ours = self._forget_contents(account, message.segments)
+            ours = account.contents.drop(message.segments)
             self._close([*ours, *(segment for segment in message.segments if segment in account.segments)])
         elif type(message) is m.Release:
             self._released(account, message)
@@ -311,8 +306,6 @@ class MemoryDesk:
         owner = self._owners.get(message.segment)
         if owner is not None and owner.key != account.key:
             raise ProtocolError(f"segment {message.segment.hex()[:8]} is another's")
-        if len(message.segment) != ID_BYTES or message.size < 1:
-            raise ProtocolError(f"a segment of {message.size} bytes, whose id has {len(message.segment)} bytes")
         if owner is None and self._segments[account.key] >= account.most_segments * self._sessions_of(account.key):
             account.why_not = (
                 f"it has shared {account.most_segments} pieces, and no more are opened: use larger buffers, drop "
@@ -331,46 +324,9 @@ class MemoryDesk:
         self._owners[message.segment] = account
         account.segments.add(message.segment)
 
-    def _told(self, account: Account, message: m.Content, buffers: Buffers, now: float) -> None:
-        """Keep what a client on another host tells once, and forget what nothing refers to if that is too much."""
-        size, limit = length(content_of(message, buffers)), self._limits.size_bytes
-        most = limit * self._sessions_of(account.key)
-        if len(message.segment) != ID_BYTES:
-            raise ProtocolError(f"a Content of a segment whose id has {len(message.segment)} bytes")
-        if self._told_bytes[account.key] + size > most and size <= limit:
-            idle = account.contents.idle_segments(self._in_use(account.key), most - size)
-            if idle:
-                self._close(self._forget_contents(account, idle))
-                account.session.send(m.DropSegments(idle))  # it tells again what it needs again
-                self._touched(account.session_id)
-        if self._told_bytes[account.key] + size > most or size > limit:
-            # The peer may have told of this place before: what was there is not what lies there now.
-            self._close(self._forget_contents(account, [message.segment]))
-            account.session.send(m.DropSegments([message.segment]))
-            self._touched(account.session_id)
-            account.why_not = (
-                too_large("a buffer", size, limit)
-                if size > limit
-                else f"more than {most:,} bytes were in use: submit fewer at once, or raise MasterNode.bytes_per_client"
-            )
-            self._log.warning(account.key, now, "what %s tells once is not kept: %s", account.label, account.why_not)
-            return
-        before = account.contents.size_bytes
-        account.contents.took(message, buffers)
-        self._told_bytes[account.key] += account.contents.size_bytes - before
-
     def _sessions_of(self, key: bytes) -> int:
         """Say how many sessions a key has: each may have as much as the limits allow."""
         return max(1, sum([account.key == key for account in self._accounts.values()]))
-
-    def _forget_contents(self, account: Account, segments: Sequence[bytes] | None) -> list[bytes]:
-        """Forget what was told of these segments, or of all; give segments of ours that are closed by now."""
-        before = account.contents.size_bytes
-        ours = account.contents.drop_all() if segments is None else account.contents.drop(segments)
-        self._told_bytes[account.key] -= before - account.contents.size_bytes
-        if not self._told_bytes[account.key]:
-            del self._told_bytes[account.key]
-        return ours
 
     def _released(self, account: Account, message: m.Release) -> None:
         by_slave: dict[SessionId, list[m.Slice]] = {}
@@ -426,13 +382,17 @@ class MemoryDesk:
 
     # --------------------------------------------------------------------------------------------------- what is kept
 
+    def told_bytes(self, key: bytes) -> int:
+        """Count what is kept of what the applications of a key have told once."""
+        accounts = {*self._accounts.values(), *(account for _, account in self.departed)}
+        return sum(account.contents.size_bytes for account in accounts if account.key == key)
+
     def held_for(self, session_id: SessionId, key: bytes) -> list[str]:
         """List what is kept for a session, or for any session of its key. For tests."""
         found = {
             "an account": session_id in self._accounts,
             "segments": self._segments.get(key, 0),
             "owned segments": sum(account.key == key for account in self._owners.values()),
-            "bytes that were told once": self._told_bytes.get(key, 0),
             "results that are kept": sum(
                 kept.slave == session_id for job in self.kept.values() for kept in job.values()
             ),

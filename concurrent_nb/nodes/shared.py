@@ -4,12 +4,10 @@ Each hop is a matter between two nodes. Where both can open each other's descrip
 segment is introduced once in a session, before the first slice of it. Where they cannot, it travels as frames.
 """
 
-from collections import OrderedDict
 from collections.abc import Container, Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
-from concurrent_nb.errors import ProtocolError, TooLarge
+from concurrent_nb.errors import TooLarge
 from concurrent_nb.nodes.limits import too_large
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.store import Store
@@ -135,8 +133,11 @@ class Introductions:
         slices = slices_of(sizes)
         if not slices:
             return sizes, buffers
+        if not self.shares:
+            size = self.bytes_to_tell(slices) if once else sum(slice_.size for slice_ in slices)
+            if self._most_bytes is not None and size > self._most_bytes:
+                raise TooLarge(too_large("what lies in shared memory", size, self._most_bytes), size, self._most_bytes)
         if not self.shares and not once:
-            self._check_size(sum(slice_.size for slice_ in slices))
             return split_off(joined(sizes, buffers, self._memory.read))
         if not self.shares:
             self._tell(slices)
@@ -148,12 +149,7 @@ class Introductions:
                 self._known.add(segment)
         return sizes, buffers
 
-    def _check_size(self, size_bytes: int) -> None:
-        if self._most_bytes is not None and size_bytes > self._most_bytes:
-            raise TooLarge(too_large("what lies in shared memory", size_bytes, self._most_bytes), size_bytes)
-
-    def _tell(self, slices: Sequence[m.Slice]) -> None:
-        self._check_size(sum(each.size for each in set(slices) if self._told.get((each.segment, each.offset)) != each))
+    def _tell(self, slices: Iterable[m.Slice]) -> None:
         for slice_ in slices:
             place = slice_.segment, slice_.offset
             former = self._told.get(place)
@@ -185,12 +181,6 @@ class Introductions:
         """Tell the peer of all segments but those `in_use` that they are gone; they come again if they are needed."""
         return self.dropped([segment for segment in self._known if segment not in in_use])
 
-    def forgotten(self, segments: Iterable[bytes]) -> None:
-        """Learn that the peer has forgotten what it was told of these segments: it is told again when it is needed."""
-        gone = set(segments)
-        for place in [place for place in self._told if place[0] in gone]:
-            self.told_bytes -= cost_of(self._told.pop(place))
-
     def dropped(self, segments: Iterable[bytes]) -> bool:
         """Tell the peer of segments that are gone; say whether it knew any."""
         known = {segment for segment in segments if segment in self._known}
@@ -214,23 +204,22 @@ class Contents:
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
-        # By their segment, what was told last coming last; then by offset: theirs, and what it is here.
-        self._here: OrderedDict[bytes, dict[int, tuple[m.Slice, m.Slice | Buffer]]] = OrderedDict()
+        self._here: dict[tuple[bytes, int], tuple[m.Slice, m.Slice | Buffer]] = {}  # theirs, and what it is here
         self.size_bytes = 0  #: of all that is kept
 
     def took(self, content: m.Content, buffers: Buffers) -> None:
-        """Keep what a slice of theirs holds from now on. Raises ProtocolError for a content that is none."""
-        data = content_of(content, buffers)
+        """Keep what a slice of theirs holds from now on."""
+        data = content.body or buffers[0]
         theirs = m.Slice(content.segment, content.offset, length(data), content.serial)
         here = None if self._store is None else self._store.place(memoryview(data))
-        self._forget(content.segment, content.offset, clean=True)  # it would not be used again if anybody looked at it
-        self._here.setdefault(content.segment, {})[content.offset] = theirs, data if here is None else here
-        self._here.move_to_end(content.segment)
-        self.size_bytes += theirs.size + _RECORD_BYTES
+        place = content.segment, content.offset
+        self._forget(place, clean=True)  # it would not be used again if anybody looked at it
+        self._here[place] = theirs, data if here is None else here
+        self.size_bytes += cost_of(theirs)
 
     def has(self, slice_: m.Slice) -> bool:
         """Say whether we know what lies in a slice of theirs."""
-        known = self._here.get(slice_.segment, {}).get(slice_.offset)
+        known = self._here.get((slice_.segment, slice_.offset))
         return known is not None and known[0] == slice_
 
     def translated(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
@@ -240,55 +229,25 @@ class Contents:
         return split_off(joined(sizes, buffers, self._translate))
 
     def _translate(self, slice_: m.Slice) -> m.Slice | Buffer:
-        return self._here[slice_.segment][slice_.offset][1] if self.has(slice_) else slice_
+        return self._here[slice_.segment, slice_.offset][1] if self.has(slice_) else slice_
 
     def drop(self, segments: Iterable[bytes]) -> list[bytes]:
         """Forget what lies in segments of theirs; give segments of ours that are closed by now."""
-        for segment in set(segments):
-            for offset in list(self._here.get(segment, ())):
-                self._forget(segment, offset, clean=False)
+        gone = set(segments)
+        for place in [place for place in self._here if place[0] in gone]:
+            self._forget(place, clean=False)
         return [] if self._store is None else self._store.tidy()
 
     def drop_all(self) -> list[bytes]:
         """Forget everything; give segments of ours that are closed by now."""
-        return self.drop(list(self._here))
+        return self.drop([segment for segment, _ in self._here])
 
-    def idle_segments(self, in_use: AbstractSet[object], most_bytes: int) -> list[bytes]:
-        """List segments of theirs to which nothing refers, told longest ago first, until so many bytes would be left.
-
-        Args:
-            in_use: slices of ours, and ids of buffers.
-            most_bytes: of all that is kept.
-        """
-        idle: list[bytes] = []
-        left_bytes = self.size_bytes
-        for segment, places in self._here.items():
-            if left_bytes <= most_bytes:
-                break
-            kept = [here for _, here in places.values()]
-            if not any((here if isinstance(here, m.Slice) else id(here)) in in_use for here in kept):
-                idle.append(segment)
-                left_bytes -= sum(theirs.size + _RECORD_BYTES for theirs, _ in places.values())
-        return idle
-
-    def _forget(self, segment: bytes, offset: int, *, clean: bool) -> None:
-        places = self._here.get(segment, {})
-        theirs, here = places.pop(offset, (None, b""))
-        if theirs is None:
-            return
-        self.size_bytes -= theirs.size + _RECORD_BYTES
-        if not places:
-            del self._here[segment]
+    def _forget(self, place: tuple[bytes, int], *, clean: bool) -> None:
+        theirs, here = self._here.pop(place, (None, b""))
+        if theirs is not None:
+            self.size_bytes -= cost_of(theirs)
         if isinstance(here, m.Slice) and self._store is not None:
             self._store.let_go([here], clean=clean)
-
-
-def content_of(content: m.Content, buffers: Buffers) -> Buffer:
-    """Give what a peer tells once: a body or one buffer, which is not empty. Raises ProtocolError."""
-    data = content.body or (buffers[0] if len(buffers) == 1 else b"")
-    if content.offset < 0 or len(content.sizes) != (0 if content.body else 1) or not length(data):
-        raise ProtocolError("a Content has a place, and either a body or one buffer that follows")
-    return data
 
 
 class Memories:

@@ -19,6 +19,8 @@ from concurrent_nb.shipping.streams import Mode
 
 #: buffers of this size or more travel outside of the pickle
 OUT_OF_BAND_BYTES: Final = 64 * 1024
+#: more buffers than this stay in the pickle, because a message has room for the sizes of so many (wire/PROTOCOL.md)
+OUT_OF_BAND_MAX: Final = 4096
 #: containers with more items than this are not searched, but left to cloudpickle
 PLAIN_ITEMS: Final = 256
 #: fill classes that are unpickled; one of them is in every pickle that holds a class by value
@@ -126,6 +128,8 @@ def keeping(buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES) -> 
         except BufferError:  # not contiguous: stays in the pickle
             return True
         if raw.nbytes < least_bytes or (raw.readonly and raw.nbytes < OUT_OF_BAND_BYTES):
+            return True
+        if len(buffers) >= OUT_OF_BAND_MAX:
             return True
         buffers.append(raw)
         return False

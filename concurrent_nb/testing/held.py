@@ -14,7 +14,6 @@ def held_for(core: MasterCore, session_id: SessionId, key: bytes) -> list[str]:
     """
     scheduler, owner = core.scheduler, key.decode(errors="replace")
     books = scheduler._books
-    queues = (books.waiting, books.wide, books.hosts)
     found = {
         "a peer": session_id in core.peers,
         "a place among those that are not heard": any(session_id in role for role in core._unheard.values()),
@@ -27,11 +26,13 @@ def held_for(core: MasterCore, session_id: SessionId, key: bytes) -> list[str]:
         "jobs": sum(job.owner == owner or job.client == session_id for job in scheduler.jobs.values()),
         "a slave": session_id in scheduler.slaves,
         "tasks on it": sum(task.slave == session_id for job in scheduler.jobs.values() for task in job.tasks.values()),
-        "tasks that wait": sum(task.job.owner == owner for queue in queues for task in queue),
+        "tasks that wait": sum(task.job.owner == owner for queue in books.queues for task in queue),
         "tasks on slaves": sum(task.job.owner == owner for slave in scheduler.slaves.values() for task in slave.tasks),
         "an owner's name": session_id in books.owners,
         "an owner who is busy": owner in books.busy,
-        "results that are kept": session_id in books.undelivered,
+        "results that are kept": session_id in books.undelivered or owner in books.kept_bytes,
+        "an owner who is paused": owner in books.paused,
+        "tasks that are blamed": sum(task.job.owner == owner for task in books.blamed),
         "what it has said": len(core._said),
         "what others wait for": sum(
             deliver.client == session_id for peer in core.peers.values() for deliver in peer.late

@@ -20,6 +20,7 @@ from concurrent_nb.testing.plans import Deeds, Kind, Violation, Wanted, WantedJo
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire import session as wire_session
 from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
+from concurrent_nb.wire.parts import Joiner
 from concurrent_nb.wire.session import Session
 
 #: why a session ends that its node has ended
@@ -46,6 +47,7 @@ class _Direction:
         self.said_by = said_by
         self.said: dict[int, list[Received]] = {}  # by number of the envelope; what is not heard yet
         self.next = 1  # the envelope that is to be heard next
+        self.joiner = Joiner()
 
 
 class Witness:
@@ -75,28 +77,33 @@ class Witness:
 
         def checked(frames: Sequence[Buffer], now: float) -> list[Received]:
             received = receive(frames, now)
-            self._check(direction, received)
+            self._check(direction, received, end.heard)
             return received
 
         end.receive = checked  # type: ignore[method-assign]
 
-    def _check(self, direction: _Direction, received: list[Received]) -> None:
-        at = 0
-        while at < len(received):
-            expected = direction.said.pop(direction.next, None)
-            if expected is None or received[at : at + len(expected)] != expected:
-                names = [type(item.message).__name__ for item in received[at:]]
-                raise Violation(f"a session gave {names}, which envelope {direction.next} does not say")
+    def _check(self, direction: _Direction, received: list[Received], heard: int) -> None:
+        """Compare what a session gave with what the envelopes say that it has heard by now."""
+        expected: list[Received] = []
+        while direction.next <= heard:
+            if (said := direction.said.pop(direction.next, None)) is None:
+                raise Violation(f"a session has heard envelope {direction.next}, which was not sent")
+            expected += direction.joiner.joined(said)
             direction.next += 1
-            at += len(expected)
+        if received != expected:
+            names = [[type(item.message).__name__ for item in items] for items in (received, expected)]
+            raise Violation(f"a session gave {names[0]}, and its envelopes up to {heard} say {names[1]}")
 
 
 class Judge:
     """Knows what may become of a task."""
 
-    def __init__(self, deeds: Deeds, *, faults: bool, deaths_allowed: int) -> None:
+    def __init__(self, deeds: Deeds, *, faults: bool, deaths_allowed: int, is_patient: bool = True) -> None:
         self.faults = faults  #: sessions may end in this history, and with them much that is impossible else is not
+        self.is_patient = is_patient  #: the master misses a lost slave before it gives up what had a limit there
         self.losses = 0  #: slaves that the master has given up, and workers that were killed: what ran there is blamed
+        self.killed: set[str] = set()  #: slaves that tasks have killed
+        self.own_losses = 0  #: how many of those the master has given up
         self.fewest_slots: float = inf  #: that any slave has ever offered
         self._deeds = deeds
         self._deaths_allowed = deaths_allowed
@@ -105,9 +112,10 @@ class Judge:
         """Take in that the master has ended a session."""
         if reason.startswith("protocol error"):
             raise Violation(f"the master ended the session of {name}: {reason}")
-        if not self.faults and reason != UNREGISTERED:
+        if not self.faults and reason != UNREGISTERED and name not in self.killed:
             raise Violation(f"the master gave up {name}, though nothing is wrong with it: {reason}")
         self.losses += role == "slave"
+        self.own_losses += name in self.killed
 
     def answered(self, ended: Ended[Wanted]) -> None:
         """Take an answer that an application got."""
@@ -144,14 +152,17 @@ class Judge:
                 if not wanted.over:
                     raise Violation(f"{wanted.name}, {wanted.plan}, was never answered: {_past_of(wanted)}")
                 if not self.faults:
-                    _check_runs(wanted, self._deaths_allowed)
+                    if not self.killed:
+                        _check_runs(wanted, self._deaths_allowed)
                     _check_news(wanted)
+                    if self.is_patient and wanted.killed > (most := max(2, self._deaths_allowed)):
+                        raise Violation(f"{wanted.name} has killed {wanted.killed} slaves, it may kill {most}")
             self._check_job(job)
 
     def _possible(self, wanted: Wanted, status: Status) -> bool:
         plan = wanted.plan
         if status is Status.OK:
-            return plan.kind in (Kind.PLAIN, Kind.FLAKY, Kind.DIES)
+            return plan.kind in (Kind.PLAIN, Kind.FLAKY, Kind.DIES, Kind.KILLS)
         if status is Status.HIT:
             return plan.kind is Kind.HIT
         if status is Status.ERROR:
@@ -162,11 +173,13 @@ class Judge:
         if status is Status.NOT_PICKLABLE:
             return plan.kind is Kind.UNPICKLABLE
         if status is Status.POISON:
-            return wanted.died + self.losses >= self._deaths_allowed
+            # The last death was surely its own, or somebody else had broken what it ran on.
+            innocent = not (wanted.died or wanted.killed)
+            broken = self.losses > self.own_losses
+            return wanted.died + self.losses >= self._deaths_allowed and (broken or not innocent)
         if status is Status.TIMEOUT:
-            return wanted.timeout_s is not None and (
-                self.faults or plan.kind is Kind.ENDLESS or plan.run_s + _OVERHEAD_S >= wanted.timeout_s
-            )
+            too_long = plan.kind is Kind.ENDLESS or plan.run_s + _OVERHEAD_S >= (wanted.timeout_s or inf)
+            return wanted.timeout_s is not None and (self.faults or bool(self.killed) or too_long)
         if status is Status.CANCELLED:
             return _may_be_stopped(wanted)
         if status is Status.REFUSED:

@@ -25,6 +25,15 @@ RUN_ITEMS: Final = 512
 REFS: Final = 8192
 #: text of a task is cut into pieces of this size
 OUTPUT_BYTES: Final = 64 * 1024
+#: buffers of a message that are longer than this together follow it in envelopes of their own, each with so much
+PART_BYTES: Final = 4 * 1024 * 1024
+#: ... and so do buffers that are more than this
+PART_BUFFERS: Final = 512
+#: an envelope has no more frames, and no more bytes; senders keep far below both
+ENVELOPE_FRAMES_MAX: Final = 8192
+ENVELOPE_BYTES_MAX: Final = 8 * 1024 * 1024
+#: what a size or a slice takes of a header frame, at most
+_SIZE_BYTES: Final = 40
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
@@ -95,7 +104,11 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     """A message that has arrived, with the buffers of its items (empty if no item has any)."""
 
     message: m.AnyMessage
-    buffers: ItemBuffers = ()
+    buffers: ItemBuffers = ()  #: CUT, for one whose buffers follow in Parts
+
+
+#: in the place of a message's buffers: they are in the envelopes that follow (`parts.Assembly` joins them)
+CUT: Final[ItemBuffers] = ((),)
 
 
 # ------------------------------------------------------------------------------------------------------- payloads
@@ -205,11 +218,21 @@ def decode(frames: Sequence[Buffer], said_by: str) -> tuple[Envelope, list[Recei
     if len(frames) == 1:
         received = []
         for message in envelope.body:
-            if type(message) in _CARRIERS:
-                _refuse_buffers(message)
-            received.append(Received(message))
+            received.append(_alone(message) if type(message) in _CARRIERS else Received(message))
         return envelope, received
+    if len(frames) > ENVELOPE_BYTES_MAX // FRAME_BYTES:
+        _check_size(frames)
     return envelope, _with_buffers(envelope.body, frames)
+
+
+def _check_size(frames: Sequence[Buffer]) -> None:
+    """Raise if an envelope is larger than any may be."""
+    size_bytes = sum(map(length, frames[1:]))
+    if len(frames) > ENVELOPE_FRAMES_MAX or size_bytes > ENVELOPE_BYTES_MAX:
+        raise ProtocolError(
+            f"an envelope of {len(frames)} frames and {size_bytes} bytes: at most {ENVELOPE_FRAMES_MAX} frames and "
+            f"{ENVELOPE_BYTES_MAX} bytes are allowed"
+        )
 
 
 def _check_version(header: Buffer) -> None:
@@ -221,17 +244,53 @@ def _check_version(header: Buffer) -> None:
         raise VersionMismatch(f"the peer speaks protocol {version}, this node speaks {m.PROTOCOL_VERSION}")
 
 
-def _refuse_buffers(message: Any) -> None:
-    """Raise if `message` announces buffers although no frame follows."""
-    if any(type(size) is int for sizes in _sizes_of(message) for size in sizes):
+def _alone(message: Any) -> Received:
+    """Give a message that no frame follows in its envelope. Raises if it announces some that should."""
+    count, size_bytes = _announced(message)
+    if not count:
+        return Received(message)
+    if not is_cut(count, size_bytes) or type(message) is m.Part:
         raise ProtocolError(f"{type(message).__name__} announces buffers, but no frame follows")
+    return Received(message, CUT)
 
 
-def _sizes_of(message: Any) -> list[m.Sizes]:
+def is_cut(count: int, size_bytes: int) -> bool:
+    """Say whether so many buffers of so many bytes in all follow their message in envelopes of their own."""
+    return size_bytes > PART_BYTES or count > PART_BUFFERS
+
+
+def _announced(message: Any) -> tuple[int, int]:
+    """Give how many buffers of a message travel, and their bytes. Raises if it has no body, or two."""
+    if type(message) in _SINGLE:
+        _check_body(message)
+        travelling = lengths(message.sizes)
+    else:
+        travelling = [size for item in _items_of(message) for size in item.sizes if type(size) is int]
+    return (len(travelling), sum(travelling)) if travelling else (0, 0)
+
+
+def _check_body(message: Any) -> None:
+    if type(message) is m.Content:
+        # What lies in a slice is one piece, in the message or behind it.
+        if bool(message.body) == bool(message.sizes) or any(
+            type(size) is not int or not size for size in message.sizes
+        ):
+            raise ProtocolError("Content has one body, inline or as its only buffer")
+        if len(message.sizes) > 1:
+            raise ProtocolError(f"Content has one body, not {len(message.sizes)} buffers")
+    elif type(message) is m.Function and not message.body and not message.sizes:
+        raise ProtocolError("Function has no body, neither inline nor as its first buffer")
+
+
+def _items_of(message: Any) -> list[Any]:
+    return message.items if type(message) is m.Outcomes else message.tasks
+
+
+def sizes_of(message: Any) -> list[m.Sizes]:
     """Give the sizes of each item of a message that carries buffers."""
     if type(message) in _SINGLE:
         return [message.sizes]
-    return [item.sizes for item in (message.items if type(message) is m.Outcomes else message.tasks)]
+    return [item.sizes for item in _items_of(message)]
 
 
 def _with_buffers(body: list[Any], frames: Sequence[Buffer]) -> list[Received]:
@@ -242,8 +301,11 @@ def _with_buffers(body: list[Any], frames: Sequence[Buffer]) -> list[Received]:
         if type(message) not in _CARRIERS:
             received.append(Received(message))
             continue
+        if is_cut(*_announced(message)) and type(message) is not m.Part:
+            received.append(Received(message, CUT))
+            continue
         item_buffers: list[Buffers] = []
-        for sizes in _sizes_of(message):
+        for sizes in sizes_of(message):
             buffers = []
             for size in sizes:
                 if type(size) is int:
@@ -269,7 +331,7 @@ def _take(frames: Sequence[Buffer], at: int, size: int) -> tuple[Buffer, int]:
 
 
 #: messages that carry one body with its buffers, and those that carry several
-_SINGLE: Final = frozenset({m.Function, m.Content})
+_SINGLE: Final = frozenset({m.Function, m.Content, m.Part})
 _CARRIERS: Final = _SINGLE | {m.Outcomes, m.Submit, m.Assign}
 
 
@@ -282,7 +344,7 @@ def size_if_small(message: m.AnyMessage) -> int:
     if name is None:
         return 0
     items = getattr(message, name)
-    size = sum([len(item.body) for item in items])
+    size = sum([len(item.body) + _SIZE_BYTES * len(item.sizes) for item in items])
     return 64 + 24 * len(items) + size if len(items) <= RUN_ITEMS and size <= RUN_BYTES else 0
 
 
@@ -291,7 +353,8 @@ def split(message: m.AnyMessage, buffers: ItemBuffers = ()) -> Iterator[tuple[m.
     kind = type(message)
     if kind in _SINGLE:
         flat = list(buffers[0]) if buffers else []
-        yield message, flat, 64 + len(message.body) + sum(map(length, flat))  # type: ignore[union-attr]
+        size = len(message.body) + _SIZE_BYTES * len(message.sizes)  # type: ignore[union-attr]
+        yield message, flat, 64 + size + sum(map(length, flat))
     elif kind in _RUNS:
         yield from _split_run(message, buffers)
     elif kind in _LISTS:
@@ -311,12 +374,18 @@ def split(message: m.AnyMessage, buffers: ItemBuffers = ()) -> Iterator[tuple[m.
 def _split_run(message: Any, buffers: ItemBuffers) -> Iterator[tuple[m.AnyMessage, Buffers, int]]:
     name = _RUNS[type(message)]
     items = getattr(message, name)
-    start = size = 0
+    start = size = count = travelling = 0
     for at, item in enumerate(items):
-        if at > start and (at - start >= RUN_ITEMS or size + len(item.body) > RUN_BYTES):
+        item_bytes = len(item.body) + _SIZE_BYTES * len(item.sizes)
+        own = buffers[at] if buffers else ()
+        own_bytes = sum(map(length, own))
+        is_full = at - start >= RUN_ITEMS or size + item_bytes > RUN_BYTES
+        if at > start and (is_full or is_cut(count + len(own), travelling + own_bytes)):
             yield _run(message, name, items, buffers, start, at, size)
-            start, size = at, 0
-        size += len(item.body)
+            start, size, count, travelling = at, 0, 0, 0
+        size += item_bytes
+        count += len(own)
+        travelling += own_bytes
     yield _run(message, name, items, buffers, start, len(items), size)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 
 #: this protocol; a node that speaks another one is refused at registration, both versions named
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 #: the stream of Output that carries a task's notes; 1 and 2 are its standard streams
 NOTES: Final = 3
 #: the reason in a Bye after which nobody need look for the master
@@ -24,8 +24,16 @@ RESULT_LOST: Final = "concurrent_nb.errors.ResultNotLoadable"
 StrategyName = Literal["pull_round_robin", "push_best", "stealing", "locality"]
 STRATEGIES: Final[tuple[StrategyName, ...]] = get_args(StrategyName)
 
-#: 16 random bytes
-SegmentId = bytes
+#: most buffers that one body may have, so that a header has room for their sizes
+BUFFERS_MAX: Final = 16_384
+
+#: a number that counts something, or where something is
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+#: 16 random bytes each
+JobId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+SegmentId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+#: SHA-256
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 #: most cores that a task may ask for: more than any slave has
 CORES_MAX: Final = 4096
 #: hosts that a slave runs at once at most; they come on top of its slots and its credit
@@ -43,13 +51,13 @@ class Slice(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A buffer that lies in shared memory on this host. It never changes while anybody refers to it."""
 
     segment: SegmentId
-    offset: Annotated[int, msgspec.Meta(ge=0)]
-    size: Annotated[int, msgspec.Meta(ge=1)]  #: length in bytes
-    serial: int  #: of the segment's owner: two contents never have the same
+    offset: Count
+    size: Annotated[int, msgspec.Meta(ge=1, le=2**62)]  #: length in bytes
+    serial: Count  #: of the segment's owner: two contents never have the same
 
 
 #: of each buffer of a body, in order: its length in bytes if it follows as frames of its own, or where it lies
-Sizes = tuple[int | Slice, ...]
+Sizes = Annotated[tuple[Count | Slice, ...], msgspec.Meta(max_length=BUFFERS_MAX)]
 
 
 class TaskFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -77,7 +85,7 @@ class OutcomeFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One attempt of one task, named."""
 
-    job: bytes
+    job: JobId
     index: int
     attempt: int
 
@@ -128,7 +136,7 @@ class KernelAccess(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Function(Message, tag=1, frozen=True):
     """A pickled function, sent before the first task that needs it to a peer that lacks it."""
 
-    digest: bytes  #: SHA-256 of the pickle, see `codec.function_digest`
+    digest: Digest  #: SHA-256 of the pickle, see `codec.function_digest`
     body: bytes
     sizes: Sizes = ()
 
@@ -136,7 +144,7 @@ class Function(Message, tag=1, frozen=True):
 class Outcomes(Message, tag=2, frozen=True):
     """Ends of attempts, of one job. From the slave to the master, and on to the job's owner."""
 
-    job: bytes
+    job: JobId
     slave: str  #: name of the slave where they ran
     items: list[OutcomeFrame]
 
@@ -170,19 +178,25 @@ class Segment(Message, tag=7, frozen=True):
     """A piece of shared memory, before the first slice of it. The peer opens it at once, and need not ask again."""
 
     segment: SegmentId
-    pid: int  #: the process on this host ...
-    fd: int  #: ... that has it open under this number
-    size: int  #: in bytes
+    pid: Count  #: the process on this host ...
+    fd: Count  #: ... that has it open under this number
+    size: Count  #: in bytes
 
 
 class Content(Message, tag=40, frozen=True):
     """What lies in a slice, once, for a peer that cannot open it. It takes the place of what lay there before."""
 
     segment: SegmentId
-    offset: int
-    serial: int
+    offset: Count
+    serial: Count
     body: bytes  #: empty if it is the first buffer
     sizes: Sizes
+
+
+class Part(Message, tag=42, frozen=True):
+    """The next frames of the last message that was no Part: it is too large for one envelope."""
+
+    sizes: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=BUFFERS_MAX)]  #: of each frame, in order
 
 
 class DropSegments(Message, tag=8, frozen=True):
@@ -204,7 +218,7 @@ class Release(Message, tag=9, frozen=True):
 class OpenJob(Message, tag=10, frozen=True):
     """Announce a job before its first task."""
 
-    job: bytes
+    job: JobId
     name: str
     until: bool  #: a HIT ends the job
     stop_on_error: bool  #: the first failed task ends the job
@@ -214,8 +228,8 @@ class OpenJob(Message, tag=10, frozen=True):
 class Submit(Message, tag=11, frozen=True):
     """A run of tasks of one job that share function and limits."""
 
-    job: bytes
-    function: bytes  #: digest
+    job: JobId
+    function: Digest
     timeout_s: float | None  #: run time allowed per attempt, None for no limit
     retries: int  #: how often it may run again after an error or a timeout
     tasks: list[TaskFrame]
@@ -225,14 +239,14 @@ class Submit(Message, tag=11, frozen=True):
 class Cancel(Message, tag=12, frozen=True):
     """Cancel tasks of a job, running ones too."""
 
-    job: bytes
+    job: JobId
     indexes: list[int] | None  #: None for all
 
 
 class CloseJob(Message, tag=13, frozen=True):
     """No more tasks will come; the master forgets the job when its last outcome is acknowledged."""
 
-    job: bytes
+    job: JobId
 
 
 # --------------------------------------------------------------------------------------------- master to slave
@@ -241,8 +255,8 @@ class CloseJob(Message, tag=13, frozen=True):
 class Assign(Message, tag=20, frozen=True):
     """A run of attempts for a slave."""
 
-    job: bytes
-    function: bytes
+    job: JobId
+    function: Digest
     timeout_s: float | None
     tasks: list[TaskFrame]
     needs: Needs | None = None
@@ -258,7 +272,7 @@ class Withdraw(Message, tag=21, frozen=True):
 class DropFunctions(Message, tag=22, frozen=True):
     """Nobody needs these functions any more."""
 
-    digests: list[bytes]
+    digests: list[Digest]
 
 
 class OpenKernel(Message, tag=23, frozen=True):
@@ -314,7 +328,18 @@ class WorkersOutdated(Message, tag=34, frozen=True):
 
 
 FromClient = (
-    Function | OpenJob | Submit | Cancel | CloseJob | ShareMemory | Segment | Content | DropSegments | Release | Bye
+    Function
+    | OpenJob
+    | Submit
+    | Cancel
+    | CloseJob
+    | ShareMemory
+    | Segment
+    | Content
+    | Part
+    | DropSegments
+    | Release
+    | Bye
 )
 FromSlave = (
     Outcomes
@@ -327,10 +352,11 @@ FromSlave = (
     | HostLoad
     | ShareMemory
     | Segment
+    | Part
     | DropSegments
     | Bye
 )
-ToClient = Outcomes | Started | Output | Segment | DropSegments | Bye
+ToClient = Outcomes | Started | Output | Segment | Part | DropSegments | Bye
 ToSlave = (
     Function
     | Assign
@@ -340,6 +366,7 @@ ToSlave = (
     | RestartWorkers
     | Segment
     | Content
+    | Part
     | DropSegments
     | Release
     | Bye
@@ -367,6 +394,7 @@ AnyMessage = (
     | ShareMemory
     | Segment
     | Content
+    | Part
     | DropSegments
     | Release
 )

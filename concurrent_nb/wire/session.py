@@ -24,14 +24,19 @@ from concurrent_nb.wire.codec import (
     Received,
     decode,
     encode,
+    is_cut,
+    length,
     size_if_small,
     split,
 )
+from concurrent_nb.wire.parts import Joiner, cut
 
 #: envelopes that may be unacknowledged
 WINDOW: Final = 64
-#: bytes that may be unacknowledged (a single larger envelope may still go, alone)
+#: bytes that may be unacknowledged; no envelope has more, because large buffers are cut (`parts`)
 WINDOW_BYTES: Final = 64 * 1024 * 1024
+#: bytes of envelopes that came early which are kept; more of them are dropped, and come again
+EARLY_BYTES: Final = 16 * 1024 * 1024
 #: an envelope is closed when its header or its buffers reach this
 ENVELOPE_BYTES: Final = 256 * 1024
 #: what has arrived is acknowledged by then at the latest, if nothing is sent meanwhile
@@ -64,9 +69,19 @@ class Session:
         epoch: the master's life, the same at both ends.
         said_by_peer: what the peer may say, a key of codec's decoders.
         resend_after_s: seconds until an unacknowledged envelope is sent again.
+        object_max_bytes: the peer may have us join no message with more bytes than this; None for no limit.
+        setting: where that limit is set, for the message of the error.
     """
 
-    def __init__(self, epoch: int, said_by_peer: str, *, resend_after_s: float = RESEND_AFTER_S) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        said_by_peer: str,
+        *,
+        resend_after_s: float = RESEND_AFTER_S,
+        object_max_bytes: int | None = None,
+        setting: str = "object_max_bytes",
+    ) -> None:
         self.epoch = epoch
         self.said_by_peer = said_by_peer
         self.closed_by_peer: str | None = None  #: the peer's reason, once it has said Bye
@@ -84,7 +99,9 @@ class Session:
         self._to_resend: list[_Sent] = []
         # what the peer says
         self._heard = 0
-        self._early: dict[int, list[Received]] = {}
+        self._early: dict[int, tuple[list[Received], int]] = {}  # with the bytes of each
+        self._early_bytes = 0
+        self._joiner = Joiner(object_max_bytes, setting)
         self._unacknowledged = 0
         self._ack_at: float | None = None
 
@@ -96,12 +113,18 @@ class Session:
             self._pending.append(_Outgoing(message, (), size_bytes, tag))
             self._pending_bytes += size_bytes
             return
-        parts = list(split(message, buffers))
-        self._pending_bytes += sum([size_bytes for _, _, size_bytes in parts])
-        for part, flat, size_bytes in parts[:-1]:
-            self._pending.append(_Outgoing(part, flat, size_bytes, None))
-        part, flat, size_bytes = parts[-1]
-        self._pending.append(_Outgoing(part, flat, size_bytes, tag))
+        waiting: list[_Outgoing] = []
+        for part, flat, size_bytes in split(message, buffers):
+            if flat and is_cut(len(flat), bytes_in_buffers := sum(map(length, flat))):
+                waiting.append(_Outgoing(part, (), size_bytes - bytes_in_buffers, None))
+                waiting.extend(_Outgoing(*piece, None) for piece in cut(flat))
+            else:
+                waiting.append(_Outgoing(part, flat, size_bytes, None))
+        if tag is not None:
+            last = waiting[-1]
+            waiting[-1] = _Outgoing(last.message, last.buffers, last.size_bytes, tag)
+        self._pending.extend(waiting)
+        self._pending_bytes += sum([item.size_bytes for item in waiting])
 
     def flush(self, now: float) -> list[list[Buffer]]:
         """Give the envelopes that should go out now, each a list of frames."""
@@ -144,6 +167,16 @@ class Session:
     def backlog_bytes(self) -> int:
         """Bytes that the peer has not acknowledged: those that wait, and those that were sent."""
         return self._pending_bytes + self._unacked_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the peer has us hold: envelopes that came early, and what is being joined."""
+        return self._early_bytes + self._joiner.held_bytes
+
+    @property
+    def heard(self) -> int:
+        """Number of the last envelope up to which all have arrived."""
+        return self._heard
 
     @property
     def in_flight(self) -> int:
@@ -218,18 +251,23 @@ class Session:
             return []
         if envelope.seq > self._heard + 2 * WINDOW:
             raise ProtocolError(f"envelope {envelope.seq} is far beyond the window ({self._heard} + {WINDOW})")
+        if envelope.seq != self._heard + 1:
+            size_bytes = sum(map(length, frames))
+            if self._early_bytes + size_bytes <= EARLY_BYTES:  # else it comes again
+                self._early[envelope.seq] = received, size_bytes
+                self._early_bytes += size_bytes
+            self._unacknowledged += 1
+            self._ack_at = now
+            return []
         self._unacknowledged += 1
         if self._ack_at is None:
             self._ack_at = now + ACK_AFTER_S
-        if envelope.seq != self._heard + 1:
-            self._early[envelope.seq] = received
-            self._ack_at = now
-            return []
         self._heard += 1
         while self._early and (early := self._early.pop(self._heard + 1, None)) is not None:
-            received = [*received, *early]
+            received = [*received, *early[0]]
+            self._early_bytes -= early[1]
             self._heard += 1
-        return received
+        return self._joiner.joined(received)
 
     def _outside(self, received: list[Received]) -> list[Received]:
         for item in received:

@@ -222,54 +222,34 @@ def told_once(number: int, size: int, serial: int = 1) -> tuple[m.Content, m.Sli
     return m.Content(segment, 0, serial, b"", (size,)), m.Slice(segment, 0, size, serial)
 
 
-def test_contents_are_kept_up_to_the_limit_and_told_again_when_they_are_needed_again(place: Place) -> None:
+def test_what_is_told_once_counts_until_its_segment_is_dropped(place: Place) -> None:
     place.slave(EAST, slots=1)
     place.say(ALICE, opened(), function())
-    forgotten: list[bytes] = []
-    for n in range(20):
-        content, slice_ = told_once(n, 200 * KIB)
-        place.say(ALICE, content, buffers=[[bytes([n]) * 200 * KIB]])
+    for n in range(30):
+        content, slice_ = told_once(n, 300 * KIB)
+        place.say(ALICE, content, buffers=[[bytes([n]) * 300 * KIB]])
         place.say(ALICE, m.Submit(JOB, function().digest, None, 0, [m.TaskFrame(n, 0, b"", (slice_,))]))
         told = place.told_all()[ALICE]
         place.say(EAST, m.Outcomes(JOB, "", [m.OutcomeFrame(n, 1, Status.OK, 0.1, 42, b"")]))
         told += place.told(ALICE)
         assert [item.status for message in told if isinstance(message, m.Outcomes) for item in message.items] == [0]
-        forgotten += [each for message in told if isinstance(message, m.DropSegments) for each in message.segments]
-        assert place.core.peers[ALICE].memory.contents.size_bytes <= MIB
-    assert len(forgotten) == len(set(forgotten)) >= 14
-    _, slice_ = told_once(0, 200 * KIB)
-    place.say(ALICE, m.Submit(JOB, function().digest, None, 0, [m.TaskFrame(50, 0, b"", (slice_,))]))
-    (outcomes,) = place.told(ALICE)
-    assert isinstance(outcomes, m.Outcomes) and outcomes.items[0].status == Status.REFUSED
-    assert ALICE in place.core.peers
+        if n >= 2:
+            place.say(ALICE, m.DropSegments([told_once(n - 2, 1)[0].segment]))
     place.core.remove(ALICE, "it has gone", place.now)
     place.core.step(place.now + 1)
     assert held_for(place.core, ALICE, KEYS[ALICE]) == []
 
 
-def test_contents_that_tasks_wait_for_are_not_forgotten_and_more_are_refused(place: Place) -> None:
-    place.say(ALICE, opened(), function())
-    for n in range(8):
-        content, slice_ = told_once(n, 200 * KIB)
-        place.say(ALICE, content, buffers=[[bytes([n]) * 200 * KIB]])
-        place.say(ALICE, m.Submit(JOB, function().digest, None, 0, [m.TaskFrame(n, 0, b"", (slice_,))]))
-    answers = [message for message in place.told(ALICE) if isinstance(message, m.Outcomes)]
-    refused = [item for message in answers for item in message.items]
-    assert [item.index for item in refused] == [5, 6, 7]
-    assert "raise MasterNode.bytes_per_client" in decode_error(refused[0].body).message
-    place.slave(EAST, slots=10)
-    told = place.told(EAST)
-    whats = {index for message in told if isinstance(message, m.Assign) for index in (t.index for t in message.tasks)}
-    assert whats == {0, 1, 2, 3, 4}
-
-
-def test_a_content_that_is_too_large_is_refused_with_advice(place: Place) -> None:
-    content, slice_ = told_once(1, MIB + 1)
-    place.say(ALICE, content, buffers=[[bytes(MIB + 1)]])
-    place.say(ALICE, opened(), function())
-    place.say(ALICE, m.Submit(JOB, function().digest, None, 0, [m.TaskFrame(0, 0, b"", (slice_,))]))
-    (outcomes,) = (message for message in place.told(ALICE) if isinstance(message, m.Outcomes))
-    assert "raise MasterNode.bytes_per_client" in decode_error(outcomes.items[0].body).message
+@pytest.mark.parametrize("size", [100, 300 * KIB])
+def test_a_client_that_tells_more_than_it_may_is_ended(place: Place, size: int) -> None:
+    place.client(BOB)
+    for n in range(10_000):
+        place.say(BOB, told_once(n, size)[0], buffers=[[bytes(size)]])
+        place.told_all()
+        if BOB not in place.core.peers:
+            break
+    assert n * (size + 300) < 1.5 * MIB
+    assert place.is_over(BOB, "MasterNode.bytes_per_client")
 
 
 def test_segments_are_bounded_and_what_lies_in_others_is_refused(place: Place) -> None:

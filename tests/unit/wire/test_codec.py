@@ -1,7 +1,11 @@
 """What travels arrives as it was; what is not what PROTOCOL.md says is a ProtocolError and nothing else."""
 
+import contextlib
+from typing import Any, get_args
+
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from concurrent_nb.errors import ProtocolError, VersionMismatch
@@ -9,6 +13,7 @@ from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import (
     FRAME_BYTES,
     INLINE_BYTES,
+    PART_BYTES,
     REFS,
     RUN_ITEMS,
     Envelope,
@@ -18,6 +23,8 @@ from concurrent_nb.wire.codec import (
     split,
     unpack_body,
 )
+from concurrent_nb.wire.session import Session
+from tests.unit.wire.test_protocol import EXAMPLES
 
 JOB = b"j" * 16
 FUNCTION = b"f" * 32
@@ -125,6 +132,117 @@ def test_a_flipped_bit_does_no_more_harm_than_a_protocol_error(bit: int) -> None
 def test_a_truncated_header_is_a_protocol_error(length: int) -> None:
     with pytest.raises(ProtocolError):
         decode([GOOD[0][:length], *GOOD[1:]], "from_client")
+
+
+SEGMENT = b"s" * 16
+SLICE = m.Slice(SEGMENT, 0, 1, 1)
+
+
+def outcomes(*sizes: int | m.Slice) -> m.Outcomes:
+    return m.Outcomes(JOB, "s", [m.OutcomeFrame(0, 1, 0, 0.0, 1, b"", sizes)])
+
+
+@pytest.mark.parametrize(
+    ("message", "said_by"),
+    [
+        (m.Content(SEGMENT, 0, 1, b"", ()), "from_client"),
+        (m.Content(SEGMENT, 0, 1, b"x", (1,)), "from_client"),
+        (m.Content(SEGMENT, 0, 1, b"", (1, 1)), "from_client"),
+        (m.Content(SEGMENT, 0, 1, b"", (SLICE,)), "from_client"),
+        (m.Content(SEGMENT, 0, 1, b"", (SLICE, 1)), "to_slave"),
+        (m.Content(SEGMENT, 0, 1, b"", (0,)), "to_slave"),
+        (m.Content(SEGMENT, -1, 1, b"x", ()), "to_slave"),
+        (m.Content(SEGMENT, 0, -1, b"x", ()), "from_client"),
+        (m.Content(SEGMENT, 2**63, 1, b"x", ()), "from_client"),
+        (m.Content(b"short", 0, 1, b"x", ()), "from_client"),
+        (m.Function(FUNCTION, b"", ()), "from_client"),
+        (m.Function(FUNCTION[1:], b"x", ()), "to_slave"),
+        (m.Function(FUNCTION, b"x", (-1,)), "from_client"),
+        (m.Submit(JOB[1:], FUNCTION, None, 0, []), "from_client"),
+        (m.Submit(JOB, FUNCTION + b"f", None, 0, []), "from_client"),
+        (m.OpenJob(b"", "", False, False), "from_client"),
+        (m.Cancel(JOB * 2, None), "from_client"),
+        (m.Segment(SEGMENT + b"s", 1, 1, 1), "from_client"),
+        (m.Segment(SEGMENT, -1, 1, 1), "from_slave"),
+        (m.Segment(SEGMENT, 1, -1, 1), "to_client"),
+        (m.Segment(SEGMENT, 1, 1, -1), "to_slave"),
+        (m.DropSegments([SEGMENT, b""]), "from_client"),
+        (m.DropFunctions([b"f"]), "to_slave"),
+        (m.Part(()), "from_client"),
+        (m.Part((-1,)), "to_client"),
+        (m.Release([m.Slice(SEGMENT, 0, -1, 1)], True), "from_client"),
+        (outcomes(m.Slice(SEGMENT, 0, 0, 1)), "from_slave"),
+        (outcomes(m.Slice(SEGMENT, -1, 1, 1)), "from_slave"),
+        (outcomes(m.Slice(SEGMENT, 2**64 - 1, 1, 1)), "to_client"),
+        (outcomes(m.Slice(SEGMENT, 0, 2**63, 1)), "to_client"),
+        (outcomes(m.Slice(SEGMENT, 0, 1, -1)), "from_slave"),
+        (outcomes(m.Slice(SEGMENT[1:], 0, 1, 1)), "from_slave"),
+        (outcomes(*[SLICE] * (m.BUFFERS_MAX + 1)), "from_slave"),
+        (outcomes(*[0] * (m.BUFFERS_MAX + 1)), "from_slave"),
+        (m.Started("s", [m.TaskRef(b"", 0, 1)]), "from_slave"),
+    ],
+    ids=str,
+)
+def test_what_no_message_may_say_is_a_protocol_error(message: m.Message, said_by: str) -> None:
+    frames = encode(envelope(message))
+    for buffers in ([], [b"x"], [b"x", b"x"]):
+        with pytest.raises(ProtocolError):
+            decode([*frames, *buffers], said_by)
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1, 2, 3, 4, 2**31, PART_BYTES + 1, 2**62, 2**62 + 1, 2**63, 2**64 - 1, -(2**63)]),
+    st.sampled_from([0.0, -1.0, float("nan"), float("inf")]),
+    st.sampled_from(["", "x", "\x00", "\ud7ff", "pull_round_robin", "process", "host"]),
+    st.sampled_from([b"", b"x", b"x" * 16, b"x" * 32, b"x" * 33, [], [0], [1, 1], [[b"x" * 16, 0, 1, 1]], {}]),
+)
+FIELDS = st.recursive(ODD, lambda inner: st.lists(inner, max_size=5), max_leaves=8)
+TAGS = sorted(cls.__struct_config__.tag for cls in get_args(m.AnyMessage))
+
+
+@settings(max_examples=1000)
+@given(
+    st.lists(st.tuples(st.sampled_from([*TAGS, 0, -1, 99]), st.lists(FIELDS, max_size=9)), max_size=3),
+    st.lists(st.binary(max_size=4), max_size=4),
+    st.sampled_from(["from_client", "from_slave", "to_client", "to_slave"]),
+    st.integers(0, 3),
+)
+def test_no_field_of_any_message_does_more_harm_than_a_protocol_error(
+    messages: list[tuple[int, list[Any]]], buffers: list[bytes], said_by: str, seq: int
+) -> None:
+    body = [[tag, *fields] for tag, fields in messages]
+    frames = [msgspec.msgpack.encode([m.PROTOCOL_VERSION, 7, seq, 0, body]), *buffers]
+    try:
+        Session(7, said_by).receive(frames, 0.0)
+    except ProtocolError:
+        return
+
+
+@given(st.sampled_from(sorted(EXAMPLES, key=str)), st.data())
+def test_a_good_message_with_one_odd_field_does_no_more_harm_than_a_protocol_error(
+    example: list[Any], data: st.DataObject
+) -> None:
+    odd = [*example]
+    odd[data.draw(st.integers(1, max(1, len(odd) - 1))) % len(odd)] = data.draw(FIELDS)
+    frames = [msgspec.msgpack.encode([m.PROTOCOL_VERSION, 7, 1, 0, [odd, example]])]
+    for said_by in ("from_client", "from_slave", "to_client", "to_slave"):
+        for buffers in ([], [b"abcde"]):
+            with contextlib.suppress(ProtocolError):
+                Session(7, said_by).receive([*frames, *buffers], 0.0)
+
+
+def test_a_run_with_many_slices_keeps_to_the_frame() -> None:
+    """No header is too long for a frame, or the transport would cut the connection again and again."""
+    slices = tuple(m.Slice(SEGMENT, 2**40 + at, 2**40, 2**40) for at in range(m.BUFFERS_MAX))
+    run = m.Outcomes(JOB, "s", [m.OutcomeFrame(index, 1, 0, 0.0, 1, b"", slices) for index in range(3)])
+    session = Session(7, "to_client")
+    session.send(run)
+    envelopes = session.flush(0.0)
+    assert max(len(frame) for frames in envelopes for frame in frames) < FRAME_BYTES
+    heard = [item.message for frames in envelopes for item in decode(frames, "from_slave")[1]]
+    assert [frame for message in heard for frame in getattr(message, "items", ())] == run.items
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=1500), st.integers(0, 200))

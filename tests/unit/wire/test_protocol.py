@@ -69,9 +69,14 @@ def test_the_limits_are_those_of_the_code() -> None:
 
     for number in (codec.FRAME_BYTES, codec.INLINE_BYTES, codec.RUN_BYTES, codec.REFS, codec.OUTPUT_BYTES):
         assert f"{number:,}" in TEXT
+    for number in (codec.PART_BYTES, codec.ENVELOPE_FRAMES_MAX, codec.ENVELOPE_BYTES_MAX, session.EARLY_BYTES):
+        assert f"{number:,}" in TEXT
+    for number in (m.BUFFERS_MAX,):
+        assert f"{number:,}" in TEXT
     for number in (session.ENVELOPE_BYTES, session.WINDOW_BYTES, MAX_FRAME_BYTES):
         assert f"{number:,}" in TEXT
     assert f"{codec.RUN_ITEMS} records" in TEXT
+    assert f"or are more than {codec.PART_BUFFERS}" in TEXT
     assert f"at most {m.HOSTS_MAX} hosts" in TEXT
     assert f"none large enough, for {TOO_LARGE_AFTER_S:.0f} s" in TEXT
     assert f"At most {session.WINDOW} envelopes" in TEXT
