@@ -16,7 +16,7 @@ from typing import Any
 from concurrent_nb.errors import AccessRefused, TooLarge, VersionMismatch
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.transport.control_client import ControlClient
-from concurrent_nb.transport.control_server import ControlServer, Limits
+from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
 from concurrent_nb.transport.tls import TlsMaterial
 
 #: role to token
@@ -25,7 +25,7 @@ TOKENS = {"admin": "a" * 43, "client": "c" * 43, "slave": "s" * 43}
 HEADERS = {"Authorization": f"Bearer {TOKENS['admin']}", "Content-Type": "application/json"}
 EVERYBODY = ["admin", "client", "slave"]
 #: short ones, so that a test of slowness is quick
-LIMITS = Limits(idle_s=1.0, body_s=1.0, answer_s=1.0, connections=40)
+LIMITS = ConnectionLimits(idle_s=1.0, body_s=1.0, answer_s=1.0, connections=40)
 
 
 class Sample:
@@ -106,7 +106,7 @@ def serving(
     addresses: Sequence[str] = ("127.0.0.1",),
     tls: TlsMaterial | None = None,
     names: Sequence[str] = (),
-    limits: Limits = LIMITS,
+    limits: ConnectionLimits = LIMITS,
 ) -> Iterator[Serving]:
     """Serve a sample for the time of a `with`."""
     sample = Sample()

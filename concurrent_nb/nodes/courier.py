@@ -59,8 +59,6 @@ OVERTAKE_S: Final = 60.0
 STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
 #: the master is given up when so many sessions were ended, one after another, before a task ended in them
 SESSIONS_IN_VAIN: Final = 5
-#: foreign code in our thread that takes longer is complained of
-HELD_UP_S: Final = 2.0
 #: time between two attempts to find a master again
 RETRY_S: Final = 0.25
 #: shared memory is looked through this often, and given back after so long without use
@@ -321,13 +319,6 @@ class Courier:
                         self._learn(news)
                     except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
                         self._end_broken(news, error)
-                if (held_up_s := monotonic() - now) > HELD_UP_S:
-                    log.warning(
-                        "opening results and calling callbacks has held up the application's thread for %.1f s; other "
-                        "results waited meanwhile",
-                        held_up_s,
-                    )
-                    now = monotonic()
         except ProtocolError as error:
             log.warning("the master broke the protocol: %s", error)
             self._fault = f"the master broke the protocol: {error}"

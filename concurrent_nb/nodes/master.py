@@ -50,7 +50,7 @@ from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.compute import SILENT_S, Gate
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.connections import SILENT_MAX, Connection
-from concurrent_nb.transport.control_server import ControlServer, Limits
+from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
 from concurrent_nb.transport.sparse_log import SparseLog
 from concurrent_nb.transport.taken_names import write_untaken
 from concurrent_nb.transport.waiting import Waiter, fd_of
@@ -175,7 +175,7 @@ class Master:
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         dispatcher = Dispatcher(Registry(self))
-        limits = Limits()
+        limits = ConnectionLimits()
         limits = limits._replace(connections=descriptors.part_of_limit(1 / 4, limits.connections))
         server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits)
         self._thread.start()

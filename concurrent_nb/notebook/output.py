@@ -1,7 +1,8 @@
 """What tasks print, shown in the cell as it comes: cleaned, and marked with the task's number where there are several.
 
 Used by `watch` and `local`, on the main thread. A task can print anything; what would move the cursor, clear the
-screen, set the window's title or hide text is left out. Colours and carriage returns stay.
+screen, set the window's title, hide text or have it read in another order is left out. Colours and carriage returns
+stay, and so does text that is written from right to left.
 """
 
 import math
@@ -10,6 +11,7 @@ import sys
 from bisect import insort
 from collections.abc import Collection, Iterable
 from html import escape
+from itertools import islice
 from typing import Final, TextIO
 
 from IPython.display import display
@@ -29,12 +31,13 @@ HOLD_S: Final = 5.0
 
 _RESET: Final = "\x1b[0m"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
-#: escape sequences as in ECMA-48, then single control characters other than tab, newline and carriage return
+#: escape sequences as in ECMA-48, then single control characters other than tab, newline and carriage return, and what
+#: turns the order of text around (Unicode's embeddings, overrides and isolates; not its marks, which languages need)
 _CONTROL: Final = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"
     r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\)"
     r"|\x1b[ -/]*[0-OQ-WYZ`-~\\]"
-    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]",
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]",
     re.DOTALL,
 )
 _UNFINISHED: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07]*|[ -/]*)$")
@@ -46,7 +49,22 @@ def clean(text: str) -> str:
     >>> clean("\\x1b[31mred\\x1b[0m \\x1b[2Jgone\\x07")
     '\\x1b[31mred\\x1b[0m gone'
     """
-    return _CONTROL.sub(lambda found: found[0] if _COLOUR.fullmatch(found[0]) else "", text)
+    return _CONTROL.sub(lambda found: _without_concealing(found[0]) if _COLOUR.fullmatch(found[0]) else "", text)
+
+
+def _without_concealing(colour: str) -> str:
+    """Take the parameter out of a colour that hides text; what follows it stays."""
+    if "8" not in colour:
+        return colour
+    given, kept = iter(colour[2:-1].split(";")), list[str]()
+    for parameter in given:
+        if parameter.isdecimal() and int(parameter) == 8:
+            continue
+        kept.append(parameter)
+        if parameter in ("38", "48", "58"):  # a colour by number: 5 and one more, or 2 and three more
+            kind = next(given, None)
+            kept += [] if kind is None else [kind, *islice(given, {"5": 1, "2": 3}.get(kind, 0))]
+    return f"\x1b[{';'.join(kept)}m" if kept else ""
 
 
 def _split_unfinished(text: str) -> tuple[str, str]:

@@ -31,7 +31,7 @@ from concurrent_nb.wire import jsonrpc
 log = logging.getLogger(__name__)
 
 
-class Limits(NamedTuple):
+class ConnectionLimits(NamedTuple):
     """How much a peer may take, in all and before it has shown a token."""
 
     body_bytes: int = jsonrpc.MAX_BODY_BYTES
@@ -51,7 +51,7 @@ class Limits(NamedTuple):
     pause_s: float = 1.0
 
 
-_LIMITS: Final = Limits()
+_LIMITS: Final = ConnectionLimits()
 #: what the system says when it has no descriptor or no memory left for a connection
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: connections that are accepted before others have their turn
@@ -70,7 +70,7 @@ class ControlServer:
         tls: TlsMaterial | None = None,
         *,
         names: Iterable[str] = (),
-        limits: Limits = _LIMITS,
+        limits: ConnectionLimits = _LIMITS,
     ) -> None:
         """Bind nothing yet.
 
@@ -139,7 +139,7 @@ class _Server(HTTPServer):
 
     # Tornado constructs in `initialize`, and checks nobody's calls of it.
     def initialize(  # type: ignore[override]
-        self, *args: Any, limits: Limits, is_busy: Container[IOStream], **kwargs: Any
+        self, *args: Any, limits: ConnectionLimits, is_busy: Container[IOStream], **kwargs: Any
     ) -> None:
         super().initialize(*args, **kwargs)
         self._limits = limits

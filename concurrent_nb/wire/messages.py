@@ -200,7 +200,7 @@ class Part(Message, tag=42, frozen=True):
 
 
 class DropSegments(Message, tag=8, frozen=True):
-    """Nothing refers to these any more, and nothing will."""
+    """Nothing refers to these any more. They may be introduced, or told, again."""
 
     segments: list[SegmentId]
 

@@ -96,6 +96,38 @@ def unlike(build: Build) -> Build:
             "/etc/passwd is not allowed",
         ),
         (
+            "cdef extern from *:\n    '''\n    %:include </etc/passwd>\n    '''\n    int x\ndef f(): return x",
+            2,
+            "/etc/passwd is not allowed",
+        ),
+        (
+            "cdef extern from *:\n    '''\n    #define M <m>\n    #include M\n    '''\n    int x\ndef f(): return x",
+            2,
+            "include M is not allowed",
+        ),
+        (
+            "cdef extern from *:\n    '''\n    __asm__(\".incbin 'x'\");\n    '''\n    int x\ndef f(): return x",
+            2,
+            "an assembler that reads files",
+        ),
+        (
+            'cdef extern from *:\n    int x "x;\\n#include </etc/passwd>\\nint y"\ndef f(): return x',
+            0,
+            "/etc/passwd is not allowed",
+        ),
+        pytest.param(
+            f"def f(x):\n    return {' + '.join(['x'] * 1_000)}",
+            3,
+            "this expression is too long, or nested too deeply",
+            id="1_000 terms",
+        ),
+        pytest.param(
+            f"def f(x):\n    return {' + '.join(['x'] * 100_000)}",
+            3,
+            "this expression is too long, or nested too deeply",
+            id="100_000 terms",
+        ),
+        (
             "cimport cython\n@cython.control_flow.dot_output('/tmp/x')\ndef f(): pass",
             3,
             "'control_flow.dot_output' not a valid cython language construct",

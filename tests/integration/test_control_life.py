@@ -12,7 +12,7 @@ from concurrent_nb.errors import AccessRefused, ConfigurationError
 from concurrent_nb.rpc import Dispatcher, Registry
 from concurrent_nb.transport import tls
 from concurrent_nb.transport.control_client import ControlClient
-from concurrent_nb.transport.control_server import ControlServer, Limits
+from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
 from tests.serving import LIMITS, TOKENS, Sample, call, head, raw, serving
 
 # -------------------------------------------------------------------------------------------------- starting, stopping
@@ -156,7 +156,7 @@ def test_old_tls_is_refused() -> None:
 
 
 def test_the_defaults_are_those_that_the_design_names() -> None:
-    limits = Limits()
+    limits = ConnectionLimits()
     assert limits.body_bytes == 1 << 20
     assert limits.body_s == 5
     assert 5 <= limits.idle_s <= 60

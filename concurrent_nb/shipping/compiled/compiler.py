@@ -26,7 +26,18 @@ CIMPORTS = ("cpython", "cython", "libc", "libcpp", "numpy", "openmp", "posix")
 #: directives that read or write files, insert C, or are for Cython's own tests
 REFUSED = ("callspec", "control_flow", "formal_grammar", "np_pythran", "set_initial_path", "test_")
 _OUTSIDE = re.compile(r"^(/|[A-Za-z]:|\.\.?/|.*/\.\./)")
-_VERBATIM = re.compile(r'#\s*include\s*[<"](?P<name>[^>"]*)[>"]')
+#: comments of C, and what looks like comments in texts; C++ has texts in which nothing is escaped
+_COMMENTS = re.compile(
+    r'R"(?P<raw>[^()\\\s]{0,16})\(.*?\)(?P=raw)"|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|//[^\n]*|/\*.*?\*/',
+    re.DOTALL,
+)
+_DIRECTIVE = re.compile(r"^[ \t\f\v]*(?:\#|%:)[ \t]*(?:include|include_next|import|embed)\b(?P<what>.*)$", re.MULTILINE)
+_NAMED = re.compile(r'\s*(?:<(?P<angle>[^>\n]*)>|"(?P<quoted>[^"\n]*)")')
+#: what an assembler is told
+_ASSEMBLER = re.compile(r'\b(?:__)?asm(?:__)?\b[\w\s]*\((?P<text>(?:\s*"(?:\\.|[^"\\\n])*")*)')
+#: terms of one expression, far more than Cython can take: it would look at them for long, and then crash
+_ENDLESS = re.compile(r"(?:[\w.]++\s*+[-+*/%&|^]++\s*+){2000}")
+TOO_DEEP = "this expression is too long, or nested too deeply, for Cython: cut it into several statements"
 #: how often this looks whether its parent is there
 WATCH_S = 0.3
 
@@ -36,6 +47,8 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
 
     The answer has `errors`, a list of [line, column, message], or what was made.
     """
+    if endless := _ENDLESS.search(request["pyx"]):
+        return {"errors": [[request["pyx"].count("\n", 0, endless.start()) + 1, 0, TOO_DEEP]]}
     Errors: Any = import_module("Cython.Compiler.Errors")
     errors: list[list[Any]] = []
     report = Errors.report_error
@@ -94,13 +107,11 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
                 name = name.base
             found["functions" if node.overridable else "c_only"].append([str(name.name), node.pos[1]])
         elif kind == "CDefExternNode":
-            headers = [str(node.include_file or "")]
-            headers += [match["name"] for match in _VERBATIM.finditer(str(node.verbatim_include or ""))]
-            for header in headers:
-                if _OUTSIDE.match(header.strip("<>")):
-                    raise Errors.CompileError(
-                        node.pos, f"{header} is not allowed, because other machines do not have it"
-                    )
+            header = str(node.include_file or "")
+            if _OUTSIDE.match(header.strip("<>")):
+                raise Errors.CompileError(node.pos, _not_allowed(header))
+            if refused := files_read(str(node.verbatim_include or "")):
+                raise Errors.CompileError(node.pos, refused)
 
     options = Main.CompilationOptions(
         Options.default_options,
@@ -120,7 +131,11 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
             note(error)
     made = result.c_file if result is not None and not errors else None
     if made is None:
+        errors = [[line, column, TOO_DEEP if _is_too_deep(text) else text] for line, column, text in errors]
         return {"errors": errors or [[0, 0, "Cython has made nothing of the cell, and does not say why"]]}
+    # Names of C can be any text, so what is made is looked at too.
+    if refused := files_read(Path(made).read_text(encoding="utf-8")):
+        return {"errors": [[0, 0, refused]]}
     page = Path(source).with_suffix(".html")
     return {
         "functions": found["functions"],
@@ -129,6 +144,33 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
         "c": base64.b64encode(zlib.compress(Path(made).read_bytes())).decode(),
         "html": _inside(page.read_text(encoding="utf-8")) if request["annotate"] else None,
     }
+
+
+def files_read(c: str) -> str:
+    """Say why C is refused that has the preprocessor or the assembler read files of this machine; else ""."""
+    c = c.replace("??/", "\\").replace("??=", "#")
+    c = re.sub(r"\\[ \t]*\r?\n", "", c)
+    c = _COMMENTS.sub(lambda found: " " if found[0].startswith("/") else found[0], c)
+    for directive in _DIRECTIVE.finditer(c):
+        named = _NAMED.match(directive["what"])
+        if named is None:
+            return f"include{directive['what'][:100]} is not allowed: write the header's name, in quotes or angles"
+        name = named["angle"] if named["angle"] is not None else named["quoted"]
+        if _OUTSIDE.match(name.strip()):
+            return _not_allowed(name)
+    for told in _ASSEMBLER.finditer(c):
+        text = re.sub(r'"\s*"', "", told["text"])
+        if re.search(r"\.\s*(?:incbin|include)|\\[x0-7]", text):
+            return "an assembler that reads files, or whose text is escaped, is not allowed"
+    return ""
+
+
+def _not_allowed(header: str) -> str:
+    return f"{header} is not allowed, because other machines do not have it"
+
+
+def _is_too_deep(text: str) -> bool:
+    return text.startswith("Compiler crash") and "RecursionError" in text
 
 
 def _inside(page: str) -> str:

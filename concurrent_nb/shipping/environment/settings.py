@@ -84,13 +84,15 @@ class _RecursionLimit(Setting):
         return None if limit == _PLAIN_RECURSION else limit
 
     def apply(self, value: Any) -> None:
-        sys.setrecursionlimit(self._home if value is None else value)
+        sys.setrecursionlimit(self._home if value is None else min(value, RECURSION_MOST))
 
     def looks(self) -> list[Look]:
         return [(sys.getrecursionlimit, sys.getrecursionlimit())]
 
 
 _PLAIN_RECURSION: Final = 1000
+#: a larger limit does not follow: a recursion without an end would take all memory before it is noticed
+RECURSION_MOST: Final = 1_000_000
 
 
 class _ByName(type):

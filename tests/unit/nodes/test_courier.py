@@ -178,6 +178,15 @@ def answer(
     return m.Outcomes(job, "east", [m.OutcomeFrame(index, 1, status, 0.1, 42, body, **of)])
 
 
+def is_breach(envelope: list[bytes]) -> bool:
+    """Say whether no session takes an envelope."""
+    try:
+        Session(7, "to_client").receive(envelope, 0.0)
+    except ProtocolError:
+        return True
+    return False
+
+
 def is_well(master: PlayedMaster, index: int) -> None:
     """See that a good task still gets its answer."""
     (good,) = master.submit(index)
@@ -240,7 +249,12 @@ def test_nonsense_ends_one_future_at_most(master: PlayedMaster, name: str) -> No
     message, error = NONSENSE[name]
     (victim,) = master.submit(0)
     master.say(message)
-    if error is None:
+    if is_breach([msgspec.msgpack.encode([m.PROTOCOL_VERSION, 7, 1, 0, [message]])]):
+        master.follow()
+        master.await_tasks(b"j" * 16, [0])
+        master.say(answer(0))
+        assert victim.result(PATIENCE_S) == "good"
+    elif error is None:
         is_well(master, 1)
         master.say(answer(0))
         assert victim.result(PATIENCE_S) == "good"
@@ -249,7 +263,38 @@ def test_nonsense_ends_one_future_at_most(master: PlayedMaster, name: str) -> No
             victim.result(PATIENCE_S)
         assert victim.task in (str(caught.value), *vars(caught.value).values()) or victim.task in str(caught.value)
     is_well(master, 2)
-    assert master.sessions == 1
+
+
+class Hostile:
+    """Raises something when it is unpickled."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        return _throw, (self.kind,)
+
+
+def _throw(kind: type[BaseException]) -> None:
+    raise kind("when it was unpickled")
+
+
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, RecursionError, StopIteration, BaseException]
+)
+def test_what_unpickling_raises_ends_the_one_future(master: PlayedMaster, kind: type[BaseException]) -> None:
+    body = pickle.dumps(Hostile(kind))
+    result, failure, notes = master.submit(0, 1, 2)
+    master.say(answer(0, body=body), answer(1, 2, encode_error(m.ErrorReport("E", "why", "", body))))
+    with pytest.raises(ResultNotLoadable, match=kind.__name__) as caught:
+        result.result(PATIENCE_S)
+    assert isinstance(caught.value.__cause__, kind)
+    with pytest.raises(TaskError, match="E: why"):
+        failure.result(PATIENCE_S)
+    note = msgspec.msgpack.encode([5, body])
+    master.say(m.Output(m.TaskRef(b"j" * 16, 2, 1), m.NOTES, len(note).to_bytes(4, "little") + note), answer(2))
+    assert notes.result(PATIENCE_S) == "good"
+    is_well(master, 3)
 
 
 @pytest.mark.parametrize("elapsed_s", [float("nan"), float("inf"), -1e300])
@@ -396,9 +441,7 @@ def test_whatever_a_master_says_the_application_goes_on(seed: int) -> None:
         frames = [chance.randbytes(100) for _ in range(chance.choice([0, 0, 0, 1]))]
         envelope = [msgspec.msgpack.encode([m.PROTOCOL_VERSION, 7, 1, 0, raw]), *frames]
         master.say_raw(envelope)
-        try:  # what no session would take ends this one
-            Session(7, "to_client").receive(envelope, 0.0)
-        except ProtocolError:
+        if is_breach(envelope):
             master.follow()
         else:
             master._session._last_seq = 1

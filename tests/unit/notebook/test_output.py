@@ -37,7 +37,12 @@ def shown(pieces: list[tuple[int, int, str]], tagged: bool = True) -> tuple[str,
         ("a\x1bPdevice\x1b\\b\x1b_apc\x1b\\c", "abc"),
         ("a\x1bcb\x1b7c\x1b(Bd", "abcd"),
         ("a\x00b\x07c\x08d\x0be\x0cf\x7fg\x9bh", "abcdefgh"),
-        ("é 漢 🎉 \u202e", "é 漢 🎉 \u202e"),
+        ("é 漢 🎉 \u202e", "é 漢 🎉 "),
+        ("a\u202ab\u202bc\u202cd\u202de\u2066f\u2067g\u2068h\u2069i", "abcdefghi"),
+        ("\u05e9\u05dc\u05d5\u05dd \u200f\u200e \u061c\u0639", "\u05e9\u05dc\u05d5\u05dd \u200f\u200e \u061c\u0639"),
+        ("\x1b[8mhidden\x1b[0m \x1b[1;8;31mred\x1b[08m", "hidden\x1b[0m \x1b[1;31mred"),
+        ("\x1b[38;5;8mgrey \x1b[48;2;8;8;8;8mblack \x1b[38;5m", "\x1b[38;5;8mgrey \x1b[48;2;8;8;8mblack \x1b[38;5m"),
+        ("\x1b[28mshown \x1b[18m", "\x1b[28mshown \x1b[18m"),
     ],
 )
 def test_only_colours_and_returns_are_left_of_control_sequences(text: str, left: str) -> None:

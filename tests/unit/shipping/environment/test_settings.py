@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from concurrent_nb.shipping.environment.settings import Saved, Setting, all_settings
+from concurrent_nb.shipping.environment.settings import RECURSION_MOST, Saved, Setting, all_settings
 
 
 @pytest.fixture
@@ -99,3 +99,13 @@ def test_a_filter_for_warnings_of_a_module_that_is_not_imported_works_once_it_is
         warnings.warn("now", Careful, stacklevel=1)
     with warnings.catch_warnings(record=True):
         warnings.warn("others are not errors", UserWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "there"), [(5_000, 5_000), (RECURSION_MOST, RECURSION_MOST), (10**9, RECURSION_MOST)]
+)
+def test_a_recursion_limit_follows_as_far_as_memory_takes_it(
+    settings: dict[str, Setting], limit: int, there: int
+) -> None:
+    settings["recursion limit"].apply(limit)
+    assert sys.getrecursionlimit() == there
