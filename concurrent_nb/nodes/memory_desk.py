@@ -292,10 +292,13 @@ class MemoryDesk:
             for index in event.indexes if kept else ():
                 if (taken := kept.pop(index, None)) is None:
                     continue
-                if client.introductions.shares:
-                    client.holds.update(dict.fromkeys(taken.slices, taken.slave))
-                else:
+                if not client.introductions.shares:
                     self._release(taken.slave, taken.slices, clean=True)
+                    continue
+                for slice_ in taken.slices:
+                    if slice_ in client.holds:  # its slave has named it twice, and it will be released once
+                        self._came_back(slice_)
+                    client.holds[slice_] = taken.slave
 
     def forget_job(self, job: JobId) -> None:
         """Give back what is kept for a job."""
@@ -357,11 +360,14 @@ class MemoryDesk:
             account.session.send(m.Release(list(slices), clean))
             self._touched(slave)
         for slice_ in slices:
-            self._lent[slice_.segment] -= 1
-            if not self._lent[slice_.segment]:
-                del self._lent[slice_.segment]
-                if slice_.segment in self._orphans:
-                    self._close([slice_.segment])
+            self._came_back(slice_)
+
+    def _came_back(self, slice_: m.Slice) -> None:
+        self._lent[slice_.segment] -= 1
+        if not self._lent[slice_.segment]:
+            del self._lent[slice_.segment]
+            if slice_.segment in self._orphans:
+                self._close([slice_.segment])
 
     def _close(self, segments: Sequence[bytes]) -> None:
         """Close segments, and tell everybody who knows them."""

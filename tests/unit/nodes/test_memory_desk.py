@@ -221,6 +221,25 @@ def test_a_lost_slaves_memory_is_closed_when_nobody_looks_at_it() -> None:
     assert not bench.shelf.opened and said(east) == []
 
 
+@pytest.mark.parametrize("again", ["in one outcome", "in two outcomes", "in both"])
+def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_has_gone(again: str) -> None:
+    bench = Bench()
+    alice, east = bench.client(), bench.slave(EAST)
+    bench.desk.heard(east, segment(), ())
+    twice = (piece(1), piece(1))
+    for index in (1, 2) if again != "in one outcome" else (1,):
+        sizes = twice if again != "in two outcomes" else (piece(1),)
+        frame = m.OutcomeFrame(index, 1, Status.OK, 0.1, 42, b"", sizes)
+        bench.desk.outcomes(east.session_id, JOB, [frame])
+        bench.desk.keep(lambda job, outcome: True)
+    bench.desk.hand_over(alice, acknowledged(1, 2))
+    bench.desk.heard(alice, m.Release([piece(1)], True), ())
+    assert said(east) == [m.Release([piece(1)], clean=True)]
+    bench.desk.left(east)
+    bench.desk.abandon(east, due=0.0)
+    assert not bench.shelf.opened and not bench.desk._lent
+
+
 # ---------------------------------------------------------------------------------------------- what travels to slaves
 
 
