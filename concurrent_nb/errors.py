@@ -133,7 +133,7 @@ class WorkerDied(TaskError):
 
 
 class PoisonTask(WorkerDied):
-    """The task was running in several workers that died, so it is quarantined; the message lists how each died."""
+    """The task was there when several workers or slaves died, so it is quarantined; the message lists how each died."""
 
 
 class ResultNotPicklable(TaskError):

@@ -13,7 +13,7 @@ class Status(IntEnum):
     CANCELLED = 3  #: it was cancelled before or while it ran; no payload
     TIMEOUT = 4  #: it ran longer than its timeout_s; payload: ErrorReport without an exception
     DIED = 5  #: its worker died while it ran; ErrorReport. The master runs it again, or quarantines it
-    POISON = 6  #: it was running in too many workers that died; ErrorReport
+    POISON = 6  #: its worker, or its slave, died too often; ErrorReport
     NOT_PICKLABLE = 7  #: it returned something that cannot be pickled; ErrorReport
     NOT_LOADABLE = 8  #: its function or arguments cannot be unpickled in the worker; ErrorReport
     REFUSED = 9  #: the master did not accept it; ErrorReport

@@ -29,6 +29,8 @@ def describe(told: dict[str, Any]) -> list[str]:
     lines += [_job(job) for job in told["jobs"] if job["state"] != "idle"]
     if told.get("more_jobs"):
         lines.append(f"  and {_count(told['more_jobs'], 'job')} more")
+    for suspect in told["suspects"]:
+        lines += _suspect(suspect)
     if told["other_jobs"]:
         lines.append(f"  {_count(told['other_jobs'], 'job')} of others")
     return lines
@@ -70,11 +72,20 @@ def _slave(slave: dict[str, Any]) -> str:
 
 
 def _job(job: dict[str, Any]) -> str:
+    untaken = job["untaken_bytes"]
     whose = f"of {job['client']}" if job["client"] else "whose owner is away"
     return (
         f"  job {job['name'] or 'without a name'} ({job['id'][:8]}) {whose}: {job['state']}, {job['done']} of "
         f"{_count(job['tasks'], 'task')} done, {write_span(job['age_s'])} old"
+        + (f"; waits, because its owner has not taken {write_bytes(untaken)} of results" if untaken else "")
     )
+
+
+def _suspect(suspect: dict[str, Any]) -> list[str]:
+    deaths = suspect["deaths"]
+    times = _count(len(deaths), "time")
+    lines = [f"  task {suspect['task']} {suspect['state']}; its worker or its slave died {times}:"]
+    return lines + [f"    {number}. {how}" for number, how in enumerate(deaths, 1)]
 
 
 def _on(node: dict[str, Any]) -> str:

@@ -137,7 +137,8 @@ class Courier:
         self._held: deque[News[TaskFuture]] = deque()  # news that waits for output to be written
         self._held_until = 0.0
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
-        self._note_readers: dict[tuple[bytes, int], tuple[int, Reader]] = {}  # by task: attempt, and its stream 3
+        # by task: attempt, and its stream 3; None if that has turned out to be no notes
+        self._note_readers: dict[tuple[bytes, int], tuple[int, Reader | None]] = {}
         self._ledger = Ledger[TaskFuture](self.member.interval_s)
         self._attach()
         self._waiter = self._watch()
@@ -464,15 +465,17 @@ class Courier:
 
     def _take_notes(self, future: TaskFuture, wrote: Wrote[TaskFuture]) -> None:
         key = (future.job_id, future.index)
-        attempt, reader = self._note_readers.get(key, (-1, Reader()))
+        attempt, reader = self._note_readers.get(key, (-1, None))
         if attempt != wrote.attempt:  # the last one may have died in the middle of a note
             reader = Reader()
             self._note_readers[key] = (wrote.attempt, reader)
+        if reader is None:  # what came before was no note, which was said once
+            return
         try:
             notes = reader.feed(wrote.data)
         except ProtocolError as error:
-            log.warning("task %s: %s", future.task, error)
-            del self._note_readers[key]
+            log.warning("task %s: %s; none of its notes that come after this is shown", future.task, error)
+            self._note_readers[key] = (wrote.attempt, None)
             return
         for note in notes:
             if isinstance(note, SetupRan) and self.setup_ran is not None:

@@ -41,7 +41,7 @@ from concurrent_nb.objects.store import Store
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.state import UNDELIVERED_BYTES
+from concurrent_nb.scheduling.state import RESULTS_KEPT_BYTES
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.compute import SILENT_S, Gate
@@ -76,14 +76,16 @@ class MasterNode(Component):
     interval_s = FloatItem(1.0, min=0.01, help="Seconds between two signs of life of a node.")
     suspect_after_s = FloatItem(3.0, min=0.01, help="A node that was silent for this many seconds gets no new tasks.")
     lost_after_s = FloatItem(5.0, min=0.01, help="A node that was silent for this many seconds is given up.")
-    deaths_allowed = IntItem(3, min=1, help="A task that was running in this many workers that died is quarantined.")
+    deaths_allowed = IntItem(3, min=1, help="A task is quarantined after so many deaths of its worker or slave.")
     results_kept_s = FloatItem(
         KEPT_S,
         min=0.0,
         help="Seconds for which an application whose connection has broken may come back for its results.",
     )
     results_kept_bytes = IntItem(
-        UNDELIVERED_BYTES, min=0, help="Bytes of results kept for a silent application before its tasks wait for it."
+        RESULTS_KEPT_BYTES,
+        min=0,
+        help="Bytes of results that an application has not taken, before its tasks wait for that.",
     )
     share_memory = BoolItem(True, help="Large buffers for nodes of this host lie in shared memory and do not travel.")
 
@@ -108,7 +110,7 @@ class Master:
             strategy,
             makers=makers(config.manager),
             deaths_allowed=config.deaths_allowed,
-            undelivered_bytes=config.results_kept_bytes,
+            results_kept_bytes=config.results_kept_bytes,
         )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
         self._shelf = Shelf()
@@ -344,7 +346,9 @@ class Master:
         return await self._ask(lambda now: self._core.heartbeat(session_of(session), now))
 
     async def _unregister(self, session: str) -> bool:
-        return await self._ask(lambda now: self._core.remove(session_of(session), "it has unregistered", now))
+        return await self._ask(
+            lambda now: self._core.remove(session_of(session), "it has unregistered", now, left=True)
+        )
 
     def _welcome(self, session: SessionId, name: str, caller: Caller, memory: list[Any] | None) -> dict[str, Any]:
         shares = self.config.share_memory and can_open(memory)

@@ -10,6 +10,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from typing import Any, Final, cast
 
@@ -50,6 +51,11 @@ KEPT_S: Final = 3600.0
 LINGER_S: Final = 10.0
 #: of what tasks write, so much is kept for a silent client; more is left out
 OUTPUT_KEPT_BYTES: Final = 16 * 1024 * 1024
+#: a process that ends is there for a moment after its connection has broken: it is looked for again after so long, and
+#: then ever less often
+CHECK_S: Final = 0.02
+#: so many tasks that had workers or slaves die are told of at most
+SUSPECTS_TOLD: Final = 100
 #: functions of jobs that are over are kept for the next job, so many of them, of so many bytes in all
 IDLE_FUNCTIONS: Final = 64
 IDLE_BYTES: Final = 64 * 1024 * 1024
@@ -148,6 +154,7 @@ class MasterCore:
         self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
         self._silent: dict[SessionId, Peer] = {}  # clients
         self._next_check = 0.0  # when to see whether their processes are there
+        self._check_after_s = CHECK_S  # and how long after that again
         self._scheduler_due = 0.0
         self._restarts = 0  # orders to restart workers
         self.kernels = KernelDesk()
@@ -228,8 +235,13 @@ class MasterCore:
         self._liveness.watch(peer.session_id, now)
         log.info("%s %r has registered", peer.role, peer.name)
 
-    def remove(self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0) -> bool:
-        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end."""
+    def remove(
+        self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
+    ) -> bool:
+        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end.
+
+        A slave that has `left`, and did not break, was not killed by what ran there.
+        """
         peer = self.peers.pop(session_id, None)
         if peer is None:
             return False
@@ -246,7 +258,7 @@ class MasterCore:
         if peer.role == "client":
             self._events.append(e.ClientLost(session_id, linger_s))
         elif peer.heard:
-            self._events.append(e.SlaveLost(session_id))
+            self._events.append(e.SlaveLost(session_id, reason, left or not peer.slots))
         if peer.role == "slave":
             self.kernels.lost(session_id, reason)
         self._decide(now)
@@ -329,7 +341,7 @@ class MasterCore:
             if self._memory.arrived:
                 self._memory.keep(self._counts)
             if peer.session.closed_by_peer is not None:
-                self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer}", now)
+                self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer}", now, left=True)
         except ProtocolError as error:
             log.warning("%s %r broke the protocol: %s", peer.role, peer.name, error)
             self._events.clear()
@@ -370,7 +382,14 @@ class MasterCore:
         owner = peer.key.decode()
         self._events.append(
             e.JobOpened(
-                peer.session_id, owner, job, message.name, message.until, message.stop_on_error, message.strategy or ""
+                peer.session_id,
+                owner,
+                job,
+                message.name,
+                message.until,
+                message.stop_on_error,
+                message.strategy or "",
+                peer.memory.introductions.shares,
             )
         )
 
@@ -592,7 +611,8 @@ class MasterCore:
         for change in self._liveness.tick(now):
             self._lives(change, now)
         if self._silent and now >= self._next_check:
-            self._next_check = now + self._interval_s
+            self._next_check = now + self._check_after_s
+            self._check_after_s = min(2 * self._check_after_s, self._interval_s)
             for peer in list(self._silent.values()):
                 if not peer.is_alive():
                     self.remove(peer.session_id, "its process has ended", now)
@@ -624,7 +644,7 @@ class MasterCore:
         client.is_silent = is_silent
         if is_silent:
             self._silent[client.session_id] = client
-            self._next_check = 0.0
+            self._next_check, self._check_after_s = 0.0, CHECK_S
             self._events.append(e.ClientSilent(client.session_id))
             return
         self._silent.pop(client.session_id, None)
@@ -668,6 +688,8 @@ class MasterCore:
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
         self._scheduler_due = inf if scheduler_due is None else scheduler_due
         due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
+        if self._silent:
+            due = min(due, self._next_check)
         return min(due, self.kernels.next_deadline())
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
@@ -683,6 +705,7 @@ class MasterCore:
         owner = asker.key.decode() if asker is not None and asker.role == "client" else None
         jobs = [job for job in self.scheduler.jobs.values() if sees_all or job.owner == owner]
         clients = [peer for peer in self.peers.values() if peer.role == "client"]
+        paused = self.scheduler.paused
         assigned = Counter(task.job.id for slave in self.scheduler.slaves.values() for task in slave.tasks)
         return {
             "epoch": self.epoch,
@@ -703,9 +726,13 @@ class MasterCore:
                 {"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in clients[:LISTED_MAX]
             ],
             "more_clients": max(0, len(clients) - LISTED_MAX),
-            "jobs": [self._describe_job(job, assigned[job.id], owner, now) for job in jobs[-LISTED_MAX:]],
+            "jobs": [
+                self._describe_job(job, assigned[job.id], owner, now, paused.get(job.owner, 0))
+                for job in jobs[-LISTED_MAX:]
+            ],
             "more_jobs": max(0, len(jobs) - LISTED_MAX),
             "other_jobs": len(self.scheduler.jobs) - len(jobs),
+            "suspects": self._describe_suspects({job.id for job in jobs}),
             "tasks": self._count_tasks(),
             "functions": len(self._functions),
         }
@@ -723,7 +750,9 @@ class MasterCore:
         busy = min(slave.load, slave.slots)
         return {"in_flight": len(slave.tasks) + len(slave.ghosts), "busy": busy, "state": state, **host}
 
-    def _describe_job(self, job: Job, assigned: int, owner: str | None, now: float) -> dict[str, Any]:
+    def _describe_job(
+        self, job: Job, assigned: int, owner: str | None, now: float, untaken_bytes: int
+    ) -> dict[str, Any]:
         client = self.peers.get(job.client) if job.client is not None else None
         left = len(job.tasks)
         state = "idle" if not left else "stopping" if job.ended else "running" if assigned else "waiting"
@@ -736,8 +765,19 @@ class MasterCore:
             "tasks": job.accepted,
             "done": job.accepted - left,
             "assigned": assigned,
+            "untaken_bytes": untaken_bytes,  # of results, for which it waits to be taken; 0 if it does not
             "age_s": now - job.opened_s,
         }
+
+    def _describe_suspects(self, jobs: set[JobId]) -> list[dict[str, Any]]:
+        """Tell of tasks of these jobs that had workers or slaves die, and have not ended."""
+        told = []
+        for task in islice((task for task in self.scheduler.blamed if task.job.id in jobs), SUSPECTS_TOLD):
+            slave = None if task.slave is None else self.scheduler.slaves[task.slave].name
+            does = "waits for a slave" if slave is None else f"is on slave {slave}"
+            alone = "alone, because one of its deaths cost a slave" if task.suspect else "beside others"
+            told.append({"task": task.name, "state": f"{does}, to run {alone}", "deaths": list(task.deaths)})
+        return told
 
     def _count_tasks(self) -> dict[str, int]:
         jobs = self.scheduler.jobs.values()

@@ -1,4 +1,6 @@
-"""Whether a process of this host is there: its pid, and when it began, because pids are used again."""
+"""Processes of this host: whether one is there (its pid, and when it began, because pids are used again), and how many
+files this one may open.
+"""
 
 import os
 import socket
@@ -10,11 +12,35 @@ from typing import Final
 LINUX: Final = sys.platform == "linux"
 #: of a host's name, so many characters are told
 HOST_MAX: Final = 100
+#: more open files than that nobody needs, and closing them all one by one takes long
+OPEN_FILES_MAX: Final = 65_536
 
 
 def name_of_host() -> str:
     """Give the name by which this host is known."""
     return socket.gethostname()[:HOST_MAX]
+
+
+def raise_open_files_limit() -> int:
+    """Let this process open as many files as it may, at most OPEN_FILES_MAX; return how many that are.
+
+    Systems start processes with a low limit of their own choice, which each may raise to another that is the
+    administrator's.
+    """
+    try:
+        import resource
+    except ImportError:  # there is no such limit
+        return OPEN_FILES_MAX
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    infinity = resource.RLIM_INFINITY
+    wanted = OPEN_FILES_MAX if hard == infinity else min(hard, OPEN_FILES_MAX)
+    if soft == infinity or soft >= wanted:
+        return OPEN_FILES_MAX if soft == infinity else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):  # a system that allows less than it says
+        return soft
+    return wanted
 
 
 def own_begun() -> float | None:

@@ -17,8 +17,9 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, InitializerFailed, ProtocolError
+from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
-from concurrent_nb.nodes.descriptors import raise_limit
+from concurrent_nb.nodes.processes import raise_open_files_limit
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.objects.segments import is_available
@@ -28,7 +29,7 @@ from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
-from concurrent_nb.workers.machine import cores, host_load
+from concurrent_nb.workers.machine import cores, host_load, memory_bytes
 from concurrent_nb.workers.pool import Pool, make_launcher
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ log = logging.getLogger(__name__)
 CREDIT_MAX: Final = 1_000_000
 #: time between two attempts to reach a master
 RETRY_S: Final = 0.5
+#: so many sessions in a row may end because of what nobody should have said, or of an error of ours; each of them
+#: makes the slave wait twice as long before it registers again
+FAILED_SESSIONS_MAX: Final = 6
+#: a session that has lasted so long begins a new row
+GOOD_SESSION_S: Final = 60.0
+#: descriptors that a slave takes for itself, and for each worker
+OPEN_FILES: Final = 48
+OPEN_FILES_PER_WORKER: Final = 8
 
 
 class SlaveNode(Component):
@@ -52,6 +61,18 @@ class SlaveNode(Component):
         0, min=0, help="A worker process is replaced when it has run so many tasks; 0 means never."
     )
     spawn = BoolItem(False, help="Start each worker as a new interpreter instead of forking it from a warm one.")
+    result_s = FloatItem(
+        5.0,
+        min=0.1,
+        help="Seconds that the result of a task that has ended may take to come, while nothing comes of its worker;"
+        " then the worker is broken and is killed, and the task runs again.",
+    )
+    result_mib = IntItem(
+        0,
+        min=0,
+        help="Most MiB of one result that go through the slave's memory, which they do where memory is not shared;"
+        " 0 means half of this machine's memory.",
+    )
     patience_s = FloatItem(60.0, min=0.0, help="Seconds to look for a master that has gone before the slave ends.")
 
 
@@ -72,12 +93,18 @@ class Slave:
         self._kernel: KernelHost | None = None  # from when somebody has asked for it
         self._keys = keys.fresh()
         self._slots = config.workers or cores()
+        self._failures = 0  # sessions in a row that have ended as none should
+        self._retry_at = 0.0
+        check_open_files(self._slots)
+        self._result_bytes_max = config.result_mib << 20 or memory_bytes() // 2
         self._pool = Pool(
             self._slots,
             make_launcher("spawn" if config.spawn else "template", self._slots),
             grace_s=config.grace_s,
             tasks_max=config.max_tasks_per_worker,
             initializes=INITIALIZER_VARIABLE in os.environ,
+            result_s=config.result_s,
+            result_bytes_max=self._result_bytes_max,
         )
         self._shelf = Shelf()  # shared memory of our workers, in which results lie
         self._polled: dict[int, int] = {}
@@ -88,7 +115,8 @@ class Slave:
 
         Leaves no process behind.
 
-        Raises MasterUnreachable, AccessRefused or VersionMismatch if it cannot join.
+        Raises MasterUnreachable, AccessRefused or VersionMismatch if it cannot join, ClusterError if it joins again and
+        again and each session ends with an error.
         """
         self._pool.start(monotonic())  # workers warm up while the master is looked for
         try:
@@ -141,6 +169,9 @@ class Slave:
         """Look for a master until patience ends; None then, and if we drain: nothing runs here any more."""
         deadline = monotonic() + self._config.patience_s
         while not (self._stopping or self._lease_over() or self._draining):
+            if monotonic() < self._retry_at:
+                time.sleep(min(RETRY_S, max(0.0, self._retry_at - monotonic())))
+                continue
             try:
                 return self._join()
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
@@ -180,6 +211,7 @@ class Slave:
             store,
             shares=membership.shares_memory,
             host_load=host_load,
+            result_bytes_max=self._result_bytes_max,
         )
         waiter = Waiter(link.socket)
         monitor_fd = fd_of(link.monitor)
@@ -190,7 +222,7 @@ class Slave:
         if self._kernel is not None:
             waiter.add(self._kernel.wake.fileno())
         self._polled, self._polled_version = {}, -1
-        heard_at = monotonic()
+        heard_at = begun_at = monotonic()
         again = True
         drains = leaves = False
         slots = self._slots  # as the master knows them
@@ -234,8 +266,13 @@ class Slave:
                     heard_at = monotonic()
         except ClusterStartFailed:
             raise
-        except (ClusterError, ProtocolError, AccessRefused) as error:
+        except (ClusterError, AccessRefused) as error:
             log.warning("the session is over: %s", error)
+            return True
+        except Exception as error:
+            is_nonsense = isinstance(error, ProtocolError)
+            log.error("the session is over: %s", describe(error), exc_info=None if is_nonsense else error)
+            self._session_failed(error, begun_at)
             return True
         finally:
             core.end()
@@ -245,12 +282,27 @@ class Slave:
             membership.leave() if self._stopping or leaves else membership.close()
         return False
 
+    def _session_failed(self, error: Exception, begun_at: float) -> None:
+        """Count a session that nonsense or an error has ended. Raises ClusterError if there were too many in a row."""
+        now = monotonic()
+        self._failures = 1 if now - begun_at > GOOD_SESSION_S else self._failures + 1
+        self._retry_at = now + RETRY_S * 2 ** (self._failures - 1)
+        if self._failures > FAILED_SESSIONS_MAX:
+            raise ClusterError(
+                f"slave {self._called!r} gives up: {self._failures} sessions in a row have ended with an error, the"
+                f" last one with {describe(error)}; its log has the details"
+            ) from error
+
     def _turn_kernel(self, core: SlaveCore, waiter: Waiter, membership: Membership) -> None:
         """Start the kernel when it is first asked for; carry what it and the master have to say to each other."""
         if self._kernel is None:
             from concurrent_nb.nodes.kernel_host import KernelHost  # here: most slaves are never asked
 
-            self._kernel = KernelHost(self.describe, membership.master_ip)
+            try:
+                self._kernel = KernelHost(self.describe, membership.master_ip)
+            except OSError as error:  # descriptors are spent
+                core.kernel_opened(None, f"it cannot be started: {error}")
+                return
             waiter.add(self._kernel.wake.fileno())
         self._kernel.turn(core)
 
@@ -283,11 +335,20 @@ class Slave:
         self._pool.tick(now)
 
 
+def check_open_files(slots: int) -> None:
+    """Raise this process's limit of open files as far as it goes. Raises ClusterStartFailed if that is not enough."""
+    limit, needed = raise_open_files_limit(), OPEN_FILES + slots * OPEN_FILES_PER_WORKER
+    if limit < needed:
+        raise ClusterStartFailed(
+            f"a slave with {slots} workers needs {needed} open files and may have {limit}: raise the hard limit"
+            " (ulimit -Hn), or have fewer workers (SlaveNode.workers)"
+        )
+
+
 def make_slave(
     overrides: dict[str, dict[str, Any]], where: Callable[[], Path], name: str = "", lease: int | None = None
 ) -> Slave:
     """Make a slave as its configuration says; see `run_slave`. Nothing runs yet."""
-    raise_limit()
     manager = ComponentManager(settings.load(overrides))
     manager.load([SlaveNode])
     return Slave(manager.get(SlaveNode), where, name, lease)

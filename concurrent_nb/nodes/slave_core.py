@@ -12,6 +12,9 @@ from typing import Final, Protocol
 
 import msgspec
 
+from concurrent_nb.errors import ProtocolError, TooLarge
+from concurrent_nb.foreign import describe
+from concurrent_nb.ids import task_name
 from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Shelf
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.store import Store
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 GATHER_S: Final = 0.04
 #: ... or until so many tasks have ended: it may keep nothing from being assigned
 GATHER_MAX: Final = 32
+#: while more of tasks' output than that is not acknowledged, tasks that send notes are slowed
+OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024
 #: seconds between two reports of how busy the host is
 HOST_LOAD_S: Final = 5.0
 
@@ -77,6 +82,9 @@ class Crew(Protocol):
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
         """Return what has not started; with `stop`, cancel what has."""
 
+    def hold_notes(self, hold: bool) -> None:
+        """Slow tasks that send notes, until it is said that they need not be held any more."""
+
     def renew(self, now: float, *, stop: bool) -> None:
         """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
 
@@ -104,6 +112,7 @@ class SlaveCore:
         store: where what a master on another host tells once is laid down; None if workers cannot open it.
         shares: whether the master is on this host and can open what lies there.
         host_load: measures how busy this host is; None to say nothing of it.
+        result_bytes_max: most bytes of a result that has to go through this process's memory; 0: as many as there are.
     """
 
     def __init__(
@@ -117,8 +126,10 @@ class SlaveCore:
         *,
         shares: bool = False,
         host_load: Callable[[], m.HostLoad] | None = None,
+        result_bytes_max: int = 0,
     ) -> None:
         self.name = name
+        self._result_bytes_max = result_bytes_max or 1 << 62
         self.session = Session(epoch, "to_slave")
         self._shelf = shelf or EmptyShelf()
         self._introductions = Introductions(self.session, self._shelf, shares)
@@ -136,6 +147,8 @@ class SlaveCore:
         self._host_load_at = inf if host_load is None else -inf  # when to say it next
         self._gathered = 0  # tasks that have ended since the last envelope
         self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
+        self._output_bytes = 0  # of tasks' output, that the master has not acknowledged
+        self._holds_notes = False
         self._restart = 0  # the master's request for fresh workers, until all are
         self._outdated = -1  # what the master has last heard of it
         self.degraded = ""  #: why the crew cannot work any more
@@ -151,6 +164,8 @@ class SlaveCore:
         for item in self.session.receive(frames, now):
             message = item.message
             if type(message) is m.Assign:
+                if message.timeout_s is not None and not message.timeout_s >= 0:
+                    raise ProtocolError(f"tasks that may run {message.timeout_s} s")
                 tasks, buffers = self._here(message.tasks, item.buffers)
                 self._crew.assign(message.job, message.function, message.timeout_s, tasks, buffers, now, message.needs)
             elif type(message) is m.Function:
@@ -158,6 +173,8 @@ class SlaveCore:
                 self._show(sizes)
                 self._crew.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
             elif type(message) is m.Content:
+                if not (message.body or (item.buffers and len(item.buffers[0]) == 1)):
+                    raise ProtocolError("a Content of nothing")
                 self._contents.took(message, item.buffers[0] if item.buffers else ())
             elif type(message) is m.Withdraw:
                 self._crew.withdraw(message.tasks, message.stop, now)
@@ -188,6 +205,14 @@ class SlaveCore:
         """Tell the master how much fits from now on."""
         self.session.send(m.Capacity(slots, credit))
 
+    def _follow_output(self) -> None:
+        """Slow those who write more than the master takes."""
+        self._output_bytes -= sum(size for size in self.session.take_acked() if isinstance(size, int))
+        holds = self._output_bytes > OUTPUT_BYTES_MAX
+        if holds != self._holds_notes:
+            self._holds_notes = holds
+            self._crew.hold_notes(holds)
+
     def _follow_restart(self) -> None:
         """Tell the master how far its restart is."""
         left = self._crew.outdated
@@ -211,14 +236,17 @@ class SlaveCore:
         reports = self._crew.take_reports()
         urgent = bool(reports.returned or reports.degraded)
         for task, stream, data in reports.output:
-            self.session.send(m.Output(task, stream, data))
+            self._output_bytes += len(data)
+            self.session.send(m.Output(task, stream, data), tag=len(data))
+        if self._output_bytes:
+            self._follow_output()
         if reports.started:
             self.session.send(m.Started(self.name, reports.started))
         for made in reports.segments:
             self._open(made)
         for job, frames, buffers in reports.outcomes:
             if any(slices_of(frame.sizes) for frame in frames if frame.sizes):
-                frames, buffers = self._with_slices(frames, buffers)
+                frames, buffers = self._with_slices(job, frames, buffers)
             self._gathered += len(frames)
             urgent = urgent or bool(buffers) or any(frame.status or frame.sizes for frame in frames)
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
@@ -277,11 +305,22 @@ class SlaveCore:
     def _open(self, made: Know) -> None:
         try:
             self._shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
-        except CannotOpen as error:  # its worker has died; what lies there cannot be taken, which is said of each task
+        except (CannotOpen, OSError) as error:  # its worker has died, or descriptors are spent; each task says so
             log.warning("shared memory of a worker is gone: %s", error)
 
+    def _check_size(self, slices: Sequence[m.Slice]) -> None:
+        """Raise TooLarge if a result has to travel, and is more than this process may take."""
+        size = 0 if self._introductions.shares else sum(slice_.size for slice_ in slices)
+        if size > self._result_bytes_max:
+            raise TooLarge(
+                f"a result of {size >> 20} MiB has to go through the memory of slave {self.name!r}, which takes up to"
+                f" {self._result_bytes_max >> 20} MiB (setting SlaveNode.result_mib)",
+                size,
+                self._result_bytes_max,
+            )
+
     def _with_slices(
-        self, frames: Sequence[m.OutcomeFrame], buffers: ItemBuffers
+        self, job: bytes, frames: Sequence[m.OutcomeFrame], buffers: ItemBuffers
     ) -> tuple[list[m.OutcomeFrame], list[Buffers]]:
         """Give outcomes as the master can take them, and note what is lent to it."""
         out_frames, out_buffers = [], []
@@ -289,10 +328,13 @@ class SlaveCore:
             own = buffers[at] if buffers else ()
             slices = slices_of(frame.sizes)
             try:
+                self._check_size(slices)
                 sizes, own = self._introductions.outgoing(frame.sizes, own)
-            except CannotOpen:
+            except (CannotOpen, MemoryError, OSError) as error:
+                log.warning("a result of task %s cannot be taken: %s", task_name(job, frame.index), describe(error))
                 sizes, own, frame = (), (), _lost(frame)
-                slices = []
+            except TooLarge as error:
+                sizes, own, frame = (), (), _too_large(frame, error)
             else:
                 frame = msgspec.structs.replace(frame, sizes=sizes) if sizes is not frame.sizes else frame
             if slices and not self._introductions.shares:
@@ -307,8 +349,9 @@ class SlaveCore:
         return out_frames, out_buffers
 
     def _released(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
-        self._crew.release(slices, clean=clean)
-        for slice_ in slices:
+        lent_slices = [it for it in dict.fromkeys(slices) if self._lent.get(it.segment, {}).get(it.offset) == it]
+        self._crew.release(lent_slices, clean=clean)  # of others, workers know nothing
+        for slice_ in lent_slices:
             lent = self._lent.get(slice_.segment)
             if lent is not None and lent.pop(slice_.offset, None) is not None and not lent:
                 del self._lent[slice_.segment]
@@ -329,6 +372,7 @@ class SlaveCore:
         """Take back what is lent: whoever has it may keep it, but it is not used again. When the session is over."""
         self._crew.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
         self._lent.clear()
+        self._crew.hold_notes(False)
         self._shelf.drop(list(self._orphans))
         self._crew.drop_segments(list(self._shown))
 
@@ -339,6 +383,12 @@ class SlaveCore:
         keepalive = self._said_at + self._interval_s
         due = self.session.next_deadline()
         return keepalive if due is None else min(keepalive, due)
+
+
+def _too_large(frame: m.OutcomeFrame, error: TooLarge) -> m.OutcomeFrame:
+    """Say of a task that its result may not travel."""
+    body = encode_error(m.ErrorReport("TooLarge", str(error), ""))
+    return m.OutcomeFrame(frame.index, frame.attempt, Status.NOT_PICKLABLE, frame.elapsed_s, frame.worker, body)
 
 
 def _lost(frame: m.OutcomeFrame) -> m.OutcomeFrame:

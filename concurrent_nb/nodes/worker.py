@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from concurrent_nb.errors import ProtocolError
+from concurrent_nb.errors import ProtocolError, TooLarge
 from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes import nested
 from concurrent_nb.objects import segments
@@ -41,7 +41,16 @@ from concurrent_nb.wire.messages import Sizes, Slice
 from concurrent_nb.workers import child
 from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.page import Page
-from concurrent_nb.workers.records import Buffer, Forget, Know, NotInitialized, Release, encode, pack
+from concurrent_nb.workers.records import (
+    BUFFERS_MAX,
+    Buffer,
+    Forget,
+    Know,
+    NotInitialized,
+    Release,
+    encode,
+    pack,
+)
 from concurrent_nb.workers.seats import Seat, Seats, ThreadStream
 from concurrent_nb.workers.serving import Answer, Serving, TaskId
 from concurrent_nb.workers.template import Template
@@ -190,6 +199,15 @@ class TaskRunner:
             pickled, out_of_band = pickles.dumps(value)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the answer has the error)
             return not_picklable(value, error)
+        if len(out_of_band) >= BUFFERS_MAX:
+            return failed(
+                TooLarge(
+                    f"the task returned {len(out_of_band)} large buffers, at most {BUFFERS_MAX - 1} can travel with a"
+                    " result: return fewer and larger ones, or several results",
+                    len(out_of_band),
+                    BUFFERS_MAX - 1,
+                )
+            )
         if out_of_band or len(pickled) >= pickles.OUT_OF_BAND_BYTES:
             return status, *self._laid_down(pickled, out_of_band)
         return status, pickled, ()

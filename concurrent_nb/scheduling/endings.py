@@ -5,16 +5,19 @@ method here, except where the method says otherwise.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.outcome import RETRIABLE, SUCCESSES, Status
-from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.state import Books, cost_of
 from concurrent_nb.tasks.states import ABANDON, FINISH, FORGET, REQUEUE, move
 from concurrent_nb.tasks.task import Buffer, Job, State, Task
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskRef
 
+#: a task is quarantined with so many times as many deaths as are allowed, though others may have caused them
+COMPANY_FACTOR: Final = 2
 #: of what a slave says on how a worker died, so much is kept
 _HOW_LENGTH = 1000
 
@@ -31,6 +34,9 @@ class Endings:
     def finish(self, task: Task, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Keep a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never did."""
         keep(task, outcome, buffers, slave)
+        if task.deaths:
+            self._books.blamed.pop(task, None)
+        self._books.keep(task.job.owner, cost_of(outcome, task.job))
         self.deliver(task)
 
     def deliver(self, task: Task) -> None:
@@ -61,13 +67,36 @@ class Endings:
         self.finish(task, outcome, buffers, slave)
         return _ends_job(task.job, status)
 
-    def died(self, task: Task, slave: str, how: str, outcome: OutcomeFrame | None = None) -> bool:
-        """Act on the death of the worker or the slave that ran a task; tell whether that ends the job."""
+    def died(
+        self,
+        task: Task,
+        slave: str,
+        how: str,
+        outcome: OutcomeFrame | None = None,
+        *,
+        slave_lost: bool = False,
+        in_company: bool = False,
+    ) -> bool:
+        """Act on the death of the worker that ran a task, or of the slave that had it; tell whether that ends the job.
+
+        Args:
+            task: it.
+            slave: the slave's name.
+            how: it happened, for people.
+            outcome: what the slave says, if it still does.
+            slave_lost: it was the slave that died.
+            in_company: and other tasks may have killed it: for that alone a task is not quarantined.
+        """
         if task.cancelled:
             self.finish(task, _stopped(task, Status.CANCELLED, outcome), slave=slave)
             return False
         task.deaths += (how,)
-        if len(task.deaths) < self._deaths_allowed:
+        task.lost_slaves += slave_lost
+        count, allowed = len(task.deaths), self._deaths_allowed
+        # One that cannot run alone, because it waits for others, is not spared for ever.
+        if count < allowed or (in_company and count < allowed * COMPANY_FACTOR):
+            task.suspect = task.suspect or (task.lost_slaves > 0 and count >= allowed - 1)
+            self._books.blamed[task] = None
             self.requeue(task)
             return False
         self.finish(task, _stopped(task, Status.POISON, outcome, _quarantine_note(task)), slave=slave)
@@ -118,6 +147,7 @@ class Endings:
         """Forget a job whose owner is gone for good. Its slaves are told to stop; what they answer is dropped."""
         books = self._books
         waited: list[Task] = []
+        kept_bytes = 0
         for task in job.tasks.values():
             if task.slave is not None:
                 slave = books.slaves[task.slave]
@@ -125,7 +155,13 @@ class Endings:
                 books.disown(task, slave)
             if task.state == State.WAITING:
                 waited.append(task)
+            elif task.outcome is not None:
+                kept_bytes += cost_of(task.outcome, job)
+            if task.deaths:
+                books.blamed.pop(task, None)
             move(task, ABANDON)
+        if kept_bytes:
+            books.keep_no_longer(job.owner, kept_bytes)
         if job.tasks:
             books.rests(job)
         job.tasks.clear()
@@ -175,6 +211,7 @@ def _how_it_died(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
 def _quarantine_note(task: Task) -> str:
     deaths = "".join(f"\n  {number}. {how}" for number, how in enumerate(task.deaths, 1))
     return (
-        f"task {task.name} was running {len(task.deaths)} times when its worker died, so it is not run again:{deaths}\n"
+        f"{len(task.deaths)} times the worker or the slave of task {task.name} died, "
+        f"so it is not run again:{deaths}\n"
         "Run it alone to find out why: usual causes are a crash in compiled code, too little memory, or os._exit."
     )

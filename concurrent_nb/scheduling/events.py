@@ -43,6 +43,8 @@ class SlaveLost(Struct, frozen=True, gc=False):
     """A slave is gone for good (a node that comes back registers anew)."""
 
     slave: SessionId
+    reason: str = "nothing was heard of it"
+    left: bool = False  #: of its own accord: it said goodbye, unregistered or was draining, so no task is to blame
 
 
 class JobOpened(Struct, frozen=True, gc=False):
@@ -55,6 +57,7 @@ class JobOpened(Struct, frozen=True, gc=False):
     until: bool = False
     stop_on_error: bool = False
     strategy: str = ""  #: who gets its tasks; "" for the cluster's strategy
+    shares_memory: bool = True  #: results that lie in shared memory need not be copied for this client
 
 
 class TasksSubmitted(Struct, frozen=True, gc=False):

@@ -8,6 +8,7 @@ from itertools import groupby, repeat
 from operator import attrgetter
 from typing import Final
 
+from concurrent_nb.ids import ID_BYTES
 from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.events import (
     CancelRequested,
@@ -21,7 +22,7 @@ from concurrent_nb.scheduling.events import (
 )
 from concurrent_nb.scheduling.placement import why_too_large
 from concurrent_nb.scheduling.refusal import refuse
-from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.state import RECORD_BYTES, Books, cost_of
 from concurrent_nb.tasks.task import Job, State, Task
 from concurrent_nb.wire.messages import Needs, TaskRef
 
@@ -39,6 +40,8 @@ class JobDesk:
     def opened(self, event: JobOpened, now: float) -> None:
         """Take a job, or hand it over to the owner's new session: what has finished unacknowledged, and what runs."""
         books = self._books
+        if len(event.job) != ID_BYTES:
+            refuse(event, f"the id of a job has {len(event.job)} bytes: it has {ID_BYTES}")
         if books.owners.get(event.client, event.owner) != event.owner:
             refuse(event, f"session {event.client.hex()[:8]} opened a job in the name of another owner than before")
         job = books.jobs.get(event.job)
@@ -49,7 +52,7 @@ class JobDesk:
             job = books.jobs[event.job] = Job(
                 event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
-            job.opened_s = now
+            job.opened_s, job.shares_memory = now, event.shares_memory
             books.strategies.opened(job, books.slaves.values())
         elif job.owner != event.owner:
             refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
@@ -70,6 +73,8 @@ class JobDesk:
             refuse(event, f"retries={event.retries}, timeout_s={event.timeout_s}: not possible")
         if len(event.objects) not in (0, len(event.tasks)):
             refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.objects)} objects")
+        if event.needs is not None and event.needs.cores < 0:
+            refuse(event, f"tasks of job {job.id.hex()[:8]} need {event.needs.cores} cores: not possible")
         if event.needs is not None and event.needs.kind != "process" and event.needs.cores != 1:
             refuse(event, f"a {event.needs.kind} of {event.needs.cores} cores: it has cores=1")
         needs = event.needs if event.needs != PLAIN else None
@@ -116,10 +121,14 @@ class JobDesk:
             return
         had_tasks = bool(job.tasks)
         get, forget = job.tasks.get, self._endings.forget
+        kept_bytes = 0
         for index in event.indexes:
             task = get(index)
-            if task is not None and task.state == State.FINISHED:
+            if task is not None and (outcome := task.outcome) is not None:
+                kept_bytes += cost_of(outcome, job) if outcome.sizes else RECORD_BYTES + len(outcome.body)
                 forget(task)
+        if kept_bytes:
+            self._books.keep_no_longer(job.owner, kept_bytes)
         if had_tasks and not job.tasks:
             self._books.rests(job)
         self._forget_if_done(job)
@@ -152,12 +161,23 @@ class JobDesk:
     def _attach(self, job: Job, event: JobOpened) -> None:
         job.client = event.client
         self._books.lingering.discard(job.id)
+        if job.shares_memory != event.shares_memory:
+            self._count_anew(job, event.shares_memory)
         for task in job.tasks.values():
             if task.state == State.FINISHED:
                 self._endings.deliver(task)
             elif task.started and task.slave is not None:
                 ref = TaskRef(job.id, task.index, task.attempt)
                 self._books.out.tell_started(event.client, self._books.slaves[task.slave].name, ref)
+
+    def _count_anew(self, job: Job, shares_memory: bool) -> None:
+        """Count what is kept for a job whose owner has come back from another host, or to this one."""
+        outcomes = [task.outcome for task in job.tasks.values() if task.outcome is not None]
+        before = sum(cost_of(outcome, job) for outcome in outcomes)
+        job.shares_memory = shares_memory
+        if outcomes:
+            self._books.keep(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
+            self._books.keep_no_longer(job.owner, before)
 
     def _fresh(self, job: Job, event: TasksSubmitted, needs: Needs | None) -> list[Task]:
         function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks

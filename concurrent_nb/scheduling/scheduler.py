@@ -9,7 +9,7 @@ it from one thread. It never sends, reads a clock, draws a random number, or ope
 same times give the same instructions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 from typing import Any, Final
 
@@ -46,13 +46,16 @@ from concurrent_nb.scheduling.placement import Placement
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.slave import Slave
 from concurrent_nb.scheduling.slave_desk import SlaveDesk
-from concurrent_nb.scheduling.state import UNDELIVERED_BYTES, Books
+from concurrent_nb.scheduling.state import RESULTS_KEPT_BYTES, Books
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
-from concurrent_nb.tasks.task import Job
+from concurrent_nb.scheduling.suspects import Suspects
+from concurrent_nb.tasks.task import Job, Task
 
 #: where several owners wait, each hands out tasks of about so many seconds, then it is the next one's turn
 TURN_S: Final = 0.005
+#: no more is handed out to a slave ahead of what starts at once than makes so many bytes of results
+RESULTS_AHEAD_BYTES: Final = 8 * 1024 * 1024
 #: the cluster is shared until only one owner has had tasks for so many seconds
 SHARED_S: Final = 1.0
 
@@ -66,12 +69,11 @@ class Scheduler:
     Args:
         strategy: who gets the next tasks; it belongs to this scheduler alone.
         makers: makes each strategy that a job may ask for instead.
-        deaths_allowed: with so many deaths of workers that ran it, a task is quarantined.
+        deaths_allowed: with so many deaths of workers that ran it, and slaves that had it, a task is quarantined.
         grace_s: how long a slave may take to stop a task that is over its limit, before it is reminded, and again
             before the task is given up; in seconds.
         rebalance_after_s: a slave with too much that has answered nothing for so many seconds is asked for some back.
-        undelivered_bytes: an owner for whom more than this is kept, because a client of his is silent, gets no more
-            tasks run.
+        results_kept_bytes: an owner who has not acknowledged more than this gets no more tasks run, until that is half.
     """
 
     def __init__(
@@ -82,16 +84,17 @@ class Scheduler:
         deaths_allowed: int = 3,
         grace_s: float = 10.0,
         rebalance_after_s: float = 0.1,
-        undelivered_bytes: int = UNDELIVERED_BYTES,
+        results_kept_bytes: int = RESULTS_KEPT_BYTES,
     ) -> None:
         if not grace_s > 0:
             raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
-        self._books = Books(InUse(strategy, makers), undelivered_bytes)
+        self._books = Books(InUse(strategy, makers), results_kept_bytes)
         self._shared_until_s = 0.0
         endings = Endings(self._books, deaths_allowed=deaths_allowed)
         self._jobs = JobDesk(self._books, endings)
         self._slaves = SlaveDesk(self._books, endings, grace_s=grace_s)
         self._placement = Placement(self._books, endings, move_after_s=rebalance_after_s)
+        self._suspects = Suspects(self._books, endings)
         self._balance = Balance(self._books, after_s=rebalance_after_s)
         self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
 
@@ -104,6 +107,16 @@ class Scheduler:
     def slaves(self) -> Mapping[SessionId, Slave]:
         """All slaves; to be read only."""
         return self._books.slaves
+
+    @property
+    def blamed(self) -> Collection[Task]:
+        """All tasks that have not ended and had a worker or a slave die; to be read only."""
+        return self._books.blamed
+
+    @property
+    def paused(self) -> Mapping[str, int]:
+        """Owners of whose tasks no more are handed out, with the bytes of results that each has not acknowledged."""
+        return {owner: self._books.kept_bytes[owner] for owner in self._books.paused}
 
     @property
     def waiting(self) -> int:
@@ -131,8 +144,13 @@ class Scheduler:
         if now >= books.overdue.soonest or now >= books.hopeless.soonest:
             self._slaves.remind(now)
         books.refresh_touched()
+        if books.has_suspects:
+            self._suspects.settle()
         self._assign(now)
         if books.unplaced or now >= self._placement.give_up_s:
+            self._placement.place(now)
+        if books.has_suspects and self._suspects.place(now):
+            self._assign(now)
             self._placement.place(now)
         if books.crowded:
             self._placement.move(now)
@@ -147,7 +165,7 @@ class Scheduler:
         """Return when `tick` should be called at the latest if nothing happens before; None: there is no need."""
         books = self._books
         due_s = min(books.lingering.soonest, books.overdue.soonest, books.hopeless.soonest)
-        due_s = min(due_s, self._placement.give_up_s)
+        due_s = min(due_s, self._placement.give_up_s, self._suspects.give_up_s)
         if books.crowded and (look_s := self._balance.next_look_s()) is not None and look_s < due_s:
             due_s = look_s
         return None if due_s == inf else due_s
@@ -183,6 +201,12 @@ class Scheduler:
                 raise ConfigurationError(f"{strategy!r} gives {count} tasks to {slave!r}: choose another strategy")
             if queue.owners > 1:
                 count = min(count, _turn(estimate_s))
+            if books.estimates.large_bytes and (size_bytes := books.estimates.large_bytes.get(run.function)):
+                # What is on a slave comes, even if its owner pauses.
+                most = max(slave.slots, RESULTS_AHEAD_BYTES // size_bytes) - slave.load
+                if most < 1:
+                    return
+                count = min(count, most)
             tasks = queue.take(count)
             slave.take(tasks, strategy.unknown_s if estimate_s is None else estimate_s)
             slave.quiet_since_s = now

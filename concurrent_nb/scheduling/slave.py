@@ -51,20 +51,52 @@ class Slave:
     objects: dict[bytes, None] = field(default_factory=dict, repr=False)  #: shared objects that it has, oldest first
     asked: int = 0  #: how many of `tasks` it was asked to give back
     idle: int = 0  #: slots with nothing to do, as last counted by `Books.refresh`
+    own_slots: int = field(init=False)  #: when it joined; more than those are lent by tasks that wait for their own
+    suspect: Task | None = None  #: it runs here alone; what `tasks` has before it waits for tasks of its own
+    emptied: bool = False  #: it gets nothing, so that a suspect finds it empty
+    closed: bool = False  #: it gets nothing, for one of these two reasons
+
+    def __post_init__(self) -> None:
+        self.own_slots = self.slots
+
+    @property
+    def is_usable(self) -> bool:
+        """Say whether it can be given anything at all: it is heard of, and does not drain."""
+        return self.trusted and self.slots > 0
+
+    @property
+    def lent(self) -> int:
+        """How many of its tasks wait for tasks of their own: each lends its slot."""
+        return max(0, self.slots - self.own_slots)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Say whether all that it has waits for tasks of its own, as hosts mostly do, too."""
+        return self.load <= self.lent and not self.ghosts
+
+    @property
+    def runs_suspect_alone(self) -> bool:
+        """Say whether its suspect is what came last: what it has besides was waiting then."""
+        return self.suspect is not None and next(reversed(self.tasks), None) is self.suspect
+
+    @property
+    def is_lenient(self) -> bool:
+        """Say whether its suspect may wait for what cannot run elsewhere."""
+        return self.suspect is not None and (self.lent > 0 or is_host(self.suspect.needs))
 
     @property
     def takes_host(self) -> bool:
         """Say whether it takes one host more."""
-        return self.trusted and self.slots > 0 and self.hosts < HOSTS_MAX
+        return self.trusted and self.slots > 0 and self.hosts < HOSTS_MAX and not self.closed
 
     def takes_wide(self, cores: int) -> bool:
         """Say whether it takes one task more of so many cores (0: all): then it has slots enough for all of these."""
-        return self.trusted and self.wide + max(cores or self.slots, 1) <= self.slots
+        return self.trusted and self.wide + max(cores or self.slots, 1) <= self.slots and not self.closed
 
     @property
     def room(self) -> int:
         """How many more tasks it accepts; never below 0, though its credit may have shrunk below its load."""
-        return max(0, self.credit - self.load) if self.trusted and self.slots else 0
+        return max(0, self.credit - self.load) if self.trusted and self.slots and not self.closed else 0
 
     @property
     def spare(self) -> int:

@@ -6,7 +6,7 @@ Called by the scheduler, with an event and the time in seconds.
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from math import isfinite
+from typing import Final
 
 from concurrent_nb.ids import Digest, JobId
 from concurrent_nb.outcome import Status
@@ -25,10 +25,14 @@ from concurrent_nb.scheduling.events import (
 )
 from concurrent_nb.scheduling.refusal import refuse
 from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.state import RECORD_BYTES, Books, cost_of
 from concurrent_nb.tasks.task import Buffer, Job, Task
 from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
 
+#: most unfinished tasks that a slave may accept
+CREDIT_MAX: Final = 1_000_000
+#: a run time that is longer than this, in seconds, is none
+LONGEST_S: Final = 1e8
 _OK = Status.OK  # looking a member up takes longer than comparing it
 #: what a slave may say of an attempt
 _CLAIMS = frozenset(Status) - {Status.POISON, Status.REFUSED}
@@ -49,8 +53,9 @@ class SlaveDesk:
         books = self._books
         if event.slave in books.slaves:
             refuse(event, f"slave {event.name} joined twice in session {event.slave.hex()[:8]}")
-        if event.slots < 1 or event.credit < event.slots:
-            refuse(event, f"slave {event.name} has slots={event.slots}, credit={event.credit}: 1 <= slots <= credit")
+        if not 1 <= event.slots <= event.credit <= CREDIT_MAX:
+            offer = f"slots={event.slots}, credit={event.credit}"
+            refuse(event, f"slave {event.name} has {offer}: 1 <= slots <= credit <= {CREDIT_MAX}")
         slave = Slave(event.slave, event.name, event.slots, event.credit, event.shares_memory)
         books.slaves[event.slave] = slave
         slave.quiet_since_s = now
@@ -63,8 +68,9 @@ class SlaveDesk:
         slave = self._books.slaves.get(event.slave)
         if slave is None:
             return
-        if event.slots < 0 or event.credit < event.slots:
-            refuse(event, f"slave {slave.name} has slots={event.slots}, credit={event.credit}: 0 <= slots <= credit")
+        if not 0 <= event.slots <= event.credit <= CREDIT_MAX:
+            offer = f"slots={event.slots}, credit={event.credit}"
+            refuse(event, f"slave {slave.name} has {offer}: 0 <= slots <= credit <= {CREDIT_MAX}")
         before, slave.slots, slave.credit = slave.slots, event.slots, event.credit
         self._books.resized(before, slave.slots)
         self._books.touch(slave)
@@ -78,19 +84,26 @@ class SlaveDesk:
         self._trust(event, trusted=True)
 
     def lost(self, event: SlaveLost, now: float) -> None:
-        """Place the slave's tasks anew. Those that ran there may be what killed it, the others are not to blame."""
+        """Place the slave's tasks anew. Each of them may be what killed it, whether it was said to run or not."""
         slave = self._books.slaves.get(event.slave)
         if slave is None:
             return
         self._books.strike(slave)
         over: dict[Job, None] = {}
+        tasks = list(slave.tasks)
+        is_only = len(tasks) == 1 and not slave.ghosts
+        surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if is_only else None
         # Backwards, so that those put back in front of the queue end up in their order.
-        for task in reversed(list(slave.tasks)):
+        for task in reversed(tasks):
+            started = task.started
             self._books.unwatch(task, slave)
             slave.release(task)
-            if not task.started:
+            if event.left:
                 self._endings.give_back(task)
-            elif self._endings.died(task, slave.name, f"slave {slave.name} was lost while it ran"):
+                continue
+            others = 0 if task is surely else len(tasks) - 1 + len(slave.ghosts)
+            how = _how_it_was_lost(slave, event.reason, others, started)
+            if self._endings.died(task, slave.name, how, slave_lost=True, in_company=task is not surely):
                 over[task.job] = None
         self._end(over)
 
@@ -164,7 +177,7 @@ class SlaveDesk:
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
         unwatch, release, parcel = books.unwatch, slave.release, books.out.parcel(job, slave.name)
         function: Digest | None = None
-        count, total_s = 0, 0.0
+        count, total_s, kept_bytes = 0, 0.0, 0
         for item, buffers in zip(event.items, event.buffers or repeat(()), strict=False):
             task = find(item.index)
             if task is None or task.slave != slave_id or task.attempt != item.attempt:
@@ -184,6 +197,9 @@ class SlaveDesk:
                 unwatch(task, slave)
                 release(task)
                 keep(task, item, buffers, slave_name)
+                kept_bytes += cost_of(item, job) if item.sizes else RECORD_BYTES + len(item.body)
+                if task.deaths:
+                    books.blamed.pop(task, None)
                 if parcel is not None:
                     parcel.add(item, buffers)
                 else:
@@ -191,6 +207,10 @@ class SlaveDesk:
             elif self._conclude(task, slave, item, buffers):
                 over = True
         self._measure(slave, function, total_s, count)
+        if kept_bytes:
+            books.keep(job.owner, kept_bytes)
+            if function is not None and count == len(event.items):
+                books.estimates.weighed(function, kept_bytes // count)
         return over
 
     def _conclude(self, task: Task, slave: Slave, item: OutcomeFrame, buffers: Sequence[Buffer]) -> bool:
@@ -201,8 +221,8 @@ class SlaveDesk:
         return self._endings.conclude(task, slave.name, item, buffers)
 
     def _measure(self, slave: Slave, function: Digest | None, total_s: float, count: int) -> None:
-        # A slave may claim anything, and one infinite run time would spoil the average for good.
-        if function is not None and isfinite(total_s) and total_s >= 0:
+        # A slave may claim anything, and one infinite run time would spoil the average for good. NaN is in no order.
+        if function is not None and 0 <= total_s <= LONGEST_S * count:
             self._books.estimates.measured(function, total_s / count, count)
             slave.measured(total_s / count, count)
 
@@ -241,3 +261,9 @@ class SlaveDesk:
         for job in jobs:
             if not job.ended:
                 self._endings.end(job)
+
+
+def _how_it_was_lost(slave: Slave, reason: str, others: int, started: bool) -> str:
+    company = f"with {others} other{'s' if others > 1 else ''}" if others else "alone"
+    start = "" if started else ", though its start was not reported"
+    return f"slave {slave.name} was lost ({reason}) while the task was there {company}{start}"

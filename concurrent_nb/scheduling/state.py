@@ -17,41 +17,50 @@ from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave import Slave, is_host, is_wide
 from concurrent_nb.scheduling.waiting import WaitingQueue
 from concurrent_nb.tasks.task import Job, Task
-from concurrent_nb.wire.codec import size_of
-from concurrent_nb.wire.messages import Needs, TaskRef
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
-#: what may be kept for the silent clients of one owner before no more of his tasks are run
-UNDELIVERED_BYTES: Final = 1 << 30
+#: outcomes of one owner that may be unacknowledged before no more of his tasks are run
+RESULTS_KEPT_BYTES: Final = 64 * 1024 * 1024
 #: what keeping an outcome costs besides what is in it
-_RECORD_BYTES: Final = 500
+RECORD_BYTES: Final = 500
+#: a result in shared memory that its owner opens costs the master nothing, but their host: one part in so many counts
+SHARED_PARTS: Final = 16
 
 
-class Undelivered:
-    """Outcomes that are kept for a silent client."""
-
-    def __init__(self, owner: str) -> None:
-        self.owner = owner
-        self.tasks: list[Task] = []
-        self.size_bytes = 0
+def cost_of(outcome: OutcomeFrame, job: Job) -> int:
+    """Return what an outcome counts for, in bytes, until its owner has acknowledged it."""
+    cost = RECORD_BYTES + len(outcome.body)
+    for size in outcome.sizes:
+        if isinstance(size, int):
+            cost += max(0, size)
+        else:
+            cost += size.size // SHARED_PARTS if job.shares_memory else size.size
+    return cost
 
 
 class Books:
     """What is known, with the few steps that keep one page consistent with the others."""
 
-    def __init__(self, strategies: InUse, undelivered_bytes: int = UNDELIVERED_BYTES) -> None:
+    def __init__(self, strategies: InUse, results_kept_bytes: int = RESULTS_KEPT_BYTES) -> None:
         self.strategies = strategies
         self.out = Outbox()
         self.jobs: dict[JobId, Job] = {}
         self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
         self.busy: dict[str, int] = {}  #: owners of jobs that have tasks, finished ones too: how many such jobs
         self.slaves: dict[SessionId, Slave] = {}
-        self.undelivered: dict[SessionId, Undelivered] = {}  #: by client
-        self._undelivered_bytes = undelivered_bytes
+        self.undelivered: dict[SessionId, list[Task]] = {}  #: what is kept for silent clients
+        self.kept_bytes: dict[str, int] = {}  #: by owner, what his outcomes that he has not acknowledged count for
+        self.paused: set[str] = set()  #: owners for whom too much is kept: no more of their tasks are handed out
+        self._results_kept_bytes = results_kept_bytes
         self.holdings = Holdings()
         self.waiting = WaitingQueue()  #: tasks that take one slot each
         self.wide = WaitingQueue()  #: tasks that take several slots of one slave
         self.hosts = WaitingQueue()  #: tasks that take none
-        self.unplaced = False  #: a task was added to one of the last two, or its slave came, went or changed
+        self.suspects = WaitingQueue()  #: tasks that are to run alone on a slave, whatever they take
+        self.queues = (self.waiting, self.wide, self.hosts, self.suspects)
+        self.has_suspects = False  #: one of the last kind may wait, or run
+        self.blamed: dict[Task, None] = {}  #: tasks that have not ended and had a worker or a slave die
+        self.unplaced = False  #: a task was added to wide or hosts, or a slave for them came, went or changed
         self.estimates = Estimates()
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
         self.overdue: Ranking[Task] = Ranking()  #: tasks that run with a time limit, by when their slave is reminded
@@ -65,7 +74,7 @@ class Books:
     @property
     def all_waiting(self) -> int:
         """How many tasks are on no slave."""
-        return self.waiting.total + self.wide.total + self.hosts.total
+        return sum(queue.total for queue in self.queues)
 
     @property
     def most_slots(self) -> int:
@@ -84,8 +93,12 @@ class Books:
         self.unplaced = True
 
     def queue_of(self, needs: Needs | None) -> WaitingQueue:
-        """Return where tasks of these needs wait."""
+        """Return where tasks of these needs wait, suspects aside."""
         return self.hosts if is_host(needs) else self.wide if is_wide(needs) else self.waiting
+
+    def queue_for(self, task: Task) -> WaitingQueue:
+        """Return where a task waits."""
+        return self.suspects if task.suspect else self.queue_of(task.needs)
 
     def add(self, needs: Needs | None, tasks: Sequence[Task]) -> None:
         """Let tasks wait, which share job, function, time limit and needs."""
@@ -94,14 +107,15 @@ class Books:
 
     def put_back(self, task: Task) -> None:
         """Let a task wait before all others of its owner that wait where it does."""
-        self.queue_of(task.needs).put_back(task)
+        self.queue_for(task).put_back(task)
         self.unplaced = self.unplaced or task.needs is not None
+        self.has_suspects = self.has_suspects or task.suspect
 
     def wait_no_longer(self, waited: Sequence[Task]) -> None:
         """Learn that these tasks wait no longer, which were waiting and are of one owner."""
         if not waited:
             return
-        special = [self.queue_of(task.needs) for task in waited if task.needs is not None]
+        special = [self.queue_for(task) for task in waited if task.needs is not None or task.suspect]
         self.unplaced = self.unplaced or bool(special)
         counts = Counter(special)
         counts[self.waiting] += len(waited) - len(special)  # tasks in threads wait there, too: all are told at once
@@ -109,40 +123,40 @@ class Books:
             queue.ended(waited[0].job.owner, count)
 
     def keep_undelivered(self, task: Task) -> None:
-        """Note that an outcome is not sent, because its client is silent. If that is too much, its owner pauses.
-
-        What is kept for an owner without a session is not counted: he is about to come back, or his jobs are over soon.
-        """
-        client, outcome = task.job.client, task.outcome
-        if client is None or outcome is None:
-            return
-        kept = self.undelivered.get(client)
-        if kept is None:
-            kept = self.undelivered[client] = Undelivered(task.job.owner)
-        kept.tasks.append(task)
-        kept.size_bytes += _RECORD_BYTES + len(outcome.body) + sum(map(size_of, outcome.sizes))
-        if self._is_too_much(kept) and not self.waiting.is_paused(kept.owner):
-            self._pause(kept.owner)
+        """Note that an outcome is not sent, because its client is silent; without a client nothing is to be noted."""
+        if task.job.client is not None:
+            self.undelivered.setdefault(task.job.client, []).append(task)
 
     def take_undelivered(self, client: SessionId) -> list[Task]:
-        """Give what was kept for a client, which is silent no longer, or gone; let its owner's tasks go on."""
+        """Give what was kept for a client, which is silent no longer, or gone."""
         self.out.silent.discard(client)
-        kept = self.undelivered.pop(client, None)
-        if kept is None:
-            return []
-        if not any(self._is_too_much(other) for other in self.undelivered.values() if other.owner == kept.owner):
-            for queue in (self.waiting, self.wide, self.hosts):
-                queue.resume(kept.owner)
-            self.unplaced = True
-        return kept.tasks
+        return self.undelivered.pop(client, [])
 
-    def _is_too_much(self, kept: Undelivered) -> bool:
-        return kept.size_bytes > self._undelivered_bytes
+    def keep(self, owner: str, size_bytes: int) -> None:
+        """Count outcomes that their owner has not acknowledged. If that is too much, he pauses."""
+        kept = self.kept_bytes[owner] = self.kept_bytes.get(owner, 0) + size_bytes
+        if kept > self._results_kept_bytes and owner not in self.paused:
+            self._pause(owner)
+
+    def keep_no_longer(self, owner: str, size_bytes: int) -> None:
+        """Count outcomes that are acknowledged or abandoned. Their owner goes on once half of the limit is free."""
+        kept = self.kept_bytes[owner] - size_bytes
+        if kept:
+            self.kept_bytes[owner] = kept
+        else:
+            del self.kept_bytes[owner]
+        if owner in self.paused and kept <= self._results_kept_bytes // 2:
+            self.paused.discard(owner)
+            for queue in self.queues:
+                queue.resume(owner)
+            self.unplaced = True
 
     def _pause(self, owner: str) -> None:
         """Hand out no more tasks of an owner, and ask those back that have not begun."""
-        for queue in (self.waiting, self.wide, self.hosts):
+        self.paused.add(owner)
+        for queue in self.queues:
             queue.pause(owner)
+        self.unplaced = True  # one who waited behind him is first now
         for slave in self.slaves.values():
             for task in slave.tasks:
                 if task.job.owner == owner and not (task.started or task.cancelled or task in self.asked):
@@ -163,7 +177,7 @@ class Books:
     def refresh(self, slave: Slave) -> None:
         """Count a slave's idle slots anew, and let the strategy look at it."""
         load, slots = slave.load, slave.slots
-        idle = max(0, min(slots, slave.credit) - load) if slave.trusted else 0
+        idle = max(0, min(slots, slave.credit) - load) if slave.trusted and not slave.closed else 0
         self.idle += idle - slave.idle
         slave.idle = idle
         if load > slots and slave.trusted:

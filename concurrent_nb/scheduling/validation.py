@@ -4,7 +4,7 @@ from collections import Counter
 from math import isclose
 
 from concurrent_nb.scheduling.slave import Slave, is_host, is_wide
-from concurrent_nb.scheduling.state import Books
+from concurrent_nb.scheduling.state import Books, cost_of
 from concurrent_nb.scheduling.waiting import WaitingQueue
 from concurrent_nb.tasks.task import Job, State, Task
 from concurrent_nb.wire.messages import HOSTS_MAX
@@ -23,7 +23,8 @@ def validate(books: Books) -> None:
     _check_queue(books)
     _check_strategies(books)
     _check_sums(books)
-    _check_undelivered(books)
+    _check_suspects(books)
+    _check_kept(books)
     _check_deadlines(books)
 
 
@@ -88,7 +89,7 @@ def _check_slave(books: Books, slave: Slave) -> None:
 
 
 def _check_queue(books: Books) -> None:
-    for queue in (books.waiting, books.wide, books.hosts):
+    for queue in books.queues:
         _check_entries(books, queue)
     one_slot = len(books.waiting)
     _require(not (one_slot and books.idle), f"{one_slot} tasks wait and {books.idle} slots are idle")
@@ -102,7 +103,7 @@ def _check_queue(books: Books) -> None:
 def _check_entries(books: Books, queue: WaitingQueue) -> None:
     queued = list(queue)
     waiting = [task for job in books.jobs.values() for task in job.tasks.values() if task.state == State.WAITING]
-    waiting = [task for task in waiting if books.queue_of(task.needs) is queue]
+    waiting = [task for task in waiting if books.queue_for(task) is queue]
     ready = [task for task in queued if not queue.is_paused(task.job.owner)]
     _require(len(set(queued)) == len(queued) == queue.total and len(ready) == len(queue), "the queue miscounts")
     _require(set(queued) == set(waiting), "the queue is not what waits")
@@ -119,16 +120,46 @@ def _check_strategies(books: Books) -> None:
 
 
 def _check_sums(books: Books) -> None:
-    idle = sum(max(0, min(slave.slots, slave.credit) - slave.load) for slave in books.slaves.values() if slave.trusted)
+    open_slaves = [slave for slave in books.slaves.values() if slave.trusted and not slave.closed]
+    idle = sum(max(0, min(slave.slots, slave.credit) - slave.load) for slave in open_slaves)
     _require(books.idle == idle, f"{books.idle} slots are said to be idle, {idle} are")
     _require(books.crowded.keys() <= books.slaves.keys(), "a lost slave is crowded")
 
 
-def _check_undelivered(books: Books) -> None:
+def _check_suspects(books: Books) -> None:
+    tasks = [task for job in books.jobs.values() for task in job.tasks.values()]
+    unended = {task for task in tasks if task.deaths and task.state != State.FINISHED}
+    _require(books.blamed.keys() == unended, f"{books.blamed} are blamed, {unended} have deaths")
+    for slave in books.slaves.values():
+        _require(slave.suspect is None or slave.suspect in slave.tasks, f"{slave} is closed for {slave.suspect}")
+        _require(slave.closed <= (slave.emptied or slave.suspect is not None), f"{slave} is closed for nobody")
+        aside = slave.emptied or (slave.suspect is not None and not slave.is_lenient)
+        _require(slave.closed >= aside, f"{slave} is open and has a suspect, or is emptied for one")
+    run = books.suspects.first()
+    if run is None:
+        _require(not any(slave.emptied for slave in books.slaves.values()), "a slave is emptied in vain")
+        return
+    cores = run.needs.cores if run.needs is not None else 1
+    fit = [slave for slave in books.slaves.values() if slave.is_usable and slave.slots >= cores]
+    fit = [slave for slave in fit if not is_host(run.needs) or slave.hosts < HOSTS_MAX]
+    free = [slave for slave in fit if slave.suspect is None] or [slave for slave in fit if slave.is_lenient]
+    _require(not any(slave.is_quiet for slave in free), f"{run.tasks[0]} waits in vain to run alone")
+    kept = any(slave.emptied for slave in free) or any(slave.suspect for slave in books.slaves.values())
+    _require(kept or not free, f"{run.tasks[0]} waits to run alone, and no slave is emptied")
+
+
+def _check_kept(books: Books) -> None:
     _require(books.undelivered.keys() <= books.out.silent, "something is kept for a client that is heard")
-    owners = {kept.owner for kept in books.undelivered.values()}
-    paused = {owner for owner in books.busy if books.waiting.is_paused(owner)}
-    _require(paused <= owners, f"{paused} are paused, and something is kept for {owners}")
+    kept: Counter[str] = Counter()
+    for job in books.jobs.values():
+        for task in job.tasks.values():
+            if task.outcome is not None:
+                kept[job.owner] += cost_of(task.outcome, job)
+    _require(books.kept_bytes == kept, f"{books.kept_bytes} are said to be kept, {kept} are")
+    _require(books.paused <= kept.keys(), f"{books.paused} are paused, and {kept} are kept")
+    for queue in books.queues:
+        paused = {owner for owner in books.busy if queue.is_paused(owner)}
+        _require(paused <= books.paused, f"{paused} are paused in one queue, {books.paused} in all")
 
 
 def _check_deadlines(books: Books) -> None:

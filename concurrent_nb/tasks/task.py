@@ -42,6 +42,7 @@ class Job:
     opened_s: float = 0.0  #: when it was opened
     accepted: int = 0  #: tasks that have come so far
     ended: bool = False  #: hit, first error or cancelled: what comes now is cancelled at once
+    shares_memory: bool = True  #: its client opens results that lie in shared memory; else they are copied for it
     tasks: "dict[int, Task]" = field(default_factory=dict, repr=False)  #: by index; forgotten ones are gone
 
 
@@ -63,7 +64,9 @@ class Task(msgspec.Struct, eq=False):
     cancelled: bool = False  #: cancellation asked for; it ends as CANCELLED unless a result was faster
     estimate_s: float = 0.0  #: what its run time was estimated at when it was assigned
     objects: tuple[ObjectSize, ...] = ()  #: shared objects that it refers to
-    deaths: tuple[str, ...] = ()  #: how each worker died that was running it
+    deaths: tuple[str, ...] = ()  #: how each worker died that was running it, and each slave that had it
+    lost_slaves: int = 0  #: how many of those were slaves
+    suspect: bool = False  #: it runs alone on a slave, so that one more loss of a slave is surely its own
     outcome: OutcomeFrame | None = None  #: how it ended, kept until the owner acknowledges it
     outcome_buffers: Sequence[Buffer] = ()
     outcome_slave: str = ""  #: name of the slave where it ended, "" if it ran nowhere

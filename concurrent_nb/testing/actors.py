@@ -49,12 +49,14 @@ class WatchedMaster(MasterCore):
 
     world: World
 
-    def remove(self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0) -> bool:
+    def remove(
+        self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
+    ) -> bool:
         """End a session."""
         if (peer := self.peers.get(session_id)) is not None:
             self.world.trace("master", f"{peer.role} {peer.name} is out: {reason}")
             self.world.judge.removed(peer.role, peer.name, reason)
-        return super().remove(session_id, reason, now, linger_s)
+        return super().remove(session_id, reason, now, linger_s, left=left)
 
 
 class MasterActor(Actor):
@@ -68,7 +70,7 @@ class MasterActor(Actor):
             settings.strategy(),
             grace_s=settings.grace_s,
             deaths_allowed=settings.deaths_allowed,
-            undelivered_bytes=settings.undelivered_bytes,
+            results_kept_bytes=settings.results_kept_bytes,
         )
         self.core = WatchedMaster(epoch, scheduler, Liveness(), kept_s=settings.kept_s)
         self.core.world = world
@@ -180,8 +182,11 @@ class Node(Actor):
 
     def _leave(self, member: Membership) -> Generator[float, None, None]:
         with suppress(MasterUnreachable):
-            yield from self._call(lambda now: self._world.master.core.remove(member.session_id, UNREGISTERED, now))
+            yield from self._call(lambda now: self._leaves(member, now))
         member.link.close()
+
+    def _leaves(self, member: Membership, now: float) -> bool:
+        return self._world.master.core.remove(member.session_id, UNREGISTERED, now, left=True)
 
     def _listen(self, member: Membership, session: Session) -> None:
         self.link, self.session_id = member.link, member.session_id
@@ -200,7 +205,7 @@ class SlaveActor(Node):
         super().__init__(world, "slave", name)
         self.slots = slots
         self.credit = credit
-        self.crew = VirtualCrew(world.agenda, world.chance, world.deeds, name, slots, self.wake)
+        self.crew = VirtualCrew(world.agenda, world.chance, world.deeds, name, slots, self.wake, self._killed)
         self.core: SlaveCore | None = None
         self.leaving = False  #: it is about to unregister
         world.judge.fewest_slots = min(world.judge.fewest_slots, slots)
@@ -210,6 +215,11 @@ class SlaveActor(Node):
         """Be gone without a word, workers and all."""
         super().crash(noticed=noticed)
         self.crew.stop()
+
+    def _killed(self) -> None:
+        """Be gone, killed by a task."""
+        if self.alive:
+            self._world.slave_killed(self)
 
     def leave(self) -> None:
         """Unregister, as soon as the current turn is over: what runs here runs elsewhere."""

@@ -144,6 +144,10 @@ class VirtualWorker:
     def _finish(self, deed: Deed) -> bool:
         """End a run as it has to end; False if the worker is dead then."""
         deed.done()
+        if deed.kills_slave:
+            self.alive = False
+            self._crew.killed()
+            return False
         if deed.status is Status.DIED:
             self.die("died of SIGSEGV")
             return False
@@ -163,7 +167,14 @@ class VirtualCrew(UnsharedCrew):
     """The workers of one slave."""
 
     def __init__(
-        self, agenda: Agenda, chance: random.Random, deeds: Deeds, name: str, slots: int, wake: Action
+        self,
+        agenda: Agenda,
+        chance: random.Random,
+        deeds: Deeds,
+        name: str,
+        slots: int,
+        wake: Action,
+        killed: Action,
     ) -> None:
         self.agenda = agenda
         self.books = Books(slots)
@@ -173,6 +184,7 @@ class VirtualCrew(UnsharedCrew):
         self._deeds = deeds
         self._name = name
         self._wake = wake
+        self._killed = killed
         self._workers: dict[int, VirtualWorker] = {}
         self._open: set[tuple[bytes, int, int]] = set()  # assigned and not reported yet
         self._on_top: set[tuple[bytes, int, int]] = set()  # of these, and older ones: they do not count as credit
@@ -284,6 +296,10 @@ class VirtualCrew(UnsharedCrew):
     def unfinished(self) -> int:
         """Return how many attempts have not been reported."""
         return len(self._open)
+
+    def killed(self) -> None:
+        """Let the slave be gone at once: a task has killed it."""
+        self.agenda.after(0.0, self._killed)  # and not now, in the middle of its turn
 
     def lose_a_worker(self) -> None:
         """Let a worker be killed by somebody else, whatever it does."""

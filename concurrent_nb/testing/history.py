@@ -98,9 +98,12 @@ class Witness:
 class Judge:
     """Knows what may become of a task."""
 
-    def __init__(self, deeds: Deeds, *, faults: bool, deaths_allowed: int) -> None:
+    def __init__(self, deeds: Deeds, *, faults: bool, deaths_allowed: int, is_patient: bool = True) -> None:
         self.faults = faults  #: sessions may end in this history, and with them much that is impossible else is not
+        self.is_patient = is_patient  #: the master misses a lost slave before it gives up what had a limit there
         self.losses = 0  #: slaves that the master has given up, and workers that were killed: what ran there is blamed
+        self.killed: set[str] = set()  #: slaves that tasks have killed
+        self.own_losses = 0  #: how many of those the master has given up
         self.fewest_slots: float = inf  #: that any slave has ever offered
         self._deeds = deeds
         self._deaths_allowed = deaths_allowed
@@ -109,9 +112,10 @@ class Judge:
         """Take in that the master has ended a session."""
         if reason.startswith("protocol error"):
             raise Violation(f"the master ended the session of {name}: {reason}")
-        if not self.faults and reason != UNREGISTERED:
+        if not self.faults and reason != UNREGISTERED and name not in self.killed:
             raise Violation(f"the master gave up {name}, though nothing is wrong with it: {reason}")
         self.losses += role == "slave"
+        self.own_losses += name in self.killed
 
     def answered(self, ended: Ended[Wanted]) -> None:
         """Take an answer that an application got."""
@@ -148,14 +152,17 @@ class Judge:
                 if not wanted.over:
                     raise Violation(f"{wanted.name}, {wanted.plan}, was never answered: {_past_of(wanted)}")
                 if not self.faults:
-                    _check_runs(wanted, self._deaths_allowed)
+                    if not self.killed:
+                        _check_runs(wanted, self._deaths_allowed)
                     _check_news(wanted)
+                    if self.is_patient and wanted.killed > (most := max(2, self._deaths_allowed)):
+                        raise Violation(f"{wanted.name} has killed {wanted.killed} slaves, it may kill {most}")
             self._check_job(job)
 
     def _possible(self, wanted: Wanted, status: Status) -> bool:
         plan = wanted.plan
         if status is Status.OK:
-            return plan.kind in (Kind.PLAIN, Kind.FLAKY, Kind.DIES)
+            return plan.kind in (Kind.PLAIN, Kind.FLAKY, Kind.DIES, Kind.KILLS)
         if status is Status.HIT:
             return plan.kind is Kind.HIT
         if status is Status.ERROR:
@@ -166,11 +173,13 @@ class Judge:
         if status is Status.NOT_PICKLABLE:
             return plan.kind is Kind.UNPICKLABLE
         if status is Status.POISON:
-            return wanted.died + self.losses >= self._deaths_allowed
+            # The last death was surely its own, or somebody else had broken what it ran on.
+            innocent = not (wanted.died or wanted.killed)
+            broken = self.losses > self.own_losses
+            return wanted.died + self.losses >= self._deaths_allowed and (broken or not innocent)
         if status is Status.TIMEOUT:
-            return wanted.timeout_s is not None and (
-                self.faults or plan.kind is Kind.ENDLESS or plan.run_s + _OVERHEAD_S >= wanted.timeout_s
-            )
+            too_long = plan.kind is Kind.ENDLESS or plan.run_s + _OVERHEAD_S >= (wanted.timeout_s or inf)
+            return wanted.timeout_s is not None and (self.faults or bool(self.killed) or too_long)
         if status is Status.CANCELLED:
             return _may_be_stopped(wanted)
         if status is Status.REFUSED:

@@ -33,6 +33,7 @@ class Kind(Enum):
     FLAKY = "flaky"  #: raises the first times, then returns its value
     DIES = "dies"  #: kills its worker the first times, then returns its value
     POISON = "poison"  #: kills its worker
+    KILLS = "kills"  #: kills its slave the first times, then returns its value
     ENDLESS = "endless"  #: never ends by itself
     UNPICKLABLE = "unpicklable"  #: returns what cannot be sent
 
@@ -43,7 +44,7 @@ class Plan:
 
     kind: Kind = Kind.PLAIN
     run_s: float = 0.0
-    times: int = 0  #: how often FLAKY raises and DIES dies before they return
+    times: int = 0  #: how often FLAKY raises, DIES dies and KILLS kills before they return
     stubborn: bool = False  #: an interrupt does not stop it
     stuck_s: float = 0.0  #: ... and a kill does not, so long after it began: it waits for a disk, say
     writes: int = 0  #: pieces of output
@@ -81,6 +82,7 @@ class Wanted:
     runs: int = 0  #: attempts that began
     raised: int = 0  #: attempts that raised
     died: int = 0  #: attempts that killed their worker
+    killed: int = 0  #: attempts that killed their slave
     wrote: tuple[int, int] = (0, 0)  #: run and piece of the last output that its owner saw
     seen_running: bool = False  #: its owner was told that it runs
 
@@ -109,12 +111,14 @@ class Deed:
     run_s: float | None  #: None: it never ends by itself
     status: Status  #: how it ends; DIED: it kills its worker
     value: bytes  #: what a worker answers then
+    kills_slave: bool = False  #: and its slave
 
     def done(self) -> None:
         """Note that it has ended as it had to."""
         wanted, status = self.wanted, self.status
         wanted.raised += status is Status.ERROR
-        wanted.died += status is Status.DIED
+        wanted.died += status is Status.DIED and not self.kills_slave
+        wanted.killed += self.kills_slave
         wanted.job.hits += status is Status.HIT
         wanted.job.failures += status not in (Status.OK, Status.HIT)
 
@@ -146,17 +150,21 @@ class Deeds:
         if self.punctual and now > cancelled_s + STOPPED_WITHIN_S:
             raise Violation(f"{wanted.name} begins at {now:.3f} s, it was cancelled at {cancelled_s:.3f} s")
         wanted.runs += 1
-        plan, status = wanted.plan, Status.OK
+        plan, status, kills_slave = wanted.plan, Status.OK, False
         if plan.kind is Kind.HIT:
             status = Status.HIT
         elif plan.kind is Kind.ERROR or (plan.kind is Kind.FLAKY and wanted.raised < plan.times):
             status = Status.ERROR
-        elif plan.kind is Kind.POISON or (plan.kind is Kind.DIES and wanted.died < plan.times):
+        elif (
+            plan.kind is Kind.POISON
+            or (plan.kind is Kind.DIES and wanted.died < plan.times)
+            or (kills_slave := plan.kind is Kind.KILLS and wanted.killed < plan.times)
+        ):
             status = Status.DIED
         elif plan.kind is Kind.UNPICKLABLE:
             status = Status.NOT_PICKLABLE
         run_s = None if plan.kind is Kind.ENDLESS else plan.run_s
-        return Deed(wanted, wanted.runs, run_s, status, answer_of(status, function, wanted))
+        return Deed(wanted, wanted.runs, run_s, status, answer_of(status, function, wanted), kills_slave)
 
 
 def answer_of(status: Status, function: bytes, wanted: Wanted) -> bytes:

@@ -39,6 +39,8 @@ EVENTS_MAX: Final = 200_000
 REST_WITHIN_S: Final = 120.0
 #: when the cluster is stopped, everybody has gone within this time
 STOPPED_WITHIN_S: Final = 1.0
+#: a slave that was killed is missed within this time
+LOST_WITHIN_S: Final = 8.0
 #: whether everybody rests is looked at so often
 LOOK_S: Final = 1.0
 #: lines of the trace that are shown of a history that went wrong, envelopes that say nothing aside
@@ -71,7 +73,12 @@ class Simulation:
         agenda = Agenda()
         deeds = Deeds()
         self.settings: Settings = draw_settings(chance)
-        judge = Judge(deeds, faults=not self.settings.steady, deaths_allowed=self.settings.deaths_allowed)
+        judge = Judge(
+            deeds,
+            faults=not self.settings.steady,
+            deaths_allowed=self.settings.deaths_allowed,
+            is_patient=self.settings.grace_s >= LOST_WITHIN_S,
+        )
         self.world = World(self.settings, chance, agenda, deeds, judge, Witness(), Trace(agenda, envelopes=trace))
         self.slaves: list[SlaveActor] = []
         self.apps: list[ApplicationActor] = []
@@ -84,6 +91,7 @@ class Simulation:
         world, chance = self.world, self.world.chance
         world.trace("settings", str(self.settings))
         world.deeds.punctual = self.settings.mood == "calm" and not self.settings.limits
+        world.slave_killed = self._slave_killed
         world.master = MasterActor(world, 1, same_port=True)
         for _ in range(chance.choices((1, 2, 5), (4, 4, 1))[0]):
             self._add_slave()
@@ -121,6 +129,14 @@ class Simulation:
         slots = chance.randint(1, 4)
         credit = slots * chance.choice((1, 2, 8, 512))
         self.slaves.append(SlaveActor(self.world, f"slave{len(self.slaves)}", slots, credit))
+
+    def _slave_killed(self, slave: SlaveActor) -> None:
+        """Let a slave be gone that a task has killed, and another one come."""
+        noticed = self.world.chance.random() < 0.7
+        self.world.trace(slave.name, f"is killed by a task{'' if noticed else ' without a word'}")
+        self.world.judge.killed.add(slave.name)
+        slave.crash(noticed=noticed)
+        self.world.agenda.after(self.world.chance.uniform(0, 1), self._add_slave)
 
     def _over(self) -> bool:
         if self.world.agenda.events > EVENTS_MAX:
@@ -164,7 +180,7 @@ class Simulation:
             longest_s = inf if task.plan.kind is Kind.ENDLESS else task.plan.run_s
             longest_s = min(longest_s, (task.timeout_s or 0.0) + 2.0)
             seconds += (longest_s + task.plan.stuck_s + 1.0) * (task.retries + 3)
-        return seconds
+        return seconds + LOST_WITHIN_S * len(self.world.judge.killed)
 
     def _look(self, until_s: float) -> None:
         agenda = self.world.agenda

@@ -22,6 +22,9 @@ class UnsharedCrew:
         if slices:
             raise AssertionError(f"{len(slices)} slices were released to a crew that shares no memory")
 
+    def hold_notes(self, hold: bool) -> None:
+        """Do nothing: no task sends notes here."""
+
 
 def travelled(buffers: Sequence[Buffer | Slice]) -> Buffers:
     """Give buffers of which none lies in shared memory."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.ledger import Entry, OpenJob, Shipment
+from concurrent_nb.scheduling.slave import is_host
 from concurrent_nb.testing.actors import ApplicationActor
 from concurrent_nb.testing.plans import Kind, Plan, Wanted, WantedJob
 from concurrent_nb.testing.world import World
@@ -25,6 +26,7 @@ _SPICES: Final = (
     (Kind.POISON, 2),
     (Kind.ENDLESS, 3),
     (Kind.UNPICKLABLE, 2),
+    (Kind.KILLS, 4),
 )
 
 
@@ -146,6 +148,8 @@ class User:
                 (kind,) = chance.choices([name for name, _ in _SPICES], [weight for _, weight in _SPICES])
             if job.until and chance.random() < 0.1:
                 kind = Kind.HIT
+            if kind is Kind.KILLS and is_host(needs):
+                kind = Kind.PLAIN
             wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
             wanted.needs = needs
             self._world.deeds.add(wanted)
@@ -161,7 +165,8 @@ class User:
         if chance.random() < 0.7:
             return None
         special = Needs(2), Needs(3), Needs(0), Needs(kind="host"), Needs(kind="thread")
-        return chance.choices(special, (4, 2, 3, 4, 6))[0]
+        hosts = 0 if self._world.settings.killers == "many" else 4
+        return chance.choices(special, (4, 2, 3, hosts, 6))[0]
 
     def _wanted(
         self,
@@ -178,10 +183,14 @@ class User:
             length = "long" if chance.random() < 0.1 else "short"
         run_s = {"none": 0.0, "short": chance.expovariate(200), "long": chance.uniform(0.1, 2.0)}[length]
         stubborn = chance.random() < (0.6 if kind is Kind.ENDLESS else 0.2)
+        times = chance.randint(1, 2) if kind in (Kind.FLAKY, Kind.DIES) else 0
+        if kind is Kind.KILLS:
+            times = min(chance.choice((1, 2, 99)), self._world.kills_left)
+            self._world.kills_left -= min(times, max(2, self._world.settings.deaths_allowed))
         plan = Plan(
             kind,
             run_s,
-            times=chance.randint(1, 2) if kind in (Kind.FLAKY, Kind.DIES) else 0,
+            times=times,
             stubborn=stubborn,
             stuck_s=chance.uniform(1, 10) if stubborn and chance.random() < 0.5 else 0.0,
             writes=chance.choices((0, 2), (9, 1))[0],

@@ -16,6 +16,7 @@ from concurrent_nb.ids import DIGEST_BYTES, ID_BYTES, SessionId
 from concurrent_nb.nodes import master_core
 from concurrent_nb.nodes.master_core import MasterCore
 from concurrent_nb.scheduling import ranking, waiting
+from concurrent_nb.scheduling.endings import COMPANY_FACTOR
 from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.testing.agenda import Agenda
@@ -63,7 +64,10 @@ class Settings:
     deaths_allowed: int = 3
     silence_s: float = 3.0
     kept_s: float = 30.0  #: for which an application without a connection may come back
-    undelivered_bytes: int = 1 << 30  #: of results for silent applications of one owner
+    results_kept_bytes: int = 1 << 30  #: of results that one owner has not acknowledged
+    killers: str = (
+        "none"  #: tasks that kill slaves: "none", a "few", or "many", which are too many for hosts beside them
+    )
     validate_each: int = 10  #: the scheduler's books are checked after every so many turns of the master, at least
     limits: tuple[tuple[ModuleType, str, int], ...] = ()
 
@@ -79,7 +83,8 @@ class Settings:
         return (
             f"{self.mood}, {self.strategy.name}, own strategies {self.own_strategies}, "
             f"{self.weather}, a turn takes {self.turn_s} s, "
-            f"grace_s {self.grace_s}, {self.undelivered_bytes} bytes undelivered, limits: {limits or 'as they are'}"
+            f"grace_s {self.grace_s}, {self.deaths_allowed} deaths allowed, {self.killers} that kill slaves, "
+            f"{self.results_kept_bytes} bytes of results kept, limits: {limits or 'as they are'}"
         )
 
     @contextmanager
@@ -116,7 +121,9 @@ def draw_settings(chance: random.Random) -> Settings:
         own_strategies=chance.choice((0.0, 0.3, 1.0)),
         turn_s=chance.choice((0.00001, 0.0005, 0.005)),
         grace_s=chance.choice((1.0, 10.0)),
-        undelivered_bytes=chance.choice((0, 3000, 1 << 30)),
+        results_kept_bytes=chance.choice((0, 3000, 1 << 30)),
+        deaths_allowed=chance.choices((3, 2, 1, 5), (6, 2, 1, 1))[0],
+        killers=chance.choices(("none", "few", "many"), (5, 3, 2))[0],
         validate_each=chance.choices((1, 10, 30), (1, 2, 2))[0],
         limits=tuple(limits) if chance.random() < 0.5 else (),
     )
@@ -205,9 +212,14 @@ class World:
     trace: Trace
     network: Network = field(init=False)
     master: Master = field(init=False)
+    slave_killed: Callable[[Any], None] = field(init=False)  #: called with a slave that a task kills
+    kills_left: int = field(init=False)  #: slaves that tasks may still plan to kill
 
     def __post_init__(self) -> None:
         self.network = Network(self.agenda, self.chance, self.settings.weather, self)
+        # A host on the only slave is there each time, and is not spared more often than this.
+        few = self.settings.deaths_allowed * COMPANY_FACTOR - 1
+        self.kills_left = {"none": 0, "few": few, "many": 40}[self.settings.killers]
 
     def sent(self, session_id: bytes, upwards: bool, frames: Frames) -> None:
         """Hear what is sent: the network's `Ear`."""

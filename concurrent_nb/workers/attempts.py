@@ -42,6 +42,7 @@ class Attempt(Struct, eq=False):
     reported: bool = False  #: reported as started
     needs: Needs | None = None  #: None: a slot, in a process
     suspect: bool = False  #: it may have ended a process of threads, so it runs in one alone
+    in_vain: int = 0  #: workers that had it as their next one, and did nothing
 
     @property
     def ref(self) -> TaskRef:

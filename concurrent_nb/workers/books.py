@@ -22,6 +22,10 @@ A task that is blocked, because it waits for tasks of its own, lends its slot: a
 else tasks that wait for tasks would hold all workers, and nothing would ever run. The reserve grows as it is needed and
 is dismissed when it has not been needed for a while.
 
+What a worker shows and says is a claim: a task may write to whatever its worker has. A worker whose task has ended, and
+whose result does not come while nothing moves, is broken, as is one that says what makes no sense: it is killed, the
+task that has broken it counts a death, and what stands behind that runs elsewhere.
+
 A worker that has been given as many tasks as one may have gets nothing more; when they have ended it is dismissed, and
 another takes its place when it has gone. That is no death that would count. So are all workers when they are to be
 replaced; those that are stopped for it give back what they run.
@@ -58,8 +62,10 @@ from concurrent_nb.workers.waiting import Waiting
 LOOK_S: Final = 0.02
 #: behind a task that runs, or is expected to run, this long, nothing waits
 SLOW_S: Final = 0.02
-#: a worker that has tasks, runs none and says nothing for so long is stuck
+#: a worker that has never run a task, has some, runs none and says nothing for so long is stuck
 STUCK_S: Final = 30.0
+#: one whose task has ended, and whose result does not come for so long while nothing moves, is broken
+RESULT_S: Final = 5.0
 #: a worker that is not ready after so long never will be
 START_S: Final = 60.0
 #: a worker from which everything was taken back this often, unstarted, is stuck
@@ -75,6 +81,13 @@ RESERVE_S: Final = 2.0
 #: suspects that are remembered
 SUSPECTS_MAX: Final = 1000
 
+# A name in a module is found faster than a member of an enumeration.
+_CANCELLED: Final = int(Status.CANCELLED)
+#: how a task may end as its worker tells it
+_FROM_WORKERS: Final = frozenset(
+    map(int, (Status.OK, Status.HIT, Status.ERROR, _CANCELLED, Status.NOT_PICKLABLE, Status.NOT_LOADABLE))
+)
+
 _report: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -84,6 +97,7 @@ class Books:
     Args:
         tasks_max: tasks that a worker runs before another takes its place; 0: as many as there are. Not for threads.
         initializes: workers run the user's initializer before they are ready.
+        result_s: seconds that the result of a task that has ended may take to come, while nothing moves.
 
     Workers are numbered from 1 and never reuse a number. Unknown tickets, refs and workers are facts that came late,
     and are ignored.
@@ -98,6 +112,7 @@ class Books:
         limit: RestartLimit | None = None,
         tasks_max: int = 0,
         initializes: bool = False,
+        result_s: float = RESULT_S,
     ) -> None:
         self.slots = slots
         self.reports = Reports()
@@ -105,6 +120,7 @@ class Books:
         self.draining = False
         self.initializer_has_failed = False
         self._grace_s = grace_s
+        self._result_s = result_s
         self._limit = limit or RestartLimit()
         self._tasks_max = tasks_max or math.inf
         self._start_s = math.inf if initializes else START_S
@@ -128,10 +144,21 @@ class Books:
 
     # ------------------------------------------------------------------------------------------------ asked by the pool
 
-    def ref(self, ticket: int) -> TaskRef | None:
-        """Name the attempt of a ticket; None if it has its outcome, or never was."""
+    def ref(self, worker: int, ticket: int) -> TaskRef | None:
+        """Name the attempt of a ticket that a worker has; None if it has its outcome.
+
+        Raises ProtocolError if it is another's, or nobody's.
+        """
         attempt = self._attempts.get(ticket)
-        return attempt.ref if attempt else None
+        if attempt is not None and attempt.worker == worker:
+            return attempt.ref
+        self._check_over(ticket)
+        return None
+
+    def _check_over(self, ticket: int) -> None:
+        """Raise ProtocolError unless this is a ticket that has its outcome."""
+        if ticket in self._attempts or not 0 < ticket < self._next_ticket:
+            raise ProtocolError(f"named ticket {ticket}, which is not its own")
 
     def busy(self) -> list[int]:
         """List the workers that have tasks: their pages are to be looked at."""
@@ -290,7 +317,10 @@ class Books:
             self._degrade(f"the initializer of the workers has failed:\n{report}")
 
     def outcomes(self, worker: int, results: Sequence[Result], buffers: Sequence[Buffer], now: float) -> list[Command]:
-        """Take in results of a worker, and their buffers in one row."""
+        """Take in results of a worker, and their buffers in one row.
+
+        Raises ProtocolError for a result that it cannot have; those before it have been taken.
+        """
         member = self._crew.get(worker)
         if member is None:
             return []
@@ -299,17 +329,21 @@ class Books:
         for result in results:
             own = buffers[at : at + len(lengths(result.sizes))] if result.sizes else ()
             at += len(own)
-            attempt = member.held.pop(result.ticket, None)
+            attempt = member.held.get(result.ticket)
             if attempt is None:  # it came before, through the page
+                self._check_over(result.ticket)
                 continue
+            if result.status not in _FROM_WORKERS or not (result.body or result.sizes or result.status == _CANCELLED):
+                raise ProtocolError(f"gave a result that is none, of status {result.status}")
+            del member.held[result.ticket]
             member.recalled = False
             if attempt.function != function:
                 self._learn(function, elapsed_s, ended)
                 function, elapsed_s, ended = attempt.function, 0.0, 0
-            if result.status < Status.CANCELLED:
+            if result.status < _CANCELLED:
                 elapsed_s += result.elapsed_s
                 ended += 1
-            if result.status == Status.CANCELLED or attempt.overran(result.elapsed_s):
+            if result.status == _CANCELLED or attempt.overran(result.elapsed_s):
                 self._finish_stopped(attempt, member, result.elapsed_s)
             else:
                 self._finish(attempt, attempt.outcome(result, member.pid), own)
@@ -345,17 +379,17 @@ class Books:
         if member is None:
             return []
         # What was stopped with force is over whatever the page says; what else ran then is not to blame.
-        blamed = member.held.pop(member.stopping if member.killed else ticket, None)
+        culprit = member.blamed if member.is_broken else member.stopping if member.killed else ticket
+        blamed = member.held.pop(culprit, None)
         if member.killed and member.outdated and (stopped := member.held.pop(ticket, None)) is not None:
             self._return(stopped)  # and not kept here: the master's watch on its run time has to begin anew
         for attempt in reversed(member.held.values()):
             self._requeue(attempt)
-        elapsed_s = now - started_at if started_at else 0.0
+        elapsed_s = member.ran_s(ticket, started_at, now) if ticket == culprit else 0.0
         if blamed is not None and blamed.wish >= Wish.CANCEL:
             self._finish_stopped(blamed, member, elapsed_s)
         elif blamed is not None:
-            message = f"worker {member.pid} {how} while it ran task {blamed.name}"
-            self._finish_report(blamed, Status.DIED, message, member, elapsed_s)
+            self._finish_died(blamed, member, how, elapsed_s)
         elif not member.killed:
             limit = self._limit if member.pid else self._start_limit
             if limit.died(now):
@@ -377,7 +411,7 @@ class Books:
             pages: of its threads: what they ran, and since when, (0, 0.0) for nothing.
             culprits: threads that may have caused it.
         """
-        killed = False
+        killed = broken = False
         ran: list[tuple[Member, Attempt, float]] = []
         unstarted: list[Attempt] = []
         for number, (ticket, started_at) in pages.items():
@@ -385,41 +419,58 @@ class Books:
             if member is None:
                 continue
             killed = killed or member.killed
-            attempt = member.held.pop(member.stopping if member.killed and member.stopping else ticket, None)
+            broken = broken or member.is_broken
+            how = member.how or how
+            culprit = member.blamed or (member.stopping if member.killed and member.stopping else ticket)
+            attempt = member.held.pop(culprit, None)
             if attempt is not None:
-                ran.append((member, attempt, now - started_at if started_at else 0.0))
+                ran_s = member.ran_s(ticket, started_at, now) if culprit == ticket else 0.0
+                ran.append((member, attempt, ran_s))
             unstarted += member.held.values()
         for attempt in sorted(unstarted, key=lambda attempt: attempt.ticket, reverse=True):
             self._requeue(attempt)
-        suspects = [] if killed else [attempt for member, attempt, _ in ran if member.number in culprits]
+        # What a broken thread has done to itself, its neighbours may have done: they share all memory.
+        suspects = [] if killed and not broken else [attempt for member, attempt, _ in ran if member.number in culprits]
         for attempt in suspects:
             self._suspect(attempt)
         for member, attempt, elapsed_s in ran:
             if attempt.wish >= Wish.CANCEL:
                 self._finish_stopped(attempt, member, elapsed_s)
             elif suspects == [attempt]:
-                message = f"worker {member.pid} {how} while it ran task {attempt.name}"
-                self._finish_report(attempt, Status.DIED, message, member, elapsed_s)
+                self._finish_died(attempt, member, how, elapsed_s)
             else:
                 self._return(attempt)  # and not kept here: the master's watch on its run time has to begin anew
         if not (killed or suspects) and self._limit.died(now):
             self._degrade_after_deaths(self._limit, how)
         return self._dispatch(now)
 
-    def looked(self, worker: int, ticket: int, started_at: float, moving: bool, now: float) -> list[Command]:
-        """Take in what a busy worker's page shows; `moving` if bytes have gone to or from it since the last look."""
+    def looked(
+        self, worker: int, ticket: int, started_at: float, moving: bool, now: float, ended: int = 0
+    ) -> list[Command]:
+        """Take in what a busy worker's page shows.
+
+        Args:
+            ticket: of the task that runs, 0 if none does.
+            started_at: when that started.
+            moving: a record has come or gone since the last look, or a good piece of one.
+            ended: ticket of the task that has ended last, 0 if none has.
+        """
         member = self._crew.get(worker)
         if member is None or member.killed:
             return []
-        attempt = member.held.get(ticket)
-        if moving or attempt is not None:
+        attempt, first = member.held.get(ticket), member.first
+        if moving or attempt is first:
             member.since = now
-        if member.stopping and now >= member.kill_at and ticket in (0, member.stopping):
+        if member.stopping and now >= member.kill_at and (attempt is None or ticket == member.stopping):
             return [self._kill(member)]
+        if attempt is not first and first is not None:
+            has_ended = attempt is not None or ended in member.held
+            if commands := self._without_progress(member, first, has_ended, has_worked=bool(ended), now=now):
+                return commands
         if attempt is None:
-            return [self._give_up_on(member, now)] if now - member.since > STUCK_S else []
-        ran_s = now - started_at
-        commands: list[Command] = []
+            return []
+        ran_s = member.ran_s(ticket, started_at, now)
+        commands = []
         if ran_s >= SLOW_S:
             if not attempt.reported:
                 attempt.reported = True
@@ -429,6 +480,56 @@ class Books:
         if attempt.timeout_s is not None and ran_s >= attempt.timeout_s and member.stopping != ticket:
             commands.append(self._stop(member, attempt, Wish.TIME_OUT, now))
         return commands
+
+    def _without_progress(
+        self, member: Member, first: Attempt, has_ended: bool, *, has_worked: bool, now: float
+    ) -> list[Command]:
+        """Say what is to become of a worker of which nothing comes, though the task that was to run first runs no more.
+
+        Args:
+            has_ended: that task has ended, so its result should have come; else it has not begun.
+            has_worked: the worker has run tasks before.
+        """
+        # A thread of a process may have to wait for another that holds the interpreter.
+        wait_s = self._result_s if (has_ended or has_worked) and not member.process else max(STUCK_S, self._result_s)
+        if now - member.since <= wait_s:
+            return []
+        if has_ended:
+            how = f"was killed because the result of a task that had ended did not come within {wait_s:g} s"
+            return self._break(member, first, how)
+        # Whoever was there before may have stopped it, so the first time nobody is blamed.
+        first.in_vain += 1
+        if first.in_vain == 1 or member.process:
+            return [self._kill(member)] if has_worked else [self._give_up_on(member, now)]
+        if first.timeout_s is not None:
+            first.wish = max(first.wish, Wish.TIME_OUT)
+        return self._break(member, first, f"was killed because it did nothing for {wait_s:g} s")
+
+    def broken(self, worker: int, how: str, ticket: int, ended: int, *, may_be_former: bool) -> list[Command]:
+        """Kill a worker that has said or done what no worker does.
+
+        The first task without a result is to blame: what the worker said before has been understood.
+
+        Args:
+            how: it ends, for people, as in "was killed because it said what is no record".
+            ticket: of the task that its page shows.
+            ended: ticket of the task that has ended last.
+            may_be_former: a task may have done it whose result has come by another way.
+        """
+        member = self._crew.get(worker)
+        if member is None or member.is_broken:
+            return []
+        first = member.first
+        is_sure = (ticket in member.held or ended in member.held) and not may_be_former
+        if first is not None and not is_sure and member.stopping not in member.held:
+            first.in_vain += 1
+            first = first if first.in_vain > 1 else None
+        return self._break(member, first, how)
+
+    def _break(self, member: Member, culprit: Attempt | None, how: str) -> list[Command]:
+        member.is_broken, member.how = True, how
+        member.blamed = member.stopping if member.stopping in member.held else culprit.ticket if culprit else 0
+        return [self._kill(member)]
 
     def blocked(self, worker: int, ticket: int, now: float) -> list[Command]:
         """Take in whether the task of this ticket, which a worker runs, waits for tasks of its own; 0: it does not."""
@@ -694,6 +795,12 @@ class Books:
             self._finish(attempt, attempt.end(Status.ERROR, elapsed_s, member.pid, body))
         else:
             self._finish(attempt, attempt.end(Status.CANCELLED, elapsed_s, member.pid))
+
+    def _finish_died(self, attempt: Attempt, member: Member, how: str, elapsed_s: float) -> None:
+        message = f"worker {member.pid} {member.how or how} while it ran task {attempt.name}"
+        if member.is_broken:
+            message = f"worker {member.pid} {member.how}; it had task {attempt.name}"
+        self._finish_report(attempt, Status.DIED, message, member, elapsed_s)
 
     def _finish_report(self, attempt: Attempt, status: Status, message: str, member: Member, elapsed_s: float) -> None:
         body = _report(ErrorReport("", message, ""))

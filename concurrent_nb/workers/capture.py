@@ -15,14 +15,21 @@ import os
 import struct
 from typing import Final
 
+from concurrent_nb.errors import ProtocolError
 from concurrent_nb.workers.page import Page
 
 #: more than a pipe usually holds, so that most reads are shorter, which says that the pipe is empty
 READ_BYTES: Final = 128 * 1024
 #: what one task may write until the rest is dropped
 LIMIT_BYTES: Final = 1024 * 1024
+#: a pipe holds no more than that, so what stands in it by now comes before
+PIPE_BYTES_MAX: Final = 2 * 1024 * 1024
+#: markers of tasks whose results have not been taken; a worker keeps back fewer results
+MARKED_MAX: Final = 4096
 
 _TICKET: Final = struct.Struct("<Q")
+#: after so many reads, each of which takes all that there is or READ_BYTES, what stood in a pipe has been read
+_READS_MAX: Final = PIPE_BYTES_MAX // READ_BYTES
 
 #: ticket, stream, bytes
 Piece = tuple[int, int, bytes]
@@ -59,6 +66,8 @@ class Tape:
         while at >= 0 and at + self._size <= len(text):
             (ticket,) = _TICKET.unpack_from(text, at + len(self._nonce))
             self.marked.add(ticket)
+            if len(self.marked) > MARKED_MAX:
+                raise ProtocolError(f"wrote more than {MARKED_MAX} markers into a pipe of its output")
             if at > begin:
                 pieces.append((ticket, text[begin:at]))
             begin = at + self._size
@@ -122,7 +131,9 @@ class Capture:
         pieces: list[Piece] = []
         for stream in (1, 2):
             marked = self._tapes[stream - 1].marked
-            while streams & stream and ticket not in marked:
+            for _ in range(_READS_MAX):  # not for ever: a child of the task may write as fast as we read
+                if not streams & stream or ticket in marked:
+                    break
                 more = self.read(stream)
                 if more is None:
                     break  # somebody took the marker, or it never was
@@ -135,7 +146,9 @@ class Capture:
         """Read all that a dead worker left; what no marker follows goes to the task that ran when it died."""
         pieces: list[Piece] = []
         for stream in (1, 2):
-            while (more := self.read(stream)) is not None:
+            for _ in range(_READS_MAX):
+                if (more := self.read(stream)) is None:
+                    break
                 pieces += more
             if rest := self._tapes[stream - 1].rest():
                 pieces += self._limited(stream, [(ticket, rest)])

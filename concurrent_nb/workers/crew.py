@@ -38,6 +38,15 @@ class Member:
     outdated: bool = False  #: another takes its place as soon as what it runs has ended
     extra: int = 0  #: slots that its task takes besides its own; a thread has none of its own
     futile: int = 0  #: how often in a row everything was taken back from it
+    is_broken: bool = False  #: it does not do what a worker does, and is killed for it
+    how: str = ""  #: how it ends then, for people
+    blamed: int = 0  #: ticket of the task that has broken it; 0 if that is not known
+    begun_at: float = field(init=False)  #: when it was asked for
+    shown: int = 0  #: ticket that its page has shown last ...
+    shown_at: float = 0.0  #: ... from then on
+
+    def __post_init__(self) -> None:
+        self.begun_at = self.since
 
     @property
     def free(self) -> bool:
@@ -48,6 +57,17 @@ class Member:
     def leaves(self) -> bool:
         """Say whether it gets nothing more, because another is to take its place."""
         return self.outdated or self.left <= 0
+
+    @property
+    def first(self) -> Attempt | None:
+        """Return the attempt that it runs first, of those that it still has; None if it has none."""
+        return next(iter(self.held.values()), None)
+
+    def ran_s(self, ticket: int, started_at: float, now: float) -> float:
+        """Say how long what its page shows has run, in seconds. The page may show nonsense, which nobody gains by."""
+        if ticket != self.shown:
+            self.shown, self.shown_at = ticket, now
+        return now - (started_at if self.begun_at <= started_at <= self.shown_at else self.shown_at)
 
     @property
     def last(self) -> Attempt:

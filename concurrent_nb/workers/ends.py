@@ -56,10 +56,10 @@ def make_ends() -> tuple[SlaveEnds, WorkerEnds]:
         made += os.pipe()
         made += os.pipe()
         _, _, tokens_back, tokens, worker_lifeline, lifeline, out, worker_out, err, worker_err = made
-        made.append(worker_tokens := os.dup(tokens_back))
+        made.append(worker_tokens := _opened_again(tokens_back))
         made.append(page := make_page_file())
         made.append(worker_page := os.dup(page))
-        for fd in (tasks, tokens, tokens_back, out, err):
+        for fd in (tasks, tokens, tokens_back, worker_tokens, out, err):
             os.set_blocking(fd, False)
     except OSError:
         for fd in made:
@@ -69,3 +69,14 @@ def make_ends() -> tuple[SlaveEnds, WorkerEnds]:
         SlaveEnds(tasks, tokens, tokens_back, page, lifeline, out, err),
         WorkerEnds(worker_tasks, worker_tokens, worker_page, worker_lifeline, worker_out, worker_err),
     )
+
+
+def _opened_again(pipe: int) -> int:
+    """Open the end of a pipe that is read once more, where the system can do that; else duplicate it.
+
+    Of a duplicate, a task could set the flags for both: the slave would wait for a token that does not come.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:  # there is no such thing here
+        return os.dup(pipe)

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from concurrent_nb.errors import ProtocolError
 from concurrent_nb.wire.messages import Slice
 from concurrent_nb.workers.attempts import Attempt, Buffer
 from concurrent_nb.workers.capture import Capture
 from concurrent_nb.workers.ends import SlaveEnds, WorkerEnds
+from concurrent_nb.workers.limits import Framing, LogLimit
 from concurrent_nb.workers.page import Page
 from concurrent_nb.workers.records import (
     LARGE_BYTES,
@@ -41,6 +43,12 @@ CHUNKS_MAX: Final = 64
 TOKENS_MAX: Final = 4096
 #: functions that a worker keeps; the one unused for longest is dropped
 FUNCTIONS_MAX: Final = 128
+#: of a long record, so many bytes are progress; a record that comes more slowly is none that is being sent
+PROGRESS_BYTES: Final = 64 * 1024
+#: most segments of shared memory that a worker may have; each takes a descriptor
+SEGMENTS_MAX: Final = 4096
+#: lines in the slave's log that a worker may cause within a minute; what is more is counted
+LOG_LINES_MAX: Final = 20
 #: larger send buffer, so that a pack ahead does not wait for the slave
 SEND_BUFFER_BYTES: Final = 1024 * 1024
 
@@ -49,16 +57,25 @@ class Line:
     """What connects the slave with the worker of this number, or with the main thread of a process of threads.
 
     Args:
+        limit_bytes: most that a task may write to a pipe of its output.
+        result_bytes_max: most bytes that travel with a result through the socket.
         process: number of the process that it is a thread of; 0: it has one of its own, of its own number.
     """
 
-    def __init__(self, worker: int, ends: SlaveEnds, limit_bytes: int, process: int = 0) -> None:
+    def __init__(
+        self, worker: int, ends: SlaveEnds, limit_bytes: int, result_bytes_max: int = 1 << 62, process: int = 0
+    ) -> None:
         self.worker = worker
         self.process = process or worker
         self.pid = 0
-        self.was_killed = False  #: because it hears us no more
+        self.was_killed = False  #: because it hears us no more, or has broken what it talks to us with
+        self.is_broken = False  #: it has broken that: nothing of it is read, it is killed as soon as it can be
         self.is_ready = False  #: it has said that it waits for work
-        self.moved = self.moved_before = 0  #: bytes that have gone either way: now, and when its page was looked at
+        self.progress_before = 0  #: what `progress` was when its page was looked at
+        self.log = LogLimit(LOG_LINES_MAX)
+        self.notes = Framing()  #: of the task that sends notes
+        self.notes_ticket = 0  #: ... of this ticket
+        self.is_held = False  #: nothing is read of it for now, because too many notes are on their way already
         self.socket = socket.socket(fileno=ends.tasks)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.page = Page(ends.page)
@@ -69,11 +86,16 @@ class Line:
         self._tokens, self._tokens_back = ends.tokens, ends.tokens_back
         self._has_ended_tokens = False
         self._epoch = 0
-        self._reader = Reader(decode_said)
+        self._reader = Reader(
+            decode_said,
+            buffer_bytes_max=result_bytes_max,
+            over_limit=" (setting SlaveNode.result_mib; where memory is shared, results do not travel through here)",
+        )
+        self._sent_bytes = self._received_bytes = self._records = 0
         self._outgoing: deque[memoryview] = deque()
         self._functions: OrderedDict[bytes, None] = OrderedDict()
         self._segments: set[bytes] = set()  # of shared memory, that it has heard of
-        self.made: set[bytes] = set()  #: segments of its own
+        self.made: dict[bytes, int] = {}  #: segments of its own, and their sizes
 
     # ------------------------------------------------------------------------------------------------------- out
 
@@ -176,7 +198,7 @@ class Line:
             except ConnectionError:
                 outgoing.clear()  # it died, which is about to be noticed
                 return
-            self.moved += sent
+            self._sent_bytes += sent
             while outgoing and sent >= len(outgoing[0]):
                 sent -= len(outgoing.popleft())
             if sent:
@@ -193,13 +215,26 @@ class Line:
                 return
             if not received:
                 raise ConnectionError("closed its connection")
-            self.moved += received
+            self._received_bytes += received
             most_bytes -= received
-            yield from self._reader.took(received)
+            records = self._reader.took(received)
+            self._records += len(records)
+            yield from records
+
+    @property
+    def progress(self) -> int:
+        """Return a number that grows with each record of the worker, and as long ones go either way."""
+        return self._records + self._received_bytes // PROGRESS_BYTES + self._sent_bytes // PROGRESS_BYTES
 
     def unsent(self) -> Results:
-        """Give the results that stand in the page. Some may come again through the socket."""
-        return unpack_unsent(*self.page.unsent())
+        """Give the results that stand in the page. Some may come again through the socket.
+
+        Raises ProtocolError for what is none.
+        """
+        results = unpack_unsent(*self.page.unsent())
+        if results.announced():
+            raise ProtocolError("has a result in its status page that announces buffers")
+        return results
 
     def close(self) -> None:
         """Close everything; the kernel kills what is left of the worker."""

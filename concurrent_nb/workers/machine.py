@@ -35,6 +35,14 @@ def allowed_cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory_bytes() -> int:
+    """Return how much memory this machine has; 16 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 16 << 30
+
+
 def host_load() -> HostLoad:
     """Measure how busy this machine is."""
     import psutil  # here, because only slaves need it, and later than their start

@@ -1,12 +1,15 @@
 """The status page: a little memory that a slave and a worker share, so that each sees the other without a message.
 
-    worker writes   ticket and start of the task that it runs; results that it has not sent yet; which task is blocked
+    worker writes   ticket and start of the task that it runs; which one has ended last; results that it has not sent
+                    yet; which task is blocked
     slave writes    the ticket that is to stop; how often it has read each output pipe; what the worker is to be
 
 Every word has one writer. The words are aligned, so each is read and written whole. Whoever needs two that belong
-together reads the first again after the second.
+together reads the first again after the second. A task may write what it likes to its worker's page, so the slave takes
+nothing of it for more than a claim; nor can the page be cut off, which would kill who reads it.
 """
 
+import fcntl
 import mmap
 import os
 from typing import Final
@@ -19,16 +22,18 @@ _UNSENT_AT: Final = 256
 UNSENT_BYTES_MAX: Final = PAGE_BYTES - _UNSENT_AT
 
 # Words of 8 bytes. Those of the worker and those of the slave lie in cache lines of their own.
-_TICKET, _START, _UNSENT, _SENDING, _BLOCKED = 0, 1, 2, 3, 4
+_TICKET, _START, _UNSENT, _SENDING, _BLOCKED, _ENDED = 0, 1, 2, 3, 4, 5
 _STOP, _READS = 8, 9  # _READS + 1 for stream 1, + 2 for stream 2
 _THREADS = 12
 _NONCE_AT: Final = 128
+#: how often two words are read again that do not belong together: no honest writer is that fast
+_LOOKS_MAX: Final = 100
 
 
 def make_page_file() -> int:
     """Make the file of a page, of no name, and return its descriptor."""
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("concurrent_nb.page", os.MFD_CLOEXEC)
+        fd = os.memfd_create("concurrent_nb.page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         import tempfile  # here, because a cold start pays for each import
 
@@ -37,6 +42,8 @@ def make_page_file() -> int:
     os.truncate(fd, PAGE_BYTES)
     # Text that ends as a marker begins would be taken for one that was cut short, and no text has this byte.
     os.pwrite(fd, b"\xc0" + os.urandom(NONCE_BYTES - 1), _NONCE_AT)
+    if hasattr(os, "memfd_create"):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return fd
 
 
@@ -58,8 +65,10 @@ class Page:
         self.words[_TICKET] = ticket
 
     def end(self) -> None:
-        """Say that no task runs."""
-        self.words[_TICKET] = 0
+        """Say that the task has ended, and that none runs."""
+        words = self.words
+        words[_ENDED] = words[_TICKET]
+        words[_TICKET] = 0
 
     def sending(self, ticket: int) -> None:
         """Say that the task's result is on its way through the stream, or with 0 that it is sent."""
@@ -107,6 +116,11 @@ class Page:
         return self.words[_TICKET]
 
     @property
+    def ended(self) -> int:
+        """Return the ticket of the task that has ended last, 0 if none has."""
+        return self.words[_ENDED]
+
+    @property
     def blocked(self) -> int:
         """Return the ticket of a task that was blocked when its worker looked last, 0 if none was."""
         return self.words[_BLOCKED]
@@ -128,7 +142,9 @@ class Page:
 
     def look(self) -> tuple[int, float]:
         """Return the ticket of the task that runs and when it started; (0, 0.0) if none does."""
-        while ticket := self.words[_TICKET]:
+        for _ in range(_LOOKS_MAX):
+            if not (ticket := self.words[_TICKET]):
+                break
             started_at = self.times[_START]
             if self.words[_TICKET] == ticket:
                 return ticket, started_at

@@ -2,6 +2,9 @@
 
 The slave polls `fds`, calls `ready` for each that is, `tick` at `next_deadline`, and takes reports after that. Every
 method returns soon; none waits, except `close`, and that not for long. Has no thread.
+
+Around each worker there is a bulkhead: whatever is raised while its records, its page, its output or its end are dealt
+with kills that worker, as if it had died by itself, and touches no other.
 """
 
 import logging
@@ -9,17 +12,20 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from concurrent_nb.errors import ProtocolError
+from concurrent_nb.ids import task_name
 from concurrent_nb.wire.messages import NOTES, Needs, Slice, TaskFrame, TaskRef
 from concurrent_nb.workers import machine
 from concurrent_nb.workers.attempts import Buffer, Command, Dismiss, Give, Interrupt, Kill, Recall, Reports, Start
-from concurrent_nb.workers.books import LOOK_S, SLOW_S, Books
+from concurrent_nb.workers.books import LOOK_S, RESULT_S, SLOW_S, Books
 from concurrent_nb.workers.capture import LIMIT_BYTES, Piece
 from concurrent_nb.workers.ends import WorkerEnds, make_ends
-from concurrent_nb.workers.line import Line
+from concurrent_nb.workers.limits import Framing, LogLimit
+from concurrent_nb.workers.line import LOG_LINES_MAX, SEGMENTS_MAX, Line
 from concurrent_nb.workers.processes import (
     Event,
     Launcher,
@@ -28,7 +34,7 @@ from concurrent_nb.workers.processes import (
     TemplateLauncher,
     environment,
 )
-from concurrent_nb.workers.records import Forget, Know, Note, NotInitialized, Results
+from concurrent_nb.workers.records import Forget, Know, Note, NotInitialized, Result, Results, Said
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +45,13 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 END_S: Final = 1.0
 GONE_S: Final = 1.5
 #: a worker that has closed its connection has so long to end by itself
-LEAVE_S: Final = 0.1
+LEAVE_S: Final = 1.0
 #: most bytes read from a worker that is dead: more than its socket can hold
 LEGACY_BYTES_MAX: Final = 64 * 1024 * 1024
+#: most characters of a line that a worker causes in the log
+LOG_CHARS_MAX: Final = 1000
+#: length of a segment's id
+SEGMENT_ID_BYTES: Final = 16
 
 
 def make_launcher(kind: str, slots: int, cores: int | None = None) -> Launcher:
@@ -54,6 +64,14 @@ class Pool:
     """Run tasks in `slots` worker processes. Times are seconds of `time.monotonic`, which the workers read too.
 
     `fds_version` changes whenever `fds` does.
+
+    Args:
+        grace_s: seconds between the interrupt of a task and the kill of its worker.
+        output_limit_bytes: what a task may write to each pipe of its output until the rest is dropped.
+        tasks_max: tasks that a worker runs before another takes its place; 0: as many as there are.
+        initializes: workers run the user's initializer before they are ready.
+        result_s: seconds that the result of a task that has ended may take to come, while nothing moves.
+        result_bytes_max: most bytes that travel with a result through a worker's socket; 0: as many as there are.
     """
 
     def __init__(
@@ -65,9 +83,14 @@ class Pool:
         output_limit_bytes: int = LIMIT_BYTES,
         tasks_max: int = 0,
         initializes: bool = False,
+        result_s: float = RESULT_S,
+        result_bytes_max: int = 0,
     ) -> None:
         self.fds_version = 0
-        self._books = Books(slots, grace_s=grace_s, tasks_max=tasks_max, initializes=initializes)
+        self._books = Books(slots, grace_s=grace_s, tasks_max=tasks_max, initializes=initializes, result_s=result_s)
+        self._initializes = initializes
+        self._result_bytes_max = result_bytes_max or 1 << 62
+        self._log = LogLimit(LOG_LINES_MAX)  # for workers that are killed
         self._cores = machine.cores()
         self._launcher = launcher
         self._output_limit_bytes = output_limit_bytes
@@ -86,6 +109,7 @@ class Pool:
         self._leaving: dict[int, tuple[float, str]] = {}  # workers that hear us no more: when to kill them, and why
         self._output: list[tuple[TaskRef, int, bytes]] = []
         self._ask_at = 0.0
+        self._holds_notes = False
         self._closing = False
 
     # --------------------------------------------------------------------------------------- what the slave tells it
@@ -117,16 +141,14 @@ class Pool:
         """Forget segments to which nothing refers any more."""
         for segment in segments:
             self._segments.pop(segment, None)
-        for line in self._lines.values():
-            line.forget(segments)
-            self._watch_tasks(line)
+        for line in list(self._lines.values()):
+            self._tell(line, partial(line.forget, segments))
 
     def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
         """Give slices back to the workers that made them; `clean` if nobody refers to them any more."""
-        for line in self._lines.values():
+        for line in list(self._lines.values()):
             if own := [slice_ for slice_ in slices if slice_.segment in line.made]:
-                line.release(own, clean=clean)
-                self._watch_tasks(line)
+                self._tell(line, partial(line.release, own, clean=clean))
 
     def add_function(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer | Slice] = ()) -> None:
         """Keep a function, to be sent to each worker before the first task that needs it."""
@@ -137,9 +159,25 @@ class Pool:
         for digest in digests:
             self._functions.pop(digest, None)
         self._books.forgotten(digests)
-        for line in self._lines.values():
-            line.drop(digests)
+        for line in list(self._lines.values()):
+            self._tell(line, partial(line.drop, digests))
+
+    def _tell(self, line: Line, tell: Callable[[], None]) -> None:
+        """Send a worker something that belongs to no task."""
+        try:
+            tell()
             self._watch_tasks(line)
+        except Exception as error:  # noqa: BLE001  (the bulkhead)
+            self._break(line, error, time.monotonic())
+
+    def hold_notes(self, hold: bool) -> None:
+        """Read nothing more of workers that send notes, which slows the tasks that do; or read again."""
+        self._holds_notes = hold
+        if not hold:
+            for line in self._lines.values():
+                if line.is_held:
+                    line.is_held = False
+                    self._watch_tasks(line)
 
     def withdraw(self, refs: Iterable[TaskRef], stop: bool, now: float) -> None:
         """Give these back if they have not started; with `stop`, end them wherever they are."""
@@ -215,20 +253,26 @@ class Pool:
             self._take_news(now)
             return
         line, stream = self._readers.get(fd, (None, 0))
-        if line is None:
+        if line is None or fd not in self._fds:
             return
-        if stream:
-            pieces = line.capture.read(stream)
-            self._hand_out(line, pieces or ())
-            # Not for what the poll said: it may have said it of a dead worker's pipe whose number is this one's by now.
-            if stream in line.capture.ended:
-                self._unwatch(fd)
-            return
-        if events & select.POLLOUT:
-            line.send()
-            self._watch_tasks(line)
-        if events & ~select.POLLOUT:
-            self._receive(line, TURN_BYTES, now)
+        try:
+            if stream:
+                self._read_output(line, stream, fd)
+                return
+            if events & select.POLLOUT:
+                line.send()
+                self._watch_tasks(line)
+            if events & ~select.POLLOUT:
+                self._receive(line, TURN_BYTES, now)
+        except Exception as error:  # noqa: BLE001  (the bulkhead)
+            self._break(line, error, now)
+
+    def _read_output(self, line: Line, stream: int, fd: int) -> None:
+        pieces = line.capture.read(stream)
+        self._hand_out(line, pieces or ())
+        # Not for what the poll said: it may have said it of a dead worker's pipe whose number is this one's by now.
+        if stream in line.capture.ended:
+            self._unwatch(fd)
 
     def tick(self, now: float) -> None:
         """Look at the pages of busy workers, if it is time to. Cheap if it is not."""
@@ -238,32 +282,41 @@ class Pool:
         self._ask_at = now + LOOK_S
         self._take_news(now)
         for worker, (kill_at, _) in self._leaving.items():
-            line = self._lines[worker]
-            if now >= kill_at and not line.was_killed:
+            line = self._lines.get(worker) or self._mains[worker]
+            # One whose process is not known yet is killed when it is: until then, only its template could be.
+            if now >= kill_at and line.pid and not line.was_killed:
                 line.was_killed = True
                 self._launcher.kill(line.process)
         for worker in self._books.busy():
-            if busy := self._lines.get(worker):
+            busy = self._lines.get(worker)
+            if busy is None or busy.is_broken:
+                continue
+            try:
                 self._look(busy, now)
+            except Exception as error:  # noqa: BLE001  (the bulkhead)
+                self._break(busy, error, now)
         self._obey(self._books.tick(now), now)
 
     def _look(self, line: Line, now: float) -> None:
-        ticket, started_at = line.page.look()
+        page = line.page
+        ticket, started_at = page.look()
         if ticket and now - started_at >= SLOW_S:
             # What it finished before this task is not sent until the task ends, but stands in the page.
-            results = self._unsent(line)
-            if results and line.page.ticket == ticket:
+            results = self._unsent(line, ticket)
+            if results and page.ticket == ticket:
                 self._take_results(line, results, [], now)
-        moving = line.moved != line.moved_before
-        line.moved_before = line.moved
-        self._obey(self._books.looked(line.worker, ticket, started_at, moving, now), now)
-        self._obey(self._books.blocked(line.worker, ticket if line.page.blocked == ticket else 0, now), now)
+        progress = line.progress
+        moving, line.progress_before = line.is_held or progress != line.progress_before, progress
+        self._obey(self._books.looked(line.worker, ticket, started_at, moving, now, page.ended), now)
+        self._obey(self._books.blocked(line.worker, ticket if page.blocked == ticket else 0, now), now)
 
-    def _unsent(self, line: Line) -> Results:
+    def _unsent(self, line: Line, ticket: int) -> Results:
+        """Read the results in a page. What is none is no error if the task has ended meanwhile."""
         try:
             return line.unsent()
-        except ProtocolError as error:
-            log.error("worker %d: %s", line.pid, error)
+        except ProtocolError:
+            if line.page.ticket == ticket:
+                raise
             return Results()
 
     # ------------------------------------------------------------------------------------------- what the books want
@@ -276,7 +329,14 @@ class Pool:
         self._obeying = True
         try:
             while self._commands:
-                self._obey_one(self._commands.popleft(), now)
+                command = self._commands.popleft()
+                try:
+                    self._obey_one(command, now)
+                except Exception as error:
+                    line = self._lines.get(command.worker)
+                    if line is None:
+                        raise
+                    self._break(line, error, now)
         finally:
             self._obeying = False
 
@@ -289,6 +349,8 @@ class Pool:
         elif isinstance(command, Interrupt) and line:
             line.page.stop(command.ticket)
             self._launcher.interrupt(line.process)
+        elif isinstance(command, Kill) and line and line.is_broken:
+            self._leaving.setdefault(line.worker, (now, ""))  # as soon as its process is known
         elif isinstance(command, Kill):
             self._launcher.kill(line.process if line else command.worker)
         elif isinstance(command, Dismiss) and line:
@@ -354,7 +416,7 @@ class Pool:
     def _open_line(self, worker: int, process: int = 0) -> tuple[Line, WorkerEnds]:
         """Make a line and watch it; give the worker's ends, too. Raises OSError if there are too many open files."""
         ours, theirs = make_ends()
-        line = Line(worker, ours, self._output_limit_bytes, process)
+        line = Line(worker, ours, self._output_limit_bytes, self._result_bytes_max, process)
         self._readers[line.socket.fileno()] = (line, 0)
         self._watch_tasks(line)
         for stream, fd in enumerate(line.outputs, 1):
@@ -365,35 +427,84 @@ class Pool:
     # --------------------------------------------------------------------------------------------- what workers say
 
     def _receive(self, line: Line, most_bytes: int, now: float) -> None:
+        """Take what a worker says. Raises ProtocolError for what none says."""
         try:
             for said, buffers in line.receive(most_bytes):
-                if isinstance(said, Note):
-                    self._hand_out(line, [(said.ticket, NOTES, said.data)])
-                elif isinstance(said, Know):
-                    line.made.add(said.segment)
-                    self._made.append(said)
-                elif isinstance(said, NotInitialized):
-                    self._books.initializer_failed(said.report)
-                elif isinstance(said, Forget):
-                    line.made.difference_update(said.segments)
-                    self._forgotten += said.segments
-                elif said:
+                if line.worker in self._mains:
+                    raise ProtocolError("said something, which the main thread of a process of threads does not do")
+                if isinstance(said, Results) and said:
                     self._take_results(line, said, buffers, now)
                 else:
-                    line.is_ready = True
-                    self._greet(line, now)
-        except (ConnectionError, ProtocolError) as error:
+                    self._heard(line, said, now)
+        except ConnectionError as error:
             self._unwatch(line.socket.fileno())
-            if line.worker in self._lines:
-                # It is dead, which the launcher is about to say, or a task has broken what it talks to us with.
-                kill_at = now + LEAVE_S if isinstance(error, ConnectionError) else now
-                self._leaving.setdefault(line.worker, (kill_at, str(error)))
+            if line.worker in self._lines:  # it is dead, which the launcher is about to say, or has closed its socket
+                self._leaving.setdefault(line.worker, (now + LEAVE_S, str(error)))
+
+    def _heard(self, line: Line, said: Results | Said, now: float) -> None:
+        """Take what is no result."""
+        if isinstance(said, Note):
+            self._take_note(line, said, now)
+        elif isinstance(said, Know):
+            self._take_segment(line, said)
+        elif isinstance(said, Forget):
+            self._drop_made(line, said.segments)
+        elif isinstance(said, NotInitialized):
+            if line.is_ready or not self._initializes:
+                raise ProtocolError("said that it could not be initialized, which it was not to be any more")
+            self._books.initializer_failed(said.report)
+        else:
+            line.is_ready = True
+            self._greet(line, now)
 
     def _take_results(self, line: Line, results: Results, buffers: Sequence[Buffer], now: float) -> None:
         for result in results:
             if result.wrote:
                 self._hand_out(line, line.capture.read_until_marked(result.ticket, result.wrote))
+            if result.sizes:
+                self._check_slices(line, result)
         self._obey(self._books.outcomes(line.worker, results, buffers, now), now)
+
+    def _check_slices(self, line: Line, result: Result) -> None:
+        """Raise ProtocolError if a result refers to memory that is not its worker's."""
+        for slice_ in result.sizes:
+            if isinstance(slice_, Slice) and slice_.offset + slice_.size > line.made.get(slice_.segment, -1):
+                raise ProtocolError(f"gave a slice that is not in its own shared memory, of {slice_.segment.hex()[:8]}")
+
+    def _take_segment(self, line: Line, made: Know) -> None:
+        known = made.segment in self._segments or any(made.segment in other.made for other in self._lines.values())
+        if known or made.pid != line.pid or made.fd < 0 or made.size < 1 or len(made.segment) != SEGMENT_ID_BYTES:
+            raise ProtocolError(f"named shared memory that is not its own, {made.segment.hex()[:8]}")
+        if len(line.made) >= SEGMENTS_MAX:
+            raise ProtocolError(f"made more than {SEGMENTS_MAX} segments of shared memory")
+        line.made[made.segment] = made.size
+        self._made.append(made)
+
+    def _drop_made(self, line: Line, segments: Sequence[bytes]) -> None:
+        """Forget segments of a worker's own; it may name some that it has never told of."""
+        others: list[Container[bytes]] = [
+            self._segments,
+            *(other.made for other in self._lines.values() if other is not line),
+        ]
+        if any(segment in known for segment in segments for known in others):
+            raise ProtocolError("gave up shared memory that is not its own")
+        self._forgotten += [segment for segment in segments if line.made.pop(segment, None) is not None]
+
+    def _take_note(self, line: Line, note: Note, now: float) -> None:
+        ref = self._books.ref(line.worker, note.ticket)
+        if ref is None:  # a thread of a task that has ended
+            return
+        if note.ticket != line.notes_ticket:
+            line.notes, line.notes_ticket = Framing(), note.ticket
+        if not line.notes.admits(note.data):
+            return
+        self._output.append((ref, NOTES, note.data))
+        if self._holds_notes and not line.is_held:
+            line.is_held = True
+            self._watch_tasks(line)
+        if line.notes.is_broken and line.log.admits(now):
+            name = task_name(ref.job, ref.index)
+            log.warning("task %s has sent notes that are none; no more of its notes travel", name)
 
     def _greet(self, line: Line, now: float) -> None:
         """Let a worker work once both it and its launcher have spoken."""
@@ -402,10 +513,53 @@ class Pool:
 
     def _hand_out(self, line: Line, pieces: Iterable[Piece]) -> None:
         for ticket, stream, data in pieces:
-            if ref := self._books.ref(ticket):
+            if ticket == 0 and stream != NOTES:
+                self._log_output(line, data)
+            elif ref := self._books.ref(line.worker, ticket):
                 self._output.append((ref, stream, data))
-            elif ticket == 0 and stream != NOTES:
-                log.info("worker %d wrote what is no task's: %s", line.pid, data.decode(errors="replace").rstrip())
+
+    def _log_output(self, line: Line, data: bytes) -> None:
+        """Log what no task has written: a thread or a child that one has left."""
+        if not line.log.admits(time.monotonic()):
+            return
+        text = data[:LOG_CHARS_MAX].decode(errors="replace").rstrip()
+        more = f" (and {len(data) - LOG_CHARS_MAX} bytes more)" if len(data) > LOG_CHARS_MAX else ""
+        if left_out := line.log.take_left_out():
+            more += f" ({left_out} lines of it were left out before this)"
+        log.info("worker %d wrote what is no task's: %s%s", line.pid, text, more)
+
+    def _break(self, line: Line, error: Exception, now: float) -> None:
+        """Kill a worker of which something cannot be dealt with, and with it all threads of its process."""
+        if line.is_broken:
+            return
+        line.is_broken = True
+        self._unwatch(line.socket.fileno())
+        is_nonsense = isinstance(error, ProtocolError)
+        what = str(error) if is_nonsense else f"could not be dealt with ({type(error).__name__}: {error})"
+        if self._log.admits(now):
+            log.error("worker %d is killed: it %s", line.pid, what, exc_info=None if is_nonsense else error)
+        if line.worker in self._mains:
+            self._leaving.setdefault(line.worker, (now, f"was killed because its process {what}"))
+        elif line.worker in self._lines:
+            how = f"was killed because it {what}"
+            self._leaving.setdefault(line.worker, (now, how))
+            ticket, ended = line.page.ticket, line.page.ended
+            kept = self._take_kept_back(line, ticket, now)
+            self._obey(self._books.broken(line.worker, how, ticket, ended, may_be_former=kept), now)
+        self._ask_at = min(self._ask_at, now)
+
+    def _take_kept_back(self, line: Line, ticket: int, now: float) -> bool:
+        """Take what a broken worker has finished before the task that it runs, from its page; False for nothing."""
+        if not ticket:
+            return False
+        try:
+            results = line.unsent()
+            if not results or line.page.ticket != ticket:
+                return False
+            self._take_results(line, results, [], now)
+        except ProtocolError:
+            return False
+        return True
 
     def _take_news(self, now: float) -> None:
         self._take_events(self._launcher.news(), now)
@@ -434,6 +588,7 @@ class Pool:
     def _bury_process(self, main: Line, how: str, now: float) -> None:
         """Take what the threads of a dead process have left, then tell the books of all of them at once."""
         self._books.process_ends(main.worker)
+        how = self._reason(main, how)
         threads = [line for line in self._threads_of(main) if line is not main]
         for line in threads:
             del self._lines[line.worker]
@@ -454,22 +609,40 @@ class Pool:
     def _reason(self, line: Line, how: str) -> str:
         """Say how a worker has died whose launcher says `how`: we may have killed it."""
         _, reason = self._leaving.pop(line.worker, (0.0, ""))
+        if line.is_broken:
+            return reason or how
         return f"{reason} and was killed" if line.was_killed else how
 
     def _last_seen(self, line: Line, now: float) -> tuple[int, float]:
         """Take what a dead worker has left, and close its line; give what it ran, and since when."""
-        self._receive(line, LEGACY_BYTES_MAX, now)
-        if results := self._unsent(line):
-            self._take_results(line, results, [], now)
         ticket, started_at = line.page.look()
         ticket = ticket or line.page.on_its_way
-        self._hand_out(line, line.capture.finish(ticket))
+        for take in (self._take_last_records, self._take_last_results, self._take_last_output):
+            try:
+                take(line, ticket, now)
+            except Exception as error:  # it is dead, and the books are about to hear of it
+                if self._log.admits(now):
+                    is_nonsense = isinstance(error, ProtocolError)
+                    log.warning(
+                        "worker %d, which is dead, %s", line.pid, error, exc_info=None if is_nonsense else error
+                    )
         for fd in (line.socket.fileno(), *line.outputs):
             self._unwatch(fd)
             del self._readers[fd]
         line.close()
         self._orphaned += line.made
         return ticket, started_at
+
+    def _take_last_records(self, line: Line, ticket: int, now: float) -> None:
+        if not line.is_broken:
+            self._receive(line, LEGACY_BYTES_MAX, now)
+
+    def _take_last_results(self, line: Line, ticket: int, now: float) -> None:
+        if results := line.unsent():
+            self._take_results(line, results, [], now)
+
+    def _take_last_output(self, line: Line, ticket: int, now: float) -> None:
+        self._hand_out(line, line.capture.finish(ticket))
 
     # ------------------------------------------------------------------------------------------- what is to be polled
 
@@ -483,7 +656,9 @@ class Pool:
             self.fds_version += 1
 
     def _watch_tasks(self, line: Line) -> None:
-        self._watch(line.socket.fileno(), select.POLLIN | (select.POLLOUT if line.wants_to_send else 0))
+        if not line.is_broken:
+            reads = 0 if line.is_held else select.POLLIN
+            self._watch(line.socket.fileno(), reads | (select.POLLOUT if line.wants_to_send else 0))
 
     def _watch_launcher(self) -> None:
         fds = self._launcher.fds()

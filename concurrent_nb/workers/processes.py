@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from concurrent_nb.ids import INITIALIZER_VARIABLE
+from concurrent_nb.workers.capture import PIPE_BYTES_MAX
 from concurrent_nb.workers.ends import WorkerEnds
+from concurrent_nb.workers.limits import LogLimit
 from concurrent_nb.workers.template import ENDED, FORK, INTERRUPT, KILL, PREPARE, RECORD, STARTED, peak_bytes
 from concurrent_nb.workers.threads import FOLLOWERS, THREADS
 
@@ -30,6 +32,10 @@ log = logging.getLogger(__name__)
 COMMAND: Final = (sys.executable, "-P", "-m", "concurrent_nb.nodes.worker")
 #: lines of a dying process that are kept for the message
 LAST_LINES: Final = 10
+#: of which so many characters are kept
+LINE_CHARS_MAX: Final = 1000
+#: lines of starting processes that go to the log within a minute
+LOGGED_LINES_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +120,26 @@ def in_words(status: int, peak_bytes: int = 0) -> str:
 
 
 class LastWords:
-    """Reads what a process writes to its standard error before it is a worker, for the log and for messages."""
+    """Reads what a process writes to its standard error before it is a worker, for the log and for messages.
+
+    Not all at once, and not all for the log: whoever writes may write for ever.
+    """
 
     def __init__(self) -> None:
         self.fd, self.writing = os.pipe()
         os.set_blocking(self.fd, False)
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._limit = LogLimit(LOGGED_LINES_MAX)
 
     def read(self) -> None:
-        """Read what is there."""
+        """Read what is there, as much as a pipe holds."""
         with contextlib.suppress(BlockingIOError):
-            while text := os.read(self.fd, 65536):
-                for line in text.decode(errors="replace").splitlines():
-                    self._lines.append(line)
-                    log.warning("a worker says before it is ready: %s", line)
+            for line in os.read(self.fd, PIPE_BYTES_MAX).decode(errors="replace").splitlines():
+                self._lines.append(line[:LINE_CHARS_MAX])
+                if self._limit.admits(time.monotonic()):
+                    if left_out := self._limit.take_left_out():
+                        log.warning("%d lines that workers said before they were ready were left out here", left_out)
+                    log.warning("a worker says before it is ready: %s", line[:LINE_CHARS_MAX])
 
     def text(self) -> str:
         """Return the last lines."""
@@ -221,15 +233,26 @@ class TemplateLauncher:
                 record = b""
             if len(record) < RECORD.size:
                 return events + self._template_died()
-            kind, worker, pid, status, peak = RECORD.unpack(record)
-            if kind == STARTED:
-                self._workers[worker] = pid
-                events.append(Started(worker, pid))
-            elif kind == ENDED:
-                self._workers.pop(worker, None)
-                how = in_words(os.waitstatus_to_exitcode(status), peak) if pid > 0 else "could not be forked"
-                events.append(Ended(worker, how))
+            if (event := self._event(record)) is None:  # what it says next would begin anywhere
+                log.error("the template process of the workers said what is no record: %s", record.hex())
+                return events + self._template_died()
+            events.append(event)
         return events
+
+    def _event(self, record: bytes) -> Event | None:
+        """Read a record of the template; None if it is none."""
+        kind, worker, pid, status, peak = RECORD.unpack(record)
+        if kind == STARTED and self._workers.get(worker) == 0 and pid > 0:
+            self._workers[worker] = pid
+            return Started(worker, pid)
+        if kind != ENDED or worker not in self._workers:
+            return None
+        try:
+            how = in_words(os.waitstatus_to_exitcode(status), peak) if pid > 0 else "could not be forked"
+        except ValueError:
+            return None
+        del self._workers[worker]
+        return Ended(worker, how)
 
     def _template_died(self) -> list[Event]:
         """Count all workers as dead, and see to it that they are."""
@@ -325,12 +348,8 @@ class SpawnLauncher:
         self._words.read()
         events: list[Event] = []
         for worker, process in list(self._workers.items()):
-            if _has_ended(process):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-                events.append(Ended(worker, in_words(process.returncode, peak_bytes(usage))))
+            if (how := _ended(process)) is not None:
+                events.append(Ended(worker, how))
                 del self._workers[worker]
                 if worker in self._pidfds:
                     os.close(self._pidfds.pop(worker))
@@ -351,6 +370,16 @@ class SpawnLauncher:
         self._words.close()
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Say whether a child has ended, and leave it to be reaped."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def _ended(process: subprocess.Popen[bytes]) -> str | None:
+    """Say how a child has ended, and reap it; None if it has not."""
+    try:
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # while its number cannot be another's
+        _, status, usage = os.wait4(process.pid, 0)
+    except ChildProcessError:  # code in a cell of the slave's kernel, which waits for any child
+        process.returncode = 0
+        return "ended, and something else has waited for it"
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return in_words(process.returncode, peak_bytes(usage))

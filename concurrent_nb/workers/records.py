@@ -10,9 +10,10 @@ will never be ready sends a `NotInitialized` instead.
 Pure: `pack` gives what to send, `Reader` says where received bytes belong. Used by both ends; neither unpickles here.
 """
 
+import mmap
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Annotated, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -23,10 +24,19 @@ Buffer = bytes | bytearray | memoryview
 
 #: bodies of this size or more travel as the first buffer, uncopied
 LARGE_BYTES: Final = 64 * 1024
-#: most that a header may announce for itself; what is larger travels as buffers
-HEADER_BYTES_MAX: Final = 64 * 1024 * 1024
+#: most buffers of one result, in shared memory or not; a worker says so of a result that has more
+BUFFERS_MAX: Final = 32 * 1024
+#: most that a worker's header may announce for itself: results that were kept back (64 KiB), one body (64 KiB), and
+#: where BUFFERS_MAX buffers lie (46 bytes each) are less
+HEADER_BYTES_MAX: Final = 2 * 1024 * 1024
+#: ... and a slave's, whose packs of tasks may refer to as much as their master has let through
+ORDER_BYTES_MAX: Final = 64 * 1024 * 1024
 #: first size of the space that bytes are received into
 ROOM_BYTES: Final = 256 * 1024
+#: a buffer of this size or more gets memory of its own from the system, page by page as its bytes come
+MAPPED_BYTES: Final = 1024 * 1024
+#: with less room than this, what is held is moved to the beginning of the space
+_LITTLE_ROOM_BYTES: Final = 16 * 1024
 
 _LENGTH: Final = struct.Struct("<I")
 _ARRAY: Final = struct.Struct(">BI")
@@ -75,13 +85,12 @@ class Result(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How one task ended in the worker."""
 
     ticket: int
-    status: int  #: outcome.Status
-    elapsed_s: float
+    status: Annotated[int, msgspec.Meta(ge=0, le=8)]  #: outcome.Status
+    elapsed_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
     body: bytes  #: pickled value or encoded ErrorReport; empty if it is the first buffer
     sizes: Sizes = ()
-    wrote: int = (
-        0  #: 1: a marker for this ticket is in the pipe of descriptor 1; 2: in that of descriptor 2; 3: in both
-    )
+    #: 1: a marker for this ticket is in the pipe of descriptor 1; 2: in that of descriptor 2; 3: in both
+    wrote: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
     keeps: bool = False  #: the worker still refers to shared memory of the arguments
 
 
@@ -204,65 +213,98 @@ def unpack_unsent(count: int, encoded: bytes) -> Results:
     try:
         return decode_results(_ARRAY.pack(_MSGPACK_ARRAY32, count) + encoded)
     except (msgspec.MsgspecError, struct.error) as error:
-        raise ProtocolError(f"no results in the status page: {error}") from error
+        raise ProtocolError(f"has no results in its status page: {error}") from error
 
 
 class Reader(Generic[H]):
     """Say where the next bytes of a stream go, and give the records that they complete.
+
+    Memory is taken as bytes come, not as they are announced. A stream that has once been no record is never one again:
+    what was complete before is given, and every later call raises ProtocolError.
 
     >>> reader = Reader(decode_results)
     >>> record = pack_results([encode((7, 0, 0.5, b"x"))])
     >>> reader.room()[: len(record)] = record
     >>> reader.took(len(record))
     [([Result(ticket=7, status=0, elapsed_s=0.5, body=b'x', sizes=(), wrote=0)], [])]
+
+    Args:
+        decode: reads a header.
+        header_bytes_max: most bytes that a header may have.
+        buffer_bytes_max: most bytes that the buffers of a record may have together.
+        over_limit: what to say to who has announced more than that.
     """
 
-    def __init__(self, decode: Callable[[memoryview], H]) -> None:
+    def __init__(
+        self,
+        decode: Callable[[memoryview], H],
+        *,
+        header_bytes_max: int = HEADER_BYTES_MAX,
+        buffer_bytes_max: int = 1 << 62,
+        over_limit: str = "",
+    ) -> None:
         self._decode = decode
+        self._header_bytes_max = header_bytes_max
+        self._buffer_bytes_max = buffer_bytes_max
+        self._over_limit = over_limit
+        self._failure = ""  # why this is no stream of records
         self._space = memoryview(bytearray(ROOM_BYTES))
         self._start = self._end = 0  # received and not yet used, in the space
         self._header: H | None = None  # a header whose buffers are not complete
-        self._buffers: list[memoryview] = []  # its buffers, allocated in full
+        self._lengths: Sequence[int] = ()  # of its buffers
+        self._buffers: list[memoryview] = []  # those of them that are complete, then the one that is being filled
         self._at = self._filled = 0  # the buffer that is being filled, and how far it is
 
     def room(self) -> memoryview:
-        """Give the space for the next bytes: never empty."""
+        """Give the space for the next bytes: never empty. Raises ProtocolError once the stream has failed."""
+        if self._failure:
+            raise ProtocolError(self._failure)
         if self._header is not None:
             return self._buffers[self._at][self._filled :]
         if self._start == self._end:
             self._start = self._end = 0
             if len(self._space) > ROOM_BYTES:
                 self._space = memoryview(bytearray(ROOM_BYTES))
-        elif self._end == len(self._space):
-            self._move(2 * (self._end - self._start))
+        elif len(self._space) - self._end < _LITTLE_ROOM_BYTES:
+            self._make_room()
         return self._space[self._end :]
 
     def took(self, received: int) -> list[tuple[H, list[memoryview]]]:
         """Note that `received` bytes were written into the room; return the records that are complete now.
 
-        Raises ProtocolError where the bytes are no record.
+        Raises ProtocolError where the bytes are no record; if records came before them, at the next call.
         """
+        if self._failure:
+            raise ProtocolError(self._failure)
         if self._header is None:
             self._end += received
         else:
             self._filled += received
         records: list[tuple[H, list[memoryview]]] = []
-        while self._step(records):
-            pass
+        try:
+            while self._step(records):
+                pass
+        except Exception as error:
+            self._failure = f"said what is no record: {str(error) or type(error).__name__}"
+            self._header, self._lengths, self._buffers, self._space = None, (), [], memoryview(b"")
+            if not records:
+                raise ProtocolError(self._failure) from error
         return records
 
     def _step(self, records: list[tuple[H, list[memoryview]]]) -> bool:
-        """Go one header or one buffer on; False if more bytes are needed."""
+        """Go one header and its buffers on; False if more bytes are needed."""
         if self._header is None and not self._take_header():
             return False
         header = self._header
         assert header is not None
-        while self._at < len(self._buffers):
+        while self._at < len(self._lengths):
+            if self._at == len(self._buffers):
+                self._buffers.append(_memory(self._lengths[self._at]))
             if not self._fill(self._buffers[self._at]):
                 return False
             self._at, self._filled = self._at + 1, 0
         records.append((header, self._buffers))
-        self._header, self._buffers, self._at = None, [], 0
+        self._header, self._lengths, self._buffers, self._at = None, (), [], 0
         return True
 
     def _take_header(self) -> bool:
@@ -270,20 +312,26 @@ class Reader(Generic[H]):
         if held < _LENGTH.size:
             return False
         (length,) = _LENGTH.unpack_from(self._space, self._start)
-        if length > HEADER_BYTES_MAX:
-            raise ProtocolError(f"a record's header announces {length} bytes, more than {HEADER_BYTES_MAX}")
+        if length > self._header_bytes_max:
+            raise ProtocolError(f"its header announces {length} bytes, more than {self._header_bytes_max}")
         if held < _LENGTH.size + length:
-            if self._start + _LENGTH.size + length > len(self._space):
-                self._move(_LENGTH.size + length)
             return False
         begin = self._start + _LENGTH.size
-        try:
-            self._header = header = self._decode(self._space[begin : begin + length])
-            self._buffers = [memoryview(bytearray(size)) for size in header.announced()]
-        except (msgspec.MsgspecError, ValueError, OverflowError, MemoryError) as error:
-            raise ProtocolError(f"no header of a record: {error}") from error
+        header = self._decode(self._space[begin : begin + length])
+        if announced := header.announced():
+            self._check(announced)
+            self._lengths = announced
+        self._header = header
         self._start = begin + length
         return True
+
+    def _check(self, announced: Sequence[int]) -> None:
+        if min(announced) < 0:
+            raise ProtocolError(f"it announces a buffer of {min(announced)} bytes")
+        if (size := sum(announced)) > self._buffer_bytes_max:
+            raise ProtocolError(
+                f"it announces buffers of {size} bytes, more than {self._buffer_bytes_max}{self._over_limit}"
+            )
 
     def _fill(self, buffer: memoryview) -> bool:
         """Move what is there of a buffer from the space; True if it is complete."""
@@ -294,9 +342,18 @@ class Reader(Generic[H]):
             self._filled += count
         return self._filled == len(buffer)
 
-    def _move(self, size: int) -> None:
-        """Move what is held to the beginning of a space of at least `size` bytes."""
+    def _make_room(self) -> None:
+        """Move what is held to the beginning of the space, or of one that is twice as large as that."""
         held = self._space[self._start : self._end]
-        space = memoryview(bytearray(max(size, ROOM_BYTES)))
-        space[: len(held)] = held
-        self._space, self._start, self._end = space, 0, len(held)
+        if 2 * len(held) > len(self._space):
+            self._space = memoryview(bytearray(2 * len(held)))
+        self._space[: len(held)] = held
+        self._start, self._end = 0, len(held)
+
+
+def _memory(size: int) -> memoryview:
+    """Give memory for a buffer. Raises MemoryError, or OSError if the system does not have so much."""
+    # The system gives pages when they are written to; a large bytearray is written to, and so taken, at once.
+    if size < MAPPED_BYTES or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return memoryview(bytearray(size))
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

@@ -31,6 +31,7 @@ from concurrent_nb.workers.ends import WorkerEnds
 from concurrent_nb.workers.page import UNSENT_BYTES_MAX, Page
 from concurrent_nb.workers.records import (
     LARGE_BYTES,
+    ORDER_BYTES_MAX,
     Buffer,
     Drop,
     Forget,
@@ -119,7 +120,7 @@ class Serving:
         self._tokens = ends.tokens
         self._page = Page(ends.page)
         self._pipes = (ends.out, ends.err)
-        self._reader = Reader(decode_order)
+        self._reader = Reader(decode_order, header_bytes_max=ORDER_BYTES_MAX)
         self._queue: deque[tuple[int, Work]] = deque()  # with their epochs
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0

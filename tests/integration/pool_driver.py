@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import cloudpickle
 import msgspec
@@ -19,7 +19,7 @@ from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping import pickles
 from concurrent_nb.wire.codec import joined, lengths, slices_of
-from concurrent_nb.wire.messages import ErrorReport, Needs, TaskFrame, TaskRef
+from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
 from concurrent_nb.workers.pool import Pool
 from concurrent_nb.workers.processes import Launcher, SpawnLauncher, TemplateLauncher, environment
 
@@ -58,7 +58,7 @@ class Driver:
         self.shelf = Shelf()  # shared memory of the workers
         self.pool.start(time.monotonic())
 
-    def __enter__(self) -> "Driver":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -165,7 +165,7 @@ class Driver:
         self.degraded = self.degraded or reports.degraded
         for ref, stream, data in reports.output:
             assert ref not in self.ended, "output after the outcome"
-            self.output[ref][stream] += data
+            self.output[ref][stream] = self.output[ref].get(stream, b"") + data
         for made in reports.segments:
             with contextlib.suppress(CannotOpen):  # its worker has died
                 self.shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
@@ -181,8 +181,12 @@ class Driver:
                     self.ended[ref] = End(Status.DIED, None, frame.elapsed_s, frame.worker)
                     continue
                 self.pool.release(slices_of(frame.sizes), clean=True)
-                self.ended[ref] = _open(frame.status, frame.body, own, frame.elapsed_s, frame.worker)
-        self.shelf.drop(reports.forgotten)
+                self.ended[ref] = self.open(ref, frame, own)
+        self.shelf.drop([*reports.forgotten, *reports.orphaned])
+
+    def open(self, ref: TaskRef, frame: OutcomeFrame, own: list[Any]) -> End:
+        """Open an outcome."""
+        return _open(frame.status, frame.body, own, frame.elapsed_s, frame.worker)
 
 
 def _open(status: int, body: bytes, buffers: list[Any], elapsed_s: float, worker: int) -> End:

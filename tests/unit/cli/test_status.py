@@ -34,7 +34,7 @@ def slave(**more: Any) -> dict[str, Any]:
 
 def status(**more: Any) -> dict[str, Any]:
     told = {"name": "lab", "host": "host-1", "pid": 42, "uptime_s": 4300.0, "slaves": [slave()], "clients": []}
-    return told | {"jobs": [], "other_jobs": 0, "tasks": {"waiting": 1}} | more
+    return told | {"jobs": [], "other_jobs": 0, "suspects": [], "tasks": {"waiting": 1}} | more
 
 
 def test_slaves_and_master() -> None:
@@ -54,12 +54,32 @@ def test_a_slave_that_has_said_nothing_yet() -> None:
 
 def test_jobs_that_one_may_see_and_how_many_others_there_are() -> None:
     job = {"id": "26dcfdf6" * 4, "name": "fits", "client": "notebook", "state": "running", "tasks": 1000, "done": 999}
-    job |= {"assigned": 1, "age_s": 10.0, "mine": True}
+    job |= {"assigned": 1, "untaken_bytes": 0, "age_s": 10.0, "mine": True}
     told = describe(status(jobs=[job, job | {"state": "idle"}, job | {"name": "", "client": None}], other_jobs=1))
     assert told[3:] == [
         "  job fits (26dcfdf6) of notebook: running, 999 of 1,000 tasks done, 10 s old",
         "  job without a name (26dcfdf6) whose owner is away: running, 999 of 1,000 tasks done, 10 s old",
         "  1 job of others",
+    ]
+
+
+def test_a_job_that_waits_for_its_owner_to_take_results() -> None:
+    job = {"id": "26dcfdf6" * 4, "name": "fits", "client": "notebook", "state": "waiting", "tasks": 1000, "done": 999}
+    job |= {"assigned": 1, "untaken_bytes": 70 << 20, "age_s": 10.0, "mine": True}
+    (line,) = describe(status(jobs=[job]))[3:]
+    assert line.endswith("10 s old; waits, because its owner has not taken 70.0 MiB of results")
+
+
+def test_a_suspect_s_history() -> None:
+    suspect = {
+        "task": "26dcfdf6/7",
+        "state": "is on slave west, to run alone, because one of its deaths cost a slave",
+        "deaths": ["slave east was lost (nothing was heard of it) while the task was there with 3 others"],
+    }
+    assert describe(status(suspects=[suspect]))[3:] == [
+        "  task 26dcfdf6/7 is on slave west, to run alone, because one of its deaths cost a slave; "
+        "its worker or its slave died 1 time:",
+        "    1. slave east was lost (nothing was heard of it) while the task was there with 3 others",
     ]
 
 

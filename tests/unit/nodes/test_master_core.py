@@ -300,6 +300,68 @@ def test_a_silent_client_whose_process_has_ended_is_gone_at_once() -> None:
     assert bench.core.status(bench.now)["tasks"]["jobs"] == 0
 
 
+def test_a_process_that_takes_a_moment_to_end_is_looked_for_again_soon() -> None:
+    bench = Bench()
+    ends_s = 0.05
+    bench.core.add_client(ALICE, KEYS[ALICE], "alice", bench.now, is_alive=lambda: bench.now < began + ends_s)
+    began = bench.now
+    bench.ends[ALICE] = Session(7, "to_client")
+    bench.say(ALICE, m.OpenJob(JOB, "", False, False), function(), submit(0))
+    bench.core.unreachable(ALICE, bench.now)
+    while ALICE in bench.core.peers:
+        assert bench.now - began < 0.2
+        bench.core.step(bench.now)
+        bench.now = max(bench.now, bench.core.next_deadline(bench.now))
+    assert bench.core.status(bench.now)["tasks"]["jobs"] == 0
+
+
+@pytest.mark.parametrize("ends", ["unregistered", "goodbye", "draining", "lost", "protocol"])
+def test_a_slave_that_leaves_is_nobody_s_fault_and_one_that_is_lost_is(ends: str) -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST, slots=2)
+    bench.say(ALICE, opened(), function(), submit(0, 1))
+    bench.told_all()
+    if ends == "unregistered":
+        bench.core.remove(EAST, "it has unregistered", bench.now, left=True)
+    elif ends == "goodbye":
+        bench.core.received(EAST, KEYS[EAST], bench.ends[EAST].bye("no workers"), bench.now)
+    elif ends == "draining":
+        bench.say(EAST, m.Capacity(0, 0))
+        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+    elif ends == "lost":
+        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+    else:
+        bench.say(EAST, m.Capacity(5, -1))
+    assert EAST not in bench.core.peers
+    suspects = bench.core.status(bench.now, sees_all=True)["suspects"]
+    if ends not in ("lost", "protocol"):
+        assert suspects == []
+        return
+    reason = "nothing was heard of it" if ends == "lost" else "protocol error: capacity of 5 slots with a credit of -1"
+    how = f"slave east was lost ({reason}) while the task was there with 1 other, though its start was not reported"
+    first = suspects[0]
+    assert first == {"task": first["task"], "state": "waits for a slave, to run beside others", "deaths": [how]}
+    assert len(suspects) == 2
+    # Whoever may not see the job is told nothing of its tasks
+    bench.client(BOB)
+    assert bench.core.status(bench.now, BOB)["suspects"] == []
+    assert len(bench.core.status(bench.now, ALICE)["suspects"]) == 2
+
+
+def test_a_suspect_s_state_is_told_in_plain_words() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.say(ALICE, opened(), function(), submit(0, 1))
+    for _ in range(2):
+        bench.slave(EAST, slots=2)
+        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+    bench.slave(EAST, slots=2)
+    told = [(suspect["state"], len(suspect["deaths"])) for suspect in bench.core.status(bench.now, ALICE)["suspects"]]
+    alone = "to run alone, because one of its deaths cost a slave"
+    assert sorted(told) == sorted([(f"is on slave east, {alone}", 2), (f"waits for a slave, {alone}", 2)])
+
+
 def test_a_client_without_a_connection_may_come_back_for_an_hour() -> None:
     for away_s, jobs in ((3599.0, 1), (3600.0, 0)):
         bench = Bench()

@@ -25,6 +25,8 @@ class Worker:
     running: Attempt | None = None
     started_at: float = 0.0
     unsent: list[Result] = field(default_factory=list)
+    ended: int = 0  #: ticket of the task that has ended last
+    moves: bool = False  #: bytes come of it
     interrupted: set[int] = field(default_factory=set)
     killed: bool = False
     packs: list[int] = field(default_factory=list)  #: sizes of all packs that it got
@@ -115,7 +117,7 @@ class Model:
         if worker.running and self.clock() - worker.started_at >= 0.02 and worker.unsent:
             self.obey(self.books.outcomes(number, worker.unsent, [], self.clock()))
         ticket = worker.running.ticket if worker.running else 0
-        self.obey(self.books.looked(number, ticket, worker.started_at, False, self.clock()))
+        self.obey(self.books.looked(number, ticket, worker.started_at, worker.moves, self.clock(), worker.ended))
 
     # ---------------------------------------------------------------------------------------- the workers' side
 
@@ -142,7 +144,11 @@ class Model:
         if elapsed_s is None:
             elapsed_s = self.clock() - worker.started_at
         worker.unsent.append(Result(worker.running.ticket, status, elapsed_s, b"value"))
-        worker.running = None
+        worker.ended, worker.running = worker.running.ticket, None
+
+    def swallow(self, number: int) -> None:
+        """Let a worker send its results to where they are no results."""
+        self.workers[number].unsent.clear()
 
     def flush(self, number: int) -> None:
         worker = self.workers[number]

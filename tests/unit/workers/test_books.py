@@ -570,9 +570,8 @@ def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], 
     assert model.books.unfinished == 1
 
 
-def test_what_a_worker_says_about_the_unknown_is_ignored(make: Callable[[int], Model]) -> None:
+def test_what_an_unknown_worker_says_is_ignored(make: Callable[[int], Model]) -> None:
     model = make(1)
-    model.obey(model.books.outcomes(1, [Result(999, Status.OK, 0.0, b"")], [], 0.0))
     model.obey(model.books.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
     model.obey(model.books.looked(77, 1, 0.0, False, 0.0))
     assert not model.take_reports()

@@ -3,12 +3,16 @@
 import struct
 
 import hypothesis.strategies as st
+import psutil
 import pytest
 from hypothesis import given
 
 from concurrent_nb.errors import ProtocolError
+from concurrent_nb.wire.messages import Slice
 from concurrent_nb.workers.records import (
+    BUFFERS_MAX,
     HEADER_BYTES_MAX,
+    LARGE_BYTES,
     ROOM_BYTES,
     Drop,
     Load,
@@ -24,6 +28,7 @@ from concurrent_nb.workers.records import (
     pack_results,
     unpack_unsent,
 )
+from concurrent_nb.workers.serving import KEPT_BYTES_MAX
 
 
 def feed(reader: "Reader[Results] | Reader[Order]", data: bytes, cuts: list[int]) -> list[tuple[object, list[bytes]]]:
@@ -102,6 +107,83 @@ def test_an_empty_list_of_results_says_ready() -> None:
 def test_nonsense_is_an_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         feed(Reader(decode_results), data, [len(data)])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        (1, -1, 0.5, b"x"),
+        (1, 9, 0.5, b"x"),
+        (1, 0, float("nan"), b"x"),
+        (1, 0, float("inf"), b"x"),
+        (1, 0, -0.5, b"x"),
+        (1, 0, 0.5, b"x", (), 4),
+        (1, 0, 0.5, b"x", ((b"s", -1, 1, 1),)),
+        (1, 0, 0.5, b"x", (True,)),
+        ("1", 0, 0.5, b"x"),
+    ],
+)
+def test_a_result_with_odd_values_is_an_error(result: tuple[object, ...]) -> None:
+    data = pack_results([encode(result)])
+    with pytest.raises(ProtocolError):
+        feed(Reader(decode_results), data, [len(data)])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [pack(b"\xc1"), pack_results([encode((1, 0, 0.5, b"", (1 << 60,)))]), struct.pack("<I", HEADER_BYTES_MAX + 1)],
+    ids=["no msgpack", "huge size", "huge header"],
+)
+def test_a_reader_that_has_failed_stays_failed(data: bytes) -> None:
+    good = pack_results([encode(Result(1, 0, 0.5, b"x"))])
+    reader = Reader(decode_results, buffer_bytes_max=1 << 30)
+    # given: good records, and then none, in one piece: what is good is given
+    assert feed(reader, good + data, [1 << 20]) == [([Result(1, 0, 0.5, b"x")], [])]
+    # then
+    for _ in range(2):
+        with pytest.raises(ProtocolError):
+            reader.room()
+        with pytest.raises(ProtocolError):
+            reader.took(0)
+
+
+def test_what_is_only_announced_takes_no_memory() -> None:
+    reader = Reader(decode_results)
+    head = pack_results([encode(Result(1, 0, 0.5, b"", (1 << 30,)))])
+    before = resident_bytes()
+    assert feed(reader, head, [len(head)]) == []
+    assert len(reader.room()) == 1 << 30
+    # then: of a gigabyte, nothing; and of a header of which only the length has come, no more than the room
+    assert resident_bytes() - before < 1 << 24
+    reader = Reader(decode_results)
+    assert feed(reader, struct.pack("<I", HEADER_BYTES_MAX), [4]) == []
+    assert len(reader.room()) < ROOM_BYTES
+
+
+def test_many_buffers_that_are_only_announced_take_no_memory() -> None:
+    head = pack_results([encode(Result(1, 0, 0.5, b"", (ROOM_BYTES,) * 30_000))])
+    reader = Reader(decode_results)
+    before = resident_bytes()
+    assert feed(reader, head, [len(head)]) == []
+    assert resident_bytes() - before < 1 << 24
+
+
+def test_what_exceeds_the_limit_of_buffers_is_told_with_its_setting() -> None:
+    reader = Reader(decode_results, buffer_bytes_max=1000, over_limit=" (setting it)")
+    data = pack_results([encode(Result(1, 0, 0.5, b"", (600, 401)))])
+    with pytest.raises(ProtocolError, match=r"announces buffers of 1001 bytes, more than 1000 \(setting it\)"):
+        feed(reader, data, [len(data)])
+
+
+def test_the_largest_result_that_a_worker_gives_fits_into_a_header() -> None:
+    slices = (Slice(b"s" * 16, 1 << 62, 1 << 62, 1 << 62),) * BUFFERS_MAX
+    kept = [encode(Result(n, 2, 0.123, b"x" * (KEPT_BYTES_MAX - 100))) for n in range(1, 5)]
+    last = encode(Result(1 << 60, 0, 0.123, b"x" * (LARGE_BYTES - 1), slices, 3, True))
+    assert len(pack_results([*kept, last])) <= HEADER_BYTES_MAX
+
+
+def resident_bytes() -> int:
+    return psutil.Process().memory_info().rss
 
 
 def test_results_in_a_page_are_read_like_those_in_the_stream() -> None:
