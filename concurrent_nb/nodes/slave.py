@@ -350,7 +350,6 @@ def make_slave(
     overrides: dict[str, dict[str, Any]], where: Callable[[], Path], name: str = "", lease: int | None = None
 ) -> Slave:
     """Make a slave as its configuration says; see `run_slave`. Nothing runs yet."""
-    raise_limit()
     manager = ComponentManager(settings.load(overrides))
     manager.load([SlaveNode])
     return Slave(manager.get(SlaveNode), where, name, lease)
