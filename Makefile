@@ -14,6 +14,7 @@ LATEST_VENV := .venv-latest$(VENV:.venv%=%)
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 ROUNDS ?= 3
+SECONDS ?= 3600
 comma := ,
 # Pythons for which `make constraints` looks for versions; those that are not here keep what they had.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
@@ -22,7 +23,7 @@ COMPILE := -m compileall -q concurrent_nb benchmarks tests
 # A container often has no other user than root, which JupyterLab refuses if it is not told.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo test test-short test-latest lab lint venv constraints bench bench-quick clean
+.PHONY: help demo test test-short test-latest lab lint venv constraints bench bench-quick fuzz floods clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,8 @@ help:
 	@echo "make constraints  look for the newest versions that go together, and write constraints.txt"
 	@echo "make bench-quick  us beside the standard library's pools, under two minutes"
 	@echo "make bench        us beside all peers, in .venv-bench; writes benchmarks/RESULTS.md"
+	@echo "make fuzz         an hour of bad peers of every role, beside good ones; SECONDS=60 for a minute"
+	@echo "make floods       what one client can make a master hold, and what a good client notices of it"
 	@echo "make clean        remove .venv and the like, caches and builds"
 	@echo "... PYTHON=python3.13: with that Python, in .venv-3.13"
 
@@ -85,6 +88,13 @@ bench: $(BENCH_STAMP)
 bench-quick: $(STAMP)
 	@$(BIN)/python $(COMPILE)
 	$(BIN)/python -m benchmarks.run --rounds 1 --size quick
+
+fuzz: $(STAMP)
+	$(BIN)/python -m concurrent_nb.testing.fuzz --seconds $(SECONDS)
+
+floods: $(STAMP)
+	@$(BIN)/python $(COMPILE)
+	$(BIN)/python -m benchmarks.floods
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -25,7 +25,7 @@ TOKENS = {"admin": "a" * 43, "client": "c" * 43, "slave": "s" * 43}
 HEADERS = {"Authorization": f"Bearer {TOKENS['admin']}", "Content-Type": "application/json"}
 EVERYBODY = ["admin", "client", "slave"]
 #: short ones, so that a test of slowness is quick
-LIMITS = Limits(idle_s=1.0, body_s=1.0, answer_s=1.0, connections=20)
+LIMITS = Limits(idle_s=1.0, body_s=1.0, answer_s=1.0, connections=40)
 
 
 class Sample:

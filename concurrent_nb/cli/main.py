@@ -144,8 +144,10 @@ def _as_typed(text: str, options: argparse.Namespace) -> str:
 
 
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
+    from concurrent_nb.nodes.descriptors import raise_limit
     from concurrent_nb.nodes.local import Cluster  # here, so that --help and status need not import everything
 
+    raise_limit()
     connection_file.check_name(options.name)  # a cluster need not have a name, but this one is looked for by its own
     if options.daemon:
         refuse_taken(options.name)  # first: the log has the name of the cluster

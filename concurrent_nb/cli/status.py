@@ -24,9 +24,13 @@ def describe(told: dict[str, Any]) -> list[str]:
         f"here for {write_span(client['uptime_s'])}"
         for client in told["clients"]
     ]
+    if told.get("more_clients"):
+        lines.append(f"  and {_count(told['more_clients'], 'application')} more")
     lines += [_job(job) for job in told["jobs"] if job["state"] != "idle"]
     for suspect in told["suspects"]:
         lines += _suspect(suspect)
+    if told.get("more_jobs"):
+        lines.append(f"  and {_count(told['more_jobs'], 'job')} more")
     if told["other_jobs"]:
         lines.append(f"  {_count(told['other_jobs'], 'job')} of others")
     return lines

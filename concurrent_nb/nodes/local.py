@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -263,13 +264,19 @@ class Cluster:
         return restart_workers(connection_file.read(self._started()), now=now).workers
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the master has ended (because somebody stopped it). False after `timeout_s` seconds."""
+        """Wait until the master has been stopped. False after `timeout_s` seconds.
+
+        Raises ClusterError, with the end of the log, if the cluster ended otherwise.
+        """
         self._started()
         assert self._master is not None
         try:
-            self._master.wait(timeout_s)
+            code = self._master.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return False
+        if code:
+            how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+            raise ClusterError(f"the master of cluster {self.name!r} {how}; its log ends:\n{self.log_tail()}")
         return True
 
     def log_tail(self, limit: int = 4000) -> str:
@@ -404,6 +411,10 @@ def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any
     if not callable(initializer):
         raise ConfigurationError(f"initializer is {initializer!r}, it must be a function or another callable")
     return enclosed(TRACKER.current(), pickled_call(initializer, tuple(initargs)))
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _write_line(node: "subprocess.Popen[str]", line: str) -> None:

@@ -25,8 +25,10 @@ import psutil
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatItem, IntItem, ListItem
 from concurrent_nb.components.core import Component, ComponentManager
-from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.errors import ClusterError, ConfigurationError
+from concurrent_nb.foreign import describe
 from concurrent_nb.ids import SessionId, new_session_id
+from concurrent_nb.nodes import descriptors
 from concurrent_nb.nodes.kernel_desk import Answer, connection_info
 from concurrent_nb.nodes.limits import DEFAULT, Limits
 from concurrent_nb.nodes.master_core import KEPT_S, MasterCore
@@ -45,12 +47,15 @@ from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.state import RESULTS_KEPT_BYTES
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
-from concurrent_nb.transport.compute import Gate
+from concurrent_nb.transport.compute import SILENT_S, Gate
 from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.connections import Connection
 from concurrent_nb.transport.control_server import ControlServer
+from concurrent_nb.transport.sparse_log import SparseLog
 from concurrent_nb.transport.taken_names import write_untaken
 from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -63,6 +68,8 @@ LABEL_MAX: Final = 100
 WARM_BYTES: Final = 32 * 1024 * 1024
 #: a node looks this often whether its owner lives
 PARENT_CHECK_S: Final = 1.0
+#: what a node is told that speaks for a session which is not there
+SESSION_OVER: Final = "this session is over: register again"
 
 
 class MasterNode(Component):
@@ -143,18 +150,21 @@ class Master:
         self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wake()
+        self._look_at = 0.0  # when connections are to be looked at
+        self._sparse = SparseLog(log)
         self._began = monotonic()
         self._stopping = False
+        self._failure: BaseException | None = None  # of the compute thread
         self._stop_event = asyncio.Event()
         self._thread = threading.Thread(target=self._compute, name="compute channel", daemon=True)
 
     # --------------------------------------------------------------------------------------------- control channel
 
     async def run(self, ready: Callable[[ConnectionFile, Path], None]) -> None:
-        """Serve until `stop`; call `ready` once nodes can register."""
+        """Serve until `stop`; call `ready` once nodes can register. Raises ClusterError if it could not go on."""
         self._loop = asyncio.get_running_loop()
         addresses = listen_on(self.config.addresses)
-        self._gate = Gate(addresses, self._keys.public, self._keys.secret, self._core.admits)
+        self._gate = Gate(addresses, self._keys.public, self._keys.secret, self._core.admits, silent_s=self._silent_s())
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         dispatcher = Dispatcher(Registry(self))
@@ -192,10 +202,16 @@ class Master:
             self._shelf.close()
             if self._store is not None:
                 self._store.close()
+        if self._failure is not None:
+            raise ClusterError(f"the compute thread has failed: {describe(self._failure)}") from self._failure
 
     def stop(self) -> None:
         """End `run`: nodes are told that the cluster has been stopped. For the loop's thread."""
         self._stop_event.set()
+
+    def _silent_s(self) -> float:
+        """Give how long a connection may take for its first message: a node gives signs of life far more often."""
+        return max(SILENT_S, 3 * self.config.suspect_after_s)
 
     def _tls(self, addresses: list[str]) -> Any:
         if all(is_loopback(address) for address in addresses):
@@ -299,6 +315,7 @@ class Master:
         """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
+        descriptors.refuse_if_full(f"application {name!r}")
         session, secret = new_session_id(), keys.fresh_token()
         place = Place(check_host(host), pid)
         is_alive = seen_from_here(host, pid, begun)
@@ -334,6 +351,7 @@ class Master:
         """
         public = check_key(key)
         check_versions(versions, f"slave {check_label(name)!r}")
+        descriptors.refuse_if_full(f"slave {name!r}")
         if not 1 <= slots <= credit <= 1_000_000:
             raise ConfigurationError(
                 f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
@@ -401,13 +419,14 @@ class Master:
             zap_fd, monitor_fd = fd_of(self._gate.zap_socket), fd_of(self._gate.monitor)
             for fd in (zap_fd, monitor_fd, self._wake.fileno()):
                 waiter.add(fd)
-            self._gate.someone_left()  # a monitor's descriptor tells news only after somebody has looked once
+            self._gate.take_left()  # a monitor's descriptor tells news only after somebody has looked once
             while not self._stopping:
                 self._turn(waiter, zap_fd, monitor_fd)
             for session, frames in self._core.stop():
                 self._gate.send(session, frames)
-        except BaseException:
+        except BaseException as error:
             log.exception("the compute thread has failed; the master stops")
+            self._failure = error
             self._loop.call_soon_threadsafe(self.stop)
         finally:
             self._gate.close()
@@ -415,7 +434,7 @@ class Master:
     def _turn(self, waiter: Waiter, zap_fd: int, monitor_fd: int) -> None:
         gate, core = self._gate, self._core
         now = monotonic()
-        ready = waiter.wait(max(0.0, core.next_deadline(now) - now))
+        ready = waiter.wait(max(0.0, min(core.next_deadline(now), self._look_at) - now))
         now = monotonic()
         if self._wake.fileno() in ready:
             self._wake.clear()
@@ -423,13 +442,28 @@ class Master:
             self._asked.popleft()(now)
         if zap_fd in ready:
             gate.answer_doorbell()
-        for session, key, frames in gate.receive():
-            core.received(session, key, frames, now)
-        if monitor_fd in ready and gate.someone_left():
-            self._send(core.probe(), now)
+        for connection, session, frames in gate.receive():
+            peer = core.peers.get(SessionId(session))
+            if peer is None or peer.key != connection.key:
+                self._refuse(connection, session, is_known=peer is not None, now=now)
+                continue
+            gate.bind(session, connection)
+            core.received(session, connection.key, frames, now)
+        for session in gate.take_left(monitor_fd in ready):
+            core.unreachable(SessionId(session), now)
+        self._look_at = gate.look(now)
         self._send(core.step(now), now)
         if core.kernels.settled:
             self._settle_kernels()
+
+    def _refuse(self, connection: Connection, session: bytes, now: float, *, is_known: bool) -> None:
+        """Drop an envelope that names a session which is not its sender's; tell it if there is none of that name."""
+        if is_known:
+            self._sparse.warning("key", "dropped an envelope that names the session of another key")
+        elif now - connection.answered_at >= self.config.interval_s:
+            connection.answered_at = now
+            self._sparse.warning("session", "dropped an envelope of a session that is over, or never was")
+            self._gate.answer(connection, Session(self._core.epoch, "from_client").bye(SESSION_OVER))
 
     def _settle_kernels(self) -> None:
         """Tell those who asked for kernels what has become of it."""
@@ -464,7 +498,10 @@ def run_master(
         name: of the cluster.
         ready: called with the connection file and its path when nodes can register.
         lease: descriptor whose end of file ends the master.
+
+    Raises ClusterError if it could not go on, and what `Master` and its configuration raise.
     """
+    descriptors.raise_limit()
     manager = ComponentManager(settings.load(overrides))
     manager.load([MasterNode, *BUILT_IN])
     ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}

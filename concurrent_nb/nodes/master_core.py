@@ -24,7 +24,7 @@ from concurrent_nb.nodes.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.dispatch import Dispatch
 from concurrent_nb.nodes.function_table import Function, FunctionTable
 from concurrent_nb.nodes.kernel_desk import KernelDesk
-from concurrent_nb.nodes.limits import DEFAULT, JOB_BYTES, Limits, Usage, count_tasks, too_large
+from concurrent_nb.nodes.limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks, too_large
 from concurrent_nb.nodes.master_status import describe
 from concurrent_nb.nodes.memory_desk import MemoryDesk, Said
 from concurrent_nb.nodes.peers import NOWHERE, Peer, Place
@@ -175,7 +175,7 @@ class MasterCore:
         Raises LimitExceeded if there are too many.
         """
         self._check_clients(replaces)
-        session = Session(self.epoch, "from_client")
+        session = self._session("from_client")
         memory = self._memory.client(session_id, key, name, session)
         peer = Peer(session_id, "client", key, name, session, memory, secret, comes_back=comes_back, place=place)
         peer.is_alive, peer.replaces = is_alive, replaces
@@ -196,11 +196,15 @@ class MasterCore:
         """Register a slave; give the name that it has here (another one if the name is taken)."""
         taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
-        session = Session(self.epoch, "from_slave")
+        session = self._session("from_slave")
         memory = self._memory.slave(session_id, key, name, session, slots)
         peer = Peer(session_id, "slave", key, name, session, memory, secret, slots=slots, credit=credit, place=place)
         self._add(peer, now)
         return name
+
+    def _session(self, said_by_peer: str) -> Session:
+        most_bytes = int(self.limits.size_bytes * SLACK)
+        return Session(self.epoch, said_by_peer, object_max_bytes=most_bytes, setting="MasterNode.bytes_per_client")
 
     def _add(self, peer: Peer, now: float) -> None:
         unheard = self._unheard[peer.role]
@@ -672,10 +676,6 @@ class MasterCore:
         if due < peer.look_at or peer.look_at <= now:
             peer.look_at = due
             self._looks.set(peer.session_id, due)
-
-    def probe(self) -> list[Outgoing]:
-        """Give an envelope for every peer, so that the transport finds out who has no connection any more."""
-        return [(session_id, peer.session.keepalive()) for session_id, peer in self.peers.items() if peer.heard]
 
     def next_deadline(self, now: float) -> float:
         """When `step` should be called again at the latest."""

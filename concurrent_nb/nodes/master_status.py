@@ -10,6 +10,8 @@ from concurrent_nb.nodes.peers import Peer
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.tasks.task import Job
 
+#: a status lists so many clients, and so many jobs, and tells how many more there are
+LISTED_MAX: Final = 500
 #: so many tasks that had workers or slaves die are told of at most
 SUSPECTS_TOLD: Final = 100
 
@@ -25,6 +27,7 @@ def describe(
         sees_all: tell the jobs of all principals.
     """
     heard = [peer for peer in peers.values() if peer.heard]
+    clients = [peer for peer in heard if peer.role == "client"]
     owner = asker.key.decode() if asker is not None and asker.role == "client" else None
     jobs = [job for job in scheduler.jobs.values() if sees_all or job.owner == owner]
     assigned = Counter(task.job.id for slave in scheduler.slaves.values() for task in slave.tasks)
@@ -43,10 +46,10 @@ def describe(
             for peer in heard
             if peer.role == "slave"
         ],
-        "clients": [
-            {"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in heard if peer.role == "client"
-        ],
-        "jobs": [_describe_job(peers, job, assigned[job.id], owner, now) for job in jobs],
+        "clients": [{"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in clients[:LISTED_MAX]],
+        "more_clients": max(0, len(clients) - LISTED_MAX),
+        "jobs": [_describe_job(peers, job, assigned[job.id], owner, now) for job in jobs[-LISTED_MAX:]],
+        "more_jobs": max(0, len(jobs) - LISTED_MAX),
         "other_jobs": len(scheduler.jobs) - len(jobs),
         "suspects": _describe_suspects(scheduler, {job.id for job in jobs}),
         "tasks": _count_tasks(scheduler, scheduler.jobs.values()),

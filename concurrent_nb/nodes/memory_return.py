@@ -1,54 +1,92 @@
 """Give memory back to the system that this process has freed: C's allocator keeps it for itself otherwise.
 
-With glibc only; elsewhere nothing is done, and the allocator does what it does.
+With glibc 2.33 or later only; elsewhere nothing is done, and the allocator does what it does.
 """
 
 import asyncio
-import contextlib
 import ctypes
-import os
+import mmap
 import sys
 from collections.abc import Callable
 from typing import Final
 
 #: how often to look
 CHECK_S: Final = 3.0
-#: so much more than after the last time is worth the milliseconds that it takes
-WORTH_BYTES: Final = 16 * 1024 * 1024
+#: so much that was freed is worth the milliseconds that it takes to give it back
+WORTH_BYTES: Final = 8 * 1024 * 1024
 
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+class _Info(ctypes.Structure):
+    """C's struct mallinfo2."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    )
 
 
 def resident_bytes() -> int:
-    """Return how much memory this process has; 0 where the system does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * _PAGE_BYTES
-    return 0
+    """Return how much memory this process has."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
-def find_trim() -> Callable[[], object] | None:
-    """Give what makes the allocator give back what is free; None if it has no such thing."""
+class Allocator:
+    """C's allocator, where it can be asked to give back what is free."""
+
+    def __init__(self, trim: Callable[[int], int], info: Callable[[], _Info]) -> None:
+        self._trim = trim
+        self._info = info
+        self._least = self.free_bytes  # since the last time
+        self._resident = resident_bytes()  # after the last time
+
+    @property
+    def free_bytes(self) -> int:
+        """Return how much is free in it, whether or not the system has it back."""
+        free: int = self._info().fordblks
+        return free
+
+    def look(self) -> bool:
+        """Give back what is free, if much was freed since the last time; say whether it was."""
+        free = self.free_bytes
+        # What was taken and freed between two looks shows in the size of the process alone.
+        has_grown = free >= WORTH_BYTES and resident_bytes() >= self._resident + WORTH_BYTES
+        if free < self._least + WORTH_BYTES and not has_grown:
+            self._least = min(self._least, free)
+            return False
+        self._trim(0)  # without the interpreter's lock: other threads go on
+        self._least, self._resident = self.free_bytes, resident_bytes()
+        return True
+
+
+def find_allocator() -> Allocator | None:
+    """Give this process's allocator; None if it cannot be asked."""
     if sys.platform != "linux":
         return None
     try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        trim, info = libc.malloc_trim, libc.mallinfo2
+    except (OSError, AttributeError):  # another C library, or an old one
         return None
     trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
-    return lambda: trim(0)
+    info.argtypes, info.restype = (), _Info
+    return Allocator(trim, info)
 
 
 async def keep_giving_back() -> None:
-    """Look every CHECK_S seconds whether much was taken since the last time, and give back what of it is free."""
-    trim = find_trim()
-    if trim is None:
-        return
-    trim()
-    least = resident_bytes()
-    while True:
+    """Look every CHECK_S seconds."""
+    allocator = find_allocator()
+    while allocator is not None:
         await asyncio.sleep(CHECK_S)
-        now = resident_bytes()
-        if now > least + WORTH_BYTES:
-            trim()  # without the interpreter's lock: the other thread goes on
-            now = resident_bytes()
-        least = now  # what could not be given back is in use: it is not tried again and again
+        allocator.look()

@@ -18,6 +18,7 @@ from concurrent_nb.components.config import BoolItem, FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, InitializerFailed, ProtocolError
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
+from concurrent_nb.nodes.descriptors import raise_limit
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.objects.segments import is_available
@@ -286,6 +287,7 @@ def make_slave(
     overrides: dict[str, dict[str, Any]], where: Callable[[], Path], name: str = "", lease: int | None = None
 ) -> Slave:
     """Make a slave as its configuration says; see `run_slave`. Nothing runs yet."""
+    raise_limit()
     manager = ComponentManager(settings.load(overrides))
     manager.load([SlaveNode])
     return Slave(manager.get(SlaveNode), where, name, lease)

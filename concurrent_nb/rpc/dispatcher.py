@@ -11,7 +11,7 @@ import secrets
 
 import msgspec
 
-from concurrent_nb.errors import AccessRefused, ConcurrentError
+from concurrent_nb.errors import AccessRefused, ConcurrentError, TooLarge
 from concurrent_nb.rpc.registry import Method, Registry
 from concurrent_nb.wire import jsonrpc
 from concurrent_nb.wire.jsonrpc import Answer, Call, Caller, Fault, RpcError
@@ -28,14 +28,25 @@ class Dispatcher:
     async def dispatch(self, body: bytes, caller: Caller) -> bytes | None:
         """Carry out what a body asks for, and give the body of the answer: None if nobody waits for one."""
         request = jsonrpc.parse(body)
-        answers = [await self._answer(item, caller) for item in request.items]
+        answers: list[Answer | None] = []
+        left_bytes = jsonrpc.MAX_ANSWER_BYTES
+        for item in request.items:
+            answer = await self._answer(item, caller, left_bytes)
+            answers.append(answer)
+            if answer is not None and isinstance(answer.result, msgspec.Raw):
+                left_bytes -= len(memoryview(answer.result))
         return jsonrpc.encode_answers([answer for answer in answers if answer is not None], request.batch)
 
-    async def _answer(self, item: Call | Answer, caller: Caller) -> Answer | None:
+    async def _answer(self, item: Call | Answer, caller: Caller, left_bytes: int) -> Answer | None:
+        """Answer one call; one that finds no room for an answer is not carried out."""
         if isinstance(item, Answer):
             return item
         try:
+            if left_bytes <= 0:
+                raise _too_large("the answers of this batch have", "it was not carried out: ask for less at once")
             result = await self._run(item, caller)
+            if (size_bytes := len(memoryview(result))) > left_bytes:
+                raise _too_large(f"an answer of {size_bytes} bytes has, with those before it,", "it is left out")
         except ConcurrentError as error:
             answer = Answer(id=item.id, error=jsonrpc.fault_of(error))
         except Exception as error:  # noqa: BLE001  (a boundary: no traceback leaves, and one bad call stops nothing)
@@ -64,6 +75,11 @@ class Dispatcher:
             roles = " or ".join(sorted(method.roles))
             raise AccessRefused(f"{method.name} needs a token of role {roles}; this one is of role {caller.role}")
         return method
+
+
+def _too_large(what: str, so: str) -> TooLarge:
+    limit_bytes = jsonrpc.MAX_ANSWER_BYTES
+    return TooLarge(f"{what} more than {limit_bytes} bytes (MAX_ANSWER_BYTES); {so}", limit_bytes=limit_bytes)
 
 
 def _incident(call: Call, error: Exception) -> Fault:

@@ -124,8 +124,8 @@ class MasterActor(Actor):
             self._asked.popleft().ask(now)
         for session, key, frames in gate.receive():
             core.received(session, key, frames, now)
-        if gate.someone_left():
-            self._send(core.probe(), now)
+        for session in gate.take_left():
+            core.unreachable(SessionId(session), now)
         self._send(core.step(now), now)
         self._turns += 1
         if self._turns >= self._validate_at:

@@ -199,7 +199,7 @@ class Gate:
         self._network = network
         self._wake = wake
         self._inbox: deque[tuple[bytes, bytes, Frames]] = deque()
-        self._someone_left = False
+        self._left: list[bytes] = []
 
     def receive(self) -> Iterator[tuple[bytes, bytes, Frames]]:
         """Yield (routing id, key, frames) of what has arrived."""
@@ -217,10 +217,10 @@ class Gate:
         link.host.down.carry(lambda: link.arrived(connection, copied))
         return True
 
-    def someone_left(self) -> bool:
-        """Say whether a connection has ended since the last call."""
-        someone_left, self._someone_left = self._someone_left, False
-        return someone_left
+    def take_left(self) -> list[bytes]:
+        """Give the sessions whose connection has ended since the last call."""
+        left, self._left = self._left, []
+        return left
 
     def arrived(self, link: Link, connection: int, frames: Frames) -> None:
         """Take what has come, unless its connection was cut meanwhile."""
@@ -234,7 +234,7 @@ class Gate:
         def left() -> None:
             if self.links.get(link.session) is link:
                 del self.links[link.session]
-                self._someone_left = True
+                self._left.append(link.session)
                 self._wake()
 
         return left

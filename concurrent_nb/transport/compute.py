@@ -3,11 +3,15 @@
     Link (DEALER) ---- CURVE over TCP ---- Gate (ROUTER + ZAP)
 
 A `Gate` is polled by the master's compute thread, a `Link` by that of a slave or an application; neither has a thread
-of its own. Nobody gets past the handshake unless `admit` knows his key, and whoever receives matches every message with
-the key of its session again, because ZeroMQ does not cut a connection whose key was withdrawn, and lets any
-authenticated peer claim any routing id. Limits on size and handshake time bind before authentication.
+of its own. Nobody gets past the handshake unless `admit` knows his key. A routing id is the ROUTER's own name for a
+connection; which session a message is for stands in front of its header, and the gate's owner binds a session to the
+connection over which the holder of its key has spoken last. So nobody receives what is another's by naming it. Limits
+on size and handshake time bind before authentication; connections that give nothing are cut (`connections`).
 """
 
+import logging
+import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -15,8 +19,14 @@ import zmq
 import zmq.utils.z85
 
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.ids import ID_BYTES
+from concurrent_nb.transport import tcp
+from concurrent_nb.transport.connections import LOOK_S, SILENT_MAX, Connection, Connections
+from concurrent_nb.transport.sparse_log import SparseLog
 from concurrent_nb.transport.waiting import has_mail
 from concurrent_nb.wire.codec import FRAME_BYTES, Buffer
+
+log = logging.getLogger(__name__)
 
 #: room for the header of a frame of FRAME_BYTES and what CURVE adds
 MAX_FRAME_BYTES: Final = FRAME_BYTES + 64 * 1024
@@ -24,8 +34,12 @@ MAX_FRAME_BYTES: Final = FRAME_BYTES + 64 * 1024
 HANDSHAKE_MS: Final = 3000
 #: frames from here on are handed to ZeroMQ without a copy
 ZERO_COPY_BYTES: Final = 64 * 1024
-#: messages that may lie in a socket's queue; sessions keep far below it
-QUEUE: Final = 4096
+#: messages that may lie in a connection's queue; sessions keep below it
+QUEUE: Final = 256
+#: while there is more to receive than one turn takes, connections are looked at this often
+LOOK_AT_LEAST_S: Final = 1.0
+#: a connection has so many seconds to deliver its first message
+SILENT_S: Final = 10.0
 #: oldest libzmq whose CURVE code has no known hole
 LIBZMQ_NEEDED: Final = (4, 3, 5)
 #: libzmq's own keepalive, so that a cut cable or a vanished host is noticed although nothing is sent
@@ -36,6 +50,10 @@ _DONTWAIT: Final = int(zmq.DONTWAIT)
 _SEND_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 _ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 _DOMAIN: Final = b"concurrent_nb"
+
+#: what a monitor's first frame holds: the event, and its value
+_EVENT: Final = struct.Struct("=HI")
+_ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
 
 #: z85 public key -> may it come in?
 Admit = Callable[[bytes], bool]
@@ -54,11 +72,27 @@ class Gate:
         addresses: IP addresses to listen on; each gets a free port.
         public_key, secret_key: the master's CURVE pair, z85.
         admit: says whether a client key (z85) is registered right now.
+        silent_s: seconds in which a connection has to deliver its first message.
+        silent_max: connections that may have delivered none.
     """
 
-    def __init__(self, addresses: Sequence[str], public_key: bytes, secret_key: bytes, admit: Admit) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        public_key: bytes,
+        secret_key: bytes,
+        admit: Admit,
+        *,
+        silent_s: float = SILENT_S,
+        silent_max: int = SILENT_MAX,
+    ) -> None:
         _check_libzmq()
         self._admit = admit
+        self._connections = Connections(silent_s, silent_max)
+        self._bound: dict[bytes, Connection] = {}  # by session
+        self._left: list[bytes] = []  # sessions whose connection has ended
+        self._look_at = 0.0
+        self._sparse = SparseLog(log)
         self._context = zmq.Context()
         self.zap_socket = self._context.socket(zmq.ROUTER)
         self.zap_socket.linger = 0
@@ -67,7 +101,7 @@ class Gate:
         _set_common(self.socket)
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1),
-            (zmq.ROUTER_HANDOVER, 1),  # a node that reconnects takes its id back; the key is checked per message
+            (zmq.ROUTER_HANDOVER, 0),  # a name that is in use stays with whoever has it
             (zmq.ZAP_DOMAIN, _DOMAIN),
             (zmq.ZAP_ENFORCE_DOMAIN, 1),  # without it ZeroMQ lets everybody in when the doorman is gone
             (zmq.CURVE_SERVER, 1),
@@ -75,10 +109,11 @@ class Gate:
             (zmq.CURVE_SECRETKEY, secret_key),
         ):
             self.socket.setsockopt(option, value)
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self.ports = {address: self._bind(address) for address in addresses}
+        self.monitor = self.socket.get_monitor_socket(_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self.ports = {address: self._listen(address) for address in addresses}
+        self._port_numbers = frozenset(self.ports.values())
 
-    def _bind(self, address: str) -> int:
+    def _listen(self, address: str) -> int:
         host = f"[{address}]" if ":" in address else address
         if ":" in address:
             self.socket.ipv6 = True
@@ -99,24 +134,87 @@ class Gate:
             code, text, user = (b"200", b"OK", key) if known else (b"400", b"not registered", b"")
             self.zap_socket.send_multipart([peer, b"", version, request, code, text, user, b""])
 
-    def receive(self, limit: int = 256) -> Iterator[tuple[bytes, bytes, list[memoryview]]]:
-        """Yield (routing id, key in z85, frames) of what has arrived, at most `limit` messages."""
+    def receive(self, limit: int = 256) -> Iterator[tuple[Connection, bytes, list[memoryview]]]:
+        """Yield (connection, the session that is named, frames) of what has arrived, at most `limit` messages.
+
+        That the connection may speak for the session is for the caller to see to: its key has to be the session's.
+        """
         while limit > 0 and has_mail(self.socket):
             limit -= 1
             first, *frames = _receive(self.socket)
-            yield first.bytes, str(first.get("User-Id")).encode(), [frame.buffer for frame in frames]
+            connection = self._connections.get(first.bytes) or self._named(first)
+            if connection.is_cut:
+                continue
+            connection.delivered = True
+            buffers = [frame.buffer for frame in frames]
+            session = buffers[0][:ID_BYTES].tobytes() if buffers else b""
+            if buffers:
+                buffers[0] = buffers[0][ID_BYTES:]
+            yield connection, session, buffers
 
-    def someone_left(self) -> bool:
-        """Say whether a connection has ended since the last call; sending tells whose."""
-        return _drain(self.monitor)
+    def _named(self, first: zmq.Frame) -> Connection:
+        """Take note of whose a connection is that is not known by its routing id."""
+        self._note_events()
+        fd, key = int(str(first.get("__fd"))), str(first.get("User-Id")).encode()
+        connection = self._connections.named(first.bytes, key, fd, time.monotonic())
+        if first.get("Identity"):
+            self._connections.cut(connection, "it wanted a routing id of its own")
+        return connection
+
+    def bind(self, session: bytes, connection: Connection) -> None:
+        """Send what is for a session over this connection from now on."""
+        self._bound[session] = connection
+
+    def take_left(self, has_news: bool = True) -> list[bytes]:
+        """Give the sessions whose connection has ended since the last call; `has_news`: the monitor has something."""
+        if has_news:
+            self._note_events()
+        left, self._left = self._left, []
+        return left
+
+    def _note_events(self) -> None:
+        """Take note of connections that have come and gone."""
+        while self.monitor.poll(0):
+            event, value = _EVENT.unpack(self.monitor.recv_multipart(zmq.DONTWAIT)[0])
+            if event == _ACCEPTED:
+                self._connections.accepted(value, tcp.ends_of(value, self._port_numbers), time.monotonic())
+            elif (gone := self._connections.closed(value)) is not None and gone.routing_id:
+                left = [session for session, connection in self._bound.items() if connection is gone]
+                for session in left:
+                    del self._bound[session]
+                self._left += left
+
+    def look(self, now: float) -> float:
+        """Cut the connections that must not stay. To be called after `receive`: what has come counts as delivered.
+
+        Gives when to look again at the latest; never, where connections cannot be looked at.
+        """
+        if now >= self._look_at and (now >= self._look_at + LOOK_AT_LEAST_S or not has_mail(self.socket)):
+            self._look_at = now + LOOK_S
+            self._connections.look(now, self._admit, _received_bytes)
+            for connection, why in self._connections.take_cut():
+                ends = connection.ends
+                if ends is not None and tcp.cut(connection.fd, ends):
+                    self._sparse.warning(why[:20], "cut the connection of %s: %s", ends[1][0], why)
+        return self._look_at if tcp.IS_AVAILABLE and len(self._connections) else float("inf")
 
     def send(self, session: bytes, frames: Sequence[Buffer]) -> bool:
-        """Hand frames to a peer's queue. False if the peer is not connected.
+        """Hand frames to the queue of the connection to which a session is bound. False if it has none.
 
         What does not fit into the queue of a peer that takes nothing is lost; its session sends it again.
         """
+        connection = self._bound.get(session)
+        if connection is None:
+            return False
+        if not self.answer(connection, frames):
+            del self._bound[session]
+            return False
+        return True
+
+    def answer(self, connection: Connection, frames: Sequence[Buffer]) -> bool:
+        """Hand frames to the queue of a connection, as `send`."""
         try:
-            _send(self.socket, [session, *frames])
+            _send(self.socket, [connection.routing_id, *frames])
         except zmq.Again:
             return True
         except zmq.ZMQError as error:
@@ -139,7 +237,7 @@ class Link:
 
     Args:
         endpoint: the Gate's, as "tcp://host:port".
-        session: routing id, the session id that the master has given.
+        session: the session id that the master has given; it goes in front of every envelope.
         server_key: the master's public key, z85.
         public_key, secret_key: this node's pair, z85, the one that it has registered.
         proxy: SOCKS5 proxy on the way, as "host:port"; all that it sees is encrypted.
@@ -155,11 +253,11 @@ class Link:
         proxy: str | None = None,
     ) -> None:
         _check_libzmq()
+        self._session = session
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         _set_common(self.socket)
         for option, value in (
-            (zmq.ROUTING_ID, session),
             (zmq.CURVE_SERVERKEY, server_key),
             (zmq.CURVE_PUBLICKEY, public_key),
             (zmq.CURVE_SECRETKEY, secret_key),
@@ -189,7 +287,7 @@ class Link:
     def send(self, frames: Sequence[Buffer]) -> bool:
         """Hand frames to the queue. False if it is full (the session sends them again)."""
         try:
-            _send(self.socket, frames)
+            _send(self.socket, [b"".join((self._session, frames[0])), *frames[1:]])
         except zmq.Again:
             return False
         return True
@@ -200,6 +298,10 @@ class Link:
         self.monitor.close(linger=0)
         self.socket.close(linger=200)
         self._context.term()
+
+
+def _received_bytes(connection: Connection) -> int | None:
+    return None if connection.ends is None else tcp.received_bytes(connection.fd, connection.ends)
 
 
 def _drain(monitor: zmq.Socket[bytes]) -> bool:

@@ -42,22 +42,22 @@ class Desk:
     tokens: dict[str, str]  #: token to role
     names: frozenset[str]  #: host names and addresses, lower case, that a client may call us by
     answer_s: float  #: how long a peer may take for its answer
-    on_known: Callable[[IOStream], object] = lambda stream: None  #: told of a connection that has shown a token
-    running: int = 0  #: calls that are being carried out
+    on_known: Callable[[IOStream, str], object] = lambda stream, role: None  #: told of who has shown a token of a role
+    running: set[IOStream] = field(default_factory=set)  #: connections whose calls are being carried out
     idle: asyncio.Event = field(default_factory=asyncio.Event)  #: set while there are none
 
     def __post_init__(self) -> None:
         self.idle.set()
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """Count a call while it is carried out."""
-        self.running += 1
+    def working(self, stream: IOStream) -> Iterator[None]:
+        """Count a call while it is carried out; a connection has one at a time."""
+        self.running.add(stream)
         self.idle.clear()
         try:
             yield
         finally:
-            self.running -= 1
+            self.running.discard(stream)
             if not self.running:
                 self.idle.set()
 
@@ -149,7 +149,7 @@ class CallHandler(_Guarded):
         self._chunks.append(chunk)
 
     async def post(self) -> None:
-        with self._desk.working():
+        with self._desk.working(self._stream):
             answer = await self._desk.dispatcher.dispatch(b"".join(self._chunks), self._caller)
             if answer is None:
                 self.set_status(204)
@@ -168,7 +168,7 @@ class CallHandler(_Guarded):
             self.set_header("WWW-Authenticate", "Bearer")
             text = "this master does not know the token: take it from the cluster's present connection file"
             return 401, AccessRefused(text)
-        self._desk.on_known(self._stream)
+        self._desk.on_known(self._stream, role)
         if self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
             return 415, ProtocolError("calls are application/json")
         if "Content-Encoding" in self.request.headers:

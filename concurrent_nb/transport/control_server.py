@@ -7,8 +7,12 @@ never serves plain HTTP beyond this machine, sets no cookie, and gives no page o
 
 import asyncio
 import contextlib
+import errno
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 from tornado.http1connection import HTTP1ServerConnection
@@ -20,6 +24,7 @@ from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.transport.addresses import advertised, bind, is_loopback, resolve
 from concurrent_nb.transport.control_handlers import CallHandler, Desk, Dispatches, PingHandler, UnknownHandler
 from concurrent_nb.transport.keys import TOKEN
+from concurrent_nb.transport.sparse_log import SparseLog
 from concurrent_nb.transport.tls import TlsMaterial, server_context
 from concurrent_nb.wire import jsonrpc
 
@@ -32,16 +37,25 @@ class Limits(NamedTuple):
     body_bytes: int = jsonrpc.MAX_BODY_BYTES
     header_bytes: int = 16 * 1024
     #: between two requests, and from the first to the last byte of a header; clients keep a connection for 5 s
-    idle_s: float = 10.0
+    idle_s: float = 6.0
     #: from the first to the last byte of a body
     body_s: float = 5.0
     #: until the peer has taken an answer
     answer_s: float = 10.0
     #: open at once; a new one takes the place of the oldest that has not shown a token
     connections: int = 512
+    #: of these, what the connections of a role may have at most, in parts; its least recently used ones make room,
+    #: first those without a call. An eighth is left for newcomers, so no token's connections keep others out.
+    shares: Mapping[str, float] = MappingProxyType({"client": 3 / 8, "slave": 1 / 4, "admin": 1 / 4})
+    #: when the system has no descriptor for a new connection, none is accepted for so long
+    pause_s: float = 1.0
 
 
 _LIMITS: Final = Limits()
+#: what the system says when it has no descriptor or no memory left for a connection
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: connections that are accepted before others have their turn
+_ACCEPTS: Final = 128
 
 
 class ControlServer:
@@ -86,7 +100,8 @@ class ControlServer:
             _refuse_plain(resolved)
         self._server = _Server(
             self._application(),
-            capacity=self._limits.connections,
+            limits=self._limits,
+            is_busy=self._desk.running,
             ssl_options=server_context(self._tls) if self._tls is not None else None,
             max_header_size=self._limits.header_bytes,
             max_body_size=self._limits.body_bytes,
@@ -120,34 +135,112 @@ class ControlServer:
 
 
 class _Server(HTTPServer):
-    """Tornado's server with a limit on open connections that strangers cannot use up."""
+    """Tornado's server with limits on open connections, so that neither strangers nor one role use them up."""
 
     # Tornado constructs in `initialize`, and checks nobody's calls of it.
-    def initialize(self, *args: Any, capacity: int, **kwargs: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *args: Any, limits: Limits, is_busy: Container[IOStream], **kwargs: Any
+    ) -> None:
         super().initialize(*args, **kwargs)
-        self._capacity = capacity
-        #: connections in the order in which they came, and whether they have shown a token
-        self._open: dict[IOStream, bool] = {}
+        self._limits = limits
+        self._is_busy = is_busy  # with a call
+        self._sparse = SparseLog(log)
+        #: connections that have shown no token, in the order in which they came; addresses
+        self._strangers: dict[IOStream, str] = {}
+        #: by role, those that have, the least recently used first; addresses
+        self._known: dict[str, dict[IOStream, str]] = {}
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for sock in sockets:
+            self._sockets[sock.fileno()] = sock
+            self._handlers[sock.fileno()] = _Acceptor(sock, self._handle_connection, self._limits.pause_s).stop
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        if len(self._open) >= self._capacity:
-            oldest = next((other for other, known in self._open.items() if not known), stream)
-            self._open.pop(oldest, None)
+        if len(self._strangers) + sum(map(len, self._known.values())) >= self._limits.connections:
+            oldest = next(iter(self._strangers), stream)
+            self._strangers.pop(oldest, None)
             oldest.close()
-            log.warning("%d connections are open: closed one that has shown no token", self._capacity)
+            self._sparse.warning(
+                "stranger", "%d connections are open: closed one that has shown no token", self._limits.connections
+            )
             if oldest is stream:
                 return
-        self._open[stream] = False
+        self._strangers[stream] = str(address[0])
         super().handle_stream(stream, address)
 
-    def keep(self, stream: IOStream) -> None:
-        """Make no room at this connection's cost."""
-        if stream in self._open:
-            self._open[stream] = True
+    def keep(self, stream: IOStream, role: str) -> None:
+        """Note that a connection has shown a token of a role; one of the same role makes room if there are too many."""
+        known = self._known.setdefault(role, {})
+        address = self._strangers.pop(stream, None) or known.pop(stream, None)
+        if address is None:
+            return
+        known[stream] = address
+        limit = max(1, int(self._limits.connections * self._limits.shares.get(role, 1 / 8)))
+        if len(known) > limit:
+            most, _ = Counter(known.values()).most_common(1)[0]
+            others = [other for other in known if other is not stream]
+            candidates = [other for other in others if known[other] == most] or others
+            idlest = next((other for other in candidates if other not in self._is_busy), candidates[0])
+            del known[idlest]
+            idlest.close()
+            self._sparse.warning(
+                role, "more than %d connections of role %s are open: closed one of %s", limit, role, most
+            )
 
     def on_close(self, server_conn: object) -> None:
-        self._open.pop(cast(HTTP1ServerConnection, server_conn).stream, None)
+        stream = cast(HTTP1ServerConnection, server_conn).stream
+        for known in (self._strangers, *self._known.values()):
+            known.pop(stream, None)
         super().on_close(server_conn)
+
+
+class _Acceptor:
+    """Accepts connections of a socket that listens; pauses while the system has no descriptor for one.
+
+    Tornado's own tries again at once, and logs a traceback each time, until the disk is full.
+    """
+
+    def __init__(self, sock: socket.socket, accepted: Callable[[socket.socket, Any], None], pause_s: float) -> None:
+        self._sock = sock
+        self._accepted = accepted
+        self._pause_s = pause_s
+        self._sparse = SparseLog(log)
+        self._loop = asyncio.get_running_loop()
+        self._again: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self._go_on()
+
+    def stop(self) -> None:
+        """Accept no more."""
+        self._stopped = True
+        if self._again is not None:
+            self._again.cancel()
+        else:
+            self._loop.remove_reader(self._sock)
+
+    def _go_on(self) -> None:
+        self._again = None
+        self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            if self._stopped:
+                return
+            try:
+                connection, address = self._sock.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:  # it has gone while it waited
+                continue
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._loop.remove_reader(self._sock)
+                self._again = self._loop.call_later(self._pause_s, self._go_on)
+                text = "no connection can be accepted for the moment: %s (raise `ulimit -n`, or close what is open)"
+                self._sparse.warning("accept", text, error.strerror)
+                return
+            self._accepted(connection, address)
 
 
 def _refuse_plain(addresses: Sequence[str]) -> None:

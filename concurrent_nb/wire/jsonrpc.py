@@ -24,6 +24,8 @@ PONG: Final = b"pong"
 
 #: what a master reads of one body
 MAX_BODY_BYTES: Final = 1024 * 1024
+#: what a master answers to one body
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 #: how deep arrays and objects may be nested, the batch and the call included
 MAX_DEPTH: Final = 32
 #: calls in one batch

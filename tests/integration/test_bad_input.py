@@ -37,6 +37,7 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import digest_of, new_job_id
 from concurrent_nb.nodes import registration
 from concurrent_nb.nodes.registration import Membership
+from concurrent_nb.objects import segments
 from concurrent_nb.outcome import Status
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.compute import Link
@@ -447,16 +448,42 @@ def test_an_unknown_key_is_not_let_in(info: ConnectionFile) -> None:
     link.close()
 
 
-def test_a_registered_key_with_another_nodes_session_is_not_heard(info: ConnectionFile) -> None:
+@pytest.mark.parametrize("flood", [1, 500])
+def test_who_names_another_nodes_session_gets_nothing_and_ends_nothing(info: ConnectionFile, flood: int) -> None:
     mine = keys.fresh()
     with joined(info, "client") as (victim, victims), registered(info, mine) as endpoint:
         say(victim, victims, m.OpenJob(JOB, "", False, False))
         thief = Link(endpoint, victim.session_id, info.master_key.encode(), mine.public, mine.secret)
-        thief.send([b"what would end the session of who is allowed to send it"])
-        thief.send(encode(Envelope(m.PROTOCOL_VERSION, info.epoch, 0, 0, [m.Bye("me too")])))
-        time.sleep(0.3)
+        for _ in range(flood):
+            thief.send([b"what would end the session of who is allowed to send it"])
+            thief.send(encode(Envelope(m.PROTOCOL_VERSION, info.epoch, 0, 0, [m.Bye("me too")])))
+        # What is for the victim goes to the victim: it asks, and so is answered.
+        task = m.Submit(JOB, b"f" * 32, None, 0, [m.TaskFrame(0, 0, b"x")])
+        say(victim, victims, task)
+        heard: list[m.AnyMessage] = []
+        while not heard:
+            assert victim.link.socket.poll(int(PATIENCE_S * 1000))
+            for frames in victim.link.receive():
+                heard += [item.message for item in victims.receive(frames, time.monotonic())]
+        assert [type(message) for message in heard] == [m.Outcomes]
+        assert not thief.socket.poll(300)
         thief.close()
         assert victim.still_known()
+
+
+def test_who_speaks_for_a_session_that_is_over_is_told_so_over_its_own_connection(info: ConnectionFile) -> None:
+    mine = keys.fresh()
+    with joined(info, "client") as (bystander, others), registered(info, mine) as endpoint:
+        say(bystander, others, m.OpenJob(JOB, "", False, False))
+        link = Link(endpoint, b"o" * 16, info.master_key.encode(), mine.public, mine.secret)
+        link.send(Session(info.epoch, "to_client").keepalive())
+        assert link.socket.poll(int(PATIENCE_S * 1000))
+        session = Session(info.epoch, "to_client")
+        for frames in link.receive():
+            session.receive(frames, 0.0)
+        assert session.closed_by_peer == "this session is over: register again"
+        link.close()
+        assert bystander.still_known()
 
 
 @contextlib.contextmanager
@@ -644,3 +671,51 @@ def test_two_users_have_two_keys_and_work_side_by_side(cluster: Cluster, app: Ap
         assert [future.result(PATIENCE_S)[0] for future in mine + theirs] == [n * n for n in range(100)]
         names = {client["name"] for client in cluster.status()["clients"]}
         assert {"other", app.name} <= names
+
+
+# -------------------------------------------------------------------------------------------------- rogues with a token
+
+
+def test_what_used_to_end_the_master_ends_its_senders_session(info: ConnectionFile, app: ApplicationNode) -> None:
+    """Each was one message of a client with the client's token, or of a slave."""
+    handle = segments.create(1 << 40)  # it takes no memory
+    segment = m.Segment(handle.segment, handle.pid, handle.fd, handle.size)
+    behind, enormous = m.Slice(handle.segment, 1 << 40, 8, 1), m.Slice(handle.segment, 0, 1 << 39, 1)
+    function = m.Function(digest_of(b"no pickle"), b"no pickle")
+    opened = m.OpenJob(JOB, "", False, False)
+
+    def submit(*sizes: m.Slice) -> m.Submit:
+        return m.Submit(JOB, function.digest, None, 0, [m.TaskFrame(0, 0, b"", sizes)])
+
+    messages: list[list[m.AnyMessage]] = [
+        [m.Content(b"s" * 16, 0, 1, b"", ())],
+        [m.Content(b"s" * 16, 0, 1, b"", (enormous,))],
+        [m.ShareMemory(), segment, opened, function, submit(behind)],
+        [m.ShareMemory(), segment, opened, function, submit(enormous), m.DropSegments([handle.segment])],
+    ]
+    with joined(info, "slave", slots=50, credit=100) as (far, hers):  # it shares no memory, as on another host
+        say(far, hers, m.Capacity(50, 100))
+        for said in messages:
+            with joined(info, "client") as (membership, session):
+                say(membership, session, *said)
+                assert app.submit(work.square, 3).result(PATIENCE_S) == 9
+        say(far, hers, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"", (enormous,))]))
+        say(far, hers, segment, m.Outcomes(JOB, "", [m.OutcomeFrame(0, 1, Status.OK, 0.1, 42, b"", (behind,))]))
+        say(far, hers, m.Capacity(0, 0))
+        assert app.submit(work.square, 3).result(PATIENCE_S) == 9
+    os.close(handle.fd)
+
+
+def test_whoever_knows_a_session_neither_ends_nor_keeps_it(info: ConnectionFile) -> None:
+    with joined(info, "client") as (victim, victims):
+        say(victim, victims, m.OpenJob(JOB, "", False, False))
+        for role in ("client", "slave"):
+            with ControlClient(info.endpoints, info.tokens[role]) as control:
+                for secret in ("", "w" * 43):
+                    known = {"session": victim.session_id.hex(), "secret": secret}
+                    assert control.call(f"heartbeat_{role}", **known) is False
+                    assert control.call(f"unregister_{role}", **known) is False
+                    assert control.call("status", **known)["jobs"] == []
+        register_raw(info, "client", replaces=victim.session_id.hex(), replaces_secret="w" * 43)
+        assert victim.still_known()
+        eventually(lambda: len(victim.status()["jobs"]) == 1, "its owner sees the job")

@@ -19,8 +19,10 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb.cli.main import main
-from concurrent_nb.errors import AccessRefused, ClusterNotFound, MasterLost, MasterUnreachable
-from concurrent_nb.transport import connection_file
+from concurrent_nb.errors import AccessRefused, ClusterNotFound, LimitExceeded, MasterLost, MasterUnreachable
+from concurrent_nb.nodes import registration
+from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.wire.session import Session
 from tests import work
 from tests.clusters import alive, command, descendants, eventually, run, running, status_of, workers_of
 from tests.work import PATIENCE_S
@@ -453,3 +455,142 @@ def test_commands_start_quickly_because_they_import_little() -> None:
     heavy = re.findall(r"^(tornado|asyncio|zmq|numpy|IPython|cloudpickle|cryptography)$", loaded, re.MULTILINE)
     assert heavy == []
     assert command()[1:] == ["-m", "concurrent_nb.cli.main"]
+
+
+# --------------------------------------------------------------------------------------------------------- honest ends
+
+#: makes the compute thread of a master fail as soon as a file is there
+CRASHES = """
+import pathlib, sys, threading, time
+
+def crash():
+    while not pathlib.Path({mark!r}).exists():
+        time.sleep(0.05)
+    from concurrent_nb.nodes.master_core import MasterCore
+    MasterCore.step = lambda *args: 1 / 0
+
+if "master" in sys.orig_argv:
+    threading.Thread(target=crash, daemon=True).start()
+"""
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Give how a command ends by itself: exit code, output, errors."""
+    out, errors = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out, errors
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV], ids=lambda how: how.name)
+def test_start_whose_master_is_killed_says_so_and_fails(how: signal.Signals) -> None:
+    with started("killed") as process:
+        path = connection_file.default_path("killed")
+        os.kill(connection_file.read(path).pid, how)
+        code, out, errors = ended(process)
+    assert code == 1
+    assert "has been stopped" not in out
+    assert f"concurrent-nb start: the master of cluster 'killed' was killed by {how.name}; its log ends:" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.fixture
+def crashes(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """Give a file that makes masters fail, and an environment in which it does."""
+    mark = tmp_path / "now"
+    (tmp_path / "sitecustomize.py").write_text(CRASHES.format(mark=str(mark)))
+    return mark, {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+@pytest.mark.parametrize("what", ["start", "master"])
+def test_a_master_that_fails_says_why_and_so_does_its_start(what: str, crashes: tuple[Path, dict[str, str]]) -> None:
+    mark, env = crashes
+    with running(what, "--name", "failing", says="cluster failing is running", env=env) as process:
+        mark.touch()
+        code, out, errors = ended(process)
+    assert code == 1
+    assert "has been stopped" not in out
+    why = "the compute thread has failed: ZeroDivisionError: division by zero"
+    if what == "start":
+        assert "the master of cluster 'failing' ended with exit code 1; its log ends:" in errors
+        assert f"the master ends: {why}" in errors
+    else:
+        assert f"concurrent-nb master: {why}" in errors
+
+
+def test_start_whose_slaves_all_die_says_so_and_fails() -> None:
+    with started("slaveless") as process:
+        dead: set[int] = set()
+        while process.poll() is None:
+            for slave in psutil.Process(process.pid).children() if psutil.pid_exists(process.pid) else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "slave" in slave.cmdline() and slave.pid not in dead:
+                        slave.kill()
+                        dead.add(slave.pid)
+            time.sleep(0.01)
+        code, out, errors = ended(process)
+    assert code == 1
+    assert "has been stopped" not in out
+    assert (
+        "the slave of cluster 'slaveless' has died 5 times in a row and is not started again; its log ends:" in errors
+    )
+
+
+@pytest.mark.parametrize("how", ["stop", signal.SIGINT, signal.SIGTERM], ids=str)
+def test_start_that_is_stopped_ends_well(how: str | signal.Signals) -> None:
+    with started("stopped") as process:
+        if isinstance(how, signal.Signals):
+            process.send_signal(how)
+        else:
+            assert run("stop", "stopped").returncode == 0
+        code, out, errors = ended(process)
+    assert (code, errors) == (0, "")
+    assert out.endswith("cluster stopped has been stopped\n")
+
+
+# --------------------------------------------------------------------------------------------------------- descriptors
+
+
+def limited(soft: int, hard: int, *arguments: str) -> list[str]:
+    """Give the words of a command that runs with so many descriptors."""
+    return ["bash", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "bash", *command(*arguments)]
+
+
+@pytest.mark.parametrize("what", [["start"], ["master"], ["start", "--workers", "1"]], ids=" ".join)
+def test_too_few_descriptors_are_refused_in_one_sentence(what: list[str]) -> None:
+    done = subprocess.run(limited(20, 20, *what), capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"concurrent-nb {what[0]}: this process may open 20 files and connections, a node needs at least 64: "
+        "raise `ulimit -n`\n"
+    )
+
+
+def test_nodes_may_open_as_many_descriptors_as_the_system_lets_them() -> None:
+    prefix = limited(100, 1000)[:4]
+    with running("start", "--name", "many", "--workers", "1", says="is running", prefix=prefix) as process:
+        for pid in {process.pid, *descendants(process.pid)}:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(node in psutil.Process(pid).cmdline() for node in ("start", "master", "slave")):
+                    assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (1000, 1000)
+
+
+def test_a_master_without_descriptors_refuses_nodes_by_name_and_answers_others() -> None:
+    with running("master", "--name", "full", says="is running", prefix=limited(100, 100)[:4]) as master:
+        info = connection_file.read("full")
+        members = []
+        why = ""
+        while not why:
+            try:
+                members.append(registration.register(info, "client", keys.fresh(), name="x"))
+                members[-1].link.send(Session(members[-1].epoch, "to_client").keepalive())
+            except LimitExceeded as error:
+                why = str(error)
+        assert re.match(r"the master is full: it has \d+ of 100 files .*no room for application 'x'", why)
+        assert len(members) > 5
+        assert len(status_of("full")["clients"]) == len(members)
+        for member in members:
+            member.leave()
+        registration.register(info, "client", keys.fresh(), name="x").leave()
+        assert run("stop", "full").returncode == 0
+        code, _, errors = ended(master)
+    assert (code, errors) == (0, "")

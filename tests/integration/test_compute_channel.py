@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 import zmq
 
-from concurrent_nb.transport import keys
+from concurrent_nb.transport import keys, tcp
 from concurrent_nb.transport.compute import MAX_FRAME_BYTES, Gate, Link
+from concurrent_nb.transport.connections import KEY_MAX
 from concurrent_nb.transport.keys import KeyPair
+from concurrent_nb.wire.codec import FRAME_BYTES
+from tests.clusters import eventually
 
 SESSION = b"s" + b"0" * 15
 PATIENCE_S = 10.0
@@ -26,6 +29,8 @@ class Door:
     admitted: set[bytes]
     gate: Gate
     heard: list[tuple[bytes, bytes, list[bytes]]] = field(default_factory=list)
+    owners: dict[bytes, bytes] = field(default_factory=dict)  #: keys of sessions: of those who named them first
+    left: list[bytes] = field(default_factory=list)
     closing: bool = False
 
     @property
@@ -39,9 +44,14 @@ class Door:
         while not self.closing:
             poller.poll(20)
             self.gate.answer_doorbell()
-            for session, key, frames in self.gate.receive():
-                self.heard.append((session, key, [bytes(frame) for frame in frames]))
+            for connection, session, frames in self.gate.receive():
+                if self.owners.setdefault(session, connection.key) != connection.key:
+                    continue
+                self.heard.append((session, connection.key, [bytes(frame) for frame in frames]))
+                self.gate.bind(session, connection)
                 self.gate.send(session, frames)
+            self.left += self.gate.take_left()
+            self.gate.look(time.monotonic())
         self.gate.close()
 
     def link(self, pair: KeyPair, session: bytes = SESSION, server_key: bytes | None = None) -> Link:
@@ -197,14 +207,150 @@ def test_sending_to_who_is_not_there_is_an_error_and_not_a_loss(door: Door) -> N
     assert door.gate.send(b"s" + b"nobody" * 2, [b"hello"]) is False
 
 
-def test_the_gate_notices_that_somebody_left(door: Door) -> None:
+def test_the_gate_notices_whose_connection_has_ended(door: Door) -> None:
     pair = keys.fresh()
     door.admitted.add(pair.public)
     link = door.link(pair)
     link.send([b"hello"])
     assert answers(link, PATIENCE_S)
     link.close()
-    deadline = time.monotonic() + PATIENCE_S
-    while door.gate.send(SESSION, [b"are you there?"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: door.left, "the gate says whose connection has ended")
+    assert door.left == [SESSION]
+    assert door.gate.send(SESSION, [b"are you there?"]) is False
+
+
+# ------------------------------------------------------------------------------------------------------- identity
+
+
+def socket_of(
+    door: Door, context: "zmq.Context[zmq.Socket[bytes]]", pair: KeyPair, routing_id: bytes
+) -> "zmq.Socket[bytes]":
+    """Make a peer that gives itself a routing id, as no node of ours does."""
+    peer = context.socket(zmq.DEALER)
+    peer.linger = 0
+    peer.curve_serverkey, peer.curve_publickey, peer.curve_secretkey = door.pair.public, pair.public, pair.secret
+    peer.setsockopt(zmq.ROUTING_ID, routing_id)
+    peer.connect(f"tcp://127.0.0.1:{door.port}")
+    return peer
+
+
+def test_what_is_for_a_session_goes_to_who_has_spoken_for_it_last(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    old, new = door.link(pair), door.link(pair)
+    for link in (old, new, old, new):
+        link.send([b"hello"])
+        assert answers(link, PATIENCE_S) == [[b"hello"]]
+    new.close()
+    eventually(lambda: door.left == [SESSION], "the gate notices that the last one has gone")
+    old.send([b"and again"])
+    assert answers(old, PATIENCE_S) == [[b"and again"]]
+    old.close()
+
+
+@pytest.mark.parametrize("name", [SESSION, b"x", b"y" * 255, "in use", "to come"], ids=str)
+def test_who_wants_a_routing_id_of_his_own_gets_nothing_and_disturbs_nobody(door: Door, name: bytes | str) -> None:
+    victim, thief = keys.fresh(), keys.fresh()
+    door.admitted |= {victim.public, thief.public}
+    link = door.link(victim)
+    link.send([b"hello"])
+    assert answers(link, PATIENCE_S) == [[b"hello"]]
+    if isinstance(name, str):  # as the ROUTER's own names look
+        number = int.from_bytes(door.gate._bound[SESSION].routing_id[1:], "big") + (name == "to come")
+        name = b"\0" + (number % 2**32).to_bytes(4, "big")
+    with zmq.Context() as context:
+        peer = socket_of(door, context, thief, name)
+        try:
+            for _ in range(3):
+                peer.send(SESSION + b"what is his?")
+            assert not peer.poll(300)
+            link.send([b"still here"])
+            assert answers(link, PATIENCE_S) == [[b"still here"]]
+        finally:
+            peer.close()
+    assert [frames for _, key, frames in door.heard if key == thief.public] == []
+    link.close()
+
+
+ONLY_LINUX = pytest.mark.skipif(not tcp.IS_AVAILABLE, reason="connections can be looked at on Linux alone")
+
+
+@ONLY_LINUX
+def test_a_message_that_does_not_end_is_cut_before_it_fills_the_memory(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair)
+    link.send([b"hello"])
+    assert answers(link, PATIENCE_S)
+    link.send([bytes(FRAME_BYTES)] * 1000)
+    eventually(link.disturbed, "the connection is cut")
+    link.close()
+    assert [len(frames) for _, _, frames in door.heard] == [1]
+    assert_good_peer_is_heard(door)
+
+
+@ONLY_LINUX
+def test_large_messages_one_after_another_are_not_cut(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair)
+    for _ in range(30):
+        link.send([bytes(FRAME_BYTES)] * 8)
+        assert link.socket.poll(int(PATIENCE_S * 1000))
+        assert [len(frames) for frames in link.receive()] == [8]
+    assert not link.disturbed()
+    link.close()
+
+
+@ONLY_LINUX
+def test_connections_of_one_key_are_limited_and_the_oldest_gives_way(door: Door) -> None:
+    one, other = keys.fresh(), keys.fresh()
+    door.admitted |= {one.public, other.public}
+    good = door.link(other, b"o" * 16)
+    good.send([b"hello"])
+    assert answers(good, PATIENCE_S)
+    links = []
+    for number in range(KEY_MAX + 3):
+        links.append(door.link(one, bytes([number]) * 16))
+        links[-1].send([b"hello"])
+        assert answers(links[-1], PATIENCE_S)
+    for link in links[:3]:
+        eventually(link.disturbed, "the oldest are cut")
+        link.close()
+    for link in [*links[3:], good]:
+        assert not link.disturbed()
+        link.close()
+
+
+@ONLY_LINUX
+def test_a_connection_whose_key_was_withdrawn_is_cut_a_while_later(door: Door) -> None:
+    pair = keys.fresh()
+    door.admitted.add(pair.public)
+    link = door.link(pair)
+    link.send([b"hello"])
+    assert answers(link, PATIENCE_S)
+    door.admitted.discard(pair.public)
+    eventually(link.disturbed, "the connection is cut")
+    link.close()
+
+
+@ONLY_LINUX
+def test_connections_that_deliver_nothing_are_few_and_short_lived() -> None:
+    pair = keys.fresh()
+    gate = Gate(["127.0.0.1"], pair.public, pair.secret, lambda key: True, silent_s=0.5, silent_max=5)
+    door = Door(pair, set(), gate)
+    thread = threading.Thread(target=door.poll)
+    thread.start()
+    try:
+        strangers = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(20)]
+        for stranger in strangers:
+            stranger.settimeout(PATIENCE_S)
+        for stranger in strangers[:10]:
+            assert_cut(stranger)
+        assert_good_peer_is_heard(door)
+        for stranger in strangers:
+            assert_cut(stranger)
+            stranger.close()
+    finally:
+        door.closing = True
+        thread.join()

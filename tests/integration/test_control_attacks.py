@@ -6,6 +6,8 @@ After each attack a good client still gets its answer; the fixture sees to that.
 import contextlib
 import json
 import logging
+import os
+import resource
 import socket
 import threading
 import time
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serving import LIMITS, Serving, ask, call, head, raw, serving
+from tests.serving import LIMITS, TOKENS, Serving, ask, call, head, raw, serving
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,67 @@ def test_the_oldest_stranger_makes_room(running: Serving) -> None:
         start = time.monotonic()
         assert first.recv(1) == b""
         assert time.monotonic() - start < LIMITS.idle_s / 2
+
+
+def authorized(running: Serving, role: str, stack: contextlib.ExitStack) -> socket.socket:
+    """Make a connection that has shown a token, and keep it."""
+    sock = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
+    body = call("add", [1, 2])
+    head = f"POST /api/1 HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKENS[role]}\r\n"
+    sock.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    answer = b""
+    while b"result" not in answer:
+        answer += sock.recv(4096)
+    return sock
+
+
+@pytest.mark.parametrize("role", ["client", "slave", "admin"])
+def test_connections_of_one_token_lock_nobody_out(running: Serving, role: str) -> None:
+    share = int(LIMITS.connections * LIMITS.shares[role])
+    with contextlib.ExitStack() as stack:
+        others = {
+            other: stack.enter_context(running.client(other)) for other in ("client", "slave", "admin") if other != role
+        }
+        links = {}
+        for other, client in others.items():
+            assert client.call("add", a=1) == 2
+            links[other] = client._link
+        flood = [authorized(running, role, stack) for _ in range(3 * LIMITS.connections)]
+        for sock in flood[:-share]:
+            assert sock.recv(1) == b"", "the oldest of the same role give way"
+        assert flood[-1].fileno() >= 0
+        for other, client in others.items():
+            assert client.call("add", a=1) == 2
+            assert client._link is links[other], "connections of other roles stay"
+        for each in ("client", "slave", "admin"):
+            with running.client(each) as newcomer:
+                assert newcomer.call("add", a=1) == 2
+
+
+def test_when_descriptors_run_out_accept_pauses_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    limits = LIMITS._replace(pause_s=0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(limits=limits) as running:
+        with contextlib.ExitStack() as stack:
+            waiting = [socket.socket() for _ in range(3)]
+            for sock in waiting:
+                stack.enter_context(sock)
+                sock.settimeout(5)
+            lowest = os.dup(0)
+            os.close(lowest)
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            for sock in waiting:
+                sock.connect(("127.0.0.1", running.port))
+            time.sleep(0.5)  # ten pauses
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            waiting[0].sendall(b"GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b"pong" in waiting[0].recv(4096)
+        assert running.answers()
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert lines == [
+        "no connection can be accepted for the moment: Too many open files (raise `ulimit -n`, or close what is open)"
+    ]
 
 
 def test_many_callers_at_once(running: Serving) -> None:

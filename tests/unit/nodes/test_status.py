@@ -1,6 +1,9 @@
 """What the master tells of the cluster, and to whom."""
 
+import pytest
+
 from concurrent_nb.ids import SessionId
+from concurrent_nb.nodes import master_status
 from concurrent_nb.nodes.peers import Place
 from concurrent_nb.nodes.slave_core import HOST_LOAD_S, SlaveCore
 from concurrent_nb.testing.inline import InlineCrew
@@ -115,3 +118,19 @@ def test_a_slave_says_every_few_seconds_how_busy_its_host_is() -> None:
         for frames in slave.step(100.0 + after_s):
             said |= {item.message.load for item in decode(frames, "from_slave")[1] if type(item.message) is m.HostLoad}
         assert len(said) == count
+
+
+def test_long_lists_are_cut_and_what_is_left_out_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(master_status, "LISTED_MAX", 3)
+    bench = shared()
+    for number in range(5):
+        session = SessionId(bytes([number]) * 16)
+        bench.core.add_client(session, b"k" * 40, f"client {number}", bench.now)
+        bench.core.received(session, b"k" * 40, Session(7, "to_client").keepalive(), bench.now)
+        bench.say(ALICE, m.OpenJob(bytes([number]) * 16, f"job {number}", False, False))
+    told = bench.core.status(bench.now, sees_all=True)
+    assert [client["name"] for client in told["clients"]][2:] == ["client 0"]
+    assert told["more_clients"] == 4
+    assert [job["name"] for job in told["jobs"]] == ["job 2", "job 3", "job 4"]
+    assert told["more_jobs"] == 4
+    assert told["other_jobs"] == 0

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from concurrent_nb.errors import ConfigurationError, RemoteError
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
+from concurrent_nb.wire import jsonrpc
 
 ADMIN = Caller("admin", "127.0.0.1", "127.0.0.2")
 CLIENT = Caller("client")
@@ -45,6 +46,10 @@ class Master:
     @remote(roles=["admin"])
     def unwritable(self, kind: str) -> Any:
         return {"object": object(), "surrogate": "\ud800", "keys": {(1, 2): 3}}[kind]
+
+    @remote(roles=["admin"])
+    def text(self, length: int) -> str:
+        return "x" * length
 
     def unmarked(self) -> None: ...
 
@@ -159,6 +164,24 @@ def test_a_result_that_json_cannot_hold_fails_its_own_call_only(master: Master, 
     first, second = dispatch(master, [call("unwritable", [kind]), call("subtract", [2, 1], 2)])
     assert first["error"]["code"] == -32603
     assert second == result(1, 2)
+
+
+@pytest.mark.parametrize("calls", [2, 3, 100])
+def test_the_answers_of_a_batch_are_limited_and_what_has_no_room_is_refused(
+    master: Master, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    monkeypatch.setattr(jsonrpc, "MAX_ANSWER_BYTES", 1500)
+    call = {"jsonrpc": "2.0", "method": "text", "params": [1000]}
+    answers = dispatch(master, [{**call, "id": number} for number in range(calls)])
+    assert [answer["id"] for answer in answers] == list(range(calls))
+    assert len(answers[0]["result"]) == 1000
+    assert {answer["error"]["data"]["type"] for answer in answers[1:]} == {"TooLarge"}
+    assert "more than 1500 bytes (MAX_ANSWER_BYTES)" in answers[1]["error"]["message"]
+    stop = {"jsonrpc": "2.0", "method": "stop", "id": 9}
+    filled = {**call, "params": [1498], "id": 1}
+    (_, refused) = dispatch(master, [filled, stop])
+    assert "not carried out" in refused["error"]["message"]
+    assert master.stopped == 0
 
 
 def test_the_introspection_is_open_to_every_role(master: Master) -> None:

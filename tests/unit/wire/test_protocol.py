@@ -65,7 +65,8 @@ def test_every_status_is_listed() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
-    from concurrent_nb.transport.compute import HANDSHAKE_MS, MAX_FRAME_BYTES
+    from concurrent_nb.transport.compute import HANDSHAKE_MS, MAX_FRAME_BYTES, SILENT_S
+    from concurrent_nb.transport.connections import KEY_MAX, SILENT_MAX, UNDELIVERED_BYTES, WITHDRAWN_S
 
     for number in (codec.FRAME_BYTES, codec.INLINE_BYTES, codec.RUN_BYTES, codec.REFS, codec.OUTPUT_BYTES):
         assert f"{number:,}" in TEXT
@@ -84,3 +85,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"after {session.ACK_AFTER} envelopes" in TEXT
     assert f"takes at most\n{HANDSHAKE_MS // 1000} s" in TEXT
     assert f"unacknowledged for {session.RESEND_AFTER_S:.0f} s" in TEXT
+    assert f"more than {UNDELIVERED_BYTES:,} bytes" in TEXT
+    assert f"nothing for {SILENT_S:.0f} s; the oldest of more than {KEY_MAX} of one key" in TEXT
+    assert f"more than\n{SILENT_MAX} that" in TEXT
+    assert f"registered for {WITHDRAWN_S:.0f} s" in TEXT

@@ -1,0 +1,145 @@
+"""Which connections of the compute channel may stay."""
+
+from typing import Any
+
+import pytest
+
+from concurrent_nb.transport.connections import (
+    KEY_MAX,
+    LOOK_S,
+    UNDELIVERED_BYTES,
+    WITHDRAWN_S,
+    Connection,
+    Connections,
+)
+
+ENDS: Any = (("127.0.0.1", 1), ("127.0.0.1", 2))
+KEY = b"k" * 40
+
+
+class Bench:
+    """Connections, what has come over each, and which keys are registered."""
+
+    def __init__(self, silent_max: int = 5) -> None:
+        self.connections = Connections(silent_s=10.0, silent_max=silent_max)
+        self.received: dict[int, int] = {}
+        self.withdrawn: set[bytes] = set()
+        self.now = 0.0
+
+    def accept(self, fd: int) -> None:
+        self.connections.accepted(fd, ENDS, self.now)
+
+    def name(self, fd: int, key: bytes = KEY) -> Connection:
+        return self.connections.named(b"\0" + fd.to_bytes(4, "big"), key, fd, self.now)
+
+    def look(self, after_s: float = LOOK_S) -> list[tuple[int, str]]:
+        self.now += after_s
+        self.connections.look(
+            self.now, lambda key: key not in self.withdrawn, lambda connection: self.received.get(connection.fd, 0)
+        )
+        return [(connection.fd, why) for connection, why in self.connections.take_cut()]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_what_comes_without_a_whole_message_is_limited(bench: Bench) -> None:
+    bench.accept(7)
+    connection = bench.name(7)
+    assert bench.look() == []
+    bench.received[7] = UNDELIVERED_BYTES
+    assert bench.look() == []
+    bench.received[7] += 1
+    assert bench.look() == [(7, f"{UNDELIVERED_BYTES + 1:,} bytes came without a whole message")]
+    assert connection.is_cut
+    assert bench.look() == []
+
+
+def test_who_delivers_may_receive_as_much_as_he_likes(bench: Bench) -> None:
+    bench.accept(7)
+    connection = bench.name(7)
+    for _ in range(100):
+        bench.received[7] = bench.received.get(7, 0) + UNDELIVERED_BYTES
+        connection.delivered = True
+        assert bench.look() == []
+
+
+def test_one_that_says_nothing_is_watched_as_well(bench: Bench) -> None:
+    bench.accept(7)
+    bench.received[7] = 0
+    assert bench.look() == []
+    bench.received[7] = UNDELIVERED_BYTES + 1
+    assert [fd for fd, _ in bench.look()] == [7]
+
+
+def test_of_many_that_have_delivered_nothing_the_oldest_gives_way() -> None:
+    bench = Bench(silent_max=3)
+    for fd in range(3):
+        bench.accept(fd)
+    bench.name(0)
+    bench.accept(3)
+    assert bench.look() == []
+    bench.accept(4)
+    assert [fd for fd, _ in bench.look()] == [1]
+
+
+def test_one_that_delivers_nothing_for_long_is_cut(bench: Bench) -> None:
+    bench.accept(1)
+    bench.accept(2)
+    bench.name(2)
+    assert bench.look(9.9) == []
+    assert bench.look(0.2) == [(1, "it has delivered nothing for 10 s")]
+
+
+def test_of_one_key_the_oldest_gives_way_and_others_stay(bench: Bench) -> None:
+    bench.accept(100)
+    bench.name(100, b"o" * 40)
+    for fd in range(KEY_MAX):
+        bench.accept(fd)
+        bench.name(fd)
+    assert bench.look() == []
+    bench.connections.closed(0)
+    bench.accept(KEY_MAX)
+    bench.name(KEY_MAX)
+    assert bench.look() == []
+    bench.accept(KEY_MAX + 1)
+    bench.name(KEY_MAX + 1)
+    assert bench.look() == [(1, f"its key has more than {KEY_MAX} connections")]
+
+
+def test_a_withdrawn_key_has_a_while_to_hear_why_and_may_come_back(bench: Bench) -> None:
+    bench.accept(7)
+    bench.name(7)
+    bench.withdrawn.add(KEY)
+    assert bench.look() == []
+    assert bench.look(WITHDRAWN_S / 2) == []
+    bench.withdrawn.clear()
+    assert bench.look(WITHDRAWN_S) == []
+    bench.withdrawn.add(KEY)
+    assert bench.look() == []
+    assert bench.look(WITHDRAWN_S) == [(7, "its key is not registered any more")]
+
+
+def test_a_descriptor_that_is_used_again_is_another_connection(bench: Bench) -> None:
+    bench.accept(7)
+    old = bench.name(7)
+    bench.accept(7)  # and nobody has told of the end of the first
+    assert old.fd == -1
+    assert bench.connections.get(old.routing_id) is None
+    new = bench.connections.named(b"new", b"n" * 40, 7, bench.now)
+    assert new is not old
+    assert bench.connections.get(b"new") is new
+    bench.connections.closed(7)
+    assert len(bench.connections) == 0
+    assert bench.connections.get(b"new") is None
+
+
+def test_what_is_left_of_a_connection_that_has_ended_counts_for_none(bench: Bench) -> None:
+    bench.accept(7)
+    bench.connections.closed(7)
+    for _ in range(2 * KEY_MAX):
+        assert bench.name(7).fd == -1
+    assert bench.look() == []
+    assert len(bench.connections) == 0
