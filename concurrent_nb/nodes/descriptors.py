@@ -1,17 +1,18 @@
-"""How many descriptors a master may have open: as many as the system lets it, and some of them kept for emergencies."""
+"""How many descriptors a node may have open: as many as the system lets it, and some of them kept for emergencies."""
 
 import os
 import sys
 from typing import Final
 
 from concurrent_nb.errors import ConfigurationError, LimitExceeded
-from concurrent_nb.nodes.processes import raise_open_files_limit
 
 if sys.platform != "win32":
     import resource
 
 #: a node cannot do its work with fewer
 LEAST: Final = 64
+#: more are of no use to a node, and some programs go through all that they may have
+MOST: Final = 1 << 16
 #: no node is registered when fewer are left: those that are there need them
 KEPT: Final = 32
 
@@ -19,12 +20,21 @@ KEPT: Final = 32
 def raise_limit() -> None:
     """Let this process, and those that it starts, have as many descriptors as the system allows.
 
-    To be called at the start of a master, and by who starts nodes. Raises ConfigurationError if these are too few.
+    To be called at the start of a node, and by who starts nodes. Raises ConfigurationError if these are too few.
     """
-    limit = raise_open_files_limit()
-    if limit < LEAST:
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):  # a system that allows less than it says
+            wanted = soft
+        soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < LEAST:
         raise ConfigurationError(
-            f"this process may open {limit} files and connections, a node needs at least {LEAST}: raise `ulimit -n`"
+            f"this process may open {soft} files and connections, a node needs at least {LEAST}: raise `ulimit -n`"
         )
 
 

@@ -20,7 +20,6 @@ from concurrent_nb.components.core import Component, ComponentManager
 from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed, InitializerFailed, ProtocolError
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
-from concurrent_nb.nodes.descriptors import raise_limit
 from concurrent_nb.nodes.registration import Membership, register
 from concurrent_nb.nodes.slave_core import SlaveCore
 from concurrent_nb.objects.segments import is_available

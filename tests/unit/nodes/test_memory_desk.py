@@ -230,7 +230,7 @@ def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_h
     for index in (1, 2) if again != "in one outcome" else (1,):
         sizes = twice if again != "in two outcomes" else (piece(1),)
         frame = m.OutcomeFrame(index, 1, Status.OK, 0.1, 42, b"", sizes)
-        bench.desk.outcomes(east.session_id, JOB, [frame])
+        bench.desk.outcomes(east, JOB, [frame])
         bench.desk.keep(lambda job, outcome: True)
     bench.desk.hand_over(alice, acknowledged(1, 2))
     bench.desk.heard(alice, m.Release([piece(1)], True), ())
