@@ -169,9 +169,7 @@ class Faults:
         if peer is None or not master.alive or node.host.up.blocked or self._world.settings.weather.late:
             return
         connected = node.link is not None and node.link.gate is not None and peer.heard
-        within_s = _NOTICED_S if noticed and connected else _LOST_S
-        if not peer.heard:
-            within_s = UNHEARD_S + 1.0
+        within_s = _NOTICED_S if noticed and connected else _LOST_S if peer.heard else UNHEARD_S + 1.0
         if isinstance(node, ApplicationActor) and not noticed and peer.heard:
             within_s = HEARTBEAT_TIMEOUT_S + self._world.settings.kept_s + 1.0
 
