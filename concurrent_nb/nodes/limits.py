@@ -33,6 +33,7 @@ class Limits:
     tasks: int = 200_000
     size_bytes: int = 192 * 1024 * 1024
     segments: int = 512
+    object_bytes: int = 2 * 1024 * 1024 * 1024  #: of one result, or argument in shared memory, for a node elsewhere
 
     def announced(self) -> dict[str, int]:
         """Give what a client is to keep to."""
@@ -106,9 +107,9 @@ def count_tasks(jobs: Iterable[Job], owner: str) -> tuple[int, int]:
     return tasks, size_bytes + sum(shared.values())
 
 
-def too_large(what: str, size_bytes: int, limit_bytes: int) -> str:
+def too_large(what: str, size_bytes: int, limit_bytes: int, setting: str = "bytes_per_client") -> str:
     """Say why something does not travel through the master."""
     return (
         f"{what} has {size_bytes:,} bytes, and what travels through the master's memory may have {limit_bytes:,}: "
-        "raise MasterNode.bytes_per_client, or run the nodes on one host, where large buffers lie in shared memory"
+        f"raise MasterNode.{setting}, or run the nodes on one host, where large buffers lie in shared memory"
     )

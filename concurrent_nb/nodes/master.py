@@ -104,6 +104,11 @@ class MasterNode(Component):
     segments_per_client = IntItem(
         DEFAULT.segments, min=1, help="Pieces of shared memory of one application that are open here."
     )
+    object_bytes = IntItem(
+        DEFAULT.object_bytes,
+        min=1024 * 1024,
+        help="Bytes of the largest result, or argument in shared memory, that travels to or from another host.",
+    )
     share_memory = BoolItem(True, help="Large buffers for nodes of this host lie in shared memory and do not travel.")
 
 
@@ -145,6 +150,7 @@ class Master:
                 tasks=config.tasks_per_client,
                 size_bytes=config.bytes_per_client,
                 segments=config.segments_per_client,
+                object_bytes=config.object_bytes,
             ),
         )
         self._asked: deque[Callable[[float], None]] = deque()
@@ -370,7 +376,8 @@ class Master:
         given = await self._ask(
             lambda now: self._core.add_slave(session, public, name, slots, credit, now, place, secret=secret)
         )
-        return self._welcome(session, secret, given, caller, memory)
+        welcome = self._welcome(session, secret, given, caller, memory)
+        return {**welcome, "limits": {"object": self.config.object_bytes}}
 
     @remote(roles=["admin", "client"])
     async def unregister_client(self, session: str, secret: str) -> bool:

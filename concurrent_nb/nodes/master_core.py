@@ -203,8 +203,10 @@ class MasterCore:
         return name
 
     def _session(self, said_by_peer: str) -> Session:
-        most_bytes = int(self.limits.size_bytes * SLACK)
-        return Session(self.epoch, said_by_peer, object_max_bytes=most_bytes, setting="MasterNode.bytes_per_client")
+        most, setting = self.limits.size_bytes, "bytes_per_client"
+        if said_by_peer == "from_slave":  # a result is not to be lost for its size
+            most, setting = self.limits.object_bytes, "object_bytes"
+        return Session(self.epoch, said_by_peer, object_max_bytes=int(most * SLACK), setting=f"MasterNode.{setting}")
 
     def _add(self, peer: Peer, now: float) -> None:
         unheard = self._unheard[peer.role]

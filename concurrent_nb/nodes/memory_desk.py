@@ -162,7 +162,7 @@ class MemoryDesk:
             self._memories,
             self._store,
             None,
-            most.size_bytes,
+            most.object_bytes,
             most.segments,
         )
         self._accounts[session_id] = account
@@ -179,7 +179,7 @@ class MemoryDesk:
             self._memories,
             None,
             self._happened,
-            self._limits.size_bytes,
+            self._limits.object_bytes,
             segments,
         )
         self._accounts[session_id] = account

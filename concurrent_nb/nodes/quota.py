@@ -1,4 +1,4 @@
-"""What the master takes of one application at once, and how the jobs of the application share it. Pure.
+"""What the master takes of one node at once, and how the jobs of an application share it. Pure.
 
 The master announces its limits when an application registers. What is over them waits in the application (`ledger`), so
 a user who submits a million tasks is slowed, and not refused.
@@ -20,15 +20,17 @@ SHARE: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What the master takes of one application at once."""
+    """What the master takes of one node at once."""
 
-    tasks: int = sys.maxsize  #: that have no answer yet
+    tasks: int = sys.maxsize  #: of an application, that have no answer yet
     bytes: int = sys.maxsize  #: of their arguments and functions, as far as they travel
     segments: int = sys.maxsize  #: of shared memory that it is to have open
+    object: int = sys.maxsize  #: bytes of one result of a slave that travels
 
 
 #: of a master that announces none
 UNLIMITED: Final = Quota()
+_NAMES: Final = ("tasks", "bytes", "segments", "object")
 
 
 def announced(limits: Any) -> Quota:
@@ -37,7 +39,7 @@ def announced(limits: Any) -> Quota:
         return UNLIMITED
     if not isinstance(limits, dict):
         raise ProtocolError(f"the master announces limits that are a {type(limits).__name__}")
-    known = {name: limits[name] for name in ("tasks", "bytes", "segments") if limits.get(name) is not None}
+    known = {name: limits[name] for name in _NAMES if limits.get(name) is not None}
     for name, limit in known.items():
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise ProtocolError(f"the master announces {limit!r:.100} as its limit of {name}")

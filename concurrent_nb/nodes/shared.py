@@ -136,7 +136,8 @@ class Introductions:
         if not self.shares:
             size = self.bytes_to_tell(slices) if once else sum(slice_.size for slice_ in slices)
             if self._most_bytes is not None and size > self._most_bytes:
-                raise TooLarge(too_large("what lies in shared memory", size, self._most_bytes), size, self._most_bytes)
+                text = too_large("what lies in shared memory", size, self._most_bytes, "object_bytes")
+                raise TooLarge(text, size, self._most_bytes)
         if not self.shares and not once:
             return split_off(joined(sizes, buffers, self._memory.read))
         if not self.shares:

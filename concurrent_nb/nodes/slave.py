@@ -211,7 +211,7 @@ class Slave:
             store,
             shares=membership.shares_memory,
             host_load=host_load,
-            result_bytes_max=self._result_bytes_max,
+            result_bytes_max=min(self._result_bytes_max, membership.quota.object),
         )
         waiter = Waiter(link.socket)
         monitor_fd = fd_of(link.monitor)

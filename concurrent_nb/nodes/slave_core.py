@@ -312,7 +312,7 @@ class SlaveCore:
         if size > self._result_bytes_max:
             raise TooLarge(
                 f"a result of {size >> 20} MiB has to go through the memory of slave {self.name!r}, which takes up to"
-                f" {self._result_bytes_max >> 20} MiB (setting SlaveNode.result_mib)",
+                f" {self._result_bytes_max >> 20} MiB (settings SlaveNode.result_mib, MasterNode.object_bytes)",
                 size,
                 self._result_bytes_max,
             )

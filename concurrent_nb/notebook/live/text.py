@@ -122,10 +122,9 @@ def seconds_text(seconds: float) -> str:
 
 
 def _visible(text: str) -> str:
-    text = _without_colours(clean(text))
-    if text.isascii():
-        return text
-    return "".join(f"\\u{ord(sign):04x}" if unicodedata.category(sign) in _HIDDEN else sign for sign in text)
+    if not text.isascii():  # first, because `clean` would leave some out that are to be seen here
+        text = "".join(f"\\u{ord(sign):04x}" if unicodedata.category(sign) in _HIDDEN else sign for sign in text)
+    return _without_colours(clean(text))
 
 
 def _without_colours(text: str) -> str:

@@ -307,7 +307,7 @@ def test_an_enormous_slice_is_not_copied_for_a_slave_that_shares_no_memory(place
     place.say(BOB, m.ShareMemory(), sparse.introduced(), opened(), function())
     place.say(BOB, submit(HIS, 0, sizes=(sparse.slice(0, 1 << 39),)))
     (why,) = refusals(place.told(BOB))
-    assert "raise MasterNode.bytes_per_client" in why
+    assert "raise MasterNode.object_bytes" in why
     place.works()
 
 
@@ -373,7 +373,7 @@ def test_an_enormous_result_for_a_client_that_shares_no_memory_is_an_error(place
     result = m.OutcomeFrame(60, 1, Status.OK, 0.1, 42, b"", (sparse.slice(0, 1 << 39),))
     place.say(EAST, m.ShareMemory(), sparse.introduced(), m.Outcomes(HERS, "", [result]))
     (answer,) = (each for each in place.told(ALICE) if isinstance(each, m.Outcomes))
-    assert "raise MasterNode.bytes_per_client" in decode_error(answer.items[0].body).message
+    assert "raise MasterNode.object_bytes" in decode_error(answer.items[0].body).message
     place.works()
 
 
