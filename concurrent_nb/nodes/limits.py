@@ -30,7 +30,7 @@ class Limits:
 
     clients: int = 1000
     unheard: int = 64  #: sessions of one role that have registered and are not heard yet
-    tasks: int = 200_000
+    tasks: int = 32_000
     size_bytes: int = 192 * 1024 * 1024
     segments: int = 512
     object_bytes: int = 2 * 1024 * 1024 * 1024  #: of one result, or argument in shared memory, for a node elsewhere

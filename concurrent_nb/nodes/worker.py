@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import sys
+import time
 import types
 import weakref
 from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ from concurrent_nb.workers.template import Template
 
 #: free shared memory that is kept warm for the next results
 WARM_BYTES: Final = 256 * 1024 * 1024
+#: ... until none has needed it for so long, in seconds
+REST_AFTER_S: Final = 5.0
 #: a buffer of a function that lies in this process's own memory is compared with a copy before each call, up to this
 #: size: 100 us. Larger ones are read-only
 COMPARED_BYTES_MAX: Final = 1024 * 1024
@@ -98,6 +101,7 @@ class TaskRunner:
         self._shelf = Shelf()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
         self._store: Store | None = None  # our own: results
+        self._placings, self._placed_s = 0, 0.0  # how many were placed there, and when the last one was seen
         self._snapshots: dict[int, Slice] = {}  # by address: what of the running chunk's results lies there already
         self._expected: TaskId | None = None  # the last task for which room was made
         self._announced: set[bytes] = set()  # its segments that the slave knows
@@ -342,9 +346,14 @@ class TaskRunner:
 
     def news(self) -> Sequence[Know | Forget]:
         """Tell what has changed in our own shared memory since the last call."""
-        if self._store is not None and (closed := self._store.tidy()):
-            self._announced.difference_update(closed)
-            self._news.append(Forget(closed))
+        if self._store is not None:
+            now = time.monotonic()
+            if self._store.placings != self._placings:
+                self._placings, self._placed_s = self._store.placings, now
+            # A worker that goes on with small results does not need it any more, either.
+            if closed := self._store.tidy(0 if now - self._placed_s >= REST_AFTER_S else None):
+                self._announced.difference_update(closed)
+                self._news.append(Forget(closed))
         news, self._news = self._news, []
         return news
 
@@ -353,6 +362,10 @@ class TaskRunner:
         if self._store is not None and (closed := self._store.tidy(0)):
             self._announced.difference_update(closed)
             self._news.append(Forget(closed))
+
+    def shares_memory(self) -> bool:
+        """Say whether others may look at memory of ours, which comes back."""
+        return bool(self._announced)
 
 
 def _show_figures() -> None:

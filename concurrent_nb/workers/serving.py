@@ -101,6 +101,9 @@ class Runner(Protocol):
     def rest(self) -> None:
         """Give back memory that is kept for the next results."""
 
+    def shares_memory(self) -> bool:
+        """Say whether others may look at memory of ours, which comes back."""
+
     def cannot_run(self, error: Exception) -> Answer:
         """Give the answer of a task that cannot be run in this worker."""
 
@@ -138,6 +141,7 @@ class Serving:
         self._poll = select.poll()
         self._poll.register(self._tokens, select.POLLIN)
         self._rested = True
+        self._watches = False  # whether it waits for what comes through the socket, too
 
     def serve(self) -> None:
         """Run tasks until the slave wants no more. Raises OSError or ProtocolError if it is gone or talks nonsense."""
@@ -165,15 +169,28 @@ class Serving:
                 token = os.read(self._tokens, 1)
             except BlockingIOError:
                 self._flush()
-                if not self._poll.poll(None if self._rested else IDLE_S * 1000) and not self._rested:
-                    self._rest()
+                self._wait()
                 continue
             return token[0] if token else None
 
+    def _wait(self) -> None:
+        """Wait for a token. Memory that comes back meanwhile is taken, and given back when all has been idle."""
+        ready = self._poll.poll(None if self._rested else IDLE_S * 1000)
+        if not ready:
+            self._rest()
+        if self._watches:
+            self._watches = False
+            self._poll.unregister(self._socket)
+        if not ready and self._runner.shares_memory():
+            self._watches = True
+            self._poll.register(self._socket, select.POLLIN)
+        elif any(fd == self._socket.fileno() for fd, _ in ready):
+            self._receive()
+
     def _rest(self) -> None:
-        self._rested = True
         while select.select([self._socket], [], [], 0)[0]:  # releases may have come that no task has followed
             self._receive()
+        self._rested = True
         self._runner.rest()
         self._send([pack(encode(news)) for news in self._runner.news()])
 
@@ -200,6 +217,8 @@ class Serving:
                 self._runner.drop(order.digests)
             else:
                 self._runner.heard(order)
+                if isinstance(order, Release):
+                    self._rested = False  # there is something to give back
 
     def _enqueue(self, order: Run, buffers: Sequence[Buffer]) -> None:
         function, epoch, threads, job = order.function, order.epoch, order.threads, order.job

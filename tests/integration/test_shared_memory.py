@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from concurrent_nb import ApplicationNode, Cluster
 from concurrent_nb.errors import MasterLost, NotPicklable
+from concurrent_nb.workers.serving import IDLE_S
 from tests import leaks
 from tests.clusters import (
     BRISK,
@@ -187,6 +189,25 @@ def test_memory_is_used_again_and_does_not_grow(app: ApplicationNode) -> None:
         assert app.submit(echo, large(value)).result(PATIENCE_S)[0] == value
     gc.collect()
     eventually(lambda: open_here() <= before + 8, "segments are used again")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to see what another process has open")
+def test_an_idle_worker_gives_back_the_memory_of_results_that_nobody_holds_any_more() -> None:
+    def segments_of(pid: int) -> int:
+        return sum("concurrent_nb-" in os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+
+    with Cluster(workers=1, config=BRISK) as cluster:
+        app = cluster.application()
+        worker = app.submit(os.getpid).result(PATIENCE_S)
+        held = [app.submit(large, n).result(PATIENCE_S) for n in range(8)]
+        assert segments_of(worker)
+        # It comes to rest while they are held, and hears of their end all the same.
+        time.sleep(IDLE_S + 1.0)
+        assert segments_of(worker)
+        assert [array[0] for array in held] == list(range(8))
+        held.clear()
+        gc.collect()
+        eventually(lambda: not segments_of(worker), "the worker has given it back")
 
 
 @pytest.mark.parametrize("victim", ["worker", "slave"])
