@@ -16,8 +16,8 @@ from concurrent_nb.nodes.function_table import FunctionTable
 from concurrent_nb.nodes.limits import Limits
 from concurrent_nb.nodes.memory_desk import MemoryDesk, lost_result
 from concurrent_nb.nodes.peers import Peer
-from concurrent_nb.nodes.rate_limited_log import RateLimitedLog
 from concurrent_nb.objects.segments import CannotOpen
+from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.tasks.task import Task

@@ -41,6 +41,7 @@ from concurrent_nb.nodes.wake import Wake
 from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
+from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
@@ -51,7 +52,6 @@ from concurrent_nb.transport.compute import SILENT_S, Gate
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.connections import SILENT_MAX, Connection
 from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
-from concurrent_nb.transport.sparse_log import SparseLog
 from concurrent_nb.transport.taken_names import write_untaken
 from concurrent_nb.transport.waiting import Waiter, fd_of
 from concurrent_nb.wire import messages as m
@@ -157,7 +157,7 @@ class Master:
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wake()
         self._look_at = 0.0  # when connections are to be looked at
-        self._sparse = SparseLog(log)
+        self._limited_log = RateLimitedLog(log)
         self._began = monotonic()
         self._stopping = False
         self._failure: BaseException | None = None  # of the compute thread
@@ -475,10 +475,10 @@ class Master:
     def _refuse(self, connection: Connection, session: bytes, now: float, *, is_known: bool) -> None:
         """Drop an envelope that names a session which is not its sender's; tell it if there is none of that name."""
         if is_known:
-            self._sparse.warning("key", "dropped an envelope that names the session of another key")
+            self._limited_log.warning("key", now, "dropped an envelope that names the session of another key")
         elif now - connection.answered_at >= self.config.interval_s:
             connection.answered_at = now
-            self._sparse.warning("session", "dropped an envelope of a session that is over, or never was")
+            self._limited_log.warning("session", now, "dropped an envelope of a session that is over, or never was")
             self._gate.answer(connection, Session(self._core.epoch, "from_client").bye(SESSION_OVER))
 
     def _settle_kernels(self) -> None:

@@ -28,10 +28,10 @@ from concurrent_nb.nodes.limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage,
 from concurrent_nb.nodes.master_status import describe
 from concurrent_nb.nodes.memory_desk import MemoryDesk, Said
 from concurrent_nb.nodes.peers import NOWHERE, Peer, Place
-from concurrent_nb.nodes.rate_limited_log import RateLimitedLog
 from concurrent_nb.nodes.shared import Shelf, objects_of
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
+from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
 from concurrent_nb.scheduling.ranking import Ranking

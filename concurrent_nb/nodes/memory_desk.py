@@ -17,11 +17,11 @@ import msgspec
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.limits import DEFAULT, Limits
-from concurrent_nb.nodes.rate_limited_log import RateLimitedLog
 from concurrent_nb.nodes.shared import Contents, EmptyShelf, Introductions, Memories, Shelf, object_id
 from concurrent_nb.objects.segments import CannotOpen, Handle
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
+from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers, encode_error, slices_of

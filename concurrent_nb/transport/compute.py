@@ -20,9 +20,9 @@ import zmq.utils.z85
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import ID_BYTES
+from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.transport import tcp
 from concurrent_nb.transport.connections import LOOK_S, SILENT_MAX, Connection, Connections
-from concurrent_nb.transport.sparse_log import SparseLog
 from concurrent_nb.transport.waiting import has_mail
 from concurrent_nb.wire.codec import FRAME_BYTES, Buffer
 
@@ -92,7 +92,7 @@ class Gate:
         self._bound: dict[bytes, Connection] = {}  # by session
         self._left: list[bytes] = []  # sessions whose connection has ended
         self._look_at = 0.0
-        self._sparse = SparseLog(log)
+        self._limited_log = RateLimitedLog(log)
         self._context = zmq.Context()
         self.zap_socket = self._context.socket(zmq.ROUTER)
         self.zap_socket.linger = 0
@@ -195,7 +195,7 @@ class Gate:
             for connection, why in self._connections.take_cut():
                 ends = connection.ends
                 if ends is not None and tcp.cut(connection.fd, ends):
-                    self._sparse.warning(why[:20], "cut the connection of %s: %s", ends[1][0], why)
+                    self._limited_log.warning(why[:20], now, "cut the connection of %s: %s", ends[1][0], why)
         return self._look_at if tcp.IS_AVAILABLE and len(self._connections) else float("inf")
 
     def send(self, session: bytes, frames: Sequence[Buffer]) -> bool:

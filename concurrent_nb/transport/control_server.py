@@ -20,11 +20,12 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
 
+from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.transport.addresses import advertised, bind, is_loopback, resolve
 from concurrent_nb.transport.control_handlers import CallHandler, Desk, Dispatches, PingHandler, UnknownHandler
 from concurrent_nb.transport.keys import TOKEN
-from concurrent_nb.transport.sparse_log import SparseLog
 from concurrent_nb.transport.tls import TlsMaterial, server_context
 from concurrent_nb.wire import jsonrpc
 
@@ -144,7 +145,7 @@ class _Server(HTTPServer):
         super().initialize(*args, **kwargs)
         self._limits = limits
         self._is_busy = is_busy  # with a call
-        self._sparse = SparseLog(log)
+        self._limited_log = RateLimitedLog(log)
         #: connections that have shown no token, in the order in which they came; addresses
         self._strangers: dict[IOStream, str] = {}
         #: by role, those that have, the least recently used first; addresses
@@ -160,8 +161,11 @@ class _Server(HTTPServer):
             oldest = next(iter(self._strangers), stream)
             self._strangers.pop(oldest, None)
             oldest.close()
-            self._sparse.warning(
-                "stranger", "%d connections are open: closed one that has shown no token", self._limits.connections
+            self._limited_log.warning(
+                "stranger",
+                monotonic(),
+                "%d connections are open: closed one that has shown no token",
+                self._limits.connections,
             )
             if oldest is stream:
                 return
@@ -183,8 +187,8 @@ class _Server(HTTPServer):
             idlest = next((other for other in candidates if other not in self._is_busy), candidates[0])
             del known[idlest]
             idlest.close()
-            self._sparse.warning(
-                role, "more than %d connections of role %s are open: closed one of %s", limit, role, most
+            self._limited_log.warning(
+                role, monotonic(), "more than %d connections of role %s are open: closed one of %s", limit, role, most
             )
 
     def on_close(self, server_conn: object) -> None:
@@ -204,7 +208,7 @@ class _Acceptor:
         self._sock = sock
         self._accepted = accepted
         self._pause_s = pause_s
-        self._sparse = SparseLog(log)
+        self._limited_log = RateLimitedLog(log)
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -238,7 +242,7 @@ class _Acceptor:
                 self._loop.remove_reader(self._sock)
                 self._again = self._loop.call_later(self._pause_s, self._go_on)
                 text = "no connection can be accepted for the moment: %s (raise `ulimit -n`, or close what is open)"
-                self._sparse.warning("accept", text, error.strerror)
+                self._limited_log.warning("accept", monotonic(), text, error.strerror)
                 return
             self._accepted(connection, address)
 

@@ -12,11 +12,11 @@ from concurrent_nb.nodes import function_table
 from concurrent_nb.nodes.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.limits import Limits
 from concurrent_nb.nodes.master_core import UNHEARD_S
-from concurrent_nb.nodes.rate_limited_log import LINES, LINES_IN_ALL, WINDOW_S, RateLimitedLog
 from concurrent_nb.objects import segments
 from concurrent_nb.objects.shelf import Shelf
 from concurrent_nb.objects.store import Store
 from concurrent_nb.outcome import Status
+from concurrent_nb.rate_limited_log import LINES, LINES_IN_ALL, WINDOW_S, RateLimitedLog
 from concurrent_nb.testing.held import held_for
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode_error
