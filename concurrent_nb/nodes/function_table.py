@@ -27,8 +27,9 @@ class Function:
 
     message: m.Function
     buffers: Sequence[Buffers]
-    jobs: set[bytes] = field(default_factory=set)  #: open jobs that use it
-    idle_for: set[bytes] = field(default_factory=set)  #: keys for whose next job it is kept
+    # Dictionaries for their order: the same messages in the same order have the same effect in every process.
+    jobs: dict[bytes, None] = field(default_factory=dict)  #: open jobs that use it
+    idle_for: dict[bytes, None] = field(default_factory=dict)  #: keys for whose next job it is kept
     claims: int = 0  #: submits of it that are not decided yet
 
     @property
@@ -45,7 +46,7 @@ class Function:
 @dataclass(eq=False, slots=True)
 class _Job:
     key: bytes
-    digests: set[bytes] = field(default_factory=set)
+    digests: dict[bytes, None] = field(default_factory=dict)
 
 
 class FunctionTable:
@@ -93,8 +94,8 @@ class FunctionTable:
                 continue
             job = jobs.get(JobId(job_id))
             if job is not None and job.owner == key.decode() and job.tasks:
-                function.jobs.add(job_id)
-                self._jobs.setdefault(job_id, _Job(key)).digests.add(function.digest)
+                function.jobs[job_id] = None
+                self._jobs.setdefault(job_id, _Job(key)).digests[function.digest] = None
             else:
                 self._keep_for(function, key)
 
@@ -104,7 +105,7 @@ class FunctionTable:
             return
         for digest in over.digests:
             function = self._functions[digest]
-            function.jobs.discard(job)
+            function.jobs.pop(job, None)
             self._keep_for(function, over.key)
 
     def forget_key(self, key: bytes) -> None:
@@ -150,7 +151,7 @@ class FunctionTable:
         idle = self._idle.setdefault(key, OrderedDict())
         idle[function.digest] = function.size_bytes
         idle.move_to_end(function.digest)
-        function.idle_for.add(key)
+        function.idle_for[key] = None
         while len(idle) > IDLE_FUNCTIONS or (len(idle) > 1 and sum(idle.values()) > IDLE_BYTES):
             oldest = self._functions[next(iter(idle))]
             self._keep_no_longer(oldest, key)
@@ -158,7 +159,7 @@ class FunctionTable:
 
     def _keep_no_longer(self, function: Function, key: bytes) -> None:
         if key in function.idle_for:
-            function.idle_for.discard(key)
+            function.idle_for.pop(key, None)
             idle = self._idle[key]
             del idle[function.digest]
             if not idle:
@@ -174,7 +175,7 @@ class FunctionTable:
         del self._functions[function.digest]
         for job_id in function.jobs:
             job = self._jobs[job_id]
-            job.digests.discard(function.digest)
+            job.digests.pop(function.digest, None)
             if not job.digests:
                 del self._jobs[job_id]
         self._dropped(function.digest)
