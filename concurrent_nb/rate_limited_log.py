@@ -22,10 +22,11 @@ class _Window:
 
 
 class RateLimitedLog:
-    """Writes at most LINES lines about each subject in WINDOW_S seconds, and LINES_IN_ALL about all of them."""
+    """Writes at most `lines` lines about each subject in WINDOW_S seconds, and LINES_IN_ALL about all of them."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, lines: int = LINES) -> None:
         self._log = log
+        self._lines = lines
         self._subjects: OrderedDict[object, _Window] = OrderedDict()
         self._all = _Window(-WINDOW_S)
 
@@ -52,7 +53,7 @@ class RateLimitedLog:
             if self._all.left_out:
                 self._log.warning("%d more lines about other peers were left out", self._all.left_out)
             self._all = _Window(now)
-        for each, most in ((window, LINES), (self._all, LINES_IN_ALL)):
+        for each, most in ((window, self._lines), (self._all, LINES_IN_ALL)):
             if each.lines >= most:
                 each.left_out += 1
                 return

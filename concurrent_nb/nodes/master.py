@@ -157,7 +157,7 @@ class Master:
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wake()
         self._look_at = 0.0  # when connections are to be looked at
-        self._limited_log = RateLimitedLog(log)
+        self._limited_log = RateLimitedLog(log, lines=1)
         self._began = monotonic()
         self._stopping = False
         self._failure: BaseException | None = None  # of the compute thread

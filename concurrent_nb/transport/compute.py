@@ -92,7 +92,7 @@ class Gate:
         self._bound: dict[bytes, Connection] = {}  # by session
         self._left: list[bytes] = []  # sessions whose connection has ended
         self._look_at = 0.0
-        self._limited_log = RateLimitedLog(log)
+        self._limited_log = RateLimitedLog(log, lines=1)
         self._context = zmq.Context()
         self.zap_socket = self._context.socket(zmq.ROUTER)
         self.zap_socket.linger = 0

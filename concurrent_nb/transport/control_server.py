@@ -145,7 +145,7 @@ class _Server(HTTPServer):
         super().initialize(*args, **kwargs)
         self._limits = limits
         self._is_busy = is_busy  # with a call
-        self._limited_log = RateLimitedLog(log)
+        self._limited_log = RateLimitedLog(log, lines=1)
         #: connections that have shown no token, in the order in which they came; addresses
         self._strangers: dict[IOStream, str] = {}
         #: by role, those that have, the least recently used first; addresses
@@ -208,7 +208,7 @@ class _Acceptor:
         self._sock = sock
         self._accepted = accepted
         self._pause_s = pause_s
-        self._limited_log = RateLimitedLog(log)
+        self._limited_log = RateLimitedLog(log, lines=1)
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
         self._stopped = False

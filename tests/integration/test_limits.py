@@ -33,6 +33,13 @@ def app(cluster: Cluster) -> Iterator[ApplicationNode]:
     clusters.eventually(lambda: cluster.status()["tasks"]["waiting"] == 0, "nothing waits")
 
 
+@pytest.fixture(params=[LIMITS, FAR], ids=["one host", "many hosts"])
+def own_app(request: pytest.FixtureRequest) -> Iterator[ApplicationNode]:
+    """Give the application of a cluster of the test's own: a worker whose task is stopped may be replaced."""
+    with clusters.shared_cluster(config=request.param) as cluster:
+        yield cluster.application()
+
+
 def hit_late(number: int) -> Any:
     return concurrent_nb.Hit(number) if number == 100 else None
 
@@ -70,15 +77,15 @@ def test_jobs_of_all_kinds_end(app: ApplicationNode, batch: Any) -> None:
     assert job.results() == [index**2 for index in range(3_000)]
 
 
-def test_a_hit_ends_what_waits_too(app: ApplicationNode) -> None:
-    job = app.start_job(hit_late, [(index,) for index in range(5_000)], until=True)
+def test_a_hit_ends_what_waits_too(own_app: ApplicationNode) -> None:
+    job = own_app.start_job(hit_late, [(index,) for index in range(5_000)], until=True)
     assert job.wait(PATIENCE_S)
     assert all(future.done() for future in job.futures)
     assert job.futures[-1].cancelled()
 
 
-def test_a_job_is_cancelled_with_what_waits(app: ApplicationNode) -> None:
-    job = app.start_job(pow, [(index, 2) for index in range(20_000)])
+def test_a_job_is_cancelled_with_what_waits(own_app: ApplicationNode) -> None:
+    job = own_app.start_job(pow, [(index, 2) for index in range(20_000)])
     job.cancel()
     assert job.wait(PATIENCE_S)
     assert all(future.done() for future in job.futures)
