@@ -587,7 +587,7 @@ def test_a_master_without_descriptors_refuses_nodes_by_name_and_answers_others()
                 why = str(error)
         assert re.match(r"the master is full: it has \d+ of 100 files .*no room for application 'x'", why)
         assert len(members) > 5
-        assert len(status_of("full")["clients"]) == len(members)
+        eventually(lambda: len(status_of("full")["clients"]) == len(members), "all are heard")
         for member in members:
             member.leave()
         registration.register(info, "client", keys.fresh(), name="x").leave()

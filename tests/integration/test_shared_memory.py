@@ -228,8 +228,9 @@ def test_who_dies_takes_no_array_along(victim: str) -> None:
         assert all((result == n + 1).all() for n, result in enumerate(results))
 
 
-def test_an_application_that_dies_leaves_nothing(cluster: Cluster, app: ApplicationNode, tmp_path: Path) -> None:
-    program = f"""
+def test_an_application_that_dies_leaves_nothing(tmp_path: Path) -> None:
+    with shared_cluster() as cluster:  # its tasks are stopped at once, and a worker may be replaced for that
+        program = f"""
 import sys, time, numpy as np, concurrent_nb
 from pathlib import Path
 app = concurrent_nb.connect({str(cluster.connection_file)!r})
@@ -238,13 +239,15 @@ futures[0].result()
 Path({str(tmp_path / "going")!r}).touch()
 time.sleep(60)
 """
-    with nothing_left_but_workers(cluster):
-        process = subprocess.Popen([sys.executable, "-c", program])
-        wait_for(tmp_path / "going")
-        process.kill()
-        process.wait()
-        array = large(4)
-        assert (app.submit(echo, array).result(PATIENCE_S) == 4).all()
+        app = cluster.application()
+        assert app.submit(first, large(3)).result(PATIENCE_S) == 3
+        with nothing_left_but_workers(cluster):
+            process = subprocess.Popen([sys.executable, "-c", program])
+            wait_for(tmp_path / "going")
+            process.kill()
+            process.wait()
+            array = large(4)
+            assert (app.submit(echo, array).result(PATIENCE_S) == 4).all()
 
 
 def test_without_shared_memory_arrays_travel() -> None:
