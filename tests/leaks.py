@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,13 @@ SHARED_MEMORY = Path("/dev/shm")
 
 #: Every process that descends from this test run has this variable, so that orphans are found as well.
 MARK = "CONCURRENT_NB_TEST_RUN"
+
+#: Templates and workers have this in their command lines; how many a template has, and has had at most.
+WORKER = "concurrent_nb.nodes.worker"
+_PARENTS: dict[tuple[object, ...], int] = {}
+_WORKERS: Counter[int] = Counter()
+_MOST_WORKERS: Counter[int] = Counter()
+_MOST_WORKERS_BEFORE: dict[int, int] = {}
 
 #: Threads of other people's libraries that live as long as the process, by name.
 KNOWN_THREADS = {
@@ -45,6 +53,12 @@ KNOWN_FILES = {
 
 def held(folders: Sequence[Path] = ()) -> Held:
     """Everything that this process holds now; `folders` are watched for files along with shared memory."""
+    found = _held(folders)
+    _MOST_WORKERS_BEFORE.update(_MOST_WORKERS)
+    return found
+
+
+def _held(folders: Sequence[Path]) -> Held:
     return {**processes(), **threads(), **descriptors(), **files(SHARED_MEMORY, *folders)}
 
 
@@ -87,14 +101,22 @@ def processes() -> Held:
             except psutil.NoSuchProcess:
                 continue
     result: dict[tuple[object, ...], str] = {}
+    workers: Counter[int] = Counter()
     for pid, process in found.items():
         try:
             born = process.create_time()
+            parent = process.ppid()
             zombie = process.status() == psutil.STATUS_ZOMBIE
             command = process.name() + ", a zombie: nobody waited for it" if zombie else " ".join(process.cmdline())
         except psutil.NoSuchProcess:
             continue
         result["process", pid, born] = f"process {pid} ({command})"
+        if WORKER in command:
+            workers[parent] += 1
+            _PARENTS[pid, born] = parent
+    for parent, count in workers.items():
+        _MOST_WORKERS[parent] = max(count, _MOST_WORKERS[parent])
+        _WORKERS[parent] = count
     return result
 
 
@@ -138,15 +160,26 @@ def files(*folders: Path) -> Held:
 
 
 def _difference(before: Held, folders: Sequence[Path]) -> dict[tuple[object, ...], str]:
-    now = held(folders)
+    now = _held(folders)
     # An application keeps shared memory for its next tasks, threads for what they print and whom they tell. One that
     # was there before may keep more now; what it keeps after its end is found at the end of the run.
     goes_on = any(key[0] == "thread" and _is_of_an_application(key[1]) for key in before.keys() & now.keys())
     return {
         key: words
         for key, words in now.items()
-        if key not in before and not (goes_on and _is_kept_by_an_application(key))
+        if key not in before and not (goes_on and _is_kept_by_an_application(key)) and not _is_replaced(key, before)
     }
+
+
+def _is_replaced(key: tuple[object, ...], before: Held) -> bool:
+    """Say whether this is a worker in the place of another one, of a template that was there before the test.
+
+    A task that is stopped in the middle of an import, or does not heed it, costs its worker.
+    """
+    parent = _PARENTS.get(key[1:]) if key[0] == "process" else None
+    if parent is None or not any(known[:2] == ("process", parent) for known in before):
+        return False
+    return _WORKERS[parent] <= _MOST_WORKERS_BEFORE.get(parent, 0)
 
 
 def _is_kept_by_an_application(key: tuple[object, ...]) -> bool:
