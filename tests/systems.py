@@ -42,7 +42,7 @@ class Squares(ITaskSystem):
     def init_system(self, master: MasterHandle) -> None:
         self.total = 0
         if self.host is not None:
-            self.host.write_text(str(os.getpid()))
+            work.write_whole(self.host, str(os.getpid()))
 
     def generate_tasks(self, master: MasterHandle) -> Iterator[Task]:
         return (self.kind(n) for n in range(self.count))
@@ -133,7 +133,7 @@ class Endless(Squares):
 
     def task_finished(self, master: MasterHandle, task: Task, result: Any, error: BaseException | None) -> None:
         if task.task_id.endswith("/99"):
-            self.started.write_text(str(os.getpid()))
+            work.write_whole(self.started, str(os.getpid()))
 
 
 class Holds(Task):

@@ -23,9 +23,16 @@ def wait_for(path: Path) -> Path:
     return path
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is never seen half written: who waits for it finds all of it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")  # no pattern of a test finds it
+    part.write_text(text)
+    part.replace(path)
+
+
 def start_and_wait(started: Path, until: Path) -> int:
     """Make a file, and return this worker's pid when there is another one."""
-    started.write_text(str(os.getpid()))
+    write_whole(started, str(os.getpid()))
     wait_for(until)
     return os.getpid()
 

@@ -147,12 +147,11 @@ OWNER = """
         work.wait_for(folder / "a")
         if "fork" in sys.argv:
             if os.fork() == 0:
-                (folder / "child").write_text(str(os.getpid()))
+                work.write_whole(folder / "child", str(os.getpid()))
                 time.sleep(60)
                 os._exit(0)
             work.wait_for(folder / "child")
-        (folder / "pids").write_text(" ".join(map(str, descendants(os.getpid()))))
-        os.rename(folder / "pids", folder / "ready")
+        work.write_whole(folder / "ready", " ".join(map(str, descendants(os.getpid()))))
         time.sleep(60)
 """
 

@@ -16,6 +16,7 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from tests.integration.pool_driver import Driver
+from tests.work import write_whole
 
 HOST = Needs(kind="host")
 
@@ -72,7 +73,7 @@ def test_a_host_lives_beside_the_only_worker_which_goes_on(single: Driver, tmp_p
     workers = {end.worker for end in single.map(pid, [()] * 20)}
     assert len(workers) == 1
     assert host not in single.ended
-    (tmp_path / "end").write_text("now")
+    write_whole(tmp_path / "end", "now")
     single.wait([host])
     told, word = single.ended[host].value.split()
     assert word == "now"
@@ -87,7 +88,7 @@ def test_hosts_that_begin_later_than_others_wait_where_there_are_too_many(single
     hosts = single.assign(digest, [(tmp_path / str(n),) for n in range(HOSTS_MAX + 2)], needs=HOST)
     single.until(lambda: len(single.started) == HOSTS_MAX)
     for n in range(HOSTS_MAX + 2):
-        (tmp_path / str(n)).write_text(str(n))
+        write_whole(tmp_path / str(n), str(n))
     single.wait(hosts)
     values = [single.ended[ref].value.split() for ref in hosts]
     assert [value[1] for value in values] == [str(n) for n in range(HOSTS_MAX + 2)]
@@ -138,7 +139,7 @@ def test_a_pool_that_drains_lets_its_host_end_and_takes_no_other(single: Driver,
     single.pool.drain(time.monotonic())
     late = single.start(pid, needs=HOST)
     single.until(lambda: single.returned == [late])
-    (tmp_path / "end").write_text("now")
+    write_whole(tmp_path / "end", "now")
     single.wait([host])
     assert single.ended[host].status is Status.OK
 
