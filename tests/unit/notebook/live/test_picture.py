@@ -156,7 +156,7 @@ def test_many_small_changes_are_sent_as_one() -> None:
         Tile([[1]], "x", 0),  # type: ignore[arg-type]
         Tile(None),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_what_is_no_part_of_a_picture_is_refused_by_name(value: Any) -> None:
     picture = Picture(2)
