@@ -18,6 +18,8 @@ SECONDS ?= 3600
 comma := ,
 # Pythons for which `make constraints` looks for versions; those that are not here keep what they had.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
+# One test process per core, eight at most; the tests of a file share its clusters and stay together.
+PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
 # As pip does with what it installs: a cluster is many processes, and none is to compile what another one has compiled.
 COMPILE := -m compileall -q concurrent_nb benchmarks tests
 # A container often has no other user than root, which JupyterLab refuses if it is not told.
@@ -48,11 +50,11 @@ demo: $(STAMP)
 
 test: lint
 	$(call TEST_NOTEBOOKS,$(VENV))
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-short: $(STAMP)
 	$(call TEST_NOTEBOOKS,$(VENV))
-	$(BIN)/python -m pytest tests/unit tests/contract tests/test_life_of_a_task.py
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/contract tests/test_life_of_a_task.py
 
 test-latest:
 	$(CHECK_PYTHON)
@@ -60,7 +62,7 @@ test-latest:
 	$(call INSTALL,$(LATEST_VENV),notebook$(comma)test$(comma)tls)
 	$(call KERNELS,$(LATEST_VENV))
 	$(call TEST_NOTEBOOKS,$(LATEST_VENV))
-	$(LATEST_VENV)/bin/python -m pytest
+	$(LATEST_VENV)/bin/python -m pytest $(PARALLEL)
 
 lab: $(STAMP)
 	@$(BIN)/python $(COMPILE)
@@ -90,7 +92,7 @@ bench-quick: $(STAMP)
 	$(BIN)/python -m benchmarks.run --rounds 1 --size quick
 
 fuzz: $(STAMP)
-	$(BIN)/python -m concurrent_nb.testing.fuzz --seconds $(SECONDS)
+	$(BIN)/python -m tests.fuzzer.fuzz --seconds $(SECONDS)
 
 floods: $(STAMP)
 	@$(BIN)/python $(COMPILE)

@@ -31,9 +31,9 @@ from typing import Any, Final
 import concurrent_nb
 from concurrent_nb.errors import ConcurrentError
 from concurrent_nb.ids import digest_of, new_job_id
-from concurrent_nb.nodes import registration
-from concurrent_nb.objects import segments
-from concurrent_nb.shipping import pickles
+from concurrent_nb.nodes.common import registration
+from concurrent_nb.object_store import segments
+from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient

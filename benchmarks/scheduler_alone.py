@@ -24,8 +24,8 @@ from concurrent_nb.scheduling.events import (
 )
 from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
+from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame
 
 JOB, CLIENT, FUNCTION = JobId(b"j" * 16), SessionId(b"sclient"), Digest(b"f" * 32)

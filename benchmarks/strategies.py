@@ -42,7 +42,7 @@ from concurrent_nb.scheduling.events import (
 from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction, Withdraw
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.tasks.task import ObjectSize, Task
+from concurrent_nb.tasks.task_record import ObjectSize, Task
 from concurrent_nb.wire.messages import STRATEGIES, OutcomeFrame, TaskFrame, TaskRef
 
 OK = int(Status.OK)

@@ -11,7 +11,7 @@ Importing this package costs next to nothing; what it offers is loaded when it i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from concurrent_nb import snapshot as _snapshot  # noqa: F401  (what changes from now on, tasks follow)
+from concurrent_nb import start_snapshot as _snapshot  # noqa: F401  (what changes from now on, tasks follow)
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from concurrent_nb.api import follow_modules as follow_modules
     from concurrent_nb.api import show_progress as show_progress
     from concurrent_nb.outcome import Hit as Hit
-    from concurrent_nb.shipping.notes import display as display
-    from concurrent_nb.shipping.notes import publish as publish
-    from concurrent_nb.shipping.notes import report as report
-    from concurrent_nb.shipping.streams import rng as rng
-    from concurrent_nb.shipping.tiles import Tile as Tile
+    from concurrent_nb.shipping.runtime.notes import display as display
+    from concurrent_nb.shipping.runtime.notes import publish as publish
+    from concurrent_nb.shipping.runtime.notes import report as report
+    from concurrent_nb.shipping.runtime.tiles import Tile as Tile
+    from concurrent_nb.shipping.serialization.random_streams import rng as rng
     from concurrent_nb.task_functions import TaskFunction as TaskFunction
     from concurrent_nb.task_functions import task as task
     from concurrent_nb.tasks.system import ITaskSystem as ITaskSystem
@@ -51,12 +51,12 @@ _WHERE = {
     "follow": "concurrent_nb.api",
     "follow_modules": "concurrent_nb.api",
     "Hit": "concurrent_nb.outcome",
-    "display": "concurrent_nb.shipping.notes",
-    "publish": "concurrent_nb.shipping.notes",
-    "report": "concurrent_nb.shipping.notes",
-    "rng": "concurrent_nb.shipping.streams",
+    "display": "concurrent_nb.shipping.runtime.notes",
+    "publish": "concurrent_nb.shipping.runtime.notes",
+    "report": "concurrent_nb.shipping.runtime.notes",
+    "rng": "concurrent_nb.shipping.serialization.random_streams",
     "show_progress": "concurrent_nb.api",
-    "Tile": "concurrent_nb.shipping.tiles",
+    "Tile": "concurrent_nb.shipping.runtime.tiles",
     "ITaskSystem": "concurrent_nb.tasks.system",
     "Task": "concurrent_nb.tasks.system",
     "TaskFunction": "concurrent_nb.task_functions",

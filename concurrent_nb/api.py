@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.futures import TaskFuture
-from concurrent_nb.nodes.jobs import Counts, Job, OutputPiece, Shown, TaskEvent, TaskNote, as_completed
-from concurrent_nb.nodes.local import Cluster
-from concurrent_nb.nodes.progress import show_progress
-from concurrent_nb.nodes.system_run import SystemRun
+from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.job import Counts, Job, OutputPiece, Shown, TaskEvent, TaskNote, as_completed
+from concurrent_nb.nodes.application.node import ApplicationNode
+from concurrent_nb.nodes.application.progress_bar import show_progress
+from concurrent_nb.nodes.application.system_job import SystemRun
+from concurrent_nb.nodes.cluster import Cluster
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.tasks.system import Task
 from concurrent_nb.transport import connection_file, keys

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.futures import TaskFuture
-from concurrent_nb.nodes.jobs import Job
-from concurrent_nb.nodes.local import Cluster
-from concurrent_nb.nodes.options import options_of
-from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.notes import sink
+from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.job import Job
+from concurrent_nb.nodes.application.node import ApplicationNode
+from concurrent_nb.nodes.application.task_options import options_of
+from concurrent_nb.nodes.cluster import Cluster
+from concurrent_nb.shipping.runtime.notes import sink
+from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.messages import Needs
 
 P = ParamSpec("P")

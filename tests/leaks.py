@@ -29,7 +29,7 @@ SHARED_MEMORY = Path("/dev/shm")
 MARK = "CONCURRENT_NB_TEST_RUN"
 
 #: Templates and workers have this in their command lines; how many a template has, and has had at most.
-WORKER = "concurrent_nb.nodes.worker"
+WORKER = "concurrent_nb.nodes.worker.process"
 _PARENTS: dict[tuple[object, ...], int] = {}
 _WORKERS: Counter[int] = Counter()
 _MOST_WORKERS: Counter[int] = Counter()

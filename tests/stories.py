@@ -5,7 +5,7 @@ from typing import Any
 from concurrent_nb import Job, TaskFuture
 from concurrent_nb.api import TaskEvent
 from concurrent_nb.ids import JobId
-from concurrent_nb.notebook.live.story import Story
+from concurrent_nb.notebook.live.job_view_model import Story
 from concurrent_nb.notebook.live.views import View
 from concurrent_nb.outcome import Status
 

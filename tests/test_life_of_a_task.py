@@ -9,20 +9,20 @@ import math
 
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.ids import SessionId, new_job_id
-from concurrent_nb.nodes.answers import answer_of
-from concurrent_nb.nodes.ledger import Ended, Entry, Ledger, OpenJob, Shipment
-from concurrent_nb.nodes.master_core import MasterCore
-from concurrent_nb.nodes.shared import EmptyShelf
-from concurrent_nb.nodes.slave_core import SlaveCore
+from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, OpenJob, Shipment
+from concurrent_nb.nodes.application.results import answer_of
+from concurrent_nb.nodes.common.shared_memory_link import EmptyShelf
+from concurrent_nb.nodes.master.core import MasterCore
+from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.functions import Functions
-from concurrent_nb.tasks.task import State
+from concurrent_nb.shipping.functions.pickled_functions import Functions
+from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.tasks.task_record import State
 from concurrent_nb.testing.inline import InlineCrew
-from concurrent_nb.transport.memory import MemoryGate
+from concurrent_nb.transport.in_memory import MemoryGate
 from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.session import Session
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from concurrent_nb import __version__
 from concurrent_nb.cli import daemon
-from concurrent_nb.cli.options import read_items, seconds, whole_number
+from concurrent_nb.cli.config_options import read_items, seconds, whole_number
 from concurrent_nb.cli.status import describe
 from concurrent_nb.errors import ConcurrentError, ConfigurationError
 from concurrent_nb.transport import connection_file
@@ -144,8 +144,8 @@ def _as_typed(text: str, options: argparse.Namespace) -> str:
 
 
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.descriptors import raise_limit
-    from concurrent_nb.nodes.local import Cluster  # here, so that --help and status need not import everything
+    from concurrent_nb.nodes.cluster import Cluster  # here, so that --help and status need not import everything
+    from concurrent_nb.nodes.common.descriptors import raise_limit
 
     raise_limit()
     connection_file.check_name(options.name)  # a cluster need not have a name, but this one is looked for by its own
@@ -166,7 +166,7 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 
 
 def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.master import run_master
+    from concurrent_nb.nodes.master.process import run_master
 
     refuse_taken(options.name)
     if options.daemon:
@@ -222,7 +222,7 @@ def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = F
 
 
 def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.slave import run_slave
+    from concurrent_nb.nodes.slave.process import run_slave
 
     info = connection_file.read(options.connect)  # before any worker starts: the most likely mistake
     path = connection_file.path_of(options.connect)
@@ -272,7 +272,7 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
 
 
 def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.restarts import restart_workers
+    from concurrent_nb.nodes.common.restarts import restart_workers
 
     if items:
         raise ConfigurationError(f"restart takes no configuration, but {', '.join(items)} was given")
@@ -293,7 +293,7 @@ def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> i
 
 
 def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.kernels import attach_command, open_kernel
+    from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel
 
     if items:
         raise ConfigurationError(f"kernel takes no configuration, but {', '.join(items)} was given")

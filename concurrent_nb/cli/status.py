@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from concurrent_nb.shipping.sizes import write_bytes
+from concurrent_nb.shipping.serialization.sizes import write_bytes
 
 #: units of a time span, the largest first, each with its length in seconds
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))

@@ -12,12 +12,9 @@ import sys
 from pathlib import Path
 
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, InitializerFailed
+from concurrent_nb.nodes.common.exit_codes import NOT_INITIALIZED, REFUSED
 
 STDIN = 0
-#: exit code of a node that cannot work as it is configured, so that starting it again is no use
-REFUSED = 2
-#: exit code of a slave whose workers' initializer has failed
-NOT_INITIALIZED = 3
 
 
 def main(arguments: list[str]) -> None:
@@ -36,7 +33,7 @@ def run(role: str, config: str, *rest: str) -> None:
     """Run a master or a slave."""
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s")
     if role == "master":
-        from concurrent_nb.nodes.master import run_master  # here, because a slave need not import Tornado
+        from concurrent_nb.nodes.master.process import run_master  # here, because a slave need not import Tornado
 
         def tell(info: object, path: Path) -> None:
             sys.stdout.write(f"{path}\n")
@@ -44,7 +41,7 @@ def run(role: str, config: str, *rest: str) -> None:
 
         run_master(json.loads(config), rest[0], tell, lease=STDIN)
     else:
-        from concurrent_nb.nodes.slave import run_slave
+        from concurrent_nb.nodes.slave.process import run_slave
 
         run_slave(json.loads(config), read_first_line, lease=STDIN)
 

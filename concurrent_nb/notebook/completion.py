@@ -18,8 +18,8 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.interactiveshell import InteractiveShell
 
 from concurrent_nb.errors import ConcurrentError
-from concurrent_nb.notebook.session import Session
-from concurrent_nb.workers.machine import cores
+from concurrent_nb.notebook.current_cluster import Session
+from concurrent_nb.workers.slave_side.machine import cores
 
 #: what users call our matcher in IPython's configuration, and how it is found again
 MATCHER: Final = "concurrent_nb"

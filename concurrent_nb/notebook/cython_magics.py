@@ -17,11 +17,11 @@ from IPython.display import HTML, display
 from concurrent_nb import TaskFunction
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.errors import CompileError, ConcurrentError
-from concurrent_nb.notebook import options
+from concurrent_nb.notebook import magic_options
 from concurrent_nb.notebook.annotation import readable
 from concurrent_nb.notebook.hints import prange_without_openmp
-from concurrent_nb.notebook.options import documented, takes
-from concurrent_nb.notebook.progress import Line, line_for
+from concurrent_nb.notebook.magic_options import documented, takes
+from concurrent_nb.notebook.progress_display import Line, line_for
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import name_compiled, show_as, show_plainly, trim
 from concurrent_nb.shipping.compiled.build import Build, cython_version, load_and_check, make
@@ -47,10 +47,10 @@ class CythonMagics(Magics):
     @cell_magic
     @documented
     @takes("--openmp", action="store_true", help="compile for OpenMP (prange); a task takes all cores of one slave")
-    @takes("--needs", type=options.needs, help=options.NEEDS)
+    @takes("--needs", type=magic_options.needs, help=magic_options.NEEDS)
     @takes("--annotate", action="store_true", help="show Cython's page: which lines are slow, and the C of each")
-    @takes("--flags", type=options.words, help='for the C compiler, as in "-O3 -ffast-math"')
-    @takes("--name", type=options.words, help="what jobs of these functions are called in the cluster's status")
+    @takes("--flags", type=magic_options.words, help='for the C compiler, as in "-O3 -ffast-math"')
+    @takes("--name", type=magic_options.words, help="what jobs of these functions are called in the cluster's status")
     def cython_task(self, line: str, cell: str) -> None:
         """Compile this cell with Cython, and make a task function of each def and cpdef in it.
 
@@ -58,7 +58,7 @@ class CythonMagics(Magics):
         names of the notebook are not known in the cell: give them as arguments. The same text is compiled once.
         """
         try:
-            chosen = options.parse(CythonMagics.cython_task, _with_flags_joined(line))
+            chosen = magic_options.parse(CythonMagics.cython_task, _with_flags_joined(line))
             recipe = Recipe(cell, parse_flags(chosen.flags or ""), chosen.openmp, cython_version())
             build, page = self._built(recipe, f"%%cython_task {line}".rstrip(), chosen.annotate)
         except CompileError as error:

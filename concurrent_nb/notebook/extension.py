@@ -7,10 +7,10 @@ from typing import Any, Final
 from IPython.core.interactiveshell import InteractiveShell
 
 from concurrent_nb import Job
-from concurrent_nb.nodes import progress
+from concurrent_nb.nodes.application import progress_bar
 from concurrent_nb.notebook.completion import complete_magics, leave_magics
 from concurrent_nb.notebook.cython_magics import CythonMagics
-from concurrent_nb.notebook.live import choice
+from concurrent_nb.notebook.live import view_choice
 from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.notebook.setup_magics import SetupMagics
 from concurrent_nb.shipping.environment.tracker import TRACKER
@@ -37,10 +37,10 @@ def _cell_ended(*result: object) -> None:
 
 def load(ipython: InteractiveShell) -> None:
     """Register `%concurrent`, `%%concurrent_task` and the others. Starts nothing, unless configured to."""
-    if choice.is_possible(ipython):
+    if view_choice.is_possible(ipython):
         # It takes a tenth of a second: better here than before the first sign of life of the first cell.
-        import_module("concurrent_nb.notebook.live.line")
-        progress.SHOWN.make = import_module("concurrent_nb.notebook.live.map_bar").notebook_bar
+        import_module("concurrent_nb.notebook.live.live_display")
+        progress_bar.SHOWN.make = import_module("concurrent_nb.notebook.live.map_bar").notebook_bar
     magics = ConcurrentMagics(ipython)
     ipython.register_magics(magics)
     ipython.register_magics(CythonMagics(ipython))
@@ -51,10 +51,10 @@ def load(ipython: InteractiveShell) -> None:
 
     def started(job: Job[Any]) -> None:
         magics.session.jobs.append(job)
-        if magics.live and choice.is_possible(ipython):
+        if magics.live and view_choice.is_possible(ipython):
             magics.shows.started(job)
 
-    use(magics.session.application_for_functions, started, watched=choice.is_possible(ipython))
+    use(magics.session.application_for_functions, started, watched=view_choice.is_possible(ipython))
     ipython.events.register("post_run_cell", magics.shows.at_cell_end)
     if (formatter := ipython.display_formatter) is not None:
         formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.shows.bundle(job))
@@ -76,7 +76,7 @@ def unload(ipython: InteractiveShell) -> None:
     ipython.magics_manager.registry.pop(CythonMagics.__name__, None)
     ipython.magics_manager.registry.pop(SetupMagics.__name__, None)
     magics = ipython.magics_manager.registry.pop(ConcurrentMagics.__name__, None)
-    progress.SHOWN.make = progress.terminal_bar
+    progress_bar.SHOWN.make = progress_bar.terminal_bar
     if magics is not None:
         use(None)
         ipython.events.unregister("post_run_cell", magics.shows.at_cell_end)

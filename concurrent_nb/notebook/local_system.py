@@ -14,14 +14,14 @@ import msgspec
 from concurrent_nb import ITaskSystem, SystemRun, TaskFuture
 from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.ids import JobId, new_job_id
-from concurrent_nb.nodes.system_host import show_log_of
+from concurrent_nb.nodes.common.system_log import show_log_of
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.functions import opened
-from concurrent_nb.shipping.notes import SystemCounts
-from concurrent_nb.shipping.refusals import describe_failure
-from concurrent_nb.shipping.task_objects import Packer
-from concurrent_nb.tasks.drive import Cancel, Drive, Ended, Instruction, Push
+from concurrent_nb.shipping.functions.pickled_functions import opened
+from concurrent_nb.shipping.functions.task_objects import Packer
+from concurrent_nb.shipping.runtime.notes import SystemCounts
+from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization.refusals import describe_failure
+from concurrent_nb.tasks.system_driver import Cancel, Drive, Ended, Instruction, Push
 
 #: between two looks at how far it is
 TELL_S: Final = 0.1

@@ -22,23 +22,23 @@ from traitlets import default as default_of
 from concurrent_nb import ITaskSystem, Job, SystemRun, TaskFuture
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
-from concurrent_nb.notebook import hints, options
+from concurrent_nb.notebook import hints, magic_options
+from concurrent_nb.notebook.cell_output import Printer
+from concurrent_nb.notebook.current_cluster import Session
 from concurrent_nb.notebook.defining import define
-from concurrent_nb.notebook.live import choice
-from concurrent_nb.notebook.live.shows import Shows
-from concurrent_nb.notebook.local import LocalJob
+from concurrent_nb.notebook.job_watch import Watch
+from concurrent_nb.notebook.live import view_choice
+from concurrent_nb.notebook.live.job_views import Shows
+from concurrent_nb.notebook.local_job import LocalJob
 from concurrent_nb.notebook.local_system import LocalSystemRun
-from concurrent_nb.notebook.options import documented, takes
-from concurrent_nb.notebook.output import Printer
-from concurrent_nb.notebook.progress import Line, line_for
+from concurrent_nb.notebook.magic_options import documented, takes
+from concurrent_nb.notebook.progress_display import Line, line_for
 from concurrent_nb.notebook.results import captured_text, plural, system_of, value_of
-from concurrent_nb.notebook.session import Session
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
-from concurrent_nb.notebook.watch import Watch
-from concurrent_nb.shipping.cellcode import parse_for
-from concurrent_nb.shipping.cells import CellTask, cell_task
-from concurrent_nb.shipping.definitions import functions_defined
+from concurrent_nb.shipping.cells.cell_code import parse_for
+from concurrent_nb.shipping.cells.cell_task import CellTask, cell_task
+from concurrent_nb.shipping.cells.definitions import functions_defined
 from concurrent_nb.wire.messages import STRATEGIES
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -121,13 +121,13 @@ class ConcurrentMagics(Magics):
         nargs="?",
         help="connect: the cluster's name or file; cancel, show: the job; scale: how many workers; kernel: the slave",
     )
-    @takes("--workers", type=options.workers, help="start: number of worker processes; default: one per core")
-    @takes("--name", type=options.words, help="start: name by which others on this machine can connect")
+    @takes("--workers", type=magic_options.workers, help="start: number of worker processes; default: one per core")
+    @takes("--name", type=magic_options.words, help="start: name by which others on this machine can connect")
     @takes("--force", action="store_true", default=None, help="stop: do not ask, even if others have work there")
     @takes("--now", action="store_true", default=None, help="restart: stop what runs, which runs again")
     def concurrent(self, line: str) -> None:
         """Start, find, look at and leave the cluster that this notebook's tasks run on: see `%concurrent help`."""
-        chosen = options.parse(ConcurrentMagics.concurrent, line)
+        chosen = magic_options.parse(ConcurrentMagics.concurrent, line)
         if chosen.command in (None, "help"):
             print(_HELP)
             if chosen.command is None:
@@ -150,7 +150,7 @@ class ConcurrentMagics(Magics):
         elif chosen.command == "scale":
             if chosen.where is None:
                 raise ConfigurationError("%concurrent scale needs the number of workers: %concurrent scale 4")
-            print(self.session.scale(options.read(options.workers, chosen.where, "%concurrent scale")))
+            print(self.session.scale(magic_options.read(magic_options.workers, chosen.where, "%concurrent scale")))
         elif chosen.command == "cancel":
             print(self.session.cancel(chosen.where, self._job_of(chosen.where)))
         elif chosen.command == "show":
@@ -186,23 +186,32 @@ class ConcurrentMagics(Magics):
     @cell_magic
     @_errors_plainly
     @documented
-    @takes("--for", dest="loop", type=options.words, help='a task for each item: "n in range(128)"')
-    @takes("--until", type=options.words, help="an expression over `result`: the first true one ends the job")
-    @takes("--out", type=options.variable, help="variable that gets the value, or the job with --no-block")
+    @takes("--for", dest="loop", type=magic_options.words, help='a task for each item: "n in range(128)"')
+    @takes("--until", type=magic_options.words, help="an expression over `result`: the first true one ends the job")
+    @takes("--out", type=magic_options.variable, help="variable that gets the value, or the job with --no-block")
     @takes("--no-block", action="store_true", help="do not wait: the value is the job")
     @takes("--local", action="store_true", help="run it here, without a cluster, to test it")
-    @takes("--batch", type=options.batch, help="N items of --for in each task that travels; auto: by measured times")
-    @takes("--timeout", type=options.seconds, help="seconds that a task may run, with --batch each item of it")
-    @takes("--retries", type=options.retries, default=0, help="how often a failed task is run again")
-    @takes("--strategy", type=options.strategy, choices=STRATEGIES, help="which slave gets its tasks")
-    @takes("--needs", type=options.needs, help=options.NEEDS)
+    @takes(
+        "--batch", type=magic_options.batch, help="N items of --for in each task that travels; auto: by measured times"
+    )
+    @takes("--timeout", type=magic_options.seconds, help="seconds that a task may run, with --batch each item of it")
+    @takes("--retries", type=magic_options.retries, default=0, help="how often a failed task is run again")
+    @takes("--strategy", type=magic_options.strategy, choices=STRATEGIES, help="which slave gets its tasks")
+    @takes("--needs", type=magic_options.needs, help=magic_options.NEEDS)
     @takes("--on-error", choices=("stop", "keep"), default="stop", help="keep: the value has an outcome per task")
-    @takes("--shared", action="append", type=options.variable, help="a name of which each worker has one copy for all")
+    @takes(
+        "--shared",
+        action="append",
+        type=magic_options.variable,
+        help="a name of which each worker has one copy for all",
+    )
     @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
-    @takes("--view", choices=choice.VIEWS, help="show results as they come: a picture, the searched range, a table")
+    @takes(
+        "--view", choices=view_choice.VIEWS, help="show results as they come: a picture, the searched range, a table"
+    )
     @takes("--sort", choices=("value",), help="--view table: in the order of the values, not of the tasks")
-    @takes("--size", type=options.size, help="--view image: width and height of the picture, as in 1536x1024")
-    @takes("--name", type=options.words, help="what the job is called in the cluster's status")
+    @takes("--size", type=magic_options.size, help="--view image: width and height of the picture, as in 1536x1024")
+    @takes("--name", type=magic_options.words, help="what the job is called in the cluster's status")
     def concurrent_task(self, line: str, cell: str) -> Any:
         """Run this cell on the cluster: as one task, or with --for as many.
 
@@ -225,7 +234,7 @@ class ConcurrentMagics(Magics):
         slaves take from busy ones: tasks of very different lengths), locality (to slaves that have the arrays already).
         None leaves it to the cluster.
         """
-        chosen = options.parse(ConcurrentMagics.concurrent_task, line)
+        chosen = magic_options.parse(ConcurrentMagics.concurrent_task, line)
         if chosen.local and chosen.no_block:
             raise ConfigurationError("--local runs the cell in this process, so it cannot go on with --no-block")
         if chosen.size is not None and chosen.view != "image":
@@ -289,14 +298,14 @@ class ConcurrentMagics(Magics):
         here = chosen.local or not task.calls
         live = self._is_live() and bool(task.calls)
         names = parse_for(chosen.loop).targets if chosen.loop is not None else ()
-        view = choice.view_of(chosen.view, chosen.size, task.calls, names, by_value=chosen.sort is not None)
+        view = view_choice.view_of(chosen.view, chosen.size, task.calls, names, by_value=chosen.sort is not None)
         start = self._starter_here(task, chosen, printer, live) if here else self._starter_there(task, chosen, live)
-        place = choice.announce(len(task.calls)) if live else None
+        place = view_choice.announce(len(task.calls)) if live else None
         started = monotonic()
         with StopButton() as button:
             job = start()
             if chosen.loop is not None:
-                job.label = lambda index: choice.label(names, task.calls[index])
+                job.label = lambda index: view_choice.label(names, task.calls[index])
             shell.user_ns["_job"] = job
             self.session.jobs.append(job)
             if chosen.no_block:
@@ -306,10 +315,10 @@ class ConcurrentMagics(Magics):
                     job.cancel()
                     raise
                 if job.watched:
-                    self.shows.note(job, choice.follow(job, shell, view, started, printer, place))
+                    self.shows.note(job, view_choice.follow(job, shell, view, started, printer, place))
                 return self._bind(chosen.out, job, shown=chosen.out is None and not job.watched)
             where = "in this process" if here else None
-            line = choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
+            line = view_choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
             self.shows.note(job, line)
             watch = Watch(
                 job,
@@ -362,12 +371,12 @@ class ConcurrentMagics(Magics):
     ) -> SystemRun:
         """Run the task system that is the cell's value, in the place of the line that has shown the cell."""
         shell = self._shell()
-        watched = isinstance(line, choice.Place)
+        watched = isinstance(line, view_choice.Place)
         run = self._pushed(system, chosen, watched)
         shell.user_ns["_job"] = run
         self.session.jobs.append(run)
-        if isinstance(line, choice.Place):
-            line = choice.line(run, shell, None, started, line.give_place())
+        if isinstance(line, view_choice.Place):
+            line = view_choice.line(run, shell, None, started, line.give_place())
             self.shows.note(run, line)
         Watch(run, line, printer, button, started).wait()
         return run
@@ -437,7 +446,7 @@ class ConcurrentMagics(Magics):
         return start
 
     def _is_live(self) -> bool:
-        return self.live and choice.is_possible(self._shell())
+        return self.live and view_choice.is_possible(self._shell())
 
     def _job_name(self, chosen: Any) -> str:
         return chosen.name or f"In[{self._number()}]"

@@ -9,8 +9,8 @@ from typing import Any
 
 from concurrent_nb import ITaskSystem, Job, SystemRun
 from concurrent_nb.notebook.live.text import seconds_text
-from concurrent_nb.shipping.capture import Captured
-from concurrent_nb.shipping.sizes import write_bytes
+from concurrent_nb.shipping.cells.captured_names import Captured
+from concurrent_nb.shipping.serialization.sizes import write_bytes
 
 
 @dataclass(frozen=True, slots=True)

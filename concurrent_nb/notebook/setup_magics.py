@@ -14,14 +14,14 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, SetupFailed
-from concurrent_nb.nodes.setups import Everywhere
-from concurrent_nb.notebook import options
+from concurrent_nb.nodes.application.worker_setups import Everywhere
+from concurrent_nb.notebook import magic_options
+from concurrent_nb.notebook.magic_options import documented, takes
 from concurrent_nb.notebook.magics import ConcurrentMagics
-from concurrent_nb.notebook.options import documented, takes
-from concurrent_nb.notebook.progress import line_for
+from concurrent_nb.notebook.progress_display import line_for
 from concurrent_nb.notebook.results import captured_text, plural
 from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error
-from concurrent_nb.shipping.cells import setup_cell
+from concurrent_nb.shipping.cells.cell_task import setup_cell
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ class SetupMagics(Magics):
     @cell_magic
     @_errors_plainly
     @documented
-    @takes("--name", type=options.words, help="what it is called; a cell of the same name takes its place")
+    @takes("--name", type=magic_options.words, help="what it is called; a cell of the same name takes its place")
     @takes("--no-block", action="store_true", help="do not wait: the value says who has run it")
     @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
     def concurrent_setup(self, line: str, cell: str) -> Everywhere | None:
@@ -70,7 +70,7 @@ class SetupMagics(Magics):
         functions of this notebook find it by name, unless the notebook has that name itself. The names that it uses are
         sent along as they are now. Run again, it takes its own place; several run in order.
         """
-        chosen = options.parse(SetupMagics.concurrent_setup, line)
+        chosen = magic_options.parse(SetupMagics.concurrent_setup, line)
         app, notice = self._tasks.session.application()
         if notice is not None:
             print(notice)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from concurrent_nb.components.config import FloatItem, IntItem
-from concurrent_nb.samples.base import Sample
+from concurrent_nb.samples.sample import Sample
 from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
 
 

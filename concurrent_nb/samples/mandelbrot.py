@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from concurrent_nb.components.config import BoolItem, IntItem
-from concurrent_nb.samples.base import Sample
+from concurrent_nb.samples.sample import Sample
 from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
 
 #: columns by their x; the counts of a column from top to bottom

@@ -6,7 +6,7 @@ from hashlib import md5
 from concurrent_nb.components.config import IntItem
 from concurrent_nb.components.core import ComponentManager
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.samples.base import Sample
+from concurrent_nb.samples.sample import Sample
 from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
 
 

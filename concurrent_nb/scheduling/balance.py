@@ -8,10 +8,10 @@ from functools import partial
 from typing import Final
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.state import Books
-from concurrent_nb.scheduling.strategies.base import Strategy
-from concurrent_nb.tasks.task import Task
+from concurrent_nb.scheduling.scheduler_state import Books
+from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.strategies.strategy import Strategy
+from concurrent_nb.tasks.task_record import Task
 
 #: so many tasks for each slot are left to a slave from which room is taken for other owners
 _LEFT_PER_SLOT: Final = 2

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
-from concurrent_nb.tasks.task import Buffer, Task
+from concurrent_nb.tasks.task_record import Buffer, Task
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
 

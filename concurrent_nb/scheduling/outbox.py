@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, Instruction, TellStarted, Withdraw
-from concurrent_nb.scheduling.waiting import Run
-from concurrent_nb.tasks.task import Buffer, Job, Task
+from concurrent_nb.scheduling.task_queue import Run
+from concurrent_nb.tasks.task_record import Buffer, Job, Task
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
 

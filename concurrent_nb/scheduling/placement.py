@@ -11,11 +11,11 @@ first, however narrow those behind it are; else wide ones would never find room.
 from math import inf
 from typing import Final
 
-from concurrent_nb.scheduling.endings import Endings
-from concurrent_nb.scheduling.slave import Slave, is_wide
-from concurrent_nb.scheduling.state import Books
-from concurrent_nb.scheduling.waiting import Run
-from concurrent_nb.tasks.task import Task
+from concurrent_nb.scheduling.scheduler_state import Books
+from concurrent_nb.scheduling.slave_state import Slave, is_wide
+from concurrent_nb.scheduling.task_lifecycle import Endings
+from concurrent_nb.scheduling.task_queue import Run
+from concurrent_nb.tasks.task_record import Task
 
 #: while there are slaves, but none with slots enough, a task waits so long for one that has, in seconds
 TOO_LARGE_AFTER_S: Final = 5.0

@@ -16,8 +16,9 @@ from typing import Any, Final
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling import validation
+from concurrent_nb.scheduling.active_strategies import InUse, Makers
 from concurrent_nb.scheduling.balance import Balance
-from concurrent_nb.scheduling.endings import Endings
+from concurrent_nb.scheduling.client_events import JobDesk
 from concurrent_nb.scheduling.events import (
     AttemptsRefused,
     CancelRequested,
@@ -41,18 +42,17 @@ from concurrent_nb.scheduling.events import (
     TasksStarted,
     TasksSubmitted,
 )
-from concurrent_nb.scheduling.in_use import InUse, Makers
 from concurrent_nb.scheduling.instructions import Instruction
-from concurrent_nb.scheduling.job_desk import JobDesk
 from concurrent_nb.scheduling.placement import Placement
 from concurrent_nb.scheduling.refusal import EventRefused
-from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.slave_desk import SlaveDesk
-from concurrent_nb.scheduling.state import RESULTS_KEPT_BYTES, Books
-from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES, Books
+from concurrent_nb.scheduling.slave_events import SlaveDesk
+from concurrent_nb.scheduling.slave_state import Slave
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
+from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.scheduling.suspects import Suspects
-from concurrent_nb.tasks.task import Job, Task
+from concurrent_nb.scheduling.task_lifecycle import Endings
+from concurrent_nb.tasks.task_record import Job, Task
 
 #: where several owners wait, each hands out tasks of about so many seconds, then it is the next one's turn
 TURN_S: Final = 0.005

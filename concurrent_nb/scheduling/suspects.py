@@ -15,12 +15,12 @@ slave nor, as a suspect, others from the last one: they would wait for each othe
 from math import inf
 
 from concurrent_nb.ids import SessionId
-from concurrent_nb.scheduling.endings import Endings
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S, why_too_large
-from concurrent_nb.scheduling.slave import Slave, is_host, is_wide
-from concurrent_nb.scheduling.state import Books
-from concurrent_nb.scheduling.waiting import Run
-from concurrent_nb.tasks.task import Task
+from concurrent_nb.scheduling.scheduler_state import Books
+from concurrent_nb.scheduling.slave_state import Slave, is_host, is_wide
+from concurrent_nb.scheduling.task_lifecycle import Endings
+from concurrent_nb.scheduling.task_queue import Run
+from concurrent_nb.tasks.task_record import Task
 from concurrent_nb.wire.messages import HOSTS_MAX
 
 

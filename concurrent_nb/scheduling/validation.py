@@ -3,10 +3,10 @@
 from collections import Counter
 from math import isclose
 
-from concurrent_nb.scheduling.slave import Slave, is_host, is_wide
-from concurrent_nb.scheduling.state import Books, cost_of
-from concurrent_nb.scheduling.waiting import WaitingQueue
-from concurrent_nb.tasks.task import Job, State, Task
+from concurrent_nb.scheduling.scheduler_state import Books, cost_of
+from concurrent_nb.scheduling.slave_state import Slave, is_host, is_wide
+from concurrent_nb.scheduling.task_queue import WaitingQueue
+from concurrent_nb.tasks.task_record import Job, State, Task
 from concurrent_nb.wire.messages import HOSTS_MAX
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from concurrent_nb.errors import ConcurrentError
-from concurrent_nb.tasks.task import State, Task
+from concurrent_nb.tasks.task_record import State, Task
 
 #: (where it is, what happens) -> where it is then
 TRANSITIONS: Final[dict[tuple[State, str], State]] = {

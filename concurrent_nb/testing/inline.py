@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.testing.unshared import UnsharedCrew, travelled
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, pack_body, unpack_body
-from concurrent_nb.workers.records import Know
+from concurrent_nb.workers.protocol.records import Know
 
 _Waiting = tuple[bytes, bytes, m.TaskFrame, Buffers]
 

@@ -23,7 +23,7 @@ from concurrent_nb.ids import ID_BYTES
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.transport import tcp
 from concurrent_nb.transport.connections import LOOK_S, SILENT_MAX, Connection, Connections
-from concurrent_nb.transport.waiting import has_mail
+from concurrent_nb.transport.poller import has_mail
 from concurrent_nb.wire.codec import FRAME_BYTES, Buffer
 
 log = logging.getLogger(__name__)

@@ -14,5 +14,5 @@ workers come to life and die), seats (workers that are threads of one process).
      |                 lifeline  ---- closed: the group is killed -->
      +-- Launcher ==== Template, which forks the workers and reaps them (or each worker is spawned)
 
-Nothing here unpickles: what a task is made of is opaque until `nodes/worker.py` hands in the code that opens it.
+Nothing here unpickles: what a task is made of is opaque until `nodes.worker.process` hands in the code that opens it.
 """

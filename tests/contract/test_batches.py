@@ -23,7 +23,7 @@ from concurrent_nb.errors import (
     ResultNotPicklable,
     TaskTimeout,
 )
-from concurrent_nb.nodes.jobs import Job, OutputPiece
+from concurrent_nb.nodes.application.job import Job, OutputPiece
 from concurrent_nb.outcome import Hit, Status
 from tests import work
 from tests.clusters import eventually, nothing_left_but_workers, shared_cluster

@@ -16,7 +16,7 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, ITaskSystem, Task, as_completed
 from concurrent_nb.errors import ConfigurationError, NotPicklable
-from concurrent_nb.nodes.pushes import AHEAD
+from concurrent_nb.nodes.application.pushed_tasks import AHEAD
 from tests import systems, work
 from tests.clusters import shared_cluster
 from tests.work import PATIENCE_S

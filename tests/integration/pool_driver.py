@@ -14,14 +14,14 @@ from typing import Any, Self
 import cloudpickle
 import msgspec
 
-from concurrent_nb.objects.segments import CannotOpen, Handle
-from concurrent_nb.objects.shelf import Shelf
+from concurrent_nb.object_store.segment_reader import Shelf
+from concurrent_nb.object_store.segments import CannotOpen, Handle
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import joined, lengths, slices_of
 from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
-from concurrent_nb.workers.pool import Pool
-from concurrent_nb.workers.processes import Launcher, SpawnLauncher, TemplateLauncher, environment
+from concurrent_nb.workers.slave_side.launchers import Launcher, SpawnLauncher, TemplateLauncher, environment
+from concurrent_nb.workers.slave_side.pool import Pool
 
 JOB = b"j" * 16
 #: no test takes nearly as long; then something hangs

@@ -36,9 +36,9 @@ from concurrent_nb.errors import (
     VersionMismatch,
 )
 from concurrent_nb.ids import digest_of, new_job_id
-from concurrent_nb.nodes import registration
-from concurrent_nb.nodes.registration import Membership
-from concurrent_nb.objects import segments
+from concurrent_nb.nodes.common import registration
+from concurrent_nb.nodes.common.registration import Membership
+from concurrent_nb.object_store import segments
 from concurrent_nb.outcome import Status
 from concurrent_nb.transport import connection_file, keys, tcp
 from concurrent_nb.transport.compute import Link

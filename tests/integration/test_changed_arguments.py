@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from concurrent_nb import ApplicationNode, Cluster, Needs
-from concurrent_nb.shipping.cells import cell_task
+from concurrent_nb.shipping.cells.cell_task import cell_task
 from tests.clusters import shared_cluster
 from tests.work import PATIENCE_S
 

@@ -20,7 +20,7 @@ import pytest
 import concurrent_nb
 from concurrent_nb.cli.main import main
 from concurrent_nb.errors import AccessRefused, ClusterNotFound, LimitExceeded, MasterLost, MasterUnreachable
-from concurrent_nb.nodes import registration
+from concurrent_nb.nodes.common import registration
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.wire.session import Session
 from tests import work
@@ -466,7 +466,7 @@ import pathlib, sys, threading, time
 def crash():
     while not pathlib.Path({mark!r}).exists():
         time.sleep(0.05)
-    from concurrent_nb.nodes.master_core import MasterCore
+    from concurrent_nb.nodes.master.core import MasterCore
     MasterCore.step = lambda *args: 1 / 0
 
 if "master" in sys.orig_argv:

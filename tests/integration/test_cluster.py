@@ -27,9 +27,9 @@ from concurrent_nb.errors import (
     TaskTimeout,
     TooLarge,
 )
-from concurrent_nb.nodes.jobs import Counts
+from concurrent_nb.nodes.application.job import Counts
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.notes import Publication, Report
+from concurrent_nb.shipping.runtime.notes import Publication, Report
 from concurrent_nb.wire.messages import STRATEGIES
 from tests import work
 from tests.clusters import (
@@ -503,7 +503,7 @@ if "--template" in sys.orig_argv:
 def test_a_slave_that_cannot_start_workers_ends_tasks_with_a_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("concurrent_nb.nodes.local.RESTARTS", 2)  # five are more of the same
+    monkeypatch.setattr("concurrent_nb.nodes.cluster.RESTARTS", 2)  # five are more of the same
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     with Cluster(workers=1) as cluster:

@@ -17,8 +17,7 @@ import pytest
 
 from concurrent_nb import TaskFunction
 from concurrent_nb.errors import BuildFailed, CellError, CompileError
-from concurrent_nb.shipping import pickles
-from concurrent_nb.shipping.capture import capture
+from concurrent_nb.shipping.cells.captured_names import capture
 from concurrent_nb.shipping.compiled import build as building
 from concurrent_nb.shipping.compiled import compiler
 from concurrent_nb.shipping.compiled.build import Build, cython_version, load, load_and_check, make
@@ -26,7 +25,8 @@ from concurrent_nb.shipping.compiled.cache import VARIABLE, Cache
 from concurrent_nb.shipping.compiled.function import CythonFunction
 from concurrent_nb.shipping.compiled.platforms import tag_here
 from concurrent_nb.shipping.compiled.recipe import Recipe
-from concurrent_nb.shipping.functions import Functions
+from concurrent_nb.shipping.functions.pickled_functions import Functions
+from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.testing.unshared import travelled
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import pytest
 
 from concurrent_nb import ApplicationNode, Cluster, Task
 from concurrent_nb.errors import RemoteError, ResultNotLoadable
-from concurrent_nb.nodes import courier
+from concurrent_nb.nodes.application import client_thread
 from tests import clusters
 from tests.work import PATIENCE_S
 
@@ -169,7 +169,7 @@ def test_tasks_print_into_streams_that_fail(app: ApplicationNode, caplog: pytest
 def test_results_overtake_output_that_is_not_read_for_long_and_it_is_there_when_it_is_read(
     app: ApplicationNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier, "OVERTAKE_S", 1.0)
+    monkeypatch.setattr(client_thread, "OVERTAKE_S", 1.0)
     reading, writing = os.pipe()
     with open(reading, encoding="utf-8") as reader, open(writing, "w", encoding="utf-8") as writer:
         monkeypatch.setattr(sys, "stdout", writer)

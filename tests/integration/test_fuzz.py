@@ -1,11 +1,11 @@
-"""Bad peers of every role, beside good ones who must not notice. By hand: python -m concurrent_nb.testing.fuzz."""
+"""Bad peers of every role, beside good ones who must not notice. By hand: python -m tests.fuzzer.fuzz."""
 
 import subprocess
 import sys
 
 import pytest
 
-from concurrent_nb.testing.fuzz import TARGETS
+from tests.fuzzer.fuzz import TARGETS
 
 #: seconds for each target: about a minute in all
 SECONDS = {
@@ -28,7 +28,7 @@ def test_whatever_a_bad_peer_does_the_good_ones_do_not_notice(target: str) -> No
     command = [
         sys.executable,
         "-m",
-        "concurrent_nb.testing.fuzz",
+        "tests.fuzzer.fuzz",
         "--target",
         target,
         "--seconds",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from concurrent_nb.nodes.local import Cluster
+from concurrent_nb.nodes.cluster import Cluster
 from tests.work import PATIENCE_S
 
 SCRIPT = """

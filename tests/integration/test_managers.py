@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from concurrent_nb.errors import FunctionNotLoadable, NotPicklable
-from concurrent_nb.nodes.local import Cluster
+from concurrent_nb.nodes.cluster import Cluster
 from tests.work import PATIENCE_S
 
 

@@ -11,7 +11,7 @@ from tests.work import PATIENCE_S
 
 SCRIPT = """
 import concurrent_nb
-from concurrent_nb.nodes.kernels import attach_command, open_kernel
+from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel
 from concurrent_nb.transport import connection_file
 
 with concurrent_nb.Cluster(workers=1) as cluster:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import concurrent_nb
-from concurrent_nb.nodes.application import ApplicationNode
-from concurrent_nb.nodes.local import Cluster
+from concurrent_nb.nodes.application.node import ApplicationNode
+from concurrent_nb.nodes.cluster import Cluster
 from concurrent_nb.wire.messages import Needs
 from tests.work import PATIENCE_S
 

@@ -12,8 +12,8 @@ import pytest
 import concurrent_nb
 from concurrent_nb import Cluster, Needs
 from concurrent_nb.errors import AccessRefused
-from concurrent_nb.nodes.restarts import restart_workers
-from concurrent_nb.notebook.session import Session
+from concurrent_nb.nodes.common.restarts import restart_workers
+from concurrent_nb.notebook.current_cluster import Session
 from concurrent_nb.transport import connection_file
 from tests import clusters
 from tests.work import PATIENCE_S

@@ -4,7 +4,7 @@ import pytest
 
 from concurrent_nb import Cluster
 from concurrent_nb.errors import MasterLost
-from concurrent_nb.notebook.session import Session
+from concurrent_nb.notebook.current_cluster import Session
 from tests.work import PATIENCE_S
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from concurrent_nb import ApplicationNode, Cluster
 from concurrent_nb.errors import MasterLost, NotPicklable
-from concurrent_nb.workers.serving import IDLE_S
+from concurrent_nb.workers.worker_side.task_loop import IDLE_S
 from tests import leaks
 from tests.clusters import (
     BRISK,

@@ -7,7 +7,7 @@ import sys
 SEEDS = range(40, 60)
 DIGESTS = """
 import sys
-from concurrent_nb.testing.simulator import simulate
+from tests.simulator.simulation import simulate
 print([simulate(int(seed), trace=True).digest for seed in sys.argv[1:]])
 """
 

@@ -17,7 +17,7 @@ import pytest
 
 from concurrent_nb import ApplicationNode, Cluster
 from concurrent_nb.errors import AccessRefused, ConfigurationError, KernelUnavailable
-from concurrent_nb.nodes.kernels import KernelFile, open_kernel
+from concurrent_nb.nodes.common.kernel_file import KernelFile, open_kernel
 from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
@@ -78,8 +78,9 @@ def slave_of(cluster: Cluster) -> str:
 def test_a_slave_that_nobody_looks_into_has_nothing_of_a_kernel(cluster: Cluster) -> None:
     program = """
         import sys
-        import concurrent_nb.nodes.slave
-        heavy = {"IPython", "ipykernel", "asyncio", "tornado", "jupyter_client", "concurrent_nb.nodes.kernel_host"}
+        import concurrent_nb.nodes.slave.process
+        heavy = {"IPython", "ipykernel", "asyncio", "tornado", "jupyter_client"}
+        heavy.add("concurrent_nb.nodes.slave.kernel_thread")
         print(sorted(heavy & set(sys.modules)))
     """
     told = subprocess.run(
@@ -401,7 +402,7 @@ def test_the_end_of_the_cluster_ends_a_slave_from_birth(tmp_path: Path) -> None:
 )
 def test_a_slave_from_birth_without_a_cluster_says_so(where: str, said: str, tmp_path: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-m", "concurrent_nb.nodes.slave_kernel", "-f", str(tmp_path / "none.json")],
+        [sys.executable, "-m", "concurrent_nb.nodes.slave.kernel_process", "-f", str(tmp_path / "none.json")],
         env={**os.environ, "CONCURRENT_NB_CONNECTION": where},
         capture_output=True,
         text=True,
@@ -412,7 +413,14 @@ def test_a_slave_from_birth_without_a_cluster_says_so(where: str, said: str, tmp
 
 def test_a_slave_from_birth_is_never_plain_beyond_loopback(cluster: Cluster, tmp_path: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-m", "concurrent_nb.nodes.slave_kernel", "-f", str(tmp_path / "none.json"), "--ip=0.0.0.0"],
+        [
+            sys.executable,
+            "-m",
+            "concurrent_nb.nodes.slave.kernel_process",
+            "-f",
+            str(tmp_path / "none.json"),
+            "--ip=0.0.0.0",
+        ],
         env={**os.environ, "CONCURRENT_NB_CONNECTION": "lab"},
         capture_output=True,
         text=True,

@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.nodes.slave_core import SlaveCore
-from concurrent_nb.objects.shelf import Shelf
-from concurrent_nb.objects.store import Store
+from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.object_store.segment_reader import Shelf
+from concurrent_nb.object_store.store import Store
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Envelope, decode, encode, function_digest
-from concurrent_nb.workers.pool import Pool
+from concurrent_nb.workers.slave_side.pool import Pool
 from tests.integration.pool_driver import launcher
 
 EPOCH = 7

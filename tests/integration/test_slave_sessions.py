@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from concurrent_nb.errors import ClusterError
-from concurrent_nb.nodes import slave as slave_module
-from concurrent_nb.nodes.local import Cluster
-from concurrent_nb.nodes.slave import FAILED_SESSIONS_MAX, Slave, make_slave
-from concurrent_nb.nodes.slave_core import SlaveCore
+from concurrent_nb.nodes.cluster import Cluster
+from concurrent_nb.nodes.slave import process as slave_module
+from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.nodes.slave.process import FAILED_SESSIONS_MAX, Slave, make_slave
 from concurrent_nb.wire.codec import Buffer
 from tests.clusters import BRISK, eventually, shared_cluster
 
@@ -97,7 +97,7 @@ def test_a_slave_gives_up_when_each_session_ends_with_an_error(
 
 def flood() -> int:
     """Send notes that are none, by the way of those that are some."""
-    from concurrent_nb.shipping import notes
+    from concurrent_nb.shipping.runtime import notes
 
     send = notes.sink()._send
     assert send is not None

@@ -12,7 +12,7 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.nodes.system_host import access
+from concurrent_nb.nodes.common.system_access import restricted_access
 from concurrent_nb.samples.pi import PiSystem
 from concurrent_nb.testing.slow_link import SlowLink
 from concurrent_nb.transport import connection_file, keys
@@ -116,7 +116,7 @@ def test_the_host_of_a_task_system_is_there_already_and_goes_directly(tmp_path: 
     with shared_cluster() as cluster, SlowLink(DELAY_S) as link:
         path = link.connection_file(cluster.connection_file, tmp_path / "far.json")
         far = connection_file.read(path)
-        assert access(far, keys.fresh(), "system", "application").info.compute_proxy is None
+        assert restricted_access(far, keys.fresh(), "system", "application").info.compute_proxy is None
         with concurrent_nb.connect(path) as app:
             assert app.push_tasksystem(PiSystem(terms=100, num_tasks=10)).result(PATIENCE_S) == pytest.approx(
                 3.13, abs=0.01

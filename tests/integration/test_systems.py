@@ -14,8 +14,8 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, ITaskSystem
 from concurrent_nb.errors import AccessRefused, ConfigurationError, NotPicklable, PoisonTask, SystemStalled
-from concurrent_nb.nodes.system_host import access
-from concurrent_nb.shipping.pickles import dumps
+from concurrent_nb.nodes.common.system_access import restricted_access
+from concurrent_nb.shipping.serialization.pickles import dumps
 from concurrent_nb.transport import connection_file, keys
 from tests import systems, work
 from tests.clusters import (
@@ -407,11 +407,13 @@ def test_a_host_is_given_a_clients_token_and_a_key_of_its_own(cluster: Cluster) 
     assert cluster.connection_file is not None
     info = connection_file.read(cluster.connection_file)
     assert set(info.tokens) == {"admin", "client", "slave"}
-    given = access(info, keys.fresh(), "s", "app")
+    given = restricted_access(info, keys.fresh(), "s", "app")
     assert given.info.tokens == {"client": info.tokens["client"]}
     body, _ = dumps(given)
     assert info.tokens["admin"].encode() not in body
     assert given.keys.secret.decode() not in repr(given)
     assert info.tokens["client"] not in repr(given)
     with pytest.raises(AccessRefused, match="has no token for a client"):
-        access(msgspec.structs.replace(info, tokens={"admin": info.tokens["admin"]}), keys.fresh(), "s", "app")
+        restricted_access(
+            msgspec.structs.replace(info, tokens={"admin": info.tokens["admin"]}), keys.fresh(), "s", "app"
+        )

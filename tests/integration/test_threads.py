@@ -11,12 +11,12 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Needs, TaskFunction
 from concurrent_nb.errors import ConfigurationError, FunctionNotLoadable, PoisonTask, TaskTimeout, TooLarge
-from concurrent_nb.nodes.jobs import OutputPiece
+from concurrent_nb.nodes.application.job import OutputPiece
 from concurrent_nb.shipping.compiled.build import cython_version, make
 from concurrent_nb.shipping.compiled.cache import Cache
 from concurrent_nb.shipping.compiled.function import CythonFunction
 from concurrent_nb.shipping.compiled.recipe import Recipe
-from concurrent_nb.shipping.notes import Publication, Report
+from concurrent_nb.shipping.runtime.notes import Publication, Report
 from concurrent_nb.task_functions import use
 from tests import work
 from tests.clusters import eventually, shared_cluster

@@ -13,8 +13,8 @@ import pytest
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskRef
-from concurrent_nb.workers.limits import NOTE_BYTES_MAX
-from concurrent_nb.workers.records import HEADER_BYTES_MAX
+from concurrent_nb.workers.protocol.records import HEADER_BYTES_MAX
+from concurrent_nb.workers.slave_side.worker_limits import NOTE_BYTES_MAX
 from tests.integration.pool_driver import Driver, End
 
 SEEDS = 200
@@ -493,7 +493,7 @@ def test_limits_of_what_is_announced() -> None:
 
 def test_a_task_whose_notes_are_not_taken_is_slowed_and_others_are_not(driver: Driver) -> None:
     def tell(count: int) -> int:
-        from concurrent_nb.shipping import notes
+        from concurrent_nb.shipping.runtime import notes
 
         for _ in range(count):
             notes.sink().put_progress(notes.Ended(0, 1, bytes(100_000)))  # which has no limit of its own

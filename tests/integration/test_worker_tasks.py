@@ -12,7 +12,7 @@ import pytest
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.wire.messages import ErrorReport
-from concurrent_nb.workers.processes import environment
+from concurrent_nb.workers.slave_side.launchers import environment
 from tests.integration.pool_driver import Driver
 
 MIB = 1024 * 1024

@@ -17,7 +17,7 @@ import pytest
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import ErrorReport
-from concurrent_nb.workers.processes import SpawnLauncher, TemplateLauncher, environment
+from concurrent_nb.workers.slave_side.launchers import SpawnLauncher, TemplateLauncher, environment
 from tests.integration.pool_driver import Driver
 
 
@@ -405,6 +405,6 @@ def test_nothing_survives_a_slave_that_is_killed(kind: str, place: str, count: i
 
 
 def test_the_slave_stays_light() -> None:
-    code = "import sys, concurrent_nb.workers.pool; print(*sys.modules)"
+    code = "import sys, concurrent_nb.workers.slave_side.pool; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"cloudpickle", "tornado", "numpy", "asyncio", "multiprocessing", "zmq"} & set(modules)

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from IPython.display import DisplayHandle, display
 
-from concurrent_nb.nodes.progress import Bar, Kind
-from concurrent_nb.notebook.live import snapshot
+from concurrent_nb.nodes.application.progress_bar import Bar, Kind
+from concurrent_nb.notebook.live import job_page
 from concurrent_nb.notebook.live.text import seconds_text
 
 #: a display is updated no more often, in seconds
@@ -54,7 +54,7 @@ class MapBar:
             "elapsed": elapsed_s,
         }
         text = f"{self._name}: {done:,} of {total:,} items in {seconds_text(elapsed_s)}"
-        content = {"text/plain": text, "text/html": snapshot.page({"head": snapshot.head(told)})}
+        content = {"text/plain": text, "text/html": job_page.page({"head": job_page.head(told)})}
         if self._handle is None:
             self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:

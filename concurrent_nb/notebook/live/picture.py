@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from concurrent_nb.notebook.live.colours import viridis
 from concurrent_nb.notebook.live.png import palette_png, rgba_png
-from concurrent_nb.shipping.tiles import Tile
+from concurrent_nb.shipping.runtime.tiles import Tile
 
 if TYPE_CHECKING:
     import numpy

@@ -8,7 +8,7 @@ import reprlib
 import unicodedata
 from typing import Any, Final
 
-from concurrent_nb.notebook.output import clean
+from concurrent_nb.notebook.cell_output import clean
 
 #: of a value in a table, a name, what a task reports, the first line of a message
 VALUE_CHARACTERS: Final = 80

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, STATE_WORDS, WAITING
 from concurrent_nb.notebook.live.picture import NotPixels, Picture
 from concurrent_nb.notebook.live.text import error_texts, line_of, shorten, value_text
-from concurrent_nb.shipping.tiles import Tile
+from concurrent_nb.shipping.runtime.tiles import Tile
 
 #: cells of the strip of a search at most
 CELLS_MOST: Final = 320

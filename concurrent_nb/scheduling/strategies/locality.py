@@ -3,11 +3,11 @@
 from math import ceil, inf
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.scheduling.holdings import Holdings, missing_bytes
-from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.object_locations import Holdings, missing_bytes
+from concurrent_nb.scheduling.slave_state import Slave
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.tasks.task import Task
+from concurrent_nb.scheduling.strategies.strategy import Strategy
+from concurrent_nb.tasks.task_record import Task
 
 #: of the slaves that have some of a task's objects so many are looked at; if there are more, others each time
 _LOOK_AT = 32

@@ -5,8 +5,8 @@ from math import ceil
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId
-from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.strategies.strategy import Strategy
 
 _Ring = OrderedDict[SessionId, Slave]
 

@@ -5,8 +5,8 @@ from math import ceil
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.scheduling.ranking import Ranking
-from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.strategies.strategy import Strategy
 
 #: with so many steps for each slave a round's tasks are spread, see `choose`
 _STEPS = 4

@@ -21,12 +21,12 @@ from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from concurrent_nb import snapshot
-from concurrent_nb.shipping import pickles
+from concurrent_nb import start_snapshot
 from concurrent_nb.shipping.environment.envelope import Environment, State
 from concurrent_nb.shipping.environment.loader import Modules, ModuleSet
 from concurrent_nb.shipping.environment.modules import Source
 from concurrent_nb.shipping.environment.settings import Saved, Setting, all_settings, is_there
+from concurrent_nb.shipping.serialization import pickles
 
 #: so many sets of modules are kept although no function of theirs is
 RECENT: Final = 8
@@ -56,7 +56,7 @@ class Environments:
         sys.meta_path.insert(0, self._modules)
         self._home_variables = dict(os.environ)
         self._home_path = list(sys.path)
-        self._home_folder = snapshot.current_folder()
+        self._home_folder = start_snapshot.current_folder()
         self._settings: list[Setting] = all_settings()
         self._followed: dict[str, tuple[Setting, Any]] = {}  # the user's own, with their values at home
         self._known: WeakValueDictionary[bytes, Entered] = WeakValueDictionary()
@@ -173,7 +173,7 @@ class Environments:
             )
         elif isinstance(error, FileNotFoundError) and not os.path.isabs(_text(error.filename) or "/"):
             wanted = self.current.state.folder
-            here = snapshot.current_folder()
+            here = start_snapshot.current_folder()
             note = f"the task's folder is {here or 'gone'}, on host {socket.gethostname()}"
             if wanted and wanted != here and not os.path.isdir(wanted):
                 note += f", which has no {wanted}"

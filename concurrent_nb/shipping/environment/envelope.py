@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from concurrent_nb.shipping.pickles import Buffer, keeping
+from concurrent_nb.shipping.serialization.pickles import Buffer, keeping
 
 _NOTHING: Final = b""
 #: near the beginning of each envelope

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from concurrent_nb.shipping.environment.modules import Source, finders_after, stamp_of
 from concurrent_nb.shipping.environment.origin import is_compiled, is_users
-from concurrent_nb.shipping.sources import lines_entry
+from concurrent_nb.shipping.serialization.source_lines import lines_entry
 
 _codes: Final[dict[tuple[str, bytes], types.CodeType]] = {}
 _lines: Final[dict[tuple[str, bytes], Any]] = {}

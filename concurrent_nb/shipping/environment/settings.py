@@ -13,7 +13,7 @@ from functools import partial
 from operator import attrgetter, call
 from typing import Any, ClassVar, Final
 
-from concurrent_nb.shipping import pickles
+from concurrent_nb.shipping.serialization import pickles
 
 log = logging.getLogger(__name__)
 

@@ -13,17 +13,17 @@ from functools import cached_property
 from importlib.machinery import SourceFileLoader
 from typing import Any, Final, NamedTuple
 
-from concurrent_nb import snapshot
+from concurrent_nb import start_snapshot
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import SYS_PATH_VARIABLE
-from concurrent_nb.shipping import pickles
 from concurrent_nb.shipping.environment import modules as sources
 from concurrent_nb.shipping.environment.envelope import Environment, State
 from concurrent_nb.shipping.environment.folder import folder_reader
 from concurrent_nb.shipping.environment.modules import Imports, Source
 from concurrent_nb.shipping.environment.origin import is_users
 from concurrent_nb.shipping.environment.settings import Followed, Saved, Setting, all_settings, is_there
-from concurrent_nb.shipping.sizes import write_bytes
+from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization.sizes import write_bytes
 
 #: the sources of the user's modules may take so much together
 LIMIT_BYTES: Final = 32 << 20
@@ -49,9 +49,9 @@ class Tracker:
 
     def __init__(
         self,
-        variables: dict[str, str] = snapshot.VARIABLES,
-        path: Iterable[str] = snapshot.PATH,
-        folder: str = snapshot.FOLDER,
+        variables: dict[str, str] = start_snapshot.VARIABLES,
+        path: Iterable[str] = start_snapshot.PATH,
+        folder: str = start_snapshot.FOLDER,
         settings: list[Setting] | None = None,
     ) -> None:
         self._lock = threading.RLock()

@@ -10,7 +10,7 @@ import pytest
 
 from concurrent_nb.cli import run
 from concurrent_nb.cli.main import main
-from concurrent_nb.samples.base import Sample
+from concurrent_nb.samples.sample import Sample
 
 OTHERS = '''
 from concurrent_nb.components.config import BoolItem, FloatItem

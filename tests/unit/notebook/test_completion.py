@@ -10,9 +10,9 @@ import pytest
 from concurrent_nb.errors import MasterUnreachable
 from concurrent_nb.notebook import completion, magics
 from concurrent_nb.notebook.completion import Offer, SlaveNames, offer_in_cell
+from concurrent_nb.notebook.current_cluster import Session
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.magics import ConcurrentMagics
-from concurrent_nb.notebook.session import Session
 from concurrent_nb.notebook.setup_magics import SetupMagics
 
 PARSERS = {

@@ -9,9 +9,9 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb.errors import ClusterNotFound, ConfigurationError, MasterLost, MasterUnreachable
-from concurrent_nb.nodes.kernels import KernelFile
-from concurrent_nb.notebook import session as session_module
-from concurrent_nb.notebook.session import Session
+from concurrent_nb.nodes.common.kernel_file import KernelFile
+from concurrent_nb.notebook import current_cluster as session_module
+from concurrent_nb.notebook.current_cluster import Session
 from concurrent_nb.transport import connection_file
 
 

@@ -25,11 +25,11 @@ from concurrent_nb.errors import (
     ResultNotPicklable,
     TooLarge,
 )
+from concurrent_nb.notebook import current_cluster as session_module
 from concurrent_nb.notebook import hints
-from concurrent_nb.notebook import session as session_module
-from concurrent_nb.notebook.local import LocalJob
+from concurrent_nb.notebook.cell_output import Printer
+from concurrent_nb.notebook.local_job import LocalJob
 from concurrent_nb.notebook.magics import ConcurrentMagics
-from concurrent_nb.notebook.output import Printer
 from concurrent_nb.notebook.results import Outcome
 from concurrent_nb.wire.messages import Needs
 

@@ -11,9 +11,9 @@ import pytest
 
 from concurrent_nb import Job, TaskFuture
 from concurrent_nb.ids import JobId, new_job_id
-from concurrent_nb.notebook.output import Printer
+from concurrent_nb.notebook.cell_output import Printer
+from concurrent_nb.notebook.job_watch import Watch
 from concurrent_nb.notebook.stop_button import PATIENT_PRESSES, StopButton
-from concurrent_nb.notebook.watch import Watch
 
 
 def press() -> None:

@@ -13,11 +13,11 @@ from traitlets.config import Config
 
 from concurrent_nb.components.core import ComponentManager
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.samples.base import Sample
 from concurrent_nb.samples.expensive import ExpensiveSample
 from concurrent_nb.samples.mandelbrot import MandelbrotSample, MandelbrotTask, escape, preview
 from concurrent_nb.samples.md5 import Md5Sample
 from concurrent_nb.samples.pi import PiSample
+from concurrent_nb.samples.sample import Sample
 from concurrent_nb.tasks.system import Task
 
 

@@ -27,9 +27,9 @@ from concurrent_nb.scheduling.events import (
 )
 from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction, TellStarted, Withdraw
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.tasks.task import ObjectSize
+from concurrent_nb.scheduling.strategies.strategy import Strategy
+from concurrent_nb.tasks.task_record import ObjectSize
 from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
 
 JOB = JobId(b"job 1".ljust(16))

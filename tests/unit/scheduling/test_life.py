@@ -9,7 +9,7 @@ from concurrent_nb.scheduling.events import OutcomesReceived, TasksSubmitted
 from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.tasks.task import State
+from concurrent_nb.tasks.task_record import State
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame
 from tests.unit.scheduling.bench import (
     JOB,

@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from concurrent_nb.errors import ConfigurationError, ProtocolError
 from concurrent_nb.ids import SessionId
-from concurrent_nb.scheduling import holdings
+from concurrent_nb.scheduling import object_locations
 from concurrent_nb.scheduling.events import ObjectsDropped, ObjectsHeld
-from concurrent_nb.scheduling.holdings import Holdings, missing_bytes
-from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.object_locations import Holdings, missing_bytes
+from concurrent_nb.scheduling.slave_state import Slave
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.locality import Locality
-from concurrent_nb.tasks.task import ObjectSize
+from concurrent_nb.scheduling.strategies.strategy import Strategy
+from concurrent_nb.tasks.task_record import ObjectSize
 from tests.unit.scheduling.bench import (
     Bench,
     assigned,
@@ -95,7 +95,7 @@ def test_objects_without_tasks_are_refused() -> None:
 
 
 def test_what_is_remembered_of_a_slave_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdings, "MOST", 3)
+    monkeypatch.setattr(object_locations, "MOST", 3)
     books, slave = Holdings(), Slave(SessionId(b"a"), "a", 1, 1)
     books.hold(slave, [b"%d" % number for number in range(5)])
     assert list(slave.objects) == [b"2", b"3", b"4"]

@@ -44,9 +44,9 @@ from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, In
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
-from concurrent_nb.tasks.task import State
+from concurrent_nb.scheduling.strategies.strategy import Strategy
+from concurrent_nb.tasks.task_record import State
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
 
 Attempt = tuple[JobId, int, int]

@@ -7,9 +7,9 @@ import pytest
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.scheduling.instructions import Assign
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
-from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from tests.unit.scheduling.bench import (
     CANCELLED,

@@ -11,10 +11,10 @@ from concurrent_nb.ids import Digest, JobId
 from concurrent_nb.scheduling.estimates import SHORTEST_S, Estimates, blend
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.task_queue import WaitingQueue
 from concurrent_nb.scheduling.validation import BrokenInvariant
-from concurrent_nb.scheduling.waiting import WaitingQueue
 from concurrent_nb.tasks.states import FINISH, move
-from concurrent_nb.tasks.task import Job, State, Task
+from concurrent_nb.tasks.task_record import Job, State, Task
 from tests.unit.scheduling.bench import JOB, Bench, ended, gone, joined, opened, slave_id, started, submitted
 
 # ------------------------------------------------------------------------------------------- rankings

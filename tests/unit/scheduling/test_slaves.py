@@ -5,7 +5,7 @@ import pytest
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.scheduling.events import SlaveJoined, SlaveResized, SlaveSuspected, SlaveTrusted
 from concurrent_nb.scheduling.refusal import EventRefused
-from concurrent_nb.scheduling.slave import Slave
+from concurrent_nb.scheduling.slave_state import Slave
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.scheduling.strategies.push_best import PushBest
 from tests.unit.scheduling.bench import (

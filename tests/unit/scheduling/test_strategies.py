@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import Digest, JobId, SessionId
-from concurrent_nb.scheduling.slave import Slave
-from concurrent_nb.scheduling.strategies.base import Strategy
+from concurrent_nb.scheduling.slave_state import Slave
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
 from concurrent_nb.scheduling.strategies.push_best import PushBest
 from concurrent_nb.scheduling.strategies.stealing import Stealing
-from concurrent_nb.tasks.task import Job, Task
+from concurrent_nb.scheduling.strategies.strategy import Strategy
+from concurrent_nb.tasks.task_record import Job, Task
 from concurrent_nb.wire.messages import STRATEGIES
 from tests.unit.scheduling.bench import (
     Bench,

@@ -7,8 +7,8 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.events import Event, SlaveLost, SlaveSuspected, SlaveTrusted
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
-from concurrent_nb.scheduling.strategies.base import Strategy
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
+from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.wire.messages import Needs
 from tests.unit.scheduling.bench import (
     CANCELLED,

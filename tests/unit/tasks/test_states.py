@@ -17,7 +17,7 @@ from concurrent_nb.tasks.states import (
     move,
     story,
 )
-from concurrent_nb.tasks.task import Job, State, Task
+from concurrent_nb.tasks.task_record import Job, State, Task
 from concurrent_nb.wire.messages import OutcomeFrame
 
 VERBS = [ASSIGN, REQUEUE, FINISH, FORGET, ABANDON]

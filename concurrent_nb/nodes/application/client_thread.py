@@ -1,0 +1,601 @@
+"""The application's own thread: carries tasks to the master and brings answers back.
+
+    any thread: post, tell  -->  inbox, wake  -->  our thread: Ledger, Link  -->  master
+    master  -->  our thread: Link, Ledger  -->  futures end, callbacks run
+
+No other thread touches ledger and link, because an interrupt may stop a user's thread between any two steps. It pickles
+nothing and makes no future; it opens results, because futures need them. What opening one, or a callback, raises ends
+here (`foreign`), and what tasks print is written by a thread of its own (`task_output`). When the master falls silent
+it looks for it for a while, and everything that is open goes to the one that it finds, under the same ids.
+"""
+
+import codecs
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+from concurrent_nb import foreign
+from concurrent_nb.clock import monotonic
+from concurrent_nb.errors import (
+    AccessRefused,
+    ClusterError,
+    LimitExceeded,
+    MasterLost,
+    ProtocolError,
+    ResultNotLoadable,
+    TooLarge,
+)
+from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, News, OpenJob, Runs, Unclaimed, Wrote
+from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
+from concurrent_nb.nodes.application.job import OutputPiece
+from concurrent_nb.nodes.application.results import answer_of
+from concurrent_nb.nodes.application.task_output import Output
+from concurrent_nb.nodes.common import nested
+from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S, Membership
+from concurrent_nb.nodes.common.wakeup import Wake
+from concurrent_nb.object_store.segment_reader import Shelf
+from concurrent_nb.object_store.segments import CannotOpen, Handle
+from concurrent_nb.object_store.store import Store
+from concurrent_nb.outcome import Status
+from concurrent_nb.shipping.runtime.notes import Display, Reader, SetupRan
+from concurrent_nb.transport.poller import Waiter, fd_of, has_mail
+from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, OVER_LIMIT, DropSegments, Segment, Slice
+from concurrent_nb.wire.session import Session
+
+log = foreign.Log(__name__)
+
+#: no master within this time after it fell silent, and every open future ends with MasterLost
+MASTER_LOST_AFTER_S: Final = 5.0
+#: ... or within this time after this process itself has stood still, because the network may come back later than we do
+PATIENCE_S: Final = 60.0
+#: ends of tasks wait so long for output that nobody reads, and then overtake it
+OVERTAKE_S: Final = 60.0
+#: longer than a turn or an attempt to find a master takes; what took longer has stood still
+STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
+#: the master is given up when so many sessions were ended, one after another, before a task ended in them
+SESSIONS_IN_VAIN: Final = 5
+#: time between two attempts to find a master again
+RETRY_S: Final = 0.25
+#: shared memory is looked through this often, and given back after so long without use
+TIDY_S: Final = 1.0
+REST_AFTER_S: Final = 10.0
+#: after these a worker has done with a task
+_AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PICKLABLE})
+
+#: by number: asking an enumeration takes longer than all the rest of an answer's bookkeeping
+_STATUSES: Final = {int(status): status for status in Status}
+
+Task = Entry[TaskFuture]
+Callback = Callable[[], None]
+
+
+class Source(Protocol):
+    """What makes the tasks of a job as there is room. Called in the courier's thread."""
+
+    record: OpenJob[TaskFuture]
+
+    def leave(self, cancel: bool) -> None:
+        """Read nothing more, because the application leaves. With `cancel`, what has not been sent is cancelled."""
+
+    def fail(self, error: ClusterError) -> None:
+        """End what has not been sent with an error: the cluster is gone."""
+
+
+class Awake:
+    """Tells whether this thread has stood still: stopped by a signal, held up by a lock, or asleep with its machine."""
+
+    def __init__(self) -> None:
+        self._seen = self._clocks()
+
+    def stood_still(self) -> bool:
+        """Say whether more than STOOD_STILL_S have passed since the last call."""
+        before, self._seen = self._seen, self._clocks()
+        return any(now - then > STOOD_STILL_S for then, now in zip(before, self._seen, strict=True))
+
+    @staticmethod
+    def _clocks() -> tuple[float, float]:
+        return monotonic(), time.time()  # the first one stands still while the machine sleeps
+
+
+class Courier:
+    """Carry the tasks of one application.
+
+    Args:
+        join: registers the application, now and again when its master has gone; is given the membership that the
+            new one replaces, if there was one.
+        cluster, name: of the cluster, for messages; of the application, for the thread.
+        store: where the application's large buffers lie.
+        gone: called when the master is gone for good; with whether it was stopped.
+        at_end: called last of all.
+    """
+
+    def __init__(
+        self,
+        join: Callable[[Membership | None], Membership],
+        cluster: str,
+        name: str,
+        store: Store,
+        gone: Callable[[bool], object],
+        at_end: Callback,
+    ) -> None:
+        self.member = join(None)  # first, because it may fail, and what follows has to be closed
+        self._store = store
+        self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)  # when, since when unused, how many were placed by then
+        self._shelf = Shelf()  # shared memory of others, in which results lie
+        self._released: deque[Slice] = deque()  # by whoever drops a result, in any thread
+        self._join = join
+        self._gone = gone
+        self._at_end = at_end
+        self._cluster = cluster
+        self._pid = os.getpid()
+        self.present: Presenter | None = None  #: called with each exception before its future has it; never raises
+        self.setup_ran: Callable[[SetupRan], None] | None = None  #: learns what setups have come to; never raises
+        self.present_display: Callable[[Display], None] | None = None  #: shows what no job gathers
+        self._lock = threading.Lock()  # guards what follows up to the inbox
+        self._closed = False  # no more tasks
+        self._sources: dict[JobId, Source] = {}
+        self._broken: ClusterError | None = None
+        self._inbox: deque[Task | Callback] = deque()
+        self._leaving = False  # our thread may end when nothing is unanswered
+        self._wake = Wake()
+        self.output = Output(name, drained=self._wake.set)
+        self._held: deque[News[TaskFuture]] = deque()  # news that waits for output to be written
+        self._held_until = 0.0
+        self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
+        # By task: attempt, and its stream 3; None once that cannot be read.
+        self._note_readers: dict[tuple[bytes, int], tuple[int, Reader | None]] = {}
+        self._ledger = Ledger[TaskFuture](self.member.interval_s)
+        self._attach()
+        self._waiter = self._watch()
+        self._heard_at = monotonic()
+        self._patience_s = MASTER_LOST_AFTER_S
+        self._in_vain = 0  # sessions that were ended, one after another, before a task ended in them
+        self._fault = ""  # of the master, that has ended the last one
+        self._awake = Awake()
+        self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------------------------------------ for any thread
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more tasks are taken, because of `leave`; False if that is because the cluster is gone."""
+        return self._closed and self._broken is None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether our thread has ended: nothing of the application is in the cluster any more."""
+        return not self._thread.is_alive()
+
+    def check_open(self) -> None:
+        """Raise RuntimeError after `leave` and in a forked copy, MasterLost once the cluster is gone."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("this application was made before a fork: make a new one in the child process")
+        if self._broken is not None:
+            raise type(self._broken)(str(self._broken))
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def post(self, tasks: Sequence[Task]) -> None:
+        """Hand tasks over. Raises as `check_open`."""
+        with self._lock:
+            self.check_open()
+            self._inbox.extend(tasks)
+        self._wake.set()
+
+    def open_source(self, source: Source) -> None:
+        """Take note of one that will `add` tasks of a job of its own in our thread. Raises as `check_open`."""
+        with self._lock:
+            self.check_open()
+            self._sources[source.record.id] = source
+
+    def close_job(self, record: OpenJob[TaskFuture]) -> None:
+        """Say that no more tasks will come for a job."""
+        self.tell(lambda: self._ledger.close(record))
+
+    def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
+        """Ask for the end of tasks of a job, or of all (None), running ones too."""
+        self.tell(lambda: self._ledger.cancel(job, indexes))
+
+    def leave(self, wait: bool, cancel_futures: bool, stop: bool = False) -> None:
+        """Take no more tasks, and end the thread when those that were taken have ended.
+
+        Args:
+            wait: return only then.
+            cancel_futures: cancel what does not run yet.
+            stop: cancel everything, running tasks too.
+        """
+        with self._lock:
+            self._closed = True
+        if os.getpid() != self._pid:
+            return  # a forked copy: thread and link belong to the parent
+        self.tell(lambda: self._begin_leaving(cancel_futures, stop))
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def quit(self) -> None:
+        """Leave now, and wait for no answer: the master cancels what is open, and nobody's future ends."""
+        with self._lock:
+            self._closed = True
+        self.tell(self._quit)
+        self._thread.join()
+
+    def fail(self, error: ClusterError) -> None:
+        """End everything that is open, and all that comes later, with an error: nobody is left who could do it."""
+        self.tell(lambda: self._give_up(str(error), type(error)))
+
+    def tell(self, what: Callback) -> None:
+        """Have something done in our thread."""
+        self._inbox.append(what)
+        self._wake.set()
+
+    # ------------------------------------------------------------------------------------------------- in our thread
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Take the tasks of a source, also while the application leaves."""
+        if tasks:
+            self._ledger.add(tasks)
+
+    def close_source(self, source: Source) -> None:
+        """Let a source go: no more tasks will come of it."""
+        if self._sources.pop(source.record.id, None) is not None:
+            self._ledger.close(source.record)
+
+    def _run(self) -> None:
+        try:
+            while not (self._leaving and not self._ledger.has_entries() and not self._inbox and not self._held):
+                if not self._turn() or self._broken is not None:
+                    break
+        except BaseException as error:
+            log.exception("the application's thread has failed")
+            self._give_up(f"the application's own thread has failed: {foreign.describe(error)}")
+        finally:
+            with self._lock:
+                self._closed = True
+            if self._broken is None and self._ledger.session is not None:
+                # Acknowledges the last outcomes, so that the master need not keep them.
+                self.member.link.send(self._ledger.session.keepalive())
+                self.member.leave()
+            else:
+                self.member.close()
+            self._wake.close()
+            self._shelf.close()
+            self._store.close()
+            self.output.close()
+            self._at_end()
+
+    def _attach(self) -> list[Task]:
+        session = Session(self.member.epoch, "to_client")
+        member = self.member
+        return self._ledger.attach(session, self._store, shares=member.shares_memory, quota=member.quota)
+
+    def _turn(self) -> bool:
+        """Wait for something, and do it. False when the cluster is gone."""
+        if self._awake.stood_still():
+            self._patience_s = PATIENCE_S
+        self._wake.rearm()
+        waits = bool(self._inbox) or has_mail(self.member.link.socket)
+        ready = self._waiter.poll(0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic()))
+        now = monotonic()
+        if self._wake.fileno() in ready:
+            self._wake.clear()
+        if self._inbox:
+            self._take_inbox()
+        over = self._receive(now)
+        if self._held:
+            self._learn_held(now)
+        if self._released:
+            self._ledger.release([self._released.popleft() for _ in range(len(self._released))])
+        if now - self._tidied[0] >= TIDY_S:
+            self._tidy(now)
+        self._send_what_is_due(now)
+        self._end_unsent()
+        if nested.note_blocked is not None:
+            nested.note_blocked(self._ledger.has_entries())
+        cut = self._monitor_fd in ready and self.member.link.disturbed()
+        if over or cut or now - self._heard_at > self.member.silence_s:
+            return self._look_for_master(over)
+        return True
+
+    def _receive(self, now: float) -> bool:
+        """Take what has come. True if the session is over."""
+        session = self._ledger.session
+        assert session is not None
+        try:
+            for frames in self.member.link.receive():
+                self._heard_at = now
+                self._patience_s = MASTER_LOST_AFTER_S
+                for news in self._ledger.received(frames, now):
+                    if (self._held or self.output.is_busy) and self._must_wait(news):
+                        self._held.append(news)
+                        continue
+                    # Not by `foreign.call`, which would cost each result a tenth of its way through this thread.
+                    try:
+                        self._learn(news)
+                    except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
+                        self._end_broken(news, error)
+        except ProtocolError as error:
+            log.warning("the master broke the protocol: %s", error)
+            self._fault = f"the master broke the protocol: {error}"
+            return True
+        except Exception as error:  # nothing that a master says ends this thread
+            log.exception("an envelope of the master could not be read")
+            self._fault = f"an envelope of the master could not be read: {foreign.describe(error)}"
+            return True
+        return session.closed_by_peer is not None
+
+    def _send_what_is_due(self, now: float) -> None:
+        for frames in self._ledger.step(now):
+            self.member.link.send(frames)
+
+    def _end_unsent(self) -> None:
+        """End the tasks that were cancelled before they were sent, and those that are too large for the master."""
+        for unsent in self._ledger.take_unsent():
+            future, limit_bytes = unsent.entry.owner, self._ledger.quota.bytes
+            if not unsent.size_bytes:
+                future.end_cancelled()
+                continue
+            error = TooLarge(
+                f"task {future.task}: its function and arguments have {unsent.size_bytes:,} bytes that travel, and the "
+                f"master takes {limit_bytes:,} of one application: raise MasterNode.bytes_per_client, or run on the "
+                "master's host, where large buffers lie in shared memory and do not travel",
+                unsent.size_bytes,
+                limit_bytes,
+            )
+            future.end(None, error)
+
+    def _tidy(self, now: float) -> None:
+        """Close shared memory that is not needed: what is too much at once, the rest after a while without use."""
+        _, since, count = self._tidied
+        if count != self._store.placings:
+            since, count = now, self._store.placings
+        self._tidied = (now, since, count)
+        if closed := self._store.tidy(0 if now - since >= REST_AFTER_S else None):
+            self._ledger.closed(closed)
+
+    def _watch(self) -> Waiter:
+        waiter = Waiter(self.member.link.socket)
+        self._monitor_fd = fd_of(self.member.link.monitor)
+        waiter.add(self._monitor_fd)
+        self.member.link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
+        waiter.add(self._wake.fileno())
+        return waiter
+
+    def _take_inbox(self) -> None:
+        tasks: list[Task] = []
+        for _ in range(len(self._inbox)):  # what a source tells itself is for the next turn
+            item = self._inbox.popleft()
+            if isinstance(item, Entry):
+                if not item.owner.cancelled():
+                    tasks.append(item)
+            else:
+                self._ledger.add(tasks)
+                tasks = []
+                item()
+        if tasks:
+            self._ledger.add(tasks)
+
+    def _quit(self) -> None:
+        self._ledger.drop_all()
+        self._ledger.take_unsent()
+        self._held.clear()
+        self._leaving = True
+
+    def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
+        if cancel_futures:
+            for entry in self._ledger.entries():
+                entry.owner.cancel()
+        if cancel_futures or stop:
+            self._held_until = 0.0  # nobody waits any longer
+        sources = dict(self._sources)
+        for source in sources.values():
+            source.leave(cancel_futures or stop)
+        for job in list(self._ledger.jobs.values()):
+            if stop:
+                self._ledger.cancel(job.id, None)
+            if job.id not in sources:
+                self._ledger.close(job)
+        self._leaving = True
+
+    # --------------------------------------------------------------------------------------------------------- news
+
+    def _must_wait(self, news: News[TaskFuture]) -> bool:
+        """Say whether output has to be written first: for ends, and for all that comes after an end which waits."""
+        if type(news) is Wrote:
+            if news.stream != NOTES:
+                return False
+        elif type(news) is not Ended:
+            return bool(self._held)
+        if self._held:
+            return True
+        if self.output.settle():
+            return False
+        self._held_until = monotonic() + OVERTAKE_S
+        return True
+
+    def _learn_held(self, now: float) -> None:
+        """Go on with what has waited for output, if that is written or has had its time."""
+        if self.output.is_busy:
+            if now < self._held_until:
+                return
+            self.output.overtake()
+        while self._held:
+            news = self._held.popleft()
+            try:
+                self._learn(news)
+            except BaseException as error:  # noqa: BLE001  (as in `_receive`)
+                self._end_broken(news, error)
+
+    def _learn(self, news: News[TaskFuture]) -> None:
+        if type(news) is Ended:
+            self._end(news)
+        elif type(news) is Runs:
+            news.entry.owner.note_running(news.slave)
+        elif type(news) is Wrote:
+            self._show(news)
+        elif type(news) is Unclaimed:
+            # It may be a result that has come before, in a session that is over, and that somebody looks at.
+            self._ledger.release(news.slices, clean=False)
+        elif type(news) is Segment:
+            try:
+                self._shelf.add(Handle(news.segment, news.pid, news.fd, news.size))
+            except (CannotOpen, OSError, ValueError) as error:  # whose results lie there will say so
+                log.warning("shared memory of the master: %s", error)
+        elif type(news) is DropSegments:
+            self._shelf.drop(news.segments)
+
+    def _end_broken(self, news: News[TaskFuture], error: BaseException) -> None:
+        """End a task whose end could not be taken, if it has none: its future is not to wait for ever."""
+        log.error("news of a task could not be taken", exc_info=error)
+        if type(news) is Ended:
+            future = news.entry.owner
+            failure = ResultNotLoadable(
+                f"the result of task {future.task} could not be handed over: {foreign.describe(error)}",
+                task=future.task,
+                slave=future.slave,
+                worker=future.worker,
+            )
+            failure.__cause__ = error
+            foreign.call(log, "ending a task has failed", future.end, None, failure)
+
+    def _end(self, ended: Ended[TaskFuture]) -> None:
+        future, frame = ended.entry.owner, ended.frame
+        self._in_vain = 0
+        if ended.entry.lease is not None:
+            # Whoever ran it before, and was lost, may look at it yet.
+            ended.entry.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
+        status = future.status = _STATUSES[frame.status]
+        future.slave, future.worker = ended.slave, frame.worker
+        future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
+        if self._note_readers:
+            self._note_readers.pop((future.job_id, future.index), None)
+        if self._decoders:
+            for stream in (1, 2):
+                self._decoders.pop((future.job_id, future.index, stream), None)
+        if status is Status.CANCELLED:
+            future.end_cancelled()
+        else:
+            future.answer(*answer_of(ended, self._take), self.present)
+
+    def _take(self, slice_: Slice) -> memoryview | bytearray:
+        return self._shelf.take(slice_, self._released.append)
+
+    def _show(self, wrote: Wrote[TaskFuture]) -> None:
+        future = wrote.entry.owner
+        if wrote.stream == NOTES:
+            self._take_notes(future, wrote)
+            return
+        key = (future.job_id, future.index, wrote.stream)
+        decoder = self._decoders.get(key)
+        if decoder is None:  # a character may be cut between two pieces
+            decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
+        for index, text in future.pieces(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
+            if future.job is not None and not future.job.prints:
+                future.job._task_wrote(OutputPiece(index, wrote.stream, text))
+            else:
+                self.output.write(wrote.stream, text)
+
+    def _take_notes(self, future: TaskFuture, wrote: Wrote[TaskFuture]) -> None:
+        key = (future.job_id, future.index)
+        attempt, reader = self._note_readers.get(key, (None, None))
+        if attempt != wrote.attempt:  # the last one may have died in the middle of a note
+            reader = Reader()
+            self._note_readers[key] = (wrote.attempt, reader)
+        if reader is None:
+            return
+        try:
+            notes = reader.feed(wrote.data)
+        except ProtocolError as error:
+            log.warning("task %s: %s: no more of its notes are read", future.task, error)
+            self._note_readers[key] = (wrote.attempt, None)
+            return
+        for note in notes:
+            if isinstance(note, SetupRan) and self.setup_ran is not None:
+                self.setup_ran(note)
+        notes = [note for note in notes if not isinstance(note, SetupRan)]
+        future.take_notes(notes, wrote.attempt)
+        if future.job is not None and not future.job.prints:
+            return
+        for note in notes:
+            if not isinstance(note, Display):
+                continue
+            if self.present_display is not None:
+                self.output.call(partial(self.present_display, note), sum(map(len, map(str, note.data.values()))))
+            else:
+                self.output.write(1, f"{note.data.get('text/plain', '')!s}\n")
+
+    # ----------------------------------------------------------------------------------------- when the master is gone
+
+    def _look_for_master(self, over: bool) -> bool:
+        """Ask a silent master whether we are still known; if not, register anew. False if there is none any more."""
+        session = self._ledger.session
+        assert session is not None
+        if session.closed_by_peer == CLUSTER_STOPPED:
+            self._give_up(f"cluster {self._cluster!r} has been stopped", gracefully=True)
+            return False
+        if over and not self._may_come_back(session.closed_by_peer or "", self._fault):
+            return False
+        self._fault = ""
+        deadline = monotonic() + self._patience_s
+        why = ""
+        while monotonic() < deadline:
+            try:
+                if not over and self.member.still_known():
+                    self._heard_at = monotonic()
+                    return True
+                self._go_on_with(self._join(self.member))
+                return True
+            except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
+                why = f"{type(error).__name__}: {error}"
+                over = True
+                time.sleep(RETRY_S)
+            if self._awake.stood_still():
+                self._patience_s = PATIENCE_S
+                deadline = monotonic() + PATIENCE_S
+        within = f"{self._patience_s:.0f} s"
+        self._give_up(f"the master of cluster {self._cluster!r} is gone, and none came back within {within} ({why})")
+        return False
+
+    def _may_come_back(self, reason: str, fault: str) -> bool:
+        """Say whether to register again after the end of a session; else give up, and tell why it has ended.
+
+        Args:
+            reason: of the master, if it has ended the session.
+            fault: of the master, if we have.
+        """
+        self._in_vain += 1
+        if reason.startswith(OVER_LIMIT):  # it would be again
+            self._give_up(f"the master of cluster {self._cluster!r} has ended the session, {reason}", LimitExceeded)
+            return False
+        if self._in_vain < SESSIONS_IN_VAIN:
+            return True
+        why = fault or f"the master has ended it: {reason}"
+        self._give_up(f"no session with the master of cluster {self._cluster!r} lasts ({why})")
+        return False
+
+    def _go_on_with(self, member: Membership) -> None:
+        self.member.close()
+        self.member = member
+        self._waiter = self._watch()
+        self._heard_at = monotonic()
+        for entry in self._attach():
+            entry.owner.end_cancelled()
+
+    def _give_up(self, why: str, kind: type[ClusterError] = MasterLost, gracefully: bool = False) -> None:
+        self._held_until = 0.0
+        self._learn_held(monotonic())
+        with self._lock:
+            self._broken = kind(why)
+            left = [item for item in self._inbox if isinstance(item, Entry)]
+            self._inbox.clear()
+        self._end_unsent()
+        for entry in [*self._ledger.drop_all(), *left]:
+            entry.owner.end(None, kind(f"task {entry.owner.task}: {why}"))
+        for source in list(self._sources.values()):
+            source.fail(kind(why))
+        self._gone(gracefully)

@@ -1,0 +1,560 @@
+"""A job: the futures of all its tasks as one thing, how far they are, what the tasks write.
+
+Its tasks are made by the thread that starts it and ended by the application's own thread; it is safe to use from any.
+"""
+
+import concurrent.futures
+import dis
+import inspect
+import itertools
+import operator
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, SupportsIndex, overload
+
+from msgspec import Struct
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.condition import Condition
+from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
+from concurrent_nb.nodes.application.progress_bar import Progress
+from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.shipping.runtime.notes import Display, Ended, Item, Note, Publication, Report, SetupRan, SystemCounts
+
+if TYPE_CHECKING:
+    import asyncio
+
+#: instructions in which `*job` asks a job for its iterator
+_STARS: Final = frozenset({"CALL_FUNCTION_EX", "LIST_EXTEND", "SET_UPDATE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many tasks of a job are where."""
+
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+
+    @property
+    def total(self) -> int:
+        """Return the number of tasks."""
+        return self.waiting + self.running + self.done + self.failed + self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPiece:
+    """What a task wrote: `stream` is 1 for standard output, 2 for standard error."""
+
+    index: int
+    stream: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a task showed with `display`."""
+
+    index: int
+    display: Display
+
+
+class TaskEvent(Struct, frozen=True, gc=False):
+    """What has happened to a task of a watched job. A Struct, because one is made for each task."""
+
+    index: int
+    kind: str  #: "started" (of tasks that have run for a while) or "ended"
+    slave: str
+    worker: int  #: pid, 0 if it is not known
+    at_s: float  #: when it was heard of, on the clock of `time.monotonic`
+    elapsed_s: float = 0.0  #: time that the worker spent on it
+    status: Status | None = None  #: how it ended on the cluster; None while it runs, or if it never got there
+
+
+@dataclass(frozen=True, slots=True)
+class TaskNote:
+    """What a task has said with `report` or `publish`, or the host of a task system of the system."""
+
+    index: int
+    content: Report | Publication | SystemCounts
+
+
+class Job(Generic[T]):
+    """All tasks of one cell, one `map` or one call of `push_tasks`; their values, in order.
+
+    >>> for value in f.map(range(3)): print(value)                      # doctest: +SKIP
+    >>> f.map(range(3)).results()                                       # doctest: +SKIP
+    [0, 1, 4]
+
+    Iterating gives each value as soon as it and all before it are there, `job[3]` and `job[1:4]` wait for theirs,
+    `len(job)` is the number of tasks. In a coroutine `await job` gives the list of the values, `async for` one after
+    the other, and `*job` the futures, which can be awaited: `await asyncio.gather(*job)`. A task that failed raises its
+    exception wherever its value is asked for.
+
+    Made by `start_job` and `push_tasks` of an application and by `map` of a task function. The futures keep everything
+    that finished, also when the job ended early: see `done_results`. Of a `watched` job events and notes gather until
+    they are taken. What tasks write and display gathers too, unless the job `prints`: then it comes out of this process
+    at once. A job that `is_open` may get more tasks, and has not ended before it gets no more.
+    """
+
+    def __init__(
+        self,
+        job: JobId,
+        name: str,
+        canceller: Canceller,
+        watched: bool = False,
+        prints: bool = False,
+        is_open: bool = False,
+    ) -> None:
+        self.id = job
+        self.name = name
+        self.watched = watched
+        self.prints = prints
+        self.is_open = is_open  #: more tasks may come
+        self.futures: list[TaskFuture[T]] = []
+        self.ended: list[TaskFuture[T]] = []  #: those that have ended, in that order
+        self.input_error: BaseException | None = None  #: why there are no more tasks, if that is an error
+        self.hit: TaskFuture[T] | None = None  #: the first task whose value satisfied `until`
+        self.first_error: TaskFuture[T] | None = None  #: the first task that failed
+        self.slaves: set[str] = set()  #: names of the slaves where tasks ended
+        self.label: Callable[[int], str] | None = None  #: says what a task was given, as in "k = 3"
+        self._canceller = canceller
+        self._is_unwanted = False  # somebody has cancelled it
+        self._started_s = time.monotonic()
+        self._ended_s: float | None = None
+        self._condition = Condition()
+        self._wakers: list[
+            Callable[[], object]
+        ] = []  # of coroutines: called once, when there are more tasks or no more
+        self._running: set[int] = set()
+        self._done = self._failed = self._cancelled = 0
+        self._output: deque[OutputPiece | Shown] = deque()
+        self._events: deque[TaskEvent] = deque()
+        self._notes: deque[TaskNote] = deque()
+
+    # --------------------------------------------------------------------------------------------------- its values
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every task has ended. Return whether that is so; False after `timeout_s` seconds."""
+        progress = self._progress()
+        try:
+            return self._wait_until(self._is_over, timeout_s, progress)
+        finally:
+            progress.close()
+
+    def results(self, timeout_s: float | None = None) -> list[T]:
+        """Wait for all tasks; return their values, in order.
+
+        Raises the first task's exception that has one, in order; CancelledError if tasks were cancelled, see
+        `done_results` then; TimeoutError after `timeout_s` seconds; of tasks from an iterator, what that has raised.
+        """
+        self._wait_or_raise(timeout_s)
+        if self.input_error is not None:
+            raise self.input_error
+        return [self._value_of(future) for future in self.futures]
+
+    def result(self, timeout_s: float | None = None) -> Any:
+        """Do as `results` does."""
+        return self.results(timeout_s)
+
+    def done_results(self) -> dict[int, T]:
+        """Return the values that are there by now, by the tasks' numbers; for a job that runs or was stopped."""
+        done = (future for future in list(self.futures) if future.done() and not future.cancelled())
+        return {future.index: future.result() for future in done if future.exception() is None}
+
+    def exception(self, timeout_s: float | None = None) -> BaseException | None:
+        """Wait for all tasks; return the exception that `results` raises because of a task, None if there is none.
+
+        Raises CancelledError and TimeoutError as `results` does.
+        """
+        self._wait_or_raise(timeout_s)
+        if self.input_error is not None:
+            return self.input_error
+        for future in self.futures:
+            if future.cancelled():
+                if (why := self._why_without_value()) is not None:
+                    return why
+                raise self._cancelled_error()
+            if (error := future.exception()) is not None:
+                return error
+        return None
+
+    def as_completed(self, timeout_s: float | None = None) -> Iterator[TaskFuture[T]]:
+        """Iterate over the futures in the order in which they end, also over those that are still to come.
+
+        Raises TimeoutError if it lasts longer than `timeout_s` seconds.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for number in itertools.count():
+            with self._condition:
+                while len(self.ended) <= number:
+                    if self._is_over():
+                        return
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise TimeoutError(f"{self!r} has not ended within {timeout_s} s")
+                    self._condition.wait(left)
+            yield self.ended[number]
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over the values, in order; for `*job` in a coroutine over the futures, which can be awaited."""
+        if _is_unpacked_in_a_coroutine(sys._getframe(1)):
+            return self._all_futures()  # type: ignore[return-value]  # types cannot say where they are asked for
+        return self._values()
+
+    def __len__(self) -> int:
+        """Return the number of tasks; of an open job there may be more to come."""
+        return len(self.futures)
+
+    def __bool__(self) -> bool:
+        """A job is true, also one without tasks: `if job` asks whether there is one."""
+        return True
+
+    @overload
+    def __getitem__(self, which: SupportsIndex) -> T: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> list[T]: ...
+
+    def __getitem__(self, which: SupportsIndex | slice) -> T | list[T]:
+        """Wait for the value of a task, or for those of a slice. Raises IndexError, and as `results` does."""
+        if isinstance(which, slice):
+            is_known = which.stop is not None and which.stop >= 0 and (which.start or 0) >= 0 and (which.step or 1) > 0
+            self._wait_for_tasks(which.stop if is_known else None)
+            return [self._value_of(future) for future in self.futures[which]]
+        index = operator.index(which)
+        self._wait_for_tasks(index + 1 if index >= 0 else None)
+        if not -len(self.futures) <= index < len(self.futures):
+            raise IndexError(f"{self._called} has {len(self.futures)} tasks, none of them is number {index}")
+        return self._value_of(self.futures[index])
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for `result()` in a coroutine. Cancelling the coroutine cancels the job."""
+        return self._awaited().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        """Iterate over the values in a coroutine, in order. Cancelling the coroutine cancels nothing."""
+        for index in itertools.count():
+            if index >= len(self.futures):
+                await self._until(lambda: index < len(self.futures) or not self.is_open)  # noqa: B023  (called here)
+                if index >= len(self.futures):
+                    break
+            future = self.futures[index]
+            if not future.done():
+                await _end_of(future)
+            yield self._value_of(future)
+        if self.input_error is not None:
+            raise self.input_error
+
+    # ------------------------------------------------------------------------------------------------- how far it is
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the start of the job to its end, or to now while it runs."""
+        return (time.monotonic() if self._ended_s is None else self._ended_s) - self._started_s
+
+    def done(self) -> bool:
+        """Return whether all tasks have ended, and no more will come."""
+        return self._is_over()
+
+    def cancelled(self) -> bool:
+        """Return whether the job has ended because it, or tasks of it, were cancelled."""
+        is_cut = self._is_over() and self._cancelled > 0 and self.hit is None
+        return is_cut and self._why_without_value() is None
+
+    def cancel(self) -> None:
+        """Stop the whole job, running tasks too. Returns at once; `wait` tells when all have ended."""
+        self._is_unwanted = True
+        if self.is_open:
+            self._close()
+        self._canceller(self.id, None)
+
+    def counts(self) -> Counts:
+        """Tell how many tasks are where."""
+        with self._condition:
+            running = len(self._running)
+            waiting = len(self.futures) - len(self.ended) - running
+            return Counts(waiting, running, self._done, self._failed, self._cancelled)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a job cannot be sent: call its results() first and use those")
+
+    def __repr__(self) -> str:
+        counts = self.counts()
+        parts = [f"{counts.done} of {counts.total}{' or more' if self.is_open else ''} done"]
+        named = (counts.failed, "failed"), (counts.cancelled, "cancelled"), (counts.running, "running")
+        parts += [f"{count} {what}" for count, what in named if count]
+        if self._is_over():
+            parts.append(f"ended after {self.elapsed_s:.2f} s")
+        return f"<Job {self.name or self.id.hex()[:8]}: {', '.join(parts)}>"
+
+    # -------------------------------------------------------------------------------------------- for who watches it
+
+    def take_output(self) -> list[OutputPiece | Shown]:
+        """Give what tasks have written and displayed since the last call, in order."""
+        return _taken(self._output)
+
+    def take_events(self) -> list[TaskEvent]:
+        """Give what has happened to tasks since the last call, in order, if the job is watched."""
+        return _taken(self._events)
+
+    def take_notes(self) -> list[TaskNote]:
+        """Give what tasks have reported and published since the last call, if the job is watched."""
+        return _taken(self._notes)
+
+    # ------------------------------------------------------------------------------------------------------- inside
+
+    @property
+    def _called(self) -> str:
+        return f"job {self.name or self.id.hex()[:8]}"
+
+    def _is_over(self) -> bool:
+        return not self.is_open and len(self.ended) >= len(self.futures)
+
+    def _progress(self) -> Progress:
+        return Progress("job", self.name, lambda: (len(self.ended), len(self.futures)), self._started_s)
+
+    def _values(self) -> Iterator[T]:
+        """Iterate over the values, in order, and show how far the job is."""
+        progress = self._progress()
+        try:
+            for future in self._all_futures():
+                self._wait_until(future.done, None, progress)
+                yield self._value_of(future)
+        finally:
+            progress.close()
+
+    def _wait_until(self, holds: Callable[[], bool], timeout_s: float | None, progress: Progress) -> bool:
+        """Wait until something holds that only the end of a task can change. False after `timeout_s` seconds."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not holds():
+            with self._condition:
+                if holds():
+                    break
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._condition.wait(progress.wait_s(left))
+            progress.look()  # not while the lock is held: a stream may block
+        return True
+
+    def _wait_or_raise(self, timeout_s: float | None) -> None:
+        if not self.wait(timeout_s):
+            raise TimeoutError(f"{self!r} has not ended within {timeout_s} s")
+
+    def _value_of(self, future: TaskFuture[T]) -> T:
+        """Wait for a task's value. Raises its exception, or why there is none."""
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            if not future.cancelled():
+                raise  # the task itself has raised that
+        raise self._why_without_value() or self._cancelled_error()
+
+    def _why_without_value(self) -> BaseException | None:
+        """Give the exception because of which tasks were cancelled, None if they were cancelled for other reasons."""
+        if self._is_unwanted or self.first_error is None:
+            return None
+        return self.first_error.exception()
+
+    def _cancelled_error(self) -> concurrent.futures.CancelledError:
+        counts = self.counts()
+        why = "was cancelled" if self.hit is None else "has ended with its first hit, job.hit.result()"
+        text = f"{self._called} {why}: {counts.cancelled} of its {counts.total} tasks have no result"
+        return concurrent.futures.CancelledError(
+            f"{text}; job.done_results() gives those of the {counts.done} that finished" if counts.done else text
+        )
+
+    def _all_futures(self) -> Iterator[TaskFuture[T]]:
+        """Iterate over the futures, also over those that are still to come."""
+        for index in itertools.count():
+            if not self._wait_for_tasks(index + 1):
+                break
+            yield self.futures[index]
+        if self.input_error is not None:
+            raise self.input_error
+
+    def _wait_for_tasks(self, count: int | None) -> bool:
+        """Wait until there are so many tasks, or all that there will be (None). Return whether there are so many."""
+        if count is not None and count <= len(self.futures):
+            return True
+        with self._condition:
+            while self.is_open and (count is None or count > len(self.futures)):
+                self._condition.wait()
+            return count is None or count <= len(self.futures)
+
+    async def _awaited(self) -> Any:
+        import asyncio
+
+        try:
+            await self._until(self._is_over)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self.result()
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds that only more tasks, their end or the end of the job can change."""
+        import asyncio  # here, because it takes 100 ms and only coroutines come by
+
+        loop = asyncio.get_running_loop()
+        while True:
+            woken = loop.create_future()
+            with self._condition:
+                if holds():
+                    return
+                self._wakers.append(partial(_wake, loop, woken))
+            await woken
+
+    def _wake_coroutines(self) -> None:
+        with self._condition:
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
+
+    # ------------------------------------------------------------------------------- for the application's thread
+
+    def _future_of(self, index: int) -> TaskFuture[T]:
+        """Make the future of a task, the next one, that is about to be sent."""
+        future: TaskFuture[T] = TaskFuture(self.id, index, self._canceller, self)
+        self._add(future)
+        return future
+
+    def _add(self, future: TaskFuture[T]) -> None:
+        """Take one more task."""
+        self.futures.append(future)
+        if self.is_open:
+            with self._condition:
+                self._condition.notify_all()
+            if self._wakers:
+                self._wake_coroutines()
+
+    def _task_started(self, index: int) -> None:
+        """Note that a task runs."""
+        future = self.futures[index]
+        with self._condition:
+            if not future.done():
+                self._running.add(index)
+                if self.watched:
+                    self._events.append(TaskEvent(index, "started", future.slave, 0, time.monotonic()))
+
+    def _task_wrote(self, piece: OutputPiece) -> None:
+        """Note what a task wrote."""
+        self._output.append(piece)
+
+    def _task_said(self, index: int, notes: Sequence[Note]) -> None:
+        """Note what a task has said."""
+        for note in notes:
+            if isinstance(note, Display):
+                if not self.prints:
+                    self._output.append(Shown(index, note))
+            elif self.watched and not isinstance(note, (Item, Ended, SetupRan)):
+                self._notes.append(TaskNote(index, note))
+
+    def _tasks_ended(self, futures: Sequence[TaskFuture[T]]) -> None:
+        """Note that tasks have ended, whoever ended them."""
+        if not futures:
+            return
+        with self._condition:
+            for future in futures:
+                self._note_end(future)
+            if self._is_over():
+                self._ended_s = time.monotonic()
+            self._condition.notify_all()
+        if self._wakers and self._is_over():
+            self._wake_coroutines()
+
+    def _note_end(self, future: TaskFuture[T]) -> None:
+        self._running.discard(future.index)
+        slave, status = future.slave, future.status
+        if self.watched:
+            event = TaskEvent(future.index, "ended", slave, future.worker, time.monotonic(), future.elapsed_s, status)
+            self._events.append(event)
+        if slave:
+            self.slaves.add(slave)
+        if future.cancelled():
+            self._cancelled += 1
+        elif status in SUCCESSES:
+            self._done += 1
+            if status is Status.HIT and self.hit is None:
+                self.hit = future
+        else:
+            self._failed += 1
+            self.first_error = self.first_error or future
+        self.ended.append(future)
+
+    def _close(self, error: BaseException | None = None) -> None:
+        """Note that no more tasks will come, because of `error` if there is one."""
+        with self._condition:
+            self.is_open = False
+            self.input_error = error
+            if self._is_over():
+                self._ended_s = time.monotonic()
+            self._condition.notify_all()
+        if self._wakers:
+            self._wake_coroutines()
+
+
+def _is_unpacked_in_a_coroutine(frame: FrameType) -> bool:
+    """Say whether the code of a frame is a coroutine that is about to unpack something with a star."""
+    code = frame.f_code
+    if not code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        return False
+    return dis.opname[code.co_code[frame.f_lasti]] in _STARS
+
+
+async def _end_of(future: TaskFuture[Any]) -> None:
+    """Wait for the end of a task. Whoever waits may be cancelled, which does not concern the task."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+    future.add_done_callback(lambda ended: _wake(loop, woken))
+    await woken
+
+
+def _wake(loop: "asyncio.AbstractEventLoop", woken: "asyncio.Future[None]") -> None:
+    """Wake a coroutine of another thread's loop."""
+
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    with suppress(RuntimeError):  # the loop has been closed: nothing waits there
+        loop.call_soon_threadsafe(wake)
+
+
+def _taken(gathered: "deque[T]") -> "list[T]":
+    """Empty a deque that another thread fills."""
+    taken = []
+    while gathered:
+        taken.append(gathered.popleft())
+    return taken
+
+
+def as_completed(
+    futures: "Job | Iterable[concurrent.futures.Future[Any] | Job]", timeout: float | None = None
+) -> "Iterator[concurrent.futures.Future[Any]]":
+    """Iterate over futures in the order in which they end, those that have ended first.
+
+    Args:
+        futures: a job (also one whose tasks are still to come), or futures and jobs, of any executors.
+        timeout: seconds from the first `next`, after which TimeoutError is raised.
+    """
+    if isinstance(futures, Job):
+        return futures.as_completed(timeout)
+    given: list[concurrent.futures.Future[Any]] = []
+    for one in futures:
+        if isinstance(one, Job):
+            given += one.futures
+        else:
+            given.append(one)
+    return concurrent.futures.as_completed(given, timeout)

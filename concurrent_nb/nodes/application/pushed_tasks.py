@@ -1,0 +1,166 @@
+"""Tasks that are objects: on their way to the cluster, and their ends on the way back to them.
+
+caller's thread: the first tasks --> courier --> cluster
+desk's thread:   Task.finished, the application's task_finished, then more tasks of an iterator
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from concurrent_nb import foreign
+from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
+from concurrent_nb.nodes.application.callback_thread import Desk
+from concurrent_nb.nodes.application.client_thread import Courier
+from concurrent_nb.nodes.application.core import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.job import Job
+from concurrent_nb.nodes.application.payload import TaskLoader
+from concurrent_nb.tasks.system import Task
+
+log = foreign.Log(__name__)
+
+#: an iterator of tasks is read so far ahead of their ends
+AHEAD: Final = 4096
+#: tasks that are handed over at once
+BATCH: Final = 256
+
+#: called with a task, its result and its error, after the task itself has been told
+Listener = Callable[[Task, Any, BaseException | None], object]
+
+
+class Push:
+    """The tasks of one `push_tasks`.
+
+    Args:
+        client_id: the application that pushes them.
+        ahead: how far an iterator is read ahead; None for all at once.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        loader: TaskLoader,
+        courier: Courier,
+        desk: Desk,
+        tasks: Iterator[Task],
+        record: OpenJob[TaskFuture],
+        job: Job,
+        limits: tuple[float | None, int],
+        ahead: int | None,
+        listener: Listener,
+    ) -> None:
+        self._client_id = client_id
+        self._loader = loader
+        self._courier = courier
+        self._desk = desk
+        self._tasks = tasks
+        self._record = record
+        self._job = job
+        self._limits = limits
+        self._ahead = ahead
+        self._listener = listener
+        self._told = 0  # tasks whose end was told; the desk's thread counts them
+        self._is_closed = False
+        self._is_handed_over = False  # to the desk's thread, which reads on
+
+    def start(self) -> None:
+        """Push the first tasks. Raises what the iterator raises, ConfigurationError, RuntimeError after a shutdown."""
+        try:
+            self._fill()
+        except BaseException:
+            self._courier.cancel(self._record.id, None)
+            raise
+        self._is_handed_over = True
+        self._desk.call(self._go_on)
+
+    def _fill(self) -> None:
+        """Push as far ahead as may be. What is raised is why nothing more will come."""
+        room = self._room()  # as it is now: who pushes is not to go on for as long as tasks end
+        try:
+            while self._job.is_open and room > 0:
+                count = int(min(room, BATCH))
+                room -= count
+                if self._push(itertools.islice(self._tasks, count)) < count:
+                    self._job._close()
+        except BaseException as error:
+            self._job._close(error)
+            raise
+        finally:
+            if not self._job.is_open:
+                self._is_closed = True
+                self._courier.close_job(self._record)
+
+    def _room(self) -> float:
+        return math.inf if self._ahead is None else self._ahead - (len(self._job.futures) - self._told)
+
+    def _push(self, tasks: Iterator[Task]) -> int:
+        entries = []
+        try:
+            for task in tasks:
+                entries.append(self._entry(task))
+        finally:
+            unsent = [entry for entry in entries if not entry.owner.done()]
+            try:
+                self._courier.post(unsent)
+            except (RuntimeError, ClusterError) as error:
+                for entry in unsent:
+                    entry.owner.end(None, error)
+                raise
+        return len(entries)
+
+    def _entry(self, task: Task) -> Entry[TaskFuture]:
+        job = self._job
+        future = TaskFuture(self._record.id, len(job.futures), self._courier.cancel, job)
+        introduce(task, future, self._client_id)
+        future.add_done_callback(lambda ended: self._desk.call(self._ended, task, ended))
+        job._add(future)
+        try:
+            function, (body, sizes, buffers, lease) = self._loader.load(task)
+        except NotPicklable as error:
+            future.end(None, error)
+            return Entry(self._record, future.index, Shipment(b"", b""), b"", (), (), None, 0, future)
+        return Entry(self._record, future.index, function, body, sizes, buffers, *self._limits, future, lease=lease)
+
+    def _ended(self, task: Task, future: TaskFuture) -> None:
+        """Tell who wants to know, and go on. In the desk's thread."""
+        self._told += 1
+        try:
+            tell(task, future, self._listener)
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._is_handed_over or self._is_closed:
+            return
+        job = self._job
+        if job.is_open and self._record.stop_on_error and job.first_error is not None:
+            job._close()
+        if not job.is_open or self._room() > AHEAD // 2:
+            try:
+                self._fill()
+            except Exception as error:  # noqa: BLE001  (the job has it, and `results` raises it)
+                log.info("job %s gets no more tasks: %s", job.name, error)
+
+
+def introduce(task: object, future: TaskFuture, client_id: str) -> Task:
+    """Write its ids into a task, and give it back. Raises ConfigurationError if it is none."""
+    if not isinstance(task, Task):
+        raise ConfigurationError(f"a {type(task).__name__} cannot be pushed: make it a concurrent_nb.Task")
+    task.task_id = future.task
+    task.client_id = client_id
+    return task
+
+
+def tell(task: Task, future: TaskFuture, listener: Listener) -> None:
+    """Tell a task that has ended, and then `listener`. Those that were cancelled are not told."""
+    if future.cancelled():
+        return
+    task.slave_id = future.slave
+    error = future.exception()
+    result = None if error is not None else future.result()
+    try:
+        task.finished(result, error)
+    finally:
+        listener(task, result, error)

@@ -1,0 +1,109 @@
+"""What an application holds of a task system that it has pushed, or may be about to: its job."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.futures import Canceller, TaskFuture
+from concurrent_nb.nodes.application.job import Counts, Job
+from concurrent_nb.shipping.runtime.notes import Note, SystemCounts
+from concurrent_nb.tasks.system import ITaskSystem
+
+_NOTHING = SystemCounts("waiting", 0, 0, 0, 0, 0, 0, 0, False, 0.0, [])
+
+
+class SystemRun(Job):
+    """A task system on the cluster: its result, how far it is, its end.
+
+    Made by `ApplicationNode.push_tasksystem`. Its counts are those of the system's own tasks. If the process in which
+    the system runs dies, the system is run again from its start, three times at most.
+    """
+
+    is_system: bool = True  #: False while it is a task that may yet return a task system
+    told: SystemCounts = _NOTHING  #: what its host has said last
+
+    def result(self, timeout_s: float | None = None) -> Any:
+        """Wait for the end; return what the system's `gather_result` gave.
+
+        Raises what a method of the system or, unless the system takes errors, a task has raised; CancelledError if it
+        was cancelled; TimeoutError after `timeout_s` seconds.
+        """
+        (value,) = self.results(timeout_s)
+        return value
+
+    def stats(self) -> dict[str, Any]:
+        """Tell how far the system is, as `MasterHandle.stats` does there; what it says is a moment old."""
+        stats: dict[str, Any] = msgspec.to_builtins(self.told)
+        return stats
+
+    def counts(self) -> Counts:
+        """Tell how many of the system's tasks are where."""
+        told = self.told
+        if self._ended_s is not None:
+            return Counts(0, 0, told.done, told.failed, told.cancelled + told.unfinished)
+        return Counts(told.waiting, told.running, told.done, told.failed, told.cancelled)
+
+    def _task_said(self, index: int, notes: Sequence[Note]) -> None:
+        """Note what the host has said."""
+        for note in notes:
+            if isinstance(note, SystemCounts):
+                self.told = note
+        super()._task_said(index, notes)
+
+
+class CellRun(SystemRun):
+    """The job of one task that goes on if the task returns a task system: its result is that of the system then.
+
+    Made by `ApplicationNode.start_cell`. While it is not known whether it is a system, it counts as any job.
+
+    Args:
+        go_on: pushes a system as part of the job; called in the application's thread.
+    """
+
+    def __init__(
+        self,
+        job: JobId,
+        name: str,
+        canceller: Canceller,
+        watched: bool,
+        prints: bool,
+        go_on: Callable[["CellRun", ITaskSystem], None],
+    ) -> None:
+        super().__init__(job, name, canceller, watched, prints)
+        self.is_system = False
+        self._go_on = go_on
+
+    def was_cancelled(self) -> bool:
+        """Say whether somebody wanted its end, whatever it was then."""
+        return self._is_unwanted or self.futures[0].cancelled()
+
+    def counts(self) -> Counts:
+        """Tell how many of its tasks are where."""
+        return super().counts() if self.is_system else Job.counts(self)
+
+    def _future_of(self, index: int) -> TaskFuture:
+        """Give the one future, which the task and the system share."""
+        if not self.futures:
+            self.futures.append(_CellFuture(self.id, index, self._canceller, self))
+        (future,) = self.futures
+        future.job_id = self.id
+        return future
+
+    def goes_on_with(self, value: Any) -> bool:
+        """Take what the task has returned, if it is a task system; False for everything else."""
+        if self.is_system or not isinstance(value, ITaskSystem):
+            return False
+        self.is_system = True
+        self._go_on(self, value)
+        return True
+
+
+class _CellFuture(TaskFuture):
+    """Ends when its job has nothing more to do."""
+
+    def end(self, value: Any, error: BaseException | None) -> bool:
+        if error is None and isinstance(self.job, CellRun) and self.job.goes_on_with(value):
+            return True
+        return super().end(value, error)

@@ -1,0 +1,118 @@
+"""What one may ask for a task or a job: checked where it is given, before anything is sent.
+
+What the master would refuse would cost the application its session, so nothing that it refuses gets there.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+import msgspec
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.nodes.application.core import Shipment
+from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.wire.messages import STRATEGIES, Needs, StrategyName
+
+if TYPE_CHECKING:
+    from concurrent_nb.nodes.application.node import ApplicationNode
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: a job's name is cut to so many characters
+NAME_MAX: Final = 100
+RETRIES_MAX: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """Options of a task, as they travel. Made by `options_of`."""
+
+    timeout_s: float | None = None
+    retries: int = 0
+    needs: Needs | None = None  #: as given; None: those of the function
+    name: str = ""
+    strategy: StrategyName | None = None
+
+    def needs_with(self, function: Shipment) -> Needs | None:
+        """Give the needs of a task of a function, as they travel."""
+        return function.needs if self.needs is None else checked_needs(self.needs)
+
+
+def options_of(timeout_s: Any, retries: Any, needs: Needs | None, name: object, strategy: str | None) -> TaskOptions:
+    """Check options. Raises ConfigurationError that names the one that cannot be."""
+    checked_needs(needs)
+    return TaskOptions(*limits_of(timeout_s, retries), needs, label_of(name), strategy_of(strategy))
+
+
+class BoundOptions:
+    """An application with options for its tasks: made by `ApplicationNode.options`."""
+
+    def __init__(self, application: "ApplicationNode", options: TaskOptions) -> None:
+        self._application = application
+        self._options = options
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
+        """Run `fn(*args, **kwargs)` on the cluster with these options; else as `ApplicationNode.submit`."""
+        return self._application._submit_with(self._options, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[R]:
+        """Return an iterator over `fn(*items)` with these options for each item; else as `ApplicationNode.map`.
+
+        With `timeout_s` or `retries` each item is a task by itself, so then no chunksize above 1 is taken.
+        """
+        return self._application._map_with(
+            self._options, fn, iterables, timeout, chunksize, buffersize, return_exceptions
+        )
+
+    def __repr__(self) -> str:
+        given = {name: getattr(self._options, name) for name in TaskOptions.__slots__}
+        shown = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
+        return f"<{self._application!r} with {shown or 'no options'}>"
+
+
+def limits_of(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
+    """Give the limits of a job's tasks as they travel."""
+    is_number = isinstance(timeout_s, numbers.Real) and not isinstance(timeout_s, bool)
+    if timeout_s is not None and not (is_number and timeout_s > 0):
+        raise ConfigurationError(f"timeout_s is {timeout_s!r}, it must be a number of seconds above 0, or None")
+    is_whole = isinstance(retries, numbers.Integral) and not isinstance(retries, bool)
+    if not (is_whole and 0 <= retries <= RETRIES_MAX):
+        raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
+    return None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries)
+
+
+def strategy_of(name: str | None) -> StrategyName | None:
+    """Give the name of a strategy as it travels."""
+    if name is not None and name not in STRATEGIES:
+        raise ConfigurationError(f"strategy is {name!r}, it must be one of {', '.join(STRATEGIES)}, or None")
+    return name
+
+
+def checked_needs(needs: Needs | None) -> Needs | None:
+    """Give needs as they travel: None for what nearly all tasks need. Raises ConfigurationError."""
+    if needs is None:
+        return None
+    try:
+        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # what it is told is not checked
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigurationError(f"needs is {needs!r}: {error}") from error
+    if needs.kind != "process" and needs.cores != 1:
+        raise ConfigurationError(f"needs is {needs!r}: a {needs.kind} takes no more than one core")
+    return None if needs == Needs() else needs
+
+
+def label_of(name: object) -> str:
+    """Give a name as it travels: short, and text that can be encoded."""
+    return str(name)[:NAME_MAX].encode("utf-8", "replace").decode()

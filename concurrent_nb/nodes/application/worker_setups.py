@@ -1,0 +1,239 @@
+"""An application's setups: what each worker does before its first task of this application.
+
+    run_everywhere, %%concurrent_setup --> Setups.add --> every function that is sent from then on holds it
+                                                      --> rounds of tasks that do nothing else, one for each slot
+    notes of workers (SetupRan) --> Everywhere: who has run it, and with what result
+
+That a setup runs before a task is certain, because it travels with the task's function. The rounds only see to it that
+the workers that there are now run it soon: where a task of a round comes to a worker that has run the setup, it waits
+for a moment, so that the others come to other workers.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from concurrent_nb.errors import SetupFailed, WorkerDied
+from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.shipping.environment.envelope import Environment
+from concurrent_nb.shipping.environment.tracker import TRACKER
+from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
+from concurrent_nb.shipping.functions.setups import Setup, prepared
+from concurrent_nb.shipping.runtime.notes import SetupRan
+
+#: rounds of tasks that are sent for a setup; who has not run it then, does so before its first task
+ROUNDS_MAX: Final = 10
+#: what a task of a round waits in a worker that has run the setup, at first and at most
+HOLD_S: Final = 0.05
+HOLD_MAX_S: Final = 0.5
+#: functions with setups that are kept, the last ones
+KEPT: Final = 128
+
+#: sends so many tasks that run setups and wait so many seconds where they had run; gives their futures
+Send = Callable[[PickledFunction, str, int, float], list[TaskFuture]]
+
+
+class Everywhere:
+    """A setup: who has run it so far, and with what result. Later workers run it before their first task.
+
+    Workers are named by host and process id, as in "node7:4711". Safe to use from many threads.
+    """
+
+    def __init__(self, name: str, remove: Callable[[], None]) -> None:
+        self.name = name
+        self.expected = 0  #: workers that there were when it was last asked; 0 until that is known
+        self._remove = remove
+        self._changed = threading.Condition()
+        self._told: dict[str, SetupRan] = {}
+        self._failure: BaseException | None = None  # why nobody runs it any more
+        self._is_settled = False
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What it has returned, by worker, so far."""
+        return {worker: told.value for worker, told in self._snapshot() if told.ok}
+
+    @property
+    def errors(self) -> dict[str, SetupFailed]:
+        """How it has failed, by worker, so far. Tasks that come to these workers fail with SetupFailed."""
+        return {
+            worker: SetupFailed(f"setup {self.name!r} has failed in worker {worker}:\n{told.text}")
+            for worker, told in self._snapshot()
+            if not told.ok
+        }
+
+    @property
+    def workers(self) -> list[str]:
+        """Those that have run it, in the order in which they told."""
+        return [worker for worker, _ in self._snapshot()]
+
+    @property
+    def slowest_s(self) -> float:
+        """The longest that it has taken a worker, in seconds."""
+        return max((told.elapsed_s for _, told in self._snapshot()), default=0.0)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the workers that there are have run it, or one has failed. False after `timeout_s` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_settled, timeout_s)
+
+    def result(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """Wait until the workers that there are have run it; give what it returned, by worker.
+
+        Raises SetupFailed if it failed in any of them, or killed them; TimeoutError; MasterLost.
+        """
+        if not self.wait(timeout_s):
+            raise TimeoutError(f"setup {self.name!r} has not run in all workers within {timeout_s:g} s")
+        if self._failure is not None:
+            raise self._failure
+        for error in self.errors.values():
+            raise error
+        return self.results
+
+    def remove(self) -> None:
+        """Have no more workers run it. What it has done in workers stays there."""
+        self._remove()
+
+    def _snapshot(self) -> list[tuple[str, SetupRan]]:
+        with self._changed:
+            return list(self._told.items())
+
+    def __repr__(self) -> str:
+        failed = len(self.errors)
+        failures = f", failed in {failed}" if failed else ""
+        there = f" of {self.expected}" if self.expected > len(self._told) else ""
+        return f"<setup {self.name}: run by {len(self._told)}{there} workers{failures}>"
+
+    # ------------------------------------------------------------------------------------ for the application's threads
+
+    def ran(self, told: SetupRan) -> None:
+        """Take a worker's word."""
+        with self._changed:
+            self._told[told.worker] = told
+            if not told.ok:
+                self._is_settled = True
+            self._changed.notify_all()
+
+    def settle(self, failure: BaseException | None = None) -> None:
+        """Let those go on who wait."""
+        with self._changed:
+            self._failure = failure
+            self._is_settled = True
+            self._changed.notify_all()
+
+
+class Setups:
+    """All setups of an application, in order.
+
+    Args:
+        send: see `Send`.
+        ask: gives how many workers there are now.
+        later: has something done in a thread where that may take a moment.
+    """
+
+    def __init__(self, send: Send, ask: Callable[[], int], later: Callable[..., None]) -> None:
+        self.are_there = False  #: an attribute, because it is asked for with each task
+        self.names: dict[bytes, frozenset[str]] = {}  #: that they bind in workers, by place
+        self._send = send
+        self._ask = ask
+        self._later = later
+        self._lock = threading.Lock()
+        self._setups: dict[bytes, tuple[Setup, Everywhere]] = {}  # by place
+        self._kept: OrderedDict[tuple[bytes, ...], PickledFunction] = OrderedDict()
+        self._key: tuple[bytes, ...] = ()  # which setups a function has that is sent now
+
+    def add(self, setup: Setup, names: frozenset[str] = frozenset()) -> Everywhere:
+        """Have all workers run a setup: soon, and later ones before their first task. It replaces that of its place."""
+        handle = Everywhere(setup.name, partial(self._remove, setup))
+        with self._lock:
+            self._setups[setup.place] = setup, handle
+            self.names[setup.place] = names
+            self._renew()
+        self._later(self._round, setup, handle, 0)
+        return handle
+
+    def prepared(self, function: PickledFunction, environment: Environment | None) -> PickledFunction:
+        """Give a function with the setups that it needs, in the environment that both are to run in."""
+        with self._lock:
+            key = (function.digest, *self._key, environment.digest if environment is not None else b"")
+            found = self._kept.get(key)
+            if found is None:
+                found = prepared(function, [setup for setup, _ in self._setups.values()], environment)
+                if function.lease is None:  # what is large is not kept for a call that may never come
+                    self._kept[key] = found
+                    if len(self._kept) > KEPT:
+                        self._kept.popitem(last=False)
+            return found
+
+    def ran(self, told: SetupRan) -> None:
+        """Take the word of a worker that has run one."""
+        for setup, handle in list(self._setups.values()):
+            if setup.id == told.setup:
+                handle.ran(told)
+
+    def _remove(self, setup: Setup) -> None:
+        with self._lock:
+            current, _ = self._setups.get(setup.place, (None, None))
+            if current is not None and current.id == setup.id:
+                del self._setups[setup.place], self.names[setup.place]
+                self._renew()
+
+    def _break(self, setup: Setup, why: str) -> None:
+        """Have no worker try a setup again that kills them; tasks that need it fail."""
+        with self._lock:
+            current, handle = self._setups.get(setup.place, (None, None))
+            if current is not None and handle is not None and current.id == setup.id:
+                self._setups[setup.place] = replace(current, broken=why), handle
+                self._renew()
+
+    def _renew(self) -> None:
+        self.are_there = bool(self._setups)
+        self._kept.clear()
+        self._key = tuple(setup.id for setup, _ in self._setups.values())
+
+    # ----------------------------------------------------------------------------------------------------- the rounds
+
+    def _round(self, setup: Setup, handle: Everywhere, number: int) -> None:
+        """Send tasks for the workers that there are, unless all have run it."""
+        handle.expected = self._ask()
+        enough = 0 < handle.expected <= len(handle.workers)
+        if enough or number >= ROUNDS_MAX or setup.place not in self._setups or handle.errors:
+            handle.settle()
+            return
+        with self._lock:
+            until = [each for each, _ in self._setups.values()]
+            if setup.id in self._key:
+                until = until[: self._key.index(setup.id) + 1]
+        hold_s = min(HOLD_S * 2**number, HOLD_MAX_S)
+        try:
+            futures = self._send(prepared(None, until, TRACKER.current()), setup.name, max(1, handle.expected), hold_s)
+        except Exception as error:  # noqa: BLE001  (the application is closed, or its cluster has gone: who waits is told)
+            handle.settle(error)
+            return
+        left = len(futures)
+
+        def ended(future: TaskFuture) -> None:
+            nonlocal left
+            left -= 1  # all end in the application's thread
+            if not left:
+                self._later(self._round_over, setup, handle, number, futures)
+
+        for future in futures:
+            future.add_done_callback(ended)
+
+    def _round_over(self, setup: Setup, handle: Everywhere, number: int, futures: list[TaskFuture]) -> None:
+        errors = [future.exception() for future in futures if not future.cancelled()]
+        died = next((error for error in errors if isinstance(error, WorkerDied)), None)
+        if died is not None:
+            self._break(setup, str(died))
+            failure = SetupFailed(f"setup {setup.name!r} kills its workers, and is not run any more: {died}")
+            handle.settle(failure)
+        elif any(future.cancelled() for future in futures):
+            handle.settle()
+        elif (error := next((error for error in errors if error is not None), None)) is not None:
+            handle.settle(error)
+        else:
+            self._round(setup, handle, number + 1)

@@ -1,0 +1,64 @@
+"""Ask for a slave's kernel, and have a connection file for it that any Jupyter client on this machine takes."""
+
+import hashlib
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from concurrent_nb.errors import AccessRefused
+from concurrent_nb.nodes.common.kernel_access import OPEN_WITHIN_S, access_of, connection_info
+from concurrent_nb.transport import connection_file, private_files
+from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.control_client import ControlClient
+from concurrent_nb.wire.messages import KernelAccess
+
+#: names the cluster of a kernel, in its environment: by name, or by the path of its connection file
+CONNECTION_VARIABLE: Final = "CONCURRENT_NB_CONNECTION"
+#: the master answers sooner, with what it knows
+CALL_TIMEOUT_S: Final = OPEN_WITHIN_S + 5.0
+
+
+class KernelFile(NamedTuple):
+    """A Jupyter connection file for a slave's kernel."""
+
+    path: Path
+    is_ours: bool  #: we have written it; else the slave has, on this machine, and takes it away itself
+
+
+def open_kernel(info: ConnectionFile, slave: str) -> KernelFile:
+    """Have a slave of a cluster be a kernel; give the place of a connection file for it.
+
+    Raises AccessRefused without an admin's token, ConfigurationError for an unknown slave, KernelUnavailable if the
+    slave cannot be one, MasterUnreachable if no master answers.
+    """
+    token = info.tokens.get("admin")
+    if token is None:
+        raise AccessRefused(
+            f"the connection file of cluster {info.name!r} has no token for an admin, who alone may look in"
+        )
+    with ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S) as control:
+        access = access_of(control.call("open_kernel", slave=slave))
+    path = file_for(access)
+    content = msgspec.json.encode(connection_info(access))
+    try:
+        if private_files.read_private(path) == content:
+            return KernelFile(path, is_ours=False)
+    except FileNotFoundError:
+        private_files.make_folder(path.parent)
+    private_files.replace_private(path, content)
+    return KernelFile(path, is_ours=True)
+
+
+def attach_command(path: Path) -> str:
+    """Give the command that attaches to a kernel: Jupyter finds what lies in its runtime folder by name."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    name = path.name if path.parent == Path(jupyter_runtime_dir()) else str(path)
+    return f"jupyter console --existing {name}"
+
+
+def file_for(access: KernelAccess) -> Path:
+    """Give the place of a kernel's connection file, the same one on the slave's side and on the asker's."""
+    digest = hashlib.sha256(f"{access.ip} {access.shell_port} {access.curve_publickey}".encode()).hexdigest()
+    return connection_file.folder_to_write() / f"kernel-slave-{digest[:12]}.json"

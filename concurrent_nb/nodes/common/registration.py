@@ -1,0 +1,169 @@
+"""How a node joins a cluster: it registers over the control channel and gets what it needs for the compute channel."""
+
+import contextlib
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Final
+
+from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, VersionMismatch
+from concurrent_nb.ids import SessionId
+from concurrent_nb.nodes.common.process_identity import name_of_host, own_begun
+from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, announced
+from concurrent_nb.object_store import segments
+from concurrent_nb.transport.compute import Link
+from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.control_client import ControlClient
+from concurrent_nb.transport.keys import KeyPair
+from concurrent_nb.wire.messages import PROTOCOL_VERSION
+
+#: a master that does not answer a call within this time counts as absent
+CALL_TIMEOUT_S: Final = 5.0
+
+
+def versions() -> dict[str, Any]:
+    """Tell the versions of this node that must fit those of the cluster."""
+    return {
+        "protocol": PROTOCOL_VERSION,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "cloudpickle": metadata.version("cloudpickle"),
+    }
+
+
+def check_versions(theirs: dict[str, Any], who: str) -> None:
+    """Refuse a node whose pickles or messages the others could not read; the message names both versions.
+
+    Pickled code needs the same minor version of Python on both sides, and the same major version of cloudpickle.
+    """
+    ours = versions()
+    for what, of in (("protocol", str), ("python", str), ("cloudpickle", _major)):
+        if of(str(theirs.get(what, "none"))) != of(str(ours[what])):
+            raise VersionMismatch(
+                f"{who} has {what} {theirs.get(what, 'none')}, the master has {ours[what]}: "
+                f"use an environment with {what} {ours[what]} on both sides"
+            )
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
+
+
+@dataclass(eq=False, slots=True)
+class Membership:
+    """A node's place in a cluster."""
+
+    session_id: SessionId
+    secret: str  #: proves to the control channel that the session is ours
+    epoch: int
+    name: str  #: what the master calls the node
+    interval_s: float  #: seconds between two signs of life
+    silence_s: float  #: after this long without a sign of life the other side is asked, or given up
+    link: Link
+    control: ControlClient
+    role: str
+    master_ip: str  #: where the master's compute channel is
+    shares_memory: bool  #: node and master are on one host, and each can open what the other shares
+    quota: Quota = UNLIMITED  #: what the master takes of one application at once
+
+    @property
+    def _credentials(self) -> dict[str, str]:
+        return {"session": self.session_id.hex(), "secret": self.secret}
+
+    def still_known(self) -> bool:
+        """Ask the master over the control channel whether the session lives. Raises MasterUnreachable."""
+        return bool(self.control.call(f"heartbeat_{self.role}", **self._credentials))
+
+    def status(self) -> dict[str, Any]:
+        """Ask the master what there is; of jobs, those of our own principal. Raises MasterUnreachable."""
+        answer = self.control.call("status", **self._credentials)
+        assert isinstance(answer, dict)
+        return answer
+
+    def leave(self) -> None:
+        """Unregister, if the master can be reached, and close the link."""
+        # If it is gone already, or has another life by now, we are no member either way.
+        with contextlib.suppress(ConnectionError, ProtocolError, AccessRefused):
+            self.control.call(f"unregister_{self.role}", **self._credentials)
+        self.close()
+
+    def close(self) -> None:
+        """Close link and connection, saying nothing."""
+        self.link.close()
+        self.control.close()
+
+
+def register(
+    info: ConnectionFile, role: str, keys: KeyPair, former: Membership | None = None, **facts: Any
+) -> Membership:
+    """Register as a "client" or a "slave" at the master that `info` describes.
+
+    Args:
+        former: a client's last place, which ends when the new one is heard.
+        facts: what the method register_<role> takes besides key and versions.
+
+    Raises MasterUnreachable, AccessRefused, VersionMismatch, LimitExceeded or ProtocolError.
+    """
+    token = info.tokens.get(role) or info.tokens.get("admin")
+    if token is None:
+        raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
+    if role == "client":
+        facts = {"begun": own_begun(), **facts}
+    if former is not None:
+        facts = {**facts, "replaces": former.session_id.hex(), "replaces_secret": former.secret}
+    control = ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S)
+    try:
+        with segments.probe() as ours:
+            memory = None if ours is None else as_json(ours)
+            answer = control.call(
+                f"register_{role}",
+                key=keys.public.decode(),
+                versions=versions(),
+                memory=memory,
+                host=name_of_host(),
+                pid=os.getpid(),
+                **facts,
+            )
+        if answer["master_key"] != info.master_key:
+            raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")
+        quota = announced(answer.get("limits"))
+        session_id = SessionId(bytes.fromhex(answer["session"]))
+        master_key = info.master_key.encode()
+        master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")
+        secret, epoch, name, interval_s, silence_s = (
+            answer[word] for word in ("secret", "epoch", "name", "interval_s", "silence_s")
+        )
+        shares = can_open(answer["memory"])
+        link = Link(answer["compute"], session_id, master_key, keys.public, keys.secret, info.compute_proxy)
+    except BaseException as error:
+        control.close()
+        if isinstance(error, (KeyError, TypeError, AttributeError, ValueError)) and not isinstance(
+            error, ConcurrentError
+        ):
+            raise ProtocolError(f"the master's answer to register_{role} cannot be read: {error!r}") from error
+        raise
+    return Membership(
+        session_id, secret, epoch, name, interval_s, silence_s, link, control, role, master_ip, shares, quota
+    )
+
+
+# A node shows the master a piece of shared memory when it registers. If the master can open that, it shows one of its
+# own; if the node can open that, large buffers need not travel between the two.
+
+
+def as_json(handle: segments.Handle) -> list[Any]:
+    """Describe a piece of our shared memory for another process."""
+    return [handle.segment.hex(), handle.pid, handle.fd, handle.size]
+
+
+def can_open(shown: Any) -> bool:
+    """Say whether we can open what another process has shown, as `as_json` does."""
+    if shown is None or not segments.is_available():
+        return False
+    try:
+        segment, pid, fd, size = shown
+        opened = segments.open_segment(segments.Handle(bytes.fromhex(segment), int(pid), int(fd), int(size)))
+    except (segments.CannotOpen, TypeError, ValueError):  # another host, another user, or nonsense: nothing is shared
+        return False
+    os.close(opened)
+    return True

@@ -1,0 +1,706 @@
+"""The master without sockets: who is here, what he may say, what the scheduler makes of it, what goes out.
+
+    frames of a peer -> Session -> event -> Scheduler -> instruction -> Session -> frames for a peer
+
+Called by `Master` from its compute thread, by the simulator and by the tour in tests/test_life_of_a_task.py. Payloads
+are opaque here: nothing is ever unpickled.
+
+There is a bulkhead around each peer: whatever is raised while an envelope is handled ends its sender's session, and
+what the envelope was about to change stays as it is. What obeying an instruction comes to is in `dispatch`.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from hmac import compare_digest
+from math import inf
+from typing import Any, Final, cast
+
+import msgspec
+
+from concurrent_nb.errors import ConfigurationError, LimitExceeded, ProtocolError
+from concurrent_nb.ids import Digest, JobId, SessionId
+from concurrent_nb.nodes.common.shared_memory_link import Shelf, objects_of
+from concurrent_nb.nodes.common.size_limits import too_large
+from concurrent_nb.nodes.master.client_limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks
+from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
+from concurrent_nb.nodes.master.dispatch import Dispatch
+from concurrent_nb.nodes.master.function_table import Function, FunctionTable
+from concurrent_nb.nodes.master.kernel_requests import KernelDesk
+from concurrent_nb.nodes.master.peers import NOWHERE, Peer, Place
+from concurrent_nb.nodes.master.shared_memory import MemoryDesk, Said
+from concurrent_nb.nodes.master.status import describe
+from concurrent_nb.object_store.store import Store
+from concurrent_nb.outcome import Status
+from concurrent_nb.rate_limited_log import RateLimitedLog
+from concurrent_nb.scheduling import events as e
+from concurrent_nb.scheduling.liveness import Liveness, Lost, Suspected, Trusted
+from concurrent_nb.scheduling.ranking import Ranking
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.tasks.task_record import ObjectSize
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import (
+    Buffer,
+    Buffers,
+    ItemBuffers,
+    Received,
+    encode_error,
+    function_digest,
+    joined,
+    length,
+)
+from concurrent_nb.wire.session import Session
+
+log = logging.getLogger(__name__)
+
+#: what an application whose connection has broken left is kept so long for its return
+KEPT_S: Final = 3600.0
+#: the jobs of a session that another one has replaced are opened again within this time
+LINGER_S: Final = 10.0
+#: a process that ends is there for a moment after its connection has broken: it is looked for again after so long, and
+#: then ever less often
+CHECK_S: Final = 0.02
+#: a node that has registered is to be heard within this time
+UNHEARD_S: Final = 10.0
+#: tasks that a slave may have at once, and slots
+CREDIT_MAX: Final = 1_000_000
+#: characters of a job's name that are kept
+_NAME_MAX: Final = 200
+#: functions that were not taken, of which it is known why
+_REFUSED_MAX: Final = 64
+
+Outgoing = tuple[SessionId, list[Buffer]]
+
+
+class MasterCore:
+    """Everything that a master decides.
+
+    Args:
+        epoch: number of this life, larger than that of any earlier one.
+        scheduler: decides who runs what.
+        liveness: decides who is gone.
+        interval_s: seconds between two signs of life.
+        kept_s: for so many seconds an application whose connection has broken may come back.
+        shelf: keeps the shared memory of other nodes open; None to share none.
+        store: where what applications on other hosts tell once is laid down; None where nobody can open it.
+        limits: what clients may make this master hold.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        scheduler: Scheduler,
+        liveness: Liveness,
+        interval_s: float = 1.0,
+        shelf: Shelf | None = None,
+        store: Store | None = None,
+        *,
+        kept_s: float = KEPT_S,
+        limits: Limits = DEFAULT,
+    ) -> None:
+        self.epoch = epoch
+        self._kept_s = kept_s
+        self._interval_s = interval_s
+        self.scheduler = scheduler
+        self._liveness = liveness
+        self.peers: dict[SessionId, Peer] = {}
+        self.limits = limits
+        self._usages: dict[bytes, Usage] = {}  # by key
+        self._heard: Counter[str] = Counter()  # sessions that were heard, by role
+        self._unheard: dict[str, dict[SessionId, Peer]] = {"client": {}, "slave": {}}  # by role, the oldest first
+        self._farewells: list[Outgoing] = []
+        self._events: list[e.Event] = []  # what has happened here
+        self._said: list[e.Event] = []  # what the peer has said whose envelope is at hand
+        self._log = RateLimitedLog(log)
+        self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
+        self._silent: dict[SessionId, Peer] = {}  # clients
+        self._next_check = 0.0  # when to see whether their processes are there
+        self._check_after_s = CHECK_S  # and how long after that again
+        self._scheduler_due = 0.0
+        self._restarts = 0  # orders to restart workers
+        self.kernels = KernelDesk()
+        self._functions = FunctionTable(self._dropped, self._usages.__contains__)
+        self._memory = MemoryDesk(
+            shelf,
+            store,
+            touched=self._touch,
+            happened=self._note,
+            closed=self._drop_functions_in,
+            limits=limits,
+        )
+        self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._note, self.remove)
+        self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
+            m.Function: self._on_function,
+            m.OpenJob: self._on_open_job,
+            m.Submit: self._on_submit,
+            m.Cancel: self._on_cancel,
+            m.CloseJob: self._on_close_job,
+            m.Outcomes: self._on_outcomes,
+            m.Started: self._on_started,
+            m.Returned: self._on_returned,
+            m.Output: self._on_output,
+            m.Capacity: self._on_capacity,
+            m.KernelOpened: self._on_kernel_opened,
+            m.WorkersOutdated: self._on_workers_outdated,
+            m.HostLoad: self._on_host_load,
+            m.ShareMemory: self._on_memory,
+            m.Segment: self._on_memory,
+            m.Content: self._on_memory,
+            m.DropSegments: self._on_memory,
+            m.Release: self._on_memory,
+        }
+
+    # ------------------------------------------------------------------------------------------------ coming and going
+
+    def add_client(
+        self,
+        session_id: SessionId,
+        key: bytes,
+        name: str,
+        now: float,
+        comes_back: bool = True,
+        place: Place = NOWHERE,
+        *,
+        is_alive: Callable[[], bool] = lambda: True,
+        replaces: SessionId | None = None,
+        secret: str = "",
+    ) -> None:
+        """Register an application; its jobs belong to `key`. It counts for nothing before it is heard.
+
+        Args:
+            comes_back: its jobs wait for it when its connection has broken; else they end a moment later.
+            is_alive: says whether its process is there, where that can be seen; asked while it is silent.
+            replaces: its former session, which ends when this one is heard.
+            secret: proves on the control channel that a caller has this session.
+
+        Raises LimitExceeded if there are too many.
+        """
+        self._check_clients(replaces)
+        session = self._session("from_client")
+        memory = self._memory.client(session_id, key, name, session)
+        peer = Peer(session_id, "client", key, name, session, memory, secret, comes_back=comes_back, place=place)
+        peer.is_alive, peer.replaces = is_alive, replaces
+        self._add(peer, now)
+
+    def add_slave(
+        self,
+        session_id: SessionId,
+        key: bytes,
+        name: str,
+        slots: int,
+        credit: int,
+        now: float,
+        place: Place = NOWHERE,
+        *,
+        secret: str = "",
+    ) -> str:
+        """Register a slave; give the name that it has here (another one if the name is taken)."""
+        taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
+        name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
+        session = self._session("from_slave")
+        memory = self._memory.slave(session_id, key, name, session, slots)
+        peer = Peer(session_id, "slave", key, name, session, memory, secret, slots=slots, credit=credit, place=place)
+        self._add(peer, now)
+        return name
+
+    def _session(self, said_by_peer: str) -> Session:
+        most, setting = self.limits.size_bytes, "bytes_per_client"
+        if said_by_peer == "from_slave":  # a result is not to be lost for its size
+            most, setting = self.limits.object_bytes, "object_bytes"
+        return Session(self.epoch, said_by_peer, object_max_bytes=int(most * SLACK), setting=f"MasterNode.{setting}")
+
+    def _add(self, peer: Peer, now: float) -> None:
+        unheard = self._unheard[peer.role]
+        while len(unheard) >= self.limits.unheard:  # a newcomer is not to wait for those who may never come
+            self.remove(next(iter(unheard)), "it was not heard, and others have registered", now)
+        peer.said_at = peer.since = now
+        self.peers[peer.session_id] = unheard[peer.session_id] = peer
+        peer.usage = self._usages.setdefault(peer.key, Usage())
+        peer.usage.sessions += 1
+        self._log.info(peer.role, now, "%s %r has registered", peer.role, peer.name)
+
+    def _check_clients(self, replaces: SessionId | None) -> None:
+        """Raise LimitExceeded if there are too many clients for one more, which takes the place of another, or not."""
+        if self._heard["client"] >= self.limits.clients and replaces not in self.peers:
+            raise LimitExceeded(
+                f"{self.limits.clients:,} clients are registered, and there may be no more: raise MasterNode.clients"
+            )
+
+    def remove(
+        self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
+    ) -> bool:
+        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end.
+
+        A slave that has `left`, and did not break, was not killed by what ran there.
+        """
+        peer = self.peers.pop(session_id, None)
+        if peer is None:
+            return False
+        self._memory.left(peer.memory)
+        self._liveness.forget(session_id)
+        self._looks.discard(session_id)
+        self._dispatch.touched.pop(session_id, None)
+        self._silent.pop(session_id, None)
+        self._unheard[peer.role].pop(session_id, None)
+        self._heard[peer.role] -= peer.heard
+        peer.usage.heard -= peer.heard
+        peer.usage.sessions -= 1
+        if not peer.usage.sessions:
+            del self._usages[peer.key]
+            self._functions.forget_key(peer.key)
+        self._farewells.append((session_id, peer.session.bye(reason)))
+        self._log.info(peer.role, now, "%s %r has gone: %s", peer.role, peer.name, reason)
+        if peer.role == "client":
+            self._events.append(e.ClientLost(session_id, linger_s))
+        elif peer.heard:
+            self._events.append(e.SlaveLost(session_id, reason, left or not peer.slots))
+        if peer.role == "slave":
+            self.kernels.lost(session_id, reason)
+        self._decide(now)
+        self._memory.abandon(peer.memory, now + linger_s)
+        return True
+
+    def stop(self) -> list[Outgoing]:
+        """Give a farewell for every peer: the cluster has been stopped."""
+        return [(session_id, peer.session.bye(m.CLUSTER_STOPPED)) for session_id, peer in self.peers.items()]
+
+    def admits(self, key: bytes) -> int:
+        """Say how many nodes are registered with this key."""
+        usage = self._usages.get(key)
+        return 0 if usage is None else usage.sessions
+
+    def is_session(self, session_id: SessionId, role: str, secret: str) -> bool:
+        """Say whether a caller of a role has this session: it knows the secret that was given at registration."""
+        peer = self.peers.get(session_id)
+        given = secret.encode(errors="replace")
+        return peer is not None and peer.role == role and compare_digest(peer.secret.encode(), given)
+
+    def open_kernel(self, slave: str, now: float) -> int:
+        """Ask a slave, by its name, to be a Jupyter kernel. Give the number under which `kernels` will settle it.
+
+        Raises ConfigurationError, which lists the slaves, if there is none of that name.
+        """
+        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave" and peer.heard}
+        if slave not in slaves:
+            there = ", ".join(sorted(slaves)) or "none"
+            raise ConfigurationError(f"there is no slave {slave[:100]!r}; the slaves are: {there}")
+        message = self.kernels.ask(slaves[slave].session_id, slave, now)
+        self._dispatch.send(slaves[slave].session_id, message)
+        return message.request
+
+    def restart_workers(self, *, stop: bool) -> int:
+        """Have all slaves replace their workers; give how many those are. `status` shows how far they are.
+
+        What runs ends first, or with `stop` runs again.
+        """
+        self._restarts += 1
+        workers = 0
+        for peer in self.peers.values():
+            if peer.role == "slave" and peer.slots and peer.heard:
+                peer.outdated = peer.slots
+                workers += peer.slots
+                self._dispatch.send(peer.session_id, m.RestartWorkers(self._restarts, stop))
+        return workers
+
+    def heartbeat(self, session_id: SessionId, now: float) -> bool:
+        """Take a sign of life from the control channel; False if the session is over (register again).
+
+        It is worth nothing before the node was heard on the compute channel.
+        """
+        if session_id not in self.peers:
+            return False
+        self._liveness.heard(session_id, now)
+        return True
+
+    # --------------------------------------------------------------------------------------------------- what comes in
+
+    def received(self, session_id: bytes, key: bytes, frames: Sequence[Buffer], now: float) -> None:
+        """Take one envelope. A stranger's is dropped; one that breaks the protocol ends its sender's session.
+
+        So does one that takes its sender beyond a limit, and one that cannot be handled for any other reason.
+        """
+        peer = self.peers.get(SessionId(session_id))
+        if peer is None or peer.key != key:
+            self._log.warning("strangers", now, "dropped an envelope from an unknown session or with another's key")
+            if peer is None:
+                frames_out = Session(self.epoch, "from_client").bye("this session is over: register again")
+                self._farewells.append((SessionId(session_id), frames_out))
+            return
+        try:
+            self._take(peer, frames, now)
+        except ProtocolError as error:
+            self._log.warning(key, now, "%s %r broke the protocol: %s", peer.role, peer.name, error)
+            self._undo(peer, f"protocol error: {error}", now)
+        except LimitExceeded as error:
+            self._log.warning(key, now, "%s %r is over a limit: %s", peer.role, peer.name, error)
+            self._undo(peer, f"{m.OVER_LIMIT}{error}", now)
+        except Exception as error:  # noqa: BLE001  (a bulkhead: what one peer sends is no other's end)
+            text = "an envelope of %s %r could not be handled, so its session ends"
+            self._log.warning(key, now, text, peer.role, peer.name, error=error)
+            self._undo(peer, f"the master could not handle what it sent ({type(error).__name__}: {error})"[:500], now)
+
+    def _take(self, peer: Peer, frames: Sequence[Buffer], now: float) -> None:
+        items = peer.session.receive(frames, now)
+        self._dispatch.touched[peer.session_id] = peer
+        if not peer.heard:  # only now is there a connection to send tasks over
+            self._is_heard_first(peer, items, now)
+        self._liveness.heard(peer.session_id, now)
+        if acknowledged := cast("list[e.OutcomesAcknowledged]", peer.session.take_acked()):
+            if self._memory.kept:
+                self._memory.hand_over(peer.memory, acknowledged)  # first: it may release them in this very envelope
+            self._events += acknowledged
+        if peer.late or peer.is_full or peer.output.is_untold:
+            self._dispatch.go_on(peer, now)
+        if peer.role == "client":
+            peer.usage.received(frames)
+            if peer.usage.is_suspicious:
+                self._count(peer)
+        for item in items:
+            self._handlers[type(item.message)](peer, item.message, item, now)
+        self._decide(now)
+        if self._memory.arrived:
+            self._memory.keep(self._counts)
+        if peer.session.closed_by_peer is not None:
+            self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer[:500]}", now, left=True)
+
+    def _undo(self, peer: Peer, reason: str, now: float) -> None:
+        """End a session whose envelope was not handled to its end: what it has not changed yet stays as it is."""
+        self._said.clear()
+        self._functions.settle(self.scheduler.jobs)
+        self._memory.keep(self._counts)
+        self.remove(peer.session_id, reason, now)
+
+    def _is_heard_first(self, peer: Peer, items: Sequence[Received], now: float) -> None:
+        """Count a node from now on: it has the key that it has registered."""
+        if peer.role == "client":
+            self._check_clients(peer.replaces)
+        peer.heard = True
+        self._heard[peer.role] += 1
+        peer.usage.heard += 1
+        del self._unheard[peer.role][peer.session_id]
+        self._liveness.watch(peer.session_id, now)
+        shares = any(type(item.message) is m.ShareMemory for item in items)
+        peer.memory.introductions.share(shares)
+        if peer.role == "slave":
+            self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
+            return
+        # From now on silence is no loss; and what its former session had is this one's.
+        self._liveness.keep(peer.session_id, self._kept_s if peer.comes_back else None)
+        former = None if peer.replaces is None else self.peers.get(peer.replaces)
+        if former is not None and former.role == "client" and former.key == peer.key and former is not peer:
+            self.remove(former.session_id, "it has registered again", now, LINGER_S)
+
+    def _count(self, peer: Peer) -> None:
+        """Count what is held for a client's key. Raises LimitExceeded."""
+        tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
+        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.told_bytes(peer.key)
+        size_bytes += sum(each.session.held_bytes for each in self.peers.values() if each.key == peer.key)
+        peer.usage.counted(tasks, size_bytes, self.limits)
+
+    def unreachable(self, session_id: SessionId, now: float) -> None:
+        """Take the transport's word that a peer has no connection."""
+        if (peer := self.peers.get(session_id)) is not None and peer.heard:
+            self._liveness.unreachable(session_id, now)
+
+    def _on_function(self, peer: Peer, message: m.Function, item: Received, now: float) -> None:
+        if (known := self._functions.get(message.digest)) is not None:
+            self._functions.add(known, peer.key)
+            return
+        buffers = item.buffers or [()]
+        name = f"function {message.digest.hex()[:8]}"
+        parts = joined(message.sizes, buffers[0], lambda slice_: slice_)
+        if function_digest([message.body, *parts]) != message.digest:
+            raise ProtocolError(f"{name} does not have the digest that it names")
+        size = len(message.body) + sum(map(length, buffers[0]))
+        if size > self.limits.size_bytes:
+            self._not_taken(peer, message.digest, too_large(name, size, self.limits.size_bytes))
+        elif (here := self._memory.here(peer.memory, message.sizes, buffers[0])) is None:
+            why = f"{name} lies in shared memory that the master cannot open. {peer.memory.why_not}".rstrip()
+            self._log.warning(peer.key, now, "%s of %r counts as not sent: %s", name, peer.name, why)
+            self._not_taken(peer, message.digest, why)
+        else:
+            sizes, own = here
+            if sizes is not message.sizes:
+                message, buffers = m.Function(message.digest, message.body, sizes), [own]
+            self._functions.add(Function(message, buffers), peer.key)
+
+    def _not_taken(self, peer: Peer, digest: bytes, why: str) -> None:
+        peer.refused[digest] = why
+        if len(peer.refused) > _REFUSED_MAX:
+            del peer.refused[next(iter(peer.refused))]
+
+    def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
+        peer.usage.size_bytes += JOB_BYTES
+        self._said.append(
+            e.JobOpened(
+                peer.session_id,
+                peer.key.decode(),
+                JobId(message.job),
+                message.name[:_NAME_MAX],
+                message.until,
+                message.stop_on_error,
+                message.strategy or "",
+                peer.memory.introductions.shares,
+            )
+        )
+
+    def _on_submit(self, peer: Peer, message: m.Submit, item: Received, now: float) -> None:
+        function = self._functions.get(message.function)
+        if function is None:
+            why = peer.refused.get(message.function) or f"function {message.function.hex()[:8]} was never sent"
+            self._refuse(peer, message, message.tasks, why)
+            return
+        tasks, buffers = message.tasks, item.buffers
+        captured = function.message.sizes
+        objects: Sequence[tuple[ObjectSize, ...]] = [objects_of(captured)] * len(tasks) if captured else ()
+        if any(task.sizes for task in tasks):
+            tasks, buffers = self._here(peer, message, buffers)
+            if not tasks:
+                return
+            objects = [objects_of((*captured, *task.sizes)) for task in tasks]
+        peer.usage.tasks += len(tasks)
+        self._functions.claim(function, message.job, peer.key)
+        self._said.append(
+            e.TasksSubmitted(
+                peer.session_id,
+                JobId(message.job),
+                Digest(message.function),
+                tasks,
+                buffers,
+                message.timeout_s,
+                message.retries,
+                objects,
+                message.needs,
+            )
+        )
+
+    def _here(self, peer: Peer, message: m.Submit, buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
+        """Give the tasks whose arguments can be had here; the others are refused."""
+        tasks: list[m.TaskFrame] = []
+        kept: list[Buffers] = []
+        closed: list[m.TaskFrame] = []
+        for at, task in enumerate(message.tasks):
+            own = buffers[at] if buffers else ()
+            size = sum(map(length, own))
+            if size > self.limits.size_bytes:
+                self._refuse(peer, message, [task], too_large("what it is given", size, self.limits.size_bytes))
+            elif (here := self._memory.here(peer.memory, task.sizes, own)) is None:
+                closed.append(task)
+            else:
+                sizes, own = here
+                tasks.append(task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes))
+                kept.append(own)
+        if closed:
+            why = f"its arguments lie in shared memory that the master cannot open. {peer.memory.why_not}"
+            self._refuse(peer, message, closed, why.rstrip())
+        return tasks, kept
+
+    def _refuse(self, peer: Peer, message: m.Submit, tasks: Sequence[m.TaskFrame], why: str) -> None:
+        body = encode_error(m.ErrorReport("", f"the master refused the task: {why}", ""))
+        items = [m.OutcomeFrame(task.index, 0, Status.REFUSED, 0.0, 0, body) for task in tasks]
+        peer.session.send(m.Outcomes(message.job, "", items))
+
+    def _on_cancel(self, peer: Peer, message: m.Cancel, _: Received, now: float) -> None:
+        self._said.append(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes))
+
+    def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
+        self._said.append(e.JobClosed(peer.session_id, JobId(message.job)))
+
+    def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
+        peer.done += len(message.items)
+        items: Sequence[m.OutcomeFrame] = message.items
+        buffers = item.buffers
+        if any(frame.sizes for frame in items):
+            items = self._memory.outcomes(peer.memory, JobId(message.job), items)
+            if buffers:  # what is lost has no buffers any more
+                buffers = [own if frame.sizes else () for frame, own in zip(items, buffers, strict=True)]
+        self._said.append(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
+
+    def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
+        self._said.append(e.TasksStarted(peer.session_id, message.tasks))
+
+    def _on_returned(self, peer: Peer, message: m.Returned, _: Received, now: float) -> None:
+        self._said.append(e.TasksReturned(peer.session_id, message.tasks))
+
+    def _on_output(self, peer: Peer, message: m.Output, _: Received, now: float) -> None:
+        job = self.scheduler.jobs.get(JobId(message.task.job))
+        task = None if job is None else job.tasks.get(message.task.index)
+        if task is None or task.slave != peer.session_id or task.attempt != message.task.attempt:
+            return
+        client = None if task.job.client is None else self.peers.get(task.job.client)
+        if client is None:
+            return
+        output, backlog = client.output, client.session.backlog_bytes
+        is_held = client.is_silent or output.must_look or backlog > OUTPUT_KEPT_BYTES
+        if not is_held or output.takes(message, client.is_silent, backlog):
+            self._dispatch.send(client.session_id, message)
+
+    def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
+        if not 0 <= message.slots <= message.credit <= CREDIT_MAX:
+            raise ProtocolError(f"capacity of {message.slots} slots with a credit of {message.credit}")
+        peer.slots = message.slots
+        self._said.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
+
+    def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
+        self.kernels.answered(peer.session_id, message)
+
+    def _on_workers_outdated(self, peer: Peer, message: m.WorkersOutdated, _: Received, now: float) -> None:
+        if not 0 <= message.left <= CREDIT_MAX:
+            raise ProtocolError(f"{message.left} workers that are to be replaced")
+        if message.request == self._restarts:
+            peer.outdated = message.left
+
+    def _on_host_load(self, peer: Peer, message: m.HostLoad, _: Received, now: float) -> None:
+        if message.load is not None and not 0 <= message.load < inf:
+            raise ProtocolError(f"a host whose load is {message.load}")
+        peer.load = message
+
+    def _on_memory(self, peer: Peer, message: Said, item: Received, now: float) -> None:
+        self._memory.heard(peer.memory, message, item.buffers[0] if item.buffers else (), now)
+
+    def _counts(self, job_id: JobId, frame: m.OutcomeFrame) -> bool:
+        """Say whether an outcome is the one of its task."""
+        job = self.scheduler.jobs.get(job_id)
+        task = None if job is None else job.tasks.get(frame.index)
+        return task is not None and task.outcome is frame
+
+    # ------------------------------------------------------------------------------------------------- what is decided
+
+    def _decide(self, now: float) -> None:
+        """Hand what has happened, and what a peer has said, to the scheduler, all at once, and do what it says."""
+        events, self._events = self._events, []
+        if self._said:
+            events += self._said
+            self._said.clear()
+        try:
+            instructions = self.scheduler.handle(*events, now=now)
+        finally:
+            self._functions.settle(self.scheduler.jobs)
+        self._dispatch.obey(instructions, now)
+
+    def _touch(self, session_id: SessionId) -> None:
+        self._dispatch.touch(session_id)
+
+    def _note(self, event: e.Event) -> None:
+        self._events.append(event)
+
+    def _drop_functions_in(self, segments: set[bytes]) -> None:
+        """Forget functions that lie in segments that are gone; what waits for them is refused."""
+        for digest, jobs in self._functions.drop_in(segments):
+            why = "the master refused the task: its function lies in shared memory that its owner has dropped"
+            self._events.append(e.FunctionLost(Digest(digest), jobs, why))
+
+    def _dropped(self, digest: bytes) -> None:
+        for peer in self.peers.values():
+            if digest in peer.functions:
+                peer.functions.discard(digest)
+                self._dispatch.send(peer.session_id, m.DropFunctions([digest]))
+
+    # --------------------------------------------------------------------------------------------------- what goes out
+
+    def step(self, now: float) -> list[Outgoing]:
+        """Do what time demands, and give all envelopes that should leave now."""
+        for change in self._liveness.tick(now):
+            self._lives(change, now)
+        if self._silent and now >= self._next_check:
+            self._next_check = now + self._check_after_s
+            self._check_after_s = min(2 * self._check_after_s, self._interval_s)
+            for peer in list(self._silent.values()):
+                if not peer.is_alive():
+                    self.remove(peer.session_id, "its process has ended", now)
+        for unheard in self._unheard.values():
+            while (first := next(iter(unheard.values()), None)) is not None and now - first.since >= UNHEARD_S:
+                self.remove(first.session_id, f"it was not heard within {UNHEARD_S:.0f} s", now)
+        if self._events or now >= self._scheduler_due:
+            self._decide(now)
+        self.kernels.tick(now)
+        if self._memory.departed:
+            self._memory.close_departed(now)
+        if now >= self._looks.soonest:
+            for session_id in self._looks.take_up_to(now):
+                self._touch(session_id)
+        return list(self._outgoing(now))
+
+    def _lives(self, change: Suspected | Trusted | Lost, now: float) -> None:
+        node = SessionId(change.node)
+        peer = self.peers[node]
+        if isinstance(change, Lost):
+            kept = peer.role == "client" and peer.heard
+            self.remove(
+                node, "its connection has broken, and it did not return" if kept else "nothing was heard of it", now
+            )
+        elif peer.role == "client":
+            self._is_silent(peer, isinstance(change, Suspected))
+        else:
+            peer.is_silent = isinstance(change, Suspected)
+            if not peer.is_full:
+                self._events.append(e.SlaveSuspected(node) if peer.is_silent else e.SlaveTrusted(node))
+
+    def _is_silent(self, client: Peer, is_silent: bool) -> None:
+        """Tell a silent client nothing but that we are here, so that nothing gathers in front of it."""
+        client.is_silent = is_silent
+        if is_silent:
+            self._silent[client.session_id] = client
+            self._next_check, self._check_after_s = 0.0, CHECK_S
+            self._events.append(e.ClientSilent(client.session_id))
+            return
+        self._silent.pop(client.session_id, None)
+        for note in client.output.cuts():
+            client.session.send(note)
+        self._touch(client.session_id)
+        self._events.append(e.ClientHeard(client.session_id))
+
+    def _outgoing(self, now: float) -> Iterator[Outgoing]:
+        touched, self._dispatch.touched = self._dispatch.touched, {}
+        for session_id, peer in touched.items():
+            if not peer.heard:
+                continue  # there is no connection yet
+            try:
+                envelopes = [] if peer.is_silent and peer.role == "client" else peer.session.flush(now)
+            except Exception as error:  # noqa: BLE001  (a bulkhead: others are not to be kept from theirs)
+                text = "nothing can be sent to %s %r, so its session ends"
+                self._log.warning(peer.key, now, text, peer.role, peer.name, error=error)
+                self.remove(session_id, f"the master could not send it something: {error}"[:500], now)
+                continue
+            if not envelopes and now - peer.said_at >= self._interval_s:
+                envelopes = [peer.session.keepalive()]
+            if envelopes:
+                peer.said_at = now
+                for frames in envelopes:
+                    yield session_id, frames
+            self._look_again(peer, now)
+        if self._farewells:
+            farewells, self._farewells = self._farewells, []
+            yield from farewells
+
+    def _look_again(self, peer: Peer, now: float) -> None:
+        """Plan when to look at a peer at the latest; an earlier plan stays, a look too many does no harm."""
+        due = None if peer.is_silent and peer.role == "client" else peer.session.next_deadline()
+        keepalive = peer.said_at + self._interval_s
+        due = keepalive if due is None or keepalive < due else due
+        if due < peer.look_at or peer.look_at <= now:
+            peer.look_at = due
+            self._looks.set(peer.session_id, due)
+
+    def next_deadline(self, now: float) -> float:
+        """When `step` should be called again at the latest."""
+        if self._events or self._dispatch.touched:
+            return now
+        scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
+        self._scheduler_due = inf if scheduler_due is None else scheduler_due
+        due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
+        if self._silent:
+            due = min(due, self._next_check)
+        return min(due, self.kernels.next_deadline())
+
+    def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
+        """Tell what there is, for people and for the control channel. Times and ages are in seconds, sizes in bytes.
+
+        Args:
+            now: the time.
+            session_id: of the application that asks: the jobs of its principal are told.
+            sees_all: tell the jobs of all principals.
+        """
+        asker = None if session_id is None else self.peers.get(session_id)
+        told = describe(self.peers, self.scheduler, now, asker, sees_all=sees_all)
+        return {"epoch": self.epoch, **told, "functions": len(self._functions)}

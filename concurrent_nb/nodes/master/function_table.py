@@ -1,0 +1,181 @@
+"""The functions that the master has: for which open jobs, of whom, and which are kept for the next job.
+
+A part of `master_core`. A function is booked for a job when the scheduler has accepted a task of that job, so nothing
+is kept for a job that there is not.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.tasks.task_record import Job
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffers, lengths, slices_of
+
+#: functions of jobs that are over are kept for the next job of the same key, so many of them, of so many bytes in all
+IDLE_FUNCTIONS: Final = 64
+IDLE_BYTES: Final = 64 * 1024 * 1024
+#: what a record costs besides its bytes
+_RECORD_BYTES: Final = 500
+
+
+@dataclass(eq=False, slots=True)
+class Function:
+    """A function, ready to be sent to slaves."""
+
+    message: m.Function
+    buffers: Sequence[Buffers]
+    # Dictionaries for their order: the same messages in the same order have the same effect in every process.
+    jobs: dict[bytes, None] = field(default_factory=dict)  #: open jobs that use it
+    idle_for: dict[bytes, None] = field(default_factory=dict)  #: keys for whose next job it is kept
+    claims: int = 0  #: submits of it that are not decided yet
+
+    @property
+    def digest(self) -> bytes:
+        """Return its name."""
+        return self.message.digest
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what it takes here; what lies in shared memory does not count."""
+        return _RECORD_BYTES + len(self.message.body) + sum(lengths(self.message.sizes))
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    key: bytes
+    digests: dict[bytes, None] = field(default_factory=dict)
+
+
+class FunctionTable:
+    """All functions. One that clients of several keys have sent is there once, and is kept for each of them.
+
+    Args:
+        dropped: called with the digest of each function that is forgotten.
+        is_here: says whether a client of a key is registered.
+    """
+
+    def __init__(self, dropped: Callable[[bytes], None], is_here: Callable[[bytes], bool]) -> None:
+        self._dropped = dropped
+        self._is_here = is_here
+        self._functions: dict[bytes, Function] = {}
+        self._jobs: dict[bytes, _Job] = {}  # what each open job uses
+        self._idle: dict[bytes, OrderedDict[bytes, int]] = {}  # by key: digest to size in bytes, oldest first
+        self._claims: list[tuple[bytes, Function, bytes]] = []  # job, function, key: submits that are not decided yet
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def get(self, digest: bytes) -> Function | None:
+        """Give a function, None if there is none of that digest."""
+        return self._functions.get(digest)
+
+    def add(self, function: Function, key: bytes) -> None:
+        """Have a function, or hear that a client has sent it once more: it is kept for a job of that key."""
+        self._functions[function.digest] = function
+        self._keep_for(function, key)
+
+    def claim(self, function: Function, job: bytes, key: bytes) -> None:
+        """Keep a function until it is decided whether a submit of it is accepted; `settle` is to be called then."""
+        function.claims += 1
+        self._claims.append((job, function, key))
+        self._keep_no_longer(function, key)
+
+    def settle(self, jobs: Mapping[JobId, Job]) -> None:
+        """Book what was claimed for the jobs that there are."""
+        if not self._claims:
+            return
+        claims, self._claims = self._claims, []
+        for job_id, function, key in claims:
+            function.claims -= 1
+            if self._functions.get(function.digest) is not function:  # its segment was dropped meanwhile
+                continue
+            job = jobs.get(JobId(job_id))
+            if job is not None and job.owner == key.decode() and job.tasks:
+                function.jobs[job_id] = None
+                self._jobs.setdefault(job_id, _Job(key)).digests[function.digest] = None
+            else:
+                self._keep_for(function, key)
+
+    def forget_job(self, job: JobId) -> None:
+        """Let the functions of a job go, which is over."""
+        if (over := self._jobs.pop(job, None)) is None:
+            return
+        for digest in over.digests:
+            function = self._functions[digest]
+            function.jobs.pop(job, None)
+            self._keep_for(function, over.key)
+
+    def forget_key(self, key: bytes) -> None:
+        """Drop what is kept for the next job of a key, of which no client is registered any more."""
+        for digest in list(self._idle.get(key, ())):
+            self._keep_no_longer(self._functions[digest], key)
+            self._drop_if_unused(self._functions[digest])
+
+    def drop_in(self, segments: set[bytes]) -> list[tuple[bytes, list[JobId]]]:
+        """Forget functions that lie in segments that are gone; give the digest of each and the jobs that use it."""
+        gone = []
+        for function in list(self._functions.values()):
+            if any(slice_.segment in segments for slice_ in slices_of(function.message.sizes)):
+                if function.jobs:
+                    gone.append((function.digest, [JobId(job) for job in function.jobs]))
+                self._drop(function)
+        return gone
+
+    def bytes_in_use(self, key: bytes) -> int:
+        """Count what the functions take that open jobs of a key use."""
+        used = {digest for job in self._jobs.values() if job.key == key for digest in job.digests}
+        return sum(self._functions[digest].size_bytes for digest in used)
+
+    def leftovers(self) -> list[str]:
+        """List what is kept although no job is open. For tests."""
+        used = [function for function in self._functions.values() if function.claims or not function.idle_for]
+        kept = [f"function {function.digest.hex()[:8]} is not there for the next job" for function in used]
+        kept += [f"functions are kept for {len(self._jobs)} jobs that are over"] if self._jobs else []
+        kept += [f"{len(self._claims)} submits are undecided"] if self._claims else []
+        return kept
+
+    def held_for(self, key: bytes) -> list[str]:
+        """List what is kept for a key. For tests."""
+        jobs = sum(job.key == key for job in self._jobs.values())
+        kept = [f"{jobs} jobs use functions"] if jobs else []
+        return kept + [f"function {digest.hex()[:8]} is for the next job" for digest in self._idle.get(key, ())]
+
+    def _keep_for(self, function: Function, key: bytes) -> None:
+        """Keep a function for the next job of a key; those that have been kept for it longest are too much then."""
+        if not self._is_here(key):
+            self._drop_if_unused(function)
+            return
+        idle = self._idle.setdefault(key, OrderedDict())
+        idle[function.digest] = function.size_bytes
+        idle.move_to_end(function.digest)
+        function.idle_for[key] = None
+        while len(idle) > IDLE_FUNCTIONS or (len(idle) > 1 and sum(idle.values()) > IDLE_BYTES):
+            oldest = self._functions[next(iter(idle))]
+            self._keep_no_longer(oldest, key)
+            self._drop_if_unused(oldest)
+
+    def _keep_no_longer(self, function: Function, key: bytes) -> None:
+        if key in function.idle_for:
+            function.idle_for.pop(key, None)
+            idle = self._idle[key]
+            del idle[function.digest]
+            if not idle:
+                del self._idle[key]
+
+    def _drop_if_unused(self, function: Function) -> None:
+        if not (function.jobs or function.idle_for or function.claims):
+            self._drop(function)
+
+    def _drop(self, function: Function) -> None:
+        for key in list(function.idle_for):
+            self._keep_no_longer(function, key)
+        del self._functions[function.digest]
+        for job_id in function.jobs:
+            job = self._jobs[job_id]
+            job.digests.pop(function.digest, None)
+            if not job.digests:
+                del self._jobs[job_id]
+        self._dropped(function.digest)

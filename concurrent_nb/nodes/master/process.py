@@ -1,0 +1,623 @@
+"""The master process: who is registered, who runs what. It never unpickles anything and never runs a user's code.
+
+    main thread: Tornado's loop, the control channel (JSON-RPC over HTTP)  --asks-->  compute thread
+    compute thread: a poll loop around Gate (ZeroMQ) and MasterCore
+
+The two meet in one queue; the compute thread alone touches the core.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psutil
+
+from concurrent_nb.clock import monotonic
+from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatItem, IntItem, ListItem
+from concurrent_nb.components.core import Component, ComponentManager
+from concurrent_nb.errors import ClusterError, ConfigurationError
+from concurrent_nb.foreign import describe
+from concurrent_nb.ids import SessionId, new_session_id
+from concurrent_nb.nodes.common import descriptors
+from concurrent_nb.nodes.common.kernel_access import connection_info
+from concurrent_nb.nodes.common.memory_return import keep_giving_back
+from concurrent_nb.nodes.common.process_identity import seen_from_here
+from concurrent_nb.nodes.common.registration import as_json, can_open, check_versions
+from concurrent_nb.nodes.common.wakeup import Wake
+from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
+from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
+from concurrent_nb.nodes.master.kernel_requests import Answer
+from concurrent_nb.nodes.master.peers import Place
+from concurrent_nb.nodes.master.strategy_components import BUILT_IN, IStrategy, makers
+from concurrent_nb.object_store import segments
+from concurrent_nb.object_store.segment_reader import Shelf
+from concurrent_nb.object_store.store import Store
+from concurrent_nb.rate_limited_log import RateLimitedLog
+from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
+from concurrent_nb.scheduling.liveness import Liveness
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES
+from concurrent_nb.settings import files as settings
+from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport.compute import SILENT_S, Gate
+from concurrent_nb.transport.connection_file import ConnectionFile
+from concurrent_nb.transport.connections import SILENT_MAX, Connection
+from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
+from concurrent_nb.transport.poller import Waiter, fd_of
+from concurrent_nb.transport.taken_names import write_untaken
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.session import Session
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ROLES: Final = ("admin", "client", "slave")
+EVERYBODY: Final = list(ROLES)
+#: most characters of a node's name
+LABEL_MAX: Final = 100
+#: so much free shared memory is kept for what applications on other hosts tell next
+WARM_BYTES: Final = 32 * 1024 * 1024
+#: a node looks this often whether its owner lives
+PARENT_CHECK_S: Final = 1.0
+#: what a node is told that speaks for a session which is not there
+SESSION_OVER: Final = "this session is over: register again"
+
+
+class MasterNode(Component):
+    """What a master can be told: where to listen, which strategy, how patient it is."""
+
+    strategy = ExtensionPointItem(IStrategy, "PullRoundRobin", help="Who gets the next tasks.")
+    addresses = ListItem(["127.0.0.1"], help="IP addresses to listen on. Beyond loopback the control channel uses TLS.")
+    control_port = IntItem(0, min=0, max=65535, help="Port of the control channel; 0 takes a free one.")
+    interval_s = FloatItem(1.0, min=0.01, help="Seconds between two signs of life of a node.")
+    suspect_after_s = FloatItem(3.0, min=0.01, help="A node that was silent for this many seconds gets no new tasks.")
+    lost_after_s = FloatItem(5.0, min=0.01, help="A node that was silent for this many seconds is given up.")
+    deaths_allowed = IntItem(3, min=1, help="A task is quarantined after so many deaths of its worker or slave.")
+    results_kept_s = FloatItem(
+        KEPT_S,
+        min=0.0,
+        help="Seconds for which an application whose connection has broken may come back for its results.",
+    )
+    results_kept_bytes = IntItem(
+        RESULTS_KEPT_BYTES,
+        min=0,
+        help="Bytes of results that an application has not taken, before its tasks wait for that.",
+    )
+    clients = IntItem(DEFAULT.clients, min=1, help="Applications that may be registered at once.")
+    tasks_per_client = IntItem(
+        DEFAULT.tasks, min=1, help="Tasks of one application that are open here; more wait in the application."
+    )
+    bytes_per_client = IntItem(
+        DEFAULT.size_bytes,
+        min=1024 * 1024,
+        help="Bytes of arguments and functions kept for one application, and of the largest thing that travels.",
+    )
+    segments_per_client = IntItem(
+        DEFAULT.segments, min=1, help="Pieces of shared memory of one application that are open here."
+    )
+    object_bytes = IntItem(
+        DEFAULT.object_bytes,
+        min=1024 * 1024,
+        help="Bytes of the largest result, or argument in shared memory, that travels to or from another host.",
+    )
+    share_memory = BoolItem(True, help="Large buffers for nodes of this host lie in shared memory and do not travel.")
+
+
+class Master:
+    """A running master: its core, its compute thread, its control channel.
+
+    Args:
+        config: what to listen on, which strategy, which intervals.
+        name: of the cluster, and so of the connection file.
+    """
+
+    def __init__(self, config: MasterNode, name: str) -> None:
+        self.name = connection_file.check_name(name)
+        self.config = config
+        self._keys = keys.fresh()
+        self._tokens = {role: keys.fresh_token() for role in ROLES}
+        # Wall clock, so that a later life has a larger number although nothing is kept between two lives.
+        epoch = time.time_ns() // 1_000_000
+        strategy = config.strategy.make()
+        scheduler = Scheduler(
+            strategy,
+            makers=makers(config.manager),
+            deaths_allowed=config.deaths_allowed,
+            results_kept_bytes=config.results_kept_bytes,
+        )
+        liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
+        self._shelf = Shelf()
+        self._store = Store(warm_bytes=WARM_BYTES) if segments.is_available() else None
+        self._core = MasterCore(
+            epoch,
+            scheduler,
+            liveness,
+            config.interval_s,
+            self._shelf,
+            self._store,
+            kept_s=config.results_kept_s,
+            limits=Limits(
+                clients=config.clients,
+                tasks=config.tasks_per_client,
+                size_bytes=config.bytes_per_client,
+                segments=config.segments_per_client,
+                object_bytes=config.object_bytes,
+            ),
+        )
+        self._asked: deque[Callable[[float], None]] = deque()
+        self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
+        self._wake = Wake()
+        self._look_at = 0.0  # when connections are to be looked at
+        self._limited_log = RateLimitedLog(log, lines=1)
+        self._began = monotonic()
+        self._stopping = False
+        self._failure: BaseException | None = None  # of the compute thread
+        self._stop_event = asyncio.Event()
+        self._thread = threading.Thread(target=self._compute, name="compute channel", daemon=True)
+
+    # --------------------------------------------------------------------------------------------- control channel
+
+    async def run(self, ready: Callable[[ConnectionFile, Path], None]) -> None:
+        """Serve until `stop`; call `ready` once nodes can register. Raises ClusterError if it could not go on."""
+        self._loop = asyncio.get_running_loop()
+        addresses = listen_on(self.config.addresses)
+        self._gate = Gate(
+            addresses,
+            self._keys.public,
+            self._keys.secret,
+            self._core.admits,
+            silent_s=self._silent_s(),
+            silent_max=descriptors.part_of_limit(1 / 8, SILENT_MAX),
+        )
+        tls = self._tls(addresses)
+        tokens = {token: role for role, token in self._tokens.items()}
+        dispatcher = Dispatcher(Registry(self))
+        limits = ConnectionLimits()
+        limits = limits._replace(connections=descriptors.part_of_limit(1 / 4, limits.connections))
+        server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits)
+        self._thread.start()
+        path = None
+        at_end = contextlib.ExitStack()
+        giving_back = asyncio.create_task(keep_giving_back())
+        try:
+            self._probe = at_end.enter_context(segments.probe())
+            await server.start()
+            info = ConnectionFile(
+                name=self.name,
+                endpoints=server.endpoints,
+                master_key=self._keys.public.decode(),
+                tokens=self._tokens,
+                certificate_pem=None if tls is None else tls.certificate_pem,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                epoch=self._core.epoch,
+            )
+            path = await asyncio.to_thread(write_untaken, info)
+            ready(info, path)
+            await self._stop_event.wait()
+        finally:
+            giving_back.cancel()
+            await server.stop()
+            if path is not None:
+                connection_file.remove(path, self._core.epoch)
+            self._stopping = True
+            self._wake.set()
+            await asyncio.to_thread(self._thread.join)
+            self._wake.close()
+            at_end.close()
+            self._shelf.close()
+            if self._store is not None:
+                self._store.close()
+        if self._failure is not None:
+            raise ClusterError(f"the compute thread has failed: {describe(self._failure)}") from self._failure
+
+    def stop(self) -> None:
+        """End `run`: nodes are told that the cluster has been stopped. For the loop's thread."""
+        self._stop_event.set()
+
+    def _silent_s(self) -> float:
+        """Give how long a connection may take for its first message: a node gives signs of life far more often."""
+        return max(SILENT_S, 3 * self.config.suspect_after_s)
+
+    def _tls(self, addresses: list[str]) -> Any:
+        if all(is_loopback(address) for address in addresses):
+            return None
+        from concurrent_nb.transport.tls import make_tls  # here, because it needs the extra `tls`
+
+        return make_tls(addresses)
+
+    async def _ask(self, question: Callable[[float], T]) -> T:
+        """Have the compute thread answer a question about the core."""
+        answer: asyncio.Future[T] = self._loop.create_future()
+
+        def settle(value: Any, error: BaseException | None) -> None:
+            if not answer.done():
+                answer.set_result(value) if error is None else answer.set_exception(error)
+
+        def on_compute_thread(now: float) -> None:
+            value: T | None = None
+            error: Exception | None = None
+            try:
+                value = question(now)
+            except Exception as failure:  # noqa: BLE001  (handed on to the one who asked)
+                error = failure
+            self._loop.call_soon_threadsafe(settle, value, error)
+
+        self._asked.append(on_compute_thread)
+        self._wake.set()
+        return await answer
+
+    @remote(roles=EVERYBODY)
+    def ping(self) -> str:
+        """Answer "pong"."""
+        return "pong"
+
+    @remote(roles=EVERYBODY)
+    async def status(self, caller: Caller, session: str = "", secret: str = "") -> dict[str, Any]:
+        """Tell what there is: slaves, clients, tasks, jobs.
+
+        An admin sees all jobs. Others see those of the principal whose session they have, and how many more there are.
+        """
+        asker, sees_all = session_of(session), caller.role == "admin"
+
+        def tell(now: float) -> dict[str, Any]:
+            is_own = self._core.is_session(asker, "client", secret)
+            return self._core.status(now, asker if is_own else None, sees_all=sees_all)
+
+        told = await self._ask(tell)
+        where = {"host": socket.gethostname(), "pid": os.getpid()}
+        return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **told}
+
+    @remote(roles=["admin"])
+    def stop_cluster(self) -> bool:
+        """Stop the cluster: all nodes are told, open tasks end with MasterLost."""
+        self._loop.call_later(0.05, self.stop)
+        return True
+
+    @remote(roles=["admin"])
+    async def restart_workers(self, now: bool = False) -> int:
+        """Have fresh worker processes everywhere; give how many there will be. `status` tells how many are outdated.
+
+        What runs ends first, or with `now` is stopped and runs again.
+        """
+        return await self._ask(lambda _: self._core.restart_workers(stop=now))
+
+    @remote(roles=["admin"])
+    async def open_kernel(self, slave: str) -> dict[str, Any]:
+        """Have a slave be a Jupyter kernel; give what is in a connection file for it. Asking again gives the same."""
+        answer: asyncio.Future[m.KernelAccess] = self._loop.create_future()
+
+        def ask(now: float) -> None:
+            self._kernels[self._core.open_kernel(slave, now)] = answer
+
+        await self._ask(ask)
+        return connection_info(await answer)
+
+    @remote(roles=["admin", "client"])
+    async def register_client(
+        self,
+        caller: Caller,
+        key: str,
+        versions: dict[str, Any],
+        name: str,
+        comes_back: bool = True,
+        memory: list[Any] | None = None,
+        host: str = "",
+        pid: int = 0,
+        begun: float | None = None,
+        replaces: str = "",
+        replaces_secret: str = "",
+    ) -> dict[str, Any]:
+        """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals.
+
+        Of the answer, `secret` is what other methods take besides the session, and `limits` is what the application
+        is to keep to: tasks without an answer, and bytes of their arguments and functions.
+
+        If its connection breaks and it does not come back, its jobs end a moment later, those of others wait for it.
+        `memory` describes a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
+        `host` and `pid` are shown to those who ask for the status; with `begun`, when that process began by a clock of
+        its host, a master of the same host sees when the process has ended. `replaces` is its former session, and
+        `replaces_secret` the secret of that.
+        """
+        public = check_key(key)
+        check_versions(versions, f"application {check_label(name)!r}")
+        descriptors.refuse_if_full(f"application {name!r}")
+        session, secret = new_session_id(), keys.fresh_token()
+        place = Place(check_host(host), pid)
+        is_alive = seen_from_here(host, pid, begun)
+        before = session_of(replaces)
+
+        def add(now: float) -> None:
+            former = before if self._core.is_session(before, "client", replaces_secret) else None
+            self._core.add_client(
+                session, public, name, now, comes_back, place, is_alive=is_alive, replaces=former, secret=secret
+            )
+
+        await self._ask(add)
+        welcome = self._welcome(session, secret, name, caller, memory)
+        return {**welcome, "limits": self._core.limits.announced()}
+
+    @remote(roles=["admin", "slave"])
+    async def register_slave(
+        self,
+        caller: Caller,
+        key: str,
+        versions: dict[str, Any],
+        name: str,
+        slots: int,
+        credit: int,
+        memory: list[Any] | None = None,
+        host: str = "",
+        pid: int = 0,
+        cores: int = 0,
+    ) -> dict[str, Any]:
+        """Register a slave that runs `slots` tasks at once and accepts `credit` unfinished ones.
+
+        `memory`, `host` and `pid` are as for an application; `cores` are those that the slave may use.
+        """
+        public = check_key(key)
+        check_versions(versions, f"slave {check_label(name)!r}")
+        descriptors.refuse_if_full(f"slave {name!r}")
+        if not 1 <= slots <= credit <= 1_000_000:
+            raise ConfigurationError(
+                f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
+            )
+        session, secret = new_session_id(), keys.fresh_token()
+        place = Place(check_host(host), pid, cores)
+        given = await self._ask(
+            lambda now: self._core.add_slave(session, public, name, slots, credit, now, place, secret=secret)
+        )
+        welcome = self._welcome(session, secret, given, caller, memory)
+        return {**welcome, "limits": {"object": self.config.object_bytes}}
+
+    @remote(roles=["admin", "client"])
+    async def unregister_client(self, session: str, secret: str) -> bool:
+        """End an application's session; its unfinished jobs are cancelled. False if there is no such session."""
+        return await self._unregister("client", session, secret)
+
+    @remote(roles=["admin", "slave"])
+    async def unregister_slave(self, session: str, secret: str) -> bool:
+        """End a slave's session; its tasks run elsewhere. False if there is no such session."""
+        return await self._unregister("slave", session, secret)
+
+    @remote(roles=["admin", "client"])
+    async def heartbeat_client(self, session: str, secret: str) -> bool:
+        """Give a sign of life; False if the session is over and the node should register again."""
+        return await self._heartbeat("client", session, secret)
+
+    @remote(roles=["admin", "slave"])
+    async def heartbeat_slave(self, session: str, secret: str) -> bool:
+        """Give a sign of life; False if the session is over and the node should register again."""
+        return await self._heartbeat("slave", session, secret)
+
+    async def _unregister(self, role: str, session: str, secret: str) -> bool:
+        own, core = session_of(session), self._core
+        return await self._ask(
+            lambda now: core.is_session(own, role, secret) and core.remove(own, "it has unregistered", now, left=True)
+        )
+
+    async def _heartbeat(self, role: str, session: str, secret: str) -> bool:
+        own, core = session_of(session), self._core
+        return await self._ask(lambda now: core.is_session(own, role, secret) and core.heartbeat(own, now))
+
+    def _welcome(
+        self, session: SessionId, secret: str, name: str, caller: Caller, memory: list[Any] | None
+    ) -> dict[str, Any]:
+        shares = self.config.share_memory and can_open(memory)
+        host = caller.local_host if caller.local_host in self._gate.ports else next(iter(self._gate.ports))
+        bracketed = f"[{host}]" if ":" in host else host
+        return {
+            "session": session.hex(),
+            "secret": secret,
+            "name": name,
+            "epoch": self._core.epoch,
+            "compute": f"tcp://{bracketed}:{self._gate.ports[host]}",
+            "master_key": self._keys.public.decode(),
+            "interval_s": self.config.interval_s,
+            "silence_s": self.config.suspect_after_s,
+            "memory": as_json(self._probe) if shares and self._probe is not None else None,
+        }
+
+    # --------------------------------------------------------------------------------------------- compute channel
+
+    def _compute(self) -> None:
+        try:
+            waiter = Waiter(self._gate.socket)
+            zap_fd, monitor_fd = fd_of(self._gate.zap_socket), fd_of(self._gate.monitor)
+            for fd in (zap_fd, monitor_fd, self._wake.fileno()):
+                waiter.add(fd)
+            self._gate.take_left()  # a monitor's descriptor tells news only after somebody has looked once
+            while not self._stopping:
+                self._turn(waiter, zap_fd, monitor_fd)
+            for session, frames in self._core.stop():
+                self._gate.send(session, frames)
+        except BaseException as error:
+            log.exception("the compute thread has failed; the master stops")
+            self._failure = error
+            self._loop.call_soon_threadsafe(self.stop)
+        finally:
+            self._gate.close()
+
+    def _turn(self, waiter: Waiter, zap_fd: int, monitor_fd: int) -> None:
+        gate, core = self._gate, self._core
+        now = monotonic()
+        ready = waiter.wait(max(0.0, min(core.next_deadline(now), self._look_at) - now))
+        now = monotonic()
+        if self._wake.fileno() in ready:
+            self._wake.clear()
+        while self._asked:
+            self._asked.popleft()(now)
+        if zap_fd in ready:
+            gate.answer_doorbell()
+        for connection, session, frames in gate.receive():
+            peer = core.peers.get(SessionId(session))
+            if peer is None or peer.key != connection.key:
+                self._refuse(connection, session, is_known=peer is not None, now=now)
+                continue
+            gate.bind(session, connection)
+            core.received(session, connection.key, frames, now)
+        for session in gate.take_left(monitor_fd in ready):
+            core.unreachable(SessionId(session), now)
+        self._look_at = gate.look(now)
+        self._send(core.step(now), now)
+        if core.kernels.settled:
+            self._settle_kernels()
+
+    def _refuse(self, connection: Connection, session: bytes, now: float, *, is_known: bool) -> None:
+        """Drop an envelope that names a session which is not its sender's; tell it if there is none of that name."""
+        if is_known:
+            self._limited_log.warning("key", now, "dropped an envelope that names the session of another key")
+        elif now - connection.answered_at >= self.config.interval_s:
+            connection.answered_at = now
+            self._limited_log.warning("session", now, "dropped an envelope of a session that is over, or never was")
+            self._gate.answer(connection, Session(self._core.epoch, "from_client").bye(SESSION_OVER))
+
+    def _settle_kernels(self) -> None:
+        """Tell those who asked for kernels what has become of it."""
+        for request, answer in self._core.kernels.take_settled():
+            self._loop.call_soon_threadsafe(_settle_kernel, self._kernels.pop(request), answer)
+
+    def _send(self, outgoing: list[Any], now: float) -> None:
+        for session, frames in outgoing:
+            if not self._gate.send(session, frames):
+                self._core.unreachable(session, now)
+
+
+def _settle_kernel(asker: "asyncio.Future[m.KernelAccess]", answer: Answer) -> None:
+    if asker.done():  # he has hung up
+        return
+    if isinstance(answer, m.KernelAccess):
+        asker.set_result(answer)
+    else:
+        asker.set_exception(answer)
+
+
+def run_master(
+    overrides: dict[str, dict[str, Any]],
+    name: str,
+    ready: Callable[[ConnectionFile, Path], None],
+    lease: int | None = None,
+) -> None:
+    """Run a master in this process until it is stopped.
+
+    Args:
+        overrides: configuration that wins over the files.
+        name: of the cluster.
+        ready: called with the connection file and its path when nodes can register.
+        lease: descriptor whose end of file ends the master.
+
+    Raises ClusterError if it could not go on, and what `Master` and its configuration raise.
+    """
+    descriptors.raise_limit()
+    manager = ComponentManager(settings.load(overrides))
+    manager.load([MasterNode, *BUILT_IN])
+    ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
+    if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
+        manager.load_entry_points()  # only then, because it looks through everything that is installed
+    asyncio.run(_serve(manager.get(MasterNode), name, ready, lease))
+
+
+async def _serve(
+    config: MasterNode, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    master = Master(config, name)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, master.stop)
+    watch = None
+    if lease is not None:
+
+        def lease_readable() -> None:
+            if not os.read(lease, 4096):
+                master.stop()
+
+        loop.add_reader(lease, lease_readable)
+        watch = asyncio.create_task(_watch_parent(os.getppid(), master.stop))
+    try:
+        await master.run(ready)
+    finally:
+        if lease is not None:
+            loop.remove_reader(lease)
+        if watch is not None:
+            watch.cancel()
+
+
+async def _watch_parent(parent: int, stop: Callable[[], None]) -> None:
+    """Stop when the parent has died: a process that it forked may hold the other end of the lease open."""
+    while os.getppid() == parent:
+        await asyncio.sleep(PARENT_CHECK_S)
+    stop()
+
+
+def session_of(text: str) -> SessionId:
+    """Read a session id as the control channel writes it; what is none becomes one that nobody has."""
+    try:
+        return SessionId(bytes.fromhex(text))
+    except ValueError:
+        return SessionId(b"")
+
+
+def check_key(text: str) -> bytes:
+    """Give a z85 public key as bytes; raise ConfigurationError for what is none."""
+    if keys.Z85_KEY.fullmatch(text.encode()) is None:
+        raise ConfigurationError("the key of a node is 40 characters of z85")
+    return text.encode()
+
+
+def check_label(name: str) -> str:
+    """Give a node's name back; raise ConfigurationError for one that does not fit on a line of a terminal."""
+    if not (0 < len(name) <= LABEL_MAX and name.isprintable()):
+        raise ConfigurationError(f"a node's name has 1 to {LABEL_MAX} printable characters, not {name[:LABEL_MAX]!r}")
+    return name
+
+
+def check_host(host: str) -> str:
+    """Give the name of a node's host back, which may be "" for none; raise ConfigurationError as `check_label`."""
+    return check_label(host) if host else ""
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether only this machine can reach an address."""
+    return address == "::1" or address.startswith("127.")
+
+
+def listen_on(addresses: list[str]) -> list[str]:
+    """Give the addresses to bind: 0.0.0.0 and :: become all addresses of this machine, so that each is advertised."""
+    found: list[str] = []
+    for address in addresses:
+        if address in ("0.0.0.0", "::"):
+            family = "AF_INET" if address == "0.0.0.0" else "AF_INET6"
+            for interface in psutil.net_if_addrs().values():
+                found += [a.address for a in interface if a.family.name == family and "%" not in a.address]
+        else:
+            check_address(address)
+            found.append(address)
+    return list(dict.fromkeys(found))
+
+
+def check_address(address: str) -> None:
+    """Raise ConfigurationError for what is no IP address of this machine; a name means another one elsewhere."""
+    try:
+        family = socket.AF_INET if ipaddress.ip_address(address).version == 4 else socket.AF_INET6
+    except ValueError:
+        raise ConfigurationError(
+            f"MasterNode.addresses has {address!r}, which is no IP address: give one of this machine, "
+            "such as 127.0.0.1, or 0.0.0.0 for all of them"
+        ) from None
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise ConfigurationError(
+                f"MasterNode.addresses has {address}, on which this machine cannot listen: {error.strerror}"
+            ) from None

@@ -1,0 +1,121 @@
+"""What a master tells of its cluster, for people and for the control channel. A part of `master_core`."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, Final
+
+from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.nodes.master.peers import Peer
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.tasks.task_record import Job
+
+#: a status lists so many clients, and so many jobs, and tells how many more there are
+LISTED_MAX: Final = 500
+#: so many tasks that had workers or slaves die are told of at most
+SUSPECTS_TOLD: Final = 100
+
+
+def describe(
+    peers: Mapping[SessionId, Peer], scheduler: Scheduler, now: float, asker: Peer | None, *, sees_all: bool
+) -> dict[str, Any]:
+    """Tell of slaves, clients, jobs and tasks. Nodes that are not heard yet are left out: anybody may claim to be one.
+
+    Args:
+        now: the time, in seconds.
+        asker: the application that asks: the jobs of its principal are told.
+        sees_all: tell the jobs of all principals.
+    """
+    heard = [peer for peer in peers.values() if peer.heard]
+    clients = [peer for peer in heard if peer.role == "client"]
+    owner = asker.key.decode() if asker is not None and asker.role == "client" else None
+    jobs = [job for job in scheduler.jobs.values() if sees_all or job.owner == owner]
+    paused = scheduler.paused
+    assigned = Counter(task.job.id for slave in scheduler.slaves.values() for task in slave.tasks)
+    return {
+        "slaves": [
+            {
+                "name": peer.name,
+                "slots": peer.slots,
+                "done": peer.done,
+                "fetched_bytes": peer.memory.fetched_bytes,
+                "outdated": peer.outdated,
+                "cores": peer.place.cores,
+                **_whereabouts(peer, now),
+                **_load_of(peer, scheduler),
+            }
+            for peer in heard
+            if peer.role == "slave"
+        ],
+        "clients": [{"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in clients[:LISTED_MAX]],
+        "more_clients": max(0, len(clients) - LISTED_MAX),
+        "jobs": [
+            _describe_job(peers, job, assigned[job.id], owner, now, paused.get(job.owner, 0))
+            for job in jobs[-LISTED_MAX:]
+        ],
+        "more_jobs": max(0, len(jobs) - LISTED_MAX),
+        "other_jobs": len(scheduler.jobs) - len(jobs),
+        "suspects": _describe_suspects(scheduler, {job.id for job in jobs}),
+        "tasks": _count_tasks(scheduler, scheduler.jobs.values()),
+    }
+
+
+def _whereabouts(peer: Peer, now: float) -> dict[str, Any]:
+    return {"host": peer.place.host, "pid": peer.place.pid, "uptime_s": now - peer.since}
+
+
+def _load_of(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
+    slave, load = scheduler.slaves.get(peer.session_id), peer.load
+    host = {
+        "load": None if load is None else load.load,
+        "memory_used_bytes": None if load is None else load.memory_used_bytes,
+        "memory_total_bytes": None if load is None else load.memory_total_bytes,
+    }
+    if slave is None:
+        return {"in_flight": 0, "busy": 0, "state": "joining", **host}
+    state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
+    busy = min(slave.load, slave.slots)
+    return {"in_flight": len(slave.tasks) + len(slave.ghosts), "busy": busy, "state": state, **host}
+
+
+def _describe_job(
+    peers: Mapping[SessionId, Peer], job: Job, assigned: int, owner: str | None, now: float, untaken_bytes: int
+) -> dict[str, Any]:
+    client = peers.get(job.client) if job.client is not None else None
+    left = len(job.tasks)
+    state = "idle" if not left else "stopping" if job.ended else "running" if assigned else "waiting"
+    return {
+        "id": job.id.hex(),
+        "name": job.name,
+        "client": None if client is None else client.name,
+        "mine": job.owner == owner,
+        "state": state,
+        "tasks": job.accepted,
+        "done": job.accepted - left,
+        "assigned": assigned,
+        "untaken_bytes": untaken_bytes,  # of results, for which it waits to be taken; 0 if it does not
+        "age_s": now - job.opened_s,
+    }
+
+
+def _describe_suspects(scheduler: Scheduler, jobs: set[JobId]) -> list[dict[str, Any]]:
+    """Tell of tasks of these jobs that had workers or slaves die, and have not ended."""
+    told = []
+    for task in islice((task for task in scheduler.blamed if task.job.id in jobs), SUSPECTS_TOLD):
+        slave = None if task.slave is None else scheduler.slaves[task.slave].name
+        does = "waits for a slave" if slave is None else f"is on slave {slave}"
+        alone = "alone, because one of its deaths cost a slave" if task.suspect else "beside others"
+        told.append({"task": task.name, "state": f"{does}, to run {alone}", "deaths": list(task.deaths)})
+    return told
+
+
+def _count_tasks(scheduler: Scheduler, jobs: Iterable[Job]) -> dict[str, int]:
+    assigned = sum(len(slave.tasks) for slave in scheduler.slaves.values())
+    unforgotten = sum(len(job.tasks) for job in jobs)
+    waiting = scheduler.waiting
+    return {
+        "jobs": len(scheduler.jobs),
+        "waiting": waiting,
+        "assigned": assigned,
+        "kept": unforgotten - waiting - assigned,
+    }

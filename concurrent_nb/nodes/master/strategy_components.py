@@ -1,0 +1,80 @@
+"""The strategies as components, so that configuration chooses one and sets them up.
+
+`c.MasterNode.strategy = "PushBest"`, or "push_best". A plug-in's strategy implements IStrategy in the same way.
+"""
+
+from typing import Final, cast
+
+from concurrent_nb.components.config import FloatItem, IntItem
+from concurrent_nb.components.core import Component, ComponentManager, Interface, implements
+from concurrent_nb.scheduling.active_strategies import Makers
+from concurrent_nb.scheduling.strategies.locality import Locality as LocalityStrategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin as PullRoundRobinStrategy
+from concurrent_nb.scheduling.strategies.push_best import PushBest as PushBestStrategy
+from concurrent_nb.scheduling.strategies.stealing import Stealing as StealingStrategy
+from concurrent_nb.scheduling.strategies.strategy import Strategy
+
+
+class IStrategy(Interface):
+    """Makes the strategy of one scheduler."""
+
+    def make(self) -> Strategy:
+        """Return a new strategy, set up as configured."""
+        raise TypeError(f"{type(self).__name__} does not say how to make a strategy")
+
+
+@implements(IStrategy)
+class PullRoundRobin(Component):
+    """Slaves in turn take what keeps them busy for a moment. Good where tasks or slaves differ; the default."""
+
+    short_name = "pull_round_robin"
+    ahead_s = FloatItem(0.1, min=0.0001, help="Seconds of expected work that a slave may have ahead for each worker.")
+    depth_per_slot = IntItem(2, min=1, help="Tasks in flight per worker while their run time is unknown.")
+
+    def make(self) -> Strategy:
+        """Return a new pull_round_robin strategy."""
+        return PullRoundRobinStrategy(ahead_s=self.ahead_s, depth_per_slot=self.depth_per_slot)
+
+
+@implements(IStrategy)
+class PushBest(Component):
+    """The slave with the best rating (load and speed) gets tasks as soon as they come. Good for equal tasks."""
+
+    short_name = "push_best"
+
+    def make(self) -> Strategy:
+        """Return a new push_best strategy."""
+        return PushBestStrategy()
+
+
+@implements(IStrategy)
+class Stealing(Component):
+    """All tasks are dealt out at once; an idle slave takes from the fullest. Good where nothing is known of them."""
+
+    short_name = "stealing"
+    worth_s = FloatItem(0.002, min=0.0, help="Nothing is taken from a slave with less work than this, in seconds.")
+
+    def make(self) -> Strategy:
+        """Return a new stealing strategy."""
+        return StealingStrategy(worth_s=self.worth_s)
+
+
+@implements(IStrategy)
+class Locality(Component):
+    """Tasks go where the large objects are that they refer to, and wait there for a while. Good for shared inputs."""
+
+    short_name = "locality"
+    patience_s = FloatItem(3.0, min=0.001, help="Seconds that a task waits at most for a slave that has its objects.")
+    bytes_per_s = FloatItem(200e6, min=1.0, help="How fast objects are taken to travel.")
+
+    def make(self) -> Strategy:
+        """Return a new locality strategy."""
+        return LocalityStrategy(patience_s=self.patience_s, bytes_per_s=self.bytes_per_s)
+
+
+BUILT_IN: Final[tuple[type[Component], ...]] = (PullRoundRobin, PushBest, Stealing, Locality)
+
+
+def makers(manager: ComponentManager) -> Makers:
+    """Return what makes each strategy that a job may ask for, set up as configured."""
+    return {component.short_name: cast(IStrategy, manager.get(component)).make for component in BUILT_IN}

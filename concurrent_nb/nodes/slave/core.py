@@ -1,0 +1,397 @@
+"""The slave without sockets and processes: messages of the master to its workers, their reports back.
+
+    frames of the master -> Session -> Crew (workers.pool) -> Reports -> Session -> frames for the master
+
+Called by `SlaveNode`'s poll loop, by the simulator and by the tour in tests/test_life_of_a_task.py.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Final, Protocol
+
+import msgspec
+
+from concurrent_nb.errors import ProtocolError, TooLarge
+from concurrent_nb.foreign import describe
+from concurrent_nb.ids import task_name
+from concurrent_nb.nodes.common.shared_memory_link import Contents, EmptyShelf, Introductions, Shelf
+from concurrent_nb.object_store.segments import CannotOpen, Handle
+from concurrent_nb.object_store.store import Store
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, joined, slices_of
+from concurrent_nb.wire.session import Session
+from concurrent_nb.workers.protocol.records import Know
+
+log = logging.getLogger(__name__)
+
+#: news that nobody waits for gathers until this long after the last envelope
+GATHER_S: Final = 0.04
+#: ... or until so many tasks have ended: it may keep nothing from being assigned
+GATHER_MAX: Final = 32
+#: while more of tasks' output than that is not acknowledged, tasks that send notes are slowed
+OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024
+#: seconds between two reports of how busy the host is
+HOST_LOAD_S: Final = 5.0
+
+
+class Reports(Protocol):
+    """What workers have to say since the last time."""
+
+    outcomes: list[tuple[bytes, list[m.OutcomeFrame], list[Sequence[Buffer]]]]  #: by job
+    started: list[m.TaskRef]
+    returned: list[m.TaskRef]
+    output: list[tuple[m.TaskRef, int, bytes]]
+    degraded: str  #: why no worker is started any more, "" while they are; all tasks are returned then
+    segments: list[Know]  #: shared memory that workers have made, before the outcomes that lie in it
+    forgotten: list[bytes]  #: segments that their workers have given up
+    orphaned: list[bytes]  #: segments whose workers have died
+
+
+class Crew(Protocol):
+    """What a slave needs of its workers. `workers.pool.Pool` has it; so have the tests' and the simulator's crews."""
+
+    def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
+        """Keep a pickled function (a long body is the first buffer)."""
+
+    def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
+        """Know how workers open a segment of shared memory."""
+
+    def drop_segments(self, segments: Sequence[bytes]) -> None:
+        """Forget segments to which nothing refers any more."""
+
+    def release(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
+        """Give slices back to the workers that made them; `clean` if nobody refers to them any more."""
+
+    def drop_functions(self, digests: Sequence[bytes]) -> None:
+        """Forget functions."""
+
+    def assign(
+        self,
+        job: bytes,
+        function: bytes,
+        timeout_s: float | None,
+        tasks: Sequence[m.TaskFrame],
+        buffers: ItemBuffers,
+        now: float,
+        needs: m.Needs | None = None,
+    ) -> None:
+        """Run these attempts, each of which will be reported once as an outcome or as returned."""
+
+    def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
+        """Return what has not started; with `stop`, cancel what has."""
+
+    def hold_notes(self, hold: bool) -> None:
+        """Slow tasks that send notes, until it is said that they need not be held any more."""
+
+    def renew(self, now: float, *, stop: bool) -> None:
+        """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
+
+    @property
+    def outdated(self) -> int:
+        """Return how many workers are still to be replaced, or have successors that are not ready."""
+
+    def take_reports(self) -> Reports:
+        """Give what has happened since the last call."""
+
+    @property
+    def provided(self) -> bool:
+        """Say whether every worker has something to run next."""
+
+
+class SlaveCore:
+    """Everything that a slave says and hears.
+
+    Args:
+        name: what the master calls this slave.
+        epoch: the master's life.
+        crew: its workers.
+        interval_s: seconds between two signs of life.
+        shelf: keeps what workers share, and outlives the session; None if they share nothing.
+        store: where what a master on another host tells once is laid down; None if workers cannot open it.
+        shares: whether the master is on this host and can open what lies there.
+        host_load: measures how busy this host is; None to say nothing of it.
+        result_bytes_max: most bytes of a result that has to go through this process's memory; 0: as many as there are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        epoch: int,
+        crew: Crew,
+        interval_s: float,
+        shelf: Shelf | None = None,
+        store: Store | None = None,
+        *,
+        shares: bool = False,
+        host_load: Callable[[], m.HostLoad] | None = None,
+        result_bytes_max: int = 0,
+    ) -> None:
+        self.name = name
+        self._result_bytes_max = result_bytes_max or 1 << 62
+        self.session = Session(epoch, "to_slave")
+        self._shelf = shelf or EmptyShelf()
+        self._introductions = Introductions(self.session, self._shelf, shares)
+        self._store = store
+        self._contents = Contents(store)
+        self._shown: set[bytes] = set()  # segments of the store that the crew knows
+        self._lent: dict[bytes, dict[int, m.Slice]] = {}  # results that were not released, by segment and offset
+        self._orphans: set[bytes] = set()  # segments of dead workers that are closed when nothing is lent of them
+        if shares:
+            self.session.send(m.ShareMemory())
+        self._crew = crew
+        self._interval_s = interval_s
+        self._said_at = -interval_s
+        self._host_load = host_load
+        self._host_load_at = inf if host_load is None else -inf  # when to say it next
+        self._gathered = 0  # tasks that have ended since the last envelope
+        self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
+        self._output_bytes = 0  # of tasks' output, that the master has not acknowledged
+        self._holds_notes = False
+        self._restart = 0  # the master's request for fresh workers, until all are
+        self._outdated = -1  # what the master has last heard of it
+        self.degraded = ""  #: why the crew cannot work any more
+        self.kernel_requests: list[int] = []  #: questions for the slave's kernel that have no answer yet
+
+    @property
+    def closed_by_master(self) -> str | None:
+        """The master's reason once it has ended the session."""
+        return self.session.closed_by_peer
+
+    def received(self, frames: Sequence[Buffer], now: float) -> None:
+        """Take one envelope of the master. Raises ProtocolError; the session is over then."""
+        for item in self.session.receive(frames, now):
+            message = item.message
+            if type(message) is m.Assign:
+                if message.timeout_s is not None and not message.timeout_s >= 0:
+                    raise ProtocolError(f"tasks that may run {message.timeout_s} s")
+                tasks, buffers = self._here(message.tasks, item.buffers)
+                self._crew.assign(message.job, message.function, message.timeout_s, tasks, buffers, now, message.needs)
+            elif type(message) is m.Function:
+                sizes, own = self._contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
+                self._show(sizes)
+                self._crew.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
+            elif type(message) is m.Content:
+                self._contents.took(message, item.buffers[0] if item.buffers else ())
+            elif type(message) is m.Withdraw:
+                self._crew.withdraw(message.tasks, message.stop, now)
+            elif type(message) is m.DropFunctions:
+                self._crew.drop_functions(message.digests)
+            elif type(message) is m.Segment:
+                self._crew.add_segment(message.segment, message.pid, message.fd, message.size)
+            elif type(message) is m.DropSegments:
+                self._crew.drop_segments(message.segments)
+                closed = self._contents.drop(message.segments)
+                self._shown.difference_update(closed)
+                self._crew.drop_segments(closed)
+            elif type(message) is m.Release:
+                self._released(message.slices, clean=message.clean)
+            elif type(message) is m.RestartWorkers:
+                self._crew.renew(now, stop=message.stop)
+                self._restart, self._outdated = message.request, -1
+            elif type(message) is m.OpenKernel:
+                self.kernel_requests.append(message.request)
+
+    def kernel_opened(self, access: m.KernelAccess | None, error: str = "") -> None:
+        """Answer all who have asked for the kernel: how to attach, or why there is none."""
+        for request in self.kernel_requests:
+            self.session.send(m.KernelOpened(request, access, error))
+        self.kernel_requests.clear()
+
+    def resize(self, slots: int, credit: int) -> None:
+        """Tell the master how much fits from now on."""
+        self.session.send(m.Capacity(slots, credit))
+
+    def _follow_output(self) -> None:
+        """Slow those who write more than the master takes."""
+        self._output_bytes -= sum(size for size in self.session.take_acked() if isinstance(size, int))
+        holds = self._output_bytes > OUTPUT_BYTES_MAX
+        if holds != self._holds_notes:
+            self._holds_notes = holds
+            self._crew.hold_notes(holds)
+
+    def _follow_restart(self) -> None:
+        """Tell the master how far its restart is."""
+        left = self._crew.outdated
+        if left != self._outdated:
+            self.session.send(m.WorkersOutdated(self._restart, left))
+            self._outdated = left
+        if not left:
+            self._restart = 0
+
+    @property
+    def all_heard(self) -> bool:
+        """Say whether the master has acknowledged everything that was said."""
+        return not (self.session.in_flight or self.session.backlog)
+
+    def step(self, now: float) -> list[list[Buffer]]:
+        """Give all envelopes that should leave now.
+
+        While all workers have more to run, plain results gather for a moment: a task that takes milliseconds would cost
+        master and application one of theirs each time.
+        """
+        reports = self._crew.take_reports()
+        urgent = bool(reports.returned or reports.degraded)
+        for task, stream, data in reports.output:
+            self._output_bytes += len(data)
+            self.session.send(m.Output(task, stream, data), tag=len(data))
+        if self._output_bytes:
+            self._follow_output()
+        if reports.started:
+            self.session.send(m.Started(self.name, reports.started))
+        for made in reports.segments:
+            self._open(made)
+        for job, frames, buffers in reports.outcomes:
+            if any(slices_of(frame.sizes) for frame in frames if frame.sizes):
+                frames, buffers = self._with_slices(job, frames, buffers)
+            self._gathered += len(frames)
+            urgent = urgent or bool(buffers) or any(frame.status or frame.sizes for frame in frames)
+            self.session.send(m.Outcomes(job, self.name, frames), buffers)
+        if reports.forgotten or reports.orphaned:
+            self._close(reports.forgotten, reports.orphaned)
+        if self._restart:
+            self._follow_restart()
+        self.degraded = self.degraded or reports.degraded
+        if reports.returned:
+            self.session.send(m.Returned(reports.returned))
+        if self._host_load is not None and now >= self._host_load_at:
+            self._host_load_at = now + HOST_LOAD_S
+            self.session.send(self._host_load())
+        if self._gathers(urgent, now):
+            return []
+        envelopes = self.session.flush(now)
+        if not envelopes and now - self._said_at >= self._interval_s:
+            envelopes = [self.session.keepalive()]
+        if envelopes:
+            self._said_at = now
+        return envelopes
+
+    def _gathers(self, urgent: bool, now: float) -> bool:
+        """Say whether what there is to say is kept back for now."""
+        if self._gathered and not urgent and self._gathered < GATHER_MAX and self._crew.provided:
+            self._gathers_until = self._said_at + GATHER_S
+            if now < self._gathers_until:
+                return True
+        self._gathered = 0
+        self._gathers_until = -inf
+        return False
+
+    # ------------------------------------------------------------------------------------------------ shared memory
+
+    def _here(self, tasks: list[m.TaskFrame], buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
+        """Give tasks with what a master on another host has told once."""
+        if not any(task.sizes for task in tasks):
+            return tasks, buffers
+        parts = [self._contents.translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)]
+        for sizes, _ in parts:
+            self._show(sizes)
+        frames = [
+            task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
+            for task, (sizes, _) in zip(tasks, parts, strict=True)
+        ]
+        return frames, [own for _, own in parts]
+
+    def _show(self, sizes: m.Sizes) -> None:
+        """Tell the crew how to open our own memory."""
+        for slice_ in slices_of(sizes):
+            handle = None if self._store is None else self._store.handle(slice_.segment)
+            if handle is not None and slice_.segment not in self._shown:
+                self._shown.add(slice_.segment)
+                self._crew.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
+
+    def _open(self, made: Know) -> None:
+        try:
+            self._shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
+        except (CannotOpen, OSError) as error:  # its worker has died, or descriptors are spent; each task says so
+            log.warning("shared memory of a worker is gone: %s", error)
+
+    def _check_size(self, slices: Sequence[m.Slice]) -> None:
+        """Raise TooLarge if a result has to travel, and is more than this process may take."""
+        size = 0 if self._introductions.shares else sum(slice_.size for slice_ in slices)
+        if size > self._result_bytes_max:
+            raise TooLarge(
+                f"a result of {size >> 20} MiB has to go through the memory of slave {self.name!r}, which takes up to"
+                f" {self._result_bytes_max >> 20} MiB (settings SlaveNode.result_mib, MasterNode.object_bytes)",
+                size,
+                self._result_bytes_max,
+            )
+
+    def _with_slices(
+        self, job: bytes, frames: Sequence[m.OutcomeFrame], buffers: ItemBuffers
+    ) -> tuple[list[m.OutcomeFrame], list[Buffers]]:
+        """Give outcomes as the master can take them, and note what is lent to it."""
+        out_frames, out_buffers = [], []
+        for at, frame in enumerate(frames):
+            own = buffers[at] if buffers else ()
+            slices = slices_of(frame.sizes)
+            try:
+                self._check_size(slices)
+                sizes, own = self._introductions.outgoing(frame.sizes, own)
+            except (CannotOpen, MemoryError, OSError) as error:
+                log.warning("a result of task %s cannot be taken: %s", task_name(job, frame.index), describe(error))
+                sizes, own, frame = (), (), _lost(frame)
+            except TooLarge as error:
+                sizes, own, frame = (), (), _too_large(frame, error)
+            else:
+                frame = msgspec.structs.replace(frame, sizes=sizes) if sizes is not frame.sizes else frame
+            if slices and not self._introductions.shares:
+                self._crew.release(slices, clean=True)
+            elif any(self._shelf.handle(slice_.segment) is None for slice_ in slices):
+                sizes, own, frame = (), (), _lost(frame)
+            else:
+                for slice_ in slices:
+                    self._lent.setdefault(slice_.segment, {})[slice_.offset] = slice_
+            out_frames.append(frame)
+            out_buffers.append(own)
+        return out_frames, out_buffers
+
+    def _released(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
+        lent_slices = [it for it in dict.fromkeys(slices) if self._lent.get(it.segment, {}).get(it.offset) == it]
+        self._crew.release(lent_slices, clean=clean)  # of others, workers know nothing
+        for slice_ in lent_slices:
+            lent = self._lent.get(slice_.segment)
+            if lent is not None and lent.pop(slice_.offset, None) is not None and not lent:
+                del self._lent[slice_.segment]
+                if slice_.segment in self._orphans:
+                    self._close([slice_.segment], ())
+
+    def _close(self, segments: Sequence[bytes], orphaned: Sequence[bytes]) -> None:
+        """Close segments, and those of dead workers of which nothing is lent."""
+        self._orphans.update(segment for segment in orphaned if segment in self._lent)
+        closed = [*segments, *(segment for segment in orphaned if segment not in self._lent)]
+        self._orphans.difference_update(closed)
+        for segment in closed:
+            self._lent.pop(segment, None)
+        self._shelf.drop(closed)
+        self._introductions.dropped(closed)
+
+    def end(self) -> None:
+        """Take back what is lent: whoever has it may keep it, but it is not used again. When the session is over."""
+        self._crew.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
+        self._lent.clear()
+        self._crew.hold_notes(False)
+        self._shelf.drop(list(self._orphans))
+        self._crew.drop_segments(list(self._shown))
+
+    def next_deadline(self) -> float:
+        """When `step` should be called again at the latest."""
+        if self._gathered:
+            return self._gathers_until
+        keepalive = self._said_at + self._interval_s
+        due = self.session.next_deadline()
+        return keepalive if due is None else min(keepalive, due)
+
+
+def _too_large(frame: m.OutcomeFrame, error: TooLarge) -> m.OutcomeFrame:
+    """Say of a task that its result may not travel."""
+    body = encode_error(m.ErrorReport("TooLarge", str(error), ""))
+    return m.OutcomeFrame(frame.index, frame.attempt, Status.NOT_PICKLABLE, frame.elapsed_s, frame.worker, body)
+
+
+def _lost(frame: m.OutcomeFrame) -> m.OutcomeFrame:
+    """Say of a task whose result went with its worker that the worker died: it is run again."""
+    how = f"worker {frame.worker} died before its result was taken"
+    return m.OutcomeFrame(
+        frame.index, frame.attempt, Status.DIED, frame.elapsed_s, frame.worker, encode_error(m.ErrorReport("", how, ""))
+    )

@@ -1,0 +1,3 @@
+"""The worker process: the only place where tasks run.
+
+`system_host` runs task systems, each as a client of the master."""

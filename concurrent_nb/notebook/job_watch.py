@@ -1,0 +1,102 @@
+"""Wait for a job in the cell that started it: show prints and progress, and stop the job when the cell is interrupted.
+
+Used by the magics, on the main thread, which waits in short slices so that what is shown keeps up.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from concurrent_nb import Job
+from concurrent_nb.clock import Clock, monotonic
+from concurrent_nb.notebook.cell_output import Printer
+from concurrent_nb.notebook.progress_display import Line, job_text
+from concurrent_nb.notebook.results import notes_of, stopped, summary
+from concurrent_nb.notebook.stop_button import StopButton
+from concurrent_nb.notebook.tracebacks import show_as
+
+#: how long the main thread waits before it shows prints and progress again; a front end takes few messages
+SLICE_S: Final = 0.2
+#: the first look comes sooner: a quick job is spared a display, a slow one shows at once that it runs
+FIRST_S: Final = 0.1
+#: a stopped job's tasks have this long to confirm; the cell must be back within a second
+CONFIRM_S: Final = 0.7
+
+
+class Watch:
+    """One cell's wait for its job.
+
+    Args:
+        button: the stop button, entered since before the job was started.
+        started: when the job was started, by `clock`.
+        where: how the summary says where the tasks ran; None for "on N slaves".
+        goes_on: says of the job that has ended whether the line is still needed, so that no summary is shown yet.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        line: Line,
+        printer: Printer,
+        button: StopButton,
+        started: float,
+        where: str | None = None,
+        clock: Clock = monotonic,
+        goes_on: Callable[[Job], bool] = lambda job: False,
+    ) -> None:
+        self._job = job
+        self._goes_on = goes_on
+        self._line = line
+        self._printer = printer
+        self._button = button
+        self._where = where
+        self._clock = clock
+        self._started = started
+
+    def wait(self) -> None:
+        """Return when every task has ended; the job's summary is shown then.
+
+        Raises KeyboardInterrupt when the stop button is pressed, after it has stopped the job.
+        """
+        try:
+            slice_s = FIRST_S
+            while not self._button.wait(self._job, slice_s):
+                self._look()
+                slice_s = SLICE_S
+        except KeyboardInterrupt as interrupt:
+            self._stop()
+            show_as(interrupt, ["KeyboardInterrupt: the job was stopped; what had finished is in _job.futures"])
+            raise
+        if self._goes_on(self._job):
+            self._line.make_room()
+            self._printer.take(self._job)
+            return
+        elapsed_s = self._clock() - self._started
+        self._end(summary(self._job, elapsed_s, self._where), elapsed_s, notes_of(self._job, self._where))
+
+    def _look(self) -> None:
+        text = job_text(self._job, self._clock() - self._started)
+        if self._line.leads:  # first of all, so that what tasks print is not split by it
+            self._line.show(text)
+        self._line.make_room()
+        self._printer.take(self._job)
+        if not self._line.leads:
+            self._line.show(text)
+
+    def _stop(self) -> None:
+        before = self._job.counts()
+        self._job.cancel()
+        with suppress(KeyboardInterrupt):
+            self._button.wait(self._job, CONFIRM_S)
+        after = self._job.counts()
+        elapsed_s = self._clock() - self._started
+        self._end(f"stopped: {', '.join(stopped(before, after))}", elapsed_s, ["stopped", *stopped(before, after)[1:]])
+
+    def _end(self, text: str, elapsed_s: float, notes: Sequence[str]) -> None:
+        if self._line.leads:
+            self._line.end(text, elapsed_s, notes)
+        self._line.make_room()
+        self._printer.take(self._job)
+        self._printer.flush()
+        if not self._line.leads:
+            self._line.end(text, elapsed_s, notes)

@@ -1,0 +1,249 @@
+"""The story of a job: what has happened is folded into little plain data, ready to be shown.
+
+    watch thread:   fold(events, notes, counts) --> parts(): head, bars, errors, lanes, view
+
+Used by `line`. Pure: time is an argument, nothing waits, nothing is shown. What is kept has a bound, whatever the
+number of tasks, but for one byte each.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from concurrent_nb import Job, SystemRun, TaskFuture
+from concurrent_nb.api import Counts, TaskEvent, TaskNote
+from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
+from concurrent_nb.notebook.live.error_groups import Folds
+from concurrent_nb.notebook.live.text import REPORT_CHARACTERS, line_of
+from concurrent_nb.notebook.live.timeline import Lanes
+from concurrent_nb.notebook.live.views import View
+from concurrent_nb.outcome import Status
+from concurrent_nb.shipping.runtime.notes import Publication, Report, SystemCounts
+
+#: what a job is called that was given no name: the cell, which is above it anyway
+_CELL: Final = re.compile(r"In\[\d+\]")
+#: tasks whose own bars are shown; as many as two more are shown as well, instead of being counted
+BARS_MOST: Final = 8
+BARS_SPARE: Final = 2
+#: tasks whose last report is kept
+REPORTS_MOST: Final = 200
+#: throughput is that of this time
+WINDOW_S: Final = 10.0
+#: no throughput is told before so many tasks have ended
+RATE_TASKS: Final = 2
+#: reports tell the time left when there have been some for so long, of such a part of the job
+LEFT_S: Final = 0.5
+LEFT_PART: Final = 0.01
+
+
+class Story:
+    """What is known of a job.
+
+    Args:
+        started: when it was started, by the clock of its events.
+        view: what shows the results, None if nothing does.
+        traceback: gives the text of a failed task's traceback.
+    """
+
+    def __init__(self, job: Job, started: float, view: View | None, traceback: Callable[[TaskFuture], str]) -> None:
+        self.view = view
+        self.states = bytearray(len(job.futures))  #: state of each task
+        self.lanes = Lanes()
+        self.folds = Folds()
+        self.view_version = 0  #: grows whenever the view may have changed
+        self.bars_version = 0
+        self._job = job
+        self._started = started
+        self._traceback = traceback
+        self._bars: dict[int, tuple[float | None, str]] = {}  #: what tasks have reported that run
+        self._reports: dict[int, tuple[float | None, str]] = {}  #: and those that have ended, the last ones
+        self._reported = 0  #: how many those are, kept or not
+        self._most = 0  #: lines of reports that there have been
+        self._rate: deque[tuple[float, int, float]] = deque()  #: (when, tasks that had ended, and parts of them)
+        self._unread = 0
+        self._system: SystemCounts | None = None
+
+    # ----------------------------------------------------------------------------------------------- what happens
+
+    def fold(self, events: Sequence[TaskEvent], notes: Sequence[TaskNote]) -> None:
+        """Take what has happened."""
+        self._make_room()
+        for note in notes:
+            self._note(note)
+        for event in events:
+            self._event(event)
+        self.lanes.settle()
+
+    def _make_room(self) -> None:
+        """Have a state for each task; a job that is open gets more."""
+        self.states.extend(bytes(max(0, len(self._job.futures) - len(self.states))))
+
+    def _event(self, event: TaskEvent) -> None:
+        index, at = event.index, event.at_s - self._started
+        self.view_version += 1
+        if event.kind == "started":
+            if self.states[index] == WAITING:
+                self.states[index] = RUNNING
+            self.lanes.started(index, event.slave, at)
+            return
+        future = self._job.futures[index]
+        state = self.states[index] = _state_of(future, event.status)
+        self.lanes.ended(index, event.slave, event.worker, at, event.elapsed_s, state)
+        if (last := self._bars.pop(index, None)) is not None:
+            self._keep_report(index, last)
+        if state == FAILED and (error := future.exception()) is not None:
+            self.folds.add(index, error, lambda: self._traceback(future))
+        if self.view is not None:
+            self.view.ended(future, state)
+
+    def _keep_report(self, index: int, report: tuple[float | None, str]) -> None:
+        self.bars_version += 1
+        self._reported += 1
+        self._reports[index] = report
+        if len(self._reports) > REPORTS_MOST:
+            del self._reports[next(iter(self._reports))]
+
+    def _note(self, note: TaskNote) -> None:
+        content = note.content
+        if isinstance(content, SystemCounts):
+            self._system = content
+            self.bars_version += 1
+        elif isinstance(content, Report):
+            if self.states[note.index] in (WAITING, RUNNING):
+                self._bars[note.index] = (content.fraction, line_of(content.text, REPORT_CHARACTERS))
+                self.bars_version += 1
+        elif self.view is not None and isinstance(content, Publication):
+            try:
+                value = content.value
+            except Exception:  # noqa: BLE001  (unpickling runs the user's code)
+                self._unread += 1
+                return
+            self.view_version += 1
+            self.view.published(note.index, value)
+
+    # ------------------------------------------------------------------------------------------------ what is shown
+
+    def head(self, counts: Counts, now: float) -> dict[str, Any]:
+        """Give the numbers, by the same clock as `started`."""
+        elapsed = max(0.0, now - self._started)
+        ended = counts.done + counts.failed + counts.cancelled
+        part = sum(fraction for fraction, _ in self._bars.values() if fraction is not None)
+        rate, left = self._pace(ended, part, counts.total, elapsed)
+        job = self._job
+        if isinstance(job, SystemRun) and job.is_system and not job.told.exhausted:
+            left = None  # more is to come than is known
+        return {
+            "name": "" if _CELL.fullmatch(self._job.name) else line_of(self._job.name),
+            "total": counts.total,
+            "waiting": counts.waiting,
+            "running": counts.running,
+            "done": counts.done,
+            "failed": counts.failed,
+            "cancelled": counts.cancelled,
+            "part": part,
+            "elapsed": round(elapsed, 2),
+            "rate": rate,
+            "left": left,
+            "unread": self._unread,
+        }
+
+    def _pace(self, ended: int, part: float, total: int, elapsed: float) -> tuple[float | None, float | None]:
+        """Give the tasks per second of late, and the seconds that the rest will take.
+
+        Args:
+            part: what running tasks have reported to have done, in tasks.
+        """
+        samples = self._rate
+        if not samples:
+            samples.append((0.0, 0, 0.0))
+        if elapsed - samples[-1][0] >= WINDOW_S / 40:
+            samples.append((elapsed, ended, part))
+        while len(samples) > 2 and elapsed - samples[1][0] >= WINDOW_S:
+            samples.popleft()
+        since, before, before_part = samples[0]
+        took = elapsed - since
+        rate = (ended - before) / took if ended >= RATE_TASKS and took > 0 and ended != before else None
+        if part == 0 and before_part == 0:
+            return rate, (total - ended) / rate if rate is not None else None
+        progress = ended + part - before - before_part
+        if took < LEFT_S or progress < LEFT_PART * total:
+            return rate, None
+        return rate, took * (total - ended - part) / progress
+
+    def bars(self) -> dict[str, Any]:
+        """Give what tasks have reported of themselves; of a task system, how far its phases are."""
+        if self._system is not None:
+            return self._phases(self._system)
+        running = sorted(self._bars.items())
+        shown = running if len(running) <= BARS_MOST + BARS_SPARE else running[:BARS_MOST]
+        more = len(running) - len(shown)
+        if len(self._reports) + len(running) <= BARS_MOST + BARS_SPARE:
+            shown = [*shown, *self._reports.items()]
+        elif (room := max(BARS_MOST, self._most) - len(shown)) > 0:
+            shown = [*shown, *list(self._reports.items())[-room:]]
+        shown_ones = {index for index, _ in shown}
+        others = [] if running else sorted(item for item in self._reports.items() if item[0] not in shown_ones)
+        self._most = max(self._most, len(shown))
+        return {
+            "bars": [self._bar(*item) for item in sorted(shown)],
+            "others": [self._bar(*item) for item in others],
+            "more": more if running else self._reported - len(shown),
+            "single": len(self.states) == 1,
+            "most": self._most,
+        }
+
+    def _bar(self, index: int, report: tuple[float | None, str]) -> list[Any]:
+        label = self._job.label(index) if self._job.label is not None else ""
+        state = self.states[index]
+        shown = f"task {index}{f' · {line_of(label)}' if label else ''}"
+        return [shown, report[0], report[1], DONE if state == HIT else max(state, RUNNING)]
+
+    def _phases(self, told: SystemCounts) -> dict[str, Any]:
+        shown = [phase for phase in told.phases if phase.unfinished][-BARS_MOST:]
+        bars: list[list[Any]] = []
+        for phase in shown:
+            ended = phase.pushed - phase.unfinished
+            failed = f", {phase.failed:,} failed" if phase.failed else ""
+            said = f"{ended:,} of {phase.pushed:,} tasks{failed}"
+            bars.append([f"phase {phase.number}", ended / phase.pushed, said, RUNNING])
+        if told.stage != "running":
+            bars.append(["", None, told.stage, RUNNING])
+        self._most = max(self._most, len(bars))
+        return {"bars": bars, "others": [], "more": 0, "single": False, "most": self._most}
+
+    def lane_parts(self, elapsed: float) -> dict[str, Any]:
+        """Give who did what, when."""
+        return {**self.lanes.parts(elapsed), "single": len(self.states) == 1}
+
+    def view_parts(self) -> dict[str, Any] | None:
+        """Give what the view shows."""
+        return self.view.parts(self.states) if self.view is not None else None
+
+    def finish(self) -> None:
+        """Take what has not been told in events: tasks that never ran, and all tasks of a job that is not watched."""
+        self._make_room()
+        for index, before in enumerate(self.states):
+            future = self._job.futures[index]
+            if before in (WAITING, RUNNING) and future.done():
+                state = self.states[index] = _state_of(future, future.status)
+                if state == FAILED and (error := future.exception()) is not None:
+                    self.folds.add(index, error, partial(self._traceback, future))
+        for index, last in sorted(self._bars.items()):
+            self._keep_report(index, last)
+        self._bars.clear()
+        if self._system is not None:
+            self._system, self._most = None, 0
+        self.bars_version += 1
+        self.view_version += 1
+
+
+def _state_of(future: TaskFuture, status: Status | None) -> int:
+    if future.cancelled():
+        return CANCELLED
+    if not future.done():
+        return RUNNING
+    if future.exception() is not None:
+        return FAILED
+    return HIT if status is Status.HIT else DONE

@@ -1,0 +1,140 @@
+"""Bulletins: when which part of a job's story is sent to the browser.
+
+A browser cannot tell a kernel whose cell blocks that it is behind, so whoever sends keeps to a pace that every browser
+and every network bears: few messages, few bytes, and slower and slower as the job goes on. Pure; `line` sends what it
+gets from here.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from concurrent_nb.api import Counts
+from concurrent_nb.notebook.live import job_page
+from concurrent_nb.notebook.live.job_view_model import Story
+from concurrent_nb.notebook.live.picture import Patch
+from concurrent_nb.notebook.live.views import ImageView
+
+#: bytes of pixels per second, and at once
+PIXELS_S: Final = 1_500_000
+PIXELS_BURST: Final = 1_000_000
+#: seconds between two bulletins at least: 20 messages a second
+TICK_S: Final = 0.05
+#: seconds between two of the same part at least; they grow by as much again each minute, up to SLOWEST times
+HEAD_S: Final = 0.1
+QUIET_HEAD_S: Final = 0.5
+BARS_S: Final = 0.1
+ERRORS_S: Final = 0.2
+VIEW_S: Final = 0.3
+LANES_S: Final = 0.4
+SLOWEST: Final = 4
+#: the whole picture is sent again after so many seconds, and each time twice as many: a browser that came late, or a
+#: page that was loaded again, then sees what it missed
+WHOLE_S: Final = 0.5
+#: between two pictures that are sent whole because their range has changed
+RANGE_S: Final = 0.4
+
+
+@dataclass(slots=True)
+class _Part:
+    """When a part was sent last, and how it was."""
+
+    sent_at: float = -1e9
+    version: Any = None
+
+
+class Bulletin:
+    """What to send of a job, and when. Times are seconds since the job was started."""
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        self._parts: dict[str, _Part] = {}
+        self._allowance = float(PIXELS_BURST)
+        self._counted_at = 0.0
+        self._whole_after = WHOLE_S
+        self._whole_at = 0.0
+        self._ranged_at = -1e9
+        self._number = 0
+
+    def take(self, counts: Counts, elapsed: float, now: float) -> dict[str, Any]:
+        """Give the parts that are due, by name, most of them as HTML; an empty dict if none is.
+
+        Args:
+            now: by the clock of the job's events; `elapsed` is the same since its start.
+        """
+        story, pace = self._story, min(SLOWEST, 1 + elapsed / 60)
+        due: dict[str, Any] = {}
+        quiet = self._parts.get("head", _Part()).version == counts
+        if self._due("head", (QUIET_HEAD_S if quiet else HEAD_S) * pace, elapsed):
+            due["head"] = job_page.head(story.head(counts, now))
+            self._parts["head"].version = counts
+        if self._due("bars", BARS_S * pace, elapsed, story.bars_version):
+            due["bars"] = job_page.bars(story.bars())
+        if self._due("errors", ERRORS_S * pace, elapsed, story.folds.version):
+            due["errors"] = job_page.errors(story.folds.parts())
+        if self._due("lanes", LANES_S * pace, elapsed):
+            due["lanes"] = job_page.lanes(story.lane_parts(elapsed))
+        if story.view is not None and self._due("view", VIEW_S * pace, elapsed, story.view_version):
+            due["view"] = job_page.view(story.view_parts())
+        if isinstance(story.view, ImageView) and (patch := self._patch(story.view, elapsed)) is not None:
+            due["tiles"] = self._packed(patch)
+        return due
+
+    def whole(self, counts: Counts, elapsed: float, now: float) -> dict[str, Any]:
+        """Give all parts, for a browser that knows nothing yet."""
+        parts: dict[str, Any] = self.page_parts(counts, elapsed, now)
+        view = self._story.view
+        if isinstance(view, ImageView) and (patch := view.picture.take(whole=True)) is not None:
+            self._allowance -= len(patch.data)
+            parts["tiles"] = self._packed(patch)
+        return parts
+
+    def page_parts(self, counts: Counts, elapsed: float, now: float) -> dict[str, str]:
+        """Give the parts of the page as it is."""
+        story = self._story
+        return {
+            "head": job_page.head(story.head(counts, now)),
+            "bars": job_page.bars(story.bars()),
+            "errors": job_page.errors(story.folds.parts()),
+            "lanes": job_page.lanes(story.lane_parts(elapsed)),
+            "view": job_page.view(story.view_parts()),
+        }
+
+    def _due(self, name: str, every: float, elapsed: float, version: Any = None) -> bool:
+        """Say whether a part is due; it is taken to be sent then."""
+        part = self._parts.setdefault(name, _Part())
+        if elapsed - part.sent_at < every or (version is not None and version == part.version):
+            return False
+        part.sent_at = elapsed
+        if version is not None:
+            part.version = version
+        return True
+
+    def _patch(self, view: ImageView, elapsed: float) -> Patch | None:
+        picture = view.picture
+        self._allowance += (elapsed - self._counted_at) * PIXELS_S
+        self._allowance = min(self._allowance, max(PIXELS_BURST, 1.5 * picture.whole_bytes))
+        self._counted_at = elapsed
+        late = elapsed - self._whole_at >= self._whole_after
+        ranged = picture.has_range_news and elapsed - self._ranged_at >= RANGE_S
+        whole = (late or ranged) and self._allowance >= picture.whole_bytes
+        if self._allowance <= 0 or (patch := picture.take(whole)) is None:
+            return None
+        if patch.full:
+            self._ranged_at = elapsed
+            if late:
+                self._whole_at = elapsed
+                self._whole_after *= 2
+        self._allowance -= len(patch.data)
+        return patch
+
+    def _packed(self, patch: Patch) -> dict[str, Any]:
+        self._number += 1
+        return {
+            "number": self._number,
+            "width": patch.width,
+            "height": patch.height,
+            "colours": patch.colours,
+            "full": patch.full,
+            "rects": patch.rects,
+            "data": patch.data,
+        }

@@ -1,0 +1,151 @@
+"""One line of text that tells how far a job is, and stays as its summary.
+
+Used by `watch`, on the main thread. In a notebook the line is a display that is updated in place, on a terminal a line
+that is written over; where there is neither, only the last one is printed.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import DisplayHandle, display
+
+from concurrent_nb import Job, SystemRun
+from concurrent_nb.notebook.live.text import seconds_text
+from concurrent_nb.shipping.runtime.notes import SystemCounts
+
+_ERASE: Final = "\r\x1b[2K"
+_BAR: Final = 20
+
+
+class Line(Protocol):
+    """A line that can be shown again and again."""
+
+    leads: bool  #: it keeps a place of its own, and other output comes below that
+
+    def show(self, text: str) -> None:
+        """Show `text` in the place of what was there."""
+
+    def make_room(self) -> None:
+        """Go out of the way of other output; the next `show` brings the line back."""
+
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+        """Show `text`, for good; what shows more than text takes the rest from the job, its time and the notes."""
+
+
+class KernelLine:
+    """A display in a notebook."""
+
+    leads = True
+
+    def __init__(self) -> None:
+        self._handle: DisplayHandle | None = None
+
+    def show(self, text: str) -> None:
+        content = {"text/plain": text}
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(content, raw=True)  # type: ignore[no-untyped-call]
+
+    def make_room(self) -> None:
+        return  # it has a place of its own
+
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+        self.show(text)
+
+
+class TerminalLine:
+    """The last line of a terminal."""
+
+    leads = False
+
+    def __init__(self) -> None:
+        self._visible = False
+
+    def show(self, text: str) -> None:
+        self._write(_ERASE + text)
+        self._visible = True
+
+    def make_room(self) -> None:
+        if self._visible:
+            self._write(_ERASE)
+            self._visible = False
+
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+        self.make_room()
+        self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+class LastLine:
+    """Nowhere to write over: only the last line is shown."""
+
+    leads = False
+
+    def show(self, text: str) -> None:
+        return
+
+    def make_room(self) -> None:
+        return
+
+    def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
+        sys.stdout.write(text + "\n")
+
+
+def line_for(shell: InteractiveShell | None) -> Line:
+    """Choose the kind of line for where this shell's output goes."""
+    if hasattr(shell, "kernel"):
+        return KernelLine()
+    return TerminalLine() if sys.stdout.isatty() else LastLine()
+
+
+def job_text(job: Job, elapsed_s: float) -> str:
+    """Tell how far a job is, `elapsed_s` seconds after its start."""
+    if isinstance(job, SystemRun) and job.is_system:
+        return system_text(job.told, elapsed_s)
+    return progress_text(job.counts(), elapsed_s)
+
+
+def system_text(told: SystemCounts, elapsed_s: float) -> str:
+    """Tell how far a task system is: its phases that are not over, and its tasks, of which more may come."""
+    if told.stage != "running":
+        return f"the system is {told.stage}, {seconds_text(elapsed_s)}"
+    ended = told.pushed - told.unfinished
+    parts = [f"{ended:,} of {told.pushed:,} tasks{'' if told.exhausted else ' so far'}"]
+    open_ones = [phase for phase in told.phases if phase.unfinished]
+    parts += [f"phase {phase.number}: {phase.pushed - phase.unfinished:,}/{phase.pushed:,}" for phase in open_ones[-3:]]
+    if told.running:
+        parts.append(f"{told.running} running")
+    if told.failed:
+        parts.append(f"{told.failed} failed")
+    if ended and elapsed_s > 0:
+        parts.append(f"{ended / elapsed_s:.1f}/s")
+    return ", ".join(parts)
+
+
+def progress_text(counts: Any, elapsed_s: float) -> str:
+    """Tell how far a job is.
+
+    Args:
+        counts: the job's `Counts`.
+        elapsed_s: seconds since it was started.
+    """
+    total = counts.total
+    ended = total - counts.waiting - counts.running
+    if total == 1:
+        return f"{'running' if counts.running else 'waiting'}, {seconds_text(elapsed_s)}"
+    bar = "#" * (_BAR * ended // total)
+    parts = [f"[{bar:-<{_BAR}}] {ended:,}/{total:,} tasks"]
+    if counts.running:
+        parts.append(f"{counts.running:,} running")
+    if counts.failed:
+        parts.append(f"{counts.failed:,} failed")
+    if ended and elapsed_s > 0:
+        rate = ended / elapsed_s
+        parts += [f"{rate:,.1f}/s", f"{seconds_text((total - ended) / rate)} left"]
+    return ", ".join(parts)

@@ -1,0 +1,226 @@
+"""What owners ask for: jobs opened, tasks submitted, cancelled and acknowledged, and what happens when an owner leaves.
+
+A job belongs to a principal, not to a session: whoever of the same owner attaches last gets its outcomes. Called by the
+scheduler, with an event and the time in seconds.
+"""
+
+from itertools import groupby, repeat
+from operator import attrgetter
+from typing import Final
+
+from concurrent_nb.ids import ID_BYTES
+from concurrent_nb.scheduling.events import (
+    CancelRequested,
+    ClientHeard,
+    ClientLost,
+    ClientSilent,
+    FunctionLost,
+    JobClosed,
+    JobOpened,
+    OutcomesAcknowledged,
+    TasksSubmitted,
+)
+from concurrent_nb.scheduling.placement import why_too_large
+from concurrent_nb.scheduling.refusal import refuse
+from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, Books, cost_of
+from concurrent_nb.scheduling.task_lifecycle import Endings
+from concurrent_nb.tasks.task_record import Job, State, Task
+from concurrent_nb.wire.messages import Needs, TaskRef
+
+#: what is said in so many words, and means the same as None
+PLAIN: Final = Needs()
+
+
+class JobDesk:
+    """Handle the events that come from clients."""
+
+    def __init__(self, books: Books, endings: Endings) -> None:
+        self._books = books
+        self._endings = endings
+
+    def opened(self, event: JobOpened, now: float) -> None:
+        """Take a job, or hand it over to the owner's new session: what has finished unacknowledged, and what runs."""
+        books = self._books
+        if len(event.job) != ID_BYTES:
+            refuse(event, f"the id of a job has {len(event.job)} bytes: it has {ID_BYTES}")
+        if books.owners.get(event.client, event.owner) != event.owner:
+            refuse(event, f"session {event.client.hex()[:8]} opened a job in the name of another owner than before")
+        job = books.jobs.get(event.job)
+        if job is None:
+            if event.strategy and event.strategy not in books.strategies.names:
+                names = ", ".join(books.strategies.names)
+                refuse(event, f"a job asks for strategy {event.strategy[:100]!r}; there are {names}")
+            job = books.jobs[event.job] = Job(
+                event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
+            )
+            job.opened_s, job.shares_memory = now, event.shares_memory
+            books.strategies.opened(job, books.slaves.values())
+        elif job.owner != event.owner:
+            refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
+        else:
+            job.closed = False  # who opens it has more tasks for it, and will close it again
+            if job.client != event.client:
+                self._attach(job, event)
+        books.owners[event.client] = event.owner
+
+    def submitted(self, event: TasksSubmitted, now: float) -> None:
+        """Take the tasks that are new, deliver those again that have finished, leave the others alone."""
+        job = self._job_of(event)
+        if job is None:
+            refuse(event, f"tasks came for job {event.job.hex()[:8]}, which is not open: open it first")
+        if len(event.buffers) not in (0, len(event.tasks)):
+            refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.buffers)} buffers")
+        if event.retries < 0 or (event.timeout_s is not None and not event.timeout_s > 0):
+            refuse(event, f"retries={event.retries}, timeout_s={event.timeout_s}: not possible")
+        if len(event.objects) not in (0, len(event.tasks)):
+            refuse(event, f"{len(event.tasks)} tasks of job {job.id.hex()[:8]} came with {len(event.objects)} objects")
+        if event.needs is not None and event.needs.cores < 0:
+            refuse(event, f"tasks of job {job.id.hex()[:8]} need {event.needs.cores} cores: not possible")
+        if event.needs is not None and event.needs.kind != "process" and event.needs.cores != 1:
+            refuse(event, f"a {event.needs.kind} of {event.needs.cores} cores: it has cores=1")
+        needs = event.needs if event.needs != PLAIN else None
+        had_tasks = bool(job.tasks)
+        fresh = self._fresh(job, event, needs)
+        job.accepted += len(fresh)
+        if fresh and not had_tasks:
+            self._books.begins(job)
+        if job.ended:
+            for task in fresh:
+                self._endings.cancel_unstarted(task)
+        elif needs is not None and fresh and (why_not := why_too_large(self._books, fresh[0])):
+            for task in fresh:
+                self._endings.refuse(task, why_not)
+            if job.stop_on_error:
+                self._endings.end(job)
+        elif event.objects:
+            for _, alike in groupby(fresh, attrgetter("objects")):
+                self._books.add(needs, list(alike))
+        else:
+            self._books.add(needs, fresh)
+
+    def closed(self, event: JobClosed, now: float) -> None:
+        """Forget the job as soon as its last outcome is acknowledged."""
+        job = self._job_of(event)
+        if job is not None:
+            job.closed = True
+            self._forget_if_done(job)
+
+    def cancel_requested(self, event: CancelRequested, now: float) -> None:
+        """Cancel some tasks, or the whole job."""
+        job = self._job_of(event)
+        if job is None:
+            return
+        if event.indexes is None:
+            self._endings.end(job)
+        else:
+            self._endings.cancel(job, [job.tasks[index] for index in event.indexes if index in job.tasks])
+
+    def acknowledged(self, event: OutcomesAcknowledged, now: float) -> None:
+        """Forget what the owner has."""
+        job = self._job_of(event)
+        if job is None:
+            return
+        had_tasks = bool(job.tasks)
+        get, forget = job.tasks.get, self._endings.forget
+        kept_bytes = 0
+        for index in event.indexes:
+            task = get(index)
+            if task is not None and (outcome := task.outcome) is not None:
+                kept_bytes += cost_of(outcome, job) if outcome.sizes else RECORD_BYTES + len(outcome.body)
+                forget(task)
+        if kept_bytes:
+            self._books.keep_no_longer(job.owner, kept_bytes)
+        if had_tasks and not job.tasks:
+            self._books.rests(job)
+        self._forget_if_done(job)
+
+    def function_lost(self, event: FunctionLost, now: float) -> None:
+        """Refuse what waits for a function that is gone. What has begun goes on."""
+        for job_id in event.jobs:
+            job = self._books.jobs.get(job_id)
+            if job is None:
+                continue
+            alike = [task for task in job.tasks.values() if task.function == event.function]
+            waited = [task for task in alike if task.state == State.WAITING]
+            for task in waited:
+                self._endings.refuse(task, event.why)
+            self._books.wait_no_longer(waited)
+            if waited and job.stop_on_error and not job.ended:
+                self._endings.end(job)
+
+    def client_lost(self, event: ClientLost, now: float) -> None:
+        """Let the client's jobs go on for a while."""
+        books = self._books
+        books.take_undelivered(event.client)
+        books.owners.pop(event.client, None)
+        for job in books.jobs.values():
+            if job.client == event.client:
+                job.client = None
+                books.lingering.set(job.id, now + event.linger_s)
+
+    def client_silent(self, event: ClientSilent, now: float) -> None:
+        """Keep what is for the client, and let its jobs go on."""
+        self._books.out.silent.add(event.client)
+
+    def client_heard(self, event: ClientHeard, now: float) -> None:
+        """Deliver what was kept for the client."""
+        for task in self._books.take_undelivered(event.client):
+            if task.state == State.FINISHED and task.job.client == event.client:
+                self._endings.deliver(task)
+
+    def linger_over(self, now: float) -> None:
+        """Abandon the jobs whose owner has been away for too long."""
+        for job_id in self._books.lingering.take_up_to(now):
+            self._endings.abandon(self._books.jobs[job_id])
+
+    def _attach(self, job: Job, event: JobOpened) -> None:
+        job.client = event.client
+        self._books.lingering.discard(job.id)
+        if job.shares_memory != event.shares_memory:
+            self._count_anew(job, event.shares_memory)
+        for task in job.tasks.values():
+            if task.state == State.FINISHED:
+                self._endings.deliver(task)
+            elif task.started and task.slave is not None:
+                ref = TaskRef(job.id, task.index, task.attempt)
+                self._books.out.tell_started(event.client, self._books.slaves[task.slave].name, ref)
+
+    def _count_anew(self, job: Job, shares_memory: bool) -> None:
+        """Count what is kept for a job whose owner has come back from another host, or to this one."""
+        outcomes = [task.outcome for task in job.tasks.values() if task.outcome is not None]
+        before = sum(cost_of(outcome, job) for outcome in outcomes)
+        job.shares_memory = shares_memory
+        if outcomes:
+            self._books.keep(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
+            self._books.keep_no_longer(job.owner, before)
+
+    def _fresh(self, job: Job, event: TasksSubmitted, needs: Needs | None) -> list[Task]:
+        function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks
+        fresh: list[Task] = []
+        for frame, buffers in zip(event.tasks, event.buffers or repeat(()), strict=False):
+            index = frame.index
+            known = tasks.get(index)
+            if known is None:
+                task = Task(job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries)
+                if needs is not None:
+                    task.needs = needs
+                tasks[index] = task
+                fresh.append(task)
+            elif known.state == State.FINISHED:
+                self._endings.deliver(known)
+        if event.objects:
+            objects = {frame.index: each for frame, each in zip(event.tasks, event.objects, strict=True)}
+            for task in fresh:
+                task.objects = objects[task.index]
+        return fresh
+
+    def _forget_if_done(self, job: Job) -> None:
+        if job.closed and not job.tasks:
+            self._books.forget(job)
+
+    def _job_of(self, event: TasksSubmitted | JobClosed | CancelRequested | OutcomesAcknowledged) -> Job | None:
+        """Return the event's job, None if it is not known (any more); refuse the event if it is somebody else's."""
+        job = self._books.jobs.get(event.job)
+        if job is not None and job.client != event.client and self._books.owners.get(event.client) != job.owner:
+            refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
+        return job

@@ -1,0 +1,94 @@
+"""Which slave has which shared objects, as far as the scheduler has heard or has caused it.
+
+A slave that shares memory with the master has all of them. Any other has those of every task that was assigned to it,
+as they travel to it with that task, and what else it is said to have got, until it is said to have them no longer. A
+wrong belief costs a transfer and nothing else.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Final
+
+from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.tasks.task_record import ObjectSize
+
+#: objects that are remembered of one slave at most; what it got first is forgotten first
+MOST: Final = 10_000
+
+
+class Holdings:
+    """Slaves by object. What each slave has is in its record, for strategies to read."""
+
+    def __init__(self) -> None:
+        self._holders: dict[bytes, OrderedDict[Slave, None]] = {}
+        self._sharing: OrderedDict[Slave, None] = OrderedDict()  # these have everything
+
+    def __len__(self) -> int:
+        """Return how many objects are known of some slave."""
+        return len(self._holders)
+
+    def joined(self, slave: Slave) -> None:
+        """Take in a slave."""
+        if slave.shares_memory:
+            self._sharing[slave] = None
+
+    def hold(self, slave: Slave, objects: Iterable[bytes]) -> None:
+        """Note that the slave has these, or will have them before its next task."""
+        if slave.shares_memory:
+            return
+        mine = slave.objects
+        for each in objects:
+            if each in mine:
+                continue
+            mine[each] = None
+            holders = self._holders.get(each)
+            if holders is None:
+                holders = self._holders[each] = OrderedDict()
+            holders[slave] = None
+            if len(mine) > MOST:
+                self.drop(slave, (next(iter(mine)),))
+
+    def drop(self, slave: Slave, objects: Iterable[bytes]) -> None:
+        """Note that the slave has these no longer."""
+        for each in objects:
+            if each in slave.objects:
+                del slave.objects[each]
+                holders = self._holders[each]
+                del holders[slave]
+                if not holders:
+                    del self._holders[each]
+
+    def left(self, slave: Slave) -> None:
+        """Forget a slave."""
+        self._sharing.pop(slave, None)
+        self.drop(slave, tuple(slave.objects))
+
+    def holders(self, each: bytes) -> Iterable[Slave]:
+        """Return the slaves that are known to have got an object."""
+        return self._holders.get(each, {}).keys()
+
+    def near(self, objects: Sequence[ObjectSize], most: int) -> Iterator[Slave]:
+        """Iterate over slaves that have some of the objects: who has everything, then the largest one's holders.
+
+        There are at most `most`; of an object with more holders than that, others come at the next call. A slave that
+        has several of them comes several times.
+        """
+        largest_first = sorted(objects, key=itemgetter(1), reverse=True)
+        for holders in (self._sharing, *[self._holders.get(each) for each, _ in largest_first]):
+            if not holders:
+                continue
+            looked_at = [slave for slave, _ in zip(holders, range(most), strict=False)]
+            if len(holders) > most:
+                for slave in looked_at:
+                    holders.move_to_end(slave)
+            yield from looked_at
+            most -= len(looked_at)
+
+
+def missing_bytes(slave: Slave, objects: Iterable[ObjectSize]) -> int:
+    """Return how many bytes of these objects the slave lacks."""
+    if slave.shares_memory:
+        return 0
+    mine = slave.objects
+    return sum(size_bytes for each, size_bytes in objects if each not in mine)

@@ -1,0 +1,250 @@
+"""The books of the scheduler: every job, slave and task that it knows, and when it must look at which again.
+
+Shared by the parts of the scheduler (jobs, slaves, endings, balance), each of which handles some events. Nobody else
+touches them.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from concurrent_nb.ids import JobId, SessionId
+from concurrent_nb.scheduling.active_strategies import InUse
+from concurrent_nb.scheduling.estimates import Estimates
+from concurrent_nb.scheduling.object_locations import Holdings
+from concurrent_nb.scheduling.outbox import Outbox
+from concurrent_nb.scheduling.ranking import Ranking
+from concurrent_nb.scheduling.slave_state import Slave, is_host, is_wide
+from concurrent_nb.scheduling.task_queue import WaitingQueue
+from concurrent_nb.tasks.task_record import Job, Task
+from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
+
+#: outcomes of one owner that may be unacknowledged before no more of his tasks are run
+RESULTS_KEPT_BYTES: Final = 64 * 1024 * 1024
+#: what keeping an outcome costs besides what is in it
+RECORD_BYTES: Final = 500
+#: a result in shared memory that its owner opens costs the master nothing, but their host: one part in so many counts
+SHARED_PARTS: Final = 16
+
+
+def cost_of(outcome: OutcomeFrame, job: Job) -> int:
+    """Return what an outcome counts for, in bytes, until its owner has acknowledged it."""
+    cost = RECORD_BYTES + len(outcome.body)
+    for size in outcome.sizes:
+        if isinstance(size, int):
+            cost += max(0, size)
+        else:
+            cost += size.size // SHARED_PARTS if job.shares_memory else size.size
+    return cost
+
+
+class Books:
+    """What is known, with the few steps that keep one page consistent with the others."""
+
+    def __init__(self, strategies: InUse, results_kept_bytes: int = RESULTS_KEPT_BYTES) -> None:
+        self.strategies = strategies
+        self.out = Outbox()
+        self.jobs: dict[JobId, Job] = {}
+        self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
+        self.busy: dict[str, int] = {}  #: owners of jobs that have tasks, finished ones too: how many such jobs
+        self.slaves: dict[SessionId, Slave] = {}
+        self.undelivered: dict[SessionId, list[Task]] = {}  #: what is kept for silent clients
+        self.kept_bytes: dict[str, int] = {}  #: by owner, what his outcomes that he has not acknowledged count for
+        self.paused: set[str] = set()  #: owners for whom too much is kept: no more of their tasks are handed out
+        self._results_kept_bytes = results_kept_bytes
+        self.holdings = Holdings()
+        self.waiting = WaitingQueue()  #: tasks that take one slot each
+        self.wide = WaitingQueue()  #: tasks that take several slots of one slave
+        self.hosts = WaitingQueue()  #: tasks that take none
+        self.suspects = WaitingQueue()  #: tasks that are to run alone on a slave, whatever they take
+        self.queues = (self.waiting, self.wide, self.hosts, self.suspects)
+        self.has_suspects = False  #: one of the last kind may wait, or run
+        self.blamed: dict[Task, None] = {}  #: tasks that have not ended and had a worker or a slave die
+        self.unplaced = False  #: a task was added to wide or hosts, or a slave for them came, went or changed
+        self.estimates = Estimates()
+        self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
+        self.overdue: Ranking[Task] = Ranking()  #: tasks that run with a time limit, by when their slave is reminded
+        self.hopeless: Ranking[Task] = Ranking()  #: tasks whose slave was reminded, by when they are given up
+        self.asked: dict[Task, None] = {}  #: asked back from slaves that have too many, in this attempt
+        self.crowded: dict[SessionId, Slave] = {}  #: slaves that have more than they can run at once
+        self.idle = 0  #: slots with nothing to do, of all trusted slaves
+        self._touched: dict[Slave, None] = {}
+        self._most_slots: int | None = 0
+
+    @property
+    def all_waiting(self) -> int:
+        """How many tasks are on no slave."""
+        return sum(queue.total for queue in self.queues)
+
+    @property
+    def most_slots(self) -> int:
+        """How many slots the largest slave has; 0 without slaves, and while all of them drain."""
+        if self._most_slots is None:
+            self._most_slots = max((slave.slots for slave in self.slaves.values()), default=0)
+        return self._most_slots
+
+    def resized(self, before: int, after: int) -> None:
+        """Note that a slave's slots have changed; 0 stands for no slave."""
+        most = self._most_slots
+        if most is not None and after >= most:
+            self._most_slots = after
+        elif before == most:
+            self._most_slots = None  # to be counted when it is asked for
+        self.unplaced = True
+
+    def queue_of(self, needs: Needs | None) -> WaitingQueue:
+        """Return where tasks of these needs wait, suspects aside."""
+        return self.hosts if is_host(needs) else self.wide if is_wide(needs) else self.waiting
+
+    def queue_for(self, task: Task) -> WaitingQueue:
+        """Return where a task waits."""
+        return self.suspects if task.suspect else self.queue_of(task.needs)
+
+    def add(self, needs: Needs | None, tasks: Sequence[Task]) -> None:
+        """Let tasks wait, which share job, function, time limit and needs."""
+        self.queue_of(needs).add(tasks)
+        self.unplaced = self.unplaced or needs is not None
+
+    def put_back(self, task: Task) -> None:
+        """Let a task wait before all others of its owner that wait where it does."""
+        self.queue_for(task).put_back(task)
+        self.unplaced = self.unplaced or task.needs is not None
+        self.has_suspects = self.has_suspects or task.suspect
+
+    def wait_no_longer(self, waited: Sequence[Task]) -> None:
+        """Learn that these tasks wait no longer, which were waiting and are of one owner."""
+        if not waited:
+            return
+        special = [self.queue_for(task) for task in waited if task.needs is not None or task.suspect]
+        self.unplaced = self.unplaced or bool(special)
+        counts = Counter(special)
+        counts[self.waiting] += len(waited) - len(special)  # tasks in threads wait there, too: all are told at once
+        for queue, count in counts.items():
+            queue.ended(waited[0].job.owner, count)
+
+    def keep_undelivered(self, task: Task) -> None:
+        """Note that an outcome is not sent, because its client is silent; without a client nothing is to be noted."""
+        if task.job.client is not None:
+            self.undelivered.setdefault(task.job.client, []).append(task)
+
+    def take_undelivered(self, client: SessionId) -> list[Task]:
+        """Give what was kept for a client, which is silent no longer, or gone."""
+        self.out.silent.discard(client)
+        return self.undelivered.pop(client, [])
+
+    def keep(self, owner: str, size_bytes: int) -> None:
+        """Count outcomes that their owner has not acknowledged. If that is too much, he pauses."""
+        kept = self.kept_bytes[owner] = self.kept_bytes.get(owner, 0) + size_bytes
+        if kept > self._results_kept_bytes and owner not in self.paused:
+            self._pause(owner)
+
+    def keep_no_longer(self, owner: str, size_bytes: int) -> None:
+        """Count outcomes that are acknowledged or abandoned. Their owner goes on once half of the limit is free."""
+        kept = self.kept_bytes[owner] - size_bytes
+        if kept:
+            self.kept_bytes[owner] = kept
+        else:
+            del self.kept_bytes[owner]
+        if owner in self.paused and kept <= self._results_kept_bytes // 2:
+            self.paused.discard(owner)
+            for queue in self.queues:
+                queue.resume(owner)
+            self.unplaced = True
+
+    def _pause(self, owner: str) -> None:
+        """Hand out no more tasks of an owner, and ask those back that have not begun."""
+        self.paused.add(owner)
+        for queue in self.queues:
+            queue.pause(owner)
+        self.unplaced = True  # one who waited behind him is first now
+        for slave in self.slaves.values():
+            for task in slave.tasks:
+                if task.job.owner == owner and not (task.started or task.cancelled or task in self.asked):
+                    self.ask_back(task, slave)
+            self.touch(slave)
+
+    def touch(self, slave: Slave) -> None:
+        """Note that a slave's load, size, trust or speed has changed: it is counted once, after all events."""
+        self._touched[slave] = None
+
+    def refresh_touched(self) -> None:
+        """Refresh every slave that has changed."""
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for slave in touched:
+                self.refresh(slave)
+
+    def refresh(self, slave: Slave) -> None:
+        """Count a slave's idle slots anew, and let the strategy look at it."""
+        load, slots = slave.load, slave.slots
+        idle = max(0, min(slots, slave.credit) - load) if slave.trusted and not slave.closed else 0
+        self.idle += idle - slave.idle
+        slave.idle = idle
+        if load > slots and slave.trusted:
+            self.crowded[slave.id] = slave
+        else:
+            self.crowded.pop(slave.id, None)
+        if slave.freed:
+            slave.freed = False
+            self.unplaced = True
+        for strategy in self.strategies.all:
+            strategy.changed(slave)
+
+    def strike(self, slave: Slave) -> None:
+        """Remove a slave; its tasks are the caller's to place."""
+        del self.slaves[slave.id]
+        self.resized(slave.slots, 0)
+        self._touched.pop(slave, None)
+        self.idle -= slave.idle
+        self.crowded.pop(slave.id, None)
+        self.holdings.left(slave)
+        for strategy in self.strategies.all:
+            strategy.left(slave)
+
+    def ask_back(self, task: Task, slave: Slave) -> None:
+        """Ask for a task that has not started. The caller refreshes the slave."""
+        self.asked[task] = None
+        slave.asked += 1
+        self.out.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
+
+    def unask(self, task: Task, slave: Slave) -> None:
+        """Forget that a task was asked for, if it was: it runs, or has ended."""
+        if task in self.asked:
+            del self.asked[task]
+            slave.asked -= 1
+
+    def unwatch(self, task: Task, slave: Slave) -> None:
+        """Expect nothing more of a task's attempt: it has ended."""
+        if self.asked:
+            self.unask(task, slave)
+        if task.started and task.timeout_s is not None:
+            self.overdue.discard(task)
+            self.hopeless.discard(task)
+
+    def release(self, task: Task, slave: Slave) -> None:
+        """Take a task off the slave that has answered for it, which the caller touches after all its answers."""
+        self.unwatch(task, slave)
+        slave.release(task)
+
+    def disown(self, task: Task, slave: Slave) -> None:
+        """Take a task off a slave that has not answered for it."""
+        self.unwatch(task, slave)
+        slave.disown(task)
+        self.touch(slave)
+
+    def begins(self, job: Job) -> None:
+        """Note that a job without tasks gets some."""
+        self.busy[job.owner] = self.busy.get(job.owner, 0) + 1
+
+    def rests(self, job: Job) -> None:
+        """Note that a job has no tasks any more."""
+        self.busy[job.owner] -= 1
+        if not self.busy[job.owner]:
+            del self.busy[job.owner]
+
+    def forget(self, job: Job) -> None:
+        """Remove a job that has no tasks left."""
+        del self.jobs[job.id]
+        self.strategies.forgotten(job)
+        self.lingering.discard(job.id)
+        self.out.forget(job.id)

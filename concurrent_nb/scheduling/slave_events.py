@@ -1,0 +1,290 @@
+"""What slaves report: who comes and goes, what they have started, given back and finished.
+
+An answer counts only if the task is assigned to that slave in that very attempt; any other is late and is dropped.
+Called by the scheduler, with an event and the time in seconds.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Final
+
+from concurrent_nb.ids import Digest, JobId
+from concurrent_nb.outcome import Status
+from concurrent_nb.scheduling.events import (
+    AttemptsRefused,
+    ObjectsDropped,
+    ObjectsHeld,
+    OutcomesReceived,
+    SlaveJoined,
+    SlaveLost,
+    SlaveResized,
+    SlaveSuspected,
+    SlaveTrusted,
+    TasksReturned,
+    TasksStarted,
+)
+from concurrent_nb.scheduling.refusal import refuse
+from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, Books, cost_of
+from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.task_lifecycle import Endings, keep
+from concurrent_nb.tasks.task_record import Buffer, Job, Task
+from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
+
+#: most unfinished tasks that a slave may accept
+CREDIT_MAX: Final = 1_000_000
+#: a run time that is longer than this, in seconds, is none
+LONGEST_S: Final = 1e8
+_OK = Status.OK  # looking a member up takes longer than comparing it
+#: what a slave may say of an attempt
+_CLAIMS = frozenset(Status) - {Status.POISON, Status.REFUSED}
+#: those whose run time tells how long the next will take
+_MEASURED = frozenset({Status.OK, Status.HIT, Status.ERROR})
+
+
+class SlaveDesk:
+    """Handle the events that come from slaves."""
+
+    def __init__(self, books: Books, endings: Endings, *, grace_s: float) -> None:
+        self._books = books
+        self._endings = endings
+        self._grace_s = grace_s
+
+    def joined(self, event: SlaveJoined, now: float) -> None:
+        """Take a slave in."""
+        books = self._books
+        if event.slave in books.slaves:
+            refuse(event, f"slave {event.name} joined twice in session {event.slave.hex()[:8]}")
+        if not 1 <= event.slots <= event.credit <= CREDIT_MAX:
+            offer = f"slots={event.slots}, credit={event.credit}"
+            refuse(event, f"slave {event.name} has {offer}: 1 <= slots <= credit <= {CREDIT_MAX}")
+        slave = Slave(event.slave, event.name, event.slots, event.credit, event.shares_memory)
+        books.slaves[event.slave] = slave
+        slave.quiet_since_s = now
+        books.holdings.joined(slave)
+        books.resized(0, slave.slots)
+        books.touch(slave)
+
+    def resized(self, event: SlaveResized, now: float) -> None:
+        """Give the slave more or less from now on; what it has stays with it."""
+        slave = self._books.slaves.get(event.slave)
+        if slave is None:
+            return
+        if not 0 <= event.slots <= event.credit <= CREDIT_MAX:
+            offer = f"slots={event.slots}, credit={event.credit}"
+            refuse(event, f"slave {slave.name} has {offer}: 0 <= slots <= credit <= {CREDIT_MAX}")
+        before, slave.slots, slave.credit = slave.slots, event.slots, event.credit
+        self._books.resized(before, slave.slots)
+        self._books.touch(slave)
+
+    def suspected(self, event: SlaveSuspected, now: float) -> None:
+        """Give the slave nothing for now."""
+        self._trust(event, trusted=False)
+
+    def trusted(self, event: SlaveTrusted, now: float) -> None:
+        """Give the slave tasks again."""
+        self._trust(event, trusted=True)
+
+    def lost(self, event: SlaveLost, now: float) -> None:
+        """Place the slave's tasks anew. Each of them may be what killed it, whether it was said to run or not."""
+        slave = self._books.slaves.get(event.slave)
+        if slave is None:
+            return
+        self._books.strike(slave)
+        over: dict[Job, None] = {}
+        tasks = list(slave.tasks)
+        is_only = len(tasks) == 1 and not slave.ghosts
+        surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if is_only else None
+        # Backwards, so that those put back in front of the queue end up in their order.
+        for task in reversed(tasks):
+            started = task.started
+            self._books.unwatch(task, slave)
+            slave.release(task)
+            if event.left:
+                self._endings.give_back(task)
+                continue
+            others = 0 if task is surely else len(tasks) - 1 + len(slave.ghosts)
+            how = _how_it_was_lost(slave, event.reason, others, started)
+            if self._endings.died(task, slave.name, how, slave_lost=True, in_company=task is not surely):
+                over[task.job] = None
+        self._end(over)
+
+    def started(self, event: TasksStarted, now: float) -> None:
+        """Tell the owners, and begin to watch the time limits."""
+        slave = self._books.slaves.get(event.slave)
+        if slave is None:
+            return
+        for ref in event.tasks:
+            task = self._assigned(slave, ref)
+            if task is not None and not task.started:
+                self._start(task, ref, slave, now)
+
+    def returned(self, event: TasksReturned, now: float) -> None:
+        """Let tasks that the slave gives back wait again."""
+        slave = self._books.slaves.get(event.slave)
+        if slave is None:
+            return
+        for ref in reversed(event.tasks):
+            task = self._assigned(slave, ref)
+            if task is not None:
+                self._books.release(task, slave)
+                self._endings.give_back(task)
+            else:
+                slave.lay_ghost((JobId(ref.job), ref.index, ref.attempt))
+        slave.quiet_since_s = now
+        self._books.touch(slave)
+
+    def attempts_refused(self, event: AttemptsRefused, now: float) -> None:
+        """End tasks that were assigned to a slave and cannot be sent to it, or to any other."""
+        slave = self._books.slaves.get(event.slave)
+        if slave is None:
+            return
+        over: dict[Job, None] = {}
+        for ref in event.tasks:
+            task = self._assigned(slave, ref)
+            if task is None:
+                continue
+            self._books.release(task, slave)
+            if task.cancelled:
+                self._endings.cancel_unstarted(task)
+                continue
+            self._endings.refuse(task, event.why)
+            if task.job.stop_on_error:
+                over[task.job] = None
+        self._books.touch(slave)
+        self._end(over)
+
+    def outcomes_received(self, event: OutcomesReceived, now: float) -> None:
+        """End attempts."""
+        slave = self._books.slaves.get(event.slave)
+        if slave is None:
+            return
+        if len(event.buffers) not in (0, len(event.items)):
+            refuse(event, f"{len(event.items)} outcomes of slave {slave.name} came with {len(event.buffers)} buffers")
+        # All or nothing: an impossible status is looked for before anything is changed.
+        if not _CLAIMS.issuperset([item.status for item in event.items]):
+            refuse(event, f"slave {slave.name} says of a task what no slave may: {sorted(_CLAIMS)} are its statuses")
+        job = self._books.jobs.get(event.job)
+        if job is None:
+            for item in event.items:
+                slave.lay_ghost((event.job, item.index, item.attempt))
+        elif self._end_attempts(slave, job, event):
+            self._end([job])
+        slave.quiet_since_s = now
+        self._books.touch(slave)
+
+    def objects_held(self, event: ObjectsHeld, now: float) -> None:
+        """Note which shared objects a slave has."""
+        if (slave := self._books.slaves.get(event.slave)) is not None:
+            self._books.holdings.hold(slave, event.objects)
+
+    def objects_dropped(self, event: ObjectsDropped, now: float) -> None:
+        """Note which shared objects a slave has no longer."""
+        if (slave := self._books.slaves.get(event.slave)) is not None:
+            self._books.holdings.drop(slave, event.objects)
+
+    def remind(self, now: float) -> None:
+        """Ask slaves once more to stop what is over its limit, and give up what they were asked to stop long ago."""
+        books = self._books
+        for task in books.hopeless.take_up_to(now):
+            self._give_up(task)
+        for task in books.overdue.take_up_to(now):
+            if task.slave is not None:
+                books.out.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=True)
+                books.hopeless.set(task, now + self._grace_s)
+
+    def _end_attempts(self, slave: Slave, job: Job, event: OutcomesReceived) -> bool:
+        """End each attempt that is the slave's; tell whether that ends the job."""
+        books, over = self._books, False
+        slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
+        unwatch, release, parcel = books.unwatch, slave.release, books.out.parcel(job, slave.name)
+        function: Digest | None = None
+        count, total_s, kept_bytes = 0, 0.0, 0
+        for item, buffers in zip(event.items, event.buffers or repeat(()), strict=False):
+            task = find(item.index)
+            if task is None or task.slave != slave_id or task.attempt != item.attempt:
+                slave.lay_ghost((event.job, item.index, item.attempt))
+                continue
+            status = item.status
+            # What hosts and tasks of several cores take says nothing of how fast the slave is.
+            if status in _MEASURED and task.width == 1:
+                # Nearly always all tasks of a message share their function, so measure once for the run.
+                if task.function != function:
+                    self._measure(slave, function, total_s, count)
+                    function, count, total_s = task.function, 0, 0.0
+                count += 1
+                total_s += item.elapsed_s
+            if status == _OK:
+                # What Books.release and Endings.finish do, without looking everything up again for each task.
+                unwatch(task, slave)
+                release(task)
+                keep(task, item, buffers, slave_name)
+                kept_bytes += cost_of(item, job) if item.sizes else RECORD_BYTES + len(item.body)
+                if task.deaths:
+                    books.blamed.pop(task, None)
+                if parcel is not None:
+                    parcel.add(item, buffers)
+                else:
+                    books.keep_undelivered(task)
+            elif self._conclude(task, slave, item, buffers):
+                over = True
+        self._measure(slave, function, total_s, count)
+        if kept_bytes:
+            books.keep(job.owner, kept_bytes)
+            if function is not None and count == len(event.items):
+                books.estimates.weighed(function, kept_bytes // count)
+        return over
+
+    def _conclude(self, task: Task, slave: Slave, item: OutcomeFrame, buffers: Sequence[Buffer]) -> bool:
+        reminded = task in self._books.hopeless
+        self._books.release(task, slave)
+        if item.status == Status.CANCELLED and reminded:
+            return self._endings.timed_out(task, slave.name)  # it was stopped, but nobody had cancelled it
+        return self._endings.conclude(task, slave.name, item, buffers)
+
+    def _measure(self, slave: Slave, function: Digest | None, total_s: float, count: int) -> None:
+        # A slave may claim anything, and one infinite run time would spoil the average for good. NaN is in no order.
+        if function is not None and 0 <= total_s <= LONGEST_S * count:
+            self._books.estimates.measured(function, total_s / count, count)
+            slave.measured(total_s / count, count)
+
+    def _assigned(self, slave: Slave, ref: TaskRef) -> Task | None:
+        """Return the task if the slave has it in that attempt."""
+        job = self._books.jobs.get(JobId(ref.job))
+        task = job.tasks.get(ref.index) if job is not None else None
+        return task if task is not None and task.slave == slave.id and task.attempt == ref.attempt else None
+
+    def _start(self, task: Task, ref: TaskRef, slave: Slave, now: float) -> None:
+        task.started = True
+        slave.started += 1
+        self._books.unask(task, slave)
+        if task.timeout_s is not None:
+            self._books.overdue.set(task, now + task.timeout_s + self._grace_s)
+        if task.job.client is not None:
+            self._books.out.tell_started(task.job.client, slave.name, ref)
+
+    def _give_up(self, task: Task) -> None:
+        books = self._books
+        if task.slave is None:
+            return
+        slave = books.slaves[task.slave]
+        books.disown(task, slave)
+        if self._endings.timed_out(task, slave.name):
+            self._endings.end(task.job)
+
+    def _trust(self, event: SlaveSuspected | SlaveTrusted, *, trusted: bool) -> None:
+        slave = self._books.slaves.get(event.slave)
+        if slave is not None:
+            slave.trusted = trusted
+            self._books.unplaced = True
+            self._books.touch(slave)
+
+    def _end(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if not job.ended:
+                self._endings.end(job)
+
+
+def _how_it_was_lost(slave: Slave, reason: str, others: int, started: bool) -> str:
+    company = f"with {others} other{'s' if others > 1 else ''}" if others else "alone"
+    start = "" if started else ", though its start was not reported"
+    return f"slave {slave.name} was lost ({reason}) while the task was there {company}{start}"

@@ -1,0 +1,217 @@
+"""How attempts, tasks and jobs end: what is final, what runs again, what takes others with it.
+
+Called by the parts of the scheduler that handle events. A task is released from its slave before it is given to a
+method here, except where the method says otherwise.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.outcome import RETRIABLE, SUCCESSES, Status
+from concurrent_nb.scheduling.scheduler_state import Books, cost_of
+from concurrent_nb.tasks.states import ABANDON, FINISH, FORGET, REQUEUE, move
+from concurrent_nb.tasks.task_record import Buffer, Job, State, Task
+from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskRef
+
+#: a task is quarantined with so many times as many deaths as are allowed, though others may have caused them
+COMPANY_FACTOR: Final = 2
+#: of what a slave says on how a worker died, so much is kept
+_HOW_LENGTH = 1000
+
+
+class Endings:
+    """Decide what the end of an attempt means for its task and its job."""
+
+    def __init__(self, books: Books, *, deaths_allowed: int) -> None:
+        if deaths_allowed < 1:
+            raise ConfigurationError(f"deaths_allowed is {deaths_allowed}, it must be at least 1")
+        self._books = books
+        self._deaths_allowed = deaths_allowed
+
+    def finish(self, task: Task, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
+        """Keep a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never did."""
+        keep(task, outcome, buffers, slave)
+        if task.deaths:
+            self._books.blamed.pop(task, None)
+        self._books.keep(task.job.owner, cost_of(outcome, task.job))
+        self.deliver(task)
+
+    def deliver(self, task: Task) -> None:
+        """Send a finished task's outcome to its owner, or keep it until the owner is back."""
+        parcel = self._books.out.parcel(task.job, task.outcome_slave)
+        if task.outcome is None:
+            return
+        if parcel is not None:
+            parcel.add(task.outcome, task.outcome_buffers)
+        else:
+            self._books.keep_undelivered(task)
+
+    def requeue(self, task: Task) -> None:
+        """Let a task wait for another attempt, before all others of its owner."""
+        move(task, REQUEUE)
+        task.started = False
+        self._books.put_back(task)
+
+    def conclude(self, task: Task, slave: str, outcome: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> bool:
+        """Act on an attempt that has ended as its slave says; tell whether that ends the job."""
+        status = outcome.status
+        if status == Status.DIED:
+            return self.died(task, slave, _how_it_died(outcome, buffers), outcome)
+        if status in RETRIABLE and task.retries_left > 0 and not task.cancelled:
+            task.retries_left -= 1
+            self.requeue(task)
+            return False
+        self.finish(task, outcome, buffers, slave)
+        return _ends_job(task.job, status)
+
+    def died(
+        self,
+        task: Task,
+        slave: str,
+        how: str,
+        outcome: OutcomeFrame | None = None,
+        *,
+        slave_lost: bool = False,
+        in_company: bool = False,
+    ) -> bool:
+        """Act on the death of the worker that ran a task, or of the slave that had it; tell whether that ends the job.
+
+        Args:
+            task: it.
+            slave: the slave's name.
+            how: it happened, for people.
+            outcome: what the slave says, if it still does.
+            slave_lost: it was the slave that died.
+            in_company: and other tasks may have killed it: for that alone a task is not quarantined.
+        """
+        if task.cancelled:
+            self.finish(task, _stopped(task, Status.CANCELLED, outcome), slave=slave)
+            return False
+        task.deaths += (how,)
+        task.lost_slaves += slave_lost
+        count, allowed = len(task.deaths), self._deaths_allowed
+        # One that cannot run alone, because it waits for others, is not spared for ever.
+        if count < allowed or (in_company and count < allowed * COMPANY_FACTOR):
+            task.suspect = task.suspect or (task.lost_slaves > 0 and count >= allowed - 1)
+            self._books.blamed[task] = None
+            self.requeue(task)
+            return False
+        self.finish(task, _stopped(task, Status.POISON, outcome, _quarantine_note(task)), slave=slave)
+        return _ends_job(task.job, Status.POISON)
+
+    def timed_out(self, task: Task, slave: str) -> bool:
+        """End an attempt that ran over its limit and was stopped, or given up; tell whether that ends the job."""
+        if task.cancelled:
+            self.finish(task, _stopped(task, Status.CANCELLED), slave=slave)
+            return False
+        note = f"task {task.name} ran on slave {slave} for longer than its limit of {task.timeout_s} s: allow it more"
+        return self.conclude(task, slave, _stopped(task, Status.TIMEOUT, note=note))
+
+    def give_back(self, task: Task) -> None:
+        """Act on an attempt that never ran."""
+        if task.cancelled:
+            self.cancel_unstarted(task)
+        else:
+            self.requeue(task)
+
+    def cancel_unstarted(self, task: Task) -> None:
+        """End a task that is cancelled and runs nowhere."""
+        self.finish(task, _stopped(task, Status.CANCELLED))
+
+    def refuse(self, task: Task, why: str) -> None:
+        """End a task that waits and that no slave can run."""
+        self.finish(task, _stopped(task, Status.REFUSED, note=why))
+
+    def cancel(self, job: Job, tasks: Iterable[Task]) -> None:
+        """Cancel tasks of one job, wherever they are: what waits ends now, what is assigned when its slave answers."""
+        books = self._books
+        waited: list[Task] = []
+        for task in tasks:
+            if task.state == State.WAITING:
+                self.cancel_unstarted(task)
+                waited.append(task)
+            elif task.slave is not None and not task.cancelled:
+                task.cancelled = True
+                books.out.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
+        books.wait_no_longer(waited)
+
+    def end(self, job: Job) -> None:
+        """Cancel what is left of a job, and what still comes for it."""
+        job.ended = True
+        self.cancel(job, job.tasks.values())
+
+    def abandon(self, job: Job) -> None:
+        """Forget a job whose owner is gone for good. Its slaves are told to stop; what they answer is dropped."""
+        books = self._books
+        waited: list[Task] = []
+        kept_bytes = 0
+        for task in job.tasks.values():
+            if task.slave is not None:
+                slave = books.slaves[task.slave]
+                books.out.withdraw(slave.id, TaskRef(job.id, task.index, task.attempt), stop=True)
+                books.disown(task, slave)
+            if task.state == State.WAITING:
+                waited.append(task)
+            elif task.outcome is not None:
+                kept_bytes += cost_of(task.outcome, job)
+            if task.deaths:
+                books.blamed.pop(task, None)
+            move(task, ABANDON)
+        if kept_bytes:
+            books.keep_no_longer(job.owner, kept_bytes)
+        if job.tasks:
+            books.rests(job)
+        job.tasks.clear()
+        books.wait_no_longer(waited)
+        books.forget(job)
+
+    def forget(self, task: Task) -> None:
+        """Drop a task whose outcome its owner has."""
+        move(task, FORGET)
+        del task.job.tasks[task.index]
+
+
+def keep(task: Task, outcome: OutcomeFrame, buffers: Sequence[Buffer], slave: str) -> None:
+    """Finish a task with an outcome, which is kept until its owner acknowledges it."""
+    move(task, FINISH)
+    task.outcome = outcome
+    if buffers:
+        task.outcome_buffers = buffers
+    task.outcome_slave = slave
+    # The arguments are not needed any more, and outcomes may wait long for their owner.
+    task.body, task.sizes, task.buffers = b"", (), ()
+
+
+def _ends_job(job: Job, status: int) -> bool:
+    if status == Status.HIT:
+        return job.until
+    # Cancelling one task is no failure of the job.
+    return job.stop_on_error and status not in SUCCESSES and status != Status.CANCELLED
+
+
+def _stopped(task: Task, status: Status, last: OutcomeFrame | None = None, note: str = "") -> OutcomeFrame:
+    """Make the outcome of a task that no worker can make; what its last worker said is in `last`."""
+    body = msgspec.msgpack.encode(ErrorReport("", note, "")) if note else b""
+    elapsed_s, worker = (last.elapsed_s, last.worker) if last is not None else (0.0, 0)
+    return OutcomeFrame(task.index, task.attempt, status, elapsed_s, worker, body)
+
+
+def _how_it_died(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
+    body = buffers[0] if buffers and not outcome.body else outcome.body
+    try:
+        message = msgspec.msgpack.decode(body, type=ErrorReport).message
+    except msgspec.MsgspecError:
+        message = ""
+    return message[:_HOW_LENGTH] or f"worker {outcome.worker} died, and its slave cannot say how"
+
+
+def _quarantine_note(task: Task) -> str:
+    deaths = "".join(f"\n  {number}. {how}" for number, how in enumerate(task.deaths, 1))
+    return (
+        f"{len(task.deaths)} times the worker or the slave of task {task.name} died, "
+        f"so it is not run again:{deaths}\n"
+        "Run it alone to find out why: usual causes are a crash in compiled code, too little memory, or os._exit."
+    )

@@ -1,0 +1,304 @@
+"""The names that a cell uses, taken from the notebook: found, checked, measured and pickled, once per job.
+
+Used by `cells`. Modules travel by name. What tasks may share (constants, functions) is pickled apart from what each
+task gets a copy of its own, so that only the latter is unpickled for each task. Large buffers are left out of the
+pickles and not copied: they are the memory of live arrays until the cell is sent. Never changes the notebook.
+"""
+
+import builtins
+import difflib
+import pickle
+import sys
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from concurrent_nb.errors import CaptureError, TooLarge
+from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization.pickles import Buffer
+from concurrent_nb.shipping.serialization.references import is_fixed, is_importable
+from concurrent_nb.shipping.serialization.refusals import describe_failure, refusal
+from concurrent_nb.shipping.serialization.sizes import measure_bytes, write_bytes
+from concurrent_nb.shipping.serialization.source_lines import unwrapped
+
+#: what the pickles of all captured names together may take, unless the user says otherwise
+LIMIT_BYTES: Final = 256 << 20
+#: what the arrays beside them may take, as a part of the memory that is free: they are copied to shared memory once
+_PART_OF_FREE: Final = 1 / 2
+
+#: globals of every module; a task has its own
+_IMPLIED: Final = frozenset({"__name__", "__doc__", "__builtins__", "__builtin__"})
+#: IPython's history: where it keeps it, and what it is called
+_HISTORY: Final = {"_ih": "the list of inputs", "_oh": "the list of outputs", "_dh": "the list of folders"}
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One name that is sent along, for people."""
+
+    name: str
+    kind: str  #: "module", "function", "class", "array", "value" or "setup"
+    size_bytes: int  #: estimated; 0 for what travels by name
+    draws: bool = False  #: there are random numbers in it, for which each task has a stream of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """All that a cell needs from the notebook, pickled."""
+
+    names: tuple[Captured, ...] = ()
+    imports: Mapping[str, str] = field(default_factory=dict)  #: name -> module
+    submodules: tuple[str, ...] = ()  #: imported too, because the cell uses them as attributes
+    shared: bytes = b""  #: pickle of what all tasks share
+    fresh: bytes = b""  #: pickle of what each task gets a copy of
+    arrays: bytes = b""  #: the same in its place, if it is only arrays: a task gets views of them
+    buffers: tuple[Buffer, ...] = ()  #: what was left out of either: the memory of arrays
+    kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
+    once: bytes = b""  #: pickle of those
+    once_buffers: tuple[Buffer, ...] = ()  #: what was left out of it
+
+
+def find(
+    needed: Mapping[str, int],
+    namespace: Mapping[str, Any],
+    bound: Collection[str],
+    hinted: Collection[str],
+    elsewhere: Collection[str] = (),
+) -> dict[str, Any]:
+    """Look up in the notebook the names that a cell needs.
+
+    Args:
+        needed: name -> line where it is read.
+        bound: names that the cell binds as well; whether it does so in time is left to Python.
+        hinted: names that Python may never look for.
+        elsewhere: names that are there where the cell runs, and need not be in the notebook.
+
+    Raises CaptureError for a name that is nowhere, with the names that it might be meant to be.
+    """
+    found: dict[str, Any] = {}
+    lost: list[str] = []
+    for name, line in needed.items():
+        if name in _IMPLIED:
+            continue
+        if name in namespace:
+            if not _is_own_builtin(name, namespace[name]):
+                found[name] = namespace[name]
+        elif name in elsewhere:
+            continue
+        elif hasattr(builtins, name):
+            _check_builtin(name, line)
+        elif name not in bound and name not in hinted:
+            lost.append(name)
+    if lost:
+        message = "; ".join(
+            f"line {needed[name]}: {_undefined(name, {*namespace, *bound, *elsewhere})}" for name in lost
+        )
+        raise CaptureError(message, lost[0])
+    return found
+
+
+def _undefined(name: str, known: Iterable[str]) -> str:
+    close: list[str] = []
+    for words in (known, dir(builtins)):
+        close = close or difflib.get_close_matches(name, [word for word in words if not word.startswith("_")], 1)
+    return f"{name} is not defined in the notebook" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _is_own_builtin(name: str, value: Any) -> bool:
+    """IPython puts functions of its own, `open`, in the place of builtins. A task has the real ones."""
+    if not hasattr(builtins, name) or not isinstance(value, types.FunctionType):
+        return False
+    return str(value.__globals__.get("__name__")).startswith("IPython.")
+
+
+def _check_builtin(name: str, line: int) -> None:
+    if name == "display":
+        return  # tasks have one of their own
+    value = getattr(builtins, name)
+    module = str(getattr(type(value) if isinstance(value, types.MethodType) else value, "__module__", ""))
+    if module.startswith("IPython") or refusal(value) is not None:
+        raise CaptureError(f"line {line}: {name} is part of the notebook's shell, a task has none: leave it out", name)
+
+
+def capture(
+    found: Mapping[str, Any],
+    namespace: dict[str, Any],
+    *,
+    needed: Mapping[str, int] | None = None,
+    attributes: Collection[str] = (),
+    kept: Collection[str] = (),
+    limit_bytes: int | None = None,
+) -> Capture:
+    """Check and pickle the names that `find` has found.
+
+    Args:
+        namespace: the notebook's; functions from there keep sharing their globals.
+        needed: name -> line, for messages.
+        attributes: all attributes that the cell uses; submodules are recognised by them.
+        kept: names of which each worker has one copy for all its tasks, which see each other's changes.
+        limit_bytes: what the names may take together; None: 256 MiB of pickles, and of arrays half the free memory.
+
+    Raises CaptureError for what cannot travel, and TooLarge, if possible before anything is pickled.
+    """
+    for name, value in found.items():
+        _check(name, value, namespace, (needed or {}).get(name, 0))
+    sizes = {name: 0 if _by_name(value) else measure_bytes(value) for name, value in found.items()}
+    most_bytes, most_left_out = _limits(sum(sizes.values()), limit_bytes)
+    _check_sizes(sizes, most_bytes + most_left_out, sizes)
+    imports: dict[str, str] = {}
+    shared: dict[str, Any] = {}
+    once: dict[str, Any] = {}
+    fresh: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for name, value in found.items():
+        if isinstance(value, types.ModuleType):
+            imports[name] = value.__name__
+        elif name in kept:
+            once[name] = value
+        elif _is_plain_array(value):
+            arrays[name] = sys.modules["numpy"].ascontiguousarray(value)  # only such memory leaves the pickle
+        else:
+            (shared if is_fixed(value) else fresh)[name] = value
+    lines = needed or {}
+    draws = _that_draw(fresh) | _that_draw(once)
+    own, buffers = b"", list[memoryview]()
+    for_workers, once_buffers = b"", list[memoryview]()
+    body, _ = (
+        _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn", sys.maxsize)) if shared else (b"", 0)
+    )
+    if fresh:  # which may refer to the arrays
+        own, buffers = _pickled({**fresh, **arrays}, lines, lambda values: _dumps_with(values, namespace))
+    elif arrays:
+        own, buffers = _pickled(arrays, lines, lambda values: pickles.dumps(values, least_bytes=1))
+    if once:
+        for_workers, once_buffers = _pickled(once, lines, lambda values: _dumps_with(values, namespace))
+    left_out = sum(buffer.nbytes for buffer in (*buffers, *once_buffers))
+    # What was counted on to be left out of the pickles, strings in a table say, may be in them.
+    pickled = len(body) + len(own) + len(for_workers)
+    most_bytes, most_left_out = _limits(pickled + left_out, limit_bytes)
+    _check_sizes({"pickles": pickled}, most_bytes, sizes)
+    _check_sizes({"pickles": pickled, "arrays": left_out}, most_bytes + most_left_out, sizes)
+    return Capture(
+        names=tuple(Captured(name, _kind(value), sizes[name], name in draws) for name, value in found.items()),
+        imports=imports,
+        submodules=tuple(_submodules(imports.values(), attributes)),
+        shared=body,
+        fresh=own if fresh else b"",
+        arrays=b"" if fresh else own,
+        buffers=tuple(buffers),
+        kept=tuple(once),
+        once=for_workers,
+        once_buffers=tuple(once_buffers),
+    )
+
+
+def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> None:
+    where = f"line {line}: " if line else ""
+    for key, what in _HISTORY.items():
+        if value is namespace.get(key):
+            raise CaptureError(f"{where}{name} is {what} of this notebook: leave it out of the task", name)
+    if (found := refusal(value)) is not None:
+        raise CaptureError(f"{where}{name} is {found[0]}: {found[1]}", name)
+
+
+def _limits(size_bytes: int, limit_bytes: int | None) -> tuple[int, int]:
+    """Give what pickles may take, and arrays beside them, for names that take about `size_bytes`."""
+    if limit_bytes is not None:
+        return limit_bytes, 0
+    if size_bytes <= LIMIT_BYTES:
+        return LIMIT_BYTES, LIMIT_BYTES
+    import psutil  # here, because most cells are small
+
+    return LIMIT_BYTES, int(psutil.virtual_memory().available * _PART_OF_FREE)
+
+
+def _check_sizes(found: Mapping[str, int], limit_bytes: int, sizes: Mapping[str, int]) -> None:
+    """Refuse what takes more than is allowed, and name the largest of the names."""
+    total = sum(found.values())
+    if total <= limit_bytes:
+        return
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
+    named = ", ".join(f"{name} ({write_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
+    raise TooLarge(
+        f"the names that the cell uses take {write_bytes(total)}{' pickled' * ('pickles' in found)}, and"
+        f" {write_bytes(limit_bytes)} are allowed: {named or ', '.join(largest)}. Load the data in the task, let --for"
+        " give each task its part, hand over to task functions what `app.put` gives, or allow more:"
+        " %config ConcurrentMagics.capture_limit_bytes = ...",
+        total,
+        limit_bytes,
+    )
+
+
+def _by_name(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) or is_importable(value)
+
+
+def _is_plain_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, types.ModuleType):
+        return "module"
+    if isinstance(value, type):
+        return "class"
+    if isinstance(unwrapped(value), (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+        return "function"
+    return "array" if _is_plain_array(value) else "value"
+
+
+def _pickled(
+    values: dict[str, Any], lines: Mapping[str, int], dumps: Callable[[Any], Any]
+) -> tuple[bytes, list[memoryview]]:
+    try:
+        body, buffers = dumps(values)
+    except Exception as error:  # an object's own pickling may raise anything
+        for name, value in values.items():
+            try:
+                pickles.dumps(value)
+            except Exception as failure:
+                where = f"line {lines[name]}: " if lines.get(name) else ""
+                raise CaptureError(where + describe_failure(name, value, failure), name) from failure
+        message = f"{', '.join(values)} cannot be pickled together: {type(error).__name__}: {error}"
+        raise CaptureError(message, next(iter(values))) from error
+    return body, buffers
+
+
+def _dumps_with(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+    """Pickle values of a notebook together; give the large buffers that were left out.
+
+    Functions of the notebook share their globals among each other, and so they do after cloudpickle has sent them in
+    one pickle. The cell has to be one of them: if `f` assigns a global, the cell sees it. So the values travel as the
+    globals of a small function of the same namespace.
+    """
+    buffers: list[memoryview] = []
+    keep = pickles.keeping(buffers)
+    if pickles.is_plain(values):
+        return pickle.dumps(values, 5, buffer_callback=keep), buffers
+    from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
+
+    code = compile(f"lambda: ({', '.join(values)},)", "<names>", "eval").co_consts[0]
+    return pickler.dumps(types.FunctionType(code, namespace), keep, "spawn"), buffers
+
+
+def _that_draw(values: dict[str, Any]) -> set[str]:
+    """Give the names of what uses generators of random numbers."""
+    if not values or pickles.is_plain(values):
+        return set()
+    from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
+
+    try:
+        return {name for name, value in values.items() if not pickles.is_plain(value) and pickler.draws(value)}
+    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is named then)
+        return set()
+
+
+def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:
+    """Give the imported submodules that the cell may mean by `package.module`, as cloudpickle finds them."""
+    for module in modules:
+        prefix = f"{module}."
+        for name in sorted(sys.modules):
+            if name.startswith(prefix) and set(name[len(prefix) :].split(".")) <= set(attributes):
+                yield name

@@ -1,0 +1,286 @@
+"""Turn a cell and its options into code: parse, refuse by name what has no meaning in a task, compile.
+
+Used by `cells`. A cell becomes a function, so that its variables are as fast as a function's. Where that would change
+what it means, for a name that functions or classes in it use as a global, the name stays a global. Runs nothing of the
+user's except the iterable of `--for`, when asked to.
+"""
+
+import __future__ as futures
+
+import ast
+import functools
+import io
+import itertools
+import re
+import tokenize
+import types
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from concurrent_nb.errors import CellError, ConfigurationError, TooLarge
+from concurrent_nb.shipping.cells.names import Names, names_of
+
+#: calls of one cell that are accepted; a task should be worth its way
+MOST_CALLS: Final = 1_000_000
+#: what tracebacks call the options
+UNTIL: Final = "<--until>"
+FOR: Final = "<--for>"
+
+_FUNCTION: Final = "__cell__"
+_PREFIX: Final = f"{_FUNCTION}.<locals>."
+#: names of --for that have to be globals come in as parameters with this in front
+_HANDED_IN: Final = "__for__"
+_MAGIC: Final = re.compile(r"^\s*(?:[%!?]|\w[\w, ]*=\s*[%!])|\?\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The source of a cell, looked through."""
+
+    source: str
+    filename: str  #: what tracebacks call it
+    first_line: int  #: number of the source's first line there
+    tree: ast.Module
+    flags: int  #: the compiler's, from `from __future__ import`
+    names: Names
+    has_value: bool  #: its last statement is an expression, and no `;` follows
+
+
+def parse_cell(source: str, filename: str = "<cell>", first_line: int = 1) -> Cell:
+    """Parse a cell.
+
+    Raises SyntaxError as Python does, with the cell's own lines; CellError, with line and text, if there is nothing in
+    the cell, or something that has no meaning in a task.
+    """
+    lines = source.splitlines()
+    tree = _parse(source, filename, first_line)
+    if not tree.body:
+        raise CellError(f"{filename} is empty: there is nothing to run in a task. Write what it should compute")
+    for node, what in _meaningless(tree):
+        text = lines[node.lineno - first_line].strip()
+        raise CellError(f"line {node.lineno}: {what}\n    {text}")
+    flags = _future_flags(tree)
+    try:
+        compile(tree, filename, "exec", flags, True)
+    except SyntaxError as error:
+        if error.text is None and error.lineno is not None:
+            error.text = lines[error.lineno - first_line]
+        raise
+    has_value = isinstance(tree.body[-1], ast.Expr) and not _ends_in_semicolon(source)
+    return Cell(source, filename, first_line, tree, flags, names_of(tree, flags), has_value)
+
+
+def _parse(source: str, filename: str, first_line: int) -> ast.Module:
+    try:
+        return ast.parse("\n" * (first_line - 1) + source, filename)
+    except SyntaxError as error:
+        text = error.text or ""
+        if _MAGIC.search(text):
+            raise CellError(
+                f"line {error.lineno}: magics, shell lines and `?` belong to the notebook, a task has none of them:"
+                f" run this in a cell of its own\n    {text.strip()}"
+            ) from error
+        raise
+    except ValueError as error:
+        raise CellError(f"{filename} cannot be read: {error}") from error
+    except (RecursionError, MemoryError) as error:
+        raise CellError(f"{filename} is nested too deeply for Python's parser: split it") from error
+
+
+def _meaningless(tree: ast.Module) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
+    """Give what a task has no use for, outside of functions and classes in the cell."""
+    todo: list[ast.AST] = list(reversed(tree.body))
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
+            yield node, "`await` at the top of a cell: a task has no event loop. Use asyncio.run(...)"
+        elif isinstance(node, ast.Return):
+            yield node, "`return` at the top of a cell: make the value its last expression"
+        elif isinstance(node, (ast.Yield, ast.YieldFrom)):
+            yield node, "`yield` at the top of a cell: collect the values in a list, or make each a task with --for"
+        elif isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            yield node, f"`import *` hides which names the cell uses: import them by name from {node.module}"
+        if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)) and any(
+            part.is_async for part in node.generators
+        ):
+            yield node, "`async for` at the top of a cell: a task has no event loop. Use asyncio.run(...)"
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            todo += [*node.decorator_list, *node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
+        elif not isinstance(node, ast.Lambda):
+            todo += reversed(list(ast.iter_child_nodes(node)))
+
+
+def _future_flags(tree: ast.Module) -> int:
+    flags = 0
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            for alias in node.names:
+                feature = getattr(futures, alias.name, None)
+                flags |= getattr(feature, "compiler_flag", 0)
+    return flags
+
+
+def _ends_in_semicolon(source: str) -> bool:
+    last = ""
+    idle = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER, tokenize.INDENT, tokenize.DEDENT)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in idle:
+            last = token.string
+    return last == ";"
+
+
+# ------------------------------------------------------------------------------------------------- the cell's function
+
+
+def compile_cell(cell: Cell, handed_in: tuple[str, ...], assigned: tuple[str, ...]) -> types.CodeType:
+    """Compile a cell to the code of a function.
+
+    Args:
+        handed_in: names of --for, its first parameters.
+        assigned: names from outside that the cell also binds, its other parameters.
+    """
+    shared = cell.names.shared
+    parameters = [f"{_HANDED_IN}{name}" if name in shared else name for name in handed_in]
+    parameters += [name for name in assigned if name not in shared]
+    body = _without_futures(cell.tree)
+    if cell.has_value:
+        last = body[-1]
+        assert isinstance(last, ast.Expr)
+        body[-1] = ast.copy_location(ast.Return(last.value), last)
+    prologue: list[ast.stmt] = []
+    if shared:
+        prologue.append(ast.Global(sorted(shared)))
+        prologue += ast.parse("".join(f"{n} = {_HANDED_IN}{n}\n" for n in handed_in if n in shared)).body
+        body = [_Unannotated(shared).visit(statement) for statement in body]
+    return _compile_function("<cell>", parameters, prologue + body, cell.filename, cell.flags)
+
+
+def compile_until(text: str, handed_in: tuple[str, ...]) -> types.CodeType:
+    """Compile the expression of --until to the code of a function of `result` and the names of --for."""
+    tree = ast.parse(text.strip(), UNTIL, "eval")
+    return _compile_function("<until>", ["result", *handed_in], [ast.Return(tree.body)], UNTIL, 0)
+
+
+def _compile_function(
+    name: str, parameters: list[str], body: list[ast.stmt], filename: str, flags: int
+) -> types.CodeType:
+    module = ast.parse(f"def {_FUNCTION}(): pass")
+    function = module.body[0]
+    assert isinstance(function, ast.FunctionDef)
+    function.args.args = [ast.arg(parameter) for parameter in parameters]
+    function.body = body or [ast.Pass()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were shown when the cell was parsed
+        code = compile(ast.fix_missing_locations(module), filename, "exec", flags, True)
+    made = next(constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return _renamed(made).replace(co_name=name, co_qualname=name)
+
+
+def _without_futures(tree: ast.Module) -> list[ast.stmt]:
+    return [node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")]
+
+
+class _Unannotated(ast.NodeTransformer):
+    """Write `x = 1` for `x: int = 1` where x is global: Python allows no annotation there."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if not isinstance(node.target, ast.Name) or node.target.id not in self._names:
+            return node
+        plain = ast.Pass() if node.value is None else ast.Assign([node.target], node.value)
+        return ast.copy_location(plain, node)
+
+    def _leave(self, node: ast.AST) -> ast.AST:
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = _leave
+
+
+def _renamed(code: types.CodeType) -> types.CodeType:
+    """Let what the cell defines have the names that it has in the notebook: `f` and not `__cell__.<locals>.f`."""
+    constants = tuple(
+        _renamed(constant)
+        if isinstance(constant, types.CodeType)
+        else constant.removeprefix(_PREFIX)
+        if isinstance(constant, str)
+        else constant
+        for constant in code.co_consts
+    )
+    return code.replace(co_consts=constants, co_qualname=code.co_qualname.removeprefix(_PREFIX))
+
+
+# ---------------------------------------------------------------------------------------------------------- the options
+
+
+@dataclass(frozen=True, slots=True)
+class ForClause:
+    """The text of --for, looked through: `n in range(128)`."""
+
+    text: str
+    targets: tuple[str, ...]
+    names: Names
+    code: types.CodeType
+
+    def calls(self, namespace: Mapping[str, Any], most: int = MOST_CALLS) -> list[tuple[Any, ...]]:
+        """Evaluate it in the notebook; give the tasks' arguments. Raises what it raises, and TooLarge."""
+        # A comprehension sees the names of an exec's globals only.
+        try:
+            produced: Iterator[tuple[Any, ...]] = eval(self.code, dict(namespace))
+            calls = list(itertools.islice(produced, most + 1))
+        except Exception as error:
+            error.add_note(f'this came from --for "{self.text}"')
+            raise
+        if len(calls) > most:
+            raise TooLarge(f'--for "{self.text}" gives more than {most:,} tasks: let each task do more of the work')
+        return calls
+
+
+@functools.lru_cache(maxsize=64)
+def parse_for(text: str) -> ForClause:
+    """Look through the text of --for. Raises ConfigurationError."""
+    tree = _parse_option(f"(0 for {text}\n)", "--for", text, 'write it as in a comprehension: --for "n in range(10)"')
+    made = tree.body
+    if not isinstance(made, ast.GeneratorExp) or not isinstance(made.elt, ast.Constant):
+        raise ConfigurationError(f'--for "{text}" is no part of a comprehension: write --for "n in range(10)"')
+    for node in ast.walk(made):
+        if isinstance(node, (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)):
+            raise ConfigurationError(f'--for "{text}": `:=`, `await` and `yield` are not possible there')
+        if isinstance(node, ast.comprehension) and node.is_async:
+            raise ConfigurationError(f'--for "{text}": `async for` is not possible there')
+    targets = tuple(dict.fromkeys(name for part in made.generators for name in _target_names(part.target, text)))
+    made.elt = ast.Tuple([ast.Name(name, ast.Load()) for name in targets], ast.Load())
+    ast.fix_missing_locations(tree)
+    return ForClause(text, targets, names_of(tree), compile(tree, FOR, "eval", 0, True))
+
+
+def _target_names(target: ast.expr, text: str) -> Iterator[str]:
+    for node in ast.walk(target):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, (ast.Attribute, ast.Subscript)):
+            raise ConfigurationError(f'--for "{text}": only names can stand before `in`, not {ast.unparse(node)}')
+
+
+@functools.lru_cache(maxsize=64)
+def parse_until(text: str) -> Names:
+    """Look through the expression of --until. Raises ConfigurationError."""
+    advice = 'write an expression over `result`: --until "result is not None"'
+    tree = _parse_option(text.strip(), "--until", text, advice)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom)):
+            raise ConfigurationError(f'--until "{text}": `await` and `yield` are not possible there')
+    return names_of(tree)
+
+
+def _parse_option(source: str, option: str, text: str, advice: str) -> ast.Expression:
+    try:
+        tree = ast.parse(source, option, "eval")
+        compile(tree, option, "eval", 0, True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ConfigurationError(f'{option} "{text}" is not Python ({reason}): {advice}') from error
+    return tree

@@ -1,0 +1,84 @@
+"""What an application has every worker do before its first task: setups, which travel with each of its functions.
+
+    application:  Setup(pickle of a call) ... --prepared(function, setups)--> one pickle that holds them all
+    worker:       shipping.preparing: each setup that has not run there yet, in order, then the function
+
+A function names by its digest what it needs, setups included, so nothing has to be told to a worker, a slave or a
+master that comes later, comes back or has missed something.
+"""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from concurrent_nb.shipping.environment.envelope import Envelope, Environment
+from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
+from concurrent_nb.shipping.runtime.setup_runner import Parts, Prepared
+from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES, Buffer
+from concurrent_nb.wire.codec import function_digest
+from concurrent_nb.wire.messages import Slice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """A call that each worker makes once, ready to travel."""
+
+    id: bytes
+    place: bytes  #: one that comes later with the same place takes its place
+    name: str  #: for people
+    call: PickledFunction  #: function and arguments
+    broken: str = ""  #: why workers are not to try it any more
+
+
+def prepared(
+    function: PickledFunction | None, setups: Sequence[Setup], environment: Environment | None = None
+) -> PickledFunction:
+    """Give the pickle of a function with the setups that a worker runs before it; of None: of those alone.
+
+    Args:
+        environment: in which all of them run.
+    """
+    out: list[Buffer | Slice] = []
+    enclosed = tuple((it.id, it.place, it.name, it.broken, _enclose(it.call, out)) for it in setups)
+    whole = Prepared(enclosed, None if function is None else _enclose(function, out))
+    body = pickle.dumps(whole, 5, buffer_callback=lambda buffer: False)
+    if environment is not None:
+        body, out = _in_envelope(environment, body, out)
+    leases = [it.lease for it in (function, *(setup.call for setup in setups)) if it is not None and it.lease]
+    name = "setup" if function is None else function.name
+    return PickledFunction(function_digest([body, *out]), body, out, name, leases or None)
+
+
+def _in_envelope(
+    environment: Environment, body: bytes, buffers: Sequence[Buffer | Slice]
+) -> tuple[bytes, list[Buffer | Slice]]:
+    """Put a pickle into an envelope, also where parts of it lie in shared memory."""
+    out: list[Buffer | Slice] = []
+    rest = iter(buffers)
+    places = [bytearray() for _ in buffers]
+    placed = set(map(id, places))
+
+    def stays(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if id(raw.obj) in placed:  # the place of one that is there already
+            out.append(next(rest))
+            return False
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        out.append(raw)
+        return False
+
+    return pickle.dumps(Envelope(environment, body, places), 5, buffer_callback=stays), out
+
+
+def _enclose(pickled: PickledFunction, out: list[Buffer | Slice]) -> Parts:
+    """Put small parts of a pickle into another one, and large ones, or those in shared memory, beside it."""
+    inside: list[Any] = []
+    for part in [pickled.body, *pickled.buffers] if pickled.body else pickled.buffers:
+        if isinstance(part, Slice) or memoryview(part).nbytes >= OUT_OF_BAND_BYTES:
+            out.append(part)
+            inside.append(pickle.PickleBuffer(bytearray()))  # keeps its place
+        else:
+            inside.append(bytes(part))
+    return tuple(inside)

@@ -1,0 +1,195 @@
+"""Setups where they run, in a worker: each once, before the first task that needs it.
+
+A worker remembers what it has run, by the id of the setup; one that has failed fails all tasks that need it, and is not
+tried again there. What a setup cell binds is lent to functions that travel by value, which find there what they have no
+name for. `shipping.functions.setups` is the application's side.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from concurrent_nb.errors import SetupFailed
+from concurrent_nb.shipping.runtime import notes
+from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization.restoring import Restoring
+from concurrent_nb.shipping.serialization.source_lines import unwrapped
+
+#: what a setup returns is told to its application up to so many bytes
+VALUE_BYTES_MAX: Final = 4 << 20
+
+#: a pickle, then its buffers
+Parts = tuple[Any, ...]
+#: id, place (what it replaces), name, why it is not to be run any more, pickle of (function, args)
+Enclosed = tuple[bytes, bytes, str, str, Parts]
+
+
+class Names(dict[str, Any]):
+    """What a setup cell has bound."""
+
+
+class NotLoaded(Exception):
+    """The function behind setups cannot be unpickled; its cause is why."""
+
+
+@dataclass(slots=True)
+class _Ran:
+    place: bytes
+    failure: str  #: traceback
+    names: Names
+    told: notes.SetupRan
+
+
+_ran: Final[dict[bytes, _Ran]] = {}  # by id
+
+
+def _opened(parts: Parts) -> Any:
+    # On copies, because what a setup changes stays.
+    return pickles.loads(parts[0], [bytearray(buffer) for buffer in parts[1:]])
+
+
+_running: Final = threading.RLock()  # where tasks share a process, one runs a setup and the others wait for it
+
+
+class Prepared:
+    """A function behind the setups that it needs."""
+
+    def __init__(self, setups: tuple[Enclosed, ...], function: Parts | None) -> None:
+        self._setups = setups
+        self._function = function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Prepared, (self._setups, self._function)
+
+    def open(self, load: Callable[..., Any] = pickles.loads) -> Callable[..., Any]:
+        """Run the setups that have not run here, and give the function, which `load` opens.
+
+        Raises SetupFailed for one that fails, or has failed here, and NotLoaded if the function cannot be unpickled.
+        """
+        lent: dict[str, Any] = {}
+        with _running:
+            if self._function is None:
+                return self._report()
+            for setup in self._setups:
+                lent.update(_names_of(setup, lent))
+        try:
+            function: Callable[..., Any] = load(self._function[0], self._function[1:])
+        except BaseException as error:
+            raise NotLoaded from error
+        lend(function, lent)
+        return function
+
+    def _report(self) -> Callable[[float], None]:
+        """Run the setups and tell how each has ended, also one that had ended before. The function then only waits."""
+        lent: dict[str, Any] = {}
+        are_fresh = True
+        for setup in self._setups:
+            was_here = setup[0] in _ran
+            are_fresh = are_fresh and not was_here
+            try:
+                lent.update(_names_of(setup, lent))
+            except SetupFailed:
+                break  # which has been told, or is now
+            finally:
+                if was_here:
+                    notes.sink().put_progress(_ran[setup[0]].told)
+        return _Waiting(are_fresh)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Open it and call the function."""
+        return self.open()(*args, **kwargs)
+
+
+class _Waiting:
+    """The rest of a task that only runs setups: where they had run before, it lets others have theirs meanwhile."""
+
+    def __init__(self, is_fresh: bool) -> None:
+        self._is_fresh = is_fresh
+
+    def __call__(self, seconds: float) -> None:
+        if self._is_fresh:
+            self._is_fresh = False
+        else:
+            time.sleep(seconds)
+
+
+def _names_of(setup: Enclosed, lent: Mapping[str, Any]) -> Names:
+    """Run a setup, unless it has run here; give the names that it has bound."""
+    id, _, name, broken, _ = setup
+    if broken:
+        raise SetupFailed(f"setup {name!r} is not run any more. Mend it and run it again. Why:\n{broken}")
+    ran = _ran.get(id) or _run(setup, lent)
+    if ran.failure:
+        raise SetupFailed(
+            f"setup {name!r} has failed in this worker, so no task that needs it can run here. Mend it and run it"
+            f" again. It raised\n{ran.failure}"
+        )
+    return ran.names
+
+
+def _run(setup: Enclosed, lent: Mapping[str, Any]) -> _Ran:
+    id, place, _, _, call = setup
+    for old in [other for other, ran in _ran.items() if ran.place == place]:
+        del _ran[old]  # before, so that what it keeps need not be there twice
+    began = time.monotonic()
+    failure, names = "", Names()
+    value: Any = None
+    try:
+        function, args = _opened(call)
+        lend(function, lent)
+        value = function(*args)
+        if type(value) is Names:
+            names, value = value, None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (user code; each task that needs it tells what it raised)
+        failure = _traceback_of(error)
+    told = _told(id, failure, value, time.monotonic() - began)
+    _ran[id] = ran = _Ran(place, failure, names, told)
+    notes.sink().put_progress(told)
+    return ran
+
+
+def _told(id: bytes, failure: str, value: Any, elapsed_s: float) -> notes.SetupRan:
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    body, buffers, text = b"", [], failure
+    if not failure:
+        try:
+            body, large = pickles.dumps(value)
+            buffers = [bytes(buffer) for buffer in large]
+            if len(body) + sum(map(len, buffers)) > VALUE_BYTES_MAX:
+                body, buffers, text = b"", [], f"<a {type(value).__name__} too large to be told>"
+        except Exception as error:  # noqa: BLE001  (user code; the value is good in the worker, it only does not travel)
+            text = f"<a {type(value).__name__} that cannot be pickled: {type(error).__name__}>"
+    return notes.SetupRan(id, worker, not failure, text, body, buffers, elapsed_s)
+
+
+def _traceback_of(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+
+
+def lend(function: Any, names: Mapping[str, Any]) -> None:
+    """Let a function that has travelled by value find these names, where it has none of its own."""
+    if not names:
+        return
+    while isinstance(function, Restoring):
+        function = function.function
+    if callable(use := getattr(type(function), "use_names", None)):
+        use(function, names)
+        return
+    bare = unwrapped(function)
+    bare = getattr(bare, "__func__", bare)
+    if isinstance(bare, types.FunctionType):
+        own = bare.__globals__
+        module = sys.modules.get(str(own.get("__name__")))
+        if own.get("__name__") == "__main__" or module is None or module.__dict__ is not own:
+            for name, value in names.items():
+                own.setdefault(name, value)

@@ -1,0 +1,489 @@
+"""cloudpickle's pickler with what it leaves out: the one that is used for whatever is not provably plain.
+
+- What the standard library pickles by name, and `__main__` defines, travels by value: cached functions, new types, ...
+- What pickles silently, but wrongly, is refused: open files, views of memory, parts of this process (`refusals`).
+- Exceptions are rebuilt without calling an `__init__` of their own.
+- Code keeps the name of its file, and takes the lines of its notebook cell along, for tracebacks.
+- What is found in `__main__` by name is found there by name where it arrives (`mains`).
+
+An object that says itself how it is pickled has the last word, so it may hold what it leaves out.
+
+Imports cloudpickle, which takes 60 ms, so it is imported where it is needed and no earlier.
+"""
+
+import copyreg
+import dataclasses
+import functools
+import io
+import itertools
+import pickle
+import random
+import sys
+import threading
+import types
+import typing
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from cloudpickle import cloudpickle
+
+from concurrent_nb.shipping.serialization import manager_proxies, random_streams, task_main
+from concurrent_nb.shipping.serialization.references import home_of, is_importable_module
+from concurrent_nb.shipping.serialization.refusals import Refused, is_refused_type
+from concurrent_nb.shipping.serialization.source_lines import keep_lines, text_of
+
+#: gives what `__reduce_ex__` would, or NotImplemented, which leaves it to cloudpickle and pickle
+Way = Callable[["Pickler", Any], Any]
+
+_NEW_TYPE: Final[Any] = typing.NewType  # as a function, not as a declaration
+_ALIAS: Final = getattr(typing, "TypeAliasType", None)  # since Python 3.12
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles by value what a worker cannot find by name."""
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        keep: Callable[[pickle.PickleBuffer], bool] | None = None,
+        mode: random_streams.Mode = "keep",
+    ) -> None:
+        super().__init__(file, 5, buffer_callback=keep)
+        self.mode = mode
+        self.draws = False  #: whether a generator of random numbers is in it that gives each task its own stream
+        self._ways: dict[type, Way | None] = {}
+        self.files: set[str] = set()  #: names of files whose lines are in this pickle
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Say how `thing` is pickled. Called for all but the plainest objects."""
+        kind = type(thing)
+        try:
+            way = self._ways[kind]
+        except KeyError:
+            way = self._ways[kind] = _known_way_of(kind)
+        return NotImplemented if way is None else way(self, thing)
+
+    def _function_getnewargs(self, function: types.FunctionType) -> Any:
+        names = function.__globals__
+        if id(names) not in self.globals_ref and names is task_main.names():
+            facts = ("__package__", "__name__", "__path__", "__file__")
+            self.globals_ref[id(names)] = _MainGlobals({str(key): names[key] for key in facts if key in names})
+        return super()._function_getnewargs(function)
+
+
+def dumps(
+    thing: object, keep: Callable[[pickle.PickleBuffer], bool] | None = None, mode: random_streams.Mode = "keep"
+) -> bytes:
+    """Pickle `thing`.
+
+    Args:
+        keep: says of each buffer whether it stays in the pickle; without it all do.
+        mode: what becomes of generators of random numbers.
+
+    Raises Refused, and whatever an object's own pickling raises.
+    """
+    with io.BytesIO() as file:
+        Pickler(file, keep, mode).dump(thing)
+        return file.getvalue()
+
+
+def draws(thing: object) -> bool:
+    """Say whether there is a generator of random numbers in what `thing` takes along."""
+    with io.BytesIO() as file:
+        pickler = Pickler(file, mode="share")
+        pickler.dump(thing)
+        return pickler.draws
+
+
+_ways: "weakref.WeakKeyDictionary[type, Way | None]" = weakref.WeakKeyDictionary()
+
+
+def _known_way_of(kind: type) -> Way | None:
+    if kind in copyreg.dispatch_table:
+        return _reduce_as_registered
+    try:
+        return _ways[kind]
+    except KeyError:
+        way = _ways[kind] = _way_of(kind)
+        return way
+
+
+def _way_of(kind: type) -> Way | None:
+    if issubclass(kind, type):
+        return _reduce_class
+    if kind is types.FunctionType:
+        return _reduce_function
+    if (way := _WAYS.get(kind)) is not None:
+        return way
+    for family, way in _FAMILIES:
+        if issubclass(kind, family):
+            return way
+    if is_refused_type(kind):
+        return _refuse
+    if (numpy := sys.modules.get("numpy")) is not None and kind is numpy.ndarray:
+        return _reduce_array
+    if (reduction := random_streams.reduction(kind)) is not None:
+        return partial(_reduce_generator, reduction)
+    managers = sys.modules.get("multiprocessing.managers")
+    if managers is not None and issubclass(kind, managers.BaseProxy):
+        return _reduce_proxy
+    figures = sys.modules.get("matplotlib.figure")
+    if figures is not None and issubclass(kind, figures.Figure):
+        return _reduce_figure
+    own = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
+    if issubclass(kind, BaseException):
+        return _reduce_exception if _is_rebuilt(kind) else _reduce_with_notes
+    if own:
+        is_ours = isinstance(kind.__reduce_ex__, types.FunctionType) or isinstance(kind.__reduce__, types.FunctionType)
+        return _reduce_by_itself if is_ours else None
+    if isinstance(getattr(kind, "__getattr__", None), types.FunctionType) and not hasattr(kind, "__setstate__"):
+        return _reduce_delegating
+    return None
+
+
+def _refuse(pickler: Pickler, thing: Any) -> Any:
+    raise Refused(thing)
+
+
+def _reduce_as_registered(pickler: Pickler, thing: Any) -> Any:
+    return copyreg.dispatch_table[type(thing)](thing)  # before cloudpickle's own, which the user has overruled
+
+
+# ------------------------------------------------------------------------------------------------ functions and classes
+
+
+class _MainGlobals(dict[str, Any]):
+    """The globals of functions of `__main__` on their way."""
+
+
+def _reduce_function(pickler: Pickler, function: types.FunctionType) -> Any:
+    reduced = pickler._function_reduce(function)
+    if reduced is NotImplemented or function.__module__ != task_main.MAIN:
+        return reduced
+    return (*reduced[:5], settle_function if task_main.found(function.__qualname__) is function else fill_function)
+
+
+def fill_function(function: types.FunctionType, state: Any) -> None:
+    """Fill a function that was unpickled."""
+    cloudpickle._function_setstate(function, state)
+    task_main.initialize(function.__globals__)
+
+
+def settle_function(function: types.FunctionType, state: Any) -> None:
+    """Fill a function that was unpickled, and let it be found in `__main__`."""
+    fill_function(function, state)
+    task_main.arrived(function.__qualname__, function)
+
+
+def _reduce_class(pickler: Pickler, kind: type) -> Any:
+    reduced = cloudpickle._class_reduce(kind)
+    if reduced is NotImplemented or len(reduced) < 6 or task_main.found(kind.__qualname__) is not kind:
+        return reduced
+    return (*reduced[:5], settle_class)
+
+
+def settle_class(kind: type, state: Any) -> None:
+    """Fill a class that was unpickled, and let it be found in `__main__`."""
+    cloudpickle._class_setstate(kind, state)
+    task_main.arrived(kind.__qualname__, kind)
+
+
+def _reduce_code(pickler: Pickler, code: types.CodeType) -> tuple[Any, ...]:
+    _, parts = cloudpickle._code_reduce(code)
+    text = None
+    if code.co_filename not in pickler.files:
+        pickler.files.add(code.co_filename)
+        text = text_of(code.co_filename)
+    return _make_code, (code.co_filename, text, *parts)
+
+
+def _make_code(filename: str, text: str | None, *parts: Any) -> types.CodeType:
+    if text is not None:
+        keep_lines({filename: text})
+    return types.CodeType(*parts).replace(co_filename=filename)  # cloudpickle calls each file <dynamic-code>
+
+
+def _reduce_module(pickler: Pickler, module: types.ModuleType) -> Any:
+    if not is_importable_module(module):
+        raise Refused(module)
+    return NotImplemented
+
+
+# -------------------------------------------------------------------------------- what the library pickles by its name
+
+
+def _by_value(thing: Any, name: str, make: Callable[..., Any], args: tuple[Any, ...], state: Any = None) -> Any:
+    """Reduce what pickles as a name that a worker does not find."""
+    if home_of(thing, name) is not None:
+        return NotImplemented
+    known_as = name if task_main.found(name) is thing else None
+    return make, args, (known_as, state), None, None, _settle_named
+
+
+def _settle_named(thing: Any, state: tuple[str | None, Any]) -> None:
+    # Not while it is made: what refers to itself is made twice, and only one of the two is kept.
+    known_as, attributes = state
+    set_state(thing, attributes)
+    if known_as is not None:
+        task_main.arrived(known_as, thing)
+
+
+def _reduce_cached(pickler: Pickler, thing: Any) -> Any:
+    parameters = thing.cache_parameters()
+    state = {name: value for name, value in vars(thing).items() if name != "cache_parameters"}
+    return _by_value(thing, thing.__qualname__, _make_cached, (thing.__wrapped__, *parameters.values()), state)
+
+
+def _make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+def _reduce_new_type(pickler: Pickler, thing: Any) -> Any:
+    facts = (thing.__name__, thing.__supertype__, thing.__module__, thing.__qualname__)
+    return _by_value(thing, thing.__qualname__, _make_new_type, facts)
+
+
+def _make_new_type(name: str, of: Any, module: str, qualname: str) -> Any:
+    made = _NEW_TYPE(name, of)
+    made.__module__, made.__qualname__ = module, qualname
+    return made
+
+
+def _reduce_parameter(pickler: Pickler, thing: Any) -> Any:
+    return _by_value(thing, thing.__name__, _make_parameter, (type(thing), thing.__name__, thing.__module__))
+
+
+def _make_parameter(kind: Callable[[str], Any], name: str, module: str) -> Any:
+    made = kind(name)
+    made.__module__ = module
+    return made
+
+
+def _reduce_alias(pickler: Pickler, thing: Any) -> Any:
+    facts = (type(thing), thing.__name__, thing.__value__, thing.__type_params__)
+    return _by_value(thing, thing.__name__, _make_alias, facts)
+
+
+def _make_alias(kind: Callable[..., Any], name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    return kind(name, value, type_params=parameters)
+
+
+def _reduce_by_itself(pickler: Pickler, thing: Any) -> Any:
+    reduced = thing.__reduce_ex__(5)
+    if type(reduced) is not str or getattr(thing, "__module__", None) != task_main.MAIN:
+        return reduced
+    # A name of `__main__`: there is one such object, and it is the same one wherever it arrives.
+    return _find_or_make, (reduced, type(thing)), thing.__getstate__(), None, None, _fill_named
+
+
+def _find_or_make(name: str, kind: Any) -> Any:
+    found = task_main.found(name)
+    if type(found) is kind:
+        return found
+    made = kind.__new__(kind)
+    task_main.arrived(name, made)
+    return made
+
+
+def _fill_named(thing: Any, state: Any) -> None:
+    if not getattr(thing, "__dict__", None):
+        set_state(thing, state)
+
+
+# --------------------------------------------------------------------------------- what holds locks or weak references
+
+
+def _reduce_cached_property(pickler: Pickler, thing: Any) -> Any:
+    state = dict(vars(thing))
+    return _make_cached_property, (type(thing), state.pop("lock", None) is not None), state
+
+
+def _make_cached_property(kind: type, has_lock: bool) -> Any:
+    made: Any = object.__new__(kind)
+    if has_lock:  # until Python 3.12
+        vars(made)["lock"] = threading.RLock()
+    return made
+
+
+def _reduce_weak_mapping(pickler: Pickler, thing: Any) -> Any:
+    return type(thing), (), None, None, iter(list(thing.items()))
+
+
+def _reduce_delegating(pickler: Pickler, thing: Any) -> Any:
+    """Reduce what has a `__getattr__`, which would be asked for `__setstate__` before it has anything to ask."""
+    reduced = thing.__reduce_ex__(5)
+    if not isinstance(reduced, tuple) or len(reduced) != 5 or reduced[2] is None:
+        return reduced
+    return (*reduced, set_state)
+
+
+def set_state(thing: Any, state: Any) -> None:
+    """Do what unpickling does with the state of an object that has no `__setstate__`."""
+    attributes, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
+    if attributes:
+        thing.__dict__.update(attributes)
+    for name, value in (slots or {}).items():
+        object.__setattr__(thing, name, value)
+
+
+# ---------------------------------------------------------------------------------------------------------- exceptions
+
+
+def _is_rebuilt(kind: type[BaseException]) -> bool:
+    """Say whether exceptions of this class would have their `__init__` called with what it may not take."""
+    own = (kind.__init__, kind.__new__)
+    says_how = (kind.__reduce_ex__, kind.__reduce__, getattr(kind, "__getnewargs__", None))
+    is_own = any(isinstance(it, types.FunctionType) for it in own)
+    return is_own and not any(isinstance(it, types.FunctionType) for it in says_how)
+
+
+def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
+    reduced = error.__reduce_ex__(5)
+    if not isinstance(reduced, tuple):
+        return reduced
+    _, args, *state = reduced
+    return make_exception, (type(error), args), (state[0] if state else None)
+
+
+def _reduce_with_notes(pickler: Pickler, error: BaseException) -> Any:
+    reduced = error.__reduce_ex__(5)
+    notes = getattr(error, "__notes__", None)
+    if notes and isinstance(reduced, tuple) and len(reduced) == 2:  # its own `__reduce__` forgets them
+        return (*reduced, {"__notes__": notes})
+    return reduced
+
+
+def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Make an exception as the built-in class makes it that it is derived from."""
+    built_in: Any = kind
+    while built_in.__module__ != "builtins":
+        built_in = built_in.__base__
+    made: BaseException = built_in.__new__(kind, *args)
+    try:
+        built_in.__init__(made, *args)
+    except TypeError:
+        made.args = args  # its own `__init__` has not called that of the built-in class
+    return made
+
+
+#: an exception that does not travel as it is has so many arguments and notes at most, and these so many characters
+ARGUMENTS_MAX: Final = 100
+TEXT_MAX: Final = 64 * 1024
+
+
+def reduced_to_what_travels(error: BaseException) -> Any:
+    """Give an exception as an object whose pickle has all of it that can travel, and says what cannot.
+
+    Long texts are cut, and of many arguments only the first are kept.
+    """
+    return _Trimmed(error)
+
+
+def _is_long(thing: Any) -> bool:
+    return type(thing) in (str, bytes) and len(thing) > TEXT_MAX
+
+
+class _Trimmed:
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Any:
+        error = self._error
+        args = error.args[:ARGUMENTS_MAX]
+        cut = [f"argument {n} has {len(arg):,}" for n, arg in enumerate(args, 1) if _is_long(arg)]
+        args = tuple([arg[:TEXT_MAX] if _is_long(arg) else arg for arg in args])
+        lost = [f"argument {n}" for n, arg in enumerate(args, 1) if not _travels(arg)]
+        state = dict(vars(error))
+        for name in [name for name, value in state.items() if not _travels(value)]:
+            lost.append(name)
+            del state[name]
+        told = itertools.islice(getattr(error, "__notes__", ()), ARGUMENTS_MAX)
+        notes = [note[:TEXT_MAX] for note in told if isinstance(note, str)]
+        if lost:
+            notes.append(f"{', '.join(lost)} of this exception could not be pickled, and stayed with the task")
+        if cut:
+            notes.append(f"this exception is too large: {', '.join(cut)} characters, of which {TEXT_MAX:,} are here")
+        if len(error.args) > ARGUMENTS_MAX:
+            notes.append(f"this exception has {len(error.args):,} arguments, of which {ARGUMENTS_MAX} are here")
+        args = tuple(arg if _travels(arg) else repr(arg)[:TEXT_MAX] for arg in args)
+        return make_exception, (type(error), args), {**state, "__notes__": notes}
+
+
+def _travels(thing: Any) -> bool:
+    try:
+        pickle.loads(dumps(thing))
+    except Exception:  # noqa: BLE001  (whatever an object's own pickling raises, it does not travel)
+        return False
+    return True
+
+
+# -------------------------------------------------------------------------------------------------------------- streams
+
+
+def _reduce_stream(pickler: Pickler, stream: Any) -> Any:
+    for name in ("stdout", "stderr"):
+        if stream is getattr(sys, name):
+            return _attribute, ("sys", name)
+    if type(stream) is io.TextIOWrapper:  # cloudpickle sends its contents
+        raise Refused(stream)
+    kind = type(stream)
+    if isinstance(kind.__reduce_ex__, types.FunctionType):
+        return stream.__reduce_ex__(5)
+    # From Python 3.13 on the built-in class has a `__reduce_ex__` that only raises.
+    return stream.__reduce__() if isinstance(kind.__reduce__, types.FunctionType) else NotImplemented
+
+
+def _reduce_generator(reduction: Callable[[Any, bool], Any], pickler: Pickler, generator: Any) -> Any:
+    if pickler.mode == "keep":
+        return NotImplemented if type(generator) is not random.SystemRandom else reduction(generator, False)
+    pickler.draws = True
+    return reduction(generator, pickler.mode == "spawn")
+
+
+def _reduce_array(pickler: Pickler, array: Any) -> Any:
+    if not (array.flags.forc or array.dtype.hasobject):
+        array = sys.modules["numpy"].ascontiguousarray(array)  # only such memory can leave the pickle
+    return array.__reduce_ex__(5)
+
+
+def _reduce_figure(pickler: Pickler, figure: Any) -> Any:
+    make, args, state, *rest = figure.__reduce_ex__(5)
+    # Else pyplot has it open where it arrives, and it is shown as if the task had drawn it.
+    return make, args, {name: value for name, value in state.items() if name != "_restore_to_pylab"}, *rest
+
+
+def _reduce_proxy(pickler: Pickler, proxy: Any) -> Any:
+    return manager_proxies.reduced(proxy)
+
+
+def _attribute(module: str, name: str) -> Any:
+    return getattr(cloudpickle.subimport(module), name)
+
+
+def _attribute_of(module: str, name: str) -> Way:
+    return lambda pickler, thing: (_attribute, (module, name))
+
+
+_WAYS: Final[Mapping[type, Way]] = {
+    _MainGlobals: lambda pickler, names: (task_main.globals_of, (dict(names),)),
+    types.CodeType: _reduce_code,
+    type(functools.lru_cache(len)): _reduce_cached,
+    typing.NewType: _reduce_new_type,
+    typing.ParamSpec: _reduce_parameter,
+    typing.TypeVarTuple: _reduce_parameter,
+    weakref.WeakKeyDictionary: _reduce_weak_mapping,
+    weakref.WeakValueDictionary: _reduce_weak_mapping,
+    **({_ALIAS: _reduce_alias} if _ALIAS is not None else {}),
+    # These say who they are by being the only one.
+    **{
+        type(getattr(dataclasses, name)): _attribute_of("dataclasses", name)
+        for name in ("MISSING", "_HAS_DEFAULT_FACTORY", "KW_ONLY")
+    },
+}
+_FAMILIES: Final[tuple[tuple[type, Way], ...]] = (
+    (types.ModuleType, _reduce_module),
+    (functools.cached_property, _reduce_cached_property),
+    (io.TextIOBase, _reduce_stream),
+)

@@ -1,0 +1,84 @@
+"""How large an object will be in a pickle, estimated without pickling it, so that too much is refused at once.
+
+Used by `capture`. Arrays and strings are counted exactly, long containers by sample, other objects by what they hold.
+Never calls code of the object, except for the size that pandas' objects tell.
+"""
+
+import itertools
+import types
+from collections.abc import Collection
+from typing import Any, Final
+
+from concurrent_nb.shipping.serialization.pickles import Shared
+from concurrent_nb.shipping.serialization.references import pickles_itself, references
+
+#: items of one container that are measured; the rest is taken to be like them
+SAMPLE: Final = 1000
+DEPTH: Final = 12
+#: what the pickle of something small takes, roughly
+SMALL_BYTES: Final = 16
+
+
+def measure_bytes(thing: Any) -> int:
+    """Estimate how many bytes `thing` takes in a pickle."""
+    return _measure(thing, set(), 0)
+
+
+def _measure(thing: Any, seen: set[int], depth: int) -> int:
+    kind = type(thing)
+    if kind is int:
+        return SMALL_BYTES + int(thing.bit_length() // 8)
+    if kind in (float, bool, type(None), complex):
+        return SMALL_BYTES
+    if id(thing) in seen:
+        return SMALL_BYTES
+    seen.add(id(thing))
+    if isinstance(thing, (bytes, bytearray, str)):
+        return SMALL_BYTES + len(thing)
+    if (own := _own_bytes(thing)) is not None:
+        return SMALL_BYTES + own
+    if depth >= DEPTH or isinstance(thing, types.ModuleType | Shared):  # the last is where it is wanted already
+        return SMALL_BYTES
+    if isinstance(thing, dict):
+        return _measure_items(thing.keys(), seen, depth) + _measure_items(thing.values(), seen, depth)
+    if isinstance(thing, (list, tuple, set, frozenset)):
+        return _measure_items(thing, seen, depth)
+    if not isinstance(thing, (type, types.FunctionType)) and pickles_itself(kind):
+        return SMALL_BYTES  # its attributes need not be in its pickle
+    return SMALL_BYTES + sum(_measure(part, seen, depth + 1) for _, _, part in references(thing))
+
+
+def _measure_items(items: Collection[Any], seen: set[int], depth: int) -> int:
+    if len(items) <= SAMPLE:
+        return SMALL_BYTES + sum(_measure(item, seen, depth + 1) for item in items)
+    # Evenly spread, because the first items are often not like the others.
+    step = len(items) // SAMPLE
+    measured = [_measure(item, seen, depth + 1) for item in itertools.islice(items, 0, None, step)]
+    return SMALL_BYTES + sum(measured) * len(items) // len(measured)
+
+
+def _own_bytes(thing: Any) -> int | None:
+    """Give the size that an array or a table knows of itself."""
+    size = getattr(thing, "nbytes", None)
+    if isinstance(size, int) and not isinstance(thing, type):
+        return size
+    if type(thing).__module__ == "array":
+        return len(thing) * int(thing.itemsize)
+    if type(thing).__module__.startswith("pandas.") and hasattr(thing, "memory_usage"):
+        usage = thing.memory_usage(index=True)
+        return int(getattr(usage, "sum", lambda: usage)())
+    return None
+
+
+def write_bytes(size: int) -> str:
+    """Write a size for people.
+
+    >>> write_bytes(3 << 20)
+    '3.0 MiB'
+    """
+    value = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

@@ -1,0 +1,82 @@
+"""The descriptors between a slave and one worker: made by the slave, one half of them handed to the worker.
+
+Every descriptor is closed on exec and the slave's half does not block. `Template` receives a worker's half through a
+socket, a spawned worker inherits it.
+"""
+
+import os
+import socket
+from typing import NamedTuple
+
+from concurrent_nb.workers.protocol.status_page import make_page_file
+
+
+class WorkerEnds(NamedTuple):
+    """What the worker gets, in the order in which it is handed over."""
+
+    tasks: int  #: stream socket: orders in, results out
+    tokens: int  #: pipe: a byte for each task that may start
+    page: int  #: status page
+    lifeline: int  #: pipe on which nothing ever comes but its end, and with it the end of the worker's process group
+    out: int  #: pipe: what is written to descriptor 1
+    err: int  #: pipe: what is written to descriptor 2
+
+    def close(self) -> None:
+        """Close all of them."""
+        for fd in self:
+            os.close(fd)
+
+
+class SlaveEnds(NamedTuple):
+    """What the slave keeps."""
+
+    tasks: int
+    tokens: int  #: gives tokens
+    tokens_back: int  #: the worker's own end of that pipe: takes back the tokens that it has not used
+    page: int
+    lifeline: int
+    out: int
+    err: int
+
+    def close(self) -> None:
+        """Close all of them."""
+        for fd in self:
+            os.close(fd)
+
+
+def make_ends() -> tuple[SlaveEnds, WorkerEnds]:
+    """Make everything that connects a slave with one worker. Raises OSError if there are too many open files."""
+    made: list[int] = []
+    try:
+        ours, theirs = socket.socketpair()
+        tasks, worker_tasks = ours.detach(), theirs.detach()
+        made += tasks, worker_tasks
+        made += os.pipe()
+        made += os.pipe()
+        made += os.pipe()
+        made += os.pipe()
+        _, _, tokens_back, tokens, worker_lifeline, lifeline, out, worker_out, err, worker_err = made
+        made.append(worker_tokens := _opened_again(tokens_back))
+        made.append(page := make_page_file())
+        made.append(worker_page := os.dup(page))
+        for fd in (tasks, tokens, tokens_back, worker_tokens, out, err):
+            os.set_blocking(fd, False)
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return (
+        SlaveEnds(tasks, tokens, tokens_back, page, lifeline, out, err),
+        WorkerEnds(worker_tasks, worker_tokens, worker_page, worker_lifeline, worker_out, worker_err),
+    )
+
+
+def _opened_again(pipe: int) -> int:
+    """Open the end of a pipe that is read once more, where the system can do that; else duplicate it.
+
+    Of a duplicate, a task could set the flags for both: the slave would wait for a token that does not come.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:  # there is no such thing here
+        return os.dup(pipe)

@@ -1,0 +1,22 @@
+"""The records between a slave and the template that forks its workers, over a socket. Each is `RECORD` long.
+
+slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  template
+slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  template
+
+"""
+
+import resource
+import struct
+import sys
+from typing import Final
+
+#: kind, worker, pid, wait status, peak of memory in bytes
+RECORD: Final = struct.Struct("<BIiiQ")
+FORK, KILL, INTERRUPT, STARTED, ENDED, PREPARE = 1, 2, 3, 4, 5, 6
+#: pid and status of a worker that could not be forked
+NO_PROCESS: Final = -1
+
+
+def peak_bytes(usage: resource.struct_rusage) -> int:
+    """Return the most memory that an ended process has had."""
+    return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024

@@ -1,0 +1,75 @@
+"""The attempts of a slave that no worker has: a queue that can be left from the middle. Pure."""
+
+from collections import deque
+from typing import Final
+
+from concurrent_nb.workers.protocol.records import lengths
+from concurrent_nb.workers.slave_side.attempts import Attempt
+
+#: most tasks and most bytes in a pack (a single task may be larger)
+PACK_MAX: Final = 64
+PACK_BYTES_MAX: Final = 1024 * 1024
+
+
+class Waiting:
+    """First in, first out; what comes back goes to the front. `len` counts what really waits.
+
+    An attempt that leaves is only marked as over and skipped later, so leaving costs the same wherever it stands.
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[Attempt] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, attempt: Attempt) -> None:
+        """Put a new attempt to the end."""
+        self._queue.append(attempt)
+        self._count += 1
+
+    def put_back(self, attempt: Attempt) -> None:
+        """Put an attempt that a worker had to the front."""
+        attempt.worker = 0
+        self._queue.appendleft(attempt)
+        self._count += 1
+
+    def leave(self, attempt: Attempt) -> None:
+        """Take an attempt out, wherever it stands."""
+        attempt.over = True
+        attempt.body, attempt.buffers = b"", ()  # its shell may stand in the queue for long
+        self._count -= 1
+
+    def clear(self) -> list[Attempt]:
+        """Take everything out, and return it in order."""
+        left = [attempt for attempt in self._queue if not attempt.over]
+        self._queue.clear()
+        self._count = 0
+        return left
+
+    def first(self) -> Attempt:
+        """Return the first attempt. There has to be one."""
+        while self._queue[0].over:
+            self._queue.popleft()
+        return self._queue[0]
+
+    def next_function(self) -> bytes:
+        """Return the digest of the function of the first attempt. There has to be one."""
+        return self.first().function
+
+    def take(self, size: int) -> list[Attempt]:
+        """Take a pack from the front: up to `size` neighbours of one job and function, if they fit."""
+        first = self.first()
+        pack: list[Attempt] = []
+        room = PACK_BYTES_MAX
+        while self._queue and len(pack) < size:
+            attempt = self._queue[0]
+            if not attempt.over:
+                room -= len(attempt.body) + (sum(lengths(attempt.sizes)) if attempt.sizes else 0)
+                if pack and (attempt.function != first.function or attempt.job != first.job or room < 0):
+                    break
+                pack.append(attempt)
+            self._queue.popleft()
+        self._count -= len(pack)
+        return pack

@@ -1,0 +1,191 @@
+"""The template: a process that has imported what workers need, and forks one whenever its slave asks.
+
+It has one thread and no ZeroMQ context, so forking it is safe, and takes a millisecond instead of an interpreter's
+start. It reaps the workers and says how each ended; when its slave goes, it kills what is left and goes too.
+
+    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  template
+    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  template
+
+Every record is `RECORD` long. Runs no task and opens no pickle; the workers do, in `nodes.worker.process`.
+"""
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from concurrent_nb.workers.protocol.channels import WorkerEnds
+from concurrent_nb.workers.protocol.fork_records import (
+    ENDED,
+    FORK,
+    KILL,
+    NO_PROCESS,
+    PREPARE,
+    RECORD,
+    STARTED,
+    peak_bytes,
+)
+from concurrent_nb.workers.worker_side import process_setup
+
+#: how long the template waits for what it has killed, in seconds
+LAST_WAIT_S: Final = 2.0
+
+
+class Template:
+    """Serve one slave over `link` until it goes. Needs the main thread, for SIGCHLD.
+
+    Args:
+        prepare: imports what hosts need; called once, when the first is about to be forked.
+    """
+
+    def __init__(self, link: socket.socket, prepare: Callable[[], None]) -> None:
+        self._link = link
+        self._prepare: Callable[[], None] | None = prepare
+        self._pid = os.getpid()
+        self._workers: dict[int, int] = {}  # pid to worker
+        self._wake, wake = os.pipe()
+        self._wake_fds = (self._wake, wake)
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake, False)
+        self._poll = select.poll()
+        self._poll.register(link, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+
+    def serve(self) -> WorkerEnds | None:
+        """Return in each worker with its ends; return None in the template when its slave is gone."""
+        process_setup.adopt_orphans()
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for tasks
+        signal.set_wakeup_fd(self._wake_fds[1], warn_on_full_buffer=False)
+        _share()
+        while True:
+            ready = dict(self._poll.poll())
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+                self._reap()
+            if self._link.fileno() in ready:
+                try:
+                    record, fds, _, _ = socket.recv_fds(self._link, RECORD.size, len(WorkerEnds._fields))
+                except ConnectionError:
+                    record, fds = b"", []
+                if len(record) < RECORD.size:
+                    self._kill_all()
+                    return None
+                kind, worker, *_ = RECORD.unpack(record)
+                if ends := self._obey(kind, worker, fds):
+                    return ends
+
+    def _obey(self, kind: int, worker: int, fds: list[int]) -> WorkerEnds | None:
+        if kind == FORK:
+            return self._fork(worker, WorkerEnds(*fds))
+        if kind == PREPARE:
+            self._prepare_once()
+            return None
+        for pid, number in self._workers.items():
+            if number == worker and kind == KILL:
+                _kill_group(pid)
+            elif number == worker:
+                os.kill(pid, signal.SIGINT)  # not its group: by now the next task's children may be in there
+        return None
+
+    def _prepare_once(self) -> None:
+        prepare, self._prepare = self._prepare, None
+        if prepare is not None:
+            prepare()
+            _share()
+
+    def _fork(self, worker: int, ends: WorkerEnds) -> WorkerEnds | None:
+        try:
+            pid = os.fork()
+        except OSError:
+            ends.close()
+            self._tell(ENDED, worker, NO_PROCESS, NO_PROCESS)
+            return None
+        if pid == 0:
+            self._become_child()
+            return ends
+        self._workers[pid] = worker
+        ends.close()
+        self._tell(STARTED, worker, pid, 0)
+        return None
+
+    def _become_child(self) -> None:
+        """Drop what is the template's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._link.close()
+        for fd in self._wake_fds:
+            os.close(fd)
+        process_setup.enter_own_group()
+        process_setup.die_with_parent(self._pid)
+
+    def _reap(self) -> bool:
+        """Take in every child that has ended; False if there is no child left.
+
+        A worker's group is killed before the worker is reaped, while its number cannot be another's.
+        """
+        try:
+            while pid := _ended_child():
+                worker = self._workers.pop(pid, None)
+                if worker is not None:
+                    _kill_group(pid)
+                _, status, usage = os.wait4(pid, 0)
+                if worker is not None:
+                    self._tell(ENDED, worker, pid, status, peak_bytes(usage))
+        except ChildProcessError:
+            return False
+        return True
+
+    def _tell(self, kind: int, worker: int, pid: int, status: int, peak_bytes: int = 0) -> None:
+        # A slave that is gone is noticed where its socket is read.
+        with contextlib.suppress(ConnectionError):
+            self._link.sendall(RECORD.pack(kind, worker, pid, status, peak_bytes))
+
+    def _kill_all(self) -> None:
+        """Kill the workers' groups, then whatever descendants have escaped from them and came to us as orphans."""
+        for pid in self._workers:
+            _kill_group(pid)
+        give_up_at = time.monotonic() + LAST_WAIT_S
+        while self._reap() and time.monotonic() < give_up_at:
+            for pid in _children():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
+
+
+def _share() -> None:
+    """Keep what is there now for the workers too: the collector writes to it no more."""
+    gc.collect()
+    gc.freeze()
+
+
+def _ended_child() -> int:
+    """Return the pid of a child that has ended and is not reaped, 0 if there is none. Raises ChildProcessError
+    if there is no child at all.
+    """
+    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return ended.si_pid if ended else 0
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a worker and its group. It is not reaped yet, so its number cannot be that of another group."""
+    with contextlib.suppress(PermissionError):
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            os.kill(pid, signal.SIGKILL)  # it has been forked, but does not lead its group yet
+
+
+def _children() -> list[int]:
+    """List the children of this process, where the system tells."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []

@@ -1,0 +1,117 @@
+"""What a fresh process does to itself to become a worker, before it takes a task.
+
+Called by `nodes.worker.process` with the ends that the slave made. Touches no task.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import fcntl
+import io
+import os
+import select
+import signal
+import sys
+import types
+from typing import Final
+
+from concurrent_nb.workers.protocol.channels import WorkerEnds
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_UNBUFFERED: Final = 2 if sys.platform.startswith(("linux", "darwin")) else 4  # _IONBF
+
+# Loaded by the template, so that its workers need not.
+_libc: Final = ctypes.CDLL(None)
+
+
+def enter_own_group() -> None:
+    """Lead a session and a process group of one's own, so that all descendants can be killed together."""
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies, where it can. Exits if that has happened already."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants that lose theirs, where the kernel can do that."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def hang_on(lifeline: int) -> None:
+    """Let the kernel kill this process's group when the slave's end of the lifeline is closed, however that happens.
+
+    The kernel signals the group by itself, so it does not matter what the worker is doing at that moment.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    else:
+        signal.signal(signal.SIGIO, lambda number, frame: os.killpg(0, signal.SIGKILL))
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    if poll.poll(0):  # it was closed before the kernel knew whom to signal
+        os._exit(1)
+
+
+def take_standard_streams(ends: WorkerEnds) -> None:
+    """Put /dev/null on descriptor 0 and the output pipes on 1 and 2, as Python's and C's standard streams too."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(ends.out, 1)
+    os.dup2(ends.err, 2)
+    for fd in range(3):
+        remake_stream(fd)
+    faulthandler.enable()
+    for name in ("stdout", "__stdoutp"):
+        with contextlib.suppress(ValueError, AttributeError):
+            # What C code prints is out when its call returns, so it needs no flush after each task.
+            _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, name), None, _UNBUFFERED, 0)
+            break
+
+
+def remake_stream(fd: int) -> io.TextIOWrapper:
+    """Open a standard stream anew, and put it in its place: text, by lines, nothing that cannot be encoded."""
+    stream = stream_to(fd) if fd else _stream_from(fd)
+    name = ("stdin", "stdout", "stderr")[fd]
+    for place in (name, f"__{name}__"):
+        setattr(sys, place, stream)
+    return stream
+
+
+def stream_to(fd: int) -> io.TextIOWrapper:
+    """Open a descriptor for text, by lines. It stays open when the stream is closed."""
+    raw = io.FileIO(fd, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+
+
+def _stream_from(fd: int) -> io.TextIOWrapper:
+    raw = io.FileIO(fd, "r", closefd=False)
+    return io.TextIOWrapper(io.BufferedReader(raw), "utf-8", "strict", line_buffering=True)
+
+
+def close_all_but(kept: "set[int] | frozenset[int]") -> None:
+    """Close every descriptor above 2 that is not kept."""
+    low = 3
+    for fd in sorted(kept):
+        if fd >= low:
+            os.closerange(low, fd)
+            low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+def forget_main() -> None:
+    """Put an empty module in the place of `__main__`: what a notebook defines there must not meet our names."""
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    sys.argv = [""]

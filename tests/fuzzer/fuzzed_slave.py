@@ -1,0 +1,550 @@
+"""A slave with its real pool, and workers that are played in this process; one of them, or its master, is bad.
+
+    played master: Session <--> SlaveCore, Pool, Line, Books (all real) <--sockets, pipes, page--> PlayedWorker
+
+Role "worker": a worker says what it likes, in records, in bytes, in its page and its output; only it may be lost, and
+what others run must end right. Role "bytes": nothing but random bytes, everywhere. Role "master": the slave's master
+says what it likes; the slave must live, and work for the next one.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import random
+import socket
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from concurrent_nb.clock import monotonic
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.object_store import segments
+from concurrent_nb.object_store.segment_reader import Shelf
+from concurrent_nb.object_store.store import Store
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffer, Envelope, encode, function_digest, joined, slices_of
+from concurrent_nb.wire.messages import Slice
+from concurrent_nb.wire.session import Session
+from concurrent_nb.workers.protocol import records
+from concurrent_nb.workers.protocol.channels import WorkerEnds
+from concurrent_nb.workers.protocol.status_page import Page
+from concurrent_nb.workers.slave_side.launchers import Ended, Event, Started
+from concurrent_nb.workers.slave_side.pool import Pool
+from tests.fuzzer.fuzzed_master import EPOCH, Wrong, brief, mutated
+from tests.fuzzer.odd import INTEGERS, Known, Odd, buffers_of, members
+
+SLOTS: Final = 3
+TASKS: Final = 8
+#: run time that tasks are allowed; a bad worker may hold its task so long
+LIMIT_S: Final = 1.0
+#: good tasks have ended by then, in the slave's time, whatever a bad worker does
+END_WITHIN_S: Final = 45.0
+FUNCTION: Final = b"the function"
+_LENGTH: Final = struct.Struct("<I")
+
+
+def answer(body: bytes) -> bytes:
+    """Give what a task comes to."""
+    return hashlib.sha256(FUNCTION + body).digest()
+
+
+class PlayedWorker:
+    """A worker's end of everything, without a process."""
+
+    def __init__(self, number: int, ends: WorkerEnds) -> None:
+        self.number = number
+        self.pid = 100_000 + number
+        self.is_bad = False
+        self.is_there = True
+        self.tickets: list[int] = []  #: that it was given
+        tasks, self.tokens, page, self._lifeline, self.out, self.err = [os.dup(fd) for fd in ends]
+        self.socket = socket.socket(fileno=tasks)
+        self.socket.setblocking(False)
+        os.set_blocking(self.tokens, False)
+        os.set_blocking(self.out, False)
+        os.set_blocking(self.err, False)
+        self.page = Page(page)
+        os.close(page)
+        self._reader = records.Reader(records.decode_order)
+        self.queue: deque[tuple[int, int, bytes]] = deque()  # epoch, ticket, body
+        self.write(records.pack_results([]))
+
+    def turn(self, now: float) -> bool:
+        """Take orders, and run what there are tokens for; False if it ends."""
+        try:
+            self._hear()
+        except (ConnectionError, ProtocolError):
+            return False
+        while self.queue and not self.is_bad:
+            try:
+                token = os.read(self.tokens, 1)
+            except BlockingIOError:
+                return True
+            if not token:
+                return False
+            while self.queue and self.queue[0][0] != token[0]:
+                self.queue.popleft()
+            if self.queue:
+                self._run(*self.queue.popleft()[1:], now)
+        return self._has_tokens_to_come()
+
+    def _has_tokens_to_come(self) -> bool:
+        if self.queue or self.is_bad:
+            return True
+        try:
+            return bool(os.read(self.tokens, 1))  # of what was taken back
+        except BlockingIOError:
+            return True
+
+    def _run(self, ticket: int, body: bytes, now: float) -> None:
+        self.page.begin(ticket, now)
+        result = records.Result(ticket, Status.OK, 0.001, answer(body))
+        self.page.end()
+        self.write(records.pack_results([records.encode(result)]))
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                received = self.socket.recv_into(self._reader.room())
+            except BlockingIOError:
+                return
+            if not received:
+                raise ConnectionError("the slave has gone")
+            for order, buffers in self._reader.took(received):
+                if isinstance(order, records.Run):
+                    self._take(order, buffers)
+
+    def _take(self, run: records.Run, buffers: list[memoryview]) -> None:
+        travelled = iter(buffers)
+        for ticket, body, sizes, _ in run.tasks:
+            parts = [bytes(next(travelled)) for size in sizes if not isinstance(size, Slice)]
+            self.queue.append((run.epoch, ticket, b"".join([body, *parts])))
+            self.tickets.append(ticket)
+
+    def write(self, data: bytes) -> None:
+        """Say something, as far as the socket takes it."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            self.socket.send(data)
+
+    def close(self) -> None:
+        """Be gone."""
+        if self.is_there:
+            self.is_there = False
+            self.socket.close()
+            self.page.close()
+            for fd in (self.tokens, self._lifeline, self.out, self.err):
+                os.close(fd)
+
+
+class PlayedLauncher:
+    """Launches played workers: a `workers.processes.Launcher`."""
+
+    def __init__(self) -> None:
+        self.workers: dict[int, PlayedWorker] = {}
+        self._events: list[Event] = []
+
+    def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
+        """Start a worker."""
+        played = self.workers[worker] = PlayedWorker(worker, ends)
+        return [Started(worker, played.pid)]
+
+    def expect_host(self) -> None:
+        """Do nothing: hosts start at once."""
+
+    def interrupt(self, worker: int) -> None:
+        """Do nothing: a good worker has ended its task before anybody is interrupted, a bad one does not care."""
+
+    def kill(self, worker: int) -> None:
+        """End a worker."""
+        self.ends(worker, "died of SIGKILL")
+
+    def ends(self, worker: int, how: str) -> None:
+        """Note that a worker has ended."""
+        if (played := self.workers.pop(worker, None)) is not None:
+            played.close()
+            self._events.append(Ended(worker, how))
+
+    def fds(self) -> list[int]:
+        """List nothing: the pool asks often enough."""
+        return []
+
+    def news(self) -> list[Event]:
+        """Say what has happened."""
+        events, self._events = self._events, []
+        return events
+
+    def last_words(self) -> str:
+        """Give nothing."""
+        return ""
+
+    def close(self, wait_s: float) -> None:
+        """End all workers."""
+        for worker in list(self.workers):
+            self.ends(worker, "died of SIGKILL")
+
+
+class FuzzedSlave:
+    """A slave of three workers, and its master."""
+
+    def __init__(self, seed: int) -> None:
+        self.now = monotonic()  # the pool asks for it, too, where nobody has told it the time
+        self.trace: list[str] = []
+        self.launcher = PlayedLauncher()
+        self.pool = Pool(SLOTS, self.launcher)
+        self.shelf = Shelf()
+        self._ids = random.Random(seed)
+        self._bad_pids: set[int] = set()
+        self.pool.start(self.now)
+        self._begin_session()
+        self._work(TASKS)
+        self._rest("before anything bad")
+        self._fds = self._count_fds()
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for worker in list(self.launcher.workers):
+            self.launcher.ends(worker, "the rig is over")
+        self.pool.close()
+        self.shelf.close()
+
+    def _begin_session(self) -> None:
+        self.core = SlaveCore("slave", EPOCH, self.pool, 1.0, self.shelf, shares=True)
+        self.master = Session(EPOCH, "from_slave")
+        self.job = self._ids.randbytes(16)
+        self.wanted: dict[int, bytes] = {}
+        self.attempts: dict[int, int] = {}
+        self.over = False
+        self.master.send(m.Function(function_digest([FUNCTION]), FUNCTION))
+
+    def _end_session(self) -> None:
+        """End it as `nodes.slave.process` does."""
+        self.core.end()
+        self.pool.reset(self.now)
+        self._begin_session()
+
+    # ------------------------------------------------------------------------------------------------- one sequence
+
+    def play(self, role: str, seed: int, acts: Sequence[int]) -> None:
+        """Have a bad worker or a bad master do something for each seed of `acts`."""
+        chance = random.Random(seed)
+        self._work(chance.randint(1, TASKS))
+        if role in ("worker", "bytes"):
+            self._play_worker(chance, acts, only_bytes=role == "bytes")
+        else:
+            self._play_master(acts)
+        self._work(TASKS)
+        self._rest("after what it did")
+        self._check()
+
+    def _check(self) -> None:
+        for _ in range(40):  # those who have been killed are buried, and others start
+            self.now += 0.3
+            self._turn()
+        if self.core.degraded:
+            raise Wrong(f"the slave cannot work any more: {self.core.degraded}")
+        if len(self.launcher.workers) != SLOTS:
+            raise Wrong(f"there are {len(self.launcher.workers)} workers, not {SLOTS}")
+        if self.pool.unfinished:
+            raise Wrong(f"{self.pool.unfinished} attempts are left in the pool")
+        if (fds := self._count_fds()) > self._fds:
+            raise Wrong(f"{fds - self._fds} descriptors more are open")
+
+    @staticmethod
+    def _count_fds() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    # --------------------------------------------------------------------------------------------------- a bad worker
+
+    def _play_worker(self, chance: random.Random, acts: Sequence[int], *, only_bytes: bool) -> None:
+        worker = self.launcher.workers[min(self.launcher.workers)]
+        worker.is_bad = True
+        self._bad_pids.add(worker.pid)
+        others = {pid for pid in self._pids() if pid != worker.pid}
+        self._turn()
+        known = Known(indexes=itertools.count())
+        store = Store(recognise=False)
+        try:
+            self._share(known, store, worker)
+            for act in acts:
+                if not worker.is_there:
+                    break
+                if only_bytes:
+                    self._write_bytes(worker, random.Random(act))
+                else:
+                    self._act_as_worker(worker, known, random.Random(act))
+            self._work(2)
+            self._settle(worker)
+        finally:
+            store.close()
+            if worker.is_there and chance.random() < 0.5:
+                self.launcher.ends(worker.number, "ended with exit code 1")
+            elif worker.is_there:
+                self.launcher.kill(worker.number)
+        if gone := others - self._pids():
+            raise Wrong(f"{len(gone)} other workers have been lost")
+
+    def _settle(self, worker: PlayedWorker) -> None:
+        """Let the time pass after which a worker that does not do its work is given up."""
+        until = self.now + END_WITHIN_S
+        while self.wanted and self.now < until:
+            self.now += 0.05
+            self._turn()
+        if self.wanted:
+            raise Wrong(f"after {END_WITHIN_S:.0f} s {len(self.wanted)} tasks have not ended beside a bad worker")
+
+    def _pids(self) -> set[int]:
+        return {worker.pid for worker in self.launcher.workers.values()}
+
+    def _share(self, known: Known, store: Store, worker: PlayedWorker) -> None:
+        slice_ = store.place(memoryview(b"s" * 5000))
+        assert slice_ is not None
+        handle = store.handle(slice_.segment)
+        assert handle is not None
+        known.handles.append((handle.segment, handle.pid, handle.fd, handle.size))
+        known.add("segment", handle.segment)
+        known.slices.append(slice_)
+        known.odd_slices += [
+            Slice(slice_.segment, handle.size - 1, 2, 1),
+            Slice(slice_.segment, 0, 2**60, 1),
+            Slice(self._ids.randbytes(16), 0, 10, 1),
+        ]
+
+    def _act_as_worker(self, worker: PlayedWorker, known: Known, chance: random.Random) -> None:
+        odd = Odd(chance, known)
+        how = chance.random()
+        if how < 0.5:
+            said = self._record(worker, odd)
+            data = _packed(said)
+            if data is None:
+                return
+            if chance.random() < 0.2:
+                data = b"".join(bytes(frame) for frame in mutated([data], chance))
+            if chance.random() < 0.1:
+                data = data[: chance.randrange(len(data) + 1)]
+            self.trace.append(f"worker says {brief(said)} in {len(data)} bytes")
+            worker.write(data)
+        elif how < 0.6:
+            data = chance.choice((
+                _LENGTH.pack(chance.choice((60 << 20, 64 << 20, 2**32 - 1, 0, 1))),
+                chance.randbytes(chance.choice((1, 100, 5000))),
+                b"\0" * 5000,
+                _LENGTH.pack(50) + b"\xdd",
+            ))  # fmt: skip
+            self.trace.append(f"worker writes {brief(data)}")
+            worker.write(data)
+        elif how < 0.72:
+            self._write_page(worker, chance)
+        elif how < 0.8:
+            data = chance.choice(
+                (b"text\n", b"\xff" * 3000, worker.page.nonce, worker.page.nonce + b"\0" * 8, b"x" * 60_000)
+            )
+            self.trace.append(f"worker prints {brief(data)}")
+            with contextlib.suppress(BlockingIOError):
+                os.write(chance.choice((worker.out, worker.err)), data)
+        elif how < 0.84:
+            self.trace.append("worker takes all tokens")
+            with contextlib.suppress(BlockingIOError):
+                os.read(worker.tokens, 4096)
+        elif how < 0.88:
+            self.trace.append("worker shuts its socket")
+            with contextlib.suppress(OSError):
+                worker.socket.shutdown(chance.choice((socket.SHUT_WR, socket.SHUT_RDWR)))
+        elif how < 0.95:
+            self._work(chance.randint(1, 4))
+        else:
+            self.now += chance.choice((0.1, 0.5, 1.5, 6.0))
+            self.trace.append(f"time goes on to {self.now:.2f}")
+        self._turn()
+
+    def _write_bytes(self, worker: PlayedWorker, chance: random.Random) -> None:
+        """Write random bytes into everything that a worker's process can write into."""
+        data = chance.randbytes(chance.choice((1, 4, 5, 50, 1000, 5000, 20_000)))
+        where = chance.choice(("socket", "output", "error", "page"))
+        self.trace.append(f"worker writes {len(data)} random bytes into its {where}")
+        if where == "socket":
+            worker.write(data)
+        elif where == "page":
+            at = chance.randrange(max(1, len(worker.page._bytes) - len(data)))
+            worker.page._bytes[at : at + len(data)] = data
+        else:
+            with contextlib.suppress(BlockingIOError):
+                os.write(worker.out if where == "output" else worker.err, data)
+        self._turn()
+
+    def _record(self, worker: PlayedWorker, odd: Odd) -> Any:
+        chance = odd.chance
+        if chance.random() < 0.4:
+            return odd.message(chance.choice(members(records.Said)))
+        results = []
+        for _ in range(chance.choice((0, 1, 1, 2, 3))):
+            result = odd.message(records.Result)
+            if worker.tickets and chance.random() < 0.7:
+                result = msgspec.structs.replace(result, ticket=chance.choice(worker.tickets))
+            results.append(result)
+        return results
+
+    def _write_page(self, worker: PlayedWorker, chance: random.Random) -> None:
+        word, value = chance.randrange(16), chance.choice(INTEGERS) % 2**64
+        if worker.tickets and chance.random() < 0.5:
+            value = chance.choice(worker.tickets)
+        self.trace.append(f"worker writes {value} into word {word} of its page")
+        worker.page.words[word] = value
+        if chance.random() < 0.3:
+            worker.page.keep_unsent(chance.choice((1, 2, 1000)), 0, chance.randbytes(100))
+
+    # --------------------------------------------------------------------------------------------------- a bad master
+
+    def _play_master(self, acts: Sequence[int]) -> None:
+        for _ in range(5):
+            self._turn()
+        self._bad_pids |= self._pids()  # its tasks may be withdrawn, or their function be dropped
+        known = Known(indexes=itertools.count(10**6))
+        known.add("job", self.job)
+        known.add("job", self._ids.randbytes(16))
+        known.functions.append(m.Function(function_digest([FUNCTION]), FUNCTION))
+        known.add("digest", known.functions[0].digest)
+        store = Store(recognise=False)
+        seq = self.master._last_seq
+        try:
+            slice_ = store.place(memoryview(b"s" * 5000))
+            assert slice_ is not None
+            handle = store.handle(slice_.segment)
+            assert handle is not None
+            known.handles.append((handle.segment, handle.pid, handle.fd, handle.size))
+            known.add("segment", handle.segment)
+            known.slices.append(slice_)
+            known.odd_slices += [Slice(slice_.segment, handle.size - 1, 2, 1), Slice(b"u" * 16, 0, 10, 1)]
+            for act in acts:
+                chance = random.Random(act)
+                odd = Odd(chance, known)
+                known.refs = [m.TaskRef(self.job, index, attempt) for index, attempt in self.attempts.items()]
+                said = [odd.message(chance.choice(members(m.ToSlave))) for _ in range(chance.choice((1, 1, 2, 3)))]
+                seq += 1
+                frames = _enveloped(seq, self.master._heard, said)
+                if frames is None:
+                    seq -= 1
+                    continue
+                if chance.random() < 0.15:
+                    frames = mutated(frames, chance)
+                self.trace.append(f"master says {', '.join(brief(message) for message in said)}")
+                self._hear_bad_master(frames)
+                if self.over:
+                    break
+        finally:
+            store.close()
+        self._end_session()
+        self._bad_pids.clear()
+
+    def _hear_bad_master(self, frames: Sequence[Buffer]) -> None:
+        """Have the slave hear it; a breach of the protocol ends the session, and nothing else may be raised."""
+        try:
+            self.core.received(frames, self.now)
+        except ProtocolError as error:
+            self.trace.append(f"the slave gives the session up: {str(error)[:200]}")
+            self.over = True
+            return
+        self.over = self.core.closed_by_master is not None
+        for _ in range(3):
+            self._turn_pool()
+            for _ in self.core.step(self.now):
+                pass
+
+    # ------------------------------------------------------------------------------------------------------ time
+
+    def _work(self, count: int) -> None:
+        """Assign good tasks."""
+        frames = []
+        for _ in range(count):
+            index = max(self.attempts, default=-1) + 1
+            self.attempts[index] = 1
+            body = b"arguments %d" % index
+            self.wanted[index] = answer(body)
+            frames.append(m.TaskFrame(index, 1, body))
+        self.master.send(m.Assign(self.job, function_digest([FUNCTION]), LIMIT_S, frames))
+
+    def _turn_pool(self) -> None:
+        self.now += 0.002
+        for fd, events in list(self.pool.fds().items()):
+            self.pool.ready(fd, events, self.now)
+        self.pool.tick(self.now)
+        for number, worker in list(self.launcher.workers.items()):
+            if not worker.turn(self.now):
+                self.launcher.ends(number, "ended with exit code 0")
+
+    def _turn(self) -> None:
+        """Have everybody do what there is to do, once."""
+        self._turn_pool()
+        for frames in self.master.flush(self.now):
+            self.core.received(frames, self.now)
+        for frames in self.core.step(self.now):
+            for item in self.master.receive(frames, self.now):
+                self._hear(item.message, item.buffers)
+
+    def _hear(self, message: Any, buffers: Sequence[Sequence[Buffer]]) -> None:
+        if isinstance(message, m.Outcomes) and message.job == self.job:
+            for at, frame in enumerate(message.items):
+                self._ended(frame, buffers[at] if buffers else ())
+        elif isinstance(message, m.Returned):
+            for ref in message.tasks:
+                if ref.job == self.job and ref.index in self.wanted and self.attempts[ref.index] == ref.attempt:
+                    self._again(ref.index)
+        elif isinstance(message, m.Segment):
+            with contextlib.suppress(segments.CannotOpen):
+                os.close(segments.open_segment(segments.Handle(message.segment, message.pid, message.fd, message.size)))
+
+    def _again(self, index: int) -> None:
+        self.attempts[index] += 1
+        if self.attempts[index] > 30:
+            raise Wrong(f"task {index} has had 30 attempts")
+        frame = m.TaskFrame(index, self.attempts[index], b"arguments %d" % index)
+        self.master.send(m.Assign(self.job, function_digest([FUNCTION]), LIMIT_S, [frame]))
+
+    def _ended(self, frame: m.OutcomeFrame, buffers: Sequence[Buffer]) -> None:
+        slices = slices_of(frame.sizes)
+        if slices:
+            self.master.send(m.Release(slices, True))
+        if frame.index not in self.wanted or self.attempts[frame.index] != frame.attempt:
+            if frame.index in self.attempts:
+                raise Wrong(f"task {frame.index} has ended twice")
+            return
+        if frame.status == Status.DIED:
+            self._again(frame.index)
+            return
+        wanted = self.wanted.pop(frame.index)
+        value = b"".join([frame.body, *(part for part in joined(frame.sizes, buffers, lambda _: b"") if part)])
+        if frame.worker not in self._bad_pids and (frame.status != Status.OK or value != wanted):
+            raise Wrong(f"task {frame.index} ended with status {frame.status} in a good worker, and {value[:80]!r}")
+
+    def _rest(self, when: str) -> None:
+        until = self.now + END_WITHIN_S
+        while self.wanted:
+            self._turn()
+            self.now += 0.02
+            if self.now > until:
+                raise Wrong(f"{when}: {len(self.wanted)} tasks have not ended within {END_WITHIN_S:.0f} s")
+
+
+def _packed(said: Any) -> bytes | None:
+    """Pack a record and its buffers; None for what msgpack cannot say."""
+    try:
+        if isinstance(said, list):
+            header = records.pack_results([records.encode(result) for result in said])
+        else:
+            header = records.pack(records.encode(said))
+    except (OverflowError, TypeError, ValueError, msgspec.MsgspecError):
+        return None
+    return b"".join([header, *buffers_of(said)])
+
+
+def _enveloped(seq: int, ack: int, said: Sequence[Any]) -> list[Buffer] | None:
+    buffers = [buffer for message in said for buffer in buffers_of(message)]
+    try:
+        return encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, ack, list(said)), buffers)
+    except (OverflowError, TypeError, ValueError, msgspec.MsgspecError):
+        return None

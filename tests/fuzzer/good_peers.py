@@ -1,0 +1,300 @@
+"""Good peers beside a bad one: applications and slaves with their real cores, whose tasks hash what they are given.
+
+    GoodClient: Ledger, Store, Shelf --MemoryLink--> MasterCore <--MemoryLink-- GoodSlave: SlaveCore, HashCrew
+
+No pickle is ever opened: a bad peer's payloads are bytes to be hashed like all others.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, OpenJob, Shipment, Unclaimed
+from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.object_store.segment_reader import Shelf
+from concurrent_nb.object_store.segments import CannotOpen, Handle
+from concurrent_nb.object_store.store import Store
+from concurrent_nb.outcome import Status
+from concurrent_nb.testing.inline import InlineReports
+from concurrent_nb.testing.unshared import UnsharedCrew
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, function_digest, joined, slices_of
+from concurrent_nb.wire.messages import Slice
+from concurrent_nb.wire.session import Session
+from concurrent_nb.workers.protocol.records import Know
+
+#: tasks whose arguments begin with this have large results
+LARGE: Final = b"L"
+LARGE_BYTES: Final = 40_000
+#: arguments of this size lie in shared memory where there is some, else in frames
+APART_BYTES: Final = 3_000
+#: larger slices are not read
+READ_MAX_BYTES: Final = 16 * 1024 * 1024
+
+
+class Link(Protocol):
+    """An end of a link, as `transport.memory.MemoryLink`."""
+
+    def receive(self, limit: int = 256) -> Any:
+        """Yield the frames of what has arrived."""
+
+    def send(self, frames: Sequence[Buffer]) -> bool:
+        """Send frames."""
+
+
+def answer(function: Sequence[Buffer], arguments: Sequence[Buffer]) -> bytes:
+    """Give what a task comes to."""
+    digest = hashlib.sha256()
+    for part in (*function, *arguments):
+        digest.update(part)
+    large = bytes(b"".join(bytes(part[:1]) for part in arguments))[:1] == LARGE
+    return digest.digest() * (LARGE_BYTES // 32) if large else digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A task of a good client, and how it should end."""
+
+    job: JobId
+    index: int
+    value: bytes
+
+
+def _read(shelf: Shelf, slice_: Slice) -> bytearray:
+    if slice_.size > READ_MAX_BYTES:  # real nodes map it, and a task, or a future, fails where that is too much
+        raise CannotOpen(f"a slice of {slice_.size} bytes is not for good peers")
+    return shelf.read(slice_)
+
+
+class GoodClient:
+    """An application whose tasks should all end right, whoever else is there."""
+
+    def __init__(self, name: str, link: Link, epoch: int, *, shares: bool) -> None:
+        self.name = name
+        self.ledger: Ledger[Wanted] = Ledger(interval_s=1.0)
+        self.open: dict[tuple[bytes, int], Wanted] = {}
+        self.wrong: list[str] = []
+        self.excused: set[tuple[bytes, int]] = set()  #: a bad slave had these, and may have answered as it liked
+        self.ended = 0
+        self.digests: dict[bytes, None] = {}  #: of functions that it has sent
+        self.link = link
+        self._shares = shares
+        self._store = Store(recognise=False) if shares else None
+        self._shelf = Shelf()
+        self._jobs = 0
+        self.ledger.attach(Session(epoch, "to_client"), self._store, shares=shares)
+
+    @property
+    def closed(self) -> str | None:
+        """Why the master has ended the session, if it has."""
+        assert self.ledger.session is not None
+        return self.ledger.session.closed_by_peer
+
+    def submit(self, count: int) -> None:
+        """Submit tasks of every kind, as a job of their own."""
+        self._jobs += 1
+        job: OpenJob[Wanted] = OpenJob(JobId(hashlib.sha256(f"{self.name} {self._jobs}".encode()).digest()[:16]))
+        body = b"function %d" % (self._jobs % 5)
+        shipment = Shipment(function_digest([body]), body)
+        self.digests[shipment.digest] = None
+        entries = []
+        for index in range(count):
+            inline = (LARGE if index % 3 == 2 else b"") + b"%d of job %d" % (index, self._jobs)
+            apart = b"a" * APART_BYTES if index % 2 else b""
+            sizes, buffers, lease = self._lay_down(apart)
+            wanted = Wanted(job.id, index, answer([body], [inline, *([apart] if apart else [])]))
+            self.open[job.id, index] = wanted
+            entries.append(Entry(job, index, shipment, inline, sizes, buffers, None, 0, wanted, lease=lease))
+        self.ledger.add(entries)
+        self.ledger.close(job)
+
+    def _lay_down(self, data: bytes) -> tuple[m.Sizes, Buffers, Any]:
+        if not data:
+            return (), (), None
+        if self._store is None:
+            return (len(data),), [data], None
+        slice_ = self._store.place(memoryview(data))
+        assert slice_ is not None
+        return (slice_,), (), None
+
+    def slices(self) -> list[Slice]:
+        """List what lies in its shared memory, which is nobody else's."""
+        entries = self.ledger.entries()
+        return [slice_ for entry in entries for slice_ in slices_of(entry.sizes)]
+
+    def turn(self, now: float) -> None:
+        """Take what has come, and say what there is to say."""
+        for frames in self.link.receive():
+            for news in self.ledger.received(frames, now):
+                if isinstance(news, m.Segment):
+                    self._shelf.add(Handle(news.segment, news.pid, news.fd, news.size))
+                elif isinstance(news, m.DropSegments):
+                    self._shelf.drop(news.segments)
+                elif isinstance(news, Unclaimed):
+                    self.ledger.release(news.slices)
+                elif isinstance(news, Ended):
+                    self._ended(news)
+        for out in self.ledger.step(now):
+            self.link.send(out)
+
+    def _ended(self, news: Ended[Wanted]) -> None:
+        wanted, frame = news.entry.owner, news.frame
+        if self._store is not None and (own := slices_of(news.entry.sizes)):
+            self._store.let_go(own, clean=frame.attempt == 1)
+        self.ended += 1
+        if self.open.pop((wanted.job, wanted.index), None) is None:
+            self.wrong.append(f"{self.name}: task {wanted.index} has ended twice")
+        slices = slices_of(frame.sizes)
+        try:
+            value = b"".join([frame.body, *joined(frame.sizes, news.buffers, partial(_read, self._shelf))])
+        except CannotOpen as error:
+            value = f"cannot be opened: {error}".encode()
+        if slices:
+            self.ledger.release(slices)
+        if (frame.status != Status.OK or value != wanted.value) and (wanted.job, wanted.index) not in self.excused:
+            self.wrong.append(
+                f"{self.name}: task {wanted.index}, run by {news.slave!r} as attempt {frame.attempt}, "
+                f"ended with status {frame.status} and {value[:60]!r}"
+            )
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        self._shelf.close()
+        if self._store is not None:
+            self._store.close()
+
+
+class HashCrew(UnsharedCrew):
+    """A crew that hashes, a few tasks at a time, so that some wait."""
+
+    def __init__(self, *, shares: bool, at_once: int = 2) -> None:
+        self.functions: dict[bytes, tuple[bytes, Sequence[Buffer | Slice]]] = {}
+        self.waiting: deque[tuple[bytes, bytes, m.TaskFrame, Buffers]] = deque()
+        self.outdated = 0
+        self.provided = False
+        self._at_once = at_once
+        self._store = Store(recognise=False) if shares else None
+        self._shelf = Shelf()
+        self._told: set[bytes] = set()
+        self._reports = InlineReports()
+
+    def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | Slice]) -> None:
+        """Keep a function."""
+        self.functions[digest] = body, buffers
+
+    def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
+        """Open a segment of shared memory, if it is there."""
+        try:
+            self._shelf.add(Handle(segment, pid, fd, size))
+        except CannotOpen:
+            return  # its application has gone: tasks that need it fail
+
+    def drop_segments(self, segments: Sequence[bytes]) -> None:
+        """Close segments."""
+        self._shelf.drop(segments)
+
+    def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
+        """Take back what results lay in."""
+        if self._store is not None:
+            self._store.let_go(slices, clean=clean)
+
+    def drop_functions(self, digests: Sequence[bytes]) -> None:
+        """Forget functions."""
+        for digest in digests:
+            self.functions.pop(digest, None)
+
+    def assign(
+        self,
+        job: bytes,
+        function: bytes,
+        timeout_s: float | None,
+        tasks: Sequence[m.TaskFrame],
+        buffers: ItemBuffers,
+        now: float,
+        needs: m.Needs | None = None,
+    ) -> None:
+        """Queue attempts."""
+        for at, frame in enumerate(tasks):
+            self.waiting.append((job, function, frame, buffers[at] if buffers else ()))
+
+    def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
+        """Give back what waits."""
+        wanted = {(ref.job, ref.index, ref.attempt): ref for ref in tasks}
+        for item in list(self.waiting):
+            ref = wanted.get((item[0], item[2].index, item[2].attempt))
+            if ref is not None:
+                self.waiting.remove(item)
+                self._reports.returned.append(ref)
+
+    def renew(self, now: float, *, stop: bool) -> None:
+        """Do nothing: there are no workers."""
+
+    def take_reports(self) -> InlineReports:
+        """Run a few of the tasks that wait, and tell how it went."""
+        for _ in range(min(self._at_once, len(self.waiting))):
+            job, function, frame, buffers = self.waiting.popleft()
+            status, body, sizes, out = self._run(function, frame, buffers)
+            outcome = m.OutcomeFrame(frame.index, frame.attempt, status, 0.0, 1, body, sizes)
+            self._reports.outcomes.append((job, [outcome], [out]))
+        reports, self._reports = self._reports, InlineReports()
+        return reports
+
+    def _run(self, function: bytes, frame: m.TaskFrame, buffers: Buffers) -> tuple[Status, bytes, m.Sizes, Buffers]:
+        try:
+            body, own = self.functions[function]
+            parts = [_read(self._shelf, part) if isinstance(part, Slice) else part for part in own]
+            arguments = [
+                part for part in (frame.body, *joined(frame.sizes, buffers, partial(_read, self._shelf))) if part
+            ]
+            value = answer([body, *parts], arguments)
+        except (CannotOpen, KeyError) as error:
+            return Status.ERROR, encode_error(m.ErrorReport(type(error).__name__, str(error), "")), (), ()
+        if len(value) < LARGE_BYTES // 2:
+            return Status.OK, value, (), ()
+        slice_ = None if self._store is None else self._store.place(memoryview(value))
+        if slice_ is None or self._store is None:
+            return Status.OK, b"", (len(value),), [value]
+        if slice_.segment not in self._told:
+            self._told.add(slice_.segment)
+            handle = self._store.handle(slice_.segment)
+            assert handle is not None
+            self._reports.segments.append(Know(handle.segment, handle.pid, handle.fd, handle.size))
+        return Status.OK, b"", (slice_,), ()
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        self._shelf.close()
+        if self._store is not None:
+            self._store.close()
+
+
+class GoodSlave:
+    """A slave that does its work."""
+
+    def __init__(self, name: str, link: Link, epoch: int, *, shares: bool) -> None:
+        self.name = name
+        self.link = link
+        self.crew = HashCrew(shares=shares)
+        self._shelf = Shelf()
+        self.core = SlaveCore(name, epoch, self.crew, 1.0, self._shelf if shares else None, shares=shares)
+
+    @property
+    def closed(self) -> str | None:
+        """Why the master has ended the session, if it has."""
+        return self.core.closed_by_master
+
+    def turn(self, now: float) -> None:
+        """Take what has come, and say what there is to say."""
+        for frames in self.link.receive():
+            self.core.received(frames, now)
+        for out in self.core.step(now):
+            self.link.send(out)
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        self.crew.close()
+        self._shelf.close()

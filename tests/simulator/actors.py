@@ -1,0 +1,427 @@
+"""The simulator's nodes: what the processes of nodes do around their cores, in virtual time.
+
+    ApplicationActor: Ledger --Link--> Gate --> MasterActor: MasterCore --> Gate --Link--> SlaveActor: SlaveCore, crew
+
+Each `_live` follows the poll loop of its model step by step, so that what is found here is true there: where one is
+changed, change the other. A node that waits for an answer on the control channel hears nothing else meanwhile.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from random import Random
+from typing import Any, TypeVar
+
+from concurrent_nb.errors import MasterUnreachable, ProtocolError
+from concurrent_nb.ids import SessionId
+from concurrent_nb.nodes.application import client_thread
+from concurrent_nb.nodes.application.core import Ended, Ledger, Runs, Wrote
+from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
+from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
+from concurrent_nb.nodes.master.core import MasterCore
+from concurrent_nb.nodes.slave import process
+from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.scheduling.liveness import Liveness
+from concurrent_nb.scheduling.scheduler import Scheduler
+from concurrent_nb.wire.messages import CLUSTER_STOPPED
+from concurrent_nb.wire.session import Session
+from tests.simulator.agenda import Action, Actor, Life
+from tests.simulator.judge import UNREGISTERED
+from tests.simulator.network import Call, Link
+from tests.simulator.plans import Violation, Wanted
+from tests.simulator.virtual_workers import VirtualCrew
+from tests.simulator.world import World
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What registration gives, as `nodes.registration.Membership`."""
+
+    session_id: SessionId
+    epoch: int
+    name: str
+    link: Link
+
+
+class WatchedMaster(MasterCore):
+    """The real core; the judge learns whom it gives up, and why."""
+
+    world: World
+
+    def remove(
+        self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
+    ) -> bool:
+        """End a session."""
+        if (peer := self.peers.get(session_id)) is not None:
+            self.world.trace("master", f"{peer.role} {peer.name} is out: {reason}")
+            self.world.judge.removed(peer.role, peer.name, reason)
+        return super().remove(session_id, reason, now, linger_s, left=left)
+
+
+class MasterActor(Actor):
+    """A master in one of its lives."""
+
+    def __init__(self, world: World, epoch: int, *, same_port: bool) -> None:
+        super().__init__(world.agenda, "master", world.settings.turn_s)
+        self._world = world
+        settings = world.settings
+        scheduler = Scheduler(
+            settings.strategy(),
+            grace_s=settings.grace_s,
+            deaths_allowed=settings.deaths_allowed,
+            results_kept_bytes=settings.results_kept_bytes,
+        )
+        self.core = WatchedMaster(epoch, scheduler, Liveness(), kept_s=settings.kept_s)
+        self.core.world = world
+        self._asked: deque[Call] = deque()
+        self._gate = world.network.listen(self.wake, self._ask, same_port=same_port)
+        self._turns = self._validate_at = 0
+        self.begin(self._live())
+
+    def crash(self, *, noticed: bool) -> None:
+        """Be gone, with everything in memory. `noticed`: its system tells the others."""
+        self._world.network.hang_up(noticed=noticed)
+        self.end()
+
+    def stop(self) -> None:
+        """Stop the cluster: everybody is told."""
+        self._send(self.core.stop(), self.agenda.now)
+        self.end()
+        # What was sent last still has a moment to leave, as in `transport.compute`.
+        self.agenda.after(0.2, lambda: self._world.network.hang_up(noticed=True))
+
+    def register(self, role: str, key: bytes, name: str, **facts: Any) -> Callable[[float], tuple[SessionId, int, str]]:
+        """Give what the methods register_client and register_slave do when they are called."""
+
+        def registered(now: float) -> tuple[SessionId, int, str]:
+            session_id = SessionId(b"s" + self._world.chance.randbytes(15))
+            given = name
+            if role == "client":
+                self.core.add_client(session_id, key, name, now, **facts)
+            else:
+                given = self.core.add_slave(session_id, key, name, facts["slots"], facts["credit"], now)
+            self._world.witness.watch(session_id, role)
+            self._world.witness.listen(session_id, True, self.core.peers[session_id].session)
+            return session_id, self.core.epoch, given
+
+        return registered
+
+    def _ask(self, call: Call) -> None:
+        self._asked.append(call)
+        self.wake()
+
+    def _live(self) -> Life:
+        while True:
+            yield self.core.next_deadline(self.agenda.now)
+            self._take_turn(self.agenda.now)
+
+    def _take_turn(self, now: float) -> None:
+        core, gate = self.core, self._gate
+        while self._asked:
+            self._asked.popleft().ask(now)
+        for session, key, frames in gate.receive():
+            core.received(session, key, frames, now)
+        for session in gate.take_left():
+            core.unreachable(SessionId(session), now)
+        self._send(core.step(now), now)
+        self._turns += 1
+        if self._turns >= self._validate_at:
+            core.scheduler.validate()
+            # It looks at every task, so where there are many it comes less often.
+            tasks = sum(len(job.tasks) for job in core.scheduler.jobs.values())
+            self._validate_at = self._turns + self._world.settings.validate_each + tasks // 4
+
+    def _send(self, outgoing: list[Any], now: float) -> None:
+        for session, frames in outgoing:
+            if not self._gate.send(session, frames):
+                self.core.unreachable(session, now)
+
+
+class Node(Actor):
+    """What slaves and applications share: a host, a key, the control channel, a link."""
+
+    def __init__(self, world: World, role: str, name: str) -> None:
+        super().__init__(world.agenda, name, world.settings.turn_s)
+        self.role = role
+        self.host = world.network.host()
+        self.key = f"key of {name}".encode()
+        self.link: Link | None = None
+        self.session_id: SessionId | None = None  #: of its last session
+        self._world = world
+
+    def crash(self, *, noticed: bool) -> None:
+        """Be gone without a word. `noticed`: its system tells the master, because only the process has died."""
+        if self.link is not None:
+            self.link.close() if noticed else self.link.vanish()
+        self.end()
+
+    def _call(self, question: Callable[[float], T]) -> Generator[float, None, T]:
+        """Ask the master; raises MasterUnreachable."""
+        call = self._world.network.call(self.host, question, self.wake)
+        deadline = self.agenda.now + CALL_TIMEOUT_S
+        while not call.done and self.agenda.now < deadline:
+            yield deadline
+        answer: T = call.result()
+        return answer
+
+    def _register(self, **facts: Any) -> Generator[float, None, Membership]:
+        """Register; raises MasterUnreachable. The master that answers is the one that lives then."""
+
+        def question(now: float) -> tuple[SessionId, int, str]:
+            return self._world.master.register(self.role, self.key, self.name, **facts)(now)
+
+        session_id, epoch, given = yield from self._call(question)
+        self._world.trace(self.name, f"has registered as {given} in epoch {epoch}")
+        return Membership(
+            session_id, epoch, given, self._world.network.connect(self.host, session_id, self.key, self.wake)
+        )
+
+    def _still_known(self, member: Membership) -> Generator[float, None, bool]:
+        return (yield from self._call(lambda now: self._world.master.core.heartbeat(member.session_id, now)))
+
+    def _leave(self, member: Membership) -> Generator[float, None, None]:
+        with suppress(MasterUnreachable):
+            yield from self._call(lambda now: self._leaves(member, now))
+        member.link.close()
+
+    def _leaves(self, member: Membership, now: float) -> bool:
+        return self._world.master.core.remove(member.session_id, UNREGISTERED, now, left=True)
+
+    def _listen(self, member: Membership, session: Session) -> None:
+        self.link, self.session_id = member.link, member.session_id
+        self._world.witness.listen(member.session_id, False, session)
+
+    def _broken(self, error: ProtocolError, session: Session) -> None:
+        """Look at a breach of the protocol that the node has found: only that the master is another is no violation."""
+        if session.epoch == self._world.master.core.epoch:
+            raise Violation(f"{self.name} ended its session: {error}") from error
+
+
+class SlaveActor(Node):
+    """A slave, its crew, and its place in the cluster."""
+
+    def __init__(self, world: World, name: str, slots: int, credit: int) -> None:
+        super().__init__(world, "slave", name)
+        self.slots = slots
+        self.credit = credit
+        self.crew = VirtualCrew(world.agenda, world.chance, world.deeds, name, slots, self.wake, self._killed)
+        self.core: SlaveCore | None = None
+        self.leaving = False  #: it is about to unregister
+        world.judge.fewest_slots = min(world.judge.fewest_slots, slots)
+        self.begin(self._live())
+
+    def crash(self, *, noticed: bool) -> None:
+        """Be gone without a word, workers and all."""
+        super().crash(noticed=noticed)
+        self.crew.stop()
+
+    def _killed(self) -> None:
+        """Be gone, killed by a task."""
+        if self.alive:
+            self._world.slave_killed(self)
+
+    def leave(self) -> None:
+        """Unregister, as soon as the current turn is over: what runs here runs elsewhere."""
+        self.leaving = True
+        self.wake()
+
+    def resize(self, slots: int, credit: int) -> None:
+        """Offer more or less from now on, in this session."""
+        if self.core is not None:
+            self._world.judge.fewest_slots = min(self._world.judge.fewest_slots, slots or inf)
+            self.crew.credit = max(self.crew.credit, credit)
+            self.core.resize(slots, credit)
+            self.wake()
+
+    def _live(self) -> Life:
+        member = yield from self._join()
+        again = True
+        while again:
+            again = yield from self._serve(member)
+            if again:
+                member = yield from self._join()
+
+    def _join(self) -> Generator[float, None, Membership]:
+        while True:
+            try:
+                return (yield from self._register(slots=self.slots, credit=self.credit))
+            except MasterUnreachable:
+                yield self.agenda.now + process.RETRY_S
+
+    def _serve(self, member: Membership) -> Generator[float, None, bool]:
+        """Serve in one session. True to look for a master again."""
+        core = self.core = SlaveCore(member.name, member.epoch, self.crew, interval_s=1.0)
+        self._listen(member, core.session)
+        self.crew.credit = self.credit
+        heard_at = self.agenda.now
+        try:
+            while not self.leaving:
+                yield min(core.next_deadline(), self.crew.next_deadline())
+                now = self.agenda.now
+                for frames in member.link.receive():
+                    heard_at = now
+                    core.received(frames, now)
+                if core.closed_by_master is not None:
+                    self._world.trace(self.name, f"its session is over: {core.closed_by_master}")
+                    return core.closed_by_master != CLUSTER_STOPPED
+                self.crew.turn(now)
+                for frames_out in core.step(now):
+                    member.link.send(frames_out)
+                if core.degraded:
+                    self.leaving = True
+                elif member.link.disturbed() or now - heard_at > self._world.settings.silence_s:
+                    if not (yield from self._still_known(member)):
+                        return True
+                    heard_at = self.agenda.now
+            self.crew.reset()
+            yield from self._leave(member)
+        except MasterUnreachable:
+            return True
+        except ProtocolError as error:
+            self._broken(error, core.session)
+            return True
+        finally:
+            self.core = None
+            self.crew.reset()
+            member.link.close()
+        return False
+
+
+class ApplicationActor(Node):
+    """An application: its ledger, and what its user does (which `users` decides)."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, "client", name)
+        self.ledger: Ledger[Wanted] = Ledger(interval_s=1.0)
+        chance = Random(f"limits of {name}: {world.settings}")  # of its own: the history stays the same without them
+        few = Quota(tasks=chance.randint(1, 30), bytes=chance.randint(2_000, 10_000))
+        self._quota = few if chance.random() < 0.4 else UNLIMITED
+        self.broken = False  #: the master was gone for too long
+        self.leaving = False  #: go when nothing is unanswered
+        self.gone = False  #: it has left
+        self.is_seen_dead = False  #: the master's host sees that its process has ended
+        self._inbox: deque[Action] = deque()
+        self._heard_at = 0.0
+        self.begin(self._live())
+
+    def tell(self, what: Action) -> None:
+        """Have it do something in its next turn."""
+        self._inbox.append(what)
+        self.wake()
+
+    def crash(self, *, noticed: bool) -> None:
+        """Be gone without a word; nobody waits for its tasks any more."""
+        super().crash(noticed=noticed)
+        self.is_seen_dead = noticed
+        self._drop_all()
+
+    @property
+    def at_rest(self) -> bool:
+        """Say whether it waits for nothing and has said all."""
+        session = self.ledger.session
+        quiet = session is None or not (session.in_flight or session.backlog)
+        return not self.alive or (quiet and not self._inbox and not self.ledger.jobs)
+
+    def _live(self) -> Life:
+        member: Membership | None = None
+        while member is None:
+            try:
+                member = yield from self._join()
+            except MasterUnreachable:
+                yield self.agenda.now + client_thread.RETRY_S
+        self._attach(member)
+        while not (self.leaving and not self.ledger.has_entries() and not self._inbox):
+            member = yield from self._turn(member)
+            if member is None:
+                return
+        assert self.ledger.session is not None
+        member.link.send(self.ledger.session.keepalive())
+        yield from self._leave(member)
+        self.gone = True
+
+    def _join(self) -> Generator[float, None, Membership]:
+        return (yield from self._register(is_alive=lambda: not self.is_seen_dead, replaces=self.session_id))
+
+    def _turn(self, member: Membership) -> Generator[float, None, Membership | None]:
+        yield self.agenda.now if self._inbox else self.ledger.next_deadline()
+        now = self.agenda.now
+        while self._inbox:
+            self._inbox.popleft()()
+        session = self.ledger.session
+        assert session is not None
+        try:
+            for frames in member.link.receive():
+                self._heard_at = now
+                for news in self.ledger.received(frames, now):
+                    if type(news) is Ended:
+                        self._world.trace(self.name, f"{news.entry.owner.name} is {news.frame.status}")
+                        self._world.judge.answered(news)
+                    elif type(news) is Wrote:
+                        self._world.judge.wrote(news)
+                    elif type(news) is Runs:
+                        news.entry.owner.seen_running = True
+                    else:
+                        raise Violation(f"{self.name} hears of shared memory, and shares none: {news}")
+            over = session.closed_by_peer is not None
+        except ProtocolError as error:
+            self._broken(error, session)
+            over = True
+        for unsent in self.ledger.take_unsent():
+            wanted, job = unsent.entry.owner, unsent.entry.job
+            if unsent.size_bytes or not (wanted.cancelled or job.until or job.stop_on_error):
+                raise Violation(f"{wanted.name} is not submitted, though nobody has cancelled it")
+            wanted.dropped = True
+        for frames_out in self.ledger.step(now):
+            member.link.send(frames_out)
+        if over or member.link.disturbed() or now - self._heard_at > self._world.settings.silence_s:
+            return (yield from self._look_for_master(member, over))
+        return member
+
+    def _look_for_master(self, member: Membership, over: bool) -> Generator[float, None, Membership | None]:
+        assert self.ledger.session is not None
+        if self.ledger.session.closed_by_peer == CLUSTER_STOPPED:
+            self._give_up(member)
+            return None
+        deadline = self.agenda.now + client_thread.MASTER_LOST_AFTER_S
+        while self.agenda.now < deadline:
+            try:
+                if not over and (yield from self._still_known(member)):
+                    self._heard_at = self.agenda.now
+                    return member
+                over = True
+                fresh = yield from self._join()
+            except MasterUnreachable:
+                over = True
+                yield self.agenda.now + client_thread.RETRY_S
+                continue
+            member.link.close()
+            self._attach(fresh)
+            return fresh
+        self._give_up(member)
+        return None
+
+    def _attach(self, member: Membership) -> None:
+        session = Session(member.epoch, "to_client")
+        self._listen(member, session)
+        for entry in self.ledger.attach(session, quota=self._quota):
+            wanted = entry.owner
+            if not wanted.cancelled:
+                raise Violation(f"{wanted.name} is not submitted again, though nobody has cancelled it")
+            wanted.dropped = True
+        self._heard_at = self.agenda.now
+
+    def _give_up(self, member: Membership) -> None:
+        if not self._world.judge.faults and self._world.master.alive:
+            raise Violation(f"{self.name} gave up although nothing is wrong")
+        self._world.trace(self.name, "gives up")
+        self.broken = True
+        member.link.close()
+        self._drop_all()
+
+    def _drop_all(self) -> None:
+        for entry in self.ledger.drop_all():
+            entry.owner.dropped = True

@@ -1,0 +1,235 @@
+"""What goes wrong in the simulator's stormy histories: hosts are cut off, nodes freeze, crash, come and go.
+
+`Faults.begin` draws what happens when and puts it on the agenda. Called by `simulator`.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from concurrent_nb.nodes.master.core import UNHEARD_S
+from tests.simulator.actors import ApplicationActor, MasterActor, Node, SlaveActor
+from tests.simulator.network import HEARTBEAT_TIMEOUT_S, Host
+from tests.simulator.plans import Violation
+from tests.simulator.world import Master, World
+
+#: the master gives up a node whose connection has gone within so many seconds, one that is silent within so many
+_NOTICED_S: Final = 2.5
+_LOST_S: Final = 7.5
+
+
+class Faults:
+    """Everything that goes wrong."""
+
+    def __init__(
+        self,
+        world: World,
+        slaves: list[SlaveActor],
+        apps: list[ApplicationActor],
+        add_slave: Callable[[], None],
+    ) -> None:
+        self._world = world
+        self._chance = world.chance
+        self._slaves = slaves
+        self._apps = apps
+        self._add_slave = add_slave
+        self._epoch = 1
+        self._workers_lost = 0
+        self._frozen_until_s = 0.0  # the master
+        self._kinds: Final = (
+            (self._partition, 5),
+            (self._cut, 3),
+            (self._freeze_node, 3),
+            (self._crash_slave, 4),
+            (self._crash_application, 0.5),
+            (self._restart_master, 1.5),
+            (self._freeze_master, 1),
+            (self._deafen, 1),
+            (self._lose_worker, 2),
+            (self._break_crew, 0.5),
+            (self._resize, 2),
+            (self._leave, 1),
+            (self._restart_workers, 1),
+        )
+
+    def begin(self, until_s: float) -> None:
+        """Plan what goes wrong until then."""
+        chance = self._chance
+        count = chance.choices((1, 3, 6, 15), (2, 4, 3, 1))[0]
+        kinds, weights = zip(*self._kinds, strict=True)
+        for fault in chance.choices(kinds, weights, k=count):
+            self._world.agenda.at(chance.uniform(0, until_s), fault)
+
+    def begin_with_users(self, until_s: float) -> None:
+        """Plan that applications answer nothing for a while, and nothing else: no task is to run twice for that."""
+        for _ in range(self._chance.choice((1, 3, 6))):
+            self._world.agenda.at(self._chance.uniform(0, until_s), self._freeze_application)
+
+    def _freeze_application(self) -> None:
+        # One that has said nothing yet has nothing to lose, and registers again.
+        peers = self._world.master.core.peers
+        heard = [app for app in self._apps if app.alive and app.session_id in peers and peers[app.session_id].heard]
+        if heard:
+            self._freeze_or_stop(self._chance.choice(heard))
+
+    def _nodes(self) -> list[Node]:
+        return [node for node in (*self._slaves, *self._apps) if node.alive]
+
+    def _alive_slave(self) -> SlaveActor | None:
+        alive = [slave for slave in self._slaves if slave.alive]
+        return self._chance.choice(alive) if alive else None
+
+    def _duration_s(self) -> float:
+        """Mostly short, sometimes long enough that somebody is given up."""
+        return self._chance.choices((0.2, 1.0, 5.0, 8.0, 18.0), (3, 3, 5, 2, 1))[0] * self._chance.uniform(0.7, 1.3)
+
+    def _say(self, what: str) -> None:
+        self._world.trace("fault", what)
+
+    # --------------------------------------------------------------------------------------------------------- faults
+
+    def _partition(self) -> None:
+        if not (nodes := self._nodes()):
+            return
+        chance = self._chance
+        node, how, for_s = chance.choice(nodes), chance.choice(("lose", "stall")), self._duration_s()
+        paths = chance.choice((node.host.paths, (node.host.up,), (node.host.down,)))
+        self._say(f"{node.name} is cut off ({how}, {len(paths)} ways) for {for_s:.2f} s")
+        for path in paths:
+            path.block(how)
+        if for_s > HEARTBEAT_TIMEOUT_S:
+            self._world.agenda.after(HEARTBEAT_TIMEOUT_S, lambda: self._give_up_connection(node))
+        self._world.agenda.after(for_s, lambda: self._heal(node.host))
+
+    def _give_up_connection(self, node: Node) -> None:
+        if any(path.blocked for path in node.host.paths):
+            _cut(node)
+
+    def _heal(self, host: Host) -> None:
+        for path in host.paths:
+            path.open()
+
+    def _cut(self) -> None:
+        nodes = [node for node in self._nodes() if node.link is not None]
+        if nodes:
+            node = self._chance.choice(nodes)
+            assert node.link is not None
+            self._say(f"{node.name} loses its connection")
+            node.link.cut()
+
+    def _freeze_node(self) -> None:
+        if nodes := self._nodes():
+            self._freeze_or_stop(self._chance.choice(nodes))
+
+    def _freeze_or_stop(self, node: Node) -> None:
+        for_s = self._freeze(node)
+        # A process that is stopped answers no heartbeats, and one that computes does.
+        if self._chance.random() < 0.5 and for_s > HEARTBEAT_TIMEOUT_S:
+            self._world.agenda.after(HEARTBEAT_TIMEOUT_S, lambda: _cut(node) if node.is_frozen else None)
+
+    def _freeze_master(self) -> None:
+        thaws_s = self._world.agenda.now + self._freeze(self._world.master)
+        self._frozen_until_s = max(self._frozen_until_s, thaws_s)
+
+    def _deafen(self) -> None:
+        """Let the control channel refuse calls, and give nodes a reason to call."""
+        for_s = self._chance.uniform(0.1, 4.0)
+        self._say(f"the control channel refuses calls for {for_s:.2f} s")
+        self._world.network.deaf_until_s = self._world.agenda.now + for_s
+        for _ in range(self._chance.randint(0, 2)):
+            self._cut()
+
+    def _freeze(self, actor: Node | Master) -> float:
+        for_s = self._duration_s()
+        self._say(f"{actor.name} freezes for {for_s:.2f} s")
+        actor.freeze(for_s)
+        return for_s
+
+    def _crash_slave(self) -> None:
+        if (slave := self._alive_slave()) is None:
+            return
+        noticed = self._chance.random() < 0.5
+        self._say(f"{slave.name} crashes{'' if noticed else ' without a word'}")
+        self._watch_for(slave, noticed=noticed)
+        slave.crash(noticed=noticed)
+        if self._chance.random() < 0.7:
+            self._world.agenda.after(self._duration_s(), self._add_slave)
+
+    def _crash_application(self) -> None:
+        alive = [app for app in self._apps if app.alive]
+        if alive:
+            app, noticed = self._chance.choice(alive), self._chance.random() < 0.5
+            self._say(f"{app.name} crashes{'' if noticed else ' without a word'}")
+            self._watch_for(app, noticed=noticed)
+            app.crash(noticed=noticed)
+
+    def _watch_for(self, node: Node, *, noticed: bool) -> None:
+        """See that the master gives a crashed node up in time, unless something happens to the master meanwhile."""
+        master, session_id, frozen_until_s = self._world.master, node.session_id, self._frozen_until_s
+        peer = None if session_id is None else master.core.peers.get(session_id)
+        if peer is None or not master.alive or node.host.up.blocked or self._world.settings.weather.late:
+            return
+        connected = node.link is not None and node.link.gate is not None and peer.heard
+        within_s = _NOTICED_S if noticed and connected else _LOST_S if peer.heard else UNHEARD_S + 1.0
+        if isinstance(node, ApplicationActor) and not noticed and peer.heard:
+            within_s = HEARTBEAT_TIMEOUT_S + self._world.settings.kept_s + 1.0
+
+        def check() -> None:
+            undisturbed = master is self._world.master and master.alive and frozen_until_s == self._frozen_until_s
+            if undisturbed and session_id in master.core.peers:
+                raise Violation(f"the master has not missed {node.name} for {within_s} s")
+
+        if self._world.agenda.now > frozen_until_s:
+            self._world.agenda.after(within_s, check)
+
+    def _restart_master(self) -> None:
+        master = self._world.master
+        if not master.alive:
+            return
+        noticed, for_s = self._chance.random() < 0.7, self._chance.choice((0.1, 1.0, 4.0, 7.0))
+        self._say(f"the master crashes{'' if noticed else ' without a word'} for {for_s} s")
+        master.crash(noticed=noticed)
+        self._world.agenda.after(for_s, self.ensure_master)
+
+    def ensure_master(self) -> None:
+        """Start a master if there is none."""
+        if not self._world.master.alive:
+            self._epoch += 1
+            self._say(f"the master is back, in epoch {self._epoch}")
+            same_port = self._chance.random() < 0.5
+            self._world.master = MasterActor(self._world, self._epoch, same_port=same_port)
+
+    def _lose_worker(self) -> None:
+        if (slave := self._alive_slave()) is not None and self._workers_lost < 3:
+            self._workers_lost += 1
+            self._world.judge.losses += 1
+            self._say(f"a worker of {slave.name} is killed")
+            slave.crew.lose_a_worker()
+
+    def _restart_workers(self) -> None:
+        master, stop = self._world.master, self._chance.random() < 0.5
+        if master.alive:
+            self._say(f"all workers are restarted{', and what runs is stopped' if stop else ''}")
+            workers = master.core.restart_workers(stop=stop)
+            self._world.judge.losses += workers if stop else 0
+
+    def _break_crew(self) -> None:
+        if (slave := self._alive_slave()) is not None:
+            self._say(f"the workers of {slave.name} die, and all that come after them")
+            self._world.judge.losses += slave.crew.break_down()
+
+    def _resize(self) -> None:
+        if (slave := self._alive_slave()) is not None:
+            slots = self._chance.randint(0, slave.slots)
+            credit = self._chance.randint(slots, slave.credit)
+            self._say(f"{slave.name} offers {slots} slots, credit {credit}")
+            slave.resize(slots, credit)
+
+    def _leave(self) -> None:
+        if (slave := self._alive_slave()) is not None:
+            self._say(f"{slave.name} leaves")
+            slave.leave()
+
+
+def _cut(node: Node) -> None:
+    if node.link is not None:
+        node.link.cut()

@@ -1,0 +1,254 @@
+"""The simulator's judge: what may never happen, checked while it could, and once more when all is over.
+
+    network --> Witness: sessions hand over what was said, once and in order
+    applications --> Judge: each task is answered once, to its owner, with its own value, as it can have ended
+
+Raises Violation at the first thing that is wrong. Decides nothing and changes nothing, but for wrapping `receive` of
+the sessions that it is told to watch.
+"""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Final
+
+import msgspec
+
+from concurrent_nb.nodes.application.core import Ended, Wrote
+from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire import session as wire_session
+from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
+from concurrent_nb.wire.parts import Joiner
+from concurrent_nb.wire.session import Session
+from tests.simulator.network import Frames
+from tests.simulator.plans import Deeds, Kind, Violation, Wanted, WantedJob, error_of, value_of
+
+#: why a session ends that its node has ended
+UNREGISTERED: Final = "it has unregistered"
+#: a worker may take so much longer for a task than the task itself, in seconds
+_OVERHEAD_S: Final = 0.05
+#: a task that takes so long is said to run before it has ended, in seconds
+_LONG_S: Final = 1.2
+
+
+class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    version: int
+    epoch: int
+    seq: int
+
+
+_head: Final = msgspec.msgpack.Decoder(_Head)
+
+
+class _Direction:
+    """What one end of a session says and the other hears."""
+
+    def __init__(self, said_by: str) -> None:
+        self.said_by = said_by
+        self.said: dict[int, list[Received]] = {}  # by number of the envelope; what is not heard yet
+        self.next = 1  # the envelope that is to be heard next
+        self.joiner = Joiner()
+
+
+class Witness:
+    """Hears what is sent, and checks that sessions hand on just that, in order. An `Ear` of the network."""
+
+    def __init__(self) -> None:
+        self._directions: dict[tuple[bytes, bool], _Direction] = {}
+
+    def watch(self, session: bytes, role: str) -> None:
+        """Begin to watch a session of a "client" or a "slave"."""
+        self._directions[session, True] = _Direction(f"from_{role}")
+        self._directions[session, False] = _Direction(f"to_{role}")
+
+    def sent(self, session: bytes, upwards: bool, frames: Frames) -> None:
+        """Hear an envelope that leaves."""
+        seq = _head.decode(frames[0]).seq
+        direction = self._directions.get((session, upwards))
+        if direction is not None and seq >= direction.next and seq not in direction.said:
+            if seq >= direction.next + wire_session.WINDOW:
+                raise Violation(f"envelope {seq} leaves, and {direction.next} has not arrived")
+            direction.said[seq] = decode(frames, direction.said_by)[1]
+
+    def listen(self, session: bytes, upwards: bool, end: Session) -> None:
+        """Check what an end of the session hands on."""
+        direction = self._directions[session, upwards]
+        receive = end.receive
+
+        def checked(frames: Sequence[Buffer], now: float) -> list[Received]:
+            received = receive(frames, now)
+            self._check(direction, received, end.heard)
+            return received
+
+        end.receive = checked  # type: ignore[method-assign]
+
+    def _check(self, direction: _Direction, received: list[Received], heard: int) -> None:
+        """Compare what a session gave with what the envelopes say that it has heard by now."""
+        expected: list[Received] = []
+        while direction.next <= heard:
+            if (said := direction.said.pop(direction.next, None)) is None:
+                raise Violation(f"a session has heard envelope {direction.next}, which was not sent")
+            expected += direction.joiner.joined(said)
+            direction.next += 1
+        if received != expected:
+            names = [[type(item.message).__name__ for item in items] for items in (received, expected)]
+            raise Violation(f"a session gave {names[0]}, and its envelopes up to {heard} say {names[1]}")
+
+
+class Judge:
+    """Knows what may become of a task."""
+
+    def __init__(self, deeds: Deeds, *, faults: bool, deaths_allowed: int, is_patient: bool = True) -> None:
+        self.faults = faults  #: sessions may end in this history, and with them much that is impossible else is not
+        self.is_patient = is_patient  #: the master misses a lost slave before it gives up what had a limit there
+        self.losses = 0  #: slaves that the master has given up, and workers that were killed: what ran there is blamed
+        self.killed: set[str] = set()  #: slaves that tasks have killed
+        self.own_losses = 0  #: how many of those the master has given up
+        self.fewest_slots: float = inf  #: that any slave has ever offered
+        self._deeds = deeds
+        self._deaths_allowed = deaths_allowed
+
+    def removed(self, role: str, name: str, reason: str) -> None:
+        """Take in that the master has ended a session."""
+        if reason.startswith("protocol error"):
+            raise Violation(f"the master ended the session of {name}: {reason}")
+        if not self.faults and reason != UNREGISTERED and name not in self.killed:
+            raise Violation(f"the master gave up {name}, though nothing is wrong with it: {reason}")
+        self.losses += role == "slave"
+        self.own_losses += name in self.killed
+
+    def answered(self, ended: Ended[Wanted]) -> None:
+        """Take an answer that an application got."""
+        wanted = ended.entry.owner
+        status = Status(ended.frame.status)
+        if wanted.over:
+            raise Violation(f"{wanted.name} ended twice: as {wanted.status}, and as {status.name}")
+        if ended.entry.index != wanted.index or ended.frame.index != wanted.index:
+            raise Violation(f"{wanted.name} got the answer to {ended.frame.index}")
+        if not self._possible(wanted, status):
+            raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {_past_of(wanted)}")
+        body, _ = unpack_body(ended.frame.body, ended.buffers)
+        expected = None
+        if status in SUCCESSES:
+            expected = value_of(wanted.function.body or bytes(wanted.function.buffers[0]), wanted.body)
+        elif status is Status.ERROR:
+            expected = error_of(wanted)
+        if expected is not None and bytes(body) != expected:
+            raise Violation(f"{wanted.name} ended with {bytes(body)[:80]!r}, and not with {expected[:80]!r}")
+        wanted.status = status
+
+    def wrote(self, wrote: Wrote[Wanted]) -> None:
+        """Take what a task has written: pieces may be missing, but none comes late or twice."""
+        wanted = wrote.entry.owner
+        name, run, piece = wrote.data.decode().split(" ")
+        if name != wanted.name or (int(run), int(piece)) <= wanted.wrote:
+            raise Violation(f"{wanted.name} wrote {wrote.data!r} after {wanted.wrote}")
+        wanted.wrote = int(run), int(piece)
+
+    def end(self) -> None:
+        """Look at everything that was submitted, when all is over."""
+        for job in self._deeds.jobs:
+            for wanted in job.tasks:
+                if not wanted.over:
+                    raise Violation(f"{wanted.name}, {wanted.plan}, was never answered: {_past_of(wanted)}")
+                if not self.faults:
+                    if not self.killed:
+                        _check_runs(wanted, self._deaths_allowed)
+                    _check_news(wanted)
+                    if self.is_patient and wanted.killed > (most := max(2, self._deaths_allowed)):
+                        raise Violation(f"{wanted.name} has killed {wanted.killed} slaves, it may kill {most}")
+            self._check_job(job)
+
+    def _possible(self, wanted: Wanted, status: Status) -> bool:
+        plan = wanted.plan
+        if status is Status.OK:
+            return plan.kind in (Kind.PLAIN, Kind.FLAKY, Kind.DIES, Kind.KILLS)
+        if status is Status.HIT:
+            return plan.kind is Kind.HIT
+        if status is Status.ERROR:
+            # Attempts that took too long count, too; a task that is to be stopped is not tried again.
+            tries = wanted.raised if wanted.timeout_s is None else wanted.runs
+            raises = plan.kind in (Kind.ERROR, Kind.FLAKY) and wanted.raised > 0
+            return raises and (tries > wanted.retries or _may_be_stopped(wanted))
+        if status is Status.NOT_PICKLABLE:
+            return plan.kind is Kind.UNPICKLABLE
+        if status is Status.POISON:
+            # The last death was surely its own, or somebody else had broken what it ran on.
+            innocent = not (wanted.died or wanted.killed)
+            broken = self.losses > self.own_losses
+            return wanted.died + self.losses >= self._deaths_allowed and (broken or not innocent)
+        if status is Status.TIMEOUT:
+            too_long = plan.kind is Kind.ENDLESS or plan.run_s + _OVERHEAD_S >= (wanted.timeout_s or inf)
+            return wanted.timeout_s is not None and (self.faults or bool(self.killed) or too_long)
+        if status is Status.CANCELLED:
+            return _may_be_stopped(wanted)
+        if status is Status.REFUSED:
+            return wanted.needs is not None and wanted.needs.cores > self.fewest_slots
+        return False  # DIED is for the master alone
+
+    def _check_job(self, job: WantedJob) -> None:
+        """A job that was cut short must have been cut short by something that its owner can see."""
+        if any(task.cancelled or task.dropped for task in job.tasks):
+            return
+        ends = [task.status for task in job.tasks]
+        if Status.CANCELLED not in ends:
+            return
+        hit = job.until and Status.HIT in ends
+        failed = job.stop_on_error and any(end not in SUCCESSES and end is not Status.CANCELLED for end in ends)
+        if not (hit or failed):
+            raise Violation(f"job {job.id.hex()[:4]} of {job.owner} was cancelled by nobody")
+
+
+def _may_be_stopped(wanted: Wanted) -> bool:
+    """Say whether a task may be cancelled: by its owner, or because its job is over."""
+    job = wanted.job
+    failed = job.failures > 0 or any(task.timeout_s is not None or _may_be_refused(task) for task in job.tasks)
+    asked = wanted.cancelled
+    return asked or (job.until and job.hits > 0) or (job.stop_on_error and failed)
+
+
+def _may_be_refused(wanted: Wanted) -> bool:
+    """Say whether a task asks for so many cores that there may be no slave which has them."""
+    return wanted.needs is not None and wanted.needs.cores > 1
+
+
+def _check_runs(wanted: Wanted, deaths_allowed: int) -> None:
+    """Where nothing goes wrong a task runs as often as its plan says, and not at all more."""
+    status, runs = wanted.status, wanted.runs
+    expected = {
+        Status.OK: wanted.plan.times + 1,
+        Status.HIT: 1,
+        Status.ERROR: wanted.retries + 1,
+        Status.TIMEOUT: wanted.retries + 1,
+        Status.POISON: deaths_allowed,
+        Status.NOT_PICKLABLE: 1,
+    }.get(status or Status.CANCELLED, runs)
+    punctual = wanted.timeout_s is None or wanted.plan.run_s + _OVERHEAD_S < wanted.timeout_s
+    if wanted.needs is not None and wanted.needs.kind == "thread":
+        expected = max(expected, runs)  # each that ends its process costs its neighbours a run
+    if status is not None and runs != expected and punctual and not _may_be_stopped(wanted):
+        raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {runs} runs, and not {expected}")
+
+
+def _check_news(wanted: Wanted) -> None:
+    """Where nothing goes wrong an owner is told of everything that a task writes, and which tasks take long."""
+    if wanted.status is not Status.OK:
+        return
+    if wanted.plan.writes and wanted.wrote != (wanted.runs, wanted.plan.writes):
+        raise Violation(f"{wanted.name} wrote {wanted.plan.writes} pieces, the last that came is {wanted.wrote}")
+    if wanted.plan.run_s > _LONG_S and not wanted.seen_running:
+        raise Violation(f"{wanted.name} ran for {wanted.plan.run_s:.2f} s, and nobody said so")
+
+
+def _past_of(wanted: Wanted) -> str:
+    facts = f"{wanted.runs} runs, of which {wanted.raised} raised and {wanted.died} died"
+    return facts + f", timeout {wanted.timeout_s}, {wanted.retries} retries, cancelled {wanted.cancelled}"
+
+
+def check_references(owner: str, refs: Sequence[m.TaskRef], known: set[tuple[bytes, int, int]]) -> None:
+    """Check that attempts which are reported were assigned, and were not reported before; forget them."""
+    for ref in refs:
+        key = (ref.job, ref.index, ref.attempt)
+        if key not in known:
+            raise Violation(f"{owner} reports {ref.job.hex()[:4]}/{ref.index}, attempt {ref.attempt}, out of the blue")
+        known.discard(key)

@@ -1,0 +1,208 @@
+"""What the users of the simulator's applications do: jobs of all kinds, cancelled now and then, closed in the end.
+
+`User.begin` draws a script and puts it on the agenda; `User.finish` says what a patient user says when the cluster is
+well again: no more tasks, and an end to those that never end. Called by `simulator`.
+"""
+
+from math import inf
+from typing import Final
+
+from concurrent_nb.ids import JobId, digest_of
+from concurrent_nb.nodes.application.core import Entry, OpenJob, Shipment
+from concurrent_nb.scheduling.slave_state import is_host
+from concurrent_nb.wire.codec import pack_body
+from concurrent_nb.wire.messages import STRATEGIES, Needs
+from tests.simulator.actors import ApplicationActor
+from tests.simulator.plans import Kind, Plan, Wanted, WantedJob
+from tests.simulator.world import World
+
+#: how likely a job has how many tasks
+_SIZES: Final = ((1, 2), (4, 4), (15, 4), (60, 2), (200, 0.2))
+#: what is in a job besides plain tasks, and how often
+_SPICES: Final = (
+    (Kind.ERROR, 4),
+    (Kind.FLAKY, 4),
+    (Kind.DIES, 3),
+    (Kind.POISON, 2),
+    (Kind.ENDLESS, 3),
+    (Kind.UNPICKLABLE, 2),
+    (Kind.KILLS, 4),
+)
+
+
+class User:
+    """The user of one application."""
+
+    def __init__(self, world: World, app: ApplicationActor, functions: list[Shipment]) -> None:
+        self.app = app
+        self._world = world
+        self._chance = world.chance
+        self._functions = functions
+        self._jobs: list[tuple[WantedJob, OpenJob[Wanted]]] = []
+
+    def begin(self, until_s: float) -> None:
+        """Plan what to do until then."""
+        chance, agenda = self._chance, self._world.agenda
+        for _ in range(chance.choices((1, 3, 6), (4, 4, 1))[0]):
+            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._new_job))
+        for _ in range(chance.choices((0, 1, 3), (5, 3, 2))[0]):
+            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._cancel_something))
+        if chance.random() < 0.1:
+            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._close))
+        for _ in range(chance.choices((0, 2, 8), (5, 3, 2))[0]):
+            agenda.at(chance.uniform(0, until_s), lambda: self.app.tell(self._submit_one_more))
+
+    def finish(self) -> None:
+        """Submit nothing more, and stop what would never end."""
+        for job, record in self._jobs:
+            if not record.closed:
+                self.app.ledger.close(record)
+            endless = [
+                entry.index
+                for entry in record.entries.values()
+                if entry.owner.plan.kind is Kind.ENDLESS and entry.timeout_s is None and not entry.cancelled
+            ]
+            if endless:
+                self._cancel(job, endless)
+        self.app.leaving = self.app.leaving or self._chance.random() < 0.5
+
+    # ---------------------------------------------------------------------------------------------------------- steps
+
+    def _new_job(self) -> None:
+        if self.app.leaving:
+            return
+        chance = self._chance
+        job = WantedJob(
+            JobId(chance.randbytes(16)),
+            self.app.name,
+            until=chance.random() < 0.2,
+            stop_on_error=chance.random() < 0.2,
+        )
+        strategy = chance.choice(STRATEGIES) if chance.random() < self._world.settings.own_strategies else None
+        record = OpenJob[Wanted](job.id, "a job", job.until, job.stop_on_error, strategy)
+        self._world.deeds.jobs.append(job)
+        self._jobs.append((job, record))
+        (most,) = chance.choices([size for size, _ in _SIZES], [weight for _, weight in _SIZES])
+        count = chance.randint(1, most)
+        self._world.trace(self.app.name, f"submits {count} tasks of job {job.id.hex()[:4]}, strategy {strategy}")
+        self.app.ledger.add(self._entries(job, record, count))
+        if chance.random() < 0.7:
+            self.app.ledger.close(record)
+        if chance.random() < 0.1:
+            soon_s = chance.uniform(0, 0.3)
+            self._world.agenda.after(soon_s, lambda: self.app.tell(lambda: self._cancel_job(job)))
+
+    def _close(self) -> None:
+        """Close the application: everything is cancelled, and it leaves when all has ended."""
+        self._world.trace(self.app.name, "closes")
+        for job, record in self._jobs:
+            self._cancel_job(job)
+            self.app.ledger.close(record)
+        self.app.leaving = True
+
+    def _submit_one_more(self) -> None:
+        """Submit into a job that is open, or that was closed before a slow thread came by."""
+        late = self._chance.random() < 0.25
+        pairs = [(job, record) for job, record in self._jobs if not record.closed or (late and job.cancelled_s == inf)]
+        if pairs and not self.app.leaving:
+            job, record = self._chance.choice(pairs)
+            self.app.ledger.add(self._entries(job, record, 1))
+
+    def _cancel_something(self) -> None:
+        if not self._jobs:
+            return
+        chance = self._chance
+        job, _ = chance.choice(self._jobs)
+        if chance.random() < 0.4:
+            self._cancel_job(job)
+        else:
+            count = min(len(job.tasks), chance.randint(1, 5))
+            self._cancel(job, [task.index for task in chance.sample(job.tasks, count)])
+
+    def _cancel_job(self, job: WantedJob) -> None:
+        self._world.trace(self.app.name, f"cancels job {job.id.hex()[:4]}")
+        job.cancelled_s = min(job.cancelled_s, self._world.agenda.now)
+        self.app.ledger.cancel(job.id, None)
+
+    def _cancel(self, job: WantedJob, indexes: list[int]) -> None:
+        self._world.trace(self.app.name, f"cancels {indexes} of job {job.id.hex()[:4]}")
+        for index in indexes:
+            job.tasks[index].cancelled_s = min(job.tasks[index].cancelled_s, self._world.agenda.now)
+        self.app.ledger.cancel(job.id, indexes)
+
+    # ---------------------------------------------------------------------------------------------------------- tasks
+
+    def _entries(self, job: WantedJob, record: OpenJob[Wanted], count: int) -> list[Entry[Wanted]]:
+        chance = self._chance
+        spice = chance.choice((0.0, 0.0, 0.1, 0.5))
+        length = chance.choices(("none", "short", "long", "both"), (3, 4, 1, 2))[0]
+        timeout_s = chance.choice((None, 0.2, 0.5, 2.0))
+        retries = chance.choice((0, 0, 1, 3))
+        padding = chance.choices((0, 40, 500), (6, 3, 1))[0]
+        function = chance.choice(self._functions)
+        needs = self._needs()
+        entries = []
+        for _ in range(count):
+            kind = Kind.PLAIN
+            if chance.random() < spice:
+                (kind,) = chance.choices([name for name, _ in _SPICES], [weight for _, weight in _SPICES])
+            if job.until and chance.random() < 0.1:
+                kind = Kind.HIT
+            if kind is Kind.KILLS and is_host(needs):
+                kind = Kind.PLAIN
+            wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
+            wanted.needs = needs
+            self._world.deeds.add(wanted)
+            body, sizes, buffers = pack_body(wanted.body, ())
+            entries.append(
+                Entry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted, needs=needs)
+            )
+        return entries
+
+    def _needs(self) -> Needs | None:
+        """Draw what the tasks of a submit need: mostly nothing, else several cores, a thread, or they are hosts."""
+        chance = self._chance
+        if chance.random() < 0.7:
+            return None
+        special = Needs(2), Needs(3), Needs(0), Needs(kind="host"), Needs(kind="thread")
+        hosts = 0 if self._world.settings.killers == "many" else 4
+        return chance.choices(special, (4, 2, 3, hosts, 6))[0]
+
+    def _wanted(
+        self,
+        job: WantedJob,
+        function: Shipment,
+        kind: Kind,
+        length: str,
+        timeout_s: float | None,
+        retries: int,
+        padding: int,
+    ) -> Wanted:
+        chance, index = self._chance, len(job.tasks)
+        if length == "both":
+            length = "long" if chance.random() < 0.1 else "short"
+        run_s = {"none": 0.0, "short": chance.expovariate(200), "long": chance.uniform(0.1, 2.0)}[length]
+        stubborn = chance.random() < (0.6 if kind is Kind.ENDLESS else 0.2)
+        times = chance.randint(1, 2) if kind in (Kind.FLAKY, Kind.DIES) else 0
+        if kind is Kind.KILLS:
+            times = min(chance.choice((1, 2, 99)), self._world.kills_left)
+            self._world.kills_left -= min(times, max(2, self._world.settings.deaths_allowed))
+        plan = Plan(
+            kind,
+            run_s,
+            times=times,
+            stubborn=stubborn,
+            stuck_s=chance.uniform(1, 10) if stubborn and chance.random() < 0.5 else 0.0,
+            writes=chance.choices((0, 2), (9, 1))[0],
+        )
+        body = b"%s/%d" % (job.id.hex().encode(), index)
+        return Wanted(job, index, plan, function, body + b"." * padding, timeout_s, retries)
+
+
+def draw_functions(world: World) -> list[Shipment]:
+    """Make the functions that all users share."""
+    functions = []
+    for number in range(world.chance.randint(1, 6)):
+        pickled = b"function %d" % number + b"." * world.chance.choice((0, 0, 100))
+        functions.append(Shipment(digest_of(pickled), *pack_body(pickled, ())))
+    return functions

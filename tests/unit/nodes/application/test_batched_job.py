@@ -1,0 +1,381 @@
+"""What becomes of a batch's items when its answer comes, in whatever way it ended. No cluster, no thread."""
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import pytest
+
+from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, WorkerDied
+from concurrent_nb.ids import JobId, digest_of
+from concurrent_nb.nodes.application.batched_job import Batch, Batches
+from concurrent_nb.nodes.application.client_thread import Courier, Source
+from concurrent_nb.nodes.application.core import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.job import Counts, Job
+from concurrent_nb.object_store.store import Lease
+from concurrent_nb.outcome import Status
+from concurrent_nb.shipping.runtime import job_batches, notes
+from concurrent_nb.shipping.serialization import error_reports, pickles
+from concurrent_nb.tasks.chunk_size import AdaptiveSize
+from concurrent_nb.wire.codec import Buffers
+from concurrent_nb.wire.messages import Needs, Sizes
+
+ID = JobId(b"j" * 16)
+
+
+class Packing:
+    """Packs as an application does, but keeps nothing in shared memory."""
+
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
+        return Shipment(digest_of(b"f"), b"f")
+
+    def _pack(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
+    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
+        return pickles.dumps_call(args, kwargs)[0], (), (), None
+
+
+class Carrying:
+    """A courier whose thread is the test's."""
+
+    def __init__(self) -> None:
+        self.sent: list[Entry[TaskFuture]] = []
+        self.cancelled: list[Sequence[int] | None] = []
+        self.is_closed = False
+        self.present = None
+        self._told: deque[Callable[[], None]] = deque()
+
+    def open_source(self, source: Source) -> None:
+        self.is_closed = False
+
+    def close_source(self, source: Source) -> None:
+        self.is_closed = True
+
+    def tell(self, what: Callable[[], None]) -> None:
+        self._told.append(what)
+
+    def add(self, entries: Sequence[Entry[TaskFuture]]) -> None:
+        self.sent += entries
+
+    def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
+        self.cancelled.append(indexes)
+
+    def turn(self) -> list[Batch]:
+        """Do what was told; give the batches that this has sent."""
+        while self._told:
+            self._told.popleft()()
+        sent, self.sent = self.sent, []
+        return [cast(Batch, entry.owner) for entry in sent]
+
+
+class Bench:
+    """A job of `count` items, and what was sent of it."""
+
+    def __init__(
+        self,
+        count: int,
+        size: int | AdaptiveSize,
+        *,
+        until: bool = False,
+        stop: bool = False,
+        retries: int = 0,
+        needs: Needs | None = None,
+    ) -> None:
+        self.courier = Carrying()
+        self.batches = Batches(
+            Packing(),
+            cast(Courier, self.courier),
+            pow,
+            [(n, 2) for n in range(count)],
+            OpenJob(ID, "", until),
+            size,
+            limits=(10.0, retries),
+            stop_on_error=stop,
+            needs=needs,
+            watched=True,
+            prints=False,
+        )
+        self.job: Job = self.batches.start()
+        self.names: set[int] = set()
+
+    def turn(self) -> list[Batch]:
+        sent = self.courier.turn()
+        for batch in sent:
+            assert batch.index not in self.names, "the master knows a task of this name already"
+            self.names.add(batch.index)
+        return sent
+
+    def ended(self) -> list[int]:
+        return [future.index for future in self.job.ended]
+
+
+def test_tasks_in_threads_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="tasks in threads do not travel in batches"):
+        Bench(3, 3, needs=Needs(kind="thread"))
+
+
+def items_of(sent: Sequence[Batch]) -> list[list[int]]:
+    return [[item.index for item in batch.items] for batch in sent]
+
+
+def answer(
+    batch: Batch,
+    answers: Sequence[Any] | None = None,
+    status: Status = Status.OK,
+    cut: bool = False,
+    elapsed_s: float = 0.5,
+) -> None:
+    """Answer for a batch as a worker does; for all of its items if nothing else is said."""
+    batch.status, batch.slave, batch.worker, batch.attempt, batch.elapsed_s = status, "one", 7, 1, elapsed_s
+    given = [item.index for item in batch.items] if answers is None else list(answers)
+    if len(batch.items) == 1:
+        batch.answer(given[0], None, None)
+    else:
+        batch.answer((given, [0.1] * (len(given) + cut), cut), None, None)
+
+
+def fail(batch: Batch, status: Status, error: BaseException) -> None:
+    batch.status = status
+    batch.answer(None, error, None)
+
+
+def failure() -> dict[int, bytes]:
+    status, report, _ = error_reports.failed(ValueError("no"))
+    assert isinstance(report, bytes)
+    return {status: report}
+
+
+def test_items_travel_together_and_each_has_its_own_end() -> None:
+    bench = Bench(7, 3)
+    sent = bench.turn()
+    assert items_of(sent) == [[0, 1, 2], [3, 4, 5], [6]]
+    answer(sent[1], [3, failure(), 5])
+    answer(sent[2])
+    answer(sent[0])
+    assert bench.turn() == []
+    assert bench.courier.is_closed
+    assert bench.job.counts() == Counts(0, 0, 6, 1, 0)
+    assert [future.result() for future in bench.job.futures if future.index != 4] == [0, 1, 2, 3, 5, 6]
+    failed = bench.job.futures[4]
+    assert isinstance(failed.exception(), ValueError)
+    assert (failed.slave, failed.worker, failed.elapsed_s, failed.status) == ("one", 7, 0.1, Status.ERROR)
+
+
+def test_a_batch_that_has_no_time_for_all_sends_the_rest_again() -> None:
+    bench = Bench(5, 5)
+    (batch,) = bench.turn()
+    answer(batch, [0, 1])
+    (batch,) = sent = bench.turn()
+    assert items_of(sent) == [[2, 3, 4]]
+    answer(batch)
+    assert bench.turn() == []
+    assert bench.job.results(0) == [0, 1, 2, 3, 4]
+
+
+def test_all_of_a_batch_that_dies_or_overruns_run_again_alone() -> None:
+    for status, error in ((Status.TIMEOUT, TaskTimeout("too long")), (Status.POISON, WorkerDied("dead"))):
+        bench = Bench(3, 3, stop=True)
+        (batch,) = bench.turn()
+        fail(batch, status, error)
+        sent = bench.turn()
+        assert items_of(sent) == [[0], [1], [2]]
+        assert [batch.index for batch in sent[1:]] == [1, 2]  # which messages tell
+        answer(sent[0])
+        fail(sent[1], status, error)
+        assert bench.job.futures[1].exception() is error
+        answer(sent[2])
+        bench.turn()
+        assert bench.courier.cancelled == [None]
+        assert bench.job.counts() == Counts(0, 0, 2, 1, 0)
+
+
+def test_what_fails_is_tried_again_alone() -> None:
+    bench = Bench(3, 3, stop=True, retries=2)
+    (batch,) = bench.turn()
+    answer(batch, [0, failure(), 2])
+    (again,) = sent = bench.turn()
+    assert items_of(sent) == [[1]]
+    answer(again, [4])
+    bench.turn()
+    assert bench.job.results(0) == [0, 4, 2]
+    assert [future.attempt for future in bench.job.futures] == [1, 2, 1]
+    assert bench.courier.cancelled == []
+
+
+def test_a_hit_ends_the_job() -> None:
+    bench = Bench(9, 3, until=True)
+    first, second, third = bench.turn()
+    answer(second, [3, 4], Status.HIT)
+    answer(third, [6], cut=True)
+    first.status = Status.CANCELLED
+    first.end_cancelled()
+    assert bench.turn() == []
+    assert bench.job.hit is bench.job.futures[4]
+    assert bench.job.counts() == Counts(0, 0, 3, 0, 6)
+    assert bench.job.futures[7].elapsed_s == 0.1  # it was stopped
+    assert bench.job.futures[8].elapsed_s == 0.0  # it never ran
+
+
+def test_the_first_error_ends_the_job_with_what_was_not_sent() -> None:
+    size = AdaptiveSize(1)
+    bench = Bench(100, size, stop=True)
+    first, second, third = bench.turn()
+    answer(first)
+    fail(second, Status.ERROR, ValueError("no"))
+    bench.turn()
+    assert bench.courier.cancelled == [None]
+    third.end_cancelled()
+    assert bench.turn() == []
+    assert bench.courier.is_closed
+    assert bench.job.counts() == Counts(0, 0, 1, 1, 98)
+
+
+def test_one_item_can_be_cancelled_and_the_others_run() -> None:
+    bench = Bench(6, 3)
+    first, second = bench.turn()
+    assert bench.job.futures[1].cancel()
+    bench.turn()
+    assert bench.courier.cancelled == [[first.index]]
+    first.end_cancelled()
+    (again,) = sent = bench.turn()
+    assert items_of(sent) == [[0, 2]]
+    answer(again)
+    answer(second)
+    bench.turn()
+    assert bench.job.counts() == Counts(0, 0, 5, 0, 1)
+
+
+def test_items_of_a_batch_that_runs_cannot_be_cancelled_one_by_one() -> None:
+    bench = Bench(3, 3)
+    (batch,) = bench.turn()
+    batch.note_running("one")
+    assert [future.cancel() for future in bench.job.futures] == [False] * 3
+    assert bench.job.counts() == Counts(2, 1, 0, 0, 0)  # one runs at a time
+    bench.job.cancel()
+    bench.turn()
+    assert bench.courier.cancelled == [None]
+    answer(batch, [0], cut=True)
+    bench.turn()
+    assert bench.job.counts() == Counts(0, 0, 1, 0, 2)
+
+
+def test_an_item_that_stops_its_batch_by_itself_runs_again_alone() -> None:
+    bench = Bench(4, 4)
+    (batch,) = bench.turn()
+    answer(batch, [0], cut=True)
+    alone, rest = bench.turn()
+    assert items_of([alone, rest]) == [[1], [2, 3]]
+    fail(alone, Status.ERROR, KeyboardInterrupt("its own"))
+    answer(rest)
+    bench.turn()
+    assert bench.job.counts() == Counts(0, 0, 3, 1, 0)
+
+
+def test_items_that_were_cancelled_before_they_were_sent_are_left_out() -> None:
+    bench = Bench(4, 2)
+    for index in (0, 2, 3):
+        bench.job.futures[index].cancel()
+    (batch,) = sent = bench.turn()
+    assert items_of(sent) == [[1]]
+    answer(batch)
+    bench.turn()
+    assert bench.courier.is_closed
+
+
+def test_when_the_cluster_is_gone_every_item_says_so() -> None:
+    bench = Bench(50, AdaptiveSize(2))
+    sent = bench.turn()
+    for batch in sent:
+        batch.end(None, MasterLost("gone"))
+    bench.batches.fail(MasterLost("gone"))
+    assert bench.turn() == []
+    assert all(isinstance(future.exception(0), MasterLost) for future in bench.job.futures)
+    assert len(bench.ended()) == len(set(bench.ended())) == 50
+
+
+def test_an_application_that_leaves_and_cancels_sends_nothing_more() -> None:
+    bench = Bench(4, AdaptiveSize(1))
+    sent = bench.turn()
+    bench.batches.leave(cancel=True)
+    for batch in sent:
+        answer(batch)
+    assert bench.turn() == []
+    assert bench.job.counts() == Counts(0, 0, len(sent), 0, 4 - len(sent))
+
+
+def tell(batch: Batch, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
+    """Tell of items of a batch that goes on."""
+    batch.slave = "one"
+    body = pickle.dumps((list(answers), [0.2] * len(answers)))
+    batch.take_notes([notes.Ended(position, 7, body)], attempt)
+
+
+def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
+    bench = Bench(6, 6, retries=1)
+    (batch,) = bench.turn()
+    tell(batch, 0, [0, failure()])
+    tell(batch, 2, [2])
+    assert bench.ended() == [0, 2]
+    assert bench.job.counts() == Counts(3, 1, 2, 0, 0)
+    (again,) = sent = bench.turn()
+    assert items_of(sent) == [[1]]
+    tell(batch, 0, [0, 1, 2, 3], attempt=2)  # its worker has died, and it runs again
+    assert bench.ended() == [0, 2, 3]
+    tell(batch, 5, [5], attempt=2)  # what was between has been lost
+    answer(batch)
+    answer(again)
+    bench.turn()
+    assert bench.job.results(0) == [0, 1, 2, 3, 4, 5]
+    assert [future.attempt for future in bench.job.futures] == [1, 2, 1, 2, 1, 1]
+    assert bench.ended() == [0, 2, 3, 4, 5, 1]
+
+
+def test_what_a_batch_tells_and_nobody_understands_is_left_out() -> None:
+    bench = Bench(3, 3)
+    (batch,) = bench.turn()
+    batch.take_notes([notes.Ended(0, 7, b"nonsense")], 1)
+    answer(batch)
+    bench.turn()
+    assert bench.job.results(0) == [0, 1, 2]
+
+
+def test_what_was_told_is_not_run_again() -> None:
+    for status in (Status.TIMEOUT, Status.CANCELLED):
+        bench = Bench(4, 4)
+        (batch,) = bench.turn()
+        tell(batch, 0, [0, 1])
+        if status is Status.TIMEOUT:
+            fail(batch, status, TaskTimeout("too long"))
+            assert items_of(bench.turn()) == [[2], [3]]
+        else:
+            batch.end_cancelled()
+            assert bench.turn() == []
+            assert bench.job.counts() == Counts(0, 0, 2, 0, 2)
+
+
+def test_short_items_are_sent_in_larger_and_larger_batches() -> None:
+    bench = Bench(1000, AdaptiveSize(1))
+    sizes, sent = [], bench.turn()
+    while sent:
+        for batch in sent:
+            sizes.append(len(batch.items))
+            answer(batch, elapsed_s=1e-6)
+        sent = bench.turn()
+    assert bench.job.results(0) == list(range(1000))
+    assert sizes[0] == 1
+    assert len(sizes) < 100
+
+
+def test_prints_and_notes_come_from_the_item_that_has_written_them() -> None:
+    bench = Bench(6, 3)
+    _, batch = bench.turn()
+    secret = bench.batches.secret
+    assert batch.pieces(f"zero{job_batches.mark(secret, 2)}two", 1, 1) == [(3, "zero"), (5, "two")]
+    assert batch.pieces("three", 2, 1) == [(3, "three")]  # each stream by itself
+    assert batch.pieces(f"{job_batches.mark(secret, 99)}late", 1, 1) == [(5, "late")]
+    assert batch.pieces("again", 1, 2) == [(3, "again")]  # each attempt by itself
+    batch.take_notes([notes.Item(1), notes.Report(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
+    assert [note.index for note in bench.job.take_notes()] == [4]
+    assert [shown.index for shown in bench.job.take_output()] == [4]

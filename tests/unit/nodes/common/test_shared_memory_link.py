@@ -1,0 +1,167 @@
+"""What a link says of shared memory: once where the peer can open it, once where it cannot, and never again in vain."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from concurrent_nb.nodes.common.shared_memory_link import (
+    Contents,
+    EmptyShelf,
+    Introductions,
+    Memories,
+    object_id,
+    objects_of,
+)
+from concurrent_nb.object_store.segments import CannotOpen, Handle, is_available
+from concurrent_nb.object_store.store import Store
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import decode, joined, slices_of
+from concurrent_nb.wire.session import Session
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no anonymous files in memory")
+
+DATA = bytes(range(256)) * 400
+
+
+class Having:
+    """What the peer of a link has got, and not forgotten."""
+
+    def __init__(self) -> None:
+        self.objects: list[bytes] = []
+
+    def got(self, slice_: m.Slice) -> None:
+        self.objects.append(name_of(slice_))
+
+    def forgot(self, objects: Sequence[bytes]) -> None:
+        for each in objects:
+            self.objects.remove(each)
+
+
+def name_of(slice_: m.Slice) -> bytes:
+    return object_id(slice_.segment, slice_.offset, slice_.serial)
+
+
+class Link:
+    """Our end of a link, and what its peer hears."""
+
+    def __init__(self, store: Store, *, shares: bool) -> None:
+        self.session = Session(1, "to_client")
+        self.holder = Having()
+        self.introductions = Introductions(self.session, Memories(EmptyShelf(), store), shares, self.holder)
+
+    def said(self) -> list[tuple[m.AnyMessage, list[bytes]]]:
+        heard = []
+        for frames in self.session.flush(0.0):
+            for item in decode(frames, "from_client")[1]:
+                heard.append((item.message, [bytes(buffer) for own in item.buffers for buffer in own]))
+        return heard
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = Store()
+    yield store
+    store.close()
+
+
+def placed(store: Store, data: bytes = DATA) -> m.Slice:
+    slice_ = store.place(memoryview(data))
+    assert slice_ is not None
+    return slice_
+
+
+def test_a_peer_on_this_host_is_told_of_a_segment_once(store: Store) -> None:
+    link, slice_ = Link(store, shares=True), placed(store)
+    for _ in range(3):
+        assert link.introductions.outgoing((slice_, 3), [b"abc"], once=True) == ((slice_, 3), [b"abc"])
+    ((message, _),) = link.said()
+    assert isinstance(message, m.Segment) and store.handle(slice_.segment) == Handle(
+        message.segment, message.pid, message.fd, message.size
+    )
+    assert link.introductions.dropped([slice_.segment, b"another"])
+    assert [message for message, _ in link.said()] == [m.DropSegments([slice_.segment])]
+    assert not link.introductions.dropped([slice_.segment])
+
+
+def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: Store) -> None:
+    link, slice_ = Link(store, shares=False), placed(store)
+    for _ in range(3):
+        assert link.introductions.outgoing((slice_,), (), once=True) == ((slice_,), ())
+    assert link.said() == [(m.Content(slice_.segment, slice_.offset, slice_.serial, b"", (len(DATA),)), [DATA])]
+    store.let_go([slice_], clean=True)
+    anew = placed(store, DATA[::-1])
+    assert (anew.segment, anew.offset) == (slice_.segment, slice_.offset)
+    link.introductions.outgoing((anew,), (), once=True)
+    ((message, buffers),) = link.said()
+    assert isinstance(message, m.Content) and message.serial == anew.serial and buffers == [DATA[::-1]]
+
+
+def test_what_a_peer_on_another_host_has_is_known_until_it_is_gone(store: Store) -> None:
+    link, one, two = Link(store, shares=False), placed(store), placed(store, DATA * 50)
+    for _ in range(2):
+        link.introductions.outgoing((one, 3, two), [b"abc"], once=True)
+    assert link.holder.objects == [name_of(one), name_of(two)]
+    store.let_go([one], clean=True)
+    anew = placed(store, DATA[::-1])
+    assert (anew.segment, anew.offset) == (one.segment, one.offset)
+    link.introductions.outgoing((anew,), (), once=True)
+    assert link.holder.objects == [name_of(two), name_of(anew)]
+    link.introductions.dropped([two.segment, b"another"])
+    assert link.holder.objects == [name_of(anew)]
+
+
+def test_a_peer_on_this_host_has_nothing_of_its_own(store: Store) -> None:
+    link = Link(store, shares=True)
+    link.introductions.outgoing((placed(store),), (), once=True)
+    assert link.holder.objects == []
+
+
+def test_objects_are_what_lies_in_shared_memory_each_once() -> None:
+    one, two = m.Slice(b"s", 0, 70_000, 1), m.Slice(b"s", 70_000, 80_000, 2)
+    assert objects_of((one, 5, two, one)) == ((name_of(one), 70_000), (name_of(two), 80_000))
+    later = [m.Slice(b"s", 0, 70_000, 3), m.Slice(b"s", 1, 70_000, 1), m.Slice(b"t", 0, 70_000, 1)]
+    assert len({name_of(slice_) for slice_ in (one, two, *later)}) == 5
+
+
+def test_a_peer_that_turns_out_to_be_on_this_host_is_told_anew(store: Store) -> None:
+    link, slice_ = Link(store, shares=False), placed(store)
+    link.introductions.outgoing((slice_,), (), once=True)
+    link.introductions.share(True)
+    link.introductions.outgoing((slice_,), (), once=True)
+    assert [type(message) for message, _ in link.said()] == [m.Content, m.Segment]
+
+
+def test_results_travel_to_a_peer_on_another_host(store: Store) -> None:
+    link, slice_ = Link(store, shares=False), placed(store)
+    assert link.introductions.outgoing((2, slice_), [b"ab"]) == ((2, len(DATA)), [b"ab", DATA])
+    assert link.said() == []
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+def test_what_was_told_once_is_here(store: Store, has_store: bool) -> None:
+    contents = Contents(store if has_store else None)
+    theirs = m.Slice(b"t" * 16, 4096, len(DATA), 7)
+    contents.took(m.Content(theirs.segment, theirs.offset, 7, b"", (len(DATA),)), [DATA])
+    sizes, buffers = contents.translated((3, theirs), [b"abc"])
+    assert bool(slices_of(sizes)) == has_store
+    assert [bytes(part) for part in joined(sizes, buffers, store.read)] == [b"abc", DATA]
+    stale = m.Slice(theirs.segment, theirs.offset, len(DATA), 6)
+    assert contents.translated((stale,), ()) == ((stale,), ())  # nobody knows what lay there before
+    contents.drop([theirs.segment])
+    assert contents.translated((theirs,), ()) == ((theirs,), ())
+
+
+def test_a_new_content_takes_the_place_of_the_old_one(store: Store) -> None:
+    contents = Contents(store)
+    for serial in range(1, 20):
+        contents.took(m.Content(b"t" * 16, 0, serial, b"", (len(DATA),)), [DATA])
+    theirs = m.Slice(b"t" * 16, 0, len(DATA), 19)
+    assert bytes(joined(*contents.translated((theirs,), ()), store.read)[0]) == DATA
+
+
+def test_a_node_without_shared_memory_says_so() -> None:
+    shelf = EmptyShelf()
+    with pytest.raises(CannotOpen, match="shares no memory"):
+        shelf.read(m.Slice(b"x" * 16, 0, 1, 1))
+    with pytest.raises(CannotOpen, match="shares no memory"):
+        shelf.add(Handle(b"x" * 16, 1, 1, 1))

@@ -1,0 +1,127 @@
+"""What the master tells the scheduler of large objects: which tasks refer to which, and who has got or lost them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from concurrent_nb.ids import JobId
+from concurrent_nb.object_store.segments import is_available
+from concurrent_nb.object_store.store import Store
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import function_digest
+from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, Bench, function
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no anonymous files in memory")
+
+SIZE = 100_000
+WEST = BOB
+#: two arrays of Alice, who is on another host
+ONE, TWO = m.Slice(b"a" * 16, 0, SIZE, 1), m.Slice(b"b" * 16, 0, SIZE, 1)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    store = Store()
+    bench = Bench(store)
+    bench.client(ALICE)
+    for slice_ in (ONE, TWO):
+        tell(bench, slice_)
+    yield bench
+    store.close()
+
+
+def tell(bench: Bench, slice_: m.Slice) -> None:
+    content = m.Content(slice_.segment, slice_.offset, slice_.serial, b"", (slice_.size,))
+    bench.say(ALICE, content, buffers=[[bytes([slice_.serial]) * slice_.size]])
+
+
+def open_job(bench: Bench, strategy: str = "locality") -> None:
+    bench.say(ALICE, m.OpenJob(JOB, "job", False, False, strategy), function())  # type: ignore[arg-type]
+
+
+def submit(*slices: m.Slice | None, first: int = 0, digest: bytes = function().digest) -> m.Submit:
+    frames = [
+        m.TaskFrame(index, 0, b"arguments", () if slice_ is None else (slice_,))
+        for index, slice_ in enumerate(slices, first)
+    ]
+    return m.Submit(JOB, digest, None, 0, frames)
+
+
+def indexes(told: list[m.AnyMessage]) -> list[int]:
+    return [task.index for message in told if isinstance(message, m.Assign) for task in message.tasks]
+
+
+def contents(told: list[m.AnyMessage]) -> int:
+    return sum(isinstance(message, m.Content) for message in told)
+
+
+def fetched_bytes(bench: Bench) -> list[int]:
+    return [slave["fetched_bytes"] for slave in bench.core.status(bench.now)["slaves"]]
+
+
+def test_tasks_know_what_their_arguments_and_their_function_refer_to(bench: Bench) -> None:
+    open_job(bench)
+    bench.say(ALICE, submit(ONE, None, TWO, ONE))
+    captured = m.Function(function_digest([b"captures", TWO]), b"captures", (TWO,))
+    bench.say(ALICE, captured, submit(ONE, TWO, first=4, digest=captured.digest))
+    bench.say(ALICE, submit(None, first=6, digest=captured.digest))
+    tasks = bench.core.scheduler.jobs[JobId(JOB)].tasks
+    one, two = tasks[0].objects, tasks[2].objects
+    assert one != two and [size for _, size in one + two] == [SIZE, SIZE]
+    assert [tasks[index].objects for index in (1, 3, 4, 5, 6)] == [(), one, two + one, two, two]
+
+
+def test_an_array_travels_to_one_slave_where_tasks_go_to_it_and_to_all_where_they_take_turns() -> None:
+    travelled = {}
+    for strategy in ("locality", "pull_round_robin"):
+        store = Store()
+        bench = Bench(store)
+        bench.client(ALICE)
+        for slave in (EAST, WEST):
+            bench.slave(slave)
+        for slice_ in (ONE, TWO):
+            tell(bench, slice_)
+        open_job(bench, strategy)
+        travelled[strategy] = 0
+        for said in (submit(ONE, TWO), submit(TWO, ONE, first=2)):
+            bench.say(ALICE, said)
+            travelled[strategy] += sum(contents(told) for told in bench.told_all().values())
+        assert sum(fetched_bytes(bench)) == travelled[strategy] * SIZE
+        store.close()
+    assert travelled == {"locality": 2, "pull_round_robin": 4}
+
+
+def test_what_is_gone_is_held_by_nobody(bench: Bench) -> None:
+    bench.slave(EAST)
+    open_job(bench)
+    bench.say(ALICE, submit(ONE, TWO))
+    assert contents(bench.told(EAST)) == 2
+    slave = bench.core.scheduler.slaves[EAST]
+    bench.told(EAST)
+    assert len(slave.objects) == 2
+    bench.say(ALICE, m.DropSegments([ONE.segment, TWO.segment]))
+    assert any(isinstance(message, m.DropSegments) for message in bench.told(EAST))
+    bench.told(EAST)
+    assert len(slave.objects) == 0
+
+
+def test_what_was_told_to_another_session_of_a_slave_travels_again(bench: Bench) -> None:
+    bench.slave(EAST)
+    open_job(bench)
+    bench.say(ALICE, submit(ONE))
+    assert contents(bench.told(EAST)) == 1
+    bench.core.remove(EAST, "it has gone", bench.now)
+    bench.slave(WEST)
+    told = bench.told(WEST)
+    assert (contents(told), indexes(told), fetched_bytes(bench)) == (1, [0], [SIZE])
+
+
+def test_a_slave_on_the_masters_host_has_everything(bench: Bench) -> None:
+    bench.slave(EAST)
+    bench.slave(WEST, shares_memory=True)
+    open_job(bench)
+    bench.say(ALICE, submit(ONE, TWO))
+    told = bench.told_all()
+    assert indexes(told[WEST]) == [0, 1] and not told[EAST]
+    assert any(isinstance(message, m.Segment) for message in told[WEST])
+    assert fetched_bytes(bench) == [0, 0]

@@ -1,0 +1,240 @@
+"""When a slave says what its workers have done: at once where somebody waits for it, else together."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from concurrent_nb.errors import ProtocolError
+from concurrent_nb.nodes.common.shared_memory_link import EmptyShelf
+from concurrent_nb.nodes.slave.core import GATHER_MAX, GATHER_S, OUTPUT_BYTES_MAX, SlaveCore
+from concurrent_nb.object_store.segments import CannotOpen, Handle
+from concurrent_nb.outcome import Status
+from concurrent_nb.testing.inline import InlineCrew, InlineReports
+from concurrent_nb.wire import messages as m
+from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, decode, encode
+
+EPOCH = 7
+JOB = b"the job's id...."
+
+
+class Workers(InlineCrew):
+    """Workers that end what they are told to, and have more to run or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._provided = True
+        self._reports = InlineReports()
+        self._next = 0
+
+    @property
+    def provided(self) -> bool:
+        """Say what was told."""
+        return self._provided
+
+    def run_dry(self) -> None:
+        """Have nothing to run next."""
+        self._provided = False
+
+    def end(self, count: int = 1, status: Status = Status.OK, sizes: m.Sizes = (), buffers: Buffers = ()) -> None:
+        """End so many tasks."""
+        for index in range(self._next, self._next + count):
+            frame = m.OutcomeFrame(index, 1, status, 0.01, 1, b"", sizes)
+            self._reports.outcomes.append((JOB, [frame], [buffers] if buffers else []))
+        self._next += count
+
+
+@pytest.fixture
+def workers() -> Workers:
+    return Workers()
+
+
+@pytest.fixture
+def slave(workers: Workers) -> SlaveCore:
+    slave = SlaveCore("east", EPOCH, workers, interval_s=1.0)
+    assert told(slave, 100.0) == []  # a sign of life
+    return slave
+
+
+def told(slave: SlaveCore, now: float) -> list[int]:
+    """Say which tasks the slave says to have ended."""
+    return [
+        frame.index
+        for frames in slave.step(now)
+        for item in decode(frames, "from_slave")[1]
+        if type(item.message) is m.Outcomes
+        for frame in item.message.items
+    ]
+
+
+def test_results_that_nobody_waits_for_gather_for_a_moment(slave: SlaveCore, workers: Workers) -> None:
+    workers.end(2)
+    assert told(slave, 100.01) == []
+    assert slave.next_deadline() == pytest.approx(100.0 + GATHER_S)
+    workers.end()
+    assert told(slave, 100.02) == []
+    assert told(slave, 100.0 + GATHER_S) == [0, 1, 2]
+    assert slave.next_deadline() > 100.5
+
+
+def test_the_first_result_after_a_while_is_told_at_once(slave: SlaveCore, workers: Workers) -> None:
+    workers.end()
+    assert told(slave, 100.5) == [0]
+    workers.end()
+    assert told(slave, 100.51) == []
+
+
+def test_workers_that_run_dry_keep_nothing_back(slave: SlaveCore, workers: Workers) -> None:
+    workers.end()
+    assert told(slave, 100.01) == []
+    workers.run_dry()
+    assert told(slave, 100.02) == [0]
+
+
+@pytest.mark.parametrize("status", [each for each in Status if each is not Status.OK])
+def test_an_end_that_somebody_waits_for_is_told_at_once(slave: SlaveCore, workers: Workers, status: Status) -> None:
+    workers.end()
+    assert told(slave, 100.01) == []
+    workers.end(status=status)
+    assert told(slave, 100.01) == [0, 1]
+
+
+def test_a_large_result_is_told_at_once_because_its_memory_is_wanted_back(slave: SlaveCore, workers: Workers) -> None:
+    workers.end(sizes=(4,), buffers=(b"data",))
+    assert told(slave, 100.01) == [0]
+
+
+def test_so_many_results_are_told_at_once_that_none_is_missed_by_the_scheduler(
+    slave: SlaveCore, workers: Workers
+) -> None:
+    workers.end(GATHER_MAX - 1)
+    assert told(slave, 100.01) == []
+    workers.end()
+    assert told(slave, 100.01) == list(range(GATHER_MAX))
+
+
+def test_tasks_that_are_given_back_take_along_what_has_gathered(slave: SlaveCore, workers: Workers) -> None:
+    workers.end()
+    assert told(slave, 100.01) == []
+    workers._reports.returned.append(m.TaskRef(JOB, 9, 1))
+    assert told(slave, 100.01) == [0]
+
+
+# ------------------------------------------------------------------------------------------------- what it may not hold
+
+
+class Memory(EmptyShelf):
+    """Has one segment, of which nothing can be read."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def handle(self, segment: bytes) -> Handle | None:
+        """Say that it is open."""
+        return Handle(segment, 1, 1, 1 << 40)
+
+    def read(self, slice_: m.Slice) -> Buffer:
+        """Fail."""
+        raise self._error
+
+
+class Sharing(Workers):
+    """Workers that share memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released: list[m.Slice] = []
+
+    def release(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
+        """Note what has come back."""
+        self.released += slices
+
+
+def outcome_of(slave: SlaveCore) -> m.OutcomeFrame:
+    """Give the one outcome that the slave tells."""
+    messages = [item.message for frames in slave.step(100.01) for item in decode(frames, "from_slave")[1]]
+    (frame,) = [frame for message in messages if isinstance(message, m.Outcomes) for frame in message.items]
+    return frame
+
+
+def test_a_result_that_is_too_large_to_travel_is_told_with_its_setting() -> None:
+    workers = Sharing()
+    slave = SlaveCore("east", EPOCH, workers, 1.0, Memory(AssertionError()), result_bytes_max=1 << 30)
+    large = m.Slice(b"s" * 16, 0, 1 << 40, 1)
+    workers.end(sizes=(large,))
+    frame = outcome_of(slave)
+    assert frame.status == Status.NOT_PICKLABLE
+    assert "1048576 MiB has to go through the memory of slave 'east', which takes up to 1024 MiB" in str(frame.body)
+    assert "SlaveNode.result_mib" in str(frame.body)
+    assert workers.released == [large]
+
+
+@pytest.mark.parametrize("error", [CannotOpen("it is gone"), MemoryError(), OSError(24, "Too many open files")])
+def test_a_result_that_cannot_be_read_ends_its_run_and_not_the_slave(error: Exception) -> None:
+    workers = Sharing()
+    slave = SlaveCore("east", EPOCH, workers, 1.0, Memory(error))
+    workers.end(sizes=(m.Slice(b"s" * 16, 0, 8, 1),))
+    frame = outcome_of(slave)
+    assert frame.status == Status.DIED
+    assert frame.sizes == ()
+
+
+def test_workers_hear_only_of_slices_that_were_lent() -> None:
+    workers = Sharing()
+    slave = SlaveCore("east", EPOCH, workers, 1.0, Memory(AssertionError()), shares=True)
+    lent = m.Slice(b"s" * 16, 0, 8, 5)
+    workers.end(sizes=(lent,))
+    assert outcome_of(slave).sizes == (lent,)
+    others = [m.Slice(b"s" * 16, 0, 8, 4), m.Slice(b"s" * 16, 0, 1 << 40, 5), m.Slice(b"t" * 16, 0, 8, 5)]
+    said = encode(Envelope(m.PROTOCOL_VERSION, EPOCH, 1, 0, [m.Release([*others, lent, lent], True)]))
+    slave.received(said, 100.0)
+    assert workers.released == [lent]
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), -1.0, float("-inf")])
+def test_a_limit_that_is_none_ends_the_session(slave: SlaveCore, timeout_s: float) -> None:
+    frames = encode(Envelope(m.PROTOCOL_VERSION, EPOCH, 1, 0, [m.Assign(JOB, b"f" * 32, timeout_s, [])]))
+    with pytest.raises(ProtocolError, match="tasks that may run"):
+        slave.received(frames, 100.0)
+
+
+class Writing(Workers):
+    """Workers whose tasks write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[bool] = []
+
+    def hold_notes(self, hold: bool) -> None:
+        """Note what was asked."""
+        self.held.append(hold)
+
+    def drop_segments(self, segments: Sequence[bytes]) -> None:
+        """Have none."""
+
+    def write(self, size: int) -> None:
+        """Write so many bytes."""
+        self._reports.output.append((m.TaskRef(JOB, 1, 1), m.NOTES, bytes(size)))
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_tasks_that_write_more_than_the_master_takes_are_slowed(ends: bool) -> None:
+    workers, heard = Writing(), 0
+    slave = SlaveCore("east", EPOCH, workers, 1.0)
+    for _ in range(OUTPUT_BYTES_MAX // (1 << 20)):
+        workers.write(1 << 20)
+        heard += len(slave.step(100.0))
+    assert workers.held == []
+    workers.write(1)
+    heard += len(slave.step(100.0))
+    workers.write(1)
+    heard += len(slave.step(100.0))
+    assert workers.held == [True]
+    if ends:
+        slave.end()
+    else:  # the master acknowledges what it has got, and that until all is sent
+        seq = 0
+        while workers.held == [True]:
+            seq += 1
+            slave.received(encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, heard, [])), 100.0)
+            heard += len(slave.step(100.0))
+    assert workers.held == [True, False]

@@ -1,0 +1,203 @@
+"""Hundreds of hostile histories with the real cores, and proof that the simulator would see a broken one."""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from concurrent_nb.nodes.application.core import Ledger
+from concurrent_nb.scheduling.events import SlaveLost
+from concurrent_nb.scheduling.slave_events import SlaveDesk
+from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.suspects import Suspects
+from concurrent_nb.wire import codec
+from concurrent_nb.wire.codec import Buffer, Received, decode
+from concurrent_nb.wire.messages import STRATEGIES
+from concurrent_nb.wire.session import Session
+from tests.simulator.simulation import explain, main, simulate
+
+#: seeds that every run of the suite goes through
+SEEDS = 500
+CHUNK = 50
+#: a core that is broken on purpose is found out within so many seeds
+FOUND_WITHIN = 600
+
+
+@pytest.fixture(scope="module")
+def told() -> list[str]:
+    """What was said in the histories that have been run, envelopes aside."""
+    return []
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_nothing_goes_wrong_in_any_history(first: int, told: list[str]) -> None:
+    for seed in range(first, first + CHUNK):
+        report = simulate(seed)
+        assert not report.violation, explain(seed)
+        told += report.trace
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "calm, ",
+        "windy, ",
+        "stormy, ",
+        *(f", {name}, own" for name in STRATEGIES),
+        *(f"strategy {name}" for name in (*STRATEGIES, None)),
+        "is killed by a task",
+        "few that kill slaves",
+        "many that kill slaves",
+        "is cut off (lose",
+        "is cut off (stall",
+        "loses its connection",
+        "freezes",
+        "slave0 crashes",
+        "app0 crashes",
+        "the master crashes",
+        "the master is back, in epoch 2",
+        "refuses calls",
+        "a worker of",
+        "all workers are restarted",
+        "restarted, and what runs is stopped",
+        "and all that come after them",
+        "offers 0 slots",
+        "leaves",
+        "cancels job",
+        "gives up",
+        "nothing was heard of it",
+        "the cluster is stopped",
+        *(f" is {status}" for status in (0, 1, 2, 3, 4, 6, 7)),
+    ],
+)
+def test_the_histories_hold_what_is_meant_to_happen(event: str, told: list[str]) -> None:
+    if not told:
+        pytest.skip("no history was run")
+    assert any(event in line for line in told)
+
+
+# ------------------------------------------------------------------------------------------------- what is simulated
+
+
+def test_the_same_seed_is_the_same_history() -> None:
+    for seed in range(20):
+        assert simulate(seed, trace=True).digest == simulate(seed, trace=True).digest
+
+
+def test_another_seed_is_another_history() -> None:
+    assert len({simulate(seed, trace=True).digest for seed in range(20)}) == 20
+
+
+def test_the_limits_of_the_wire_are_put_back() -> None:
+    before = codec.INLINE_BYTES, codec.RUN_ITEMS, codec.FRAME_BYTES
+    for seed in range(20):
+        simulate(seed)
+    assert before == (codec.INLINE_BYTES, codec.RUN_ITEMS, codec.FRAME_BYTES)
+
+
+# -------------------------------------------------------------------------------------------- what it would not miss
+
+
+def test_a_session_that_hands_on_what_came_twice_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Session.receive
+
+    def receive(self: Session, frames: Sequence[Buffer], now: float) -> list[Received]:
+        envelope, received = decode(frames, self.said_by_peer)
+        return received if 0 < envelope.seq <= self._heard else original(self, frames, now)
+
+    monkeypatch.setattr(Session, "receive", receive)
+    assert _finds_out()
+
+
+def test_a_session_that_never_sends_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "_due", lambda self, now: [])
+    assert _finds_out()
+
+
+def test_a_master_that_takes_any_attempt_for_the_current_one_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fence = "task is None or task.slave != slave_id or task.attempt != item.attempt"
+    broken = _altered(SlaveDesk._end_attempts, fence, "task is None or task.slave is None")
+    monkeypatch.setattr(SlaveDesk, "_end_attempts", broken)
+    assert _finds_out()
+
+
+def test_a_master_that_forgets_the_tasks_of_a_lost_slave_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: SlaveDesk, event: SlaveLost, now: float) -> None:
+        if (slave := self._books.slaves.get(event.slave)) is not None:
+            self._books.strike(slave)
+
+    monkeypatch.setattr(SlaveDesk, "lost", lost)
+    assert _finds_out()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("if event.left:", "if event.left or not started:"),  # only what was said to run is blamed: as it was once
+        ("if event.left:", "if True:"),
+        ("in_company=task is not surely", "in_company=False"),  # everybody who is there the last time is quarantined
+    ],
+)
+def test_a_master_that_blames_too_few_or_too_many_is_found_out(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SlaveDesk, "lost", _altered(SlaveDesk.lost, old, new))
+    assert _finds_out()
+
+
+def test_a_master_that_runs_suspects_beside_others_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Suspects, "_close", lambda self: False)
+    assert _finds_out()
+
+
+def test_a_master_that_ignores_credit_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Slave, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
+    assert _finds_out()
+
+
+def test_an_application_that_does_not_submit_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = _altered(Ledger.attach, "self._wait(job, list(job.entries.values()))", "pass")
+    monkeypatch.setattr(Ledger, "attach", broken)
+    assert _finds_out()
+
+
+def test_a_master_without_liveness_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("concurrent_nb.scheduling.liveness.Liveness.tick", lambda self, now: [])
+    assert _finds_out()
+
+
+def test_what_went_wrong_is_told_with_how_to_see_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Slave, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
+    seed = _finds_out()
+    # When it is run by hand, then the last part of what happened is shown, and what was wrong with it
+    assert main(["--seed", str(seed)]) == 1
+    said = capsys.readouterr().out
+    assert f"replay it: python -m tests.simulator.simulation --seed {seed} --trace" in said
+    assert "its credit is" in said
+    assert "Assign(" in said
+
+
+def test_a_history_is_printed_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "3", "--trace"]) == 0
+    said = capsys.readouterr().out
+    assert "has registered as" in said
+    assert "1 seeds, 0 failed" in said
+
+
+def _finds_out() -> int | None:
+    """Give the first seed whose history goes wrong; None if there is none soon."""
+    return next((seed for seed in range(1, FOUND_WITHIN) if simulate(seed).violation), None)
+
+
+def _altered(function: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
+    """Give a function of which one expression is replaced."""
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"{function.__qualname__} has changed: alter something else"
+    names = dict(function.__globals__)
+    exec(source.replace(old, new), names)
+    altered: Callable[..., Any] = names[function.__name__]
+    return altered

@@ -1,0 +1,130 @@
+"""A task that waits for tasks of its own lends its slot, so that what it waits for can run."""
+
+import pytest
+
+from concurrent_nb.outcome import Status
+from concurrent_nb.workers.slave_side import pool_scheduler
+from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
+from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, RESERVE_S, Books
+from tests.unit.workers.slave_side.model import Model
+
+
+@pytest.fixture
+def model() -> Model:
+    """Make a pool of one worker that is ready."""
+    model = Model(Books(1, ahead_s=0.002))
+    model.all_ready()
+    return model
+
+
+def block(model: Model, number: int, *, is_blocked: bool = True) -> None:
+    """Let the pool find in a worker's page that its task is blocked, or is so no more."""
+    running = model.workers[number].running
+    assert running is not None
+    model.obey(model.books.blocked(number, running.ticket if is_blocked else 0, model.clock()))
+
+
+def run_blocked(model: Model, number: int, index: int) -> None:
+    model.assign([index])
+    model.begin(number)
+    model.pass_time(2 * LOOK_S)
+    block(model, number)
+
+
+def test_another_worker_runs_what_a_blocked_task_waits_for(model: Model) -> None:
+    run_blocked(model, 1, 0)
+    assert [*model.workers] == [1, 2]
+    assert model.books.usable_slots == 2
+    model.assign([1])
+    model.ready(2)
+    assert model.has(2) == [1]
+
+
+def test_what_stands_behind_a_blocked_task_goes_to_the_reserve(model: Model) -> None:
+    model.assign([0, 1])
+    model.begin(1)
+    model.pass_time(2 * LOOK_S)
+    block(model, 1)
+    model.ready(2)
+    assert (model.has(1), model.has(2)) == ([], [1])
+
+
+def test_nothing_is_given_ahead_to_a_blocked_worker(model: Model) -> None:
+    run_blocked(model, 1, 0)
+    model.assign([1, 2])
+    assert model.has(1) == []
+
+
+def test_a_slot_is_taken_back_when_the_task_goes_on(model: Model) -> None:
+    run_blocked(model, 1, 0)
+    model.ready(2)
+    block(model, 1, is_blocked=False)
+    assert model.books.usable_slots == 1
+    model.assign([1])
+    assert model.has(2) == []
+    model.end(1)
+    model.flush(1)
+    assert model.has(1) + model.has(2) == [1]
+
+
+def test_blocked_tasks_do_not_need_a_new_worker_each_time(model: Model) -> None:
+    run_blocked(model, 1, 0)
+    model.ready(2)
+    for _ in range(3):
+        block(model, 1, is_blocked=False)
+        block(model, 1)
+    assert [*model.workers] == [1, 2]
+
+
+def test_the_reserve_is_dismissed_when_it_is_not_needed(model: Model) -> None:
+    run_blocked(model, 1, 0)
+    model.ready(2)
+    block(model, 1, is_blocked=False)
+    model.end(1)
+    model.flush(1)
+    model.pass_time(3 * RESERVE_S)
+    dismissed = [command for command in model.commands if isinstance(command, Dismiss)]
+    assert len(dismissed) == 1
+    number = dismissed[0].worker
+    count = len(model.workers)
+    model.die(number, "has ended")
+    assert len(model.workers) == count - 1  # it gets no successor
+
+
+def test_the_death_of_a_blocked_worker_gives_its_slot_back(model: Model) -> None:
+    run_blocked(model, 1, 0)
+    model.ready(2)
+    model.die(1, "died of SIGKILL")
+    assert model.books.usable_slots == 1
+    assert [command.worker for command in model.commands if isinstance(command, Start)] == [1, 2, 3]
+
+
+def test_a_cancelled_blocked_task_frees_what_it_lent(model: Model) -> None:
+    run_blocked(model, 1, 0)
+    model.withdraw([0], stop=True)
+    model.end(1, Status.CANCELLED)
+    model.flush(1)
+    assert model.books.usable_slots == 1
+
+
+def test_too_many_blocked_tasks_are_refused_by_name(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_scheduler, "RESERVE_MAX", 1)
+    run_blocked(model, 1, 0)
+    model.ready(2)
+    run_blocked(model, 2, 1)
+    model.end(2, Status.CANCELLED)
+    model.flush(2)
+    model.take_reports()
+    ((ref, frame),) = model.ended
+    assert (ref.index, frame.status) == (1, Status.ERROR)
+    assert b"waits for tasks of its own, as 1 tasks" in frame.body
+
+
+def test_hosts_wait_for_tasks_as_a_matter_of_course(model: Model) -> None:
+    from concurrent_nb.wire.messages import Needs
+
+    model.assign([0], needs=Needs(kind="host"))
+    model.ready(2)
+    model.begin(2)
+    block(model, 2)
+    assert model.books.usable_slots == 1

@@ -1,0 +1,292 @@
+"""The books under any order of events: every attempt that is assigned is reported exactly once."""
+
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from concurrent_nb.outcome import Status
+from concurrent_nb.wire.messages import HOSTS_MAX, Needs, TaskRef
+from concurrent_nb.workers.slave_side.attempt_queue import PACK_MAX
+from concurrent_nb.workers.slave_side.pool_scheduler import Books
+from concurrent_nb.workers.slave_side.worker_table import Member, RestartLimit
+from tests.unit.workers.slave_side.model import JOB, F, G, Model, Worker
+
+SOME = st.integers(0, 2**31)
+
+
+class BooksMachine(RuleBasedStateMachine):
+    """Workers start, finish, answer, hang and die as they like, while tasks come and are withdrawn."""
+
+    slots = 3
+    limit = 10**9
+    tasks_max = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model(Books(self.slots, limit=RestartLimit(deaths=self.limit), tasks_max=self.tasks_max))
+        self.assigned: set[TaskRef] = set()
+        self.reported: list[TaskRef] = []
+        self.stopped: set[TaskRef] = set()
+        self.timed: set[TaskRef] = set()
+        self.ran: set[TaskRef] = set()
+
+    def pick(self, which: int, fits: Callable[[Worker], bool]) -> int | None:
+        found = [number for number, worker in self.model.workers.items() if fits(worker)]
+        return found[which % len(found)] if found else None
+
+    # -------------------------------------------------------------------------------------------------- the slave
+
+    @rule(
+        count=st.integers(1, 100),
+        slow=st.booleans(),
+        timeout_s=st.sampled_from([None, 0.03, 5.0]),
+        needs=st.sampled_from([None, None, Needs(2), Needs(3), Needs(0), Needs(kind="host"), Needs(kind="thread")]),
+    )
+    def assign(self, count: int, slow: bool, timeout_s: float | None, needs: Needs | None) -> None:
+        count = count if needs is None else 1 + count % 4
+        first = len(self.assigned)
+        indexes = range(first, first + count)
+        refs = {TaskRef(JOB, index, 1) for index in indexes}
+        self.assigned |= refs
+        if timeout_s:
+            self.timed |= refs
+        self.model.assign(indexes, G if slow else F, timeout_s, needs=needs)
+
+    @rule(first=SOME, count=st.integers(1, 50), stop=st.booleans())
+    def withdraw(self, first: int, count: int, stop: bool) -> None:
+        first %= len(self.assigned) + 1
+        indexes = range(first, first + count)
+        if stop:
+            self.stopped |= {TaskRef(JOB, index, 1) for index in indexes}
+        self.model.withdraw(indexes, stop)
+
+    @rule(seconds=st.sampled_from([0.0001, 0.005, 0.025, 0.5, 2.0, 40.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.model.pass_time(seconds)
+
+    # ------------------------------------------------------------------------------------------------ the workers
+
+    @rule(which=SOME)
+    def ready(self, which: int) -> None:
+        number = self.pick(which, lambda worker: not worker.ready)
+        if number is not None:
+            self.model.ready(number)
+
+    @rule(which=SOME)
+    def begin(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.unstarted) and not worker.running)
+        if number is not None:
+            attempt = self.model.begin(number)
+            assert attempt.ref not in self.reported
+            self.ran.add(attempt.ref)
+
+    @rule(which=SOME, elapsed_s=st.sampled_from([1e-6, 1e-4, 0.003, 0.02, 1.0]), fails=st.booleans())
+    def end(self, which: int, elapsed_s: float, fails: bool) -> None:
+        number = self.pick(which, lambda worker: bool(worker.running))
+        if number is not None:
+            worker = self.model.workers[number]
+            assert worker.running
+            status = Status.ERROR if fails else Status.OK
+            if worker.running.ticket in worker.interrupted:
+                status = Status.CANCELLED
+            self.model.end(number, status, elapsed_s)
+
+    @rule(which=SOME)
+    def flush(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.unsent))
+        if number is not None:
+            self.model.flush(number)
+
+    @rule(which=SOME)
+    def run_all(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.unstarted) and not worker.running)
+        if number is not None:
+            for _ in range(len(self.model.workers[number].unstarted)):
+                self.begin_end(number)
+            self.model.flush(number)
+
+    def begin_end(self, number: int) -> None:
+        self.ran.add(self.model.begin(number).ref)
+        self.model.end(number, Status.OK, 1e-5)
+
+    @rule(which=SOME, killed=st.booleans())
+    def die(self, which: int, killed: bool) -> None:
+        number = self.pick(which, lambda worker: worker.killed or not killed)
+        if number is not None:
+            self.model.die(number)
+
+    @rule(which=SOME)
+    def thread_is_refused(self, which: int) -> None:
+        number = self.pick(which, lambda worker: bool(worker.process) and not worker.ready)
+        if number is not None:
+            del self.model.workers[number]
+            self.model.obey(self.model.books.thread_refused(number, "could not be started", self.model.clock()))
+
+    # -------------------------------------------------------------------------------------------------- promises
+
+    @invariant()
+    def nothing_is_reported_twice(self) -> None:
+        before = len(self.model.ended)
+        reports = self.model.take_reports()
+        for ref, frame in self.model.ended[before:]:
+            self.reported.append(ref)
+            if frame.status == Status.CANCELLED:
+                assert ref in self.stopped
+            if frame.status == Status.TIMEOUT:
+                assert ref in self.timed
+            if frame.status in (Status.OK, Status.DIED):
+                assert ref in self.ran
+        self.reported += reports.returned
+        assert len(self.reported) == len(set(self.reported))
+        assert set(self.reported) <= self.assigned
+        assert self.model.books.unfinished == len(self.assigned) - len(self.reported)
+
+    @invariant()
+    def packs_are_small_and_few(self) -> None:
+        for worker in self.model.workers.values():
+            assert all(size <= PACK_MAX for size in worker.packs)
+            assert len(worker.unstarted) <= 2 * PACK_MAX
+
+    @invariant()
+    def nobody_rests_while_tasks_wait(self) -> None:
+        books, crew = self.model.books, self.model.books._crew
+        own = [w for number, w in self.model.workers.items() if number not in crew.hosts and not w.process]
+        free = sum(worker.ready and not worker.killed and not crew.members[worker.number].held for worker in own)
+        free -= sum(self.slots_of(member) - 1 for member in crew if member.held and not (member.host or member.process))
+        free -= sum(bool(thread.held) for thread in crew.threads.values())
+        if len(books._wide):
+            assert free < books._width(books._wide.first())
+            return
+        if len(books._waiting):
+            assert free <= 0
+        threads = [thread for thread in crew.threads.values() if not (thread.killed or thread.outdated)]
+        at_work = [thread for thread in crew.threads.values() if thread.held]
+        suspect_runs = any(thread.last.suspect for thread in at_work)
+        if len(books._alone):
+            assert free <= 0 or at_work or not any(thread.free for thread in threads)
+        elif len(books._threads) and not suspect_runs:
+            assert free <= 0 or not any(thread.free for thread in threads)
+        if len(books._alone) or len(books._threads):
+            starting = any(not thread.pid for thread in threads)
+            assert starting or any(thread.free for thread in threads) or len(threads) >= books._threads_max
+        if len(books._hosts):
+            starting = any(not (member.pid or member.killed) for member in crew.hosts.values())
+            assert starting or len(crew.hosts) == HOSTS_MAX
+
+    @invariant()
+    def nobody_has_more_than_there_is(self) -> None:
+        crew = self.model.books._crew
+        assert sum(self.slots_of(member) for member in crew if member.held and not member.host) <= self.slots
+        assert len(crew.hosts) <= HOSTS_MAX
+
+    @invariant()
+    def a_suspect_runs_alone(self) -> None:
+        at_work = [thread for thread in self.model.books._crew.threads.values() if thread.held]
+        if any(attempt.suspect for thread in at_work for attempt in thread.held.values()):
+            (alone,) = at_work
+            assert len(alone.held) == 1
+
+    @invariant()
+    def all_threads_are_in_one_process(self) -> None:
+        threads = self.model.books._crew.threads.values()
+        assert len({thread.process for thread in threads if not (thread.killed or thread.outdated)}) <= 1
+
+    @invariant()
+    def tasks_in_threads_are_in_threads_and_no_others(self) -> None:
+        for member in self.model.books._crew:
+            kinds = {attempt.needs is not None and attempt.needs.kind == "thread" for attempt in member.held.values()}
+            assert kinds <= {bool(member.process)}
+
+    def slots_of(self, member: Member) -> int:
+        """Count the slots that a worker takes which has something."""
+        if member.process:
+            return 1
+        wide = [attempt for attempt in member.held.values() if attempt.needs is not None]
+        assert len(member.held) == 1 or not wide
+        return self.model.books._width(wide[0]) if wide else 1
+
+    def teardown(self) -> None:
+        """Let everything come to its end: then every attempt has been reported."""
+        for _ in range(10_000):
+            if not self.model.books.unfinished:
+                break
+            self.model.all_ready()
+            for number in list(self.model.workers):
+                worker = self.model.workers.get(number)
+                if worker is None:
+                    continue
+                if worker.killed:
+                    self.model.die(number)
+                    continue
+                if worker.running:
+                    self.model.end(number, Status.OK, 0.001)
+                elif worker.unstarted:
+                    self.begin_end(number)
+                self.model.flush(number)
+        self.nothing_is_reported_twice()
+        assert set(self.reported) == self.assigned
+
+
+class DegradingMachine(BooksMachine):
+    """The same where workers die so often that no more are started: what nobody can run is returned."""
+
+    limit = 2
+
+
+class DrainingMachine(BooksMachine):
+    """The same where the slave is to leave at some time: from then on nothing waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draining = False
+
+    @rule()
+    def drain(self) -> None:
+        self.draining = True
+        self.model.obey(self.model.books.drained())
+
+    @invariant()
+    def nothing_begins_after_that(self) -> None:
+        assert not (self.draining and any(worker.unstarted for worker in self.model.workers.values()))
+
+
+class RenewingMachine(BooksMachine):
+    """The same where workers run five tasks each, and all are replaced now and then. That is no death that counts."""
+
+    tasks_max = 5
+
+    @rule(stop=st.booleans())
+    def renew(self, stop: bool) -> None:
+        self.model.obey(self.model.books.renewed(self.model.clock(), stop=stop))
+
+    @invariant()
+    def no_worker_has_had_too_much(self) -> None:
+        members = [member for member in self.model.books._crew if not (member.host or member.process)]
+        assert all(0 <= member.left <= self.tasks_max for member in members)
+
+    @invariant()
+    def outdated_workers_are_leaving(self) -> None:
+        for member in self.model.books._crew:
+            if member.outdated and not (member.held or member.process):
+                assert member.killed
+
+    def teardown(self) -> None:
+        super().teardown()
+        for _ in range(3):
+            for number, worker in list(self.model.workers.items()):
+                if worker.killed and number in self.model.workers:
+                    self.model.die(number)
+            self.model.all_ready()
+        assert self.model.books.outdated == 0
+
+
+BooksMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+DegradingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
+DrainingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
+RenewingMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
+TestBooks = BooksMachine.TestCase
+TestRenewingBooks = RenewingMachine.TestCase
+TestDegradingBooks = DegradingMachine.TestCase
+TestDrainingBooks = DrainingMachine.TestCase
