@@ -249,11 +249,11 @@ class Measurement:
     def scheduler(self) -> None:
         """What our scheduler costs for each task, by itself."""
         from benchmarks.scheduler_alone import measure
-        from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+        from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 
         costs_us = []
         for slaves in (10, 10_000):
-            costs_us.append(measure(PullRoundRobin(), slaves, self.size.scheduled))
+            costs_us.append(measure(PullRoundRobinStrategy(), slaves, self.size.scheduled))
             self.emit(f"scheduler_us/task, {slaves:,} slaves", costs_us[-1], self.size.scheduled)
         self.emit("scheduler_growth", costs_us[1] / costs_us[0], self.size.scheduled)
 

@@ -22,7 +22,7 @@ from concurrent_nb.scheduling.events import (
     SlaveJoined,
     TasksSubmitted,
 )
-from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction
+from concurrent_nb.scheduling.instructions import AssignTasks, DeliverOutcomes, Instruction
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
@@ -56,10 +56,10 @@ class Watch:
 def answers(instructions: list[Instruction]) -> Iterator[Event]:
     """Play the slaves and the owner."""
     for instruction in instructions:
-        if isinstance(instruction, Assign):
+        if isinstance(instruction, AssignTasks):
             items = [OutcomeFrame(t.index, t.attempt, OK, 1e-4, 1234, b"result") for t in instruction.tasks]
             yield OutcomesReceived(instruction.slave, instruction.job, items, ())
-        elif isinstance(instruction, Deliver):
+        elif isinstance(instruction, DeliverOutcomes):
             yield OutcomesAcknowledged(instruction.client, instruction.job, [item.index for item in instruction.items])
 
 

@@ -39,10 +39,10 @@ from concurrent_nb.scheduling.events import (
     TasksStarted,
     TasksSubmitted,
 )
-from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction, Withdraw
+from concurrent_nb.scheduling.instructions import AssignTasks, DeliverOutcomes, Instruction, WithdrawTasks
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.tasks.task_record import ObjectSize, Task
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.tasks.task_record import ObjectSize, TaskRecord
 from concurrent_nb.wire.messages import STRATEGIES, OutcomeFrame, TaskFrame, TaskRef
 
 OK = int(Status.OK)
@@ -82,7 +82,7 @@ class ModelSlave:
         self._world = world
         self._speed = speed
         self._free = world.work.slots
-        self._queue: deque[tuple[Task, int]] = deque()
+        self._queue: deque[tuple[TaskRecord, int]] = deque()
         self._running: set[tuple[JobId, int, int]] = set()
         self._way_free_s = 0.0
         self._here: set[bytes] = set()
@@ -98,7 +98,7 @@ class ModelSlave:
                 self._way_free_s += size_bytes / world.work.bytes_per_s
         world.after(self._way_free_s + world.work.way_s - world.now, action)
 
-    def assigned(self, task: Task, attempt: int) -> None:
+    def assigned(self, task: TaskRecord, attempt: int) -> None:
         self._queue.append((task, attempt))
         self._begin()
 
@@ -121,7 +121,7 @@ class ModelSlave:
                 started = TasksStarted(self.id, [TaskRef(task.job.id, task.index, attempt)])
                 self._world.after(STARTED_AFTER_S, partial(self._world.say, started))
 
-    def _ended(self, task: Task, attempt: int, run_s: float) -> None:
+    def _ended(self, task: TaskRecord, attempt: int, run_s: float) -> None:
         self._free += 1
         item = OutcomeFrame(task.index, attempt, OK, run_s, 1, b"")
         self._world.say(OutcomesReceived(self.id, task.job.id, [item], ()))
@@ -138,7 +138,7 @@ class World:
         self.asked_back = 0
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
-        self._scheduler = Scheduler(PullRoundRobin())
+        self._scheduler = Scheduler(PullRoundRobinStrategy())
         self._runs_s: dict[JobId, list[float]] = {}
         self._tick_s = inf
         self.slaves = [ModelSlave(self, b"s%d" % number, speed) for number, speed in enumerate(work.speeds)]
@@ -168,7 +168,7 @@ class World:
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (self.now + seconds, next(self._serial), action))
 
-    def run_s(self, task: Task) -> float:
+    def run_s(self, task: TaskRecord) -> float:
         return self._runs_s[task.job.id][task.index]
 
     def say(self, event: Event) -> None:
@@ -194,15 +194,15 @@ class World:
 
     def _obey(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
-            if isinstance(instruction, Assign):
+            if isinstance(instruction, AssignTasks):
                 slave = self._by_id[instruction.slave]
                 for task in instruction.tasks:
                     slave.send(partial(slave.assigned, task, task.attempt), task.objects)
-            elif isinstance(instruction, Withdraw):
+            elif isinstance(instruction, WithdrawTasks):
                 slave, refs = self._by_id[instruction.slave], set(instruction.tasks)
                 self.asked_back += len(refs)
                 slave.send(partial(slave.withdrawn, refs))
-            elif isinstance(instruction, Deliver):
+            elif isinstance(instruction, DeliverOutcomes):
                 self.ended_s[instruction.job] = self.now
                 indexes = [item.index for item in instruction.items]
                 self.tell(OutcomesAcknowledged(instruction.client, instruction.job, indexes))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from concurrent_nb.nodes.application.futures import TaskFuture
-from concurrent_nb.nodes.application.job import Counts, Job, OutputPiece, Shown, TaskEvent, TaskNote, as_completed
+from concurrent_nb.nodes.application.job import Counts, Job, OutputPiece, TaskDisplay, TaskEvent, TaskNote, as_completed
 from concurrent_nb.nodes.application.node import ApplicationNode
 from concurrent_nb.nodes.application.progress_bar import show_progress
 from concurrent_nb.nodes.application.system_job import SystemRun
@@ -20,9 +20,9 @@ __all__ = [
     "Counts",
     "Job",
     "OutputPiece",
-    "Shown",
     "SystemRun",
     "Task",
+    "TaskDisplay",
     "TaskEvent",
     "TaskFuture",
     "TaskNote",

@@ -5,7 +5,7 @@ from typing import Any
 from concurrent_nb import Job, TaskFuture
 from concurrent_nb.api import TaskEvent
 from concurrent_nb.ids import JobId
-from concurrent_nb.notebook.live.job_view_model import Story
+from concurrent_nb.notebook.live.job_view_model import JobViewModel
 from concurrent_nb.notebook.live.views import View
 from concurrent_nb.outcome import Status
 
@@ -16,7 +16,7 @@ class MadeUp:
     def __init__(self, tasks: int, view: View | None = None, name: str = "In[1]") -> None:
         self.job = Job(JobId(b"\1" * 16), name, lambda job, indexes: None, watched=True)
         self.job.futures = [TaskFuture(self.job.id, index, lambda job, indexes: None) for index in range(tasks)]
-        self.story = Story(self.job, 0.0, view, lambda future: f"Traceback of {future.index}")
+        self.story = JobViewModel(self.job, 0.0, view, lambda future: f"Traceback of {future.index}")
 
     def start(self, index: int, at: float, slave: str = "one") -> TaskEvent:
         return TaskEvent(index, "started", slave, 0, at)

@@ -9,20 +9,20 @@ import math
 
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.ids import SessionId, new_job_id
-from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, OpenJob, Shipment
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.application.results import answer_of
-from concurrent_nb.nodes.common.shared_memory_link import EmptyShelf
+from concurrent_nb.nodes.common.shared_memory_link import NullSegmentReader
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 from concurrent_nb.shipping.functions.pickled_functions import Functions
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.tasks.task_record import State
-from concurrent_nb.testing.inline import InlineCrew
-from concurrent_nb.transport.in_memory import MemoryGate
+from concurrent_nb.tasks.task_record import TaskState
+from concurrent_nb.testing.inline import InlinePool
+from concurrent_nb.transport.in_memory import InMemoryServer
 from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.session import Session
 
@@ -36,15 +36,15 @@ def test_the_life_of_a_task() -> None:
 
     # Before the first task: a master, and two nodes that have registered over the control channel. Both have said
     # something on the compute channel, under the session ids that the master gave them and with their own keys.
-    master = MasterCore(EPOCH, Scheduler(PullRoundRobin()), Liveness())
-    gate = MemoryGate()
+    master = MasterCore(EPOCH, Scheduler(PullRoundRobinStrategy()), Liveness())
+    gate = InMemoryServer()
     master.add_client(APPLICATION, APPLICATION_KEY, "notebook", clock())
     name = master.add_slave(SLAVE, SLAVE_KEY, "east", slots=2, credit=1024, now=clock())
     application_link = gate.connect(APPLICATION, APPLICATION_KEY)
     slave_link = gate.connect(SLAVE, SLAVE_KEY)
-    crew = InlineCrew()
+    crew = InlinePool()
     slave = SlaveCore(name, EPOCH, crew, interval_s=1.0)
-    ledger: Ledger[str] = Ledger(interval_s=1.0)
+    ledger: ClientCore[str] = ClientCore(interval_s=1.0)
     ledger.attach(Session(EPOCH, "to_client"))
 
     def master_turn() -> None:
@@ -63,12 +63,12 @@ def test_the_life_of_a_task() -> None:
     # 1. A cell has become a function. It is pickled once; its digest is its name everywhere.
     functions = Functions()
     pickled = functions.pickle(math.factorial)
-    function = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers))
+    function = FunctionPayload(pickled.digest, *pack_body(pickled.body, pickled.buffers))
 
     # 2. The application makes a record of the task: ids, digest, pickled arguments. "my future" stands for its future.
-    job = OpenJob[str](new_job_id(), "cell 1")
+    job = ClientJob[str](new_job_id(), "cell 1")
     arguments = pack_body(*pickles.dumps(((5,), {})))
-    ledger.add([Entry(job, 0, function, *arguments, timeout_s=None, retries=0, owner="my future")])
+    ledger.add([TaskEntry(job, 0, function, *arguments, timeout_s=None, retries=0, owner="my future")])
 
     # 3. Everything that has gathered leaves as one envelope: one header, and no frame for large buffers this time.
     (envelope,) = ledger.step(clock())
@@ -80,10 +80,10 @@ def test_the_life_of_a_task() -> None:
     master_turn()
     task = master.scheduler.jobs[job.id].tasks[0]
 
-    def state() -> State:
+    def state() -> TaskState:
         return task.state
 
-    assert (task.state, task.attempt, task.slave) == (State.ASSIGNED, 1, SLAVE)
+    assert (task.state, task.attempt, task.slave) == (TaskState.ASSIGNED, 1, SLAVE)
     assert task.body == arguments[0]
 
     # 6. One envelope takes the run to the slave; the function that it lacks travels along, once.
@@ -103,14 +103,14 @@ def test_the_life_of_a_task() -> None:
 
     # 10. The master takes the answer of the current attempt, and of no other, and forwards it to the owner.
     master_turn()
-    assert state() is State.FINISHED
+    assert state() is TaskState.FINISHED
     (frames,) = application_link.receive()
 
     # 11. The application resolves the future.
     (news,) = ledger.received(frames, clock())
-    assert isinstance(news, Ended)
+    assert isinstance(news, TaskEnded)
     assert (news.entry.owner, news.slave, news.frame.status) == ("my future", "east", Status.OK)
-    assert answer_of(news, EmptyShelf().read) == (120, None)
+    assert answer_of(news, NullSegmentReader().read) == (120, None)
     assert not ledger.has_entries()
 
     # 10 again: only when the owner has acknowledged does the master forget; the slave too, when the master has.
@@ -118,14 +118,14 @@ def test_the_life_of_a_task() -> None:
     for envelope in ledger.step(clock()):
         application_link.send(envelope)
     master_turn()
-    assert state() is State.FORGOTTEN
+    assert state() is TaskState.FORGOTTEN
     assert master.status(clock())["tasks"] == {"jobs": 1, "waiting": 0, "assigned": 0, "kept": 0}
     for frames in slave_link.receive():
         slave.received(frames, clock())
     assert slave.session.in_flight == 0
 
     # 12. What if the slave dies in between? A second task is assigned, and then there is silence.
-    ledger.add([Entry(job, 1, function, *arguments, timeout_s=None, retries=0, owner="my second future")])
+    ledger.add([TaskEntry(job, 1, function, *arguments, timeout_s=None, retries=0, owner="my second future")])
     for envelope in ledger.step(clock()):
         application_link.send(envelope)
     master_turn()
@@ -135,11 +135,11 @@ def test_the_life_of_a_task() -> None:
         for envelope in ledger.step(clock()):
             application_link.send(envelope)
         master_turn()
-    assert master.scheduler.jobs[job.id].tasks[1].state == State.WAITING
+    assert master.scheduler.jobs[job.id].tasks[1].state == TaskState.WAITING
     assert master.status(clock())["slaves"] == []
     # It waits for the next slave, which gets it as attempt 2; an answer to attempt 1 would be dropped.
     second = SessionId(b"second slave id.")
-    west = SlaveCore(master.add_slave(second, b"key 2", "west", 1, 8, clock()), EPOCH, InlineCrew(), 1.0)
+    west = SlaveCore(master.add_slave(second, b"key 2", "west", 1, 8, clock()), EPOCH, InlinePool(), 1.0)
     west_link = gate.connect(second, b"key 2")
     for _ in range(3):
         for envelope in west.step(clock()):
@@ -148,6 +148,6 @@ def test_the_life_of_a_task() -> None:
         for frames in west_link.receive():
             west.received(frames, clock())
     answers = [n for frames in application_link.receive() for n in ledger.received(frames, clock())]
-    assert [(n.entry.owner, n.slave, n.frame.attempt) for n in answers if isinstance(n, Ended)] == [
+    assert [(n.entry.owner, n.slave, n.frame.attempt) for n in answers if isinstance(n, TaskEnded)] == [
         ("my second future", "west", 2)
     ]

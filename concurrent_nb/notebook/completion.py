@@ -18,7 +18,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.interactiveshell import InteractiveShell
 
 from concurrent_nb.errors import ConcurrentError
-from concurrent_nb.notebook.current_cluster import Session
+from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.workers.slave_side.machine import cores
 
 #: what users call our matcher in IPython's configuration, and how it is found again
@@ -49,7 +49,7 @@ class Offer:
     files: bool = False  #: or the name of a file
 
 
-def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session: Session) -> None:
+def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session: CurrentCluster) -> None:
     """Let TAB complete the lines of our magics.
 
     Args:
@@ -214,7 +214,7 @@ class SlaveNames:
         moment_s: how long that is.
     """
 
-    def __init__(self, session: Session, moment_s: float = MOMENT_S) -> None:
+    def __init__(self, session: CurrentCluster, moment_s: float = MOMENT_S) -> None:
         self._session = session
         self._moment_s = moment_s
         self._asking: threading.Thread | None = None
@@ -238,7 +238,7 @@ class SlaveNames:
             return  # whoever uses the cluster next hears of it
 
 
-def _job_names(session: Session) -> list[str]:
+def _job_names(session: CurrentCluster) -> list[str]:
     """Give what `%concurrent cancel` takes: the last jobs first, those that run before those that have ended."""
     jobs = [*session.jobs]
     jobs.reverse()

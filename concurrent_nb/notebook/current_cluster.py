@@ -35,7 +35,7 @@ JOBS_KEPT: Final = 20
 RESTART_TOLD_S: Final = 1.0
 
 
-class Session:
+class CurrentCluster:
     """At most one cluster, embedded in this notebook or connected to.
 
     Args:

@@ -21,7 +21,7 @@ from concurrent_nb.notebook import magic_options
 from concurrent_nb.notebook.annotation import readable
 from concurrent_nb.notebook.hints import prange_without_openmp
 from concurrent_nb.notebook.magic_options import documented, takes
-from concurrent_nb.notebook.progress_display import Line, line_for
+from concurrent_nb.notebook.progress_display import ProgressDisplay, line_for
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import name_compiled, show_as, show_plainly, trim
 from concurrent_nb.shipping.compiled.build import Build, cython_version, load_and_check, make
@@ -140,7 +140,7 @@ def _with_flags_joined(line: str) -> str:
 class _Progress:
     """The line that tells how long the compiler has been at it."""
 
-    def __init__(self, line: Line, version: str, clock: Clock = monotonic) -> None:
+    def __init__(self, line: ProgressDisplay, version: str, clock: Clock = monotonic) -> None:
         self._line = line
         self._version = version
         self._clock = clock

@@ -10,7 +10,7 @@ from typing import Final
 from concurrent_nb import Job
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.notebook.cell_output import Printer
-from concurrent_nb.notebook.progress_display import Line, job_text
+from concurrent_nb.notebook.progress_display import ProgressDisplay, job_text
 from concurrent_nb.notebook.results import notes_of, stopped, summary
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import show_as
@@ -23,7 +23,7 @@ FIRST_S: Final = 0.1
 CONFIRM_S: Final = 0.7
 
 
-class Watch:
+class JobWatch:
     """One cell's wait for its job.
 
     Args:
@@ -36,7 +36,7 @@ class Watch:
     def __init__(
         self,
         job: Job,
-        line: Line,
+        line: ProgressDisplay,
         printer: Printer,
         button: StopButton,
         started: float,

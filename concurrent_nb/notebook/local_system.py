@@ -17,11 +17,11 @@ from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.nodes.common.system_log import show_log_of
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.functions.pickled_functions import opened
-from concurrent_nb.shipping.functions.task_objects import Packer
+from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
 from concurrent_nb.shipping.runtime.notes import SystemCounts
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.refusals import describe_failure
-from concurrent_nb.tasks.system_driver import Cancel, Drive, Ended, Instruction, Push
+from concurrent_nb.tasks.system_driver import CancelTasks, Instruction, PushTask, SystemDriver, SystemTaskEnded
 
 #: between two looks at how far it is
 TELL_S: Final = 0.1
@@ -35,9 +35,9 @@ class LocalSystemRun(SystemRun):
         system.system_id = self.id.hex()[:8]
         here: ITaskSystem = _sent(system)
         self._log = show_log_of(here)
-        self._drive = Drive(here, "here", print, _no_master, time.monotonic)
-        self._packer = Packer()
-        self._todo: deque[Push] = deque()
+        self._drive = SystemDriver(here, "here", print, _no_master, time.monotonic)
+        self._packer = TaskObjectPacker()
+        self._todo: deque[PushTask] = deque()
         self._begun = False
         self._told_at = 0.0
         self.futures = [TaskFuture(self.id, 0, self._cancel_job, self)]
@@ -79,21 +79,21 @@ class LocalSystemRun(SystemRun):
 
     def _do(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
-            if isinstance(instruction, Cancel):
+            if isinstance(instruction, CancelTasks):
                 self._todo = deque(push for push in self._todo if push.index not in instruction.indexes)
             else:
                 self._todo.append(instruction)
 
-    def _run(self, push: Push) -> Ended:
+    def _run(self, push: PushTask) -> SystemTaskEnded:
         try:
             function, body, buffers = self._packer.pack(push.task)
             call = opened(function)
             args, _ = pickles.loads(body, [bytearray(buffer) for buffer in buffers])
-            return Ended(push.index, _copied(call(*args)), None, "")
+            return SystemTaskEnded(push.index, _copied(call(*args)), None, "")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  (user code: the error is the task's answer)
-            return Ended(push.index, None, error, "")
+            return SystemTaskEnded(push.index, None, error, "")
 
     def _tell(self) -> None:
         self._told_at = time.monotonic()

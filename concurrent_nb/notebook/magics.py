@@ -24,15 +24,15 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
 from concurrent_nb.notebook import hints, magic_options
 from concurrent_nb.notebook.cell_output import Printer
-from concurrent_nb.notebook.current_cluster import Session
+from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.notebook.defining import define
-from concurrent_nb.notebook.job_watch import Watch
+from concurrent_nb.notebook.job_watch import JobWatch
 from concurrent_nb.notebook.live import view_choice
-from concurrent_nb.notebook.live.job_views import Shows
+from concurrent_nb.notebook.live.job_views import JobViews
 from concurrent_nb.notebook.local_job import LocalJob
 from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.magic_options import documented, takes
-from concurrent_nb.notebook.progress_display import Line, line_for
+from concurrent_nb.notebook.progress_display import ProgressDisplay, line_for
 from concurrent_nb.notebook.results import captured_text, plural, system_of, value_of
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
@@ -108,8 +108,8 @@ class ConcurrentMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.session = Session(self.connection, self._present)
-        self.shows = Shows(shell)
+        self.session = CurrentCluster(self.connection, self._present)
+        self.shows = JobViews(shell)
 
     @no_var_expand
     @line_magic
@@ -320,7 +320,7 @@ class ConcurrentMagics(Magics):
             where = "in this process" if here else None
             line = view_choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
             self.shows.note(job, line)
-            watch = Watch(
+            watch = JobWatch(
                 job,
                 line,
                 printer,
@@ -367,18 +367,24 @@ class ConcurrentMagics(Magics):
         show_as(interrupt, [f"KeyboardInterrupt: the job was stopped; {said}"])
 
     def _run_system(
-        self, system: ITaskSystem, chosen: Any, line: Line, printer: Printer, button: StopButton, started: float
+        self,
+        system: ITaskSystem,
+        chosen: Any,
+        line: ProgressDisplay,
+        printer: Printer,
+        button: StopButton,
+        started: float,
     ) -> SystemRun:
         """Run the task system that is the cell's value, in the place of the line that has shown the cell."""
         shell = self._shell()
-        watched = isinstance(line, view_choice.Place)
+        watched = isinstance(line, view_choice.DisplayPlace)
         run = self._pushed(system, chosen, watched)
         shell.user_ns["_job"] = run
         self.session.jobs.append(run)
-        if isinstance(line, view_choice.Place):
+        if isinstance(line, view_choice.DisplayPlace):
             line = view_choice.line(run, shell, None, started, line.give_place())
             self.shows.note(run, line)
-        Watch(run, line, printer, button, started).wait()
+        JobWatch(run, line, printer, button, started).wait()
         return run
 
     def _pushed(self, system: ITaskSystem, chosen: Any, watched: bool) -> SystemRun:

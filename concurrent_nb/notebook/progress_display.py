@@ -19,7 +19,7 @@ _ERASE: Final = "\r\x1b[2K"
 _BAR: Final = 20
 
 
-class Line(Protocol):
+class ProgressDisplay(Protocol):
     """A line that can be shown again and again."""
 
     leads: bool  #: it keeps a place of its own, and other output comes below that
@@ -34,7 +34,7 @@ class Line(Protocol):
         """Show `text`, for good; what shows more than text takes the rest from the job, its time and the notes."""
 
 
-class KernelLine:
+class KernelProgress:
     """A display in a notebook."""
 
     leads = True
@@ -56,7 +56,7 @@ class KernelLine:
         self.show(text)
 
 
-class TerminalLine:
+class TerminalProgress:
     """The last line of a terminal."""
 
     leads = False
@@ -82,7 +82,7 @@ class TerminalLine:
         sys.stdout.flush()
 
 
-class LastLine:
+class SummaryOnly:
     """Nowhere to write over: only the last line is shown."""
 
     leads = False
@@ -97,11 +97,11 @@ class LastLine:
         sys.stdout.write(text + "\n")
 
 
-def line_for(shell: InteractiveShell | None) -> Line:
+def line_for(shell: InteractiveShell | None) -> ProgressDisplay:
     """Choose the kind of line for where this shell's output goes."""
     if hasattr(shell, "kernel"):
-        return KernelLine()
-    return TerminalLine() if sys.stdout.isatty() else LastLine()
+        return KernelProgress()
+    return TerminalProgress() if sys.stdout.isatty() else SummaryOnly()
 
 
 def job_text(job: Job, elapsed_s: float) -> str:

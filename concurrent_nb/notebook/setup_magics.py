@@ -14,7 +14,7 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConcurrentError, SetupFailed
-from concurrent_nb.nodes.application.worker_setups import Everywhere
+from concurrent_nb.nodes.application.worker_setups import EverywhereCall
 from concurrent_nb.notebook import magic_options
 from concurrent_nb.notebook.magic_options import documented, takes
 from concurrent_nb.notebook.magics import ConcurrentMagics
@@ -63,7 +63,7 @@ class SetupMagics(Magics):
     @takes("--name", type=magic_options.words, help="what it is called; a cell of the same name takes its place")
     @takes("--no-block", action="store_true", help="do not wait: the value says who has run it")
     @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
-    def concurrent_setup(self, line: str, cell: str) -> Everywhere | None:
+    def concurrent_setup(self, line: str, cell: str) -> EverywhereCall | None:
         """Run this cell once in every worker: now, and in later workers before their first task of this notebook.
 
         What it binds (imports, functions, a model that takes long to load) stays in the worker, where cells and task
@@ -107,7 +107,7 @@ class SetupMagics(Magics):
             return f"cell {cell_id}"
         return f"names {', '.join(names)}" if names else f"text {cell}"
 
-    def _watch(self, setup: Everywhere) -> None:
+    def _watch(self, setup: EverywhereCall) -> None:
         """Show how far it is until all workers that there are have run it. A stop leaves it to run later."""
         line = line_for(self._shell())
         began = monotonic()
@@ -136,6 +136,6 @@ class SetupMagics(Magics):
         return self.shell
 
 
-def _progress(setup: Everywhere) -> str:
+def _progress(setup: EverywhereCall) -> str:
     there = f" of {setup.expected}" if setup.expected else ""
     return f"setup {setup.name}: run by {len(setup.workers)}{there} workers"

@@ -21,7 +21,7 @@ SLAB_PLACES_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Block:
     """Where a buffer may lie."""
 
     segment: bytes
@@ -52,7 +52,7 @@ def places_in(kind: int) -> int:
     return max(1, SLAB_BYTES // kind, min(SLAB_PLACES_MAX, SLAB_BYTES_MAX // kind))
 
 
-class Heap:
+class Allocator:
     """Places in segments: taken, free, spoilt."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Heap:
         self._open: dict[int, OrderedDict[bytes, None]] = {}  # by kind: segments with free places, the warmest last
         self.free_bytes = 0  #: in places that were used and are free
 
-    def take(self, size: int) -> Place | None:
+    def take(self, size: int) -> Block | None:
         """Give a free place for `size` bytes; None if a segment has to be added first."""
         kind = kind_of(size)
         candidates = self._open.get(kind)
@@ -73,9 +73,9 @@ class Heap:
         if not record.free:
             del candidates[segment]
         self._cool(record, offset)
-        return Place(segment, offset, kind)
+        return Block(segment, offset, kind)
 
-    def retake(self, place: Place) -> None:
+    def retake(self, place: Block) -> None:
         """Take a place that is free, because what lies there is wanted again."""
         record = self._segments[place.segment]
         del record.free[place.offset]
@@ -90,7 +90,7 @@ class Heap:
         self._segments[segment] = _Segment(places, kind, free=offsets)
         self._open.setdefault(kind, OrderedDict())[segment] = None
 
-    def give_back(self, place: Place, *, clean: bool) -> bytes | None:
+    def give_back(self, place: Block, *, clean: bool) -> bytes | None:
         """Take a place back; give the segment if it is to be closed now."""
         record = self._segments[place.segment]
         record.used -= 1

@@ -11,26 +11,26 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from concurrent_nb.object_store.mapping import map_private
-from concurrent_nb.object_store.segments import CannotOpen, Handle, open_segment
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle, open_segment
 from concurrent_nb.wire.messages import Slice
 
 #: slices of at least this size are mapped
 MAPPED_BYTES: Final = 1024 * 1024
 
 
-class Shelf:
+class SegmentReader:
     """Segments of other processes. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._opened: dict[bytes, Handle] = {}  # with our own descriptors
+        self._opened: dict[bytes, SegmentHandle] = {}  # with our own descriptors
 
-    def add(self, handle: Handle) -> None:
+    def add(self, handle: SegmentHandle) -> None:
         """Open a segment; again is harmless. Raises CannotOpen."""
         with self._lock:
             if handle.segment not in self._opened:
                 fd = open_segment(handle)
-                self._opened[handle.segment] = Handle(handle.segment, os.getpid(), fd, handle.size)
+                self._opened[handle.segment] = SegmentHandle(handle.segment, os.getpid(), fd, handle.size)
 
     def drop(self, segments: Iterable[bytes]) -> None:
         """Close segments; unknown ones are ignored. What is mapped stays mapped."""
@@ -43,7 +43,7 @@ class Shelf:
         """Close all."""
         self.drop(list(self._opened))
 
-    def handle(self, segment: bytes) -> Handle | None:
+    def handle(self, segment: bytes) -> SegmentHandle | None:
         """Say how others open a segment that is open here; None if it is not."""
         return self._opened.get(segment)
 

@@ -1,9 +1,9 @@
 """Pieces of shared memory: anonymous files in memory (Linux's memfd), which another process opens through /proc.
 
-An owner tells a `Handle`; whoever may open the owner's descriptors (the same user on the same host, or root) opens it
-and has the memory for as long as it likes. What is opened is checked to be the segment that was meant, and to be sealed
-against shrinking, so that no reader can be killed by an owner who cuts it off. Systems without memfd share nothing:
-`is_available` says so, and buffers travel as frames there.
+An owner sends a `SegmentHandle`. A process that may open the owner's descriptors (the same user on the same host, or
+root) opens it and has the memory for as long as it likes. What is opened is checked to be the segment that was meant,
+and to be sealed against shrinking, so that no reader can be killed by an owner who cuts it off. Systems without memfd
+share nothing: `is_available` says so, and buffers travel as frames there.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class CannotOpen(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Handle:
+class SegmentHandle:
     """How another process on this host opens a segment."""
 
     segment: bytes
@@ -43,7 +43,7 @@ def is_available() -> bool:
     return sys.platform == "linux" and hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
-def create(size: int) -> Handle:
+def create(size: int) -> SegmentHandle:
     """Make a segment of `size` bytes, which take no memory before they are used. Raises OSError."""
     segment = os.urandom(_ID_BYTES)
     fd = os.memfd_create(_NAME + segment.hex(), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -53,11 +53,11 @@ def create(size: int) -> Handle:
     except BaseException:
         os.close(fd)
         raise
-    return Handle(segment, os.getpid(), fd, size)
+    return SegmentHandle(segment, os.getpid(), fd, size)
 
 
 @contextlib.contextmanager
-def probe() -> Iterator[Handle | None]:
+def probe() -> Iterator[SegmentHandle | None]:
     """Give a small segment, by which others find out whether they can open ours; None where there is no such thing."""
     if not is_available():
         yield None
@@ -69,7 +69,7 @@ def probe() -> Iterator[Handle | None]:
         os.close(handle.fd)
 
 
-def open_segment(handle: Handle) -> int:
+def open_segment(handle: SegmentHandle) -> int:
     """Open a segment to read it; give its descriptor here. Raises CannotOpen."""
     path = f"/proc/{handle.pid:d}/fd/{handle.fd:d}"
     try:
@@ -86,6 +86,6 @@ def open_segment(handle: Handle) -> int:
     return fd
 
 
-def _check_name(path: str, handle: Handle) -> None:
+def _check_name(path: str, handle: SegmentHandle) -> None:
     if os.readlink(path) != f"/memfd:{_NAME}{handle.segment.hex()} (deleted)":
         raise CannotOpen(f"descriptor {handle.fd} of process {handle.pid} is not segment {handle.segment.hex()[:8]}")

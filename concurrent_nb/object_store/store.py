@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from concurrent_nb import foreign
-from concurrent_nb.object_store.allocator import Heap, Place, kind_of, places_in
+from concurrent_nb.object_store.allocator import Allocator, Block, kind_of, places_in
 from concurrent_nb.object_store.segment_reader import MAPPED_BYTES
-from concurrent_nb.object_store.segments import Handle, create
+from concurrent_nb.object_store.segments import SegmentHandle, create
 from concurrent_nb.wire.messages import Slice
 
 log = foreign.Log(__name__)
@@ -51,7 +51,7 @@ def address_of(buffer: memoryview) -> int:
 @dataclass(eq=False, slots=True)
 class _Placed:
     slice: Slice
-    place: Place
+    place: Block
     address: int  #: where it lies in this process
     source: tuple[int, int] | None  #: the address and length that it was copied from, if it may be recognised
     users: int = 1
@@ -59,7 +59,7 @@ class _Placed:
     digest: bytes | None = None  #: xxh3-128, once it was asked for
 
 
-class Store:
+class ObjectStore:
     """Shared memory that this process owns. Safe to use from many threads.
 
     Args:
@@ -71,8 +71,8 @@ class Store:
         self._recognises = recognise
         self._warm_bytes = warm_bytes
         self._lock = threading.Lock()
-        self._heap = Heap()
-        self._handles: dict[bytes, Handle] = {}
+        self._heap = Allocator()
+        self._handles: dict[bytes, SegmentHandle] = {}
         self._kinds: dict[bytes, int] = {}  # how large their places are
         self._maps: dict[bytes, tuple[mmap.mmap, int]] = {}  # and their addresses
         self._placed: dict[tuple[bytes, int], _Placed] = {}  # by segment and offset; free ones too, until reused
@@ -163,7 +163,7 @@ class Store:
                         self._seen.popitem(last=False)
         return slice_
 
-    def _find_place(self, size: int) -> Place:
+    def _find_place(self, size: int) -> Block:
         place = self._heap.take(size)
         if place is None:
             kind = kind_of(size)
@@ -209,7 +209,7 @@ class Store:
         """Return a number that grows with each buffer that is laid down."""
         return self._count
 
-    def handle(self, segment: bytes) -> Handle | None:
+    def handle(self, segment: bytes) -> SegmentHandle | None:
         """Say how others open a segment of ours; None for one that is closed, or not ours."""
         return self._handles.get(segment)
 
@@ -232,7 +232,7 @@ class Store:
         """Close everything. Readers that have mapped something keep it."""
         with self._lock:
             self._is_closed = True
-            self._heap = Heap()
+            self._heap = Allocator()
             for segment in list(self._handles):
                 self._close(segment)
 
@@ -280,7 +280,7 @@ class Lease:
 
     __slots__ = ("_clean", "_slices", "_store")
 
-    def __init__(self, store: Store, slices: list[Slice]) -> None:
+    def __init__(self, store: ObjectStore, slices: list[Slice]) -> None:
         self._store = store
         self._slices = slices
         self._clean = False

@@ -6,15 +6,15 @@ A strategy costs something whenever a slave changes, so one that no open job has
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
-from concurrent_nb.tasks.task_record import Job
+from concurrent_nb.tasks.task_record import JobRecord
 
 #: makes a strategy for jobs that ask for it by its name
 Makers = Mapping[str, Callable[[], Strategy]]
 
 
-class InUse:
+class ActiveStrategies:
     """Which strategy places a job's tasks.
 
     Args:
@@ -40,7 +40,7 @@ class InUse:
         """Say whether all jobs leave it to the cluster's strategy."""
         return not self._own
 
-    def opened(self, job: Job, slaves: Iterable[Slave]) -> None:
+    def opened(self, job: JobRecord, slaves: Iterable[SlaveState]) -> None:
         """Use what the job asks for, one of `names`, from now on. It gets to know the slaves that there are."""
         name = job.strategy
         if name in ("", self.default.name):
@@ -54,7 +54,7 @@ class InUse:
         if self._own[name].far:
             self.far_owners[job.owner] += 1
 
-    def forgotten(self, job: Job) -> None:
+    def forgotten(self, job: JobRecord) -> None:
         """Drop what no other open job asks for."""
         strategy = self._own.get(job.strategy)
         if strategy is None:
@@ -66,11 +66,11 @@ class InUse:
             del self._own[job.strategy]
             self.all = (self.default, *self._own.values())
 
-    def of(self, job: Job) -> Strategy:
+    def of(self, job: JobRecord) -> Strategy:
         """Return the strategy of a job."""
         return self._own.get(job.strategy, self.default)
 
-    def own_and_far(self, job: Job) -> bool:
+    def own_and_far(self, job: JobRecord) -> bool:
         """Say whether the job has asked for a strategy that is `far`."""
         own = self._own.get(job.strategy)
         return own is not None and own.far

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Final
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.scheduling.scheduler_state import Books
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.scheduler_state import SchedulerState
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
-from concurrent_nb.tasks.task_record import Task
+from concurrent_nb.tasks.task_record import TaskRecord
 
 #: so many tasks for each slot are left to a slave from which room is taken for other owners
 _LEFT_PER_SLOT: Final = 2
@@ -20,7 +20,7 @@ _LEFT_PER_SLOT: Final = 2
 class Balance:
     """Decide which slave gives back which tasks."""
 
-    def __init__(self, books: Books, *, after_s: float) -> None:
+    def __init__(self, books: SchedulerState, *, after_s: float) -> None:
         if not after_s > 0:
             raise ConfigurationError(f"rebalance_after_s is {after_s}, it must be more than 0 seconds")
         self._books = books
@@ -68,15 +68,15 @@ class Balance:
             if wanted <= 0:
                 return
 
-    def _has_waited(self, quiet_s: float, task: Task) -> bool:
+    def _has_waited(self, quiet_s: float, task: TaskRecord) -> bool:
         """Say whether a task is not left any longer to a slave that has answered nothing for so many seconds."""
         return not task.objects or quiet_s >= self._books.strategies.of(task.job).patience_s
 
-    def _asker(self, strategy: Strategy) -> Callable[[Slave, int], int]:
+    def _asker(self, strategy: Strategy) -> Callable[[SlaveState, int], int]:
         of = self._books.strategies.of
         return lambda slave, most: self._ask(slave, most, lambda task: of(task.job) is strategy)
 
-    def _ask(self, slave: Slave, most: int, may_move: Callable[[Task], bool]) -> int:
+    def _ask(self, slave: SlaveState, most: int, may_move: Callable[[TaskRecord], bool]) -> int:
         """Ask for the tasks that it got last; return how many. None is asked for twice in one attempt."""
         spare = min(slave.spare, most)
         chosen = [task for task in self._unstarted(slave) if may_move(task)][-spare:] if spare > 0 else []
@@ -112,12 +112,12 @@ class Balance:
 
     # --------------------------------------------------------------------------------------- both
 
-    def _unstarted(self, slave: Slave) -> list[Task]:
+    def _unstarted(self, slave: SlaveState) -> list[TaskRecord]:
         asked = self._books.asked
         # What takes several slots, or none, is no matter of idle slots.
         return [t for t in slave.tasks if t.width == 1 and not (t.started or t.cancelled or t in asked)]
 
-    def _ask_for(self, tasks: list[Task], slave: Slave) -> None:
+    def _ask_for(self, tasks: list[TaskRecord], slave: SlaveState) -> None:
         for task in tasks:
             self._books.ask_back(task, slave)
         if tasks:

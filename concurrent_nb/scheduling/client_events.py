@@ -22,19 +22,19 @@ from concurrent_nb.scheduling.events import (
 )
 from concurrent_nb.scheduling.placement import why_too_large
 from concurrent_nb.scheduling.refusal import refuse
-from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, Books, cost_of
-from concurrent_nb.scheduling.task_lifecycle import Endings
-from concurrent_nb.tasks.task_record import Job, State, Task
+from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, SchedulerState, cost_of
+from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import Needs, TaskRef
 
 #: what is said in so many words, and means the same as None
 PLAIN: Final = Needs()
 
 
-class JobDesk:
+class ClientEventHandler:
     """Handle the events that come from clients."""
 
-    def __init__(self, books: Books, endings: Endings) -> None:
+    def __init__(self, books: SchedulerState, endings: TaskLifecycle) -> None:
         self._books = books
         self._endings = endings
 
@@ -50,7 +50,7 @@ class JobDesk:
             if event.strategy and event.strategy not in books.strategies.names:
                 names = ", ".join(books.strategies.names)
                 refuse(event, f"a job asks for strategy {event.strategy[:100]!r}; there are {names}")
-            job = books.jobs[event.job] = Job(
+            job = books.jobs[event.job] = JobRecord(
                 event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
             job.opened_s, job.shares_memory = now, event.shares_memory
@@ -141,7 +141,7 @@ class JobDesk:
             if job is None:
                 continue
             alike = [task for task in job.tasks.values() if task.function == event.function]
-            waited = [task for task in alike if task.state == State.WAITING]
+            waited = [task for task in alike if task.state == TaskState.WAITING]
             for task in waited:
                 self._endings.refuse(task, event.why)
             self._books.wait_no_longer(waited)
@@ -165,7 +165,7 @@ class JobDesk:
     def client_heard(self, event: ClientHeard, now: float) -> None:
         """Deliver what was kept for the client."""
         for task in self._books.take_undelivered(event.client):
-            if task.state == State.FINISHED and task.job.client == event.client:
+            if task.state == TaskState.FINISHED and task.job.client == event.client:
                 self._endings.deliver(task)
 
     def linger_over(self, now: float) -> None:
@@ -173,19 +173,19 @@ class JobDesk:
         for job_id in self._books.lingering.take_up_to(now):
             self._endings.abandon(self._books.jobs[job_id])
 
-    def _attach(self, job: Job, event: JobOpened) -> None:
+    def _attach(self, job: JobRecord, event: JobOpened) -> None:
         job.client = event.client
         self._books.lingering.discard(job.id)
         if job.shares_memory != event.shares_memory:
             self._count_anew(job, event.shares_memory)
         for task in job.tasks.values():
-            if task.state == State.FINISHED:
+            if task.state == TaskState.FINISHED:
                 self._endings.deliver(task)
             elif task.started and task.slave is not None:
                 ref = TaskRef(job.id, task.index, task.attempt)
                 self._books.out.tell_started(event.client, self._books.slaves[task.slave].name, ref)
 
-    def _count_anew(self, job: Job, shares_memory: bool) -> None:
+    def _count_anew(self, job: JobRecord, shares_memory: bool) -> None:
         """Count what is kept for a job whose owner has come back from another host, or to this one."""
         outcomes = [task.outcome for task in job.tasks.values() if task.outcome is not None]
         before = sum(cost_of(outcome, job) for outcome in outcomes)
@@ -194,19 +194,19 @@ class JobDesk:
             self._books.keep(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
             self._books.keep_no_longer(job.owner, before)
 
-    def _fresh(self, job: Job, event: TasksSubmitted, needs: Needs | None) -> list[Task]:
+    def _fresh(self, job: JobRecord, event: TasksSubmitted, needs: Needs | None) -> list[TaskRecord]:
         function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks
-        fresh: list[Task] = []
+        fresh: list[TaskRecord] = []
         for frame, buffers in zip(event.tasks, event.buffers or repeat(()), strict=False):
             index = frame.index
             known = tasks.get(index)
             if known is None:
-                task = Task(job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries)
+                task = TaskRecord(job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries)
                 if needs is not None:
                     task.needs = needs
                 tasks[index] = task
                 fresh.append(task)
-            elif known.state == State.FINISHED:
+            elif known.state == TaskState.FINISHED:
                 self._endings.deliver(known)
         if event.objects:
             objects = {frame.index: each for frame, each in zip(event.tasks, event.objects, strict=True)}
@@ -214,11 +214,11 @@ class JobDesk:
                 task.objects = objects[task.index]
         return fresh
 
-    def _forget_if_done(self, job: Job) -> None:
+    def _forget_if_done(self, job: JobRecord) -> None:
         if job.closed and not job.tasks:
             self._books.forget(job)
 
-    def _job_of(self, event: TasksSubmitted | JobClosed | CancelRequested | OutcomesAcknowledged) -> Job | None:
+    def _job_of(self, event: TasksSubmitted | JobClosed | CancelRequested | OutcomesAcknowledged) -> JobRecord | None:
         """Return the event's job, None if it is not known (any more); refuse the event if it is somebody else's."""
         job = self._books.jobs.get(event.job)
         if job is not None and job.client != event.client and self._books.owners.get(event.client) != job.owner:

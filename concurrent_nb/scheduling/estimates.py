@@ -21,7 +21,7 @@ def blend(average_s: float | None, mean_s: float, count: int) -> float:
     return keep * average_s + (1.0 - keep) * mean_s
 
 
-class Estimates:
+class TaskEstimates:
     """The expected run time of each function that was measured lately.
 
     They outlive their job, because the next cell often maps the same function again; of more than `most` functions the

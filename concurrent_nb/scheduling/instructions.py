@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from concurrent_nb.ids import Digest, JobId, SessionId
-from concurrent_nb.tasks.task_record import Buffer, Task
+from concurrent_nb.tasks.task_record import Buffer, TaskRecord
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
 
-class Assign(Struct, frozen=True, gc=False):
+class AssignTasks(Struct, frozen=True, gc=False):
     """Send these attempts to the slave. Each task's `attempt` is the number to send."""
 
     slave: SessionId
@@ -17,10 +17,10 @@ class Assign(Struct, frozen=True, gc=False):
     function: Digest
     timeout_s: float | None
     needs: Needs | None
-    tasks: Sequence[Task]
+    tasks: Sequence[TaskRecord]
 
 
-class Withdraw(Struct, frozen=True, gc=False):
+class WithdrawTasks(Struct, frozen=True, gc=False):
     """Ask the slave to give these back if unstarted; with `stop`, to stop them if running."""
 
     slave: SessionId
@@ -28,7 +28,7 @@ class Withdraw(Struct, frozen=True, gc=False):
     stop: bool
 
 
-class Deliver(Struct, frozen=True, gc=False):
+class DeliverOutcomes(Struct, frozen=True, gc=False):
     """Send these outcomes to the owner's session. Each is kept until it is acknowledged."""
 
     client: SessionId
@@ -38,7 +38,7 @@ class Deliver(Struct, frozen=True, gc=False):
     buffers: Sequence[Sequence[Buffer]]  #: for each item; empty if no item has any
 
 
-class TellStarted(Struct, frozen=True, gc=False):
+class AnnounceStarted(Struct, frozen=True, gc=False):
     """Tell the owner that these are running."""
 
     client: SessionId
@@ -52,4 +52,4 @@ class ForgetJob(Struct, frozen=True, gc=False):
     job: JobId
 
 
-Instruction = Assign | Withdraw | Deliver | TellStarted | ForgetJob
+Instruction = AssignTasks | WithdrawTasks | DeliverOutcomes | AnnounceStarted | ForgetJob

@@ -10,30 +10,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final
 
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.tasks.task_record import ObjectSize
 
 #: objects that are remembered of one slave at most; what it got first is forgotten first
 MOST: Final = 10_000
 
 
-class Holdings:
+class ObjectLocations:
     """Slaves by object. What each slave has is in its record, for strategies to read."""
 
     def __init__(self) -> None:
-        self._holders: dict[bytes, OrderedDict[Slave, None]] = {}
-        self._sharing: OrderedDict[Slave, None] = OrderedDict()  # these have everything
+        self._holders: dict[bytes, OrderedDict[SlaveState, None]] = {}
+        self._sharing: OrderedDict[SlaveState, None] = OrderedDict()  # these have everything
 
     def __len__(self) -> int:
         """Return how many objects are known of some slave."""
         return len(self._holders)
 
-    def joined(self, slave: Slave) -> None:
+    def joined(self, slave: SlaveState) -> None:
         """Take in a slave."""
         if slave.shares_memory:
             self._sharing[slave] = None
 
-    def hold(self, slave: Slave, objects: Iterable[bytes]) -> None:
+    def hold(self, slave: SlaveState, objects: Iterable[bytes]) -> None:
         """Note that the slave has these, or will have them before its next task."""
         if slave.shares_memory:
             return
@@ -49,7 +49,7 @@ class Holdings:
             if len(mine) > MOST:
                 self.drop(slave, (next(iter(mine)),))
 
-    def drop(self, slave: Slave, objects: Iterable[bytes]) -> None:
+    def drop(self, slave: SlaveState, objects: Iterable[bytes]) -> None:
         """Note that the slave has these no longer."""
         for each in objects:
             if each in slave.objects:
@@ -59,16 +59,16 @@ class Holdings:
                 if not holders:
                     del self._holders[each]
 
-    def left(self, slave: Slave) -> None:
+    def left(self, slave: SlaveState) -> None:
         """Forget a slave."""
         self._sharing.pop(slave, None)
         self.drop(slave, tuple(slave.objects))
 
-    def holders(self, each: bytes) -> Iterable[Slave]:
+    def holders(self, each: bytes) -> Iterable[SlaveState]:
         """Return the slaves that are known to have got an object."""
         return self._holders.get(each, {}).keys()
 
-    def near(self, objects: Sequence[ObjectSize], most: int) -> Iterator[Slave]:
+    def near(self, objects: Sequence[ObjectSize], most: int) -> Iterator[SlaveState]:
         """Iterate over slaves that have some of the objects: who has everything, then the largest one's holders.
 
         There are at most `most`; of an object with more holders than that, others come at the next call. A slave that
@@ -86,7 +86,7 @@ class Holdings:
             most -= len(looked_at)
 
 
-def missing_bytes(slave: Slave, objects: Iterable[ObjectSize]) -> int:
+def missing_bytes(slave: SlaveState, objects: Iterable[ObjectSize]) -> int:
     """Return how many bytes of these objects the slave lacks."""
     if slave.shares_memory:
         return 0

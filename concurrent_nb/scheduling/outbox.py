@@ -7,13 +7,20 @@ which it was decided.
 from collections.abc import Sequence
 
 from concurrent_nb.ids import Digest, JobId, SessionId
-from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, Instruction, TellStarted, Withdraw
-from concurrent_nb.scheduling.task_queue import Run
-from concurrent_nb.tasks.task_record import Buffer, Job, Task
+from concurrent_nb.scheduling.instructions import (
+    AnnounceStarted,
+    AssignTasks,
+    DeliverOutcomes,
+    ForgetJob,
+    Instruction,
+    WithdrawTasks,
+)
+from concurrent_nb.scheduling.task_queue import QueuedRun
+from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
 
-class Parcel:
+class OutcomeParcel:
     """Outcomes on their way to one client."""
 
     __slots__ = ("_buffers", "_items")
@@ -28,12 +35,12 @@ class Parcel:
             self._buffers[len(self._items)] = buffers
         self._items.append(item)
 
-    def instruction(self, client: SessionId, job: JobId, slave: str) -> Deliver | None:
+    def instruction(self, client: SessionId, job: JobId, slave: str) -> DeliverOutcomes | None:
         """Return the instruction to send them, None if there are none."""
         if not self._items:
             return None
         buffers = [self._buffers.get(place, ()) for place in range(len(self._items))] if self._buffers else ()
-        return Deliver(client, job, slave, self._items, buffers)
+        return DeliverOutcomes(client, job, slave, self._items, buffers)
 
 
 class Outbox:
@@ -43,15 +50,15 @@ class Outbox:
         self.silent: set[SessionId] = set()  #: clients that get nothing for now
         self._sealed: list[Instruction] = []
         self._started: dict[tuple[SessionId, str], list[TaskRef]] = {}
-        self._parcels: dict[tuple[SessionId, JobId, str], Parcel] = {}
+        self._parcels: dict[tuple[SessionId, JobId, str], OutcomeParcel] = {}
         self._withdrawn: dict[tuple[SessionId, bool], list[TaskRef]] = {}
-        self._assigned: dict[tuple[SessionId, JobId, Digest, float | None, Needs | None], list[Task]] = {}
+        self._assigned: dict[tuple[SessionId, JobId, Digest, float | None, Needs | None], list[TaskRecord]] = {}
 
     def tell_started(self, client: SessionId, slave: str, task: TaskRef) -> None:
         """Tell a client that a task runs."""
         self._started.setdefault((client, slave), []).append(task)
 
-    def parcel(self, job: Job, slave: str) -> Parcel | None:
+    def parcel(self, job: JobRecord, slave: str) -> OutcomeParcel | None:
         """Return where the job's outcomes from a slave are put, None while its owner is away or silent.
 
         They are to be kept then: see `Books.keep_undelivered`.
@@ -61,14 +68,14 @@ class Outbox:
         key = (job.client, job.id, slave)
         parcel = self._parcels.get(key)
         if parcel is None:
-            parcel = self._parcels[key] = Parcel()
+            parcel = self._parcels[key] = OutcomeParcel()
         return parcel
 
     def withdraw(self, slave: SessionId, task: TaskRef, *, stop: bool) -> None:
         """Ask a slave to give a task back; with `stop`, to stop it."""
         self._withdrawn.setdefault((slave, stop), []).append(task)
 
-    def assign(self, slave: SessionId, run: Run, tasks: list[Task]) -> None:
+    def assign(self, slave: SessionId, run: QueuedRun, tasks: list[TaskRecord]) -> None:
         """Send tasks of a run to a slave."""
         self._assigned.setdefault((slave, run.job.id, run.function, run.timeout_s, run.needs), []).extend(tasks)
 
@@ -86,15 +93,15 @@ class Outbox:
     def _seal(self) -> None:
         out = self._sealed
         if self._started:
-            out += [TellStarted(client, slave, tasks) for (client, slave), tasks in self._started.items()]
+            out += [AnnounceStarted(client, slave, tasks) for (client, slave), tasks in self._started.items()]
             self._started = {}
         if self._parcels:
             delivers = (parcel.instruction(*key) for key, parcel in self._parcels.items())
             out += [deliver for deliver in delivers if deliver is not None]
             self._parcels = {}
         if self._withdrawn:
-            out += [Withdraw(slave, tasks, stop) for (slave, stop), tasks in self._withdrawn.items()]
+            out += [WithdrawTasks(slave, tasks, stop) for (slave, stop), tasks in self._withdrawn.items()]
             self._withdrawn = {}
         if self._assigned:
-            out += [Assign(*key, tasks) for key, tasks in self._assigned.items()]
+            out += [AssignTasks(*key, tasks) for key, tasks in self._assigned.items()]
             self._assigned = {}

@@ -11,11 +11,11 @@ first, however narrow those behind it are; else wide ones would never find room.
 from math import inf
 from typing import Final
 
-from concurrent_nb.scheduling.scheduler_state import Books
-from concurrent_nb.scheduling.slave_state import Slave, is_wide
-from concurrent_nb.scheduling.task_lifecycle import Endings
-from concurrent_nb.scheduling.task_queue import Run
-from concurrent_nb.tasks.task_record import Task
+from concurrent_nb.scheduling.scheduler_state import SchedulerState
+from concurrent_nb.scheduling.slave_state import SlaveState, is_wide
+from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
+from concurrent_nb.scheduling.task_queue import QueuedRun
+from concurrent_nb.tasks.task_record import TaskRecord
 
 #: while there are slaves, but none with slots enough, a task waits so long for one that has, in seconds
 TOO_LARGE_AFTER_S: Final = 5.0
@@ -29,7 +29,7 @@ class Placement:
             moved to another.
     """
 
-    def __init__(self, books: Books, endings: Endings, *, move_after_s: float) -> None:
+    def __init__(self, books: SchedulerState, endings: TaskLifecycle, *, move_after_s: float) -> None:
         self._books = books
         self._endings = endings
         self._move_after_s = move_after_s
@@ -64,7 +64,7 @@ class Placement:
                         books.refresh(slave)
                         return
 
-    def _could_begin_elsewhere(self, task: Task) -> bool:
+    def _could_begin_elsewhere(self, task: TaskRecord) -> bool:
         needs = task.needs
         if needs is None or not is_wide(needs) or task.started or task.cancelled or task in self._books.asked:
             return False
@@ -87,12 +87,12 @@ class Placement:
         too_large = run is not None and _cores(run) > books.most_slots > 0
         self.give_up_s = self._most_slots_since_s + TOO_LARGE_AFTER_S if too_large else inf
 
-    def _assign(self, slave: Slave, run: Run, task: Task, now: float) -> None:
+    def _assign(self, slave: SlaveState, run: QueuedRun, task: TaskRecord, now: float) -> None:
         slave.quiet_since_s = now
         self._books.out.assign(slave.id, run, [task])
         self._books.refresh(slave)
 
-    def _for_host(self) -> Slave | None:
+    def _for_host(self) -> SlaveState | None:
         """Return the slave with the fewest hosts. What its slots do is no matter: a host mostly waits."""
         return min(
             (slave for slave in self._books.slaves.values() if slave.takes_host),
@@ -100,7 +100,7 @@ class Placement:
             default=None,
         )
 
-    def _for_wide(self, cores: int) -> Slave | None:
+    def _for_wide(self, cores: int) -> SlaveState | None:
         """Return a slave where it can begin at once, else the one that is expected to have the slots soonest."""
         return min(
             (slave for slave in self._books.slaves.values() if slave.takes_wide(cores)),
@@ -108,7 +108,7 @@ class Placement:
             default=None,
         )
 
-    def _refuse(self, tasks: list[Task]) -> None:
+    def _refuse(self, tasks: list[TaskRecord]) -> None:
         """Refuse tasks that were first in the queue, which they have left; they are of one job."""
         for task in tasks:
             self._endings.refuse(task, why_too_large(self._books, task))
@@ -116,7 +116,7 @@ class Placement:
             self._endings.end(tasks[0].job)
 
 
-def why_too_large(books: Books, task: Task) -> str:
+def why_too_large(books: SchedulerState, task: TaskRecord) -> str:
     """Say why no slave can run a task, "" if one can, or if there are no slaves to go by."""
     cores = task.needs.cores if task.needs is not None else 1
     if not cores > books.most_slots > 0:
@@ -127,5 +127,5 @@ def why_too_large(books: Books, task: Task) -> str:
     )
 
 
-def _cores(run: Run) -> int:
+def _cores(run: QueuedRun) -> int:
     return run.needs.cores if run.needs is not None else 1

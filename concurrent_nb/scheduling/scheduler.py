@@ -16,9 +16,9 @@ from typing import Any, Final
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling import validation
-from concurrent_nb.scheduling.active_strategies import InUse, Makers
+from concurrent_nb.scheduling.active_strategies import ActiveStrategies, Makers
 from concurrent_nb.scheduling.balance import Balance
-from concurrent_nb.scheduling.client_events import JobDesk
+from concurrent_nb.scheduling.client_events import ClientEventHandler
 from concurrent_nb.scheduling.events import (
     AttemptsRefused,
     CancelRequested,
@@ -45,14 +45,14 @@ from concurrent_nb.scheduling.events import (
 from concurrent_nb.scheduling.instructions import Instruction
 from concurrent_nb.scheduling.placement import Placement
 from concurrent_nb.scheduling.refusal import EventRefused
-from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES, Books
-from concurrent_nb.scheduling.slave_events import SlaveDesk
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES, SchedulerState
+from concurrent_nb.scheduling.slave_events import SlaveEventHandler
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.scheduling.suspects import Suspects
-from concurrent_nb.scheduling.task_lifecycle import Endings
-from concurrent_nb.tasks.task_record import Job, Task
+from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 
 #: where several owners wait, each hands out tasks of about so many seconds, then it is the next one's turn
 TURN_S: Final = 0.005
@@ -90,28 +90,28 @@ class Scheduler:
     ) -> None:
         if not grace_s > 0:
             raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
-        self._books = Books(InUse(strategy, makers), results_kept_bytes)
+        self._books = SchedulerState(ActiveStrategies(strategy, makers), results_kept_bytes)
         self._shared_until_s = 0.0
-        endings = Endings(self._books, deaths_allowed=deaths_allowed)
-        self._jobs = JobDesk(self._books, endings)
-        self._slaves = SlaveDesk(self._books, endings, grace_s=grace_s)
+        endings = TaskLifecycle(self._books, deaths_allowed=deaths_allowed)
+        self._jobs = ClientEventHandler(self._books, endings)
+        self._slaves = SlaveEventHandler(self._books, endings, grace_s=grace_s)
         self._placement = Placement(self._books, endings, move_after_s=rebalance_after_s)
         self._suspects = Suspects(self._books, endings)
         self._balance = Balance(self._books, after_s=rebalance_after_s)
         self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
 
     @property
-    def jobs(self) -> Mapping[JobId, Job]:
+    def jobs(self) -> Mapping[JobId, JobRecord]:
         """All jobs that are not forgotten, with their unfinished and unacknowledged tasks; to be read only."""
         return self._books.jobs
 
     @property
-    def slaves(self) -> Mapping[SessionId, Slave]:
+    def slaves(self) -> Mapping[SessionId, SlaveState]:
         """All slaves; to be read only."""
         return self._books.slaves
 
     @property
-    def blamed(self) -> Collection[Task]:
+    def blamed(self) -> Collection[TaskRecord]:
         """All tasks that have not ended and had a worker or a slave die; to be read only."""
         return self._books.blamed
 
@@ -217,7 +217,7 @@ class Scheduler:
             books.out.assign(slave.id, run, tasks)
             books.refresh(slave)
 
-    def _strategy_of(self, job: Job, now: float) -> Strategy:
+    def _strategy_of(self, job: JobRecord, now: float) -> Strategy:
         """Return who places a job's tasks now: its own strategy, unless that would take the room of others."""
         strategies = self._books.strategies
         if now < self._shared_until_s and strategies.own_and_far(job):
@@ -230,7 +230,7 @@ def _turn(estimate_s: float | None) -> int:
     return 1 if estimate_s is None else max(1, int(TURN_S / estimate_s))
 
 
-def _handlers(jobs: JobDesk, slaves: SlaveDesk) -> _Handlers:
+def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
     return {
         JobOpened: jobs.opened,
         TasksSubmitted: jobs.submitted,

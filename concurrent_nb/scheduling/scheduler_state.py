@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from concurrent_nb.ids import JobId, SessionId
-from concurrent_nb.scheduling.active_strategies import InUse
-from concurrent_nb.scheduling.estimates import Estimates
-from concurrent_nb.scheduling.object_locations import Holdings
+from concurrent_nb.scheduling.active_strategies import ActiveStrategies
+from concurrent_nb.scheduling.estimates import TaskEstimates
+from concurrent_nb.scheduling.object_locations import ObjectLocations
 from concurrent_nb.scheduling.outbox import Outbox
 from concurrent_nb.scheduling.ranking import Ranking
-from concurrent_nb.scheduling.slave_state import Slave, is_host, is_wide
-from concurrent_nb.scheduling.task_queue import WaitingQueue
-from concurrent_nb.tasks.task_record import Job, Task
+from concurrent_nb.scheduling.slave_state import SlaveState, is_host, is_wide
+from concurrent_nb.scheduling.task_queue import TaskQueue
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
 #: outcomes of one owner that may be unacknowledged before no more of his tasks are run
@@ -27,7 +27,7 @@ RECORD_BYTES: Final = 500
 SHARED_PARTS: Final = 16
 
 
-def cost_of(outcome: OutcomeFrame, job: Job) -> int:
+def cost_of(outcome: OutcomeFrame, job: JobRecord) -> int:
     """Return what an outcome counts for, in bytes, until its owner has acknowledged it."""
     cost = RECORD_BYTES + len(outcome.body)
     for size in outcome.sizes:
@@ -38,37 +38,39 @@ def cost_of(outcome: OutcomeFrame, job: Job) -> int:
     return cost
 
 
-class Books:
+class SchedulerState:
     """What is known, with the few steps that keep one page consistent with the others."""
 
-    def __init__(self, strategies: InUse, results_kept_bytes: int = RESULTS_KEPT_BYTES) -> None:
+    def __init__(self, strategies: ActiveStrategies, results_kept_bytes: int = RESULTS_KEPT_BYTES) -> None:
         self.strategies = strategies
         self.out = Outbox()
-        self.jobs: dict[JobId, Job] = {}
+        self.jobs: dict[JobId, JobRecord] = {}
         self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
         self.busy: dict[str, int] = {}  #: owners of jobs that have tasks, finished ones too: how many such jobs
-        self.slaves: dict[SessionId, Slave] = {}
-        self.undelivered: dict[SessionId, list[Task]] = {}  #: what is kept for silent clients
+        self.slaves: dict[SessionId, SlaveState] = {}
+        self.undelivered: dict[SessionId, list[TaskRecord]] = {}  #: what is kept for silent clients
         self.kept_bytes: dict[str, int] = {}  #: by owner, what his outcomes that he has not acknowledged count for
         self.paused: set[str] = set()  #: owners for whom too much is kept: no more of their tasks are handed out
         self._results_kept_bytes = results_kept_bytes
-        self.holdings = Holdings()
-        self.waiting = WaitingQueue()  #: tasks that take one slot each
-        self.wide = WaitingQueue()  #: tasks that take several slots of one slave
-        self.hosts = WaitingQueue()  #: tasks that take none
-        self.suspects = WaitingQueue()  #: tasks that are to run alone on a slave, whatever they take
+        self.holdings = ObjectLocations()
+        self.waiting = TaskQueue()  #: tasks that take one slot each
+        self.wide = TaskQueue()  #: tasks that take several slots of one slave
+        self.hosts = TaskQueue()  #: tasks that take none
+        self.suspects = TaskQueue()  #: tasks that are to run alone on a slave, whatever they take
         self.queues = (self.waiting, self.wide, self.hosts, self.suspects)
         self.has_suspects = False  #: one of the last kind may wait, or run
-        self.blamed: dict[Task, None] = {}  #: tasks that have not ended and had a worker or a slave die
+        self.blamed: dict[TaskRecord, None] = {}  #: tasks that have not ended and had a worker or a slave die
         self.unplaced = False  #: a task was added to wide or hosts, or a slave for them came, went or changed
-        self.estimates = Estimates()
+        self.estimates = TaskEstimates()
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
-        self.overdue: Ranking[Task] = Ranking()  #: tasks that run with a time limit, by when their slave is reminded
-        self.hopeless: Ranking[Task] = Ranking()  #: tasks whose slave was reminded, by when they are given up
-        self.asked: dict[Task, None] = {}  #: asked back from slaves that have too many, in this attempt
-        self.crowded: dict[SessionId, Slave] = {}  #: slaves that have more than they can run at once
+        self.overdue: Ranking[TaskRecord] = (
+            Ranking()
+        )  #: tasks that run with a time limit, by when their slave is reminded
+        self.hopeless: Ranking[TaskRecord] = Ranking()  #: tasks whose slave was reminded, by when they are given up
+        self.asked: dict[TaskRecord, None] = {}  #: asked back from slaves that have too many, in this attempt
+        self.crowded: dict[SessionId, SlaveState] = {}  #: slaves that have more than they can run at once
         self.idle = 0  #: slots with nothing to do, of all trusted slaves
-        self._touched: dict[Slave, None] = {}
+        self._touched: dict[SlaveState, None] = {}
         self._most_slots: int | None = 0
 
     @property
@@ -92,26 +94,26 @@ class Books:
             self._most_slots = None  # to be counted when it is asked for
         self.unplaced = True
 
-    def queue_of(self, needs: Needs | None) -> WaitingQueue:
+    def queue_of(self, needs: Needs | None) -> TaskQueue:
         """Return where tasks of these needs wait, suspects aside."""
         return self.hosts if is_host(needs) else self.wide if is_wide(needs) else self.waiting
 
-    def queue_for(self, task: Task) -> WaitingQueue:
+    def queue_for(self, task: TaskRecord) -> TaskQueue:
         """Return where a task waits."""
         return self.suspects if task.suspect else self.queue_of(task.needs)
 
-    def add(self, needs: Needs | None, tasks: Sequence[Task]) -> None:
+    def add(self, needs: Needs | None, tasks: Sequence[TaskRecord]) -> None:
         """Let tasks wait, which share job, function, time limit and needs."""
         self.queue_of(needs).add(tasks)
         self.unplaced = self.unplaced or needs is not None
 
-    def put_back(self, task: Task) -> None:
+    def put_back(self, task: TaskRecord) -> None:
         """Let a task wait before all others of its owner that wait where it does."""
         self.queue_for(task).put_back(task)
         self.unplaced = self.unplaced or task.needs is not None
         self.has_suspects = self.has_suspects or task.suspect
 
-    def wait_no_longer(self, waited: Sequence[Task]) -> None:
+    def wait_no_longer(self, waited: Sequence[TaskRecord]) -> None:
         """Learn that these tasks wait no longer, which were waiting and are of one owner."""
         if not waited:
             return
@@ -122,12 +124,12 @@ class Books:
         for queue, count in counts.items():
             queue.ended(waited[0].job.owner, count)
 
-    def keep_undelivered(self, task: Task) -> None:
+    def keep_undelivered(self, task: TaskRecord) -> None:
         """Note that an outcome is not sent, because its client is silent; without a client nothing is to be noted."""
         if task.job.client is not None:
             self.undelivered.setdefault(task.job.client, []).append(task)
 
-    def take_undelivered(self, client: SessionId) -> list[Task]:
+    def take_undelivered(self, client: SessionId) -> list[TaskRecord]:
         """Give what was kept for a client, which is silent no longer, or gone."""
         self.out.silent.discard(client)
         return self.undelivered.pop(client, [])
@@ -163,7 +165,7 @@ class Books:
                     self.ask_back(task, slave)
             self.touch(slave)
 
-    def touch(self, slave: Slave) -> None:
+    def touch(self, slave: SlaveState) -> None:
         """Note that a slave's load, size, trust or speed has changed: it is counted once, after all events."""
         self._touched[slave] = None
 
@@ -174,7 +176,7 @@ class Books:
             for slave in touched:
                 self.refresh(slave)
 
-    def refresh(self, slave: Slave) -> None:
+    def refresh(self, slave: SlaveState) -> None:
         """Count a slave's idle slots anew, and let the strategy look at it."""
         load, slots = slave.load, slave.slots
         idle = max(0, min(slots, slave.credit) - load) if slave.trusted and not slave.closed else 0
@@ -190,7 +192,7 @@ class Books:
         for strategy in self.strategies.all:
             strategy.changed(slave)
 
-    def strike(self, slave: Slave) -> None:
+    def strike(self, slave: SlaveState) -> None:
         """Remove a slave; its tasks are the caller's to place."""
         del self.slaves[slave.id]
         self.resized(slave.slots, 0)
@@ -201,19 +203,19 @@ class Books:
         for strategy in self.strategies.all:
             strategy.left(slave)
 
-    def ask_back(self, task: Task, slave: Slave) -> None:
+    def ask_back(self, task: TaskRecord, slave: SlaveState) -> None:
         """Ask for a task that has not started. The caller refreshes the slave."""
         self.asked[task] = None
         slave.asked += 1
         self.out.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
 
-    def unask(self, task: Task, slave: Slave) -> None:
+    def unask(self, task: TaskRecord, slave: SlaveState) -> None:
         """Forget that a task was asked for, if it was: it runs, or has ended."""
         if task in self.asked:
             del self.asked[task]
             slave.asked -= 1
 
-    def unwatch(self, task: Task, slave: Slave) -> None:
+    def unwatch(self, task: TaskRecord, slave: SlaveState) -> None:
         """Expect nothing more of a task's attempt: it has ended."""
         if self.asked:
             self.unask(task, slave)
@@ -221,28 +223,28 @@ class Books:
             self.overdue.discard(task)
             self.hopeless.discard(task)
 
-    def release(self, task: Task, slave: Slave) -> None:
+    def release(self, task: TaskRecord, slave: SlaveState) -> None:
         """Take a task off the slave that has answered for it, which the caller touches after all its answers."""
         self.unwatch(task, slave)
         slave.release(task)
 
-    def disown(self, task: Task, slave: Slave) -> None:
+    def disown(self, task: TaskRecord, slave: SlaveState) -> None:
         """Take a task off a slave that has not answered for it."""
         self.unwatch(task, slave)
         slave.disown(task)
         self.touch(slave)
 
-    def begins(self, job: Job) -> None:
+    def begins(self, job: JobRecord) -> None:
         """Note that a job without tasks gets some."""
         self.busy[job.owner] = self.busy.get(job.owner, 0) + 1
 
-    def rests(self, job: Job) -> None:
+    def rests(self, job: JobRecord) -> None:
         """Note that a job has no tasks any more."""
         self.busy[job.owner] -= 1
         if not self.busy[job.owner]:
             del self.busy[job.owner]
 
-    def forget(self, job: Job) -> None:
+    def forget(self, job: JobRecord) -> None:
         """Remove a job that has no tasks left."""
         del self.jobs[job.id]
         self.strategies.forgotten(job)

@@ -24,10 +24,10 @@ from concurrent_nb.scheduling.events import (
     TasksStarted,
 )
 from concurrent_nb.scheduling.refusal import refuse
-from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, Books, cost_of
-from concurrent_nb.scheduling.slave_state import Slave
-from concurrent_nb.scheduling.task_lifecycle import Endings, keep
-from concurrent_nb.tasks.task_record import Buffer, Job, Task
+from concurrent_nb.scheduling.scheduler_state import RECORD_BYTES, SchedulerState, cost_of
+from concurrent_nb.scheduling.slave_state import SlaveState
+from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle, keep
+from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord
 from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
 
 #: most unfinished tasks that a slave may accept
@@ -41,10 +41,10 @@ _CLAIMS = frozenset(Status) - {Status.POISON, Status.REFUSED}
 _MEASURED = frozenset({Status.OK, Status.HIT, Status.ERROR})
 
 
-class SlaveDesk:
+class SlaveEventHandler:
     """Handle the events that come from slaves."""
 
-    def __init__(self, books: Books, endings: Endings, *, grace_s: float) -> None:
+    def __init__(self, books: SchedulerState, endings: TaskLifecycle, *, grace_s: float) -> None:
         self._books = books
         self._endings = endings
         self._grace_s = grace_s
@@ -57,7 +57,7 @@ class SlaveDesk:
         if not 1 <= event.slots <= event.credit <= CREDIT_MAX:
             offer = f"slots={event.slots}, credit={event.credit}"
             refuse(event, f"slave {event.name} has {offer}: 1 <= slots <= credit <= {CREDIT_MAX}")
-        slave = Slave(event.slave, event.name, event.slots, event.credit, event.shares_memory)
+        slave = SlaveState(event.slave, event.name, event.slots, event.credit, event.shares_memory)
         books.slaves[event.slave] = slave
         slave.quiet_since_s = now
         books.holdings.joined(slave)
@@ -90,7 +90,7 @@ class SlaveDesk:
         if slave is None:
             return
         self._books.strike(slave)
-        over: dict[Job, None] = {}
+        over: dict[JobRecord, None] = {}
         tasks = list(slave.tasks)
         is_only = len(tasks) == 1 and not slave.ghosts
         surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if is_only else None
@@ -138,7 +138,7 @@ class SlaveDesk:
         slave = self._books.slaves.get(event.slave)
         if slave is None:
             return
-        over: dict[Job, None] = {}
+        over: dict[JobRecord, None] = {}
         for ref in event.tasks:
             task = self._assigned(slave, ref)
             if task is None:
@@ -192,7 +192,7 @@ class SlaveDesk:
                 books.out.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=True)
                 books.hopeless.set(task, now + self._grace_s)
 
-    def _end_attempts(self, slave: Slave, job: Job, event: OutcomesReceived) -> bool:
+    def _end_attempts(self, slave: SlaveState, job: JobRecord, event: OutcomesReceived) -> bool:
         """End each attempt that is the slave's; tell whether that ends the job."""
         books, over = self._books, False
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
@@ -234,26 +234,26 @@ class SlaveDesk:
                 books.estimates.weighed(function, kept_bytes // count)
         return over
 
-    def _conclude(self, task: Task, slave: Slave, item: OutcomeFrame, buffers: Sequence[Buffer]) -> bool:
+    def _conclude(self, task: TaskRecord, slave: SlaveState, item: OutcomeFrame, buffers: Sequence[Buffer]) -> bool:
         reminded = task in self._books.hopeless
         self._books.release(task, slave)
         if item.status == Status.CANCELLED and reminded:
             return self._endings.timed_out(task, slave.name)  # it was stopped, but nobody had cancelled it
         return self._endings.conclude(task, slave.name, item, buffers)
 
-    def _measure(self, slave: Slave, function: Digest | None, total_s: float, count: int) -> None:
+    def _measure(self, slave: SlaveState, function: Digest | None, total_s: float, count: int) -> None:
         # A slave may claim anything, and one infinite run time would spoil the average for good. NaN is in no order.
         if function is not None and 0 <= total_s <= LONGEST_S * count:
             self._books.estimates.measured(function, total_s / count, count)
             slave.measured(total_s / count, count)
 
-    def _assigned(self, slave: Slave, ref: TaskRef) -> Task | None:
+    def _assigned(self, slave: SlaveState, ref: TaskRef) -> TaskRecord | None:
         """Return the task if the slave has it in that attempt."""
         job = self._books.jobs.get(JobId(ref.job))
         task = job.tasks.get(ref.index) if job is not None else None
         return task if task is not None and task.slave == slave.id and task.attempt == ref.attempt else None
 
-    def _start(self, task: Task, ref: TaskRef, slave: Slave, now: float) -> None:
+    def _start(self, task: TaskRecord, ref: TaskRef, slave: SlaveState, now: float) -> None:
         task.started = True
         slave.started += 1
         self._books.unask(task, slave)
@@ -262,7 +262,7 @@ class SlaveDesk:
         if task.job.client is not None:
             self._books.out.tell_started(task.job.client, slave.name, ref)
 
-    def _give_up(self, task: Task) -> None:
+    def _give_up(self, task: TaskRecord) -> None:
         books = self._books
         if task.slave is None:
             return
@@ -278,13 +278,13 @@ class SlaveDesk:
             self._books.unplaced = True
             self._books.touch(slave)
 
-    def _end(self, jobs: Iterable[Job]) -> None:
+    def _end(self, jobs: Iterable[JobRecord]) -> None:
         for job in jobs:
             if not job.ended:
                 self._endings.end(job)
 
 
-def _how_it_was_lost(slave: Slave, reason: str, others: int, started: bool) -> str:
+def _how_it_was_lost(slave: SlaveState, reason: str, others: int, started: bool) -> str:
     company = f"with {others} other{'s' if others > 1 else ''}" if others else "alone"
     start = "" if started else ", though its start was not reported"
     return f"slave {slave.name} was lost ({reason}) while the task was there {company}{start}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.scheduling.estimates import blend
 from concurrent_nb.tasks.states import ASSIGN, move
-from concurrent_nb.tasks.task_record import Task
+from concurrent_nb.tasks.task_record import TaskRecord
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 
 #: (job, index, attempt)
@@ -29,7 +29,7 @@ def is_wide(needs: Needs | None) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class Slave:
+class SlaveState:
     """One slave."""
 
     id: SessionId
@@ -38,7 +38,7 @@ class Slave:
     credit: int  #: unfinished tasks that it accepts at most
     shares_memory: bool = False  #: has all shared objects, without any in `objects`
     trusted: bool = True  #: heard of lately
-    tasks: dict[Task, None] = field(default_factory=dict, repr=False)  #: assigned to it, in that order
+    tasks: dict[TaskRecord, None] = field(default_factory=dict, repr=False)  #: assigned to it, in that order
     ghosts: dict[AttemptKey, Share] = field(default_factory=dict)  #: given up here, but not answered for: they fill it
     load: int = 0  #: slots that its unfinished tasks take or wait for, ghosts included
     wide: int = 0  #: those of them that are for tasks of several cores
@@ -52,7 +52,7 @@ class Slave:
     asked: int = 0  #: how many of `tasks` it was asked to give back
     idle: int = 0  #: slots with nothing to do, as last counted by `Books.refresh`
     own_slots: int = field(init=False)  #: when it joined; more than those are lent by tasks that wait for their own
-    suspect: Task | None = None  #: it runs here alone; what `tasks` has before it waits for tasks of its own
+    suspect: TaskRecord | None = None  #: it runs here alone; what `tasks` has before it waits for tasks of its own
     emptied: bool = False  #: it gets nothing, so that a suspect finds it empty
     closed: bool = False  #: it gets nothing, for one of these two reasons
 
@@ -103,7 +103,7 @@ class Slave:
         """How many tasks more it has than it can run at once, besides those that it was asked to give back."""
         return self.load - self.slots - self.asked
 
-    def take(self, tasks: Sequence[Task], estimate_s: float) -> None:
+    def take(self, tasks: Sequence[TaskRecord], estimate_s: float) -> None:
         """Begin an attempt of each waiting task here."""
         mine, slave = self.tasks, self.id
         for task in tasks:
@@ -117,19 +117,19 @@ class Slave:
         self.load += len(tasks)
         self.in_flight_s += estimate_s * len(tasks)
 
-    def take_host(self, task: Task) -> None:
+    def take_host(self, task: TaskRecord) -> None:
         """Begin an attempt of a host here."""
         task.width = 0
         self._take_special(task, 0.0)
         self.hosts += 1
 
-    def take_wide(self, task: Task, width: int, unknown_s: float) -> None:
+    def take_wide(self, task: TaskRecord, width: int, unknown_s: float) -> None:
         """Begin an attempt of a task here that takes `width` slots, for `unknown_s` seconds as far as one knows."""
         task.width = width
         self._take_special(task, width * unknown_s)
         self.wide += width
 
-    def release(self, task: Task) -> None:
+    def release(self, task: TaskRecord) -> None:
         """End the task's attempt here; its state is the caller's to change."""
         del self.tasks[task]
         if task.needs is None:
@@ -141,7 +141,7 @@ class Slave:
         self.in_flight_s = self.in_flight_s - task.estimate_s if self.tasks else 0.0
         task.slave = None
 
-    def disown(self, task: Task) -> None:
+    def disown(self, task: TaskRecord) -> None:
         """Release a task for which the slave has not answered: it goes on to fill the slave until it does."""
         self.release(task)
         share = self.ghosts[task.job.id, task.index, task.attempt] = (task.needs, task.width)
@@ -156,7 +156,7 @@ class Slave:
         """Learn that `count` tasks took `mean_s` seconds on average here."""
         self.task_s = blend(self.task_s, mean_s, count)
 
-    def _take_special(self, task: Task, estimate_s: float) -> None:
+    def _take_special(self, task: TaskRecord, estimate_s: float) -> None:
         self.take([task], estimate_s)
         self.load += task.width - 1  # one slot is what `take` has counted
 
@@ -178,7 +178,7 @@ class Slave:
             self.wide -= width
             self.freed = True
 
-    def _pass_ghosts(self, tasks: Sequence[Task]) -> None:
+    def _pass_ghosts(self, tasks: Sequence[TaskRecord]) -> None:
         # A job that was abandoned and opened again counts its attempts from 1 again. The answer to an old attempt must
         # not be taken for the answer to the new one.
         for task in tasks:

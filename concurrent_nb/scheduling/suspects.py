@@ -16,21 +16,21 @@ from math import inf
 
 from concurrent_nb.ids import SessionId
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S, why_too_large
-from concurrent_nb.scheduling.scheduler_state import Books
-from concurrent_nb.scheduling.slave_state import Slave, is_host, is_wide
-from concurrent_nb.scheduling.task_lifecycle import Endings
-from concurrent_nb.scheduling.task_queue import Run
-from concurrent_nb.tasks.task_record import Task
+from concurrent_nb.scheduling.scheduler_state import SchedulerState
+from concurrent_nb.scheduling.slave_state import SlaveState, is_host, is_wide
+from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
+from concurrent_nb.scheduling.task_queue import QueuedRun
+from concurrent_nb.tasks.task_record import TaskRecord
 from concurrent_nb.wire.messages import HOSTS_MAX
 
 
 class Suspects:
     """Decide which slave runs which suspect, and which slave is emptied for the next."""
 
-    def __init__(self, books: Books, endings: Endings) -> None:
+    def __init__(self, books: SchedulerState, endings: TaskLifecycle) -> None:
         self._books = books
         self._endings = endings
-        self._aside: dict[SessionId, Slave] = {}  # slaves that are emptied, or have a suspect
+        self._aside: dict[SessionId, SlaveState] = {}  # slaves that are emptied, or have a suspect
         self.give_up_s = inf  #: when the first suspect is refused, if no slave comes that is large enough
 
     def settle(self) -> None:
@@ -70,7 +70,7 @@ class Suspects:
         self._empty_for(run)
         return self._close()
 
-    def _is_kept(self, slave: Slave) -> bool:
+    def _is_kept(self, slave: SlaveState) -> bool:
         """Say whether a slave that has got rid of its suspect stays closed, for the next one."""
         return not self._others_wait() or any(
             other.is_usable and not other.closed for other in self._books.slaves.values() if other is not slave
@@ -88,7 +88,7 @@ class Suspects:
         most = max(1, usable // 2) if self._others_wait() else usable
         return min(most - taken, len(books.suspects))
 
-    def _candidates(self, run: Run) -> list[Slave]:
+    def _candidates(self, run: QueuedRun) -> list[SlaveState]:
         """List the slaves that may get a suspect, once they are quiet."""
         cores = _cores(run)
         fit = [slave for slave in self._books.slaves.values() if slave.is_usable and slave.slots >= cores]
@@ -97,7 +97,7 @@ class Suspects:
         free = [slave for slave in fit if slave.suspect is None]
         return free or [slave for slave in fit if slave.is_lenient]
 
-    def _empty_for(self, run: Run | None) -> None:
+    def _empty_for(self, run: QueuedRun | None) -> None:
         """Set slaves aside for a run of suspects, and for those behind it; open those that are of no use to them."""
         fit = [] if run is None else self._candidates(run)
         emptied = 0
@@ -113,7 +113,7 @@ class Suspects:
                 if not (task.started or task.cancelled or is_host(task.needs) or task in self._books.asked):
                     self._books.ask_back(task, slave)
 
-    def _assign(self, slave: Slave, run: Run, task: Task, now: float) -> None:
+    def _assign(self, slave: SlaveState, run: QueuedRun, task: TaskRecord, now: float) -> None:
         books = self._books
         estimate_s = books.estimates.get(run.function)
         unknown_s = books.strategies.of(run.job).unknown_s
@@ -131,7 +131,7 @@ class Suspects:
         books.out.assign(slave.id, run, [task])
         books.refresh(slave)
 
-    def _is_refused(self, run: Run, now: float) -> bool:
+    def _is_refused(self, run: QueuedRun, now: float) -> bool:
         """Refuse suspects that need more than any slave has, if that has been so for long enough."""
         books = self._books
         if not _cores(run) > books.most_slots > 0:
@@ -164,6 +164,6 @@ class Suspects:
         return opened
 
 
-def _cores(run: Run) -> int:
+def _cores(run: QueuedRun) -> int:
     """Return how many cores a task of a run needs; 0: all of a slave, however few those are."""
     return run.needs.cores if run.needs is not None else 1

@@ -11,9 +11,9 @@ import msgspec
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.outcome import RETRIABLE, SUCCESSES, Status
-from concurrent_nb.scheduling.scheduler_state import Books, cost_of
+from concurrent_nb.scheduling.scheduler_state import SchedulerState, cost_of
 from concurrent_nb.tasks.states import ABANDON, FINISH, FORGET, REQUEUE, move
-from concurrent_nb.tasks.task_record import Buffer, Job, State, Task
+from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskRef
 
 #: a task is quarantined with so many times as many deaths as are allowed, though others may have caused them
@@ -22,16 +22,16 @@ COMPANY_FACTOR: Final = 2
 _HOW_LENGTH = 1000
 
 
-class Endings:
+class TaskLifecycle:
     """Decide what the end of an attempt means for its task and its job."""
 
-    def __init__(self, books: Books, *, deaths_allowed: int) -> None:
+    def __init__(self, books: SchedulerState, *, deaths_allowed: int) -> None:
         if deaths_allowed < 1:
             raise ConfigurationError(f"deaths_allowed is {deaths_allowed}, it must be at least 1")
         self._books = books
         self._deaths_allowed = deaths_allowed
 
-    def finish(self, task: Task, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
+    def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Keep a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never did."""
         keep(task, outcome, buffers, slave)
         if task.deaths:
@@ -39,7 +39,7 @@ class Endings:
         self._books.keep(task.job.owner, cost_of(outcome, task.job))
         self.deliver(task)
 
-    def deliver(self, task: Task) -> None:
+    def deliver(self, task: TaskRecord) -> None:
         """Send a finished task's outcome to its owner, or keep it until the owner is back."""
         parcel = self._books.out.parcel(task.job, task.outcome_slave)
         if task.outcome is None:
@@ -49,13 +49,13 @@ class Endings:
         else:
             self._books.keep_undelivered(task)
 
-    def requeue(self, task: Task) -> None:
+    def requeue(self, task: TaskRecord) -> None:
         """Let a task wait for another attempt, before all others of its owner."""
         move(task, REQUEUE)
         task.started = False
         self._books.put_back(task)
 
-    def conclude(self, task: Task, slave: str, outcome: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> bool:
+    def conclude(self, task: TaskRecord, slave: str, outcome: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> bool:
         """Act on an attempt that has ended as its slave says; tell whether that ends the job."""
         status = outcome.status
         if status == Status.DIED:
@@ -69,7 +69,7 @@ class Endings:
 
     def died(
         self,
-        task: Task,
+        task: TaskRecord,
         slave: str,
         how: str,
         outcome: OutcomeFrame | None = None,
@@ -102,7 +102,7 @@ class Endings:
         self.finish(task, _stopped(task, Status.POISON, outcome, _quarantine_note(task)), slave=slave)
         return _ends_job(task.job, Status.POISON)
 
-    def timed_out(self, task: Task, slave: str) -> bool:
+    def timed_out(self, task: TaskRecord, slave: str) -> bool:
         """End an attempt that ran over its limit and was stopped, or given up; tell whether that ends the job."""
         if task.cancelled:
             self.finish(task, _stopped(task, Status.CANCELLED), slave=slave)
@@ -110,27 +110,27 @@ class Endings:
         note = f"task {task.name} ran on slave {slave} for longer than its limit of {task.timeout_s} s: allow it more"
         return self.conclude(task, slave, _stopped(task, Status.TIMEOUT, note=note))
 
-    def give_back(self, task: Task) -> None:
+    def give_back(self, task: TaskRecord) -> None:
         """Act on an attempt that never ran."""
         if task.cancelled:
             self.cancel_unstarted(task)
         else:
             self.requeue(task)
 
-    def cancel_unstarted(self, task: Task) -> None:
+    def cancel_unstarted(self, task: TaskRecord) -> None:
         """End a task that is cancelled and runs nowhere."""
         self.finish(task, _stopped(task, Status.CANCELLED))
 
-    def refuse(self, task: Task, why: str) -> None:
+    def refuse(self, task: TaskRecord, why: str) -> None:
         """End a task that waits and that no slave can run."""
         self.finish(task, _stopped(task, Status.REFUSED, note=why))
 
-    def cancel(self, job: Job, tasks: Iterable[Task]) -> None:
+    def cancel(self, job: JobRecord, tasks: Iterable[TaskRecord]) -> None:
         """Cancel tasks of one job, wherever they are: what waits ends now, what is assigned when its slave answers."""
         books = self._books
-        waited: list[Task] = []
+        waited: list[TaskRecord] = []
         for task in tasks:
-            if task.state == State.WAITING:
+            if task.state == TaskState.WAITING:
                 self.cancel_unstarted(task)
                 waited.append(task)
             elif task.slave is not None and not task.cancelled:
@@ -138,22 +138,22 @@ class Endings:
                 books.out.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
         books.wait_no_longer(waited)
 
-    def end(self, job: Job) -> None:
+    def end(self, job: JobRecord) -> None:
         """Cancel what is left of a job, and what still comes for it."""
         job.ended = True
         self.cancel(job, job.tasks.values())
 
-    def abandon(self, job: Job) -> None:
+    def abandon(self, job: JobRecord) -> None:
         """Forget a job whose owner is gone for good. Its slaves are told to stop; what they answer is dropped."""
         books = self._books
-        waited: list[Task] = []
+        waited: list[TaskRecord] = []
         kept_bytes = 0
         for task in job.tasks.values():
             if task.slave is not None:
                 slave = books.slaves[task.slave]
                 books.out.withdraw(slave.id, TaskRef(job.id, task.index, task.attempt), stop=True)
                 books.disown(task, slave)
-            if task.state == State.WAITING:
+            if task.state == TaskState.WAITING:
                 waited.append(task)
             elif task.outcome is not None:
                 kept_bytes += cost_of(task.outcome, job)
@@ -168,13 +168,13 @@ class Endings:
         books.wait_no_longer(waited)
         books.forget(job)
 
-    def forget(self, task: Task) -> None:
+    def forget(self, task: TaskRecord) -> None:
         """Drop a task whose outcome its owner has."""
         move(task, FORGET)
         del task.job.tasks[task.index]
 
 
-def keep(task: Task, outcome: OutcomeFrame, buffers: Sequence[Buffer], slave: str) -> None:
+def keep(task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer], slave: str) -> None:
     """Finish a task with an outcome, which is kept until its owner acknowledges it."""
     move(task, FINISH)
     task.outcome = outcome
@@ -185,14 +185,14 @@ def keep(task: Task, outcome: OutcomeFrame, buffers: Sequence[Buffer], slave: st
     task.body, task.sizes, task.buffers = b"", (), ()
 
 
-def _ends_job(job: Job, status: int) -> bool:
+def _ends_job(job: JobRecord, status: int) -> bool:
     if status == Status.HIT:
         return job.until
     # Cancelling one task is no failure of the job.
     return job.stop_on_error and status not in SUCCESSES and status != Status.CANCELLED
 
 
-def _stopped(task: Task, status: Status, last: OutcomeFrame | None = None, note: str = "") -> OutcomeFrame:
+def _stopped(task: TaskRecord, status: Status, last: OutcomeFrame | None = None, note: str = "") -> OutcomeFrame:
     """Make the outcome of a task that no worker can make; what its last worker said is in `last`."""
     body = msgspec.msgpack.encode(ErrorReport("", note, "")) if note else b""
     elapsed_s, worker = (last.elapsed_s, last.worker) if last is not None else (0.0, 0)
@@ -208,7 +208,7 @@ def _how_it_died(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
     return message[:_HOW_LENGTH] or f"worker {outcome.worker} died, and its slave cannot say how"
 
 
-def _quarantine_note(task: Task) -> str:
+def _quarantine_note(task: TaskRecord) -> str:
     deaths = "".join(f"\n  {number}. {how}" for number, how in enumerate(task.deaths, 1))
     return (
         f"{len(task.deaths)} times the worker or the slave of task {task.name} died, "

@@ -9,27 +9,27 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 
 from concurrent_nb.ids import Digest
-from concurrent_nb.tasks.task_record import Job, State, Task
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 
-_WAITING = State.WAITING
+_WAITING = TaskState.WAITING
 #: ended entries of a line that are not worth sweeping
 _SWEEP_FROM = 64
 
 
-class Run:
+class QueuedRun:
     """Waiting tasks that can travel in one assignment: alike in job, function, time limit, needs and shared objects."""
 
     __slots__ = ("function", "job", "needs", "objects", "tasks", "timeout_s")
 
-    def __init__(self, task: Task) -> None:
-        self.job: Job = task.job
+    def __init__(self, task: TaskRecord) -> None:
+        self.job: JobRecord = task.job
         self.function: Digest = task.function
         self.timeout_s = task.timeout_s
         self.objects = task.objects
         self.needs = task.needs
-        self.tasks: deque[Task] = deque()
+        self.tasks: deque[TaskRecord] = deque()
 
-    def suits(self, task: Task) -> bool:
+    def suits(self, task: TaskRecord) -> bool:
         """Tell whether the task shares what the run's tasks share."""
         return (
             self.job is task.job
@@ -40,29 +40,29 @@ class Run:
         )
 
 
-class _Line:
+class _OwnerQueue:
     """One owner's waiting tasks. `ended` of its entries are skipped when they come up; `alive` are not."""
 
     __slots__ = ("alive", "ended", "runs")
 
     def __init__(self) -> None:
-        self.runs: deque[Run] = deque()
+        self.runs: deque[QueuedRun] = deque()
         self.alive = 0
         self.ended = 0
 
-    def append(self, tasks: Sequence[Task]) -> None:
+    def append(self, tasks: Sequence[TaskRecord]) -> None:
         if not self.runs or not self.runs[-1].suits(tasks[0]):
-            self.runs.append(Run(tasks[0]))
+            self.runs.append(QueuedRun(tasks[0]))
         self.runs[-1].tasks.extend(tasks)
         self.alive += len(tasks)
 
-    def append_left(self, task: Task) -> None:
+    def append_left(self, task: TaskRecord) -> None:
         if not self.runs or not self.runs[0].suits(task):
-            self.runs.appendleft(Run(task))
+            self.runs.appendleft(QueuedRun(task))
         self.runs[0].tasks.appendleft(task)
         self.alive += 1
 
-    def first(self) -> Run:
+    def first(self) -> QueuedRun:
         """Return the first run that has a living task. Only for a line that is alive."""
         while True:
             tasks = self.runs[0].tasks
@@ -73,7 +73,7 @@ class _Line:
                 return self.runs[0]
             self.runs.popleft()
 
-    def take(self, most: int) -> list[Task]:
+    def take(self, most: int) -> list[TaskRecord]:
         """Remove living tasks of the first run, at most so many, and return them in order."""
         tasks = self.first().tasks
         popleft = tasks.popleft
@@ -95,13 +95,13 @@ class _Line:
                 self.append(alive)
 
 
-class WaitingQueue:
+class TaskQueue:
     """All waiting tasks."""
 
     def __init__(self) -> None:
         # The line whose turn it is comes first. A line without living tasks is dropped, so none here is empty.
-        self._lines: OrderedDict[str, _Line] = OrderedDict()
-        self._paused: dict[str, _Line] = {}
+        self._lines: OrderedDict[str, _OwnerQueue] = OrderedDict()
+        self._paused: dict[str, _OwnerQueue] = {}
         self._alive = 0  # of those that are not paused
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class WaitingQueue:
         """Return how many tasks wait, those of paused owners too."""
         return self._alive + sum(line.alive for line in self._paused.values())
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[TaskRecord]:
         """Iterate over the waiting tasks, owner by owner, those of paused owners last."""
         for line in (*self._lines.values(), *self._paused.values()):
             for run in line.runs:
@@ -153,7 +153,7 @@ class WaitingQueue:
             self._lines[owner] = line
             self._alive += line.alive
 
-    def add(self, tasks: Sequence[Task]) -> None:
+    def add(self, tasks: Sequence[TaskRecord]) -> None:
         """Append waiting tasks that share job, function, time limit, needs and shared objects."""
         if tasks:
             owner = tasks[0].job.owner
@@ -161,20 +161,20 @@ class WaitingQueue:
             if owner not in self._paused:
                 self._alive += len(tasks)
 
-    def put_back(self, task: Task) -> None:
+    def put_back(self, task: TaskRecord) -> None:
         """Put a waiting task before all others of its owner."""
         owner = task.job.owner
         self._line(owner).append_left(task)
         if owner not in self._paused:
             self._alive += 1
 
-    def first(self) -> Run | None:
+    def first(self) -> QueuedRun | None:
         """Return the run whose turn it is, None if nothing waits."""
         for line in self._lines.values():
             return line.first()
         return None
 
-    def take(self, most: int) -> list[Task]:
+    def take(self, most: int) -> list[TaskRecord]:
         """Remove at least one and at most so many tasks of the first run; then it is the next owner's turn."""
         owner, line = next(iter(self._lines.items()))
         taken = line.take(most)
@@ -203,8 +203,8 @@ class WaitingQueue:
         elif line.ended > line.alive + _SWEEP_FROM:
             line.sweep()
 
-    def _line(self, owner: str) -> _Line:
+    def _line(self, owner: str) -> _OwnerQueue:
         line = self._paused.get(owner) or self._lines.get(owner)
         if line is None:
-            line = self._lines[owner] = _Line()
+            line = self._lines[owner] = _OwnerQueue()
         return line

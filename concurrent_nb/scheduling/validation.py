@@ -3,10 +3,10 @@
 from collections import Counter
 from math import isclose
 
-from concurrent_nb.scheduling.scheduler_state import Books, cost_of
-from concurrent_nb.scheduling.slave_state import Slave, is_host, is_wide
-from concurrent_nb.scheduling.task_queue import WaitingQueue
-from concurrent_nb.tasks.task_record import Job, State, Task
+from concurrent_nb.scheduling.scheduler_state import SchedulerState, cost_of
+from concurrent_nb.scheduling.slave_state import SlaveState, is_host, is_wide
+from concurrent_nb.scheduling.task_queue import TaskQueue
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import HOSTS_MAX
 
 
@@ -14,7 +14,7 @@ class BrokenInvariant(AssertionError):
     """The scheduler's books contradict themselves."""
 
 
-def validate(books: Books) -> None:
+def validate(books: SchedulerState) -> None:
     """Raise BrokenInvariant at the first contradiction."""
     for job in books.jobs.values():
         _check_job(books, job)
@@ -33,7 +33,7 @@ def _require(holds: bool, what: object) -> None:
         raise BrokenInvariant(str(what))
 
 
-def _check_job(books: Books, job: Job) -> None:
+def _check_job(books: SchedulerState, job: JobRecord) -> None:
     _require(not (job.closed and not job.tasks), f"{job} is over and not forgotten")
     if job.client is None:
         _require(job.id in books.lingering, f"{job} has no owner and no end")
@@ -45,16 +45,16 @@ def _check_job(books: Books, job: Job) -> None:
         _check_task(books, task)
 
 
-def _check_task(books: Books, task: Task) -> None:
-    _require(task.state != State.FORGOTTEN, f"{task} is forgotten and kept")
-    assigned = task.state == State.ASSIGNED
+def _check_task(books: SchedulerState, task: TaskRecord) -> None:
+    _require(task.state != TaskState.FORGOTTEN, f"{task} is forgotten and kept")
+    assigned = task.state == TaskState.ASSIGNED
     _require(assigned == (task.slave is not None), f"{task} is on {task.slave!r}")
     if task.slave is not None:
         _require(task in books.slaves[task.slave].tasks, f"{task} is unknown to its slave")
         _require(task.attempt > 0, f"{task} has no attempt")
-    elif task.state == State.WAITING:
+    elif task.state == TaskState.WAITING:
         _require(not task.started, f"{task} waits and runs")
-    finished = task.state == State.FINISHED
+    finished = task.state == TaskState.FINISHED
     _require(finished == (task.outcome is not None), f"{task} has outcome {task.outcome}")
     if task.outcome is not None:
         _require(task.outcome.index == task.index, f"{task} has the outcome of another")
@@ -63,7 +63,7 @@ def _check_task(books: Books, task: Task) -> None:
         _require(assigned and task.cancelled, f"{task} goes on in a job that has ended")
 
 
-def _check_slave(books: Books, slave: Slave) -> None:
+def _check_slave(books: SchedulerState, slave: SlaveState) -> None:
     for task in slave.tasks:
         _require(task.slave == slave.id, f"{slave} has {task}, which does not know")
         known = books.jobs.get(task.job.id)
@@ -88,7 +88,7 @@ def _check_slave(books: Books, slave: Slave) -> None:
     _require((slave.id in books.crowded) == (slave.trusted and slave.load > slave.slots), f"{slave}: crowded or not?")
 
 
-def _check_queue(books: Books) -> None:
+def _check_queue(books: SchedulerState) -> None:
     for queue in books.queues:
         _check_entries(books, queue)
     one_slot = len(books.waiting)
@@ -100,9 +100,9 @@ def _check_queue(books: Books) -> None:
     _require(books.most_slots == max([slave.slots for slave in slaves], default=0), "the largest slave is another")
 
 
-def _check_entries(books: Books, queue: WaitingQueue) -> None:
+def _check_entries(books: SchedulerState, queue: TaskQueue) -> None:
     queued = list(queue)
-    waiting = [task for job in books.jobs.values() for task in job.tasks.values() if task.state == State.WAITING]
+    waiting = [task for job in books.jobs.values() for task in job.tasks.values() if task.state == TaskState.WAITING]
     waiting = [task for task in waiting if books.queue_for(task) is queue]
     ready = [task for task in queued if not queue.is_paused(task.job.owner)]
     _require(len(set(queued)) == len(queued) == queue.total and len(ready) == len(queue), "the queue miscounts")
@@ -112,23 +112,23 @@ def _check_entries(books: Books, queue: WaitingQueue) -> None:
     _require(queue.entries <= 2 * len(queued) + 65 * len(owners), "the queue leaks")
 
 
-def _check_strategies(books: Books) -> None:
+def _check_strategies(books: SchedulerState) -> None:
     asked = {job.strategy for job in books.jobs.values()} - {"", books.strategies.default.name}
     _require(len(books.strategies.all) == 1 + len(asked), f"{books.strategies.all} are in use, {asked} are asked for")
     busy = Counter(job.owner for job in books.jobs.values() if job.tasks)
     _require(books.busy == busy, f"{books.busy} are said to have tasks, {busy} have")
 
 
-def _check_sums(books: Books) -> None:
+def _check_sums(books: SchedulerState) -> None:
     open_slaves = [slave for slave in books.slaves.values() if slave.trusted and not slave.closed]
     idle = sum(max(0, min(slave.slots, slave.credit) - slave.load) for slave in open_slaves)
     _require(books.idle == idle, f"{books.idle} slots are said to be idle, {idle} are")
     _require(books.crowded.keys() <= books.slaves.keys(), "a lost slave is crowded")
 
 
-def _check_suspects(books: Books) -> None:
+def _check_suspects(books: SchedulerState) -> None:
     tasks = [task for job in books.jobs.values() for task in job.tasks.values()]
-    unended = {task for task in tasks if task.deaths and task.state != State.FINISHED}
+    unended = {task for task in tasks if task.deaths and task.state != TaskState.FINISHED}
     _require(books.blamed.keys() == unended, f"{books.blamed} are blamed, {unended} have deaths")
     for slave in books.slaves.values():
         _require(slave.suspect is None or slave.suspect in slave.tasks, f"{slave} is closed for {slave.suspect}")
@@ -148,7 +148,7 @@ def _check_suspects(books: Books) -> None:
     _require(kept or not free, f"{run.tasks[0]} waits to run alone, and no slave is emptied")
 
 
-def _check_kept(books: Books) -> None:
+def _check_kept(books: SchedulerState) -> None:
     _require(books.undelivered.keys() <= books.out.silent, "something is kept for a client that is heard")
     kept: Counter[str] = Counter()
     for job in books.jobs.values():
@@ -162,7 +162,7 @@ def _check_kept(books: Books) -> None:
         _require(paused <= books.paused, f"{paused} are paused in one queue, {books.paused} in all")
 
 
-def _check_deadlines(books: Books) -> None:
+def _check_deadlines(books: SchedulerState) -> None:
     for job_id in list(books.lingering):
         _require(job_id in books.jobs, f"job {job_id!r} lingers and is forgotten")
     for task in [*books.overdue, *books.hopeless]:

@@ -1,4 +1,6 @@
-"""The states of a task, as a table. Every change of `Task.state` goes through `move`; a pair that is not here is a bug.
+"""The states of a task, as a table. Every change of `TaskRecord.state` goes through `move`.
+
+A pair of states that is not in the table is a bug.
 
 Called by the scheduler only. A task is made WAITING; no row leads out of FORGOTTEN.
 
@@ -11,18 +13,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from concurrent_nb.errors import ConcurrentError
-from concurrent_nb.tasks.task_record import State, Task
+from concurrent_nb.tasks.task_record import TaskRecord, TaskState
 
 #: (where it is, what happens) -> where it is then
-TRANSITIONS: Final[dict[tuple[State, str], State]] = {
-    (State.WAITING, "assign"): State.ASSIGNED,
-    (State.ASSIGNED, "requeue"): State.WAITING,  # given back, its slave or worker died, or a retry
-    (State.ASSIGNED, "finish"): State.FINISHED,
-    (State.WAITING, "finish"): State.FINISHED,  # cancelled before it ran
-    (State.FINISHED, "forget"): State.FORGOTTEN,  # its owner has the outcome
-    (State.WAITING, "abandon"): State.FORGOTTEN,  # its owner is gone for good
-    (State.ASSIGNED, "abandon"): State.FORGOTTEN,
-    (State.FINISHED, "abandon"): State.FORGOTTEN,
+TRANSITIONS: Final[dict[tuple[TaskState, str], TaskState]] = {
+    (TaskState.WAITING, "assign"): TaskState.ASSIGNED,
+    (TaskState.ASSIGNED, "requeue"): TaskState.WAITING,  # given back, its slave or worker died, or a retry
+    (TaskState.ASSIGNED, "finish"): TaskState.FINISHED,
+    (TaskState.WAITING, "finish"): TaskState.FINISHED,  # cancelled before it ran
+    (TaskState.FINISHED, "forget"): TaskState.FORGOTTEN,  # its owner has the outcome
+    (TaskState.WAITING, "abandon"): TaskState.FORGOTTEN,  # its owner is gone for good
+    (TaskState.ASSIGNED, "abandon"): TaskState.FORGOTTEN,
+    (TaskState.FINISHED, "abandon"): TaskState.FORGOTTEN,
 }
 
 
@@ -31,12 +33,12 @@ class Verb:
     """All rows of the table with one name."""
 
     name: str
-    target: State  #: where it leads from everywhere
-    targets: tuple[State | None, ...]  #: by the number of the state where the task is; None: not allowed
+    target: TaskState  #: where it leads from everywhere
+    targets: tuple[TaskState | None, ...]  #: by the number of the state where the task is; None: not allowed
 
 
 def _verb(name: str) -> Verb:
-    targets = tuple(TRANSITIONS.get((state, name)) for state in State)
+    targets = tuple(TRANSITIONS.get((state, name)) for state in TaskState)
     (target,) = {state for state in targets if state is not None}
     return Verb(name, target, targets)
 
@@ -51,7 +53,7 @@ ABANDON: Final = _verb("abandon")
 class InvalidTransition(ConcurrentError):
     """A task was to change its state in a way that the table does not have: a bug of ours, never a user's."""
 
-    def __init__(self, task: Task, verb: Verb) -> None:
+    def __init__(self, task: TaskRecord, verb: Verb) -> None:
         self.task = task.name
         self.source = task.state
         self.target = verb.target
@@ -62,7 +64,7 @@ class InvalidTransition(ConcurrentError):
         )
 
 
-def story(task: Task) -> str:
+def story(task: TaskRecord) -> str:
     """Tell what is known of a task's past, for an error message."""
     parts = [f"its attempt is {task.attempt}", f"on {task.slave.hex()[:8]}" if task.slave else "on no slave"]
     parts += [word for word, said in (("started", task.started), ("cancelled", task.cancelled)) if said]
@@ -72,7 +74,7 @@ def story(task: Task) -> str:
     return ", ".join(parts)
 
 
-def move(task: Task, verb: Verb) -> None:
+def move(task: TaskRecord, verb: Verb) -> None:
     """Change the task's state as the table says, or raise InvalidTransition and change nothing."""
     # Indexed by number and not looked up by pair: this runs four times for each task of the cluster.
     target = verb.targets[task.state]

@@ -33,23 +33,23 @@ PHASES_TOLD: Final = 8
 _END: Final = object()
 
 
-class Push(Struct, frozen=True):
+class PushTask(Struct, frozen=True):
     """Run this task under this number."""
 
     index: int
     task: Task
 
 
-class Cancel(Struct, frozen=True):
+class CancelTasks(Struct, frozen=True):
     """Cancel the tasks of these numbers, running ones too."""
 
     indexes: tuple[int, ...]
 
 
-Instruction = Push | Cancel
+Instruction = PushTask | CancelTasks
 
 
-class Ended(Struct, frozen=True):
+class SystemTaskEnded(Struct, frozen=True):
     """A task has returned or failed."""
 
     index: int
@@ -58,7 +58,7 @@ class Ended(Struct, frozen=True):
     slave: str
 
 
-class Runs(Struct, frozen=True):
+class SystemTaskRunning(Struct, frozen=True):
     """A task has been running for a while."""
 
     index: int
@@ -70,7 +70,7 @@ class Room(Struct, frozen=True):
     ahead: int
 
 
-Event = Ended | Runs | Room
+Event = SystemTaskEnded | SystemTaskRunning | Room
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class Phase:
         return self.pushed - self.done - self.failed - self.cancelled
 
 
-class Drive:
+class SystemDriver:
     """Call the methods of one system, in the order that `ITaskSystem` promises.
 
     Args:
@@ -146,9 +146,9 @@ class Drive:
             for event in events:
                 if self.complete:
                     break
-                if type(event) is Ended:
+                if type(event) is SystemTaskEnded:
                     self._ended(event)
-                elif type(event) is Runs:
+                elif type(event) is SystemTaskRunning:
                     if event.index in self._unfinished:
                         self._running.add(event.index)
                 elif type(event) is Room:
@@ -235,7 +235,7 @@ class Drive:
         if error.__context__ is None and error is not self._first_error:
             error.__context__ = self._first_error
 
-    def _ended(self, event: Ended) -> None:
+    def _ended(self, event: SystemTaskEnded) -> None:
         if event.index not in self._unfinished:
             return  # it was cancelled, and its answer was faster
         task, number = self._unfinished.pop(event.index)
@@ -275,7 +275,7 @@ class Drive:
 
     def _instructions(self) -> list[Instruction]:
         """Read sources as far as there is room, and say what is to be done."""
-        pushes: list[Push] = []
+        pushes: list[PushTask] = []
         while not self.complete:
             self._read(pushes)
             if self._unfinished or self._sources:
@@ -292,10 +292,10 @@ class Drive:
         fresh = {push.index for push in pushes}.intersection(cancelled)  # nobody has heard of those yet
         instructions: list[Instruction] = [push for push in pushes if push.index not in fresh]
         if known := tuple(index for index in cancelled if index not in fresh):
-            instructions.append(Cancel(known))
+            instructions.append(CancelTasks(known))
         return instructions
 
-    def _read(self, pushes: list[Push]) -> None:
+    def _read(self, pushes: list[PushTask]) -> None:
         """Push tasks of the sources, if there is room."""
         room = min(self._ahead, self._ahead_most)
         if room >= PACKED_FROM and len(self._unfinished) > room - room // 4:
@@ -311,7 +311,7 @@ class Drive:
             else:
                 raise TypeError(f"{self._name}.{origin} gave {task!r:.100} among its tasks, which is no Task")
 
-    def _push(self, task: Task, number: int) -> Push:
+    def _push(self, task: Task, number: int) -> PushTask:
         if task.task_id and self._index_of(task) is not None:
             raise ValueError(f"task {task.task_id} was pushed again before it has ended: make a new object of it")
         index = self._next
@@ -324,7 +324,7 @@ class Drive:
         if phase is None:
             phase = self._phases[number] = Phase(number)
         phase.pushed += 1
-        return Push(index, task)
+        return PushTask(index, task)
 
     def _index_of(self, task: Task) -> int | None:
         """Give the number of an unfinished task, None if it is none of ours."""
@@ -337,7 +337,7 @@ class Drive:
 class _Handle:
     """The `master` of a system's methods."""
 
-    def __init__(self, drive: Drive, log: Callable[[str], None], status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, drive: SystemDriver, log: Callable[[str], None], status: Callable[[], dict[str, Any]]) -> None:
         self._drive = drive
         self.log = log
         self.status = status

@@ -18,7 +18,7 @@ Buffer = bytes | bytearray | memoryview
 ObjectSize = tuple[bytes, int]
 
 
-class State(IntEnum):
+class TaskState(IntEnum):
     """Where an accepted task is. Transitions are the table `states.TRANSITIONS`."""
 
     WAITING = 0  #: accepted, on no slave
@@ -28,7 +28,7 @@ class State(IntEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class JobRecord:
     """All tasks of one cell, one map or one batch of submits."""
 
     id: JobId
@@ -43,13 +43,13 @@ class Job:
     accepted: int = 0  #: tasks that have come so far
     ended: bool = False  #: hit, first error or cancelled: what comes now is cancelled at once
     shares_memory: bool = True  #: its client opens results that lie in shared memory; else they are copied for it
-    tasks: "dict[int, Task]" = field(default_factory=dict, repr=False)  #: by index; forgotten ones are gone
+    tasks: "dict[int, TaskRecord]" = field(default_factory=dict, repr=False)  #: by index; forgotten ones are gone
 
 
-class Task(msgspec.Struct, eq=False):
+class TaskRecord(msgspec.Struct, eq=False):
     """One accepted task. A Struct, because it is made three times as fast as a dataclass, and many are made."""
 
-    job: Job
+    job: JobRecord
     index: int
     function: Digest
     body: bytes  #: the arguments, until it has finished
@@ -57,7 +57,7 @@ class Task(msgspec.Struct, eq=False):
     buffers: Sequence[Buffer] = ()
     timeout_s: float | None = None
     retries_left: int = 0
-    state: State = State.WAITING
+    state: TaskState = TaskState.WAITING
     attempt: int = 0  #: number of the current or last attempt, 0 before the first
     slave: SessionId | None = None  #: where it is assigned
     started: bool = False  #: the slave has said that it runs

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.testing.unshared import UnsharedCrew, travelled
+from concurrent_nb.testing.unshared import UnsharedPool, travelled
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, pack_body, unpack_body
-from concurrent_nb.workers.protocol.records import Know
+from concurrent_nb.workers.protocol.records import AddSegment
 
 _Waiting = tuple[bytes, bytes, m.TaskFrame, Buffers]
 
@@ -27,12 +27,12 @@ class InlineReports:
     returned: list[m.TaskRef] = field(default_factory=list)
     output: list[tuple[m.TaskRef, int, bytes]] = field(default_factory=list)
     degraded: str = ""
-    segments: list[Know] = field(default_factory=list)
+    segments: list[AddSegment] = field(default_factory=list)
     forgotten: list[bytes] = field(default_factory=list)
     orphaned: list[bytes] = field(default_factory=list)
 
 
-class InlineCrew(UnsharedCrew):
+class InlinePool(UnsharedPool):
     """Run tasks here."""
 
     def __init__(self) -> None:

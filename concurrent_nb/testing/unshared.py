@@ -6,7 +6,7 @@ from concurrent_nb.wire.codec import Buffer, Buffers
 from concurrent_nb.wire.messages import Slice
 
 
-class UnsharedCrew:
+class UnsharedPool:
     """Refuse what can only come from a master that shares memory with its slave."""
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:

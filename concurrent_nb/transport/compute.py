@@ -1,12 +1,13 @@
 """The compute channel: ZeroMQ with CURVE, and a doorman that fails closed. Carries frames, knows no message.
 
-    Link (DEALER) ---- CURVE over TCP ---- Gate (ROUTER + ZAP)
+    ComputeClient (DEALER) ---- CURVE over TCP ---- ComputeServer (ROUTER + ZAP)
 
-A `Gate` is polled by the master's compute thread, a `Link` by that of a slave or an application; neither has a thread
-of its own. Nobody gets past the handshake unless `admit` knows his key. A routing id is the ROUTER's own name for a
-connection; which session a message is for stands in front of its header, and the gate's owner binds a session to the
-connection over which the holder of its key has spoken last. So nobody receives what is another's by naming it. Limits
-on size and handshake time bind before authentication; connections that give nothing are cut (`connections`).
+A `ComputeServer` is polled by the master's compute thread, a `ComputeClient` by that of a slave or an application;
+neither has a thread of its own. Nobody gets past the handshake unless `admit` knows its key. A routing id is the
+ROUTER's own name for a connection; which session a message is for stands in front of its header, and the gate's owner
+binds a session to the connection over which the holder of its key has spoken last. So nobody receives what is
+another's by naming it. Limits on size and handshake time bind before authentication; connections that give nothing are
+cut (`connections`).
 """
 
 import logging
@@ -65,7 +66,7 @@ def _check_libzmq() -> None:
         raise ConfigurationError(f"libzmq {have} is too old to face a network, {need} is needed: upgrade pyzmq")
 
 
-class Gate:
+class ComputeServer:
     """The master's end.
 
     Args:
@@ -232,7 +233,7 @@ class Gate:
         self._context.term()
 
 
-class Link:
+class ComputeClient:
     """A slave's or an application's end.
 
     Args:

@@ -35,7 +35,7 @@ class Dispatches(Protocol):
 
 
 @dataclass
-class Desk:
+class ServerContext:
     """What all handlers of one server share."""
 
     dispatcher: Dispatches
@@ -83,7 +83,7 @@ class _Guarded(RequestHandler):
 
     verb: ClassVar[str] = ""
 
-    def initialize(self, desk: Desk) -> None:
+    def initialize(self, desk: ServerContext) -> None:
         self._desk = desk
         self._stream = cast(HTTP1Connection, self.request.connection).stream
 
@@ -141,7 +141,7 @@ class CallHandler(_Guarded):
 
     verb = "POST"
 
-    def initialize(self, desk: Desk) -> None:
+    def initialize(self, desk: ServerContext) -> None:
         super().initialize(desk)
         self._chunks: list[bytes] = []
 

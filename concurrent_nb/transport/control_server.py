@@ -24,7 +24,7 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.transport.addresses import advertised, bind, is_loopback, resolve
-from concurrent_nb.transport.control_handlers import CallHandler, Desk, Dispatches, PingHandler, UnknownHandler
+from concurrent_nb.transport.control_handlers import CallHandler, Dispatches, PingHandler, ServerContext, UnknownHandler
 from concurrent_nb.transport.keys import TOKEN
 from concurrent_nb.transport.tls import TlsMaterial, server_context
 from concurrent_nb.wire import jsonrpc
@@ -85,7 +85,7 @@ class ControlServer:
         self._tls = tls
         self._limits = limits
         served = frozenset(name.lower() for name in [*addresses, *names])
-        self._desk = Desk(dispatcher, dict(tokens), served, limits.answer_s)
+        self._desk = ServerContext(dispatcher, dict(tokens), served, limits.answer_s)
         self._server: _Server | None = None
         self._endpoints: list[str] = []
 

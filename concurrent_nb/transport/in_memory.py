@@ -12,16 +12,16 @@ from concurrent_nb.wire.codec import Buffer
 Frames = list[memoryview]
 
 
-class MemoryGate:
+class InMemoryServer:
     """The master's end: as compute.Gate, for peers that `connect` made."""
 
     def __init__(self) -> None:
         self._inbox: deque[tuple[bytes, bytes, Frames]] = deque()
-        self._links: dict[bytes, MemoryLink] = {}
+        self._links: dict[bytes, InMemoryClient] = {}
 
-    def connect(self, session: bytes, key: bytes) -> "MemoryLink":
+    def connect(self, session: bytes, key: bytes) -> "InMemoryClient":
         """Make the other end for a session; `key` is what the gate sees as its CURVE key."""
-        link = MemoryLink(self, session, key)
+        link = InMemoryClient(self, session, key)
         self._links[session] = link
         return link
 
@@ -44,10 +44,10 @@ class MemoryGate:
         self._links.clear()
 
 
-class MemoryLink:
+class InMemoryClient:
     """A slave's or an application's end: as compute.Link."""
 
-    def __init__(self, gate: MemoryGate, session: bytes, key: bytes) -> None:
+    def __init__(self, gate: InMemoryServer, session: bytes, key: bytes) -> None:
         self._gate = gate
         self._session = session
         self._key = key

@@ -15,7 +15,7 @@ POLLIN, POLLOUT = select.POLLIN, select.POLLOUT
 _ZMQ_POLLIN = int(zmq.POLLIN)
 
 
-class Waiter:
+class Poller:
     """Polls `socket`, which its loop both reads and writes, and descriptors that are added."""
 
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:

@@ -81,7 +81,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Report:
+class FuzzReport:
     """What a run has found."""
 
     sequences: dict[str, int] = field(default_factory=dict)
@@ -149,9 +149,9 @@ def shorten(target: str, seed: int, acts: Sequence[int], signature: str) -> tupl
 
 def fuzz(
     targets: Sequence[str], *, seconds: float, seed: int = 1, count: int = 0, said: Callable[[str], None] | None = None
-) -> Report:
+) -> FuzzReport:
     """Play sequences for so many seconds, or `count` of them for each target."""
-    report = Report()
+    report = FuzzReport()
     began = time.monotonic()
     for position, target in enumerate(targets):
         until = began + seconds * (position + 1) / len(targets)
@@ -161,7 +161,7 @@ def fuzz(
 
 
 def _fuzz_one(
-    report: Report, target: str, seed: int, count: int, until: float, began: float, said: Callable[[str], None]
+    report: FuzzReport, target: str, seed: int, count: int, until: float, began: float, said: Callable[[str], None]
 ) -> None:
     make, _ = TARGETS[target]
     fds, memory = _fds(), 0
@@ -194,7 +194,7 @@ def _fuzz_one(
 
 
 def _note(
-    report: Report,
+    report: FuzzReport,
     target: str,
     seed: int,
     acts: Sequence[int],
@@ -230,7 +230,7 @@ def describe(finding: Finding) -> str:
     )
 
 
-def verdict(report: Report) -> list[str]:
+def verdict(report: FuzzReport) -> list[str]:
     """List what is wrong after a run; nothing if all is well."""
     wrong = [finding.signature for finding in report.findings.values()]
     if not wrong and report.left_bytes > LEFT_MAX_BYTES:

@@ -12,10 +12,10 @@ import msgspec
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, OpenJob, Shipment
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.application.results import answer_of
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.segments import CannotOpen, Handle
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire import messages as m
@@ -35,7 +35,7 @@ class FuzzedApplication:
     def __init__(self, seed: int) -> None:
         self.now = 50.0
         self.trace: list[str] = []
-        self.shelf = Shelf()
+        self.shelf = SegmentReader()
         self._ids = random.Random(seed)
         self._pickled, _ = pickles.dumps(VALUE)
 
@@ -45,13 +45,13 @@ class FuzzedApplication:
 
     def play(self, role: str, seed: int, acts: Sequence[int]) -> None:
         """Have a bad master say something for each seed of `acts`, and a good one answer what is left."""
-        ledger: Ledger[int] = Ledger(1.0)
+        ledger: ClientCore[int] = ClientCore(1.0)
         session = Session(EPOCH, "to_client")
         ledger.attach(session)
-        job: OpenJob[int] = OpenJob(JobId(self._ids.randbytes(16)))
+        job: ClientJob[int] = ClientJob(JobId(self._ids.randbytes(16)))
         body = b"function"
-        shipment = Shipment(function_digest([body]), body)
-        ledger.add([Entry(job, index, shipment, b"arguments", (), (), None, 0, index) for index in range(TASKS)])
+        shipment = FunctionPayload(function_digest([body]), body)
+        ledger.add([TaskEntry(job, index, shipment, b"arguments", (), (), None, 0, index) for index in range(TASKS)])
         ledger.close(job)
         ledger.step(self.now)
         known = Known(indexes=itertools.count())
@@ -70,7 +70,7 @@ class FuzzedApplication:
         if ledger.jobs:
             raise Wrong(f"the ledger still has {len(ledger.jobs)} jobs")
 
-    def _hear(self, ledger: Ledger[int], seq: int, known: Known, chance: random.Random, ended: list[int]) -> bool:
+    def _hear(self, ledger: ClientCore[int], seq: int, known: Known, chance: random.Random, ended: list[int]) -> bool:
         """Say something as a bad master; False if the session is over."""
         odd = Odd(chance, known)
         said = [odd.message(chance.choice(members(m.ToClient))) for _ in range(chance.choice((1, 1, 2, 3)))]
@@ -89,10 +89,10 @@ class FuzzedApplication:
             return False
         return True
 
-    def _take(self, ledger: Ledger[int], frames: Sequence[Buffer], ended: list[int]) -> None:
+    def _take(self, ledger: ClientCore[int], frames: Sequence[Buffer], ended: list[int]) -> None:
         """Take an envelope as the courier does."""
         for news in ledger.received(frames, self.now):
-            if isinstance(news, Ended):
+            if isinstance(news, TaskEnded):
                 ended.append(news.entry.owner)
                 try:
                     answer_of(news, self.shelf.read)
@@ -100,14 +100,14 @@ class FuzzedApplication:
                     self.trace.append(f"its future gets {error!r}")
             elif isinstance(news, m.Segment):
                 try:
-                    self.shelf.add(Handle(news.segment, news.pid, news.fd, news.size))
+                    self.shelf.add(SegmentHandle(news.segment, news.pid, news.fd, news.size))
                 except CannotOpen:
                     self.trace.append("that cannot be opened")
             elif isinstance(news, m.DropSegments):
                 self.shelf.drop(news.segments)
         ledger.step(self.now)
 
-    def _answer_the_rest(self, ledger: Ledger[int], ended: list[int]) -> None:
+    def _answer_the_rest(self, ledger: ClientCore[int], ended: list[int]) -> None:
         """Be a good master, in a new session."""
         ledger.attach(Session(EPOCH, "to_client"))
         master = Session(EPOCH, "from_client")

@@ -13,12 +13,12 @@ from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.object_store import segments
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.transport.in_memory import MemoryGate, MemoryLink
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.transport.in_memory import InMemoryClient, InMemoryServer
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Envelope, decode, encode, function_digest
 from concurrent_nb.wire.messages import Slice
@@ -49,7 +49,7 @@ class Wrong(Exception):
 class Rogue:
     """A registered peer that does as it likes. It numbers its envelopes itself."""
 
-    def __init__(self, role: str, name: str, link: MemoryLink, known: Known) -> None:
+    def __init__(self, role: str, name: str, link: InMemoryClient, known: Known) -> None:
         self.role = role
         self.name = name
         self.link = link
@@ -134,10 +134,10 @@ class FuzzedMaster:
         self.trace: list[str] = []
         self._numbers = itertools.count(1)
         self._ids = random.Random(seed)
-        self.shelf, self.store = Shelf(), Store()
-        scheduler = Scheduler(PullRoundRobin())
+        self.shelf, self.store = SegmentReader(), ObjectStore()
+        scheduler = Scheduler(PullRoundRobinStrategy())
         self.core = MasterCore(EPOCH, scheduler, Liveness(), 1.0, self.shelf, self.store)
-        self.gate = MemoryGate()
+        self.gate = InMemoryServer()
         self.clients: list[GoodClient] = []
         self.slaves: list[GoodSlave] = []
         for shares in (True, False):

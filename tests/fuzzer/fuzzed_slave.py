@@ -24,17 +24,17 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.object_store import segments
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Envelope, encode, function_digest, joined, slices_of
 from concurrent_nb.wire.messages import Slice
 from concurrent_nb.wire.session import Session
 from concurrent_nb.workers.protocol import records
-from concurrent_nb.workers.protocol.channels import WorkerEnds
-from concurrent_nb.workers.protocol.status_page import Page
-from concurrent_nb.workers.slave_side.launchers import Ended, Event, Started
+from concurrent_nb.workers.protocol.channels import WorkerChannels
+from concurrent_nb.workers.protocol.status_page import StatusPage
+from concurrent_nb.workers.slave_side.launchers import Event, ProcessEnded, ProcessStarted
 from concurrent_nb.workers.slave_side.pool import Pool
 from tests.fuzzer.fuzzed_master import EPOCH, Wrong, brief, mutated
 from tests.fuzzer.odd import INTEGERS, Known, Odd, buffers_of, members
@@ -57,7 +57,7 @@ def answer(body: bytes) -> bytes:
 class PlayedWorker:
     """A worker's end of everything, without a process."""
 
-    def __init__(self, number: int, ends: WorkerEnds) -> None:
+    def __init__(self, number: int, ends: WorkerChannels) -> None:
         self.number = number
         self.pid = 100_000 + number
         self.is_bad = False
@@ -69,9 +69,9 @@ class PlayedWorker:
         os.set_blocking(self.tokens, False)
         os.set_blocking(self.out, False)
         os.set_blocking(self.err, False)
-        self.page = Page(page)
+        self.page = StatusPage(page)
         os.close(page)
-        self._reader = records.Reader(records.decode_order)
+        self._reader = records.RecordReader(records.decode_order)
         self.queue: deque[tuple[int, int, bytes]] = deque()  # epoch, ticket, body
         self.write(records.pack_results([]))
 
@@ -117,10 +117,10 @@ class PlayedWorker:
             if not received:
                 raise ConnectionError("the slave has gone")
             for order, buffers in self._reader.took(received):
-                if isinstance(order, records.Run):
+                if isinstance(order, records.RunTasks):
                     self._take(order, buffers)
 
-    def _take(self, run: records.Run, buffers: list[memoryview]) -> None:
+    def _take(self, run: records.RunTasks, buffers: list[memoryview]) -> None:
         travelled = iter(buffers)
         for ticket, body, sizes, _ in run.tasks:
             parts = [bytes(next(travelled)) for size in sizes if not isinstance(size, Slice)]
@@ -149,10 +149,10 @@ class PlayedLauncher:
         self.workers: dict[int, PlayedWorker] = {}
         self._events: list[Event] = []
 
-    def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
+    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
         """Start a worker."""
         played = self.workers[worker] = PlayedWorker(worker, ends)
-        return [Started(worker, played.pid)]
+        return [ProcessStarted(worker, played.pid)]
 
     def expect_host(self) -> None:
         """Do nothing: hosts start at once."""
@@ -168,7 +168,7 @@ class PlayedLauncher:
         """Note that a worker has ended."""
         if (played := self.workers.pop(worker, None)) is not None:
             played.close()
-            self._events.append(Ended(worker, how))
+            self._events.append(ProcessEnded(worker, how))
 
     def fds(self) -> list[int]:
         """List nothing: the pool asks often enough."""
@@ -197,7 +197,7 @@ class FuzzedSlave:
         self.trace: list[str] = []
         self.launcher = PlayedLauncher()
         self.pool = Pool(SLOTS, self.launcher)
-        self.shelf = Shelf()
+        self.shelf = SegmentReader()
         self._ids = random.Random(seed)
         self._bad_pids: set[int] = set()
         self.pool.start(self.now)
@@ -268,7 +268,7 @@ class FuzzedSlave:
         others = {pid for pid in self._pids() if pid != worker.pid}
         self._turn()
         known = Known(indexes=itertools.count())
-        store = Store(recognise=False)
+        store = ObjectStore(recognise=False)
         try:
             self._share(known, store, worker)
             for act in acts:
@@ -301,7 +301,7 @@ class FuzzedSlave:
     def _pids(self) -> set[int]:
         return {worker.pid for worker in self.launcher.workers.values()}
 
-    def _share(self, known: Known, store: Store, worker: PlayedWorker) -> None:
+    def _share(self, known: Known, store: ObjectStore, worker: PlayedWorker) -> None:
         slice_ = store.place(memoryview(b"s" * 5000))
         assert slice_ is not None
         handle = store.handle(slice_.segment)
@@ -409,7 +409,7 @@ class FuzzedSlave:
         known.add("job", self._ids.randbytes(16))
         known.functions.append(m.Function(function_digest([FUNCTION]), FUNCTION))
         known.add("digest", known.functions[0].digest)
-        store = Store(recognise=False)
+        store = ObjectStore(recognise=False)
         seq = self.master._last_seq
         try:
             slice_ = store.place(memoryview(b"s" * 5000))
@@ -496,7 +496,11 @@ class FuzzedSlave:
                     self._again(ref.index)
         elif isinstance(message, m.Segment):
             with contextlib.suppress(segments.CannotOpen):
-                os.close(segments.open_segment(segments.Handle(message.segment, message.pid, message.fd, message.size)))
+                os.close(
+                    segments.open_segment(
+                        segments.SegmentHandle(message.segment, message.pid, message.fd, message.size)
+                    )
+                )
 
     def _again(self, index: int) -> None:
         self.attempts[index] += 1

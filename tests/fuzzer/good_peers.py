@@ -13,19 +13,26 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, OpenJob, Shipment, Unclaimed
+from concurrent_nb.nodes.application.core import (
+    ClientCore,
+    ClientJob,
+    FunctionPayload,
+    TaskEnded,
+    TaskEntry,
+    UnclaimedResult,
+)
 from concurrent_nb.nodes.slave.core import SlaveCore
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.segments import CannotOpen, Handle
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.testing.inline import InlineReports
-from concurrent_nb.testing.unshared import UnsharedCrew
+from concurrent_nb.testing.unshared import UnsharedPool
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, function_digest, joined, slices_of
 from concurrent_nb.wire.messages import Slice
 from concurrent_nb.wire.session import Session
-from concurrent_nb.workers.protocol.records import Know
+from concurrent_nb.workers.protocol.records import AddSegment
 
 #: tasks whose arguments begin with this have large results
 LARGE: Final = b"L"
@@ -36,7 +43,7 @@ APART_BYTES: Final = 3_000
 READ_MAX_BYTES: Final = 16 * 1024 * 1024
 
 
-class Link(Protocol):
+class PeerLink(Protocol):
     """An end of a link, as `transport.memory.MemoryLink`."""
 
     def receive(self, limit: int = 256) -> Any:
@@ -56,7 +63,7 @@ def answer(function: Sequence[Buffer], arguments: Sequence[Buffer]) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedHash:
     """A task of a good client, and how it should end."""
 
     job: JobId
@@ -64,7 +71,7 @@ class Wanted:
     value: bytes
 
 
-def _read(shelf: Shelf, slice_: Slice) -> bytearray:
+def _read(shelf: SegmentReader, slice_: Slice) -> bytearray:
     if slice_.size > READ_MAX_BYTES:  # real nodes map it, and a task, or a future, fails where that is too much
         raise CannotOpen(f"a slice of {slice_.size} bytes is not for good peers")
     return shelf.read(slice_)
@@ -73,18 +80,18 @@ def _read(shelf: Shelf, slice_: Slice) -> bytearray:
 class GoodClient:
     """An application whose tasks should all end right, whoever else is there."""
 
-    def __init__(self, name: str, link: Link, epoch: int, *, shares: bool) -> None:
+    def __init__(self, name: str, link: PeerLink, epoch: int, *, shares: bool) -> None:
         self.name = name
-        self.ledger: Ledger[Wanted] = Ledger(interval_s=1.0)
-        self.open: dict[tuple[bytes, int], Wanted] = {}
+        self.ledger: ClientCore[WantedHash] = ClientCore(interval_s=1.0)
+        self.open: dict[tuple[bytes, int], WantedHash] = {}
         self.wrong: list[str] = []
         self.excused: set[tuple[bytes, int]] = set()  #: a bad slave had these, and may have answered as it liked
         self.ended = 0
         self.digests: dict[bytes, None] = {}  #: of functions that it has sent
         self.link = link
         self._shares = shares
-        self._store = Store(recognise=False) if shares else None
-        self._shelf = Shelf()
+        self._store = ObjectStore(recognise=False) if shares else None
+        self._shelf = SegmentReader()
         self._jobs = 0
         self.ledger.attach(Session(epoch, "to_client"), self._store, shares=shares)
 
@@ -97,18 +104,20 @@ class GoodClient:
     def submit(self, count: int) -> None:
         """Submit tasks of every kind, as a job of their own."""
         self._jobs += 1
-        job: OpenJob[Wanted] = OpenJob(JobId(hashlib.sha256(f"{self.name} {self._jobs}".encode()).digest()[:16]))
+        job: ClientJob[WantedHash] = ClientJob(
+            JobId(hashlib.sha256(f"{self.name} {self._jobs}".encode()).digest()[:16])
+        )
         body = b"function %d" % (self._jobs % 5)
-        shipment = Shipment(function_digest([body]), body)
+        shipment = FunctionPayload(function_digest([body]), body)
         self.digests[shipment.digest] = None
         entries = []
         for index in range(count):
             inline = (LARGE if index % 3 == 2 else b"") + b"%d of job %d" % (index, self._jobs)
             apart = b"a" * APART_BYTES if index % 2 else b""
             sizes, buffers, lease = self._lay_down(apart)
-            wanted = Wanted(job.id, index, answer([body], [inline, *([apart] if apart else [])]))
+            wanted = WantedHash(job.id, index, answer([body], [inline, *([apart] if apart else [])]))
             self.open[job.id, index] = wanted
-            entries.append(Entry(job, index, shipment, inline, sizes, buffers, None, 0, wanted, lease=lease))
+            entries.append(TaskEntry(job, index, shipment, inline, sizes, buffers, None, 0, wanted, lease=lease))
         self.ledger.add(entries)
         self.ledger.close(job)
 
@@ -131,17 +140,17 @@ class GoodClient:
         for frames in self.link.receive():
             for news in self.ledger.received(frames, now):
                 if isinstance(news, m.Segment):
-                    self._shelf.add(Handle(news.segment, news.pid, news.fd, news.size))
+                    self._shelf.add(SegmentHandle(news.segment, news.pid, news.fd, news.size))
                 elif isinstance(news, m.DropSegments):
                     self._shelf.drop(news.segments)
-                elif isinstance(news, Unclaimed):
+                elif isinstance(news, UnclaimedResult):
                     self.ledger.release(news.slices)
-                elif isinstance(news, Ended):
+                elif isinstance(news, TaskEnded):
                     self._ended(news)
         for out in self.ledger.step(now):
             self.link.send(out)
 
-    def _ended(self, news: Ended[Wanted]) -> None:
+    def _ended(self, news: TaskEnded[WantedHash]) -> None:
         wanted, frame = news.entry.owner, news.frame
         if self._store is not None and (own := slices_of(news.entry.sizes)):
             self._store.let_go(own, clean=frame.attempt == 1)
@@ -168,7 +177,7 @@ class GoodClient:
             self._store.close()
 
 
-class HashCrew(UnsharedCrew):
+class HashPool(UnsharedPool):
     """A crew that hashes, a few tasks at a time, so that some wait."""
 
     def __init__(self, *, shares: bool, at_once: int = 2) -> None:
@@ -177,8 +186,8 @@ class HashCrew(UnsharedCrew):
         self.outdated = 0
         self.provided = False
         self._at_once = at_once
-        self._store = Store(recognise=False) if shares else None
-        self._shelf = Shelf()
+        self._store = ObjectStore(recognise=False) if shares else None
+        self._shelf = SegmentReader()
         self._told: set[bytes] = set()
         self._reports = InlineReports()
 
@@ -189,7 +198,7 @@ class HashCrew(UnsharedCrew):
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
         """Open a segment of shared memory, if it is there."""
         try:
-            self._shelf.add(Handle(segment, pid, fd, size))
+            self._shelf.add(SegmentHandle(segment, pid, fd, size))
         except CannotOpen:
             return  # its application has gone: tasks that need it fail
 
@@ -262,7 +271,7 @@ class HashCrew(UnsharedCrew):
             self._told.add(slice_.segment)
             handle = self._store.handle(slice_.segment)
             assert handle is not None
-            self._reports.segments.append(Know(handle.segment, handle.pid, handle.fd, handle.size))
+            self._reports.segments.append(AddSegment(handle.segment, handle.pid, handle.fd, handle.size))
         return Status.OK, b"", (slice_,), ()
 
     def close(self) -> None:
@@ -275,11 +284,11 @@ class HashCrew(UnsharedCrew):
 class GoodSlave:
     """A slave that does its work."""
 
-    def __init__(self, name: str, link: Link, epoch: int, *, shares: bool) -> None:
+    def __init__(self, name: str, link: PeerLink, epoch: int, *, shares: bool) -> None:
         self.name = name
         self.link = link
-        self.crew = HashCrew(shares=shares)
-        self._shelf = Shelf()
+        self.crew = HashPool(shares=shares)
+        self._shelf = SegmentReader()
         self.core = SlaveCore(name, epoch, self.crew, 1.0, self._shelf if shares else None, shares=shares)
 
     @property

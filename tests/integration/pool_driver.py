@@ -14,13 +14,13 @@ from typing import Any, Self
 import cloudpickle
 import msgspec
 
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.segments import CannotOpen, Handle
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import joined, lengths, slices_of
 from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
-from concurrent_nb.workers.slave_side.launchers import Launcher, SpawnLauncher, TemplateLauncher, environment
+from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, Launcher, SpawnLauncher, environment
 from concurrent_nb.workers.slave_side.pool import Pool
 
 JOB = b"j" * 16
@@ -31,7 +31,7 @@ PATIENCE_S = 60.0
 def launcher(kind: str, **more: str) -> Launcher:
     """Make a launcher: "template", "spawn", or "bare" (spawn without pidfds, as on systems that lack them)."""
     env = environment(2, 2, {**os.environ, **more})
-    return TemplateLauncher(env) if kind == "template" else SpawnLauncher(env, pidfds=kind == "spawn")
+    return ForkServerLauncher(env) if kind == "template" else SpawnLauncher(env, pidfds=kind == "spawn")
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Driver:
         self.output: defaultdict[TaskRef, dict[int, bytes]] = defaultdict(lambda: {1: b"", 2: b""})
         self.degraded = ""
         self._next_index = 0
-        self.shelf = Shelf()  # shared memory of the workers
+        self.shelf = SegmentReader()  # shared memory of the workers
         self.pool.start(time.monotonic())
 
     def __enter__(self) -> Self:
@@ -168,7 +168,7 @@ class Driver:
             self.output[ref][stream] = self.output[ref].get(stream, b"") + data
         for made in reports.segments:
             with contextlib.suppress(CannotOpen):  # its worker has died
-                self.shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
+                self.shelf.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
         for job, frames, buffers in reports.outcomes:
             for place, frame in enumerate(frames):
                 ref = TaskRef(job, frame.index, frame.attempt)

@@ -41,7 +41,7 @@ from concurrent_nb.nodes.common.registration import Membership
 from concurrent_nb.object_store import segments
 from concurrent_nb.outcome import Status
 from concurrent_nb.transport import connection_file, keys, tcp
-from concurrent_nb.transport.compute import Link
+from concurrent_nb.transport.compute import ComputeClient
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.keys import KeyPair
@@ -441,7 +441,7 @@ def test_what_is_no_peer_is_cut_at_the_compute_port(app: ApplicationNode, info: 
 def test_an_unknown_key_is_not_let_in(info: ConnectionFile) -> None:
     endpoint = register_raw(info, "client")["compute"]
     stranger = keys.fresh()
-    link = Link(endpoint, b"s" * 16, info.master_key.encode(), stranger.public, stranger.secret)
+    link = ComputeClient(endpoint, b"s" * 16, info.master_key.encode(), stranger.public, stranger.secret)
     link.send([b"let me in"])
     assert link.monitor.poll(int(PATIENCE_S * 1000))
     assert link.disturbed()
@@ -454,7 +454,7 @@ def test_who_names_another_nodes_session_gets_nothing_and_ends_nothing(info: Con
     mine = keys.fresh()
     with joined(info, "client") as (victim, victims), registered(info, mine) as endpoint:
         say(victim, victims, m.OpenJob(JOB, "", False, False))
-        thief = Link(endpoint, victim.session_id, info.master_key.encode(), mine.public, mine.secret)
+        thief = ComputeClient(endpoint, victim.session_id, info.master_key.encode(), mine.public, mine.secret)
         for _ in range(flood):
             thief.send([b"what would end the session of who is allowed to send it"])
             thief.send(encode(Envelope(m.PROTOCOL_VERSION, info.epoch, 0, 0, [m.Bye("me too")])))
@@ -476,7 +476,7 @@ def test_who_speaks_for_a_session_that_is_over_is_told_so_over_its_own_connectio
     mine = keys.fresh()
     with joined(info, "client") as (bystander, others), registered(info, mine) as endpoint:
         say(bystander, others, m.OpenJob(JOB, "", False, False))
-        link = Link(endpoint, b"o" * 16, info.master_key.encode(), mine.public, mine.secret)
+        link = ComputeClient(endpoint, b"o" * 16, info.master_key.encode(), mine.public, mine.secret)
         link.send(Session(info.epoch, "to_client").keepalive())
         assert link.socket.poll(int(PATIENCE_S * 1000))
         session = Session(info.epoch, "to_client")

@@ -18,7 +18,7 @@ import pytest
 
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, Hit
-from concurrent_nb.api import OutputPiece, Shown
+from concurrent_nb.api import OutputPiece, TaskDisplay
 from concurrent_nb.errors import (
     ClusterError,
     ClusterStartFailed,
@@ -29,7 +29,7 @@ from concurrent_nb.errors import (
 )
 from concurrent_nb.nodes.application.job import Counts
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.runtime.notes import Publication, Report
+from concurrent_nb.shipping.runtime.notes import ProgressReport, Publication
 from concurrent_nb.wire.messages import STRATEGIES
 from tests import work
 from tests.clusters import (
@@ -673,9 +673,9 @@ def test_a_watched_job_collects_what_its_tasks_say(app: ApplicationNode) -> None
     for note in job.take_notes():
         notes[note.index].append(note.content)
     for n, (first, published, last) in notes.items():
-        assert (first, last) == (Report(0.0, "step 0"), Report(1.0, "step 4"))
+        assert (first, last) == (ProgressReport(0.0, "step 0"), ProgressReport(1.0, "step 4"))
         assert published.value == {"n": n}
-    assert sorted(piece.index for piece in job.take_output() if isinstance(piece, Shown)) == [0, 1]
+    assert sorted(piece.index for piece in job.take_output() if isinstance(piece, TaskDisplay)) == [0, 1]
     ended = [event for event in job.take_events() if event.kind == "ended"]
     assert sorted(event.index for event in ended) == [0, 1]
     assert all(event.slave and event.worker and event.status is Status.OK for event in ended)

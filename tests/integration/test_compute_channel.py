@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from concurrent_nb.transport import keys, tcp
-from concurrent_nb.transport.compute import MAX_FRAME_BYTES, Gate, Link
+from concurrent_nb.transport.compute import MAX_FRAME_BYTES, ComputeClient, ComputeServer
 from concurrent_nb.transport.connections import KEY_MAX
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import FRAME_BYTES
@@ -27,7 +27,7 @@ class Door:
 
     pair: KeyPair
     admitted: set[bytes]
-    gate: Gate
+    gate: ComputeServer
     heard: list[tuple[bytes, bytes, list[bytes]]] = field(default_factory=list)
     owners: dict[bytes, bytes] = field(default_factory=dict)  #: keys of sessions: of those who named them first
     left: list[bytes] = field(default_factory=list)
@@ -54,15 +54,15 @@ class Door:
             self.gate.look(time.monotonic())
         self.gate.close()
 
-    def link(self, pair: KeyPair, session: bytes = SESSION, server_key: bytes | None = None) -> Link:
+    def link(self, pair: KeyPair, session: bytes = SESSION, server_key: bytes | None = None) -> ComputeClient:
         server_key = server_key or self.pair.public
-        return Link(f"tcp://127.0.0.1:{self.port}", session, server_key, pair.public, pair.secret)
+        return ComputeClient(f"tcp://127.0.0.1:{self.port}", session, server_key, pair.public, pair.secret)
 
 
 @pytest.fixture
 def door() -> Iterator[Door]:
     pair, admitted = keys.fresh(), set[bytes]()
-    door = Door(pair, admitted, Gate(["127.0.0.1"], pair.public, pair.secret, admitted.__contains__))
+    door = Door(pair, admitted, ComputeServer(["127.0.0.1"], pair.public, pair.secret, admitted.__contains__))
     thread = threading.Thread(target=door.poll)
     thread.start()
     yield door
@@ -70,7 +70,7 @@ def door() -> Iterator[Door]:
     thread.join()
 
 
-def answers(link: Link, wait_s: float) -> list[list[bytes]]:
+def answers(link: ComputeClient, wait_s: float) -> list[list[bytes]]:
     """What a link hears within `wait_s`; returns at once when something has come."""
     link.socket.poll(int(wait_s * 1000))
     return [[bytes(frame) for frame in frames] for frames in link.receive()]
@@ -144,9 +144,9 @@ def test_other_mechanisms_are_not_heard(door: Door, mechanism: str) -> None:
 def test_without_the_doorman_nobody_gets_in() -> None:
     """ZeroMQ lets everybody in when the ZAP handler is gone, unless it is told not to."""
     pair, mine = keys.fresh(), keys.fresh()
-    gate = Gate(["127.0.0.1"], pair.public, pair.secret, lambda key: True)
+    gate = ComputeServer(["127.0.0.1"], pair.public, pair.secret, lambda key: True)
     gate.zap_socket.close(linger=0)
-    link = Link(f"tcp://127.0.0.1:{gate.ports['127.0.0.1']}", SESSION, pair.public, mine.public, mine.secret)
+    link = ComputeClient(f"tcp://127.0.0.1:{gate.ports['127.0.0.1']}", SESSION, pair.public, mine.public, mine.secret)
     link.send([b"hello"])
     assert not gate.socket.poll(700)
     link.close()
@@ -337,7 +337,7 @@ def test_a_connection_whose_key_was_withdrawn_is_cut_a_while_later(door: Door) -
 @ONLY_LINUX
 def test_connections_that_deliver_nothing_are_few_and_short_lived() -> None:
     pair = keys.fresh()
-    gate = Gate(["127.0.0.1"], pair.public, pair.secret, lambda key: True, silent_s=0.5, silent_max=5)
+    gate = ComputeServer(["127.0.0.1"], pair.public, pair.secret, lambda key: True, silent_s=0.5, silent_max=5)
     door = Door(pair, set(), gate)
     thread = threading.Thread(target=door.poll)
     thread.start()

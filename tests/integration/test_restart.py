@@ -13,7 +13,7 @@ import concurrent_nb
 from concurrent_nb import Cluster, Needs
 from concurrent_nb.errors import AccessRefused
 from concurrent_nb.nodes.common.restarts import restart_workers
-from concurrent_nb.notebook.current_cluster import Session
+from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.transport import connection_file
 from tests import clusters
 from tests.work import PATIENCE_S
@@ -97,7 +97,7 @@ def test_workers_are_fresh_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def test_it_can_be_had_from_a_shell_and_a_notebook(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    session = Session()
+    session = CurrentCluster()
     assert session.restart() == "there is no cluster to restart: the next task starts one"
     with Cluster(workers=1, name="shared") as cluster:
         clusters.settle(cluster)

@@ -4,14 +4,14 @@ import pytest
 
 from concurrent_nb import Cluster
 from concurrent_nb.errors import MasterLost
-from concurrent_nb.notebook.current_cluster import Session
+from concurrent_nb.notebook.current_cluster import CurrentCluster
 from tests.work import PATIENCE_S
 
 
 def test_a_cluster_that_its_owner_has_stopped_is_left_and_another_one_found(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    session = Session()
+    session = CurrentCluster()
     with Cluster(workers=1, name="owners"):
         session.connect("owners")
         app, _ = session.application()
@@ -35,7 +35,7 @@ def test_a_cluster_that_its_owner_has_stopped_is_left_and_another_one_found(
 
 
 def test_the_number_of_workers_is_that_of_now() -> None:
-    session = Session()
+    session = CurrentCluster()
     try:
         assert session.start(1) == "started an embedded cluster: 1 worker (%concurrent stop ends it)"
         session.scale(2)
@@ -45,7 +45,7 @@ def test_the_number_of_workers_is_that_of_now() -> None:
 
 
 def test_a_cluster_that_runs_on_is_said_to() -> None:
-    session = Session()
+    session = CurrentCluster()
     with Cluster(workers=1, name="owners"):
         session.connect("owners")
         assert session.stop() == "left cluster owners, which runs on"
@@ -53,7 +53,7 @@ def test_a_cluster_that_runs_on_is_said_to() -> None:
 
 @pytest.mark.parametrize("connected", [False, True], ids=["its own", "one that it is connected to"])
 def test_an_application_that_was_shut_down_is_followed_by_another_one(connected: bool) -> None:
-    session = Session()
+    session = CurrentCluster()
     with Cluster(workers=1, name="owners"):
         if connected:
             session.connect("owners")

@@ -15,8 +15,8 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.nodes.slave.core import SlaveCore
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire import messages as m
@@ -92,12 +92,12 @@ class Slave:
 
     def __init__(self) -> None:
         self.pool = Pool(2, launcher("template"), grace_s=0.2, result_s=0.7)
-        self.shelf = Shelf()
+        self.shelf = SegmentReader()
         self.pool.start(time.monotonic())
 
     def begin(self) -> None:
         """Begin a session."""
-        self.store = Store()
+        self.store = ObjectStore()
         self.core = SlaveCore("east", EPOCH, self.pool, 1.0, self.shelf, self.store, shares=True)
         self.seq = 0
 

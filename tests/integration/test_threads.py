@@ -16,7 +16,7 @@ from concurrent_nb.shipping.compiled.build import cython_version, make
 from concurrent_nb.shipping.compiled.cache import Cache
 from concurrent_nb.shipping.compiled.function import CythonFunction
 from concurrent_nb.shipping.compiled.recipe import Recipe
-from concurrent_nb.shipping.runtime.notes import Publication, Report
+from concurrent_nb.shipping.runtime.notes import ProgressReport, Publication
 from concurrent_nb.task_functions import use
 from tests import work
 from tests.clusters import eventually, shared_cluster
@@ -101,7 +101,7 @@ def test_what_two_tasks_say_at_the_same_time_is_told_apart(app: ApplicationNode,
     for note in job.take_notes():
         notes[note.index].append(note.content)
     for n, (first, published, last) in notes.items():
-        assert (first, last) == (Report(0.0, f"{n} at 0"), Report(1.0, f"{n} at 4"))
+        assert (first, last) == (ProgressReport(0.0, f"{n} at 0"), ProgressReport(1.0, f"{n} at 4"))
         assert isinstance(published, Publication)
         assert published.value == {"n": n}
     pieces = [piece for piece in job.take_output() if isinstance(piece, OutputPiece)]

@@ -496,7 +496,7 @@ def test_a_task_whose_notes_are_not_taken_is_slowed_and_others_are_not(driver: D
         from concurrent_nb.shipping.runtime import notes
 
         for _ in range(count):
-            notes.sink().put_progress(notes.Ended(0, 1, bytes(100_000)))  # which has no limit of its own
+            notes.sink().put_progress(notes.ItemEnded(0, 1, bytes(100_000)))  # which has no limit of its own
         return count
 
     driver.pool.hold_notes(True)

@@ -17,7 +17,7 @@ import pytest
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import ErrorReport
-from concurrent_nb.workers.slave_side.launchers import SpawnLauncher, TemplateLauncher, environment
+from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, SpawnLauncher, environment
 from tests.integration.pool_driver import Driver
 
 
@@ -357,7 +357,7 @@ def test_workers_that_cannot_start_are_given_up(kind: str, tmp_path: Path) -> No
     # given: an environment in which a worker ends as soon as it begins
     broken = (sys.executable, "-c", "print('no such library'); raise SystemExit(4)")
     env = environment(1, 1, os.environ)
-    launcher = TemplateLauncher(env, broken) if kind == "template" else SpawnLauncher(env, broken)
+    launcher = ForkServerLauncher(env, broken) if kind == "template" else SpawnLauncher(env, broken)
     driver = Driver(launcher, slots=1)
     try:
         (ref,) = driver.assign(b"f" * 32, [()])

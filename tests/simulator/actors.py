@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from concurrent_nb.errors import MasterUnreachable, ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.application import client_thread
-from concurrent_nb.nodes.application.core import Ended, Ledger, Runs, Wrote
+from concurrent_nb.nodes.application.core import ClientCore, TaskEnded, TaskRunning, TaskWrote
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
 from concurrent_nb.nodes.master.core import MasterCore
@@ -29,22 +29,22 @@ from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.wire.session import Session
 from tests.simulator.agenda import Action, Actor, Life
 from tests.simulator.judge import UNREGISTERED
-from tests.simulator.network import Call, Link
-from tests.simulator.plans import Violation, Wanted
-from tests.simulator.virtual_workers import VirtualCrew
+from tests.simulator.network import SimulatedCall, SimulatedLink
+from tests.simulator.plans import Violation, WantedTask
+from tests.simulator.virtual_workers import VirtualPool
 from tests.simulator.world import World
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
+class SimulatedMembership:
     """What registration gives, as `nodes.registration.Membership`."""
 
     session_id: SessionId
     epoch: int
     name: str
-    link: Link
+    link: SimulatedLink
 
 
 class WatchedMaster(MasterCore):
@@ -77,7 +77,7 @@ class MasterActor(Actor):
         )
         self.core = WatchedMaster(epoch, scheduler, Liveness(), kept_s=settings.kept_s)
         self.core.world = world
-        self._asked: deque[Call] = deque()
+        self._asked: deque[SimulatedCall] = deque()
         self._gate = world.network.listen(self.wake, self._ask, same_port=same_port)
         self._turns = self._validate_at = 0
         self.begin(self._live())
@@ -110,7 +110,7 @@ class MasterActor(Actor):
 
         return registered
 
-    def _ask(self, call: Call) -> None:
+    def _ask(self, call: SimulatedCall) -> None:
         self._asked.append(call)
         self.wake()
 
@@ -149,7 +149,7 @@ class Node(Actor):
         self.role = role
         self.host = world.network.host()
         self.key = f"key of {name}".encode()
-        self.link: Link | None = None
+        self.link: SimulatedLink | None = None
         self.session_id: SessionId | None = None  #: of its last session
         self._world = world
 
@@ -168,7 +168,7 @@ class Node(Actor):
         answer: T = call.result()
         return answer
 
-    def _register(self, **facts: Any) -> Generator[float, None, Membership]:
+    def _register(self, **facts: Any) -> Generator[float, None, SimulatedMembership]:
         """Register; raises MasterUnreachable. The master that answers is the one that lives then."""
 
         def question(now: float) -> tuple[SessionId, int, str]:
@@ -176,22 +176,22 @@ class Node(Actor):
 
         session_id, epoch, given = yield from self._call(question)
         self._world.trace(self.name, f"has registered as {given} in epoch {epoch}")
-        return Membership(
+        return SimulatedMembership(
             session_id, epoch, given, self._world.network.connect(self.host, session_id, self.key, self.wake)
         )
 
-    def _still_known(self, member: Membership) -> Generator[float, None, bool]:
+    def _still_known(self, member: SimulatedMembership) -> Generator[float, None, bool]:
         return (yield from self._call(lambda now: self._world.master.core.heartbeat(member.session_id, now)))
 
-    def _leave(self, member: Membership) -> Generator[float, None, None]:
+    def _leave(self, member: SimulatedMembership) -> Generator[float, None, None]:
         with suppress(MasterUnreachable):
             yield from self._call(lambda now: self._leaves(member, now))
         member.link.close()
 
-    def _leaves(self, member: Membership, now: float) -> bool:
+    def _leaves(self, member: SimulatedMembership, now: float) -> bool:
         return self._world.master.core.remove(member.session_id, UNREGISTERED, now, left=True)
 
-    def _listen(self, member: Membership, session: Session) -> None:
+    def _listen(self, member: SimulatedMembership, session: Session) -> None:
         self.link, self.session_id = member.link, member.session_id
         self._world.witness.listen(member.session_id, False, session)
 
@@ -208,7 +208,7 @@ class SlaveActor(Node):
         super().__init__(world, "slave", name)
         self.slots = slots
         self.credit = credit
-        self.crew = VirtualCrew(world.agenda, world.chance, world.deeds, name, slots, self.wake, self._killed)
+        self.crew = VirtualPool(world.agenda, world.chance, world.deeds, name, slots, self.wake, self._killed)
         self.core: SlaveCore | None = None
         self.leaving = False  #: it is about to unregister
         world.judge.fewest_slots = min(world.judge.fewest_slots, slots)
@@ -245,14 +245,14 @@ class SlaveActor(Node):
             if again:
                 member = yield from self._join()
 
-    def _join(self) -> Generator[float, None, Membership]:
+    def _join(self) -> Generator[float, None, SimulatedMembership]:
         while True:
             try:
                 return (yield from self._register(slots=self.slots, credit=self.credit))
             except MasterUnreachable:
                 yield self.agenda.now + process.RETRY_S
 
-    def _serve(self, member: Membership) -> Generator[float, None, bool]:
+    def _serve(self, member: SimulatedMembership) -> Generator[float, None, bool]:
         """Serve in one session. True to look for a master again."""
         core = self.core = SlaveCore(member.name, member.epoch, self.crew, interval_s=1.0)
         self._listen(member, core.session)
@@ -296,7 +296,7 @@ class ApplicationActor(Node):
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, "client", name)
-        self.ledger: Ledger[Wanted] = Ledger(interval_s=1.0)
+        self.ledger: ClientCore[WantedTask] = ClientCore(interval_s=1.0)
         chance = Random(f"limits of {name}: {world.settings}")  # of its own: the history stays the same without them
         few = Quota(tasks=chance.randint(1, 30), bytes=chance.randint(2_000, 10_000))
         self._quota = few if chance.random() < 0.4 else UNLIMITED
@@ -327,7 +327,7 @@ class ApplicationActor(Node):
         return not self.alive or (quiet and not self._inbox and not self.ledger.jobs)
 
     def _live(self) -> Life:
-        member: Membership | None = None
+        member: SimulatedMembership | None = None
         while member is None:
             try:
                 member = yield from self._join()
@@ -343,10 +343,10 @@ class ApplicationActor(Node):
         yield from self._leave(member)
         self.gone = True
 
-    def _join(self) -> Generator[float, None, Membership]:
+    def _join(self) -> Generator[float, None, SimulatedMembership]:
         return (yield from self._register(is_alive=lambda: not self.is_seen_dead, replaces=self.session_id))
 
-    def _turn(self, member: Membership) -> Generator[float, None, Membership | None]:
+    def _turn(self, member: SimulatedMembership) -> Generator[float, None, SimulatedMembership | None]:
         yield self.agenda.now if self._inbox else self.ledger.next_deadline()
         now = self.agenda.now
         while self._inbox:
@@ -357,12 +357,12 @@ class ApplicationActor(Node):
             for frames in member.link.receive():
                 self._heard_at = now
                 for news in self.ledger.received(frames, now):
-                    if type(news) is Ended:
+                    if type(news) is TaskEnded:
                         self._world.trace(self.name, f"{news.entry.owner.name} is {news.frame.status}")
                         self._world.judge.answered(news)
-                    elif type(news) is Wrote:
+                    elif type(news) is TaskWrote:
                         self._world.judge.wrote(news)
-                    elif type(news) is Runs:
+                    elif type(news) is TaskRunning:
                         news.entry.owner.seen_running = True
                     else:
                         raise Violation(f"{self.name} hears of shared memory, and shares none: {news}")
@@ -381,7 +381,9 @@ class ApplicationActor(Node):
             return (yield from self._look_for_master(member, over))
         return member
 
-    def _look_for_master(self, member: Membership, over: bool) -> Generator[float, None, Membership | None]:
+    def _look_for_master(
+        self, member: SimulatedMembership, over: bool
+    ) -> Generator[float, None, SimulatedMembership | None]:
         assert self.ledger.session is not None
         if self.ledger.session.closed_by_peer == CLUSTER_STOPPED:
             self._give_up(member)
@@ -404,7 +406,7 @@ class ApplicationActor(Node):
         self._give_up(member)
         return None
 
-    def _attach(self, member: Membership) -> None:
+    def _attach(self, member: SimulatedMembership) -> None:
         session = Session(member.epoch, "to_client")
         self._listen(member, session)
         for entry in self.ledger.attach(session, quota=self._quota):
@@ -414,7 +416,7 @@ class ApplicationActor(Node):
             wanted.dropped = True
         self._heard_at = self.agenda.now
 
-    def _give_up(self, member: Membership) -> None:
+    def _give_up(self, member: SimulatedMembership) -> None:
         if not self._world.judge.faults and self._world.master.alive:
             raise Violation(f"{self.name} gave up although nothing is wrong")
         self._world.trace(self.name, "gives up")

@@ -8,9 +8,9 @@ from typing import Final
 
 from concurrent_nb.nodes.master.core import UNHEARD_S
 from tests.simulator.actors import ApplicationActor, MasterActor, Node, SlaveActor
-from tests.simulator.network import HEARTBEAT_TIMEOUT_S, Host
+from tests.simulator.network import HEARTBEAT_TIMEOUT_S, SimulatedHost
 from tests.simulator.plans import Violation
-from tests.simulator.world import Master, World
+from tests.simulator.world import SimulatedMaster, World
 
 #: the master gives up a node whose connection has gone within so many seconds, one that is silent within so many
 _NOTICED_S: Final = 2.5
@@ -104,7 +104,7 @@ class Faults:
         if any(path.blocked for path in node.host.paths):
             _cut(node)
 
-    def _heal(self, host: Host) -> None:
+    def _heal(self, host: SimulatedHost) -> None:
         for path in host.paths:
             path.open()
 
@@ -138,7 +138,7 @@ class Faults:
         for _ in range(self._chance.randint(0, 2)):
             self._cut()
 
-    def _freeze(self, actor: Node | Master) -> float:
+    def _freeze(self, actor: Node | SimulatedMaster) -> float:
         for_s = self._duration_s()
         self._say(f"{actor.name} freezes for {for_s:.2f} s")
         actor.freeze(for_s)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from concurrent_nb.nodes.application.core import Ended, Wrote
+from concurrent_nb.nodes.application.core import TaskEnded, TaskWrote
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire import session as wire_session
@@ -21,7 +21,7 @@ from concurrent_nb.wire.codec import Buffer, Received, decode, unpack_body
 from concurrent_nb.wire.parts import Joiner
 from concurrent_nb.wire.session import Session
 from tests.simulator.network import Frames
-from tests.simulator.plans import Deeds, Kind, Violation, Wanted, WantedJob, error_of, value_of
+from tests.simulator.plans import Deeds, Kind, Violation, WantedJob, WantedTask, error_of, value_of
 
 #: why a session ends that its node has ended
 UNREGISTERED: Final = "it has unregistered"
@@ -31,13 +31,13 @@ _OVERHEAD_S: Final = 0.05
 _LONG_S: Final = 1.2
 
 
-class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class _ObservedHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
     version: int
     epoch: int
     seq: int
 
 
-_head: Final = msgspec.msgpack.Decoder(_Head)
+_head: Final = msgspec.msgpack.Decoder(_ObservedHead)
 
 
 class _Direction:
@@ -117,7 +117,7 @@ class Judge:
         self.losses += role == "slave"
         self.own_losses += name in self.killed
 
-    def answered(self, ended: Ended[Wanted]) -> None:
+    def answered(self, ended: TaskEnded[WantedTask]) -> None:
         """Take an answer that an application got."""
         wanted = ended.entry.owner
         status = Status(ended.frame.status)
@@ -137,7 +137,7 @@ class Judge:
             raise Violation(f"{wanted.name} ended with {bytes(body)[:80]!r}, and not with {expected[:80]!r}")
         wanted.status = status
 
-    def wrote(self, wrote: Wrote[Wanted]) -> None:
+    def wrote(self, wrote: TaskWrote[WantedTask]) -> None:
         """Take what a task has written: pieces may be missing, but none comes late or twice."""
         wanted = wrote.entry.owner
         name, run, piece = wrote.data.decode().split(" ")
@@ -159,7 +159,7 @@ class Judge:
                         raise Violation(f"{wanted.name} has killed {wanted.killed} slaves, it may kill {most}")
             self._check_job(job)
 
-    def _possible(self, wanted: Wanted, status: Status) -> bool:
+    def _possible(self, wanted: WantedTask, status: Status) -> bool:
         plan = wanted.plan
         if status is Status.OK:
             return plan.kind in (Kind.PLAIN, Kind.FLAKY, Kind.DIES, Kind.KILLS)
@@ -199,7 +199,7 @@ class Judge:
             raise Violation(f"job {job.id.hex()[:4]} of {job.owner} was cancelled by nobody")
 
 
-def _may_be_stopped(wanted: Wanted) -> bool:
+def _may_be_stopped(wanted: WantedTask) -> bool:
     """Say whether a task may be cancelled: by its owner, or because its job is over."""
     job = wanted.job
     failed = job.failures > 0 or any(task.timeout_s is not None or _may_be_refused(task) for task in job.tasks)
@@ -207,12 +207,12 @@ def _may_be_stopped(wanted: Wanted) -> bool:
     return asked or (job.until and job.hits > 0) or (job.stop_on_error and failed)
 
 
-def _may_be_refused(wanted: Wanted) -> bool:
+def _may_be_refused(wanted: WantedTask) -> bool:
     """Say whether a task asks for so many cores that there may be no slave which has them."""
     return wanted.needs is not None and wanted.needs.cores > 1
 
 
-def _check_runs(wanted: Wanted, deaths_allowed: int) -> None:
+def _check_runs(wanted: WantedTask, deaths_allowed: int) -> None:
     """Where nothing goes wrong a task runs as often as its plan says, and not at all more."""
     status, runs = wanted.status, wanted.runs
     expected = {
@@ -230,7 +230,7 @@ def _check_runs(wanted: Wanted, deaths_allowed: int) -> None:
         raise Violation(f"{wanted.name}, {wanted.plan}, ended as {status.name} after {runs} runs, and not {expected}")
 
 
-def _check_news(wanted: Wanted) -> None:
+def _check_news(wanted: WantedTask) -> None:
     """Where nothing goes wrong an owner is told of everything that a task writes, and which tasks take long."""
     if wanted.status is not Status.OK:
         return
@@ -240,7 +240,7 @@ def _check_news(wanted: Wanted) -> None:
         raise Violation(f"{wanted.name} ran for {wanted.plan.run_s:.2f} s, and nobody said so")
 
 
-def _past_of(wanted: Wanted) -> str:
+def _past_of(wanted: WantedTask) -> str:
     facts = f"{wanted.runs} runs, of which {wanted.raised} raised and {wanted.died} died"
     return facts + f", timeout {wanted.timeout_s}, {wanted.retries} retries, cancelled {wanted.cancelled}"
 

@@ -2,9 +2,10 @@
 
     Link (a node's end) ==Path, Path== Gate (the master's end)         call: the control channel, over the same paths
 
-`Link` and `Gate` stand for their namesakes in `transport.compute`: a link connects by itself, again and again, and
-keeps what is sent meanwhile; the gate refuses what is for a peer without a connection. Frames are copied on the way.
-Used by the simulator's actors. It never looks into a frame; its `ear` hears each one that is sent.
+`SimulatedLink` and `SimulatedGate` stand for the client and the server of `transport.compute`: a link connects by
+itself, again and again, and keeps what is sent meanwhile; the gate refuses what is for a peer without a connection.
+Frames are copied on the way. Used by the simulator's actors. It never looks into a frame; its `ear` hears each one
+that is sent.
 """
 
 import random
@@ -90,7 +91,7 @@ class Path:
 
 
 @dataclass(eq=False, slots=True)
-class Host:
+class SimulatedHost:
     """Where a node is: its two paths."""
 
     up: Path
@@ -102,15 +103,15 @@ class Host:
         return self.up, self.down
 
 
-class Link:
+class SimulatedLink:
     """A node's end of the compute channel, in one session."""
 
-    def __init__(self, network: "Network", host: Host, session: bytes, key: bytes, wake: Action) -> None:
+    def __init__(self, network: "Network", host: SimulatedHost, session: bytes, key: bytes, wake: Action) -> None:
         self.session = session
         self.key = key
         self.host = host
         self.connection = 0  #: counts connections; what was underway when one was cut is lost
-        self.gate: Gate | None = None  #: where it is connected to
+        self.gate: SimulatedGate | None = None  #: where it is connected to
         self._network = network
         self._wake = wake
         self._inbox: deque[Frames] = deque()
@@ -190,11 +191,11 @@ class Link:
             self.host.up.carry(lambda frames=frames: gate.arrived(self, connection, frames))  # type: ignore[misc]
 
 
-class Gate:
+class SimulatedGate:
     """The master's end of the compute channel, in one of its lives."""
 
     def __init__(self, network: "Network", wake: Action) -> None:
-        self.links: dict[bytes, Link] = {}
+        self.links: dict[bytes, SimulatedLink] = {}
         self.closed = False
         self._network = network
         self._wake = wake
@@ -222,13 +223,13 @@ class Gate:
         left, self._left = self._left, []
         return left
 
-    def arrived(self, link: Link, connection: int, frames: Frames) -> None:
+    def arrived(self, link: SimulatedLink, connection: int, frames: Frames) -> None:
         """Take what has come, unless its connection was cut meanwhile."""
         if not self.closed and connection == link.connection:
             self._inbox.append((link.session, link.key, frames))
             self._wake()
 
-    def left_by(self, link: Link) -> Action:
+    def left_by(self, link: SimulatedLink) -> Action:
         """Give what happens here when a link ends."""
 
         def left() -> None:
@@ -240,10 +241,10 @@ class Gate:
         return left
 
 
-class Call:
+class SimulatedCall:
     """A question over the control channel, on its way to the master and back."""
 
-    def __init__(self, question: Callable[[float], Any], host: Host, wake: Action) -> None:
+    def __init__(self, question: Callable[[float], Any], host: SimulatedHost, wake: Action) -> None:
         self.done = False
         self._question = question
         self._host = host
@@ -278,18 +279,18 @@ class Network:
     def __init__(self, agenda: Agenda, chance: random.Random, weather: Weather, ear: Ear) -> None:
         self.agenda = agenda
         self.ear = ear
-        self.gate: Gate | None = None
-        self.hosts: list[Host] = []
+        self.gate: SimulatedGate | None = None
+        self.hosts: list[SimulatedHost] = []
         self.deaf_until_s = 0.0  #: the control channel refuses all calls until then
         self._chance = chance
         self._weather = weather
-        self._asked: Callable[[Call], None] | None = None
+        self._asked: Callable[[SimulatedCall], None] | None = None
         self._known: set[bytes] = set()
 
-    def host(self) -> Host:
+    def host(self) -> SimulatedHost:
         """Add a host."""
         paths = [Path(self.agenda, self._chance, self._weather) for _ in range(2)]
-        host = Host(*paths)
+        host = SimulatedHost(*paths)
         self.hosts.append(host)
         return host
 
@@ -304,11 +305,11 @@ class Network:
 
     # --------------------------------------------------------------------------------------------------- the master
 
-    def listen(self, wake: Action, asked: Callable[[Call], None], *, same_port: bool) -> Gate:
+    def listen(self, wake: Action, asked: Callable[[SimulatedCall], None], *, same_port: bool) -> SimulatedGate:
         """Begin a master's life. With `same_port` links of sessions with the one before connect to this one."""
         if not same_port:
             self._known.clear()
-        self.gate = Gate(self, wake)
+        self.gate = SimulatedGate(self, wake)
         self._asked = asked
         return self.gate
 
@@ -326,14 +327,14 @@ class Network:
 
     # ----------------------------------------------------------------------------------------------------- the nodes
 
-    def connect(self, host: Host, session: bytes, key: bytes, wake: Action) -> Link:
+    def connect(self, host: SimulatedHost, session: bytes, key: bytes, wake: Action) -> SimulatedLink:
         """Make a link to the master of a session that has just been registered."""
         self._known.add(session)
-        return Link(self, host, session, key, wake)
+        return SimulatedLink(self, host, session, key, wake)
 
-    def call(self, host: Host, question: Callable[[float], Any], wake: Action) -> Call:
+    def call(self, host: SimulatedHost, question: Callable[[float], Any], wake: Action) -> SimulatedCall:
         """Ask the master something over the control channel. See whether it is `done` when woken, and when not."""
-        call = Call(question, host, wake)
+        call = SimulatedCall(question, host, wake)
 
         def arrive() -> None:
             if self._asked is None or self.agenda.now < self.deaf_until_s:

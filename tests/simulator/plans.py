@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import Shipment
+from concurrent_nb.nodes.application.core import FunctionPayload
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import encode_error
@@ -58,20 +58,20 @@ class WantedJob:
     owner: str
     until: bool = False
     stop_on_error: bool = False
-    tasks: "list[Wanted]" = field(default_factory=list)
+    tasks: "list[WantedTask]" = field(default_factory=list)
     cancelled_s: float = inf  #: when its owner has asked for its end
     hits: int = 0  #: attempts that returned a Hit
     failures: int = 0  #: attempts that failed
 
 
 @dataclass(eq=False, slots=True)
-class Wanted:
+class WantedTask:
     """A task that an application has submitted, and what has become of it."""
 
     job: WantedJob
     index: int
     plan: Plan
-    function: Shipment
+    function: FunctionPayload
     body: bytes
     timeout_s: float | None = None
     retries: int = 0
@@ -106,7 +106,7 @@ class Wanted:
 class Deed:
     """One run of a task, under way."""
 
-    wanted: Wanted
+    wanted: WantedTask
     run: int  #: number of the run
     run_s: float | None  #: None: it never ends by itself
     status: Status  #: how it ends; DIED: it kills its worker
@@ -132,14 +132,14 @@ class Deeds:
     def __init__(self) -> None:
         self.jobs: list[WantedJob] = []
         self.punctual = False  #: nothing keeps a cancellation from arriving at once
-        self._wanted: dict[bytes, Wanted] = {}
+        self._wanted: dict[bytes, WantedTask] = {}
 
-    def add(self, wanted: Wanted) -> None:
+    def add(self, wanted: WantedTask) -> None:
         """Take a task in that is about to be submitted."""
         self._wanted[wanted.body] = wanted
         wanted.job.tasks.append(wanted)
 
-    def all(self) -> "list[Wanted]":
+    def all(self) -> "list[WantedTask]":
         """Return all tasks."""
         return list(self._wanted.values())
 
@@ -167,7 +167,7 @@ class Deeds:
         return Deed(wanted, wanted.runs, run_s, status, answer_of(status, function, wanted), kills_slave)
 
 
-def answer_of(status: Status, function: bytes, wanted: Wanted) -> bytes:
+def answer_of(status: Status, function: bytes, wanted: WantedTask) -> bytes:
     """Give what a worker answers for a run that ends so."""
     if status in (Status.OK, Status.HIT):
         return value_of(function, wanted.body)
@@ -179,6 +179,6 @@ def value_of(function: bytes, body: bytes) -> bytes:
     return function[:8] + b" of " + body
 
 
-def error_of(wanted: Wanted) -> bytes:
+def error_of(wanted: WantedTask) -> bytes:
     """Give the report of a task that raises."""
     return encode_error(m.ErrorReport("ValueError", wanted.name, "Traceback ..."))

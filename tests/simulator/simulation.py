@@ -49,7 +49,7 @@ _BARE: Final = re.compile(r" (up|down) \d+\.0 ack \d+$")
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SimulationReport:
     """How a history went."""
 
     seed: int
@@ -194,7 +194,7 @@ class Simulation:
         return unrest(self.world.master.core, self.slaves, self.apps)
 
 
-def simulate(seed: int, *, trace: bool = False) -> Report:
+def simulate(seed: int, *, trace: bool = False) -> SimulationReport:
     """Run the history of a seed. With `trace` the report holds every envelope, too."""
     simulation = Simulation(seed, trace=trace)
     violation = ""
@@ -209,7 +209,9 @@ def simulate(seed: int, *, trace: bool = False) -> Report:
     finally:
         logging.disable(disabled)
     world = simulation.world
-    return Report(seed, violation, world.agenda.events, world.agenda.now, len(world.deeds.all()), world.trace.lines())
+    return SimulationReport(
+        seed, violation, world.agenda.events, world.agenda.now, len(world.deeds.all()), world.trace.lines()
+    )
 
 
 def explain(seed: int) -> str:

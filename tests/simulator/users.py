@@ -8,12 +8,12 @@ from math import inf
 from typing import Final
 
 from concurrent_nb.ids import JobId, digest_of
-from concurrent_nb.nodes.application.core import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
 from concurrent_nb.scheduling.slave_state import is_host
 from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs
 from tests.simulator.actors import ApplicationActor
-from tests.simulator.plans import Kind, Plan, Wanted, WantedJob
+from tests.simulator.plans import Kind, Plan, WantedJob, WantedTask
 from tests.simulator.world import World
 
 #: how likely a job has how many tasks
@@ -33,12 +33,12 @@ _SPICES: Final = (
 class User:
     """The user of one application."""
 
-    def __init__(self, world: World, app: ApplicationActor, functions: list[Shipment]) -> None:
+    def __init__(self, world: World, app: ApplicationActor, functions: list[FunctionPayload]) -> None:
         self.app = app
         self._world = world
         self._chance = world.chance
         self._functions = functions
-        self._jobs: list[tuple[WantedJob, OpenJob[Wanted]]] = []
+        self._jobs: list[tuple[WantedJob, ClientJob[WantedTask]]] = []
 
     def begin(self, until_s: float) -> None:
         """Plan what to do until then."""
@@ -79,7 +79,7 @@ class User:
             stop_on_error=chance.random() < 0.2,
         )
         strategy = chance.choice(STRATEGIES) if chance.random() < self._world.settings.own_strategies else None
-        record = OpenJob[Wanted](job.id, "a job", job.until, job.stop_on_error, strategy)
+        record = ClientJob[WantedTask](job.id, "a job", job.until, job.stop_on_error, strategy)
         self._world.deeds.jobs.append(job)
         self._jobs.append((job, record))
         (most,) = chance.choices([size for size, _ in _SIZES], [weight for _, weight in _SIZES])
@@ -132,7 +132,7 @@ class User:
 
     # ---------------------------------------------------------------------------------------------------------- tasks
 
-    def _entries(self, job: WantedJob, record: OpenJob[Wanted], count: int) -> list[Entry[Wanted]]:
+    def _entries(self, job: WantedJob, record: ClientJob[WantedTask], count: int) -> list[TaskEntry[WantedTask]]:
         chance = self._chance
         spice = chance.choice((0.0, 0.0, 0.1, 0.5))
         length = chance.choices(("none", "short", "long", "both"), (3, 4, 1, 2))[0]
@@ -155,7 +155,7 @@ class User:
             self._world.deeds.add(wanted)
             body, sizes, buffers = pack_body(wanted.body, ())
             entries.append(
-                Entry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted, needs=needs)
+                TaskEntry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted, needs=needs)
             )
         return entries
 
@@ -171,13 +171,13 @@ class User:
     def _wanted(
         self,
         job: WantedJob,
-        function: Shipment,
+        function: FunctionPayload,
         kind: Kind,
         length: str,
         timeout_s: float | None,
         retries: int,
         padding: int,
-    ) -> Wanted:
+    ) -> WantedTask:
         chance, index = self._chance, len(job.tasks)
         if length == "both":
             length = "long" if chance.random() < 0.1 else "short"
@@ -196,13 +196,13 @@ class User:
             writes=chance.choices((0, 2), (9, 1))[0],
         )
         body = b"%s/%d" % (job.id.hex().encode(), index)
-        return Wanted(job, index, plan, function, body + b"." * padding, timeout_s, retries)
+        return WantedTask(job, index, plan, function, body + b"." * padding, timeout_s, retries)
 
 
-def draw_functions(world: World) -> list[Shipment]:
+def draw_functions(world: World) -> list[FunctionPayload]:
     """Make the functions that all users share."""
     functions = []
     for number in range(world.chance.randint(1, 6)):
         pickled = b"function %d" % number + b"." * world.chance.choice((0, 0, 100))
-        functions.append(Shipment(digest_of(pickled), *pack_body(pickled, ())))
+        functions.append(FunctionPayload(digest_of(pickled), *pack_body(pickled, ())))
     return functions

@@ -14,7 +14,7 @@ from typing import Final
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.slave_state import is_host, is_wide
-from concurrent_nb.testing.unshared import UnsharedCrew, travelled
+from concurrent_nb.testing.unshared import UnsharedPool, travelled
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.protocol.records import Result
@@ -22,14 +22,14 @@ from concurrent_nb.workers.slave_side.attempts import (
     Attempt,
     Command,
     Dismiss,
-    Give,
+    GiveTasks,
     Interrupt,
     Kill,
+    PoolReports,
     Recall,
-    Reports,
     Start,
 )
-from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, Books
+from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, PoolScheduler
 from tests.simulator.agenda import Action, Agenda
 from tests.simulator.judge import check_references
 from tests.simulator.plans import Deed, Deeds, Violation
@@ -50,7 +50,7 @@ Fact = Callable[[float], list[Command]]
 class VirtualWorker:
     """A worker: runs what it is given, one after another."""
 
-    def __init__(self, crew: "VirtualCrew", number: int, process: int) -> None:
+    def __init__(self, crew: "VirtualPool", number: int, process: int) -> None:
         self.number = number
         self.process = process  #: it is a thread of this one; 0: it has one of its own
         self.queue: deque[tuple[Attempt, bytes]] = deque()  #: with the function
@@ -173,7 +173,7 @@ class VirtualWorker:
             self.flush()
 
 
-class VirtualCrew(UnsharedCrew):
+class VirtualPool(UnsharedPool):
     """The workers of one slave."""
 
     def __init__(
@@ -187,7 +187,7 @@ class VirtualCrew(UnsharedCrew):
         killed: Action,
     ) -> None:
         self.agenda = agenda
-        self.books = Books(slots)
+        self.books = PoolScheduler(slots)
         self.credit = slots  #: most attempts that its slave has ever offered to take in its session
         self.functions: dict[bytes, bytes] = {}
         self._chance = chance
@@ -254,7 +254,7 @@ class VirtualCrew(UnsharedCrew):
         """Return how many workers are still to be replaced, or have successors that are not ready."""
         return self.books.outdated
 
-    def take_reports(self) -> Reports:
+    def take_reports(self) -> PoolReports:
         """Give what has happened, and check that it is about what was assigned, each attempt once."""
         reports = self.books.take_reports()
         reports.output, self._output = self._output, []
@@ -374,7 +374,7 @@ class VirtualCrew(UnsharedCrew):
                 self._start(command.worker, command.process)
                 continue
             worker = self._workers[command.worker]
-            if isinstance(command, Give):
+            if isinstance(command, GiveTasks):
                 self._look_at = min(self._look_at, self.agenda.now + LOOK_S)
                 if worker.alive:  # else its death is about to be told
                     worker.give(self.functions[command.function], command.attempts)

@@ -129,7 +129,7 @@ def draw_settings(chance: random.Random) -> Settings:
     )
 
 
-class Master(Protocol):
+class SimulatedMaster(Protocol):
     """The master that lives now, or lived last."""
 
     name: str
@@ -211,7 +211,7 @@ class World:
     witness: Witness
     trace: Trace
     network: Network = field(init=False)
-    master: Master = field(init=False)
+    master: SimulatedMaster = field(init=False)
     slave_killed: Callable[[Any], None] = field(init=False)  #: called with a slave that a task kills
     kills_left: int = field(init=False)  #: slaves that tasks may still plan to kill
 

@@ -25,13 +25,13 @@ from concurrent_nb.nodes.application.chunking import (
     CHUNK_BYTES,
     CUTS_PER_TURN,
     MEASURED,
-    Packer,
+    ChunkPacker,
     body_of,
     fitting,
     packed,
 )
-from concurrent_nb.nodes.application.client_thread import Courier
-from concurrent_nb.nodes.application.core import Entry, OpenJob
+from concurrent_nb.nodes.application.client_thread import ClientThread
+from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.results import open_item
@@ -50,10 +50,10 @@ _OK: Final = Status.OK  # a name in a module is found faster than a member of an
 SHARE_OF_TIMEOUT: Final = 0.5
 
 
-class Batch(TaskFuture):
+class BatchHandle(TaskFuture):
     """The task that items travel as. What the cluster says of it is said of them."""
 
-    def __init__(self, batches: "Batches", index: int, items: Sequence[TaskFuture]) -> None:
+    def __init__(self, batches: "BatchedJob", index: int, items: Sequence[TaskFuture]) -> None:
         super().__init__(batches.record.id, index, batches.cancel, batches.job)
         self.items = items
         self.heard = 0  #: of so many items, the first ones, it is known how they ended
@@ -85,7 +85,7 @@ class Batch(TaskFuture):
         for note in said:
             if isinstance(note, notes.Item):
                 self._position = note.position
-            elif isinstance(note, notes.Ended):
+            elif isinstance(note, notes.ItemEnded):
                 self.attempt, self.worker = attempt, note.worker
                 self._batches.told(self, note)
             else:
@@ -108,7 +108,7 @@ class Batch(TaskFuture):
         return self.items[min(max(position, 0), len(self.items) - 1)]
 
 
-class Batches:
+class BatchedJob:
     """The items of one job.
 
     Args:
@@ -121,11 +121,11 @@ class Batches:
 
     def __init__(
         self,
-        packer: Packer,
-        courier: Courier,
+        packer: ChunkPacker,
+        courier: ClientThread,
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
-        record: OpenJob[TaskFuture],
+        record: ClientJob[TaskFuture],
         size: int | AdaptiveSize,
         *,
         limits: tuple[float | None, int],
@@ -160,7 +160,7 @@ class Batches:
         self._again: deque[Sequence[TaskFuture]] = deque()  # to be sent before those
         self._used: set[int] = set()  # names of tasks in the cluster, which no other task may have
         self._more_names = itertools.count(len(calls))
-        self._carried: dict[int, Batch] = {}  # by index of the item
+        self._carried: dict[int, BatchHandle] = {}  # by index of the item
         self._failures: dict[int, int] = {}  # attempts that have failed in batches, of items that run again
         self._workers: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
         self._unanswered = 0
@@ -180,7 +180,7 @@ class Batches:
 
     def cut(self) -> None:
         """Send what may be sent now."""
-        entries: list[Entry[TaskFuture]] = []
+        entries: list[TaskEntry[TaskFuture]] = []
         while len(entries) < CUTS_PER_TURN and self._again:
             if again := [item for item in self._again.popleft() if not item.done()]:
                 entries.append(self._entry(again))
@@ -204,7 +204,7 @@ class Batches:
         for item in self._take_unsent():
             item.end(None, error)
 
-    def told(self, batch: Batch, note: notes.Ended) -> None:
+    def told(self, batch: BatchHandle, note: notes.ItemEnded) -> None:
         """Give items of a batch that goes on their ends."""
         try:
             answers, seconds = note.read()
@@ -218,7 +218,7 @@ class Batches:
             self._courier.tell(self.cut)
         self._stop_if_it_ends_the_job(batch)
 
-    def ended(self, batch: Batch, value: Any, error: BaseException | None) -> None:
+    def ended(self, batch: BatchHandle, value: Any, error: BaseException | None) -> None:
         """Give the items of a batch their ends: `value` is that of `runtime.job_batches.run`; of one item, its own."""
         self._answered(batch)
         items = batch.items[batch.heard :]
@@ -237,14 +237,14 @@ class Batches:
                 self._end(item, batch, batch.status, None, error, 0.0)
         self._stop_if_it_ends_the_job(batch)
 
-    def cancelled(self, batch: Batch) -> None:
+    def cancelled(self, batch: BatchHandle) -> None:
         """Take a batch back of which nothing runs: it was cancelled, or one of its items was."""
         self._answered(batch)
         if not batch.recalled:
             self._end_unsent()
         self._go_on_with(batch, [])
 
-    def _answered(self, batch: Batch) -> None:
+    def _answered(self, batch: BatchHandle) -> None:
         """Note that nothing more will come of a batch."""
         self._unanswered -= 1
         for item in batch.items:
@@ -252,7 +252,7 @@ class Batches:
                 del self._carried[item.index]
         self._courier.tell(self.cut)  # not at once: more batches may have ended
 
-    def _end_some(self, batch: Batch, answers: list[Any], seconds: list[float], at: int = 0) -> None:
+    def _end_some(self, batch: BatchHandle, answers: list[Any], seconds: list[float], at: int = 0) -> None:
         """Give items their ends, from the one at this position on, unless they have them.
 
         They may: a batch that runs again, because its worker has died, begins at its beginning.
@@ -283,7 +283,7 @@ class Batches:
                 done.append(item)
         self.job._tasks_ended(done)  # at once: whoever waits for the job is woken once
 
-    def _go_on_with(self, batch: Batch, stopped_s: Sequence[float]) -> None:
+    def _go_on_with(self, batch: BatchHandle, stopped_s: Sequence[float]) -> None:
         """Send what has not ended again, or end it if the job is over.
 
         Args:
@@ -306,7 +306,7 @@ class Batches:
     def _end(
         self,
         item: TaskFuture,
-        batch: Batch,
+        batch: BatchHandle,
         status: Status | None,
         value: Any,
         error: BaseException | None,
@@ -323,7 +323,7 @@ class Batches:
             item.status = Status.CANCELLED
         self.job._tasks_ended([item for item in waited if item.set_cancelled()])
 
-    def _stop_if_it_ends_the_job(self, batch: Batch) -> None:
+    def _stop_if_it_ends_the_job(self, batch: BatchHandle) -> None:
         is_hit = batch.status is Status.HIT and self.record.until
         if not self._is_over and (is_hit or (self._stop_on_error and self.job.first_error is not None)):
             self._stop()
@@ -356,7 +356,7 @@ class Batches:
             self._courier.cancel(self.record.id, recalled)
         self._courier.tell(self.cut)
 
-    def _measured(self, batch: Batch, items: int) -> None:
+    def _measured(self, batch: BatchHandle, items: int) -> None:
         if isinstance(self._size, AdaptiveSize) and items and batch.status in MEASURED:
             self._workers.add((batch.slave, batch.worker))
             self._size.slots = max(self._size.slots, len(self._workers))  # some have come since it was asked
@@ -384,20 +384,20 @@ class Batches:
         self._next = at
         return items
 
-    def _entry(self, items: Sequence[TaskFuture]) -> Entry[TaskFuture]:
+    def _entry(self, items: Sequence[TaskFuture]) -> TaskEntry[TaskFuture]:
         """Make the task of a batch."""
         # Called as its first item if that is possible: messages about one that is alone then tell its own number.
         index = items[0].index if items[0].index not in self._used else next(self._more_names)
         self._used.add(index)
         numbers = _numbers([item.index for item in items])
         body, sizes, buffers, lease = body_of([self._items[number] for number in numbers], numbers, self._terms)
-        batch = Batch(self, index, items)
+        batch = BatchHandle(self, index, items)
         self._unanswered += 1
         for item in items:
             self._carried[item.index] = batch
         # The cluster runs a failed task again if that is one item; what has failed in a batch is sent again from here.
         retries = self._retries - self._failures.get(items[0].index, 0) if len(items) == 1 else 0
-        return Entry(
+        return TaskEntry(
             self.record,
             index,
             self._shipment,

@@ -13,7 +13,7 @@ from concurrent_nb import foreign
 log = foreign.Log(__name__)
 
 
-class Desk:
+class CallbackThread:
     """Calls callbacks. Safe to use from many threads."""
 
     def __init__(self, name: str) -> None:

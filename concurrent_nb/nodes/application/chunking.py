@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.nodes.application.core import Shipment
+from concurrent_nb.nodes.application.core import FunctionPayload
 from concurrent_nb.object_store.store import Lease
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import call_chunks
@@ -30,10 +30,10 @@ AGAIN: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POIS
 _ATOMS_ONLY: Final = {tuple}
 
 
-class Packer(Protocol):
+class ChunkPacker(Protocol):
     """What is needed of the application."""
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         """Pickle a function, for a job if it `spawns`."""
 
     def _pack(
@@ -43,7 +43,7 @@ class Packer(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Large:
+class LargeItem:
     """Arguments with buffers, which travel uncopied: always a task of their own."""
 
     body: bytes
@@ -53,13 +53,13 @@ class Large:
 
 
 #: what waits to be sent; NotPicklable: it cannot be
-Item = call_chunks.Call | Large | NotPicklable
+Item = call_chunks.Call | LargeItem | NotPicklable
 
 
-def packed(packer: Packer, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | Large:
+def packed(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | LargeItem:
     """Pickle the arguments of an item that are no atoms, and its number in the job. Raises NotPicklable."""
     body, sizes, buffers, lease = packer._pack(fn, args, number)
-    return Large(body, sizes, buffers, lease) if sizes else body
+    return LargeItem(body, sizes, buffers, lease) if sizes else body
 
 
 def fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
@@ -88,7 +88,7 @@ def body_of(
         terms: of a batch.
     """
     first = items[0]
-    if isinstance(first, Large):
+    if isinstance(first, LargeItem):
         return first.body, first.sizes, first.buffers, first.lease
     if len(items) > 1:
         return *pack_body(call_chunks.dumps_calls(items, numbers, terms), ()), None

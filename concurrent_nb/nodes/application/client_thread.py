@@ -30,20 +30,29 @@ from concurrent_nb.errors import (
     TooLarge,
 )
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, News, OpenJob, Runs, Unclaimed, Wrote
+from concurrent_nb.nodes.application.core import (
+    ClientCore,
+    ClientJob,
+    News,
+    TaskEnded,
+    TaskEntry,
+    TaskRunning,
+    TaskWrote,
+    UnclaimedResult,
+)
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import OutputPiece
 from concurrent_nb.nodes.application.results import answer_of
-from concurrent_nb.nodes.application.task_output import Output
+from concurrent_nb.nodes.application.task_output import OutputThread
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S, Membership
-from concurrent_nb.nodes.common.wakeup import Wake
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.segments import CannotOpen, Handle
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.nodes.common.wakeup import Wakeup
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.runtime.notes import Display, Reader, SetupRan
-from concurrent_nb.transport.poller import Waiter, fd_of, has_mail
+from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan
+from concurrent_nb.transport.poller import Poller, fd_of, has_mail
 from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, OVER_LIMIT, DropSegments, Segment, Slice
 from concurrent_nb.wire.session import Session
 
@@ -70,14 +79,14 @@ _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PIC
 #: by number: asking an enumeration takes longer than all the rest of an answer's bookkeeping
 _STATUSES: Final = {int(status): status for status in Status}
 
-Task = Entry[TaskFuture]
+Task = TaskEntry[TaskFuture]
 Callback = Callable[[], None]
 
 
-class Source(Protocol):
+class TaskSource(Protocol):
     """What makes the tasks of a job as there is room. Called in the courier's thread."""
 
-    record: OpenJob[TaskFuture]
+    record: ClientJob[TaskFuture]
 
     def leave(self, cancel: bool) -> None:
         """Read nothing more, because the application leaves. With `cancel`, what has not been sent is cancelled."""
@@ -86,7 +95,7 @@ class Source(Protocol):
         """End what has not been sent with an error: the cluster is gone."""
 
 
-class Awake:
+class StallDetector:
     """Tells whether this thread has stood still: stopped by a signal, held up by a lock, or asleep with its machine."""
 
     def __init__(self) -> None:
@@ -102,7 +111,7 @@ class Awake:
         return monotonic(), time.time()  # the first one stands still while the machine sleeps
 
 
-class Courier:
+class ClientThread:
     """Carry the tasks of one application.
 
     Args:
@@ -119,14 +128,14 @@ class Courier:
         join: Callable[[Membership | None], Membership],
         cluster: str,
         name: str,
-        store: Store,
+        store: ObjectStore,
         gone: Callable[[bool], object],
         at_end: Callback,
     ) -> None:
         self.member = join(None)  # first, because it may fail, and what follows has to be closed
         self._store = store
         self._tidied: tuple[float, float, int] = (0.0, 0.0, 0)  # when, since when unused, how many were placed by then
-        self._shelf = Shelf()  # shared memory of others, in which results lie
+        self._shelf = SegmentReader()  # shared memory of others, in which results lie
         self._released: deque[Slice] = deque()  # by whoever drops a result, in any thread
         self._join = join
         self._gone = gone
@@ -138,25 +147,25 @@ class Courier:
         self.present_display: Callable[[Display], None] | None = None  #: shows what no job gathers
         self._lock = threading.Lock()  # guards what follows up to the inbox
         self._closed = False  # no more tasks
-        self._sources: dict[JobId, Source] = {}
+        self._sources: dict[JobId, TaskSource] = {}
         self._broken: ClusterError | None = None
         self._inbox: deque[Task | Callback] = deque()
         self._leaving = False  # our thread may end when nothing is unanswered
-        self._wake = Wake()
-        self.output = Output(name, drained=self._wake.set)
+        self._wake = Wakeup()
+        self.output = OutputThread(name, drained=self._wake.set)
         self._held: deque[News[TaskFuture]] = deque()  # news that waits for output to be written
         self._held_until = 0.0
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         # By task: attempt, and its stream 3; None once that cannot be read.
-        self._note_readers: dict[tuple[bytes, int], tuple[int, Reader | None]] = {}
-        self._ledger = Ledger[TaskFuture](self.member.interval_s)
+        self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
+        self._ledger = ClientCore[TaskFuture](self.member.interval_s)
         self._attach()
         self._waiter = self._watch()
         self._heard_at = monotonic()
         self._patience_s = MASTER_LOST_AFTER_S
         self._in_vain = 0  # sessions that were ended, one after another, before a task ended in them
         self._fault = ""  # of the master, that has ended the last one
-        self._awake = Awake()
+        self._awake = StallDetector()
         self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
         self._thread.start()
 
@@ -188,13 +197,13 @@ class Courier:
             self._inbox.extend(tasks)
         self._wake.set()
 
-    def open_source(self, source: Source) -> None:
+    def open_source(self, source: TaskSource) -> None:
         """Take note of one that will `add` tasks of a job of its own in our thread. Raises as `check_open`."""
         with self._lock:
             self.check_open()
             self._sources[source.record.id] = source
 
-    def close_job(self, record: OpenJob[TaskFuture]) -> None:
+    def close_job(self, record: ClientJob[TaskFuture]) -> None:
         """Say that no more tasks will come for a job."""
         self.tell(lambda: self._ledger.close(record))
 
@@ -241,7 +250,7 @@ class Courier:
         if tasks:
             self._ledger.add(tasks)
 
-    def close_source(self, source: Source) -> None:
+    def close_source(self, source: TaskSource) -> None:
         """Let a source go: no more tasks will come of it."""
         if self._sources.pop(source.record.id, None) is not None:
             self._ledger.close(source.record)
@@ -358,8 +367,8 @@ class Courier:
         if closed := self._store.tidy(0 if now - since >= REST_AFTER_S else None):
             self._ledger.closed(closed)
 
-    def _watch(self) -> Waiter:
-        waiter = Waiter(self.member.link.socket)
+    def _watch(self) -> Poller:
+        waiter = Poller(self.member.link.socket)
         self._monitor_fd = fd_of(self.member.link.monitor)
         waiter.add(self._monitor_fd)
         self.member.link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
@@ -370,7 +379,7 @@ class Courier:
         tasks: list[Task] = []
         for _ in range(len(self._inbox)):  # what a source tells itself is for the next turn
             item = self._inbox.popleft()
-            if isinstance(item, Entry):
+            if isinstance(item, TaskEntry):
                 if not item.owner.cancelled():
                     tasks.append(item)
             else:
@@ -406,10 +415,10 @@ class Courier:
 
     def _must_wait(self, news: News[TaskFuture]) -> bool:
         """Say whether output has to be written first: for ends, and for all that comes after an end which waits."""
-        if type(news) is Wrote:
+        if type(news) is TaskWrote:
             if news.stream != NOTES:
                 return False
-        elif type(news) is not Ended:
+        elif type(news) is not TaskEnded:
             return bool(self._held)
         if self._held:
             return True
@@ -432,18 +441,18 @@ class Courier:
                 self._end_broken(news, error)
 
     def _learn(self, news: News[TaskFuture]) -> None:
-        if type(news) is Ended:
+        if type(news) is TaskEnded:
             self._end(news)
-        elif type(news) is Runs:
+        elif type(news) is TaskRunning:
             news.entry.owner.note_running(news.slave)
-        elif type(news) is Wrote:
+        elif type(news) is TaskWrote:
             self._show(news)
-        elif type(news) is Unclaimed:
+        elif type(news) is UnclaimedResult:
             # It may be a result that has come before, in a session that is over, and that somebody looks at.
             self._ledger.release(news.slices, clean=False)
         elif type(news) is Segment:
             try:
-                self._shelf.add(Handle(news.segment, news.pid, news.fd, news.size))
+                self._shelf.add(SegmentHandle(news.segment, news.pid, news.fd, news.size))
             except (CannotOpen, OSError, ValueError) as error:  # whose results lie there will say so
                 log.warning("shared memory of the master: %s", error)
         elif type(news) is DropSegments:
@@ -452,7 +461,7 @@ class Courier:
     def _end_broken(self, news: News[TaskFuture], error: BaseException) -> None:
         """End a task whose end could not be taken, if it has none: its future is not to wait for ever."""
         log.error("news of a task could not be taken", exc_info=error)
-        if type(news) is Ended:
+        if type(news) is TaskEnded:
             future = news.entry.owner
             failure = ResultNotLoadable(
                 f"the result of task {future.task} could not be handed over: {foreign.describe(error)}",
@@ -463,7 +472,7 @@ class Courier:
             failure.__cause__ = error
             foreign.call(log, "ending a task has failed", future.end, None, failure)
 
-    def _end(self, ended: Ended[TaskFuture]) -> None:
+    def _end(self, ended: TaskEnded[TaskFuture]) -> None:
         future, frame = ended.entry.owner, ended.frame
         self._in_vain = 0
         if ended.entry.lease is not None:
@@ -485,7 +494,7 @@ class Courier:
     def _take(self, slice_: Slice) -> memoryview | bytearray:
         return self._shelf.take(slice_, self._released.append)
 
-    def _show(self, wrote: Wrote[TaskFuture]) -> None:
+    def _show(self, wrote: TaskWrote[TaskFuture]) -> None:
         future = wrote.entry.owner
         if wrote.stream == NOTES:
             self._take_notes(future, wrote)
@@ -500,11 +509,11 @@ class Courier:
             else:
                 self.output.write(wrote.stream, text)
 
-    def _take_notes(self, future: TaskFuture, wrote: Wrote[TaskFuture]) -> None:
+    def _take_notes(self, future: TaskFuture, wrote: TaskWrote[TaskFuture]) -> None:
         key = (future.job_id, future.index)
         attempt, reader = self._note_readers.get(key, (None, None))
         if attempt != wrote.attempt:  # the last one may have died in the middle of a note
-            reader = Reader()
+            reader = NoteReader()
             self._note_readers[key] = (wrote.attempt, reader)
         if reader is None:
             return
@@ -591,7 +600,7 @@ class Courier:
         self._learn_held(monotonic())
         with self._lock:
             self._broken = kind(why)
-            left = [item for item in self._inbox if isinstance(item, Entry)]
+            left = [item for item in self._inbox if isinstance(item, TaskEntry)]
             self._inbox.clear()
         self._end_unsent()
         for entry in [*self._ledger.drop_all(), *left]:

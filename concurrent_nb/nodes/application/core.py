@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, room
-from concurrent_nb.nodes.common.shared_memory_link import EmptyShelf, Introductions, Memory, cost_of
+from concurrent_nb.nodes.common.shared_memory_link import AnnouncedSegments, NullSegmentReader, OpenSegments, cost_of
 from concurrent_nb.object_store.store import Lease
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.wire import messages as m
@@ -35,7 +35,7 @@ SHARED_ITEMS: Final = 32
 
 
 @dataclass(eq=False, slots=True)
-class Shipment:
+class FunctionPayload:
     """A pickled function, ready to be sent."""
 
     digest: bytes
@@ -47,7 +47,7 @@ class Shipment:
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
-class OpenJob(Generic[T]):
+class ClientJob(Generic[T]):
     """A job of which tasks may be unanswered."""
 
     id: JobId
@@ -64,20 +64,20 @@ class OpenJob(Generic[T]):
     sent: int = 0  #: tasks that are at the master, unanswered
     sent_bytes: int = 0  #: of those, and of the functions
     is_over: bool = False  #: all of it was cancelled, or it has ended at a hit or an error
-    entries: "dict[int, Entry[T]]" = field(default_factory=dict)  #: unanswered, by index
-    waiting: "deque[Entry[T]]" = field(default_factory=deque)  #: those that the master is to get later, in order
+    entries: "dict[int, TaskEntry[T]]" = field(default_factory=dict)  #: unanswered, by index
+    waiting: "deque[TaskEntry[T]]" = field(default_factory=deque)  #: those that the master is to get later, in order
     dropped: list[int] = field(default_factory=list)  #: cancelled ones of former sessions: the master may run them yet
 
 
-class Entry(Struct, Generic[T], eq=False):
+class TaskEntry(Struct, Generic[T], eq=False):
     """One task without an answer. `owner` is what the application wants back with it (its future).
 
     A Struct, because it is made several times as fast as a dataclass, and one is made for each task.
     """
 
-    job: OpenJob[T]
+    job: ClientJob[T]
     index: int
-    function: Shipment
+    function: FunctionPayload
     body: bytes
     sizes: m.Sizes
     buffers: Buffers
@@ -90,64 +90,64 @@ class Entry(Struct, Generic[T], eq=False):
     waits: bool = False  #: the master is to get it later
 
 
-class Unsent(Struct, Generic[T], frozen=True, gc=False):
+class TaskUnsent(Struct, Generic[T], frozen=True, gc=False):
     """A task ends without the master: it was cancelled before it was sent, or is larger than the master takes."""
 
-    entry: Entry[T]
+    entry: TaskEntry[T]
     size_bytes: int = 0  #: 0 for what was cancelled
 
 
-class Ended(Struct, Generic[T], frozen=True, gc=False):
+class TaskEnded(Struct, Generic[T], frozen=True, gc=False):
     """The cluster says how a task ended."""
 
-    entry: Entry[T]
+    entry: TaskEntry[T]
     frame: m.OutcomeFrame
     buffers: Buffers
     slave: str
 
 
-class Runs(Struct, Generic[T], frozen=True, gc=False):
+class TaskRunning(Struct, Generic[T], frozen=True, gc=False):
     """The cluster says that a task runs."""
 
-    entry: Entry[T]
+    entry: TaskEntry[T]
     slave: str
 
 
-class Wrote(Struct, Generic[T], frozen=True, gc=False):
+class TaskWrote(Struct, Generic[T], frozen=True, gc=False):
     """A task has written something."""
 
-    entry: Entry[T]
+    entry: TaskEntry[T]
     attempt: int
     stream: int
     data: bytes
 
 
-class Unclaimed(Struct, frozen=True, gc=False):
+class UnclaimedResult(Struct, frozen=True, gc=False):
     """A result that nobody waits for lies in shared memory."""
 
     slices: list[m.Slice]
 
 
-News = Ended[T] | Runs[T] | Wrote[T] | Unclaimed | m.Segment | m.DropSegments
+News = TaskEnded[T] | TaskRunning[T] | TaskWrote[T] | UnclaimedResult | m.Segment | m.DropSegments
 
 
-class Ledger(Generic[T]):
+class ClientCore(Generic[T]):
     """Everything that an application says and hears."""
 
     def __init__(self, interval_s: float) -> None:
         self.session: Session | None = None
-        self._introductions: Introductions | None = None
-        self.jobs: dict[bytes, OpenJob[T]] = {}
+        self._introductions: AnnouncedSegments | None = None
+        self.jobs: dict[bytes, ClientJob[T]] = {}
         self.interval_s = interval_s
         self._said_at = float("-inf")
         self.quota = UNLIMITED
         self._sent = 0  # what is at the master: tasks without an answer
         self._sent_bytes = 0  # ... what these and the functions have taken on their way
         self._in_use: Counter[bytes] = Counter()  # ... and how often they refer to a segment of ours
-        self._waiting: OrderedDict[bytes, OpenJob[T]] = OrderedDict()  # jobs of which tasks wait; the first is next
+        self._waiting: OrderedDict[bytes, ClientJob[T]] = OrderedDict()  # jobs of which tasks wait; the first is next
         self._may_send = False  # something has changed since it was last tried
         self._sessions = 0
-        self._unsent: list[Unsent[T]] = []
+        self._unsent: list[TaskUnsent[T]] = []
 
     # ------------------------------------------------------------------------------------------------------- saying
 
@@ -155,13 +155,13 @@ class Ledger(Generic[T]):
         """Say whether any task is unanswered."""
         return any(job.entries for job in self.jobs.values())
 
-    def entries(self) -> list[Entry[T]]:
+    def entries(self) -> list[TaskEntry[T]]:
         """Return the tasks without an answer."""
         return [entry for job in self.jobs.values() for entry in job.entries.values()]
 
     def attach(
-        self, session: Session, memory: Memory | None = None, *, shares: bool = False, quota: Quota = UNLIMITED
-    ) -> list[Entry[T]]:
+        self, session: Session, memory: OpenSegments | None = None, *, shares: bool = False, quota: Quota = UNLIMITED
+    ) -> list[TaskEntry[T]]:
         """Go on in a new session: say again, under the same ids, whatever has no answer yet.
 
         Give back the tasks whose end had been asked for: they are not sent again, so nobody will answer for them.
@@ -173,7 +173,7 @@ class Ledger(Generic[T]):
         """
         self.session = session
         self._sessions += 1
-        self._introductions = Introductions(session, memory or EmptyShelf(), shares)
+        self._introductions = AnnouncedSegments(session, memory or NullSegmentReader(), shares)
         self.quota = quota
         self._sent = self._sent_bytes = 0
         self._in_use.clear()
@@ -198,10 +198,10 @@ class Ledger(Generic[T]):
         self._send_waiting()
         return dropped
 
-    def add(self, entries: Iterable[Entry[T]]) -> None:
+    def add(self, entries: Iterable[TaskEntry[T]]) -> None:
         """Submit tasks; neighbours that share job, function, limits and needs travel as one run."""
         fresh = list(entries)
-        late: dict[bytes, OpenJob[T]] = {}
+        late: dict[bytes, ClientJob[T]] = {}
         for entry in fresh:
             job = entry.job
             job.entries[entry.index] = entry
@@ -232,7 +232,7 @@ class Ledger(Generic[T]):
         for job in late.values():
             self._close_if_over(job)
 
-    def close(self, job: OpenJob[T]) -> None:
+    def close(self, job: ClientJob[T]) -> None:
         """Note that no more tasks will come for a job."""
         job.closed = True
         self._close_if_over(job)
@@ -263,7 +263,7 @@ class Ledger(Generic[T]):
             self._skip_ended(known)
             self._close_if_over(known)
 
-    def take_unsent(self) -> list[Unsent[T]]:
+    def take_unsent(self) -> list[TaskUnsent[T]]:
         """Give the tasks that have ended since the last call without the master having a say in it."""
         unsent, self._unsent = self._unsent, []
         return unsent
@@ -278,14 +278,14 @@ class Ledger(Generic[T]):
         if self._introductions is not None:
             self._introductions.dropped(segments)
 
-    def drop_all(self) -> list[Entry[T]]:
+    def drop_all(self) -> list[TaskEntry[T]]:
         """Give up: forget every task and give them back."""
         entries = self.entries()
         self.jobs.clear()
         self._waiting.clear()
         return entries
 
-    def _submit(self, run: list[Entry[T]], size: int) -> None:
+    def _submit(self, run: list[TaskEntry[T]], size: int) -> None:
         """Send tasks that share job, function, limits and needs; `size` bytes of them travel."""
         session = self.session
         assert session is not None
@@ -315,7 +315,7 @@ class Ledger(Generic[T]):
         assert self._introductions is not None
         return self._introductions.outgoing(sizes, buffers, once=True)
 
-    def _introduce(self, job: OpenJob[T], function: Shipment, session: Session) -> None:
+    def _introduce(self, job: ClientJob[T], function: FunctionPayload, session: Session) -> None:
         """Say what the master must know before a task of this job and function."""
         if not job.said_open:
             session.send(m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy))
@@ -334,7 +334,7 @@ class Ledger(Generic[T]):
             job.sent_bytes += size
             self._sent_bytes += size
 
-    def _close_if_over(self, job: OpenJob[T]) -> None:
+    def _close_if_over(self, job: ClientJob[T]) -> None:
         if job.closed and self.session is not None and job.said_open and not job.said_closed and not job.waiting:
             self.session.send(m.CloseJob(job.id))
             job.said_closed = True
@@ -343,7 +343,7 @@ class Ledger(Generic[T]):
             self._waiting.pop(job.id, None)
             self.jobs.pop(job.id, None)
 
-    def _forget_functions(self, job: OpenJob[T]) -> None:
+    def _forget_functions(self, job: ClientJob[T]) -> None:
         """Count a job's functions no more: the master forgets them with the job."""
         job.functions.clear()
         job.sent_bytes -= job.function_bytes
@@ -361,7 +361,7 @@ class Ledger(Generic[T]):
 
     # ------------------------------------------------------------------------------------ what is over the limits waits
 
-    def _fits(self, job: OpenJob[T], run: Sequence[Entry[T]], size: int) -> bool:
+    def _fits(self, job: ClientJob[T], run: Sequence[TaskEntry[T]], size: int) -> bool:
         """Say whether tasks that share their function can be sent now; `size` bytes of them travel."""
         quota, function = self.quota, run[0].function
         if quota is UNLIMITED:
@@ -374,7 +374,7 @@ class Ledger(Generic[T]):
             slices += slices_of(function.sizes)
         return self._has_room(job, size, slices, is_one=len(run) == 1)
 
-    def _has_room(self, job: OpenJob[T], size: int, slices: Sequence[m.Slice], *, is_one: bool) -> bool:
+    def _has_room(self, job: ClientJob[T], size: int, slices: Sequence[m.Slice], *, is_one: bool) -> bool:
         """Say whether so many bytes of a job may travel, and these slices be told.
 
         Args:
@@ -389,7 +389,7 @@ class Ledger(Generic[T]):
         held = self._sent_bytes + known.told_bytes
         return size <= (quota.bytes - held if is_one and not job.sent else room(quota.bytes, held, job.sent_bytes))
 
-    def _is_too_large(self, entry: Entry[T]) -> int:
+    def _is_too_large(self, entry: TaskEntry[T]) -> int:
         """Give how many bytes would have to travel for a task alone, if the master never takes so many; else 0."""
         function, known = entry.function, self._introductions
         assert known is not None
@@ -398,7 +398,7 @@ class Ledger(Generic[T]):
             size += sum(map(cost_of, set(slices_of((*entry.sizes, *function.sizes)))))
         return size if size > self.quota.bytes else 0
 
-    def _wait(self, job: OpenJob[T], entries: Sequence[Entry[T]]) -> None:
+    def _wait(self, job: ClientJob[T], entries: Sequence[TaskEntry[T]]) -> None:
         if entries:
             for entry in entries:
                 entry.waits = True
@@ -430,9 +430,9 @@ class Ledger(Generic[T]):
             else:
                 self._close_if_over(job)
 
-    def _next_run(self, job: OpenJob[T]) -> list[Entry[T]]:
+    def _next_run(self, job: ClientJob[T]) -> list[TaskEntry[T]]:
         """Take tasks of a job that share everything and may go now; none if the first may not."""
-        waiting, run = job.waiting, list[Entry[T]]()
+        waiting, run = job.waiting, list[TaskEntry[T]]()
         count = min(RUN_ITEMS, room(self.quota.tasks, self._sent, job.sent))
         size = 0
         slices: list[m.Slice] = []
@@ -461,7 +461,7 @@ class Ledger(Generic[T]):
             self._skip_ended(job)
         return run
 
-    def _skip_ended(self, job: OpenJob[T]) -> None:
+    def _skip_ended(self, job: ClientJob[T]) -> None:
         """Have a task that waits be the first of those; others were sent, or have ended meanwhile."""
         waiting = job.waiting
         while waiting and not waiting[0].waits:
@@ -480,14 +480,14 @@ class Ledger(Generic[T]):
             self._forget_functions(job)
         return self._introductions.drop_unused(self._in_use) or bool(idle)
 
-    def _end_unsent(self, entry: Entry[T], size_bytes: int = 0) -> None:
+    def _end_unsent(self, entry: TaskEntry[T], size_bytes: int = 0) -> None:
         """End a task that is not at the master. What it would have taken along is let go."""
         entry.job.entries.pop(entry.index, None)
         entry.waits = False
         if entry.lease is not None:
             entry.lease.end(clean=self._sessions <= 1)
         entry.body, entry.sizes, entry.buffers, entry.lease = b"", (), (), None
-        self._unsent.append(Unsent(entry, size_bytes))
+        self._unsent.append(TaskUnsent(entry, size_bytes))
 
     # ------------------------------------------------------------------------------------------------------ hearing
 
@@ -501,17 +501,17 @@ class Ledger(Generic[T]):
                 if job is not None:
                     yield from self._ended(job, message, item.buffers)
                 elif slices := [it for frame in message.items if frame.sizes for it in slices_of(frame.sizes)]:
-                    yield Unclaimed(slices)
+                    yield UnclaimedResult(slices)
             elif type(message) in (m.Segment, m.DropSegments):
                 yield message  # type: ignore[misc]
             elif type(message) is m.Started:
                 for ref in message.tasks:
                     if (entry := self._find(ref)) is not None:
-                        yield Runs(entry, message.slave)
+                        yield TaskRunning(entry, message.slave)
             elif type(message) is m.Output and message.stream in STREAMS and (entry := self._find(message.task)):
-                yield Wrote(entry, message.task.attempt, message.stream, message.data)
+                yield TaskWrote(entry, message.task.attempt, message.stream, message.data)
 
-    def _ended(self, job: OpenJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[News[T]]:
+    def _ended(self, job: ClientJob[T], message: m.Outcomes, buffers: Sequence[Buffers]) -> Iterator[News[T]]:
         count = size = 0
         may_end, ends_job = bool(job.waiting) and (job.until or job.stop_on_error), False
         for at, frame in enumerate(message.items):
@@ -524,9 +524,9 @@ class Ledger(Generic[T]):
                     size += len(entry.body) if not entry.sizes else self._let_go(entry)
                 if may_end and _ends_job(job, frame.status):
                     ends_job = True
-                yield Ended(entry, frame, buffers[at] if buffers else (), message.slave)
+                yield TaskEnded(entry, frame, buffers[at] if buffers else (), message.slave)
             elif slices := slices_of(frame.sizes):
-                yield Unclaimed(slices)
+                yield UnclaimedResult(slices)
         job.sent -= count
         job.sent_bytes -= size
         self._sent -= count
@@ -541,12 +541,12 @@ class Ledger(Generic[T]):
             self._skip_ended(job)
         self._close_if_over(job)
 
-    def _let_go(self, entry: Entry[T]) -> int:
+    def _let_go(self, entry: TaskEntry[T]) -> int:
         """Note that a task refers to shared memory no more; give the bytes that have travelled."""
         self._use_no_more([slice_.segment for slice_ in slices_of(entry.sizes)])
         return _travels(entry)
 
-    def _find(self, ref: m.TaskRef) -> Entry[T] | None:
+    def _find(self, ref: m.TaskRef) -> TaskEntry[T] | None:
         job = self.jobs.get(ref.job)
         return None if job is None else job.entries.get(ref.index)
 
@@ -575,17 +575,17 @@ class Ledger(Generic[T]):
         return keepalive if due is None else min(keepalive, due)
 
 
-def _alike(entry: Entry[T]) -> object:
+def _alike(entry: TaskEntry[T]) -> object:
     """Give what tasks that travel as one run have in common."""
     return entry.job.id, entry.function.digest, entry.timeout_s, entry.retries, entry.needs
 
 
-def _travels(thing: Entry[T] | Shipment) -> int:
+def _travels(thing: TaskEntry[T] | FunctionPayload) -> int:
     """Give how many bytes of a task or a function travel in any case."""
     return len(thing.body) + (sum(map(length, thing.buffers)) if thing.buffers else 0)
 
 
-def _ends_job(job: OpenJob[T], status: int) -> bool:
+def _ends_job(job: ClientJob[T], status: int) -> bool:
     """Say whether the master cancels the rest of a job after such an end; as in scheduling/task_lifecycle.py."""
     if status == Status.HIT:
         return job.until

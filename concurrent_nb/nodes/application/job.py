@@ -25,7 +25,16 @@ from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.outcome import SUCCESSES, Status
-from concurrent_nb.shipping.runtime.notes import Display, Ended, Item, Note, Publication, Report, SetupRan, SystemCounts
+from concurrent_nb.shipping.runtime.notes import (
+    Display,
+    Item,
+    ItemEnded,
+    Note,
+    ProgressReport,
+    Publication,
+    SetupRan,
+    SystemCounts,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,7 +69,7 @@ class OutputPiece:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TaskDisplay:
     """What a task showed with `display`."""
 
     index: int
@@ -84,7 +93,7 @@ class TaskNote:
     """What a task has said with `report` or `publish`, or the host of a task system of the system."""
 
     index: int
-    content: Report | Publication | SystemCounts
+    content: ProgressReport | Publication | SystemCounts
 
 
 class Job(Generic[T]):
@@ -136,7 +145,7 @@ class Job(Generic[T]):
         ] = []  # of coroutines: called once, when there are more tasks or no more
         self._running: set[int] = set()
         self._done = self._failed = self._cancelled = 0
-        self._output: deque[OutputPiece | Shown] = deque()
+        self._output: deque[OutputPiece | TaskDisplay] = deque()
         self._events: deque[TaskEvent] = deque()
         self._notes: deque[TaskNote] = deque()
 
@@ -298,7 +307,7 @@ class Job(Generic[T]):
 
     # -------------------------------------------------------------------------------------------- for who watches it
 
-    def take_output(self) -> list[OutputPiece | Shown]:
+    def take_output(self) -> list[OutputPiece | TaskDisplay]:
         """Give what tasks have written and displayed since the last call, in order."""
         return _taken(self._output)
 
@@ -455,8 +464,8 @@ class Job(Generic[T]):
         for note in notes:
             if isinstance(note, Display):
                 if not self.prints:
-                    self._output.append(Shown(index, note))
-            elif self.watched and not isinstance(note, (Item, Ended, SetupRan)):
+                    self._output.append(TaskDisplay(index, note))
+            elif self.watched and not isinstance(note, (Item, ItemEnded, SetupRan)):
                 self._notes.append(TaskNote(index, note))
 
     def _tasks_ended(self, futures: Sequence[TaskFuture[T]]) -> None:

@@ -28,15 +28,15 @@ from concurrent_nb.nodes.application.chunking import (
     CHUNK_BYTES,
     CUTS_PER_TURN,
     MEASURED,
+    ChunkPacker,
     Item,
-    Packer,
     body_of,
     fitting,
     packed,
 )
-from concurrent_nb.nodes.application.client_thread import Courier
+from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.condition import Condition
-from concurrent_nb.nodes.application.core import Entry, OpenJob
+from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.results import open_item
@@ -55,14 +55,14 @@ _AS_THEY_ARE: Final = SMALL_ATOMS | _TUPLES
 
 
 @dataclass(eq=False, slots=True)
-class Chunk:
+class MapChunk:
     """Items that travel as one task. It has ended once it has answers, an error or parts."""
 
     items: Sequence[Any]  #: each an Item; until it has ended
     numbers: range  #: of the items in the map
     answers: list[Any] | None = None  #: for several items as `runtime.call_chunks` has them; for one, its value
     error: BaseException | None = None  #: ends each of its items
-    parts: "Sequence[Chunk] | None" = None  #: run in its place
+    parts: "Sequence[MapChunk] | None" = None  #: run in its place
     future: TaskFuture | None = None  #: of several items, once it has answers: who ran it
 
     @property
@@ -71,7 +71,7 @@ class Chunk:
         return len(self.numbers)
 
 
-class Map:
+class MapCall:
     """The items of one `map`, from the iterables to the results.
 
     Args:
@@ -84,8 +84,8 @@ class Map:
 
     def __init__(
         self,
-        packer: Packer,
-        courier: Courier,
+        packer: ChunkPacker,
+        courier: ClientThread,
         fn: Callable[..., Any],
         iterables: Sequence[Iterable[Any]],
         name: str,
@@ -111,21 +111,21 @@ class Map:
         self._hungry = True  # the courier's thread wants to be told when something waits
         # The courier's thread:
         self._leaving = False  # the application is: nothing more will be read
-        self._again: deque[Chunk] = deque()  # parts to be sent before what waits
+        self._again: deque[MapChunk] = deque()  # parts to be sent before what waits
         self._options = options
         self._needs = options.needs_with(self._function)
-        self.record = OpenJob[TaskFuture](new_job_id(), name, strategy=options.strategy)
+        self.record = ClientJob[TaskFuture](new_job_id(), name, strategy=options.strategy)
         self._size = size
         self._index = itertools.count()
         self._cut = 0  # items that are in chunks
-        self._unanswered: dict[TaskFuture, Chunk] = {}
+        self._unanswered: dict[TaskFuture, MapChunk] = {}
         self._abandoned = False
         self._workers: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
         self._progress = Progress("map", name, lambda: (self._items_ended, self._read))
         # Guarded, for both:
         self._items_ended = 0
         self._condition = Condition()
-        self._order: deque[Chunk] = deque()  # chunks that were cut and not read, in order
+        self._order: deque[MapChunk] = deque()  # chunks that were cut and not read, in order
         self._closed = False  # no more will be cut
         courier.open_source(self)
 
@@ -216,7 +216,7 @@ class Map:
         if not is_over:
             self._courier.tell(self._abandon)
 
-    def _next(self, deadline: float | None) -> Chunk | None:
+    def _next(self, deadline: float | None) -> MapChunk | None:
         """Wait for the next chunk that has ended, in order; None after the last."""
         while True:
             with self._condition:
@@ -295,7 +295,7 @@ class Map:
                 return self._next_size()
         return size
 
-    def _cut_one(self, size: int) -> Chunk:
+    def _cut_one(self, size: int) -> MapChunk:
         waiting = self._waiting
         items = [waiting.popleft() for _ in range(size)]
         count = fitting(items, CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf)
@@ -304,16 +304,16 @@ class Map:
         first = items[0]
         numbers = range(self._cut, self._cut + len(items))
         self._cut = numbers.stop
-        return Chunk(items, numbers, error=first if isinstance(first, NotPicklable) else None)
+        return MapChunk(items, numbers, error=first if isinstance(first, NotPicklable) else None)
 
-    def _entry(self, chunk: Chunk) -> Entry[TaskFuture]:
+    def _entry(self, chunk: MapChunk) -> TaskEntry[TaskFuture]:
         """Make the task of a chunk."""
         body, sizes, buffers, lease = body_of(chunk.items, chunk.numbers)
         future = TaskFuture(self.record.id, next(self._index), self._courier.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
         function = self._function
-        return Entry(
+        return TaskEntry(
             self.record,
             future.index,
             function,
@@ -372,7 +372,7 @@ class Map:
                 self._waiting.popleft()
                 dropped += 1
             if dropped:
-                self._order.append(Chunk((), range(dropped), error=error))
+                self._order.append(MapChunk((), range(dropped), error=error))
             self._condition.notify_all()
 
     def _close(self) -> None:
@@ -387,10 +387,10 @@ class Map:
             self._courier.close_source(self)
 
 
-def _parts(chunk: Chunk) -> list[Chunk]:
+def _parts(chunk: MapChunk) -> list[MapChunk]:
     size = -(-chunk.count // PARTS)
     cuts = [slice(at, at + size) for at in range(0, chunk.count, size)]
-    return [Chunk(chunk.items[cut], chunk.numbers[cut]) for cut in cuts]
+    return [MapChunk(chunk.items[cut], chunk.numbers[cut]) for cut in cuts]
 
 
 def _are_small(calls: Sequence[tuple[Any, ...]]) -> bool:

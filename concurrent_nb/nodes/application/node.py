@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, Typ
 from concurrent_nb import foreign
 from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
-from concurrent_nb.nodes.application.batched_job import Batches
-from concurrent_nb.nodes.application.callback_thread import Desk
-from concurrent_nb.nodes.application.client_thread import Courier
-from concurrent_nb.nodes.application.core import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.application.batched_job import BatchedJob
+from concurrent_nb.nodes.application.callback_thread import CallbackThread
+from concurrent_nb.nodes.application.client_thread import ClientThread
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import Job
-from concurrent_nb.nodes.application.map_call import Map
+from concurrent_nb.nodes.application.map_call import MapCall
 from concurrent_nb.nodes.application.payload import Arguments, TaskLoader, lay_down, lay_down_call
-from concurrent_nb.nodes.application.pushed_tasks import AHEAD, Push, introduce, tell
+from concurrent_nb.nodes.application.pushed_tasks import AHEAD, PushedTasks, introduce, tell
 from concurrent_nb.nodes.application.task_options import (
     BoundOptions,
     TaskOptions,
@@ -42,10 +42,10 @@ from concurrent_nb.nodes.application.task_options import (
     options_of,
     strategy_of,
 )
-from concurrent_nb.nodes.application.worker_setups import Everywhere, Setups
+from concurrent_nb.nodes.application.worker_setups import EverywhereCall, WorkerSetups
 from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.system_access import restricted_access, run_system
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.envelope import Unwrapped
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import Functions, PickledFunction, pickled_with_arguments
@@ -117,9 +117,9 @@ class ApplicationNode(concurrent.futures.Executor):
         self.default_chunksize: int | None = None  #: of a map that asks for none; None: measured times decide
         self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
-        self._store = Store()
+        self._store = ObjectStore()
         self._functions = Functions(lay_down=partial(lay_down, self._store), surroundings=TRACKER)
-        self._shipped: tuple[PickledFunction | None, Shipment] = (None, Shipment(b"", b""))
+        self._shipped: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", b""))
         self._unwrapped = Functions(lay_down=partial(lay_down, self._store), surroundings=Unwrapped(TRACKER))
         self._owner = os.urandom(8)
         self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
@@ -127,9 +127,9 @@ class ApplicationNode(concurrent.futures.Executor):
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_asked_s = -math.inf
-        self._loose = OpenJob[TaskFuture](new_job_id(), self.name)
+        self._loose = ClientJob[TaskFuture](new_job_id(), self.name)
         self._function_bytes = 0  # of those that were pickled since it was begun
-        self._named: weakref.WeakSet[OpenJob[TaskFuture]] = weakref.WeakSet()  # submits that are jobs by themselves
+        self._named: weakref.WeakSet[ClientJob[TaskFuture]] = weakref.WeakSet()  # submits that are jobs by themselves
 
         def join(former: Membership | None) -> Membership:
             return register(connection_file.read(where), "client", keys, former, name=self.name)
@@ -137,12 +137,12 @@ class ApplicationNode(concurrent.futures.Executor):
         def gone(gracefully: bool) -> None:
             desk.call(self._call_receiver, "master_disconnected", gracefully)
 
-        desk = self._desk = Desk(self.name)
+        desk = self._desk = CallbackThread(self.name)
         self._receiver: object | None = None
         self._cluster_name = where.stem.removeprefix("concurrent_nb-")
-        self._courier = Courier(join, self._cluster_name, self.name, self._store, gone, desk.close)
+        self._courier = ClientThread(join, self._cluster_name, self.name, self._store, gone, desk.close)
         self._canceller = self._courier.cancel  # one for all futures
-        self._setups = Setups(self._send_setups, self._ask_for_workers, desk.call)
+        self._setups = WorkerSetups(self._send_setups, self._ask_for_workers, desk.call)
         self._courier.setup_ran = self._setups.ran
         self._at_exit = _finish_at_exit(self)
 
@@ -201,7 +201,7 @@ class ApplicationNode(concurrent.futures.Executor):
             self._courier.check_open()
             future.end(None, error)
         else:
-            self._courier.post((Entry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),))
+            self._courier.post((TaskEntry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),))
         return future
 
     def _loader_of(self, kind: type[Task]) -> TaskLoader:
@@ -234,11 +234,11 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         self._courier.check_open()
         limits = limits_of(timeout_s, retries)
-        record = OpenJob[TaskFuture](new_job_id(), label_of(name or "tasks"), False, bool(stop_on_error))
+        record = ClientJob[TaskFuture](new_job_id(), label_of(name or "tasks"), False, bool(stop_on_error))
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         ahead = None if isinstance(tasks, Sequence) else AHEAD
         loader = self._new_loader()
-        Push(
+        PushedTasks(
             self.name,
             loader,
             self._courier,
@@ -368,7 +368,7 @@ class ApplicationNode(concurrent.futures.Executor):
         size = AdaptiveSize(self._ask_for_slots()) if chunksize is None else chunksize
         ahead = None if buffersize is None else buffersize * (chunksize or 1)
         name = options.name or label_of(getattr(fn, "__name__", "map"))
-        mapped = Map(self, self._courier, fn, iterables, name, size, ahead, options)
+        mapped = MapCall(self, self._courier, fn, iterables, name, size, ahead, options)
         try:
             mapped.fill()
         except BaseException:
@@ -376,12 +376,13 @@ class ApplicationNode(concurrent.futures.Executor):
             raise
         return mapped.results(deadline, return_exceptions)
 
-    def run_everywhere(self, fn: Callable[..., Any], /, *args: Any, name: str = "") -> Everywhere:
+    def run_everywhere(self, fn: Callable[..., Any], /, *args: Any, name: str = "") -> EverywhereCall:
         """Run `fn(*args)` once in every worker: soon in those that there are, in later ones before their first task.
 
-        For this application's tasks only, and for those that are sent from now on: to import, to seed, to load a model.
-        A failure there fails the tasks that come to that worker, with SetupFailed. Returns at once; `Everywhere` has
-        the results. Several run in order. Tasks in threads wait until their process has run it; task systems do not.
+        For this application's tasks only, and for those that are sent from now on: to import, to seed, to load a
+        model. A failure there fails the tasks that come to that worker, with SetupFailed. Returns at once;
+        `EverywhereCall` has the results. Several run in order. Tasks in threads wait until their process has run it;
+        task systems do not.
 
         Args:
             name: one of the same name is replaced; the function's name, unless that is a lambda, if there is none.
@@ -395,7 +396,7 @@ class ApplicationNode(concurrent.futures.Executor):
         place = name.encode() or os.urandom(16)
         return self._setups.add(Setup(os.urandom(16), place + self._owner, label_of(name or call.name), call))
 
-    def set_up(self, fn: Callable[[], Any], names: Iterable[str], *, place: str, name: str) -> Everywhere:
+    def set_up(self, fn: Callable[[], Any], names: Iterable[str], *, place: str, name: str) -> EverywhereCall:
         """Run a setup cell in every worker, as `run_everywhere` does; it binds names for tasks. For front ends.
 
         Args:
@@ -413,14 +414,14 @@ class ApplicationNode(concurrent.futures.Executor):
         return frozenset().union(*list(self._setups.names.values()))
 
     def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
-        record = OpenJob[TaskFuture](new_job_id(), label_of(f"setup {name}"))
+        record = ClientJob[TaskFuture](new_job_id(), label_of(f"setup {name}"))
         job = Job(record.id, record.name, self._canceller, prints=True)
-        shipment = Shipment(function.digest, *pack_body(function.body, function.buffers), function.lease)
+        shipment = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
         entries = []
         for index in range(count):
             body, sizes, buffers, lease = lay_down_call(self._store, *pickles.dumps_call((hold_s,), {}))
             future = job._future_of(index)
-            entries.append(Entry(record, index, shipment, body, sizes, buffers, None, 0, future, lease=lease))
+            entries.append(TaskEntry(record, index, shipment, body, sizes, buffers, None, 0, future, lease=lease))
         self._courier.post(entries)
         self._courier.close_job(record)
         return job.futures
@@ -568,8 +569,8 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout_s, retries = limits_of(timeout_s, retries)
         name = label_of(name)
         if (size := self._batch_size(batch)) is not None:
-            record = OpenJob[TaskFuture](new_job_id(), name, bool(until), False, strategy_of(strategy))
-            return Batches(
+            record = ClientJob[TaskFuture](new_job_id(), name, bool(until), False, strategy_of(strategy))
+            return BatchedJob(
                 self,
                 self._courier,
                 function,
@@ -582,7 +583,7 @@ class ApplicationNode(concurrent.futures.Executor):
                 watched=watched,
                 prints=prints,
             ).start()
-        record = OpenJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), strategy_of(strategy))
+        record = ClientJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), strategy_of(strategy))
         job: Job[R] = Job(record.id, name, self._canceller, watched, prints)
         self._begin(job, record, function, calls, needs, timeout_s, retries)
         return job
@@ -611,7 +612,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
         timeout_s, retries = limits_of(timeout_s, retries)
         name = label_of(name)
-        record = OpenJob[TaskFuture](new_job_id(), name, strategy=strategy_of(strategy))
+        record = ClientJob[TaskFuture](new_job_id(), name, strategy=strategy_of(strategy))
 
         def go_on(run: CellRun, system: ITaskSystem) -> None:
             self._desk.call(self._go_on, run, system, timeout_s)  # pickling a system runs its owner's code
@@ -627,7 +628,7 @@ class ApplicationNode(concurrent.futures.Executor):
             future.end_cancelled()
             return
         try:
-            self._begin_system(run, OpenJob[TaskFuture](new_job_id(), run.name), system, timeout_s)
+            self._begin_system(run, ClientJob[TaskFuture](new_job_id(), run.name), system, timeout_s)
         except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; whoever waits is told)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
@@ -663,13 +664,13 @@ class ApplicationNode(concurrent.futures.Executor):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
         timeout_s, _ = limits_of(timeout_s, 0)
         name = label_of(name or type(system).__name__)
-        record = OpenJob[TaskFuture](new_job_id(), name)
+        record = ClientJob[TaskFuture](new_job_id(), name)
         run = SystemRun(record.id, name, self._canceller, watched, prints)
         self._begin_system(run, record, system, timeout_s)
         return run
 
     def _begin_system(
-        self, run: "SystemRun", record: OpenJob[TaskFuture], system: ITaskSystem, timeout_s: float | None
+        self, run: "SystemRun", record: ClientJob[TaskFuture], system: ITaskSystem, timeout_s: float | None
     ) -> None:
         """Submit a task system as the task of a job."""
         run.id = record.id
@@ -684,7 +685,7 @@ class ApplicationNode(concurrent.futures.Executor):
     def _begin(
         self,
         job: Job,
-        record: OpenJob[TaskFuture],
+        record: ClientJob[TaskFuture],
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
         needs: Needs | None,
@@ -700,7 +701,7 @@ class ApplicationNode(concurrent.futures.Executor):
             body, sizes, buffers, lease = self._pack(function, call, {})
             future = job._future_of(index)
             entries.append(
-                Entry(
+                TaskEntry(
                     record, index, shipment, body, sizes, buffers, timeout_s, retries, future, lease=lease, needs=needs
                 )
             )
@@ -713,7 +714,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     # ------------------------------------------------------------------------------------------- what streams need too
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False, with_setups: bool = True) -> Shipment:
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False, with_setups: bool = True) -> FunctionPayload:
         """Pickle a function, or find it pickled, with the setups that its tasks need; for a job if it `spawns`.
 
         Raises NotPicklable.
@@ -725,7 +726,7 @@ class ApplicationNode(concurrent.futures.Executor):
         last, shipment = self._shipped
         if pickled is not last:  # most submits have the function of the one before
             needs = checked_needs(getattr(fn, "task_needs", None))
-            shipment = Shipment(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease, needs)
+            shipment = FunctionPayload(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease, needs)
             self._function_bytes += len(shipment.body) + sum(map(size_of, shipment.sizes))
             if pickled.lease is None:  # what is large is not kept for a call that may never come
                 self._shipped = (pickled, shipment)
@@ -748,7 +749,7 @@ class ApplicationNode(concurrent.futures.Executor):
             culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
             raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
 
-    def _next_of_loose_job(self) -> tuple[OpenJob[TaskFuture], int]:
+    def _next_of_loose_job(self) -> tuple[ClientJob[TaskFuture], int]:
         index = next(self._indexes)
         if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1 or self._function_bytes > FUNCTION_BYTES_PER_JOB:
             self._renew_loose_job()
@@ -761,7 +762,7 @@ class ApplicationNode(concurrent.futures.Executor):
         if not options.name and options.strategy is None:
             job, index = self._next_of_loose_job()
         else:  # those are a job's
-            job, index = OpenJob[TaskFuture](new_job_id(), options.name or self.name, strategy=options.strategy), 0
+            job, index = ClientJob[TaskFuture](new_job_id(), options.name or self.name, strategy=options.strategy), 0
             self._named.add(job)
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs, options)
@@ -771,7 +772,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _send(
         self,
-        job: OpenJob[TaskFuture],
+        job: ClientJob[TaskFuture],
         future: TaskFuture,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
@@ -790,7 +791,11 @@ class ApplicationNode(concurrent.futures.Executor):
         else:
             timeout_s, retries, needs = options.timeout_s, options.retries, options.needs_with(function)
         self._courier.post(
-            (Entry(job, future.index, function, body, sizes, buffers, timeout_s, retries, future, False, lease, needs),)
+            (
+                TaskEntry(
+                    job, future.index, function, body, sizes, buffers, timeout_s, retries, future, False, lease, needs
+                ),
+            )
         )
 
     def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
@@ -811,9 +816,9 @@ class ApplicationNode(concurrent.futures.Executor):
         if method is not None:
             method(*about)
 
-    def _renew_loose_job(self) -> OpenJob[TaskFuture]:
+    def _renew_loose_job(self) -> ClientJob[TaskFuture]:
         with self._lock:
-            old, self._loose = self._loose, OpenJob[TaskFuture](new_job_id(), self.name)
+            old, self._loose = self._loose, ClientJob[TaskFuture](new_job_id(), self.name)
             self._function_bytes = 0
         self._courier.close_job(old)
         return old

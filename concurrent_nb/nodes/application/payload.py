@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from concurrent_nb.nodes.application.core import Shipment
+from concurrent_nb.nodes.application.core import FunctionPayload
 from concurrent_nb.object_store.segments import is_available
-from concurrent_nb.object_store.store import Lease, Store
+from concurrent_nb.object_store.store import Lease, ObjectStore
 from concurrent_nb.shipping.environment.envelope import Surroundings
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
-from concurrent_nb.shipping.functions.task_objects import Packer
+from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES
 from concurrent_nb.tasks.system import Task
 from concurrent_nb.wire import messages as m
@@ -19,7 +19,7 @@ Arguments = tuple[bytes, m.Sizes, Buffers, Lease | None]
 
 
 def lay_down(
-    store: Store, body: bytes, buffers: Sequence[memoryview]
+    store: ObjectStore, body: bytes, buffers: Sequence[memoryview]
 ) -> tuple[bytes, Sequence[Buffer | m.Slice], Lease | None]:
     """Take a snapshot of a pickle's buffers: in shared memory, or as copies on systems that have none.
 
@@ -39,7 +39,7 @@ def lay_down(
     return b"" if is_long else body, laid, Lease(store, slices) if slices else None
 
 
-def lay_down_call(store: Store, body: bytes, buffers: Sequence[memoryview]) -> Arguments:
+def lay_down_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview]) -> Arguments:
     """Take a snapshot of the pickled arguments of a call."""
     if not buffers and len(body) <= INLINE_BYTES:
         return body, (), (), None
@@ -57,21 +57,21 @@ class TaskLoader:
 
     def __init__(
         self,
-        store: Store,
+        store: ObjectStore,
         surroundings: Surroundings,
         prepare: Callable[[PickledFunction], PickledFunction] = lambda function: function,
     ) -> None:
         self._store = store
         self._prepare = prepare
-        self._packer = Packer(partial(lay_down, store), surroundings)
-        self._shipments: dict[bytes, Shipment] = {}
+        self._packer = TaskObjectPacker(partial(lay_down, store), surroundings)
+        self._shipments: dict[bytes, FunctionPayload] = {}
 
-    def load(self, task: Task) -> tuple[Shipment, Arguments]:
+    def load(self, task: Task) -> tuple[FunctionPayload, Arguments]:
         """Give function and arguments of the call that runs a task. Raises NotPicklable."""
         function, body, buffers = self._packer.pack(task)
         function = self._prepare(function)
         shipment = self._shipments.get(function.digest)
         if shipment is None:
-            shipment = Shipment(function.digest, *pack_body(function.body, function.buffers), function.lease)
+            shipment = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
             self._shipments[function.digest] = shipment
         return shipment, lay_down_call(self._store, body, buffers)

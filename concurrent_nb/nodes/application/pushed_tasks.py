@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
-from concurrent_nb.nodes.application.callback_thread import Desk
-from concurrent_nb.nodes.application.client_thread import Courier
-from concurrent_nb.nodes.application.core import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.application.callback_thread import CallbackThread
+from concurrent_nb.nodes.application.client_thread import ClientThread
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.payload import TaskLoader
@@ -30,7 +30,7 @@ BATCH: Final = 256
 Listener = Callable[[Task, Any, BaseException | None], object]
 
 
-class Push:
+class PushedTasks:
     """The tasks of one `push_tasks`.
 
     Args:
@@ -42,10 +42,10 @@ class Push:
         self,
         client_id: str,
         loader: TaskLoader,
-        courier: Courier,
-        desk: Desk,
+        courier: ClientThread,
+        desk: CallbackThread,
         tasks: Iterator[Task],
-        record: OpenJob[TaskFuture],
+        record: ClientJob[TaskFuture],
         job: Job,
         limits: tuple[float | None, int],
         ahead: int | None,
@@ -110,7 +110,7 @@ class Push:
                 raise
         return len(entries)
 
-    def _entry(self, task: Task) -> Entry[TaskFuture]:
+    def _entry(self, task: Task) -> TaskEntry[TaskFuture]:
         job = self._job
         future = TaskFuture(self._record.id, len(job.futures), self._courier.cancel, job)
         introduce(task, future, self._client_id)
@@ -120,8 +120,8 @@ class Push:
             function, (body, sizes, buffers, lease) = self._loader.load(task)
         except NotPicklable as error:
             future.end(None, error)
-            return Entry(self._record, future.index, Shipment(b"", b""), b"", (), (), None, 0, future)
-        return Entry(self._record, future.index, function, body, sizes, buffers, *self._limits, future, lease=lease)
+            return TaskEntry(self._record, future.index, FunctionPayload(b"", b""), b"", (), (), None, 0, future)
+        return TaskEntry(self._record, future.index, function, body, sizes, buffers, *self._limits, future, lease=lease)
 
     def _ended(self, task: Task, future: TaskFuture) -> None:
         """Tell who wants to know, and go on. In the desk's thread."""

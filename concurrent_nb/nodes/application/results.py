@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from concurrent_nb import errors, foreign
 from concurrent_nb.ids import task_name
-from concurrent_nb.nodes.application.core import Ended
+from concurrent_nb.nodes.application.core import TaskEnded
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.object_store.segments import CannotOpen
 from concurrent_nb.outcome import SUCCESSES, Status
@@ -24,7 +24,7 @@ _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
 }
 
 
-def answer_of(ended: Ended[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, BaseException | None]:
+def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, BaseException | None]:
     """Give (value, None) or (None, exception); the exception's cause is the remote traceback, where there is one.
 
     `take` gives what lies in shared memory, for whoever asked for the result to keep and to change.
@@ -77,7 +77,7 @@ def _where_of(ran: TaskFuture) -> dict[str, Any]:
     return {"task": ran.task, "slave": ran.slave, "worker": ran.worker}
 
 
-def _where(ended: Ended[Any]) -> dict[str, Any]:
+def _where(ended: TaskEnded[Any]) -> dict[str, Any]:
     task = task_name(ended.entry.job.id, ended.entry.index)
     return {"task": task, "slave": ended.slave, "worker": ended.frame.worker}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import msgspec
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.nodes.application.core import Shipment
+from concurrent_nb.nodes.application.core import FunctionPayload
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.wire.messages import STRATEGIES, Needs, StrategyName
 
@@ -37,7 +37,7 @@ class TaskOptions:
     name: str = ""
     strategy: StrategyName | None = None
 
-    def needs_with(self, function: Shipment) -> Needs | None:
+    def needs_with(self, function: FunctionPayload) -> Needs | None:
         """Give the needs of a task of a function, as they travel."""
         return function.needs if self.needs is None else checked_needs(self.needs)
 

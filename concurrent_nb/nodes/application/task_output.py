@@ -54,7 +54,7 @@ class _Call:
         self.size = size
 
 
-class Output:
+class OutputThread:
     """The output of one application's tasks. `write`, `call` and `settle` are for one thread.
 
     Args:

@@ -36,7 +36,7 @@ KEPT: Final = 128
 Send = Callable[[PickledFunction, str, int, float], list[TaskFuture]]
 
 
-class Everywhere:
+class EverywhereCall:
     """A setup: who has run it so far, and with what result. Later workers run it before their first task.
 
     Workers are named by host and process id, as in "node7:4711". Safe to use from many threads.
@@ -125,7 +125,7 @@ class Everywhere:
             self._changed.notify_all()
 
 
-class Setups:
+class WorkerSetups:
     """All setups of an application, in order.
 
     Args:
@@ -141,13 +141,13 @@ class Setups:
         self._ask = ask
         self._later = later
         self._lock = threading.Lock()
-        self._setups: dict[bytes, tuple[Setup, Everywhere]] = {}  # by place
+        self._setups: dict[bytes, tuple[Setup, EverywhereCall]] = {}  # by place
         self._kept: OrderedDict[tuple[bytes, ...], PickledFunction] = OrderedDict()
         self._key: tuple[bytes, ...] = ()  # which setups a function has that is sent now
 
-    def add(self, setup: Setup, names: frozenset[str] = frozenset()) -> Everywhere:
+    def add(self, setup: Setup, names: frozenset[str] = frozenset()) -> EverywhereCall:
         """Have all workers run a setup: soon, and later ones before their first task. It replaces that of its place."""
-        handle = Everywhere(setup.name, partial(self._remove, setup))
+        handle = EverywhereCall(setup.name, partial(self._remove, setup))
         with self._lock:
             self._setups[setup.place] = setup, handle
             self.names[setup.place] = names
@@ -196,7 +196,7 @@ class Setups:
 
     # ----------------------------------------------------------------------------------------------------- the rounds
 
-    def _round(self, setup: Setup, handle: Everywhere, number: int) -> None:
+    def _round(self, setup: Setup, handle: EverywhereCall, number: int) -> None:
         """Send tasks for the workers that there are, unless all have run it."""
         handle.expected = self._ask()
         enough = 0 < handle.expected <= len(handle.workers)
@@ -224,7 +224,7 @@ class Setups:
         for future in futures:
             future.add_done_callback(ended)
 
-    def _round_over(self, setup: Setup, handle: Everywhere, number: int, futures: list[TaskFuture]) -> None:
+    def _round_over(self, setup: Setup, handle: EverywhereCall, number: int, futures: list[TaskFuture]) -> None:
         errors = [future.exception() for future in futures if not future.cancelled()]
         died = next((error for error in errors if isinstance(error, WorkerDied)), None)
         if died is not None:

@@ -42,7 +42,7 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
-class Allocator:
+class LibcAllocator:
     """C's allocator, where it can be asked to give back what is free."""
 
     def __init__(self, trim: Callable[[int], int], info: Callable[[], _Info]) -> None:
@@ -70,7 +70,7 @@ class Allocator:
         return True
 
 
-def find_allocator() -> Allocator | None:
+def find_allocator() -> LibcAllocator | None:
     """Give this process's allocator; None if it cannot be asked."""
     if sys.platform != "linux":
         return None
@@ -81,7 +81,7 @@ def find_allocator() -> Allocator | None:
         return None
     trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
     info.argtypes, info.restype = (), _Info
-    return Allocator(trim, info)
+    return LibcAllocator(trim, info)
 
 
 async def keep_giving_back() -> None:

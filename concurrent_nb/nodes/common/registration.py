@@ -12,7 +12,7 @@ from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.common.process_identity import name_of_host, own_begun
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, announced
 from concurrent_nb.object_store import segments
-from concurrent_nb.transport.compute import Link
+from concurrent_nb.transport.compute import ComputeClient
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.keys import KeyPair
@@ -59,7 +59,7 @@ class Membership:
     name: str  #: what the master calls the node
     interval_s: float  #: seconds between two signs of life
     silence_s: float  #: after this long without a sign of life the other side is asked, or given up
-    link: Link
+    link: ComputeClient
     control: ControlClient
     role: str
     master_ip: str  #: where the master's compute channel is
@@ -134,7 +134,7 @@ def register(
             answer[word] for word in ("secret", "epoch", "name", "interval_s", "silence_s")
         )
         shares = can_open(answer["memory"])
-        link = Link(answer["compute"], session_id, master_key, keys.public, keys.secret, info.compute_proxy)
+        link = ComputeClient(answer["compute"], session_id, master_key, keys.public, keys.secret, info.compute_proxy)
     except BaseException as error:
         control.close()
         if isinstance(error, (KeyError, TypeError, AttributeError, ValueError)) and not isinstance(
@@ -151,7 +151,7 @@ def register(
 # own; if the node can open that, large buffers need not travel between the two.
 
 
-def as_json(handle: segments.Handle) -> list[Any]:
+def as_json(handle: segments.SegmentHandle) -> list[Any]:
     """Describe a piece of our shared memory for another process."""
     return [handle.segment.hex(), handle.pid, handle.fd, handle.size]
 
@@ -162,7 +162,7 @@ def can_open(shown: Any) -> bool:
         return False
     try:
         segment, pid, fd, size = shown
-        opened = segments.open_segment(segments.Handle(bytes.fromhex(segment), int(pid), int(fd), int(size)))
+        opened = segments.open_segment(segments.SegmentHandle(bytes.fromhex(segment), int(pid), int(fd), int(size)))
     except (segments.CannotOpen, TypeError, ValueError):  # another host, another user, or nonsense: nothing is shared
         return False
     os.close(opened)

@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 from concurrent_nb.errors import TooLarge
 from concurrent_nb.nodes.common.size_limits import too_large
-from concurrent_nb.object_store.segments import CannotOpen, Handle
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.tasks.task_record import ObjectSize
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, joined, length, slices_of, split_off
@@ -25,30 +25,30 @@ def cost_of(slice_: m.Slice) -> int:
     return slice_.size + _RECORD_BYTES
 
 
-class Memory(Protocol):
+class OpenSegments(Protocol):
     """Segments that are open in this process: its own, or those of others."""
 
-    def handle(self, segment: bytes) -> Handle | None:
+    def handle(self, segment: bytes) -> SegmentHandle | None:
         """Say how others open a segment; None if it is not open here."""
 
     def read(self, slice_: m.Slice) -> Buffer:
         """Copy a slice. Raises CannotOpen."""
 
 
-class Shelf(Memory, Protocol):
+class PeerSegments(OpenSegments, Protocol):
     """Segments of others. `objects.shelf.Shelf` has it."""
 
-    def add(self, handle: Handle) -> None:
+    def add(self, handle: SegmentHandle) -> None:
         """Open a segment. Raises CannotOpen."""
 
     def drop(self, segments: Sequence[bytes]) -> None:
         """Close segments."""
 
 
-class EmptyShelf:
+class NullSegmentReader:
     """The shelf of a node that shares no memory."""
 
-    def handle(self, segment: bytes) -> Handle | None:
+    def handle(self, segment: bytes) -> SegmentHandle | None:
         """Say that it is not open here."""
         return None
 
@@ -56,7 +56,7 @@ class EmptyShelf:
         """Say that it is not here."""
         raise CannotOpen(f"segment {slice_.segment.hex()[:8]}: this node shares no memory")
 
-    def add(self, handle: Handle) -> None:
+    def add(self, handle: SegmentHandle) -> None:
         """Refuse it."""
         raise CannotOpen(f"segment {handle.segment.hex()[:8]}: this node shares no memory")
 
@@ -64,7 +64,7 @@ class EmptyShelf:
         """Do nothing: there is none."""
 
 
-class Holder(Protocol):
+class ContentObserver(Protocol):
     """Hears what a peer that cannot open our memory has of it."""
 
     def got(self, slice_: m.Slice) -> None:
@@ -85,7 +85,7 @@ def objects_of(sizes: m.Sizes) -> tuple[ObjectSize, ...]:
     return tuple(names.items())
 
 
-class Introductions:
+class AnnouncedSegments:
     """What one peer knows of our shared memory, in one session.
 
     Args:
@@ -99,9 +99,9 @@ class Introductions:
     def __init__(
         self,
         session: Session,
-        memory: Memory,
+        memory: OpenSegments,
         shares: bool = False,
-        holder: Holder | None = None,
+        holder: ContentObserver | None = None,
         most_bytes: int | None = None,
     ) -> None:
         self._session = session
@@ -196,14 +196,14 @@ class Introductions:
         return bool(known)
 
 
-class Contents:
+class ReceivedContents:
     """What peers on other hosts have told us once: laid down here, so that it need not travel again.
 
     Args:
         store: where it is laid down; where there is no shared memory it is kept as it came.
     """
 
-    def __init__(self, store: Store | None) -> None:
+    def __init__(self, store: ObjectStore | None) -> None:
         self._store = store
         self._here: dict[tuple[bytes, int], tuple[m.Slice, m.Slice | Buffer]] = {}  # theirs, and what it is here
         self.size_bytes = 0  #: of all that is kept
@@ -251,14 +251,14 @@ class Contents:
             self._store.let_go([here], clean=clean)
 
 
-class Memories:
+class MergedSegments:
     """The segments that are open in this process: those of others, and its own."""
 
-    def __init__(self, shelf: Memory, store: Store | None) -> None:
+    def __init__(self, shelf: OpenSegments, store: ObjectStore | None) -> None:
         self._shelf = shelf
         self._store = store
 
-    def handle(self, segment: bytes) -> Handle | None:
+    def handle(self, segment: bytes) -> SegmentHandle | None:
         """Say how others open a segment; None if it is not open here."""
         own = None if self._store is None else self._store.handle(segment)
         return own or self._shelf.handle(segment)

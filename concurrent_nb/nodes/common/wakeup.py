@@ -4,7 +4,7 @@ import contextlib
 import socket
 
 
-class Wake:
+class Wakeup:
     """`set` from any thread, `clear` in the loop before it looks at what it was woken for."""
 
     def __init__(self) -> None:

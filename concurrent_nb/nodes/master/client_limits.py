@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from concurrent_nb.errors import LimitExceeded
-from concurrent_nb.tasks.task_record import Job
+from concurrent_nb.tasks.task_record import JobRecord
 from concurrent_nb.wire.codec import Buffer, length
 
 #: a client is ended when it goes beyond a limit by this factor: what is on its way is counted on one side only
@@ -89,7 +89,7 @@ class Usage:
             )
 
 
-def count_tasks(jobs: Iterable[Job], owner: str) -> tuple[int, int]:
+def count_tasks(jobs: Iterable[JobRecord], owner: str) -> tuple[int, int]:
     """Count the tasks of an owner that are not forgotten, and the bytes of what is held for them."""
     tasks = size_bytes = 0
     shared: dict[int, int] = {}  # a buffer that many tasks refer to is there once

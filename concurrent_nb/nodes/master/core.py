@@ -20,17 +20,17 @@ import msgspec
 
 from concurrent_nb.errors import ConfigurationError, LimitExceeded, ProtocolError
 from concurrent_nb.ids import Digest, JobId, SessionId
-from concurrent_nb.nodes.common.shared_memory_link import Shelf, objects_of
+from concurrent_nb.nodes.common.shared_memory_link import PeerSegments, objects_of
 from concurrent_nb.nodes.common.size_limits import too_large
 from concurrent_nb.nodes.master.client_limits import DEFAULT, JOB_BYTES, SLACK, Limits, Usage, count_tasks
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.master.dispatch import Dispatch
-from concurrent_nb.nodes.master.function_table import Function, FunctionTable
-from concurrent_nb.nodes.master.kernel_requests import KernelDesk
-from concurrent_nb.nodes.master.peers import NOWHERE, Peer, Place
-from concurrent_nb.nodes.master.shared_memory import MemoryDesk, Said
+from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
+from concurrent_nb.nodes.master.kernel_requests import KernelRequests
+from concurrent_nb.nodes.master.peers import NOWHERE, NodeInfo, Peer
+from concurrent_nb.nodes.master.shared_memory import Said, SharedMemoryTracker
 from concurrent_nb.nodes.master.status import describe
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
@@ -92,8 +92,8 @@ class MasterCore:
         scheduler: Scheduler,
         liveness: Liveness,
         interval_s: float = 1.0,
-        shelf: Shelf | None = None,
-        store: Store | None = None,
+        shelf: PeerSegments | None = None,
+        store: ObjectStore | None = None,
         *,
         kept_s: float = KEPT_S,
         limits: Limits = DEFAULT,
@@ -118,9 +118,9 @@ class MasterCore:
         self._check_after_s = CHECK_S  # and how long after that again
         self._scheduler_due = 0.0
         self._restarts = 0  # orders to restart workers
-        self.kernels = KernelDesk()
+        self.kernels = KernelRequests()
         self._functions = FunctionTable(self._dropped, self._usages.__contains__)
-        self._memory = MemoryDesk(
+        self._memory = SharedMemoryTracker(
             shelf,
             store,
             touched=self._touch,
@@ -159,7 +159,7 @@ class MasterCore:
         name: str,
         now: float,
         comes_back: bool = True,
-        place: Place = NOWHERE,
+        place: NodeInfo = NOWHERE,
         *,
         is_alive: Callable[[], bool] = lambda: True,
         replaces: SessionId | None = None,
@@ -190,7 +190,7 @@ class MasterCore:
         slots: int,
         credit: int,
         now: float,
-        place: Place = NOWHERE,
+        place: NodeInfo = NOWHERE,
         *,
         secret: str = "",
     ) -> str:
@@ -422,7 +422,7 @@ class MasterCore:
             sizes, own = here
             if sizes is not message.sizes:
                 message, buffers = m.Function(message.digest, message.body, sizes), [own]
-            self._functions.add(Function(message, buffers), peer.key)
+            self._functions.add(FunctionEntry(message, buffers), peer.key)
 
     def _not_taken(self, peer: Peer, digest: bytes, why: str) -> None:
         peer.refused[digest] = why

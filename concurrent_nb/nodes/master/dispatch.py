@@ -15,12 +15,12 @@ from concurrent_nb.nodes.master.client_limits import Limits
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.master.function_table import FunctionTable
 from concurrent_nb.nodes.master.peers import Peer
-from concurrent_nb.nodes.master.shared_memory import MemoryDesk, lost_result
+from concurrent_nb.nodes.master.shared_memory import SharedMemoryTracker, lost_result
 from concurrent_nb.object_store.segments import CannotOpen
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.scheduling import instructions as i
-from concurrent_nb.tasks.task_record import Task
+from concurrent_nb.tasks.task_record import TaskRecord
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers, ItemBuffers, length, slices_of
 
@@ -42,7 +42,7 @@ class Dispatch:
         self,
         peers: dict[SessionId, Peer],
         functions: FunctionTable,
-        memory: MemoryDesk,
+        memory: SharedMemoryTracker,
         limits: Limits,
         happened: Callable[[e.Event], None],
         remove: Callable[[SessionId, str, float], object],
@@ -70,13 +70,13 @@ class Dispatch:
         """Do what the scheduler has decided."""
         for instruction in instructions:
             try:
-                if type(instruction) is i.Assign:
+                if type(instruction) is i.AssignTasks:
                     self._assign(instruction)
-                elif type(instruction) is i.Deliver:
+                elif type(instruction) is i.DeliverOutcomes:
                     self._deliver(instruction, now)
-                elif type(instruction) is i.Withdraw:
+                elif type(instruction) is i.WithdrawTasks:
                     self.send(instruction.slave, m.Withdraw(list(instruction.tasks), instruction.stop))
-                elif type(instruction) is i.TellStarted:
+                elif type(instruction) is i.AnnounceStarted:
                     self.send(instruction.client, m.Started(instruction.slave, list(instruction.tasks)))
                 elif type(instruction) is i.ForgetJob:
                     self._forget_job(instruction.job)
@@ -103,16 +103,16 @@ class Dispatch:
     def _not_obeyed(self, instruction: i.Instruction, error: Exception, now: float) -> None:
         """See to it that nobody waits for what was not done."""
         why = f"{type(error).__name__}: {error}"[:500]
-        if type(instruction) is i.Assign:
+        if type(instruction) is i.AssignTasks:
             self._refuse(instruction, instruction.tasks, why)
-        elif isinstance(instruction, i.Deliver | i.TellStarted):  # it registers again, and is sent it anew
+        elif isinstance(instruction, i.DeliverOutcomes | i.AnnounceStarted):  # it registers again, and is sent it anew
             self._remove(instruction.client, f"the master could not send it something: {why}", now)
-        elif type(instruction) is i.Withdraw:
+        elif type(instruction) is i.WithdrawTasks:
             self._remove(instruction.slave, f"the master could not send it something: {why}", now)
 
     # ------------------------------------------------------------------------------------------------------- to slaves
 
-    def _assign(self, assign: i.Assign) -> None:
+    def _assign(self, assign: i.AssignTasks) -> None:
         slave = self._peers.get(assign.slave)
         if slave is None:
             return  # the scheduler is about to learn it
@@ -132,7 +132,7 @@ class Dispatch:
             frames = [m.TaskFrame(task.index, task.attempt, task.body) for task in assign.tasks]
         slave.session.send(m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs), buffers)
 
-    def _readable_tasks(self, slave: Peer, assign: i.Assign) -> tuple[list[m.TaskFrame], ItemBuffers]:
+    def _readable_tasks(self, slave: Peer, assign: i.AssignTasks) -> tuple[list[m.TaskFrame], ItemBuffers]:
         """Give the tasks whose arguments the slave can have now. The others are refused, or wait for another slave."""
         frames: list[m.TaskFrame] = []
         buffers: list[Buffers] = []
@@ -154,7 +154,7 @@ class Dispatch:
             buffers.append(own)
         return frames, buffers
 
-    def _refuse(self, assign: i.Assign, tasks: Sequence[Task], why: str) -> None:
+    def _refuse(self, assign: i.AssignTasks, tasks: Sequence[TaskRecord], why: str) -> None:
         refs = [m.TaskRef(assign.job, task.index, task.attempt) for task in tasks]
         self._happened(e.AttemptsRefused(assign.slave, refs, f"the master refused the task: {why}"))
 
@@ -171,7 +171,7 @@ class Dispatch:
 
     # ------------------------------------------------------------------------------------------------- to applications
 
-    def _deliver(self, deliver: i.Deliver, now: float) -> None:
+    def _deliver(self, deliver: i.DeliverOutcomes, now: float) -> None:
         client = self._peers.get(deliver.client)
         if client is None:
             return
@@ -186,7 +186,7 @@ class Dispatch:
         client.session.send(m.Outcomes(deliver.job, deliver.slave, items), buffers, acknowledged)
 
     def _readable_outcomes(
-        self, client: Peer, deliver: i.Deliver, now: float
+        self, client: Peer, deliver: i.DeliverOutcomes, now: float
     ) -> tuple[list[m.OutcomeFrame], ItemBuffers]:
         """Give the outcomes that the client can have now; those whose results cannot be had are errors.
 

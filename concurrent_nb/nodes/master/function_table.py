@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.tasks.task_record import Job
+from concurrent_nb.tasks.task_record import JobRecord
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers, lengths, slices_of
 
@@ -22,7 +22,7 @@ _RECORD_BYTES: Final = 500
 
 
 @dataclass(eq=False, slots=True)
-class Function:
+class FunctionEntry:
     """A function, ready to be sent to slaves."""
 
     message: m.Function
@@ -60,30 +60,32 @@ class FunctionTable:
     def __init__(self, dropped: Callable[[bytes], None], is_here: Callable[[bytes], bool]) -> None:
         self._dropped = dropped
         self._is_here = is_here
-        self._functions: dict[bytes, Function] = {}
+        self._functions: dict[bytes, FunctionEntry] = {}
         self._jobs: dict[bytes, _Job] = {}  # what each open job uses
         self._idle: dict[bytes, OrderedDict[bytes, int]] = {}  # by key: digest to size in bytes, oldest first
-        self._claims: list[tuple[bytes, Function, bytes]] = []  # job, function, key: submits that are not decided yet
+        self._claims: list[
+            tuple[bytes, FunctionEntry, bytes]
+        ] = []  # job, function, key: submits that are not decided yet
 
     def __len__(self) -> int:
         return len(self._functions)
 
-    def get(self, digest: bytes) -> Function | None:
+    def get(self, digest: bytes) -> FunctionEntry | None:
         """Give a function, None if there is none of that digest."""
         return self._functions.get(digest)
 
-    def add(self, function: Function, key: bytes) -> None:
+    def add(self, function: FunctionEntry, key: bytes) -> None:
         """Have a function, or hear that a client has sent it once more: it is kept for a job of that key."""
         self._functions[function.digest] = function
         self._keep_for(function, key)
 
-    def claim(self, function: Function, job: bytes, key: bytes) -> None:
+    def claim(self, function: FunctionEntry, job: bytes, key: bytes) -> None:
         """Keep a function until it is decided whether a submit of it is accepted; `settle` is to be called then."""
         function.claims += 1
         self._claims.append((job, function, key))
         self._keep_no_longer(function, key)
 
-    def settle(self, jobs: Mapping[JobId, Job]) -> None:
+    def settle(self, jobs: Mapping[JobId, JobRecord]) -> None:
         """Book what was claimed for the jobs that there are."""
         if not self._claims:
             return
@@ -143,7 +145,7 @@ class FunctionTable:
         kept = [f"{jobs} jobs use functions"] if jobs else []
         return kept + [f"function {digest.hex()[:8]} is for the next job" for digest in self._idle.get(key, ())]
 
-    def _keep_for(self, function: Function, key: bytes) -> None:
+    def _keep_for(self, function: FunctionEntry, key: bytes) -> None:
         """Keep a function for the next job of a key; those that have been kept for it longest are too much then."""
         if not self._is_here(key):
             self._drop_if_unused(function)
@@ -157,7 +159,7 @@ class FunctionTable:
             self._keep_no_longer(oldest, key)
             self._drop_if_unused(oldest)
 
-    def _keep_no_longer(self, function: Function, key: bytes) -> None:
+    def _keep_no_longer(self, function: FunctionEntry, key: bytes) -> None:
         if key in function.idle_for:
             function.idle_for.pop(key, None)
             idle = self._idle[key]
@@ -165,11 +167,11 @@ class FunctionTable:
             if not idle:
                 del self._idle[key]
 
-    def _drop_if_unused(self, function: Function) -> None:
+    def _drop_if_unused(self, function: FunctionEntry) -> None:
         if not (function.jobs or function.idle_for or function.claims):
             self._drop(function)
 
-    def _drop(self, function: Function) -> None:
+    def _drop(self, function: FunctionEntry) -> None:
         for key in list(function.idle_for):
             self._keep_no_longer(function, key)
         del self._functions[function.digest]

@@ -23,7 +23,7 @@ class _Asked:
     until: float  #: inf once nobody waits any more: what comes then is late, not hostile
 
 
-class KernelDesk:
+class KernelRequests:
     """Requests for kernels, each settled once: with the way in, or with the error that its asker gets."""
 
     def __init__(self) -> None:

@@ -9,14 +9,14 @@ from typing import Final
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master.client_limits import Usage
 from concurrent_nb.nodes.master.client_output import ClientOutput
-from concurrent_nb.nodes.master.shared_memory import Account
+from concurrent_nb.nodes.master.shared_memory import MemoryAccount
 from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.session import Session
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NodeInfo:
     """Where a node is, as it says: shown to people, believed by nobody."""
 
     host: str = ""
@@ -25,7 +25,7 @@ class Place:
 
 
 #: of a node that tells nothing
-NOWHERE: Final = Place()
+NOWHERE: Final = NodeInfo()
 
 
 @dataclass(eq=False, slots=True)
@@ -37,7 +37,7 @@ class Peer:
     key: bytes  #: its CURVE public key, z85; a client's principal
     name: str
     session: Session
-    memory: Account
+    memory: MemoryAccount
     secret: str = ""  #: what proves on the control channel that a caller has this session
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
     slots: int = 0
@@ -49,12 +49,14 @@ class Peer:
     is_silent: bool = False  #: nothing was heard of it for a while
     usage: Usage = field(default_factory=Usage)  #: what its key makes the master hold
     output: ClientOutput = field(default_factory=ClientOutput)  #: what tasks have written for a client
-    late: "deque[i.Deliver]" = field(default_factory=deque)  #: what has to be copied for a client, when it has room
+    late: "deque[i.DeliverOutcomes]" = field(
+        default_factory=deque
+    )  #: what has to be copied for a client, when it has room
     is_full: bool = False  #: so much is copied for a slave, and not taken yet, that it gets no more tasks
     refused: dict[bytes, str] = field(default_factory=dict)  #: functions that were not taken, and why
     done: int = 0  #: outcomes that it has sent or got
     outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
-    place: Place = NOWHERE
+    place: NodeInfo = NOWHERE
     since: float = 0.0  #: when it registered
     load: m.HostLoad | None = None  #: how busy a slave's host is, as it last said
     said_at: float = 0.0  #: when we last said something to it

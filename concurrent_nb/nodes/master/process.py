@@ -33,15 +33,15 @@ from concurrent_nb.nodes.common.kernel_access import connection_info
 from concurrent_nb.nodes.common.memory_return import keep_giving_back
 from concurrent_nb.nodes.common.process_identity import seen_from_here
 from concurrent_nb.nodes.common.registration import as_json, can_open, check_versions
-from concurrent_nb.nodes.common.wakeup import Wake
+from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.nodes.master.core import KEPT_S, MasterCore
 from concurrent_nb.nodes.master.kernel_requests import Answer
-from concurrent_nb.nodes.master.peers import Place
+from concurrent_nb.nodes.master.peers import NodeInfo
 from concurrent_nb.nodes.master.strategy_components import BUILT_IN, IStrategy, makers
 from concurrent_nb.object_store import segments
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.rpc import Caller, Dispatcher, Registry, remote
 from concurrent_nb.scheduling.liveness import Liveness
@@ -49,11 +49,11 @@ from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
-from concurrent_nb.transport.compute import SILENT_S, Gate
+from concurrent_nb.transport.compute import SILENT_S, ComputeServer
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.connections import SILENT_MAX, Connection
 from concurrent_nb.transport.control_server import ConnectionLimits, ControlServer
-from concurrent_nb.transport.poller import Waiter, fd_of
+from concurrent_nb.transport.poller import Poller, fd_of
 from concurrent_nb.transport.taken_names import write_untaken
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.session import Session
@@ -136,8 +136,8 @@ class Master:
             results_kept_bytes=config.results_kept_bytes,
         )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
-        self._shelf = Shelf()
-        self._store = Store(warm_bytes=WARM_BYTES) if segments.is_available() else None
+        self._shelf = SegmentReader()
+        self._store = ObjectStore(warm_bytes=WARM_BYTES) if segments.is_available() else None
         self._core = MasterCore(
             epoch,
             scheduler,
@@ -156,7 +156,7 @@ class Master:
         )
         self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
-        self._wake = Wake()
+        self._wake = Wakeup()
         self._look_at = 0.0  # when connections are to be looked at
         self._limited_log = RateLimitedLog(log, lines=1)
         self._began = monotonic()
@@ -171,7 +171,7 @@ class Master:
         """Serve until `stop`; call `ready` once nodes can register. Raises ClusterError if it could not go on."""
         self._loop = asyncio.get_running_loop()
         addresses = listen_on(self.config.addresses)
-        self._gate = Gate(
+        self._gate = ComputeServer(
             addresses,
             self._keys.public,
             self._keys.secret,
@@ -333,7 +333,7 @@ class Master:
         check_versions(versions, f"application {check_label(name)!r}")
         descriptors.refuse_if_full(f"application {name!r}")
         session, secret = new_session_id(), keys.fresh_token()
-        place = Place(check_host(host), pid)
+        place = NodeInfo(check_host(host), pid)
         is_alive = seen_from_here(host, pid, begun)
         before = session_of(replaces)
 
@@ -373,7 +373,7 @@ class Master:
                 f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
             )
         session, secret = new_session_id(), keys.fresh_token()
-        place = Place(check_host(host), pid, cores)
+        place = NodeInfo(check_host(host), pid, cores)
         given = await self._ask(
             lambda now: self._core.add_slave(session, public, name, slots, credit, now, place, secret=secret)
         )
@@ -432,7 +432,7 @@ class Master:
 
     def _compute(self) -> None:
         try:
-            waiter = Waiter(self._gate.socket)
+            waiter = Poller(self._gate.socket)
             zap_fd, monitor_fd = fd_of(self._gate.zap_socket), fd_of(self._gate.monitor)
             for fd in (zap_fd, monitor_fd, self._wake.fileno()):
                 waiter.add(fd)
@@ -448,7 +448,7 @@ class Master:
         finally:
             self._gate.close()
 
-    def _turn(self, waiter: Waiter, zap_fd: int, monitor_fd: int) -> None:
+    def _turn(self, waiter: Poller, zap_fd: int, monitor_fd: int) -> None:
         gate, core = self._gate, self._core
         now = monotonic()
         ready = waiter.wait(max(0.0, min(core.next_deadline(now), self._look_at) - now))

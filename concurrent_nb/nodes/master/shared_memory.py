@@ -17,16 +17,16 @@ import msgspec
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.common.shared_memory_link import (
-    Contents,
-    EmptyShelf,
-    Introductions,
-    Memories,
-    Shelf,
+    AnnouncedSegments,
+    MergedSegments,
+    NullSegmentReader,
+    PeerSegments,
+    ReceivedContents,
     object_id,
 )
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
-from concurrent_nb.object_store.segments import CannotOpen, Handle
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.scheduling import events as e
@@ -43,7 +43,7 @@ SEGMENTS_PER_SLOT: Final = 64
 Said = m.ShareMemory | m.Segment | m.Content | m.DropSegments | m.Release
 
 
-class Account:
+class MemoryAccount:
     """What one peer shares, and what it has of what others share, in one session.
 
     Args:
@@ -64,8 +64,8 @@ class Account:
         key: bytes,
         label: str,
         session: Session,
-        memories: Memories,
-        store: Store | None,
+        memories: MergedSegments,
+        store: ObjectStore | None,
         happened: Callable[[e.Event], None] | None,
         most_bytes: int,
         segments: int,
@@ -76,8 +76,8 @@ class Account:
         self.session = session
         self.is_slave = happened is not None
         holder = self if self.is_slave else None
-        self.introductions = Introductions(session, memories, holder=holder, most_bytes=most_bytes)
-        self.contents = Contents(store)
+        self.introductions = AnnouncedSegments(session, memories, holder=holder, most_bytes=most_bytes)
+        self.contents = ReceivedContents(store)
         self.most_segments = segments
         self.why_not = ""  #: why some of its memory is not open here
         self._memories = memories
@@ -117,7 +117,7 @@ class _Kept:
     slices: list[m.Slice]
 
 
-class MemoryDesk:
+class SharedMemoryTracker:
     """The shared memory of all peers.
 
     Args:
@@ -131,37 +131,37 @@ class MemoryDesk:
 
     def __init__(
         self,
-        shelf: Shelf | None,
-        store: Store | None,
+        shelf: PeerSegments | None,
+        store: ObjectStore | None,
         *,
         touched: Callable[[SessionId], None],
         happened: Callable[[e.Event], None],
         closed: Callable[[set[bytes]], None],
         limits: Limits = DEFAULT,
     ) -> None:
-        self._shelf = shelf or EmptyShelf()
+        self._shelf = shelf or NullSegmentReader()
         self._store = store
-        self._memories = Memories(self._shelf, store)
+        self._memories = MergedSegments(self._shelf, store)
         self._touched = touched
         self._happened = happened
         self._closed = closed
         self._limits = limits
         self._log = RateLimitedLog(log)
         self._segments: Counter[bytes] = Counter()  # that are open, by key
-        self._accounts: dict[SessionId, Account] = {}
-        self._owners: dict[bytes, Account] = {}  # who has introduced a segment last
+        self._accounts: dict[SessionId, MemoryAccount] = {}
+        self._owners: dict[bytes, MemoryAccount] = {}  # who has introduced a segment last
         self._lent: defaultdict[bytes, int] = defaultdict(int)  # how many slices of a segment are kept or looked at
         self._orphans: set[bytes] = set()  # segments of lost slaves, closed when nothing is lent of them
         self.arrived: list[tuple[SessionId, JobId, m.OutcomeFrame]] = []  #: outcomes of which `keep` is not told yet
         self.kept: dict[bytes, dict[int, _Kept]] = {}  #: those that an owner has not acknowledged, by job and index
-        self.departed: list[tuple[float, Account]] = []  #: when to close what lost applications have shared
+        self.departed: list[tuple[float, MemoryAccount]] = []  #: when to close what lost applications have shared
 
     # ------------------------------------------------------------------------------------------------ coming and going
 
-    def client(self, session_id: SessionId, key: bytes, name: str, session: Session) -> Account:
+    def client(self, session_id: SessionId, key: bytes, name: str, session: Session) -> MemoryAccount:
         """Open an account for an application."""
         most = self._limits
-        account = Account(
+        account = MemoryAccount(
             session_id,
             key,
             f"client {name!r}",
@@ -175,10 +175,10 @@ class MemoryDesk:
         self._accounts[session_id] = account
         return account
 
-    def slave(self, session_id: SessionId, key: bytes, name: str, session: Session, slots: int = 1) -> Account:
+    def slave(self, session_id: SessionId, key: bytes, name: str, session: Session, slots: int = 1) -> MemoryAccount:
         """Open an account for a slave."""
         segments = self._limits.segments + SEGMENTS_PER_SLOT * slots
-        account = Account(
+        account = MemoryAccount(
             session_id,
             key,
             f"slave {name!r}",
@@ -192,11 +192,11 @@ class MemoryDesk:
         self._accounts[session_id] = account
         return account
 
-    def left(self, account: Account) -> None:
+    def left(self, account: MemoryAccount) -> None:
         """Say nothing to a peer any more: its session is over."""
         del self._accounts[account.session_id]
 
-    def abandon(self, account: Account, due: float) -> None:
+    def abandon(self, account: MemoryAccount, due: float) -> None:
         """Act on the end of a session: what the peer looked at is not used again, what it shared is closed in time.
 
         To be called after `left`, and when its tasks and jobs were seen to. What an application shared is closed by
@@ -226,7 +226,7 @@ class MemoryDesk:
 
     # --------------------------------------------------------------------------------------------------- what comes in
 
-    def heard(self, account: Account, message: Said, buffers: Buffers, now: float = 0.0) -> None:
+    def heard(self, account: MemoryAccount, message: Said, buffers: Buffers, now: float = 0.0) -> None:
         """Act on what a peer says about shared memory.
 
         Raises ProtocolError for a segment that is another's, or no segment, and for a content that is none.
@@ -243,7 +243,7 @@ class MemoryDesk:
         elif type(message) is m.Release:
             self._released(account, message)
 
-    def here(self, account: Account, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers] | None:
+    def here(self, account: MemoryAccount, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers] | None:
         """Give sizes and buffers of a peer with our slices in the place of what it has told once.
 
         None if some of it lies in shared memory that is not the peer's own, or is not open here. Raises ProtocolError
@@ -254,7 +254,9 @@ class MemoryDesk:
                 return None
         return account.contents.translated(sizes, buffers)
 
-    def outcomes(self, account: Account, job: JobId, frames: Sequence[m.OutcomeFrame]) -> Sequence[m.OutcomeFrame]:
+    def outcomes(
+        self, account: MemoryAccount, job: JobId, frames: Sequence[m.OutcomeFrame]
+    ) -> Sequence[m.OutcomeFrame]:
         """Give outcomes of a slave, those whose results cannot be had here as errors.
 
         Notes which lie in shared memory; `keep` is to be called when it is decided which of them count. Raises
@@ -276,7 +278,7 @@ class MemoryDesk:
             self._lent[slice_.segment] += 1
         return taken
 
-    def _lost(self, account: Account, frame: m.OutcomeFrame) -> m.OutcomeFrame:
+    def _lost(self, account: MemoryAccount, frame: m.OutcomeFrame) -> m.OutcomeFrame:
         why = account.why_not or "it was never shown to the master"
         return lost_result(frame, f"it lies in shared memory of {account.label} that the master has not open: {why}")
 
@@ -292,7 +294,7 @@ class MemoryDesk:
 
     # --------------------------------------------------------------------------------------------- what is done with it
 
-    def hand_over(self, client: Account, acknowledged: Sequence[e.OutcomesAcknowledged]) -> None:
+    def hand_over(self, client: MemoryAccount, acknowledged: Sequence[e.OutcomesAcknowledged]) -> None:
         """Note that a client has outcomes: what they lie in is its to release, or free if it has got copies."""
         for event in acknowledged:
             kept = self.kept.get(event.job, {})
@@ -312,7 +314,7 @@ class MemoryDesk:
         for kept in self.kept.pop(job, {}).values():
             self._release(kept.slave, kept.slices, clean=False)  # they may have come, and not been acknowledged
 
-    def _introduced(self, account: Account, message: m.Segment, now: float) -> None:
+    def _introduced(self, account: MemoryAccount, message: m.Segment, now: float) -> None:
         owner = self._owners.get(message.segment)
         if owner is not None and owner.key != account.key:
             raise ProtocolError(f"segment {message.segment.hex()[:8]} is another's")
@@ -324,7 +326,7 @@ class MemoryDesk:
             self._log.warning(account.key, now, "shared memory of %s: %s", account.label, account.why_not)
             return
         try:
-            self._shelf.add(Handle(message.segment, message.pid, message.fd, message.size))
+            self._shelf.add(SegmentHandle(message.segment, message.pid, message.fd, message.size))
         except (CannotOpen, OSError, ValueError, OverflowError) as error:  # what lies there is refused, or lost
             account.why_not = str(error)
             self._log.warning(account.key, now, "shared memory of %s: %s", account.label, error)
@@ -338,7 +340,7 @@ class MemoryDesk:
         """Say how many sessions a key has: each may have as much as the limits allow."""
         return max(1, sum([account.key == key for account in self._accounts.values()]))
 
-    def _released(self, account: Account, message: m.Release) -> None:
+    def _released(self, account: MemoryAccount, message: m.Release) -> None:
         by_slave: dict[SessionId, list[m.Slice]] = {}
         for slice_ in message.slices:
             if (slave := account.holds.pop(slice_, None)) is not None:
@@ -346,7 +348,7 @@ class MemoryDesk:
         for slave, slices in by_slave.items():
             self._release(slave, slices, clean=message.clean)
 
-    def _is_of(self, account: Account, slice_: m.Slice) -> bool:
+    def _is_of(self, account: MemoryAccount, slice_: m.Slice) -> bool:
         """Say whether a slice lies in the peer's own memory, and that is open here.
 
         Raises ProtocolError for one that ends behind its segment.

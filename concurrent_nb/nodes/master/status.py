@@ -8,7 +8,7 @@ from typing import Any, Final
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.tasks.task_record import Job
+from concurrent_nb.tasks.task_record import JobRecord
 
 #: a status lists so many clients, and so many jobs, and tells how many more there are
 LISTED_MAX: Final = 500
@@ -79,7 +79,7 @@ def _load_of(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
 
 
 def _describe_job(
-    peers: Mapping[SessionId, Peer], job: Job, assigned: int, owner: str | None, now: float, untaken_bytes: int
+    peers: Mapping[SessionId, Peer], job: JobRecord, assigned: int, owner: str | None, now: float, untaken_bytes: int
 ) -> dict[str, Any]:
     client = peers.get(job.client) if job.client is not None else None
     left = len(job.tasks)
@@ -109,7 +109,7 @@ def _describe_suspects(scheduler: Scheduler, jobs: set[JobId]) -> list[dict[str,
     return told
 
 
-def _count_tasks(scheduler: Scheduler, jobs: Iterable[Job]) -> dict[str, int]:
+def _count_tasks(scheduler: Scheduler, jobs: Iterable[JobRecord]) -> dict[str, int]:
     assigned = sum(len(slave.tasks) for slave in scheduler.slaves.values())
     unforgotten = sum(len(job.tasks) for job in jobs)
     waiting = scheduler.waiting

@@ -8,10 +8,10 @@ from typing import Final, cast
 from concurrent_nb.components.config import FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager, Interface, implements
 from concurrent_nb.scheduling.active_strategies import Makers
-from concurrent_nb.scheduling.strategies.locality import Locality as LocalityStrategy
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin as PullRoundRobinStrategy
-from concurrent_nb.scheduling.strategies.push_best import PushBest as PushBestStrategy
-from concurrent_nb.scheduling.strategies.stealing import Stealing as StealingStrategy
+from concurrent_nb.scheduling.strategies.locality import LocalityStrategy as LocalityStrategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy as PullRoundRobinStrategy
+from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy as PushBestStrategy
+from concurrent_nb.scheduling.strategies.stealing import StealingStrategy as StealingStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 
 

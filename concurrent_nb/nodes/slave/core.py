@@ -15,14 +15,19 @@ import msgspec
 from concurrent_nb.errors import ProtocolError, TooLarge
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import task_name
-from concurrent_nb.nodes.common.shared_memory_link import Contents, EmptyShelf, Introductions, Shelf
-from concurrent_nb.object_store.segments import CannotOpen, Handle
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.nodes.common.shared_memory_link import (
+    AnnouncedSegments,
+    NullSegmentReader,
+    PeerSegments,
+    ReceivedContents,
+)
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, joined, slices_of
 from concurrent_nb.wire.session import Session
-from concurrent_nb.workers.protocol.records import Know
+from concurrent_nb.workers.protocol.records import AddSegment
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +41,7 @@ OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024
 HOST_LOAD_S: Final = 5.0
 
 
-class Reports(Protocol):
+class WorkerReports(Protocol):
     """What workers have to say since the last time."""
 
     outcomes: list[tuple[bytes, list[m.OutcomeFrame], list[Sequence[Buffer]]]]  #: by job
@@ -44,12 +49,12 @@ class Reports(Protocol):
     returned: list[m.TaskRef]
     output: list[tuple[m.TaskRef, int, bytes]]
     degraded: str  #: why no worker is started any more, "" while they are; all tasks are returned then
-    segments: list[Know]  #: shared memory that workers have made, before the outcomes that lie in it
+    segments: list[AddSegment]  #: shared memory that workers have made, before the outcomes that lie in it
     forgotten: list[bytes]  #: segments that their workers have given up
     orphaned: list[bytes]  #: segments whose workers have died
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """What a slave needs of its workers. `workers.pool.Pool` has it; so have the tests' and the simulator's crews."""
 
     def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
@@ -92,7 +97,7 @@ class Crew(Protocol):
     def outdated(self) -> int:
         """Return how many workers are still to be replaced, or have successors that are not ready."""
 
-    def take_reports(self) -> Reports:
+    def take_reports(self) -> WorkerReports:
         """Give what has happened since the last call."""
 
     @property
@@ -119,10 +124,10 @@ class SlaveCore:
         self,
         name: str,
         epoch: int,
-        crew: Crew,
+        crew: WorkerPool,
         interval_s: float,
-        shelf: Shelf | None = None,
-        store: Store | None = None,
+        shelf: PeerSegments | None = None,
+        store: ObjectStore | None = None,
         *,
         shares: bool = False,
         host_load: Callable[[], m.HostLoad] | None = None,
@@ -131,10 +136,10 @@ class SlaveCore:
         self.name = name
         self._result_bytes_max = result_bytes_max or 1 << 62
         self.session = Session(epoch, "to_slave")
-        self._shelf = shelf or EmptyShelf()
-        self._introductions = Introductions(self.session, self._shelf, shares)
+        self._shelf = shelf or NullSegmentReader()
+        self._introductions = AnnouncedSegments(self.session, self._shelf, shares)
         self._store = store
-        self._contents = Contents(store)
+        self._contents = ReceivedContents(store)
         self._shown: set[bytes] = set()  # segments of the store that the crew knows
         self._lent: dict[bytes, dict[int, m.Slice]] = {}  # results that were not released, by segment and offset
         self._orphans: set[bytes] = set()  # segments of dead workers that are closed when nothing is lent of them
@@ -300,9 +305,9 @@ class SlaveCore:
                 self._shown.add(slice_.segment)
                 self._crew.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
 
-    def _open(self, made: Know) -> None:
+    def _open(self, made: AddSegment) -> None:
         try:
-            self._shelf.add(Handle(made.segment, made.pid, made.fd, made.size))
+            self._shelf.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
         except (CannotOpen, OSError) as error:  # its worker has died, or descriptors are spent; each task says so
             log.warning("shared memory of a worker is gone: %s", error)
 

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from concurrent_nb.errors import ClusterError, ConcurrentError, KernelUnavailable
-from concurrent_nb.nodes.common.wakeup import Wake
+from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.wire.messages import KernelAccess
 
@@ -44,7 +44,7 @@ class KernelHost:
     """
 
     def __init__(self, describe: Callable[[], dict[str, Any]], master_ip: str) -> None:
-        self.wake = Wake()
+        self.wake = Wakeup()
         self._describe = describe
         self._master_ip = master_ip
         self._access: KernelAccess | None = None  # set and cleared by the kernel's thread

@@ -22,12 +22,12 @@ from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
 from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.slave.core import SlaveCore
-from concurrent_nb.object_store.segment_reader import Shelf
+from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import is_available
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
-from concurrent_nb.transport.poller import Waiter, fd_of
+from concurrent_nb.transport.poller import Poller, fd_of
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.workers.slave_side.machine import cores, host_load, memory_bytes
 from concurrent_nb.workers.slave_side.pool import Pool, make_launcher
@@ -106,7 +106,7 @@ class Slave:
             result_s=config.result_s,
             result_bytes_max=self._result_bytes_max,
         )
-        self._shelf = Shelf()  # shared memory of our workers, in which results lie
+        self._shelf = SegmentReader()  # shared memory of our workers, in which results lie
         self._polled: dict[int, int] = {}
         self._polled_version = -1
 
@@ -201,7 +201,7 @@ class Slave:
     def _serve(self, membership: Membership) -> bool:
         """Serve in one session. True to look for a master again, False to end."""
         link = membership.link
-        store = Store() if is_available() else None
+        store = ObjectStore() if is_available() else None
         core = SlaveCore(
             membership.name,
             membership.epoch,
@@ -213,7 +213,7 @@ class Slave:
             host_load=host_load,
             result_bytes_max=min(self._result_bytes_max, membership.quota.object),
         )
-        waiter = Waiter(link.socket)
+        waiter = Poller(link.socket)
         monitor_fd = fd_of(link.monitor)
         waiter.add(monitor_fd)
         link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
@@ -293,7 +293,7 @@ class Slave:
                 f" last one with {describe(error)}; its log has the details"
             ) from error
 
-    def _turn_kernel(self, core: SlaveCore, waiter: Waiter, membership: Membership) -> None:
+    def _turn_kernel(self, core: SlaveCore, waiter: Poller, membership: Membership) -> None:
         """Start the kernel when it is first asked for; carry what it and the master have to say to each other."""
         if self._kernel is None:
             from concurrent_nb.nodes.slave.kernel_thread import KernelHost  # here: most slaves are never asked
@@ -306,7 +306,7 @@ class Slave:
             waiter.add(self._kernel.wake.fileno())
         self._kernel.turn(core)
 
-    def _wait(self, core: SlaveCore, waiter: Waiter) -> dict[int, int]:
+    def _wait(self, core: SlaveCore, waiter: Poller) -> dict[int, int]:
         now = monotonic()
         deadline = core.next_deadline()
         pool_deadline = self._pool.next_deadline()
@@ -315,7 +315,7 @@ class Slave:
         self._watch_pool(waiter)
         return waiter.wait(max(0.0, deadline - now))
 
-    def _watch_pool(self, waiter: Waiter) -> None:
+    def _watch_pool(self, waiter: Poller) -> None:
         """Keep the waiter in step with the descriptors that the pool has."""
         if self._pool.fds_version == self._polled_version:
             return

@@ -28,8 +28,8 @@ from concurrent_nb.ids import INITIALIZER_VARIABLE, SYS_PATH_VARIABLE
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.object_store import segments
 from concurrent_nb.object_store.mapping import Restorer
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.store import Store, address_of
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.store import ObjectStore, address_of
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.environment.entering import Entered, Environments, ThreadEnvironments, hand_on
 from concurrent_nb.shipping.environment.envelope import is_envelope
@@ -47,13 +47,21 @@ from concurrent_nb.shipping.serialization.restoring import Copy
 from concurrent_nb.shipping.serialization.source_lines import unwrapped
 from concurrent_nb.wire.codec import joined
 from concurrent_nb.wire.messages import BUFFERS_MAX, Sizes, Slice
-from concurrent_nb.workers.protocol.channels import WorkerEnds
-from concurrent_nb.workers.protocol.records import Buffer, Forget, Know, NotInitialized, Release, encode, pack
-from concurrent_nb.workers.protocol.status_page import Page
+from concurrent_nb.workers.protocol.channels import WorkerChannels
+from concurrent_nb.workers.protocol.records import (
+    AddSegment,
+    Buffer,
+    NotInitialized,
+    ReleaseSlices,
+    RemoveSegments,
+    encode,
+    pack,
+)
+from concurrent_nb.workers.protocol.status_page import StatusPage
 from concurrent_nb.workers.worker_side import process_setup
-from concurrent_nb.workers.worker_side.forkserver import Template
-from concurrent_nb.workers.worker_side.task_loop import Answer, Serving, TaskId
-from concurrent_nb.workers.worker_side.thread_workers import Seat, Seats, ThreadStream
+from concurrent_nb.workers.worker_side.forkserver import ForkServer
+from concurrent_nb.workers.worker_side.task_loop import Answer, TaskId, TaskLoop
+from concurrent_nb.workers.worker_side.thread_workers import ThreadStream, ThreadWorker, ThreadWorkerProcess
 
 #: free shared memory that is kept warm for the next results
 WARM_BYTES: Final = 256 * 1024 * 1024
@@ -67,7 +75,7 @@ _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
 
 
-class _Function:
+class _LoadedFunction:
     """A function that has come, in the environment that it is to run in; opened by the first task."""
 
     __slots__ = ("body", "buffers", "entered", "function", "has_read_only", "made", "main", "restore")
@@ -96,16 +104,16 @@ class TaskRunner:
     def __init__(self, environments: Environments) -> None:
         self._environments = environments
         self._pickled: dict[bytes, tuple[Buffer, Sizes, Sequence[Buffer]]] = {}
-        self._functions: dict[bytes, _Function] = {}
+        self._functions: dict[bytes, _LoadedFunction] = {}
         self._drawing = random_streams.drawing()  # of the thread in which tasks run
-        self._shelf = Shelf()  # shared memory of others: functions and arguments
+        self._shelf = SegmentReader()  # shared memory of others: functions and arguments
         self._looks: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
-        self._store: Store | None = None  # our own: results
+        self._store: ObjectStore | None = None  # our own: results
         self._placings, self._placed_s = 0, 0.0  # how many were placed there, and when the last one was seen
         self._snapshots: dict[int, Slice] = {}  # by address: what of the running chunk's results lies there already
         self._expected: TaskId | None = None  # the last task for which room was made
         self._announced: set[bytes] = set()  # its segments that the slave knows
-        self._news: list[Know | Forget] = []
+        self._news: list[AddSegment | RemoveSegments] = []
         self.send_note: Callable[[bytes], None] = lambda data: None  #: takes the bytes of the running task's notes
 
     def load(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
@@ -151,7 +159,9 @@ class TaskRunner:
                 environments.end()
                 raise
 
-    def _run(self, task: TaskId, known: _Function, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> Answer:
+    def _run(
+        self, task: TaskId, known: _LoadedFunction, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> Answer:
         try:
             function = known.function or self._open(known)
             if task_main.HERE.module is not known.main and known.main is not None:
@@ -219,7 +229,7 @@ class TaskRunner:
         """Give the answer of a task that this worker cannot run."""
         return not_loadable(error)
 
-    def _unwrap(self, digest: bytes) -> _Function:
+    def _unwrap(self, digest: bytes) -> _LoadedFunction:
         """Take a function out of the envelope that says in which environment it runs."""
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
@@ -228,17 +238,17 @@ class TaskRunner:
         if is_envelope(body):
             envelope = pickles.loads(body, buffers)
             environment, body, buffers = envelope.environment, envelope.body, envelope.buffers
-        known = _Function(self._environments.known(environment), body, buffers, restore, has_read_only)
+        known = _LoadedFunction(self._environments.known(environment), body, buffers, restore, has_read_only)
         self._functions[digest] = known
         return known
 
-    def _open(self, known: _Function) -> Callable[..., object]:
+    def _open(self, known: _LoadedFunction) -> Callable[..., object]:
         """Open a function, or the setups that come before it, in its environment."""
         function = self._load(known, known.body, known.buffers)
         known.body, known.buffers = b"", ()
         return function
 
-    def _load(self, known: _Function, body: Buffer, buffers: Sequence[Buffer]) -> Callable[..., object]:
+    def _load(self, known: _LoadedFunction, body: Buffer, buffers: Sequence[Buffer]) -> Callable[..., object]:
         main = task_main.new()
         task_main.enter(main, loads_function=True)
         function: Callable[..., object]
@@ -303,7 +313,7 @@ class TaskRunner:
 
     def _place(self, buffer: memoryview) -> Slice | None:
         if self._store is None:
-            self._store = Store(recognise=False, warm_bytes=WARM_BYTES)
+            self._store = ObjectStore(recognise=False, warm_bytes=WARM_BYTES)
         return self._store.place(buffer)
 
     def _snapshot(self, buffer: memoryview) -> bytearray | memoryview:
@@ -325,26 +335,26 @@ class TaskRunner:
         handle = self._store.handle(segment)
         assert handle is not None
         self._announced.add(segment)
-        self._news.append(Know(handle.segment, handle.pid, handle.fd, handle.size))
+        self._news.append(AddSegment(handle.segment, handle.pid, handle.fd, handle.size))
 
     def keeps(self) -> bool:
         """Say whether something of the task that has run still refers to shared memory of its arguments."""
         looks, self._looks = self._looks, []
         return any(look() is not None for look in looks)
 
-    def heard(self, order: Know | Forget | Release) -> None:
+    def heard(self, order: AddSegment | RemoveSegments | ReleaseSlices) -> None:
         """Learn what there is of shared memory."""
-        if isinstance(order, Know):
+        if isinstance(order, AddSegment):
             try:
-                self._shelf.add(segments.Handle(order.segment, order.pid, order.fd, order.size))
+                self._shelf.add(segments.SegmentHandle(order.segment, order.pid, order.fd, order.size))
             except segments.CannotOpen as error:  # a task that needs it will say so, too
                 print(f"worker cannot share memory: {error}", file=sys.stderr)  # noqa: T201  (the slave's log)
-        elif isinstance(order, Forget):
+        elif isinstance(order, RemoveSegments):
             self._shelf.drop(order.segments)
         elif self._store is not None:
             self._store.let_go(order.slices, clean=order.clean)
 
-    def news(self) -> Sequence[Know | Forget]:
+    def news(self) -> Sequence[AddSegment | RemoveSegments]:
         """Tell what has changed in our own shared memory since the last call."""
         if self._store is not None:
             now = time.monotonic()
@@ -353,7 +363,7 @@ class TaskRunner:
             # A worker that goes on with small results does not need it any more, either.
             if closed := self._store.tidy(0 if now - self._placed_s >= REST_AFTER_S else None):
                 self._announced.difference_update(closed)
-                self._news.append(Forget(closed))
+                self._news.append(RemoveSegments(closed))
         news, self._news = self._news, []
         return news
 
@@ -361,7 +371,7 @@ class TaskRunner:
         """Give back the memory that is kept for the next results."""
         if self._store is not None and (closed := self._store.tidy(0)):
             self._announced.difference_update(closed)
-            self._news.append(Forget(closed))
+            self._news.append(RemoveSegments(closed))
 
     def shares_memory(self) -> bool:
         """Say whether others may look at memory of ours, which comes back."""
@@ -399,7 +409,7 @@ class _Displays(importlib.abc.MetaPathFinder):
         return spec
 
 
-def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
+def work(ends: WorkerChannels, initializer: bytes = b"") -> None:
     """Be a worker until the slave wants no more.
 
     Args:
@@ -410,7 +420,7 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
     process_setup.hang_on(ends.lifeline)
     process_setup.take_standard_streams(ends)
     process_setup.forget_main()
-    wants_threads = Page(ends.page).wants_threads
+    wants_threads = StatusPage(ends.page).wants_threads
     environments = ThreadEnvironments() if wants_threads else Environments()
     EXPLANATION.explain = environments.explain
     hand_on(environments)
@@ -419,10 +429,10 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
     try:
         if wants_threads:
             task_main.have_one_for_each_thread()
-            Seats(ends, partial(seat_here, environments)).serve()
+            ThreadWorkerProcess(ends, partial(seat_here, environments)).serve()
         else:
             runner = TaskRunner(environments)
-            serving = Serving(ends, runner)
+            serving = TaskLoop(ends, runner)
             runner.send_note = serving.send_note
             nested.note_blocked = serving.note_blocked
             serving.serve()
@@ -431,7 +441,7 @@ def work(ends: WorkerEnds, initializer: bytes = b"") -> None:
         sys.exit(1)
 
 
-def initialize(initializer: bytes, ends: WorkerEnds, environments: Environments) -> None:
+def initialize(initializer: bytes, ends: WorkerChannels, environments: Environments) -> None:
     """Call the user's initializer; where it fails, tell the slave why and exit. What it changes stays."""
     try:
         envelope = pickles.loads(initializer)
@@ -460,11 +470,11 @@ def import_host() -> None:
         importlib.import_module("concurrent_nb.nodes.worker.system_host")
 
 
-def seat_here(environments: Environments, ends: WorkerEnds, out: ThreadStream, err: ThreadStream) -> Seat:
+def seat_here(environments: Environments, ends: WorkerChannels, out: ThreadStream, err: ThreadStream) -> ThreadWorker:
     """Make the seat of this thread, with functions, shared memory and notes of its own."""
     notes.have_own_sink()
     runner = TaskRunner(environments)
-    seat = Seat(ends, runner, out, err)
+    seat = ThreadWorker(ends, runner, out, err)
     runner.send_note = seat.send_note
     return seat
 
@@ -475,14 +485,14 @@ def main(option: str, fds: str) -> None:
         sys.path[:] = json.loads(paths)  # what the owner can import, its workers can
     manager_proxies.take_key()
     # A notebook's processes have its backend, which tasks cannot use. By name, because it needs matplotlib.
-    os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.figures"
+    os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.runtime.figures"
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it
     sys.meta_path.insert(0, _Displays())
     initializer = read_initializer()
     if option == "--template":
-        ends = Template(socket.socket(fileno=int(fds)), import_host).serve()
+        ends = ForkServer(socket.socket(fileno=int(fds)), import_host).serve()
     else:
-        ends = WorkerEnds(*map(int, fds.split(",")))
+        ends = WorkerChannels(*map(int, fds.split(",")))
     if ends is not None:
         work(ends, initializer)
 

@@ -19,19 +19,29 @@ import msgspec
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import NotPicklable, TooLarge
 from concurrent_nb.ids import JobId, new_job_id
-from concurrent_nb.nodes.application.client_thread import Courier
-from concurrent_nb.nodes.application.core import Entry, OpenJob
+from concurrent_nb.nodes.application.client_thread import ClientThread
+from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
 from concurrent_nb.nodes.application.futures import Canceller, TaskFuture
 from concurrent_nb.nodes.application.payload import TaskLoader
 from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.system_access import SystemAccess
 from concurrent_nb.nodes.common.system_log import print_line, show_log_of
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.entering import HANDED_ON
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.runtime.notes import Display, SystemCounts
 from concurrent_nb.tasks.system import ITaskSystem, Task
-from concurrent_nb.tasks.system_driver import AHEAD_MOST, Cancel, Drive, Ended, Event, Instruction, Push, Room, Runs
+from concurrent_nb.tasks.system_driver import (
+    AHEAD_MOST,
+    CancelTasks,
+    Event,
+    Instruction,
+    PushTask,
+    Room,
+    SystemDriver,
+    SystemTaskEnded,
+    SystemTaskRunning,
+)
 from concurrent_nb.wire.codec import size_of
 
 #: between two notes of how far the system is; after an hour it is one in SLOWEST_S
@@ -50,9 +60,9 @@ def run_system(system: ITaskSystem, given: SystemAccess) -> Any:
     """
     system.system_id = given.system_id
     log = show_log_of(system)
-    hands = _Hands(given, type(system).__name__)
-    drive = Drive(system, given.client_id, print_line, hands.status, monotonic)
-    teller = _Teller(drive)
+    hands = _SystemClient(given, type(system).__name__)
+    drive = SystemDriver(system, given.client_id, print_line, hands.status, monotonic)
+    teller = _ProgressReporter(drive)
     try:
         hands.do(drive.begin())
         teller.tell()
@@ -68,10 +78,10 @@ def run_system(system: ITaskSystem, given: SystemAccess) -> Any:
         log.handlers.clear()
 
 
-class _Teller:
+class _ProgressReporter:
     """Tells whoever waits how far the system is, at a pace that slows down as the system goes on."""
 
-    def __init__(self, drive: Drive) -> None:
+    def __init__(self, drive: SystemDriver) -> None:
         self._drive = drive
         self._started_s = self._told_s = monotonic()
         self.tell(now=True)
@@ -93,7 +103,7 @@ class _Teller:
         return min(SLOWEST_S, PACE_S * (1 + (monotonic() - self._started_s) / 360))
 
 
-class _Hands:
+class _SystemClient:
     """Does what the drive says: an application without an Executor around it, and without memory of what has ended."""
 
     def __init__(self, given: SystemAccess, name: str) -> None:
@@ -108,13 +118,13 @@ class _Hands:
 
         name_of_host = f"system {given.system_id}"
         # The ends of its tasks tell all that a host needs to know of the master's going.
-        store = Store()
+        store = ObjectStore()
         self._loader = TaskLoader(store, HANDED_ON)
-        self._courier = Courier(
+        self._courier = ClientThread(
             join, given.info.name, name_of_host, store, gone=lambda gracefully: None, at_end=lambda: None
         )
         self._courier.present_display = self._show
-        self._job = OpenJob[TaskFuture](new_job_id(), name)
+        self._job = ClientJob[TaskFuture](new_job_id(), name)
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is."""
@@ -139,25 +149,25 @@ class _Hands:
 
     def do(self, instructions: Sequence[Instruction]) -> None:
         """Push and cancel."""
-        entries: list[Entry[TaskFuture]] = []
+        entries: list[TaskEntry[TaskFuture]] = []
         for instruction in instructions:
-            if type(instruction) is Cancel:
+            if type(instruction) is CancelTasks:
                 self._courier.post(entries)
                 entries = []
                 self._courier.cancel(self._job.id, instruction.indexes)
-            elif type(instruction) is Push:
+            elif type(instruction) is PushTask:
                 try:
                     entries.append(self._entry(instruction.index, instruction.task))
                 except NotPicklable as error:
-                    self._inbox.put(Ended(instruction.index, None, error, ""))
+                    self._inbox.put(SystemTaskEnded(instruction.index, None, error, ""))
         if entries:
             self._courier.post(entries)
 
-    def _entry(self, index: int, task: Task) -> Entry[TaskFuture]:
+    def _entry(self, index: int, task: Task) -> TaskEntry[TaskFuture]:
         function, (body, sizes, buffers, lease) = self._loader.load(task)
         self._size_bytes += (len(body) + sum(map(size_of, sizes)) - self._size_bytes) / 8
-        fate = _Fate(self._job.id, index, self._courier.cancel, self._inbox)
-        return Entry(self._job, index, function, body, sizes, buffers, None, 0, fate, lease=lease)
+        fate = _SystemTaskHandle(self._job.id, index, self._courier.cancel, self._inbox)
+        return TaskEntry(self._job, index, function, body, sizes, buffers, None, 0, fate, lease=lease)
 
     def _show(self, display: Display) -> None:
         """Hand on what a task displays; in the courier's thread, which must not fail."""
@@ -169,7 +179,7 @@ class _Hands:
                 sys.stderr.write(f"what the system's tasks display from now on is not shown: {error}\n")
 
 
-class _Fate(TaskFuture):
+class _SystemTaskHandle(TaskFuture):
     """Hands the end of a task on to the system's thread; nobody keeps it."""
 
     def __init__(self, job: JobId, index: int, canceller: Canceller, inbox: "SimpleQueue[Event]") -> None:
@@ -177,14 +187,16 @@ class _Fate(TaskFuture):
         self._inbox = inbox
 
     def set_running_or_notify_cancel(self) -> bool:
-        self._inbox.put(Runs(self.index))
+        self._inbox.put(SystemTaskRunning(self.index))
         return super().set_running_or_notify_cancel()
 
     def end(self, value: Any, error: BaseException | None) -> bool:
         if error is not None:
             error.add_note(f"task {self.index} of the system, on slave {self.slave or '(none)'}")
-        self._inbox.put(Ended(self.index, value, error, self.slave))
+        self._inbox.put(SystemTaskEnded(self.index, value, error, self.slave))
         return True
 
     def end_cancelled(self) -> None:
-        self._inbox.put(Ended(self.index, None, CancelledError(f"task {self.task} was cancelled"), self.slave))
+        self._inbox.put(
+            SystemTaskEnded(self.index, None, CancelledError(f"task {self.task} was cancelled"), self.slave)
+        )

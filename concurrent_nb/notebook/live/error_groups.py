@@ -18,7 +18,7 @@ TASKS_MOST: Final = 5
 _NUMBER: Final = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
-class Folds:
+class ErrorGroups:
     """The errors of a job, by kind, in the order in which the kinds came."""
 
     def __init__(self) -> None:

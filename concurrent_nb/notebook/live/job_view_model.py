@@ -15,12 +15,12 @@ from typing import Any, Final
 from concurrent_nb import Job, SystemRun, TaskFuture
 from concurrent_nb.api import Counts, TaskEvent, TaskNote
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
-from concurrent_nb.notebook.live.error_groups import Folds
+from concurrent_nb.notebook.live.error_groups import ErrorGroups
 from concurrent_nb.notebook.live.text import REPORT_CHARACTERS, line_of
-from concurrent_nb.notebook.live.timeline import Lanes
+from concurrent_nb.notebook.live.timeline import Timeline
 from concurrent_nb.notebook.live.views import View
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.runtime.notes import Publication, Report, SystemCounts
+from concurrent_nb.shipping.runtime.notes import ProgressReport, Publication, SystemCounts
 
 #: what a job is called that was given no name: the cell, which is above it anyway
 _CELL: Final = re.compile(r"In\[\d+\]")
@@ -38,7 +38,7 @@ LEFT_S: Final = 0.5
 LEFT_PART: Final = 0.01
 
 
-class Story:
+class JobViewModel:
     """What is known of a job.
 
     Args:
@@ -50,8 +50,8 @@ class Story:
     def __init__(self, job: Job, started: float, view: View | None, traceback: Callable[[TaskFuture], str]) -> None:
         self.view = view
         self.states = bytearray(len(job.futures))  #: state of each task
-        self.lanes = Lanes()
-        self.folds = Folds()
+        self.lanes = Timeline()
+        self.folds = ErrorGroups()
         self.view_version = 0  #: grows whenever the view may have changed
         self.bars_version = 0
         self._job = job
@@ -110,7 +110,7 @@ class Story:
         if isinstance(content, SystemCounts):
             self._system = content
             self.bars_version += 1
-        elif isinstance(content, Report):
+        elif isinstance(content, ProgressReport):
             if self.states[note.index] in (WAITING, RUNNING):
                 self._bars[note.index] = (content.fraction, line_of(content.text, REPORT_CHARACTERS))
                 self.bars_version += 1

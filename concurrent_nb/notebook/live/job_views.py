@@ -36,12 +36,12 @@ class _Pending:
     parent: Any  #: the message that has asked for its cell
 
 
-class Shows:
+class JobViews:
     """The views of the jobs of one shell."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
-        self._lines: OrderedDict[JobId, view_choice.Shown] = OrderedDict()
+        self._lines: OrderedDict[JobId, view_choice.ShownView] = OrderedDict()
         self._pending: list[_Pending] = []
         self._shown = 0  #: of the current cell
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class Shows:
 
     def note(self, job: Job[Any], line: Any) -> None:
         """Remember the view that a job has."""
-        if not isinstance(line, view_choice.Shown):
+        if not isinstance(line, view_choice.ShownView):
             return
         with self._lock:
             self._lines[job.id] = line
@@ -92,7 +92,7 @@ class Shows:
                 self._show_pending(pending)
         self._shown = 0
 
-    def _line_of(self, job: Job[Any]) -> view_choice.Shown:
+    def _line_of(self, job: Job[Any]) -> view_choice.ShownView:
         line = self._lines.get(job.id)
         if line is None:
             line = view_choice.background(job, self._shell)

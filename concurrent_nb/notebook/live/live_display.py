@@ -22,8 +22,8 @@ from concurrent_nb import Job
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.notebook.live import job_page
-from concurrent_nb.notebook.live.job_view_model import Story
-from concurrent_nb.notebook.live.update_throttle import TICK_S, Bulletin
+from concurrent_nb.notebook.live.job_view_model import JobViewModel
+from concurrent_nb.notebook.live.update_throttle import TICK_S, UpdateThrottle
 from concurrent_nb.notebook.live.views import ImageView
 from concurrent_nb.notebook.live.widget import JobWidget
 from concurrent_nb.notebook.progress_display import job_text
@@ -38,7 +38,7 @@ RENEW_S: Final = (3.0, 15.0)
 PAGE_BYTES: Final = 500_000
 
 
-class LiveLine:
+class LiveDisplay:
     """A job's place in its cell.
 
     It `leads`: what tasks print comes below.
@@ -54,7 +54,7 @@ class LiveLine:
     def __init__(
         self,
         job: Job,
-        story: Story,
+        story: JobViewModel,
         started: float,
         shell: InteractiveShell | None,
         place: DisplayHandle | None = None,
@@ -65,7 +65,7 @@ class LiveLine:
         self._started = started
         self._shell = shell
         self._clock = clock
-        self._bulletin = Bulletin(story)
+        self._bulletin = UpdateThrottle(story)
         self._place = place_of(job)
         self._beats = 0
         self._renewed = 0.0

@@ -43,7 +43,7 @@ class _Slave:
     stopped: int = 0
 
 
-class Lanes:
+class Timeline:
     """All lanes of a job. Times are seconds since it was started."""
 
     def __init__(self) -> None:

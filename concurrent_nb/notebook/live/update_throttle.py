@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from concurrent_nb.api import Counts
 from concurrent_nb.notebook.live import job_page
-from concurrent_nb.notebook.live.job_view_model import Story
+from concurrent_nb.notebook.live.job_view_model import JobViewModel
 from concurrent_nb.notebook.live.picture import Patch
 from concurrent_nb.notebook.live.views import ImageView
 
@@ -42,10 +42,10 @@ class _Part:
     version: Any = None
 
 
-class Bulletin:
+class UpdateThrottle:
     """What to send of a job, and when. Times are seconds since the job was started."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: JobViewModel) -> None:
         self._story = story
         self._parts: dict[str, _Part] = {}
         self._allowance = float(PIXELS_BURST)

@@ -14,11 +14,11 @@ from concurrent_nb import Job, TaskFuture
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.notebook.cell_output import Printer
-from concurrent_nb.notebook.live.job_view_model import Story
+from concurrent_nb.notebook.live.job_view_model import JobViewModel
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View, given_text
 from concurrent_nb.notebook.local_job import LocalJob
 from concurrent_nb.notebook.local_system import LocalSystemRun
-from concurrent_nb.notebook.progress_display import Line, job_text
+from concurrent_nb.notebook.progress_display import ProgressDisplay, job_text
 from concurrent_nb.notebook.results import summary
 from concurrent_nb.notebook.tracebacks import text_of
 
@@ -29,7 +29,7 @@ ANNOUNCED_TASKS: Final = 3000
 
 
 @runtime_checkable
-class Place(Protocol):
+class DisplayPlace(Protocol):
     """A live line, which can leave its place to another."""
 
     def give_place(self) -> DisplayHandle | None:
@@ -37,7 +37,7 @@ class Place(Protocol):
 
 
 @runtime_checkable
-class Shown(Protocol):
+class ShownView(Protocol):
     """A view that can be shown once more."""
 
     @property
@@ -99,15 +99,15 @@ def announce(tasks: int) -> DisplayHandle | None:
 
 def line(
     job: Job, shell: InteractiveShell, view: View | None, started: float, place: DisplayHandle | None = None
-) -> Line:
+) -> ProgressDisplay:
     """Make the line that shows a watched job while the cell waits for it.
 
     Args:
         place: what was announced, in whose place it is shown.
     """
-    from concurrent_nb.notebook.live.live_display import LiveLine  # here: anywidget takes a tenth of a second
+    from concurrent_nb.notebook.live.live_display import LiveDisplay  # here: anywidget takes a tenth of a second
 
-    live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
+    live = LiveDisplay(job, _story(job, shell, view, started), started, shell, place)
     if isinstance(job, (LocalJob, LocalSystemRun)):  # the main thread will be busy with the tasks themselves
         live.show(job_text(job, 0.0))
     return live
@@ -120,26 +120,26 @@ def follow(
     started: float,
     printer: Printer,
     place: DisplayHandle | None = None,
-) -> Shown:
+) -> ShownView:
     """Show a watched job that nobody waits for, and what its tasks write and display."""
-    from concurrent_nb.notebook.live.live_display import LiveLine  # the same
+    from concurrent_nb.notebook.live.live_display import LiveDisplay  # the same
 
-    live = LiveLine(job, _story(job, shell, view, started), started, shell, place)
+    live = LiveDisplay(job, _story(job, shell, view, started), started, shell, place)
     live.follow(job_text(job, 0.0), lambda: summary(job, monotonic() - started), printer)
     return live
 
 
-def background(job: Job[Any], shell: InteractiveShell) -> Shown:
+def background(job: Job[Any], shell: InteractiveShell) -> ShownView:
     """Make a view of any job, which is shown when it is asked for."""
-    from concurrent_nb.notebook.live.live_display import LiveLine  # the same
+    from concurrent_nb.notebook.live.live_display import LiveDisplay  # the same
 
     started = monotonic() - job.elapsed_s
-    return LiveLine(job, _story(job, shell, None, started), started, shell)
+    return LiveDisplay(job, _story(job, shell, None, started), started, shell)
 
 
-def _story(job: Job, shell: InteractiveShell, view: View | None, started: float) -> Story:
+def _story(job: Job, shell: InteractiveShell, view: View | None, started: float) -> JobViewModel:
     def traceback(future: TaskFuture) -> str:
         error = future.exception()
         return text_of(error, shell.compile.format_code_name) if error is not None else ""
 
-    return Story(job, started, view, traceback)
+    return JobViewModel(job, started, view, traceback)

@@ -26,7 +26,7 @@ _NUMBER: Final = re.compile(r"[-+]?(?:[\d,]*\.?\d+(?:e[-+]?\d+)?|inf|nan)")
 LABEL_CHARACTERS: Final = 100
 
 
-class Ended(Protocol):
+class EndedTask(Protocol):
     """What a view is told of a task that has ended: a TaskFuture."""
 
     index: int
@@ -46,7 +46,7 @@ class Ended(Protocol):
 class View(Protocol):
     """One way to show results."""
 
-    def ended(self, task: Ended, state: int) -> None:
+    def ended(self, task: EndedTask, state: int) -> None:
         """A task has ended."""
 
     def published(self, index: int, value: Any) -> None:
@@ -64,7 +64,7 @@ class ImageView:
         self._odd = 0
         self._first_odd = ""
 
-    def ended(self, task: Ended, state: int) -> None:
+    def ended(self, task: EndedTask, state: int) -> None:
         if state in (DONE, HIT):
             self.published(task.index, task.result())
 
@@ -102,7 +102,7 @@ class SearchView:
         self._label_of = label
         self._hit: dict[str, Any] | None = None
 
-    def ended(self, task: Ended, state: int) -> None:
+    def ended(self, task: EndedTask, state: int) -> None:
         if state == HIT and self._hit is None:
             self._hit = {"index": task.index, "label": self._label(task.index), "value": value_text(task.result())}
 
@@ -166,7 +166,7 @@ class TableView:
         self._least: tuple[float, int] | None = None
         self._greatest: tuple[float, int] | None = None
 
-    def ended(self, task: Ended, state: int) -> None:
+    def ended(self, task: EndedTask, state: int) -> None:
         if state == CANCELLED:
             return
         self._ended += 1
@@ -186,7 +186,7 @@ class TableView:
         if task.index in rows:
             rows[task.index] = self._row(task, state)
 
-    def _row(self, task: Ended, state: int) -> list[str]:
+    def _row(self, task: EndedTask, state: int) -> list[str]:
         if state == FAILED:
             error = task.exception()
             shown = shorten(": ".join(filter(None, error_texts(error))), 80) if error is not None else ""

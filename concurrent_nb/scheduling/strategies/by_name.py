@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from concurrent_nb.scheduling.strategies.locality import Locality
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.scheduling.strategies.push_best import PushBest
-from concurrent_nb.scheduling.strategies.stealing import Stealing
+from concurrent_nb.scheduling.strategies.locality import LocalityStrategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
+from concurrent_nb.scheduling.strategies.stealing import StealingStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 
 BY_NAME: Final[Mapping[str, type[Strategy]]] = MappingProxyType(
-    {strategy.name: strategy for strategy in (PullRoundRobin, PushBest, Stealing, Locality)}
+    {
+        strategy.name: strategy
+        for strategy in (PullRoundRobinStrategy, PushBestStrategy, StealingStrategy, LocalityStrategy)
+    }
 )

@@ -3,17 +3,17 @@
 from math import ceil, inf
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.scheduling.object_locations import Holdings, missing_bytes
-from concurrent_nb.scheduling.slave_state import Slave
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.scheduling.object_locations import ObjectLocations, missing_bytes
+from concurrent_nb.scheduling.slave_state import SlaveState
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
-from concurrent_nb.tasks.task_record import Task
+from concurrent_nb.tasks.task_record import TaskRecord
 
 #: of the slaves that have some of a task's objects so many are looked at; if there are more, others each time
 _LOOK_AT = 32
 
 
-class Locality(Strategy):
+class LocalityStrategy(Strategy):
     """A task that refers to shared objects goes to the slave that lacks the fewest bytes of them; of equal ones to the
     one with the least to do. All other tasks are placed as by `pull_round_robin`.
 
@@ -47,27 +47,27 @@ class Locality(Strategy):
         for item, value in (("patience_s", patience_s), ("bytes_per_s", bytes_per_s)):
             if not 0 < value < inf:
                 raise ConfigurationError(f"{item} is {value}, it must be a number above 0")
-        self._pull = PullRoundRobin(ahead_s=ahead_s, depth_per_slot=depth_per_slot)
+        self._pull = PullRoundRobinStrategy(ahead_s=ahead_s, depth_per_slot=depth_per_slot)
         self.unknown_s = self._pull.unknown_s
         self.patience_s = patience_s
         self._bytes_per_s = bytes_per_s
         self._depth_per_slot = depth_per_slot
 
-    def changed(self, slave: Slave) -> None:
+    def changed(self, slave: SlaveState) -> None:
         """Give the slave its turn."""
         self._pull.changed(slave)
 
-    def left(self, slave: Slave) -> None:
+    def left(self, slave: SlaveState) -> None:
         """Take the slave out."""
         self._pull.left(slave)
 
-    def choose(self, estimate_s: float | None, waiting: int) -> tuple[Slave, int] | None:
+    def choose(self, estimate_s: float | None, waiting: int) -> tuple[SlaveState, int] | None:
         """Return the slave whose turn it is."""
         return self._pull.choose(estimate_s, waiting)
 
     def choose_near(
-        self, task: Task, holdings: Holdings, estimate_s: float | None, waiting: int
-    ) -> tuple[Slave, int] | None:
+        self, task: TaskRecord, holdings: ObjectLocations, estimate_s: float | None, waiting: int
+    ) -> tuple[SlaveState, int] | None:
         """Return the slave that lacks the fewest bytes and is worth waiting for, else the one whose turn it is."""
         objects = task.objects
         away = self._pull.choose(estimate_s, waiting)
@@ -87,7 +87,7 @@ class Locality(Strategy):
                 return slave, min(count, waiting, slave.room)
         return away
 
-    def _room_within(self, slave: Slave, wait_s: float, estimate_s: float | None) -> int:
+    def _room_within(self, slave: SlaveState, wait_s: float, estimate_s: float | None) -> int:
         """Return how many tasks may go to a slave that has a right to so many seconds of waiting."""
         load, slots = slave.load, slave.slots
         at_once = max(0, slots - load)
@@ -96,6 +96,6 @@ class Locality(Strategy):
         return max(at_once, ceil((wait_s * slots - slave.in_flight_s) / estimate_s))
 
 
-def _until_as_full(slave: Slave, other: Slave) -> int:
+def _until_as_full(slave: SlaveState, other: SlaveState) -> int:
     """Return how many tasks a slave may get before another one, which is no worse, has less to do."""
     return max(1, slave.slots - slave.load, other.load * slave.slots // other.slots - slave.load)

@@ -5,13 +5,13 @@ from math import ceil
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 
-_Ring = OrderedDict[SessionId, Slave]
+_Ring = OrderedDict[SessionId, SlaveState]
 
 
-class PullRoundRobin(Strategy):
+class PullRoundRobinStrategy(Strategy):
     """Late-bound: slaves take turns, each taking what keeps it busy for a moment and no more. The default.
 
     Good for tasks of any length and of unknown length, slaves of unequal speed, and jobs that end early (`until`): what
@@ -38,7 +38,7 @@ class PullRoundRobin(Strategy):
         self._places: dict[SessionId, tuple[_Ring, int]] = {}  # in which ring, with how many slots
         self._slots = 0  # of the slaves in both rings
 
-    def changed(self, slave: Slave) -> None:
+    def changed(self, slave: SlaveState) -> None:
         """Move the slave to the end of the ring where it belongs now."""
         ring = self._ring_for(slave)
         place = self._places.get(slave.id)
@@ -52,7 +52,7 @@ class PullRoundRobin(Strategy):
             self._places[slave.id] = ring, slave.slots
             self._slots += slave.slots
 
-    def left(self, slave: Slave) -> None:
+    def left(self, slave: SlaveState) -> None:
         """Take the slave out of its ring."""
         place = self._places.pop(slave.id, None)
         if place is not None:
@@ -60,7 +60,7 @@ class PullRoundRobin(Strategy):
             del ring[slave.id]
             self._slots -= slots
 
-    def choose(self, estimate_s: float | None, waiting: int) -> tuple[Slave, int] | None:
+    def choose(self, estimate_s: float | None, waiting: int) -> tuple[SlaveState, int] | None:
         """Return the slave whose turn it is."""
         for slave in (self._idle or self._ahead).values():
             load, slots = slave.load, slave.slots
@@ -71,7 +71,7 @@ class PullRoundRobin(Strategy):
             return slave, max(1, min(share, max(by_count, by_time), slave.room))
         return None
 
-    def _ring_for(self, slave: Slave) -> _Ring | None:
+    def _ring_for(self, slave: SlaveState) -> _Ring | None:
         if not slave.room:
             return None
         load, slots = slave.load, slave.slots

@@ -3,14 +3,14 @@
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.scheduling.estimates import SHORTEST_S, blend
 from concurrent_nb.scheduling.ranking import Ranking
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 
 #: with so many steps for each slave a round's tasks are spread, see `choose`
 _STEPS = 4
 
 
-class PushBest(Strategy):
+class PushBestStrategy(Strategy):
     """Early-bound: tasks are pushed as soon as they come, up to each slave's credit.
 
     A slave's rating is (tasks in flight + 1) / slots * how long a task took there lately, in seconds; lower is better.
@@ -30,11 +30,11 @@ class PushBest(Strategy):
         if depth_per_slot < 1:
             raise ConfigurationError(f"depth_per_slot is {depth_per_slot}, it must be at least 1")
         self._depth_per_slot = depth_per_slot
-        self._known: Ranking[Slave] = Ranking()  # who has room for a function that was measured
-        self._unknown: Ranking[Slave] = Ranking()  # who has room for any function
+        self._known: Ranking[SlaveState] = Ranking()  # who has room for a function that was measured
+        self._unknown: Ranking[SlaveState] = Ranking()  # who has room for any function
         self._task_s: float | None = None  # of all slaves: what one is taken for until it was measured itself
 
-    def changed(self, slave: Slave) -> None:
+    def changed(self, slave: SlaveState) -> None:
         """Rate the slave anew."""
         if not slave.room:
             self.left(slave)
@@ -48,12 +48,12 @@ class PushBest(Strategy):
         else:
             self._unknown.discard(slave)
 
-    def left(self, slave: Slave) -> None:
+    def left(self, slave: SlaveState) -> None:
         """Take the slave out of the ranking."""
         self._known.discard(slave)
         self._unknown.discard(slave)
 
-    def choose(self, estimate_s: float | None, waiting: int) -> tuple[Slave, int] | None:
+    def choose(self, estimate_s: float | None, waiting: int) -> tuple[SlaveState, int] | None:
         """Return the slave with the lowest rating, and how many tasks until another one's is lower."""
         ranking = self._unknown if estimate_s is None else self._known
         first = ranking.first()
@@ -72,6 +72,6 @@ class PushBest(Strategy):
         # Nor does it matter who gets what starts at once.
         return slave, max(1, min(most, max(int(until_next), step, slave.slots - slave.load)))
 
-    def _seconds(self, slave: Slave) -> float:
+    def _seconds(self, slave: SlaveState) -> float:
         task_s = slave.task_s if slave.task_s is not None else self._task_s
         return max(task_s or 0.0, SHORTEST_S)

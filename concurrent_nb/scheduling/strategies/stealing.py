@@ -5,14 +5,14 @@ from math import ceil
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.scheduling.ranking import Ranking
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 
 #: with so many steps for each slave a round's tasks are spread, see `choose`
 _STEPS = 4
 
 
-class Stealing(Strategy):
+class StealingStrategy(Strategy):
     """Early-bound, corrected late: what waits is dealt out evenly by number, up to each slave's credit; a slave with an
     idle slot gets half of the unstarted tasks of the one that has most of them.
 
@@ -33,10 +33,10 @@ class Stealing(Strategy):
         if not worth_s >= 0:
             raise ConfigurationError(f"worth_s is {worth_s}, it must be 0 seconds or more")
         self._worth_s = worth_s
-        self._open: Ranking[Slave] = Ranking()  # who has room, by load for each slot
-        self._rich: Ranking[Slave] = Ranking()  # who can give, the one with most for each slot first
+        self._open: Ranking[SlaveState] = Ranking()  # who has room, by load for each slot
+        self._rich: Ranking[SlaveState] = Ranking()  # who can give, the one with most for each slot first
 
-    def changed(self, slave: Slave) -> None:
+    def changed(self, slave: SlaveState) -> None:
         """Rank the slave anew."""
         if slave.room:
             self._open.set(slave, slave.load / slave.slots)
@@ -48,12 +48,12 @@ class Stealing(Strategy):
         else:
             self._rich.discard(slave)
 
-    def left(self, slave: Slave) -> None:
+    def left(self, slave: SlaveState) -> None:
         """Take the slave out of both rankings."""
         self._open.discard(slave)
         self._rich.discard(slave)
 
-    def choose(self, estimate_s: float | None, waiting: int) -> tuple[Slave, int] | None:
+    def choose(self, estimate_s: float | None, waiting: int) -> tuple[SlaveState, int] | None:
         """Return the slave with the fewest tasks for each slot, and how many until another one has fewer."""
         first = self._open.first()
         if first is None:
@@ -66,7 +66,7 @@ class Stealing(Strategy):
         step = waiting // (_STEPS * len(self._open))
         return slave, max(1, min(slave.room, max(until_next, step, slave.slots - slave.load)))
 
-    def relieve(self, wanted: int, ask: Callable[[Slave, int], int]) -> None:
+    def relieve(self, wanted: int, ask: Callable[[SlaveState, int], int]) -> None:
         """Ask the slave with most to spare for half of that, until there is enough for all idle slots."""
         while wanted > 0 and (first := self._rich.first()) is not None:
             slave = first[1]

@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from concurrent_nb.scheduling.object_locations import Holdings
-from concurrent_nb.scheduling.slave_state import Slave
-from concurrent_nb.tasks.task_record import Task
+from concurrent_nb.scheduling.object_locations import ObjectLocations
+from concurrent_nb.scheduling.slave_state import SlaveState
+from concurrent_nb.tasks.task_record import TaskRecord
 
 
 class Strategy(ABC):
@@ -25,7 +25,7 @@ class Strategy(ABC):
     unknown_s: float = 0.02
 
     @abstractmethod
-    def changed(self, slave: Slave) -> None:
+    def changed(self, slave: SlaveState) -> None:
         """Look at a slave again.
 
         Called when it has joined, and after each change of its load, slots, credit, trust or speed: once after a run of
@@ -33,11 +33,11 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def left(self, slave: Slave) -> None:
+    def left(self, slave: SlaveState) -> None:
         """Drop a slave that is lost. Nothing is called for it afterwards."""
 
     @abstractmethod
-    def choose(self, estimate_s: float | None, waiting: int) -> tuple[Slave, int] | None:
+    def choose(self, estimate_s: float | None, waiting: int) -> tuple[SlaveState, int] | None:
         """Return a slave and how many tasks to give it: at least 1 and no more than its `room`; None to let them wait.
 
         Called at the end of each call of the scheduler, again and again, until nothing waits or the answer is None.
@@ -50,8 +50,8 @@ class Strategy(ABC):
         """
 
     def choose_near(
-        self, task: Task, holdings: Holdings, estimate_s: float | None, waiting: int
-    ) -> tuple[Slave, int] | None:
+        self, task: TaskRecord, holdings: ObjectLocations, estimate_s: float | None, waiting: int
+    ) -> tuple[SlaveState, int] | None:
         """Return what `choose` does, for a task that refers to shared objects and those behind it with the same ones.
 
         Args:
@@ -62,7 +62,7 @@ class Strategy(ABC):
         """
         return self.choose(estimate_s, waiting)
 
-    def relieve(self, wanted: int, ask: Callable[[Slave, int], int]) -> None:  # noqa: B027  (most have nothing to ask)
+    def relieve(self, wanted: int, ask: Callable[[SlaveState, int], int]) -> None:  # noqa: B027  (most have nothing to ask)
         """Ask for tasks back because slots are idle and nothing waits; slaves that answer nothing are asked anyway.
 
         Args:

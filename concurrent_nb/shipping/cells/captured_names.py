@@ -44,7 +44,7 @@ class Captured:
 
 
 @dataclass(frozen=True, slots=True)
-class Capture:
+class NameCapture:
     """All that a cell needs from the notebook, pickled."""
 
     names: tuple[Captured, ...] = ()
@@ -129,7 +129,7 @@ def capture(
     attributes: Collection[str] = (),
     kept: Collection[str] = (),
     limit_bytes: int | None = None,
-) -> Capture:
+) -> NameCapture:
     """Check and pickle the names that `find` has found.
 
     Args:
@@ -179,7 +179,7 @@ def capture(
     most_bytes, most_left_out = _limits(pickled + left_out, limit_bytes)
     _check_sizes({"pickles": pickled}, most_bytes, sizes)
     _check_sizes({"pickles": pickled, "arrays": left_out}, most_bytes + most_left_out, sizes)
-    return Capture(
+    return NameCapture(
         names=tuple(Captured(name, _kind(value), sizes[name], name in draws) for name, value in found.items()),
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),

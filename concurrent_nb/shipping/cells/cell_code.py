@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from concurrent_nb.errors import CellError, ConfigurationError, TooLarge
-from concurrent_nb.shipping.cells.names import Names, names_of
+from concurrent_nb.shipping.cells.names import CellNames, names_of
 
 #: calls of one cell that are accepted; a task should be worth its way
 MOST_CALLS: Final = 1_000_000
@@ -44,7 +44,7 @@ class Cell:
     first_line: int  #: number of the source's first line there
     tree: ast.Module
     flags: int  #: the compiler's, from `from __future__ import`
-    names: Names
+    names: CellNames
     has_value: bool  #: its last statement is an expression, and no `;` follows
 
 
@@ -222,7 +222,7 @@ class ForClause:
 
     text: str
     targets: tuple[str, ...]
-    names: Names
+    names: CellNames
     code: types.CodeType
 
     def calls(self, namespace: Mapping[str, Any], most: int = MOST_CALLS) -> list[tuple[Any, ...]]:
@@ -266,7 +266,7 @@ def _target_names(target: ast.expr, text: str) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=64)
-def parse_until(text: str) -> Names:
+def parse_until(text: str) -> CellNames:
     """Look through the expression of --until. Raises ConfigurationError."""
     advice = 'write an expression over `result`: --until "result is not None"'
     tree = _parse_option(text.strip(), "--until", text, advice)

@@ -21,7 +21,7 @@ from typing import Any
 
 from concurrent_nb.errors import CaptureError, ConfigurationError
 from concurrent_nb.outcome import Hit
-from concurrent_nb.shipping.cells.captured_names import Capture, Captured, capture, find
+from concurrent_nb.shipping.cells.captured_names import Captured, NameCapture, capture, find
 from concurrent_nb.shipping.cells.cell_code import (
     UNTIL,
     Cell,
@@ -32,9 +32,9 @@ from concurrent_nb.shipping.cells.cell_code import (
     parse_for,
     parse_until,
 )
-from concurrent_nb.shipping.cells.names import Names
+from concurrent_nb.shipping.cells.names import CellNames
 from concurrent_nb.shipping.environment.modules import names_imported
-from concurrent_nb.shipping.runtime.setup_runner import Names as BoundNames
+from concurrent_nb.shipping.runtime.setup_runner import SetupNames as BoundNames
 from concurrent_nb.shipping.serialization import pickles, task_main
 from concurrent_nb.shipping.serialization.references import is_importable
 from concurrent_nb.shipping.serialization.source_lines import codes_in, lines_entry
@@ -142,7 +142,7 @@ def setup_cell(
 
 
 def _lent(
-    parts: Sequence[Names], found: Mapping[str, Any], targets: tuple[str, ...], elsewhere: Collection[str]
+    parts: Sequence[CellNames], found: Mapping[str, Any], targets: tuple[str, ...], elsewhere: Collection[str]
 ) -> list[Captured]:
     """List the names that setups lend to a cell."""
     needed = {name for names in parts for name in names.needed}
@@ -150,7 +150,7 @@ def _lent(
 
 
 def _find(
-    cell: Cell, until: Names | None, targets: tuple[str, ...], namespace: dict[str, Any], elsewhere: Collection[str]
+    cell: Cell, until: CellNames | None, targets: tuple[str, ...], namespace: dict[str, Any], elsewhere: Collection[str]
 ) -> dict[str, Any]:
     names = cell.names
     outside = {name: line for name, line in names.needed.items() if name not in targets}
@@ -206,7 +206,7 @@ class CellFunction:
         code: types.CodeType,
         until: types.CodeType | None,
         assigned: tuple[str, ...],
-        captured: Capture,
+        captured: NameCapture,
         sources: Mapping[str, str],
         imported_modules: frozenset[str] = frozenset(),
     ) -> None:
@@ -330,7 +330,7 @@ def _load_cell(
 ) -> CellFunction:
     """Unpickle a CellFunction, with all that its calls share, so that what is missing here is missed at once."""
     shared, fresh, arrays, once = bodies
-    captured = Capture((), imports, submodules, shared, fresh, arrays, (*buffers,), kept, once, (*once_buffers,))
+    captured = NameCapture((), imports, submodules, shared, fresh, arrays, (*buffers,), kept, once, (*once_buffers,))
     condition = marshal.loads(until) if until is not None else None
     function = kind(name, marshal.loads(code), condition, assigned, captured, sources)
     function.load()

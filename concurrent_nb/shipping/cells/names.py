@@ -20,7 +20,7 @@ _Read = tuple[str, int, bool]  # name, line, whether only an annotation reads it
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class CellNames:
     """The names of a piece of code."""
 
     needed: dict[str, int]  #: read while perhaps not bound: name -> line of the first time
@@ -29,7 +29,7 @@ class Names:
     hinted: frozenset[str]  #: those that only annotations need, which Python may never evaluate
 
 
-def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> Names:
+def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> CellNames:
     """Analyse a cell, or the expression of an option. `flags` are the compiler's, for `from __future__ import`."""
     flow = _Flow(flags)
     flow.visit(tree)
@@ -38,7 +38,7 @@ def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> Names:
     declared = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
     for name in sorted(declared):
         flow.read(name, 0, hint=True)
-    return Names(
+    return CellNames(
         needed=flow.needed,
         bound=frozenset(flow.bound | declared),
         shared=frozenset(flow.shared | declared),

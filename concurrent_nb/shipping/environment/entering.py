@@ -22,9 +22,9 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from concurrent_nb import start_snapshot
-from concurrent_nb.shipping.environment.envelope import Environment, State
+from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentState
 from concurrent_nb.shipping.environment.loader import Modules, ModuleSet
-from concurrent_nb.shipping.environment.modules import Source
+from concurrent_nb.shipping.environment.modules import ModuleSource
 from concurrent_nb.shipping.environment.settings import Saved, Setting, all_settings, is_there
 from concurrent_nb.shipping.serialization import pickles
 
@@ -40,9 +40,9 @@ class Entered:
     def __init__(self, environment: Environment | None, modules: ModuleSet) -> None:
         self.environment = environment
         self.modules = modules
-        self.state = State("", {}, (), (), b"", b"")
+        self.state = EnvironmentState("", {}, (), (), b"", b"")
         if environment is not None:
-            self.state = State(*pickle.loads(environment.state))
+            self.state = EnvironmentState(*pickle.loads(environment.state))
         self.values: dict[str, Any] | None = None  #: of settings, once they were unpickled
         self.followed: list[Setting] = []
 
@@ -87,11 +87,13 @@ class Environments:
             modules = self._sets.get(environment.modules_digest)
             if modules is None or modules.is_stale:
                 found = pickle.loads(environment.modules) if environment.modules else []
-                modules = self._sets[environment.modules_digest] = self._set_of([Source(*parts) for parts in found])
+                modules = self._sets[environment.modules_digest] = self._set_of(
+                    [ModuleSource(*parts) for parts in found]
+                )
             entered = self._known[environment.digest] = Entered(environment, modules)
         return entered
 
-    def _set_of(self, sources: list[Source]) -> ModuleSet:
+    def _set_of(self, sources: list[ModuleSource]) -> ModuleSet:
         """Give a set for these modules: a recent one to which some are added, so that its modules keep their state."""
         new = {source.name: source for source in sources}
         for known in reversed(self._recent):

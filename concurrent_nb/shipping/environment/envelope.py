@@ -20,7 +20,7 @@ class Environment:
     """What a process is like, as it travels; made by a `Tracker`, or found in an envelope."""
 
     def __init__(self, state: Buffer, modules: Buffer) -> None:
-        self.state = state  #: pickle of a `State`
+        self.state = state  #: pickle of a `EnvironmentState`
         self.modules = modules  #: pickle of a list of `Source`s; empty if there is none
         self.modules_digest = hashlib.sha256(modules).digest() if modules else _NOTHING
         self.digest = hashlib.sha256(self.modules_digest + hashlib.sha256(state).digest()).digest()
@@ -29,7 +29,7 @@ class Environment:
         return Environment, (pickle.PickleBuffer(self.state), pickle.PickleBuffer(self.modules))
 
 
-class State(NamedTuple):
+class EnvironmentState(NamedTuple):
     """Everything of an environment but its modules."""
 
     folder: str  #: "" leaves a worker where it is
@@ -74,7 +74,7 @@ class Unwrapped:
 IN_THIS_PROCESS: Final = Nothing()
 
 
-class Envelope:
+class EnvironmentEnvelope:
     """A pickled function in the environment that it is to be opened and run in."""
 
     def __init__(self, environment: Environment | None, body: Buffer, buffers: Sequence[Buffer]) -> None:
@@ -86,8 +86,8 @@ class Envelope:
         return _envelope, (self.environment, *map(pickle.PickleBuffer, (self.body, *self.buffers)))
 
 
-def _envelope(environment: Environment | None, body: Buffer, *buffers: Buffer) -> Envelope:
-    return Envelope(environment, body, buffers)
+def _envelope(environment: Environment | None, body: Buffer, *buffers: Buffer) -> EnvironmentEnvelope:
+    return EnvironmentEnvelope(environment, body, buffers)
 
 
 def is_envelope(body: Buffer) -> bool:
@@ -102,9 +102,9 @@ def wrapped(
     if environment is None:
         return body, buffers
     kept: list[memoryview] = []
-    return pickle.dumps(Envelope(environment, body, buffers), 5, buffer_callback=keeping(kept)), kept
+    return pickle.dumps(EnvironmentEnvelope(environment, body, buffers), 5, buffer_callback=keeping(kept)), kept
 
 
 def enclosed(environment: Environment | None, body: bytes) -> bytes:
     """Put a pickle into an envelope in any case, as one pickle."""
-    return pickle.dumps(Envelope(environment, body, ()), 5)
+    return pickle.dumps(EnvironmentEnvelope(environment, body, ()), 5)

@@ -15,7 +15,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, SourceFileLoader
 from typing import Any, Final
 
-from concurrent_nb.shipping.environment.modules import Source, finders_after, stamp_of
+from concurrent_nb.shipping.environment.modules import ModuleSource, finders_after, stamp_of
 from concurrent_nb.shipping.environment.origin import is_compiled, is_users
 from concurrent_nb.shipping.serialization.source_lines import lines_entry
 
@@ -26,7 +26,7 @@ _lines: Final[dict[tuple[str, bytes], Any]] = {}
 class _Loader(SourceFileLoader):
     """Runs a source that has travelled; other files beside it are those of this host."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ModuleSource) -> None:
         super().__init__(source.name, source.filename)
         self._source = source
         self.travelled = source.text
@@ -62,7 +62,7 @@ class _Loader(SourceFileLoader):
         super().exec_module(module)
 
 
-def keep_lines(source: Source) -> None:
+def keep_lines(source: ModuleSource) -> None:
     """Let tracebacks show the lines that have travelled, whatever the file of that name on this host has."""
     key = source.filename, source.text
     entry = _lines.get(key)
@@ -78,7 +78,7 @@ class ModuleSet:
         sources: what has come by content; others of the user's are found on this host, by path.
     """
 
-    def __init__(self, sources: Iterable[Source] = ()) -> None:
+    def __init__(self, sources: Iterable[ModuleSource] = ()) -> None:
         self.sources = {source.name: source for source in sources}
         self.loaded: dict[str, types.ModuleType] = {}  #: while the set is not the current one
         self.by_path: list[tuple[str, tuple[int, int] | None]] = []  #: files that were imported from this host
@@ -112,7 +112,7 @@ class Modules(MetaPathFinder):
             return _spec_with(fullname, path, then, self)
         return None
 
-    def _spec(self, source: Source) -> ModuleSpec | None:
+    def _spec(self, source: ModuleSource) -> ModuleSpec | None:
         folders = list(source.folders) if source.folders is not None else None
         if not source.filename:
             spec = ModuleSpec(source.name, None, is_package=True)
@@ -130,7 +130,7 @@ class Modules(MetaPathFinder):
         spec_of_file.cached = None
         return spec_of_file
 
-    def _check_compiled(self, source: Source) -> None:
+    def _check_compiled(self, source: ModuleSource) -> None:
         here = stamp_of(source.filename)
         if here is None:
             raise ImportError(

@@ -26,7 +26,7 @@ _COMMENT: Final = re.compile(rb"#[^\n]*")
 _NAME: Final = re.compile(rb"[\w.]+")
 
 
-class Source(NamedTuple):
+class ModuleSource(NamedTuple):
     """A module as it travels."""
 
     name: str
@@ -158,12 +158,14 @@ def _found(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     return None
 
 
-def source_of(name: str, spec: Any, text: bytes) -> Source:
+def source_of(name: str, spec: Any, text: bytes) -> ModuleSource:
     """Make the source of a module as it travels."""
     folders = spec.submodule_search_locations
     filename = os.path.abspath(spec.origin) if isinstance(spec.origin, str) and spec.has_location else ""
     stamp = stamp_of(filename) if is_compiled(filename) else None
-    return Source(name, filename, tuple(map(os.path.abspath, folders)) if folders is not None else None, text, stamp)
+    return ModuleSource(
+        name, filename, tuple(map(os.path.abspath, folders)) if folders is not None else None, text, stamp
+    )
 
 
 def code_of(module: types.ModuleType) -> list[types.CodeType]:

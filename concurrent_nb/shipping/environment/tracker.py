@@ -17,9 +17,9 @@ from concurrent_nb import start_snapshot
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.shipping.environment import modules as sources
-from concurrent_nb.shipping.environment.envelope import Environment, State
+from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentState
 from concurrent_nb.shipping.environment.folder import folder_reader
-from concurrent_nb.shipping.environment.modules import Imports, Source
+from concurrent_nb.shipping.environment.modules import Imports, ModuleSource
 from concurrent_nb.shipping.environment.origin import is_users
 from concurrent_nb.shipping.environment.settings import Followed, Saved, Setting, all_settings, is_there
 from concurrent_nb.shipping.serialization import pickles
@@ -36,7 +36,7 @@ _OWN_VARIABLES: Final = frozenset({"MPLBACKEND", SYS_PATH_VARIABLE})
 class _Known(NamedTuple):
     module: types.ModuleType
     spec: Any
-    source: Source
+    source: ModuleSource
     code: list[types.CodeType]
 
 
@@ -210,7 +210,7 @@ class Tracker:
                     del self._kept[next(iter(self._kept))]
             self._is_looked = True
 
-    def _state(self) -> State:
+    def _state(self) -> EnvironmentState:
         self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
         variables = dict(os.environ)
         first = self._first_variables
@@ -223,7 +223,7 @@ class Tracker:
         folder = os.fsdecode(self._folder_bytes)
         self._has_moved = self._has_moved or folder != self._first_folder
         entries = self._path
-        return State(
+        return EnvironmentState(
             folder if self._has_moved else "",
             {name: variables.get(name) for name in sorted(self._touched_variables)},
             tuple(
@@ -357,7 +357,7 @@ class Tracker:
         top = name.partition(".")[0]
         return top not in self._ids or top in self._known
 
-    def _refuse(self, found: dict[str, Source]) -> str:
+    def _refuse(self, found: dict[str, ModuleSource]) -> str:
         total = sum(len(source.text) for source in found.values())
         if total > self._limit_bytes:
             largest = sorted(found.values(), key=lambda source: -len(source.text))[:3]
@@ -377,7 +377,7 @@ class Tracker:
         return ""
 
 
-def _package_of(source: Source) -> str:
+def _package_of(source: ModuleSource) -> str:
     return source.name if source.folders is not None else source.name.rpartition(".")[0]
 
 
@@ -389,7 +389,7 @@ def _compiles(text: bytes) -> bool:
     return True
 
 
-_PLAIN: Final = State("", {}, (), (), b"", b"")
+_PLAIN: Final = EnvironmentState("", {}, (), (), b"", b"")
 
 #: of this process
 TRACKER: Final = Tracker()

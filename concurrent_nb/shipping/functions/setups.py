@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from concurrent_nb.shipping.environment.envelope import Envelope, Environment
+from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentEnvelope
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.runtime.setup_runner import Parts, Prepared
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES, Buffer
@@ -69,7 +69,7 @@ def _in_envelope(
         out.append(raw)
         return False
 
-    return pickle.dumps(Envelope(environment, body, places), 5, buffer_callback=stays), out
+    return pickle.dumps(EnvironmentEnvelope(environment, body, places), 5, buffer_callback=stays), out
 
 
 def _enclose(pickled: PickledFunction, out: list[Buffer | Slice]) -> Parts:

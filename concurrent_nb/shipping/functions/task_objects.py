@@ -40,7 +40,7 @@ def run_task(task: Task) -> Any:
     return result
 
 
-class Caller:
+class TaskObjectCaller:
     """What a worker calls for the tasks of one class."""
 
     def __init__(self, kind: type[Task]) -> None:
@@ -61,7 +61,7 @@ class Caller:
         return run_task(task)
 
 
-class Packer:
+class TaskObjectPacker:
     """Pickle tasks. Keeps what it has made of their classes: each is sent as it was when its first task was packed.
 
     Args:
@@ -103,4 +103,4 @@ class Packer:
     def _of_class(self, kind: type[Task]) -> PickledFunction | None:
         if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
             return None  # it knows how to travel
-        return pickled_by_value(Caller(kind), kind, self._lay_down, self._surroundings)
+        return pickled_by_value(TaskObjectCaller(kind), kind, self._lay_down, self._surroundings)

@@ -128,7 +128,7 @@ class _Batch:
             return
         body = pickle.dumps((fresh, self._seconds[self._told :]), 5)
         if len(body) <= TOLD_BYTES_MAX:
-            notes.SINK.put_progress(notes.Ended(self._told, os.getpid(), body))
+            notes.SINK.put_progress(notes.ItemEnded(self._told, os.getpid(), body))
             self._told = len(self._answers)
 
     def position(self) -> int:

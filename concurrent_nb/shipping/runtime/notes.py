@@ -34,7 +34,7 @@ TEXT_MAX: Final = 200
 _LENGTH: Final = struct.Struct("<I")
 
 
-class Report(msgspec.Struct, tag="report", frozen=True):
+class ProgressReport(msgspec.Struct, tag="report", frozen=True):
     """How far a task is."""
 
     fraction: float | None  #: 0 to 1; None if it does not know
@@ -81,7 +81,7 @@ class Item(msgspec.Struct, tag="item", frozen=True):
     position: int
 
 
-class Ended(msgspec.Struct, tag="ended", frozen=True):
+class ItemEnded(msgspec.Struct, tag="ended", frozen=True):
     """How items of a batch that goes on have ended."""
 
     position: int  #: of the first of them
@@ -129,13 +129,15 @@ class Publication:
         return pickles.loads_home(body, [bytearray(buffer) for buffer in buffers])
 
 
-Note = Report | Display | Publication | SystemCounts | Item | Ended | SetupRan
+Note = ProgressReport | Display | Publication | SystemCounts | Item | ItemEnded | SetupRan
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Report | Display | SystemCounts | Item | Ended | SetupRan | _Published).decode
+_decode: Final = msgspec.msgpack.Decoder(
+    ProgressReport | Display | SystemCounts | Item | ItemEnded | SetupRan | _Published
+).decode
 
 
-class Sink:
+class NoteSink:
     """Where notes go, open while a task runs: one for each process, or for each thread in which tasks run.
 
     Keeps to the task's limits: reports that come too fast are left out, except for the last.
@@ -168,7 +170,7 @@ class Sink:
         if held is not None and send is not None:
             send(held)
 
-    def put_report(self, note: Report) -> None:
+    def put_report(self, note: ProgressReport) -> None:
         """Send a report, now or never or, if it is the last, at the end."""
         record = self._addressed(note)
         now = self._clock()
@@ -179,7 +181,7 @@ class Sink:
         self._held = None
         self._put(record)
 
-    def put_progress(self, note: SystemCounts | Ended | SetupRan) -> None:
+    def put_progress(self, note: SystemCounts | ItemEnded | SetupRan) -> None:
         """Send how far a system or a batch is, or how a setup has ended. Not counted: none comes too fast."""
         if self._send is not None:
             self._send(_record(note))
@@ -188,7 +190,7 @@ class Sink:
         """Send a note. Raises TooLarge if the task's notes take too much."""
         self._put(self._addressed(note))
 
-    def _addressed(self, note: Report | Display | _Published) -> bytes:
+    def _addressed(self, note: ProgressReport | Display | _Published) -> bytes:
         """Give a note's record, in a batch behind one that says whose it is."""
         record = _record(note)
         return record if self.item is None else _record(Item(self.item())) + record
@@ -208,7 +210,7 @@ class Sink:
 
 
 #: this process's
-SINK: Final = Sink()
+SINK: Final = NoteSink()
 
 
 class _Own(threading.local):
@@ -218,14 +220,14 @@ class _Own(threading.local):
 _own: Final = _Own()
 
 
-def sink() -> Sink:
+def sink() -> NoteSink:
     """Return where the notes of this thread go."""
     return _own.sink
 
 
 def have_own_sink() -> None:
     """Let the notes of this thread go where no other thread's go: tasks run beside it in this process."""
-    _own.sink = Sink()
+    _own.sink = NoteSink()
 
 
 def is_shared() -> bool:
@@ -256,7 +258,7 @@ def report(fraction: float | None = None, text: str = "") -> None:
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"report() takes a fraction from 0 to 1, not {given!r:.100}")
     if (own := sink()).is_open:
-        own.put_report(Report(fraction, str(text)[:TEXT_MAX]))
+        own.put_report(ProgressReport(fraction, str(text)[:TEXT_MAX]))
 
 
 def publish(value: Any) -> None:
@@ -372,12 +374,12 @@ def _png_of(figure: Any) -> bytes:
 # ------------------------------------------------------------------------------------------------ the stream
 
 
-def _record(note: Report | Display | SystemCounts | Item | Ended | SetupRan | _Published) -> bytes:
+def _record(note: ProgressReport | Display | SystemCounts | Item | ItemEnded | SetupRan | _Published) -> bytes:
     encoded = _encode(note)
     return _LENGTH.pack(len(encoded)) + encoded
 
 
-class Reader:
+class NoteReader:
     """Put the records of one task's stream together again.
 
     >>> reader = Reader()

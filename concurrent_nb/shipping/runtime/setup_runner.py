@@ -31,7 +31,7 @@ Parts = tuple[Any, ...]
 Enclosed = tuple[bytes, bytes, str, str, Parts]
 
 
-class Names(dict[str, Any]):
+class SetupNames(dict[str, Any]):
     """What a setup cell has bound."""
 
 
@@ -43,7 +43,7 @@ class NotLoaded(Exception):
 class _Ran:
     place: bytes
     failure: str  #: traceback
-    names: Names
+    names: SetupNames
     told: notes.SetupRan
 
 
@@ -120,7 +120,7 @@ class _Waiting:
             time.sleep(seconds)
 
 
-def _names_of(setup: Enclosed, lent: Mapping[str, Any]) -> Names:
+def _names_of(setup: Enclosed, lent: Mapping[str, Any]) -> SetupNames:
     """Run a setup, unless it has run here; give the names that it has bound."""
     id, _, name, broken, _ = setup
     if broken:
@@ -139,13 +139,13 @@ def _run(setup: Enclosed, lent: Mapping[str, Any]) -> _Ran:
     for old in [other for other, ran in _ran.items() if ran.place == place]:
         del _ran[old]  # before, so that what it keeps need not be there twice
     began = time.monotonic()
-    failure, names = "", Names()
+    failure, names = "", SetupNames()
     value: Any = None
     try:
         function, args = _opened(call)
         lend(function, lent)
         value = function(*args)
-        if type(value) is Names:
+        if type(value) is SetupNames:
             names, value = value, None
     except (Exception, SystemExit) as error:  # noqa: BLE001  (user code; each task that needs it tells what it raised)
         failure = _traceback_of(error)

@@ -53,13 +53,13 @@ class Drawing:
         self.index = self.own = None
 
 
-class _Here(threading.local):
+class _CurrentStreams(threading.local):
     def __init__(self) -> None:
         self.drawing = Drawing()
         self.made: list[Made] | None = None  #: while a function is unpickled that serves many tasks: those in it
 
 
-_HERE: Final = _Here()
+_HERE: Final = _CurrentStreams()
 
 
 def drawing() -> Drawing:

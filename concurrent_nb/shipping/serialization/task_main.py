@@ -19,7 +19,7 @@ from typing import Any, Final
 MAIN: Final = "__main__"
 
 
-class _Here(threading.local):
+class _CurrentMain(threading.local):
     """Of each thread that runs tasks."""
 
     module: types.ModuleType | None = None  #: None: no worker
@@ -27,7 +27,7 @@ class _Here(threading.local):
     visitors: tuple[str, ...] = ()  #: names that came with arguments
 
 
-HERE: Final = _Here()
+HERE: Final = _CurrentMain()
 
 #: globals that the initializer of this worker has assigned: every function that comes from `__main__` finds them
 _INITIALIZED: Final[dict[str, Any]] = {}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from concurrent_nb.workers.protocol.status_page import make_page_file
 
 
-class WorkerEnds(NamedTuple):
+class WorkerChannels(NamedTuple):
     """What the worker gets, in the order in which it is handed over."""
 
     tasks: int  #: stream socket: orders in, results out
@@ -27,7 +27,7 @@ class WorkerEnds(NamedTuple):
             os.close(fd)
 
 
-class SlaveEnds(NamedTuple):
+class SlaveChannels(NamedTuple):
     """What the slave keeps."""
 
     tasks: int
@@ -44,7 +44,7 @@ class SlaveEnds(NamedTuple):
             os.close(fd)
 
 
-def make_ends() -> tuple[SlaveEnds, WorkerEnds]:
+def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
     """Make everything that connects a slave with one worker. Raises OSError if there are too many open files."""
     made: list[int] = []
     try:
@@ -66,8 +66,8 @@ def make_ends() -> tuple[SlaveEnds, WorkerEnds]:
             os.close(fd)
         raise
     return (
-        SlaveEnds(tasks, tokens, tokens_back, page, lifeline, out, err),
-        WorkerEnds(worker_tasks, worker_tokens, worker_page, worker_lifeline, worker_out, worker_err),
+        SlaveChannels(tasks, tokens, tokens_back, page, lifeline, out, err),
+        WorkerChannels(worker_tasks, worker_tokens, worker_page, worker_lifeline, worker_out, worker_err),
     )
 
 

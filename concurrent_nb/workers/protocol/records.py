@@ -2,12 +2,13 @@
 
     record:  u32 length (little endian) | header: msgpack | buffers, in order, as long as the header's `sizes` say
 
-To the worker a header is `Load`, `Drop` or `Run`, or says what there is of shared memory: `Know`, `Forget`, `Release`.
-From the worker it is a `Note`, a `Know` or `Forget` of its own shared memory, or a list of `Result`s, which the worker
-puts together from results that it has encoded one by one; the first such list is empty and says: ready. A worker that
-will never be ready sends a `NotInitialized` instead.
+A slave sends its worker functions (`LoadFunction`, `ForgetFunctions`), tasks (`RunTasks`) and what there is of shared
+memory (`AddSegment`, `RemoveSegments`, `ReleaseSlices`). A worker sends notes of a task (`NoteRecord`), its own shared
+memory (`AddSegment`, `RemoveSegments`), or a list of `Result`s, which it puts together from results that it has encoded
+one by one. The first such list is empty and means that the worker is ready. A worker that will never be ready sends
+`NotInitialized` instead.
 
-Pure: `pack` gives what to send, `Reader` says where received bytes belong. Used by both ends; neither unpickles here.
+Pure: `pack` returns what to send, `RecordReader` where received bytes belong. Used by both ends; nothing is unpickled.
 """
 
 import mmap
@@ -42,7 +43,7 @@ _MSGPACK_ARRAY32: Final = 0xDD
 _RESULTS_BEGIN: Final = bytes([_MSGPACK_ARRAY32])
 
 
-class Load(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
+class LoadFunction(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
     """A function, before the first task that needs it."""
 
     digest: bytes
@@ -54,7 +55,7 @@ class Load(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1):
         return lengths(self.sizes)
 
 
-class Drop(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
+class ForgetFunctions(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
     """Functions that are not needed any more."""
 
     digests: list[bytes]
@@ -64,7 +65,7 @@ class Drop(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=2):
         return []
 
 
-class Run(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
+class RunTasks(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
     """A pack of tasks of one job and function. Each may start only with a token of this epoch."""
 
     function: bytes
@@ -92,7 +93,7 @@ class Result(msgspec.Struct, array_like=True, frozen=True, gc=False):
     keeps: bool = False  #: the worker still refers to shared memory of the arguments
 
 
-class Note(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
+class NoteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
     """The next bytes of a task's stream 3, while it runs."""
 
     ticket: int
@@ -103,7 +104,7 @@ class Note(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
         return []
 
 
-class Know(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
+class AddSegment(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
     """A segment of shared memory, before the first slice of it."""
 
     segment: bytes
@@ -116,7 +117,7 @@ class Know(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
         return []
 
 
-class Forget(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=6):
+class RemoveSegments(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=6):
     """Segments of shared memory that nothing refers to any more."""
 
     segments: list[bytes]
@@ -126,7 +127,7 @@ class Forget(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=6):
         return []
 
 
-class Release(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=7):
+class ReleaseSlices(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=7):
     """Slices of the worker's own shared memory whose results have been taken."""
 
     slices: list[Slice]
@@ -147,8 +148,8 @@ class NotInitialized(msgspec.Struct, array_like=True, frozen=True, gc=False, tag
         return []
 
 
-Order = Load | Drop | Run | Know | Forget | Release
-Said = Note | Know | Forget | NotInitialized
+Order = LoadFunction | ForgetFunctions | RunTasks | AddSegment | RemoveSegments | ReleaseSlices
+Said = NoteRecord | AddSegment | RemoveSegments | NotInitialized
 
 
 def lengths(sizes: Sizes) -> list[int]:
@@ -214,7 +215,7 @@ def unpack_unsent(count: int, encoded: bytes) -> Results:
         raise ProtocolError(f"has no results in its status page: {error}") from error
 
 
-class Reader(Generic[H]):
+class RecordReader(Generic[H]):
     """Say where the next bytes of a stream go, and give the records that they complete.
 
     Memory is taken as bytes come, not as they are announced. A stream that has once been no record is never one again:

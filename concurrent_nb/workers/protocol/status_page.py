@@ -47,7 +47,7 @@ def make_page_file() -> int:
     return fd
 
 
-class Page:
+class StatusPage:
     """One end's view of a status page. The descriptor may be closed once this is made."""
 
     def __init__(self, fd: int) -> None:

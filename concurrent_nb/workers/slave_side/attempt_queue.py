@@ -11,7 +11,7 @@ PACK_MAX: Final = 64
 PACK_BYTES_MAX: Final = 1024 * 1024
 
 
-class Waiting:
+class AttemptQueue:
     """First in, first out; what comes back goes to the front. `len` counts what really waits.
 
     An attempt that leaves is only marked as over and skipped later, so leaving costs the same wherever it stands.

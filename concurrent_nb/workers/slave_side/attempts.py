@@ -9,12 +9,12 @@ from msgspec import Struct
 from concurrent_nb.ids import task_name
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes, TaskRef
-from concurrent_nb.workers.protocol.records import Know, Result
+from concurrent_nb.workers.protocol.records import AddSegment, Result
 
 Buffer = bytes | bytearray | memoryview
 
 
-class Wish(IntEnum):
+class Disposition(IntEnum):
     """What is to become of an attempt that was assigned. A stronger wish replaces a weaker one."""
 
     KEEP = 0  #: run it
@@ -37,7 +37,7 @@ class Attempt(Struct, eq=False):
     sizes: Sizes
     buffers: Sequence[Buffer]
     worker: int = 0  #: the worker that has it, 0 while it waits
-    wish: Wish = Wish.KEEP
+    wish: Disposition = Disposition.KEEP
     over: bool = False  #: it left the books while it stood in the queue, where it is skipped
     reported: bool = False  #: reported as started
     needs: Needs | None = None  #: None: a slot, in a process
@@ -68,7 +68,7 @@ class Attempt(Struct, eq=False):
 
     def overran(self, elapsed_s: float) -> bool:
         """Say whether it ran too long and was told to stop: what it returned after that is not to be trusted."""
-        return self.wish is Wish.TIME_OUT and self.timeout_s is not None and elapsed_s > self.timeout_s
+        return self.wish is Disposition.TIME_OUT and self.timeout_s is not None and elapsed_s > self.timeout_s
 
     @property
     def name(self) -> str:
@@ -87,7 +87,7 @@ class Start:
     process: int = 0  #: it is a thread of the process of this number, which is started for the first of them
 
 
-class Give(Struct, frozen=True):
+class GiveTasks(Struct, frozen=True):
     """Send a pack of tasks of one function."""
 
     worker: int
@@ -124,7 +124,7 @@ class Dismiss:
     worker: int
 
 
-Command = Start | Give | Recall | Interrupt | Kill | Dismiss
+Command = Start | GiveTasks | Recall | Interrupt | Kill | Dismiss
 
 # --------------------------------------------------------------------------------------------- reports to the slave
 
@@ -132,7 +132,7 @@ Command = Start | Give | Recall | Interrupt | Kill | Dismiss
 JobOutcomes = tuple[bytes, list[OutcomeFrame], list[Sequence[Buffer]]]
 
 
-class Reports(Struct):
+class PoolReports(Struct):
     """What has happened since the last reports were taken."""
 
     outcomes: list[JobOutcomes] = []
@@ -140,7 +140,7 @@ class Reports(Struct):
     returned: list[TaskRef] = []  #: these never started, and never will here
     output: list[tuple[TaskRef, int, bytes]] = []  #: of streams 1 and 2, in order
     degraded: str = ""  #: why no worker is started any more; every task is returned from then on
-    segments: list[Know] = []  #: shared memory that workers have made for results, some of them in these outcomes
+    segments: list[AddSegment] = []  #: shared memory that workers have made for results, some of them in these outcomes
     forgotten: list[bytes] = []  #: segments that their workers have given up
     orphaned: list[bytes] = []  #: segments whose workers have died
     _places: dict[bytes, int] = {}  # job to its place in outcomes

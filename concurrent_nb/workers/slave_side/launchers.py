@@ -1,6 +1,6 @@
 """Launchers: they bring worker processes to life, signal them, and say how each ended. Used by the pool alone.
 
-`TemplateLauncher` has a template process fork them (fast, and safe because that process has one thread);
+`ForkServerLauncher` has a template process fork them (fast, and safe because that process has one thread);
 `SpawnLauncher` starts an interpreter for each (slower, and the only way where there is no fork). Both are small on
 purpose: what a worker is for is not known here.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from concurrent_nb.ids import INITIALIZER_VARIABLE
-from concurrent_nb.workers.protocol.channels import WorkerEnds
+from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.fork_records import (
     ENDED,
     FORK,
@@ -48,7 +48,7 @@ LOGGED_LINES_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class ProcessStarted:
     """A worker has its process."""
 
     worker: int
@@ -56,20 +56,20 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ProcessEnded:
     """A worker's process is no more."""
 
     worker: int
     how: str  #: as in "died of SIGSEGV"
 
 
-Event = Started | Ended
+Event = ProcessStarted | ProcessEnded
 
 
 class Launcher(Protocol):
     """Starts and signals worker processes."""
 
-    def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
+    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
         """Start a worker that gets these ends. They stay open here."""
 
     def expect_host(self) -> None:
@@ -128,7 +128,7 @@ def in_words(status: int, peak_bytes: int = 0) -> str:
         return f"died of signal {-status}{memory}"
 
 
-class LastWords:
+class StderrTail:
     """Reads what a process writes to its standard error before it is a worker, for the log and for messages.
 
     Not all at once, and not all for the log: whoever writes may write for ever.
@@ -161,13 +161,13 @@ class LastWords:
         os.close(self.writing)
 
 
-class TemplateLauncher:
+class ForkServerLauncher:
     """Have a template process fork the workers. A template that died is replaced when the next worker is asked for."""
 
     def __init__(self, env: Mapping[str, str], command: Sequence[str] = COMMAND) -> None:
         self._env = env
         self._command = command
-        self._words = LastWords()
+        self._words = StderrTail()
         self._link: socket.socket | None = None
         self._template: subprocess.Popen[bytes] | None = None
         self._workers: dict[int, int] = {}  # worker to pid, 0 until it is forked
@@ -190,13 +190,13 @@ class TemplateLauncher:
         link.setblocking(False)
         self._link = link
 
-    def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
+    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
         """Ask the template for a worker."""
         try:
             if self._link is None:
                 self._start()
         except OSError as error:
-            return [Ended(worker, f"could not be started: {error}")]
+            return [ProcessEnded(worker, f"could not be started: {error}")]
         assert self._link is not None
         self._workers[worker] = 0
         try:
@@ -253,7 +253,7 @@ class TemplateLauncher:
         kind, worker, pid, status, peak = RECORD.unpack(record)
         if kind == STARTED and self._workers.get(worker) == 0 and pid > 0:
             self._workers[worker] = pid
-            return Started(worker, pid)
+            return ProcessStarted(worker, pid)
         if kind != ENDED or worker not in self._workers:
             return None
         try:
@@ -261,7 +261,7 @@ class TemplateLauncher:
         except ValueError:
             return None
         del self._workers[worker]
-        return Ended(worker, how)
+        return ProcessEnded(worker, how)
 
     def _template_died(self) -> list[Event]:
         """Count all workers as dead, and see to it that they are."""
@@ -278,7 +278,7 @@ class TemplateLauncher:
             if pid:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
-        return [Ended(worker, f"was killed because its template {how}") for worker in lost]
+        return [ProcessEnded(worker, f"was killed because its template {how}") for worker in lost]
 
     def last_words(self) -> str:
         """Return the last lines that the template and unready workers wrote."""
@@ -306,11 +306,11 @@ class SpawnLauncher:
         self._env = env
         self._command = command
         self._with_pidfds = pidfds  # without them, deaths are noticed when `news` is asked for
-        self._words = LastWords()
+        self._words = StderrTail()
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, int] = {}
 
-    def launch(self, worker: int, ends: WorkerEnds) -> list[Event]:
+    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
         """Start an interpreter."""
         try:
             process = subprocess.Popen(
@@ -323,12 +323,12 @@ class SpawnLauncher:
                 env=dict(self._env),
             )
         except OSError as error:
-            return [Ended(worker, f"could not be started: {error}")]
+            return [ProcessEnded(worker, f"could not be started: {error}")]
         self._workers[worker] = process
         if self._with_pidfds:
             with contextlib.suppress(OSError):  # too many open files: its end is noticed a little later then
                 self._pidfds[worker] = os.pidfd_open(process.pid)
-        return [Started(worker, process.pid)]
+        return [ProcessStarted(worker, process.pid)]
 
     def expect_host(self) -> None:
         """Do nothing: each interpreter imports what it needs."""
@@ -358,7 +358,7 @@ class SpawnLauncher:
         events: list[Event] = []
         for worker, process in list(self._workers.items()):
             if (how := _ended(process)) is not None:
-                events.append(Ended(worker, how))
+                events.append(ProcessEnded(worker, how))
                 del self._workers[worker]
                 if worker in self._pidfds:
                     os.close(self._pidfds.pop(worker))

@@ -8,7 +8,7 @@ task that writes nothing costs no marker.
 Bytes that no marker follows yet are handed on at once if one task ran before and after the read and the pipe is empty.
 Else they are kept until the next read or marker tells. What comes while no task runs belongs to none: ticket 0.
 
-`Tape` is pure and knows one pipe; `Capture` reads the two pipes of one worker.
+`OutputSplitter` is pure and knows one pipe; `OutputCapture` reads the two pipes of one worker.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Final
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.workers.protocol.output_markers import TICKET, marker
-from concurrent_nb.workers.protocol.status_page import Page
+from concurrent_nb.workers.protocol.status_page import StatusPage
 
 #: more than a pipe usually holds, so that most reads are shorter, which says that the pipe is empty
 READ_BYTES: Final = 128 * 1024
@@ -34,7 +34,7 @@ _READS_MAX: Final = PIPE_BYTES_MAX // READ_BYTES
 Piece = tuple[int, int, bytes]
 
 
-class Tape:
+class OutputSplitter:
     """Cut the bytes of one pipe at its markers.
 
     >>> tape = Tape(b"NONCE")
@@ -93,13 +93,13 @@ class Tape:
         return 0
 
 
-class Capture:
+class OutputCapture:
     """Read the output pipes of one worker. Returns pieces; those of ticket 0 belong to no task."""
 
-    def __init__(self, page: Page, fds: tuple[int, int], limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, page: StatusPage, fds: tuple[int, int], limit_bytes: int = LIMIT_BYTES) -> None:
         self._page = page
         self._fds = fds
-        self._tapes = (Tape(page.nonce, limit_bytes), Tape(page.nonce, limit_bytes))
+        self._tapes = (OutputSplitter(page.nonce, limit_bytes), OutputSplitter(page.nonce, limit_bytes))
         self._limit_bytes = limit_bytes
         self._written: dict[int, int] = {}  # by ticket
         self.ended: set[int] = set()  # streams of which nothing more will come

@@ -19,31 +19,39 @@ from typing import Final
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import task_name
 from concurrent_nb.wire.messages import NOTES, Needs, Slice, TaskFrame, TaskRef
-from concurrent_nb.workers.protocol.channels import WorkerEnds, make_ends
-from concurrent_nb.workers.protocol.records import Forget, Know, Note, NotInitialized, Result, Results, Said
+from concurrent_nb.workers.protocol.channels import WorkerChannels, make_channels
+from concurrent_nb.workers.protocol.records import (
+    AddSegment,
+    NoteRecord,
+    NotInitialized,
+    RemoveSegments,
+    Result,
+    Results,
+    Said,
+)
 from concurrent_nb.workers.slave_side import machine
 from concurrent_nb.workers.slave_side.attempts import (
     Buffer,
     Command,
     Dismiss,
-    Give,
+    GiveTasks,
     Interrupt,
     Kill,
+    PoolReports,
     Recall,
-    Reports,
     Start,
 )
 from concurrent_nb.workers.slave_side.launchers import (
     Event,
+    ForkServerLauncher,
     Launcher,
+    ProcessStarted,
     SpawnLauncher,
-    Started,
-    TemplateLauncher,
     environment,
 )
 from concurrent_nb.workers.slave_side.output_capture import LIMIT_BYTES, Piece
-from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, RESULT_S, SLOW_S, Books
-from concurrent_nb.workers.slave_side.worker_connection import LOG_LINES_MAX, SEGMENTS_MAX, Line
+from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, RESULT_S, SLOW_S, PoolScheduler
+from concurrent_nb.workers.slave_side.worker_connection import LOG_LINES_MAX, SEGMENTS_MAX, WorkerConnection
 from concurrent_nb.workers.slave_side.worker_limits import Framing, LogLimit
 
 log = logging.getLogger(__name__)
@@ -67,7 +75,7 @@ SEGMENT_ID_BYTES: Final = 16
 def make_launcher(kind: str, slots: int, cores: int | None = None) -> Launcher:
     """Make the launcher called "template" (the default of nodes) or "spawn", for workers that share `cores`."""
     env = environment(slots, cores or machine.cores(), os.environ)
-    return TemplateLauncher(env) if kind == "template" else SpawnLauncher(env)
+    return ForkServerLauncher(env) if kind == "template" else SpawnLauncher(env)
 
 
 class Pool:
@@ -97,22 +105,26 @@ class Pool:
         result_bytes_max: int = 0,
     ) -> None:
         self.fds_version = 0
-        self._books = Books(slots, grace_s=grace_s, tasks_max=tasks_max, initializes=initializes, result_s=result_s)
+        self._books = PoolScheduler(
+            slots, grace_s=grace_s, tasks_max=tasks_max, initializes=initializes, result_s=result_s
+        )
         self._initializes = initializes
         self._result_bytes_max = result_bytes_max or 1 << 62
         self._log = LogLimit(LOG_LINES_MAX)  # for workers that are killed
         self._cores = machine.cores()
         self._launcher = launcher
         self._output_limit_bytes = output_limit_bytes
-        self._lines: dict[int, Line] = {}  # by worker
-        self._mains: dict[int, Line] = {}  # to main threads of processes of threads, by process
+        self._lines: dict[int, WorkerConnection] = {}  # by worker
+        self._mains: dict[int, WorkerConnection] = {}  # to main threads of processes of threads, by process
         self._functions: dict[bytes, tuple[Buffer, Sequence[Buffer | Slice]]] = {}
-        self._segments: dict[bytes, Know] = {}  # shared memory in which arguments and functions lie
-        self._made: list[Know] = []  # shared memory of workers that is to be reported
+        self._segments: dict[bytes, AddSegment] = {}  # shared memory in which arguments and functions lie
+        self._made: list[AddSegment] = []  # shared memory of workers that is to be reported
         self._forgotten: list[bytes] = []
         self._orphaned: list[bytes] = []
         self._fds: dict[int, int] = {}
-        self._readers: dict[int, tuple[Line, int]] = {}  # by descriptor: whose it is, and which: TASKS, or 1 or 2
+        self._readers: dict[
+            int, tuple[WorkerConnection, int]
+        ] = {}  # by descriptor: whose it is, and which: TASKS, or 1 or 2
         self._launcher_fds: list[int] = []
         self._commands: deque[Command] = deque()
         self._obeying = False
@@ -145,7 +157,7 @@ class Pool:
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
         """Know how workers open a segment of shared memory, before the first slice of it."""
-        self._segments[segment] = Know(segment, pid, fd, size)
+        self._segments[segment] = AddSegment(segment, pid, fd, size)
 
     def drop_segments(self, segments: Sequence[bytes]) -> None:
         """Forget segments to which nothing refers any more."""
@@ -172,7 +184,7 @@ class Pool:
         for line in list(self._lines.values()):
             self._tell(line, partial(line.drop, digests))
 
-    def _tell(self, line: Line, tell: Callable[[], None]) -> None:
+    def _tell(self, line: WorkerConnection, tell: Callable[[], None]) -> None:
         """Send a worker something that belongs to no task."""
         try:
             tell()
@@ -213,7 +225,7 @@ class Pool:
         self.drop_functions(list(self._functions))
         self.drop_segments(list(self._segments))
 
-    def take_reports(self) -> Reports:
+    def take_reports(self) -> PoolReports:
         """Hand over what has happened since the last call."""
         reports = self._books.take_reports()
         reports.output, self._output = self._output, []
@@ -277,7 +289,7 @@ class Pool:
         except Exception as error:  # noqa: BLE001  (the bulkhead)
             self._break(line, error, now)
 
-    def _read_output(self, line: Line, stream: int, fd: int) -> None:
+    def _read_output(self, line: WorkerConnection, stream: int, fd: int) -> None:
         pieces = line.capture.read(stream)
         self._hand_out(line, pieces or ())
         # Not for what the poll said: it may have said it of a dead worker's pipe whose number is this one's by now.
@@ -307,7 +319,7 @@ class Pool:
                 self._break(busy, error, now)
         self._obey(self._books.tick(now), now)
 
-    def _look(self, line: Line, now: float) -> None:
+    def _look(self, line: WorkerConnection, now: float) -> None:
         page = line.page
         ticket, started_at = page.look()
         if ticket and now - started_at >= SLOW_S:
@@ -320,7 +332,7 @@ class Pool:
         self._obey(self._books.looked(line.worker, ticket, started_at, moving, now, page.ended), now)
         self._obey(self._books.blocked(line.worker, ticket if page.blocked == ticket else 0, now), now)
 
-    def _unsent(self, line: Line, ticket: int) -> Results:
+    def _unsent(self, line: WorkerConnection, ticket: int) -> Results:
         """Read the results in a page. What is none is no error if the task has ended meanwhile."""
         try:
             return line.unsent()
@@ -352,7 +364,7 @@ class Pool:
 
     def _obey_one(self, command: Command, now: float) -> None:
         line = self._lines.get(command.worker)  # None if it has died meanwhile, which the books know by now
-        if isinstance(command, Give) and line:
+        if isinstance(command, GiveTasks) and line:
             self._give(line, command)
         elif isinstance(command, Recall) and line:
             self._commands += self._books.gave_back(line.worker, line.recall(), now)
@@ -373,7 +385,7 @@ class Pool:
         elif isinstance(command, Start) and not self._closing:
             self._start_worker(command.worker, now)
 
-    def _give(self, line: Line, command: Give) -> None:
+    def _give(self, line: WorkerConnection, command: GiveTasks) -> None:
         if not line.has(command.function) and command.function in self._functions:
             body, buffers = self._functions[command.function]
             self._introduce(line, buffers)
@@ -386,7 +398,7 @@ class Pool:
         line.give(command.function, command.attempts, threads)
         self._watch_tasks(line)
 
-    def _introduce(self, line: Line, buffers: Iterable[object]) -> None:
+    def _introduce(self, line: WorkerConnection, buffers: Iterable[object]) -> None:
         """Tell a worker how to open what its next order refers to."""
         for buffer in buffers:
             if isinstance(buffer, Slice) and not line.knows(buffer.segment) and buffer.segment in self._segments:
@@ -423,10 +435,10 @@ class Pool:
             theirs.close()
         self._take_events(events, now)
 
-    def _open_line(self, worker: int, process: int = 0) -> tuple[Line, WorkerEnds]:
+    def _open_line(self, worker: int, process: int = 0) -> tuple[WorkerConnection, WorkerChannels]:
         """Make a line and watch it; give the worker's ends, too. Raises OSError if there are too many open files."""
-        ours, theirs = make_ends()
-        line = Line(worker, ours, self._output_limit_bytes, self._result_bytes_max, process)
+        ours, theirs = make_channels()
+        line = WorkerConnection(worker, ours, self._output_limit_bytes, self._result_bytes_max, process)
         self._readers[line.socket.fileno()] = (line, 0)
         self._watch_tasks(line)
         for stream, fd in enumerate(line.outputs, 1):
@@ -436,7 +448,7 @@ class Pool:
 
     # --------------------------------------------------------------------------------------------- what workers say
 
-    def _receive(self, line: Line, most_bytes: int, now: float) -> None:
+    def _receive(self, line: WorkerConnection, most_bytes: int, now: float) -> None:
         """Take what a worker says. Raises ProtocolError for what none says."""
         try:
             for said, buffers in line.receive(most_bytes):
@@ -451,13 +463,13 @@ class Pool:
             if line.worker in self._lines:  # it is dead, which the launcher is about to say, or has closed its socket
                 self._leaving.setdefault(line.worker, (now + LEAVE_S, str(error)))
 
-    def _heard(self, line: Line, said: Results | Said, now: float) -> None:
+    def _heard(self, line: WorkerConnection, said: Results | Said, now: float) -> None:
         """Take what is no result."""
-        if isinstance(said, Note):
+        if isinstance(said, NoteRecord):
             self._take_note(line, said, now)
-        elif isinstance(said, Know):
+        elif isinstance(said, AddSegment):
             self._take_segment(line, said)
-        elif isinstance(said, Forget):
+        elif isinstance(said, RemoveSegments):
             self._drop_made(line, said.segments)
         elif isinstance(said, NotInitialized):
             if line.is_ready or not self._initializes:
@@ -467,7 +479,7 @@ class Pool:
             line.is_ready = True
             self._greet(line, now)
 
-    def _take_results(self, line: Line, results: Results, buffers: Sequence[Buffer], now: float) -> None:
+    def _take_results(self, line: WorkerConnection, results: Results, buffers: Sequence[Buffer], now: float) -> None:
         for result in results:
             if result.wrote:
                 self._hand_out(line, line.capture.read_until_marked(result.ticket, result.wrote))
@@ -475,13 +487,13 @@ class Pool:
                 self._check_slices(line, result)
         self._obey(self._books.outcomes(line.worker, results, buffers, now), now)
 
-    def _check_slices(self, line: Line, result: Result) -> None:
+    def _check_slices(self, line: WorkerConnection, result: Result) -> None:
         """Raise ProtocolError if a result refers to memory that is not its worker's."""
         for slice_ in result.sizes:
             if isinstance(slice_, Slice) and slice_.offset + slice_.size > line.made.get(slice_.segment, -1):
                 raise ProtocolError(f"gave a slice that is not in its own shared memory, of {slice_.segment.hex()[:8]}")
 
-    def _take_segment(self, line: Line, made: Know) -> None:
+    def _take_segment(self, line: WorkerConnection, made: AddSegment) -> None:
         known = made.segment in self._segments or any(made.segment in other.made for other in self._lines.values())
         if known or made.pid != line.pid or made.fd < 0 or made.size < 1 or len(made.segment) != SEGMENT_ID_BYTES:
             raise ProtocolError(f"named shared memory that is not its own, {made.segment.hex()[:8]}")
@@ -490,7 +502,7 @@ class Pool:
         line.made[made.segment] = made.size
         self._made.append(made)
 
-    def _drop_made(self, line: Line, segments: Sequence[bytes]) -> None:
+    def _drop_made(self, line: WorkerConnection, segments: Sequence[bytes]) -> None:
         """Forget segments of a worker's own; it may name some that it has never told of."""
         others: list[Container[bytes]] = [
             self._segments,
@@ -500,7 +512,7 @@ class Pool:
             raise ProtocolError("gave up shared memory that is not its own")
         self._forgotten += [segment for segment in segments if line.made.pop(segment, None) is not None]
 
-    def _take_note(self, line: Line, note: Note, now: float) -> None:
+    def _take_note(self, line: WorkerConnection, note: NoteRecord, now: float) -> None:
         ref = self._books.ref(line.worker, note.ticket)
         if ref is None:  # a thread of a task that has ended
             return
@@ -516,19 +528,19 @@ class Pool:
             name = task_name(ref.job, ref.index)
             log.warning("task %s has sent notes that are none; no more of its notes travel", name)
 
-    def _greet(self, line: Line, now: float) -> None:
+    def _greet(self, line: WorkerConnection, now: float) -> None:
         """Let a worker work once both it and its launcher have spoken."""
         if line.is_ready and line.pid:
             self._obey(self._books.worker_ready(line.worker, line.pid, now), now)
 
-    def _hand_out(self, line: Line, pieces: Iterable[Piece]) -> None:
+    def _hand_out(self, line: WorkerConnection, pieces: Iterable[Piece]) -> None:
         for ticket, stream, data in pieces:
             if ticket == 0 and stream != NOTES:
                 self._log_output(line, data)
             elif ref := self._books.ref(line.worker, ticket):
                 self._output.append((ref, stream, data))
 
-    def _log_output(self, line: Line, data: bytes) -> None:
+    def _log_output(self, line: WorkerConnection, data: bytes) -> None:
         """Log what no task has written: a thread or a child that one has left."""
         if not line.log.admits(time.monotonic()):
             return
@@ -538,7 +550,7 @@ class Pool:
             more += f" ({left_out} lines of it were left out before this)"
         log.info("worker %d wrote what is no task's: %s%s", line.pid, text, more)
 
-    def _break(self, line: Line, error: Exception, now: float) -> None:
+    def _break(self, line: WorkerConnection, error: Exception, now: float) -> None:
         """Kill a worker of which something cannot be dealt with, and with it all threads of its process."""
         if line.is_broken:
             return
@@ -558,7 +570,7 @@ class Pool:
             self._obey(self._books.broken(line.worker, how, ticket, ended, may_be_former=kept), now)
         self._ask_at = min(self._ask_at, now)
 
-    def _take_kept_back(self, line: Line, ticket: int, now: float) -> bool:
+    def _take_kept_back(self, line: WorkerConnection, ticket: int, now: float) -> bool:
         """Take what a broken worker has finished before the task that it runs, from its page; False for nothing."""
         if not ticket:
             return False
@@ -578,7 +590,7 @@ class Pool:
         for event in events:
             main = self._mains.get(event.worker)
             line = self._lines.get(event.worker)
-            if isinstance(event, Started):
+            if isinstance(event, ProcessStarted):
                 for started in [line] if line else self._threads_of(main):
                     started.pid = event.pid
                     self._greet(started, now)
@@ -588,14 +600,14 @@ class Pool:
                 self._bury(line, event.how, now)
         self._watch_launcher()
 
-    def _bury(self, line: Line, how: str, now: float) -> None:
+    def _bury(self, line: WorkerConnection, how: str, now: float) -> None:
         """Take what a dead worker has left, then tell the books."""
         del self._lines[line.worker]
         ticket, started_at = self._last_seen(line, now)
         how = self._reason(line, how)
         self._obey(self._books.worker_died(line.worker, how, ticket, started_at, now), now)
 
-    def _bury_process(self, main: Line, how: str, now: float) -> None:
+    def _bury_process(self, main: WorkerConnection, how: str, now: float) -> None:
         """Take what the threads of a dead process have left, then tell the books of all of them at once."""
         self._books.process_ends(main.worker)
         how = self._reason(main, how)
@@ -610,20 +622,20 @@ class Pool:
         culprits = [line.worker for line in threads if line.was_killed] or list(pages)
         self._obey(self._books.process_died(how, pages, culprits, now), now)
 
-    def _threads_of(self, main: Line | None) -> list[Line]:
+    def _threads_of(self, main: WorkerConnection | None) -> list[WorkerConnection]:
         """List the lines to all threads of a process, its main one first."""
         if main is None:
             return []
         return [main, *(line for line in self._lines.values() if line.process == main.worker)]
 
-    def _reason(self, line: Line, how: str) -> str:
+    def _reason(self, line: WorkerConnection, how: str) -> str:
         """Say how a worker has died whose launcher says `how`: we may have killed it."""
         _, reason = self._leaving.pop(line.worker, (0.0, ""))
         if line.is_broken:
             return reason or how
         return f"{reason} and was killed" if line.was_killed else how
 
-    def _last_seen(self, line: Line, now: float) -> tuple[int, float]:
+    def _last_seen(self, line: WorkerConnection, now: float) -> tuple[int, float]:
         """Take what a dead worker has left, and close its line; give what it ran, and since when."""
         ticket, started_at = line.page.look()
         ticket = ticket or line.page.on_its_way
@@ -643,15 +655,15 @@ class Pool:
         self._orphaned += line.made
         return ticket, started_at
 
-    def _take_last_records(self, line: Line, ticket: int, now: float) -> None:
+    def _take_last_records(self, line: WorkerConnection, ticket: int, now: float) -> None:
         if not line.is_broken:
             self._receive(line, LEGACY_BYTES_MAX, now)
 
-    def _take_last_results(self, line: Line, ticket: int, now: float) -> None:
+    def _take_last_results(self, line: WorkerConnection, ticket: int, now: float) -> None:
         if results := line.unsent():
             self._take_results(line, results, [], now)
 
-    def _take_last_output(self, line: Line, ticket: int, now: float) -> None:
+    def _take_last_output(self, line: WorkerConnection, ticket: int, now: float) -> None:
         self._hand_out(line, line.capture.finish(ticket))
 
     # ------------------------------------------------------------------------------------------- what is to be polled
@@ -665,7 +677,7 @@ class Pool:
         if self._fds.pop(fd, None) is not None:
             self.fds_version += 1
 
-    def _watch_tasks(self, line: Line) -> None:
+    def _watch_tasks(self, line: WorkerConnection) -> None:
         if not line.is_broken:
             reads = 0 if line.is_held else select.POLLIN
             self._watch(line.socket.fileno(), reads | (select.POLLOUT if line.wants_to_send else 0))

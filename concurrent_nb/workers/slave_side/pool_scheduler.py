@@ -42,21 +42,21 @@ from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import HOSTS_MAX, ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.records import Result, lengths
-from concurrent_nb.workers.slave_side.attempt_queue import Waiting
+from concurrent_nb.workers.slave_side.attempt_queue import AttemptQueue
 from concurrent_nb.workers.slave_side.attempts import (
     Attempt,
     Buffer,
     Command,
     Dismiss,
-    Give,
+    Disposition,
+    GiveTasks,
     Interrupt,
     Kill,
+    PoolReports,
     Recall,
-    Reports,
     Start,
-    Wish,
 )
-from concurrent_nb.workers.slave_side.worker_table import Crew, Member, RestartLimit
+from concurrent_nb.workers.slave_side.worker_table import RestartLimit, WorkerState, WorkerTable
 
 #: how often the pages of busy workers are looked at, in seconds; also how late a deadline may be noticed
 LOOK_S: Final = 0.02
@@ -91,7 +91,7 @@ _FROM_WORKERS: Final = frozenset(
 _report: Final = msgspec.msgpack.Encoder().encode
 
 
-class Books:
+class PoolScheduler:
     """Decide what the pool does. `slots` is the number of workers; see the module for the policy.
 
     Args:
@@ -115,7 +115,7 @@ class Books:
         result_s: float = RESULT_S,
     ) -> None:
         self.slots = slots
-        self.reports = Reports()
+        self.reports = PoolReports()
         self.degraded = False
         self.draining = False
         self.initializer_has_failed = False
@@ -125,18 +125,18 @@ class Books:
         self._tasks_max = tasks_max or math.inf
         self._start_s = math.inf if initializes else START_S
         self._start_limit = RestartLimit(INITIALIZER_DEATHS - 1, math.inf) if initializes else self._limit
-        self._waiting = Waiting()
-        self._wide = Waiting()  # tasks of several cores
-        self._hosts = Waiting()
-        self._threads = Waiting()  # tasks in threads
-        self._alone = Waiting()  # those of them that are suspects
+        self._waiting = AttemptQueue()
+        self._wide = AttemptQueue()  # tasks of several cores
+        self._hosts = AttemptQueue()
+        self._threads = AttemptQueue()  # tasks in threads
+        self._alone = AttemptQueue()  # those of them that are suspects
         self._queues = (self._waiting, self._wide, self._hosts, self._threads, self._alone)
         self._suspects: dict[tuple[bytes, int], None] = {}  # by (job, index)
         self._process = 0  # in which threads are started; 0: in a new one
         self._threads_max = slots
         self._attempts: dict[int, Attempt] = {}  # by ticket: all without an outcome
         self._tickets: dict[tuple[bytes, int, int], int] = {}  # by (job, index, number)
-        self._crew = Crew(ahead_s)
+        self._crew = WorkerTable(ahead_s)
         self._next_ticket = 1
         self._next_worker = 1
         self._next_look: float | None = None
@@ -168,9 +168,9 @@ class Books:
         """Say when to call `tick` next, None if nothing is under way."""
         return self._next_look
 
-    def take_reports(self) -> Reports:
+    def take_reports(self) -> PoolReports:
         """Hand over what has happened since the last call."""
-        reports, self.reports = self.reports, Reports()
+        reports, self.reports = self.reports, PoolReports()
         return reports
 
     @property
@@ -227,8 +227,8 @@ class Books:
 
     def withdrawn(self, refs: Iterable[TaskRef], stop: bool, now: float) -> list[Command]:
         """Give these back if they have not started; with `stop`, end them wherever they are."""
-        wish = Wish.CANCEL if stop else Wish.RETURN
-        asked: dict[int, Member] = {}
+        wish = Disposition.CANCEL if stop else Disposition.RETURN
+        asked: dict[int, WorkerState] = {}
         special_left = False
         for ref in refs:
             ticket = self._tickets.get((ref.job, ref.index, ref.attempt))
@@ -290,7 +290,7 @@ class Books:
         self._suspects.clear()
         for queue in self._queues:
             queue.clear()
-        self.reports = Reports()
+        self.reports = PoolReports()
         commands: list[Command] = []
         for member in self._crew:
             if member.held:
@@ -386,7 +386,7 @@ class Books:
         for attempt in reversed(member.held.values()):
             self._requeue(attempt)
         elapsed_s = member.ran_s(ticket, started_at, now) if ticket == culprit else 0.0
-        if blamed is not None and blamed.wish >= Wish.CANCEL:
+        if blamed is not None and blamed.wish >= Disposition.CANCEL:
             self._finish_stopped(blamed, member, elapsed_s)
         elif blamed is not None:
             self._finish_died(blamed, member, how, elapsed_s)
@@ -412,7 +412,7 @@ class Books:
             culprits: threads that may have caused it.
         """
         killed = broken = False
-        ran: list[tuple[Member, Attempt, float]] = []
+        ran: list[tuple[WorkerState, Attempt, float]] = []
         unstarted: list[Attempt] = []
         for number, (ticket, started_at) in pages.items():
             member = self._crew.remove(number)
@@ -434,7 +434,7 @@ class Books:
         for attempt in suspects:
             self._suspect(attempt)
         for member, attempt, elapsed_s in ran:
-            if attempt.wish >= Wish.CANCEL:
+            if attempt.wish >= Disposition.CANCEL:
                 self._finish_stopped(attempt, member, elapsed_s)
             elif suspects == [attempt]:
                 self._finish_died(attempt, member, how, elapsed_s)
@@ -478,11 +478,11 @@ class Books:
             if not member.recalled and attempt is not member.last:
                 commands.append(self._recall(member))
         if attempt.timeout_s is not None and ran_s >= attempt.timeout_s and member.stopping != ticket:
-            commands.append(self._stop(member, attempt, Wish.TIME_OUT, now))
+            commands.append(self._stop(member, attempt, Disposition.TIME_OUT, now))
         return commands
 
     def _without_progress(
-        self, member: Member, first: Attempt, has_ended: bool, *, has_worked: bool, now: float
+        self, member: WorkerState, first: Attempt, has_ended: bool, *, has_worked: bool, now: float
     ) -> list[Command]:
         """Say what is to become of a worker of which nothing comes, though the task that was to run first runs no more.
 
@@ -502,7 +502,7 @@ class Books:
         if first.in_vain == 1 or member.process:
             return [self._kill(member)] if has_worked else [self._give_up_on(member, now)]
         if first.timeout_s is not None:
-            first.wish = max(first.wish, Wish.TIME_OUT)
+            first.wish = max(first.wish, Disposition.TIME_OUT)
         return self._break(member, first, f"was killed because it did nothing for {wait_s:g} s")
 
     def broken(self, worker: int, how: str, ticket: int, ended: int, *, may_be_former: bool) -> list[Command]:
@@ -526,7 +526,7 @@ class Books:
             first = first if first.in_vain > 1 else None
         return self._break(member, first, how)
 
-    def _break(self, member: Member, culprit: Attempt | None, how: str) -> list[Command]:
+    def _break(self, member: WorkerState, culprit: Attempt | None, how: str) -> list[Command]:
         member.is_broken, member.how = True, how
         member.blamed = member.stopping if member.stopping in member.held else culprit.ticket if culprit else 0
         return [self._kill(member)]
@@ -544,7 +544,7 @@ class Books:
             self._reserve_needed_at = now
             return []
         if self._crew.blocked >= RESERVE_MAX:
-            return [] if member.stopping else [self._stop(member, attempt, Wish.REFUSE, now)]
+            return [] if member.stopping else [self._stop(member, attempt, Disposition.REFUSE, now)]
         self._crew.block(member)
         commands: list[Command] = []
         if self._crew.blocked > self._crew.reserve and not self.degraded:
@@ -630,7 +630,7 @@ class Books:
         count = min(wanted, self._threads_max - len(threads), THREADS_STARTING_MAX - starting)
         return [self._start_one(now, thread=True) for _ in range(count)]
 
-    def _for_thread(self) -> tuple[Waiting, Member | None]:
+    def _for_thread(self) -> tuple[AttemptQueue, WorkerState | None]:
         """Choose which tasks in threads are next, and the thread that can begin one now; None if none can."""
         queue = self._alone or self._threads
         if not queue:
@@ -645,7 +645,7 @@ class Books:
         # No master asks for more than it was told of, but `slots` may have been told as fewer meanwhile.
         return min(cores or self.slots, self.slots)
 
-    def _queue_of(self, attempt: Attempt) -> Waiting:
+    def _queue_of(self, attempt: Attempt) -> AttemptQueue:
         needs = attempt.needs
         if needs is None:
             return self._waiting
@@ -653,26 +653,26 @@ class Books:
             return self._alone if attempt.suspect else self._threads
         return self._hosts if needs.kind == "host" else self._wide if needs.cores != 1 else self._waiting
 
-    def _give_one(self, member: Member, queue: Waiting, now: float) -> Give:
+    def _give_one(self, member: WorkerState, queue: AttemptQueue, now: float) -> GiveTasks:
         return self._give_pack(member, queue.take(1), now)
 
-    def _give(self, member: Member, queue: Waiting, now: float) -> Give:
+    def _give(self, member: WorkerState, queue: AttemptQueue, now: float) -> GiveTasks:
         """Make a pack of about `ahead_s` of work and at most a fair share of what waits; of suspects, one."""
         size = 1 if queue is self._alone else self._crew.pack_size(queue.next_function())
         size = min(size, -(-len(queue) // self.slots))
         return self._give_pack(member, queue.take(size if size < member.left else int(member.left)), now)
 
-    def _give_pack(self, member: Member, pack: Sequence[Attempt], now: float) -> Give:
+    def _give_pack(self, member: WorkerState, pack: Sequence[Attempt], now: float) -> GiveTasks:
         member.take(pack, now)
         if self._next_look is None or self._next_look > now + LOOK_S:
             self._next_look = now + LOOK_S
-        return Give(member.number, pack[0].function, pack)
+        return GiveTasks(member.number, pack[0].function, pack)
 
-    def _recall(self, member: Member) -> Recall:
+    def _recall(self, member: WorkerState) -> Recall:
         member.recalled = True  # from now on, so that nothing is given to it before this is obeyed
         return Recall(member.number)
 
-    def _settle(self, member: Member) -> list[Command]:
+    def _settle(self, member: WorkerState) -> list[Command]:
         """Bring a worker's record up to date; let it go if it has run what it may."""
         commands: list[Command] = []
         if member.leaves and not member.killed:
@@ -693,19 +693,19 @@ class Books:
     def _requeue(self, attempt: Attempt) -> None:
         """Put what a worker had, and did not finish, to the front of the queue, or where it is wished."""
         self._queue_of(attempt).put_back(attempt)
-        if wish := max(attempt.wish, Wish.RETURN if self.degraded or self.draining else Wish.KEEP):
+        if wish := max(attempt.wish, Disposition.RETURN if self.degraded or self.draining else Disposition.KEEP):
             self._leave_queue(attempt, wish)
 
-    def _leave_queue(self, attempt: Attempt, wish: Wish) -> None:
+    def _leave_queue(self, attempt: Attempt, wish: Disposition) -> None:
         """End a waiting attempt: returned, or cancelled before it ran."""
         self._queue_of(attempt).leave(attempt)
-        if wish is Wish.RETURN:
+        if wish is Disposition.RETURN:
             self._return(attempt)
         else:
             self._forget(attempt)
             self.reports.ended(attempt.job, attempt.end(Status.CANCELLED))
 
-    def _after_recall(self, member: Member, now: float) -> list[Command]:
+    def _after_recall(self, member: WorkerState, now: float) -> list[Command]:
         """Look at what a worker still has after a recall: all of it has started."""
         member.recalled = True
         if not member.held:
@@ -714,19 +714,19 @@ class Books:
         last = member.last
         member.packs = deque([last.ticket])
         for attempt in member.held.values():
-            if attempt.wish is Wish.RETURN:
-                attempt.wish = Wish.KEEP
+            if attempt.wish is Disposition.RETURN:
+                attempt.wish = Disposition.KEEP
         # Only the last can be running; those before it are done, and their results are on the way.
-        if last.wish is Wish.CANCEL and member.stopping != last.ticket:
-            return [self._stop(member, last, Wish.CANCEL, now)]
+        if last.wish is Disposition.CANCEL and member.stopping != last.ticket:
+            return [self._stop(member, last, Disposition.CANCEL, now)]
         return []
 
-    def _stop(self, member: Member, attempt: Attempt, wish: Wish, now: float) -> Interrupt:
+    def _stop(self, member: WorkerState, attempt: Attempt, wish: Disposition, now: float) -> Interrupt:
         attempt.wish = wish
         member.stopping, member.kill_at = attempt.ticket, now + self._grace_s
         return Interrupt(member.number, attempt.ticket)
 
-    def _kill(self, member: Member) -> Kill:
+    def _kill(self, member: WorkerState) -> Kill:
         for mate in self._crew.mates(member):
             mate.killed = True
         if member.process:
@@ -734,7 +734,7 @@ class Books:
         self._crew.idle.pop(member.number, None)
         return Kill(member.number)
 
-    def _give_up_on(self, member: Member, now: float) -> Kill:
+    def _give_up_on(self, member: WorkerState, now: float) -> Kill:
         """Kill a worker for its own sake; nobody is to blame."""
         if self._limit.died(now):
             self._degrade_after_deaths(self._limit, "does not answer")
@@ -747,7 +747,7 @@ class Books:
         process = self._process if thread else 0
         number = self._next_number()
         left = math.inf if host or thread else self._tasks_max
-        self._crew.add(Member(number, now, host=host, process=process, left=left))
+        self._crew.add(WorkerState(number, now, host=host, process=process, left=left))
         if self._next_look is None:
             self._next_look = now + START_S
         return Start(number, process)
@@ -782,13 +782,13 @@ class Books:
         if len(self._suspects) > SUSPECTS_MAX:
             del self._suspects[next(iter(self._suspects))]
 
-    def _finish_stopped(self, attempt: Attempt, member: Member, elapsed_s: float) -> None:
+    def _finish_stopped(self, attempt: Attempt, member: WorkerState, elapsed_s: float) -> None:
         """End what was stopped: by its deadline, or cancelled."""
-        if attempt.wish is Wish.TIME_OUT:
+        if attempt.wish is Disposition.TIME_OUT:
             message = f"task {attempt.name} ran longer than its timeout of {attempt.timeout_s:g} s and was stopped"
             message += f" after {elapsed_s:.2f} s"
             self._finish_report(attempt, Status.TIMEOUT, message, member, elapsed_s)
-        elif attempt.wish is Wish.REFUSE:
+        elif attempt.wish is Disposition.REFUSE:
             message = f"task {attempt.name} waits for tasks of its own, as {RESERVE_MAX} tasks of its slave do already"
             message += ": let fewer of them wait at once, or let a task return what is to be run next"
             body = _report(ErrorReport("TaskRefused", message, ""))
@@ -796,13 +796,15 @@ class Books:
         else:
             self._finish(attempt, attempt.end(Status.CANCELLED, elapsed_s, member.pid))
 
-    def _finish_died(self, attempt: Attempt, member: Member, how: str, elapsed_s: float) -> None:
+    def _finish_died(self, attempt: Attempt, member: WorkerState, how: str, elapsed_s: float) -> None:
         message = f"worker {member.pid} {member.how or how} while it ran task {attempt.name}"
         if member.is_broken:
             message = f"worker {member.pid} {member.how}; it had task {attempt.name}"
         self._finish_report(attempt, Status.DIED, message, member, elapsed_s)
 
-    def _finish_report(self, attempt: Attempt, status: Status, message: str, member: Member, elapsed_s: float) -> None:
+    def _finish_report(
+        self, attempt: Attempt, status: Status, message: str, member: WorkerState, elapsed_s: float
+    ) -> None:
         body = _report(ErrorReport("", message, ""))
         self._finish(attempt, attempt.end(status, elapsed_s, member.pid, body))
 
@@ -818,6 +820,6 @@ class Books:
         del self._tickets[attempt.job, attempt.index, attempt.number]
 
 
-def _is_older(one: Waiting, other: Waiting) -> bool:
+def _is_older(one: AttemptQueue, other: AttemptQueue) -> bool:
     """Say whether the first of one queue came before the first of the other."""
     return one.first().ticket < other.first().ticket

@@ -15,26 +15,26 @@ from typing import Final
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.wire.messages import Slice
-from concurrent_nb.workers.protocol.channels import SlaveEnds, WorkerEnds
+from concurrent_nb.workers.protocol.channels import SlaveChannels, WorkerChannels
 from concurrent_nb.workers.protocol.records import (
     LARGE_BYTES,
-    Drop,
-    Forget,
-    Know,
-    Load,
-    Reader,
-    Release,
+    AddSegment,
+    ForgetFunctions,
+    LoadFunction,
+    RecordReader,
+    ReleaseSlices,
+    RemoveSegments,
     Results,
-    Run,
+    RunTasks,
     Said,
     decode_said,
     encode,
     pack,
     unpack_unsent,
 )
-from concurrent_nb.workers.protocol.status_page import Page
+from concurrent_nb.workers.protocol.status_page import StatusPage
 from concurrent_nb.workers.slave_side.attempts import Attempt, Buffer
-from concurrent_nb.workers.slave_side.output_capture import Capture
+from concurrent_nb.workers.slave_side.output_capture import OutputCapture
 from concurrent_nb.workers.slave_side.worker_limits import Framing, LogLimit
 
 #: most chunks in one call of sendmsg; the system's limit is 1024
@@ -53,7 +53,7 @@ LOG_LINES_MAX: Final = 20
 SEND_BUFFER_BYTES: Final = 1024 * 1024
 
 
-class Line:
+class WorkerConnection:
     """What connects the slave with the worker of this number, or with the main thread of a process of threads.
 
     Args:
@@ -63,7 +63,7 @@ class Line:
     """
 
     def __init__(
-        self, worker: int, ends: SlaveEnds, limit_bytes: int, result_bytes_max: int = 1 << 62, process: int = 0
+        self, worker: int, ends: SlaveChannels, limit_bytes: int, result_bytes_max: int = 1 << 62, process: int = 0
     ) -> None:
         self.worker = worker
         self.process = process or worker
@@ -78,15 +78,15 @@ class Line:
         self.is_held = False  #: nothing is read of it for now, because too many notes are on their way already
         self.socket = socket.socket(fileno=ends.tasks)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self.page = Page(ends.page)
+        self.page = StatusPage(ends.page)
         os.close(ends.page)
         self.outputs = (ends.out, ends.err)
-        self.capture = Capture(self.page, self.outputs, limit_bytes)
+        self.capture = OutputCapture(self.page, self.outputs, limit_bytes)
         self._fds: tuple[int, ...] = (ends.tokens, ends.tokens_back, ends.lifeline, ends.out, ends.err)
         self._tokens, self._tokens_back = ends.tokens, ends.tokens_back
         self._has_ended_tokens = False
         self._epoch = 0
-        self._reader = Reader(
+        self._reader = RecordReader(
             decode_said,
             buffer_bytes_max=result_bytes_max,
             over_limit=" (setting SlaveNode.result_mib; where memory is shared, results do not travel through here)",
@@ -115,7 +115,7 @@ class Line:
         """Say whether the worker has heard of this segment."""
         return segment in self._segments
 
-    def introduce(self, segment: Know) -> None:
+    def introduce(self, segment: AddSegment) -> None:
         """Say how a segment of shared memory is opened, before the first slice of it."""
         self._segments.add(segment.segment)
         self._put(encode(segment), ())
@@ -125,22 +125,24 @@ class Line:
         known = [segment for segment in segments if segment in self._segments]
         self._segments.difference_update(known)
         if known:
-            self._put(encode(Forget(known)), ())
+            self._put(encode(RemoveSegments(known)), ())
 
     def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
         """Say that results have been taken from these slices of the worker's own memory."""
-        self._put(encode(Release(list(slices), clean)), ())
+        self._put(encode(ReleaseSlices(list(slices), clean)), ())
 
     def load(self, function: bytes, body: Buffer, buffers: Sequence[Buffer | Slice]) -> None:
         """Send a function; drop the one that was not used for longest if there are too many."""
         self._functions[function] = None
         if len(self._functions) > FUNCTIONS_MAX:
             oldest, _ = self._functions.popitem(last=False)
-            self._put(encode(Drop([oldest])), ())
+            self._put(encode(ForgetFunctions([oldest])), ())
         if len(body) >= LARGE_BYTES:
             body, buffers = b"", [body, *buffers]
         sizes = tuple([it if isinstance(it, Slice) else _size_of(it) for it in buffers])
-        self._put(encode(Load(function, bytes(body), sizes)), [it for it in buffers if not isinstance(it, Slice)])
+        self._put(
+            encode(LoadFunction(function, bytes(body), sizes)), [it for it in buffers if not isinstance(it, Slice)]
+        )
 
     def drop(self, functions: Sequence[bytes]) -> None:
         """Tell the worker to forget functions."""
@@ -148,13 +150,13 @@ class Line:
         for function in known:
             del self._functions[function]
         if known:
-            self._put(encode(Drop(known)), ())
+            self._put(encode(ForgetFunctions(known)), ())
 
     def give(self, function: bytes, attempts: Sequence[Attempt], threads: int = 0) -> None:
         """Send a pack of tasks, and a token for each. Libraries may use so many threads; 0: as many as they do."""
         tasks = [(attempt.ticket, attempt.body, attempt.sizes, attempt.index) for attempt in attempts]
         buffers = [buffer for attempt in attempts for buffer in attempt.buffers]
-        self._put(encode(Run(function, self._epoch, tasks, threads, attempts[0].job)), buffers)
+        self._put(encode(RunTasks(function, self._epoch, tasks, threads, attempts[0].job)), buffers)
         with contextlib.suppress(BrokenPipeError):  # it died, which is about to be noticed
             os.write(self._tokens, bytes([self._epoch]) * len(tasks))
 
@@ -177,7 +179,7 @@ class Line:
             os.close(fd)
         self._fds = self._fds[2:]
 
-    def open_thread(self, ends: WorkerEnds) -> None:
+    def open_thread(self, ends: WorkerChannels) -> None:
         """Have the process start a thread that is a worker with these ends. They stay open here."""
         with contextlib.suppress(ConnectionError):  # it died, which is about to be noticed
             socket.send_fds(self.socket, [b"\0"], list(ends))

@@ -18,7 +18,7 @@ NEWEST: Final = 0.3
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class WorkerState:
     """One worker, as the books see it."""
 
     number: int
@@ -93,7 +93,7 @@ class Member:
             self.stopping = 0
 
 
-class Estimates:
+class RunTimeEstimates:
     """Expected run times of functions: an average in which old values fade, in seconds."""
 
     def __init__(self) -> None:
@@ -113,28 +113,28 @@ class Estimates:
         self._seconds.pop(function, None)
 
 
-class Crew:
+class WorkerTable:
     """All workers. Iterates over them."""
 
     def __init__(self, ahead_s: float) -> None:
-        self.members: dict[int, Member] = {}
-        self.idle: dict[int, Member] = {}  #: the last one in is the first to get work: its caches are warm
-        self.hosts: dict[int, Member] = {}  #: those that stand beside the slots; they are never among the idle
-        self.threads: dict[int, Member] = {}  #: those that are threads; nor are they
+        self.members: dict[int, WorkerState] = {}
+        self.idle: dict[int, WorkerState] = {}  #: the last one in is the first to get work: its caches are warm
+        self.hosts: dict[int, WorkerState] = {}  #: those that stand beside the slots; they are never among the idle
+        self.threads: dict[int, WorkerState] = {}  #: those that are threads; nor are they
         self.extra = 0  #: so many of the idle have to stay so, because tasks of others take their slots
         self.blocked = 0  #: so many workers are blocked
         self.reserve = 0  #: so many workers there are beside the slots, to use those of the blocked ones
-        self.estimates = Estimates()
+        self.estimates = RunTimeEstimates()
         self._ahead_s = ahead_s
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[WorkerState]:
         return iter(self.members.values())
 
-    def get(self, worker: int) -> Member | None:
+    def get(self, worker: int) -> WorkerState | None:
         """Return the worker of this number, None if it is gone."""
         return self.members.get(worker)
 
-    def add(self, member: Member) -> None:
+    def add(self, member: WorkerState) -> None:
         """Take in a worker that has been asked for."""
         self.members[member.number] = member
         if member.host:
@@ -142,7 +142,7 @@ class Crew:
         if member.process:
             self.threads[member.number] = member
 
-    def remove(self, worker: int) -> Member | None:
+    def remove(self, worker: int) -> WorkerState | None:
         """Strike a worker off."""
         self.idle.pop(worker, None)
         self.hosts.pop(worker, None)
@@ -158,17 +158,17 @@ class Crew:
         """Return how many slots are free."""
         return len(self.idle) - self.extra - max(0, self.reserve - self.blocked)
 
-    def block(self, member: Member) -> None:
+    def block(self, member: WorkerState) -> None:
         """Note that what a worker runs waits for tasks of its own."""
         member.blocked = True
         self.blocked += 1
 
-    def unblock(self, member: Member) -> None:
+    def unblock(self, member: WorkerState) -> None:
         """Note that a worker is blocked no more, if it was."""
         self.blocked -= member.blocked
         member.blocked = False
 
-    def settle(self, member: Member) -> None:
+    def settle(self, member: WorkerState) -> None:
         """Bring a worker's record up to date after it got ready, finished or gave back tasks."""
         member.settle()
         if member.blocked and not member.held:
@@ -179,30 +179,30 @@ class Crew:
         if member.free and not (member.host or member.process or member.leaves):
             self.idle[member.number] = member
 
-    def take_slots(self, width: int) -> Member:
+    def take_slots(self, width: int) -> WorkerState:
         """Choose the worker for a task of `width` slots, which are spare: it is idle no more, and others stay so."""
         _, member = self.idle.popitem()
         member.extra = width - 1
         self.extra += member.extra
         return member
 
-    def take_slot(self, thread: Member) -> Member:
+    def take_slot(self, thread: WorkerState) -> WorkerState:
         """Let a thread have one of the spare slots: so many of the idle stay so until it has nothing."""
         thread.extra = 1
         self.extra += 1
         return thread
 
-    def free_thread(self) -> Member | None:
+    def free_thread(self) -> WorkerState | None:
         """Return a thread that is ready and has nothing, None if there is none."""
         return next((member for member in self.threads.values() if member.free and not member.outdated), None)
 
-    def mates(self, member: Member) -> list[Member]:
+    def mates(self, member: WorkerState) -> list[WorkerState]:
         """List those that end with a worker: the threads of its process, or only itself."""
         if not member.process:
             return [member]
         return [other for other in self.threads.values() if other.process == member.process]
 
-    def next_taker(self) -> Member | None:
+    def next_taker(self) -> WorkerState | None:
         """Choose who gets the next pack, and is idle no more: an idle worker, else a busy one with nothing ahead."""
         if self.spare > 0:
             return self.idle.popitem()[1]
@@ -215,7 +215,7 @@ class Crew:
                     return member
         return None
 
-    def most_loaded(self) -> Member | None:
+    def most_loaded(self) -> WorkerState | None:
         """Find the worker with most work behind what it runs, if that is worth moving."""
         most_s, found = WORTH_MOVING_S, None
         for member in self.members.values():

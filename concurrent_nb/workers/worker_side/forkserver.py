@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from concurrent_nb.workers.protocol.channels import WorkerEnds
+from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.fork_records import (
     ENDED,
     FORK,
@@ -36,7 +36,7 @@ from concurrent_nb.workers.worker_side import process_setup
 LAST_WAIT_S: Final = 2.0
 
 
-class Template:
+class ForkServer:
     """Serve one slave over `link` until it goes. Needs the main thread, for SIGCHLD.
 
     Args:
@@ -56,7 +56,7 @@ class Template:
         self._poll.register(link, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
 
-    def serve(self) -> WorkerEnds | None:
+    def serve(self) -> WorkerChannels | None:
         """Return in each worker with its ends; return None in the template when its slave is gone."""
         process_setup.adopt_orphans()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -71,7 +71,7 @@ class Template:
                 self._reap()
             if self._link.fileno() in ready:
                 try:
-                    record, fds, _, _ = socket.recv_fds(self._link, RECORD.size, len(WorkerEnds._fields))
+                    record, fds, _, _ = socket.recv_fds(self._link, RECORD.size, len(WorkerChannels._fields))
                 except ConnectionError:
                     record, fds = b"", []
                 if len(record) < RECORD.size:
@@ -81,9 +81,9 @@ class Template:
                 if ends := self._obey(kind, worker, fds):
                     return ends
 
-    def _obey(self, kind: int, worker: int, fds: list[int]) -> WorkerEnds | None:
+    def _obey(self, kind: int, worker: int, fds: list[int]) -> WorkerChannels | None:
         if kind == FORK:
-            return self._fork(worker, WorkerEnds(*fds))
+            return self._fork(worker, WorkerChannels(*fds))
         if kind == PREPARE:
             self._prepare_once()
             return None
@@ -100,7 +100,7 @@ class Template:
             prepare()
             _share()
 
-    def _fork(self, worker: int, ends: WorkerEnds) -> WorkerEnds | None:
+    def _fork(self, worker: int, ends: WorkerChannels) -> WorkerChannels | None:
         try:
             pid = os.fork()
         except OSError:

@@ -16,7 +16,7 @@ from concurrent_nb.workers.protocol.thread_variables import THREADS
 _VARIABLES: Final = {"openblas": "OPENBLAS_NUM_THREADS", "mkl": "MKL_NUM_THREADS", "blis": "BLIS_NUM_THREADS"}
 
 
-class Threads:
+class LibraryThreads:
     """So many threads for the libraries of this process, from now on until `undo`. Takes some milliseconds.
 
     Raises ImportError without threadpoolctl.

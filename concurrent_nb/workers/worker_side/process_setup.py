@@ -15,7 +15,7 @@ import sys
 import types
 from typing import Final
 
-from concurrent_nb.workers.protocol.channels import WorkerEnds
+from concurrent_nb.workers.protocol.channels import WorkerChannels
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -62,7 +62,7 @@ def hang_on(lifeline: int) -> None:
         os._exit(1)
 
 
-def take_standard_streams(ends: WorkerEnds) -> None:
+def take_standard_streams(ends: WorkerChannels) -> None:
     """Put /dev/null on descriptor 0 and the output pipes on 1 and 2, as Python's and C's standard streams too."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

@@ -25,28 +25,28 @@ from typing import Final, Protocol, TextIO
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Sizes, Slice
-from concurrent_nb.workers.protocol.channels import WorkerEnds
+from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.output_markers import marker
 from concurrent_nb.workers.protocol.records import (
     LARGE_BYTES,
     ORDER_BYTES_MAX,
+    AddSegment,
     Buffer,
-    Drop,
-    Forget,
-    Know,
-    Load,
-    Note,
-    Reader,
-    Release,
-    Run,
+    ForgetFunctions,
+    LoadFunction,
+    NoteRecord,
+    RecordReader,
+    ReleaseSlices,
+    RemoveSegments,
+    RunTasks,
     decode_order,
     encode,
     lengths,
     pack,
     pack_results,
 )
-from concurrent_nb.workers.protocol.status_page import UNSENT_BYTES_MAX, Page
-from concurrent_nb.workers.worker_side.library_threads import Threads
+from concurrent_nb.workers.protocol.status_page import UNSENT_BYTES_MAX, StatusPage
+from concurrent_nb.workers.worker_side.library_threads import LibraryThreads
 from concurrent_nb.workers.worker_side.process_setup import remake_stream
 
 #: results are kept back at most so long while more tasks can run, in seconds
@@ -68,7 +68,7 @@ IDLE_S: Final = 5.0
 
 #: which task: its job, and its index there
 TaskId = tuple[bytes, int]
-#: ticket, threads (see `Run`), task, function, body, sizes, buffers
+#: ticket, threads (see `RunTasks`), task, function, body, sizes, buffers
 Work = tuple[int, int, TaskId, bytes, Buffer, Sizes, Sequence[Buffer]]
 #: Status, pickled value or encoded ErrorReport, and its buffers: what is to be sent, and where what is shared lies
 Answer = tuple[int, Buffer, Sequence[Buffer | Slice]]
@@ -92,10 +92,10 @@ class Runner(Protocol):
     def keeps(self) -> bool:
         """Say whether anything refers to shared memory of the arguments of the task that has just run."""
 
-    def heard(self, order: Know | Forget | Release) -> None:
+    def heard(self, order: AddSegment | RemoveSegments | ReleaseSlices) -> None:
         """Learn what there is of shared memory."""
 
-    def news(self) -> Sequence[Know | Forget]:
+    def news(self) -> Sequence[AddSegment | RemoveSegments]:
         """Tell what has changed in our own shared memory since the last call."""
 
     def rest(self) -> None:
@@ -114,16 +114,16 @@ def has_half_a_package() -> bool:
     return any(parent and parent not in modules for parent in (name.rpartition(".")[0] for name in modules))
 
 
-class Serving:
+class TaskLoop:
     """Serve one slave until it closes the tokens' pipe."""
 
-    def __init__(self, ends: WorkerEnds, runner: Runner) -> None:
+    def __init__(self, ends: WorkerChannels, runner: Runner) -> None:
         self._runner = runner
         self._socket = socket.socket(fileno=ends.tasks)
         self._tokens = ends.tokens
-        self._page = Page(ends.page)
+        self._page = StatusPage(ends.page)
         self._pipes = (ends.out, ends.err)
-        self._reader = Reader(decode_order, header_bytes_max=ORDER_BYTES_MAX)
+        self._reader = RecordReader(decode_order, header_bytes_max=ORDER_BYTES_MAX)
         self._queue: deque[tuple[int, Work]] = deque()  # with their epochs
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -209,18 +209,18 @@ class Serving:
         if not received:
             raise ConnectionError("the slave has closed its end")
         for order, buffers in self._reader.took(received):
-            if isinstance(order, Run):
+            if isinstance(order, RunTasks):
                 self._enqueue(order, buffers)
-            elif isinstance(order, Load):
+            elif isinstance(order, LoadFunction):
                 self._runner.load(order.digest, order.body, order.sizes, buffers)
-            elif isinstance(order, Drop):
+            elif isinstance(order, ForgetFunctions):
                 self._runner.drop(order.digests)
             else:
                 self._runner.heard(order)
-                if isinstance(order, Release):
+                if isinstance(order, ReleaseSlices):
                     self._rested = False  # there is something to give back
 
-    def _enqueue(self, order: Run, buffers: Sequence[Buffer]) -> None:
+    def _enqueue(self, order: RunTasks, buffers: Sequence[Buffer]) -> None:
         function, epoch, threads, job = order.function, order.epoch, order.threads, order.job
         if not buffers:
             self._queue.extend(
@@ -302,7 +302,7 @@ class Serving:
         """Run a task with so many threads for its libraries. No signal that is for the task gets in between."""
         self._runner.expect(task, function)  # first, because it would put the threads back, too
         try:
-            given = Threads(threads)
+            given = LibraryThreads(threads)
         except Exception as error:  # noqa: BLE001  (the libraries are the user's; the answer has the error)
             return self._runner.cannot_run(error)
         try:
@@ -373,7 +373,8 @@ class Serving:
         if not ticket or self._is_fork or threading.current_thread() in self._strangers:
             return
         records = [
-            pack(encode(Note(ticket, data[at : at + NOTE_BYTES_MAX]))) for at in range(0, len(data), NOTE_BYTES_MAX)
+            pack(encode(NoteRecord(ticket, data[at : at + NOTE_BYTES_MAX])))
+            for at in range(0, len(data), NOTE_BYTES_MAX)
         ]
         if not self._is_own_thread():
             self._send(records)

@@ -25,9 +25,9 @@ from collections.abc import Callable
 from typing import Any, Final, TextIO, cast
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.workers.protocol.channels import WorkerEnds
+from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.worker_side import process_setup
-from concurrent_nb.workers.worker_side.task_loop import Runner, Serving
+from concurrent_nb.workers.worker_side.task_loop import Runner, TaskLoop
 
 #: turns of a loop in which an exception that is on its way to this thread has certainly come
 _TURNS: Final = 100
@@ -59,7 +59,7 @@ class ThreadStream:
         return getattr(self._stream(), name)
 
 
-class Seat(Serving):
+class ThreadWorker(TaskLoop):
     """Serve a slave in the thread that makes it.
 
     Args:
@@ -67,7 +67,7 @@ class Seat(Serving):
         out, err: the process's streams.
     """
 
-    def __init__(self, ends: WorkerEnds, runner: Runner, out: ThreadStream, err: ThreadStream) -> None:
+    def __init__(self, ends: WorkerChannels, runner: Runner, out: ThreadStream, err: ThreadStream) -> None:
         self._thread_streams = (out, err)
         self._lock = threading.Lock()  # whoever interrupts us is another thread
         self._ident = threading.get_ident()
@@ -128,7 +128,7 @@ class Seat(Serving):
         """Leave alone what belongs to the process: others are at work."""
 
 
-class Seats:
+class ThreadWorkerProcess:
     """The main thread of a process whose tasks run in threads.
 
     Args:
@@ -136,13 +136,15 @@ class Seats:
         make: makes a seat in the thread that it is called in, from its ends and the process's streams.
     """
 
-    def __init__(self, ends: WorkerEnds, make: Callable[[WorkerEnds, ThreadStream, ThreadStream], Seat]) -> None:
+    def __init__(
+        self, ends: WorkerChannels, make: Callable[[WorkerChannels, ThreadStream, ThreadStream], ThreadWorker]
+    ) -> None:
         self._socket = socket.socket(fileno=ends.tasks)
         self._tokens = ends.tokens
         self._make = make
         self._out, self._err = ThreadStream(sys.stdout), ThreadStream(sys.stderr)
         self._threads = 0
-        self._seats: list[Seat] = []
+        self._seats: list[ThreadWorker] = []
         self._wake, self._woken = os.pipe()
         for fd in (self._wake, self._woken):
             os.set_blocking(fd, False)
@@ -173,14 +175,14 @@ class Seats:
 
     def _open(self) -> None:
         """Start the thread of a seat."""
-        said, fds, _, _ = socket.recv_fds(self._socket, 1, len(WorkerEnds._fields))
-        if not said or len(fds) < len(WorkerEnds._fields):
+        said, fds, _, _ = socket.recv_fds(self._socket, 1, len(WorkerChannels._fields))
+        if not said or len(fds) < len(WorkerChannels._fields):
             raise ConnectionError("the slave has closed its end" if not said else "too many open files for a thread")
         self._threads += 1
-        threading.Thread(target=self._sit, args=(WorkerEnds(*fds),), name="tasks", daemon=True).start()
+        threading.Thread(target=self._sit, args=(WorkerChannels(*fds),), name="tasks", daemon=True).start()
 
-    def _sit(self, ends: WorkerEnds) -> None:
-        seat: Seat | None = None
+    def _sit(self, ends: WorkerChannels) -> None:
+        seat: ThreadWorker | None = None
         try:
             seat = self._make(ends, self._out, self._err)
             self._seats.append(seat)

@@ -99,9 +99,9 @@ def test_a_seed_is_the_same_sequence_again() -> None:
 
 
 def test_memory_and_descriptors_that_are_left_are_wrong() -> None:
-    assert fuzz.verdict(fuzz.Report()) == []
-    assert fuzz.verdict(fuzz.Report(left_bytes=fuzz.LEFT_MAX_BYTES + 1)) == ["50 MB of memory are left"]
-    assert fuzz.verdict(fuzz.Report(left_fds=2)) == ["2 descriptors are left open"]
+    assert fuzz.verdict(fuzz.FuzzReport()) == []
+    assert fuzz.verdict(fuzz.FuzzReport(left_bytes=fuzz.LEFT_MAX_BYTES + 1)) == ["50 MB of memory are left"]
+    assert fuzz.verdict(fuzz.FuzzReport(left_fds=2)) == ["2 descriptors are left open"]
 
 
 def test_mutation_changes_frames_and_survives_nothing() -> None:

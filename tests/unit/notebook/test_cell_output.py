@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concurrent_nb.api import OutputPiece, Shown
+from concurrent_nb.api import OutputPiece, TaskDisplay
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.notebook import cell_output
 from concurrent_nb.notebook.cell_output import HOLD_S, LINE_CHARACTERS, Printer, clean
@@ -134,13 +134,13 @@ def test_what_tasks_display_comes_in_their_order_and_says_whose_it_is(monkeypatc
     displayed: list[Any] = []
     monkeypatch.setattr(cell_output, "display", lambda data, **options: displayed.append(data))
     clock = ManualClock()
-    pieces: list[Shown] = []
+    pieces: list[TaskDisplay] = []
     job: Any = SimpleNamespace(futures=[Future() for _ in range(5)], label=lambda index: f"k = {index}")
     job.take_output = lambda: [pieces.pop(0) for _ in range(len(pieces))]
     printer = Printer(True, io.StringIO(), io.StringIO(), clock)
 
     def shows(index: int) -> None:
-        pieces.append(Shown(index, Display({"image/png": f"picture {index}"}, {})))
+        pieces.append(TaskDisplay(index, Display({"image/png": f"picture {index}"}, {})))
 
     def pictures() -> list[str]:
         return [data["image/png"][-1] for data in displayed if "image/png" in data]

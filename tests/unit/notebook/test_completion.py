@@ -10,7 +10,7 @@ import pytest
 from concurrent_nb.errors import MasterUnreachable
 from concurrent_nb.notebook import completion, magics
 from concurrent_nb.notebook.completion import Offer, SlaveNames, offer_in_cell
-from concurrent_nb.notebook.current_cluster import Session
+from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.notebook.cython_magics import CythonMagics
 from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.notebook.setup_magics import SetupMagics
@@ -153,8 +153,8 @@ def master() -> Iterator[Master]:
     master.free.set()
 
 
-def session_of(app: object) -> Session:
-    return cast(Session, SimpleNamespace(_app=app))
+def session_of(app: object) -> CurrentCluster:
+    return cast(CurrentCluster, SimpleNamespace(_app=app))
 
 
 def test_the_names_of_slaves(master: Master) -> None:
@@ -163,7 +163,7 @@ def test_the_names_of_slaves(master: Master) -> None:
 
 
 def test_no_cluster_has_no_slaves_and_none_is_started() -> None:
-    session = Session()
+    session = CurrentCluster()
     assert SlaveNames(session)() == []
     assert session.stop() == "there is no cluster to stop"
 

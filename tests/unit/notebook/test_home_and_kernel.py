@@ -11,7 +11,7 @@ import concurrent_nb
 from concurrent_nb.errors import ClusterNotFound, ConfigurationError, MasterLost, MasterUnreachable
 from concurrent_nb.nodes.common.kernel_file import KernelFile
 from concurrent_nb.notebook import current_cluster as session_module
-from concurrent_nb.notebook.current_cluster import Session
+from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.transport import connection_file
 
 
@@ -37,21 +37,21 @@ class FakeApplication:
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[CurrentCluster]:
     monkeypatch.setattr(concurrent_nb, "connect", lambda *where, **options: FakeApplication())
-    session = Session("lab")
+    session = CurrentCluster("lab")
     yield session
     session.stop()
 
 
-def test_what_is_needed_is_looked_for_at_home(session: Session) -> None:
+def test_what_is_needed_is_looked_for_at_home(session: CurrentCluster) -> None:
     _, notice = session.application()
     assert notice == "connected to cluster lab (%concurrent stop leaves it)"
     assert session.application()[1] is None
     assert session.stop() == "left cluster lab, which runs on"
 
 
-def test_status_looks_at_home_as_well(session: Session) -> None:
+def test_status_looks_at_home_as_well(session: CurrentCluster) -> None:
     assert session.status().startswith("cluster lab\n")
 
 
@@ -59,7 +59,7 @@ REMEDY = "%concurrent stop, then %concurrent start or %concurrent connect NAME"
 
 
 def test_what_to_do_is_said_when_a_cluster_of_another_owner_has_ended(
-    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    session: CurrentCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app, _ = session.application()
     session.lost()
@@ -83,13 +83,15 @@ def test_what_to_do_is_said_when_a_cluster_of_another_owner_has_ended(
     assert session.stop() == "left cluster lab, which runs on"
 
 
-def test_a_cluster_that_ended_unseen_is_not_said_to_run_on(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_ended_unseen_is_not_said_to_run_on(
+    session: CurrentCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session.application()
     monkeypatch.setattr(FakeApplication, "is_gone", True)
     assert session.stop() == "left cluster lab, which has ended, or does not answer"
 
 
-def test_a_cluster_that_is_on_its_way_is_waited_for(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_on_its_way_is_waited_for(session: CurrentCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     let, entered = threading.Event(), threading.Event()
 
     def connect(*where: str, **options: Any) -> FakeApplication:
@@ -105,7 +107,7 @@ def test_a_cluster_that_is_on_its_way_is_waited_for(session: Session, monkeypatc
 
 
 def test_a_cluster_that_does_not_come_is_an_error_where_it_is_needed(
-    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    session: CurrentCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def connect(*where: str, **options: Any) -> FakeApplication:
         raise ClusterNotFound("no cluster 'lab'")
@@ -119,7 +121,7 @@ def test_a_cluster_that_does_not_come_is_an_error_where_it_is_needed(
 
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_a_copy_of_a_kernels_file_goes_with_the_session(
-    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_ours: bool
+    session: CurrentCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_ours: bool
 ) -> None:
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     path = tmp_path / "kernel-slave-0123.json"
@@ -134,7 +136,7 @@ def test_a_copy_of_a_kernels_file_goes_with_the_session(
     assert path.exists() != is_ours
 
 
-def test_an_unknown_slave_is_the_masters_word(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_slave_is_the_masters_word(session: CurrentCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(info: Any, slave: str) -> KernelFile:
         raise ConfigurationError(f"there is no slave {slave!r}; the slaves are: east")
 

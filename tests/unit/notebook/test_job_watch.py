@@ -12,11 +12,11 @@ from concurrent_nb import Job
 from concurrent_nb.api import Counts, OutputPiece
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.notebook.cell_output import Printer
-from concurrent_nb.notebook.job_watch import FIRST_S, SLICE_S, Watch
+from concurrent_nb.notebook.job_watch import FIRST_S, SLICE_S, JobWatch
 from concurrent_nb.notebook.progress_display import (
-    KernelLine,
-    LastLine,
-    TerminalLine,
+    KernelProgress,
+    SummaryOnly,
+    TerminalProgress,
     line_for,
     progress_text,
     system_text,
@@ -93,10 +93,10 @@ def interrupt(job: ScriptedJob) -> None:
     raise KeyboardInterrupt
 
 
-def watching(job: ScriptedJob, clock: ManualClock | None = None) -> tuple[Watch, Recorder, io.StringIO]:
+def watching(job: ScriptedJob, clock: ManualClock | None = None) -> tuple[JobWatch, Recorder, io.StringIO]:
     line, out = Recorder(), io.StringIO()
     clock = clock or ManualClock(10.0)
-    return Watch(cast(Job, job), line, Printer(True, out, out), StopButton(), clock(), clock=clock), line, out
+    return JobWatch(cast(Job, job), line, Printer(True, out, out), StopButton(), clock(), clock=clock), line, out
 
 
 def test_a_quick_job_shows_its_summary_only() -> None:
@@ -151,7 +151,7 @@ def test_a_line_with_a_place_of_its_own_is_shown_before_what_tasks_print() -> No
         order.clear()
         job = ScriptedJob([*steps], Counts(0, 0, 3, 0, 0), [OutputPiece(0, 1, "hello\n")])
         printer = Printer(False, Out(), Out())
-        Watch(cast(Job, job), Leading(leads=True), printer, StopButton(), 0.0, clock=ManualClock()).wait()
+        JobWatch(cast(Job, job), Leading(leads=True), printer, StopButton(), 0.0, clock=ManualClock()).wait()
         assert order == (["line", "hello\n", "end"] if steps else ["end", "hello\n"])
 
 
@@ -187,7 +187,7 @@ def test_a_press_from_before_stops_the_job_at_once() -> None:
     def cell() -> None:
         with StopButton() as button:
             signal.raise_signal(signal.SIGINT)
-            Watch(cast(Job, job), line, Printer(True, out, out), button, 0.0).wait()
+            JobWatch(cast(Job, job), line, Printer(True, out, out), button, 0.0).wait()
 
     with pytest.raises(KeyboardInterrupt):
         cell()
@@ -226,7 +226,7 @@ def test_progress_of_a_task_system_is_one_too() -> None:
 def test_a_line_that_is_still_needed_shows_no_summary() -> None:
     job: Any = ScriptedJob([], Counts(0, 0, 1, 0, 0))
     line = Recorder()
-    Watch(job, line, Printer(tagged=False), StopButton(), 0.0, goes_on=lambda job: True).wait()
+    JobWatch(job, line, Printer(tagged=False), StopButton(), 0.0, goes_on=lambda job: True).wait()
     assert line.said == []
 
 
@@ -244,7 +244,7 @@ def test_summaries() -> None:
 
 
 def test_a_terminal_s_line_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
-    line = TerminalLine()
+    line = TerminalProgress()
     line.make_room()
     line.show("one")
     line.show("two")
@@ -256,7 +256,7 @@ def test_a_terminal_s_line_is_written_over(capsys: pytest.CaptureFixture[str]) -
 
 def test_without_a_terminal_only_the_last_line_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     line = line_for(None)
-    assert isinstance(line, LastLine)
+    assert isinstance(line, SummaryOnly)
     line.show("one")
     line.make_room()
     line.end("two")
@@ -284,7 +284,7 @@ def test_a_kernel_s_line_is_a_display_that_is_updated(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("IPython.core.interactiveshell.InteractiveShell", Shell)
     line = line_for(cast(Any, Shell()))
-    assert isinstance(line, KernelLine)
+    assert isinstance(line, KernelProgress)
     line.show("one")
     line.make_room()
     line.end("two")

@@ -12,7 +12,7 @@ import pytest
 from concurrent_nb import Job, TaskFuture
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.notebook.cell_output import Printer
-from concurrent_nb.notebook.job_watch import Watch
+from concurrent_nb.notebook.job_watch import JobWatch
 from concurrent_nb.notebook.stop_button import PATIENT_PRESSES, StopButton
 
 
@@ -160,7 +160,7 @@ def test_wherever_it_is_pressed_the_job_is_stopped_and_the_cell_says_so(pressed_
         with StopButton() as button:
             sys.setprofile(step)
             try:
-                Watch(job, line, Printer(True, out, out), button, 0.0).wait()
+                JobWatch(job, line, Printer(True, out, out), button, 0.0).wait()
             finally:
                 sys.setprofile(None)
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concurrent_nb.object_store.allocator import PAGE_BYTES, SLAB_BYTES_MAX, Heap, Place, kind_of, places_in
+from concurrent_nb.object_store.allocator import PAGE_BYTES, SLAB_BYTES_MAX, Allocator, Block, kind_of, places_in
 
 
 @given(st.integers(1, 2**40))
@@ -14,13 +14,13 @@ def test_a_kind_is_whole_pages_and_wastes_at_most_a_quarter(size: int) -> None:
     assert places_in(kind) == 1 or places_in(kind) * kind <= SLAB_BYTES_MAX
 
 
-def heap_with(segment: bytes, size: int, places: int) -> Heap:
-    heap = Heap()
+def heap_with(segment: bytes, size: int, places: int) -> Allocator:
+    heap = Allocator()
     heap.add(segment, kind_of(size), places)
     return heap
 
 
-def take(heap: Heap, size: int) -> Place:
+def take(heap: Allocator, size: int) -> Block:
     place = heap.take(size)
     assert place is not None
     return place
@@ -58,7 +58,7 @@ def test_a_segment_with_a_spoilt_place_is_used_up_and_closed() -> None:
 
 
 def test_the_coldest_segments_are_given_up_first() -> None:
-    heap = Heap()
+    heap = Allocator()
     kind = kind_of(5000)
     for segment in (b"a", b"b", b"c"):
         heap.add(segment, kind, 1)
@@ -76,8 +76,8 @@ def test_the_coldest_segments_are_given_up_first() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([100, 5000, 70_000]), st.integers(0, 5), st.booleans()), max_size=60))
 def test_no_place_has_two_owners(steps: list[tuple[int, int, bool]]) -> None:
-    heap = Heap()
-    taken: list[Place] = []
+    heap = Allocator()
+    taken: list[Block] = []
     made = closed = 0
     for size, which, clean in steps:
         if which and len(taken) >= which:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from concurrent_nb.object_store.segment_reader import MAPPED_BYTES, Shelf
-from concurrent_nb.object_store.segments import CannotOpen, Handle, create, is_available, open_segment, probe
-from concurrent_nb.object_store.store import RECOGNISED_BYTES, Lease, Store
+from concurrent_nb.object_store.segment_reader import MAPPED_BYTES, SegmentReader
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle, create, is_available, open_segment, probe
+from concurrent_nb.object_store.store import RECOGNISED_BYTES, Lease, ObjectStore
 from concurrent_nb.wire.messages import Slice
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no anonymous files in memory")
@@ -20,39 +20,39 @@ LARGE = RECOGNISED_BYTES // 8
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
+def store() -> Iterator[ObjectStore]:
+    store = ObjectStore()
     yield store
     store.close()
 
 
 @pytest.fixture
-def shelf() -> Iterator[Shelf]:
-    shelf = Shelf()
+def shelf() -> Iterator[SegmentReader]:
+    shelf = SegmentReader()
     yield shelf
     shelf.close()
 
 
-def placed(store: Store, array: Any) -> Slice:
+def placed(store: ObjectStore, array: Any) -> Slice:
     slice_ = store.place(memoryview(array).cast("B"))
     assert slice_ is not None
     return slice_
 
 
-def handle_of(store: Store, slice_: Slice) -> Handle:
+def handle_of(store: ObjectStore, slice_: Slice) -> SegmentHandle:
     handle = store.handle(slice_.segment)
     assert handle is not None
     return handle
 
 
-def test_what_is_placed_is_a_snapshot(store: Store) -> None:
+def test_what_is_placed_is_a_snapshot(store: ObjectStore) -> None:
     array = np.arange(float(LARGE))
     slice_ = placed(store, array)
     array[:] = 0
     assert np.frombuffer(store.read(slice_))[-1] == LARGE - 1
 
 
-def test_the_same_array_is_placed_once(store: Store) -> None:
+def test_the_same_array_is_placed_once(store: ObjectStore) -> None:
     array = np.arange(float(LARGE))
     first = placed(store, array)
     assert placed(store, array) == first
@@ -62,7 +62,7 @@ def test_the_same_array_is_placed_once(store: Store) -> None:
     assert placed(store, array) == first  # free, but still there
 
 
-def test_an_array_that_has_changed_is_placed_anew(store: Store) -> None:
+def test_an_array_that_has_changed_is_placed_anew(store: ObjectStore) -> None:
     array = np.arange(float(LARGE))
     first = placed(store, array)
     array[5] = -1
@@ -72,12 +72,12 @@ def test_an_array_that_has_changed_is_placed_anew(store: Store) -> None:
     assert np.frombuffer(store.read(second))[5] == -1
 
 
-def test_memory_of_the_store_itself_is_recognised_however_small(store: Store) -> None:
+def test_memory_of_the_store_itself_is_recognised_however_small(store: ObjectStore) -> None:
     slice_ = placed(store, np.arange(10_000.0))
     assert store.place(store.view(slice_)) == slice_
 
 
-def test_a_place_is_used_again_only_when_everybody_has_let_go_cleanly(store: Store) -> None:
+def test_a_place_is_used_again_only_when_everybody_has_let_go_cleanly(store: ObjectStore) -> None:
     first = placed(store, np.zeros(10_000))
     store.let_go([first], clean=True)
     second = placed(store, np.ones(10_000))
@@ -89,21 +89,21 @@ def test_a_place_is_used_again_only_when_everybody_has_let_go_cleanly(store: Sto
     assert store.handle(second.segment) is None
 
 
-def test_a_lease_that_nobody_ended_lets_go_uncleanly(store: Store) -> None:
+def test_a_lease_that_nobody_ended_lets_go_uncleanly(store: ObjectStore) -> None:
     slice_ = placed(store, np.zeros(10_000))
     lease = Lease(store, [slice_])
     del lease
     assert store.tidy() == [slice_.segment]
 
 
-def test_free_memory_is_given_back_when_asked(store: Store) -> None:
+def test_free_memory_is_given_back_when_asked(store: ObjectStore) -> None:
     slices = [placed(store, np.full(LARGE, float(n))) for n in range(3)]
     store.let_go(slices, clean=True)
     assert store.tidy() == []
     assert set(store.tidy(0)) == {slice_.segment for slice_ in slices}
 
 
-def test_letting_go_twice_or_of_what_is_not_there_is_harmless(store: Store) -> None:
+def test_letting_go_twice_or_of_what_is_not_there_is_harmless(store: ObjectStore) -> None:
     slice_ = placed(store, np.zeros(10_000))
     store.let_go([slice_, slice_, Slice(b"x" * 16, 0, 1, 1)], clean=True)
     other = placed(store, np.ones(10_000))
@@ -113,7 +113,7 @@ def test_letting_go_twice_or_of_what_is_not_there_is_harmless(store: Store) -> N
 
 
 @pytest.mark.parametrize("size", [1, 65536, MAPPED_BYTES, MAPPED_BYTES + 1])
-def test_readers_see_what_was_placed(store: Store, shelf: Shelf, size: int) -> None:
+def test_readers_see_what_was_placed(store: ObjectStore, shelf: SegmentReader, size: int) -> None:
     data = os.urandom(size)
     slice_ = store.place(memoryview(data))
     assert slice_ is not None
@@ -130,7 +130,7 @@ def test_readers_see_what_was_placed(store: Store, shelf: Shelf, size: int) -> N
 
 
 @pytest.mark.parametrize("size", [65536, MAPPED_BYTES])
-def test_a_result_belongs_to_who_takes_it(store: Store, shelf: Shelf, size: int) -> None:
+def test_a_result_belongs_to_who_takes_it(store: ObjectStore, shelf: SegmentReader, size: int) -> None:
     slice_ = store.place(memoryview(bytes(size)))
     assert slice_ is not None
     shelf.add(handle_of(store, slice_))
@@ -144,23 +144,23 @@ def test_a_result_belongs_to_who_takes_it(store: Store, shelf: Shelf, size: int)
     assert done == [slice_]
 
 
-def test_a_reader_keeps_what_its_owner_has_closed(shelf: Shelf) -> None:
-    store = Store()
+def test_a_reader_keeps_what_its_owner_has_closed(shelf: SegmentReader) -> None:
+    store = ObjectStore()
     slice_ = placed(store, np.arange(float(LARGE)))
     shelf.add(handle_of(store, slice_))
     store.close()
     assert np.frombuffer(shelf.read(slice_))[-1] == LARGE - 1
 
 
-def test_what_is_no_segment_is_not_opened(store: Store, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_is_no_segment_is_not_opened(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> None:
     slice_ = placed(store, np.zeros(10_000))
     handle = handle_of(store, slice_)
     with open("/dev/null") as null:
         for wrong in (
-            Handle(handle.segment, handle.pid, null.fileno(), handle.size),
-            Handle(b"0" * 16, handle.pid, handle.fd, handle.size),
-            Handle(handle.segment, handle.pid, handle.fd, handle.size + 1),
-            Handle(handle.segment, 2**30, handle.fd, handle.size),
+            SegmentHandle(handle.segment, handle.pid, null.fileno(), handle.size),
+            SegmentHandle(b"0" * 16, handle.pid, handle.fd, handle.size),
+            SegmentHandle(handle.segment, handle.pid, handle.fd, handle.size + 1),
+            SegmentHandle(handle.segment, 2**30, handle.fd, handle.size),
         ):
             with pytest.raises(CannotOpen, match="segment"):
                 open_segment(wrong)
@@ -172,7 +172,7 @@ def test_a_segment_that_can_shrink_is_not_opened() -> None:
     try:
         os.ftruncate(fd, 4096)
         with pytest.raises(CannotOpen, match="sealed"):
-            open_segment(Handle(segment, os.getpid(), fd, 4096))
+            open_segment(SegmentHandle(segment, os.getpid(), fd, 4096))
     finally:
         os.close(fd)
 
@@ -186,7 +186,7 @@ def test_an_owner_cannot_take_memory_away_from_its_readers() -> None:
         os.close(handle.fd)
 
 
-def test_slices_of_unknown_segments_and_beyond_their_end_are_refused(store: Store, shelf: Shelf) -> None:
+def test_slices_of_unknown_segments_and_beyond_their_end_are_refused(store: ObjectStore, shelf: SegmentReader) -> None:
     slice_ = placed(store, np.zeros(10_000))
     with pytest.raises(CannotOpen, match="not known"):
         shelf.read(slice_)
@@ -204,6 +204,6 @@ def test_a_probe_is_there_only_while_it_is_shown() -> None:
 
 
 def test_a_closed_store_takes_nothing() -> None:
-    store = Store()
+    store = ObjectStore()
     store.close()
     assert store.place(memoryview(bytes(100_000))) is None

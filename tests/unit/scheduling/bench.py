@@ -25,9 +25,15 @@ from concurrent_nb.scheduling.events import (
     TasksStarted,
     TasksSubmitted,
 )
-from concurrent_nb.scheduling.instructions import Assign, Deliver, Instruction, TellStarted, Withdraw
+from concurrent_nb.scheduling.instructions import (
+    AnnounceStarted,
+    AssignTasks,
+    DeliverOutcomes,
+    Instruction,
+    WithdrawTasks,
+)
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import ObjectSize
 from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskFrame, TaskRef
@@ -55,7 +61,7 @@ class Bench:
     """A scheduler, and the time."""
 
     def __init__(self, strategy: Strategy | None = None, **settings: Any) -> None:
-        self.scheduler = Scheduler(strategy or PullRoundRobin(ahead_s=0.02), **settings)
+        self.scheduler = Scheduler(strategy or PullRoundRobinStrategy(ahead_s=0.02), **settings)
         self.now = 0.0
 
     def __call__(self, *events: Event) -> list[Instruction]:
@@ -174,20 +180,20 @@ def assigned(instructions: list[Instruction]) -> dict[str, list[int]]:
     """Which tasks go to which slave."""
     found: dict[str, list[int]] = {}
     for instruction in instructions:
-        if isinstance(instruction, Assign):
+        if isinstance(instruction, AssignTasks):
             found.setdefault(instruction.slave.decode(), []).extend(task.index for task in instruction.tasks)
     return found
 
 
 def attempts(instructions: list[Instruction]) -> dict[int, int]:
     """Which attempt of which task is assigned."""
-    runs = [instruction.tasks for instruction in instructions if isinstance(instruction, Assign)]
+    runs = [instruction.tasks for instruction in instructions if isinstance(instruction, AssignTasks)]
     return {task.index: task.attempt for tasks in runs for task in tasks}
 
 
 def delivered(instructions: list[Instruction]) -> dict[int, Status]:
     """How which task ended, as the owner is told."""
-    parcels = [instruction.items for instruction in instructions if isinstance(instruction, Deliver)]
+    parcels = [instruction.items for instruction in instructions if isinstance(instruction, DeliverOutcomes)]
     told = [(item.index, Status(item.status)) for items in parcels for item in items]
     assert len(told) == len(dict(told)), "an outcome is delivered twice at once"
     return dict(told)
@@ -198,18 +204,18 @@ def withdrawn(instructions: list[Instruction], *, stop: bool) -> dict[str, list[
     return {
         instruction.slave.decode(): [ref.index for ref in instruction.tasks]
         for instruction in instructions
-        if isinstance(instruction, Withdraw) and instruction.stop == stop
+        if isinstance(instruction, WithdrawTasks) and instruction.stop == stop
     }
 
 
 def told_started(instructions: list[Instruction]) -> list[int]:
     """Which tasks the owner is told to be running."""
-    told = [instruction.tasks for instruction in instructions if isinstance(instruction, TellStarted)]
+    told = [instruction.tasks for instruction in instructions if isinstance(instruction, AnnounceStarted)]
     return [ref.index for tasks in told for ref in tasks]
 
 
 def report(instructions: list[Instruction]) -> str:
     """What the only delivered ErrorReport says."""
-    (deliver,) = [instruction for instruction in instructions if isinstance(instruction, Deliver)]
+    (deliver,) = [instruction for instruction in instructions if isinstance(instruction, DeliverOutcomes)]
     (item,) = deliver.items
     return msgspec.msgpack.decode(item.body, type=ErrorReport).message

@@ -6,10 +6,10 @@ from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.events import OutcomesReceived, TasksSubmitted
-from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob
+from concurrent_nb.scheduling.instructions import AssignTasks, DeliverOutcomes, ForgetJob
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.tasks.task_record import State
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.tasks.task_record import TaskState
 from concurrent_nb.wire.messages import OutcomeFrame, TaskFrame
 from tests.unit.scheduling.bench import (
     JOB,
@@ -39,19 +39,19 @@ def test_a_task_is_assigned_delivered_and_forgotten() -> None:
     assert bench(joined("a"), opened()) == []
     # When a task is submitted, then it is assigned at once, as attempt 1
     (assign,) = bench(submitted([0], timeout_s=2.5))
-    assert isinstance(assign, Assign)
+    assert isinstance(assign, AssignTasks)
     assert (assign.slave, assign.job, assign.function, assign.timeout_s) == (slave_id("a"), JOB, F, 2.5)
     (task,) = assign.tasks
     assert (task.index, task.attempt, task.body) == (0, 1, b"arguments")
     # When it has ended, then its owner is told, and the payload is dropped
     (deliver,) = bench(ended("a", 0))
-    assert isinstance(deliver, Deliver)
+    assert isinstance(deliver, DeliverOutcomes)
     assert (deliver.client, deliver.job, deliver.slave) == (ME, JOB, "a")
     assert list(deliver.items) == [OutcomeFrame(0, 1, 0, 1.0, 4321, b"value")]
     assert task.body == b""
     # When the owner has it, then it is forgotten, and so is the job when it is closed
     assert bench(acknowledged([0])) == []
-    assert task.state is State.FORGOTTEN
+    assert task.state is TaskState.FORGOTTEN
     assert bench(closed()) == [ForgetJob(JOB)]
     assert not bench.scheduler.jobs
 
@@ -90,7 +90,7 @@ def test_runs_that_differ_in_function_or_limit_travel_apart() -> None:
     bench = Bench()
     bench(joined("a", slots=8), opened())
     instructions = bench(submitted([0]), submitted([1], function=G), submitted([2], timeout_s=1.0), submitted([3]))
-    kinds = [(i.function, i.timeout_s, [t.index for t in i.tasks]) for i in instructions if isinstance(i, Assign)]
+    kinds = [(i.function, i.timeout_s, [t.index for t in i.tasks]) for i in instructions if isinstance(i, AssignTasks)]
     assert kinds == [(F, None, [0, 3]), (G, None, [1]), (F, 1.0, [2])]
 
 
@@ -107,11 +107,11 @@ def test_buffers_travel_with_their_tasks_and_outcomes() -> None:
     bench(joined("a", slots=2), opened())
     frames = [TaskFrame(0, 0, b""), TaskFrame(1, 0, b"", (3,))]
     (assign,) = bench(TasksSubmitted(ME, JOB, F, frames, [(), (b"big",)]))
-    assert isinstance(assign, Assign)
+    assert isinstance(assign, AssignTasks)
     assert [(task.sizes, task.buffers) for task in assign.tasks] == [((), ()), ((3,), (b"big",))]
     items = [OutcomeFrame(0, 1, 0, 0.0, 1, b"small"), OutcomeFrame(1, 1, 0, 0.0, 1, b"", (4,))]
     (deliver,) = bench(OutcomesReceived(slave_id("a"), JOB, items, [(), (b"huge",)]))
-    assert isinstance(deliver, Deliver)
+    assert isinstance(deliver, DeliverOutcomes)
     assert list(deliver.buffers) == [(), (b"huge",)]
 
 
@@ -119,7 +119,7 @@ def test_without_buffers_none_are_listed() -> None:
     bench = Bench()
     bench(joined("a"), opened(), submitted([0]))
     (deliver,) = bench(ended("a", 0))
-    assert isinstance(deliver, Deliver)
+    assert isinstance(deliver, DeliverOutcomes)
     assert list(deliver.buffers) == []
 
 
@@ -132,7 +132,7 @@ def test_the_owner_hears_what_runs() -> None:
 
 
 def test_finishing_frees_the_slot_for_the_next() -> None:
-    bench = Bench(PullRoundRobin(depth_per_slot=1))
+    bench = Bench(PullRoundRobinStrategy(depth_per_slot=1))
     bench(joined("a", slots=1), opened(), submitted(range(3)))
     assert attempts(bench(ended("a", 0))) == {1: 1}
     assert attempts(bench(ended("a", 1))) == {2: 1}
@@ -166,7 +166,7 @@ def test_what_a_worker_answers_is_delivered_as_it_is(status: Status) -> None:
 @pytest.mark.parametrize("settings", [{"deaths_allowed": 0}, {"grace_s": 0.0}, {"rebalance_after_s": -1.0}])
 def test_senseless_settings_are_refused_by_name(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        Scheduler(PullRoundRobin(), **settings)  # type: ignore[arg-type]
+        Scheduler(PullRoundRobinStrategy(), **settings)  # type: ignore[arg-type]
 
 
 def test_a_slave_that_nobody_knows_is_not_heard() -> None:

@@ -8,10 +8,10 @@ from concurrent_nb.errors import ConfigurationError, ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.scheduling import object_locations
 from concurrent_nb.scheduling.events import ObjectsDropped, ObjectsHeld
-from concurrent_nb.scheduling.object_locations import Holdings, missing_bytes
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.object_locations import ObjectLocations, missing_bytes
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
-from concurrent_nb.scheduling.strategies.locality import Locality
+from concurrent_nb.scheduling.strategies.locality import LocalityStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import ObjectSize
 from tests.unit.scheduling.bench import (
@@ -43,7 +43,7 @@ def dropped(slave: str, *objects: bytes) -> ObjectsDropped:
 
 def a_cluster(*names: str, slots: int = 1) -> Bench:
     """Slaves with nothing to do; tasks are known to take 0.1 s, objects to travel 100 MB in half a second."""
-    bench = Bench(Locality(patience_s=3.0, bytes_per_s=200 * MB))
+    bench = Bench(LocalityStrategy(patience_s=3.0, bytes_per_s=200 * MB))
     bench(joined("warm"), opened(), submitted([0]))
     bench(ended("warm", 0, elapsed_s=0.1), lost("warm"))
     bench(*[joined(name, slots=slots) for name in names])
@@ -96,15 +96,15 @@ def test_objects_without_tasks_are_refused() -> None:
 
 def test_what_is_remembered_of_a_slave_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_locations, "MOST", 3)
-    books, slave = Holdings(), Slave(SessionId(b"a"), "a", 1, 1)
+    books, slave = ObjectLocations(), SlaveState(SessionId(b"a"), "a", 1, 1)
     books.hold(slave, [b"%d" % number for number in range(5)])
     assert list(slave.objects) == [b"2", b"3", b"4"]
     assert len(books) == 3
 
 
 def test_all_holders_of_an_object_are_looked_at_in_turn() -> None:
-    books = Holdings()
-    slaves = [Slave(SessionId(b"%d" % number), "", 1, 1) for number in range(5)]
+    books = ObjectLocations()
+    slaves = [SlaveState(SessionId(b"%d" % number), "", 1, 1) for number in range(5)]
     for slave in slaves:
         books.hold(slave, [b"x"])
     rounds = [list(books.near(X, 2)) for _ in range(5)]
@@ -114,8 +114,8 @@ def test_all_holders_of_an_object_are_looked_at_in_turn() -> None:
 
 @given(has=st.sets(st.sampled_from(b"abc")), wants=st.dictionaries(st.sampled_from(b"abc"), st.integers(0, 100)))
 def test_missing_bytes_are_those_of_objects_that_a_slave_lacks(has: set[int], wants: dict[int, int]) -> None:
-    slave = Slave(SessionId(b"a"), "a", 1, 1)
-    Holdings().hold(slave, [bytes([each]) for each in has])
+    slave = SlaveState(SessionId(b"a"), "a", 1, 1)
+    ObjectLocations().hold(slave, [bytes([each]) for each in has])
     objects = [(bytes([each]), size) for each, size in wants.items()]
     assert missing_bytes(slave, objects) == sum(size for each, size in wants.items() if each not in has)
 
@@ -162,7 +162,7 @@ def test_a_task_waits_for_a_slave_that_shares_memory_as_for_one_that_has_got_its
 
 
 def test_of_an_unknown_function_only_a_few_tasks_wait() -> None:
-    bench = Bench(Locality())
+    bench = Bench(LocalityStrategy())
     bench(joined("a"), joined("b"), opened(), held("b", b"x"))
     shares = assigned(bench(submitted(range(4), objects=[X] * 4)))
     assert shares == {"b": [0, 1], "a": [2, 3]}
@@ -208,4 +208,4 @@ def test_every_task_runs_whatever_it_refers_to(
 @pytest.mark.parametrize("settings", [{"patience_s": 0.0}, {"bytes_per_s": float("inf")}])
 def test_senseless_settings_of_locality_are_refused_by_name(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        Locality(**settings)  # type: ignore[arg-type]
+        LocalityStrategy(**settings)  # type: ignore[arg-type]

@@ -40,13 +40,20 @@ from concurrent_nb.scheduling.events import (
     TasksStarted,
     TasksSubmitted,
 )
-from concurrent_nb.scheduling.instructions import Assign, Deliver, ForgetJob, Instruction, TellStarted, Withdraw
+from concurrent_nb.scheduling.instructions import (
+    AnnounceStarted,
+    AssignTasks,
+    DeliverOutcomes,
+    ForgetJob,
+    Instruction,
+    WithdrawTasks,
+)
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
 from concurrent_nb.scheduling.refusal import EventRefused
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
 from concurrent_nb.scheduling.strategies.strategy import Strategy
-from concurrent_nb.tasks.task_record import State
+from concurrent_nb.tasks.task_record import TaskState
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
 
 Attempt = tuple[JobId, int, int]
@@ -125,19 +132,19 @@ class World(RuleBasedStateMachine):
 
     def obey(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
-            if isinstance(instruction, Assign):
+            if isinstance(instruction, AssignTasks):
                 self.take(instruction)
-            elif isinstance(instruction, Withdraw):
+            elif isinstance(instruction, WithdrawTasks):
                 self.withdraw(instruction)
-            elif isinstance(instruction, Deliver):
+            elif isinstance(instruction, DeliverOutcomes):
                 self.receive(instruction)
             elif isinstance(instruction, ForgetJob):
                 self.forget(self.jobs.pop(instruction.job))
             else:
-                assert isinstance(instruction, TellStarted)
+                assert isinstance(instruction, AnnounceStarted)
                 assert instruction.client in self.sessions.values()
 
-    def take(self, assign: Assign) -> None:
+    def take(self, assign: AssignTasks) -> None:
         slave = self.slaves[assign.slave]
         assert not slave.lost
         for task in assign.tasks:
@@ -150,7 +157,7 @@ class World(RuleBasedStateMachine):
             on_top = [attempt for attempt in slave.held if attempt in slave.on_top]
             assert len(slave.held) - len(on_top) <= slave.credit, "a slave has more than it accepts"
 
-    def withdraw(self, withdraw: Withdraw) -> None:
+    def withdraw(self, withdraw: WithdrawTasks) -> None:
         slave = self.slaves[withdraw.slave]
         for ref in withdraw.tasks:
             attempt = (JobId(ref.job), ref.index, ref.attempt)
@@ -160,7 +167,7 @@ class World(RuleBasedStateMachine):
             elif attempt in slave.held:
                 slave.give_back(attempt)
 
-    def receive(self, deliver: Deliver) -> None:
+    def receive(self, deliver: DeliverOutcomes) -> None:
         job = self.jobs[deliver.job]
         assert deliver.client == self.sessions[job.owner] is not None, "a stranger got an outcome"
         for item in deliver.items:
@@ -306,7 +313,7 @@ class World(RuleBasedStateMachine):
                 assert all(
                     index in job.answers
                     for index, task in self.scheduler.jobs[job.id].tasks.items()
-                    if task.state is State.FINISHED
+                    if task.state is TaskState.FINISHED
                 )
                 self.expecting_again.clear()
         return session

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.scheduling.instructions import Assign
+from concurrent_nb.scheduling.instructions import AssignTasks
 from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from tests.unit.scheduling.bench import (
@@ -43,7 +43,7 @@ from tests.unit.scheduling.bench import (
 HOST, ALL, THREAD = Needs(kind="host"), Needs(cores=0), Needs(kind="thread")
 
 
-@pytest.fixture(params=[PullRoundRobin, PushBest])
+@pytest.fixture(params=[PullRoundRobinStrategy, PushBestStrategy])
 def bench(request: pytest.FixtureRequest) -> Bench:
     make: Callable[[], Strategy] = request.param
     return Bench(make())
@@ -152,7 +152,7 @@ def test_hosts_of_several_cores_are_no_such_thing(bench: Bench, needs: Needs) ->
 def test_what_needs_one_slot_in_a_process_is_plain_however_it_is_said(bench: Bench) -> None:
     bench(joined("a", slots=2), opened())
     (one,) = bench(submitted([0], needs=Needs()), submitted([1]))
-    assert isinstance(one, Assign)
+    assert isinstance(one, AssignTasks)
     assert one.needs is None
 
 
@@ -262,7 +262,7 @@ def test_what_is_given_back_or_dies_is_placed_again(bench: Bench) -> None:
 def test_runs_differ_by_what_they_need(bench: Bench) -> None:
     bench(joined("a", slots=8), opened())
     given = bench(submitted([0], needs=Needs(2)), submitted([1], needs=Needs(3)), submitted([2], function=G))
-    assert {(assign.function, assign.needs) for assign in given if isinstance(assign, Assign)} == {
+    assert {(assign.function, assign.needs) for assign in given if isinstance(assign, AssignTasks)} == {
         (F, Needs(2)),
         (F, Needs(3)),
         (G, None),

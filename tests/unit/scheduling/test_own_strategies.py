@@ -4,7 +4,7 @@ import pytest
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.scheduling.scheduler import SHARED_S
-from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
 from tests.unit.scheduling.bench import (
     JOB,
     OTHER_JOB,
@@ -58,7 +58,7 @@ def test_a_strategy_is_kept_only_while_a_job_asks_for_it() -> None:
 
 
 def test_who_asks_for_the_strategy_of_the_cluster_gets_the_one_that_there_is() -> None:
-    bench = Bench(PushBest())
+    bench = Bench(PushBestStrategy())
     bench(opened(strategy="push_best"))
     assert names_in_use(bench) == ["push_best"]
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from concurrent_nb.ids import Digest, JobId
-from concurrent_nb.scheduling.estimates import SHORTEST_S, Estimates, blend
+from concurrent_nb.scheduling.estimates import SHORTEST_S, TaskEstimates, blend
 from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.task_queue import WaitingQueue
+from concurrent_nb.scheduling.task_queue import TaskQueue
 from concurrent_nb.scheduling.validation import BrokenInvariant
 from concurrent_nb.tasks.states import FINISH, move
-from concurrent_nb.tasks.task_record import Job, State, Task
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from tests.unit.scheduling.bench import JOB, Bench, ended, gone, joined, opened, slave_id, started, submitted
 
 # ------------------------------------------------------------------------------------------- rankings
@@ -72,7 +72,7 @@ def test_a_ranking_whose_keys_change_often_does_not_grow() -> None:
 
 
 def test_an_estimate_follows_what_is_measured() -> None:
-    estimates, f = Estimates(), Digest(b"f")
+    estimates, f = TaskEstimates(), Digest(b"f")
     assert estimates.get(f) is None
     estimates.measured(f, 1.0, 1)
     assert estimates.get(f) == 1.0
@@ -90,13 +90,13 @@ def test_many_measurements_at_once_count_as_if_they_came_one_by_one() -> None:
 
 
 def test_an_estimate_is_never_nothing() -> None:
-    estimates, f = Estimates(), Digest(b"f")
+    estimates, f = TaskEstimates(), Digest(b"f")
     estimates.measured(f, 0.0, 1)
     assert estimates.get(f) == SHORTEST_S
 
 
 def test_the_function_that_was_measured_longest_ago_is_dropped() -> None:
-    estimates = Estimates(most=2)
+    estimates = TaskEstimates(most=2)
     for name in (b"1", b"2", b"1", b"3"):
         estimates.measured(Digest(name), 1.0, 1)
     assert len(estimates) == 2
@@ -106,19 +106,19 @@ def test_the_function_that_was_measured_longest_ago_is_dropped() -> None:
 # ------------------------------------------------------------------------------------------- the waiting queue
 
 
-def tasks_of(owner: str, count: int, function: bytes = b"f") -> list[Task]:
-    job = Job(JobId(owner.encode()), owner)
-    return [Task(job, index, Digest(function), b"") for index in range(count)]
+def tasks_of(owner: str, count: int, function: bytes = b"f") -> list[TaskRecord]:
+    job = JobRecord(JobId(owner.encode()), owner)
+    return [TaskRecord(job, index, Digest(function), b"") for index in range(count)]
 
 
-def end(queue: WaitingQueue, tasks: list[Task]) -> None:
+def end(queue: TaskQueue, tasks: list[TaskRecord]) -> None:
     for task in tasks:
         move(task, FINISH)
     queue.ended(tasks[0].job.owner, len(tasks))
 
 
 def test_a_run_is_taken_in_pieces_and_in_order() -> None:
-    queue, tasks = WaitingQueue(), tasks_of("me", 5)
+    queue, tasks = TaskQueue(), tasks_of("me", 5)
     queue.add(tasks[:3])
     queue.add(tasks[3:])
     assert queue.take(2) == tasks[:2]
@@ -128,17 +128,17 @@ def test_a_run_is_taken_in_pieces_and_in_order() -> None:
 
 
 def test_what_is_put_back_comes_first_even_if_it_is_of_another_kind() -> None:
-    queue, tasks = WaitingQueue(), tasks_of("me", 3)
+    queue, tasks = TaskQueue(), tasks_of("me", 3)
     queue.add(tasks[1:])
     queue.put_back(tasks[0])
-    other = Task(tasks[0].job, 9, Digest(b"g"), b"")
+    other = TaskRecord(tasks[0].job, 9, Digest(b"g"), b"")
     queue.put_back(other)
     assert queue.take(9) == [other]
     assert queue.take(9) == tasks
 
 
 def test_ended_tasks_are_skipped_wherever_they_are() -> None:
-    queue, tasks = WaitingQueue(), tasks_of("me", 6)
+    queue, tasks = TaskQueue(), tasks_of("me", 6)
     queue.add(tasks)
     end(queue, [tasks[0], tasks[2], tasks[5]])
     assert (len(queue), list(queue)) == (3, [tasks[1], tasks[3], tasks[4]])
@@ -147,7 +147,7 @@ def test_ended_tasks_are_skipped_wherever_they_are() -> None:
 
 
 def test_a_line_without_living_tasks_has_no_turn() -> None:
-    queue, mine, yours = WaitingQueue(), tasks_of("me", 3), tasks_of("you", 1)
+    queue, mine, yours = TaskQueue(), tasks_of("me", 3), tasks_of("you", 1)
     queue.add(mine)
     queue.add(yours)
     end(queue, mine)
@@ -157,8 +157,8 @@ def test_a_line_without_living_tasks_has_no_turn() -> None:
 
 @given(st.data())
 def test_a_queue_keeps_order_loses_nothing_and_does_not_grow(data: st.DataObject) -> None:
-    queue, tasks = WaitingQueue(), tasks_of("me", 300)
-    model: list[Task] = []
+    queue, tasks = TaskQueue(), tasks_of("me", 300)
+    model: list[TaskRecord] = []
     fresh = iter(tasks)
 
     def add() -> None:
@@ -176,7 +176,7 @@ def test_a_queue_keeps_order_loses_nothing_and_does_not_grow(data: st.DataObject
         some = [task for task in model if data.draw(st.booleans())] if len(model) < 20 else model[1::2] + model[:1]
         if some:
             end(queue, some)
-            model[:] = [task for task in model if task.state is State.WAITING]
+            model[:] = [task for task in model if task.state is TaskState.WAITING]
 
     steps: list[Callable[[], None]] = [add, take, cancel]
     for _ in range(data.draw(st.integers(0, 20))):
@@ -211,7 +211,7 @@ def _miscount_load(scheduler: Scheduler) -> None:
 
 
 def _revive(scheduler: Scheduler) -> None:
-    scheduler.jobs[JOB].tasks[0].state = State.WAITING
+    scheduler.jobs[JOB].tasks[0].state = TaskState.WAITING
 
 
 def _linger(scheduler: Scheduler) -> None:

@@ -5,9 +5,9 @@ import pytest
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.scheduling.events import SlaveJoined, SlaveResized, SlaveSuspected, SlaveTrusted
 from concurrent_nb.scheduling.refusal import EventRefused
-from concurrent_nb.scheduling.slave_state import Slave
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.scheduling.strategies.push_best import PushBest
+from concurrent_nb.scheduling.slave_state import SlaveState
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
 from tests.unit.scheduling.bench import (
     DIED,
     ERROR,
@@ -100,7 +100,7 @@ def test_a_slave_joins_once() -> None:
 
 
 def test_the_credit_is_never_exceeded() -> None:
-    bench = Bench(PushBest())
+    bench = Bench(PushBestStrategy())
     bench(joined("a", slots=2, credit=3), opened(), submitted(range(10)))
     assert attempts(bench(ended("a", 0))) == {3: 1}
     assert bench.scheduler.slaves[slave_id("a")].load == 3
@@ -113,7 +113,7 @@ def test_of_an_unknown_function_two_tasks_for_each_slot_are_in_flight() -> None:
 
 
 def test_short_tasks_are_fed_ahead_by_time() -> None:
-    bench = Bench(PullRoundRobin(ahead_s=0.02))
+    bench = Bench(PullRoundRobinStrategy(ahead_s=0.02))
     bench(joined("a", slots=2, credit=1000), opened(), submitted(range(1000)))
     # Given tasks of 1 ms each, then 2 slots * 20 ms hold 40 of them
     bench(ended("a", 0, 1, 2, 3, elapsed_s=0.001))
@@ -121,7 +121,7 @@ def test_short_tasks_are_fed_ahead_by_time() -> None:
 
 
 def test_long_tasks_are_not() -> None:
-    bench = Bench(PullRoundRobin(ahead_s=0.02))
+    bench = Bench(PullRoundRobinStrategy(ahead_s=0.02))
     bench(joined("a", slots=2, credit=1000), opened(), submitted(range(1000)))
     bench(ended("a", 0, 1, elapsed_s=5.0))
     assert bench.scheduler.slaves[slave_id("a")].load == 4
@@ -181,7 +181,7 @@ def test_idle_slots_get_the_tasks_that_another_slave_has_not_started() -> None:
 
 
 def test_a_slave_that_answers_is_not_asked() -> None:
-    bench = Bench(PushBest(), rebalance_after_s=0.1)
+    bench = Bench(PushBestStrategy(), rebalance_after_s=0.1)
     bench(joined("a", slots=1), opened(), submitted([0, 1, 2, 3]))
     bench(joined("b", slots=3))
     bench.after(0.09, ended("a", 0))
@@ -192,7 +192,7 @@ def test_a_slave_that_answers_is_not_asked() -> None:
 
 
 def test_no_more_is_asked_back_than_can_start_at_once_and_each_task_once() -> None:
-    bench = Bench(PushBest(depth_per_slot=10), rebalance_after_s=0.1)
+    bench = Bench(PushBestStrategy(depth_per_slot=10), rebalance_after_s=0.1)
     bench(joined("a", slots=2), opened(), submitted(range(10)))
     bench(joined("b", slots=3))
     assert withdrawn(bench.after(0.1), stop=False) == {"a": [7, 8, 9]}
@@ -203,7 +203,7 @@ def test_no_more_is_asked_back_than_can_start_at_once_and_each_task_once() -> No
 
 
 def test_the_slave_with_most_to_spare_is_asked_first() -> None:
-    bench = Bench(PushBest(depth_per_slot=10), rebalance_after_s=0.1)
+    bench = Bench(PushBestStrategy(depth_per_slot=10), rebalance_after_s=0.1)
     bench(joined("a", slots=1, credit=2), joined("b", slots=1, credit=6), opened(), submitted(range(8)))
     bench(joined("c", slots=1))
     assert list(withdrawn(bench.after(0.1), stop=False)) == ["b"]
@@ -240,8 +240,8 @@ def test_a_suspected_slave_is_neither_asked_nor_served() -> None:
 # ------------------------------------------------------------------------------------------- a strategy that errs
 
 
-class _Greedy(PullRoundRobin):
-    def choose(self, estimate_s: float | None, waiting: int) -> tuple[Slave, int] | None:
+class _Greedy(PullRoundRobinStrategy):
+    def choose(self, estimate_s: float | None, waiting: int) -> tuple[SlaveState, int] | None:
         chosen = super().choose(estimate_s, waiting)
         return None if chosen is None else (chosen[0], chosen[0].room + 1)
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import Digest, JobId, SessionId
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.by_name import BY_NAME
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.scheduling.strategies.push_best import PushBest
-from concurrent_nb.scheduling.strategies.stealing import Stealing
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy
+from concurrent_nb.scheduling.strategies.stealing import StealingStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
-from concurrent_nb.tasks.task_record import Job, Task
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 from concurrent_nb.wire.messages import STRATEGIES
 from tests.unit.scheduling.bench import (
     Bench,
@@ -34,13 +34,13 @@ from tests.unit.scheduling.bench import (
 every_strategy = pytest.mark.parametrize("make", BY_NAME.values(), ids=BY_NAME)
 
 
-def a_slave(name: str, slots: int = 2, credit: int = 100) -> Slave:
-    return Slave(SessionId(name.encode()), name, slots, credit)
+def a_slave(name: str, slots: int = 2, credit: int = 100) -> SlaveState:
+    return SlaveState(SessionId(name.encode()), name, slots, credit)
 
 
-def give(slave: Slave, count: int, estimate_s: float = 0.02) -> None:
-    job = Job(JobId(b"j" * 16), "me")
-    slave.take([Task(job, index, Digest(b"f"), b"") for index in range(count)], estimate_s)
+def give(slave: SlaveState, count: int, estimate_s: float = 0.02) -> None:
+    job = JobRecord(JobId(b"j" * 16), "me")
+    slave.take([TaskRecord(job, index, Digest(b"f"), b"") for index in range(count)], estimate_s)
 
 
 # ------------------------------------------------------------------------------------------- the contract
@@ -155,14 +155,14 @@ def test_slaves_get_shares_by_their_slots() -> None:
 
 
 def test_a_run_of_short_tasks_is_handed_out_at_once() -> None:
-    strategy, slave = PullRoundRobin(ahead_s=0.02), a_slave("a", slots=2, credit=1000)
+    strategy, slave = PullRoundRobinStrategy(ahead_s=0.02), a_slave("a", slots=2, credit=1000)
     strategy.changed(slave)
     assert strategy.choose(0.001, 1000) == (slave, 40)
 
 
 @given(slots=st.integers(1, 8), task_s=st.floats(1e-5, 1.0))
 def test_what_is_in_flight_is_at_most_two_for_each_slot_or_just_enough_time(slots: int, task_s: float) -> None:
-    bench = Bench(PullRoundRobin(ahead_s=0.02))
+    bench = Bench(PullRoundRobinStrategy(ahead_s=0.02))
     bench(joined("a", slots=slots, credit=100_000), opened(), submitted([0]))
     bench(ended("a", 0, elapsed_s=task_s))
     most = max(2 * slots, ceil(slots * 0.02 / task_s))
@@ -173,14 +173,14 @@ def test_what_is_in_flight_is_at_most_two_for_each_slot_or_just_enough_time(slot
 @pytest.mark.parametrize("settings", [{"ahead_s": 0.0}, {"ahead_s": float("nan")}, {"depth_per_slot": 0}])
 def test_senseless_settings_of_pull_are_refused_by_name(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        PullRoundRobin(**settings)  # type: ignore[arg-type]
+        PullRoundRobinStrategy(**settings)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------- push to the best
 
 
 def test_tasks_are_pushed_up_to_the_credit_once_the_function_is_known() -> None:
-    bench = Bench(PushBest(depth_per_slot=4))
+    bench = Bench(PushBestStrategy(depth_per_slot=4))
     bench(joined("a", slots=2, credit=50), opened())
     assert len(assigned(bench(submitted(range(100))))["a"]) == 8
     bench(ended("a", 0, elapsed_s=10.0))
@@ -188,7 +188,7 @@ def test_tasks_are_pushed_up_to_the_credit_once_the_function_is_known() -> None:
 
 
 def test_a_slave_that_is_twice_as_fast_gets_twice_as_much() -> None:
-    bench = Bench(PushBest())
+    bench = Bench(PushBestStrategy())
     bench(joined("fast"), joined("slow"), opened(), submitted([0, 1]))
     bench(ended("fast", 0, elapsed_s=1.0), ended("slow", 1, elapsed_s=2.0))
     shares = assigned(bench(submitted(range(2, 32))))
@@ -196,13 +196,13 @@ def test_a_slave_that_is_twice_as_fast_gets_twice_as_much() -> None:
 
 
 def test_an_idle_slave_is_better_than_an_equal_one_with_work() -> None:
-    bench = Bench(PushBest())
+    bench = Bench(PushBestStrategy())
     bench(joined("a"), joined("b"), opened())
     assert [list(assigned(bench(submitted([index])))) for index in range(4)] == [["a"], ["b"], ["a"], ["b"]]
 
 
 def test_a_slave_that_was_never_measured_is_taken_for_an_average_one() -> None:
-    bench = Bench(PushBest())
+    bench = Bench(PushBestStrategy())
     bench(joined("a", slots=1), opened(), submitted([0]))
     bench(ended("a", 0, elapsed_s=1.0))
     bench(joined("new", slots=1))
@@ -212,7 +212,7 @@ def test_a_slave_that_was_never_measured_is_taken_for_an_average_one() -> None:
 
 def test_a_senseless_setting_of_push_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match="depth_per_slot is 0"):
-        PushBest(depth_per_slot=0)
+        PushBestStrategy(depth_per_slot=0)
 
 
 # ------------------------------------------------------------------------------------------- stealing
@@ -220,7 +220,7 @@ def test_a_senseless_setting_of_push_is_refused_by_name() -> None:
 
 def dealt_out() -> Bench:
     """Two slaves, with 20 tasks dealt out to each."""
-    bench = Bench(Stealing())
+    bench = Bench(StealingStrategy())
     bench(joined("a", credit=1000), joined("b", credit=1000), opened(), submitted(range(40)))
     assert [len(has(bench, name)) for name in "ab"] == [20, 20]
     return bench
@@ -232,7 +232,7 @@ def has(bench: Bench, name: str) -> list[int]:
 
 
 def test_everything_is_dealt_out_by_number_though_nothing_is_known() -> None:
-    bench = Bench(Stealing())
+    bench = Bench(StealingStrategy())
     bench(joined("a", slots=3, credit=1000), joined("b", credit=1000), joined("full", credit=2), opened())
     bench(submitted(range(102)))
     assert len(has(bench, "full")) == 2
@@ -271,7 +271,7 @@ def test_the_fullest_is_robbed_first() -> None:
 
 
 def test_what_is_over_in_a_moment_is_not_worth_a_theft() -> None:
-    bench = Bench(Stealing(worth_s=0.01))
+    bench = Bench(StealingStrategy(worth_s=0.01))
     bench(joined("a", credit=1000), opened(), submitted([0]))
     bench(ended("a", 0, elapsed_s=0.001))
     bench(submitted(range(1, 11)))
@@ -283,4 +283,4 @@ def test_what_is_over_in_a_moment_is_not_worth_a_theft() -> None:
 
 def test_a_senseless_setting_of_stealing_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match="worth_s is -1"):
-        Stealing(worth_s=-1)
+        StealingStrategy(worth_s=-1)

@@ -3,7 +3,7 @@
 import pytest
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.scheduling.instructions import Deliver
+from concurrent_nb.scheduling.instructions import DeliverOutcomes
 from concurrent_nb.scheduling.refusal import EventRefused
 from tests.unit.scheduling.bench import (
     CANCELLED,
@@ -86,7 +86,7 @@ def test_a_task_that_kills_its_workers_is_quarantined_and_the_owner_is_told_how_
     for part in ("6a6f6220/0", "3 times", "1. killed by SIGSEGV", "2. exit code 3", "3. out of memory", "Run it alone"):
         assert part in message
     (deliver,) = instructions
-    assert isinstance(deliver, Deliver)
+    assert isinstance(deliver, DeliverOutcomes)
     assert (deliver.slave, deliver.items[0].attempt, deliver.items[0].worker) == ("a", 3, 4321)
 
 
@@ -211,7 +211,7 @@ def test_cancelling_one_task_does_not_end_a_job_that_stops_on_errors() -> None:
 def test_what_never_ran_says_so() -> None:
     bench = Bench()
     (deliver,) = bench(opened(), submitted([0]), cancelled())
-    assert isinstance(deliver, Deliver)
+    assert isinstance(deliver, DeliverOutcomes)
     (item,) = deliver.items
     assert (deliver.slave, item.elapsed_s, item.worker, item.attempt, item.body) == ("", 0.0, 0, 0, b"")
 

@@ -7,7 +7,7 @@ import pytest
 
 from concurrent_nb.errors import MasterUnreachable
 from tests.simulator.agenda import Agenda
-from tests.simulator.network import Call, Frames, Gate, Link, Network, Weather
+from tests.simulator.network import Frames, Network, SimulatedCall, SimulatedGate, SimulatedLink, Weather
 
 SESSION, KEY = b"a session id....", b"a key"
 
@@ -19,9 +19,11 @@ class Cluster:
         self.agenda = Agenda()
         self.network = Network(self.agenda, random.Random(1), weather or Weather(latency_s=0.1), self)
         self.heard: list[bytes] = []
-        self.gate: Gate = self.network.listen(self._nothing, lambda call: call.ask(self.agenda.now), same_port=True)
+        self.gate: SimulatedGate = self.network.listen(
+            self._nothing, lambda call: call.ask(self.agenda.now), same_port=True
+        )
         self.host = self.network.host()
-        self.link: Link = self.network.connect(self.host, SESSION, KEY, self._nothing)
+        self.link: SimulatedLink = self.network.connect(self.host, SESSION, KEY, self._nothing)
 
     def sent(self, session: bytes, upwards: bool, frames: Frames) -> None:
         self.heard.append(bytes(frames[0]))
@@ -37,7 +39,7 @@ class Cluster:
     def down(self) -> list[bytes]:
         return [bytes(frames[0]) for frames in self.link.receive()]
 
-    def call(self, question: Callable[[float], str]) -> Call:
+    def call(self, question: Callable[[float], str]) -> SimulatedCall:
         return self.network.call(self.host, question, self._nothing)
 
     def _nothing(self) -> None:

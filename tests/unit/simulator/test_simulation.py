@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from concurrent_nb.nodes.application.core import Ledger
+from concurrent_nb.nodes.application.core import ClientCore
 from concurrent_nb.scheduling.events import SlaveLost
-from concurrent_nb.scheduling.slave_events import SlaveDesk
-from concurrent_nb.scheduling.slave_state import Slave
+from concurrent_nb.scheduling.slave_events import SlaveEventHandler
+from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.suspects import Suspects
 from concurrent_nb.wire import codec
 from concurrent_nb.wire.codec import Buffer, Received, decode
@@ -118,17 +118,17 @@ def test_a_session_that_never_sends_again_is_found_out(monkeypatch: pytest.Monke
 
 def test_a_master_that_takes_any_attempt_for_the_current_one_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     fence = "task is None or task.slave != slave_id or task.attempt != item.attempt"
-    broken = _altered(SlaveDesk._end_attempts, fence, "task is None or task.slave is None")
-    monkeypatch.setattr(SlaveDesk, "_end_attempts", broken)
+    broken = _altered(SlaveEventHandler._end_attempts, fence, "task is None or task.slave is None")
+    monkeypatch.setattr(SlaveEventHandler, "_end_attempts", broken)
     assert _finds_out()
 
 
 def test_a_master_that_forgets_the_tasks_of_a_lost_slave_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(self: SlaveDesk, event: SlaveLost, now: float) -> None:
+    def lost(self: SlaveEventHandler, event: SlaveLost, now: float) -> None:
         if (slave := self._books.slaves.get(event.slave)) is not None:
             self._books.strike(slave)
 
-    monkeypatch.setattr(SlaveDesk, "lost", lost)
+    monkeypatch.setattr(SlaveEventHandler, "lost", lost)
     assert _finds_out()
 
 
@@ -143,7 +143,7 @@ def test_a_master_that_forgets_the_tasks_of_a_lost_slave_is_found_out(monkeypatc
 def test_a_master_that_blames_too_few_or_too_many_is_found_out(
     old: str, new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SlaveDesk, "lost", _altered(SlaveDesk.lost, old, new))
+    monkeypatch.setattr(SlaveEventHandler, "lost", _altered(SlaveEventHandler.lost, old, new))
     assert _finds_out()
 
 
@@ -153,13 +153,13 @@ def test_a_master_that_runs_suspects_beside_others_is_found_out(monkeypatch: pyt
 
 
 def test_a_master_that_ignores_credit_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Slave, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
+    monkeypatch.setattr(SlaveState, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
     assert _finds_out()
 
 
 def test_an_application_that_does_not_submit_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = _altered(Ledger.attach, "self._wait(job, list(job.entries.values()))", "pass")
-    monkeypatch.setattr(Ledger, "attach", broken)
+    broken = _altered(ClientCore.attach, "self._wait(job, list(job.entries.values()))", "pass")
+    monkeypatch.setattr(ClientCore, "attach", broken)
     assert _finds_out()
 
 
@@ -171,7 +171,7 @@ def test_a_master_without_liveness_is_found_out(monkeypatch: pytest.MonkeyPatch)
 def test_what_went_wrong_is_told_with_how_to_see_it_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Slave, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
+    monkeypatch.setattr(SlaveState, "room", property(lambda slave: 1_000_000 if slave.trusted and slave.slots else 0))
     seed = _finds_out()
     # When it is run by hand, then the last part of what happened is shown, and what was wrong with it
     assert main(["--seed", str(seed)]) == 1

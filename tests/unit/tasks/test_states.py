@@ -17,18 +17,18 @@ from concurrent_nb.tasks.states import (
     move,
     story,
 )
-from concurrent_nb.tasks.task_record import Job, State, Task
+from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import OutcomeFrame
 
 VERBS = [ASSIGN, REQUEUE, FINISH, FORGET, ABANDON]
 
 
-def a_task() -> Task:
-    return Task(Job(JobId(b"\xab" * 16), "me"), 7, Digest(b"f" * 32), b"")
+def a_task() -> TaskRecord:
+    return TaskRecord(JobRecord(JobId(b"\xab" * 16), "me"), 7, Digest(b"f" * 32), b"")
 
 
-@pytest.mark.parametrize(("state", "verb"), list(product(State, VERBS)), ids=lambda part: part.name)
-def test_only_what_is_in_the_table_is_possible(state: State, verb: Verb) -> None:
+@pytest.mark.parametrize(("state", "verb"), list(product(TaskState, VERBS)), ids=lambda part: part.name)
+def test_only_what_is_in_the_table_is_possible(state: TaskState, verb: Verb) -> None:
     task = a_task()
     task.state = state
     target = TRANSITIONS.get((state, verb.name))
@@ -46,11 +46,11 @@ def test_every_row_belongs_to_a_verb() -> None:
 
 
 def test_every_state_can_be_reached_from_waiting_and_nothing_leads_out_of_forgotten() -> None:
-    reached = {State.WAITING}
+    reached = {TaskState.WAITING}
     while found := {target for (source, _), target in TRANSITIONS.items() if source in reached} - reached:
         reached |= found
-    assert reached == set(State)
-    assert not [source for source, _ in TRANSITIONS if source is State.FORGOTTEN]
+    assert reached == set(TaskState)
+    assert not [source for source, _ in TRANSITIONS if source is TaskState.FORGOTTEN]
 
 
 def test_an_illegal_step_says_which_task_from_where_to_where_and_what_happened_to_it() -> None:
@@ -64,7 +64,7 @@ def test_an_illegal_step_says_which_task_from_where_to_where_and_what_happened_t
         move(task, FORGET)
     # Then the error tells all that
     error = caught.value
-    assert (error.task, error.source, error.target) == ("abababab/7", State.WAITING, State.FORGOTTEN)
+    assert (error.task, error.source, error.target) == ("abababab/7", TaskState.WAITING, TaskState.FORGOTTEN)
     assert "abababab/7 cannot forget (WAITING to FORGOTTEN)" in str(error)
     for part in ("attempt is 3", "on 0102", "started", "cancelled", "status 0 in attempt 3", "killed by SIGSEGV"):
         assert part in error.story

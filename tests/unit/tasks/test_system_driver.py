@@ -12,13 +12,13 @@ from concurrent_nb.tasks.system_driver import (
     AHEAD_FIRST,
     AHEAD_MOST,
     PHASES_TOLD,
-    Cancel,
-    Drive,
-    Ended,
+    CancelTasks,
     Instruction,
-    Push,
+    PushTask,
     Room,
-    Runs,
+    SystemDriver,
+    SystemTaskEnded,
+    SystemTaskRunning,
 )
 
 
@@ -71,27 +71,29 @@ class Clock:
         return self.now
 
 
-def drive_of(system: ITaskSystem, clock: Clock | None = None) -> Drive:
-    return Drive(system, "app", lambda line: None, lambda: {"slaves": []}, clock or Clock())
+def drive_of(system: ITaskSystem, clock: Clock | None = None) -> SystemDriver:
+    return SystemDriver(system, "app", lambda line: None, lambda: {"slaves": []}, clock or Clock())
 
 
 def pushed(instructions: Iterable[Instruction]) -> list[int]:
-    return [instruction.index for instruction in instructions if isinstance(instruction, Push)]
+    return [instruction.index for instruction in instructions if isinstance(instruction, PushTask)]
 
 
 def cancelled(instructions: Iterable[Instruction]) -> list[int]:
-    return [index for instruction in instructions if isinstance(instruction, Cancel) for index in instruction.indexes]
+    return [
+        index for instruction in instructions if isinstance(instruction, CancelTasks) for index in instruction.indexes
+    ]
 
 
-def ended(*indexes: int, error: BaseException | None = None) -> list[Ended]:
-    return [Ended(index, f"r{index}", error, "east") for index in indexes]
+def ended(*indexes: int, error: BaseException | None = None) -> list[SystemTaskEnded]:
+    return [SystemTaskEnded(index, f"r{index}", error, "east") for index in indexes]
 
 
 def jobs(count: int) -> list[Job]:
     return [Job(n) for n in range(count)]
 
 
-def run_to_the_end(drive: Drive) -> Any:
+def run_to_the_end(drive: SystemDriver) -> Any:
     """End every task that is pushed, at once and in order."""
     instructions = drive.begin()
     while not drive.complete:
@@ -150,7 +152,7 @@ def test_a_task_learns_who_it_is_and_its_end_before_the_system_does() -> None:
     drive.begin()
     assert (task.system_id, task.task_id, task.client_id, task.slave_id) == ("s", "s/0", "app", "")
     error = ValueError("x")
-    drive.handle(Ended(0, None, error, "east"))
+    drive.handle(SystemTaskEnded(0, None, error, "east"))
     assert heard == [("east", None, error), (task, None, error)]
 
 
@@ -394,7 +396,9 @@ def test_the_counts_tell_how_far_it_is() -> None:
     assert drive.stats()["stage"] == "preparing"
     drive.begin()
     clock.now += 2.5
-    drive.handle(Runs(1), Runs(2), *ended(1), *ended(3, error=ValueError()), Runs(3))
+    drive.handle(
+        SystemTaskRunning(1), SystemTaskRunning(2), *ended(1), *ended(3, error=ValueError()), SystemTaskRunning(3)
+    )
     assert drive.stats() == {
         "stage": "running",
         "pushed": 4,
@@ -413,7 +417,7 @@ def test_the_counts_tell_how_far_it_is() -> None:
 def test_the_handle_logs_and_asks_the_master() -> None:
     lines: list[str] = []
     system = System([], init_system=lambda master: master.log("hello"), gather_result=lambda master: master.status())
-    told = run_to_the_end(Drive(system, "app", lines.append, lambda: {"slaves": ["east"]}, Clock()))
+    told = run_to_the_end(SystemDriver(system, "app", lines.append, lambda: {"slaves": ["east"]}, Clock()))
     assert (lines, told) == (["hello"], {"slaves": ["east"]})
 
 
@@ -441,11 +445,11 @@ def test_a_system_that_ignores_a_task_s_error_does_not_hide_it(does: dict[str, A
     drive.begin()
     lost = ValueError("the task's own")
     with pytest.raises(TypeError, match="NoneType") as caught:
-        handle_and_gather(drive, Ended(0, None, lost, "east"))
+        handle_and_gather(drive, SystemTaskEnded(0, None, lost, "east"))
     assert caught.value.__context__ is lost
 
 
-def handle_and_gather(drive: Drive, event: Ended) -> None:
+def handle_and_gather(drive: SystemDriver, event: SystemTaskEnded) -> None:
     drive.handle(event)
     drive.gather()
 
@@ -457,7 +461,7 @@ def test_a_system_that_passes_a_task_s_error_on_gives_that_error_alone() -> None
     drive = drive_of(System(jobs(1), task_finished=passes_on))
     drive.begin()
     with pytest.raises(ValueError, match="mine") as caught:
-        drive.handle(Ended(0, None, ValueError("mine"), "east"))
+        drive.handle(SystemTaskEnded(0, None, ValueError("mine"), "east"))
     assert caught.value.__context__ is None
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, WorkerDied
 from concurrent_nb.ids import JobId, digest_of
-from concurrent_nb.nodes.application.batched_job import Batch, Batches
-from concurrent_nb.nodes.application.client_thread import Courier, Source
-from concurrent_nb.nodes.application.core import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.application.batched_job import BatchedJob, BatchHandle
+from concurrent_nb.nodes.application.client_thread import ClientThread, TaskSource
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Counts, Job
 from concurrent_nb.object_store.store import Lease
@@ -28,8 +28,8 @@ ID = JobId(b"j" * 16)
 class Packing:
     """Packs as an application does, but keeps nothing in shared memory."""
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> Shipment:
-        return Shipment(digest_of(b"f"), b"f")
+    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
+        return FunctionPayload(digest_of(b"f"), b"f")
 
     def _pack(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
@@ -41,33 +41,33 @@ class Carrying:
     """A courier whose thread is the test's."""
 
     def __init__(self) -> None:
-        self.sent: list[Entry[TaskFuture]] = []
+        self.sent: list[TaskEntry[TaskFuture]] = []
         self.cancelled: list[Sequence[int] | None] = []
         self.is_closed = False
         self.present = None
         self._told: deque[Callable[[], None]] = deque()
 
-    def open_source(self, source: Source) -> None:
+    def open_source(self, source: TaskSource) -> None:
         self.is_closed = False
 
-    def close_source(self, source: Source) -> None:
+    def close_source(self, source: TaskSource) -> None:
         self.is_closed = True
 
     def tell(self, what: Callable[[], None]) -> None:
         self._told.append(what)
 
-    def add(self, entries: Sequence[Entry[TaskFuture]]) -> None:
+    def add(self, entries: Sequence[TaskEntry[TaskFuture]]) -> None:
         self.sent += entries
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
         self.cancelled.append(indexes)
 
-    def turn(self) -> list[Batch]:
+    def turn(self) -> list[BatchHandle]:
         """Do what was told; give the batches that this has sent."""
         while self._told:
             self._told.popleft()()
         sent, self.sent = self.sent, []
-        return [cast(Batch, entry.owner) for entry in sent]
+        return [cast(BatchHandle, entry.owner) for entry in sent]
 
 
 class Bench:
@@ -84,12 +84,12 @@ class Bench:
         needs: Needs | None = None,
     ) -> None:
         self.courier = Carrying()
-        self.batches = Batches(
+        self.batches = BatchedJob(
             Packing(),
-            cast(Courier, self.courier),
+            cast(ClientThread, self.courier),
             pow,
             [(n, 2) for n in range(count)],
-            OpenJob(ID, "", until),
+            ClientJob(ID, "", until),
             size,
             limits=(10.0, retries),
             stop_on_error=stop,
@@ -100,7 +100,7 @@ class Bench:
         self.job: Job = self.batches.start()
         self.names: set[int] = set()
 
-    def turn(self) -> list[Batch]:
+    def turn(self) -> list[BatchHandle]:
         sent = self.courier.turn()
         for batch in sent:
             assert batch.index not in self.names, "the master knows a task of this name already"
@@ -116,12 +116,12 @@ def test_tasks_in_threads_are_refused() -> None:
         Bench(3, 3, needs=Needs(kind="thread"))
 
 
-def items_of(sent: Sequence[Batch]) -> list[list[int]]:
+def items_of(sent: Sequence[BatchHandle]) -> list[list[int]]:
     return [[item.index for item in batch.items] for batch in sent]
 
 
 def answer(
-    batch: Batch,
+    batch: BatchHandle,
     answers: Sequence[Any] | None = None,
     status: Status = Status.OK,
     cut: bool = False,
@@ -136,7 +136,7 @@ def answer(
         batch.answer((given, [0.1] * (len(given) + cut), cut), None, None)
 
 
-def fail(batch: Batch, status: Status, error: BaseException) -> None:
+def fail(batch: BatchHandle, status: Status, error: BaseException) -> None:
     batch.status = status
     batch.answer(None, error, None)
 
@@ -305,11 +305,11 @@ def test_an_application_that_leaves_and_cancels_sends_nothing_more() -> None:
     assert bench.job.counts() == Counts(0, 0, len(sent), 0, 4 - len(sent))
 
 
-def tell(batch: Batch, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
+def tell(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
     """Tell of items of a batch that goes on."""
     batch.slave = "one"
     body = pickle.dumps((list(answers), [0.2] * len(answers)))
-    batch.take_notes([notes.Ended(position, 7, body)], attempt)
+    batch.take_notes([notes.ItemEnded(position, 7, body)], attempt)
 
 
 def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
@@ -335,7 +335,7 @@ def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
 def test_what_a_batch_tells_and_nobody_understands_is_left_out() -> None:
     bench = Bench(3, 3)
     (batch,) = bench.turn()
-    batch.take_notes([notes.Ended(0, 7, b"nonsense")], 1)
+    batch.take_notes([notes.ItemEnded(0, 7, b"nonsense")], 1)
     answer(batch)
     bench.turn()
     assert bench.job.results(0) == [0, 1, 2]
@@ -376,6 +376,6 @@ def test_prints_and_notes_come_from_the_item_that_has_written_them() -> None:
     assert batch.pieces("three", 2, 1) == [(3, "three")]  # each stream by itself
     assert batch.pieces(f"{job_batches.mark(secret, 99)}late", 1, 1) == [(5, "late")]
     assert batch.pieces("again", 1, 2) == [(3, "again")]  # each attempt by itself
-    batch.take_notes([notes.Item(1), notes.Report(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
+    batch.take_notes([notes.Item(1), notes.ProgressReport(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
     assert [note.index for note in bench.job.take_notes()] == [4]
     assert [shown.index for shown in bench.job.take_output()] == [4]

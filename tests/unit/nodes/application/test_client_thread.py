@@ -27,12 +27,12 @@ from concurrent_nb.errors import (
     TooLarge,
 )
 from concurrent_nb.ids import JobId, SessionId
-from concurrent_nb.nodes.application.client_thread import SESSIONS_IN_VAIN, Courier
-from concurrent_nb.nodes.application.core import Entry, OpenJob, Shipment
+from concurrent_nb.nodes.application.client_thread import SESSIONS_IN_VAIN, ClientThread
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import Membership
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.runtime.notes import LIMIT_BYTES
 from concurrent_nb.transport.poller import has_mail
 from concurrent_nb.wire import messages as m
@@ -40,7 +40,7 @@ from concurrent_nb.wire.codec import Buffer, encode_error
 from concurrent_nb.wire.session import Session
 from tests.work import PATIENCE_S
 
-FUNCTION = Shipment(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, b"function")
 NOWHERE = m.Slice(b"n" * 16, 0, 100, 1)
 
 
@@ -87,9 +87,9 @@ class PlayedMaster:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sessions: queue.SimpleQueue[tuple[zmq.Socket[bytes], Session]] = queue.SimpleQueue()
         self._count = 0
-        self._jobs: dict[bytes, OpenJob[TaskFuture]] = {}
+        self._jobs: dict[bytes, ClientJob[TaskFuture]] = {}
         self._all: list[zmq.Socket[bytes]] = []
-        self.courier = Courier(self._join, "played", "app", Store(), lambda gracefully: None, lambda: None)
+        self.courier = ClientThread(self._join, "played", "app", ObjectStore(), lambda gracefully: None, lambda: None)
         self.follow()
 
     def _join(self, former: Membership | None) -> Membership:
@@ -144,9 +144,9 @@ class PlayedMaster:
 
     def submit(self, *indexes: int, job: bytes = b"j" * 16, body: bytes = b"x", sent: int = 10) -> list[TaskFuture]:
         """Have tasks submitted, and wait until so many of them have come."""
-        record = self._jobs.setdefault(job, OpenJob(JobId(job), "job"))
+        record = self._jobs.setdefault(job, ClientJob(JobId(job), "job"))
         futures = [TaskFuture(record.id, index, self.courier.cancel) for index in indexes]
-        self.courier.post([Entry(record, f.index, FUNCTION, body, (), (), None, 0, f) for f in futures])
+        self.courier.post([TaskEntry(record, f.index, FUNCTION, body, (), (), None, 0, f) for f in futures])
         self.await_tasks(job, indexes[:sent])
         return futures
 

@@ -1,21 +1,29 @@
 """What an application says, and what it says again to a master that knows nothing."""
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, OpenJob, Runs, Shipment, Wrote
+from concurrent_nb.nodes.application.core import (
+    ClientCore,
+    ClientJob,
+    FunctionPayload,
+    TaskEnded,
+    TaskEntry,
+    TaskRunning,
+    TaskWrote,
+)
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Received
 from concurrent_nb.wire.session import Session
 
 JOB = JobId(b"j" * 16)
-FUNCTION = Shipment(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, b"function")
 OPEN = m.OpenJob(JOB, "job", False, False, "stealing")
 SENT = m.Function(FUNCTION.digest, FUNCTION.body, ())
 
 
 class Bench:
     def __init__(self) -> None:
-        self.ledger: Ledger[str] = Ledger(interval_s=1.0)
-        self.job: OpenJob[str] = OpenJob(JOB, "job", strategy="stealing")
+        self.ledger: ClientCore[str] = ClientCore(interval_s=1.0)
+        self.job: ClientJob[str] = ClientJob(JOB, "job", strategy="stealing")
         self.connect()
 
     def connect(self) -> list[str]:
@@ -23,8 +31,8 @@ class Bench:
         self.master = Session(7, "from_client")
         return [entry.owner for entry in self.ledger.attach(Session(7, "to_client"))]
 
-    def entry(self, index: int, retries: int = 0) -> Entry[str]:
-        return Entry(self.job, index, FUNCTION, b"arguments", (), (), None, retries, f"future {index}")
+    def entry(self, index: int, retries: int = 0) -> TaskEntry[str]:
+        return TaskEntry(self.job, index, FUNCTION, b"arguments", (), (), None, retries, f"future {index}")
 
     def said(self) -> list[m.AnyMessage]:
         heard: list[Received] = []
@@ -60,9 +68,9 @@ def test_news_come_with_what_the_application_put_in() -> None:
     bench.said()
     ref = m.TaskRef(JOB, 0, 1)
     runs, wrote, ended = bench.hears(m.Started("east", [ref]), m.Output(ref, 1, b"text"), outcome(0))
-    assert isinstance(runs, Runs) and runs.slave == "east"
-    assert isinstance(wrote, Wrote) and wrote.data == b"text"
-    assert isinstance(ended, Ended) and ended.entry.owner == "future 0"
+    assert isinstance(runs, TaskRunning) and runs.slave == "east"
+    assert isinstance(wrote, TaskWrote) and wrote.data == b"text"
+    assert isinstance(ended, TaskEnded) and ended.entry.owner == "future 0"
     assert not bench.ledger.has_entries()
 
 

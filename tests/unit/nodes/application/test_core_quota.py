@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import pytest
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import Ended, Entry, Ledger, OpenJob, Shipment
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.common.quota import Quota
-from concurrent_nb.object_store.segments import Handle
+from concurrent_nb.object_store.segments import SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, length, slices_of
 from concurrent_nb.wire.session import Session
 
-FUNCTION = Shipment(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, b"function")
 SMALL = Quota(tasks=10, bytes=1000)
 
 
 class Segments:
     """The application's shared memory."""
 
-    def handle(self, segment: bytes) -> Handle | None:
-        return Handle(segment, 1, 1, 1 << 40)
+    def handle(self, segment: bytes) -> SegmentHandle | None:
+        return SegmentHandle(segment, 1, 1, 1 << 40)
 
     def read(self, slice_: m.Slice) -> Buffer:
         return bytes(slice_.size)
@@ -37,7 +37,7 @@ class Master:
     """
 
     def __init__(self, quota: Quota, *, shares: bool = False) -> None:
-        self.ledger: Ledger[str] = Ledger(interval_s=1.0)
+        self.ledger: ClientCore[str] = ClientCore(interval_s=1.0)
         self.quota = quota
         self.shares = shares
         self.ends: Counter[str] = Counter()
@@ -134,7 +134,7 @@ class Master:
     def _said(self) -> None:
         for frames in self.session.flush(0.0):
             for news in self.ledger.received(frames, 0.0):
-                assert isinstance(news, Ended)
+                assert isinstance(news, TaskEnded)
                 self.ends[news.entry.owner] += 1
 
     def answer_all(self, count: int = 3) -> int:
@@ -152,22 +152,22 @@ class Master:
 
 def tasks(
     count: int,
-    job: OpenJob[str] | None = None,
+    job: ClientJob[str] | None = None,
     body: bytes = b"x",
-    function: Shipment = FUNCTION,
+    function: FunctionPayload = FUNCTION,
     first: int = 0,
     sizes: m.Sizes = (),
     name: str = "",
-) -> list[Entry[str]]:
-    job = job or OpenJob(JobId(b"j" * 16), "job")
+) -> list[TaskEntry[str]]:
+    job = job or ClientJob(JobId(b"j" * 16), "job")
     return [
-        Entry(job, index, function, body, sizes, (), None, 0, f"{name}{job.id[:1].decode()}{index}")
+        TaskEntry(job, index, function, body, sizes, (), None, 0, f"{name}{job.id[:1].decode()}{index}")
         for index in range(first, first + count)
     ]
 
 
-def job_of(name: bytes, *, until: bool = False, stop_on_error: bool = False) -> OpenJob[str]:
-    return OpenJob(JobId(name * 16), name.decode(), until, stop_on_error)
+def job_of(name: bytes, *, until: bool = False, stop_on_error: bool = False) -> ClientJob[str]:
+    return ClientJob(JobId(name * 16), name.decode(), until, stop_on_error)
 
 
 def test_what_is_over_the_limit_of_tasks_waits_and_is_sent_in_order() -> None:
@@ -261,7 +261,7 @@ def test_a_task_that_is_too_large_for_the_master_ends_here_at_once() -> None:
 
 @pytest.mark.parametrize("of", ["arguments", "function", "both", "content"])
 def test_too_large_is_what_has_to_travel(of: str) -> None:
-    function = Shipment(b"g" * 32, b"x" * {"function": 1500, "both": 600}.get(of, 1))
+    function = FunctionPayload(b"g" * 32, b"x" * {"function": 1500, "both": 600}.get(of, 1))
     body = b"x" * {"arguments": 1500, "both": 600}.get(of, 1)
     sizes: m.Sizes = (m.Slice(b"s" * 16, 0, 1500, 1),) if of == "content" else ()
     far = Master(SMALL)
@@ -386,7 +386,7 @@ def test_functions_of_jobs_that_rest_make_room() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
     for index in range(10):
-        function = Shipment(b"%032d" % index, b"x" * 300)
+        function = FunctionPayload(b"%032d" % index, b"x" * 300)
         master.ledger.add(tasks(1, job, function=function, first=index))
         master.hears()
         master.answer_all()
@@ -440,7 +440,7 @@ def test_whatever_happens_every_task_ends_once_within_the_limits(seed: int) -> N
     quota = Quota(chance.randint(1, 20), chance.randint(1300, 3000), chance.choice([2, 5, 1000]))
     master = Master(quota, shares=chance.random() < 0.5)
     jobs = [job_of(b"%c" % (97 + number), stop_on_error=chance.random() < 0.2) for number in range(4)]
-    functions = [Shipment(b"%032d" % number, b"x" * chance.randint(1, 300)) for number in range(4)]
+    functions = [FunctionPayload(b"%032d" % number, b"x" * chance.randint(1, 300)) for number in range(4)]
     count, serial = Counter[bytes](), 0
     for _ in range(100):
         job = chance.choice(jobs)

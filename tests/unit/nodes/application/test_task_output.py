@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from concurrent_nb.nodes.application.task_output import HELD_MOST, PIECE, Output
+from concurrent_nb.nodes.application.task_output import HELD_MOST, PIECE, OutputThread
 
 
 class Blocked(io.StringIO):
@@ -53,9 +53,9 @@ class Raises:
 
 
 @pytest.fixture
-def make(request: pytest.FixtureRequest) -> Callable[..., Output]:
-    def made(**options: Any) -> Output:
-        output = Output("test", **options)
+def make(request: pytest.FixtureRequest) -> Callable[..., OutputThread]:
+    def made(**options: Any) -> OutputThread:
+        output = OutputThread("test", **options)
         request.addfinalizer(output.join)
         request.addfinalizer(output.close)
         return output
@@ -70,7 +70,7 @@ def closed() -> io.StringIO:
 
 
 def test_pieces_come_out_in_order_and_before_settle_returns(
-    make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, stream = make(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
@@ -83,7 +83,7 @@ def test_pieces_come_out_in_order_and_before_settle_returns(
 
 
 def test_a_call_keeps_its_place_among_the_pieces(
-    make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     output, stream = make(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
@@ -108,7 +108,7 @@ def test_a_call_keeps_its_place_among_the_pieces(
     ids=["closed", "broken pipe", "SystemExit", "KeyboardInterrupt", "no write"],
 )
 def test_what_cannot_be_written_is_dropped_with_one_warning(
-    stream: Any, make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    stream: Any, make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     output, good = make(), io.StringIO()
     for _ in range(3):
@@ -124,7 +124,7 @@ def test_what_cannot_be_written_is_dropped_with_one_warning(
 
 
 def test_each_stream_is_complained_of_once(
-    make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = make()
     for stream in (closed(), closed()):
@@ -136,7 +136,7 @@ def test_each_stream_is_complained_of_once(
 
 
 def test_a_process_without_streams_prints_nothing(
-    make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = make()
     monkeypatch.setattr(sys, "stdout", None)
@@ -146,7 +146,7 @@ def test_a_process_without_streams_prints_nothing(
 
 
 def test_a_stream_with_nothing_but_write_is_enough(
-    make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, stream = make(), OnlyWrites()
     monkeypatch.setattr(sys, "stdout", stream)
@@ -157,7 +157,7 @@ def test_a_stream_with_nothing_but_write_is_enough(
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
 def test_an_encoding_that_cannot_say_a_character_replaces_it(
-    encoding: str, make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    encoding: str, make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     output, raw = make(), io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
@@ -167,7 +167,7 @@ def test_an_encoding_that_cannot_say_a_character_replaces_it(
 
 
 def test_a_stream_that_nobody_reads_holds_nothing_up_and_loses_nothing(
-    make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drained = threading.Event()
     output, stream = make(settle_s=0.01, drained=drained.set), Blocked()
@@ -188,7 +188,7 @@ def test_a_stream_that_nobody_reads_holds_nothing_up_and_loses_nothing(
 
 
 def test_what_waits_is_bounded_and_what_is_left_out_is_said(
-    make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, stream = make(settle_s=0.01, held_most=1000), Blocked()
     monkeypatch.setattr(sys, "stdout", stream)
@@ -204,7 +204,9 @@ def test_what_waits_is_bounded_and_what_is_left_out_is_said(
     assert stream.getvalue() == "a" * 600 + "b" * 300 + f"\n{note}\n" + "d" * 50
 
 
-def test_what_is_left_out_at_the_end_is_said_too(make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_out_at_the_end_is_said_too(
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
+) -> None:
     output, stream = make(settle_s=0.01, held_most=10), Blocked()
     monkeypatch.setattr(sys, "stdout", stream)
     output.write(1, "a" * 10)
@@ -219,7 +221,7 @@ def test_what_is_left_out_at_the_end_is_said_too(make: Callable[..., Output], mo
 
 
 def test_a_single_piece_may_be_larger_than_all_that_may_wait(
-    make: Callable[..., Output], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, stream = make(held_most=10), io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from concurrent_nb.nodes.common.shared_memory_link import (
-    Contents,
-    EmptyShelf,
-    Introductions,
-    Memories,
+    AnnouncedSegments,
+    MergedSegments,
+    NullSegmentReader,
+    ReceivedContents,
     object_id,
     objects_of,
 )
-from concurrent_nb.object_store.segments import CannotOpen, Handle, is_available
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle, is_available
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode, joined, slices_of
 from concurrent_nb.wire.session import Session
@@ -44,10 +44,12 @@ def name_of(slice_: m.Slice) -> bytes:
 class Link:
     """Our end of a link, and what its peer hears."""
 
-    def __init__(self, store: Store, *, shares: bool) -> None:
+    def __init__(self, store: ObjectStore, *, shares: bool) -> None:
         self.session = Session(1, "to_client")
         self.holder = Having()
-        self.introductions = Introductions(self.session, Memories(EmptyShelf(), store), shares, self.holder)
+        self.introductions = AnnouncedSegments(
+            self.session, MergedSegments(NullSegmentReader(), store), shares, self.holder
+        )
 
     def said(self) -> list[tuple[m.AnyMessage, list[bytes]]]:
         heard = []
@@ -58,24 +60,24 @@ class Link:
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    store = Store()
+def store() -> Iterator[ObjectStore]:
+    store = ObjectStore()
     yield store
     store.close()
 
 
-def placed(store: Store, data: bytes = DATA) -> m.Slice:
+def placed(store: ObjectStore, data: bytes = DATA) -> m.Slice:
     slice_ = store.place(memoryview(data))
     assert slice_ is not None
     return slice_
 
 
-def test_a_peer_on_this_host_is_told_of_a_segment_once(store: Store) -> None:
+def test_a_peer_on_this_host_is_told_of_a_segment_once(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=True), placed(store)
     for _ in range(3):
         assert link.introductions.outgoing((slice_, 3), [b"abc"], once=True) == ((slice_, 3), [b"abc"])
     ((message, _),) = link.said()
-    assert isinstance(message, m.Segment) and store.handle(slice_.segment) == Handle(
+    assert isinstance(message, m.Segment) and store.handle(slice_.segment) == SegmentHandle(
         message.segment, message.pid, message.fd, message.size
     )
     assert link.introductions.dropped([slice_.segment, b"another"])
@@ -83,7 +85,7 @@ def test_a_peer_on_this_host_is_told_of_a_segment_once(store: Store) -> None:
     assert not link.introductions.dropped([slice_.segment])
 
 
-def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: Store) -> None:
+def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
     for _ in range(3):
         assert link.introductions.outgoing((slice_,), (), once=True) == ((slice_,), ())
@@ -96,7 +98,7 @@ def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: Store) -> 
     assert isinstance(message, m.Content) and message.serial == anew.serial and buffers == [DATA[::-1]]
 
 
-def test_what_a_peer_on_another_host_has_is_known_until_it_is_gone(store: Store) -> None:
+def test_what_a_peer_on_another_host_has_is_known_until_it_is_gone(store: ObjectStore) -> None:
     link, one, two = Link(store, shares=False), placed(store), placed(store, DATA * 50)
     for _ in range(2):
         link.introductions.outgoing((one, 3, two), [b"abc"], once=True)
@@ -110,7 +112,7 @@ def test_what_a_peer_on_another_host_has_is_known_until_it_is_gone(store: Store)
     assert link.holder.objects == [name_of(anew)]
 
 
-def test_a_peer_on_this_host_has_nothing_of_its_own(store: Store) -> None:
+def test_a_peer_on_this_host_has_nothing_of_its_own(store: ObjectStore) -> None:
     link = Link(store, shares=True)
     link.introductions.outgoing((placed(store),), (), once=True)
     assert link.holder.objects == []
@@ -123,7 +125,7 @@ def test_objects_are_what_lies_in_shared_memory_each_once() -> None:
     assert len({name_of(slice_) for slice_ in (one, two, *later)}) == 5
 
 
-def test_a_peer_that_turns_out_to_be_on_this_host_is_told_anew(store: Store) -> None:
+def test_a_peer_that_turns_out_to_be_on_this_host_is_told_anew(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
     link.introductions.outgoing((slice_,), (), once=True)
     link.introductions.share(True)
@@ -131,15 +133,15 @@ def test_a_peer_that_turns_out_to_be_on_this_host_is_told_anew(store: Store) -> 
     assert [type(message) for message, _ in link.said()] == [m.Content, m.Segment]
 
 
-def test_results_travel_to_a_peer_on_another_host(store: Store) -> None:
+def test_results_travel_to_a_peer_on_another_host(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
     assert link.introductions.outgoing((2, slice_), [b"ab"]) == ((2, len(DATA)), [b"ab", DATA])
     assert link.said() == []
 
 
 @pytest.mark.parametrize("has_store", [True, False])
-def test_what_was_told_once_is_here(store: Store, has_store: bool) -> None:
-    contents = Contents(store if has_store else None)
+def test_what_was_told_once_is_here(store: ObjectStore, has_store: bool) -> None:
+    contents = ReceivedContents(store if has_store else None)
     theirs = m.Slice(b"t" * 16, 4096, len(DATA), 7)
     contents.took(m.Content(theirs.segment, theirs.offset, 7, b"", (len(DATA),)), [DATA])
     sizes, buffers = contents.translated((3, theirs), [b"abc"])
@@ -151,8 +153,8 @@ def test_what_was_told_once_is_here(store: Store, has_store: bool) -> None:
     assert contents.translated((theirs,), ()) == ((theirs,), ())
 
 
-def test_a_new_content_takes_the_place_of_the_old_one(store: Store) -> None:
-    contents = Contents(store)
+def test_a_new_content_takes_the_place_of_the_old_one(store: ObjectStore) -> None:
+    contents = ReceivedContents(store)
     for serial in range(1, 20):
         contents.took(m.Content(b"t" * 16, 0, serial, b"", (len(DATA),)), [DATA])
     theirs = m.Slice(b"t" * 16, 0, len(DATA), 19)
@@ -160,8 +162,8 @@ def test_a_new_content_takes_the_place_of_the_old_one(store: Store) -> None:
 
 
 def test_a_node_without_shared_memory_says_so() -> None:
-    shelf = EmptyShelf()
+    shelf = NullSegmentReader()
     with pytest.raises(CannotOpen, match="shares no memory"):
         shelf.read(m.Slice(b"x" * 16, 0, 1, 1))
     with pytest.raises(CannotOpen, match="shares no memory"):
-        shelf.add(Handle(b"x" * 16, 1, 1, 1))
+        shelf.add(SegmentHandle(b"x" * 16, 1, 1, 1))

@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from concurrent_nb.ids import SessionId, digest_of
-from concurrent_nb.nodes.common.shared_memory_link import Shelf
+from concurrent_nb.nodes.common.shared_memory_link import PeerSegments
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.nodes.master.core import MasterCore
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers
 from concurrent_nb.wire.session import Session
@@ -23,8 +23,12 @@ JOB = b"j" * 16
 class Bench:
     """A master, and the other ends of the links of its peers."""
 
-    def __init__(self, store: Store | None = None, shelf: Shelf | None = None, limits: Limits = DEFAULT) -> None:
-        self.core = MasterCore(7, Scheduler(PullRoundRobin()), Liveness(), shelf=shelf, store=store, limits=limits)
+    def __init__(
+        self, store: ObjectStore | None = None, shelf: PeerSegments | None = None, limits: Limits = DEFAULT
+    ) -> None:
+        self.core = MasterCore(
+            7, Scheduler(PullRoundRobinStrategy()), Liveness(), shelf=shelf, store=store, limits=limits
+        )
         self.ends: dict[SessionId, Session] = {}
         self.now = 0.0
 

@@ -11,8 +11,8 @@ from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master import dispatch
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
 from concurrent_nb.object_store import segments
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Envelope, decode_error, encode, function_digest
@@ -57,7 +57,7 @@ class Place(Bench):
     """A master with a good client and a good slave, who work on after whatever the others did."""
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
-        self.shelf, self.store = Shelf(), Store()
+        self.shelf, self.store = SegmentReader(), ObjectStore()
         super().__init__(self.store, self.shelf, limits)
         KEYS[WEST] = b"west's key"
         self.client(ALICE)

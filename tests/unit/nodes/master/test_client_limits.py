@@ -13,8 +13,8 @@ from concurrent_nb.nodes.master.client_limits import Limits
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.master.core import UNHEARD_S
 from concurrent_nb.object_store import segments
-from concurrent_nb.object_store.segment_reader import Shelf
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.segment_reader import SegmentReader
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.rate_limited_log import LINES, LINES_IN_ALL, WINDOW_S, RateLimitedLog
 from concurrent_nb.wire import messages as m
@@ -31,7 +31,7 @@ class Place(Bench):
     """A master that allows little, and a good client."""
 
     def __init__(self, limits: Limits = SMALL) -> None:
-        self.shelf, self.store = Shelf(), Store()
+        self.shelf, self.store = SegmentReader(), ObjectStore()
         super().__init__(self.store, self.shelf, limits)
         self.client(ALICE)
 

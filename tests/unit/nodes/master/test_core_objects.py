@@ -6,7 +6,7 @@ import pytest
 
 from concurrent_nb.ids import JobId
 from concurrent_nb.object_store.segments import is_available
-from concurrent_nb.object_store.store import Store
+from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import function_digest
 from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, Bench, function
@@ -21,7 +21,7 @@ ONE, TWO = m.Slice(b"a" * 16, 0, SIZE, 1), m.Slice(b"b" * 16, 0, SIZE, 1)
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    store = Store()
+    store = ObjectStore()
     bench = Bench(store)
     bench.client(ALICE)
     for slice_ in (ONE, TWO):
@@ -74,7 +74,7 @@ def test_tasks_know_what_their_arguments_and_their_function_refer_to(bench: Benc
 def test_an_array_travels_to_one_slave_where_tasks_go_to_it_and_to_all_where_they_take_turns() -> None:
     travelled = {}
     for strategy in ("locality", "pull_round_robin"):
-        store = Store()
+        store = ObjectStore()
         bench = Bench(store)
         bench.client(ALICE)
         for slave in (EAST, WEST):

@@ -14,8 +14,8 @@ from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.kernel_thread import kernel_ip
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobin
-from concurrent_nb.testing.inline import InlineCrew
+from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.testing.inline import InlinePool
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.session import Session
 
@@ -28,7 +28,7 @@ class Bench:
     """A master with two slaves and a client."""
 
     def __init__(self) -> None:
-        self.core = MasterCore(7, Scheduler(PullRoundRobin()), Liveness())
+        self.core = MasterCore(7, Scheduler(PullRoundRobinStrategy()), Liveness())
         self.core.add_client(ALICE, b"alice", "alice", 0.0)
         for session, name in ((EAST, "east"), (WEST, "west")):
             self.core.add_slave(session, name.encode(), name, 1, 10, 0.0)
@@ -207,7 +207,7 @@ def test_a_long_error_of_a_slave_is_cut() -> None:
 
 
 def asked_slave(*requests: int) -> tuple[SlaveCore, Session]:
-    core = SlaveCore("east", 7, InlineCrew(), 1.0)
+    core = SlaveCore("east", 7, InlinePool(), 1.0)
     master = Session(7, "from_slave")
     for request in requests:
         master.send(m.OpenKernel(request))

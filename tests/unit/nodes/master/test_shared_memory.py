@@ -7,8 +7,8 @@ import pytest
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.common.shared_memory_link import object_id
-from concurrent_nb.nodes.master.shared_memory import Account, MemoryDesk
-from concurrent_nb.object_store.segments import CannotOpen, Handle
+from concurrent_nb.nodes.master.shared_memory import MemoryAccount, SharedMemoryTracker
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
 from concurrent_nb.wire import messages as m
@@ -25,9 +25,9 @@ class OpenShelf:
     """A shelf that opens what it is told of, unless the descriptor is negative."""
 
     def __init__(self) -> None:
-        self.opened: dict[bytes, Handle] = {}
+        self.opened: dict[bytes, SegmentHandle] = {}
 
-    def add(self, handle: Handle) -> None:
+    def add(self, handle: SegmentHandle) -> None:
         if handle.fd < 0:
             raise CannotOpen("it is not there")
         self.opened[handle.segment] = handle
@@ -36,7 +36,7 @@ class OpenShelf:
         for segment in segments:
             self.opened.pop(segment, None)
 
-    def handle(self, segment: bytes) -> Handle | None:
+    def handle(self, segment: bytes) -> SegmentHandle | None:
         return self.opened.get(segment)
 
     def read(self, slice_: m.Slice) -> Buffer:
@@ -51,21 +51,21 @@ class Bench:
         self.touched: list[SessionId] = []
         self.happened: list[e.Event] = []
         self.closed: list[set[bytes]] = []
-        self.desk = MemoryDesk(
+        self.desk = SharedMemoryTracker(
             self.shelf, None, touched=self.touched.append, happened=self.happened.append, closed=self.closed.append
         )
 
-    def client(self, session_id: SessionId = ALICE, key: bytes = b"her key", *, shares: bool = True) -> Account:
+    def client(self, session_id: SessionId = ALICE, key: bytes = b"her key", *, shares: bool = True) -> MemoryAccount:
         account = self.desk.client(session_id, key, "alice", Session(1, "from_client"))
         account.introductions.share(shares)
         return account
 
-    def slave(self, session_id: SessionId, *, shares: bool = True) -> Account:
+    def slave(self, session_id: SessionId, *, shares: bool = True) -> MemoryAccount:
         account = self.desk.slave(session_id, session_id, session_id.decode(), Session(1, "from_slave"))
         account.introductions.share(shares)
         return account
 
-    def outcome(self, slave: Account, slice_: m.Slice, *, counts: bool = True) -> None:
+    def outcome(self, slave: MemoryAccount, slice_: m.Slice, *, counts: bool = True) -> None:
         if slice_.segment not in slave.segments:
             self.desk.heard(slave, segment(slice_.segment), ())
         frame = m.OutcomeFrame(slice_.serial, 1, Status.OK, 0.1, 42, b"", (slice_,))
@@ -85,7 +85,7 @@ def acknowledged(*indexes: int) -> list[e.OutcomesAcknowledged]:
     return [e.OutcomesAcknowledged(ALICE, JOB, indexes)]
 
 
-def said(account: Account) -> list[m.AnyMessage]:
+def said(account: MemoryAccount) -> list[m.AnyMessage]:
     """What a slave was told since the last look."""
     return [item.message for frames in account.session.flush(0.0) for item in decode(frames, "to_slave")[1]]
 

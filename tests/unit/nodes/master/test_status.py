@@ -4,9 +4,9 @@ import pytest
 
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master import status
-from concurrent_nb.nodes.master.peers import Place
+from concurrent_nb.nodes.master.peers import NodeInfo
 from concurrent_nb.nodes.slave.core import HOST_LOAD_S, SlaveCore
-from concurrent_nb.testing.inline import InlineCrew
+from concurrent_nb.testing.inline import InlinePool
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import decode
 from concurrent_nb.wire.session import Session
@@ -96,7 +96,7 @@ def test_slaves_tell_where_they_are_and_how_busy_their_host_is() -> None:
     assert slave["busy"] == 2
     assert slave["in_flight"] > 2
     bench.say(EAST, m.HostLoad(1.5, 3, 8))
-    bench.core.add_slave(WEST, b"west's key", "west", 4, 8, bench.now, Place("host-7", 42, 16))
+    bench.core.add_slave(WEST, b"west's key", "west", 4, 8, bench.now, NodeInfo("host-7", 42, 16))
     assert len(bench.core.status(bench.now)["slaves"]) == 1  # anybody may claim to be one
     bench.core.received(WEST, b"west's key", Session(7, "to_slave").keepalive(), bench.now)
     east, west = bench.core.status(bench.now)["slaves"]
@@ -112,7 +112,7 @@ def test_a_client_cannot_say_how_busy_a_host_is() -> None:
 
 def test_a_slave_says_every_few_seconds_how_busy_its_host_is() -> None:
     loads = iter(range(100))
-    slave = SlaveCore("east", 7, InlineCrew(), 1.0, host_load=lambda: m.HostLoad(next(loads), 1, 2))
+    slave = SlaveCore("east", 7, InlinePool(), 1.0, host_load=lambda: m.HostLoad(next(loads), 1, 2))
     said: set[float | None] = set()  # what is not acknowledged is said again
     for after_s, count in ((0.0, 1), (0.1, 1), (HOST_LOAD_S - 0.1, 1), (HOST_LOAD_S, 2), (HOST_LOAD_S + 0.1, 2)):
         for frames in slave.step(100.0 + after_s):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.nodes.common.shared_memory_link import EmptyShelf
+from concurrent_nb.nodes.common.shared_memory_link import NullSegmentReader
 from concurrent_nb.nodes.slave.core import GATHER_MAX, GATHER_S, OUTPUT_BYTES_MAX, SlaveCore
-from concurrent_nb.object_store.segments import CannotOpen, Handle
+from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
-from concurrent_nb.testing.inline import InlineCrew, InlineReports
+from concurrent_nb.testing.inline import InlinePool, InlineReports
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, decode, encode
 
@@ -17,7 +17,7 @@ EPOCH = 7
 JOB = b"the job's id...."
 
 
-class Workers(InlineCrew):
+class Workers(InlinePool):
     """Workers that end what they are told to, and have more to run or not."""
 
     def __init__(self) -> None:
@@ -122,15 +122,15 @@ def test_tasks_that_are_given_back_take_along_what_has_gathered(slave: SlaveCore
 # ------------------------------------------------------------------------------------------------- what it may not hold
 
 
-class Memory(EmptyShelf):
+class Memory(NullSegmentReader):
     """Has one segment, of which nothing can be read."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def handle(self, segment: bytes) -> Handle | None:
+    def handle(self, segment: bytes) -> SegmentHandle | None:
         """Say that it is open."""
-        return Handle(segment, 1, 1, 1 << 40)
+        return SegmentHandle(segment, 1, 1, 1 << 40)
 
     def read(self, slice_: m.Slice) -> Buffer:
         """Fail."""

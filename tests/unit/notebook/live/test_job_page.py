@@ -10,7 +10,7 @@ from concurrent_nb.notebook.live import job_page
 from concurrent_nb.notebook.live.colours import RUNNING
 from concurrent_nb.notebook.live.picture import Picture
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
-from concurrent_nb.shipping.runtime.notes import Report
+from concurrent_nb.shipping.runtime.notes import ProgressReport
 from tests.stories import MadeUp
 
 EVIL = "</pre></div><script>alert(1)</script><img src=x onerror=alert(1)>\"'\x1b[2J\u202e"
@@ -81,7 +81,7 @@ def test_the_counts_come_first_and_lanes_last() -> None:
 
 def test_the_page_of_a_job_that_runs_looks_the_same() -> None:
     it = MadeUp(4)
-    it.story.fold([it.start(0, 0.5), it.end(1, 1)], [TaskNote(0, Report(0.25, "x" * 150))])
+    it.story.fold([it.start(0, 0.5), it.end(1, 1)], [TaskNote(0, ProgressReport(0.25, "x" * 150))])
     head = job_page.head(it.story.head(Counts(2, 1, 1, 0, 0), 2.0))
     words = Seen(head).words
     assert words.startswith("1 of 4 done1 running2 waiting")
@@ -119,7 +119,7 @@ def test_nothing_that_a_task_said_is_markup() -> None:
         it = finished(view, [EVIL, ValueError(EVIL)])
         it.story.states[0] = RUNNING
         it.job.label = lambda index: EVIL
-        it.story.fold([], [TaskNote(0, Report(0.5, EVIL))])
+        it.story.fold([], [TaskNote(0, ProgressReport(0.5, EVIL))])
         html = taken(it)
         seen = Seen(html)
         assert seen.tags <= TAGS

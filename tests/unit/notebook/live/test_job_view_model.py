@@ -4,11 +4,11 @@ from concurrent_nb import SystemRun, Tile
 from concurrent_nb.api import Counts, TaskFuture, TaskNote
 from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, HIT, RUNNING, WAITING
-from concurrent_nb.notebook.live.error_groups import KINDS_MOST, Folds
-from concurrent_nb.notebook.live.job_view_model import BARS_MOST, REPORTS_MOST, Story
-from concurrent_nb.notebook.live.update_throttle import PIXELS_BURST, PIXELS_S, TICK_S, Bulletin
+from concurrent_nb.notebook.live.error_groups import KINDS_MOST, ErrorGroups
+from concurrent_nb.notebook.live.job_view_model import BARS_MOST, REPORTS_MOST, JobViewModel
+from concurrent_nb.notebook.live.update_throttle import PIXELS_BURST, PIXELS_S, TICK_S, UpdateThrottle
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, strip
-from concurrent_nb.shipping.runtime.notes import PhaseCounts, Publication, Report, SystemCounts
+from concurrent_nb.shipping.runtime.notes import PhaseCounts, ProgressReport, Publication, SystemCounts
 from concurrent_nb.shipping.serialization import pickles
 from tests.stories import MadeUp
 
@@ -45,7 +45,7 @@ def test_the_head_tells_pace_and_time_left() -> None:
 def test_reports_tell_the_time_left() -> None:
     it = MadeUp(4)
     for step in range(1, 44):
-        it.story.fold([], [TaskNote(task, Report(step / 100, "")) for task in (0, 1)])
+        it.story.fold([], [TaskNote(task, ProgressReport(step / 100, "")) for task in (0, 1)])
         head = it.story.head(Counts(2, 2, 0, 0, 0), step / 10)
     assert head["part"] == 0.86
     assert 14 < head["left"] < 17
@@ -57,15 +57,15 @@ def test_reports_tell_the_time_left() -> None:
 def test_bars_are_those_of_tasks_that_run_and_then_of_those_that_have_ended() -> None:
     it = MadeUp(20)
     it.job.label = lambda index: f"k = {index}"
-    it.story.fold([], [TaskNote(index, Report(0.5, "half\x1b[2J\n")) for index in reversed(range(11))])
+    it.story.fold([], [TaskNote(index, ProgressReport(0.5, "half\x1b[2J\n")) for index in reversed(range(11))])
     bars = it.story.bars()
     assert bars["bars"][0] == ["task 0 · k = 0", 0.5, "half\\n", RUNNING]
     assert [bar[0].split()[1] for bar in bars["bars"]] == [str(index) for index in range(BARS_MOST)]
     assert bars["more"] == 11 - BARS_MOST
     it.story.fold([it.end(10, None)], [])
     assert (len(it.story.bars()["bars"]), it.story.bars()["more"]) == (10, 0)  # two more are not worth a line
-    it.story.fold([it.end(index, None) for index in range(1, 10)], [TaskNote(3, Report(1.0, "late"))])
-    it.story.fold([], [TaskNote(3, Report(1.0, "too late"))])
+    it.story.fold([it.end(index, None) for index in range(1, 10)], [TaskNote(3, ProgressReport(1.0, "late"))])
+    it.story.fold([], [TaskNote(3, ProgressReport(1.0, "too late"))])
     assert it.story.bars()["bars"][0] == ["task 0 · k = 0", 0.5, "half\\n", RUNNING]
     it.story.fold([it.end(0, ValueError("x"))], [])
     it.story.finish()
@@ -78,7 +78,7 @@ def test_bars_are_those_of_tasks_that_run_and_then_of_those_that_have_ended() ->
 def test_many_reports_are_counted_and_not_kept() -> None:
     it = MadeUp(1000)
     for index in range(1000):
-        it.story.fold([], [TaskNote(index, Report(None, str(index)))])
+        it.story.fold([], [TaskNote(index, ProgressReport(None, str(index)))])
         it.story.fold([it.end(index, None)], [])
     it.story.finish()
     last = it.story.bars()
@@ -87,7 +87,7 @@ def test_many_reports_are_counted_and_not_kept() -> None:
 
 
 def test_errors_are_folded_by_kind() -> None:
-    folds, asked = Folds(), []
+    folds, asked = ErrorGroups(), []
 
     def traceback() -> str:
         asked.append(1)
@@ -113,7 +113,7 @@ def test_errors_are_folded_by_kind() -> None:
 
 
 def test_the_first_tasks_by_number_are_named() -> None:
-    folds = Folds()
+    folds = ErrorGroups()
     for task in (140, 7, 154, 14, 161, 21, 28, 35):
         folds.add(task, KeyError("k"), str)
     assert folds.parts()["kinds"][0]["tasks"] == [7, 14, 21, 28, 35]
@@ -232,7 +232,7 @@ def test_a_table_by_value_keeps_both_ends() -> None:
 
 def test_bulletins_keep_to_their_pace() -> None:
     it = MadeUp(1000, ImageView(1000, (1000, 800)))
-    bulletin = Bulletin(it.story)
+    bulletin = UpdateThrottle(it.story)
     messages = pixels = 0
     for tick in range(int(60 / TICK_S)):
         at = tick * TICK_S
@@ -247,7 +247,7 @@ def test_bulletins_keep_to_their_pace() -> None:
 
 def test_a_quiet_job_is_seldom_told_of() -> None:
     it = MadeUp(10)
-    bulletin = Bulletin(it.story)
+    bulletin = UpdateThrottle(it.story)
     early = [bulletin.take(Counts(9, 1, 0, 0, 0), at / 20, at / 20) for at in range(200)]
     assert early[0].keys() == {"head", "bars", "errors", "lanes"}
     assert sum("head" in due for due in early) <= 21
@@ -258,7 +258,7 @@ def test_a_quiet_job_is_seldom_told_of() -> None:
 def test_a_browser_that_comes_late_gets_the_whole_picture() -> None:
     view = ImageView(10, None)
     it = MadeUp(10, view)
-    bulletin = Bulletin(it.story)
+    bulletin = UpdateThrottle(it.story)
     it.story.fold([it.end(0, [0.0, 1.0])], [])
     whole = []
     for tick in range(200):
@@ -273,7 +273,7 @@ def test_a_browser_that_comes_late_gets_the_whole_picture() -> None:
 def test_of_a_task_system_the_phases_are_told() -> None:
     run = SystemRun(JobId(b"\1" * 16), "In[1]", lambda job, indexes: None, watched=True)
     run.futures = [TaskFuture(run.id, 0, lambda job, indexes: None, run)]
-    story = Story(run, 0.0, None, lambda future: "")
+    story = JobViewModel(run, 0.0, None, lambda future: "")
     phases = [PhaseCounts(1, 2000, 0, 2000, 0, 0), PhaseCounts(2, 40, 30, 8, 2, 0)]
     told = SystemCounts("running", 2040, 30, 28, 2, 2008, 2, 0, False, 2.0, phases)
     run._task_said(0, [told])

@@ -12,8 +12,8 @@ from concurrent_nb.api import TaskEvent
 from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.notebook.live import live_display, view_choice
-from concurrent_nb.notebook.live.job_views import Shows
-from concurrent_nb.notebook.live.live_display import RENEW_S, LiveLine
+from concurrent_nb.notebook.live.job_views import JobViews
+from concurrent_nb.notebook.live.live_display import RENEW_S, LiveDisplay
 from concurrent_nb.notebook.live.views import ImageView, TableView, View
 from tests.stories import MadeUp
 
@@ -43,10 +43,10 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     assert comm.get_comm_manager().comms == {}, "a widget was left open"
 
 
-def made(tasks: int, view: View | None = None) -> tuple[MadeUp, LiveLine]:
+def made(tasks: int, view: View | None = None) -> tuple[MadeUp, LiveDisplay]:
     it = MadeUp(tasks, view)
     it.job._events.clear()
-    return it, LiveLine(it.job, it.story, 0.0, None, clock=lambda: 1.0)
+    return it, LiveDisplay(it.job, it.story, 0.0, None, clock=lambda: 1.0)
 
 
 def happens(it: MadeUp, *events: TaskEvent) -> None:
@@ -109,7 +109,7 @@ def test_the_page_is_renewed_for_notebooks_that_are_loaded_again(page: Page) -> 
     now = [0.0]
     it = MadeUp(2, ImageView(2, None))
     it.job._events.clear()
-    live = LiveLine(it.job, it.story, 0.0, None, clock=lambda: now[0])
+    live = LiveDisplay(it.job, it.story, 0.0, None, clock=lambda: now[0])
     live.show("[----]")
     first = live._widget
     happens(it, it.end(0, [1, 2]))
@@ -182,18 +182,18 @@ def test_many_tasks_are_announced(page: Page) -> None:
     place = view_choice.announce(10_000)
     assert page.shown == [{"text/plain": "sending 10,000 tasks"}]
     it = MadeUp(1)
-    live = LiveLine(it.job, it.story, 0.0, None, place, clock=lambda: 1.0)
+    live = LiveDisplay(it.job, it.story, 0.0, None, place, clock=lambda: 1.0)
     happens(it, it.end(0, 1))
     live.end("done")
     assert page.shown[-1] == {"text/plain": "done"}
 
 
-def shows_of(it: MadeUp, monkeypatch: pytest.MonkeyPatch) -> Shows:
+def shows_of(it: MadeUp, monkeypatch: pytest.MonkeyPatch) -> JobViews:
     monkeypatch.setattr(view_choice, "is_possible", lambda shell: True)
     for future in it.job.futures:
         future.job = it.job
     shell: Any = SimpleNamespace(compile=SimpleNamespace(format_code_name=lambda name: None))
-    return Shows(shell)
+    return JobViews(shell)
 
 
 def test_a_job_that_has_ended_is_shown_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:

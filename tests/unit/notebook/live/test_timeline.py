@@ -1,11 +1,11 @@
 """Lanes: tasks in their places, few one by one, many added up."""
 
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, RUNNING
-from concurrent_nb.notebook.live.timeline import BINS, PIECES_MOST, ROWS_MOST, SLAVES_MOST, Lanes
+from concurrent_nb.notebook.live.timeline import BINS, PIECES_MOST, ROWS_MOST, SLAVES_MOST, Timeline
 
 
 def test_each_worker_has_a_row() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     lanes.ended(0, "one", 7, 1.0, 0.5, DONE)
     lanes.ended(1, "one", 8, 1.2, 0.5, FAILED)
     lanes.ended(2, "two", 9, 2.0, 1.0, DONE)
@@ -25,7 +25,7 @@ def test_each_worker_has_a_row() -> None:
 
 
 def test_tasks_whose_answers_came_together_ran_one_after_another() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     for task in range(3):
         lanes.ended(task, "one", 7, 1.0, 0.25, DONE)
     lanes.settle()
@@ -34,7 +34,7 @@ def test_tasks_whose_answers_came_together_ran_one_after_another() -> None:
 
 
 def test_what_runs_is_in_a_row_that_is_free() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     lanes.ended(0, "one", 7, 1.0, 1.0, DONE)
     lanes.started(1, "one", 1.0)
     lanes.started(2, "one", 0.5)
@@ -44,7 +44,7 @@ def test_what_runs_is_in_a_row_that_is_free() -> None:
 
 
 def test_many_tasks_are_added_up_in_bins_that_grow() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     for task in range(PIECES_MOST + 10):
         lanes.ended(task, "one", 7, task * 1.0 + 1, 0.5, FAILED if task == 0 else DONE)
         lanes.settle()
@@ -58,7 +58,7 @@ def test_many_tasks_are_added_up_in_bins_that_grow() -> None:
 
 
 def test_the_share_of_failures_is_told() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     for task in range(PIECES_MOST * 4):
         lanes.ended(task, "one", task % 2, 0.01 * task, 0.01, FAILED if task % 4 == 0 else DONE)
         lanes.settle()
@@ -68,7 +68,7 @@ def test_the_share_of_failures_is_told() -> None:
 
 
 def test_what_was_stopped_is_not_counted_with_what_has_ended() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     lanes.ended(0, "one", 7, 1.0, 0.5, DONE)
     lanes.ended(1, "one", 7, 2.0, 0.5, CANCELLED)
     lanes.ended(2, "one", 7, 2.0, 0.0, CANCELLED)  # it never ran
@@ -78,7 +78,7 @@ def test_what_was_stopped_is_not_counted_with_what_has_ended() -> None:
 
 
 def test_what_runs_for_long_is_in_the_bins_as_well() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     for task in range(PIECES_MOST + 1):
         lanes.ended(task, "one", 7, 1.0, 0.001, DONE)
     lanes.settle()
@@ -89,7 +89,7 @@ def test_what_runs_for_long_is_in_the_bins_as_well() -> None:
 
 
 def test_what_is_shown_has_a_bound() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     for slave in range(20):
         for worker in range(30):
             lanes.ended(0, f"slave {slave}", worker, 1.0, 0.5, DONE)
@@ -98,7 +98,7 @@ def test_what_is_shown_has_a_bound() -> None:
     assert len(parts["slaves"]) == SLAVES_MOST
     assert parts["more"] == 20 - SLAVES_MOST
     assert all(len(slave["rows"]) == 1 for slave in parts["slaves"])
-    few = Lanes()
+    few = Timeline()
     for worker in range(30):
         few.ended(worker, "one", worker, 1.0, 0.5, DONE)
     few.settle()
@@ -106,7 +106,7 @@ def test_what_is_shown_has_a_bound() -> None:
 
 
 def test_a_task_that_came_to_no_slave_has_no_place() -> None:
-    lanes = Lanes()
+    lanes = Timeline()
     lanes.ended(0, "", 0, 1.0, 0.0, FAILED)
     lanes.settle()
     assert lanes.parts(1.0)["slaves"] == []

@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.shipping.environment.envelope import Envelope, Environment, State, is_envelope, wrapped
+from concurrent_nb.shipping.environment.envelope import (
+    Environment,
+    EnvironmentEnvelope,
+    EnvironmentState,
+    is_envelope,
+    wrapped,
+)
 from concurrent_nb.shipping.environment.folder import PATH_BYTES, folder_reader
-from concurrent_nb.shipping.environment.modules import Source
+from concurrent_nb.shipping.environment.modules import ModuleSource
 from concurrent_nb.shipping.environment.tracker import Tracker
 
 
@@ -24,21 +30,21 @@ def tracker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
     tracker.uninstall()
 
 
-def state(environment: Environment | None) -> State:
+def state(environment: Environment | None) -> EnvironmentState:
     assert environment is not None
-    found = State(*pickle.loads(environment.state))
+    found = EnvironmentState(*pickle.loads(environment.state))
     found.variables.pop("PYTEST_CURRENT_TEST", None)  # pytest changes it within a test
     return found
 
 
-def sources(environment: Environment | None) -> dict[str, Source]:
+def sources(environment: Environment | None) -> dict[str, ModuleSource]:
     assert environment is not None
-    return {parts[0]: Source(*parts) for parts in pickle.loads(environment.modules)}
+    return {parts[0]: ModuleSource(*parts) for parts in pickle.loads(environment.modules)}
 
 
 def test_nothing_is_taken_along_from_the_start(tracker: Tracker) -> None:
     found = tracker.current()
-    assert found is None or (state(found), found.modules) == (State("", {}, (), (), b"", b""), b"")
+    assert found is None or (state(found), found.modules) == (EnvironmentState("", {}, (), (), b"", b""), b"")
 
 
 def test_variables_that_were_changed_are_taken_along(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +198,7 @@ def test_an_envelope_is_recognised_and_keeps_large_parts_apart() -> None:
     assert is_envelope(body)
     assert not is_envelope(pickle.dumps(os.getcwd))
     assert [buffer.nbytes for buffer in buffers] == [100_000, 70_000]
-    opened: Envelope = pickle.loads(body, buffers=buffers)
+    opened: EnvironmentEnvelope = pickle.loads(body, buffers=buffers)
     assert opened.environment is not None
     assert opened.environment.digest == environment.digest
     assert (bytes(opened.body), [bytes(buffer) for buffer in opened.buffers]) == (b"function", [b"a" * 70_000])

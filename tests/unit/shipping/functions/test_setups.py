@@ -29,7 +29,7 @@ def told() -> Iterator[list[notes.Note]]:
     """What workers tell, in a worker that has run nothing yet."""
     ran.clear()
     setup_runner._ran.clear()
-    reader, told = notes.Reader(), list[notes.Note]()
+    reader, told = notes.NoteReader(), list[notes.Note]()
     notes.sink().open(lambda data: told.extend(reader.feed(data)))
     yield told
     notes.sink().close()

@@ -10,12 +10,12 @@ import pytest
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.shipping.functions.pickled_functions import opened
-from concurrent_nb.shipping.functions.task_objects import Packer, run_task
+from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker, run_task
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.tasks.system import Task
 
 
-def there(packer: Packer, task: Task) -> Any:
+def there(packer: TaskObjectPacker, task: Task) -> Any:
     """Do a task as a worker does it, from its bytes."""
     function, body, buffers = packer.pack(task)
     call: Callable[..., Any] = opened(function)
@@ -106,11 +106,11 @@ class Empty(Task):
     ids=lambda part: type(part).__name__,
 )
 def test_a_task_is_there_what_unpickling_makes_of_it(task: Task, result: Any) -> None:
-    assert there(Packer(), task) == result
+    assert there(TaskObjectPacker(), task) == result
 
 
 def test_a_class_travels_once_and_each_task_as_its_state() -> None:
-    packer = Packer()
+    packer = TaskObjectPacker()
     first, second = packer.pack(Plain(1)), packer.pack(Plain(2))
     assert first[0] is second[0]
     assert pickle.loads(first[1]) == (((), {"name": "plain", "system_id": "", "client_id": "", "n": 1}), {})
@@ -120,7 +120,7 @@ def test_a_class_travels_once_and_each_task_as_its_state() -> None:
 def test_large_buffers_travel_beside_it() -> None:
     data = Plain(1)
     data.n = pickle.PickleBuffer(bytearray(1 << 17))  # type: ignore[assignment]
-    _, body, buffers = Packer().pack(data)
+    _, body, buffers = TaskObjectPacker().pack(data)
     assert (len(body) < 200, [len(buffer) for buffer in buffers]) == (True, [1 << 17])
 
 
@@ -140,7 +140,7 @@ class Own(Plain):
 
 
 def test_a_task_that_refers_to_itself_still_does_there() -> None:
-    assert there(Packer(), Own(1)) == 2
+    assert there(TaskObjectPacker(), Own(1)) == 2
 
 
 def test_a_class_of_a_function_travels_by_value() -> None:
@@ -148,7 +148,7 @@ def test_a_class_of_a_function_travels_by_value() -> None:
         def __call__(self) -> str:
             return f"of {len(self.__dict__)} attributes"
 
-    assert there(Packer(), Local()) == "of 3 attributes"
+    assert there(TaskObjectPacker(), Local()) == "of 3 attributes"
 
 
 def test_a_class_that_cannot_travel_is_refused_by_name() -> None:
@@ -160,14 +160,14 @@ def test_a_class_that_cannot_travel_is_refused_by_name() -> None:
                 return
 
     with pytest.raises(NotPicklable, match=r"Locked\.__call__ uses lock, a lock: it guards nothing"):
-        Packer().pack(Locked())
+        TaskObjectPacker().pack(Locked())
 
 
 def test_so_is_an_object() -> None:
     task = Plain(3)
     task.n = (n for n in range(3))  # type: ignore[assignment]
     with pytest.raises(NotPicklable, match=r"Plain uses Plain\.n, a generator: make a list of it first"):
-        Packer().pack(task)
+        TaskObjectPacker().pack(task)
 
 
 # ------------------------------------------------------------------------------------------- what a worker does with it
@@ -222,5 +222,5 @@ def test_a_task_without_work_says_what_it_lacks() -> None:
 
 def test_so_it_does_where_its_class_was_sent() -> None:
     with pytest.raises(ValueError, match="the work") as caught:
-        there(Packer(), Work(fails=True, litters=True))
+        there(TaskObjectPacker(), Work(fails=True, litters=True))
     assert caught.value.__notes__ == ["its clean_up raised too: OSError: the broom"]

@@ -100,7 +100,7 @@ def test_a_slow_batch_tells_how_items_have_ended() -> None:
         ran(give, 5)  # each takes a second
     finally:
         notes.SINK.close()
-    told = [note for note in notes.Reader().feed(bytes(data)) if isinstance(note, notes.Ended)]
+    told = [note for note in notes.NoteReader().feed(bytes(data)) if isinstance(note, notes.ItemEnded)]
     assert [(note.position, note.read()) for note in told] == [(0, ([0], [1.0])), (1, ([1], [1.0]))]
 
 
@@ -175,12 +175,12 @@ def test_notes_say_whose_they_are() -> None:
         ran(say, 2)
     finally:
         notes.SINK.close()
-    told = [note for note in notes.Reader().feed(bytes(data)) if not isinstance(note, notes.Ended)]
+    told = [note for note in notes.NoteReader().feed(bytes(data)) if not isinstance(note, notes.ItemEnded)]
     assert len(told) % 2 == 0
     of = [note.position for note in told[::2] if isinstance(note, notes.Item)]
     assert [of[at // 2] for at, note in enumerate(told) if isinstance(note, notes.Publication)] == [0, 1]
     last = told[-1]
-    assert isinstance(last, notes.Report)
+    assert isinstance(last, notes.ProgressReport)
     assert (of[-1], last.fraction) == (1, 0.25)
     assert notes.SINK.item is None
 

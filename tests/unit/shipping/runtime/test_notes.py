@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from concurrent_nb.errors import ProtocolError, TooLarge
 from concurrent_nb.shipping.runtime import notes
-from concurrent_nb.shipping.runtime.notes import Display, Note, Publication, Reader, Report, Sink
+from concurrent_nb.shipping.runtime.notes import Display, Note, NoteReader, NoteSink, ProgressReport, Publication
 
 
 class Clock:
@@ -27,12 +27,12 @@ class Listener:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.sink = Sink(self.clock)
+        self.sink = NoteSink(self.clock)
         self.sent: list[bytes] = []
         self.sink.open(self.sent.append)
 
     def heard(self) -> list[Note]:
-        return Reader().feed(b"".join(self.sent))
+        return NoteReader().feed(b"".join(self.sent))
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_a_thread_that_has_its_own_sink_shares_no_notes(heard: Listener) -> None
     thread.join()
     notes.report(0.25, "ours")
     assert seen == [False, True]
-    assert Reader().feed(b"".join(mine)) == [Report(0.5, "mine")]
-    assert heard.heard() == [Report(0.25, "ours")]
+    assert NoteReader().feed(b"".join(mine)) == [ProgressReport(0.5, "mine")]
+    assert heard.heard() == [ProgressReport(0.25, "ours")]
     assert not notes.is_shared()
 
 
@@ -69,7 +69,7 @@ def test_a_thread_that_has_its_own_sink_shares_no_notes(heard: Listener) -> None
 
 def test_a_report_says_how_far_and_what(heard: Listener) -> None:
     notes.report(0.25, "reading")
-    assert heard.heard() == [Report(0.25, "reading")]
+    assert heard.heard() == [ProgressReport(0.25, "reading")]
 
 
 def test_reports_that_come_too_fast_are_left_out_but_for_the_last(heard: Listener) -> None:
@@ -78,8 +78,8 @@ def test_reports_that_come_too_fast_are_left_out_but_for_the_last(heard: Listene
         notes.report(step / 1000, str(step))
     heard.sink.close()
     said = heard.heard()
-    assert said[0] == Report(0.0, "0")
-    assert said[-1] == Report(0.999, "999")
+    assert said[0] == ProgressReport(0.0, "0")
+    assert said[-1] == ProgressReport(0.999, "999")
     assert 15 <= len(said) <= 22
 
 
@@ -91,7 +91,7 @@ def test_a_fraction_is_from_0_to_1(heard: Listener, fraction: float) -> None:
 
 def test_a_report_needs_no_fraction_and_its_text_is_cut(heard: Listener) -> None:
     notes.report(text="x" * 1000)
-    assert heard.heard() == [Report(None, "x" * notes.TEXT_MAX)]
+    assert heard.heard() == [ProgressReport(None, "x" * notes.TEXT_MAX)]
 
 
 def test_outside_of_a_task_nobody_listens() -> None:
@@ -199,13 +199,13 @@ def test_a_figure_is_a_picture(heard: Listener) -> None:
 
 # -------------------------------------------------------------------------------------------------------- the stream
 
-_said = st.lists(st.builds(Report, st.none() | st.floats(0, 1), st.text(max_size=20)), max_size=8)
+_said = st.lists(st.builds(ProgressReport, st.none() | st.floats(0, 1), st.text(max_size=20)), max_size=8)
 
 
 @given(_said, st.lists(st.integers(1, 9), max_size=40))
-def test_a_stream_may_be_cut_anywhere(said: list[Report], cuts: list[int]) -> None:
+def test_a_stream_may_be_cut_anywhere(said: list[ProgressReport], cuts: list[int]) -> None:
     data = b"".join(notes._record(note) for note in said)
-    reader, heard, at = Reader(), [], 0
+    reader, heard, at = NoteReader(), [], 0
     for size in [*cuts, len(data) + 1]:
         heard += reader.feed(data[at : at + size])
         at += size
@@ -222,4 +222,4 @@ def test_a_stream_may_be_cut_anywhere(said: list[Report], cuts: list[int]) -> No
 )
 def test_what_is_no_note_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError, match="note of a task"):
-        Reader().feed(data)
+        NoteReader().feed(data)

@@ -13,13 +13,13 @@ from concurrent_nb.workers.protocol.records import (
     HEADER_BYTES_MAX,
     LARGE_BYTES,
     ROOM_BYTES,
-    Drop,
-    Load,
+    ForgetFunctions,
+    LoadFunction,
     Order,
-    Reader,
+    RecordReader,
     Result,
     Results,
-    Run,
+    RunTasks,
     decode_order,
     decode_results,
     encode,
@@ -30,7 +30,9 @@ from concurrent_nb.workers.protocol.records import (
 from concurrent_nb.workers.worker_side.task_loop import KEPT_BYTES_MAX
 
 
-def feed(reader: "Reader[Results] | Reader[Order]", data: bytes, cuts: list[int]) -> list[tuple[object, list[bytes]]]:
+def feed(
+    reader: "RecordReader[Results] | RecordReader[Order]", data: bytes, cuts: list[int]
+) -> list[tuple[object, list[bytes]]]:
     """Receive `data` in pieces of at most the given lengths, over and over."""
     got: list[tuple[object, list[bytes]]] = []
     at = turn = 0
@@ -55,23 +57,23 @@ def test_results_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cut
         result = Result(ticket, 0, 0.5, body, tuple(map(len, buffers)), 3)
         data += pack_results([encode(result)]) + b"".join(buffers)
         expected.append(([result], buffers))
-    assert feed(Reader(decode_results), data, cuts) == expected
+    assert feed(RecordReader(decode_results), data, cuts) == expected
 
 
 @given(st.lists(st.tuples(BODIES, BUFFERS), min_size=1, max_size=8), st.lists(st.integers(1, 99), min_size=1))
 def test_orders_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cuts: list[int]) -> None:
-    run = Run(b"f", 7, [(n, body, tuple(map(len, buffers)), n) for n, (body, buffers) in enumerate(items)])
-    load = Load(b"f", b"", (3,))
+    run = RunTasks(b"f", 7, [(n, body, tuple(map(len, buffers)), n) for n, (body, buffers) in enumerate(items)])
+    load = LoadFunction(b"f", b"", (3,))
     data = pack(encode(load)) + b"abc" + pack(encode(run))
-    data += b"".join(buffer for _, buffers in items for buffer in buffers) + pack(encode(Drop([b"f"])))
-    got = feed(Reader(decode_order), data, cuts)
-    assert [header for header, _ in got] == [load, run, Drop([b"f"])]
+    data += b"".join(buffer for _, buffers in items for buffer in buffers) + pack(encode(ForgetFunctions([b"f"])))
+    got = feed(RecordReader(decode_order), data, cuts)
+    assert [header for header, _ in got] == [load, run, ForgetFunctions([b"f"])]
     assert got[0][1] == [b"abc"]
     assert got[1][1] == [buffer for _, buffers in items for buffer in buffers]
 
 
 def test_a_large_buffer_is_received_into_its_own_memory() -> None:
-    reader = Reader(decode_results)
+    reader = RecordReader(decode_results)
     size = 4 * ROOM_BYTES
     head = pack_results([encode(Result(1, 0, 0.5, b"", (size,)))])
     assert feed(reader, head, [len(head)]) == []
@@ -81,12 +83,12 @@ def test_a_large_buffer_is_received_into_its_own_memory() -> None:
 def test_a_header_larger_than_the_room_makes_room() -> None:
     body = b"x" * (3 * ROOM_BYTES)
     data = pack_results([encode(Result(1, 0, 0.5, body))]) * 2
-    results = feed(Reader(decode_results), data, [70_000])
+    results = feed(RecordReader(decode_results), data, [70_000])
     assert [header[0].body for header, _ in results if isinstance(header, Results)] == [body, body]
 
 
 def test_an_empty_list_of_results_says_ready() -> None:
-    assert feed(Reader(decode_results), pack_results([]), [1]) == [([], [])]
+    assert feed(RecordReader(decode_results), pack_results([]), [1]) == [([], [])]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_an_empty_list_of_results_says_ready() -> None:
 )
 def test_nonsense_is_an_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
-        feed(Reader(decode_results), data, [len(data)])
+        feed(RecordReader(decode_results), data, [len(data)])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_nonsense_is_an_error(data: bytes) -> None:
 def test_a_result_with_odd_values_is_an_error(result: tuple[object, ...]) -> None:
     data = pack_results([encode(result)])
     with pytest.raises(ProtocolError):
-        feed(Reader(decode_results), data, [len(data)])
+        feed(RecordReader(decode_results), data, [len(data)])
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_a_result_with_odd_values_is_an_error(result: tuple[object, ...]) -> Non
 )
 def test_a_reader_that_has_failed_stays_failed(data: bytes) -> None:
     good = pack_results([encode(Result(1, 0, 0.5, b"x"))])
-    reader = Reader(decode_results, buffer_bytes_max=1 << 30)
+    reader = RecordReader(decode_results, buffer_bytes_max=1 << 30)
     # given: good records, and then none, in one piece: what is good is given
     assert feed(reader, good + data, [1 << 20]) == [([Result(1, 0, 0.5, b"x")], [])]
     # then
@@ -147,28 +149,28 @@ def test_a_reader_that_has_failed_stays_failed(data: bytes) -> None:
 
 
 def test_what_is_only_announced_takes_no_memory() -> None:
-    reader = Reader(decode_results)
+    reader = RecordReader(decode_results)
     head = pack_results([encode(Result(1, 0, 0.5, b"", (1 << 30,)))])
     before = resident_bytes()
     assert feed(reader, head, [len(head)]) == []
     assert len(reader.room()) == 1 << 30
     # then: of a gigabyte, nothing; and of a header of which only the length has come, no more than the room
     assert resident_bytes() - before < 1 << 24
-    reader = Reader(decode_results)
+    reader = RecordReader(decode_results)
     assert feed(reader, struct.pack("<I", HEADER_BYTES_MAX), [4]) == []
     assert len(reader.room()) < ROOM_BYTES
 
 
 def test_many_buffers_that_are_only_announced_take_no_memory() -> None:
     head = pack_results([encode(Result(1, 0, 0.5, b"", (ROOM_BYTES,) * BUFFERS_MAX))])
-    reader = Reader(decode_results)
+    reader = RecordReader(decode_results)
     before = resident_bytes()
     assert feed(reader, head, [len(head)]) == []
     assert resident_bytes() - before < 1 << 24
 
 
 def test_what_exceeds_the_limit_of_buffers_is_told_with_its_setting() -> None:
-    reader = Reader(decode_results, buffer_bytes_max=1000, over_limit=" (setting it)")
+    reader = RecordReader(decode_results, buffer_bytes_max=1000, over_limit=" (setting it)")
     data = pack_results([encode(Result(1, 0, 0.5, b"", (600, 401)))])
     with pytest.raises(ProtocolError, match=r"announces buffers of 1001 bytes, more than 1000 \(setting it\)"):
         feed(reader, data, [len(data)])

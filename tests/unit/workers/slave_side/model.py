@@ -11,14 +11,14 @@ from concurrent_nb.workers.slave_side.attempts import (
     Attempt,
     Command,
     Dismiss,
-    Give,
+    GiveTasks,
     Interrupt,
     Kill,
+    PoolReports,
     Recall,
-    Reports,
     Start,
 )
-from concurrent_nb.workers.slave_side.pool_scheduler import Books
+from concurrent_nb.workers.slave_side.pool_scheduler import PoolScheduler
 
 JOB = b"j" * 16
 F, G = b"f" * 32, b"g" * 32
@@ -45,14 +45,14 @@ class Worker:
 class Model:
     """Obeys `books`, keeps what they report."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: PoolScheduler) -> None:
         self.books = books
         self.clock = ManualClock(100.0)
         self.workers: dict[int, Worker] = {}
         self.gone: list[Worker] = []
         self.commands: list[Command] = []
         self.ended: list[tuple[TaskRef, OutcomeFrame]] = []
-        self.reports = Reports()
+        self.reports = PoolReports()
         self.obey(books.start(self.clock()))
 
     # ------------------------------------------------------------------------------------------ the pool's side
@@ -69,7 +69,7 @@ class Model:
             worker = self.workers.get(command.worker)
             if worker is None:  # it has just died: the pool does nothing either, as the books are about to hear of it
                 continue
-            if isinstance(command, Give):
+            if isinstance(command, GiveTasks):
                 assert worker.ready
                 assert not worker.killed
                 assert {attempt.function for attempt in command.attempts} == {command.function}
@@ -89,7 +89,7 @@ class Model:
                 assert not worker.running
                 worker.killed = True
 
-    def take_reports(self) -> Reports:
+    def take_reports(self) -> PoolReports:
         """Take the reports, and remember which attempts have ended."""
         self.reports = self.books.take_reports()
         for job, frames, _ in self.reports.outcomes:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 
 from concurrent_nb.workers.protocol.output_markers import marker
-from concurrent_nb.workers.protocol.status_page import Page, make_page_file
-from concurrent_nb.workers.slave_side.output_capture import Capture, Tape
+from concurrent_nb.workers.protocol.status_page import StatusPage, make_page_file
+from concurrent_nb.workers.slave_side.output_capture import OutputCapture, OutputSplitter
 
 NONCE = b"0123456789abcdef"
 
@@ -28,7 +28,7 @@ def collect(pieces: list[tuple[int, bytes]]) -> dict[int, bytes]:
 )
 def test_bytes_before_a_marker_belong_to_its_task(texts: list[bytes], cuts: list[int], live: bool) -> None:
     # given: what tasks 1, 2, ... have written, each with its marker
-    tape = Tape(NONCE)
+    tape = OutputSplitter(NONCE)
     data = b"".join(text + marker(NONCE, ticket) for ticket, text in enumerate(texts, 1))
     ends = [sum(len(text) + 24 for text in texts[: n + 1]) for n in range(len(texts))]
     # when: it is read in pieces, with or without knowing who runs
@@ -45,26 +45,26 @@ def test_bytes_before_a_marker_belong_to_its_task(texts: list[bytes], cuts: list
 
 
 def test_bytes_are_handed_on_at_once_when_it_is_known_who_runs() -> None:
-    tape = Tape(NONCE)
+    tape = OutputSplitter(NONCE)
     assert tape.feed(b"hello", running=5) == [(5, b"hello")]
     assert tape.feed(b"", running=5) == []
 
 
 def test_bytes_are_kept_until_it_is_known_whose_they_are() -> None:
-    tape = Tape(NONCE)
+    tape = OutputSplitter(NONCE)
     assert tape.feed(b"hello", running=None) == []
     assert tape.feed(b" world", running=None) == []
     assert tape.feed(marker(NONCE, 3) + b"next", running=4) == [(3, b"hello world"), (4, b"next")]
 
 
 def test_what_may_be_the_beginning_of_a_marker_is_kept() -> None:
-    tape = Tape(NONCE)
+    tape = OutputSplitter(NONCE)
     assert tape.feed(b"x" + NONCE[:5], running=1) == [(1, b"x")]
     assert tape.feed(b"y", running=1) == [(1, NONCE[:5] + b"y")]
 
 
 def test_what_is_kept_does_not_grow_without_end() -> None:
-    tape = Tape(NONCE, kept_bytes=1000)
+    tape = OutputSplitter(NONCE, kept_bytes=1000)
     for _ in range(100):
         assert tape.feed(b"z" * 500, running=None) == []
     ((ticket, data),) = tape.feed(marker(NONCE, 9), running=None)
@@ -80,13 +80,13 @@ class Pipes:
 
     def __init__(self, limit_bytes: int) -> None:
         fd = make_page_file()
-        self.worker, self.slave = Page(fd), Page(fd)
+        self.worker, self.slave = StatusPage(fd), StatusPage(fd)
         os.close(fd)
         self.out, self.out_writing = os.pipe()
         self.err, self.err_writing = os.pipe()
         for end in (self.out, self.err):
             os.set_blocking(end, False)
-        self.capture = Capture(self.slave, (self.out, self.err), limit_bytes)
+        self.capture = OutputCapture(self.slave, (self.out, self.err), limit_bytes)
 
     def write(self, text: bytes, stream: int = 1) -> None:
         os.write(self.out_writing if stream == 1 else self.err_writing, text)

@@ -9,8 +9,8 @@ from concurrent_nb.errors import ProtocolError
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import ErrorReport, Needs, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.records import Result
-from concurrent_nb.workers.slave_side.attempts import Give, Interrupt, Kill, Recall, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import START_S, STUCK_S, Books
+from concurrent_nb.workers.slave_side.attempts import GiveTasks, Interrupt, Kill, Recall, Start
+from concurrent_nb.workers.slave_side.pool_scheduler import START_S, STUCK_S, PoolScheduler
 from tests.unit.workers.slave_side.model import JOB, F, G, Model
 
 
@@ -19,7 +19,7 @@ def make() -> Callable[[int], Model]:
     """Make a pool of so many workers that are ready."""
 
     def make(slots: int) -> Model:
-        model = Model(Books(slots, ahead_s=0.002))
+        model = Model(PoolScheduler(slots, ahead_s=0.002))
         model.all_ready()
         return model
 
@@ -54,18 +54,18 @@ def test_workers_are_provided_when_each_has_more_than_it_runs(make: Callable[[in
         seen.append(model.books.provided)
     model.run(1, 0.001)
     assert [*seen, model.books.provided] == [False, False, False, False, True, False]
-    assert not Books(2).provided
+    assert not PoolScheduler(2).provided
 
 
 # ---------------------------------------------------------------------------------------------- who gets what, and when
 
 
 def test_workers_are_asked_for_at_the_start() -> None:
-    assert Books(3).start(0.0) == [Start(1), Start(2), Start(3)]
+    assert PoolScheduler(3).start(0.0) == [Start(1), Start(2), Start(3)]
 
 
 def test_tasks_wait_until_a_worker_is_ready() -> None:
-    model = Model(Books(1, ahead_s=0.002))
+    model = Model(PoolScheduler(1, ahead_s=0.002))
     model.assign([0])
     assert not model.workers[1].unstarted
     model.ready(1)
@@ -107,7 +107,7 @@ def test_a_pack_has_one_function(make: Callable[[int], Model]) -> None:
     model.withdraw(range(3), stop=True)
     for index in range(6):
         model.assign([index], F if index < 3 else G, attempt=2)
-    gives = [command for command in model.commands if isinstance(command, Give)]
+    gives = [command for command in model.commands if isinstance(command, GiveTasks)]
     assert all({attempt.function for attempt in give.attempts} == {give.function} for give in gives)
 
 
@@ -455,7 +455,7 @@ def test_a_withdrawn_task_of_a_dead_worker_is_returned(make: Callable[[int], Mod
 
 
 def test_a_worker_that_never_gets_ready_is_replaced() -> None:
-    model = Model(Books(1, ahead_s=0.002))
+    model = Model(PoolScheduler(1, ahead_s=0.002))
     model.pass_time(START_S + 2)
     assert not model.killed(1)
     model.pass_time(START_S)
@@ -623,7 +623,7 @@ def test_what_stood_behind_a_worker_that_died_is_returned_by_a_pool_that_is_drai
 
 def retiring(slots: int, tasks_max: int) -> Model:
     """Make a pool whose workers run `tasks_max` tasks each."""
-    model = Model(Books(slots, ahead_s=0.002, tasks_max=tasks_max))
+    model = Model(PoolScheduler(slots, ahead_s=0.002, tasks_max=tasks_max))
     model.all_ready()
     return model
 
@@ -697,7 +697,7 @@ def test_a_worker_that_dies_early_still_counts_as_one_that_died() -> None:
 
 
 def test_a_failing_initializer_ends_it_all_at_once() -> None:
-    model = Model(Books(2, initializes=True))
+    model = Model(PoolScheduler(2, initializes=True))
     model.assign([0])
     model.books.initializer_failed("ValueError: no model")
     reports = model.take_reports()
@@ -709,7 +709,7 @@ def test_a_failing_initializer_ends_it_all_at_once() -> None:
 
 
 def test_an_initializer_that_kills_its_worker_is_tried_three_times_however_long_it_takes() -> None:
-    model = Model(Books(1, initializes=True))
+    model = Model(PoolScheduler(1, initializes=True))
     for number in (1, 2, 3):
         assert not model.books.degraded
         model.clock.advance(1000.0)
@@ -720,13 +720,13 @@ def test_an_initializer_that_kills_its_worker_is_tried_three_times_however_long_
 
 
 def test_an_initializer_may_take_long() -> None:
-    model = Model(Books(1, initializes=True))
+    model = Model(PoolScheduler(1, initializes=True))
     model.pass_time(10 * START_S)
     assert not model.killed(1)
 
 
 def test_deaths_in_between_which_a_worker_got_ready_are_not_the_initializers() -> None:
-    model = Model(Books(2, initializes=True))
+    model = Model(PoolScheduler(2, initializes=True))
     for number in range(1, 6):
         model.die(number)
         model.ready(number + 1)

@@ -5,14 +5,14 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.workers.slave_side import pool_scheduler
 from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, RESERVE_S, Books
+from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, RESERVE_S, PoolScheduler
 from tests.unit.workers.slave_side.model import Model
 
 
 @pytest.fixture
 def model() -> Model:
     """Make a pool of one worker that is ready."""
-    model = Model(Books(1, ahead_s=0.002))
+    model = Model(PoolScheduler(1, ahead_s=0.002))
     model.all_ready()
     return model
 

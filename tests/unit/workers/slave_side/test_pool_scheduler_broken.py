@@ -10,7 +10,7 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import Command
-from concurrent_nb.workers.slave_side.pool_scheduler import RESULT_S, STUCK_S, Books
+from concurrent_nb.workers.slave_side.pool_scheduler import RESULT_S, STUCK_S, PoolScheduler
 from concurrent_nb.workers.slave_side.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import F, G, Model
 from tests.unit.workers.slave_side.test_pool_scheduler import report, teach
@@ -23,7 +23,7 @@ def make() -> Callable[[int], Model]:
     """Make a pool of so many workers that are ready."""
 
     def make(slots: int) -> Model:
-        model = Model(Books(slots, ahead_s=0.01))
+        model = Model(PoolScheduler(slots, ahead_s=0.01))
         model.all_ready()
         return model
 
@@ -118,7 +118,7 @@ def test_a_task_that_runs_for_long_is_no_result_that_does_not_come(make: Callabl
 
 
 def test_deaths_of_broken_workers_are_not_those_of_a_broken_environment() -> None:
-    model = Model(Books(1, limit=RestartLimit(deaths=1)))
+    model = Model(PoolScheduler(1, limit=RestartLimit(deaths=1)))
     for worker in range(1, 6):
         model.all_ready()
         model.obey(broken(model, worker))
@@ -127,7 +127,7 @@ def test_deaths_of_broken_workers_are_not_those_of_a_broken_environment() -> Non
 
 
 def test_the_time_that_a_result_may_take_is_a_setting() -> None:
-    model = Model(Books(1, result_s=0.5))
+    model = Model(PoolScheduler(1, result_s=0.5))
     model.all_ready()
     given(model, 1)
     model.begin(1)

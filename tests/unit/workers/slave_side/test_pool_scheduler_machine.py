@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs, TaskRef
 from concurrent_nb.workers.slave_side.attempt_queue import PACK_MAX
-from concurrent_nb.workers.slave_side.pool_scheduler import Books
-from concurrent_nb.workers.slave_side.worker_table import Member, RestartLimit
+from concurrent_nb.workers.slave_side.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.worker_table import RestartLimit, WorkerState
 from tests.unit.workers.slave_side.model import JOB, F, G, Model, Worker
 
 SOME = st.integers(0, 2**31)
@@ -25,7 +25,7 @@ class BooksMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model(Books(self.slots, limit=RestartLimit(deaths=self.limit), tasks_max=self.tasks_max))
+        self.model = Model(PoolScheduler(self.slots, limit=RestartLimit(deaths=self.limit), tasks_max=self.tasks_max))
         self.assigned: set[TaskRef] = set()
         self.reported: list[TaskRef] = []
         self.stopped: set[TaskRef] = set()
@@ -199,7 +199,7 @@ class BooksMachine(RuleBasedStateMachine):
             kinds = {attempt.needs is not None and attempt.needs.kind == "thread" for attempt in member.held.values()}
             assert kinds <= {bool(member.process)}
 
-    def slots_of(self, member: Member) -> int:
+    def slots_of(self, member: WorkerState) -> int:
         """Count the slots that a worker takes which has something."""
         if member.process:
             return 1

@@ -7,7 +7,7 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import SLOW_S, START_S, Books
+from concurrent_nb.workers.slave_side.pool_scheduler import SLOW_S, START_S, PoolScheduler
 from concurrent_nb.workers.slave_side.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import G, Model
 
@@ -19,7 +19,7 @@ def make() -> Callable[[int], Model]:
     """Make a pool of so many workers that are ready."""
 
     def make(slots: int) -> Model:
-        model = Model(Books(slots))
+        model = Model(PoolScheduler(slots))
         model.all_ready()
         model.commands.clear()
         return model
@@ -166,7 +166,7 @@ def test_a_reset_kills_hosts_and_dismisses_those_that_start(make: Callable[[int]
 
 
 def test_hosts_that_cannot_be_started_count_as_workers_that_die_without_a_task() -> None:
-    model = Model(Books(1, limit=RestartLimit(deaths=2)))
+    model = Model(PoolScheduler(1, limit=RestartLimit(deaths=2)))
     model.all_ready()
     model.assign([0], needs=HOST)
     for number in (2, 3, 4):
@@ -296,7 +296,7 @@ def test_what_was_given_ahead_does_not_keep_a_wide_task_from_its_slots(make: Cal
 
 
 def test_wide_tasks_wait_for_workers_that_start(make: Callable[[int], Model]) -> None:
-    model = Model(Books(2))
+    model = Model(PoolScheduler(2))
     model.assign([0], needs=ALL)
     model.ready(1)
     assert not who_has(model, 0)

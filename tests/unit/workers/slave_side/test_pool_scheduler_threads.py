@@ -7,7 +7,13 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.slave_side.attempts import Kill, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import SLOW_S, START_S, STUCK_S, THREADS_STARTING_MAX, Books
+from concurrent_nb.workers.slave_side.pool_scheduler import (
+    SLOW_S,
+    START_S,
+    STUCK_S,
+    THREADS_STARTING_MAX,
+    PoolScheduler,
+)
 from concurrent_nb.workers.slave_side.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import F, G, Model
 
@@ -19,7 +25,7 @@ def make() -> Callable[[int], Model]:
     """Make a pool of so many workers that are ready."""
 
     def make(slots: int) -> Model:
-        model = Model(Books(slots))
+        model = Model(PoolScheduler(slots))
         model.all_ready()
         model.commands.clear()
         return model
@@ -317,7 +323,7 @@ def test_results_that_are_found_in_a_dead_process_start_no_thread_in_there(make:
 
 
 def test_processes_that_die_without_a_task_are_not_started_for_ever() -> None:
-    model = Model(Books(2, limit=RestartLimit(deaths=2)))
+    model = Model(PoolScheduler(2, limit=RestartLimit(deaths=2)))
     model.all_ready()
     model.assign([0], needs=THREAD)
     for _ in range(3):
@@ -341,7 +347,7 @@ def test_where_no_more_threads_can_be_started_those_that_there_are_do_the_work(m
 
 
 def test_where_no_thread_at_all_can_be_started_the_slave_says_so() -> None:
-    model = Model(Books(1, limit=RestartLimit(deaths=2)))
+    model = Model(PoolScheduler(1, limit=RestartLimit(deaths=2)))
     model.all_ready()
     model.assign([0], needs=THREAD)
     for _ in range(3):
@@ -353,7 +359,7 @@ def test_where_no_thread_at_all_can_be_started_the_slave_says_so() -> None:
 
 
 def test_a_killer_among_neighbours_wears_nobody_out() -> None:
-    model = Model(Books(2, limit=RestartLimit(deaths=0)))
+    model = Model(PoolScheduler(2, limit=RestartLimit(deaths=0)))
     model.all_ready()
     one, _ = begun(model, [0, 1])
     model.die(one)

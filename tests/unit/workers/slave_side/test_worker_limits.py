@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.workers.protocol.fork_records import ENDED, RECORD, STARTED
-from concurrent_nb.workers.slave_side.launchers import TemplateLauncher
+from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher
 from concurrent_nb.workers.slave_side.worker_limits import NOTE_BYTES_MAX, Framing, LogLimit
 
 
@@ -24,12 +24,12 @@ def test_lines_over_a_limit_are_counted_and_told_later() -> None:
 def stream() -> bytes:
     """Give the bytes of real notes."""
     sent: list[bytes] = []
-    sink = notes.Sink(lambda: 0.0)
+    sink = notes.NoteSink(lambda: 0.0)
     sink.open(sent.append)
-    sink.put_report(notes.Report(0.5, "half"))
+    sink.put_report(notes.ProgressReport(0.5, "half"))
     sink.put(notes.Display({"text/plain": "x" * 300}))
     sink.put_progress(notes.SetupRan(b"s", "w", True, "", b"body", [b"buffer"], 0.5))
-    sink.put_progress(notes.Ended(1, 2, b"z" * 70_000))
+    sink.put_progress(notes.ItemEnded(1, 2, b"z" * 70_000))
     sink.close()
     return b"".join(sent)
 
@@ -80,7 +80,7 @@ def test_both_ends_have_the_same_limit_for_a_note() -> None:
     ids=["kind 0", "kind 255", "another's start", "no process", "another's end", "stopped", "no status"],
 )
 def test_what_a_template_cannot_say_is_no_event(record: bytes) -> None:
-    launcher = TemplateLauncher({}, ["true"])
+    launcher = ForkServerLauncher({}, ["true"])
     try:
         launcher._workers[1] = 0
         assert launcher._event(record) is None
