@@ -25,7 +25,9 @@ class ActiveStrategies:
     def __init__(self, default: Strategy, makers: Makers) -> None:
         self.default = default
         self.all: tuple[Strategy, ...] = (default,)
-        self.far_owners: Counter[str] = Counter()  #: owners of open jobs that asked for one that is `far`: how many
+        self.prefetching_owners: Counter[str] = (
+            Counter()
+        )  #: owners of open jobs that asked for one that is `far`: how many
         self._makers = makers
         self._own: dict[str, Strategy] = {}  # those that jobs have asked for, by name
         self._jobs: Counter[str] = Counter()  # how many open jobs have asked for each
@@ -36,7 +38,7 @@ class ActiveStrategies:
         return sorted({self.default.name, *self._makers} - {""})
 
     @property
-    def is_plain(self) -> bool:
+    def all_default(self) -> bool:
         """Say whether all jobs leave it to the cluster's strategy."""
         return not self._own
 
@@ -51,16 +53,16 @@ class ActiveStrategies:
                 strategy.changed(slave)
             self.all = (self.default, *self._own.values())
         self._jobs[name] += 1
-        if self._own[name].far:
-            self.far_owners[job.owner] += 1
+        if self._own[name].prefetching:
+            self.prefetching_owners[job.owner] += 1
 
     def forgotten(self, job: JobRecord) -> None:
         """Drop what no other open job asks for."""
         strategy = self._own.get(job.strategy)
         if strategy is None:
             return
-        if strategy.far:
-            _decrease(self.far_owners, job.owner)
+        if strategy.prefetching:
+            _decrease(self.prefetching_owners, job.owner)
         _decrease(self._jobs, job.strategy)
         if not self._jobs[job.strategy]:
             del self._own[job.strategy]
@@ -70,10 +72,10 @@ class ActiveStrategies:
         """Return the strategy of a job."""
         return self._own.get(job.strategy, self.default)
 
-    def own_and_far(self, job: JobRecord) -> bool:
+    def has_own_prefetching(self, job: JobRecord) -> bool:
         """Say whether the job has asked for a strategy that is `far`."""
         own = self._own.get(job.strategy)
-        return own is not None and own.far
+        return own is not None and own.prefetching
 
 
 def _decrease(counter: Counter[str], key: str) -> None:

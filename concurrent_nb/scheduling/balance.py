@@ -20,16 +20,16 @@ _LEFT_PER_SLOT: Final = 2
 class Balance:
     """Decide which slave gives back which tasks."""
 
-    def __init__(self, books: SchedulerState, *, after_s: float) -> None:
+    def __init__(self, state: SchedulerState, *, after_s: float) -> None:
         if not after_s > 0:
             raise ConfigurationError(f"rebalance_after_s is {after_s}, it must be more than 0 seconds")
-        self._books = books
+        self._state = state
         self._after_s = after_s
-        self._next_look_s = 0.0
+        self._next_check_s = 0.0
 
-    def next_look_s(self) -> float | None:
+    def next_deadline_s(self) -> float | None:
         """Return when it is worth to look again, None while nothing can be moved."""
-        return self._next_look_s if self._wanted() > 0 or self._is_short_of_room() else None
+        return self._next_check_s if self._wanted() > 0 or self._others_need_room() else None
 
     def rebalance(self, now: float) -> None:
         """Ask for tasks that would start sooner elsewhere, or that keep others from starting.
@@ -40,85 +40,85 @@ class Balance:
         """
         wanted = self._wanted()
         if wanted > 0:
-            for strategy in self._books.strategies.all:
-                strategy.relieve(wanted, self._asker(strategy))
+            for strategy in self._state.strategies.all:
+                strategy.rebalance(wanted, self._recaller(strategy))
             wanted = self._wanted()
-        if now < self._next_look_s:
+        if now < self._next_check_s:
             return
         if wanted > 0:
-            self._next_look_s = now + self._after_s
-            self._ask_the_quiet(wanted, now)
-        elif self._is_short_of_room():
-            self._next_look_s = now + self._after_s
+            self._next_check_s = now + self._after_s
+            self._recall_from_inactive(wanted, now)
+        elif self._others_need_room():
+            self._next_check_s = now + self._after_s
             self._make_room()
 
     # --------------------------------------------------------------------------------------- for idle slots
 
     def _wanted(self) -> int:
         """Return how many tasks more could start elsewhere at once."""
-        books = self._books
-        return books.idle - len(books.asked) if books.crowded and not books.waiting else 0
+        state = self._state
+        return state.idle - len(state.recalled) if state.oversubscribed and not state.waiting else 0
 
-    def _ask_the_quiet(self, wanted: int, now: float) -> None:
-        quiet = [slave for slave in self._books.crowded.values() if now - slave.quiet_since_s >= self._after_s]
+    def _recall_from_inactive(self, wanted: int, now: float) -> None:
+        quiet = [slave for slave in self._state.oversubscribed.values() if now - slave.last_activity_s >= self._after_s]
         quiet.sort(key=lambda slave: slave.started - len(slave.tasks))
         for slave in quiet:
-            quiet_s = now - slave.quiet_since_s
-            wanted -= self._ask(slave, wanted, partial(self._has_waited, quiet_s))
+            quiet_s = now - slave.last_activity_s
+            wanted -= self._recall(slave, wanted, partial(self._has_waited, quiet_s))
             if wanted <= 0:
                 return
 
     def _has_waited(self, quiet_s: float, task: TaskRecord) -> bool:
         """Say whether a task is not left any longer to a slave that has answered nothing for so many seconds."""
-        return not task.objects or quiet_s >= self._books.strategies.of(task.job).patience_s
+        return not task.objects or quiet_s >= self._state.strategies.of(task.job).patience_s
 
-    def _asker(self, strategy: Strategy) -> Callable[[SlaveState, int], int]:
-        of = self._books.strategies.of
-        return lambda slave, most: self._ask(slave, most, lambda task: of(task.job) is strategy)
+    def _recaller(self, strategy: Strategy) -> Callable[[SlaveState, int], int]:
+        of = self._state.strategies.of
+        return lambda slave, most: self._recall(slave, most, lambda task: of(task.job) is strategy)
 
-    def _ask(self, slave: SlaveState, most: int, may_move: Callable[[TaskRecord], bool]) -> int:
+    def _recall(self, slave: SlaveState, most: int, may_move: Callable[[TaskRecord], bool]) -> int:
         """Ask for the tasks that it got last; return how many. None is asked for twice in one attempt."""
         spare = min(slave.spare, most)
         chosen = [task for task in self._unstarted(slave) if may_move(task)][-spare:] if spare > 0 else []
-        self._ask_for(chosen, slave)
+        self._recall_all(chosen, slave)
         return len(chosen)
 
     # --------------------------------------------------------------------------------------- for other owners
 
-    def _is_short_of_room(self) -> bool:
+    def _others_need_room(self) -> bool:
         """Say whether somebody waits while tasks of another owner may have been handed out far ahead."""
-        books = self._books
-        return bool(books.strategies.far_owners and books.waiting) and len(books.busy) > 1
+        state = self._state
+        return bool(state.strategies.prefetching_owners and state.waiting) and len(state.busy) > 1
 
     def _make_room(self) -> None:
         """Ask for what jobs have pushed far ahead by strategies of their own, on as many slots as others need."""
-        books = self._books
-        waiting, far_owners = books.waiting, books.strategies.far_owners
-        needed = {owner: len(waiting) - waiting.of(owner) for owner in far_owners}
+        state = self._state
+        waiting, prefetching_owners = state.waiting, state.strategies.prefetching_owners
+        needed = {owner: len(waiting) - waiting.of(owner) for owner in prefetching_owners}
         most_needed = max(needed.values())
         freed = 0
-        for slave in list(books.crowded.values()):
+        for slave in list(state.oversubscribed.values()):
             if freed >= most_needed:
                 return
             left = slave.slots * _LEFT_PER_SLOT
             movable = [
                 task
                 for task in self._unstarted(slave)[max(0, left - slave.started) :]
-                if needed.get(task.job.owner, 0) > freed and books.strategies.own_and_far(task.job)
+                if needed.get(task.job.owner, 0) > freed and state.strategies.has_own_prefetching(task.job)
             ]
-            if movable or slave.asked:
+            if movable or slave.recalled:
                 freed += max(1, slave.slots)
-            self._ask_for(movable, slave)
+            self._recall_all(movable, slave)
 
     # --------------------------------------------------------------------------------------- both
 
     def _unstarted(self, slave: SlaveState) -> list[TaskRecord]:
-        asked = self._books.asked
+        recalled = self._state.recalled
         # What takes several slots, or none, is no matter of idle slots.
-        return [t for t in slave.tasks if t.width == 1 and not (t.started or t.cancelled or t in asked)]
+        return [t for t in slave.tasks if t.width == 1 and not (t.started or t.cancelled or t in recalled)]
 
-    def _ask_for(self, tasks: list[TaskRecord], slave: SlaveState) -> None:
+    def _recall_all(self, tasks: list[TaskRecord], slave: SlaveState) -> None:
         for task in tasks:
-            self._books.ask_back(task, slave)
+            self._state.recall(task, slave)
         if tasks:
-            self._books.refresh(slave)
+            self._state.refresh(slave)

@@ -102,7 +102,7 @@ class ClientSilent(Struct, frozen=True, gc=False):
     client: SessionId
 
 
-class ClientHeard(Struct, frozen=True, gc=False):
+class ClientResumed(Struct, frozen=True, gc=False):
     """A silent client was heard again: it gets what was kept."""
 
     client: SessionId
@@ -181,7 +181,7 @@ Event = (
     | CancelRequested
     | ClientLost
     | ClientSilent
-    | ClientHeard
+    | ClientResumed
     | TasksStarted
     | TasksReturned
     | AttemptsRefused

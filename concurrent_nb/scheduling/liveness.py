@@ -43,7 +43,7 @@ Verdict = Suspected | Trusted | Lost
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    heard_s: float  #: when it was heard last
+    seen_s: float  #: when it was heard last
     unreachable_s: float | None = None  #: since when its connection has been gone
     suspected: bool = False
     kept_s: float | None = None  #: only a connection that has been gone for so long is its end
@@ -78,12 +78,12 @@ class Liveness:
         self._lost_after_s = lost_after_s
         self._unreachable_after_s = unreachable_after_s
         self._nodes: dict[SessionId, _Node] = {}
-        self._looks: Ranking[SessionId] = Ranking()  # when to look at which node again
+        self._checks: Ranking[SessionId] = Ranking()  # when to look at which node again
 
     def watch(self, node: SessionId, now: float) -> None:
         """Begin to watch a node; it counts as heard now."""
         self._nodes[node] = _Node(now)
-        self._looks.set(node, now + self._suspect_after_s)
+        self._checks.set(node, now + self._suspect_after_s)
 
     def keep(self, node: SessionId, for_s: float | None = None) -> None:
         """Take silence of a node for no loss from now on, only that its connection has been gone for `for_s` seconds.
@@ -96,47 +96,47 @@ class Liveness:
     def forget(self, node: SessionId) -> None:
         """Stop watching a node, without a verdict."""
         self._nodes.pop(node, None)
-        self._looks.discard(node)
+        self._checks.discard(node)
 
-    def heard(self, node: SessionId, now: float) -> None:
+    def seen(self, node: SessionId, now: float) -> None:
         """Learn that a node is alive. What is not watched (it was lost, for example) is ignored."""
         record = self._nodes.get(node)
         if record is None:
             return
         # Called for every message, so the look that is due after the silence is not moved: it finds that all is well.
-        record.heard_s = now
+        record.seen_s = now
         record.unreachable_s = None
         if record.suspected:
-            self._looks.set(node, now)
+            self._checks.set(node, now)
 
     def unreachable(self, node: SessionId, now: float) -> None:
         """Learn from the transport that a node's connection is gone."""
         record = self._nodes.get(node)
         if record is not None and record.unreachable_s is None:
             record.unreachable_s = now
-            self._looks.set(node, now)
+            self._checks.set(node, now)
 
     def tick(self, now: float) -> list[Verdict]:
         """Return what has changed by now."""
         verdicts: list[Verdict] = []
-        if now < self._looks.soonest:
+        if now < self._checks.soonest:
             return verdicts
-        while (first := self._looks.first()) is not None and first[0] <= now:
+        while (first := self._checks.first()) is not None and first[0] <= now:
             due_s, node = first
             if now - due_s > self._interval_s:
                 # This process itself has slept, and what was sent to it meanwhile is still unread. Silence that nobody
                 # listened to proves nothing: listen first.
-                self._looks.set(node, now + self._interval_s)
-            elif (verdict := self._look(node, now)) is not None:
+                self._checks.set(node, now + self._interval_s)
+            elif (verdict := self._judge(node, now)) is not None:
                 verdicts.append(verdict)
         return verdicts
 
     def next_deadline(self) -> float | None:
         """Return when `tick` should be called at the latest, None if nobody is watched."""
-        soonest_s = self._looks.soonest
+        soonest_s = self._checks.soonest
         return None if soonest_s == inf else soonest_s
 
-    def _look(self, node: SessionId, now: float) -> Verdict | None:
+    def _judge(self, node: SessionId, now: float) -> Verdict | None:
         """Judge one node, and decide when to look again."""
         record = self._nodes[node]
         suspect_s, lost_s = self._deadlines(record)
@@ -144,14 +144,14 @@ class Liveness:
             self.forget(node)
             return Lost(node)
         was_suspected, record.suspected = record.suspected, suspect_s <= now
-        self._looks.set(node, lost_s if record.suspected else suspect_s)
+        self._checks.set(node, lost_s if record.suspected else suspect_s)
         if record.suspected == was_suspected:
             return None
         return Suspected(node) if record.suspected else Trusted(node)
 
     def _deadlines(self, record: _Node) -> tuple[float, float]:
         """Return when the node is to be suspected, and when it is lost."""
-        suspect_s, lost_s = record.heard_s + self._suspect_after_s, record.heard_s + self._lost_after_s
+        suspect_s, lost_s = record.seen_s + self._suspect_after_s, record.seen_s + self._lost_after_s
         if record.kept_s is not None:
             gone_s = record.unreachable_s
             return (suspect_s, inf) if gone_s is None else (gone_s, gone_s + record.kept_s)

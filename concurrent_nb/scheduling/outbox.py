@@ -54,7 +54,7 @@ class Outbox:
         self._withdrawn: dict[tuple[SessionId, bool], list[TaskRef]] = {}
         self._assigned: dict[tuple[SessionId, JobId, Digest, float | None, Needs | None], list[TaskRecord]] = {}
 
-    def tell_started(self, client: SessionId, slave: str, task: TaskRef) -> None:
+    def announce_started(self, client: SessionId, slave: str, task: TaskRef) -> None:
         """Tell a client that a task runs."""
         self._started.setdefault((client, slave), []).append(task)
 

@@ -22,8 +22,8 @@ from concurrent_nb.scheduling.client_events import ClientEventHandler
 from concurrent_nb.scheduling.events import (
     AttemptsRefused,
     CancelRequested,
-    ClientHeard,
     ClientLost,
+    ClientResumed,
     ClientSilent,
     Event,
     FunctionLost,
@@ -90,40 +90,40 @@ class Scheduler:
     ) -> None:
         if not grace_s > 0:
             raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
-        self._books = SchedulerState(ActiveStrategies(strategy, makers), results_kept_bytes)
+        self._state = SchedulerState(ActiveStrategies(strategy, makers), results_kept_bytes)
         self._shared_until_s = 0.0
-        endings = TaskLifecycle(self._books, deaths_allowed=deaths_allowed)
-        self._jobs = ClientEventHandler(self._books, endings)
-        self._slaves = SlaveEventHandler(self._books, endings, grace_s=grace_s)
-        self._placement = Placement(self._books, endings, move_after_s=rebalance_after_s)
-        self._suspects = Suspects(self._books, endings)
-        self._balance = Balance(self._books, after_s=rebalance_after_s)
+        lifecycle = TaskLifecycle(self._state, deaths_allowed=deaths_allowed)
+        self._jobs = ClientEventHandler(self._state, lifecycle)
+        self._slaves = SlaveEventHandler(self._state, lifecycle, grace_s=grace_s)
+        self._placement = Placement(self._state, lifecycle, move_after_s=rebalance_after_s)
+        self._suspects = Suspects(self._state, lifecycle)
+        self._balance = Balance(self._state, after_s=rebalance_after_s)
         self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
 
     @property
     def jobs(self) -> Mapping[JobId, JobRecord]:
         """All jobs that are not forgotten, with their unfinished and unacknowledged tasks; to be read only."""
-        return self._books.jobs
+        return self._state.jobs
 
     @property
     def slaves(self) -> Mapping[SessionId, SlaveState]:
         """All slaves; to be read only."""
-        return self._books.slaves
+        return self._state.slaves
 
     @property
     def blamed(self) -> Collection[TaskRecord]:
         """All tasks that have not ended and had a worker or a slave die; to be read only."""
-        return self._books.blamed
+        return self._state.blamed
 
     @property
     def paused(self) -> Mapping[str, int]:
         """Owners of whose tasks no more are handed out, with the bytes of results that each has not acknowledged."""
-        return {owner: self._books.kept_bytes[owner] for owner in self._books.paused}
+        return {owner: self._state.kept_bytes[owner] for owner in self._state.paused}
 
     @property
     def waiting(self) -> int:
         """How many tasks are on no slave."""
-        return self._books.all_waiting
+        return self._state.all_waiting
 
     def handle(self, *events: Event, now: float) -> list[Instruction]:
         """Take in what has happened, in order, and what time it is (seconds, never less than before).
@@ -140,24 +140,24 @@ class Scheduler:
             except EventRefused as refused:
                 refused.position = position
                 raise
-        books = self._books
-        if now >= books.lingering.soonest:
-            self._jobs.linger_over(now)
-        if now >= books.overdue.soonest or now >= books.hopeless.soonest:
-            self._slaves.remind(now)
-        books.refresh_touched()
-        if books.has_suspects:
+        state = self._state
+        if now >= state.lingering.soonest:
+            self._jobs.abandon_overdue(now)
+        if now >= state.overdue.soonest or now >= state.stop_unconfirmed.soonest:
+            self._slaves.enforce_time_limits(now)
+        state.refresh_touched()
+        if state.has_suspects:
             self._suspects.settle()
         self._assign(now)
-        if books.unplaced or now >= self._placement.give_up_s:
+        if state.placement_due or now >= self._placement.give_up_s:
             self._placement.place(now)
-        if books.has_suspects and self._suspects.place(now):
+        if state.has_suspects and self._suspects.place(now):
             self._assign(now)
             self._placement.place(now)
-        if books.crowded:
+        if state.oversubscribed:
             self._placement.move(now)
             self._balance.rebalance(now)
-        return books.out.flush()
+        return state.outbox.flush()
 
     def tick(self, now: float) -> list[Instruction]:
         """Do what is due by now."""
@@ -165,16 +165,16 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """Return when `tick` should be called at the latest if nothing happens before; None: there is no need."""
-        books = self._books
-        due_s = min(books.lingering.soonest, books.overdue.soonest, books.hopeless.soonest)
+        state = self._state
+        due_s = min(state.lingering.soonest, state.overdue.soonest, state.stop_unconfirmed.soonest)
         due_s = min(due_s, self._placement.give_up_s, self._suspects.give_up_s)
-        if books.crowded and (look_s := self._balance.next_look_s()) is not None and look_s < due_s:
+        if state.oversubscribed and (look_s := self._balance.next_deadline_s()) is not None and look_s < due_s:
             due_s = look_s
         return None if due_s == inf else due_s
 
     def validate(self) -> None:
         """Raise BrokenInvariant if the books contradict themselves after `handle`. Slow: for tests and simulators."""
-        validation.validate(self._books)
+        validation.validate(self._state)
 
     def _assign(self, now: float) -> None:
         """Hand out what waits, as far as the strategies find room.
@@ -182,18 +182,18 @@ class Scheduler:
         Where nothing is found for the owner whose turn it is, the others wait as well: a strategy that is content with
         less room could otherwise keep all of it for its owner.
         """
-        books = self._books
-        queue, strategy = books.waiting, books.strategies.default
-        plain = books.strategies.is_plain
+        state = self._state
+        queue, strategy = state.waiting, state.strategies.default
+        plain = state.strategies.all_default
         waiting = len(queue)
-        if len(books.busy) > 1:
+        if len(state.busy) > 1:
             self._shared_until_s = now + SHARED_S
         while (run := queue.first()) is not None:
             if not plain:
                 strategy = self._strategy_of(run.job, now)
-            estimate_s = books.estimates.get(run.function)
+            estimate_s = state.estimates.get(run.function)
             if run.objects:
-                chosen = strategy.choose_near(run.tasks[0], books.holdings, estimate_s, waiting)
+                chosen = strategy.choose_near(run.tasks[0], state.locations, estimate_s, waiting)
             else:
                 chosen = strategy.choose(estimate_s, waiting)
             if chosen is None:
@@ -203,7 +203,7 @@ class Scheduler:
                 raise ConfigurationError(f"{strategy!r} gives {count} tasks to {slave!r}: choose another strategy")
             if queue.owners > 1:
                 count = min(count, _turn(estimate_s))
-            if books.estimates.large_bytes and (size_bytes := books.estimates.large_bytes.get(run.function)):
+            if state.estimates.large_bytes and (size_bytes := state.estimates.large_bytes.get(run.function)):
                 # What is on a slave comes, even if its owner pauses.
                 most = max(slave.slots, RESULTS_AHEAD_BYTES // size_bytes) - slave.load
                 if most < 1:
@@ -211,16 +211,16 @@ class Scheduler:
                 count = min(count, most)
             tasks = queue.take(count)
             slave.take(tasks, strategy.unknown_s if estimate_s is None else estimate_s)
-            slave.quiet_since_s = now
+            slave.last_activity_s = now
             if run.objects:
-                books.holdings.hold(slave, [each for each, _ in run.objects])
-            books.out.assign(slave.id, run, tasks)
-            books.refresh(slave)
+                state.locations.hold(slave, [each for each, _ in run.objects])
+            state.outbox.assign(slave.id, run, tasks)
+            state.refresh(slave)
 
     def _strategy_of(self, job: JobRecord, now: float) -> Strategy:
         """Return who places a job's tasks now: its own strategy, unless that would take the room of others."""
-        strategies = self._books.strategies
-        if now < self._shared_until_s and strategies.own_and_far(job):
+        strategies = self._state.strategies
+        if now < self._shared_until_s and strategies.has_own_prefetching(job):
             return strategies.default
         return strategies.of(job)
 
@@ -238,7 +238,7 @@ def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
         CancelRequested: jobs.cancel_requested,
         ClientLost: jobs.client_lost,
         ClientSilent: jobs.client_silent,
-        ClientHeard: jobs.client_heard,
+        ClientResumed: jobs.client_resumed,
         OutcomesAcknowledged: jobs.acknowledged,
         FunctionLost: jobs.function_lost,
         SlaveJoined: slaves.joined,

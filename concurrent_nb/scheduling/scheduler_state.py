@@ -14,7 +14,7 @@ from concurrent_nb.scheduling.estimates import TaskEstimates
 from concurrent_nb.scheduling.object_locations import ObjectLocations
 from concurrent_nb.scheduling.outbox import Outbox
 from concurrent_nb.scheduling.ranking import Ranking
-from concurrent_nb.scheduling.slave_state import SlaveState, is_host, is_wide
+from concurrent_nb.scheduling.slave_state import SlaveState, is_multi_slot, is_system_host
 from concurrent_nb.scheduling.task_queue import TaskQueue
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
@@ -43,7 +43,7 @@ class SchedulerState:
 
     def __init__(self, strategies: ActiveStrategies, results_kept_bytes: int = RESULTS_KEPT_BYTES) -> None:
         self.strategies = strategies
-        self.out = Outbox()
+        self.outbox = Outbox()
         self.jobs: dict[JobId, JobRecord] = {}
         self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
         self.busy: dict[str, int] = {}  #: owners of jobs that have tasks, finished ones too: how many such jobs
@@ -52,23 +52,25 @@ class SchedulerState:
         self.kept_bytes: dict[str, int] = {}  #: by owner, what his outcomes that he has not acknowledged count for
         self.paused: set[str] = set()  #: owners for whom too much is kept: no more of their tasks are handed out
         self._results_kept_bytes = results_kept_bytes
-        self.holdings = ObjectLocations()
+        self.locations = ObjectLocations()
         self.waiting = TaskQueue()  #: tasks that take one slot each
-        self.wide = TaskQueue()  #: tasks that take several slots of one slave
-        self.hosts = TaskQueue()  #: tasks that take none
+        self.multi_slot = TaskQueue()  #: tasks that take several slots of one slave
+        self.system_hosts = TaskQueue()  #: tasks that take none
         self.suspects = TaskQueue()  #: tasks that are to run alone on a slave, whatever they take
-        self.queues = (self.waiting, self.wide, self.hosts, self.suspects)
+        self.queues = (self.waiting, self.multi_slot, self.system_hosts, self.suspects)
         self.has_suspects = False  #: one of the last kind may wait, or run
         self.blamed: dict[TaskRecord, None] = {}  #: tasks that have not ended and had a worker or a slave die
-        self.unplaced = False  #: a task was added to wide or hosts, or a slave for them came, went or changed
+        self.placement_due = False  #: a task was added to wide or hosts, or a slave for them came, went or changed
         self.estimates = TaskEstimates()
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
         self.overdue: Ranking[TaskRecord] = (
             Ranking()
         )  #: tasks that run with a time limit, by when their slave is reminded
-        self.hopeless: Ranking[TaskRecord] = Ranking()  #: tasks whose slave was reminded, by when they are given up
-        self.asked: dict[TaskRecord, None] = {}  #: asked back from slaves that have too many, in this attempt
-        self.crowded: dict[SessionId, SlaveState] = {}  #: slaves that have more than they can run at once
+        self.stop_unconfirmed: Ranking[TaskRecord] = (
+            Ranking()
+        )  #: tasks whose slave was reminded, by when they are given up
+        self.recalled: dict[TaskRecord, None] = {}  #: asked back from slaves that have too many, in this attempt
+        self.oversubscribed: dict[SessionId, SlaveState] = {}  #: slaves that have more than they can run at once
         self.idle = 0  #: slots with nothing to do, of all trusted slaves
         self._touched: dict[SlaveState, None] = {}
         self._most_slots: int | None = 0
@@ -92,11 +94,11 @@ class SchedulerState:
             self._most_slots = after
         elif before == most:
             self._most_slots = None  # to be counted when it is asked for
-        self.unplaced = True
+        self.placement_due = True
 
     def queue_of(self, needs: Needs | None) -> TaskQueue:
         """Return where tasks of these needs wait, suspects aside."""
-        return self.hosts if is_host(needs) else self.wide if is_wide(needs) else self.waiting
+        return self.system_hosts if is_system_host(needs) else self.multi_slot if is_multi_slot(needs) else self.waiting
 
     def queue_for(self, task: TaskRecord) -> TaskQueue:
         """Return where a task waits."""
@@ -105,20 +107,20 @@ class SchedulerState:
     def add(self, needs: Needs | None, tasks: Sequence[TaskRecord]) -> None:
         """Let tasks wait, which share job, function, time limit and needs."""
         self.queue_of(needs).add(tasks)
-        self.unplaced = self.unplaced or needs is not None
+        self.placement_due = self.placement_due or needs is not None
 
     def put_back(self, task: TaskRecord) -> None:
         """Let a task wait before all others of its owner that wait where it does."""
         self.queue_for(task).put_back(task)
-        self.unplaced = self.unplaced or task.needs is not None
+        self.placement_due = self.placement_due or task.needs is not None
         self.has_suspects = self.has_suspects or task.suspect
 
-    def wait_no_longer(self, waited: Sequence[TaskRecord]) -> None:
+    def waiting_ended(self, waited: Sequence[TaskRecord]) -> None:
         """Learn that these tasks wait no longer, which were waiting and are of one owner."""
         if not waited:
             return
         special = [self.queue_for(task) for task in waited if task.needs is not None or task.suspect]
-        self.unplaced = self.unplaced or bool(special)
+        self.placement_due = self.placement_due or bool(special)
         counts = Counter(special)
         counts[self.waiting] += len(waited) - len(special)  # tasks in threads wait there, too: all are told at once
         for queue, count in counts.items():
@@ -131,7 +133,7 @@ class SchedulerState:
 
     def take_undelivered(self, client: SessionId) -> list[TaskRecord]:
         """Give what was kept for a client, which is silent no longer, or gone."""
-        self.out.silent.discard(client)
+        self.outbox.silent.discard(client)
         return self.undelivered.pop(client, [])
 
     def keep(self, owner: str, size_bytes: int) -> None:
@@ -140,7 +142,7 @@ class SchedulerState:
         if kept > self._results_kept_bytes and owner not in self.paused:
             self._pause(owner)
 
-    def keep_no_longer(self, owner: str, size_bytes: int) -> None:
+    def release_kept_bytes(self, owner: str, size_bytes: int) -> None:
         """Count outcomes that are acknowledged or abandoned. Their owner goes on once half of the limit is free."""
         kept = self.kept_bytes[owner] - size_bytes
         if kept:
@@ -151,18 +153,18 @@ class SchedulerState:
             self.paused.discard(owner)
             for queue in self.queues:
                 queue.resume(owner)
-            self.unplaced = True
+            self.placement_due = True
 
     def _pause(self, owner: str) -> None:
         """Hand out no more tasks of an owner, and ask those back that have not begun."""
         self.paused.add(owner)
         for queue in self.queues:
             queue.pause(owner)
-        self.unplaced = True  # one who waited behind him is first now
+        self.placement_due = True  # one who waited behind him is first now
         for slave in self.slaves.values():
             for task in slave.tasks:
-                if task.job.owner == owner and not (task.started or task.cancelled or task in self.asked):
-                    self.ask_back(task, slave)
+                if task.job.owner == owner and not (task.started or task.cancelled or task in self.recalled):
+                    self.recall(task, slave)
             self.touch(slave)
 
     def touch(self, slave: SlaveState) -> None:
@@ -183,62 +185,62 @@ class SchedulerState:
         self.idle += idle - slave.idle
         slave.idle = idle
         if load > slots and slave.trusted:
-            self.crowded[slave.id] = slave
+            self.oversubscribed[slave.id] = slave
         else:
-            self.crowded.pop(slave.id, None)
+            self.oversubscribed.pop(slave.id, None)
         if slave.freed:
             slave.freed = False
-            self.unplaced = True
+            self.placement_due = True
         for strategy in self.strategies.all:
             strategy.changed(slave)
 
-    def strike(self, slave: SlaveState) -> None:
+    def remove_slave(self, slave: SlaveState) -> None:
         """Remove a slave; its tasks are the caller's to place."""
         del self.slaves[slave.id]
         self.resized(slave.slots, 0)
         self._touched.pop(slave, None)
         self.idle -= slave.idle
-        self.crowded.pop(slave.id, None)
-        self.holdings.left(slave)
+        self.oversubscribed.pop(slave.id, None)
+        self.locations.left(slave)
         for strategy in self.strategies.all:
             strategy.left(slave)
 
-    def ask_back(self, task: TaskRecord, slave: SlaveState) -> None:
+    def recall(self, task: TaskRecord, slave: SlaveState) -> None:
         """Ask for a task that has not started. The caller refreshes the slave."""
-        self.asked[task] = None
-        slave.asked += 1
-        self.out.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
+        self.recalled[task] = None
+        slave.recalled += 1
+        self.outbox.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
 
-    def unask(self, task: TaskRecord, slave: SlaveState) -> None:
+    def drop_recall(self, task: TaskRecord, slave: SlaveState) -> None:
         """Forget that a task was asked for, if it was: it runs, or has ended."""
-        if task in self.asked:
-            del self.asked[task]
-            slave.asked -= 1
+        if task in self.recalled:
+            del self.recalled[task]
+            slave.recalled -= 1
 
-    def unwatch(self, task: TaskRecord, slave: SlaveState) -> None:
+    def stop_tracking(self, task: TaskRecord, slave: SlaveState) -> None:
         """Expect nothing more of a task's attempt: it has ended."""
-        if self.asked:
-            self.unask(task, slave)
+        if self.recalled:
+            self.drop_recall(task, slave)
         if task.started and task.timeout_s is not None:
             self.overdue.discard(task)
-            self.hopeless.discard(task)
+            self.stop_unconfirmed.discard(task)
 
     def release(self, task: TaskRecord, slave: SlaveState) -> None:
         """Take a task off the slave that has answered for it, which the caller touches after all its answers."""
-        self.unwatch(task, slave)
+        self.stop_tracking(task, slave)
         slave.release(task)
 
-    def disown(self, task: TaskRecord, slave: SlaveState) -> None:
+    def release_unconfirmed(self, task: TaskRecord, slave: SlaveState) -> None:
         """Take a task off a slave that has not answered for it."""
-        self.unwatch(task, slave)
-        slave.disown(task)
+        self.stop_tracking(task, slave)
+        slave.release_unconfirmed(task)
         self.touch(slave)
 
-    def begins(self, job: JobRecord) -> None:
+    def add_busy_job(self, job: JobRecord) -> None:
         """Note that a job without tasks gets some."""
         self.busy[job.owner] = self.busy.get(job.owner, 0) + 1
 
-    def rests(self, job: JobRecord) -> None:
+    def remove_busy_job(self, job: JobRecord) -> None:
         """Note that a job has no tasks any more."""
         self.busy[job.owner] -= 1
         if not self.busy[job.owner]:
@@ -249,4 +251,4 @@ class SchedulerState:
         del self.jobs[job.id]
         self.strategies.forgotten(job)
         self.lingering.discard(job.id)
-        self.out.forget(job.id)
+        self.outbox.forget(job.id)

@@ -25,35 +25,35 @@ _HOW_LENGTH = 1000
 class TaskLifecycle:
     """Decide what the end of an attempt means for its task and its job."""
 
-    def __init__(self, books: SchedulerState, *, deaths_allowed: int) -> None:
+    def __init__(self, state: SchedulerState, *, deaths_allowed: int) -> None:
         if deaths_allowed < 1:
             raise ConfigurationError(f"deaths_allowed is {deaths_allowed}, it must be at least 1")
-        self._books = books
+        self._state = state
         self._deaths_allowed = deaths_allowed
 
     def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
         """Keep a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never did."""
         keep(task, outcome, buffers, slave)
         if task.deaths:
-            self._books.blamed.pop(task, None)
-        self._books.keep(task.job.owner, cost_of(outcome, task.job))
+            self._state.blamed.pop(task, None)
+        self._state.keep(task.job.owner, cost_of(outcome, task.job))
         self.deliver(task)
 
     def deliver(self, task: TaskRecord) -> None:
         """Send a finished task's outcome to its owner, or keep it until the owner is back."""
-        parcel = self._books.out.parcel(task.job, task.outcome_slave)
+        parcel = self._state.outbox.parcel(task.job, task.outcome_slave)
         if task.outcome is None:
             return
         if parcel is not None:
             parcel.add(task.outcome, task.outcome_buffers)
         else:
-            self._books.keep_undelivered(task)
+            self._state.keep_undelivered(task)
 
     def requeue(self, task: TaskRecord) -> None:
         """Let a task wait for another attempt, before all others of its owner."""
         move(task, REQUEUE)
         task.started = False
-        self._books.put_back(task)
+        self._state.put_back(task)
 
     def conclude(self, task: TaskRecord, slave: str, outcome: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> bool:
         """Act on an attempt that has ended as its slave says; tell whether that ends the job."""
@@ -96,7 +96,7 @@ class TaskLifecycle:
         # One that cannot run alone, because it waits for others, is not spared for ever.
         if count < allowed or (in_company and count < allowed * COMPANY_FACTOR):
             task.suspect = task.suspect or (task.lost_slaves > 0 and count >= allowed - 1)
-            self._books.blamed[task] = None
+            self._state.blamed[task] = None
             self.requeue(task)
             return False
         self.finish(task, _stopped(task, Status.POISON, outcome, _quarantine_note(task)), slave=slave)
@@ -127,7 +127,7 @@ class TaskLifecycle:
 
     def cancel(self, job: JobRecord, tasks: Iterable[TaskRecord]) -> None:
         """Cancel tasks of one job, wherever they are: what waits ends now, what is assigned when its slave answers."""
-        books = self._books
+        state = self._state
         waited: list[TaskRecord] = []
         for task in tasks:
             if task.state == TaskState.WAITING:
@@ -135,8 +135,8 @@ class TaskLifecycle:
                 waited.append(task)
             elif task.slave is not None and not task.cancelled:
                 task.cancelled = True
-                books.out.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
-        books.wait_no_longer(waited)
+                state.outbox.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
+        state.waiting_ended(waited)
 
     def end(self, job: JobRecord) -> None:
         """Cancel what is left of a job, and what still comes for it."""
@@ -145,28 +145,28 @@ class TaskLifecycle:
 
     def abandon(self, job: JobRecord) -> None:
         """Forget a job whose owner is gone for good. Its slaves are told to stop; what they answer is dropped."""
-        books = self._books
+        state = self._state
         waited: list[TaskRecord] = []
         kept_bytes = 0
         for task in job.tasks.values():
             if task.slave is not None:
-                slave = books.slaves[task.slave]
-                books.out.withdraw(slave.id, TaskRef(job.id, task.index, task.attempt), stop=True)
-                books.disown(task, slave)
+                slave = state.slaves[task.slave]
+                state.outbox.withdraw(slave.id, TaskRef(job.id, task.index, task.attempt), stop=True)
+                state.release_unconfirmed(task, slave)
             if task.state == TaskState.WAITING:
                 waited.append(task)
             elif task.outcome is not None:
                 kept_bytes += cost_of(task.outcome, job)
             if task.deaths:
-                books.blamed.pop(task, None)
+                state.blamed.pop(task, None)
             move(task, ABANDON)
         if kept_bytes:
-            books.keep_no_longer(job.owner, kept_bytes)
+            state.release_kept_bytes(job.owner, kept_bytes)
         if job.tasks:
-            books.rests(job)
+            state.remove_busy_job(job)
         job.tasks.clear()
-        books.wait_no_longer(waited)
-        books.forget(job)
+        state.waiting_ended(waited)
+        state.forget(job)
 
     def forget(self, task: TaskRecord) -> None:
         """Drop a task whose outcome its owner has."""

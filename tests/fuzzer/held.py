@@ -13,7 +13,7 @@ def held_for(core: MasterCore, session_id: SessionId, key: bytes) -> list[str]:
     Whoever has another session of that key, or an application whose jobs wait for its return, is held.
     """
     scheduler, owner = core.scheduler, key.decode(errors="replace")
-    books = scheduler._books
+    books = scheduler._state
     found = {
         "a peer": session_id in core.peers,
         "a place among those that are not heard": any(session_id in role for role in core._unheard.values()),

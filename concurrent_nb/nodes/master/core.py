@@ -309,7 +309,7 @@ class MasterCore:
         """
         if session_id not in self.peers:
             return False
-        self._liveness.heard(session_id, now)
+        self._liveness.seen(session_id, now)
         return True
 
     # --------------------------------------------------------------------------------------------------- what comes in
@@ -344,7 +344,7 @@ class MasterCore:
         self._dispatch.touched[peer.session_id] = peer
         if not peer.heard:  # only now is there a connection to send tasks over
             self._is_heard_first(peer, items, now)
-        self._liveness.heard(peer.session_id, now)
+        self._liveness.seen(peer.session_id, now)
         if acknowledged := cast("list[e.OutcomesAcknowledged]", peer.session.take_acked()):
             if self._memory.kept:
                 self._memory.hand_over(peer.memory, acknowledged)  # first: it may release them in this very envelope
@@ -648,7 +648,7 @@ class MasterCore:
         for note in client.output.cuts():
             client.session.send(note)
         self._touch(client.session_id)
-        self._events.append(e.ClientHeard(client.session_id))
+        self._events.append(e.ClientResumed(client.session_id))
 
     def _outgoing(self, now: float) -> Iterator[Outgoing]:
         touched, self._dispatch.touched = self._dispatch.touched, {}

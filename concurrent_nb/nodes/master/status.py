@@ -75,7 +75,7 @@ def _load_of(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
         return {"in_flight": 0, "busy": 0, "state": "joining", **host}
     state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
     busy = min(slave.load, slave.slots)
-    return {"in_flight": len(slave.tasks) + len(slave.ghosts), "busy": busy, "state": state, **host}
+    return {"in_flight": len(slave.tasks) + len(slave.unconfirmed), "busy": busy, "state": state, **host}
 
 
 def _describe_job(

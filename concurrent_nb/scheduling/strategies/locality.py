@@ -10,7 +10,7 @@ from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import TaskRecord
 
 #: of the slaves that have some of a task's objects so many are looked at; if there are more, others each time
-_LOOK_AT = 32
+_CANDIDATES_MAX = 32
 
 
 class LocalityStrategy(Strategy):
@@ -66,7 +66,7 @@ class LocalityStrategy(Strategy):
         return self._pull.choose(estimate_s, waiting)
 
     def choose_near(
-        self, task: TaskRecord, holdings: ObjectLocations, estimate_s: float | None, waiting: int
+        self, task: TaskRecord, locations: ObjectLocations, estimate_s: float | None, waiting: int
     ) -> tuple[SlaveState, int] | None:
         """Return the slave that lacks the fewest bytes and is worth waiting for, else the one whose turn it is."""
         objects = task.objects
@@ -74,7 +74,9 @@ class LocalityStrategy(Strategy):
         # As long as nobody has use for it, the task stays where it can still go anywhere.
         if away is None or not (away_bytes := missing_bytes(away[0], objects)):
             return away
-        near = {slave: missing_bytes(slave, objects) for slave in holdings.near(objects, _LOOK_AT) if slave.room}
+        near = {
+            slave: missing_bytes(slave, objects) for slave in locations.near(objects, _CANDIDATES_MAX) if slave.room
+        }
         best = sorted(near.items(), key=lambda pair: (pair[1], pair[0].load / pair[0].slots))
         for at, (slave, bytes_here) in enumerate(best):
             if bytes_here >= away_bytes:

@@ -24,7 +24,7 @@ class PushBestStrategy(Strategy):
     """
 
     name = "push_best"
-    far = True
+    prefetching = True
 
     def __init__(self, *, depth_per_slot: int = 4) -> None:
         if depth_per_slot < 1:

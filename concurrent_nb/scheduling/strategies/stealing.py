@@ -27,7 +27,7 @@ class StealingStrategy(Strategy):
     """
 
     name = "stealing"
-    far = True
+    prefetching = True
 
     def __init__(self, *, worth_s: float = 0.002) -> None:
         if not worth_s >= 0:
@@ -66,11 +66,11 @@ class StealingStrategy(Strategy):
         step = waiting // (_STEPS * len(self._open))
         return slave, max(1, min(slave.room, max(until_next, step, slave.slots - slave.load)))
 
-    def relieve(self, wanted: int, ask: Callable[[SlaveState, int], int]) -> None:
+    def rebalance(self, wanted: int, ask: Callable[[SlaveState, int], int]) -> None:
         """Ask the slave with most to spare for half of that, until there is enough for all idle slots."""
         while wanted > 0 and (first := self._rich.first()) is not None:
             slave = first[1]
-            asked = ask(slave, ceil(slave.spare / 2))
-            wanted -= asked
-            if not asked:  # what it has runs, or is of jobs with another strategy: look again when it has changed
+            recalled = ask(slave, ceil(slave.spare / 2))
+            wanted -= recalled
+            if not recalled:  # what it has runs, or is of jobs with another strategy: look again when it has changed
                 self._rich.discard(slave)

@@ -18,7 +18,7 @@ class Strategy(ABC):
     #: what jobs call it that ask for it; "" if they cannot
     name: str = ""
     #: hands out much more than starts soon. A job's own strategy may do so only while nobody else has tasks
-    far: bool = False
+    prefetching: bool = False
     #: a task that refers to shared objects is left to a slave that answers nothing for at least so many seconds
     patience_s: float = 0.0
     #: what a task of a function that was never measured counts as while it is in flight, in seconds
@@ -50,7 +50,7 @@ class Strategy(ABC):
         """
 
     def choose_near(
-        self, task: TaskRecord, holdings: ObjectLocations, estimate_s: float | None, waiting: int
+        self, task: TaskRecord, locations: ObjectLocations, estimate_s: float | None, waiting: int
     ) -> tuple[SlaveState, int] | None:
         """Return what `choose` does, for a task that refers to shared objects and those behind it with the same ones.
 
@@ -62,7 +62,7 @@ class Strategy(ABC):
         """
         return self.choose(estimate_s, waiting)
 
-    def relieve(self, wanted: int, ask: Callable[[SlaveState, int], int]) -> None:  # noqa: B027  (most have nothing to ask)
+    def rebalance(self, wanted: int, ask: Callable[[SlaveState, int], int]) -> None:  # noqa: B027  (most have nothing to ask)
         """Ask for tasks back because slots are idle and nothing waits; slaves that answer nothing are asked anyway.
 
         Args:

@@ -25,7 +25,7 @@ from tests.unit.scheduling.bench import (
 
 
 def names_in_use(bench: Bench) -> list[str]:
-    return [strategy.name for strategy in bench.scheduler._books.strategies.all]
+    return [strategy.name for strategy in bench.scheduler._state.strategies.all]
 
 
 def load(bench: Bench, name: str) -> int:

@@ -125,8 +125,8 @@ def test_a_master_that_takes_any_attempt_for_the_current_one_is_found_out(monkey
 
 def test_a_master_that_forgets_the_tasks_of_a_lost_slave_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(self: SlaveEventHandler, event: SlaveLost, now: float) -> None:
-        if (slave := self._books.slaves.get(event.slave)) is not None:
-            self._books.strike(slave)
+        if (slave := self._state.slaves.get(event.slave)) is not None:
+            self._state.remove_slave(slave)
 
     monkeypatch.setattr(SlaveEventHandler, "lost", lost)
     assert _finds_out()
