@@ -17,7 +17,7 @@ GROWTH: Final = 16
 #: chunks that are to be left for each slot when one is cut
 CHUNKS_LEFT: Final = 4
 #: chunks that are on their way for each slot: one runs, the others see to it that it never waits
-ON_THE_WAY: Final = 3
+IN_FLIGHT: Final = 3
 #: an older measurement counts so much of the one after it
 _MEMORY: Final = 0.5
 
@@ -36,9 +36,9 @@ class AdaptiveSize:
         self._longest = 0
 
     @property
-    def on_the_way(self) -> int:
+    def in_flight(self) -> int:
         """Return how many chunks may be unanswered at once."""
-        return ON_THE_WAY * self.slots
+        return IN_FLIGHT * self.slots
 
     def measured(self, items: int, elapsed_s: float) -> None:
         """Learn how long a chunk took, in seconds. What no clock can have measured counts as nothing."""

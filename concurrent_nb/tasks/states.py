@@ -57,14 +57,14 @@ class InvalidTransition(ConcurrentError):
         self.task = task.name
         self.source = task.state
         self.target = verb.target
-        self.story = story(task)
+        self.history = history(task)
         super().__init__(
-            f"task {self.task} cannot {verb.name} ({self.source.name} to {self.target.name}); {self.story}. "
+            f"task {self.task} cannot {verb.name} ({self.source.name} to {self.target.name}); {self.history}. "
             "This is a bug in the scheduler: please report it with this message."
         )
 
 
-def story(task: TaskRecord) -> str:
+def history(task: TaskRecord) -> str:
     """Tell what is known of a task's past, for an error message."""
     parts = [f"its attempt is {task.attempt}", f"on {task.slave.hex()[:8]}" if task.slave else "on no slave"]
     parts += [word for word, said in (("started", task.started), ("cancelled", task.cancelled)) if said]

@@ -28,7 +28,7 @@ AHEAD_MOST: Final = 8192
 #: with room for so many, sources are read again when a quarter of it is free
 PACKED_FROM: Final = 64
 #: phases that are told apart; older ones that have ended are told together
-PHASES_TOLD: Final = 8
+PHASES_MAX: Final = 8
 
 _END: Final = object()
 
@@ -111,7 +111,7 @@ class SystemDriver:
     ) -> None:
         self._system = system
         # The default's answer without its price: it is asked for each task.
-        self._asks = type(system).is_complete is not ITaskSystem.is_complete
+        self._has_own_is_complete = type(system).is_complete is not ITaskSystem.is_complete
         self._client_id = client_id
         self._clock = clock
         self._started_s = clock()
@@ -137,7 +137,7 @@ class SystemDriver:
         self._system.init_system(self._handle)
         self.add(self._system.generate_tasks(self._handle), "generate_tasks")
         self.stage = "running"
-        self._ask()
+        self._check_complete()
         return self._instructions()
 
     def handle(self, *events: Event) -> list[Instruction]:
@@ -168,7 +168,7 @@ class SystemDriver:
 
     def stats(self) -> dict[str, Any]:
         """Tell how far the system is: see `MasterHandle.stats`."""
-        told = [phase for phase in (self._earlier, *self._phases.values()) if phase.pushed]
+        phases = [phase for phase in (self._earlier, *self._phases.values()) if phase.pushed]
         running, unfinished = len(self._running), len(self._unfinished)
         return {
             "stage": self.stage,
@@ -176,9 +176,9 @@ class SystemDriver:
             "unfinished": unfinished,
             "waiting": unfinished - running,
             "running": running,
-            "done": sum(phase.done for phase in told),
-            "failed": sum(phase.failed for phase in told),
-            "cancelled": sum(phase.cancelled for phase in told),
+            "done": sum(phase.done for phase in phases),
+            "failed": sum(phase.failed for phase in phases),
+            "cancelled": sum(phase.cancelled for phase in phases),
             "exhausted": not self._sources,
             "elapsed_s": self._clock() - self._started_s,
             "phases": [
@@ -190,7 +190,7 @@ class SystemDriver:
                     "failed": phase.failed,
                     "cancelled": phase.cancelled,
                 }
-                for phase in told
+                for phase in phases
             ],
         }
 
@@ -251,14 +251,14 @@ class SystemDriver:
         self._phase = number + 1
         task.finished(event.result, event.error)
         self.add(self._system.task_finished(self._handle, task, event.result, event.error), "task_finished")
-        if not phase.unfinished and len(self._phases) > PHASES_TOLD:
-            self._fold()
-        self._ask()
+        if not phase.unfinished and len(self._phases) > PHASES_MAX:
+            self._merge_old_phases()
+        self._check_complete()
 
-    def _fold(self) -> None:
+    def _merge_old_phases(self) -> None:
         """Tell the oldest phases together, if nothing of them is to come."""
         coming = {number for _, number, _ in self._sources}
-        for number in sorted(self._phases)[:-PHASES_TOLD]:
+        for number in sorted(self._phases)[:-PHASES_MAX]:
             phase = self._phases[number]
             if phase.unfinished or number in coming:
                 continue
@@ -266,8 +266,13 @@ class SystemDriver:
             for count in ("pushed", "done", "failed", "cancelled"):
                 setattr(self._earlier, count, getattr(self._earlier, count) + getattr(phase, count))
 
-    def _ask(self) -> bool:
-        if self._system.is_complete(self._handle) if self._asks else not (self._unfinished or self._sources):
+    def _check_complete(self) -> bool:
+        """Check whether the system is complete; if it is, cancel what is left."""
+        if self._has_own_is_complete:
+            is_complete = self._system.is_complete(self._handle)
+        else:
+            is_complete = not (self._unfinished or self._sources)
+        if is_complete:
             self.complete = True
             self.stage = "gathering"
             self.cancel(None)
@@ -281,7 +286,7 @@ class SystemDriver:
             if self._unfinished or self._sources:
                 break
             # Nothing runs and nothing is to come, so nothing but this answer can change any more.
-            if not self._ask() and not self._sources:
+            if not self._check_complete() and not self._sources:
                 raise SystemStalled(
                     f"the task system {self._name} has no task left and is not complete: its is_complete has to be"
                     " true when no task is unfinished, or its task_finished has to give more tasks"
@@ -337,19 +342,19 @@ class SystemDriver:
 class _Handle:
     """The `master` of a system's methods."""
 
-    def __init__(self, drive: SystemDriver, log: Callable[[str], None], status: Callable[[], dict[str, Any]]) -> None:
-        self._drive = drive
+    def __init__(self, driver: SystemDriver, log: Callable[[str], None], status: Callable[[], dict[str, Any]]) -> None:
+        self._driver = driver
         self.log = log
         self.status = status
 
     def push_task(self, task: Task) -> None:
-        self._drive.add((task,), "push_task")
+        self._driver.add((task,), "push_task")
 
     def push_tasks(self, tasks: Iterable[Task]) -> None:
-        self._drive.add(tasks, "push_tasks")
+        self._driver.add(tasks, "push_tasks")
 
     def cancel(self, tasks: Iterable[Task] | None = None) -> None:
-        self._drive.cancel(tasks)
+        self._driver.cancel(tasks)
 
     def stats(self) -> dict[str, Any]:
-        return self._drive.stats()
+        return self._driver.stats()

@@ -199,7 +199,7 @@ def encode(envelope: Envelope, buffers: Buffers = ()) -> list[Buffer]:
     return frames
 
 
-def decode(frames: Sequence[Buffer], said_by: str) -> tuple[Envelope, list[Received]]:
+def decode(frames: Sequence[Buffer], direction: str) -> tuple[Envelope, list[Received]]:
     """Read the frames of one envelope; `said_by` is a key of the decoders ("from_client", "to_slave", ...).
 
     Raises VersionMismatch for another protocol version and ProtocolError for everything else that is wrong.
@@ -207,7 +207,7 @@ def decode(frames: Sequence[Buffer], said_by: str) -> tuple[Envelope, list[Recei
     if not frames:
         raise ProtocolError("an envelope without a header frame")
     try:
-        envelope = _DECODERS[said_by].decode(frames[0])
+        envelope = _DECODERS[direction].decode(frames[0])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         _check_version(frames[0])
         raise ProtocolError(f"a header that protocol {m.PROTOCOL_VERSION} does not know: {error}") from error

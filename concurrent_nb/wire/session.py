@@ -76,14 +76,14 @@ class Session:
     def __init__(
         self,
         epoch: int,
-        said_by_peer: str,
+        direction: str,
         *,
         resend_after_s: float = RESEND_AFTER_S,
         object_max_bytes: int | None = None,
         setting: str = "object_max_bytes",
     ) -> None:
         self.epoch = epoch
-        self.said_by_peer = said_by_peer
+        self.direction = direction
         self.closed_by_peer: str | None = None  #: the peer's reason, once it has said Bye
         self._resend_after_s = resend_after_s
         # what we say
@@ -98,7 +98,7 @@ class Session:
         self._recover_upto = 0  # while > 0: everything up to this seq was in flight when silence began
         self._to_resend: list[_Sent] = []
         # what the peer says
-        self._heard = 0
+        self._received_seq = 0
         self._early: dict[int, tuple[list[Received], int]] = {}  # with the bytes of each
         self._early_bytes = 0
         self._joiner = Joiner(object_max_bytes, setting)
@@ -174,9 +174,9 @@ class Session:
         return self._early_bytes + self._joiner.held_bytes
 
     @property
-    def heard(self) -> int:
+    def received_seq(self) -> int:
         """Number of the last envelope up to which all have arrived."""
-        return self._heard
+        return self._received_seq
 
     @property
     def in_flight(self) -> int:
@@ -216,10 +216,10 @@ class Session:
     def _again(self, sent: _Sent, now: float) -> list[Buffer]:
         if self._resend_at is None:
             self._resend_at = now + self._resend_after_s
-        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, sent.seq, self._heard, sent.body), sent.buffers)
+        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, sent.seq, self._received_seq, sent.body), sent.buffers)
 
     def _bare(self, body: list[Any]) -> list[Buffer]:
-        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, 0, self._heard, body))
+        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, 0, self._received_seq, body))
 
     def _due(self, now: float) -> list[_Sent]:
         """Give what has to be sent again: the oldest on silence; after that more and more while answers come."""
@@ -238,7 +238,7 @@ class Session:
 
         Raises ProtocolError; the link should be given up then.
         """
-        envelope, received = decode(frames, self.said_by_peer)
+        envelope, received = decode(frames, self.direction)
         if envelope.epoch != self.epoch:
             raise ProtocolError(f"an envelope of epoch {envelope.epoch} in a session of epoch {self.epoch}")
         if envelope.ack > self._last_seq:
@@ -246,12 +246,12 @@ class Session:
         self._acknowledged(envelope.ack, now)
         if envelope.seq == 0:
             return self._outside(received)
-        if envelope.seq <= self._heard or envelope.seq in self._early:
+        if envelope.seq <= self._received_seq or envelope.seq in self._early:
             self._ack_at = now  # the peer did not get our acknowledgement: say it again
             return []
-        if envelope.seq > self._heard + 2 * WINDOW:
-            raise ProtocolError(f"envelope {envelope.seq} is far beyond the window ({self._heard} + {WINDOW})")
-        if envelope.seq != self._heard + 1:
+        if envelope.seq > self._received_seq + 2 * WINDOW:
+            raise ProtocolError(f"envelope {envelope.seq} is far beyond the window ({self._received_seq} + {WINDOW})")
+        if envelope.seq != self._received_seq + 1:
             size_bytes = sum(map(length, frames))
             if self._early_bytes + size_bytes <= EARLY_BYTES:  # else it comes again
                 self._early[envelope.seq] = received, size_bytes
@@ -262,11 +262,11 @@ class Session:
         self._unacknowledged += 1
         if self._ack_at is None:
             self._ack_at = now + ACK_AFTER_S
-        self._heard += 1
-        while self._early and (early := self._early.pop(self._heard + 1, None)) is not None:
+        self._received_seq += 1
+        while self._early and (early := self._early.pop(self._received_seq + 1, None)) is not None:
             received = [*received, *early[0]]
             self._early_bytes -= early[1]
-            self._heard += 1
+            self._received_seq += 1
         return self._joiner.joined(received)
 
     def _outside(self, received: list[Received]) -> list[Received]:

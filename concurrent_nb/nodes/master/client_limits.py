@@ -29,7 +29,7 @@ class Limits:
     """The limits of a master, which are items of MasterNode."""
 
     clients: int = 1000
-    unheard: int = 64  #: sessions of one role that have registered and are not heard yet
+    not_joined: int = 64  #: sessions of one role that have registered and are not heard yet
     tasks: int = 32_000
     size_bytes: int = 192 * 1024 * 1024
     segments: int = 512
@@ -47,15 +47,15 @@ DEFAULT: Final = Limits()
 class Usage:
     """What the clients of one key make the master hold: an estimate from above."""
 
-    __slots__ = ("heard", "look_bytes", "look_tasks", "sessions", "size_bytes", "tasks")
+    __slots__ = ("joined", "recount_bytes", "recount_tasks", "sessions", "size_bytes", "tasks")
 
     def __init__(self) -> None:
         self.sessions = 0  #: that are registered with this key
-        self.heard = 0  #: those that were heard
+        self.joined = 0  #: those that were heard
         self.tasks = 0
         self.size_bytes = 0
-        self.look_tasks = 0  #: beyond these everything is counted
-        self.look_bytes = 0
+        self.recount_tasks = 0  #: beyond these everything is counted
+        self.recount_bytes = 0
 
     def received(self, frames: Sequence[Buffer]) -> None:
         """Add one envelope: its header frame, and what follows."""
@@ -64,19 +64,19 @@ class Usage:
             self.size_bytes += sum(map(length, frames)) + BUFFER_BYTES * len(frames)
 
     @property
-    def is_suspicious(self) -> bool:
+    def needs_recount(self) -> bool:
         """Say whether everything has to be counted."""
-        return self.size_bytes > self.look_bytes or self.tasks > self.look_tasks
+        return self.size_bytes > self.recount_bytes or self.tasks > self.recount_tasks
 
     def counted(self, tasks: int, size_bytes: int, limits: Limits) -> None:
         """Take what was counted exactly. Raises LimitExceeded.
 
         The limits are a client's, and he may have several sessions, one for each notebook.
         """
-        share = SLACK * max(1, self.heard)
+        share = SLACK * max(1, self.joined)
         self.tasks, self.size_bytes = tasks, size_bytes
-        self.look_tasks = int(max(limits.tasks * share, tasks + limits.tasks * _GROWN))
-        self.look_bytes = int(max(limits.size_bytes * share, size_bytes + limits.size_bytes * _GROWN))
+        self.recount_tasks = int(max(limits.tasks * share, tasks + limits.tasks * _GROWN))
+        self.recount_bytes = int(max(limits.size_bytes * share, size_bytes + limits.size_bytes * _GROWN))
         if tasks > limits.tasks * share:
             raise LimitExceeded(
                 f"the client has {tasks:,} open tasks, and a client may have {limits.tasks:,}: submit fewer at once, "

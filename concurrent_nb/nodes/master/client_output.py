@@ -25,19 +25,19 @@ class ClientOutput:
     def __init__(self) -> None:
         self.kept_bytes = 0  #: since it is silent
         self._cut: dict[Stream, int | None] = {}  # how much was left out; None once that has been told
-        self._untold = False  # something was left out that the client has not been told of
+        self._has_unsent_cuts = False  # something was left out that the client has not been told of
 
     @property
-    def must_look(self) -> bool:
+    def has_cuts(self) -> bool:
         """Say whether `takes` has to be asked although the client takes what it is sent."""
         return bool(self._cut)
 
     @property
-    def is_untold(self) -> bool:
+    def has_unsent_cuts(self) -> bool:
         """Say whether something was left out that `cuts` has not given yet."""
-        return self._untold
+        return self._has_unsent_cuts
 
-    def takes(self, message: m.Output, is_silent: bool, backlog_bytes: int) -> bool:
+    def accepts(self, message: m.Output, is_silent: bool, backlog_bytes: int) -> bool:
         """Say whether output is sent, or kept; what is not is counted.
 
         Args:
@@ -54,23 +54,23 @@ class ClientOutput:
             left_out = self._cut.get(name, 0)
             if left_out is not None:
                 self._cut[name] = left_out + size
-                self._untold = True
+                self._has_unsent_cuts = True
             return False
         if is_silent:
             self.kept_bytes += size
         return True
 
-    def cuts(self) -> list[m.Output]:
+    def take_cuts(self) -> list[m.Output]:
         """Give, as output, how much was left out of each stream that was cut since the last call."""
         self.kept_bytes = 0
-        self._untold = False
-        said = []
+        self._has_unsent_cuts = False
+        notes = []
         for (job, index, attempt, stream), count in self._cut.items():
             if count and stream != m.NOTES:
                 note = f"\n[{count:,} bytes of output are left out here, and what follows: nobody took it]\n"
-                said.append(m.Output(m.TaskRef(job, index, attempt), stream, note.encode()))
+                notes.append(m.Output(m.TaskRef(job, index, attempt), stream, note.encode()))
         self._cut = dict.fromkeys(self._cut)
-        return said
+        return notes
 
     def forget_job(self, job: bytes) -> None:
         """Forget the streams of a job that is over."""

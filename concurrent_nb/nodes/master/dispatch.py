@@ -44,7 +44,7 @@ class Dispatch:
         functions: FunctionTable,
         memory: SharedMemoryTracker,
         limits: Limits,
-        happened: Callable[[e.Event], None],
+        on_event: Callable[[e.Event], None],
         remove: Callable[[SessionId, str, float], object],
     ) -> None:
         self.touched: dict[SessionId, Peer] = {}  #: may have something to send now
@@ -52,7 +52,7 @@ class Dispatch:
         self._functions = functions
         self._memory = memory
         self._limits = limits
-        self._happened = happened
+        self._on_event = on_event
         self._remove = remove
         self._log = RateLimitedLog(log)
 
@@ -66,7 +66,7 @@ class Dispatch:
         """Note that something was sent to a peer."""
         self.touched[session_id] = self._peers[session_id]
 
-    def obey(self, instructions: Sequence[i.Instruction], now: float) -> None:
+    def execute(self, instructions: Sequence[i.Instruction], now: float) -> None:
         """Do what the scheduler has decided."""
         for instruction in instructions:
             try:
@@ -83,24 +83,24 @@ class Dispatch:
             except Exception as error:  # noqa: BLE001  (a bulkhead: the other instructions are others' matters)
                 kind = type(instruction).__name__
                 self._log.warning(kind, now, "the instruction %s could not be obeyed", kind, error=error)
-                self._not_obeyed(instruction, error, now)
+                self._report_failure(instruction, error, now)
 
-    def go_on(self, peer: Peer, now: float) -> None:
+    def resume(self, peer: Peer, now: float) -> None:
         """Go on with what had to wait because a peer did not take what it was sent."""
-        if peer.late:
-            waiting, peer.late = peer.late, deque()
+        if peer.delayed:
+            waiting, peer.delayed = peer.delayed, deque()
             while waiting and peer.session.backlog_bytes < self._limits.size_bytes:
-                self.obey([waiting.popleft()], now)
-            peer.late.extend(waiting)
+                self.execute([waiting.popleft()], now)
+            peer.delayed.extend(waiting)
         if peer.is_full and peer.session.backlog_bytes < self._limits.size_bytes // 2:
             peer.is_full = False
             if not peer.is_silent:
-                self._happened(e.SlaveTrusted(peer.session_id))
-        if peer.output.is_untold and not peer.is_silent and peer.session.backlog_bytes < OUTPUT_KEPT_BYTES // 2:
-            for note in peer.output.cuts():
+                self._on_event(e.SlaveTrusted(peer.session_id))
+        if peer.output.has_unsent_cuts and not peer.is_silent and peer.session.backlog_bytes < OUTPUT_KEPT_BYTES // 2:
+            for note in peer.output.take_cuts():
                 peer.session.send(note)
 
-    def _not_obeyed(self, instruction: i.Instruction, error: Exception, now: float) -> None:
+    def _report_failure(self, instruction: i.Instruction, error: Exception, now: float) -> None:
         """See to it that nobody waits for what was not done."""
         why = f"{type(error).__name__}: {error}"[:500]
         if type(instruction) is i.AssignTasks:
@@ -140,10 +140,10 @@ class Dispatch:
         for at, task in enumerate(assign.tasks):
             if copies and slave.session.backlog_bytes > self._limits.size_bytes:
                 rest = [m.TaskRef(assign.job, each.index, each.attempt) for each in assign.tasks[at:]]
-                self._happened(e.TasksReturned(slave.session_id, rest))
+                self._on_event(e.TasksReturned(slave.session_id, rest))
                 if not slave.is_full:
                     slave.is_full = True
-                    self._happened(e.SlaveSuspected(slave.session_id))
+                    self._on_event(e.SlaveSuspected(slave.session_id))
                 break
             try:
                 sizes, own = slave.memory.arguments(task.sizes, task.buffers)
@@ -156,7 +156,7 @@ class Dispatch:
 
     def _refuse(self, assign: i.AssignTasks, tasks: Sequence[TaskRecord], why: str) -> None:
         refs = [m.TaskRef(assign.job, task.index, task.attempt) for task in tasks]
-        self._happened(e.AttemptsRefused(assign.slave, refs, f"the master refused the task: {why}"))
+        self._on_event(e.AttemptsRefused(assign.slave, refs, f"the master refused the task: {why}"))
 
     def _send_function(self, slave: Peer, digest: bytes) -> None:
         function = self._functions.get(digest)
@@ -198,9 +198,9 @@ class Dispatch:
         copied = client.session.backlog_bytes
         for at, item in enumerate(deliver.items):
             own = deliver.buffers[at] if deliver.buffers else ()
-            if copies and (client.late or copied > self._limits.size_bytes) and slices_of(item.sizes):
+            if copies and (client.delayed or copied > self._limits.size_bytes) and slices_of(item.sizes):
                 rest = deliver.buffers[at:] if deliver.buffers else ()
-                client.late.append(msgspec.structs.replace(deliver, items=deliver.items[at:], buffers=rest))
+                client.delayed.append(msgspec.structs.replace(deliver, items=deliver.items[at:], buffers=rest))
                 break
             try:
                 sizes, own = outgoing(item.sizes, own)

@@ -57,9 +57,9 @@ class FunctionTable:
         is_here: says whether a client of a key is registered.
     """
 
-    def __init__(self, dropped: Callable[[bytes], None], is_here: Callable[[bytes], bool]) -> None:
-        self._dropped = dropped
-        self._is_here = is_here
+    def __init__(self, on_dropped: Callable[[bytes], None], is_registered: Callable[[bytes], bool]) -> None:
+        self._on_dropped = on_dropped
+        self._is_registered = is_registered
         self._functions: dict[bytes, FunctionEntry] = {}
         self._jobs: dict[bytes, _Job] = {}  # what each open job uses
         self._idle: dict[bytes, OrderedDict[bytes, int]] = {}  # by key: digest to size in bytes, oldest first
@@ -147,7 +147,7 @@ class FunctionTable:
 
     def _keep_for(self, function: FunctionEntry, key: bytes) -> None:
         """Keep a function for the next job of a key; those that have been kept for it longest are too much then."""
-        if not self._is_here(key):
+        if not self._is_registered(key):
             self._drop_if_unused(function)
             return
         idle = self._idle.setdefault(key, OrderedDict())
@@ -180,4 +180,4 @@ class FunctionTable:
             job.digests.pop(function.digest, None)
             if not job.digests:
                 del self._jobs[job_id]
-        self._dropped(function.digest)
+        self._on_dropped(function.digest)

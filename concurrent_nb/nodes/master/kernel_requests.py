@@ -17,7 +17,7 @@ Answer = m.KernelAccess | ConcurrentError
 
 
 @dataclass(eq=False, slots=True)
-class _Asked:
+class _PendingRequest:
     slave: SessionId
     name: str
     until: float  #: inf once nobody waits any more: what comes then is late, not hostile
@@ -28,49 +28,49 @@ class KernelRequests:
 
     def __init__(self) -> None:
         self._last = 0
-        self._asked: dict[int, _Asked] = {}
+        self._pending: dict[int, _PendingRequest] = {}
         self.settled: list[tuple[int, Answer]] = []  #: not taken yet
 
     def ask(self, slave: SessionId, name: str, now: float) -> m.OpenKernel:
         """Note a request, and give the message that asks the slave."""
         self._last += 1
-        self._asked[self._last] = _Asked(slave, name, now + OPEN_WITHIN_S)
+        self._pending[self._last] = _PendingRequest(slave, name, now + OPEN_WITHIN_S)
         return m.OpenKernel(self._last)
 
     def answered(self, slave: SessionId, message: m.KernelOpened) -> None:
         """Take a slave's answer. Raises ProtocolError for one that is not right, or was not asked for."""
-        asked = self._asked.get(message.request)
-        if asked is None or asked.slave != slave:
+        pending = self._pending.get(message.request)
+        if pending is None or pending.slave != slave:
             raise ProtocolError(f"an answer to request {message.request}, which this slave was not asked")
         if message.access is not None:
             _check(message.access)
-        del self._asked[message.request]
-        if asked.until == inf:
+        del self._pending[message.request]
+        if pending.until == inf:
             return
-        why = f"slave {asked.name!r} has opened no kernel: {message.error[:2000]}"
+        why = f"slave {pending.name!r} has opened no kernel: {message.error[:2000]}"
         self.settled.append((message.request, message.access or KernelUnavailable(why)))
 
     def lost(self, slave: SessionId, why: str) -> None:
         """Settle what a slave that has gone was asked."""
-        for request in [request for request, asked in self._asked.items() if asked.slave == slave]:
-            asked = self._asked.pop(request)
-            if asked.until < inf:
-                text = f"slave {asked.name!r} was lost before it opened its kernel: {why}"
+        for request in [request for request, pending in self._pending.items() if pending.slave == slave]:
+            pending = self._pending.pop(request)
+            if pending.until < inf:
+                text = f"slave {pending.name!r} was lost before it opened its kernel: {why}"
                 self.settled.append((request, KernelUnavailable(text)))
 
     def tick(self, now: float) -> None:
         """Settle what has taken too long."""
         if now < self.next_deadline():
             return
-        for request, asked in self._asked.items():
-            if asked.until <= now:
-                asked.until = inf
-                text = f"slave {asked.name!r} has not opened its kernel within {OPEN_WITHIN_S:.0f} s: ask again"
+        for request, pending in self._pending.items():
+            if pending.until <= now:
+                pending.until = inf
+                text = f"slave {pending.name!r} has not opened its kernel within {OPEN_WITHIN_S:.0f} s: ask again"
                 self.settled.append((request, KernelUnavailable(text)))
 
     def next_deadline(self) -> float:
         """When `tick` should be called at the latest."""
-        return min((asked.until for asked in self._asked.values()), default=inf) if self._asked else inf
+        return min((pending.until for pending in self._pending.values()), default=inf) if self._pending else inf
 
     def take_settled(self) -> list[tuple[int, Answer]]:
         """Give what has been settled since the last call."""

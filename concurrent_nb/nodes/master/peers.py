@@ -25,7 +25,7 @@ class NodeInfo:
 
 
 #: of a node that tells nothing
-NOWHERE: Final = NodeInfo()
+UNKNOWN_NODE: Final = NodeInfo()
 
 
 @dataclass(eq=False, slots=True)
@@ -42,22 +42,22 @@ class Peer:
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
     slots: int = 0
     credit: int = 0
-    heard: bool = False  #: it has said something on the compute channel, so it has the key that it has registered
+    joined: bool = False  #: it has said something on the compute channel, so it has the key that it has registered
     comes_back: bool = True  #: if a client's connection has broken, its jobs wait for it
     is_alive: Callable[[], bool] = lambda: True  #: whether a client's process is there, as far as can be seen from here
     replaces: SessionId | None = None  #: a client's former session, until this one is heard
     is_silent: bool = False  #: nothing was heard of it for a while
     usage: Usage = field(default_factory=Usage)  #: what its key makes the master hold
     output: ClientOutput = field(default_factory=ClientOutput)  #: what tasks have written for a client
-    late: "deque[i.DeliverOutcomes]" = field(
+    delayed: "deque[i.DeliverOutcomes]" = field(
         default_factory=deque
     )  #: what has to be copied for a client, when it has room
     is_full: bool = False  #: so much is copied for a slave, and not taken yet, that it gets no more tasks
     refused: dict[bytes, str] = field(default_factory=dict)  #: functions that were not taken, and why
     done: int = 0  #: outcomes that it has sent or got
     outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
-    place: NodeInfo = NOWHERE
+    info: NodeInfo = UNKNOWN_NODE
     since: float = 0.0  #: when it registered
     load: m.HostLoad | None = None  #: how busy a slave's host is, as it last said
-    said_at: float = 0.0  #: when we last said something to it
-    look_at: float = inf  #: when to look at it again at the latest
+    sent_s: float = 0.0  #: when we last said something to it
+    next_due_s: float = inf  #: when to look at it again at the latest

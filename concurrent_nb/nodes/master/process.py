@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ROLES: Final = ("admin", "client", "slave")
-EVERYBODY: Final = list(ROLES)
+ALL_ROLES: Final = list(ROLES)
 #: most characters of a node's name
 LABEL_MAX: Final = 100
 #: so much free shared memory is kept for what applications on other hosts tell next
@@ -136,14 +136,14 @@ class Master:
             results_kept_bytes=config.results_kept_bytes,
         )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
-        self._shelf = SegmentReader()
+        self._reader = SegmentReader()
         self._store = ObjectStore(warm_bytes=WARM_BYTES) if segments.is_available() else None
         self._core = MasterCore(
             epoch,
             scheduler,
             liveness,
             config.interval_s,
-            self._shelf,
+            self._reader,
             self._store,
             kept_s=config.results_kept_s,
             limits=Limits(
@@ -154,10 +154,10 @@ class Master:
                 object_bytes=config.object_bytes,
             ),
         )
-        self._asked: deque[Callable[[float], None]] = deque()
+        self._questions: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wakeup()
-        self._look_at = 0.0  # when connections are to be looked at
+        self._connections_due_s = 0.0  # when connections are to be looked at
         self._limited_log = RateLimitedLog(log, lines=1)
         self._began = monotonic()
         self._stopping = False
@@ -215,7 +215,7 @@ class Master:
             await asyncio.to_thread(self._thread.join)
             self._wake.close()
             at_end.close()
-            self._shelf.close()
+            self._reader.close()
             if self._store is not None:
                 self._store.close()
         if self._failure is not None:
@@ -253,16 +253,16 @@ class Master:
                 error = failure
             self._loop.call_soon_threadsafe(settle, value, error)
 
-        self._asked.append(on_compute_thread)
+        self._questions.append(on_compute_thread)
         self._wake.set()
         return await answer
 
-    @remote(roles=EVERYBODY)
+    @remote(roles=ALL_ROLES)
     def ping(self) -> str:
         """Answer "pong"."""
         return "pong"
 
-    @remote(roles=EVERYBODY)
+    @remote(roles=ALL_ROLES)
     async def status(self, caller: Caller, session: str = "", secret: str = "") -> dict[str, Any]:
         """Tell what there is: slaves, clients, tasks, jobs.
 
@@ -270,13 +270,13 @@ class Master:
         """
         asker, sees_all = session_of(session), caller.role == "admin"
 
-        def tell(now: float) -> dict[str, Any]:
+        def describe_cluster(now: float) -> dict[str, Any]:
             is_own = self._core.is_session(asker, "client", secret)
             return self._core.status(now, asker if is_own else None, sees_all=sees_all)
 
-        told = await self._ask(tell)
+        status = await self._ask(describe_cluster)
         where = {"host": socket.gethostname(), "pid": os.getpid()}
-        return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **told}
+        return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **status}
 
     @remote(roles=["admin"])
     def stop_cluster(self) -> bool:
@@ -333,14 +333,14 @@ class Master:
         check_versions(versions, f"application {check_label(name)!r}")
         descriptors.refuse_if_full(f"application {name!r}")
         session, secret = new_session_id(), keys.fresh_token()
-        place = NodeInfo(check_host(host), pid)
+        info = NodeInfo(check_host(host), pid)
         is_alive = seen_from_here(host, pid, begun)
         before = session_of(replaces)
 
         def add(now: float) -> None:
             former = before if self._core.is_session(before, "client", replaces_secret) else None
             self._core.add_client(
-                session, public, name, now, comes_back, place, is_alive=is_alive, replaces=former, secret=secret
+                session, public, name, now, comes_back, info, is_alive=is_alive, replaces=former, secret=secret
             )
 
         await self._ask(add)
@@ -373,9 +373,9 @@ class Master:
                 f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
             )
         session, secret = new_session_id(), keys.fresh_token()
-        place = NodeInfo(check_host(host), pid, cores)
+        info = NodeInfo(check_host(host), pid, cores)
         given = await self._ask(
-            lambda now: self._core.add_slave(session, public, name, slots, credit, now, place, secret=secret)
+            lambda now: self._core.add_slave(session, public, name, slots, credit, now, info, secret=secret)
         )
         welcome = self._welcome(session, secret, given, caller, memory)
         return {**welcome, "limits": {"object": self.config.object_bytes}}
@@ -451,12 +451,12 @@ class Master:
     def _turn(self, waiter: Poller, zap_fd: int, monitor_fd: int) -> None:
         gate, core = self._gate, self._core
         now = monotonic()
-        ready = waiter.wait(max(0.0, min(core.next_deadline(now), self._look_at) - now))
+        ready = waiter.wait(max(0.0, min(core.next_deadline(now), self._connections_due_s) - now))
         now = monotonic()
         if self._wake.fileno() in ready:
             self._wake.clear()
-        while self._asked:
-            self._asked.popleft()(now)
+        while self._questions:
+            self._questions.popleft()(now)
         if zap_fd in ready:
             gate.answer_doorbell()
         for connection, session, frames in gate.receive():
@@ -468,7 +468,7 @@ class Master:
             core.received(session, connection.key, frames, now)
         for session in gate.take_left(monitor_fd in ready):
             core.unreachable(SessionId(session), now)
-        self._look_at = gate.look(now)
+        self._connections_due_s = gate.look(now)
         self._send(core.step(now), now)
         if core.kernels.settled:
             self._settle_kernels()

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 SEGMENTS_PER_SLOT: Final = 64
 
 #: what peers say about shared memory
-Said = m.ShareMemory | m.Segment | m.Content | m.DropSegments | m.Release
+SharedMemoryMessage = m.ShareMemory | m.Segment | m.Content | m.DropSegments | m.Release
 
 
 class MemoryAccount:
@@ -53,7 +53,7 @@ class MemoryAccount:
         session: with it.
         memories: what it may be told of.
         store: where what it tells once is laid down; None to keep that as it came.
-        happened: hears, as events, what travels to it; None for one that runs no tasks.
+        on_event: hears, as events, what travels to it; None for one that runs no tasks.
         most_bytes: so much is copied for it at once, if it can open nothing here.
         segments: so many of its key are opened.
     """
@@ -66,7 +66,7 @@ class MemoryAccount:
         session: Session,
         memories: MergedSegments,
         store: ObjectStore | None,
-        happened: Callable[[e.Event], None] | None,
+        on_event: Callable[[e.Event], None] | None,
         most_bytes: int,
         segments: int,
     ) -> None:
@@ -74,7 +74,7 @@ class MemoryAccount:
         self.key = key
         self.label = label
         self.session = session
-        self.is_slave = happened is not None
+        self.is_slave = on_event is not None
         holder = self if self.is_slave else None
         self.introductions = AnnouncedSegments(session, memories, holder=holder, most_bytes=most_bytes)
         self.contents = ReceivedContents(store)
@@ -84,7 +84,7 @@ class MemoryAccount:
         self.segments: set[bytes] = set()  #: shared memory that it has introduced
         self.holds: dict[m.Slice, SessionId] = {}  #: results that it looks at, by the slave's session
         self.fetched_bytes = 0  #: of arguments and functions that have travelled to it
-        self._happened = happened
+        self._on_event = on_event
 
     def arguments(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
         """Give sizes and buffers of a task or function as this slave can take them; call it before they are sent.
@@ -99,14 +99,14 @@ class MemoryAccount:
     def got(self, slice_: m.Slice) -> None:
         """Note that something has travelled to it."""
         self.fetched_bytes += slice_.size
-        if self._happened is not None:
+        if self._on_event is not None:
             name = object_id(slice_.segment, slice_.offset, slice_.serial)
-            self._happened(e.ObjectsHeld(self.session_id, [name]))
+            self._on_event(e.ObjectsHeld(self.session_id, [name]))
 
     def forgot(self, objects: Sequence[bytes]) -> None:
         """Note what it has no longer."""
-        if self._happened is not None:
-            self._happened(e.ObjectsDropped(self.session_id, objects))
+        if self._on_event is not None:
+            self._on_event(e.ObjectsDropped(self.session_id, objects))
 
 
 @dataclass(eq=False, slots=True)
@@ -124,7 +124,7 @@ class SharedMemoryTracker:
         shelf: keeps the shared memory of other nodes open; None to share none.
         store: where what applications on other hosts tell once is laid down; None where nobody can open it.
         touched: called with a peer to whom something was said.
-        happened: called with what the scheduler should know.
+        on_event: called with what the scheduler should know.
         closed: called with segments that are gone, before anybody is told.
         limits: how much a key may share, and how much is copied for it.
     """
@@ -135,7 +135,7 @@ class SharedMemoryTracker:
         store: ObjectStore | None,
         *,
         touched: Callable[[SessionId], None],
-        happened: Callable[[e.Event], None],
+        on_event: Callable[[e.Event], None],
         closed: Callable[[set[bytes]], None],
         limits: Limits = DEFAULT,
     ) -> None:
@@ -143,7 +143,7 @@ class SharedMemoryTracker:
         self._store = store
         self._memories = MergedSegments(self._shelf, store)
         self._touched = touched
-        self._happened = happened
+        self._on_event = on_event
         self._closed = closed
         self._limits = limits
         self._log = RateLimitedLog(log)
@@ -185,7 +185,7 @@ class SharedMemoryTracker:
             session,
             self._memories,
             None,
-            self._happened,
+            self._on_event,
             self._limits.object_bytes,
             segments,
         )
@@ -226,7 +226,7 @@ class SharedMemoryTracker:
 
     # --------------------------------------------------------------------------------------------------- what comes in
 
-    def heard(self, account: MemoryAccount, message: Said, buffers: Buffers, now: float = 0.0) -> None:
+    def handle(self, account: MemoryAccount, message: SharedMemoryMessage, buffers: Buffers, now: float = 0.0) -> None:
         """Act on what a peer says about shared memory.
 
         Raises ProtocolError for a segment that is another's, or no segment, and for a content that is none.

@@ -13,7 +13,7 @@ from concurrent_nb.tasks.task_record import JobRecord
 #: a status lists so many clients, and so many jobs, and tells how many more there are
 LISTED_MAX: Final = 500
 #: so many tasks that had workers or slaves die are told of at most
-SUSPECTS_TOLD: Final = 100
+SUSPECTS_MAX: Final = 100
 
 
 def describe(
@@ -26,8 +26,8 @@ def describe(
         asker: the application that asks: the jobs of its principal are told.
         sees_all: tell the jobs of all principals.
     """
-    heard = [peer for peer in peers.values() if peer.heard]
-    clients = [peer for peer in heard if peer.role == "client"]
+    joined = [peer for peer in peers.values() if peer.joined]
+    clients = [peer for peer in joined if peer.role == "client"]
     owner = asker.key.decode() if asker is not None and asker.role == "client" else None
     jobs = [job for job in scheduler.jobs.values() if sees_all or job.owner == owner]
     paused = scheduler.paused
@@ -40,11 +40,11 @@ def describe(
                 "done": peer.done,
                 "fetched_bytes": peer.memory.fetched_bytes,
                 "outdated": peer.outdated,
-                "cores": peer.place.cores,
+                "cores": peer.info.cores,
                 **_whereabouts(peer, now),
                 **_load_of(peer, scheduler),
             }
-            for peer in heard
+            for peer in joined
             if peer.role == "slave"
         ],
         "clients": [{"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in clients[:LISTED_MAX]],
@@ -61,7 +61,7 @@ def describe(
 
 
 def _whereabouts(peer: Peer, now: float) -> dict[str, Any]:
-    return {"host": peer.place.host, "pid": peer.place.pid, "uptime_s": now - peer.since}
+    return {"host": peer.info.host, "pid": peer.info.pid, "uptime_s": now - peer.since}
 
 
 def _load_of(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
@@ -100,13 +100,13 @@ def _describe_job(
 
 def _describe_suspects(scheduler: Scheduler, jobs: set[JobId]) -> list[dict[str, Any]]:
     """Tell of tasks of these jobs that had workers or slaves die, and have not ended."""
-    told = []
-    for task in islice((task for task in scheduler.blamed if task.job.id in jobs), SUSPECTS_TOLD):
+    suspects = []
+    for task in islice((task for task in scheduler.blamed if task.job.id in jobs), SUSPECTS_MAX):
         slave = None if task.slave is None else scheduler.slaves[task.slave].name
         does = "waits for a slave" if slave is None else f"is on slave {slave}"
         alone = "alone, because one of its deaths cost a slave" if task.suspect else "beside others"
-        told.append({"task": task.name, "state": f"{does}, to run {alone}", "deaths": list(task.deaths)})
-    return told
+        suspects.append({"task": task.name, "state": f"{does}, to run {alone}", "deaths": list(task.deaths)})
+    return suspects
 
 
 def _count_tasks(scheduler: Scheduler, jobs: Iterable[JobRecord]) -> dict[str, int]:

@@ -104,8 +104,8 @@ def test_a_session_that_hands_on_what_came_twice_is_found_out(monkeypatch: pytes
     original = Session.receive
 
     def receive(self: Session, frames: Sequence[Buffer], now: float) -> list[Received]:
-        envelope, received = decode(frames, self.said_by_peer)
-        return received if 0 < envelope.seq <= self._heard else original(self, frames, now)
+        envelope, received = decode(frames, self.direction)
+        return received if 0 < envelope.seq <= self._received_seq else original(self, frames, now)
 
     monkeypatch.setattr(Session, "receive", receive)
     assert _finds_out()

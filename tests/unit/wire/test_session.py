@@ -343,7 +343,7 @@ def test_what_cannot_be_is_a_protocol_error(wrong: str) -> None:
         frames = Session(8, "to_client").keepalive()
     elif wrong == "ack":
         other = Session(7, "to_client")
-        other._heard = 3
+        other._received_seq = 3
         frames = other.keepalive()
     elif wrong == "outside":
         frames = client._bare([numbered(1)])

@@ -52,7 +52,7 @@ class Bench:
         self.happened: list[e.Event] = []
         self.closed: list[set[bytes]] = []
         self.desk = SharedMemoryTracker(
-            self.shelf, None, touched=self.touched.append, happened=self.happened.append, closed=self.closed.append
+            self.shelf, None, touched=self.touched.append, on_event=self.happened.append, closed=self.closed.append
         )
 
     def client(self, session_id: SessionId = ALICE, key: bytes = b"her key", *, shares: bool = True) -> MemoryAccount:
@@ -67,7 +67,7 @@ class Bench:
 
     def outcome(self, slave: MemoryAccount, slice_: m.Slice, *, counts: bool = True) -> None:
         if slice_.segment not in slave.segments:
-            self.desk.heard(slave, segment(slice_.segment), ())
+            self.desk.handle(slave, segment(slice_.segment), ())
         frame = m.OutcomeFrame(slice_.serial, 1, Status.OK, 0.1, 42, b"", (slice_,))
         self.desk.outcomes(slave, JOB, [frame])
         self.desk.keep(lambda job, outcome: counts)
@@ -96,7 +96,7 @@ def said(account: MemoryAccount) -> list[m.AnyMessage]:
 def test_what_lies_in_a_peers_own_memory_is_here_and_nothing_else() -> None:
     bench = Bench()
     alice, bob = bench.client(), bench.client(WEST, b"his key")
-    bench.desk.heard(alice, segment(), ())
+    bench.desk.handle(alice, segment(), ())
     assert bench.desk.here(alice, (3, piece(1)), [b"abc"]) == ((3, piece(1)), [b"abc"])
     assert bench.desk.here(bob, (piece(1),), ()) is None
     assert bench.desk.here(alice, (piece(1, OTHER),), ()) is None
@@ -105,15 +105,15 @@ def test_what_lies_in_a_peers_own_memory_is_here_and_nothing_else() -> None:
 
 def test_a_segment_of_another_key_is_not_taken_over() -> None:
     bench = Bench()
-    bench.desk.heard(bench.client(), segment(), ())
+    bench.desk.handle(bench.client(), segment(), ())
     with pytest.raises(ProtocolError, match="is another's"):
-        bench.desk.heard(bench.client(WEST, b"his key"), segment(), ())
+        bench.desk.handle(bench.client(WEST, b"his key"), segment(), ())
 
 
 def test_what_cannot_be_opened_is_not_here() -> None:
     bench = Bench()
     alice = bench.client()
-    bench.desk.heard(alice, segment(fd=-1), ())
+    bench.desk.handle(alice, segment(fd=-1), ())
     assert bench.desk.here(alice, (piece(1),), ()) is None
 
 
@@ -121,21 +121,21 @@ def test_what_was_told_once_is_here_as_it_came_where_there_is_no_store() -> None
     bench = Bench()
     alice = bench.client(shares=False)
     content = m.Content(SEGMENT, SIZE, 1, b"", (SIZE,))
-    bench.desk.heard(alice, content, [bytes(SIZE)])
+    bench.desk.handle(alice, content, [bytes(SIZE)])
     assert bench.desk.here(alice, (3, piece(1)), [b"abc"]) == ((3, SIZE), [b"abc", bytes(SIZE)])
-    bench.desk.heard(alice, m.DropSegments([SEGMENT]), ())
+    bench.desk.handle(alice, m.DropSegments([SEGMENT]), ())
     assert bench.desk.here(alice, (piece(1),), ()) is None
 
 
 def test_whoever_comes_back_has_his_segments_and_they_outlive_his_former_session() -> None:
     bench = Bench()
     former = bench.client()
-    bench.desk.heard(former, segment(), ())
+    bench.desk.handle(former, segment(), ())
     bench.desk.left(former)
     bench.desk.abandon(former, due=10.0)
     back = bench.client(SessionId(b"alice again"))
     assert bench.desk.here(back, (piece(1),), ()) is not None
-    bench.desk.heard(back, segment(), ())
+    bench.desk.handle(back, segment(), ())
     bench.desk.close_departed(10.0)
     assert bench.desk.here(back, (piece(1),), ()) is not None
 
@@ -143,7 +143,7 @@ def test_whoever_comes_back_has_his_segments_and_they_outlive_his_former_session
 def test_what_a_lost_application_has_shared_is_closed_in_time_and_all_are_told() -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
-    bench.desk.heard(alice, segment(), ())
+    bench.desk.handle(alice, segment(), ())
     east.introductions.outgoing((piece(1),), (), once=True)
     bench.desk.left(alice)
     bench.desk.abandon(alice, due=10.0)
@@ -165,9 +165,9 @@ def test_a_result_is_its_owners_until_he_releases_it(clean: bool) -> None:
     bench.outcome(east, piece(1))
     bench.desk.hand_over(alice, acknowledged(1, 2))
     assert said(east) == [] and not bench.desk.kept[JOB]
-    bench.desk.heard(alice, m.Release([piece(1), piece(2)], clean), ())
+    bench.desk.handle(alice, m.Release([piece(1), piece(2)], clean), ())
     assert said(east) == [m.Release([piece(1)], clean)]
-    bench.desk.heard(alice, m.Release([piece(1)], clean), ())
+    bench.desk.handle(alice, m.Release([piece(1)], clean), ())
     assert said(east) == []
 
 
@@ -208,14 +208,14 @@ def test_a_lost_slaves_memory_is_closed_when_nobody_looks_at_it() -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
     for name in (SEGMENT, OTHER):
-        bench.desk.heard(east, segment(name), ())
+        bench.desk.handle(east, segment(name), ())
     bench.outcome(east, piece(1))
     bench.outcome(east, piece(2))
     bench.desk.hand_over(alice, acknowledged(1))
     bench.desk.left(east)
     bench.desk.abandon(east, due=0.0)
     assert list(bench.shelf.opened) == [SEGMENT]
-    bench.desk.heard(alice, m.Release([piece(1)], True), ())
+    bench.desk.handle(alice, m.Release([piece(1)], True), ())
     assert list(bench.shelf.opened) == [SEGMENT]
     bench.desk.forget_job(JOB)
     assert not bench.shelf.opened and said(east) == []
@@ -225,7 +225,7 @@ def test_a_lost_slaves_memory_is_closed_when_nobody_looks_at_it() -> None:
 def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_has_gone(again: str) -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
-    bench.desk.heard(east, segment(), ())
+    bench.desk.handle(east, segment(), ())
     twice = (piece(1), piece(1))
     for index in (1, 2) if again != "in one outcome" else (1,):
         sizes = twice if again != "in two outcomes" else (piece(1),)
@@ -233,7 +233,7 @@ def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_h
         bench.desk.outcomes(east, JOB, [frame])
         bench.desk.keep(lambda job, outcome: True)
     bench.desk.hand_over(alice, acknowledged(1, 2))
-    bench.desk.heard(alice, m.Release([piece(1)], True), ())
+    bench.desk.handle(alice, m.Release([piece(1)], True), ())
     assert said(east) == [m.Release([piece(1)], clean=True)]
     bench.desk.left(east)
     bench.desk.abandon(east, due=0.0)
@@ -246,12 +246,12 @@ def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_h
 def test_what_travels_to_a_slave_is_counted_and_told_until_it_is_gone() -> None:
     bench = Bench()
     alice, east, west = bench.client(), bench.slave(EAST, shares=False), bench.slave(WEST)
-    bench.desk.heard(alice, segment(), ())
+    bench.desk.handle(alice, segment(), ())
     for account in (east, west, east):
         account.introductions.outgoing((piece(1),), (), once=True)
     name = object_id(SEGMENT, SIZE, 1)
     assert bench.happened == [e.ObjectsHeld(EAST, [name])]
     assert (east.fetched_bytes, west.fetched_bytes) == (SIZE, 0)
-    bench.desk.heard(alice, m.DropSegments([SEGMENT]), ())
+    bench.desk.handle(alice, m.DropSegments([SEGMENT]), ())
     assert bench.happened[1:] == [e.ObjectsDropped(EAST, [name])]
     assert bench.touched == [EAST, WEST]
