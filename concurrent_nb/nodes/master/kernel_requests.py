@@ -8,6 +8,7 @@ from typing import Final
 from concurrent_nb.errors import ConcurrentError, KernelUnavailable, ProtocolError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.common.kernel_access import OPEN_WITHIN_S
+from concurrent_nb.transport.addresses import is_loopback
 from concurrent_nb.wire import messages as m
 
 #: z85 characters of a CURVE key
@@ -81,11 +82,11 @@ class KernelRequests:
 def _check(access: m.KernelAccess) -> None:
     """Refuse an address that is none, and a way in that anybody on the network could read along."""
     try:
-        loopback = ip_address(access.ip).is_loopback
+        ip_address(access.ip)
     except ValueError:
         raise ProtocolError(f"a kernel listens on {access.ip[:80]!r}, which is no IP address") from None
     sizes = len(access.curve_publickey), len(access.curve_secretkey)
-    if sizes != (_KEY_CHARS, _KEY_CHARS) and not (loopback and sizes == (0, 0)):
+    if sizes != (_KEY_CHARS, _KEY_CHARS) and not (is_loopback(access.ip) and sizes == (0, 0)):
         raise ProtocolError("a kernel beyond loopback needs a pair of CURVE keys")
     if not access.key:
         raise ProtocolError("a kernel without a key that signs its messages")

@@ -8,7 +8,6 @@ The two meet in one queue; the compute thread alone touches the core.
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -19,8 +18,6 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
-
-import psutil
 
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatItem, IntItem, ListItem
@@ -49,6 +46,7 @@ from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport.addresses import is_loopback, own_addresses
 from concurrent_nb.transport.compute import SILENT_S, ComputeServer
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.connections import SILENT_MAX, Connection
@@ -170,7 +168,7 @@ class Master:
     async def run(self, ready: Callable[[ConnectionFile, Path], None]) -> None:
         """Serve until `stop`; call `ready` once nodes can register. Raises ClusterError if it could not go on."""
         self._loop = asyncio.get_running_loop()
-        addresses = listen_on(self.config.addresses)
+        addresses = own_addresses(self.config.addresses, "MasterNode.addresses")
         self._gate = ComputeServer(
             addresses,
             self._keys.public,
@@ -584,40 +582,3 @@ def check_label(name: str) -> str:
 def check_host(host: str) -> str:
     """Give the name of a node's host back, which may be "" for none; raise ConfigurationError as `check_label`."""
     return check_label(host) if host else ""
-
-
-def is_loopback(address: str) -> bool:
-    """Say whether only this machine can reach an address."""
-    return address == "::1" or address.startswith("127.")
-
-
-def listen_on(addresses: list[str]) -> list[str]:
-    """Give the addresses to bind: 0.0.0.0 and :: become all addresses of this machine, so that each is advertised."""
-    found: list[str] = []
-    for address in addresses:
-        if address in ("0.0.0.0", "::"):
-            family = "AF_INET" if address == "0.0.0.0" else "AF_INET6"
-            for interface in psutil.net_if_addrs().values():
-                found += [a.address for a in interface if a.family.name == family and "%" not in a.address]
-        else:
-            check_address(address)
-            found.append(address)
-    return list(dict.fromkeys(found))
-
-
-def check_address(address: str) -> None:
-    """Raise ConfigurationError for what is no IP address of this machine; a name means another one elsewhere."""
-    try:
-        family = socket.AF_INET if ipaddress.ip_address(address).version == 4 else socket.AF_INET6
-    except ValueError:
-        raise ConfigurationError(
-            f"MasterNode.addresses has {address!r}, which is no IP address: give one of this machine, "
-            "such as 127.0.0.1, or 0.0.0.0 for all of them"
-        ) from None
-    with socket.socket(family) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError as error:
-            raise ConfigurationError(
-                f"MasterNode.addresses has {address}, on which this machine cannot listen: {error.strerror}"
-            ) from None
