@@ -9,6 +9,7 @@ from concurrent_nb.components.config import FloatItem, IntItem
 from concurrent_nb.components.core import Component, ComponentManager, Interface, implements
 from concurrent_nb.scheduling.active_strategies import Makers
 from concurrent_nb.scheduling.strategies.locality import LocalityStrategy as LocalityStrategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import AHEAD_S, DEPTH_PER_SLOT
 from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy as PullRoundRobinStrategy
 from concurrent_nb.scheduling.strategies.push_best import PushBestStrategy as PushBestStrategy
 from concurrent_nb.scheduling.strategies.stealing import StealingStrategy as StealingStrategy
@@ -28,8 +29,12 @@ class PullRoundRobin(Component):
     """Slaves in turn take what keeps them busy for a moment. Good where tasks or slaves differ; the default."""
 
     short_name = "pull_round_robin"
-    ahead_s = FloatItem(0.1, min=0.0001, help="Seconds of expected work that a slave may have ahead for each worker.")
-    depth_per_slot = IntItem(2, min=1, help="Tasks in flight per worker while their run time is unknown.")
+    ahead_s = FloatItem(
+        AHEAD_S, min=0.0001, help="Seconds of expected work that a slave may have ahead for each worker."
+    )
+    depth_per_slot = IntItem(
+        DEPTH_PER_SLOT, min=1, help="Tasks in flight for each worker while their run time is unknown."
+    )
 
     def make(self) -> Strategy:
         """Return a new pull_round_robin strategy."""
@@ -65,11 +70,22 @@ class Locality(Component):
 
     short_name = "locality"
     patience_s = FloatItem(3.0, min=0.001, help="Seconds that a task waits at most for a slave that has its objects.")
-    bytes_per_s = FloatItem(200e6, min=1.0, help="How fast objects are taken to travel.")
+    bytes_per_s = FloatItem(200e6, min=1.0, help="Assumed transfer rate of objects, in bytes per second.")
+    ahead_s = FloatItem(
+        AHEAD_S, min=0.0001, help="Seconds of expected work that a slave may have ahead for each worker."
+    )
+    depth_per_slot = IntItem(
+        DEPTH_PER_SLOT, min=1, help="Tasks in flight for each worker while their run time is unknown."
+    )
 
     def make(self) -> Strategy:
         """Return a new locality strategy."""
-        return LocalityStrategy(patience_s=self.patience_s, bytes_per_s=self.bytes_per_s)
+        return LocalityStrategy(
+            patience_s=self.patience_s,
+            bytes_per_s=self.bytes_per_s,
+            ahead_s=self.ahead_s,
+            depth_per_slot=self.depth_per_slot,
+        )
 
 
 BUILT_IN: Final[tuple[type[Component], ...]] = (PullRoundRobin, PushBest, Stealing, Locality)

@@ -5,7 +5,7 @@ from math import ceil, inf
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.scheduling.object_locations import ObjectLocations, missing_bytes
 from concurrent_nb.scheduling.slave_state import SlaveState
-from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
+from concurrent_nb.scheduling.strategies.pull_round_robin import AHEAD_S, DEPTH_PER_SLOT, PullRoundRobinStrategy
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import TaskRecord
 
@@ -41,8 +41,8 @@ class LocalityStrategy(Strategy):
         *,
         patience_s: float = 3.0,
         bytes_per_s: float = 200e6,
-        ahead_s: float = 0.02,
-        depth_per_slot: int = 2,
+        ahead_s: float = AHEAD_S,
+        depth_per_slot: int = DEPTH_PER_SLOT,
     ) -> None:
         for item, value in (("patience_s", patience_s), ("bytes_per_s", bytes_per_s)):
             if not 0 < value < inf:

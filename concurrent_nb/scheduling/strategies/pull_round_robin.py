@@ -2,11 +2,17 @@
 
 from collections import OrderedDict
 from math import ceil
+from typing import Final
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import SessionId
 from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
+
+#: expected work that a slave may have ahead for each slot, in seconds
+AHEAD_S: Final = 0.1
+#: tasks in flight for each slot while their run time is unknown
+DEPTH_PER_SLOT: Final = 2
 
 _Ring = OrderedDict[SessionId, SlaveState]
 
@@ -24,7 +30,7 @@ class PullRoundRobinStrategy(Strategy):
 
     name = "pull_round_robin"
 
-    def __init__(self, *, ahead_s: float = 0.1, depth_per_slot: int = 2) -> None:
+    def __init__(self, *, ahead_s: float = AHEAD_S, depth_per_slot: int = DEPTH_PER_SLOT) -> None:
         if not ahead_s > 0:
             raise ConfigurationError(f"ahead_s is {ahead_s}, it must be more than 0 seconds")
         if depth_per_slot < 1:
