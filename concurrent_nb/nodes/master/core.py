@@ -360,8 +360,8 @@ class MasterCore:
         for item in items:
             self._handlers[type(item.message)](peer, item.message, item, now)
         self._decide(now)
-        if self._memory.arrived:
-            self._memory.keep(self._is_final)
+        if self._memory.undecided:
+            self._memory.decide(self._is_final)
         if peer.session.closed_by_peer is not None:
             self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer[:500]}", now, left=True)
 
@@ -369,7 +369,7 @@ class MasterCore:
         """End a session whose envelope was not handled to its end: what it has not changed yet stays as it is."""
         self._peer_events.clear()
         self._functions.settle(self.scheduler.jobs)
-        self._memory.keep(self._is_final)
+        self._memory.decide(self._is_final)
         self.remove(peer.session_id, reason, now)
 
     def _join(self, peer: Peer, items: Sequence[Received], now: float) -> None:
@@ -382,7 +382,7 @@ class MasterCore:
         del self._not_joined[peer.role][peer.session_id]
         self._liveness.watch(peer.session_id, now)
         shares = any(type(item.message) is m.ShareMemory for item in items)
-        peer.memory.introductions.share(shares)
+        peer.memory.announced.share(shares)
         if peer.role == "slave":
             self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
             return
@@ -395,7 +395,7 @@ class MasterCore:
     def _check_usage(self, peer: Peer) -> None:
         """Count what is held for a client's key. Raises LimitExceeded."""
         tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
-        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.told_bytes(peer.key)
+        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.content_bytes(peer.key)
         size_bytes += sum(each.session.held_bytes for each in self.peers.values() if each.key == peer.key)
         peer.usage.counted(tasks, size_bytes, self.limits)
 
@@ -416,8 +416,8 @@ class MasterCore:
         size = len(message.body) + sum(map(length, buffers[0]))
         if size > self.limits.size_bytes:
             self._refuse_function(peer, message.digest, too_large(name, size, self.limits.size_bytes))
-        elif (here := self._memory.here(peer.memory, message.sizes, buffers[0])) is None:
-            why = f"{name} lies in shared memory that the master cannot open. {peer.memory.why_not}".rstrip()
+        elif (here := self._memory.translated(peer.memory, message.sizes, buffers[0])) is None:
+            why = f"{name} lies in shared memory that the master cannot open. {peer.memory.open_error}".rstrip()
             self._log.warning(peer.key, now, "%s of %r counts as not sent: %s", name, peer.name, why)
             self._refuse_function(peer, message.digest, why)
         else:
@@ -442,7 +442,7 @@ class MasterCore:
                 message.until,
                 message.stop_on_error,
                 message.strategy or "",
-                peer.memory.introductions.shares,
+                peer.memory.announced.shares,
             )
         )
 
@@ -488,14 +488,14 @@ class MasterCore:
             size = sum(map(length, own))
             if size > self.limits.size_bytes:
                 self._refuse(peer, message, [task], too_large("what it is given", size, self.limits.size_bytes))
-            elif (here := self._memory.here(peer.memory, task.sizes, own)) is None:
+            elif (here := self._memory.translated(peer.memory, task.sizes, own)) is None:
                 closed.append(task)
             else:
                 sizes, own = here
                 tasks.append(task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes))
                 kept.append(own)
         if closed:
-            why = f"its arguments lie in shared memory that the master cannot open. {peer.memory.why_not}"
+            why = f"its arguments lie in shared memory that the master cannot open. {peer.memory.open_error}"
             self._refuse(peer, message, closed, why.rstrip())
         return tasks, kept
 

@@ -136,7 +136,7 @@ class Dispatch:
         """Give the tasks whose arguments the slave can have now. The others are refused, or wait for another slave."""
         frames: list[m.TaskFrame] = []
         buffers: list[Buffers] = []
-        copies = not slave.memory.introductions.shares
+        copies = not slave.memory.announced.shares
         for at, task in enumerate(assign.tasks):
             if copies and slave.session.backlog_bytes > self._limits.size_bytes:
                 rest = [m.TaskRef(assign.job, each.index, each.attempt) for each in assign.tasks[at:]]
@@ -146,7 +146,7 @@ class Dispatch:
                     self._on_event(e.SlaveSuspected(slave.session_id))
                 break
             try:
-                sizes, own = slave.memory.arguments(task.sizes, task.buffers)
+                sizes, own = slave.memory.outgoing_arguments(task.sizes, task.buffers)
             except Exception as error:  # noqa: BLE001  (as above)
                 self._refuse(assign, [task], f"its arguments cannot be had: {error}")
                 continue
@@ -163,7 +163,7 @@ class Dispatch:
         if function is None:
             raise CannotOpen("it lies in shared memory that its owner has dropped")
         message = function.message
-        sizes, buffers = slave.memory.arguments(message.sizes, function.buffers[0])
+        sizes, buffers = slave.memory.outgoing_arguments(message.sizes, function.buffers[0])
         if sizes is not message.sizes:
             message = m.Function(message.digest, message.body, sizes)
         slave.session.send(message, [buffers] if buffers else ())
@@ -194,7 +194,7 @@ class Dispatch:
         """
         items: list[m.OutcomeFrame] = []
         buffers: list[Buffers] = []
-        outgoing, copies = client.memory.introductions.outgoing, not client.memory.introductions.shares
+        outgoing, copies = client.memory.announced.outgoing, not client.memory.announced.shares
         copied = client.session.backlog_bytes
         for at, item in enumerate(deliver.items):
             own = deliver.buffers[at] if deliver.buffers else ()

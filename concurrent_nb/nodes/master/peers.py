@@ -9,7 +9,7 @@ from typing import Final
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master.client_limits import Usage
 from concurrent_nb.nodes.master.client_output import ClientOutput
-from concurrent_nb.nodes.master.shared_memory import MemoryAccount
+from concurrent_nb.nodes.master.shared_memory import PeerMemory
 from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.session import Session
@@ -37,7 +37,7 @@ class Peer:
     key: bytes  #: its CURVE public key, z85; a client's principal
     name: str
     session: Session
-    memory: MemoryAccount
+    memory: PeerMemory
     secret: str = ""  #: what proves on the control channel that a caller has this session
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
     slots: int = 0

@@ -152,10 +152,10 @@ class Master:
                 object_bytes=config.object_bytes,
             ),
         )
-        self._questions: deque[Callable[[float], None]] = deque()
+        self._asked: deque[Callable[[float], None]] = deque()
         self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
         self._wake = Wakeup()
-        self._connections_due_s = 0.0  # when connections are to be looked at
+        self._look_at = 0.0  # when connections are to be looked at
         self._limited_log = RateLimitedLog(log, lines=1)
         self._began = monotonic()
         self._stopping = False
@@ -251,7 +251,7 @@ class Master:
                 error = failure
             self._loop.call_soon_threadsafe(settle, value, error)
 
-        self._questions.append(on_compute_thread)
+        self._asked.append(on_compute_thread)
         self._wake.set()
         return await answer
 
@@ -449,12 +449,12 @@ class Master:
     def _turn(self, waiter: Poller, zap_fd: int, monitor_fd: int) -> None:
         gate, core = self._gate, self._core
         now = monotonic()
-        ready = waiter.wait(max(0.0, min(core.next_deadline(now), self._connections_due_s) - now))
+        ready = waiter.wait(max(0.0, min(core.next_deadline(now), self._look_at) - now))
         now = monotonic()
         if self._wake.fileno() in ready:
             self._wake.clear()
-        while self._questions:
-            self._questions.popleft()(now)
+        while self._asked:
+            self._asked.popleft()(now)
         if zap_fd in ready:
             gate.answer_doorbell()
         for connection, session, frames in gate.receive():
@@ -466,7 +466,7 @@ class Master:
             core.received(session, connection.key, frames, now)
         for session in gate.take_left(monitor_fd in ready):
             core.unreachable(SessionId(session), now)
-        self._connections_due_s = gate.look(now)
+        self._look_at = gate.look(now)
         self._send(core.step(now), now)
         if core.kernels.settled:
             self._settle_kernels()
