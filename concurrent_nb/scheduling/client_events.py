@@ -1,7 +1,7 @@
-"""What owners ask for: jobs opened, tasks submitted, cancelled and acknowledged, and what happens when an owner leaves.
+"""Events of clients: jobs opened, tasks submitted, cancelled and acknowledged, and sessions that end.
 
-A job belongs to a principal, not to a session: whoever of the same owner attaches last gets its outcomes. Called by the
-scheduler, with an event and the time in seconds.
+A job belongs to a principal, not to a session: the session of its owner that opened it last gets its outcomes. Called
+by the scheduler, with an event and the time in seconds. Handlers raise EventRefused for what a client may not do.
 """
 
 from itertools import groupby, repeat
@@ -27,19 +27,19 @@ from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import Needs, TaskRef
 
-#: what is said in so many words, and means the same as None
+#: explicit needs that mean the same as None
 PLAIN: Final = Needs()
 
 
 class ClientEventHandler:
-    """Handle the events that come from clients."""
+    """Handles the events that come from clients."""
 
     def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle) -> None:
         self._state = state
         self._lifecycle = lifecycle
 
     def opened(self, event: JobOpened, now: float) -> None:
-        """Take a job, or hand it over to the owner's new session: what has finished unacknowledged, and what runs."""
+        """Open a job, or attach a new session to it, which gets its unacknowledged outcomes and the running tasks."""
         state = self._state
         if len(event.job) != ID_BYTES:
             refuse(event, f"the id of a job has {len(event.job)} bytes: it has {ID_BYTES}")
@@ -49,22 +49,22 @@ class ClientEventHandler:
         if job is None:
             if event.strategy and event.strategy not in state.strategies.names:
                 names = ", ".join(state.strategies.names)
-                refuse(event, f"a job asks for strategy {event.strategy[:100]!r}; there are {names}")
+                refuse(event, f"a job asks for strategy {event.strategy[:100]!r}; the strategies are {names}")
             job = state.jobs[event.job] = JobRecord(
                 event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
             job.opened_s, job.shares_memory = now, event.shares_memory
             state.strategies.opened(job, state.slaves.values())
         elif job.owner != event.owner:
-            refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
+            refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")
         else:
-            job.closed = False  # who opens it has more tasks for it, and will close it again
+            job.closed = False  # the client has more tasks for it, and will close it again
             if job.client != event.client:
                 self._attach(job, event)
         state.owners[event.client] = event.owner
 
     def submitted(self, event: TasksSubmitted, now: float) -> None:
-        """Take the tasks that are new, deliver those again that have finished, leave the others alone."""
+        """Accept new tasks, deliver the outcomes of known tasks that have finished, ignore other known tasks."""
         job = self._job_of(event)
         if job is None:
             refuse(event, f"tasks came for job {event.job.hex()[:8]}, which is not open: open it first")
@@ -99,7 +99,7 @@ class ClientEventHandler:
             self._state.add(needs, fresh)
 
     def closed(self, event: JobClosed, now: float) -> None:
-        """Forget the job as soon as its last outcome is acknowledged."""
+        """Close a job: it is forgotten when its last outcome is acknowledged."""
         job = self._job_of(event)
         if job is not None:
             job.closed = True
@@ -116,7 +116,7 @@ class ClientEventHandler:
             self._lifecycle.cancel(job, [job.tasks[index] for index in event.indexes if index in job.tasks])
 
     def acknowledged(self, event: OutcomesAcknowledged, now: float) -> None:
-        """Forget what the owner has."""
+        """Forget tasks whose outcomes the owner has."""
         job = self._job_of(event)
         if job is None:
             return
@@ -135,7 +135,7 @@ class ClientEventHandler:
         self._forget_if_done(job)
 
     def function_lost(self, event: FunctionLost, now: float) -> None:
-        """Refuse what waits for a function that is gone. What has begun goes on."""
+        """Refuse waiting tasks of a function that is gone. Assigned tasks go on."""
         for job_id in event.jobs:
             job = self._state.jobs.get(job_id)
             if job is None:
@@ -149,7 +149,7 @@ class ClientEventHandler:
                 self._lifecycle.end(job)
 
     def client_lost(self, event: ClientLost, now: float) -> None:
-        """Let the client's jobs go on for a while."""
+        """Let the client's jobs go on for `linger_s` seconds."""
         state = self._state
         state.take_undelivered(event.client)
         state.owners.pop(event.client, None)
@@ -159,17 +159,17 @@ class ClientEventHandler:
                 state.lingering.set(job.id, now + event.linger_s)
 
     def client_silent(self, event: ClientSilent, now: float) -> None:
-        """Keep what is for the client, and let its jobs go on."""
+        """Keep outcomes for the client, and let its jobs go on."""
         self._state.outbox.silent.add(event.client)
 
     def client_resumed(self, event: ClientResumed, now: float) -> None:
-        """Deliver what was kept for the client."""
+        """Deliver the outcomes that were kept for the client."""
         for task in self._state.take_undelivered(event.client):
             if task.state == TaskState.FINISHED and task.job.client == event.client:
                 self._lifecycle.deliver(task)
 
     def abandon_overdue(self, now: float) -> None:
-        """Abandon the jobs whose owner has been away for too long."""
+        """Abandon the jobs whose owner has not come back in time."""
         for job_id in self._state.lingering.take_up_to(now):
             self._lifecycle.abandon(self._state.jobs[job_id])
 
@@ -186,7 +186,7 @@ class ClientEventHandler:
                 self._state.outbox.announce_started(event.client, self._state.slaves[task.slave].name, ref)
 
     def _count_anew(self, job: JobRecord, shares_memory: bool) -> None:
-        """Count what is kept for a job whose owner has come back from another host, or to this one."""
+        """Recount the kept results of a job whose owner has come back on another host, or on this one."""
         outcomes = [task.outcome for task in job.tasks.values() if task.outcome is not None]
         before = sum(cost_of(outcome, job) for outcome in outcomes)
         job.shares_memory = shares_memory
@@ -219,8 +219,8 @@ class ClientEventHandler:
             self._state.forget(job)
 
     def _job_of(self, event: TasksSubmitted | JobClosed | CancelRequested | OutcomesAcknowledged) -> JobRecord | None:
-        """Return the event's job, None if it is not known (any more); refuse the event if it is somebody else's."""
+        """Return the event's job, None if it is unknown or forgotten. Refuse the event if the job has another owner."""
         job = self._state.jobs.get(event.job)
         if job is not None and job.client != event.client and self._state.owners.get(event.client) != job.owner:
-            refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
+            refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")
         return job

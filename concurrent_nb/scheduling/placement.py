@@ -1,11 +1,11 @@
-"""Where tasks go that take several slots of one slave, and hosts, which take none. All others are the strategy's.
+"""Placement of multi-slot tasks and of system hosts, which take no slot. Strategies place all other tasks.
 
-Called by the scheduler after the strategy, and looks only when something has changed that could let one of them in: a
-slave that came, went or was resized, or the end of another such task. What one-slot tasks do changes nothing here.
+Called by the scheduler after the strategies, and active only when something has changed that could make room: a slave
+that joined, left or was resized, or the end of such a task. One-slot tasks change nothing here.
 
-A wide task is assigned as soon as a slave has room for it besides its other wide tasks, one-slot tasks or not: the
-slave keeps slots for it as they come free. So neither kind waits for ever for the other. The first in the queue goes
-first, however narrow those behind it are; else wide ones would never find room.
+A multi-slot task is assigned as soon as a slave has room for it besides its other multi-slot tasks, whatever one-slot
+tasks it has: the slave keeps slots for it as they come free. So neither kind starves the other. The first in the queue
+goes first, even if a smaller one behind it would fit; else large ones would never find room.
 """
 
 from math import inf
@@ -17,16 +17,17 @@ from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.scheduling.task_queue import QueuedRun
 from concurrent_nb.tasks.task_record import TaskRecord
 
-#: while there are slaves, but none with slots enough, a task waits so long for one that has, in seconds
+#: how long a task waits for a slave with enough slots while there are only smaller ones, in seconds
 TOO_LARGE_AFTER_S: Final = 5.0
 
 
 class Placement:
-    """Decide which slave gets which wide task and which host.
+    """Decide which slave gets which multi-slot task and which system host.
 
     Args:
-        move_after_s: from a slave that has answered nothing for so many seconds, a wide task that waits there may be
-            moved to another.
+        state: of the scheduler.
+        lifecycle: ends tasks that are refused.
+        move_after_s: time without an answer after which a multi-slot task that waits at a slave may move to another.
     """
 
     def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle, *, move_after_s: float) -> None:
@@ -36,10 +37,10 @@ class Placement:
         self._next_move_s = 0.0
         self._most_slots = 0
         self._most_slots_since_s = 0.0
-        self.give_up_s = inf  #: when the first wide task is refused, if no slave comes that is large enough
+        self.give_up_s = inf  #: when the first multi-slot task is refused, if no slave joins that is large enough
 
     def place(self, now: float) -> None:
-        """Assign what can be assigned; refuse what no slave can take and has waited long enough."""
+        """Assign tasks that fit; refuse tasks that are too large for every slave and have waited long enough."""
         state = self._state
         if state.placement_due:
             self._look(now)
@@ -48,9 +49,9 @@ class Placement:
             self._look(now)
 
     def move(self, now: float) -> None:
-        """Ask for a wide task that has not begun, where another slave has all slots for it free.
+        """Recall a multi-slot task that has not started, if another slave has enough free slots for it.
 
-        Called while slaves have more than they can run; as often as Balance, whose deadline is that of both.
+        Called while slaves are oversubscribed; as often as `Balance`, which has the deadline of both.
         """
         state = self._state
         if now < self._next_move_s or not state.idle or len(state.multi_slot):
@@ -77,9 +78,9 @@ class Placement:
             for task in state.system_hosts.take(1):
                 slave.take_system_host(task)
                 self._assign(slave, run, task, now)
-        while (run := state.multi_slot.first()) is not None and (
-            slave := self._slave_for_multi_slot(_cores(run))
-        ) is not None:
+        while (run := state.multi_slot.first()) is not None:
+            if (slave := self._slave_for_multi_slot(_cores(run))) is None:
+                break
             for task in state.multi_slot.take(1):
                 slave.take_multi_slot(task, _cores(run) or slave.slots, state.strategies.default.unknown_s)
                 self._assign(slave, run, task, now)
@@ -95,7 +96,7 @@ class Placement:
         self._state.refresh(slave)
 
     def _slave_for_system_host(self) -> SlaveState | None:
-        """Return the slave with the fewest hosts. What its slots do is no matter: a host mostly waits."""
+        """Return the slave with the fewest system hosts, whatever its load: a host mostly waits."""
         return min(
             (slave for slave in self._state.slaves.values() if slave.takes_system_host),
             key=lambda slave: slave.system_hosts,
@@ -103,7 +104,7 @@ class Placement:
         )
 
     def _slave_for_multi_slot(self, cores: int) -> SlaveState | None:
-        """Return a slave where it can begin at once, else the one that is expected to have the slots soonest."""
+        """Return a slave where it can start immediately, else the one that is expected to have the slots soonest."""
         return min(
             (slave for slave in self._state.slaves.values() if slave.takes_multi_slot(cores)),
             key=lambda slave: (slave.load + (cores or slave.slots) > slave.slots, slave.in_flight_s / slave.slots),
@@ -111,7 +112,7 @@ class Placement:
         )
 
     def _refuse(self, tasks: list[TaskRecord]) -> None:
-        """Refuse tasks that were first in the queue, which they have left; they are of one job."""
+        """Refuse tasks of one job that were taken from the queue."""
         for task in tasks:
             self._lifecycle.refuse(task, why_too_large(self._state, task))
         if tasks and tasks[0].job.stop_on_error and not tasks[0].job.ended:
@@ -119,7 +120,7 @@ class Placement:
 
 
 def why_too_large(state: SchedulerState, task: TaskRecord) -> str:
-    """Say why no slave can run a task, "" if one can, or if there are no slaves to go by."""
+    """Return why every slave is too small for a task; "" if one is large enough, or if there are no slaves."""
     cores = task.needs.cores if task.needs is not None else 1
     if not cores > state.most_slots > 0:
         return ""

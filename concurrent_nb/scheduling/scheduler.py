@@ -1,12 +1,12 @@
-"""The scheduler: what has happened goes in, what is to be done comes out. The one way in is `Scheduler.handle`.
+"""The scheduler: events in, instructions out. The only entry point is `Scheduler.handle`.
 
-    events --> Scheduler --> JobDesk (from clients), SlaveDesk (from slaves) --> Endings -.
-                   |                                                                      Books, Outbox --> instructions
-                   '-------> what is due, Strategy (places what waits), Placement, Balance '
+    events --> Scheduler --> ClientEventHandler, SlaveEventHandler --> TaskLifecycle -.
+                   |                                                                  SchedulerState --> instructions
+                   '-------> deadlines, strategies, Suspects, Placement, Balance -----'
 
-It decides which slave runs which task, what an attempt's end means, and when an owner gets what. The master node calls
-it from one thread. It never sends, reads a clock, draws a random number, or opens a payload: the same events at the
-same times give the same instructions.
+It decides which slave runs which task, what the end of an attempt means, and when an owner gets an outcome. The master
+calls it from one thread. It never sends, reads a clock, draws a random number, or opens a payload: the same events at
+the same times give the same instructions.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -54,28 +54,31 @@ from concurrent_nb.scheduling.suspects import Suspects
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 
-#: where several owners wait, each hands out tasks of about so many seconds, then it is the next one's turn
+#: while tasks of several owners wait, each gets turns of tasks of about this many seconds in all
 TURN_S: Final = 0.005
-#: no more is handed out to a slave ahead of what starts at once than makes so many bytes of results
+#: most bytes of expected results of tasks that a slave gets ahead of those that start immediately
 RESULTS_AHEAD_BYTES: Final = 8 * 1024 * 1024
-#: the cluster is shared until only one owner has had tasks for so many seconds
+#: a cluster counts as shared until only one owner has had tasks for this many seconds
 SHARED_S: Final = 1.0
 
-# Each handler takes its own kind of event, which a mapping's type cannot say.
+# Each handler takes its own type of event, which the type of a mapping cannot express.
 _Handlers = Mapping[type[Event], Callable[[Any, float], None]]
 
 
 class Scheduler:
-    """Decide which slave runs which task. Pure: feed events, obey instructions.
+    """Decide which slave runs which task. Pure: the caller passes events and executes instructions.
 
     Args:
-        strategy: who gets the next tasks; it belongs to this scheduler alone.
-        makers: makes each strategy that a job may ask for instead.
-        deaths_allowed: with so many deaths of workers that ran it, and slaves that had it, a task is quarantined.
-        grace_s: how long a slave may take to stop a task that is over its limit, before it is reminded, and again
-            before the task is given up; in seconds.
-        rebalance_after_s: a slave with too much that has answered nothing for so many seconds is asked for some back.
-        results_kept_bytes: an owner who has not acknowledged more than this gets no more tasks run, until that is half.
+        strategy: the cluster's strategy; it belongs to this scheduler alone.
+        makers: factories of the strategies that a job may name instead.
+        deaths_allowed: a task is quarantined with this many deaths of its workers and slaves.
+        grace_s: how long a slave may take to stop a task that is over its time limit, before it is asked again, and
+            again before the task is given up; in seconds.
+        rebalance_after_s: time without an answer after which tasks of an oversubscribed slave are recalled.
+        results_kept_bytes: limit of an owner's unacknowledged results; above it, the owner's tasks wait until half of
+            it is free.
+
+    Raises ConfigurationError for times and numbers that are not positive.
     """
 
     def __init__(
@@ -102,37 +105,38 @@ class Scheduler:
 
     @property
     def jobs(self) -> Mapping[JobId, JobRecord]:
-        """All jobs that are not forgotten, with their unfinished and unacknowledged tasks; to be read only."""
+        """All jobs that are not forgotten, with their unfinished and unacknowledged tasks; read-only."""
         return self._state.jobs
 
     @property
     def slaves(self) -> Mapping[SessionId, SlaveState]:
-        """All slaves; to be read only."""
+        """All slaves; read-only."""
         return self._state.slaves
 
     @property
     def blamed(self) -> Collection[TaskRecord]:
-        """All tasks that have not ended and had a worker or a slave die; to be read only."""
+        """All unfinished tasks with deaths of their workers or slaves; read-only."""
         return self._state.blamed
 
     @property
     def paused(self) -> Mapping[str, int]:
-        """Owners of whose tasks no more are handed out, with the bytes of results that each has not acknowledged."""
+        """Owners whose tasks wait, with the bytes of results that each has not acknowledged."""
         return {owner: self._state.kept_bytes[owner] for owner in self._state.paused}
 
     @property
     def waiting(self) -> int:
-        """How many tasks are on no slave."""
+        """The number of tasks that are on no slave."""
         return self._state.all_waiting
 
     def handle(self, *events: Event, now: float) -> list[Instruction]:
-        """Take in what has happened, in order, and what time it is (seconds, never less than before).
+        """Handle events, in order, at a time (seconds, never less than before); without events, what is due by now.
 
-        Returns what is to be done, in order. Runs of tasks are joined over all events of one call, so hand over what
-        has gathered at once. Without events it does what is due by now.
+        Returns instructions, in order. Runs of tasks are joined over all events of one call, so pass all events that
+        have gathered in one call.
 
         Raises:
-            EventRefused: a peer did what it may not do; the class says what is done then, and what is not.
+            EventRefused: a peer did what it may not do; its docstring describes which events were handled.
+            ConfigurationError: a strategy chose more tasks than a slave has room for.
         """
         for position, event in enumerate(events):
             try:
@@ -164,7 +168,7 @@ class Scheduler:
         return self.handle(now=now)
 
     def next_deadline(self) -> float | None:
-        """Return when `tick` should be called at the latest if nothing happens before; None: there is no need."""
+        """Return when `tick` must be called at the latest; None if nothing is due."""
         state = self._state
         due_s = min(state.lingering.soonest, state.overdue.soonest, state.stop_unconfirmed.soonest)
         due_s = min(due_s, self._placement.give_up_s, self._suspects.give_up_s)
@@ -173,14 +177,14 @@ class Scheduler:
         return None if due_s == inf else due_s
 
     def validate(self) -> None:
-        """Raise BrokenInvariant if the books contradict themselves after `handle`. Slow: for tests and simulators."""
+        """Raise BrokenInvariant if the state is inconsistent after `handle`. Slow: for tests and simulators."""
         validation.validate(self._state)
 
     def _assign(self, now: float) -> None:
-        """Hand out what waits, as far as the strategies find room.
+        """Assign waiting one-slot tasks, as far as the strategies find room.
 
-        Where nothing is found for the owner whose turn it is, the others wait as well: a strategy that is content with
-        less room could otherwise keep all of it for its owner.
+        If there is no room for the owner whose turn it is, the others wait as well: a strategy that needs less room
+        could otherwise take all of it for its owner.
         """
         state = self._state
         queue, strategy = state.waiting, state.strategies.default
@@ -204,7 +208,7 @@ class Scheduler:
             if queue.owners > 1:
                 count = min(count, _turn(estimate_s))
             if state.estimates.large_bytes and (size_bytes := state.estimates.large_bytes.get(run.function)):
-                # What is on a slave comes, even if its owner pauses.
+                # Results of assigned tasks come even when their owner is paused.
                 most = max(slave.slots, RESULTS_AHEAD_BYTES // size_bytes) - slave.load
                 if most < 1:
                     return
@@ -218,7 +222,7 @@ class Scheduler:
             state.refresh(slave)
 
     def _strategy_of(self, job: JobRecord, now: float) -> Strategy:
-        """Return who places a job's tasks now: its own strategy, unless that would take the room of others."""
+        """Return the strategy of a job's tasks now: its own, unless that would take the room of other owners."""
         strategies = self._state.strategies
         if now < self._shared_until_s and strategies.has_own_prefetching(job):
             return strategies.default
@@ -226,7 +230,7 @@ class Scheduler:
 
 
 def _turn(estimate_s: float | None) -> int:
-    """Return how many tasks one owner may hand out while others wait."""
+    """Return how many tasks of one owner are assigned in one turn."""
     return 1 if estimate_s is None else max(1, int(TURN_S / estimate_s))
 
 

@@ -1,7 +1,7 @@
-"""What slaves report: who comes and goes, what they have started, given back and finished.
+"""Events of slaves: slaves join and leave, start tasks, return them and finish them.
 
-An answer counts only if the task is assigned to that slave in that very attempt; any other is late and is dropped.
-Called by the scheduler, with an event and the time in seconds.
+A report counts only if the task is assigned to that slave in that attempt; any other is late and is dropped. Called by
+the scheduler, with an event and the time in seconds. Handlers raise EventRefused for what a slave may not do.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,17 +32,17 @@ from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
 
 #: most unfinished tasks that a slave may accept
 CREDIT_MAX: Final = 1_000_000
-#: a run time that is longer than this, in seconds, is none
+#: longest run time that is accepted as a measurement, in seconds
 LONGEST_S: Final = 1e8
-_OK = Status.OK  # looking a member up takes longer than comparing it
-#: what a slave may say of an attempt
+_OK = Status.OK  # looking up the member of an enum takes longer than comparing it
+#: statuses that a slave may report
 _CLAIMS = frozenset(Status) - {Status.POISON, Status.REFUSED}
-#: those whose run time tells how long the next will take
+#: statuses whose run time is a measurement of the function
 _MEASURED = frozenset({Status.OK, Status.HIT, Status.ERROR})
 
 
 class SlaveEventHandler:
-    """Handle the events that come from slaves."""
+    """Handles the events that come from slaves."""
 
     def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle, *, grace_s: float) -> None:
         self._state = state
@@ -50,7 +50,7 @@ class SlaveEventHandler:
         self._grace_s = grace_s
 
     def joined(self, event: SlaveJoined, now: float) -> None:
-        """Take a slave in."""
+        """Add a slave."""
         state = self._state
         if event.slave in state.slaves:
             refuse(event, f"slave {event.name} joined twice in session {event.slave.hex()[:8]}")
@@ -65,7 +65,7 @@ class SlaveEventHandler:
         state.touch(slave)
 
     def resized(self, event: SlaveResized, now: float) -> None:
-        """Give the slave more or less from now on; what it has stays with it."""
+        """Change the capacity of a slave; it keeps the tasks that it has."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
@@ -77,15 +77,15 @@ class SlaveEventHandler:
         self._state.touch(slave)
 
     def suspected(self, event: SlaveSuspected, now: float) -> None:
-        """Give the slave nothing for now."""
+        """Assign nothing to the slave for now."""
         self._trust(event, trusted=False)
 
     def trusted(self, event: SlaveTrusted, now: float) -> None:
-        """Give the slave tasks again."""
+        """Assign tasks to the slave again."""
         self._trust(event, trusted=True)
 
     def lost(self, event: SlaveLost, now: float) -> None:
-        """Place the slave's tasks anew. Each of them may be what killed it, whether it was said to run or not."""
+        """Requeue the tasks of a lost slave. Each of them may have killed it, whether its start was reported or not."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
@@ -94,7 +94,7 @@ class SlaveEventHandler:
         tasks = list(slave.tasks)
         is_only = len(tasks) == 1 and not slave.unconfirmed
         surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if is_only else None
-        # Backwards, so that those put back in front of the queue end up in their order.
+        # Backwards, so that tasks requeued at the front of the queue keep their order.
         for task in reversed(tasks):
             started = task.started
             self._state.stop_tracking(task, slave)
@@ -109,7 +109,7 @@ class SlaveEventHandler:
         self._end(over)
 
     def started(self, event: TasksStarted, now: float) -> None:
-        """Tell the owners, and begin to watch the time limits."""
+        """Announce started tasks to their owners, and start the time limits."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
@@ -119,7 +119,7 @@ class SlaveEventHandler:
                 self._start(task, ref, slave, now)
 
     def returned(self, event: TasksReturned, now: float) -> None:
-        """Let tasks that the slave gives back wait again."""
+        """Requeue tasks that the slave returns."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
@@ -134,7 +134,7 @@ class SlaveEventHandler:
         self._state.touch(slave)
 
     def attempts_refused(self, event: AttemptsRefused, now: float) -> None:
-        """End tasks that were assigned to a slave and cannot be sent to it, or to any other."""
+        """End tasks that were assigned to a slave, but cannot be sent to it or to another one."""
         slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
@@ -160,9 +160,9 @@ class SlaveEventHandler:
             return
         if len(event.buffers) not in (0, len(event.items)):
             refuse(event, f"{len(event.items)} outcomes of slave {slave.name} came with {len(event.buffers)} buffers")
-        # All or nothing: an impossible status is looked for before anything is changed.
+        # All or nothing: statuses are checked before anything is changed.
         if not _CLAIMS.issuperset([item.status for item in event.items]):
-            refuse(event, f"slave {slave.name} says of a task what no slave may: {sorted(_CLAIMS)} are its statuses")
+            refuse(event, f"slave {slave.name} reports a status that no slave may: its statuses are {sorted(_CLAIMS)}")
         job = self._state.jobs.get(event.job)
         if job is None:
             for item in event.items:
@@ -178,12 +178,12 @@ class SlaveEventHandler:
             self._state.locations.hold(slave, event.objects)
 
     def objects_dropped(self, event: ObjectsDropped, now: float) -> None:
-        """Note which shared objects a slave has no longer."""
+        """Note which shared objects a slave no longer has."""
         if (slave := self._state.slaves.get(event.slave)) is not None:
             self._state.locations.drop(slave, event.objects)
 
     def enforce_time_limits(self, now: float) -> None:
-        """Ask slaves once more to stop what is over its limit, and give up what they were asked to stop long ago."""
+        """Ask slaves again to stop tasks that are over their time limit, and give up tasks that were not stopped."""
         state = self._state
         for task in state.stop_unconfirmed.take_up_to(now):
             self._give_up(task)
@@ -193,7 +193,7 @@ class SlaveEventHandler:
                 state.stop_unconfirmed.set(task, now + self._grace_s)
 
     def _end_attempts(self, slave: SlaveState, job: JobRecord, event: OutcomesReceived) -> bool:
-        """End each attempt that is the slave's; tell whether that ends the job."""
+        """End each attempt that is assigned to the slave. Returns whether that ends the job."""
         state, over = self._state, False
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
         stop_tracking, release, parcel = state.stop_tracking, slave.release, state.outbox.parcel(job, slave.name)
@@ -205,16 +205,16 @@ class SlaveEventHandler:
                 slave.confirm_ended((event.job, item.index, item.attempt))
                 continue
             status = item.status
-            # What hosts and tasks of several cores take says nothing of how fast the slave is.
+            # Run times of system hosts and multi-slot tasks do not measure the speed of a slave.
             if status in _MEASURED and task.width == 1:
-                # Nearly always all tasks of a message share their function, so measure once for the run.
+                # Nearly always all tasks of a message share their function, so measure once for all of them.
                 if task.function != function:
                     self._measure(slave, function, total_s, count)
                     function, count, total_s = task.function, 0, 0.0
                 count += 1
                 total_s += item.elapsed_s
             if status == _OK:
-                # What Books.release and Endings.finish do, without looking everything up again for each task.
+                # As SchedulerState.release and TaskLifecycle.finish, without looking everything up for each task.
                 stop_tracking(task, slave)
                 release(task)
                 keep(task, item, buffers, slave_name)
@@ -238,11 +238,11 @@ class SlaveEventHandler:
         reminded = task in self._state.stop_unconfirmed
         self._state.release(task, slave)
         if item.status == Status.CANCELLED and reminded:
-            return self._lifecycle.timed_out(task, slave.name)  # it was stopped, but nobody had cancelled it
+            return self._lifecycle.timed_out(task, slave.name)  # it was stopped for its time limit, not cancelled
         return self._lifecycle.conclude(task, slave.name, item, buffers)
 
     def _measure(self, slave: SlaveState, function: Digest | None, total_s: float, count: int) -> None:
-        # A slave may claim anything, and one infinite run time would spoil the average for good. NaN is in no order.
+        # A slave may report anything, and one infinite run time would ruin the average. NaN fails the comparison.
         if function is not None and 0 <= total_s <= LONGEST_S * count:
             self._state.estimates.measured(function, total_s / count, count)
             slave.measured(total_s / count, count)

@@ -1,15 +1,15 @@
-"""Where tasks go that may have killed their slaves: each to a slave that has nothing else, and gets nothing meanwhile.
+"""Placement of suspects, tasks that may have killed their slaves: each runs alone on a slave.
 
-So one more loss of a slave is surely the fault of the task that had it for itself, and a task costs the cluster no more
-slaves than deaths are allowed. Called by the scheduler before and after everything else is placed, while there are such
-tasks.
+So one more loss of a slave is certainly the fault of its suspect, and a task costs the cluster no more slaves than
+deaths are allowed. Called by the scheduler before and after all other tasks are placed, while there are suspects.
 
-A suspect takes a slave that has nothing, else one is emptied for it: it gets no more, and what has not begun there is
-asked back. While others wait too, at most half of the slaves, and at least one, are set aside so; if that is the only
-one, suspects and all others take turns there.
+A suspect goes to a slave without tasks, else one is reserved for it: it gets no more tasks, and its unstarted tasks are
+recalled. While other tasks wait too, at most half of the slaves, but at least one, are isolated so; if there is only
+one slave, suspects and other tasks take turns there.
 
-What waits for tasks of its own (hosts mostly do, and tasks that have lent their slot) neither keeps a suspect from a
-slave nor, as a suspect, others from the last one: they would wait for each other.
+Tasks that wait for tasks of their own (system hosts mostly do, and tasks that have lent their slot) do not keep a
+suspect from a slave; as a suspect, such a task does not keep other tasks from the last slave. Else they would wait for
+each other.
 """
 
 from math import inf
@@ -25,16 +25,16 @@ from concurrent_nb.wire.messages import HOSTS_MAX
 
 
 class Suspects:
-    """Decide which slave runs which suspect, and which slave is emptied for the next."""
+    """Decide which slave runs which suspect, and which slave is reserved for the next."""
 
     def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle) -> None:
         self._state = state
         self._lifecycle = lifecycle
-        self._isolated: dict[SessionId, SlaveState] = {}  # slaves that are emptied, or have a suspect
-        self.give_up_s = inf  #: when the first suspect is refused, if no slave comes that is large enough
+        self._isolated: dict[SessionId, SlaveState] = {}  # slaves that are reserved, or have a suspect
+        self.give_up_s = inf  #: when the first suspect is refused, if no slave joins that is large enough
 
     def settle(self) -> None:
-        """Open slaves whose suspect has ended, and those that need not be emptied any more."""
+        """Open slaves whose suspect has ended, and those that need not be reserved any more."""
         state = self._state
         for slave in list(self._isolated.values()):
             if slave.suspect is not None and slave.suspect not in slave.tasks:
@@ -52,7 +52,7 @@ class Suspects:
         state.has_suspects = bool(self._isolated or state.suspects.total)
 
     def place(self, now: float) -> bool:
-        """Assign suspects, empty slaves for those that wait; say whether slaves were opened that others may get."""
+        """Assign suspects, reserve slaves for waiting ones. Returns whether slaves were opened for other tasks."""
         queue = self._state.suspects
         while (run := queue.first()) is not None:
             slave = min(
@@ -71,7 +71,7 @@ class Suspects:
         return self._close()
 
     def _stays_reserved(self, slave: SlaveState) -> bool:
-        """Say whether a slave that has got rid of its suspect stays closed, for the next one."""
+        """Return whether a slave whose suspect has ended stays closed, for the next one."""
         return not self._others_wait() or any(
             other.is_usable and not other.closed for other in self._state.slaves.values() if other is not slave
         )
@@ -81,7 +81,7 @@ class Suspects:
         return bool(len(state.waiting) or len(state.multi_slot) or len(state.system_hosts))
 
     def _reserved_max(self) -> int:
-        """Return how many slaves may be empty at once, or about to be."""
+        """Return how many slaves may be reserved at the same time."""
         state = self._state
         usable = sum(slave.is_usable for slave in state.slaves.values())
         taken = sum(slave.suspect is not None and not slave.suspect_may_wait for slave in self._isolated.values())
@@ -89,7 +89,7 @@ class Suspects:
         return min(most - taken, len(state.suspects))
 
     def _candidates(self, run: QueuedRun) -> list[SlaveState]:
-        """List the slaves that may get a suspect, once they are quiet."""
+        """List the slaves that may get a suspect when they are free for it."""
         cores = _cores(run)
         fit = [slave for slave in self._state.slaves.values() if slave.is_usable and slave.slots >= cores]
         if is_system_host(run.needs):
@@ -98,7 +98,7 @@ class Suspects:
         return free or [slave for slave in fit if slave.suspect_may_wait]
 
     def _reserve_for(self, run: QueuedRun | None) -> None:
-        """Set slaves aside for a run of suspects, and for those behind it; open those that are of no use to them."""
+        """Reserve slaves for a run of suspects and those behind it; open reserved slaves that do not fit them."""
         fit = [] if run is None else self._candidates(run)
         reserved = 0
         for slave in self._isolated.values():
@@ -132,7 +132,7 @@ class Suspects:
         state.refresh(slave)
 
     def _is_refused(self, run: QueuedRun, now: float) -> bool:
-        """Refuse suspects that need more than any slave has, if that has been so for long enough."""
+        """Refuse suspects that need more cores than any slave has, after a while. Returns whether it did."""
         state = self._state
         if not _cores(run) > state.most_slots > 0:
             self.give_up_s = inf
@@ -149,7 +149,7 @@ class Suspects:
         return True
 
     def _close(self) -> bool:
-        """Close the slaves that are set aside, open those that are not any more; say whether there are such."""
+        """Close isolated slaves, open those that no longer are. Returns whether a slave was opened."""
         state, opened = self._state, False
         others = any(slave.is_usable for slave in state.slaves.values() if slave.id not in self._isolated)
         for slave in list(self._isolated.values()):
@@ -165,5 +165,5 @@ class Suspects:
 
 
 def _cores(run: QueuedRun) -> int:
-    """Return how many cores a task of a run needs; 0: all of a slave, however few those are."""
+    """Return how many cores a task of a run needs; 0: all of a slave."""
     return run.needs.cores if run.needs is not None else 1

@@ -667,7 +667,7 @@ def test_one_user_cannot_touch_another_users_job(
         }
         say(membership, session, *what[meddle])
         # Then he is thrown out, and the job goes on
-        assert "belongs to somebody else" in farewell(membership, session)
+        assert "belongs to another owner" in farewell(membership, session)
     (tmp_path / "go").touch()
     assert job.wait(PATIENCE_S)
     assert job.counts().done == 1

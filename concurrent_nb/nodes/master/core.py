@@ -631,7 +631,7 @@ class MasterCore:
         if isinstance(change, Lost):
             kept = peer.role == "client" and peer.joined
             self.remove(
-                node, "its connection has broken, and it did not return" if kept else "nothing was heard of it", now
+                node, "its connection has broken, and it did not return" if kept else "it was silent for too long", now
             )
         elif peer.role == "client":
             self._set_silent(peer, isinstance(change, Suspected))

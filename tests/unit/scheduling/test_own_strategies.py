@@ -65,7 +65,9 @@ def test_who_asks_for_the_strategy_of_the_cluster_gets_the_one_that_there_is() -
 
 def test_an_unknown_strategy_is_refused_and_the_names_are_listed() -> None:
     bench = Bench()
-    with pytest.raises(ProtocolError, match="'fair'; there are locality, pull_round_robin, push_best, stealing"):
+    with pytest.raises(
+        ProtocolError, match="'fair'; the strategies are locality, pull_round_robin, push_best, stealing"
+    ):
         bench(opened(strategy="fair"))
     bench()
     assert not bench.scheduler.jobs

@@ -67,7 +67,7 @@ def test_nothing_goes_wrong_in_any_history(first: int, told: list[str]) -> None:
         "leaves",
         "cancels job",
         "gives up",
-        "nothing was heard of it",
+        "it was silent for too long",
         "the cluster is stopped",
         *(f" is {status}" for status in (0, 1, 2, 3, 4, 6, 7)),
     ],

@@ -328,9 +328,9 @@ def test_a_slave_that_leaves_is_nobody_s_fault_and_one_that_is_lost_is(ends: str
         bench.core.received(EAST, KEYS[EAST], bench.ends[EAST].bye("no workers"), bench.now)
     elif ends == "draining":
         bench.say(EAST, m.Capacity(0, 0))
-        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+        bench.core.remove(EAST, "it was silent for too long", bench.now)
     elif ends == "lost":
-        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+        bench.core.remove(EAST, "it was silent for too long", bench.now)
     else:
         bench.say(EAST, m.Capacity(5, -1))
     assert EAST not in bench.core.peers
@@ -338,7 +338,9 @@ def test_a_slave_that_leaves_is_nobody_s_fault_and_one_that_is_lost_is(ends: str
     if ends not in ("lost", "protocol"):
         assert suspects == []
         return
-    reason = "nothing was heard of it" if ends == "lost" else "protocol error: capacity of 5 slots with a credit of -1"
+    reason = (
+        "it was silent for too long" if ends == "lost" else "protocol error: capacity of 5 slots with a credit of -1"
+    )
     how = f"slave east was lost ({reason}) while the task was there with 1 other, though its start was not reported"
     first = suspects[0]
     assert first == {"task": first["task"], "state": "waits for a slave, to run beside others", "deaths": [how]}
@@ -355,7 +357,7 @@ def test_a_suspect_s_state_is_told_in_plain_words() -> None:
     bench.say(ALICE, opened(), function(), submit(0, 1))
     for _ in range(2):
         bench.slave(EAST, slots=2)
-        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+        bench.core.remove(EAST, "it was silent for too long", bench.now)
     bench.slave(EAST, slots=2)
     told = [(suspect["state"], len(suspect["deaths"])) for suspect in bench.core.status(bench.now, ALICE)["suspects"]]
     alone = "to run alone, because one of its deaths cost a slave"
