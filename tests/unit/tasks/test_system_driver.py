@@ -183,9 +183,9 @@ def test_so_does_what_a_generator_or_a_task_raises() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (3, "System.generate_tasks gave a int, it has to be an iterable of tasks"),
-        (Job(), "System.generate_tasks gave a Job, it has to be an iterable of tasks"),
-        ([Job(), 7], "System.generate_tasks gave 7 among its tasks, which is no Task"),
+        (3, "System.generate_tasks gave a int: it must be an iterable of tasks"),
+        (Job(), "System.generate_tasks gave a Job: it must be an iterable of tasks"),
+        ([Job(), 7], "System.generate_tasks gave 7 among its tasks, which is not a Task"),
     ],
 )
 def test_what_is_no_task_is_refused_by_name(given: Any, message: str) -> None:
