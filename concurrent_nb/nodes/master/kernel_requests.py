@@ -1,4 +1,4 @@
-"""Which slaves were asked for their kernels, until when to wait, and how it ended. Pure, a part of `master_core`."""
+"""Requests to slaves for Jupyter kernels, their deadlines and results. Pure, a part of `nodes.master.core`."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -21,25 +21,25 @@ Answer = m.KernelAccess | ConcurrentError
 class _PendingRequest:
     slave: SessionId
     name: str
-    until: float  #: inf once nobody waits any more: what comes then is late, not hostile
+    until: float  #: deadline; inf after a time-out, so that a late answer is no protocol error
 
 
 class KernelRequests:
-    """Requests for kernels, each settled once: with the way in, or with the error that its asker gets."""
+    """Requests for kernels, each settled once: with the access to the kernel, or with an error for its caller."""
 
     def __init__(self) -> None:
         self._last = 0
         self._pending: dict[int, _PendingRequest] = {}
-        self.settled: list[tuple[int, Answer]] = []  #: not taken yet
+        self.settled: list[tuple[int, Answer]] = []  #: results since the last `take_settled`
 
     def ask(self, slave: SessionId, name: str, now: float) -> m.OpenKernel:
-        """Note a request, and give the message that asks the slave."""
+        """Add a request, and return the message for the slave."""
         self._last += 1
         self._pending[self._last] = _PendingRequest(slave, name, now + OPEN_WITHIN_S)
         return m.OpenKernel(self._last)
 
     def answered(self, slave: SessionId, message: m.KernelOpened) -> None:
-        """Take a slave's answer. Raises ProtocolError for one that is not right, or was not asked for."""
+        """Handle a slave's answer. Raises ProtocolError for a malformed one, and for one without a request."""
         pending = self._pending.get(message.request)
         if pending is None or pending.slave != slave:
             raise ProtocolError(f"an answer to request {message.request}, which this slave was not asked")
@@ -52,7 +52,7 @@ class KernelRequests:
         self.settled.append((message.request, message.access or KernelUnavailable(why)))
 
     def lost(self, slave: SessionId, why: str) -> None:
-        """Settle what a slave that has gone was asked."""
+        """Settle the requests to a lost slave."""
         for request in [request for request, pending in self._pending.items() if pending.slave == slave]:
             pending = self._pending.pop(request)
             if pending.until < inf:
@@ -60,7 +60,7 @@ class KernelRequests:
                 self.settled.append((request, KernelUnavailable(text)))
 
     def tick(self, now: float) -> None:
-        """Settle what has taken too long."""
+        """Settle requests that have timed out."""
         if now < self.next_deadline():
             return
         for request, pending in self._pending.items():
@@ -70,17 +70,17 @@ class KernelRequests:
                 self.settled.append((request, KernelUnavailable(text)))
 
     def next_deadline(self) -> float:
-        """When `tick` should be called at the latest."""
+        """Return when `tick` must be called at the latest."""
         return min((pending.until for pending in self._pending.values()), default=inf) if self._pending else inf
 
     def take_settled(self) -> list[tuple[int, Answer]]:
-        """Give what has been settled since the last call."""
+        """Return the requests that were settled since the last call, with their answers."""
         settled, self.settled = self.settled, []
         return settled
 
 
 def _check(access: m.KernelAccess) -> None:
-    """Refuse an address that is none, and a way in that anybody on the network could read along."""
+    """Raise ProtocolError for a malformed address or key, and for an unencrypted kernel beyond loopback."""
     try:
         ip_address(access.ip)
     except ValueError:

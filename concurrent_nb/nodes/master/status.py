@@ -1,4 +1,4 @@
-"""What a master tells of its cluster, for people and for the control channel. A part of `master_core`."""
+"""The status of a cluster, for people and for the control channel. A part of `nodes.master.core`."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,21 +10,23 @@ from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.tasks.task_record import JobRecord
 
-#: a status lists so many clients, and so many jobs, and tells how many more there are
+#: most clients, and most jobs, that a status lists; it contains the number of the others
 LISTED_MAX: Final = 500
-#: so many tasks that had workers or slaves die are told of at most
+#: most tasks with deaths of their workers or slaves that a status lists
 SUSPECTS_MAX: Final = 100
 
 
 def describe(
     peers: Mapping[SessionId, Peer], scheduler: Scheduler, now: float, asker: Peer | None, *, sees_all: bool
 ) -> dict[str, Any]:
-    """Tell of slaves, clients, jobs and tasks. Nodes that are not heard yet are left out: anybody may claim to be one.
+    """Return slaves, clients, jobs and task counts. Nodes that have not joined are left out, as they may be fake.
 
     Args:
+        peers: the registered nodes.
+        scheduler: the scheduler.
         now: the time, in seconds.
-        asker: the application that asks: the jobs of its principal are told.
-        sees_all: tell the jobs of all principals.
+        asker: the application that asks: the jobs of its principal are listed.
+        sees_all: list the jobs of all principals.
     """
     joined = [peer for peer in peers.values() if peer.joined]
     clients = [peer for peer in joined if peer.role == "client"]
@@ -93,13 +95,13 @@ def _describe_job(
         "tasks": job.accepted,
         "done": job.accepted - left,
         "assigned": assigned,
-        "untaken_bytes": untaken_bytes,  # of results, for which it waits to be taken; 0 if it does not
+        "untaken_bytes": untaken_bytes,  # of results, if its tasks wait until these are acknowledged; else 0
         "age_s": now - job.opened_s,
     }
 
 
 def _describe_suspects(scheduler: Scheduler, jobs: set[JobId]) -> list[dict[str, Any]]:
-    """Tell of tasks of these jobs that had workers or slaves die, and have not ended."""
+    """Describe unfinished tasks of these jobs with deaths of their workers or slaves."""
     suspects = []
     for task in islice((task for task in scheduler.blamed if task.job.id in jobs), SUSPECTS_MAX):
         slave = None if task.slave is None else scheduler.slaves[task.slave].name

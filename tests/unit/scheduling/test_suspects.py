@@ -90,7 +90,7 @@ def test_a_lost_slave_with_many_tasks_does_not_make_them_run_one_by_one(bench: B
     assert assigned(bench(joined("b", slots=64))) == {"b": [*range(64)]}
 
 
-@pytest.mark.parametrize("reason", ["it said goodbye: no more work", "it has unregistered", "drained"])
+@pytest.mark.parametrize("reason", ["it sent a Bye: no more work", "it has unregistered", "drained"])
 def test_a_slave_that_leaves_is_nobody_s_fault(bench: Bench, reason: str) -> None:
     bench(opened(), submitted([0, 1]))
     for number, name in enumerate("abcdef", 1):

@@ -413,7 +413,7 @@ def test_an_instruction_that_fails_keeps_no_other_from_being_obeyed(
     monkeypatch.setattr(dispatch.Dispatch, "_send_function", broken)
     place.say(EAST, m.Capacity(4, 100))
     (why,) = refusals(place.told(BOB))
-    assert "its function cannot be had: no room for it" in why
+    assert "its function is not available: no room for it" in why
     monkeypatch.undo()
     place.works()
 

@@ -358,7 +358,7 @@ def test_output_for_a_client_that_takes_none_is_cut_although_it_is_heard(place: 
             break
     written = b"".join(said)
     assert 0.9 * OUTPUT_KEPT_BYTES < written.count(b"x") <= OUTPUT_KEPT_BYTES
-    assert written.endswith(b"nobody took it]\n")
+    assert written.endswith(b"the client did not receive it]\n")
 
 
 def alice_takes_nothing(place: Place) -> list[bytes]:

@@ -279,7 +279,9 @@ def test_what_tasks_write_for_a_silent_client_is_bounded_and_what_is_left_out_is
         said += bench.told(ALICE)
     written = b"".join(message.data for message in said if isinstance(message, m.Output))
     assert written.count(b"x") == OUTPUT_KEPT_BYTES
-    assert written.endswith(b"[655,360 bytes of output are left out here, and what follows: nobody took it]\n")
+    assert written.endswith(
+        b"[655,360 bytes of output are left out here, and what follows: the client did not receive it]\n"
+    )
     # and what follows is left out, too
     bench.say(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, b"more"))
     bench.say(ALICE)
