@@ -304,7 +304,7 @@ def test_a_part_of_nothing_is_a_protocol_error() -> None:
         part = encode(Envelope(m.PROTOCOL_VERSION, 7, 2, 0, [m.Part((3,))]), [b"abc"])
         envelopes = [part, first] if early else [first, part]
         master.receive(envelopes[0], 0.0)
-        with pytest.raises(ProtocolError, match="a part of nothing"):
+        with pytest.raises(ProtocolError, match="a part without a message before it"):
             master.receive(envelopes[1], 0.0)
 
 
