@@ -103,7 +103,7 @@ class Flooder:
             with contextlib.suppress(ConcurrentError, ValueError):
                 self.session.receive([bytes(frame) for frame in frames], time.monotonic())
         if acknowledge:
-            self.say(seq=0, ack=self.session._heard)
+            self.say(seq=0, ack=self.session._received_seq)
 
     def function(self, called: Callable[..., object]) -> m.Function:
         """Send a function, and give it."""

@@ -8,8 +8,8 @@
 
     app.push_tasksystem(Squares()).result()
 
-A system is pickled, runs in a process of its own in the cluster, and answers once: with what `gather_result` gives.
-The names and the order of the calls are those of the thesis; what one does not need may be left out.
+A system is pickled and runs in a process of its own in the cluster; its result is what `gather_result` returns. The
+names and the order of the calls are those of the thesis; methods marked as optional may be left out.
 """
 
 import logging
@@ -20,21 +20,21 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Task:
-    """A piece of work as an object. A subclass says what to do in `__call__`.
+    """A piece of work as an object. A subclass implements the work in `__call__`.
 
-    The object travels to a slave, is called there, and its result travels back; the object that was pushed stays where
-    it is, and is what `finished` and the callbacks get.
+    A copy of the object is sent to a slave and called there, and its result is sent back; the object that was pushed
+    stays where it is, and is what `finished` and the callbacks get.
 
     Args:
-        name: for people.
+        name: a name for people.
         system_id: id of the task system that it belongs to, "" for a task of an application.
-        client_id: id of the application, filled in when it is pushed.
+        client_id: id of the application, set when it is pushed.
     """
 
     name: str = ""
     system_id: str = ""
     client_id: str = ""
-    task_id: str = ""  #: given when it is pushed
+    task_id: str = ""  #: set when it is pushed
     slave_id: str = ""  #: name of the slave where it ran, once it has ended
 
     def __init__(self, name: str = "", system_id: str = "", client_id: str = "") -> None:
@@ -43,18 +43,18 @@ class Task:
         self.client_id = client_id
 
     def __call__(self) -> Any:
-        """Do the work, on a slave; what is returned is the result. To be overridden."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what to do: give it a method __call__")
+        """Do the work, on a slave, and return the result. Must be overridden."""
+        raise NotImplementedError(f"{type(self).__name__} has no work: give it a method __call__")
 
     def finished(self, result: Any, error: BaseException | None) -> None:
-        """Learn the end, on the side that pushed the task: before the system's `task_finished`. Optional."""
+        """Handle the end of the task, on the side that pushed it, before the system's `task_finished`. Optional."""
 
     def clean_up(self) -> None:
-        """Tidy up on the slave, after `__call__` and before the result travels, also after an error. Optional."""
+        """Clean up on the slave, after `__call__` and before the result is sent, also after an error. Optional."""
 
 
 class TaskOf(Protocol[R_co]):
-    """A Task whose `__call__` returns an R: for types only."""
+    """A Task whose `__call__` returns an R; for type checkers only."""
 
     task_id: str
 
@@ -62,54 +62,54 @@ class TaskOf(Protocol[R_co]):
         """Do the work."""
 
     def finished(self, result: Any, error: BaseException | None) -> None:
-        """Learn the end."""
+        """Handle the end of the task."""
 
     def clean_up(self) -> None:
-        """Tidy up."""
+        """Clean up."""
 
 
 class MasterHandle(Protocol):
-    """What a task system is given as `master`: its way to the cluster."""
+    """The `master` argument of a task system's methods: its access to the cluster."""
 
     def push_task(self, task: Task) -> None:
-        """Run one more task. It ends in `task_finished`."""
+        """Run one more task. `task_finished` is called when it has ended."""
 
     def push_tasks(self, tasks: Iterable[Task]) -> None:
-        """Run more tasks; an iterator is read only as fast as there is room."""
+        """Run more tasks. An iterator is read only as fast as tasks end."""
 
     def cancel(self, tasks: Iterable[Task] | None = None) -> None:
-        """Cancel tasks, running ones too, or all (None). Cancelled tasks do not come to `task_finished`."""
+        """Cancel tasks, running ones too, or all (None). `task_finished` is not called for cancelled tasks."""
 
     def stats(self) -> dict[str, Any]:
-        """Tell how far the system is.
+        """Return the progress of the system.
 
-        Numbers of tasks: `pushed`, `unfinished` (of these `waiting` and `running`, which is told of those that have run
-        for a while), `done`, `failed`, `cancelled`; `exhausted`: nothing is left to be read; `elapsed_s`; `stage`
-        ("preparing", "running", "gathering"); `phases`: the same numbers for each phase. Tasks of `generate_tasks` are
-        phase 1; what comes of a task of phase n is of phase n + 1.
+        Numbers of tasks: `pushed`, `unfinished` (of these `waiting` and `running`; a task counts as running when it has
+        run for a while), `done`, `failed`, `cancelled`. `exhausted`: no iterator is left to be read; `elapsed_s`;
+        `stage` ("preparing", "running", "gathering"); `phases`: the same numbers for each phase. Tasks of
+        `generate_tasks` are of phase 1; tasks pushed because of a task of phase n are of phase n + 1.
         """
 
     def log(self, message: str) -> None:
         """Show a line in the cell, or on the terminal, that waits for the system."""
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is: slaves, clients, tasks."""
+        """Return the cluster's slaves, clients and task counts, as `ApplicationNode.status` does."""
 
 
 class ITaskSystem:
-    """Base of task systems: an orchestrator of its own tasks. All methods run in one thread, one at a time.
+    """Base class of task systems, which orchestrate their own tasks. All methods run in one thread, one at a time.
 
     The order of calls: `init_system`, `generate_tasks`; then for each task that ends `task_finished`, until
-    `is_complete` is true; then `gather_result`. `is_complete` is asked after `generate_tasks`, after each
+    `is_complete` is true; then `gather_result`. `is_complete` is called after `generate_tasks`, after each
     `task_finished`, and when no task is left: a system that is not complete then ends with SystemStalled. Completion
-    ends the system at once: what waits is cancelled, what runs is stopped. What a method raises ends the system with
-    that error.
+    ends the system immediately: waiting tasks are cancelled, running ones are stopped. An exception in a method ends
+    the system with that error.
 
-    Of several sources of tasks (a generator, what `task_finished` returned, ...) the one that came last is read first.
-    If the process in which a system runs dies, the system is run again from its start, as any task is.
+    Of several sources of tasks (a generator, an iterable from `task_finished`, ...) the newest is read first. If the
+    process in which a system runs dies, the system is run again from its start, like any task.
     """
 
-    system_id: str = ""  #: given when it is pushed
+    system_id: str = ""  #: set when it is pushed
 
     @property
     def log(self) -> logging.Logger:
@@ -120,13 +120,13 @@ class ITaskSystem:
         """Prepare, in the cluster, before the first task. Optional."""
 
     def generate_tasks(self, master: MasterHandle) -> Iterable[Task]:
-        """Give the first tasks: a list, or a generator, which is read only as fast as there is room."""
+        """Return the first tasks: a list, or a generator, which is read only as fast as tasks end."""
         raise NotImplementedError(f"{type(self).__name__} has no tasks: give it a method generate_tasks")
 
     def task_finished(
         self, master: MasterHandle, task: Task, result: Any, error: BaseException | None
     ) -> Iterable[Task] | None:
-        """Take a result, or the error that a task ended with. Returns more tasks, if there are any. Optional.
+        """Handle a task's result, or the error that it ended with. May return more tasks. Optional.
 
         Unless it is overridden, the first error ends the system.
         """
@@ -135,10 +135,10 @@ class ITaskSystem:
         return None
 
     def is_complete(self, master: MasterHandle) -> bool:
-        """Say whether the result can be gathered. Unless overridden: when every task has ended and none is to come."""
+        """Return whether the result can be gathered. By default: whether every task has ended and none is to come."""
         stats = master.stats()
         return bool(stats["exhausted"] and not stats["unfinished"])
 
     def gather_result(self, master: MasterHandle) -> Any:
-        """Give the system's result. Optional: None."""
+        """Return the system's result. Optional; by default None."""
         return None

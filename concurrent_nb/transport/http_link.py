@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import AccessRefused, ConfigurationError, ProtocolError, TooLarge
 from concurrent_nb.transport import tls
+from concurrent_nb.transport.addresses import is_loopback
 
 #: what is read of an answer; a master's largest is a list of all its jobs
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -70,7 +71,7 @@ class Endpoint(NamedTuple):
         if parts.scheme == "https":
             context = tls.client_context(certificate_pem) if certificate_pem else ssl.create_default_context()
             return cls(url, host, port, context, certificate_pem)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise ConfigurationError(f"{url} is plain HTTP to another machine, which would show the token: use https")
         return cls(url, host, port, None, None)
 
@@ -231,10 +232,3 @@ def _has_news(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -37,7 +37,7 @@ TASKS: Final = 6
 TURNS_MAX: Final = 400
 #: books that may hold old names, because they are bounded: entries that a heap skips, run times of functions, whom
 #: lines of the log were about, and what the scheduler believes that slaves have (not so of tasks that were refused)
-BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects", ".holdings.")
+BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects", ".locations.")
 #: what a session leaves is forgotten after so long
 FORGOTTEN_S: Final = 20.0
 
@@ -73,7 +73,7 @@ class Rogue:
     def envelopes(self, said: Sequence[Any], now: float) -> list[list[Buffer]]:
         """Make the next envelopes as a good peer does, which cuts what is large."""
         session = Session(EPOCH, f"to_{self.role}")
-        session._last_seq, session._heard = self._seq, self._heard
+        session._last_seq, session._received_seq = self._seq, self._heard
         for message in said:
             buffers = item_buffers_of(message)
             session.send(message, buffers if any(buffers) else ())

@@ -426,7 +426,7 @@ class FuzzedSlave:
                 known.refs = [m.TaskRef(self.job, index, attempt) for index, attempt in self.attempts.items()]
                 said = [odd.message(chance.choice(members(m.ToSlave))) for _ in range(chance.choice((1, 1, 2, 3)))]
                 seq += 1
-                frames = _enveloped(seq, self.master._heard, said)
+                frames = _enveloped(seq, self.master._received_seq, said)
                 if frames is None:
                     seq -= 1
                     continue

@@ -77,7 +77,7 @@ class Witness:
 
         def checked(frames: Sequence[Buffer], now: float) -> list[Received]:
             received = receive(frames, now)
-            self._check(direction, received, end.heard)
+            self._check(direction, received, end.received_seq)
             return received
 
         end.receive = checked  # type: ignore[method-assign]

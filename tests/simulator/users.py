@@ -9,7 +9,7 @@ from typing import Final
 
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
-from concurrent_nb.scheduling.slave_state import is_host
+from concurrent_nb.scheduling.slave_state import is_system_host
 from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs
 from tests.simulator.actors import ApplicationActor
@@ -148,7 +148,7 @@ class User:
                 (kind,) = chance.choices([name for name, _ in _SPICES], [weight for _, weight in _SPICES])
             if job.until and chance.random() < 0.1:
                 kind = Kind.HIT
-            if kind is Kind.KILLS and is_host(needs):
+            if kind is Kind.KILLS and is_system_host(needs):
                 kind = Kind.PLAIN
             wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
             wanted.needs = needs

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.scheduling.slave_state import is_host, is_wide
+from concurrent_nb.scheduling.slave_state import is_multi_slot, is_system_host
 from concurrent_nb.testing.unshared import UnsharedPool, travelled
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
@@ -235,7 +235,7 @@ class VirtualPool(UnsharedPool):
         if len(keys) < len(tasks) or keys & self._open:
             raise Violation(f"slave {self._name} is assigned an attempt twice, of job {job.hex()[:4]}")
         self._open |= keys
-        if is_host(needs) or is_wide(needs):
+        if is_system_host(needs) or is_multi_slot(needs):
             self._on_top |= keys
         elif len(self._open - self._on_top) > self.credit:
             raise Violation(f"slave {self._name} has {len(self._open)} attempts, its credit is {self.credit}")
@@ -337,7 +337,7 @@ class VirtualPool(UnsharedPool):
         running = [worker.attempt for worker in self._workers.values() if worker.alive and worker.attempt is not None]
         if (used := sum(map(self._width, running))) > self.books.slots:
             raise Violation(f"slave {self._name} uses {used} slots, it has {self.books.slots}")
-        if (hosts := sum(is_host(other.needs) for other in running)) > m.HOSTS_MAX:
+        if (hosts := sum(is_system_host(other.needs) for other in running)) > m.HOSTS_MAX:
             raise Violation(f"slave {self._name} has {hosts} hosts, at most {m.HOSTS_MAX} are allowed")
         body = bytes(unpack_body(attempt.body, attempt.buffers)[0])
         deed = self._deeds.begin(function, body, self.agenda.now)
@@ -349,7 +349,7 @@ class VirtualPool(UnsharedPool):
         """Return how many slots an attempt takes."""
         if attempt.needs is None:
             return 1
-        return 0 if is_host(attempt.needs) else min(attempt.needs.cores or self.books.slots, self.books.slots)
+        return 0 if is_system_host(attempt.needs) else min(attempt.needs.cores or self.books.slots, self.books.slots)
 
     def mates(self, worker: VirtualWorker) -> list[VirtualWorker]:
         """List the living that die with a worker."""

@@ -369,7 +369,7 @@ class BatchedJob:
             return ()  # the next that ends asks again
         if not isinstance(self._size, AdaptiveSize):
             size = self._size
-        elif at < len(futures) and self._unanswered < self._size.on_the_way:
+        elif at < len(futures) and self._unanswered < self._size.in_flight:
             size = self._size.next_size(len(futures) - at)
         else:
             return ()

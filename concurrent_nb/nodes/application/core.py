@@ -385,8 +385,8 @@ class ClientCore(Generic[T]):
         if slices:
             if known.segments_with(slices) > quota.segments:
                 return False
-            size += known.bytes_to_tell(slices)
-        held = self._sent_bytes + known.told_bytes
+            size += known.bytes_to_send(slices)
+        held = self._sent_bytes + known.content_bytes
         return size <= (quota.bytes - held if is_one and not job.sent else room(quota.bytes, held, job.sent_bytes))
 
     def _is_too_large(self, entry: TaskEntry[T]) -> int:

@@ -281,7 +281,7 @@ class MapCall:
         if len(self.record.waiting) >= BACKLOG:
             return 0  # as well, and so does the reader: `_hungry` stays as it is
         if isinstance(self._size, AdaptiveSize):
-            if len(self._unanswered) >= self._size.on_the_way:
+            if len(self._unanswered) >= self._size.in_flight:
                 return 0  # the next that ends asks again
             size = self._size.next_size(waiting) if waiting else 0
         elif waiting >= self._size:
