@@ -35,11 +35,11 @@ def run(role: str, config: str, *rest: str) -> None:
     if role == "master":
         from concurrent_nb.nodes.master.process import run_master  # here, because a slave need not import Tornado
 
-        def tell(info: object, path: Path) -> None:
+        def write_path(info: object, path: Path) -> None:
             sys.stdout.write(f"{path}\n")
             sys.stdout.flush()
 
-        run_master(json.loads(config), rest[0], tell, lease=STDIN)
+        run_master(json.loads(config), rest[0], write_path, lease=STDIN)
     else:
         from concurrent_nb.nodes.slave.process import run_slave
 

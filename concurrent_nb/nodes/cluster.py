@@ -47,9 +47,9 @@ from concurrent_nb.workers.slave_side.machine import cores
 
 #: a node that has not come up by then has failed
 START_TIMEOUT_S: Final = 30.0
-#: a node that was let go and is still here after this long is told once more, and after LEAVE_TIMEOUT_S it is killed
-REMIND_AFTER_S: Final = 1.0
-LEAVE_TIMEOUT_S: Final = 3.0
+#: a node that was let go and is still here after this long is told once more, and after KILL_AFTER_S it is killed
+TERMINATE_AFTER_S: Final = 1.0
+KILL_AFTER_S: Final = 3.0
 #: a slave that dies this often within RESTART_WINDOW_S is not started again
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 30.0
@@ -59,7 +59,7 @@ RESTART_WINDOW_S: Final = 30.0
 class _SlaveProcess:
     workers: int
     process: "subprocess.Popen[str]"
-    leaves: bool = False  #: because there are to be fewer workers: it goes when what runs there has ended
+    is_leaving: bool = False  #: because there are to be fewer workers: it goes when what runs there has ended
     supervisor: threading.Thread | None = None
 
 
@@ -119,9 +119,9 @@ class Cluster:
         self._closing = threading.Event()
         self._master: subprocess.Popen[str] | None = None
         self._slaves: list[_SlaveProcess] = []
-        self._scaling = threading.Lock()
+        self._scaling_lock = threading.Lock()
         self._applications: list[ApplicationNode] = []  # the last one, and those that were shut down and have tasks yet
-        self._joining = threading.Lock()
+        self._application_lock = threading.Lock()
         self._keys = keys.fresh()
         self._epoch = 0  # of our master
         self._failure: ClusterStartFailed | None = None  # why there is no slave any more
@@ -153,7 +153,7 @@ class Cluster:
             first = self._add_slave()  # it warms up while the master does
             self.connection_file = self._await_master()
             self._epoch = connection_file.read(self.connection_file).epoch
-            self._begin(first)
+            self._attach_slave(first)
         except BaseException:
             self.close()
             raise
@@ -174,9 +174,9 @@ class Cluster:
         self._closing.set()
         for application in self._applications:
             application.close()
-        with self._scaling:
+        with self._scaling_lock:
             slaves = list(self._slaves)
-        _end([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
+        _stop_nodes([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
         if self.connection_file is not None:
             with contextlib.suppress(ConcurrentError):  # a master that was killed has left its file
                 connection_file.remove(self.connection_file, self._epoch)
@@ -205,8 +205,8 @@ class Cluster:
 
     def application(self) -> ApplicationNode:
         """Return the application node of this process: an Executor. The same one each time, until it is shut down."""
-        path = self._started()
-        with self._joining:
+        path = self._require_started()
+        with self._application_lock:
             if not self._applications or self._applications[-1].is_closed:
                 self._applications = [one for one in self._applications if not one._has_left]
                 application = ApplicationNode(path, self._keys)
@@ -219,7 +219,7 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is: slaves, clients, tasks."""
-        info = connection_file.read(self._started())
+        info = connection_file.read(self._require_started())
         control = ControlClient(info.endpoints, info.tokens["admin"], info.certificate_pem)
         try:
             answer = control.call("status")
@@ -231,8 +231,8 @@ class Cluster:
     @property
     def workers(self) -> int:
         """Return how many worker processes there are, or soon will be."""
-        with self._scaling:
-            return sum(slave.workers for slave in self._staying())
+        with self._scaling_lock:
+            return sum(slave.workers for slave in self._remaining_slaves())
 
     def scale(self, workers: int) -> None:
         """Have so many workers from now on. Returns at once; they come and go at their own pace.
@@ -242,18 +242,18 @@ class Cluster:
         """
         if type(workers) is not int or workers < 1:
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
-        self._started()
-        with self._scaling:
-            staying = self._staying()
-            total = sum(slave.workers for slave in staying)
+        self._require_started()
+        with self._scaling_lock:
+            remaining = self._remaining_slaves()
+            total = sum(slave.workers for slave in remaining)
             leaving: list[_SlaveProcess] = []
             while total > workers:
-                leaving.append(staying.pop())
+                leaving.append(remaining.pop())
                 total -= leaving[-1].workers
             if total < workers:  # first, so that there is always somebody
-                self._begin(self._add_slave(workers - total))
+                self._attach_slave(self._add_slave(workers - total))
             for slave in leaving:
-                slave.leaves = True
+                slave.is_leaving = True
                 _write_line(slave.process, DRAIN)
 
     def restart_workers(self, *, now: bool = False) -> int:
@@ -261,11 +261,11 @@ class Cluster:
 
         What runs ends first, or with `now` is stopped and runs again; nothing fails, whosever it is.
         """
-        return restart_workers(connection_file.read(self._started()), now=now).workers
+        return restart_workers(connection_file.read(self._require_started()), now=now).workers
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the master has ended, however it did. False after `timeout_s` seconds."""
-        self._started()
+        self._require_started()
         assert self._master is not None
         try:
             self._master.wait(timeout_s)
@@ -275,7 +275,7 @@ class Cluster:
 
     def raise_if_failed(self) -> None:
         """Raise ClusterError, with the end of the log, if the cluster has ended and was not stopped."""
-        self._started()
+        self._require_started()
         assert self._master is not None
         if code := self._master.poll():
             how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
@@ -297,7 +297,7 @@ class Cluster:
         except OSError as error:
             raise ConfigurationError(f"log {self._log_path} cannot be written: {error.strerror or error}") from None
 
-    def _started(self) -> Path:
+    def _require_started(self) -> Path:
         if self.connection_file is None or self._closing.is_set():
             state = "has been closed" if self._closing.is_set() else "has not been started"
             raise ClusterError(f"cluster {self.name!r} {state}: use it as `with Cluster(...) as cluster:`")
@@ -307,8 +307,8 @@ class Cluster:
 
     # ---------------------------------------------------------------------------------------------------- the processes
 
-    def _staying(self) -> "list[_SlaveProcess]":
-        return [slave for slave in self._slaves if not slave.leaves]
+    def _remaining_slaves(self) -> "list[_SlaveProcess]":
+        return [slave for slave in self._slaves if not slave.is_leaving]
 
     def _add_slave(self, workers: int | None = None) -> "_SlaveProcess":
         """Start a slave of `workers`, or of as many as is configured; it waits to be told where the master is."""
@@ -318,7 +318,7 @@ class Cluster:
         self._slaves.append(slave)
         return slave
 
-    def _begin(self, slave: "_SlaveProcess") -> None:
+    def _attach_slave(self, slave: "_SlaveProcess") -> None:
         """Let a slave join, and watch it."""
         _write_line(slave.process, str(self.connection_file))
         slave.supervisor = threading.Thread(
@@ -361,7 +361,7 @@ class Cluster:
             state = "says nothing"
             if not reader.is_alive():
                 refuse_taken(self.name, going_s=0.0)  # another one may have been quicker
-                state = f"ended with exit code {self._master.wait(LEAVE_TIMEOUT_S)}"
+                state = f"ended with exit code {self._master.wait(KILL_AFTER_S)}"
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
         return Path(lines[0].strip())
 
@@ -371,9 +371,9 @@ class Cluster:
         while True:
             assert self._master is not None
             slave.process.wait()
-            with self._scaling:
-                if slave.leaves:
-                    _let_go(slave.process)
+            with self._scaling_lock:
+                if slave.is_leaving:
+                    _close_pipes(slave.process)
                     self._slaves.remove(slave)
                     return
             if self._closing.is_set() or self._master.poll() is not None:
@@ -384,11 +384,11 @@ class Cluster:
                 for application in self._applications:
                     application._fail(failure)
                 return
-            with self._scaling:
-                _let_go(slave.process)
+            with self._scaling_lock:
+                _close_pipes(slave.process)
                 if self._closing.is_set():
                     return
-                if slave not in self._staying():  # since a moment ago
+                if slave not in self._remaining_slaves():  # since a moment ago
                     self._slaves.remove(slave)
                     return
                 slave.process = self._spawn("slave", workers=slave.workers)
@@ -428,7 +428,7 @@ def _write_line(node: "subprocess.Popen[str]", line: str) -> None:
         return  # it has died already; whoever waits for it will see that
 
 
-def _let_go(node: "subprocess.Popen[str]") -> None:
+def _close_pipes(node: "subprocess.Popen[str]") -> None:
     """Close the pipe that the node lives on."""
     for pipe in (node.stdin, node.stdout):
         if pipe is not None and not pipe.closed:
@@ -438,16 +438,17 @@ def _let_go(node: "subprocess.Popen[str]") -> None:
                 continue
 
 
-def _end(nodes: "list[subprocess.Popen[str]]") -> None:
+def _stop_nodes(nodes: "list[subprocess.Popen[str]]") -> None:
     """Let nodes go, remind those that do not notice (a fork of ours may hold their pipes open), kill what is left."""
     for node in nodes:
-        _let_go(node)
-    let_go_at = time.monotonic()
-    for patience_s, insist in ((REMIND_AFTER_S, subprocess.Popen.terminate), (LEAVE_TIMEOUT_S, subprocess.Popen.kill)):
+        _close_pipes(node)
+    closed_at = time.monotonic()
+    stages = ((TERMINATE_AFTER_S, subprocess.Popen.terminate), (KILL_AFTER_S, subprocess.Popen.kill))
+    for patience_s, end in stages:
         for node in nodes:
             try:
-                node.wait(max(0.1, let_go_at + patience_s - time.monotonic()))
+                node.wait(max(0.1, closed_at + patience_s - time.monotonic()))
             except subprocess.TimeoutExpired:
-                insist(node)
+                end(node)
     for node in nodes:
         node.wait()

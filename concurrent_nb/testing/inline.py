@@ -44,7 +44,7 @@ class InlinePool(UnsharedPool):
         """Keep a pickled function."""
         self.functions[digest] = body, travelled(buffers)
 
-    def renew(self, now: float, *, stop: bool) -> None:
+    def restart_workers(self, now: float, *, stop: bool) -> None:
         """Do nothing: this process runs the tasks."""
 
     @property
@@ -81,7 +81,7 @@ class InlinePool(UnsharedPool):
                 self._reports.returned.append(ref)
 
     @property
-    def provided(self) -> bool:
+    def is_saturated(self) -> bool:
         """Say no: nothing is left when it is asked for its reports."""
         return False
 

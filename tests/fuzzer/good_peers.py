@@ -184,7 +184,7 @@ class HashPool(UnsharedPool):
         self.functions: dict[bytes, tuple[bytes, Sequence[Buffer | Slice]]] = {}
         self.waiting: deque[tuple[bytes, bytes, m.TaskFrame, Buffers]] = deque()
         self.outdated = 0
-        self.provided = False
+        self.is_saturated = False
         self._at_once = at_once
         self._store = ObjectStore(recognise=False) if shares else None
         self._shelf = SegmentReader()
@@ -239,7 +239,7 @@ class HashPool(UnsharedPool):
                 self.waiting.remove(item)
                 self._reports.returned.append(ref)
 
-    def renew(self, now: float, *, stop: bool) -> None:
+    def restart_workers(self, now: float, *, stop: bool) -> None:
         """Do nothing: there are no workers."""
 
     def take_reports(self) -> InlineReports:

@@ -29,9 +29,9 @@ PATIENCE_S = 60.0
 
 
 def launcher(kind: str, **more: str) -> Launcher:
-    """Make a launcher: "template", "spawn", or "bare" (spawn without pidfds, as on systems that lack them)."""
+    """Make a launcher: "fork_server", "spawn", or "bare" (spawn without pidfds, as on systems that lack them)."""
     env = environment(2, 2, {**os.environ, **more})
-    return ForkServerLauncher(env) if kind == "template" else SpawnLauncher(env, pidfds=kind == "spawn")
+    return ForkServerLauncher(env) if kind == "fork_server" else SpawnLauncher(env, pidfds=kind == "spawn")
 
 
 @dataclass
@@ -47,7 +47,7 @@ class End:
 class Driver:
     """Drives a pool as a slave does."""
 
-    def __init__(self, kind: str | Launcher = "template", slots: int = 2, **options: Any) -> None:
+    def __init__(self, kind: str | Launcher = "fork_server", slots: int = 2, **options: Any) -> None:
         self.pool = Pool(slots, launcher(kind) if isinstance(kind, str) else kind, **options)
         self.ended: dict[TaskRef, End] = {}
         self.started: list[TaskRef] = []

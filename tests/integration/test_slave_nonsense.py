@@ -91,7 +91,7 @@ class Slave:
     """A slave's loop around a real pool, without a network."""
 
     def __init__(self) -> None:
-        self.pool = Pool(2, launcher("template"), grace_s=0.2, result_s=0.7)
+        self.pool = Pool(2, launcher("fork_server"), grace_s=0.2, result_s=0.7)
         self.shelf = SegmentReader()
         self.pool.start(time.monotonic())
 

@@ -21,7 +21,7 @@ from tests.work import write_whole
 HOST = Needs(kind="host")
 
 
-@pytest.fixture(params=["template", "spawn", "bare"])
+@pytest.fixture(params=["fork_server", "spawn", "bare"])
 def single(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """Give a pool of one worker."""
     with Driver(str(request.param), slots=1) as driver:

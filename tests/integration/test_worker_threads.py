@@ -26,7 +26,7 @@ THREAD = Needs(kind="thread")
 SLOTS = 2
 
 
-@pytest.fixture(params=["template", "spawn"])
+@pytest.fixture(params=["fork_server", "spawn"])
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     with Driver(str(request.param), grace_s=0.3) as driver:
         yield driver
@@ -35,7 +35,7 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
 @pytest.fixture
 def one() -> Iterator[Driver]:
     """Give a pool for what does not depend on how workers are started."""
-    with Driver("template", slots=SLOTS, grace_s=0.3) as driver:
+    with Driver("fork_server", slots=SLOTS, grace_s=0.3) as driver:
         yield driver
 
 
@@ -374,7 +374,7 @@ def test_a_pool_that_drains_lets_threads_end(one: Driver, tmp_path: Path) -> Non
 
 
 def test_a_template_that_is_killed_takes_threads_along_and_is_replaced(tmp_path: Path) -> None:
-    with Driver("template") as driver:
+    with Driver("fork_server") as driver:
         worker = run(driver, pid).value
         template = psutil.Process(worker).ppid()
         ref = start_and_see(driver, wait_for, tmp_path / "end")

@@ -10,11 +10,11 @@ if sys.platform != "win32":
     import resource
 
 #: a node cannot do its work with fewer
-LEAST: Final = 64
+NEEDED_MIN: Final = 64
 #: more are of no use to a node, and some programs go through all that they may have
-MOST: Final = 1 << 16
+USEFUL_MAX: Final = 1 << 16
 #: no node is registered when fewer are left: those that are there need them
-KEPT: Final = 32
+RESERVED: Final = 32
 
 
 def raise_limit() -> None:
@@ -25,20 +25,20 @@ def raise_limit() -> None:
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    wanted = USEFUL_MAX if hard == resource.RLIM_INFINITY else min(hard, USEFUL_MAX)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (ValueError, OSError):  # a system that allows less than it says
             wanted = soft
         soft = wanted
-    if soft != resource.RLIM_INFINITY and soft < LEAST:
+    if soft != resource.RLIM_INFINITY and soft < NEEDED_MIN:
         raise ConfigurationError(
-            f"this process may open {soft} files and connections, a node needs at least {LEAST}: raise `ulimit -n`"
+            f"this process may open {soft} files and connections, a node needs at least {NEEDED_MIN}: raise `ulimit -n`"
         )
 
 
-def part_of_limit(part: float, at_most: int) -> int:
+def share_of_limit(part: float, at_most: int) -> int:
     """Give how many descriptors something may take, if that is a part of all that this process may have."""
     if sys.platform == "win32":
         return at_most
@@ -56,7 +56,7 @@ def refuse_if_full(what: str) -> None:
         used = len(os.listdir(folder))
     except OSError:  # not even for this one
         used = limit
-    if limit != resource.RLIM_INFINITY and limit - used < KEPT:
+    if limit != resource.RLIM_INFINITY and limit - used < RESERVED:
         raise LimitExceeded(
             f"the master is full: it has {used} of {limit} files and connections open, and no room for {what}: "
             "start it with a higher limit (`ulimit -n`)"

@@ -13,7 +13,7 @@ from typing import Final
 #: how often to look
 CHECK_S: Final = 3.0
 #: so much that was freed is worth the milliseconds that it takes to give it back
-WORTH_BYTES: Final = 8 * 1024 * 1024
+TRIM_BYTES_MIN: Final = 8 * 1024 * 1024
 
 
 class _Info(ctypes.Structure):
@@ -48,7 +48,7 @@ class LibcAllocator:
     def __init__(self, trim: Callable[[int], int], info: Callable[[], _Info]) -> None:
         self._trim = trim
         self._info = info
-        self._least = self.free_bytes  # since the last time
+        self._free_min = self.free_bytes  # since the last time
         self._resident = resident_bytes()  # after the last time
 
     @property
@@ -57,16 +57,16 @@ class LibcAllocator:
         free: int = self._info().fordblks
         return free
 
-    def look(self) -> bool:
+    def trim_if_worthwhile(self) -> bool:
         """Give back what is free, if much was freed since the last time; say whether it was."""
         free = self.free_bytes
         # What was taken and freed between two looks shows in the size of the process alone.
-        has_grown = free >= WORTH_BYTES and resident_bytes() >= self._resident + WORTH_BYTES
-        if free < self._least + WORTH_BYTES and not has_grown:
-            self._least = min(self._least, free)
+        has_grown = free >= TRIM_BYTES_MIN and resident_bytes() >= self._resident + TRIM_BYTES_MIN
+        if free < self._free_min + TRIM_BYTES_MIN and not has_grown:
+            self._free_min = min(self._free_min, free)
             return False
         self._trim(0)  # without the interpreter's lock: other threads go on
-        self._least, self._resident = self.free_bytes, resident_bytes()
+        self._free_min, self._resident = self.free_bytes, resident_bytes()
         return True
 
 
@@ -84,9 +84,9 @@ def find_allocator() -> LibcAllocator | None:
     return LibcAllocator(trim, info)
 
 
-async def keep_giving_back() -> None:
+async def trim_periodically() -> None:
     """Look every CHECK_S seconds."""
     allocator = find_allocator()
     while allocator is not None:
         await asyncio.sleep(CHECK_S)
-        allocator.look()
+        allocator.trim_if_worthwhile()

@@ -12,30 +12,30 @@ LINUX: Final = sys.platform == "linux"
 HOST_MAX: Final = 100
 
 
-def name_of_host() -> str:
+def host_name() -> str:
     """Give the name by which this host is known."""
     return socket.gethostname()[:HOST_MAX]
 
 
-def own_begun() -> float | None:
+def own_start_time() -> float | None:
     """Give when this process began, None where that cannot be found out."""
     try:
-        return begun(os.getpid())
+        return start_time(os.getpid())
     except OSError:
         return None
 
 
-def begun(pid: int) -> float | None:
+def start_time(pid: int) -> float | None:
     """Give when a process began, by a clock of its host; None if there is none, or it has ended.
 
     Raises OSError if that cannot be found out now.
     """
     if LINUX:
         try:
-            told = Path(f"/proc/{pid}/stat").read_bytes()
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        state, *fields = told.rpartition(b")")[2].split()
+        state, *fields = stat.rpartition(b")")[2].split()
         return None if state in b"ZX" else float(fields[18])
     import psutil  # here, because it takes 20 ms
 
@@ -48,18 +48,18 @@ def begun(pid: int) -> float | None:
         raise OSError(str(error)) from error
 
 
-def seen_from_here(host: str, pid: int, since: float | None) -> Callable[[], bool]:
+def liveness_check(host: str, pid: int, since: float | None) -> Callable[[], bool]:
     """Give what says whether a node's process is there. Of one that cannot be seen from here it says so for ever.
 
     Args:
-        host, pid, since: of the process, as it has told: its host's name, and what `begun` gave there.
+        host, pid, since: of the process, as it has told: its host's name, and what `start_time` gave there.
     """
 
     def is_alive() -> bool:
         try:
-            return begun(pid) == since
+            return start_time(pid) == since
         except OSError:  # nobody can say now
             return True
 
-    is_here = since is not None and pid > 0 and host == name_of_host() and is_alive()
+    is_here = since is not None and pid > 0 and host == host_name() and is_alive()
     return is_alive if is_here else lambda: True

@@ -33,7 +33,7 @@ UNLIMITED: Final = Quota()
 _NAMES: Final = ("tasks", "bytes", "segments", "object")
 
 
-def announced(limits: Any) -> Quota:
+def parse_limits(limits: Any) -> Quota:
     """Read what a master has announced; what is absent has no limit. Raises ProtocolError."""
     if limits is None:
         return UNLIMITED

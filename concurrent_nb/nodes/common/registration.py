@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, VersionMismatch
 from concurrent_nb.ids import SessionId
-from concurrent_nb.nodes.common.process_identity import name_of_host, own_begun
-from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, announced
+from concurrent_nb.nodes.common.process_identity import host_name, own_start_time
+from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, parse_limits
 from concurrent_nb.object_store import segments
 from concurrent_nb.transport.compute import ComputeClient
 from concurrent_nb.transport.connection_file import ConnectionFile
@@ -108,7 +108,7 @@ def register(
     if token is None:
         raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
     if role == "client":
-        facts = {"begun": own_begun(), **facts}
+        facts = {"begun": own_start_time(), **facts}
     if former is not None:
         facts = {**facts, "replaces": former.session_id.hex(), "replaces_secret": former.secret}
     control = ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S)
@@ -120,13 +120,13 @@ def register(
                 key=keys.public.decode(),
                 versions=versions(),
                 memory=memory,
-                host=name_of_host(),
+                host=host_name(),
                 pid=os.getpid(),
                 **facts,
             )
         if answer["master_key"] != info.master_key:
             raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")
-        quota = announced(answer.get("limits"))
+        quota = parse_limits(answer.get("limits"))
         session_id = SessionId(bytes.fromhex(answer["session"]))
         master_key = info.master_key.encode()
         master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")

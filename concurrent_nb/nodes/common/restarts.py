@@ -10,8 +10,8 @@ from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 
 #: the cluster is asked how far it is at first after so long, then less and less often
-ASK_S: Final = 0.02
-ASK_AT_LEAST_S: Final = 0.5
+POLL_S: Final = 0.02
+POLL_MAX_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Restarted:
 
 
 def restart_workers(
-    info: ConnectionFile, *, now: bool = False, told: Callable[[int, int], None] = lambda left, total: None
+    info: ConnectionFile, *, now: bool = False, on_progress: Callable[[int, int], None] = lambda left, total: None
 ) -> Restarted:
     """Have fresh processes in the place of all workers of a cluster; return when they are ready.
 
@@ -39,15 +39,15 @@ def restart_workers(
     token = info.tokens.get("admin") or next(iter(info.tokens.values()))
     control = ControlClient(info.endpoints, token, info.certificate_pem)
     began = time.monotonic()
-    pause_s = ASK_S
+    pause_s = POLL_S
     try:
         total = control.call("restart_workers", now=now)
         if type(total) is not int:
             raise ClusterError(f"the master has answered {total!r} and not how many workers it restarts")
         while left := sum(slave["outdated"] for slave in control.call("status")["slaves"]):
-            told(min(left, total), total)
+            on_progress(min(left, total), total)
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, ASK_AT_LEAST_S)
+            pause_s = min(2 * pause_s, POLL_MAX_S)
     finally:
         control.close()
     return Restarted(total, time.monotonic() - began)

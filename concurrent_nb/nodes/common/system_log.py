@@ -12,7 +12,7 @@ def print_line(message: str) -> None:
     sys.stdout.flush()
 
 
-class _Lines(logging.Handler):
+class _PrintingHandler(logging.Handler):
     """What a system logs is what its host prints."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -20,10 +20,10 @@ class _Lines(logging.Handler):
         print_line(f"{level}{self.format(record)}")
 
 
-def show_log_of(system: ITaskSystem) -> logging.Logger:
+def print_log_of(system: ITaskSystem) -> logging.Logger:
     """Have what a system logs printed, by this process; clear the logger's handlers when that is over."""
     log = system.log
-    log.handlers[:] = [_Lines()]
+    log.handlers[:] = [_PrintingHandler()]
     log.setLevel(logging.INFO)
     log.propagate = False
     return log

@@ -90,7 +90,7 @@ class WorkerPool(Protocol):
     def hold_notes(self, hold: bool) -> None:
         """Slow tasks that send notes, until it is said that they need not be held any more."""
 
-    def renew(self, now: float, *, stop: bool) -> None:
+    def restart_workers(self, now: float, *, stop: bool) -> None:
         """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
 
     @property
@@ -101,7 +101,7 @@ class WorkerPool(Protocol):
         """Give what has happened since the last call."""
 
     @property
-    def provided(self) -> bool:
+    def is_saturated(self) -> bool:
         """Say whether every worker has something to run next."""
 
 
@@ -124,9 +124,9 @@ class SlaveCore:
         self,
         name: str,
         epoch: int,
-        crew: WorkerPool,
+        pool: WorkerPool,
         interval_s: float,
-        shelf: PeerSegments | None = None,
+        segment_reader: PeerSegments | None = None,
         store: ObjectStore | None = None,
         *,
         shares: bool = False,
@@ -136,26 +136,26 @@ class SlaveCore:
         self.name = name
         self._result_bytes_max = result_bytes_max or 1 << 62
         self.session = Session(epoch, "to_slave")
-        self._shelf = shelf or NullSegmentReader()
-        self._introductions = AnnouncedSegments(self.session, self._shelf, shares)
+        self._segment_reader = segment_reader or NullSegmentReader()
+        self._announced_segments = AnnouncedSegments(self.session, self._segment_reader, shares)
         self._store = store
-        self._contents = ReceivedContents(store)
-        self._shown: set[bytes] = set()  # segments of the store that the crew knows
+        self._received_contents = ReceivedContents(store)
+        self._pool_segments: set[bytes] = set()  # segments of the store that the crew knows
         self._lent: dict[bytes, dict[int, m.Slice]] = {}  # results that were not released, by segment and offset
         self._orphans: set[bytes] = set()  # segments of dead workers that are closed when nothing is lent of them
         if shares:
             self.session.send(m.ShareMemory())
-        self._crew = crew
+        self._pool = pool
         self._interval_s = interval_s
-        self._said_at = -interval_s
+        self._sent_at = -interval_s
         self._host_load = host_load
         self._host_load_at = inf if host_load is None else -inf  # when to say it next
-        self._gathered = 0  # tasks that have ended since the last envelope
-        self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
+        self._unsent_outcomes = 0  # tasks that have ended since the last envelope
+        self._held_back_until = -inf  # when what gathers goes out; before now if nothing is kept back
         self._output_bytes = 0  # of tasks' output, that the master has not acknowledged
         self._holds_notes = False
         self._restart = 0  # the master's request for fresh workers, until all are
-        self._outdated = -1  # what the master has last heard of it
+        self._outdated_sent = -1  # what the master has last heard of it
         self.degraded = ""  #: why the crew cannot work any more
         self.kernel_requests: list[int] = []  #: questions for the slave's kernel that have no answer yet
 
@@ -171,30 +171,30 @@ class SlaveCore:
             if type(message) is m.Assign:
                 if message.timeout_s is not None and not message.timeout_s >= 0:
                     raise ProtocolError(f"tasks that may run {message.timeout_s} s")
-                tasks, buffers = self._here(message.tasks, item.buffers)
-                self._crew.assign(message.job, message.function, message.timeout_s, tasks, buffers, now, message.needs)
+                tasks, buffers = self._localized(message.tasks, item.buffers)
+                self._pool.assign(message.job, message.function, message.timeout_s, tasks, buffers, now, message.needs)
             elif type(message) is m.Function:
-                sizes, own = self._contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
-                self._show(sizes)
-                self._crew.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
+                sizes, own = self._received_contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
+                self._announce_to_pool(sizes)
+                self._pool.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
             elif type(message) is m.Content:
-                self._contents.took(message, item.buffers[0] if item.buffers else ())
+                self._received_contents.took(message, item.buffers[0] if item.buffers else ())
             elif type(message) is m.Withdraw:
-                self._crew.withdraw(message.tasks, message.stop, now)
+                self._pool.withdraw(message.tasks, message.stop, now)
             elif type(message) is m.DropFunctions:
-                self._crew.drop_functions(message.digests)
+                self._pool.drop_functions(message.digests)
             elif type(message) is m.Segment:
-                self._crew.add_segment(message.segment, message.pid, message.fd, message.size)
+                self._pool.add_segment(message.segment, message.pid, message.fd, message.size)
             elif type(message) is m.DropSegments:
-                self._crew.drop_segments(message.segments)
-                closed = self._contents.drop(message.segments)
-                self._shown.difference_update(closed)
-                self._crew.drop_segments(closed)
+                self._pool.drop_segments(message.segments)
+                closed = self._received_contents.drop(message.segments)
+                self._pool_segments.difference_update(closed)
+                self._pool.drop_segments(closed)
             elif type(message) is m.Release:
-                self._released(message.slices, clean=message.clean)
+                self._release(message.slices, clean=message.clean)
             elif type(message) is m.RestartWorkers:
-                self._crew.renew(now, stop=message.stop)
-                self._restart, self._outdated = message.request, -1
+                self._pool.restart_workers(now, stop=message.stop)
+                self._restart, self._outdated_sent = message.request, -1
             elif type(message) is m.OpenKernel:
                 self.kernel_requests.append(message.request)
 
@@ -208,25 +208,25 @@ class SlaveCore:
         """Tell the master how much fits from now on."""
         self.session.send(m.Capacity(slots, credit))
 
-    def _follow_output(self) -> None:
+    def _throttle_output(self) -> None:
         """Slow those who write more than the master takes."""
         self._output_bytes -= sum(size for size in self.session.take_acked() if isinstance(size, int))
         holds = self._output_bytes > OUTPUT_BYTES_MAX
         if holds != self._holds_notes:
             self._holds_notes = holds
-            self._crew.hold_notes(holds)
+            self._pool.hold_notes(holds)
 
-    def _follow_restart(self) -> None:
+    def _report_restart(self) -> None:
         """Tell the master how far its restart is."""
-        left = self._crew.outdated
-        if left != self._outdated:
+        left = self._pool.outdated
+        if left != self._outdated_sent:
             self.session.send(m.WorkersOutdated(self._restart, left))
-            self._outdated = left
+            self._outdated_sent = left
         if not left:
             self._restart = 0
 
     @property
-    def all_heard(self) -> bool:
+    def all_acknowledged(self) -> bool:
         """Say whether the master has acknowledged everything that was said."""
         return not (self.session.in_flight or self.session.backlog)
 
@@ -236,84 +236,85 @@ class SlaveCore:
         While all workers have more to run, plain results gather for a moment: a task that takes milliseconds would cost
         master and application one of theirs each time.
         """
-        reports = self._crew.take_reports()
+        reports = self._pool.take_reports()
         urgent = bool(reports.returned or reports.degraded)
         for task, stream, data in reports.output:
             self._output_bytes += len(data)
             self.session.send(m.Output(task, stream, data), tag=len(data))
         if self._output_bytes:
-            self._follow_output()
+            self._throttle_output()
         if reports.started:
             self.session.send(m.Started(self.name, reports.started))
         for made in reports.segments:
-            self._open(made)
+            self._open_segment(made)
         for job, frames, buffers in reports.outcomes:
             if any(slices_of(frame.sizes) for frame in frames if frame.sizes):
                 frames, buffers = self._with_slices(job, frames, buffers)
-            self._gathered += len(frames)
+            self._unsent_outcomes += len(frames)
             urgent = urgent or bool(buffers) or any(frame.status or frame.sizes for frame in frames)
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
         if reports.forgotten or reports.orphaned:
-            self._close(reports.forgotten, reports.orphaned)
+            self._close_segments(reports.forgotten, reports.orphaned)
         if self._restart:
-            self._follow_restart()
+            self._report_restart()
         self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))
         if self._host_load is not None and now >= self._host_load_at:
             self._host_load_at = now + HOST_LOAD_S
             self.session.send(self._host_load())
-        if self._gathers(urgent, now):
+        if self._is_held_back(urgent, now):
             return []
         envelopes = self.session.flush(now)
-        if not envelopes and now - self._said_at >= self._interval_s:
+        if not envelopes and now - self._sent_at >= self._interval_s:
             envelopes = [self.session.keepalive()]
         if envelopes:
-            self._said_at = now
+            self._sent_at = now
         return envelopes
 
-    def _gathers(self, urgent: bool, now: float) -> bool:
+    def _is_held_back(self, urgent: bool, now: float) -> bool:
         """Say whether what there is to say is kept back for now."""
-        if self._gathered and not urgent and self._gathered < GATHER_MAX and self._crew.provided:
-            self._gathers_until = self._said_at + GATHER_S
-            if now < self._gathers_until:
+        if self._unsent_outcomes and not urgent and self._unsent_outcomes < GATHER_MAX and self._pool.is_saturated:
+            self._held_back_until = self._sent_at + GATHER_S
+            if now < self._held_back_until:
                 return True
-        self._gathered = 0
-        self._gathers_until = -inf
+        self._unsent_outcomes = 0
+        self._held_back_until = -inf
         return False
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
-    def _here(self, tasks: list[m.TaskFrame], buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
+    def _localized(self, tasks: list[m.TaskFrame], buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
         """Give tasks with what a master on another host has told once."""
         if not any(task.sizes for task in tasks):
             return tasks, buffers
-        parts = [self._contents.translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)]
+        translated = self._received_contents.translated
+        parts = [translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)]
         for sizes, _ in parts:
-            self._show(sizes)
+            self._announce_to_pool(sizes)
         frames = [
             task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
             for task, (sizes, _) in zip(tasks, parts, strict=True)
         ]
         return frames, [own for _, own in parts]
 
-    def _show(self, sizes: m.Sizes) -> None:
+    def _announce_to_pool(self, sizes: m.Sizes) -> None:
         """Tell the crew how to open our own memory."""
         for slice_ in slices_of(sizes):
             handle = None if self._store is None else self._store.handle(slice_.segment)
-            if handle is not None and slice_.segment not in self._shown:
-                self._shown.add(slice_.segment)
-                self._crew.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
+            if handle is not None and slice_.segment not in self._pool_segments:
+                self._pool_segments.add(slice_.segment)
+                self._pool.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
 
-    def _open(self, made: AddSegment) -> None:
+    def _open_segment(self, made: AddSegment) -> None:
         try:
-            self._shelf.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
+            self._segment_reader.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
         except (CannotOpen, OSError) as error:  # its worker has died, or descriptors are spent; each task says so
             log.warning("shared memory of a worker is gone: %s", error)
 
     def _check_size(self, slices: Sequence[m.Slice]) -> None:
         """Raise TooLarge if a result has to travel, and is more than this process may take."""
-        size = 0 if self._introductions.shares else sum(slice_.size for slice_ in slices)
+        size = 0 if self._announced_segments.shares else sum(slice_.size for slice_ in slices)
         if size > self._result_bytes_max:
             raise TooLarge(
                 f"a result of {size >> 20} MiB has to go through the memory of slave {self.name!r}, which takes up to"
@@ -332,7 +333,7 @@ class SlaveCore:
             slices = slices_of(frame.sizes)
             try:
                 self._check_size(slices)
-                sizes, own = self._introductions.outgoing(frame.sizes, own)
+                sizes, own = self._announced_segments.outgoing(frame.sizes, own)
             except (CannotOpen, MemoryError, OSError) as error:
                 log.warning("a result of task %s cannot be taken: %s", task_name(job, frame.index), describe(error))
                 sizes, own, frame = (), (), _lost(frame)
@@ -340,9 +341,9 @@ class SlaveCore:
                 sizes, own, frame = (), (), _too_large(frame, error)
             else:
                 frame = msgspec.structs.replace(frame, sizes=sizes) if sizes is not frame.sizes else frame
-            if slices and not self._introductions.shares:
-                self._crew.release(slices, clean=True)
-            elif any(self._shelf.handle(slice_.segment) is None for slice_ in slices):
+            if slices and not self._announced_segments.shares:
+                self._pool.release(slices, clean=True)
+            elif any(self._segment_reader.handle(slice_.segment) is None for slice_ in slices):
                 sizes, own, frame = (), (), _lost(frame)
             else:
                 for slice_ in slices:
@@ -351,39 +352,39 @@ class SlaveCore:
             out_buffers.append(own)
         return out_frames, out_buffers
 
-    def _released(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
+    def _release(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
         lent_slices = [it for it in dict.fromkeys(slices) if self._lent.get(it.segment, {}).get(it.offset) == it]
-        self._crew.release(lent_slices, clean=clean)  # of others, workers know nothing
+        self._pool.release(lent_slices, clean=clean)  # of others, workers know nothing
         for slice_ in lent_slices:
             lent = self._lent.get(slice_.segment)
             if lent is not None and lent.pop(slice_.offset, None) is not None and not lent:
                 del self._lent[slice_.segment]
                 if slice_.segment in self._orphans:
-                    self._close([slice_.segment], ())
+                    self._close_segments([slice_.segment], ())
 
-    def _close(self, segments: Sequence[bytes], orphaned: Sequence[bytes]) -> None:
+    def _close_segments(self, segments: Sequence[bytes], orphaned: Sequence[bytes]) -> None:
         """Close segments, and those of dead workers of which nothing is lent."""
         self._orphans.update(segment for segment in orphaned if segment in self._lent)
         closed = [*segments, *(segment for segment in orphaned if segment not in self._lent)]
         self._orphans.difference_update(closed)
         for segment in closed:
             self._lent.pop(segment, None)
-        self._shelf.drop(closed)
-        self._introductions.dropped(closed)
+        self._segment_reader.drop(closed)
+        self._announced_segments.dropped(closed)
 
     def end(self) -> None:
         """Take back what is lent: whoever has it may keep it, but it is not used again. When the session is over."""
-        self._crew.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
+        self._pool.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
         self._lent.clear()
-        self._crew.hold_notes(False)
-        self._shelf.drop(list(self._orphans))
-        self._crew.drop_segments(list(self._shown))
+        self._pool.hold_notes(False)
+        self._segment_reader.drop(list(self._orphans))
+        self._pool.drop_segments(list(self._pool_segments))
 
     def next_deadline(self) -> float:
         """When `step` should be called again at the latest."""
-        if self._gathered:
-            return self._gathers_until
-        keepalive = self._said_at + self._interval_s
+        if self._unsent_outcomes:
+            return self._held_back_until
+        keepalive = self._sent_at + self._interval_s
         due = self.session.next_deadline()
         return keepalive if due is None else min(keepalive, due)
 

@@ -61,7 +61,7 @@ class SlaveKernelApp(IPKernelApp):
         super().init_sockets()
 
 
-class BornKernel:
+class SlaveKernelProcess:
     """A process that is a kernel and a slave from the start.
 
     Args:
@@ -85,7 +85,7 @@ class BornKernel:
         self._app.initialize(list(arguments))
         assert self._app.shell is not None
         self._app.shell.push({"slave": SlaveView(host.ask)})
-        host.is_open(access_of_app(self._app) if self._app.transport == "tcp" else None)
+        host.use_running_kernel(access_of_app(self._app) if self._app.transport == "tcp" else None)
         self._slave.be_kernel(host)
         signal.signal(signal.SIGTERM, lambda number, frame: self._loop.add_callback_from_signal(self._loop.stop))
         self._thread.start()
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"the kernel concurrent_slave joins a cluster: set {CONNECTION_VARIABLE} to its name or to the path "
                 "of its connection file"
             )
-        BornKernel(where).run(arguments)
+        SlaveKernelProcess(where).run(arguments)
     except ConcurrentError as error:
         sys.exit(f"the slave ends: {error}")
 

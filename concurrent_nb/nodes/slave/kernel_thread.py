@@ -48,7 +48,7 @@ class KernelHost:
         self._describe = describe
         self._master_ip = master_ip
         self._access: KernelAccess | None = None  # set and cleared by the kernel's thread
-        self._is_elsewhere = False
+        self._runs_elsewhere = False
         self._questions: deque[Future[dict[str, Any]]] = deque()
         self._thread: threading.Thread | None = None
         self._kernel: ThreadedKernel | None = None
@@ -56,9 +56,9 @@ class KernelHost:
         self._ended = False
         self._closing = False
 
-    def is_open(self, access: KernelAccess | None) -> None:
+    def use_running_kernel(self, access: KernelAccess | None) -> None:
         """Have a kernel that is not ours to start: this process is one. None if it does not listen on TCP."""
-        self._access, self._is_elsewhere = access, True
+        self._access, self._runs_elsewhere = access, True
 
     # ------------------------------------------------------------------------------------------ on the slave's thread
 
@@ -79,7 +79,7 @@ class KernelHost:
         access = self._access
         if access is not None:
             core.kernel_opened(access)
-        elif self._is_elsewhere:
+        elif self._runs_elsewhere:
             core.kernel_opened(None, "it is one already, on a transport of one machine: use that kernel's own file")
         elif self._thread is None:
             self._start()
@@ -94,7 +94,7 @@ class KernelHost:
             thread.join(LEAVE_WITHIN_S)
             if thread.is_alive():
                 if kernel is not None:
-                    kernel.take_file_away()
+                    kernel.remove_connection_file()
                 log.warning("a cell of this slave's kernel does not end: it is left behind")
         for question in self._questions:
             question.cancel()
@@ -113,7 +113,7 @@ class KernelHost:
         try:
             self._run_kernel()
         except ImportError as error:
-            self._error = missing(error)
+            self._error = missing_dependency(error)
         except ConcurrentError as error:
             self._error = str(error)
         except BaseException as error:
@@ -162,7 +162,7 @@ def spare_from_debugger(thread: threading.Thread) -> None:
     thread.pydev_do_not_trace = True  # type: ignore[attr-defined]
 
 
-def missing(error: ImportError) -> str:
+def missing_dependency(error: ImportError) -> str:
     """Say what to install where a module of Jupyter cannot be imported."""
     where = f"{socket.gethostname()} ({sys.executable}, pid {os.getpid()})"
     return f"{error}. On {where}: pip install 'concurrent-nb[notebook]', or ipykernel 7 or newer"

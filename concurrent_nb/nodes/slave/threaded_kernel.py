@@ -52,8 +52,8 @@ class SlaveView:
         return int(self._ask()["unfinished"])
 
     def __repr__(self) -> str:
-        told = self._ask()
-        return f"<slave {told['name']}: {told['workers']} workers, {told['unfinished']} tasks unfinished>"
+        status = self._ask()
+        return f"<slave {status['name']}: {status['workers']} workers, {status['unfinished']} tasks unfinished>"
 
 
 class ThreadedKernel:
@@ -94,7 +94,7 @@ class ThreadedKernel:
         """Serve clients until one of them shuts the kernel down, or `stop`."""
         assert self._app is not None and self._loop is not None
         kernel = self._app.kernel
-        while not kernel.over:
+        while not kernel.has_ended:
             # An interrupt that comes too late for its cell may hit the loop; it goes on.
             with contextlib.suppress(KeyboardInterrupt):
                 self._loop.run_forever()
@@ -107,14 +107,14 @@ class ThreadedKernel:
     def close(self) -> None:
         """Take back all that `open` has done to this process."""
         app, self._app = self._app, None
-        self.take_file_away()
+        self.remove_connection_file()
         if app is not None:
-            _dismantle(app)
+            _tear_down(app)
         if self._loop is not None:
             asyncio.set_event_loop(None)
             self._loop.close()
 
-    def take_file_away(self) -> None:
+    def remove_connection_file(self) -> None:
         """Leave no connection file behind."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -148,7 +148,7 @@ class _Interrupts:
             with self._lock:
                 self._running, self._awaited = False, None
             if self._raised:
-                _take_what_comes()
+                _absorb_interrupt()
 
     @contextlib.contextmanager
     def awaiting(self, future: "asyncio.Future[Any]") -> Iterator[None]:
@@ -169,7 +169,7 @@ class _Interrupts:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), error)
 
 
-def _take_what_comes() -> None:
+def _absorb_interrupt() -> None:
     """Let a KeyboardInterrupt that has not come yet come here. (Python's way to take one back leaves a flag behind that
     slows the process down, and makes Python 3.11 loop for ever once a debugger traces.)"""
     with contextlib.suppress(KeyboardInterrupt):
@@ -180,7 +180,7 @@ def _take_what_comes() -> None:
 class ThreadIPythonKernel(IPythonKernel):
     """A kernel that is not alone in its process: it handles no signals, and when it ends, nothing else does."""
 
-    over = False  #: nobody is to be served any more
+    has_ended = False  #: nobody is to be served any more
     ending: Callable[[], None] = staticmethod(lambda: None)  #: called, maybe twice, when the end has begun
     #: where debugpy listens in this process; it does that once in a process's life, and kernels come and go
     debugpy_port: ClassVar[Any] = None
@@ -200,7 +200,7 @@ class ThreadIPythonKernel(IPythonKernel):
 
     def end(self) -> None:
         """End the kernel, and the cell that runs. For any thread."""
-        self.over = True
+        self.has_ended = True
         self.ending()
         self._interrupts.interrupt()
         self.io_loop.add_callback(self.io_loop.stop)
@@ -292,7 +292,7 @@ def access_of_app(app: IPKernelApp) -> KernelAccess:
     )
 
 
-def _dismantle(app: IPKernelApp) -> None:
+def _tear_down(app: IPKernelApp) -> None:
     """Undo the set-up of a kernel, so that the process is as before, and can have another one."""
     shell: Any = InteractiveShell._instance
     for function in (app.close, app.cleanup_connection_file, getattr(shell, "atexit_operations", None)):

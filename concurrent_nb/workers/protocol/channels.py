@@ -17,7 +17,9 @@ class WorkerChannels(NamedTuple):
     tasks: int  #: stream socket: orders in, results out
     tokens: int  #: pipe: a byte for each task that may start
     page: int  #: status page
-    lifeline: int  #: pipe on which nothing ever comes but its end, and with it the end of the worker's process group
+    parent_death_pipe: (
+        int  #: pipe on which nothing ever comes but its end, and with it the end of the worker's process group
+    )
     out: int  #: pipe: what is written to descriptor 1
     err: int  #: pipe: what is written to descriptor 2
 
@@ -34,7 +36,7 @@ class SlaveChannels(NamedTuple):
     tokens: int  #: gives tokens
     tokens_back: int  #: the worker's own end of that pipe: takes back the tokens that it has not used
     page: int
-    lifeline: int
+    parent_death_pipe: int
     out: int
     err: int
 
@@ -55,8 +57,8 @@ def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
         made += os.pipe()
         made += os.pipe()
         made += os.pipe()
-        _, _, tokens_back, tokens, worker_lifeline, lifeline, out, worker_out, err, worker_err = made
-        made.append(worker_tokens := _opened_again(tokens_back))
+        _, _, tokens_back, tokens, worker_death_pipe, parent_death_pipe, out, worker_out, err, worker_err = made
+        made.append(worker_tokens := _open_again(tokens_back))
         made.append(page := make_page_file())
         made.append(worker_page := os.dup(page))
         for fd in (tasks, tokens, tokens_back, worker_tokens, out, err):
@@ -66,12 +68,12 @@ def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
             os.close(fd)
         raise
     return (
-        SlaveChannels(tasks, tokens, tokens_back, page, lifeline, out, err),
-        WorkerChannels(worker_tasks, worker_tokens, worker_page, worker_lifeline, worker_out, worker_err),
+        SlaveChannels(tasks, tokens, tokens_back, page, parent_death_pipe, out, err),
+        WorkerChannels(worker_tasks, worker_tokens, worker_page, worker_death_pipe, worker_out, worker_err),
     )
 
 
-def _opened_again(pipe: int) -> int:
+def _open_again(pipe: int) -> int:
     """Open the end of a pipe that is read once more, where the system can do that; else duplicate it.
 
     Of a duplicate, a task could set the flags for both: the slave would wait for a token that does not come.

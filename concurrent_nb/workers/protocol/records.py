@@ -27,15 +27,15 @@ Buffer = bytes | bytearray | memoryview
 LARGE_BYTES: Final = 64 * 1024
 #: most that a worker's header may announce for itself: results that were kept back (64 KiB), one body (64 KiB), and
 #: where `wire.messages.BUFFERS_MAX` buffers lie (46 bytes each) are less
-HEADER_BYTES_MAX: Final = 1024 * 1024
+WORKER_HEADER_BYTES_MAX: Final = 1024 * 1024
 #: ... and a slave's, whose packs of tasks may refer to as much as their master has let through
-ORDER_BYTES_MAX: Final = 64 * 1024 * 1024
+SLAVE_HEADER_BYTES_MAX: Final = 64 * 1024 * 1024
 #: first size of the space that bytes are received into
-ROOM_BYTES: Final = 256 * 1024
+SPACE_BYTES: Final = 256 * 1024
 #: a buffer of this size or more gets memory of its own from the system, page by page as its bytes come
 MAPPED_BYTES: Final = 1024 * 1024
 #: with less room than this, what is held is moved to the beginning of the space
-_LITTLE_ROOM_BYTES: Final = 16 * 1024
+_LITTLE_SPACE_BYTES: Final = 16 * 1024
 
 _LENGTH: Final = struct.Struct("<I")
 _ARRAY: Final = struct.Struct(">BI")
@@ -50,7 +50,7 @@ class LoadFunction(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=1
     body: bytes  #: empty if it is the first buffer
     sizes: Sizes
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow."""
         return lengths(self.sizes)
 
@@ -60,7 +60,7 @@ class ForgetFunctions(msgspec.Struct, array_like=True, frozen=True, gc=False, ta
 
     digests: list[bytes]
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow: none."""
         return []
 
@@ -75,7 +75,7 @@ class RunTasks(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
     threads: int = 0  #: that libraries may use meanwhile; 0: as many as they do
     job: bytes = b""
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow."""
         return [length for task in self.tasks if task[2] for length in lengths(task[2])]
 
@@ -99,7 +99,7 @@ class NoteRecord(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=4):
     ticket: int
     data: bytes
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow: none."""
         return []
 
@@ -112,7 +112,7 @@ class AddSegment(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
     fd: int  #: ... under this number
     size: int
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow: none."""
         return []
 
@@ -122,7 +122,7 @@ class RemoveSegments(msgspec.Struct, array_like=True, frozen=True, gc=False, tag
 
     segments: list[bytes]
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow: none."""
         return []
 
@@ -133,7 +133,7 @@ class ReleaseSlices(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=
     slices: list[Slice]
     clean: bool  #: nobody refers to them any more
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow: none."""
         return []
 
@@ -143,13 +143,13 @@ class NotInitialized(msgspec.Struct, array_like=True, frozen=True, gc=False, tag
 
     report: str  #: its traceback
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow: none."""
         return []
 
 
-Order = LoadFunction | ForgetFunctions | RunTasks | AddSegment | RemoveSegments | ReleaseSlices
-Said = NoteRecord | AddSegment | RemoveSegments | NotInitialized
+SlaveRecord = LoadFunction | ForgetFunctions | RunTasks | AddSegment | RemoveSegments | ReleaseSlices
+WorkerRecord = NoteRecord | AddSegment | RemoveSegments | NotInitialized
 
 
 def lengths(sizes: Sizes) -> list[int]:
@@ -160,7 +160,7 @@ def lengths(sizes: Sizes) -> list[int]:
 class Results(list[Result]):
     """A list of results, as a header."""
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow."""
         return [length for result in self if result.sizes for length in lengths(result.sizes)]
 
@@ -168,21 +168,21 @@ class Results(list[Result]):
 class Header(Protocol):
     """What a record begins with."""
 
-    def announced(self) -> list[int]:
+    def buffer_sizes(self) -> list[int]:
         """List the lengths of the buffers that follow."""
 
 
 H = TypeVar("H", bound=Header)
 
 encode: Final = msgspec.msgpack.Encoder().encode
-_orders: "Final[msgspec.msgpack.Decoder[Order]]" = msgspec.msgpack.Decoder(Order)
+_slave_records: "Final[msgspec.msgpack.Decoder[SlaveRecord]]" = msgspec.msgpack.Decoder(SlaveRecord)
 _results: "Final[msgspec.msgpack.Decoder[list[Result]]]" = msgspec.msgpack.Decoder(list[Result])
-_said: "Final[msgspec.msgpack.Decoder[Said]]" = msgspec.msgpack.Decoder(Said)
+_worker_records: "Final[msgspec.msgpack.Decoder[WorkerRecord]]" = msgspec.msgpack.Decoder(WorkerRecord)
 
 
-def decode_order(header: Buffer) -> Order:
+def decode_slave_record(header: Buffer) -> SlaveRecord:
     """Decode a header from the slave."""
-    return _orders.decode(header)
+    return _slave_records.decode(header)
 
 
 def decode_results(header: Buffer) -> Results:
@@ -190,10 +190,10 @@ def decode_results(header: Buffer) -> Results:
     return Results(_results.decode(header))
 
 
-def decode_said(header: Buffer) -> Results | Said:
+def decode_worker_record(header: Buffer) -> Results | WorkerRecord:
     """Decode a header from the worker."""
     # Results come in an array of 32 bits' length however few they are, see `pack_results`.
-    return decode_results(header) if header[:1] == _RESULTS_BEGIN else _said.decode(header)
+    return decode_results(header) if header[:1] == _RESULTS_BEGIN else _worker_records.decode(header)
 
 
 def pack(header: bytes) -> bytes:
@@ -238,7 +238,7 @@ class RecordReader(Generic[H]):
         self,
         decode: Callable[[memoryview], H],
         *,
-        header_bytes_max: int = HEADER_BYTES_MAX,
+        header_bytes_max: int = WORKER_HEADER_BYTES_MAX,
         buffer_bytes_max: int = 1 << 62,
         over_limit: str = "",
     ) -> None:
@@ -247,14 +247,14 @@ class RecordReader(Generic[H]):
         self._buffer_bytes_max = buffer_bytes_max
         self._over_limit = over_limit
         self._failure = ""  # why this is no stream of records
-        self._space = memoryview(bytearray(ROOM_BYTES))
+        self._space = memoryview(bytearray(SPACE_BYTES))
         self._start = self._end = 0  # received and not yet used, in the space
         self._header: H | None = None  # a header whose buffers are not complete
         self._lengths: Sequence[int] = ()  # of its buffers
         self._buffers: list[memoryview] = []  # those of them that are complete, then the one that is being filled
         self._at = self._filled = 0  # the buffer that is being filled, and how far it is
 
-    def room(self) -> memoryview:
+    def get_buffer(self) -> memoryview:
         """Give the space for the next bytes: never empty. Raises ProtocolError once the stream has failed."""
         if self._failure:
             raise ProtocolError(self._failure)
@@ -262,13 +262,13 @@ class RecordReader(Generic[H]):
             return self._buffers[self._at][self._filled :]
         if self._start == self._end:
             self._start = self._end = 0
-            if len(self._space) > ROOM_BYTES:
-                self._space = memoryview(bytearray(ROOM_BYTES))
-        elif len(self._space) - self._end < _LITTLE_ROOM_BYTES:
+            if len(self._space) > SPACE_BYTES:
+                self._space = memoryview(bytearray(SPACE_BYTES))
+        elif len(self._space) - self._end < _LITTLE_SPACE_BYTES:
             self._make_room()
         return self._space[self._end :]
 
-    def took(self, received: int) -> list[tuple[H, list[memoryview]]]:
+    def buffer_updated(self, received: int) -> list[tuple[H, list[memoryview]]]:
         """Note that `received` bytes were written into the room; return the records that are complete now.
 
         Raises ProtocolError where the bytes are no record; if records came before them, at the next call.
@@ -317,17 +317,17 @@ class RecordReader(Generic[H]):
             return False
         begin = self._start + _LENGTH.size
         header = self._decode(self._space[begin : begin + length])
-        if announced := header.announced():
-            self._check(announced)
-            self._lengths = announced
+        if buffer_sizes := header.buffer_sizes():
+            self._check(buffer_sizes)
+            self._lengths = buffer_sizes
         self._header = header
         self._start = begin + length
         return True
 
-    def _check(self, announced: Sequence[int]) -> None:
-        if min(announced) < 0:
-            raise ProtocolError(f"it announces a buffer of {min(announced)} bytes")
-        if (size := sum(announced)) > self._buffer_bytes_max:
+    def _check(self, buffer_sizes: Sequence[int]) -> None:
+        if min(buffer_sizes) < 0:
+            raise ProtocolError(f"it announces a buffer of {min(buffer_sizes)} bytes")
+        if (size := sum(buffer_sizes)) > self._buffer_bytes_max:
             raise ProtocolError(
                 f"it announces buffers of {size} bytes, more than {self._buffer_bytes_max}{self._over_limit}"
             )

@@ -27,7 +27,7 @@ _STOP, _READS = 8, 9  # _READS + 1 for stream 1, + 2 for stream 2
 _THREADS = 12
 _NONCE_AT: Final = 128
 #: how often two words are read again that do not belong together: no honest writer is that fast
-_LOOKS_MAX: Final = 100
+_READS_MAX: Final = 100
 
 
 def make_page_file() -> int:
@@ -99,14 +99,14 @@ class StatusPage:
         """Count the begin or the end of a read: the number is odd while the slave reads this pipe."""
         self.words[_READS + stream] += 1
 
-    def want_threads(self) -> None:
+    def use_threads(self) -> None:
         """Say, before there is a process, that its tasks are to run in threads, which get pages of their own."""
         self.words[_THREADS] = 1
 
     # ------------------------------------------------------------------------------------------------- both read
 
     @property
-    def wants_threads(self) -> bool:
+    def uses_threads(self) -> bool:
         """Say whether tasks are to run in threads of this process."""
         return bool(self.words[_THREADS])
 
@@ -131,7 +131,7 @@ class StatusPage:
         return self.words[_STOP]
 
     @property
-    def on_its_way(self) -> int:
+    def result_in_transit(self) -> int:
         """Return the ticket of the task whose result is on its way, 0 if none."""
         return self.words[_SENDING]
 
@@ -140,9 +140,9 @@ class StatusPage:
         words = self.words
         return words[_READS + 1], words[_READS + 2]
 
-    def look(self) -> tuple[int, float]:
+    def running_task(self) -> tuple[int, float]:
         """Return the ticket of the task that runs and when it started; (0, 0.0) if none does."""
-        for _ in range(_LOOKS_MAX):
+        for _ in range(_READS_MAX):
             if not (ticket := self.words[_TICKET]):
                 break
             started_at = self.times[_START]

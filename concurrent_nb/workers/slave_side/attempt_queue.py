@@ -29,28 +29,28 @@ class AttemptQueue:
         self._queue.append(attempt)
         self._count += 1
 
-    def put_back(self, attempt: Attempt) -> None:
+    def push_front(self, attempt: Attempt) -> None:
         """Put an attempt that a worker had to the front."""
         attempt.worker = 0
         self._queue.appendleft(attempt)
         self._count += 1
 
-    def leave(self, attempt: Attempt) -> None:
+    def remove(self, attempt: Attempt) -> None:
         """Take an attempt out, wherever it stands."""
-        attempt.over = True
+        attempt.is_removed = True
         attempt.body, attempt.buffers = b"", ()  # its shell may stand in the queue for long
         self._count -= 1
 
     def clear(self) -> list[Attempt]:
         """Take everything out, and return it in order."""
-        left = [attempt for attempt in self._queue if not attempt.over]
+        left = [attempt for attempt in self._queue if not attempt.is_removed]
         self._queue.clear()
         self._count = 0
         return left
 
     def first(self) -> Attempt:
         """Return the first attempt. There has to be one."""
-        while self._queue[0].over:
+        while self._queue[0].is_removed:
             self._queue.popleft()
         return self._queue[0]
 
@@ -58,14 +58,14 @@ class AttemptQueue:
         """Return the digest of the function of the first attempt. There has to be one."""
         return self.first().function
 
-    def take(self, size: int) -> list[Attempt]:
+    def pop_pack(self, size: int) -> list[Attempt]:
         """Take a pack from the front: up to `size` neighbours of one job and function, if they fit."""
         first = self.first()
         pack: list[Attempt] = []
         room = PACK_BYTES_MAX
         while self._queue and len(pack) < size:
             attempt = self._queue[0]
-            if not attempt.over:
+            if not attempt.is_removed:
                 room -= len(attempt.body) + (sum(lengths(attempt.sizes)) if attempt.sizes else 0)
                 if pack and (attempt.function != first.function or attempt.job != first.job or room < 0):
                     break

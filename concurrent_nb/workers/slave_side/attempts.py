@@ -37,12 +37,12 @@ class Attempt(Struct, eq=False):
     sizes: Sizes
     buffers: Sequence[Buffer]
     worker: int = 0  #: the worker that has it, 0 while it waits
-    wish: Disposition = Disposition.KEEP
-    over: bool = False  #: it left the books while it stood in the queue, where it is skipped
+    disposition: Disposition = Disposition.KEEP
+    is_removed: bool = False  #: it left the books while it stood in the queue, where it is skipped
     reported: bool = False  #: reported as started
     needs: Needs | None = None  #: None: a slot, in a process
     suspect: bool = False  #: it may have ended a process of threads, so it runs in one alone
-    in_vain: int = 0  #: workers that had it as their next one, and did nothing
+    futile_workers: int = 0  #: workers that had it as their next one, and did nothing
 
     @property
     def ref(self) -> TaskRef:
@@ -68,7 +68,7 @@ class Attempt(Struct, eq=False):
 
     def overran(self, elapsed_s: float) -> bool:
         """Say whether it ran too long and was told to stop: what it returned after that is not to be trusted."""
-        return self.wish is Disposition.TIME_OUT and self.timeout_s is not None and elapsed_s > self.timeout_s
+        return self.disposition is Disposition.TIME_OUT and self.timeout_s is not None and elapsed_s > self.timeout_s
 
     @property
     def name(self) -> str:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 #: composition root of worker processes; a name, because this layer does not import it
 COMMAND: Final = (sys.executable, "-P", "-m", "concurrent_nb.nodes.worker.process")
 #: lines of a dying process that are kept for the message
-LAST_LINES: Final = 10
+TAIL_LINES: Final = 10
 #: of which so many characters are kept
 LINE_CHARS_MAX: Final = 1000
 #: lines of starting processes that go to the log within a minute
@@ -60,7 +60,7 @@ class ProcessEnded:
     """A worker's process is no more."""
 
     worker: int
-    how: str  #: as in "died of SIGSEGV"
+    reason: str  #: as in "died of SIGSEGV"
 
 
 Event = ProcessStarted | ProcessEnded
@@ -69,10 +69,10 @@ Event = ProcessStarted | ProcessEnded
 class Launcher(Protocol):
     """Starts and signals worker processes."""
 
-    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
+    def launch(self, worker: int, channels: WorkerChannels) -> list[Event]:
         """Start a worker that gets these ends. They stay open here."""
 
-    def expect_host(self) -> None:
+    def prepare_system_host(self) -> None:
         """Have ready what a host needs, because one is about to be launched."""
 
     def interrupt(self, worker: int) -> None:
@@ -84,24 +84,24 @@ class Launcher(Protocol):
     def fds(self) -> list[int]:
         """List the descriptors that become readable when there is news."""
 
-    def news(self) -> list[Event]:
+    def take_events(self) -> list[Event]:
         """Say what has happened, without waiting."""
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the last lines that processes wrote before they had their output pipes."""
 
     def close(self, wait_s: float) -> None:
         """Kill every worker that is left, and wait for it, `wait_s` seconds at most."""
 
 
-def environment(slots: int, cores: int, given: Mapping[str, str]) -> dict[str, str]:
+def environment(slots: int, cores: int, user_environment: Mapping[str, str]) -> dict[str, str]:
     """Make the workers' environment: libraries share the cores out among the slots, unless the user has said how."""
     threads = str(max(1, cores // max(1, slots)))
-    general = THREADS[0] in given  # then the user has said it for those that follow, too
-    return {**{name: threads for name in THREADS if not (general and name in FOLLOWERS)}, **given}
+    general = THREADS[0] in user_environment  # then the user has said it for those that follow, too
+    return {**{name: threads for name in THREADS if not (general and name in FOLLOWERS)}, **user_environment}
 
 
-def inherited(env: Mapping[str, str]) -> list[int]:
+def inherited_fds(env: Mapping[str, str]) -> list[int]:
     """List the descriptors of ours that workers read by the numbers that their environment names."""
     return [int(env[INITIALIZER_VARIABLE])] if INITIALIZER_VARIABLE in env else []
 
@@ -110,7 +110,7 @@ def inherited(env: Mapping[str, str]) -> list[int]:
 LARGE_BYTES: Final = 256 << 20
 
 
-def in_words(status: int, peak_bytes: int = 0) -> str:
+def describe_exit(status: int, peak_bytes: int = 0) -> str:
     """Say how a process ended: of a signal, or with an exit code, and how much memory it had.
 
     Args:
@@ -137,7 +137,7 @@ class StderrTail:
     def __init__(self) -> None:
         self.fd, self.writing = os.pipe()
         os.set_blocking(self.fd, False)
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
         self._limit = LogLimit(LOGGED_LINES_MAX)
 
     def read(self) -> None:
@@ -167,9 +167,9 @@ class ForkServerLauncher:
     def __init__(self, env: Mapping[str, str], command: Sequence[str] = COMMAND) -> None:
         self._env = env
         self._command = command
-        self._words = StderrTail()
+        self._stderr = StderrTail()
         self._link: socket.socket | None = None
-        self._template: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
         self._workers: dict[int, int] = {}  # worker to pid, 0 until it is forked
 
     def _start(self) -> None:
@@ -177,12 +177,12 @@ class ForkServerLauncher:
         link, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(link.close)
-            self._template = subprocess.Popen(
-                [*self._command, "--template", str(theirs.fileno())],
+            self._server = subprocess.Popen(
+                [*self._command, "--fork-server", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=self._words.writing,
-                stderr=self._words.writing,
-                pass_fds=[theirs.fileno(), *inherited(self._env)],
+                stdout=self._stderr.writing,
+                stderr=self._stderr.writing,
+                pass_fds=[theirs.fileno(), *inherited_fds(self._env)],
                 start_new_session=True,
                 env=dict(self._env),
             )
@@ -190,7 +190,7 @@ class ForkServerLauncher:
         link.setblocking(False)
         self._link = link
 
-    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
+    def launch(self, worker: int, channels: WorkerChannels) -> list[Event]:
         """Ask the template for a worker."""
         try:
             if self._link is None:
@@ -200,12 +200,12 @@ class ForkServerLauncher:
         assert self._link is not None
         self._workers[worker] = 0
         try:
-            socket.send_fds(self._link, [RECORD.pack(FORK, worker, 0, 0, 0)], list(ends))
+            socket.send_fds(self._link, [RECORD.pack(FORK, worker, 0, 0, 0)], list(channels))
         except (BlockingIOError, ConnectionError):
-            return self._template_died()
+            return self._server_died()
         return []
 
-    def expect_host(self) -> None:
+    def prepare_system_host(self) -> None:
         """Have the template import what a host needs, if it has not yet: the first one is slow, the others are not."""
         self._signal(PREPARE, 0)
 
@@ -215,8 +215,8 @@ class ForkServerLauncher:
 
     def kill(self, worker: int) -> None:
         """Have the template kill the worker; a worker that was never forked is stopped with its template."""
-        if self._workers.get(worker) == 0 and self._template is not None:
-            self._template.kill()
+        if self._workers.get(worker) == 0 and self._server is not None:
+            self._server.kill()
         else:
             self._signal(KILL, worker)
 
@@ -227,11 +227,11 @@ class ForkServerLauncher:
 
     def fds(self) -> list[int]:
         """List the descriptors that become readable when there is news."""
-        return [self._words.fd] if self._link is None else [self._words.fd, self._link.fileno()]
+        return [self._stderr.fd] if self._link is None else [self._stderr.fd, self._link.fileno()]
 
-    def news(self) -> list[Event]:
+    def take_events(self) -> list[Event]:
         """Read what the template tells."""
-        self._words.read()
+        self._stderr.read()
         events: list[Event] = []
         while self._link is not None:
             try:
@@ -241,10 +241,10 @@ class ForkServerLauncher:
             except ConnectionError:
                 record = b""
             if len(record) < RECORD.size:
-                return events + self._template_died()
+                return events + self._server_died()
             if (event := self._event(record)) is None:  # what it says next would begin anywhere
                 log.error("the template process of the workers said what is no record: %s", record.hex())
-                return events + self._template_died()
+                return events + self._server_died()
             events.append(event)
         return events
 
@@ -257,44 +257,44 @@ class ForkServerLauncher:
         if kind != ENDED or worker not in self._workers:
             return None
         try:
-            how = in_words(os.waitstatus_to_exitcode(status), peak) if pid > 0 else "could not be forked"
+            reason = describe_exit(os.waitstatus_to_exitcode(status), peak) if pid > 0 else "could not be forked"
         except ValueError:
             return None
         del self._workers[worker]
-        return ProcessEnded(worker, how)
+        return ProcessEnded(worker, reason)
 
-    def _template_died(self) -> list[Event]:
+    def _server_died(self) -> list[Event]:
         """Count all workers as dead, and see to it that they are."""
         assert self._link is not None
-        assert self._template is not None
+        assert self._server is not None
         self._link.close()
         self._link = None
-        self._template.kill()
-        how = in_words(self._template.wait())
-        self._words.read()
-        log.error("the template process %d of the workers %s", self._template.pid, how)
+        self._server.kill()
+        reason = describe_exit(self._server.wait())
+        self._stderr.read()
+        log.error("the fork server %d of the workers %s", self._server.pid, reason)
         lost, self._workers = self._workers, {}
         for pid in lost.values():
             if pid:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
-        return [ProcessEnded(worker, f"was killed because its template {how}") for worker in lost]
+        return [ProcessEnded(worker, f"was killed because its fork server {reason}") for worker in lost]
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the last lines that the template and unready workers wrote."""
-        return self._words.text()
+        return self._stderr.text()
 
     def close(self, wait_s: float) -> None:
         """Close the link, which tells the template to kill its workers and go; kill it if it does not."""
-        if self._link is not None and self._template is not None:
+        if self._link is not None and self._server is not None:
             self._link.close()
             self._link = None
             try:
-                self._template.wait(wait_s)
+                self._server.wait(wait_s)
             except subprocess.TimeoutExpired:
-                self._template.kill()
-                self._template.wait()
-        self._words.close()
+                self._server.kill()
+                self._server.wait()
+        self._stderr.close()
 
 
 class SpawnLauncher:
@@ -305,20 +305,20 @@ class SpawnLauncher:
     ) -> None:
         self._env = env
         self._command = command
-        self._with_pidfds = pidfds  # without them, deaths are noticed when `news` is asked for
-        self._words = StderrTail()
+        self._with_pidfds = pidfds  # without them, deaths are noticed when `take_events` is asked for
+        self._stderr = StderrTail()
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, int] = {}
 
-    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
+    def launch(self, worker: int, channels: WorkerChannels) -> list[Event]:
         """Start an interpreter."""
         try:
             process = subprocess.Popen(
-                [*self._command, "--ends", ",".join(map(str, ends))],
+                [*self._command, "--channels", ",".join(map(str, channels))],
                 stdin=subprocess.DEVNULL,
-                stdout=self._words.writing,
-                stderr=self._words.writing,
-                pass_fds=[*ends, *inherited(self._env)],
+                stdout=self._stderr.writing,
+                stderr=self._stderr.writing,
+                pass_fds=[*channels, *inherited_fds(self._env)],
                 start_new_session=True,
                 env=dict(self._env),
             )
@@ -330,14 +330,14 @@ class SpawnLauncher:
                 self._pidfds[worker] = os.pidfd_open(process.pid)
         return [ProcessStarted(worker, process.pid)]
 
-    def expect_host(self) -> None:
+    def prepare_system_host(self) -> None:
         """Do nothing: each interpreter imports what it needs."""
 
     def interrupt(self, worker: int) -> None:
         """Send SIGINT to the worker."""
         process = self._workers.get(worker)
         if process is not None and process.returncode is None:
-            # Not by Popen.send_signal, which reaps it if it has just ended; that is for `news` to do.
+            # Not by Popen.send_signal, which reaps it if it has just ended; that is for `take_events` to do.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGINT)
 
@@ -350,23 +350,23 @@ class SpawnLauncher:
 
     def fds(self) -> list[int]:
         """List the descriptors that become readable when there is news."""
-        return [self._words.fd, *self._pidfds.values()]
+        return [self._stderr.fd, *self._pidfds.values()]
 
-    def news(self) -> list[Event]:
+    def take_events(self) -> list[Event]:
         """Reap what has ended. Its group is killed first, while its number cannot be another's."""
-        self._words.read()
+        self._stderr.read()
         events: list[Event] = []
         for worker, process in list(self._workers.items()):
-            if (how := _ended(process)) is not None:
-                events.append(ProcessEnded(worker, how))
+            if (reason := _ended(process)) is not None:
+                events.append(ProcessEnded(worker, reason))
                 del self._workers[worker]
                 if worker in self._pidfds:
                     os.close(self._pidfds.pop(worker))
         return events
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the last lines that workers wrote before they were ready."""
-        return self._words.text()
+        return self._stderr.text()
 
     def close(self, wait_s: float) -> None:
         """Kill every worker and wait for it."""
@@ -374,9 +374,9 @@ class SpawnLauncher:
             self.kill(worker)
         give_up_at = time.monotonic() + wait_s
         while self._workers and time.monotonic() < give_up_at:
-            if not self.news():
+            if not self.take_events():
                 select.select(list(self._pidfds.values()), [], [], 0.005 if not self._pidfds else wait_s)
-        self._words.close()
+        self._stderr.close()
 
 
 def _ended(process: subprocess.Popen[bytes]) -> str | None:
@@ -391,4 +391,4 @@ def _ended(process: subprocess.Popen[bytes]) -> str | None:
         process.returncode = 0
         return "ended, and something else has waited for it"
     process.returncode = os.waitstatus_to_exitcode(status)
-    return in_words(process.returncode, peak_bytes(usage))
+    return describe_exit(process.returncode, peak_bytes(usage))

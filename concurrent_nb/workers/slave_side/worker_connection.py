@@ -26,8 +26,8 @@ from concurrent_nb.workers.protocol.records import (
     RemoveSegments,
     Results,
     RunTasks,
-    Said,
-    decode_said,
+    WorkerRecord,
+    decode_worker_record,
     encode,
     pack,
     unpack_unsent,
@@ -63,7 +63,7 @@ class WorkerConnection:
     """
 
     def __init__(
-        self, worker: int, ends: SlaveChannels, limit_bytes: int, result_bytes_max: int = 1 << 62, process: int = 0
+        self, worker: int, channels: SlaveChannels, limit_bytes: int, result_bytes_max: int = 1 << 62, process: int = 0
     ) -> None:
         self.worker = worker
         self.process = process or worker
@@ -76,18 +76,24 @@ class WorkerConnection:
         self.notes = Framing()  #: of the task that sends notes
         self.notes_ticket = 0  #: ... of this ticket
         self.is_held = False  #: nothing is read of it for now, because too many notes are on their way already
-        self.socket = socket.socket(fileno=ends.tasks)
+        self.socket = socket.socket(fileno=channels.tasks)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self.page = StatusPage(ends.page)
-        os.close(ends.page)
-        self.outputs = (ends.out, ends.err)
+        self.page = StatusPage(channels.page)
+        os.close(channels.page)
+        self.outputs = (channels.out, channels.err)
         self.capture = OutputCapture(self.page, self.outputs, limit_bytes)
-        self._fds: tuple[int, ...] = (ends.tokens, ends.tokens_back, ends.lifeline, ends.out, ends.err)
-        self._tokens, self._tokens_back = ends.tokens, ends.tokens_back
-        self._has_ended_tokens = False
+        self._fds: tuple[int, ...] = (
+            channels.tokens,
+            channels.tokens_back,
+            channels.parent_death_pipe,
+            channels.out,
+            channels.err,
+        )
+        self._tokens, self._tokens_back = channels.tokens, channels.tokens_back
+        self._has_closed_tokens = False
         self._epoch = 0
         self._reader = RecordReader(
-            decode_said,
+            decode_worker_record,
             buffer_bytes_max=result_bytes_max,
             over_limit=" (setting SlaveNode.result_mib; where memory is shared, results do not travel through here)",
         )
@@ -95,7 +101,7 @@ class WorkerConnection:
         self._outgoing: deque[memoryview] = deque()
         self._functions: OrderedDict[bytes, None] = OrderedDict()
         self._segments: set[bytes] = set()  # of shared memory, that it has heard of
-        self.made: dict[bytes, int] = {}  #: segments of its own, and their sizes
+        self.own_segments: dict[bytes, int] = {}  #: segments of its own, and their sizes
 
     # ------------------------------------------------------------------------------------------------------- out
 
@@ -104,23 +110,23 @@ class WorkerConnection:
         """Say whether something waits until the socket takes it."""
         return bool(self._outgoing)
 
-    def has(self, function: bytes) -> bool:
+    def has_function(self, function: bytes) -> bool:
         """Say whether the worker has this function, and note that it is used."""
         if function not in self._functions:
             return False
         self._functions.move_to_end(function)
         return True
 
-    def knows(self, segment: bytes) -> bool:
+    def has_segment(self, segment: bytes) -> bool:
         """Say whether the worker has heard of this segment."""
         return segment in self._segments
 
-    def introduce(self, segment: AddSegment) -> None:
+    def add_segment(self, segment: AddSegment) -> None:
         """Say how a segment of shared memory is opened, before the first slice of it."""
         self._segments.add(segment.segment)
         self._put(encode(segment), ())
 
-    def forget(self, segments: Iterable[bytes]) -> None:
+    def remove_segments(self, segments: Iterable[bytes]) -> None:
         """Say that nothing refers to these any more."""
         known = [segment for segment in segments if segment in self._segments]
         self._segments.difference_update(known)
@@ -131,7 +137,7 @@ class WorkerConnection:
         """Say that results have been taken from these slices of the worker's own memory."""
         self._put(encode(ReleaseSlices(list(slices), clean)), ())
 
-    def load(self, function: bytes, body: Buffer, buffers: Sequence[Buffer | Slice]) -> None:
+    def load_function(self, function: bytes, body: Buffer, buffers: Sequence[Buffer | Slice]) -> None:
         """Send a function; drop the one that was not used for longest if there are too many."""
         self._functions[function] = None
         if len(self._functions) > FUNCTIONS_MAX:
@@ -144,7 +150,7 @@ class WorkerConnection:
             encode(LoadFunction(function, bytes(body), sizes)), [it for it in buffers if not isinstance(it, Slice)]
         )
 
-    def drop(self, functions: Sequence[bytes]) -> None:
+    def forget_functions(self, functions: Sequence[bytes]) -> None:
         """Tell the worker to forget functions."""
         known = [function for function in functions if function in self._functions]
         for function in known:
@@ -152,7 +158,7 @@ class WorkerConnection:
         if known:
             self._put(encode(ForgetFunctions(known)), ())
 
-    def give(self, function: bytes, attempts: Sequence[Attempt], threads: int = 0) -> None:
+    def run_tasks(self, function: bytes, attempts: Sequence[Attempt], threads: int = 0) -> None:
         """Send a pack of tasks, and a token for each. Libraries may use so many threads; 0: as many as they do."""
         tasks = [(attempt.ticket, attempt.body, attempt.sizes, attempt.index) for attempt in attempts]
         buffers = [buffer for attempt in attempts for buffer in attempt.buffers]
@@ -170,19 +176,19 @@ class WorkerConnection:
         self._epoch = (self._epoch + 1) % 256
         return count
 
-    def no_more(self) -> None:
+    def close_tokens(self) -> None:
         """Tell the worker to end when it has finished what it runs. To do so again changes nothing."""
-        if self._has_ended_tokens:
+        if self._has_closed_tokens:
             return
-        self._has_ended_tokens = True
+        self._has_closed_tokens = True
         for fd in (self._tokens, self._tokens_back):
             os.close(fd)
         self._fds = self._fds[2:]
 
-    def open_thread(self, ends: WorkerChannels) -> None:
+    def open_thread(self, channels: WorkerChannels) -> None:
         """Have the process start a thread that is a worker with these ends. They stay open here."""
         with contextlib.suppress(ConnectionError):  # it died, which is about to be noticed
-            socket.send_fds(self.socket, [b"\0"], list(ends))
+            socket.send_fds(self.socket, [b"\0"], list(channels))
 
     def _put(self, header: bytes, buffers: Sequence[Buffer]) -> None:
         self._outgoing.append(memoryview(pack(header)))
@@ -208,18 +214,18 @@ class WorkerConnection:
 
     # -------------------------------------------------------------------------------------------------------- in
 
-    def receive(self, most_bytes: int) -> Iterator[tuple[Results | Said, list[memoryview]]]:
+    def receive(self, most_bytes: int) -> Iterator[tuple[Results | WorkerRecord, list[memoryview]]]:
         """Give what the worker has said. Raises ConnectionError at the stream's end, ProtocolError on nonsense."""
         while most_bytes > 0:
             try:
-                received = self.socket.recv_into(self._reader.room())
+                received = self.socket.recv_into(self._reader.get_buffer())
             except BlockingIOError:
                 return
             if not received:
                 raise ConnectionError("closed its connection")
             self._received_bytes += received
             most_bytes -= received
-            records = self._reader.took(received)
+            records = self._reader.buffer_updated(received)
             self._records += len(records)
             yield from records
 
@@ -234,7 +240,7 @@ class WorkerConnection:
         Raises ProtocolError for what is none.
         """
         results = unpack_unsent(*self.page.unsent())
-        if results.announced():
+        if results.buffer_sizes():
             raise ProtocolError("has a result in its status page that announces buffers")
         return results
 

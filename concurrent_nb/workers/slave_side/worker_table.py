@@ -22,7 +22,7 @@ class WorkerState:
     """One worker, as the books see it."""
 
     number: int
-    since: float  #: when it was asked for, gave its last sign of life, or got work after a rest
+    last_progress_at: float  #: when it was asked for, gave its last sign of life, or got work after a rest
     pid: int = 0  #: 0 until it is ready
     held: dict[int, Attempt] = field(default_factory=dict)  #: by ticket, in the order given
     packs: deque[int] = field(default_factory=deque)  #: the last ticket of each pack that is not finished
@@ -30,62 +30,62 @@ class WorkerState:
     stopping: int = 0  #: ticket of the task that is being stopped
     kill_at: float = 0.0  #: when to kill it, if that task still runs then
     killed: bool = False  #: or dismissed: it is about to end, and gets nothing more
-    host: bool = False  #: it stands beside the slots, for one long task, and ends with it
+    system_host: bool = False  #: it stands beside the slots, for one long task, and ends with it
     process: int = 0  #: number of the process that it is a thread of; 0: it has one of its own
     spent: bool = False  #: it has had that task
     blocked: bool = False  #: what it runs waits for tasks of its own, so another worker may use its slot
-    left: float = math.inf  #: tasks that it may still be given before another takes its place
+    tasks_left: float = math.inf  #: tasks that it may still be given before another takes its place
     outdated: bool = False  #: another takes its place as soon as what it runs has ended
-    extra: int = 0  #: slots that its task takes besides its own; a thread has none of its own
-    futile: int = 0  #: how often in a row everything was taken back from it
+    extra_slots: int = 0  #: slots that its task takes besides its own; a thread has none of its own
+    empty_recalls: int = 0  #: how often in a row everything was taken back from it
     is_broken: bool = False  #: it does not do what a worker does, and is killed for it
-    how: str = ""  #: how it ends then, for people
+    death_reason: str = ""  #: how it ends then, for people
     blamed: int = 0  #: ticket of the task that has broken it; 0 if that is not known
-    begun_at: float = field(init=False)  #: when it was asked for
-    shown: int = 0  #: ticket that its page has shown last ...
-    shown_at: float = 0.0  #: ... from then on
+    requested_at: float = field(init=False)  #: when it was asked for
+    page_ticket: int = 0  #: ticket that its page has shown last ...
+    page_ticket_at: float = 0.0  #: ... from then on
 
     def __post_init__(self) -> None:
-        self.begun_at = self.since
+        self.requested_at = self.last_progress_at
 
     @property
-    def free(self) -> bool:
+    def is_free(self) -> bool:
         """Say whether it is ready and has nothing."""
         return bool(self.pid) and not self.held and not self.killed
 
     @property
-    def leaves(self) -> bool:
+    def is_leaving(self) -> bool:
         """Say whether it gets nothing more, because another is to take its place."""
-        return self.outdated or self.left <= 0
+        return self.outdated or self.tasks_left <= 0
 
     @property
     def first(self) -> Attempt | None:
         """Return the attempt that it runs first, of those that it still has; None if it has none."""
         return next(iter(self.held.values()), None)
 
-    def ran_s(self, ticket: int, started_at: float, now: float) -> float:
+    def run_time_s(self, ticket: int, started_at: float, now: float) -> float:
         """Say how long what its page shows has run, in seconds. The page may show nonsense, which nobody gains by."""
-        if ticket != self.shown:
-            self.shown, self.shown_at = ticket, now
-        return now - (started_at if self.begun_at <= started_at <= self.shown_at else self.shown_at)
+        if ticket != self.page_ticket:
+            self.page_ticket, self.page_ticket_at = ticket, now
+        return now - (started_at if self.requested_at <= started_at <= self.page_ticket_at else self.page_ticket_at)
 
     @property
     def last(self) -> Attempt:
         """Return the last attempt that was given to it, of those that it still has."""
         return next(reversed(self.held.values()))
 
-    def take(self, pack: Sequence[Attempt], now: float) -> None:
+    def assign(self, pack: Sequence[Attempt], now: float) -> None:
         """Note that it has got a pack."""
         if not self.held:
-            self.since = now
+            self.last_progress_at = now
         for attempt in pack:
             attempt.worker = self.number
             self.held[attempt.ticket] = attempt
         self.packs.append(pack[-1].ticket)
-        self.left -= len(pack)
+        self.tasks_left -= len(pack)
         self.recalled = False
 
-    def settle(self) -> None:
+    def update(self) -> None:
         """Forget packs and a stop that are done with."""
         while self.packs and self.packs[0] not in self.held:
             self.packs.popleft()
@@ -117,113 +117,115 @@ class WorkerTable:
     """All workers. Iterates over them."""
 
     def __init__(self, ahead_s: float) -> None:
-        self.members: dict[int, WorkerState] = {}
+        self.by_number: dict[int, WorkerState] = {}
         self.idle: dict[int, WorkerState] = {}  #: the last one in is the first to get work: its caches are warm
-        self.hosts: dict[int, WorkerState] = {}  #: those that stand beside the slots; they are never among the idle
+        self.system_hosts: dict[
+            int, WorkerState
+        ] = {}  #: those that stand beside the slots; they are never among the idle
         self.threads: dict[int, WorkerState] = {}  #: those that are threads; nor are they
-        self.extra = 0  #: so many of the idle have to stay so, because tasks of others take their slots
+        self.extra_slots = 0  #: so many of the idle have to stay so, because tasks of others take their slots
         self.blocked = 0  #: so many workers are blocked
         self.reserve = 0  #: so many workers there are beside the slots, to use those of the blocked ones
         self.estimates = RunTimeEstimates()
         self._ahead_s = ahead_s
 
     def __iter__(self) -> Iterator[WorkerState]:
-        return iter(self.members.values())
+        return iter(self.by_number.values())
 
-    def get(self, worker: int) -> WorkerState | None:
+    def get(self, number: int) -> WorkerState | None:
         """Return the worker of this number, None if it is gone."""
-        return self.members.get(worker)
+        return self.by_number.get(number)
 
-    def add(self, member: WorkerState) -> None:
+    def add(self, worker: WorkerState) -> None:
         """Take in a worker that has been asked for."""
-        self.members[member.number] = member
-        if member.host:
-            self.hosts[member.number] = member
-        if member.process:
-            self.threads[member.number] = member
+        self.by_number[worker.number] = worker
+        if worker.system_host:
+            self.system_hosts[worker.number] = worker
+        if worker.process:
+            self.threads[worker.number] = worker
 
-    def remove(self, worker: int) -> WorkerState | None:
+    def remove(self, number: int) -> WorkerState | None:
         """Strike a worker off."""
-        self.idle.pop(worker, None)
-        self.hosts.pop(worker, None)
-        self.threads.pop(worker, None)
-        member = self.members.pop(worker, None)
-        if member is not None:
-            self.extra -= member.extra
-            self.unblock(member)
-        return member
+        self.idle.pop(number, None)
+        self.system_hosts.pop(number, None)
+        self.threads.pop(number, None)
+        worker = self.by_number.pop(number, None)
+        if worker is not None:
+            self.extra_slots -= worker.extra_slots
+            self.unblock(worker)
+        return worker
 
     @property
-    def spare(self) -> int:
+    def free_slots(self) -> int:
         """Return how many slots are free."""
-        return len(self.idle) - self.extra - max(0, self.reserve - self.blocked)
+        return len(self.idle) - self.extra_slots - max(0, self.reserve - self.blocked)
 
-    def block(self, member: WorkerState) -> None:
+    def block(self, worker: WorkerState) -> None:
         """Note that what a worker runs waits for tasks of its own."""
-        member.blocked = True
+        worker.blocked = True
         self.blocked += 1
 
-    def unblock(self, member: WorkerState) -> None:
+    def unblock(self, worker: WorkerState) -> None:
         """Note that a worker is blocked no more, if it was."""
-        self.blocked -= member.blocked
-        member.blocked = False
+        self.blocked -= worker.blocked
+        worker.blocked = False
 
-    def settle(self, member: WorkerState) -> None:
+    def update(self, worker: WorkerState) -> None:
         """Bring a worker's record up to date after it got ready, finished or gave back tasks."""
-        member.settle()
-        if member.blocked and not member.held:
-            self.unblock(member)
-        if member.extra and not member.held:
-            self.extra -= member.extra
-            member.extra = 0
-        if member.free and not (member.host or member.process or member.leaves):
-            self.idle[member.number] = member
+        worker.update()
+        if worker.blocked and not worker.held:
+            self.unblock(worker)
+        if worker.extra_slots and not worker.held:
+            self.extra_slots -= worker.extra_slots
+            worker.extra_slots = 0
+        if worker.is_free and not (worker.system_host or worker.process or worker.is_leaving):
+            self.idle[worker.number] = worker
 
     def take_slots(self, width: int) -> WorkerState:
         """Choose the worker for a task of `width` slots, which are spare: it is idle no more, and others stay so."""
-        _, member = self.idle.popitem()
-        member.extra = width - 1
-        self.extra += member.extra
-        return member
+        _, worker = self.idle.popitem()
+        worker.extra_slots = width - 1
+        self.extra_slots += worker.extra_slots
+        return worker
 
     def take_slot(self, thread: WorkerState) -> WorkerState:
         """Let a thread have one of the spare slots: so many of the idle stay so until it has nothing."""
-        thread.extra = 1
-        self.extra += 1
+        thread.extra_slots = 1
+        self.extra_slots += 1
         return thread
 
     def free_thread(self) -> WorkerState | None:
         """Return a thread that is ready and has nothing, None if there is none."""
-        return next((member for member in self.threads.values() if member.free and not member.outdated), None)
+        return next((worker for worker in self.threads.values() if worker.is_free and not worker.outdated), None)
 
-    def mates(self, member: WorkerState) -> list[WorkerState]:
+    def siblings(self, worker: WorkerState) -> list[WorkerState]:
         """List those that end with a worker: the threads of its process, or only itself."""
-        if not member.process:
-            return [member]
-        return [other for other in self.threads.values() if other.process == member.process]
+        if not worker.process:
+            return [worker]
+        return [other for other in self.threads.values() if other.process == worker.process]
 
-    def next_taker(self) -> WorkerState | None:
+    def pop_next(self) -> WorkerState | None:
         """Choose who gets the next pack, and is idle no more: an idle worker, else a busy one with nothing ahead."""
-        if self.spare > 0:
+        if self.free_slots > 0:
             return self.idle.popitem()[1]
-        for member in self.members.values():
-            if len(member.packs) == 1 and not (member.recalled or member.stopping or member.killed or member.blocked):
-                if member.leaves or member.last.needs is not None:
+        for worker in self.by_number.values():
+            if len(worker.packs) == 1 and not (worker.recalled or worker.stopping or worker.killed or worker.blocked):
+                if worker.is_leaving or worker.last.needs is not None:
                     continue  # it goes, or that is a large one, and nothing is to stand behind it
-                expected_s = self.estimates.of(member.last.function)
+                expected_s = self.estimates.of(worker.last.function)
                 if expected_s is None or expected_s < NO_AHEAD_S:
-                    return member
+                    return worker
         return None
 
     def most_loaded(self) -> WorkerState | None:
         """Find the worker with most work behind what it runs, if that is worth moving."""
         most_s, found = WORTH_MOVING_S, None
-        for member in self.members.values():
-            if len(member.held) > 1 and not (member.recalled or member.killed):
-                expected_s = self.estimates.of(member.last.function)
-                load_s = math.inf if expected_s is None else expected_s * (len(member.held) - 1)
+        for worker in self.by_number.values():
+            if len(worker.held) > 1 and not (worker.recalled or worker.killed):
+                expected_s = self.estimates.of(worker.last.function)
+                load_s = math.inf if expected_s is None else expected_s * (len(worker.held) - 1)
                 if load_s >= most_s:
-                    most_s, found = load_s, member
+                    most_s, found = load_s, worker
         return found
 
     def pack_size(self, function: bytes) -> int:

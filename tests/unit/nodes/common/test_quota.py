@@ -3,7 +3,7 @@
 import pytest
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, announced, room
+from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, parse_limits, room
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, announced, room
     ],
 )
 def test_what_a_master_announces(said: object, quota: Quota) -> None:
-    assert announced(said) == quota
+    assert parse_limits(said) == quota
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_what_a_master_announces(said: object, quota: Quota) -> None:
 )
 def test_nonsense_is_a_breach_of_the_protocol(said: object) -> None:
     with pytest.raises(ProtocolError, match="the master announces"):
-        announced(said)
+        parse_limits(said)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 8, 50, 1000, 200_000])

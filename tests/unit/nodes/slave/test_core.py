@@ -22,18 +22,18 @@ class Workers(InlinePool):
 
     def __init__(self) -> None:
         super().__init__()
-        self._provided = True
+        self._is_saturated = True
         self._reports = InlineReports()
         self._next = 0
 
     @property
-    def provided(self) -> bool:
+    def is_saturated(self) -> bool:
         """Say what was told."""
-        return self._provided
+        return self._is_saturated
 
     def run_dry(self) -> None:
         """Have nothing to run next."""
-        self._provided = False
+        self._is_saturated = False
 
     def end(self, count: int = 1, status: Status = Status.OK, sizes: m.Sizes = (), buffers: Buffers = ()) -> None:
         """End so many tasks."""

@@ -78,12 +78,12 @@ class Model:
             elif isinstance(command, Recall):
                 count = len(worker.unstarted)
                 worker.unstarted.clear()
-                queue += self.books.gave_back(worker.number, count, self.clock())
+                queue += self.books.recall_finished(worker.number, count, self.clock())
             elif isinstance(command, Interrupt):
                 worker.interrupted.add(command.ticket)
             elif isinstance(command, Kill):
-                for mate in self.mates(worker):
-                    mate.killed = True
+                for sibling in self.siblings(worker):
+                    sibling.killed = True
             elif isinstance(command, Dismiss):
                 assert not worker.unstarted
                 assert not worker.running
@@ -118,7 +118,7 @@ class Model:
             due = self.books.next_deadline()
             self.clock.now = until if due is None else min(until, max(due, self.clock()))
             if due is not None and self.clock() >= due:
-                for number in self.books.busy():
+                for number in self.books.busy_workers():
                     self.look(number)
                 self.obey(self.books.tick(self.clock()))
 
@@ -127,7 +127,7 @@ class Model:
         if worker.running and self.clock() - worker.started_at >= 0.02 and worker.unsent:
             self.obey(self.books.outcomes(number, worker.unsent, [], self.clock()))
         ticket = worker.running.ticket if worker.running else 0
-        self.obey(self.books.looked(number, ticket, worker.started_at, worker.moves, self.clock(), worker.ended))
+        self.obey(self.books.page_read(number, ticket, worker.started_at, worker.moves, self.clock(), worker.ended))
 
     # ---------------------------------------------------------------------------------------- the workers' side
 
@@ -172,7 +172,7 @@ class Model:
         self.end(number, status, seconds)
         self.flush(number)
 
-    def mates(self, worker: Worker) -> list[Worker]:
+    def siblings(self, worker: Worker) -> list[Worker]:
         """List those that die with a worker."""
         same = [other for other in self.workers.values() if other.process == worker.process]
         return same if worker.process else [worker]

@@ -48,13 +48,13 @@ def report(model: Model, index: int) -> ErrorReport:
 
 def test_workers_are_provided_when_each_has_more_than_it_runs(make: Callable[[int], Model]) -> None:
     model = make(2)
-    seen = [model.books.provided]
+    seen = [model.books.is_saturated]
     for index in range(4):
         model.assign([index])
-        seen.append(model.books.provided)
+        seen.append(model.books.is_saturated)
     model.run(1, 0.001)
-    assert [*seen, model.books.provided] == [False, False, False, False, True, False]
-    assert not PoolScheduler(2).provided
+    assert [*seen, model.books.is_saturated] == [False, False, False, False, True, False]
+    assert not PoolScheduler(2).is_saturated
 
 
 # ---------------------------------------------------------------------------------------------- who gets what, and when
@@ -223,7 +223,7 @@ def test_more_given_back_than_was_given_is_refused(make: Callable[[int], Model])
     model = make(1)
     model.assign([0])
     with pytest.raises(ProtocolError, match="gave back 2 tasks and had 1"):
-        model.books.gave_back(1, 2, 0.0)
+        model.books.recall_finished(1, 2, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------- withdrawal
@@ -551,7 +551,7 @@ def test_nothing_is_to_be_looked_at_while_nothing_runs(make: Callable[[int], Mod
     model.pass_time(0.1)
     model.pass_time(START_S)
     assert model.books.next_deadline() is None
-    assert model.books.busy() == []
+    assert model.books.busy_workers() == []
 
 
 def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], Model]) -> None:
@@ -573,7 +573,7 @@ def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], 
 def test_what_an_unknown_worker_says_is_ignored(make: Callable[[int], Model]) -> None:
     model = make(1)
     model.obey(model.books.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
-    model.obey(model.books.looked(77, 1, 0.0, False, 0.0))
+    model.obey(model.books.page_read(77, 1, 0.0, False, 0.0))
     assert not model.take_reports()
 
 
@@ -703,7 +703,7 @@ def test_a_failing_initializer_ends_it_all_at_once() -> None:
     reports = model.take_reports()
     assert "ValueError: no model" in reports.degraded
     assert reports.returned == [TaskRef(JOB, 0, 1)]
-    assert model.books.initializer_has_failed
+    assert model.books.has_initializer_failed
     model.die(1, "ended with exit code 1")
     assert list(model.workers) == [2]
 
@@ -714,7 +714,7 @@ def test_an_initializer_that_kills_its_worker_is_tried_three_times_however_long_
         assert not model.books.degraded
         model.clock.advance(1000.0)
         model.die(number)
-    assert model.books.initializer_has_failed
+    assert model.books.has_initializer_failed
     assert "3 workers ended in a row" in model.take_reports().degraded
     assert not model.workers
 
@@ -740,7 +740,7 @@ def test_deaths_in_between_which_a_worker_got_ready_are_not_the_initializers() -
 
 def test_idle_workers_are_replaced_at_once(make: Callable[[int], Model]) -> None:
     model = make(2)
-    model.obey(model.books.renewed(0.0, stop=False))
+    model.obey(model.books.restart_requested(0.0, stop=False))
     assert [worker.killed for worker in model.workers.values()] == [True, True]
     assert model.books.outdated == 2
     model.die(1)
@@ -756,7 +756,7 @@ def test_what_runs_ends_first_and_what_waits_behind_it_runs_in_a_fresh_worker(ma
     model = make(1)
     model.assign(range(3))
     model.begin(1)
-    model.obey(model.books.renewed(0.0, stop=False))
+    model.obey(model.books.restart_requested(0.0, stop=False))
     assert not model.killed(1)
     assert model.has(1) == []
     model.end(1)
@@ -772,7 +772,7 @@ def test_what_is_stopped_for_it_is_given_back_without_blame(make: Callable[[int]
     model = make(1)
     model.assign(range(3))
     model.begin(1)
-    model.obey(model.books.renewed(0.0, stop=True))
+    model.obey(model.books.restart_requested(0.0, stop=True))
     assert model.killed(1)
     model.die(1, "died of SIGKILL")
     assert model.take_reports().returned == [TaskRef(JOB, 0, 1)]
@@ -786,7 +786,7 @@ def test_a_task_that_is_being_cancelled_ends_so_when_workers_are_restarted(make:
     model.assign([0])
     model.begin(1)
     model.withdraw([0], stop=True)
-    model.obey(model.books.renewed(0.0, stop=True))
+    model.obey(model.books.restart_requested(0.0, stop=True))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.CANCELLED}
     assert not model.reports.returned
@@ -802,7 +802,7 @@ def test_threads_are_replaced_together_when_the_last_has_ended(make: Callable[[i
     first, second = threads
     model.begin(first)
     model.begin(second)
-    model.obey(model.books.renewed(0.0, stop=False))
+    model.obey(model.books.restart_requested(0.0, stop=False))
     model.end(first)
     model.flush(first)
     assert not model.killed(first)  # the process goes on for the other

@@ -5,7 +5,7 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.workers.slave_side import pool_scheduler
 from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, RESERVE_S, PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler import PAGE_POLL_S, RESERVE_S, PoolScheduler
 from tests.unit.workers.slave_side.model import Model
 
 
@@ -27,7 +27,7 @@ def block(model: Model, number: int, *, is_blocked: bool = True) -> None:
 def run_blocked(model: Model, number: int, index: int) -> None:
     model.assign([index])
     model.begin(number)
-    model.pass_time(2 * LOOK_S)
+    model.pass_time(2 * PAGE_POLL_S)
     block(model, number)
 
 
@@ -43,7 +43,7 @@ def test_another_worker_runs_what_a_blocked_task_waits_for(model: Model) -> None
 def test_what_stands_behind_a_blocked_task_goes_to_the_reserve(model: Model) -> None:
     model.assign([0, 1])
     model.begin(1)
-    model.pass_time(2 * LOOK_S)
+    model.pass_time(2 * PAGE_POLL_S)
     block(model, 1)
     model.ready(2)
     assert (model.has(1), model.has(2)) == ([], [1])

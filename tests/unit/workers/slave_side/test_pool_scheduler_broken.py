@@ -174,7 +174,7 @@ def test_a_page_that_shows_nonsense_is_no_progress(make: Callable[[int], Model])
     since = model.clock()
     while not model.killed(1):
         model.clock.advance(0.01)
-        model.obey(model.books.looked(1, (1 << 64) - 1, math.nan, False, model.clock(), 77))
+        model.obey(model.books.page_read(1, (1 << 64) - 1, math.nan, False, model.clock(), 77))
     assert RESULT_S < model.clock() - since < RESULT_S + 0.1
 
 
