@@ -29,7 +29,8 @@ from concurrent_nb.workers.slave_side.attempts import (
     Recall,
     Start,
 )
-from concurrent_nb.workers.slave_side.pool_scheduler import PAGE_POLL_S, PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
 from tests.simulator.agenda import Action, Agenda
 from tests.simulator.judge import check_references
 from tests.simulator.plans import Deed, Deeds, Violation

@@ -2,7 +2,7 @@
 
 A worker puts a function here that takes whether the applications of its process have unanswered tasks, and calls it
 with every turn of theirs. So a task that waits for its own tasks, in whatever way, is known to be blocked, and the
-slave lets another worker have its slot (workers/slave_side/pool_scheduler.py). In other processes there is none.
+slave lets another worker have its slot (workers/slave_side/pool_scheduler/). In other processes there is none.
 """
 
 from collections.abc import Callable

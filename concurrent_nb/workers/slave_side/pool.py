@@ -50,7 +50,9 @@ from concurrent_nb.workers.slave_side.launchers import (
     environment,
 )
 from concurrent_nb.workers.slave_side.output_capture import LIMIT_BYTES, Piece
-from concurrent_nb.workers.slave_side.pool_scheduler import PAGE_POLL_S, RESULT_S, SLOW_S, PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, SLOW_S
 from concurrent_nb.workers.slave_side.worker_connection import LOG_LINES_MAX, SEGMENTS_MAX, WorkerConnection
 from concurrent_nb.workers.slave_side.worker_limits import Framing, LogLimit
 
@@ -641,12 +643,12 @@ class Pool:
             return []
         return [main, *(connection for connection in self._connections.values() if connection.process == main.worker)]
 
-    def _death_reason(self, connection: WorkerConnection, reason: str) -> str:
-        """Say how a worker has died whose launcher says `reason`: we may have killed it."""
+    def _death_reason(self, connection: WorkerConnection, exit_status: str) -> str:
+        """Return how a worker has died: as the launcher reports, unless the pool has killed it."""
         _, reason = self._kill_deadlines.pop(connection.worker, (0.0, ""))
         if connection.is_broken:
-            return reason or reason
-        return f"{reason} and was killed" if connection.was_killed else reason
+            return reason or exit_status
+        return f"{reason} and was killed" if connection.was_killed else exit_status
 
     def _drain_connection(self, connection: WorkerConnection, now: float) -> tuple[int, float]:
         """Take what a dead worker has left, and close its line; give what it ran, and since when."""

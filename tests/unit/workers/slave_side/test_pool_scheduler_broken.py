@@ -10,8 +10,9 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import Command
-from concurrent_nb.workers.slave_side.pool_scheduler import RESULT_S, STUCK_S, PoolScheduler
-from concurrent_nb.workers.slave_side.worker_table import RestartLimit
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, STUCK_S
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import F, G, Model
 from tests.unit.workers.slave_side.test_pool_scheduler import report, teach
 
@@ -35,7 +36,7 @@ def broken(model: Model, number: int, *, may_be_former: bool = False) -> list[Co
     worker = model.workers[number]
     ticket = worker.running.ticket if worker.running else 0
     how = "was killed because it said nonsense"
-    return model.books.broken(number, how, ticket, worker.ended, may_be_former=may_be_former)
+    return model.scheduler.broken(number, how, ticket, worker.ended, may_be_former=may_be_former)
 
 
 def given(model: Model, count: int) -> None:
@@ -80,7 +81,7 @@ def test_what_stands_behind_a_task_whose_result_does_not_come_runs_elsewhere_unb
     model.all_ready()
     assert model.statuses() == {0: Status.DIED}
     assert model.has(2) == [1, 2, 3]
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 def test_a_worker_that_runs_on_while_a_result_does_not_come_is_broken_too(make: Callable[[int], Model]) -> None:
@@ -123,7 +124,7 @@ def test_deaths_of_broken_workers_are_not_those_of_a_broken_environment() -> Non
         model.all_ready()
         model.obey(broken(model, worker))
         model.die(worker, "died of SIGKILL")
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 def test_the_time_that_a_result_may_take_is_a_setting() -> None:
@@ -149,7 +150,7 @@ def test_a_worker_that_does_nothing_is_killed_and_nobody_is_blamed_the_first_tim
     model.all_ready()
     assert model.statuses() == {}
     assert model.has(2) == [0, 1]
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 @pytest.mark.parametrize(("timeout_s", "status"), [(None, Status.DIED), (2.0, Status.TIMEOUT)])
@@ -174,7 +175,7 @@ def test_a_page_that_shows_nonsense_is_no_progress(make: Callable[[int], Model])
     since = model.clock()
     while not model.killed(1):
         model.clock.advance(0.01)
-        model.obey(model.books.page_read(1, (1 << 64) - 1, math.nan, False, model.clock(), 77))
+        model.obey(model.scheduler.page_read(1, (1 << 64) - 1, math.nan, False, model.clock(), 77))
     assert RESULT_S < model.clock() - since < RESULT_S + 0.1
 
 
@@ -249,7 +250,7 @@ def test_what_has_not_begun_is_not_blamed_for_what_its_worker_says(make: Callabl
 
 def test_a_worker_that_has_nothing_and_is_broken_is_replaced(make: Callable[[int], Model]) -> None:
     model = make(2)
-    model.obey(model.books.broken(1, "was killed because it said nonsense", 77, 78, may_be_former=False))
+    model.obey(model.scheduler.broken(1, "was killed because it said nonsense", 77, 78, may_be_former=False))
     model.die(1, "died of SIGKILL")
     model.all_ready()
     model.assign([0, 1])
@@ -298,8 +299,8 @@ def test_a_worker_cannot_say_what_only_others_can(make: Callable[[int], Model], 
     model = make(1)
     given(model, 2)
     ticket = model.begin(1).ticket
-    with pytest.raises(ProtocolError, match="a result that is none"):
-        model.books.outcomes(1, [Result(ticket, status, 0.1, b"x")], [], model.clock())
+    with pytest.raises(ProtocolError, match="an invalid result"):
+        model.scheduler.outcomes(1, [Result(ticket, status, 0.1, b"x")], [], model.clock())
     assert model.statuses() == {}
 
 
@@ -307,8 +308,8 @@ def test_a_result_of_nothing_is_none(make: Callable[[int], Model]) -> None:
     model = make(1)
     given(model, 1)
     ticket = model.begin(1).ticket
-    with pytest.raises(ProtocolError, match="a result that is none"):
-        model.books.outcomes(1, [Result(ticket, Status.OK, 0.1, b"")], [], model.clock())
+    with pytest.raises(ProtocolError, match="an invalid result"):
+        model.scheduler.outcomes(1, [Result(ticket, Status.OK, 0.1, b"")], [], model.clock())
 
 
 def test_a_worker_cannot_answer_for_another(make: Callable[[int], Model]) -> None:
@@ -318,12 +319,12 @@ def test_a_worker_cannot_answer_for_another(make: Callable[[int], Model]) -> Non
     tickets = {number: model.begin(number).ticket for number in (1, 2)}
     for ticket in (tickets[2], 0, -1, 999, 1 << 63):
         with pytest.raises(ProtocolError, match=f"named ticket {ticket}, which is not its own"):
-            model.books.outcomes(1, [Result(ticket, Status.OK, 0.1, b"x")], [], model.clock())
+            model.scheduler.outcomes(1, [Result(ticket, Status.OK, 0.1, b"x")], [], model.clock())
         with pytest.raises(ProtocolError, match="not its own"):
-            model.books.ref(1, ticket)
+            model.scheduler.ref(1, ticket)
     # what has ended is no more anybody's: it may have come before, through the page
     model.end(1)
     model.flush(1)
-    model.obey(model.books.outcomes(1, [Result(tickets[1], Status.ERROR, 0.1, b"x")], [], model.clock()))
-    assert model.books.ref(1, tickets[1]) is None
+    model.obey(model.scheduler.outcomes(1, [Result(tickets[1], Status.ERROR, 0.1, b"x")], [], model.clock()))
+    assert model.scheduler.ref(1, tickets[1]) is None
     assert len(model.statuses()) == 1

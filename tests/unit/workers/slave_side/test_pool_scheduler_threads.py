@@ -7,14 +7,10 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.slave_side.attempts import Kill, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import (
-    SLOW_S,
-    START_S,
-    STUCK_S,
-    THREADS_STARTING_MAX,
-    PoolScheduler,
-)
-from concurrent_nb.workers.slave_side.worker_table import RestartLimit
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.thread_process import THREADS_STARTING_MAX
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import SLOW_S, START_S, STUCK_S
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import F, G, Model
 
 THREAD = Needs(kind="thread")
@@ -328,7 +324,7 @@ def test_processes_that_die_without_a_task_are_not_started_for_ever() -> None:
     model.assign([0], needs=THREAD)
     for _ in range(3):
         model.die(max(model.workers), "could not be forked")
-    assert model.books.degraded
+    assert model.scheduler.degraded
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
 
@@ -338,7 +334,7 @@ def test_where_no_more_threads_can_be_started_those_that_there_are_do_the_work(m
     first, second, third = [number for number, worker in model.workers.items() if worker.process]
     for number in (second, third):
         del model.workers[number]
-        model.obey(model.books.thread_refused(number, "could not be started", model.clock()))
+        model.obey(model.scheduler.thread_refused(number, "could not be started", model.clock()))
     model.all_ready()
     assert [number for number, worker in model.workers.items() if worker.process] == [first]
     for _ in range(10):
@@ -353,8 +349,8 @@ def test_where_no_thread_at_all_can_be_started_the_slave_says_so() -> None:
     for _ in range(3):
         number = max(model.workers)
         del model.workers[number]
-        model.obey(model.books.thread_refused(number, "could not be started", model.clock()))
-    assert model.books.degraded
+        model.obey(model.scheduler.thread_refused(number, "could not be started", model.clock()))
+    assert model.scheduler.degraded
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
 
@@ -363,7 +359,7 @@ def test_a_killer_among_neighbours_wears_nobody_out() -> None:
     model.all_ready()
     one, _ = begun(model, [0, 1])
     model.die(one)
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 def test_threads_that_do_not_come_up_are_given_up(make: Callable[[int], Model]) -> None:
@@ -392,11 +388,11 @@ def test_a_stuck_thread_costs_its_neighbours_nothing_but_time(make: Callable[[in
 def test_a_reset_kills_the_process_and_frees_the_slots(make: Callable[[int], Model]) -> None:
     model = make(2)
     one, other = begun(model, [0, 1])
-    model.obey(model.books.reset())
+    model.obey(model.scheduler.reset())
     assert model.killed(one)
     assert model.killed(other)
     model.die(one)
-    assert model.books.unfinished == 0
+    assert model.scheduler.unfinished == 0
     model.assign([2, 3], G)
     assert who_has(model, 2)
     assert who_has(model, 3)
@@ -406,7 +402,7 @@ def test_a_pool_that_drains_returns_what_waits_for_a_thread(make: Callable[[int]
     model = make(1)
     (thread,) = begun(model, [0])
     model.assign([1], needs=THREAD)
-    model.obey(model.books.drained())
+    model.obey(model.scheduler.drained())
     assert returned(model) == [1]
     model.end(thread)
     model.flush(thread)
