@@ -14,7 +14,7 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskRef
 from concurrent_nb.workers.protocol.records import WORKER_HEADER_BYTES_MAX
-from concurrent_nb.workers.slave_side.worker_limits import NOTE_BYTES_MAX
+from concurrent_nb.workers.slave_side.note_framing import NOTE_BYTES_MAX
 from tests.integration.pool_driver import Driver, End
 
 SEEDS = 200
@@ -369,7 +369,7 @@ def test_notes_that_are_none_are_passed_on_once(driver: Driver, caplog: pytest.L
         driver.wait([ref])
     assert driver.ended[ref].status == Status.OK
     assert len(driver.output[ref][3]) == 60_000
-    assert len([line for line in caplog.records if "notes that are none" in line.message]) == 1
+    assert len([line for line in caplog.records if "invalid notes" in line.message]) == 1
 
 
 def test_notes_travel_however_long_they_are(driver: Driver) -> None:
@@ -404,7 +404,7 @@ def test_what_leftovers_print_does_not_fill_the_log(single: Driver, caplog: pyte
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
             single.turn(0.05)
-    lines = [line.message for line in caplog.records if "wrote what is no task's" in line.message]
+    lines = [line.message for line in caplog.records if "outside of any task" in line.message]
     assert 1 <= len(lines) <= 20
     assert max(map(len, lines)) < 2000
 

@@ -1,7 +1,7 @@
-"""The descriptors between a slave and one worker: made by the slave, one half of them handed to the worker.
+"""The descriptors between a slave and one worker: made by the slave, which passes one half of them to the worker.
 
-Every descriptor is closed on exec and the slave's half does not block. `Template` receives a worker's half through a
-socket, a spawned worker inherits it.
+Every descriptor is closed on exec, and the slave's half does not block. The fork server receives a worker's half
+through a socket, a spawned worker inherits it.
 """
 
 import os
@@ -12,14 +12,12 @@ from concurrent_nb.workers.protocol.status_page import make_page_file
 
 
 class WorkerChannels(NamedTuple):
-    """What the worker gets, in the order in which it is handed over."""
+    """The worker's half, in the order in which it is passed."""
 
-    tasks: int  #: stream socket: orders in, results out
+    tasks: int  #: stream socket: records in both directions
     tokens: int  #: pipe: a byte for each task that may start
     page: int  #: status page
-    parent_death_pipe: (
-        int  #: pipe on which nothing ever comes but its end, and with it the end of the worker's process group
-    )
+    parent_death_pipe: int  #: pipe without content: at its end of file the kernel kills the worker's process group
     out: int  #: pipe: what is written to descriptor 1
     err: int  #: pipe: what is written to descriptor 2
 
@@ -30,11 +28,11 @@ class WorkerChannels(NamedTuple):
 
 
 class SlaveChannels(NamedTuple):
-    """What the slave keeps."""
+    """The slave's half."""
 
     tasks: int
-    tokens: int  #: gives tokens
-    tokens_back: int  #: the worker's own end of that pipe: takes back the tokens that it has not used
+    tokens: int  #: writes tokens
+    tokens_back: int  #: the worker's end of that pipe: reads back the tokens that it has not used
     page: int
     parent_death_pipe: int
     out: int
@@ -47,7 +45,7 @@ class SlaveChannels(NamedTuple):
 
 
 def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
-    """Make everything that connects a slave with one worker. Raises OSError if there are too many open files."""
+    """Make both halves for one worker. Raises OSError if there are too many open files."""
     made: list[int] = []
     try:
         ours, theirs = socket.socketpair()
@@ -74,11 +72,11 @@ def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
 
 
 def _open_again(pipe: int) -> int:
-    """Open the end of a pipe that is read once more, where the system can do that; else duplicate it.
+    """Open the reading end of a pipe once more, if the system can do that; else duplicate it.
 
-    Of a duplicate, a task could set the flags for both: the slave would wait for a token that does not come.
+    With a duplicate, a task could change the flags of both: the slave would block on a pipe without tokens.
     """
     try:
         return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:  # there is no such thing here
+    except FileNotFoundError:  # there is no /proc
         return os.dup(pipe)

@@ -1,10 +1,10 @@
-"""The pool: obeys the books. Owns the launcher and the lines to the workers; lives in a slave's poll loop.
+"""The pool: executes the commands of the pool scheduler. Owns the launcher and the connections to the workers.
 
-The slave polls `fds`, calls `ready` for each that is, `tick` at `next_deadline`, and takes reports after that. Every
-method returns soon; none waits, except `close`, and that not for long. Has no thread.
+It has no thread and runs in the slave's poll loop: the slave polls `fds`, calls `ready` for each descriptor with events
+and `tick` at `next_deadline`, then takes the reports. No method waits, except `close`, for less than 3 s.
 
-Around each worker there is a bulkhead: whatever is raised while its records, its page, its output or its end are dealt
-with kills that worker, as if it had died by itself, and touches no other.
+Around each worker there is a bulkhead: an exception while its records, page, output or death are handled kills that
+worker, as if it had died by itself, and affects no other.
 """
 
 import logging
@@ -18,6 +18,7 @@ from typing import Final
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import task_name
+from concurrent_nb.rate_limited_log import LineLimit
 from concurrent_nb.wire.messages import NOTES, Needs, Slice, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.channels import WorkerChannels, make_channels
 from concurrent_nb.workers.protocol.records import (
@@ -49,24 +50,24 @@ from concurrent_nb.workers.slave_side.launchers import (
     SpawnLauncher,
     environment,
 )
+from concurrent_nb.workers.slave_side.note_framing import NoteFraming
 from concurrent_nb.workers.slave_side.output_capture import LIMIT_BYTES, Piece
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
 from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, SLOW_S
 from concurrent_nb.workers.slave_side.worker_connection import LOG_LINES_MAX, SEGMENTS_MAX, WorkerConnection
-from concurrent_nb.workers.slave_side.worker_limits import Framing, LogLimit
 
 log = logging.getLogger(__name__)
 
-#: most bytes taken from one worker before the others have their turn
+#: most bytes read from one worker before the others have their turn
 TURN_BYTES: Final = 4 * 1024 * 1024
-#: `close` gives running tasks so long to end after their interrupt, and processes so long to go after their kill; a
-#: worker that is dismissed has as long as the former to end by itself
+#: `close` waits this long for interrupted tasks, and this long for killed processes; a dismissed worker has as long as
+#: the former to end by itself
 END_S: Final = 1.0
 GONE_S: Final = 1.5
-#: a worker that has closed its connection has so long to end by itself
+#: a worker that has closed its connection has this long to end by itself
 CLOSED_S: Final = 1.0
-#: most bytes read from a worker that is dead: more than its socket can hold
+#: most bytes read from the socket of a dead worker: more than it can hold
 DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 #: most characters of a line that a worker causes in the log
 LOG_CHARS_MAX: Final = 1000
@@ -81,17 +82,17 @@ def make_launcher(kind: str, slots: int, cores: int | None = None) -> Launcher:
 
 
 class Pool:
-    """Run tasks in `slots` worker processes. Times are seconds of `time.monotonic`, which the workers read too.
+    """Runs tasks in `slots` worker processes. Times are seconds of `time.monotonic`, which is the workers' clock, too.
 
     `fds_version` changes whenever `fds` does.
 
     Args:
         grace_s: seconds between the interrupt of a task and the kill of its worker.
-        output_limit_bytes: what a task may write to each pipe of its output until the rest is dropped.
-        tasks_max: tasks that a worker runs before another takes its place; 0: as many as there are.
+        output_limit_bytes: most bytes that a task may write to each pipe of its output; the rest is dropped.
+        tasks_max: tasks that a worker runs before another takes its place; 0: no limit.
         initializes: workers run the user's initializer before they are ready.
-        result_s: seconds that the result of a task that has ended may take to come, while nothing moves.
-        result_bytes_max: most bytes that travel with a result through a worker's socket; 0: as many as there are.
+        result_s: seconds that the result of an ended task may take to come, while nothing moves.
+        result_bytes_max: most bytes of a result that travel through a worker's socket; 0: no limit.
     """
 
     def __init__(
@@ -112,36 +113,34 @@ class Pool:
         )
         self._initializes = initializes
         self._result_bytes_max = result_bytes_max or 1 << 62
-        self._log = LogLimit(LOG_LINES_MAX)  # for workers that are killed
+        self._log = LineLimit(LOG_LINES_MAX)  # for workers that are killed
         self._cores = machine.cores()
         self._launcher = launcher
         self._output_limit_bytes = output_limit_bytes
         self._connections: dict[int, WorkerConnection] = {}  # by worker
-        self._main_threads: dict[int, WorkerConnection] = {}  # to main threads of processes of threads, by process
+        self._main_threads: dict[int, WorkerConnection] = {}  # of processes of threads, by process
         self._functions: dict[bytes, tuple[Buffer, Sequence[Buffer | Slice]]] = {}
-        self._segments: dict[bytes, AddSegment] = {}  # shared memory in which arguments and functions lie
-        self._added_segments: list[AddSegment] = []  # shared memory of workers that is to be reported
+        self._segments: dict[bytes, AddSegment] = {}  # shared memory that contains arguments and functions
+        self._added_segments: list[AddSegment] = []  # of workers, not reported yet
         self._removed_segments: list[bytes] = []
         self._orphaned_segments: list[bytes] = []
         self._fds: dict[int, int] = {}
-        self._readers: dict[
-            int, tuple[WorkerConnection, int]
-        ] = {}  # by descriptor: whose it is, and which: TASKS, or 1 or 2
+        # by descriptor: its connection, and its stream: 1 or 2 for output, 0 for the socket
+        self._readers: dict[int, tuple[WorkerConnection, int]] = {}
         self._launcher_fds: list[int] = []
         self._commands: deque[Command] = deque()
         self._is_executing = False
-        self._kill_deadlines: dict[
-            int, tuple[float, str]
-        ] = {}  # of workers that receive nothing more: time, and reason
+        # of workers that receive nothing more: when to kill them, and why
+        self._kill_deadlines: dict[int, tuple[float, str]] = {}
         self._output: list[tuple[TaskRef, int, bytes]] = []
         self._next_launcher_check = 0.0
         self._holds_notes = False
         self._closing = False
 
-    # --------------------------------------------------------------------------------------- what the slave tells it
+    # --------------------------------------------------------------------------------------- called by the slave
 
     def start(self, now: float) -> None:
-        """Start the workers. They come up on their own; tasks may be assigned at once."""
+        """Start the workers. Tasks may be assigned immediately."""
         self._execute(self._scheduler.start(now), now)
 
     def assign(
@@ -154,13 +153,13 @@ class Pool:
         now: float,
         needs: Needs | None = None,
     ) -> None:
-        """Take a run of attempts. `buffers` has an entry for each task, or none if no task has buffers."""
+        """Run these attempts. `buffers` has an entry for each task, or is empty if no task has buffers."""
         if needs is not None and needs.kind == "host":
             self._launcher.prepare_system_host()
         self._execute(self._scheduler.assigned(job, function, timeout_s, tasks, buffers, now, needs), now)
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
-        """Know how workers open a segment of shared memory, before the first slice of it."""
+        """Remember how workers open a segment of shared memory. Must come before the first slice of it."""
         self._segments[segment] = AddSegment(segment, pid, fd, size)
 
     def drop_segments(self, segments: Sequence[bytes]) -> None:
@@ -171,13 +170,13 @@ class Pool:
             self._send_to(connection, partial(connection.remove_segments, segments))
 
     def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
-        """Give slices back to the workers that made them; `clean` if nobody refers to them any more."""
+        """Return slices to the workers that made them; `clean` if nothing refers to them any more."""
         for connection in list(self._connections.values()):
             if own := [slice_ for slice_ in slices if slice_.segment in connection.own_segments]:
                 self._send_to(connection, partial(connection.release, own, clean=clean))
 
     def add_function(self, digest: bytes, body: Buffer, buffers: Sequence[Buffer | Slice] = ()) -> None:
-        """Keep a function, to be sent to each worker before the first task that needs it."""
+        """Keep a function, which is sent to each worker before its first task of it."""
         self._functions[digest] = (body, buffers)
 
     def drop_functions(self, digests: Sequence[bytes]) -> None:
@@ -189,7 +188,7 @@ class Pool:
             self._send_to(connection, partial(connection.forget_functions, digests))
 
     def _send_to(self, connection: WorkerConnection, send: Callable[[], None]) -> None:
-        """Send a worker something that belongs to no task."""
+        """Call `send`, which sends a record to this worker, inside the bulkhead."""
         try:
             send()
             self._watch_tasks(connection)
@@ -197,7 +196,7 @@ class Pool:
             self._break(connection, error, time.monotonic())
 
     def hold_notes(self, hold: bool) -> None:
-        """Read nothing more of workers that send notes, which slows the tasks that do; or read again."""
+        """Stop reading from workers that send notes, which slows down their tasks; or read again."""
         self._holds_notes = hold
         if not hold:
             for connection in self._connections.values():
@@ -206,15 +205,15 @@ class Pool:
                     self._watch_tasks(connection)
 
     def withdraw(self, refs: Iterable[TaskRef], stop: bool, now: float) -> None:
-        """Give these back if they have not started; with `stop`, end them wherever they are."""
+        """Return these attempts if they have not started; with `stop`, also stop those that have."""
         self._execute(self._scheduler.withdrawn(refs, stop, now), now)
 
     def drain(self, now: float) -> None:
-        """Give back what has not started, now and from now on; what runs may end."""
+        """Return what has not started, now and from now on. Running tasks may end."""
         self._execute(self._scheduler.drained(), now)
 
     def restart_workers(self, now: float, *, stop: bool) -> None:
-        """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
+        """Replace all workers: each one when its running task has ended, or with `stop` immediately."""
         self._execute(self._scheduler.restart_requested(now, stop=stop), now)
 
     @property
@@ -223,14 +222,14 @@ class Pool:
         return self._scheduler.outdated
 
     def reset(self, now: float) -> None:
-        """Forget all tasks, reports, functions and shared memory; kill the workers that run any, and start others."""
+        """Forget all tasks, reports, functions and shared memory; kill and replace the workers that have tasks."""
         self._execute(self._scheduler.reset(), now)
         self._output.clear()
         self.drop_functions(list(self._functions))
         self.drop_segments(list(self._segments))
 
     def take_reports(self) -> PoolReports:
-        """Hand over what has happened since the last call."""
+        """Return what has happened since the last call."""
         reports = self._scheduler.take_reports()
         reports.output, self._output = self._output, []
         if self._added_segments or self._removed_segments or self._orphaned_segments:
@@ -238,7 +237,7 @@ class Pool:
             reports.forgotten, self._removed_segments = self._removed_segments, []
             reports.orphaned, self._orphaned_segments = self._orphaned_segments, []
         if reports.degraded and (tail := self._launcher.stderr_tail()):
-            reports.degraded += f". They said:\n{tail}"
+            reports.degraded += f". Their last output:\n{tail}"
         return reports
 
     @property
@@ -248,34 +247,34 @@ class Pool:
 
     @property
     def usable_slots(self) -> int:
-        """Return how many tasks can run at once, those not counted that wait for tasks of their own."""
+        """Return how many tasks can run at the same time, not counting those that wait for tasks of their own."""
         return self._scheduler.usable_slots
 
     @property
     def initializer_failed(self) -> bool:
-        """Say whether no worker is started any more because of the user's initializer."""
+        """Return whether no worker is started any more because of the user's initializer."""
         return self._scheduler.has_initializer_failed
 
     @property
     def is_saturated(self) -> bool:
-        """Say whether every worker has something to run next."""
+        """Return whether every worker has a task to run next."""
         return self._scheduler.is_saturated
 
     # ------------------------------------------------------------------------------------------- the slave's poll loop
 
     def fds(self) -> dict[int, int]:
-        """Give the descriptors to poll, and for which events."""
+        """Return the descriptors to poll, each with its events."""
         return dict(self._fds)
 
     def next_deadline(self) -> float | None:
-        """Say when to call `tick` next at the latest; None if only a descriptor can bring news."""
+        """Return when to call `tick` next at the latest; None if nothing is to be done before a descriptor is ready."""
         due = self._scheduler.next_deadline()
-        # Not every launcher has a descriptor that tells of an end, so it is asked again soon.
+        # Not every launcher has a descriptor that reports the end of a process, so it is checked again soon.
         check_at = self._next_launcher_check
         return check_at if self._kill_deadlines and (due is None or check_at < due) else due
 
     def ready(self, fd: int, events: int, now: float) -> None:
-        """Deal with a descriptor that poll has found to be ready. One that is gone meanwhile is ignored."""
+        """Handle the events of a descriptor. One that was closed meanwhile is ignored."""
         if fd in self._launcher_fds:
             self._check_launcher(now)
             return
@@ -297,12 +296,12 @@ class Pool:
     def _read_output(self, connection: WorkerConnection, stream: int, fd: int) -> None:
         pieces = connection.capture.read(stream)
         self._forward_output(connection, pieces or ())
-        # Not for what the poll said: it may have said it of a dead worker's pipe whose number is this one's by now.
+        # Not because of the events: they may be those of a dead worker's pipe that had the same number.
         if stream in connection.capture.ended:
             self._unwatch(fd)
 
     def tick(self, now: float) -> None:
-        """Look at the pages of busy workers, if it is time to. Cheap if it is not."""
+        """Read the pages of busy workers, if it is time for that. Cheap if it is not."""
         due = self.next_deadline()
         if due is None or now < due:
             return
@@ -310,7 +309,7 @@ class Pool:
         self._check_launcher(now)
         for worker, (kill_at, _) in self._kill_deadlines.items():
             connection = self._connections.get(worker) or self._main_threads[worker]
-            # One whose process is not known yet is killed when it is: until then, only its template could be.
+            # A worker whose process is not known yet is killed when it is: until then, only its fork server could be.
             if now >= kill_at and connection.pid and not connection.was_killed:
                 connection.was_killed = True
                 self._launcher.kill(connection.process)
@@ -328,7 +327,7 @@ class Pool:
         page = connection.page
         ticket, started_at = page.running_task()
         if ticket and now - started_at >= SLOW_S:
-            # What it finished before this task is not sent until the task ends, but stands in the page.
+            # The results before this task are not sent until it ends, but are in the page.
             results = self._unsent(connection, ticket)
             if results and page.ticket == ticket:
                 self._take_results(connection, results, [], now)
@@ -338,7 +337,7 @@ class Pool:
         self._execute(self._scheduler.blocked(connection.worker, ticket if page.blocked == ticket else 0, now), now)
 
     def _unsent(self, connection: WorkerConnection, ticket: int) -> Results:
-        """Read the results in a page. What is none is no error if the task has ended meanwhile."""
+        """Return the results in a page. Invalid ones are no error if the task has ended meanwhile."""
         try:
             return connection.unsent()
         except ProtocolError:
@@ -346,10 +345,10 @@ class Pool:
                 raise
             return Results()
 
-    # ------------------------------------------------------------------------------------------- what the books want
+    # ------------------------------------------------------------------------------------------- execute commands
 
     def _execute(self, commands: Iterable[Command], now: float) -> None:
-        """Obey commands in the order in which the books gave them, whatever is found out while obeying."""
+        """Execute commands in their order. Those that events during the execution cause come after them."""
         self._commands += commands
         if self._is_executing:
             return
@@ -368,7 +367,7 @@ class Pool:
             self._is_executing = False
 
     def _execute_one(self, command: Command, now: float) -> None:
-        connection = self._connections.get(command.worker)  # None if it has died meanwhile, which the books know by now
+        connection = self._connections.get(command.worker)  # None if it has died meanwhile, as the scheduler knows
         if isinstance(command, GiveTasks) and connection:
             self._send_tasks(connection, command)
         elif isinstance(command, Recall) and connection:
@@ -404,7 +403,7 @@ class Pool:
         self._watch_tasks(connection)
 
     def _send_segments(self, connection: WorkerConnection, buffers: Iterable[object]) -> None:
-        """Tell a worker how to open what its next order refers to."""
+        """Send a worker the segments to which its next record refers."""
         for buffer in buffers:
             if (
                 isinstance(buffer, Slice)
@@ -435,7 +434,7 @@ class Pool:
                 theirs.close()
             connection, theirs = self._open_connection(worker, process)
         except OSError as error:
-            log.warning("a thread for tasks could not be started, others have to do: %s", error)
+            log.warning("a thread for tasks could not be started, the present ones must do: %s", error)
             self._execute(self._scheduler.thread_refused(worker, f"could not be started: {error}", now), now)
         else:
             self._connections[worker] = connection
@@ -445,7 +444,7 @@ class Pool:
         self._take_events(events, now)
 
     def _open_connection(self, worker: int, process: int = 0) -> tuple[WorkerConnection, WorkerChannels]:
-        """Make a line and watch it; give the worker's ends, too. Raises OSError if there are too many open files."""
+        """Make a connection and watch it; return it and the worker's channels. Raises OSError."""
         ours, theirs = make_channels()
         connection = WorkerConnection(worker, ours, self._output_limit_bytes, self._result_bytes_max, process)
         self._readers[connection.socket.fileno()] = (connection, 0)
@@ -455,14 +454,14 @@ class Pool:
             self._watch(fd, select.POLLIN)
         return connection, theirs
 
-    # --------------------------------------------------------------------------------------------- what workers say
+    # --------------------------------------------------------------------------------------------- what workers send
 
     def _receive(self, connection: WorkerConnection, most_bytes: int, now: float) -> None:
-        """Take what a worker says. Raises ProtocolError for what none says."""
+        """Handle the records of a worker. Raises ProtocolError for invalid ones."""
         try:
             for record, buffers in connection.receive(most_bytes):
                 if connection.worker in self._main_threads:
-                    raise ProtocolError("said something, which the main thread of a process of threads does not do")
+                    raise ProtocolError("sent a record, which the main thread of a process of threads must not do")
                 if isinstance(record, Results) and record:
                     self._take_results(connection, record, buffers, now)
                 else:
@@ -473,7 +472,7 @@ class Pool:
                 self._kill_deadlines.setdefault(connection.worker, (now + CLOSED_S, str(error)))
 
     def _take_record(self, connection: WorkerConnection, record: Results | WorkerRecord, now: float) -> None:
-        """Take what is no result."""
+        """Handle a record that contains no result."""
         if isinstance(record, NoteRecord):
             self._take_note(connection, record, now)
         elif isinstance(record, AddSegment):
@@ -482,7 +481,7 @@ class Pool:
             self._remove_segments(connection, record.segments)
         elif isinstance(record, NotInitialized):
             if connection.is_ready or not self._initializes:
-                raise ProtocolError("said that it could not be initialized, which it was not to be any more")
+                raise ProtocolError("reported a failed initializer, but has none or is ready already")
             self._scheduler.initializer_failed(record.report)
         else:
             connection.is_ready = True
@@ -517,7 +516,7 @@ class Pool:
         self._added_segments.append(made)
 
     def _remove_segments(self, connection: WorkerConnection, segments: Sequence[bytes]) -> None:
-        """Forget segments of a worker's own; it may name some that it has never told of."""
+        """Forget segments of a worker's own; unknown ones are ignored."""
         others: list[Container[bytes]] = [
             self._segments,
             *(other.own_segments for other in self._connections.values() if other is not connection),
@@ -532,7 +531,7 @@ class Pool:
         if ref is None:  # a thread of a task that has ended
             return
         if note.ticket != connection.notes_ticket:
-            connection.notes, connection.notes_ticket = Framing(), note.ticket
+            connection.notes, connection.notes_ticket = NoteFraming(), note.ticket
         if not connection.notes.admits(note.data):
             return
         self._output.append((ref, NOTES, note.data))
@@ -541,10 +540,10 @@ class Pool:
             self._watch_tasks(connection)
         if connection.notes.is_broken and connection.log.admits(now):
             name = task_name(ref.job, ref.index)
-            log.warning("task %s has sent notes that are none; no more of its notes travel", name)
+            log.warning("task %s has sent invalid notes; no more of its notes are forwarded", name)
 
     def _check_ready(self, connection: WorkerConnection, now: float) -> None:
-        """Let a worker work once both it and its launcher have spoken."""
+        """Let a worker work when both its record and its launcher's event have come."""
         if connection.is_ready and connection.pid:
             self._execute(self._scheduler.worker_ready(connection.worker, connection.pid, now), now)
 
@@ -556,23 +555,23 @@ class Pool:
                 self._output.append((ref, stream, data))
 
     def _log_output(self, connection: WorkerConnection, data: bytes) -> None:
-        """Log what no task has written: a thread or a child that one has left."""
+        """Log output that belongs to no task: of a thread or child process that a task has left behind."""
         if not connection.log.admits(time.monotonic()):
             return
         text = data[:LOG_CHARS_MAX].decode(errors="replace").rstrip()
         more = f" (and {len(data) - LOG_CHARS_MAX} bytes more)" if len(data) > LOG_CHARS_MAX else ""
         if left_out := connection.log.take_left_out():
-            more += f" ({left_out} lines of it were left out before this)"
-        log.info("worker %d wrote what is no task's: %s%s", connection.pid, text, more)
+            more += f" ({left_out} lines were left out before this)"
+        log.info("worker %d wrote, outside of any task: %s%s", connection.pid, text, more)
 
     def _break(self, connection: WorkerConnection, error: Exception, now: float) -> None:
-        """Kill a worker of which something cannot be dealt with, and with it all threads of its process."""
+        """Kill a worker after an error in its bulkhead, and with it all threads of its process."""
         if connection.is_broken:
             return
         connection.is_broken = True
         self._unwatch(connection.socket.fileno())
         is_nonsense = isinstance(error, ProtocolError)
-        what = str(error) if is_nonsense else f"could not be dealt with ({type(error).__name__}: {error})"
+        what = str(error) if is_nonsense else f"could not be handled ({type(error).__name__}: {error})"
         if self._log.admits(now):
             log.error("worker %d is killed: it %s", connection.pid, what, exc_info=None if is_nonsense else error)
         if connection.worker in self._main_threads:
@@ -586,7 +585,7 @@ class Pool:
         self._next_launcher_check = min(self._next_launcher_check, now)
 
     def _take_unsent(self, connection: WorkerConnection, ticket: int, now: float) -> bool:
-        """Take what a broken worker has finished before the task that it runs, from its page; False for nothing."""
+        """Take the results before the running task of a broken worker from its page; return whether there were any."""
         if not ticket:
             return False
         try:
@@ -616,14 +615,14 @@ class Pool:
         self._watch_launcher()
 
     def _reap(self, connection: WorkerConnection, reason: str, now: float) -> None:
-        """Take what a dead worker has left, then tell the books."""
+        """Take what a dead worker has left, then report its death to the scheduler."""
         del self._connections[connection.worker]
         ticket, started_at = self._drain_connection(connection, now)
         reason = self._death_reason(connection, reason)
         self._execute(self._scheduler.worker_died(connection.worker, reason, ticket, started_at, now), now)
 
     def _reap_process(self, main: WorkerConnection, reason: str, now: float) -> None:
-        """Take what the threads of a dead process have left, then tell the books of all of them at once."""
+        """Take what the threads of a dead process have left, then report all deaths to the scheduler together."""
         self._scheduler.process_ends(main.worker)
         reason = self._death_reason(main, reason)
         threads = [connection for connection in self._threads_of(main) if connection is not main]
@@ -638,7 +637,7 @@ class Pool:
         self._execute(self._scheduler.process_died(reason, pages, culprits, now), now)
 
     def _threads_of(self, main: WorkerConnection | None) -> list[WorkerConnection]:
-        """List the lines to all threads of a process, its main one first."""
+        """Return the connections to all threads of a process, its main thread first."""
         if main is None:
             return []
         return [main, *(connection for connection in self._connections.values() if connection.process == main.worker)]
@@ -651,13 +650,13 @@ class Pool:
         return f"{reason} and was killed" if connection.was_killed else exit_status
 
     def _drain_connection(self, connection: WorkerConnection, now: float) -> tuple[int, float]:
-        """Take what a dead worker has left, and close its line; give what it ran, and since when."""
+        """Take what a dead worker has left, and close its connection; return the ticket that ran, and since when."""
         ticket, started_at = connection.page.running_task()
         ticket = ticket or connection.page.result_in_transit
         for take in (self._drain_records, self._drain_results, self._drain_output):
             try:
                 take(connection, ticket, now)
-            except Exception as error:  # it is dead, and the books are about to hear of it
+            except Exception as error:  # it is dead, which is about to be reported
                 if self._log.admits(now):
                     is_nonsense = isinstance(error, ProtocolError)
                     log.warning(
@@ -681,7 +680,7 @@ class Pool:
     def _drain_output(self, connection: WorkerConnection, ticket: int, now: float) -> None:
         self._forward_output(connection, connection.capture.finish(ticket))
 
-    # ------------------------------------------------------------------------------------------- what is to be polled
+    # ------------------------------------------------------------------------------------------- descriptors
 
     def _watch(self, fd: int, events: int) -> None:
         if self._fds.get(fd) != events:
@@ -709,9 +708,9 @@ class Pool:
     # ------------------------------------------------------------------------------------------------------ the end
 
     def close(self) -> None:
-        """Stop everything: interrupt what runs, then kill what is left. Takes less than 3 s and leaves no process."""
+        """Interrupt what runs, then kill what is left. Takes less than 3 s and leaves no process."""
         self._closing = True
-        self._scheduler.reset()  # its kills are not obeyed: first the workers may end by themselves
+        self._scheduler.reset()  # without its commands to kill: first the workers may end by themselves
         for connection in self._connections.values():
             if ticket := connection.page.ticket:
                 connection.page.stop(ticket)
@@ -729,7 +728,7 @@ class Pool:
         self._readers.clear()
 
     def _wait_for_workers(self, until: float) -> None:
-        """Read what workers still write, so that none hangs on a full pipe, until they have ended."""
+        """Wait until the workers have ended, and read their output meanwhile, so that none hangs on a full pipe."""
         while (self._connections or self._main_threads) and (left_s := until - time.monotonic()) > 0:
             poll = select.poll()
             for fd, events in self._fds.items():

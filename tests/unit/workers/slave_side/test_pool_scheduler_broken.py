@@ -35,7 +35,7 @@ def broken(model: Model, number: int, *, may_be_former: bool = False) -> list[Co
     """Let a worker say what makes no sense."""
     worker = model.workers[number]
     ticket = worker.running.ticket if worker.running else 0
-    how = "was killed because it said nonsense"
+    how = "was killed because it sent an invalid record"
     return model.scheduler.broken(number, how, ticket, worker.ended, may_be_former=may_be_former)
 
 
@@ -209,7 +209,7 @@ def test_who_runs_is_blamed_for_what_its_worker_says(make: Callable[[int], Model
     model.obey(broken(model, 1))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.OK, 1: Status.DIED}
-    assert "was killed because it said nonsense; it had task" in report(model, 1).message
+    assert "was killed because it sent an invalid record; it had task" in report(model, 1).message
 
 
 @pytest.mark.parametrize("has_next_begun", [True, False])
@@ -250,7 +250,7 @@ def test_what_has_not_begun_is_not_blamed_for_what_its_worker_says(make: Callabl
 
 def test_a_worker_that_has_nothing_and_is_broken_is_replaced(make: Callable[[int], Model]) -> None:
     model = make(2)
-    model.obey(model.scheduler.broken(1, "was killed because it said nonsense", 77, 78, may_be_former=False))
+    model.obey(model.scheduler.broken(1, "was killed because it sent an invalid record", 77, 78, may_be_former=False))
     model.die(1, "died of SIGKILL")
     model.all_ready()
     model.assign([0, 1])
