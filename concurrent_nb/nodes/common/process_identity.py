@@ -1,4 +1,4 @@
-"""Whether a process of this host is there: its pid, and when it began, because pids are used again."""
+"""Whether a process of this machine is alive: by its pid and its start time, because pids are used again."""
 
 import os
 import socket
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Final
 
 LINUX: Final = sys.platform == "linux"
-#: of a host's name, so many characters are told
+#: most characters of a machine's name that are sent
 HOST_MAX: Final = 100
 
 
 def host_name() -> str:
-    """Give the name by which this host is known."""
+    """Return the name of this machine."""
     return socket.gethostname()[:HOST_MAX]
 
 
 def own_start_time() -> float | None:
-    """Give when this process began, None where that cannot be found out."""
+    """Return when this process started; None if the system does not report it."""
     try:
         return start_time(os.getpid())
     except OSError:
@@ -26,9 +26,9 @@ def own_start_time() -> float | None:
 
 
 def start_time(pid: int) -> float | None:
-    """Give when a process began, by a clock of its host; None if there is none, or it has ended.
+    """Return when a process started, by a clock of its machine; None if there is none, or it has ended.
 
-    Raises OSError if that cannot be found out now.
+    Raises OSError if the system does not report it now.
     """
     if LINUX:
         try:
@@ -49,16 +49,18 @@ def start_time(pid: int) -> float | None:
 
 
 def liveness_check(host: str, pid: int, since: float | None) -> Callable[[], bool]:
-    """Give what says whether a node's process is there. Of one that cannot be seen from here it says so for ever.
+    """Return a function that returns whether a node's process is alive; always True if it is on another machine.
 
     Args:
-        host, pid, since: of the process, as it has told: its host's name, and what `start_time` gave there.
+        host: name of the process's machine, as the process has reported it.
+        pid: of the process.
+        since: its start time, as `start_time` has returned it there.
     """
 
     def is_alive() -> bool:
         try:
             return start_time(pid) == since
-        except OSError:  # nobody can say now
+        except OSError:  # unknown now
             return True
 
     is_here = since is not None and pid > 0 and host == host_name() and is_alive()

@@ -1,8 +1,8 @@
-"""The slave without sockets and processes: messages of the master to its workers, their reports back.
+"""The slave without sockets and processes: messages of the master to its workers, and their reports back.
 
-    frames of the master -> Session -> Crew (workers.pool) -> Reports -> Session -> frames for the master
+    frames of the master -> Session -> WorkerPool -> WorkerReports -> Session -> frames for the master
 
-Called by `SlaveNode`'s poll loop, by the simulator and by the tour in tests/test_life_of_a_task.py.
+Called by the slave's poll loop, by the simulator and by the tour in tests/test_life_of_a_task.py.
 """
 
 import logging
@@ -31,43 +31,43 @@ from concurrent_nb.workers.protocol.records import AddSegment
 
 log = logging.getLogger(__name__)
 
-#: news that nobody waits for gathers until this long after the last envelope
+#: plain outcomes gather until this long after the last envelope
 GATHER_S: Final = 0.04
-#: ... or until so many tasks have ended: it may keep nothing from being assigned
+#: ... or until this many tasks have ended, so that the master can assign others
 GATHER_MAX: Final = 32
-#: while more of tasks' output than that is not acknowledged, tasks that send notes are slowed
+#: while more bytes of tasks' output than that are not acknowledged, tasks that send notes are slowed down
 OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024
-#: seconds between two reports of how busy the host is
+#: seconds between two reports of how busy the machine is
 HOST_LOAD_S: Final = 5.0
 
 
 class WorkerReports(Protocol):
-    """What workers have to say since the last time."""
+    """What workers have reported since the last time."""
 
     outcomes: list[tuple[bytes, list[m.OutcomeFrame], list[Sequence[Buffer]]]]  #: by job
     started: list[m.TaskRef]
     returned: list[m.TaskRef]
     output: list[tuple[m.TaskRef, int, bytes]]
     degraded: str  #: why no worker is started any more, "" while they are; all tasks are returned then
-    segments: list[AddSegment]  #: shared memory that workers have made, before the outcomes that lie in it
-    forgotten: list[bytes]  #: segments that their workers have given up
+    segments: list[AddSegment]  #: shared memory that workers have made, also for results in `outcomes`
+    forgotten: list[bytes]  #: segments that their workers have closed
     orphaned: list[bytes]  #: segments whose workers have died
 
 
 class WorkerPool(Protocol):
-    """What a slave needs of its workers. `workers.pool.Pool` has it; so have the tests' and the simulator's crews."""
+    """What a slave needs of its workers. Implemented by `workers.slave_side.pool.Pool` and by the pools of tests."""
 
     def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
-        """Keep a pickled function (a long body is the first buffer)."""
+        """Keep a pickled function; a long body is its first buffer."""
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
-        """Know how workers open a segment of shared memory."""
+        """Remember how workers open a segment of shared memory."""
 
     def drop_segments(self, segments: Sequence[bytes]) -> None:
         """Forget segments to which nothing refers any more."""
 
     def release(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
-        """Give slices back to the workers that made them; `clean` if nobody refers to them any more."""
+        """Return slices to the workers that made them; `clean` if nothing refers to them any more."""
 
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
@@ -82,42 +82,42 @@ class WorkerPool(Protocol):
         now: float,
         needs: m.Needs | None = None,
     ) -> None:
-        """Run these attempts, each of which will be reported once as an outcome or as returned."""
+        """Run these attempts. Each must be reported once, as an outcome or as returned."""
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
-        """Return what has not started; with `stop`, cancel what has."""
+        """Return these attempts if they have not started; with `stop`, also stop those that have."""
 
     def hold_notes(self, hold: bool) -> None:
-        """Slow tasks that send notes, until it is said that they need not be held any more."""
+        """Slow down tasks that send notes, until the next call with False."""
 
     def restart_workers(self, now: float, *, stop: bool) -> None:
-        """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
+        """Replace all workers: each one when its running task has ended, or with `stop` immediately."""
 
     @property
     def outdated(self) -> int:
         """Return how many workers are still to be replaced, or have successors that are not ready."""
 
     def take_reports(self) -> WorkerReports:
-        """Give what has happened since the last call."""
+        """Return what has happened since the last call."""
 
     @property
     def is_saturated(self) -> bool:
-        """Say whether every worker has something to run next."""
+        """Return whether every worker has a task to run next."""
 
 
 class SlaveCore:
-    """Everything that a slave says and hears.
+    """All messages that a slave sends and receives.
 
     Args:
-        name: what the master calls this slave.
-        epoch: the master's life.
-        crew: its workers.
-        interval_s: seconds between two signs of life.
-        shelf: keeps what workers share, and outlives the session; None if they share nothing.
-        store: where what a master on another host tells once is laid down; None if workers cannot open it.
-        shares: whether the master is on this host and can open what lies there.
-        host_load: measures how busy this host is; None to say nothing of it.
-        result_bytes_max: most bytes of a result that has to go through this process's memory; 0: as many as there are.
+        name: the slave's name at the master.
+        epoch: which run of the master this is.
+        pool: its workers.
+        interval_s: most seconds between two envelopes; without messages, a keepalive is sent.
+        segment_reader: opens shared memory of the workers, and outlives the session; None if they share none.
+        store: keeps buffers that a master on another machine sends once; None if workers cannot open it.
+        shares: whether the master is on this machine and can open that shared memory.
+        host_load: measures how busy this machine is; None to report nothing.
+        result_bytes_max: most bytes of a result that must go through this process's memory; 0: no limit.
     """
 
     def __init__(
@@ -140,32 +140,32 @@ class SlaveCore:
         self._announced_segments = AnnouncedSegments(self.session, self._segment_reader, shares)
         self._store = store
         self._received_contents = ReceivedContents(store)
-        self._pool_segments: set[bytes] = set()  # segments of the store that the crew knows
-        self._lent: dict[bytes, dict[int, m.Slice]] = {}  # results that were not released, by segment and offset
-        self._orphans: set[bytes] = set()  # segments of dead workers that are closed when nothing is lent of them
+        self._pool_segments: set[bytes] = set()  # segments of the store that the pool has
+        self._lent: dict[bytes, dict[int, m.Slice]] = {}  # to the master, by segment and offset
+        self._orphans: set[bytes] = set()  # segments of dead workers, closed when nothing of them is lent
         if shares:
             self.session.send(m.ShareMemory())
         self._pool = pool
         self._interval_s = interval_s
         self._sent_at = -interval_s
         self._host_load = host_load
-        self._host_load_at = inf if host_load is None else -inf  # when to say it next
+        self._host_load_at = inf if host_load is None else -inf  # when to report it next
         self._unsent_outcomes = 0  # tasks that have ended since the last envelope
-        self._held_back_until = -inf  # when what gathers goes out; before now if nothing is kept back
-        self._output_bytes = 0  # of tasks' output, that the master has not acknowledged
+        self._held_back_until = -inf  # until when they are held back; before now if they are not
+        self._output_bytes = 0  # of tasks' output, not acknowledged yet
         self._holds_notes = False
-        self._restart = 0  # the master's request for fresh workers, until all are
-        self._outdated_sent = -1  # what the master has last heard of it
-        self.degraded = ""  #: why the crew cannot work any more
-        self.kernel_requests: list[int] = []  #: questions for the slave's kernel that have no answer yet
+        self._restart = 0  # number of the master's request to restart workers, until all are
+        self._outdated_sent = -1  # the number that was last reported for it
+        self.degraded = ""  #: why the pool cannot run tasks any more
+        self.kernel_requests: list[int] = []  #: requests for the slave's kernel without an answer
 
     @property
     def closed_by_master(self) -> str | None:
-        """The master's reason once it has ended the session."""
+        """The master's reason, once it has ended the session."""
         return self.session.closed_by_peer
 
     def received(self, frames: Sequence[Buffer], now: float) -> None:
-        """Take one envelope of the master. Raises ProtocolError; the session is over then."""
+        """Handle one envelope of the master. Raises ProtocolError, after which the session must end."""
         for item in self.session.receive(frames, now):
             message = item.message
             if type(message) is m.Assign:
@@ -199,17 +199,17 @@ class SlaveCore:
                 self.kernel_requests.append(message.request)
 
     def kernel_opened(self, access: m.KernelAccess | None, error: str = "") -> None:
-        """Answer all who have asked for the kernel: how to attach, or why there is none."""
+        """Answer all requests for the kernel: how to attach, or why there is none."""
         for request in self.kernel_requests:
             self.session.send(m.KernelOpened(request, access, error))
         self.kernel_requests.clear()
 
     def resize(self, slots: int, credit: int) -> None:
-        """Tell the master how much fits from now on."""
+        """Report a new number of slots, and of tasks that the slave accepts."""
         self.session.send(m.Capacity(slots, credit))
 
     def _throttle_output(self) -> None:
-        """Slow those who write more than the master takes."""
+        """Slow down tasks that write more than the master acknowledges."""
         self._output_bytes -= sum(size for size in self.session.take_acked() if isinstance(size, int))
         holds = self._output_bytes > OUTPUT_BYTES_MAX
         if holds != self._holds_notes:
@@ -217,7 +217,7 @@ class SlaveCore:
             self._pool.hold_notes(holds)
 
     def _report_restart(self) -> None:
-        """Tell the master how far its restart is."""
+        """Report the progress of a restart of the workers."""
         left = self._pool.outdated
         if left != self._outdated_sent:
             self.session.send(m.WorkersOutdated(self._restart, left))
@@ -227,14 +227,14 @@ class SlaveCore:
 
     @property
     def all_acknowledged(self) -> bool:
-        """Say whether the master has acknowledged everything that was said."""
+        """Return whether the master has acknowledged all messages."""
         return not (self.session.in_flight or self.session.backlog)
 
     def step(self, now: float) -> list[list[Buffer]]:
-        """Give all envelopes that should leave now.
+        """Return all envelopes to send now.
 
-        While all workers have more to run, plain results gather for a moment: a task that takes milliseconds would cost
-        master and application one of theirs each time.
+        While all workers have more tasks, plain outcomes gather for a moment: otherwise each task of a millisecond
+        would cost master and application about as much time.
         """
         reports = self._pool.take_reports()
         urgent = bool(reports.returned or reports.degraded)
@@ -273,7 +273,7 @@ class SlaveCore:
         return envelopes
 
     def _is_held_back(self, urgent: bool, now: float) -> bool:
-        """Say whether what there is to say is kept back for now."""
+        """Return whether the messages are held back for now."""
         if self._unsent_outcomes and not urgent and self._unsent_outcomes < GATHER_MAX and self._pool.is_saturated:
             self._held_back_until = self._sent_at + GATHER_S
             if now < self._held_back_until:
@@ -285,7 +285,7 @@ class SlaveCore:
     # ------------------------------------------------------------------------------------------------ shared memory
 
     def _localized(self, tasks: list[m.TaskFrame], buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
-        """Give tasks with what a master on another host has told once."""
+        """Return tasks with the buffers that a master on another machine has sent once."""
         if not any(task.sizes for task in tasks):
             return tasks, buffers
         translated = self._received_contents.translated
@@ -299,7 +299,7 @@ class SlaveCore:
         return frames, [own for _, own in parts]
 
     def _announce_to_pool(self, sizes: m.Sizes) -> None:
-        """Tell the crew how to open our own memory."""
+        """Let the pool know how to open segments of the own store."""
         for slice_ in slices_of(sizes):
             handle = None if self._store is None else self._store.handle(slice_.segment)
             if handle is not None and slice_.segment not in self._pool_segments:
@@ -309,15 +309,15 @@ class SlaveCore:
     def _open_segment(self, made: AddSegment) -> None:
         try:
             self._segment_reader.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
-        except (CannotOpen, OSError) as error:  # its worker has died, or descriptors are spent; each task says so
-            log.warning("shared memory of a worker is gone: %s", error)
+        except (CannotOpen, OSError) as error:  # its worker has died, or there are too many open files; see `_lost`
+            log.warning("shared memory of a worker cannot be opened: %s", error)
 
     def _check_size(self, slices: Sequence[m.Slice]) -> None:
-        """Raise TooLarge if a result has to travel, and is more than this process may take."""
+        """Raise TooLarge if a result must go through this process's memory, and is larger than it may be."""
         size = 0 if self._announced_segments.shares else sum(slice_.size for slice_ in slices)
         if size > self._result_bytes_max:
             raise TooLarge(
-                f"a result of {size >> 20} MiB has to go through the memory of slave {self.name!r}, which takes up to"
+                f"a result of {size >> 20} MiB must go through the memory of slave {self.name!r}, which accepts up to"
                 f" {self._result_bytes_max >> 20} MiB (settings SlaveNode.result_mib, MasterNode.object_bytes)",
                 size,
                 self._result_bytes_max,
@@ -326,7 +326,7 @@ class SlaveCore:
     def _with_slices(
         self, job: bytes, frames: Sequence[m.OutcomeFrame], buffers: ItemBuffers
     ) -> tuple[list[m.OutcomeFrame], list[Buffers]]:
-        """Give outcomes as the master can take them, and note what is lent to it."""
+        """Return outcomes as the master can read them, and remember the slices that are lent to it."""
         out_frames, out_buffers = [], []
         for at, frame in enumerate(frames):
             own = buffers[at] if buffers else ()
@@ -354,7 +354,7 @@ class SlaveCore:
 
     def _release(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
         lent_slices = [it for it in dict.fromkeys(slices) if self._lent.get(it.segment, {}).get(it.offset) == it]
-        self._pool.release(lent_slices, clean=clean)  # of others, workers know nothing
+        self._pool.release(lent_slices, clean=clean)  # workers do not know the others
         for slice_ in lent_slices:
             lent = self._lent.get(slice_.segment)
             if lent is not None and lent.pop(slice_.offset, None) is not None and not lent:
@@ -373,7 +373,7 @@ class SlaveCore:
         self._announced_segments.dropped(closed)
 
     def end(self) -> None:
-        """Take back what is lent: whoever has it may keep it, but it is not used again. When the session is over."""
+        """Release what is lent, at the end of the session. Its readers keep it, and the memory is not used again."""
         self._pool.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
         self._lent.clear()
         self._pool.hold_notes(False)
@@ -381,7 +381,7 @@ class SlaveCore:
         self._pool.drop_segments(list(self._pool_segments))
 
     def next_deadline(self) -> float:
-        """When `step` should be called again at the latest."""
+        """Return when to call `step` again at the latest."""
         if self._unsent_outcomes:
             return self._held_back_until
         keepalive = self._sent_at + self._interval_s
@@ -390,13 +390,13 @@ class SlaveCore:
 
 
 def _too_large(frame: m.OutcomeFrame, error: TooLarge) -> m.OutcomeFrame:
-    """Say of a task that its result may not travel."""
+    """Return the outcome of a task whose result is too large."""
     body = encode_error(m.ErrorReport("TooLarge", str(error), ""))
     return m.OutcomeFrame(frame.index, frame.attempt, Status.NOT_PICKLABLE, frame.elapsed_s, frame.worker, body)
 
 
 def _lost(frame: m.OutcomeFrame) -> m.OutcomeFrame:
-    """Say of a task whose result went with its worker that the worker died: it is run again."""
+    """Return the outcome of a task whose result was lost with its worker: the worker died, so the task runs again."""
     how = f"worker {frame.worker} died before its result was taken"
     return m.OutcomeFrame(
         frame.index, frame.attempt, Status.DIED, frame.elapsed_s, frame.worker, encode_error(m.ErrorReport("", how, ""))

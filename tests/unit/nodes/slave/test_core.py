@@ -163,7 +163,7 @@ def test_a_result_that_is_too_large_to_travel_is_told_with_its_setting() -> None
     workers.end(sizes=(large,))
     frame = outcome_of(slave)
     assert frame.status == Status.NOT_PICKLABLE
-    assert "1048576 MiB has to go through the memory of slave 'east', which takes up to 1024 MiB" in str(frame.body)
+    assert "1048576 MiB must go through the memory of slave 'east', which accepts up to 1024 MiB" in str(frame.body)
     assert "SlaveNode.result_mib" in str(frame.body)
     assert workers.released == [large]
 
