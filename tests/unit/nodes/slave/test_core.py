@@ -9,7 +9,7 @@ from concurrent_nb.nodes.common.shared_memory_link import NullSegmentReader
 from concurrent_nb.nodes.slave.core import GATHER_MAX, GATHER_S, OUTPUT_BYTES_MAX, SlaveCore
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
-from concurrent_nb.testing.inline import InlinePool, InlineReports
+from concurrent_nb.testing.inline import InlinePool
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, decode, encode
 
@@ -22,18 +22,12 @@ class Workers(InlinePool):
 
     def __init__(self) -> None:
         super().__init__()
-        self._is_saturated = True
-        self._reports = InlineReports()
+        self.is_saturated = True
         self._next = 0
-
-    @property
-    def is_saturated(self) -> bool:
-        """Say what was told."""
-        return self._is_saturated
 
     def run_dry(self) -> None:
         """Have nothing to run next."""
-        self._is_saturated = False
+        self.is_saturated = False
 
     def end(self, count: int = 1, status: Status = Status.OK, sizes: m.Sizes = (), buffers: Buffers = ()) -> None:
         """End so many tasks."""
