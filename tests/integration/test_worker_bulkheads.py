@@ -18,7 +18,7 @@ from concurrent_nb.workers.slave_side.note_framing import NOTE_BYTES_MAX
 from tests.integration.pool_driver import Driver, End
 
 SEEDS = 200
-#: misbehaving tasks that are open at once
+#: misbehaving tasks that are open at the same time
 AT_ONCE = 5
 #: how often a task may count a death until it is right; then it would be quarantined
 DEATHS_MAX = 3
@@ -428,7 +428,7 @@ def test_a_child_that_writes_without_end_does_not_hold_the_slave(driver: Driver)
 
 
 @pytest.mark.parametrize(
-    "say",
+    "record",
     [
         lambda: [5, b"s" * 16, 1, 5, 100],
         lambda: [5, b"s", __import__("os").getpid(), 5, 100],
@@ -437,14 +437,14 @@ def test_a_child_that_writes_without_end_does_not_hold_the_slave(driver: Driver)
     ],
     ids=["another's memory", "no memory", "another's ticket", "not initialized"],
 )
-def test_what_is_not_its_own_ends_a_worker(driver: Driver, say: Callable[[], list[Any]]) -> None:
+def test_what_is_not_its_own_ends_a_worker(driver: Driver, record: Callable[[], list[Any]]) -> None:
     def task() -> None:
         import struct
         import time
 
         import msgspec
 
-        data = msgspec.msgpack.encode(say())
+        data = msgspec.msgpack.encode(record())
         send(struct.pack("<I", len(data)) + data)
         time.sleep(20)
 
@@ -455,7 +455,7 @@ def test_what_is_not_its_own_ends_a_worker(driver: Driver, say: Callable[[], lis
     assert not driver.degraded
 
 
-def test_a_thread_that_says_nonsense_ends_its_process_alone(driver: Driver) -> None:
+def test_a_thread_that_sends_an_invalid_record_ends_its_process_alone(driver: Driver) -> None:
     def task() -> None:
         import os
         import time
@@ -492,7 +492,7 @@ def test_limits_of_what_is_announced() -> None:
 
 
 def test_a_task_whose_notes_are_not_taken_is_slowed_and_others_are_not(driver: Driver) -> None:
-    def tell(count: int) -> int:
+    def publish(count: int) -> int:
         from concurrent_nb.shipping.runtime import notes
 
         for _ in range(count):
@@ -500,7 +500,7 @@ def test_a_task_whose_notes_are_not_taken_is_slowed_and_others_are_not(driver: D
         return count
 
     driver.pool.hold_notes(True)
-    ref = driver.start(tell, 100)
+    ref = driver.start(publish, 100)
     driver.until(lambda: any(line.is_held for line in driver.pool._connections.values()))
     refs = driver.assign(driver.add(good_task), [(3, n) for n in range(40)])
     driver.wait(refs)

@@ -338,13 +338,13 @@ def test_a_reset_forgets_what_ran_and_goes_on(driver: Driver) -> None:
     assert len(driver.ended) == 1
 
 
-def test_a_template_that_is_killed_is_replaced() -> None:
+def test_a_fork_server_that_is_killed_is_replaced() -> None:
     with Driver("fork_server") as driver:
         ref = driver.start(hang_in_sleep)
         driver.until(lambda: ref in driver.started)
         worker = driver.pool._connections[1].pid or driver.pool._connections[2].pid
-        template = psutil.Process(worker).ppid()
-        os.kill(template, signal.SIGKILL)
+        fork_server = psutil.Process(worker).ppid()
+        os.kill(fork_server, signal.SIGKILL)
         driver.wait([ref])
         assert driver.ended[ref].status == Status.DIED
         assert "its fork server died of SIGKILL" in report_of(driver.ended[ref].value).message

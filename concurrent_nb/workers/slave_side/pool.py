@@ -414,45 +414,45 @@ class Pool:
 
     def _start_worker(self, worker: int, now: float) -> None:
         try:
-            connection, theirs = self._open_connection(worker)
+            connection, worker_channels = self._open_connection(worker)
         except OSError as error:
             self._execute(self._scheduler.worker_died(worker, f"could not be started: {error}", 0, 0.0, now), now)
             return
         self._connections[worker] = connection
-        events = self._launcher.launch(worker, theirs)
-        theirs.close()
+        events = self._launcher.launch(worker, worker_channels)
+        worker_channels.close()
         self._take_events(events, now)
 
     def _start_thread(self, worker: int, process: int, now: float) -> None:
         events: list[Event] = []
         try:
             if process not in self._main_threads:
-                main, theirs = self._open_connection(process)
+                main, worker_channels = self._open_connection(process)
                 main.page.use_threads()
                 self._main_threads[process] = main
-                events = self._launcher.launch(process, theirs)
-                theirs.close()
-            connection, theirs = self._open_connection(worker, process)
+                events = self._launcher.launch(process, worker_channels)
+                worker_channels.close()
+            connection, worker_channels = self._open_connection(worker, process)
         except OSError as error:
             log.warning("a thread for tasks could not be started, the present ones must do: %s", error)
             self._execute(self._scheduler.thread_refused(worker, f"could not be started: {error}", now), now)
         else:
             self._connections[worker] = connection
             connection.pid = self._main_threads[process].pid
-            self._main_threads[process].open_thread(theirs)
-            theirs.close()
+            self._main_threads[process].open_thread(worker_channels)
+            worker_channels.close()
         self._take_events(events, now)
 
     def _open_connection(self, worker: int, process: int = 0) -> tuple[WorkerConnection, WorkerChannels]:
         """Make a connection and watch it; return it and the worker's channels. Raises OSError."""
-        ours, theirs = make_channels()
-        connection = WorkerConnection(worker, ours, self._output_limit_bytes, self._result_bytes_max, process)
+        slave_channels, worker_channels = make_channels()
+        connection = WorkerConnection(worker, slave_channels, self._output_limit_bytes, self._result_bytes_max, process)
         self._readers[connection.socket.fileno()] = (connection, 0)
         self._watch_tasks(connection)
         for stream, fd in enumerate(connection.outputs, 1):
             self._readers[fd] = (connection, stream)
             self._watch(fd, select.POLLIN)
-        return connection, theirs
+        return connection, worker_channels
 
     # --------------------------------------------------------------------------------------------- what workers send
 

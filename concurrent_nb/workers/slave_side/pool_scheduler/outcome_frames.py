@@ -23,7 +23,7 @@ def stopped(attempt: Attempt, worker: WorkerState, elapsed_s: float) -> OutcomeF
         return attempt.end(Status.TIMEOUT, elapsed_s, worker.pid, _encode(ErrorReport("", message, "")))
     if attempt.disposition is Disposition.REFUSE:
         message = f"task {attempt.name} waits for tasks of its own, as {RESERVE_MAX} tasks of its slave do already"
-        message += ": let fewer of them wait at once, or let a task return what is to be run next"
+        message += ": let fewer of them wait at the same time, or let a task return what should run next"
         return attempt.end(Status.ERROR, elapsed_s, worker.pid, _encode(ErrorReport("TaskRefused", message, "")))
     return attempt.end(Status.CANCELLED, elapsed_s, worker.pid)
 

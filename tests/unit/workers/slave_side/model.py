@@ -1,4 +1,4 @@
-"""A pool without processes: it obeys the books, and its workers do what the test says."""
+"""A pool without processes: it executes the commands of the scheduler, and its workers do what the test requires."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Worker:
 
 
 class Model:
-    """Obeys `scheduler`, keeps what they report."""
+    """Executes the commands of `scheduler`, and keeps its reports."""
 
     def __init__(self, scheduler: PoolScheduler) -> None:
         self.scheduler = scheduler
@@ -53,11 +53,11 @@ class Model:
         self.commands: list[Command] = []
         self.ended: list[tuple[TaskRef, OutcomeFrame]] = []
         self.reports = PoolReports()
-        self.obey(scheduler.start(self.clock()))
+        self.execute(scheduler.start(self.clock()))
 
     # ------------------------------------------------------------------------------------------ the pool's side
 
-    def obey(self, commands: list[Command]) -> None:
+    def execute(self, commands: list[Command]) -> None:
         queue = deque(commands)
         while queue:
             command = queue.popleft()
@@ -67,7 +67,7 @@ class Model:
                 self.workers[command.worker] = Worker(command.worker, command.process)
                 continue
             worker = self.workers.get(command.worker)
-            if worker is None:  # it has just died: the pool does nothing either, as the books are about to hear of it
+            if worker is None:  # it has just died, which is about to be reported: the pool ignores it, too
                 continue
             if isinstance(command, GiveTasks):
                 assert worker.ready
@@ -105,11 +105,11 @@ class Model:
         needs: Needs | None = None,
     ) -> None:
         frames = [TaskFrame(index, attempt, b"args") for index in indexes]
-        self.obey(self.scheduler.assigned(JOB, function, timeout_s, frames, (), self.clock(), needs))
+        self.execute(self.scheduler.assigned(JOB, function, timeout_s, frames, (), self.clock(), needs))
 
     def withdraw(self, indexes: range | list[int], stop: bool, attempt: int = 1) -> None:
         refs = [TaskRef(JOB, index, attempt) for index in indexes]
-        self.obey(self.scheduler.withdrawn(refs, stop, self.clock()))
+        self.execute(self.scheduler.withdrawn(refs, stop, self.clock()))
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass in steps, and look at the pages as the pool does."""
@@ -120,14 +120,16 @@ class Model:
             if due is not None and self.clock() >= due:
                 for number in self.scheduler.busy_workers():
                     self.look(number)
-                self.obey(self.scheduler.tick(self.clock()))
+                self.execute(self.scheduler.tick(self.clock()))
 
     def look(self, number: int) -> None:
         worker = self.workers[number]
         if worker.running and self.clock() - worker.started_at >= 0.02 and worker.unsent:
-            self.obey(self.scheduler.outcomes(number, worker.unsent, [], self.clock()))
+            self.execute(self.scheduler.outcomes(number, worker.unsent, [], self.clock()))
         ticket = worker.running.ticket if worker.running else 0
-        self.obey(self.scheduler.page_read(number, ticket, worker.started_at, worker.moves, self.clock(), worker.ended))
+        self.execute(
+            self.scheduler.page_read(number, ticket, worker.started_at, worker.moves, self.clock(), worker.ended)
+        )
 
     # ---------------------------------------------------------------------------------------- the workers' side
 
@@ -137,7 +139,7 @@ class Model:
 
     def ready(self, number: int) -> None:
         self.workers[number].ready = True
-        self.obey(self.scheduler.worker_ready(number, 1000 + number, self.clock()))
+        self.execute(self.scheduler.worker_ready(number, 1000 + number, self.clock()))
 
     def begin(self, number: int) -> Attempt:
         """Let a worker start its next task."""
@@ -163,7 +165,7 @@ class Model:
     def flush(self, number: int) -> None:
         worker = self.workers[number]
         results, worker.unsent = worker.unsent, []
-        self.obey(self.scheduler.outcomes(number, results, [], self.clock()))
+        self.execute(self.scheduler.outcomes(number, results, [], self.clock()))
 
     def run(self, number: int, seconds: float = 0.0, status: Status = Status.OK) -> None:
         """Let a worker run its next task and send the result."""
@@ -186,9 +188,9 @@ class Model:
         del self.workers[number]
         self.gone.append(worker)
         if worker.unsent:
-            self.obey(self.scheduler.outcomes(number, worker.unsent, [], self.clock()))
+            self.execute(self.scheduler.outcomes(number, worker.unsent, [], self.clock()))
         ticket = worker.running.ticket if worker.running else 0
-        self.obey(self.scheduler.worker_died(number, how, ticket, worker.started_at, self.clock()))
+        self.execute(self.scheduler.worker_died(number, how, ticket, worker.started_at, self.clock()))
 
     def process_dies(self, process: int, how: str, culprits: list[int] | None) -> None:
         self.scheduler.process_ends(process)
@@ -198,9 +200,9 @@ class Model:
             self.gone.append(worker)
         for worker in threads:
             if worker.unsent:
-                self.obey(self.scheduler.outcomes(worker.number, worker.unsent, [], self.clock()))
+                self.execute(self.scheduler.outcomes(worker.number, worker.unsent, [], self.clock()))
         pages = {w.number: (w.running.ticket, w.started_at) if w.running else (0, 0.0) for w in threads}
-        self.obey(self.scheduler.process_died(how, pages, culprits or list(pages), self.clock()))
+        self.execute(self.scheduler.process_died(how, pages, culprits or list(pages), self.clock()))
 
     # ------------------------------------------------------------------------------------------- for assertions
 

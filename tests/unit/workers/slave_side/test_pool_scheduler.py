@@ -28,7 +28,7 @@ def make() -> Callable[[int], Model]:
 
 
 def teach(model: Model, seconds: float, function: bytes = F) -> None:
-    """Let the books learn how long a function runs, then clear the table."""
+    """Let the scheduler measure how long a function runs, then clear the table."""
     number = next(iter(model.workers))
     model.assign([10_000], function)
     owner = next(worker.number for worker in model.workers.values() if worker.unstarted)
@@ -116,7 +116,7 @@ def test_a_pack_of_large_arguments_is_small(make: Callable[[int], Model]) -> Non
     model = make(1)
     teach(model, 0.0001)
     frames = [TaskFrame(index, 1, b"", (600_000,)) for index in range(4)]
-    model.obey(model.scheduler.assigned(JOB, F, None, frames, [(b"x" * 600_000,)] * 4, 0.0))
+    model.execute(model.scheduler.assigned(JOB, F, None, frames, [(b"x" * 600_000,)] * 4, 0.0))
     assert model.workers[1].packs == [1, 1]
 
 
@@ -490,7 +490,7 @@ def test_workers_that_die_without_a_task_again_and_again_are_not_replaced_for_ev
     assert reports.degraded.startswith("6 workers ended within 10 s without a task to blame")
     assert "exit code 1" in reports.degraded
     assert reports.returned == [TaskRef(JOB, 0, 1)]
-    # and what comes later is returned at once
+    # and what comes later is returned immediately
     model.assign([1])
     assert model.take_reports().returned == [TaskRef(JOB, 1, 1)]
 
@@ -534,11 +534,11 @@ def test_outcomes_come_by_job_with_their_buffers(make: Callable[[int], Model]) -
     other = b"k" * 16
     for job in (JOB, other):
         frames = [TaskFrame(index, 1, b"") for index in range(2)]
-        model.obey(model.scheduler.assigned(job, F, None, frames, (), 0.0))
+        model.execute(model.scheduler.assigned(job, F, None, frames, (), 0.0))
     tickets = [model.begin(1).ticket]
     model.workers[1].running = None
     results = [Result(tickets[0], Status.OK, 0.1, b"", (2, 3))]
-    model.obey(model.scheduler.outcomes(1, results, [b"ab", b"cde"], 0.0))
+    model.execute(model.scheduler.outcomes(1, results, [b"ab", b"cde"], 0.0))
     (outcome,) = model.scheduler.take_reports().outcomes
     assert outcome[0] == JOB
     assert list(map(list, outcome[2])) == [[b"ab", b"cde"]]
@@ -559,7 +559,7 @@ def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], 
     model = make(2)
     model.assign([0])
     owner = next(worker.number for worker in model.workers.values() if worker.unstarted)
-    model.obey(model.scheduler.reset())
+    model.execute(model.scheduler.reset())
     assert [worker.number for worker in model.workers.values() if worker.killed] == [owner]
     assert not model.take_reports()
     assert model.scheduler.unfinished == 0
@@ -571,10 +571,10 @@ def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], 
     assert model.scheduler.unfinished == 1
 
 
-def test_what_an_unknown_worker_says_is_ignored(make: Callable[[int], Model]) -> None:
+def test_reports_of_an_unknown_worker_are_ignored(make: Callable[[int], Model]) -> None:
     model = make(1)
-    model.obey(model.scheduler.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
-    model.obey(model.scheduler.page_read(77, 1, 0.0, False, 0.0))
+    model.execute(model.scheduler.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
+    model.execute(model.scheduler.page_read(77, 1, 0.0, False, 0.0))
     assert not model.take_reports()
 
 
@@ -589,7 +589,7 @@ def test_a_pool_that_is_drained_returns_what_has_not_started_and_ends_what_has(m
     model = make(2)
     model.assign(range(10))
     runs = model.begin(1).index
-    model.obey(model.scheduler.drained())
+    model.execute(model.scheduler.drained())
     assert returned(model) == [index for index in range(10) if index != runs]
     assert model.scheduler.unfinished == 1
     model.end(1)
@@ -600,7 +600,7 @@ def test_a_pool_that_is_drained_returns_what_has_not_started_and_ends_what_has(m
 
 def test_a_pool_that_is_drained_takes_nothing_any_more(make: Callable[[int], Model]) -> None:
     model = make(1)
-    model.obey(model.scheduler.drained())
+    model.execute(model.scheduler.drained())
     model.assign(range(3))
     assert returned(model) == [0, 1, 2]
     assert not model.workers[1].unstarted
@@ -613,7 +613,7 @@ def test_what_stood_behind_a_worker_that_died_is_returned_by_a_pool_that_is_drai
     teach(model, 0.0001)
     model.assign(range(10))
     model.begin(1)
-    model.obey(model.scheduler.drained())
+    model.execute(model.scheduler.drained())
     model.die(1)
     assert model.statuses() == {0: Status.DIED}
     assert sorted(ref.index for ref in model.reports.returned) == list(range(1, 10))
@@ -741,7 +741,7 @@ def test_deaths_in_between_which_a_worker_got_ready_are_not_the_initializers() -
 
 def test_idle_workers_are_replaced_at_once(make: Callable[[int], Model]) -> None:
     model = make(2)
-    model.obey(model.scheduler.restart_requested(0.0, stop=False))
+    model.execute(model.scheduler.restart_requested(0.0, stop=False))
     assert [worker.killed for worker in model.workers.values()] == [True, True]
     assert model.scheduler.outdated == 2
     model.die(1)
@@ -757,7 +757,7 @@ def test_what_runs_ends_first_and_what_waits_behind_it_runs_in_a_fresh_worker(ma
     model = make(1)
     model.assign(range(3))
     model.begin(1)
-    model.obey(model.scheduler.restart_requested(0.0, stop=False))
+    model.execute(model.scheduler.restart_requested(0.0, stop=False))
     assert not model.killed(1)
     assert model.has(1) == []
     model.end(1)
@@ -773,7 +773,7 @@ def test_what_is_stopped_for_it_is_given_back_without_blame(make: Callable[[int]
     model = make(1)
     model.assign(range(3))
     model.begin(1)
-    model.obey(model.scheduler.restart_requested(0.0, stop=True))
+    model.execute(model.scheduler.restart_requested(0.0, stop=True))
     assert model.killed(1)
     model.die(1, "died of SIGKILL")
     assert model.take_reports().returned == [TaskRef(JOB, 0, 1)]
@@ -787,7 +787,7 @@ def test_a_task_that_is_being_cancelled_ends_so_when_workers_are_restarted(make:
     model.assign([0])
     model.begin(1)
     model.withdraw([0], stop=True)
-    model.obey(model.scheduler.restart_requested(0.0, stop=True))
+    model.execute(model.scheduler.restart_requested(0.0, stop=True))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.CANCELLED}
     assert not model.reports.returned
@@ -803,7 +803,7 @@ def test_threads_are_replaced_together_when_the_last_has_ended(make: Callable[[i
     first, second = threads
     model.begin(first)
     model.begin(second)
-    model.obey(model.scheduler.restart_requested(0.0, stop=False))
+    model.execute(model.scheduler.restart_requested(0.0, stop=False))
     model.end(first)
     model.flush(first)
     assert not model.killed(first)  # the process goes on for the other

@@ -23,7 +23,7 @@ def block(model: Model, number: int, *, is_blocked: bool = True) -> None:
     """Let the pool find in a worker's page that its task is blocked, or is so no more."""
     running = model.workers[number].running
     assert running is not None
-    model.obey(model.scheduler.blocked(number, running.ticket if is_blocked else 0, model.clock()))
+    model.execute(model.scheduler.blocked(number, running.ticket if is_blocked else 0, model.clock()))
 
 
 def run_blocked(model: Model, number: int, index: int) -> None:

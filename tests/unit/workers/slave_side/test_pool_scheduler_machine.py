@@ -1,4 +1,4 @@
-"""The books under any order of events: every attempt that is assigned is reported exactly once."""
+"""The pool scheduler under any order of events: every attempt that is assigned is reported exactly once."""
 
 from collections.abc import Callable
 
@@ -122,7 +122,7 @@ class PoolSchedulerMachine(RuleBasedStateMachine):
         number = self.pick(which, lambda worker: bool(worker.process) and not worker.ready)
         if number is not None:
             del self.model.workers[number]
-            self.model.obey(self.model.scheduler.thread_refused(number, "could not be started", self.model.clock()))
+            self.model.execute(self.model.scheduler.thread_refused(number, "could not be started", self.model.clock()))
 
     # -------------------------------------------------------------------------------------------------- promises
 
@@ -234,7 +234,7 @@ class PoolSchedulerMachine(RuleBasedStateMachine):
 
 
 class DegradingMachine(PoolSchedulerMachine):
-    """The same where workers die so often that no more are started: what nobody can run is returned."""
+    """The same where workers die so often that no more are started: what no worker can run is returned."""
 
     limit = 2
 
@@ -249,7 +249,7 @@ class DrainingMachine(PoolSchedulerMachine):
     @rule()
     def drain(self) -> None:
         self.draining = True
-        self.model.obey(self.model.scheduler.drained())
+        self.model.execute(self.model.scheduler.drained())
 
     @invariant()
     def nothing_begins_after_that(self) -> None:
@@ -263,7 +263,7 @@ class RestartingMachine(PoolSchedulerMachine):
 
     @rule(stop=st.booleans())
     def renew(self, stop: bool) -> None:
-        self.model.obey(self.model.scheduler.restart_requested(self.model.clock(), stop=stop))
+        self.model.execute(self.model.scheduler.restart_requested(self.model.clock(), stop=stop))
 
     @invariant()
     def no_worker_has_had_too_much(self) -> None:

@@ -1,4 +1,4 @@
-"""The books with tasks of several cores and with hosts. Each test is one promise."""
+"""The pool scheduler with tasks of several slots and with task systems. Each test is one promise."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def make() -> Callable[[int], Model]:
 
 
 def who_has(model: Model, index: int) -> int:
-    """Say which worker has a task, started or not; 0 if none."""
+    """Return which worker has a task, started or not; 0 if none."""
     for number, worker in model.workers.items():
         attempts = [*worker.unstarted, *([worker.running] if worker.running else [])]
         if any(attempt.index == index for attempt in attempts):
@@ -140,7 +140,7 @@ def test_a_drained_pool_returns_hosts_that_wait_and_keeps_those_that_run(make: C
     model.ready(2)
     model.begin(2)
     model.assign([1], needs=HOST)
-    model.obey(model.scheduler.drained())
+    model.execute(model.scheduler.drained())
     model.assign([2], needs=HOST)
     assert sorted(ref.index for ref in model.take_reports().returned) == [1, 2]
     model.ready(3)
@@ -156,7 +156,7 @@ def test_a_reset_kills_hosts_and_dismisses_those_that_start(make: Callable[[int]
     model.ready(2)
     model.begin(2)
     model.assign([1], needs=HOST)
-    model.obey(model.scheduler.reset())
+    model.execute(model.scheduler.reset())
     assert model.killed(2)
     model.ready(3)
     assert model.commands[-1] == Dismiss(3)
@@ -311,5 +311,5 @@ def test_a_wide_task_is_returned_by_a_pool_that_drains(make: Callable[[int], Mod
     model.assign([0], G)
     model.begin(who_has(model, 0))
     model.assign([1], needs=ALL)
-    model.obey(model.scheduler.drained())
+    model.execute(model.scheduler.drained())
     assert [ref.index for ref in model.take_reports().returned] == [1]

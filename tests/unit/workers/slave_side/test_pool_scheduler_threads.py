@@ -1,4 +1,4 @@
-"""The books with tasks in threads. Each test is one promise."""
+"""The pool scheduler with tasks in threads. Each test is one promise."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ def make() -> Callable[[int], Model]:
 
 
 def who_has(model: Model, index: int) -> int:
-    """Say which worker has a task, started or not; 0 if none."""
+    """Return which worker has a task, started or not; 0 if none."""
     for number, worker in model.workers.items():
         attempts = [*worker.unstarted, *([worker.running] if worker.running else [])]
         if any(attempt.index == index for attempt in attempts):
@@ -188,7 +188,7 @@ def test_what_is_stopped_with_force_takes_its_process_along_and_nobody_else_is_b
     model.assign([1, 2], attempt=2, needs=THREAD)
     model.all_ready()
     assert who_has(model, 1)
-    assert who_has(model, 2)  # beside each other: nobody suspects them
+    assert who_has(model, 2)  # beside each other: none is a suspect
 
 
 def test_a_task_that_takes_too_long_ends_so_even_if_it_has_to_be_killed(make: Callable[[int], Model]) -> None:
@@ -251,7 +251,7 @@ def test_of_several_none_is_blamed_and_each_runs_alone_the_next_time(make: Calla
     model.begin(other)
     model.assign([0, 1], F, attempt=2, needs=THREAD)
     model.all_ready()
-    assert [who_has(model, index) for index in (0, 1)] == [0, 0]  # somebody else is at work
+    assert [who_has(model, index) for index in (0, 1)] == [0, 0]  # another task runs
     model.assign([4], G, needs=THREAD)
     assert not who_has(model, 4)  # and no more come
     model.end(other)
@@ -334,7 +334,7 @@ def test_where_no_more_threads_can_be_started_those_that_there_are_do_the_work(m
     first, second, third = [number for number, worker in model.workers.items() if worker.process]
     for number in (second, third):
         del model.workers[number]
-        model.obey(model.scheduler.thread_refused(number, "could not be started", model.clock()))
+        model.execute(model.scheduler.thread_refused(number, "could not be started", model.clock()))
     model.all_ready()
     assert [number for number, worker in model.workers.items() if worker.process] == [first]
     for _ in range(10):
@@ -349,7 +349,7 @@ def test_where_no_thread_at_all_can_be_started_the_slave_says_so() -> None:
     for _ in range(3):
         number = max(model.workers)
         del model.workers[number]
-        model.obey(model.scheduler.thread_refused(number, "could not be started", model.clock()))
+        model.execute(model.scheduler.thread_refused(number, "could not be started", model.clock()))
     assert model.scheduler.degraded
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
@@ -388,7 +388,7 @@ def test_a_stuck_thread_costs_its_neighbours_nothing_but_time(make: Callable[[in
 def test_a_reset_kills_the_process_and_frees_the_slots(make: Callable[[int], Model]) -> None:
     model = make(2)
     one, other = begun(model, [0, 1])
-    model.obey(model.scheduler.reset())
+    model.execute(model.scheduler.reset())
     assert model.killed(one)
     assert model.killed(other)
     model.die(one)
@@ -402,7 +402,7 @@ def test_a_pool_that_drains_returns_what_waits_for_a_thread(make: Callable[[int]
     model = make(1)
     (thread,) = begun(model, [0])
     model.assign([1], needs=THREAD)
-    model.obey(model.scheduler.drained())
+    model.execute(model.scheduler.drained())
     assert returned(model) == [1]
     model.end(thread)
     model.flush(thread)
