@@ -2,7 +2,6 @@
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
 
 #: so many lines within so many seconds, then one with the count of those that were left out
@@ -14,11 +13,35 @@ LINES_IN_ALL: Final = 60
 _SUBJECTS: Final = 1000
 
 
-@dataclass(slots=True)
-class _Window:
-    began: float
-    lines: int = 0
-    left_out: int = 0
+class LineLimit:
+    """Lets a number of lines pass within a number of seconds, and counts the others.
+
+    >>> limit = LineLimit(1, within_s=60.0)
+    >>> limit.admits(0.0), limit.admits(1.0), limit.admits(2.0), limit.admits(61.0), limit.take_left_out()
+    (True, False, False, True, 2)
+    """
+
+    def __init__(self, lines: int, within_s: float = WINDOW_S) -> None:
+        self._lines = lines
+        self._within_s = within_s
+        self._since = -within_s
+        self._count = 0
+        self._left_out = 0
+
+    def admits(self, now: float) -> bool:
+        """Count a line; return whether it may be logged now."""
+        if now - self._since >= self._within_s:
+            self._since, self._count = now, 0
+        self._count += 1
+        if self._count > self._lines:
+            self._left_out += 1
+            return False
+        return True
+
+    def take_left_out(self) -> int:
+        """Return how many lines were left out since the last call."""
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 class RateLimitedLog:
@@ -27,8 +50,8 @@ class RateLimitedLog:
     def __init__(self, log: logging.Logger, lines: int = LINES) -> None:
         self._log = log
         self._lines = lines
-        self._subjects: OrderedDict[object, _Window] = OrderedDict()
-        self._all = _Window(-WINDOW_S)
+        self._subjects: OrderedDict[object, LineLimit] = OrderedDict()
+        self._all = LineLimit(LINES_IN_ALL)
 
     def info(self, about: object, now: float, text: str, *args: object) -> None:
         """Write a line about a subject, unless there were too many."""
@@ -41,22 +64,15 @@ class RateLimitedLog:
     def _write(
         self, level: int, about: object, now: float, text: str, args: tuple[object, ...], error: BaseException | None
     ) -> None:
-        window = self._subjects.get(about)
-        if window is None or now - window.began >= WINDOW_S:
-            if window is not None and window.left_out:
-                self._log.warning("%d more lines like the following were left out", window.left_out)
-            window = self._subjects[about] = _Window(now)
-            self._subjects.move_to_end(about)
+        limit = self._subjects.get(about)
+        if limit is None:
+            limit = self._subjects[about] = LineLimit(self._lines)
             if len(self._subjects) > _SUBJECTS:
                 self._subjects.popitem(last=False)
-        if now - self._all.began >= WINDOW_S:
-            if self._all.left_out:
-                self._log.warning("%d more lines about other peers were left out", self._all.left_out)
-            self._all = _Window(now)
-        for each, most in ((window, self._lines), (self._all, LINES_IN_ALL)):
-            if each.lines >= most:
-                each.left_out += 1
+        self._subjects.move_to_end(about)
+        for each, kind in ((limit, "like the following"), (self._all, "about other peers")):
+            if not each.admits(now):
                 return
-        window.lines += 1
-        self._all.lines += 1
+            if left_out := each.take_left_out():
+                self._log.warning("%d more lines %s were left out", left_out, kind)
         self._log.log(level, text, *args, exc_info=error)

@@ -284,7 +284,7 @@ def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> i
             print(f"{total - left} of {total} workers are fresh", flush=True)
 
     try:
-        done = restart_workers(connection_file.read(options.name), now=options.now, told=told)
+        done = restart_workers(connection_file.read(options.name), now=options.now, on_progress=told)
     except KeyboardInterrupt:
         print("not waiting any more; the other workers are replaced when what they run has ended", flush=True)
         raise

@@ -272,7 +272,7 @@ class CurrentCluster:
 
         began = monotonic()
         try:
-            done = restart_workers(connection_file.read(where), now=now, told=told)
+            done = restart_workers(connection_file.read(where), now=now, on_progress=told)
         except KeyboardInterrupt:
             print("not waiting any more: the other workers are replaced when what they run has ended")
             raise

@@ -14,7 +14,7 @@ import msgspec
 from concurrent_nb import ITaskSystem, SystemRun, TaskFuture
 from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.ids import JobId, new_job_id
-from concurrent_nb.nodes.common.system_log import show_log_of
+from concurrent_nb.nodes.common.system_log import print_log_of
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.functions.pickled_functions import opened
 from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
@@ -34,7 +34,7 @@ class LocalSystemRun(SystemRun):
         super().__init__(new_job_id(), name, self._cancel_job, watched)
         system.system_id = self.id.hex()[:8]
         here: ITaskSystem = _sent(system)
-        self._log = show_log_of(here)
+        self._log = print_log_of(here)
         self._drive = SystemDriver(here, "here", print, _no_master, time.monotonic)
         self._packer = TaskObjectPacker()
         self._todo: deque[PushTask] = deque()

@@ -71,7 +71,7 @@ class PlayedWorker:
         os.set_blocking(self.err, False)
         self.page = StatusPage(page)
         os.close(page)
-        self._reader = records.RecordReader(records.decode_order)
+        self._reader = records.RecordReader(records.decode_slave_record)
         self.queue: deque[tuple[int, int, bytes]] = deque()  # epoch, ticket, body
         self.write(records.pack_results([]))
 
@@ -111,12 +111,12 @@ class PlayedWorker:
     def _hear(self) -> None:
         while True:
             try:
-                received = self.socket.recv_into(self._reader.room())
+                received = self.socket.recv_into(self._reader.get_buffer())
             except BlockingIOError:
                 return
             if not received:
                 raise ConnectionError("the slave has gone")
-            for order, buffers in self._reader.took(received):
+            for order, buffers in self._reader.buffer_updated(received):
                 if isinstance(order, records.RunTasks):
                     self._take(order, buffers)
 
@@ -154,7 +154,7 @@ class PlayedLauncher:
         played = self.workers[worker] = PlayedWorker(worker, ends)
         return [ProcessStarted(worker, played.pid)]
 
-    def expect_host(self) -> None:
+    def prepare_system_host(self) -> None:
         """Do nothing: hosts start at once."""
 
     def interrupt(self, worker: int) -> None:
@@ -174,12 +174,12 @@ class PlayedLauncher:
         """List nothing: the pool asks often enough."""
         return []
 
-    def news(self) -> list[Event]:
+    def take_events(self) -> list[Event]:
         """Say what has happened."""
         events, self._events = self._events, []
         return events
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Give nothing."""
         return ""
 
@@ -380,7 +380,7 @@ class FuzzedSlave:
     def _record(self, worker: PlayedWorker, odd: Odd) -> Any:
         chance = odd.chance
         if chance.random() < 0.4:
-            return odd.message(chance.choice(members(records.Said)))
+            return odd.message(chance.choice(members(records.WorkerRecord)))
         results = []
         for _ in range(chance.choice((0, 1, 1, 2, 3))):
             result = odd.message(records.Result)

@@ -6,7 +6,6 @@ No pickle is ever opened: a bad peer's payloads are bytes to be hashed like all 
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,13 +25,13 @@ from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
-from concurrent_nb.testing.inline import InlineReports
-from concurrent_nb.testing.unshared import UnsharedPool
+from concurrent_nb.testing.unshared import QueueingPool
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, function_digest, joined, slices_of
+from concurrent_nb.wire.codec import Buffer, Buffers, encode_error, function_digest, joined, slices_of
 from concurrent_nb.wire.messages import Slice
 from concurrent_nb.wire.session import Session
 from concurrent_nb.workers.protocol.records import AddSegment
+from concurrent_nb.workers.slave_side.attempts import PoolReports
 
 #: tasks whose arguments begin with this have large results
 LARGE: Final = b"L"
@@ -177,19 +176,16 @@ class GoodClient:
             self._store.close()
 
 
-class HashPool(UnsharedPool):
+class HashPool(QueueingPool):
     """A crew that hashes, a few tasks at a time, so that some wait."""
 
     def __init__(self, *, shares: bool, at_once: int = 2) -> None:
+        super().__init__()
         self.functions: dict[bytes, tuple[bytes, Sequence[Buffer | Slice]]] = {}
-        self.waiting: deque[tuple[bytes, bytes, m.TaskFrame, Buffers]] = deque()
-        self.outdated = 0
-        self.provided = False
         self._at_once = at_once
         self._store = ObjectStore(recognise=False) if shares else None
         self._shelf = SegmentReader()
         self._told: set[bytes] = set()
-        self._reports = InlineReports()
 
     def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | Slice]) -> None:
         """Keep a function."""
@@ -216,40 +212,14 @@ class HashPool(UnsharedPool):
         for digest in digests:
             self.functions.pop(digest, None)
 
-    def assign(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        tasks: Sequence[m.TaskFrame],
-        buffers: ItemBuffers,
-        now: float,
-        needs: m.Needs | None = None,
-    ) -> None:
-        """Queue attempts."""
-        for at, frame in enumerate(tasks):
-            self.waiting.append((job, function, frame, buffers[at] if buffers else ()))
-
-    def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
-        """Give back what waits."""
-        wanted = {(ref.job, ref.index, ref.attempt): ref for ref in tasks}
-        for item in list(self.waiting):
-            ref = wanted.get((item[0], item[2].index, item[2].attempt))
-            if ref is not None:
-                self.waiting.remove(item)
-                self._reports.returned.append(ref)
-
-    def renew(self, now: float, *, stop: bool) -> None:
-        """Do nothing: there are no workers."""
-
-    def take_reports(self) -> InlineReports:
+    def take_reports(self) -> PoolReports:
         """Run a few of the tasks that wait, and tell how it went."""
         for _ in range(min(self._at_once, len(self.waiting))):
             job, function, frame, buffers = self.waiting.popleft()
             status, body, sizes, out = self._run(function, frame, buffers)
             outcome = m.OutcomeFrame(frame.index, frame.attempt, status, 0.0, 1, body, sizes)
             self._reports.outcomes.append((job, [outcome], [out]))
-        reports, self._reports = self._reports, InlineReports()
+        reports, self._reports = self._reports, PoolReports()
         return reports
 
     def _run(self, function: bytes, frame: m.TaskFrame, buffers: Buffers) -> tuple[Status, bytes, m.Sizes, Buffers]:

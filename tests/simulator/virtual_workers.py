@@ -29,7 +29,8 @@ from concurrent_nb.workers.slave_side.attempts import (
     Recall,
     Start,
 )
-from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
 from tests.simulator.agenda import Action, Agenda
 from tests.simulator.judge import check_references
 from tests.simulator.plans import Deed, Deeds, Violation
@@ -202,7 +203,7 @@ class VirtualPool(UnsharedPool):
         self._output: list[tuple[m.TaskRef, int, bytes]] = []
         self.broken = False  #: no worker gets as far as its first task
         self._look_at = 0.0
-        self._look_after_s = LOOK_S
+        self._look_after_s = PAGE_POLL_S
         self._obey(self.books.start(agenda.now))
 
     # ---------------------------------------------------------------------------------------- what SlaveCore asks for
@@ -216,7 +217,7 @@ class VirtualPool(UnsharedPool):
         for digest in digests:
             if self.functions.pop(digest, None) is None:
                 raise Violation(f"slave {self._name} is to drop function {digest.hex()[:8]}, which it does not have")
-        self.books.forgotten(digests)
+        self.books.functions_dropped(digests)
 
     def assign(
         self,
@@ -245,9 +246,9 @@ class VirtualPool(UnsharedPool):
         """Give back what has not started; with `stop`, stop what has."""
         self._obey(self.books.withdrawn(tasks, stop, now))
 
-    def renew(self, now: float, *, stop: bool) -> None:
+    def restart_workers(self, now: float, *, stop: bool) -> None:
         """Have fresh workers."""
-        self._obey(self.books.renewed(now, stop=stop))
+        self._obey(self.books.restart_requested(now, stop=stop))
 
     @property
     def outdated(self) -> int:
@@ -276,17 +277,17 @@ class VirtualPool(UnsharedPool):
     def turn(self, now: float) -> None:
         """Take in what has happened to workers, and look at those that are busy."""
         if self._facts:
-            self._look_after_s = LOOK_S
-            self._look_at = now + LOOK_S
+            self._look_after_s = PAGE_POLL_S
+            self._look_at = now + PAGE_POLL_S
         while self._facts:
             self._obey(self._facts.popleft()(now))
         if now >= self._look_at:
             self._look_after_s = min(2 * self._look_after_s, LOOK_AT_LEAST_S)
             self._look_at = now + self._look_after_s
-            for number in self.books.busy():
+            for number in self.books.busy_workers():
                 worker = self._workers[number]
                 worker.flush()
-                self._obey(self.books.looked(number, worker.ticket, worker.started_at, False, now))
+                self._obey(self.books.page_read(number, worker.ticket, worker.started_at, False, now))
             self._obey(self.books.tick(now))
 
     def reset(self) -> None:
@@ -298,9 +299,9 @@ class VirtualPool(UnsharedPool):
         self._obey(self.books.reset())
 
     @property
-    def provided(self) -> bool:
+    def is_saturated(self) -> bool:
         """Say whether every worker has something to run next."""
-        return self.books.provided
+        return self.books.is_saturated
 
     @property
     def unfinished(self) -> int:
@@ -375,11 +376,11 @@ class VirtualPool(UnsharedPool):
                 continue
             worker = self._workers[command.worker]
             if isinstance(command, GiveTasks):
-                self._look_at = min(self._look_at, self.agenda.now + LOOK_S)
+                self._look_at = min(self._look_at, self.agenda.now + PAGE_POLL_S)
                 if worker.alive:  # else its death is about to be told
                     worker.give(self.functions[command.function], command.attempts)
             elif isinstance(command, Recall):
-                todo.extend(self.books.gave_back(worker.number, worker.recall(), self.agenda.now))
+                todo.extend(self.books.recall_finished(worker.number, worker.recall(), self.agenda.now))
             elif isinstance(command, Interrupt):
                 worker.interrupt(command.ticket)
             elif isinstance(command, Dismiss):

@@ -27,8 +27,8 @@ from concurrent_nb.foreign import describe
 from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.common import descriptors
 from concurrent_nb.nodes.common.kernel_access import connection_info
-from concurrent_nb.nodes.common.memory_return import keep_giving_back
-from concurrent_nb.nodes.common.process_identity import seen_from_here
+from concurrent_nb.nodes.common.memory_return import trim_periodically
+from concurrent_nb.nodes.common.process_identity import liveness_check
 from concurrent_nb.nodes.common.registration import as_json, can_open, check_versions
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
@@ -177,18 +177,18 @@ class Master:
             self._keys.secret,
             self._core.admits,
             silent_s=self._silent_s(),
-            silent_max=descriptors.part_of_limit(1 / 8, SILENT_MAX),
+            silent_max=descriptors.share_of_limit(1 / 8, SILENT_MAX),
         )
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         dispatcher = Dispatcher(Registry(self))
         limits = ConnectionLimits()
-        limits = limits._replace(connections=descriptors.part_of_limit(1 / 4, limits.connections))
+        limits = limits._replace(connections=descriptors.share_of_limit(1 / 4, limits.connections))
         server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits)
         self._thread.start()
         path = None
         at_end = contextlib.ExitStack()
-        giving_back = asyncio.create_task(keep_giving_back())
+        giving_back = asyncio.create_task(trim_periodically())
         try:
             self._probe = at_end.enter_context(segments.probe())
             await server.start()
@@ -334,7 +334,7 @@ class Master:
         descriptors.refuse_if_full(f"application {name!r}")
         session, secret = new_session_id(), keys.fresh_token()
         info = NodeInfo(check_host(host), pid)
-        is_alive = seen_from_here(host, pid, begun)
+        is_alive = liveness_check(host, pid, begun)
         before = session_of(replaces)
 
         def add(now: float) -> None:

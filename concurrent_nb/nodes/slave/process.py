@@ -99,7 +99,7 @@ class Slave:
         self._result_bytes_max = config.result_mib << 20 or memory_bytes() // 2
         self._pool = Pool(
             self._slots,
-            make_launcher("spawn" if config.spawn else "template", self._slots),
+            make_launcher("spawn" if config.spawn else "fork_server", self._slots),
             grace_s=config.grace_s,
             tasks_max=config.max_tasks_per_worker,
             initializes=INITIALIZER_VARIABLE in os.environ,
@@ -249,7 +249,7 @@ class Slave:
                     core.resize(slots, self._credit(slots))
                 for frames_out in core.step(now):
                     link.send(frames_out)
-                if drains and not self._pool.unfinished and core.all_heard:
+                if drains and not self._pool.unfinished and core.all_acknowledged:
                     leaves = True
                     return False
                 if self._kernel is not None or core.kernel_requests:

@@ -1,7 +1,7 @@
 """The worker process: the composition root that joins `workers` with `shipping`; user code runs nowhere else.
 
-    python -m concurrent_nb.nodes.worker.process --template FD    forks workers for the slave at the socket FD
-    python -m concurrent_nb.nodes.worker.process --ends FD,...    one worker
+    python -m concurrent_nb.nodes.worker.process --fork-server FD    forks workers for the slave at the socket FD
+    python -m concurrent_nb.nodes.worker.process --channels FD,...     one worker
 
 Started by a slave's launcher (`workers.slave_side.launchers`). Everything that a task
 can raise ends here, as an outcome.
@@ -417,10 +417,10 @@ def work(ends: WorkerChannels, initializer: bytes = b"") -> None:
     """
     process_setup.close_all_but(frozenset(ends))
     process_setup.enter_own_group()
-    process_setup.hang_on(ends.lifeline)
+    process_setup.hang_on(ends.parent_death_pipe)
     process_setup.take_standard_streams(ends)
     process_setup.forget_main()
-    wants_threads = StatusPage(ends.page).wants_threads
+    wants_threads = StatusPage(ends.page).uses_threads
     environments = ThreadEnvironments() if wants_threads else Environments()
     EXPLANATION.explain = environments.explain
     hand_on(environments)
@@ -489,7 +489,7 @@ def main(option: str, fds: str) -> None:
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it
     sys.meta_path.insert(0, _Displays())
     initializer = read_initializer()
-    if option == "--template":
+    if option == "--fork-server":
         ends = ForkServer(socket.socket(fileno=int(fds)), import_host).serve()
     else:
         ends = WorkerChannels(*map(int, fds.split(",")))
@@ -498,6 +498,6 @@ def main(option: str, fds: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] not in (["--template"], ["--ends"]) or len(sys.argv) != 3:
+    if sys.argv[1:2] not in (["--fork-server"], ["--channels"]) or len(sys.argv) != 3:
         sys.exit(__doc__)  # no argparse: a cold start pays for each import
     main(*sys.argv[1:])

@@ -25,7 +25,7 @@ from concurrent_nb.nodes.application.futures import Canceller, TaskFuture
 from concurrent_nb.nodes.application.payload import TaskLoader
 from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.system_access import SystemAccess
-from concurrent_nb.nodes.common.system_log import print_line, show_log_of
+from concurrent_nb.nodes.common.system_log import print_line, print_log_of
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.entering import HANDED_ON
 from concurrent_nb.shipping.runtime import notes
@@ -59,7 +59,7 @@ def run_system(system: ITaskSystem, given: SystemAccess) -> Any:
     Raises what a method of the system raises, and AccessRefused, MasterUnreachable or MasterLost.
     """
     system.system_id = given.system_id
-    log = show_log_of(system)
+    log = print_log_of(system)
     hands = _SystemClient(given, type(system).__name__)
     drive = SystemDriver(system, given.client_id, print_line, hands.status, monotonic)
     teller = _ProgressReporter(drive)

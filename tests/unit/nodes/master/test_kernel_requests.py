@@ -247,7 +247,7 @@ def test_a_way_in_survives_the_control_channel() -> None:
 
 @pytest.mark.parametrize("answer", [None, [], {}, {**connection_info(ACCESS), "shell_port": "1"}])
 def test_an_answer_that_is_no_way_in_is_a_protocol_error(answer: Any) -> None:
-    with pytest.raises(ProtocolError, match="no way to a kernel"):
+    with pytest.raises(ProtocolError, match="no access to a kernel"):
         access_of(answer)
 
 
