@@ -19,7 +19,7 @@ from pip._vendor.packaging.utils import canonicalize_name
 ROOT: Final = Path(__file__).parents[1]
 FILE: Final = ROOT / "constraints.txt"
 #: installed together, one after the other; the second one is for benchmarks and must not hold back the first
-EXTRAS: Final = ("notebook,test,tls", "bench")
+EXTRAS: Final = ("notebook,test,tls,dev", "bench")
 #: the oldest Python that we support; constraints are known for all from here on
 OLDEST: Final = (3, 11)
 HEADER: Final = """\
