@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("concurrent_nb", "tests/simulator", "tests/fuzzer")
 
@@ -195,3 +197,15 @@ def test_the_checks_find_what_they_are_for() -> None:
     assert NO_REASON.match("# the same") and NO_REASON.match("#") and not NO_REASON.match("# here: takes 60 ms")
     late = [found for module in modules() for found in imports(module) if found.in_function]
     assert late, "the search for imports inside of functions finds none at all"
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_documents_name_files_that_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+(?:[\w.]+\.(?:py|md))?)`", text))
+    missing = sorted(
+        each for each in named if not any((root / each).exists() for root in (ROOT, ROOT / "concurrent_nb"))
+    )
+    missing = [each for each in missing if not list((ROOT / "concurrent_nb").glob(f"**/{each}"))]
+    assert len(named) > 10
+    assert not missing, f"{name} names what does not exist: {missing}"
