@@ -73,8 +73,10 @@ PARENT_CHECK_S: Final = 1.0
 SESSION_OVER: Final = "this session is over: register again"
 
 
-class MasterNode(Component):
+class MasterSettings(Component):
     """What a master can be told: where to listen, which strategy, how patient it is."""
+
+    section = "MasterNode"
 
     strategy = ExtensionPointItem(IStrategy, "PullRoundRobin", help="Who gets the next tasks.")
     addresses = ListItem(["127.0.0.1"], help="IP addresses to listen on. Beyond loopback the control channel uses TLS.")
@@ -121,7 +123,7 @@ class Master:
         name: of the cluster, and so of the connection file.
     """
 
-    def __init__(self, config: MasterNode, name: str) -> None:
+    def __init__(self, config: MasterSettings, name: str) -> None:
         self.name = connection_file.check_name(name)
         self.config = config
         self._keys = keys.fresh()
@@ -520,15 +522,15 @@ def run_master(
     """
     descriptors.raise_limit()
     manager = ComponentManager(settings.load(overrides))
-    manager.load([MasterNode, *BUILT_IN])
+    manager.load([MasterSettings, *BUILT_IN])
     ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
     if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
         manager.load_entry_points()  # only then, because it looks through everything that is installed
-    asyncio.run(_serve(manager.get(MasterNode), name, ready, lease))
+    asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease))
 
 
 async def _serve(
-    config: MasterNode, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
+    config: MasterSettings, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
 ) -> None:
     loop = asyncio.get_running_loop()
     master = Master(config, name)
