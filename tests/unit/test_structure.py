@@ -40,6 +40,7 @@ WITHOUT_RETIRED_WORDS = (
     "concurrent_nb/errors.py",
     "concurrent_nb/foreign.py",
     "concurrent_nb/ids.py",
+    "concurrent_nb/object_store",
     "concurrent_nb/outcome.py",
     "concurrent_nb/rate_limited_log.py",
     "concurrent_nb/rpc",

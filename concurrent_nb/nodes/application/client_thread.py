@@ -361,8 +361,8 @@ class ClientThread:
     def _tidy(self, now: float) -> None:
         """Close shared memory that is not needed: what is too much at once, the rest after a while without use."""
         _, since, count = self._tidied
-        if count != self._store.placings:
-            since, count = now, self._store.placings
+        if count != self._store.stored_count:
+            since, count = now, self._store.stored_count
         self._tidied = (now, since, count)
         if closed := self._store.tidy(0 if now - since >= REST_AFTER_S else None):
             self._ledger.closed(closed)
@@ -492,7 +492,7 @@ class ClientThread:
             future.answer(*answer_of(ended, self._take), self.present)
 
     def _take(self, slice_: Slice) -> memoryview | bytearray:
-        return self._shelf.take(slice_, self._released.append)
+        return self._shelf.map_until_unused(slice_, self._released.append)
 
     def _show(self, wrote: TaskWrote[TaskFuture]) -> None:
         future = wrote.entry.owner

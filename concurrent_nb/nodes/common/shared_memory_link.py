@@ -212,7 +212,7 @@ class ReceivedContents:
         """Keep what a slice of theirs holds from now on."""
         data = content.body or buffers[0]
         theirs = m.Slice(content.segment, content.offset, length(data), content.serial)
-        here = None if self._store is None else self._store.place(memoryview(data))
+        here = None if self._store is None else self._store.put(memoryview(data))
         place = content.segment, content.offset
         self._forget(place, clean=True)  # it would not be used again if anybody looked at it
         self._here[place] = theirs, data if here is None else here
@@ -248,7 +248,7 @@ class ReceivedContents:
         if theirs is not None:
             self.size_bytes -= cost_of(theirs)
         if isinstance(here, m.Slice) and self._store is not None:
-            self._store.let_go([here], clean=clean)
+            self._store.release([here], clean=clean)
 
 
 class MergedSegments:

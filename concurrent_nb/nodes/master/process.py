@@ -66,7 +66,7 @@ EVERYBODY: Final = list(ROLES)
 #: most characters of a node's name
 LABEL_MAX: Final = 100
 #: so much free shared memory is kept for what applications on other hosts tell next
-WARM_BYTES: Final = 32 * 1024 * 1024
+RESIDENT_BYTES: Final = 32 * 1024 * 1024
 #: a node looks this often whether its owner lives
 PARENT_CHECK_S: Final = 1.0
 #: what a node is told that speaks for a session which is not there
@@ -139,7 +139,7 @@ class Master:
         )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
         self._shelf = SegmentReader()
-        self._store = ObjectStore(warm_bytes=WARM_BYTES) if segments.is_available() else None
+        self._store = ObjectStore(resident_bytes=RESIDENT_BYTES) if segments.is_available() else None
         self._core = MasterCore(
             epoch,
             scheduler,
