@@ -1,7 +1,7 @@
 """The owner's side of shared memory: stores each buffer once, however often it is sent.
 
-    put(buffer) -> Slice        copies the buffer into a block, or recognises it release(slices, clean)      must be
-    called once for each put; then the block is free, and its content still recognised
+    put(buffer) -> Slice        copies the buffer into a block, or recognises it
+    release(slices, clean)      must follow each put; then the block is free, and its content is still recognised
 
 A stored buffer is recognised in two ways. Memory of the store itself (as `ApplicationNode.put` returns) costs nothing.
 A buffer at the address and of the length of an earlier one is compared by xxh3-128, which costs as much as copying it
@@ -64,7 +64,7 @@ class ObjectStore:
 
     Args:
         recognise: whether buffers that are stored already are found again.
-        warm_bytes: free memory that is kept for the next buffers.
+        resident_bytes: free memory that is kept for the next buffers.
     """
 
     def __init__(self, *, recognise: bool = True, resident_bytes: int = RESIDENT_BYTES) -> None:
@@ -78,9 +78,7 @@ class ObjectStore:
         self._stored: dict[tuple[bytes, int], _StoredBuffer] = {}  # by segment and offset; also free ones, until reused
         self._backed: set[tuple[bytes, int]] = set()  # large blocks whose memory is allocated
         self._by_address: dict[int, _StoredBuffer] = {}  # recognised by address alone
-        self._by_source: OrderedDict[tuple[int, int], _StoredBuffer] = (
-            OrderedDict()
-        )  # by the source's address and length
+        self._by_source: OrderedDict[tuple[int, int], _StoredBuffer] = OrderedDict()  # by address and length
         self._changing: OrderedDict[tuple[int, int], None] = OrderedDict()  # sources whose content changed
         self._count = 0
         self._is_closed = False
