@@ -360,7 +360,7 @@ class Cluster:
         if not lines or not lines[0].strip():
             state = "says nothing"
             if not reader.is_alive():
-                refuse_taken(self.name, going_s=0.0)  # another one may have been quicker
+                refuse_taken(self.name, stopping_s=0.0)  # another one may have been quicker
                 state = f"ended with exit code {self._master.wait(LEAVE_TIMEOUT_S)}"
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
         return Path(lines[0].strip())

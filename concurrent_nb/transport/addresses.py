@@ -1,7 +1,7 @@
-"""Addresses to listen on and addresses to tell others, for the control channel: resolve, bind, advertise.
+"""Addresses to listen on and addresses to advertise, for the control channel: resolve, bind, advertise.
 
-An address that is told to others is never "all interfaces", which no one can connect to, and never the loopback one
-where there is any other, because on another machine that is another machine.
+An advertised address is never "all interfaces", to which no client can connect, and is the loopback address only if
+there is no other, because on another machine it means that machine.
 """
 
 import errno
@@ -22,7 +22,7 @@ BACKLOG = 128
 
 
 def resolve(addresses: Sequence[str]) -> list[str]:
-    """Give the IP addresses behind names and addresses, each once. ConfigurationError for what is neither."""
+    """Return the IP addresses of names and addresses, each once. Raises ConfigurationError for what is neither."""
     if isinstance(addresses, str) or not addresses or not all(addresses):
         raise ConfigurationError(f"addresses to listen on are a list of host names or IP addresses, not {addresses!r}")
     found: dict[str, None] = {}
@@ -36,17 +36,17 @@ def resolve(addresses: Sequence[str]) -> list[str]:
 
 
 def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
-    """Listen on IP addresses, on one port if that can be had on all.
+    """Listen on IP addresses, on the same port where possible; return the sockets.
 
-    ConfigurationError: an address or the port cannot be had. An IPv6 address is left out where there is no IPv6 but
-    another address, because the name localhost has both everywhere.
+    Raises ConfigurationError if an address or the port is not available. Without IPv6, an IPv6 address is skipped if
+    there is another address, because the name localhost has both everywhere.
     """
     if not 0 <= port <= 65535:
-        raise ConfigurationError(f"port {port} is none: choose one from 1 to 65535, or 0 for a free one")
+        raise ConfigurationError(f"port {port} is invalid: choose one from 1 to 65535, or 0 for a free one")
     sockets: list[socket.socket] = []
     for address in sorted(addresses, key=lambda address: ":" in address):
         try:
-            # With port 0, the first address finds a port and the others follow.
+            # With port 0, the first address gets a free port and the others use the same.
             wanted = port or (sockets[0].getsockname()[1] if sockets else 0)
             sockets.append(_listen(address, wanted, port_may_differ=port == 0))
         except OSError as error:
@@ -61,14 +61,14 @@ def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
 
 
 def advertised(sock: socket.socket) -> list[str]:
-    """Give the HOST:PORT texts under which a listening socket can be reached, the best first."""
+    """Return the HOST:PORT texts under which clients reach a listening socket, the best first."""
     host, port = sock.getsockname()[:2]
     hosts = _interfaces(sock.family) if ipaddress.ip_address(host).is_unspecified else [host]
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
 
 
 def plain_host(address: str) -> str:
-    """Give an IP address as one writes it: without zone, and IPv4 where it is that within IPv6."""
+    """Return an IP address in its usual form: without zone, and as IPv4 if it is IPv4 mapped into IPv6."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -78,7 +78,7 @@ def plain_host(address: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an IP address is one that only this machine reaches."""
+    """Return whether only this machine can reach an IP address."""
     return ipaddress.ip_address(plain_host(address)).is_loopback
 
 
@@ -95,7 +95,7 @@ def _listen(address: str, port: int, port_may_differ: bool) -> socket.socket:
 
 
 def _interfaces(family: int) -> list[str]:
-    """Give this machine's addresses of a family, loopback last. Link-local ones need a zone, which no URL carries."""
+    """Return this machine's addresses of a family, loopback last; not link-local ones, which need a zone."""
     entries = [entry.address for group in psutil.net_if_addrs().values() for entry in group if entry.family == family]
     hosts = sorted({host for host in entries if not ipaddress.ip_address(host).is_link_local}, key=is_loopback)
     return [host for host in hosts if not is_loopback(host)] or hosts

@@ -46,6 +46,7 @@ WITHOUT_RETIRED_WORDS = (
     "concurrent_nb/rpc",
     "concurrent_nb/settings",
     "concurrent_nb/start_snapshot.py",
+    "concurrent_nb/transport",
 )
 
 

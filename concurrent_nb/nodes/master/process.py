@@ -460,7 +460,7 @@ class Master:
         while self._asked:
             self._asked.popleft()(now)
         if zap_fd in ready:
-            gate.answer_doorbell()
+            gate.answer_zap()
         for connection, session, frames in gate.receive():
             peer = core.peers.get(SessionId(session))
             if peer is None or peer.key != connection.key:
