@@ -31,7 +31,7 @@ KNOWN_CYCLES = {
 NO_REASON = re.compile(r"#\s*(the same|as above|see above|ditto|noqa\b.*|type:.*)?\s*$", re.IGNORECASE)
 
 RETIRED_WORDS = (
-    "bulletin", "courier", "crew", "desk", "doorman", "furniture", "ledger", "lifeline", "seat", "shelf",
+    "bulletin", "courier", "crew", "desk", "doorman", "furniture", "ledger", "lifeline", "seat", "shelf", "shelves",
 )  # fmt: skip
 #: where no retired word may occur; ("concurrent_nb", "tests/simulator", "tests/fuzzer") is the whole tree
 WITHOUT_RETIRED_WORDS = (
