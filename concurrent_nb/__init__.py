@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from concurrent_nb.tasks.system import Task as Task
     from concurrent_nb.wire.messages import Needs as Needs
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _WHERE = {
     "ApplicationNode": "concurrent_nb.api",

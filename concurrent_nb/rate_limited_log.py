@@ -1,13 +1,13 @@
-"""Log lines about peers, a few a minute about each: a peer that misbehaves fills no disk. Pure but for the logging."""
+"""Rate-limited log lines about peers, so that a faulty peer cannot fill the disk. Pure except for the logging."""
 
 import logging
 from collections import OrderedDict
 from typing import Final
 
-#: so many lines within so many seconds, then one with the count of those that were left out
+#: lines about one subject within WINDOW_S seconds; then one line with the number of those left out
 LINES: Final = 5
 WINDOW_S: Final = 60.0
-#: ... and about all of them together so many
+#: lines about all subjects together
 LINES_IN_ALL: Final = 60
 #: subjects that are remembered
 _SUBJECTS: Final = 1000
@@ -54,11 +54,11 @@ class RateLimitedLog:
         self._all = LineLimit(LINES_IN_ALL)
 
     def info(self, about: object, now: float, text: str, *args: object) -> None:
-        """Write a line about a subject, unless there were too many."""
+        """Write a line about a subject, unless the limit is reached."""
         self._write(logging.INFO, about, now, text, args, None)
 
     def warning(self, about: object, now: float, text: str, *args: object, error: BaseException | None = None) -> None:
-        """Write a warning about a subject, unless there were too many; with `error`, an error with its traceback."""
+        """Write a warning about a subject, unless the limit is reached; with `error`, an error with its traceback."""
         self._write(logging.WARNING if error is None else logging.ERROR, about, now, text, args, error)
 
     def _write(

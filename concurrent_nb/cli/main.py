@@ -145,7 +145,7 @@ def _as_typed(text: str, options: argparse.Namespace) -> str:
 
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.nodes.cluster import Cluster  # here, so that --help and status need not import everything
-    from concurrent_nb.nodes.common.descriptors import raise_limit
+    from concurrent_nb.nodes.common.descriptors import raise_limit  # here: --help and status start no node
 
     raise_limit()
     connection_file.check_name(options.name)  # a cluster need not have a name, but this one is looked for by its own
@@ -166,7 +166,7 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 
 
 def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.master.process import run_master
+    from concurrent_nb.nodes.master.process import run_master  # here: only a master needs it
 
     refuse_taken(options.name)
     if options.daemon:
@@ -222,7 +222,7 @@ def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = F
 
 
 def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.slave.process import run_slave
+    from concurrent_nb.nodes.slave.process import run_slave  # here: only a slave needs it
 
     info = connection_file.read(options.connect)  # before any worker starts: the most likely mistake
     path = connection_file.path_of(options.connect)
@@ -272,7 +272,7 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
 
 
 def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.common.restarts import restart_workers
+    from concurrent_nb.nodes.common.restarts import restart_workers  # here: only this command needs it
 
     if items:
         raise ConfigurationError(f"restart takes no configuration, but {', '.join(items)} was given")
@@ -293,7 +293,7 @@ def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> i
 
 
 def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel
+    from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel  # here: only this command needs it
 
     if items:
         raise ConfigurationError(f"kernel takes no configuration, but {', '.join(items)} was given")
@@ -303,7 +303,7 @@ def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
 
 
 def _run(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.cli.run import run
+    from concurrent_nb.cli.run import run  # here: it imports the samples and the application
 
     return run(options.name, options.arguments)
 

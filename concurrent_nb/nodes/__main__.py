@@ -41,7 +41,7 @@ def run(role: str, config: str, *rest: str) -> None:
 
         run_master(json.loads(config), rest[0], write_path, lease=STDIN)
     else:
-        from concurrent_nb.nodes.slave.process import run_slave
+        from concurrent_nb.nodes.slave.process import run_slave  # here, because a master need not import a slave
 
         run_slave(json.loads(config), read_first_line, lease=STDIN)
 

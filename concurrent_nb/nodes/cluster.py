@@ -362,7 +362,7 @@ class Cluster:
         if not lines or not lines[0].strip():
             state = f"did not start within {START_TIMEOUT_S:g} s"
             if not reader.is_alive():
-                refuse_taken(self.name, going_s=0.0)  # another cluster may have taken the name meanwhile
+                refuse_taken(self.name, stopping_s=0.0)  # another cluster may have taken the name meanwhile
                 state = f"ended with exit code {self._master.wait(KILL_AFTER_S)}"
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
         return Path(lines[0].strip())

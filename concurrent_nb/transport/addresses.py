@@ -72,11 +72,11 @@ def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
     IPv6 but another address, because the name localhost has both everywhere.
     """
     if not 0 <= port <= 65535:
-        raise ConfigurationError(f"port {port} is none: choose one from 1 to 65535, or 0 for a free one")
+        raise ConfigurationError(f"port {port} is invalid: choose one from 1 to 65535, or 0 for a free one")
     sockets: list[socket.socket] = []
     for address in sorted(addresses, key=lambda address: ":" in address):
         try:
-            # With port 0, the first address finds a port and the others follow.
+            # With port 0, the first address gets a free port and the others use the same.
             wanted = port or (sockets[0].getsockname()[1] if sockets else 0)
             sockets.append(_listen(address, wanted, port_may_differ=port == 0))
         except OSError as error:

@@ -302,7 +302,7 @@ class FuzzedSlave:
         return {worker.pid for worker in self.launcher.workers.values()}
 
     def _share(self, known: Known, store: ObjectStore, worker: PlayedWorker) -> None:
-        slice_ = store.place(memoryview(b"s" * 5000))
+        slice_ = store.put(memoryview(b"s" * 5000))
         assert slice_ is not None
         handle = store.handle(slice_.segment)
         assert handle is not None
@@ -412,7 +412,7 @@ class FuzzedSlave:
         store = ObjectStore(recognise=False)
         seq = self.master._last_seq
         try:
-            slice_ = store.place(memoryview(b"s" * 5000))
+            slice_ = store.put(memoryview(b"s" * 5000))
             assert slice_ is not None
             handle = store.handle(slice_.segment)
             assert handle is not None

@@ -125,7 +125,7 @@ class GoodClient:
             return (), (), None
         if self._store is None:
             return (len(data),), [data], None
-        slice_ = self._store.place(memoryview(data))
+        slice_ = self._store.put(memoryview(data))
         assert slice_ is not None
         return (slice_,), (), None
 
@@ -152,7 +152,7 @@ class GoodClient:
     def _ended(self, news: TaskEnded[WantedHash]) -> None:
         wanted, frame = news.entry.owner, news.frame
         if self._store is not None and (own := slices_of(news.entry.sizes)):
-            self._store.let_go(own, clean=frame.attempt == 1)
+            self._store.release(own, clean=frame.attempt == 1)
         self.ended += 1
         if self.open.pop((wanted.job, wanted.index), None) is None:
             self.wrong.append(f"{self.name}: task {wanted.index} has ended twice")
@@ -205,7 +205,7 @@ class HashPool(QueueingPool):
     def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
         """Take back what results lay in."""
         if self._store is not None:
-            self._store.let_go(slices, clean=clean)
+            self._store.release(slices, clean=clean)
 
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
@@ -234,7 +234,7 @@ class HashPool(QueueingPool):
             return Status.ERROR, encode_error(m.ErrorReport(type(error).__name__, str(error), "")), (), ()
         if len(value) < LARGE_BYTES // 2:
             return Status.OK, value, (), ()
-        slice_ = None if self._store is None else self._store.place(memoryview(value))
+        slice_ = None if self._store is None else self._store.put(memoryview(value))
         if slice_ is None or self._store is None:
             return Status.OK, b"", (len(value),), [value]
         if slice_.segment not in self._told:

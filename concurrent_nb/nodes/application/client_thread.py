@@ -52,7 +52,7 @@ from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan
-from concurrent_nb.transport.poller import Poller, fd_of, has_mail
+from concurrent_nb.transport.poller import Poller, fd_of, has_message
 from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, OVER_LIMIT, DropSegments, Segment, Slice
 from concurrent_nb.wire.session import Session
 
@@ -288,7 +288,7 @@ class ClientThread:
         if self._awake.stood_still():
             self._patience_s = PATIENCE_S
         self._wake.rearm()
-        waits = bool(self._inbox) or has_mail(self.member.link.socket)
+        waits = bool(self._inbox) or has_message(self.member.link.socket)
         ready = self._waiter.poll(0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic()))
         now = monotonic()
         if self._wake.fileno() in ready:
@@ -361,8 +361,8 @@ class ClientThread:
     def _tidy(self, now: float) -> None:
         """Close shared memory that is not needed: what is too much at once, the rest after a while without use."""
         _, since, count = self._tidied
-        if count != self._store.placings:
-            since, count = now, self._store.placings
+        if count != self._store.stored_count:
+            since, count = now, self._store.stored_count
         self._tidied = (now, since, count)
         if closed := self._store.tidy(0 if now - since >= REST_AFTER_S else None):
             self._ledger.closed(closed)
@@ -492,7 +492,7 @@ class ClientThread:
             future.answer(*answer_of(ended, self._take), self.present)
 
     def _take(self, slice_: Slice) -> memoryview | bytearray:
-        return self._shelf.take(slice_, self._released.append)
+        return self._shelf.map_until_unused(slice_, self._released.append)
 
     def _show(self, wrote: TaskWrote[TaskFuture]) -> None:
         future = wrote.entry.owner

@@ -608,7 +608,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
         A system that is returned after `shutdown` is not run, its job ends with RuntimeError. Raises as `start_job`.
         """
-        from concurrent_nb.nodes.application.system_job import CellRun
+        from concurrent_nb.nodes.application.system_job import CellRun  # here: few applications start a cell
 
         timeout_s, retries = limits_of(timeout_s, retries)
         name = label_of(name)
@@ -658,7 +658,7 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
         the cluster's connection file lets no client in.
         """
-        from concurrent_nb.nodes.application.system_job import SystemRun
+        from concurrent_nb.nodes.application.system_job import SystemRun  # here: few applications push a system
 
         if not isinstance(system, ITaskSystem):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")

@@ -31,7 +31,7 @@ def lay_down(
     laid: list[Buffer | m.Slice] = []
     slices: list[m.Slice] = []
     for part in (memoryview(body), *buffers) if is_long else buffers:
-        slice_ = store.place(part)
+        slice_ = store.put(part)
         # As a bytearray, because what is pickled from read-only memory is read-only wherever it arrives.
         laid.append(bytearray(part) if slice_ is None else slice_)
         if slice_ is not None:

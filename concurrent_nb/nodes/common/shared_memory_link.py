@@ -226,7 +226,7 @@ class ReceivedContents:
         """Keep the content of a peer's slice; it replaces an older content of the same place."""
         data = content.body or buffers[0]
         theirs = m.Slice(content.segment, content.offset, length(data), content.serial)
-        here = None if self._store is None else self._store.place(memoryview(data))
+        here = None if self._store is None else self._store.put(memoryview(data))
         place = content.segment, content.offset
         self._forget(place, clean=True)  # the peer reuses a place only if nothing refers to its old content
         self._here[place] = theirs, data if here is None else here
@@ -262,4 +262,4 @@ class ReceivedContents:
         if theirs is not None:
             self.size_bytes -= cost_of(theirs)
         if isinstance(here, m.Slice) and self._store is not None:
-            self._store.let_go([here], clean=clean)
+            self._store.release([here], clean=clean)

@@ -64,15 +64,17 @@ ALL_ROLES: Final = list(ROLES)
 #: most characters of a node's name
 LABEL_MAX: Final = 100
 #: free shared memory that is kept for the next contents from applications on other hosts, in bytes
-WARM_BYTES: Final = 32 * 1024 * 1024
+RESIDENT_BYTES: Final = 32 * 1024 * 1024
 #: a node checks this often whether its parent process lives
 PARENT_CHECK_S: Final = 1.0
 #: the reason in the Bye to a node whose session is over
 SESSION_OVER: Final = "this session is over: register again"
 
 
-class MasterNode(Component):
+class MasterSettings(Component):
     """Settings of a master: where it listens, its strategy, its intervals and limits."""
+
+    section = "MasterNode"
 
     strategy = ExtensionPointItem(IStrategy, "PullRoundRobin", help="Who gets the next tasks.")
     addresses = ListItem(["127.0.0.1"], help="IP addresses to listen on. Beyond loopback the control channel uses TLS.")
@@ -121,7 +123,7 @@ class Master:
         name: the name of the cluster, and so of the connection file.
     """
 
-    def __init__(self, config: MasterNode, name: str) -> None:
+    def __init__(self, config: MasterSettings, name: str) -> None:
         self.name = connection_file.check_name(name)
         self.config = config
         self._keys = keys.fresh()
@@ -137,7 +139,7 @@ class Master:
         )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
         self._reader = SegmentReader()
-        self._store = ObjectStore(warm_bytes=WARM_BYTES) if segments.is_available() else None
+        self._store = ObjectStore(resident_bytes=RESIDENT_BYTES) if segments.is_available() else None
         self._core = MasterCore(
             epoch,
             scheduler,
@@ -458,7 +460,7 @@ class Master:
         while self._asked:
             self._asked.popleft()(now)
         if zap_fd in ready:
-            gate.answer_doorbell()
+            gate.answer_zap()
         for connection, session, frames in gate.receive():
             peer = core.peers.get(SessionId(session))
             if peer is None or peer.key != connection.key:
@@ -520,15 +522,15 @@ def run_master(
     """
     descriptors.raise_limit()
     manager = ComponentManager(settings.load(overrides))
-    manager.load([MasterNode, *BUILT_IN])
+    manager.load([MasterSettings, *BUILT_IN])
     ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
     if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
         manager.load_entry_points()  # only then, because it searches all installed packages
-    asyncio.run(_serve(manager.get(MasterNode), name, ready, lease))
+    asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease))
 
 
 async def _serve(
-    config: MasterNode, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
+    config: MasterSettings, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
 ) -> None:
     loop = asyncio.get_running_loop()
     master = Master(config, name)

@@ -127,9 +127,8 @@ class KernelHost:
 
     def _run_kernel(self) -> None:
         listen_on = kernel_ip(self._master_ip)
-        from concurrent_nb.nodes.slave.threaded_kernel import (
-            ThreadedKernel,  # here: the import takes a second, on this thread
-        )
+        # here: importing IPython takes a second, which this thread has
+        from concurrent_nb.nodes.slave.threaded_kernel import ThreadedKernel
 
         kernel = ThreadedKernel(listen_on, self.ask, self._forget)
         try:

@@ -51,8 +51,10 @@ OPEN_FILES: Final = 48
 OPEN_FILES_PER_WORKER: Final = 8
 
 
-class SlaveNode(Component):
+class SlaveSettings(Component):
     """What a slave can be told: how many workers, how much it accepts, how patient it is."""
+
+    section = "SlaveNode"
 
     workers = IntItem(0, min=0, max=1000, help="Worker processes; 0 means one for each core that this process may use.")
     credit_per_worker = IntItem(512, min=1, help="Unfinished tasks that the slave accepts for each worker.")
@@ -79,7 +81,7 @@ class SlaveNode(Component):
 class Slave:
     """A running slave."""
 
-    def __init__(self, config: SlaveNode, where: Callable[[], Path], name: str, lease: int | None) -> None:
+    def __init__(self, config: SlaveSettings, where: Callable[[], Path], name: str, lease: int | None) -> None:
         self._config = config
         self._where = where
         self._path: Path | None = None  # once it is known
@@ -350,8 +352,8 @@ def make_slave(
 ) -> Slave:
     """Make a slave as its configuration says; see `run_slave`. Nothing runs yet."""
     manager = ComponentManager(settings.load(overrides))
-    manager.load([SlaveNode])
-    return Slave(manager.get(SlaveNode), where, name, lease)
+    manager.load([SlaveSettings])
+    return Slave(manager.get(SlaveSettings), where, name, lease)
 
 
 def run_slave(

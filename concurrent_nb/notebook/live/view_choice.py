@@ -122,7 +122,7 @@ def follow(
     place: DisplayHandle | None = None,
 ) -> ShownView:
     """Show a watched job that nobody waits for, and what its tasks write and display."""
-    from concurrent_nb.notebook.live.live_display import LiveDisplay  # the same
+    from concurrent_nb.notebook.live.live_display import LiveDisplay  # here: anywidget takes a tenth of a second
 
     live = LiveDisplay(job, _story(job, shell, view, started), started, shell, place)
     live.follow(job_text(job, 0.0), lambda: summary(job, monotonic() - started), printer)
@@ -131,7 +131,7 @@ def follow(
 
 def background(job: Job[Any], shell: InteractiveShell) -> ShownView:
     """Make a view of any job, which is shown when it is asked for."""
-    from concurrent_nb.notebook.live.live_display import LiveDisplay  # the same
+    from concurrent_nb.notebook.live.live_display import LiveDisplay  # here: anywidget takes a tenth of a second
 
     started = monotonic() - job.elapsed_s
     return LiveDisplay(job, _story(job, shell, None, started), started, shell)

@@ -43,7 +43,7 @@ def test_several_addresses_share_a_port() -> None:
 
 @pytest.mark.parametrize("port", [-1, 65536, 70000])
 def test_a_port_that_is_none_is_refused(port: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"port {port} is none"):
+    with pytest.raises(ConfigurationError, match=f"port {port} is invalid"):
         addresses.bind(["127.0.0.1"], port)
 
 

@@ -34,7 +34,7 @@ from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import Membership
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.runtime.notes import LIMIT_BYTES
-from concurrent_nb.transport.poller import has_mail
+from concurrent_nb.transport.poller import has_message
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, encode_error
 from concurrent_nb.wire.session import Session
@@ -56,7 +56,7 @@ class PairLink:
         return False
 
     def receive(self, limit: int = 256) -> Iterator[list[bytes]]:
-        while limit > 0 and has_mail(self.socket):
+        while limit > 0 and has_message(self.socket):
             limit -= 1
             yield self.socket.recv_multipart()
 

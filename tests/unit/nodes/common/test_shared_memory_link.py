@@ -65,7 +65,7 @@ def store() -> Iterator[ObjectStore]:
 
 
 def placed(store: ObjectStore, data: bytes = DATA) -> m.Slice:
-    slice_ = store.place(memoryview(data))
+    slice_ = store.put(memoryview(data))
     assert slice_ is not None
     return slice_
 
@@ -88,7 +88,7 @@ def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: ObjectStor
     for _ in range(3):
         assert link.announced.outgoing((slice_,), (), once=True) == ((slice_,), ())
     assert link.said() == [(m.Content(slice_.segment, slice_.offset, slice_.serial, b"", (len(DATA),)), [DATA])]
-    store.let_go([slice_], clean=True)
+    store.release([slice_], clean=True)
     anew = placed(store, DATA[::-1])
     assert (anew.segment, anew.offset) == (slice_.segment, slice_.offset)
     link.announced.outgoing((anew,), (), once=True)
@@ -101,7 +101,7 @@ def test_what_a_peer_on_another_host_has_is_known_until_it_is_gone(store: Object
     for _ in range(2):
         link.announced.outgoing((one, 3, two), [b"abc"], once=True)
     assert link.having.objects == [name_of(one), name_of(two)]
-    store.let_go([one], clean=True)
+    store.release([one], clean=True)
     anew = placed(store, DATA[::-1])
     assert (anew.segment, anew.offset) == (one.segment, one.offset)
     link.announced.outgoing((anew,), (), once=True)

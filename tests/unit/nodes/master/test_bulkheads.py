@@ -220,7 +220,7 @@ def test_a_slice_of_another_clients_segment_is_refused(place: Place, memory: Mem
 
 
 def test_a_slice_of_the_masters_own_memory_is_nobodys_to_name(place: Place) -> None:
-    ours = place.store.place(memoryview(b"what somebody else has told once"))
+    ours = place.store.put(memoryview(b"what somebody else has told once"))
     assert ours is not None
     place.client(BOB)
     place.say(BOB, opened(), function(), submit(HIS, 0, sizes=(ours,)))
