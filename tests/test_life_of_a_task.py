@@ -68,7 +68,7 @@ def test_the_life_of_a_task() -> None:
     # 2. The application makes a record of the task: ids, digest, pickled arguments. "my future" stands for its future.
     job = ClientJob[str](new_job_id(), "cell 1")
     arguments = pack_body(*pickles.dumps(((5,), {})))
-    ledger.add([TaskEntry(job, 0, function, *arguments, timeout_s=None, retries=0, owner="my future")])
+    ledger.add([TaskEntry(job, 0, function, *arguments, timeout_s=None, retries=0, handle="my future")])
 
     # 3. Everything that has gathered leaves as one envelope: one header, and no frame for large buffers this time.
     (envelope,) = ledger.step(clock())
@@ -109,7 +109,7 @@ def test_the_life_of_a_task() -> None:
     # 11. The application resolves the future.
     (news,) = ledger.received(frames, clock())
     assert isinstance(news, TaskEnded)
-    assert (news.entry.owner, news.slave, news.frame.status) == ("my future", "east", Status.OK)
+    assert (news.entry.handle, news.slave, news.frame.status) == ("my future", "east", Status.OK)
     assert answer_of(news, NullSegmentReader().read) == (120, None)
     assert not ledger.has_entries()
 
@@ -125,7 +125,7 @@ def test_the_life_of_a_task() -> None:
     assert slave.session.in_flight == 0
 
     # 12. What if the slave dies in between? A second task is assigned, and then there is silence.
-    ledger.add([TaskEntry(job, 1, function, *arguments, timeout_s=None, retries=0, owner="my second future")])
+    ledger.add([TaskEntry(job, 1, function, *arguments, timeout_s=None, retries=0, handle="my second future")])
     for envelope in ledger.step(clock()):
         application_link.send(envelope)
     master_turn()
@@ -148,6 +148,6 @@ def test_the_life_of_a_task() -> None:
         for frames in west_link.receive():
             west.received(frames, clock())
     answers = [n for frames in application_link.receive() for n in ledger.received(frames, clock())]
-    assert [(n.entry.owner, n.slave, n.frame.attempt) for n in answers if isinstance(n, TaskEnded)] == [
+    assert [(n.entry.handle, n.slave, n.frame.attempt) for n in answers if isinstance(n, TaskEnded)] == [
         ("my second future", "west", 2)
     ]

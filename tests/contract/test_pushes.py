@@ -16,7 +16,7 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, ITaskSystem, Task, as_completed
 from concurrent_nb.errors import ConfigurationError, NotPicklable
-from concurrent_nb.nodes.application.pushed_tasks import AHEAD
+from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD
 from tests import systems, work
 from tests.clusters import shared_cluster
 from tests.work import PATIENCE_S
@@ -127,11 +127,11 @@ def test_a_generator_is_read_only_as_fast_as_tasks_end(app: ApplicationNode, tmp
             yield Waits(tmp_path / "go")
 
     job = app.push_tasks(tasks())
-    assert count == AHEAD
+    assert count == READ_AHEAD
     job.cancel()
     assert job.wait(PATIENCE_S)
-    assert count == AHEAD
-    assert job.counts().cancelled == AHEAD
+    assert count == READ_AHEAD
+    assert job.counts().cancelled == READ_AHEAD
 
 
 class Waits(Task):
@@ -146,7 +146,7 @@ class Waits(Task):
 
 
 def test_a_generator_of_many_tasks_is_read_to_its_end(app: ApplicationNode) -> None:
-    count = 3 * AHEAD
+    count = 3 * READ_AHEAD
     job = app.push_tasks(Square(number) for number in range(count))
     seen = sum(future.result() for future in as_completed(job, PATIENCE_S))
     assert seen == sum(number**2 for number in range(count))
@@ -164,13 +164,13 @@ def test_what_a_generator_raises_at_first_is_raised_at_once(app: ApplicationNode
 
 def test_what_a_generator_raises_later_is_in_the_results(app: ApplicationNode) -> None:
     def tasks() -> Iterator[Task]:
-        yield from map(Square, range(AHEAD))
+        yield from map(Square, range(READ_AHEAD))
         raise KeyError("no more")
 
     job = app.push_tasks(tasks())
     with pytest.raises(KeyError, match="no more"):
         job.results(PATIENCE_S)
-    assert job.counts().done == AHEAD
+    assert job.counts().done == READ_AHEAD
 
 
 def test_an_error_can_end_the_job_and_the_reading(app: ApplicationNode) -> None:

@@ -93,7 +93,7 @@ class FuzzedApplication:
         """Take an envelope as the courier does."""
         for news in ledger.received(frames, self.now):
             if isinstance(news, TaskEnded):
-                ended.append(news.entry.owner)
+                ended.append(news.entry.handle)
                 try:
                     answer_of(news, self.shelf.read)
                 except Exception as error:  # noqa: BLE001  (the courier gives it to the task's own future)

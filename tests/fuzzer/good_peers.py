@@ -151,7 +151,7 @@ class GoodClient:
             self.link.send(out)
 
     def _ended(self, news: TaskEnded[WantedHash]) -> None:
-        wanted, frame = news.entry.owner, news.frame
+        wanted, frame = news.entry.handle, news.frame
         if self._store is not None and (own := slices_of(news.entry.sizes)):
             self._store.let_go(own, clean=frame.attempt == 1)
         self.ended += 1

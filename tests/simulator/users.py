@@ -60,7 +60,7 @@ class User:
             endless = [
                 entry.index
                 for entry in record.entries.values()
-                if entry.owner.plan.kind is Kind.ENDLESS and entry.timeout_s is None and not entry.cancelled
+                if entry.handle.plan.kind is Kind.ENDLESS and entry.timeout_s is None and not entry.cancelled
             ]
             if endless:
                 self._cancel(job, endless)

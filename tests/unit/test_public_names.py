@@ -9,7 +9,7 @@ import concurrent_nb
 from concurrent_nb import ApplicationNode, Job
 
 #: words that are for the components of an application among themselves
-INTERNAL = ("ship", "pack", "fail", "future_of", "task_said", "task_wrote", "task_started", "tasks_ended", "has_left")
+INTERNAL = ("ship", "pack", "fail", "new_future", "task_noted", "task_wrote", "task_started", "tasks_ended", "has_left")
 
 
 def test_the_package_offers_what_it_documents_and_nothing_that_it_uses() -> None:

@@ -20,23 +20,23 @@ from concurrent_nb.wire.messages import Sizes
 #: a chunk of adaptive size is not made longer once the pickles of its items are so large
 CHUNK_BYTES: Final = 256 * 1024
 #: chunks that are made in one turn of the courier's thread; what comes from the master is heard between two turns
-CUTS_PER_TURN: Final = 512
+CHUNKS_PER_TURN: Final = 512
 #: no more are made while so many wait because the master takes no more at present
 BACKLOG: Final = 64
 #: ends of which the time says how long items take
-MEASURED: Final = frozenset({Status.OK, Status.HIT, Status.ERROR})
+TIMED_STATUSES: Final = frozenset({Status.OK, Status.HIT, Status.ERROR})
 #: ends of a chunk that say nothing of most of its items
-AGAIN: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POISON, Status.NOT_PICKLABLE})
-_ATOMS_ONLY: Final = {tuple}
+RERUN_STATUSES: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POISON, Status.NOT_PICKLABLE})
+_ONLY_TUPLES: Final = {tuple}
 
 
 class ChunkPacker(Protocol):
     """What is needed of the application."""
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
+    def _function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         """Pickle a function, for a job if it `spawns`."""
 
-    def _pack(
+    def _call_arguments(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
         """Pickle arguments."""
@@ -56,15 +56,15 @@ class LargeItem:
 Item = call_chunks.Call | LargeItem | NotPicklable
 
 
-def packed(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | LargeItem:
+def pack_item(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | LargeItem:
     """Pickle the arguments of an item that are no atoms, and its number in the job. Raises NotPicklable."""
-    body, sizes, buffers, lease = packer._pack(fn, args, number)
+    body, sizes, buffers, lease = packer._call_arguments(fn, args, number)
     return LargeItem(body, sizes, buffers, lease) if sizes else body
 
 
-def fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
+def count_fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
     """Say how many of the first items can go together, at least one."""
-    if set(map(type, items)) == _ATOMS_ONLY:
+    if set(map(type, items)) == _ONLY_TUPLES:
         return len(items)
     for count, item in enumerate(items):
         if isinstance(item, bytes):
@@ -77,13 +77,13 @@ def fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
     return len(items)
 
 
-def body_of(
+def chunk_arguments(
     items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.Terms | None = None
 ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
     """Make the arguments of the task that items travel as; one item is an ordinary task.
 
     Args:
-        items: that can go together, as `fitting` says.
+        items: that can go together, as `count_fitting` says.
         numbers: of the items in the job.
         terms: of a batch.
     """

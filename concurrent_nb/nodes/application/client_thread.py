@@ -345,7 +345,7 @@ class ClientThread:
     def _end_unsent(self) -> None:
         """End the tasks that were cancelled before they were sent, and those that are too large for the master."""
         for unsent in self._ledger.take_unsent():
-            future, limit_bytes = unsent.entry.owner, self._ledger.quota.bytes
+            future, limit_bytes = unsent.entry.handle, self._ledger.quota.bytes
             if not unsent.size_bytes:
                 future.end_cancelled()
                 continue
@@ -380,7 +380,7 @@ class ClientThread:
         for _ in range(len(self._inbox)):  # what a source tells itself is for the next turn
             item = self._inbox.popleft()
             if isinstance(item, TaskEntry):
-                if not item.owner.cancelled():
+                if not item.handle.cancelled():
                     tasks.append(item)
             else:
                 self._ledger.add(tasks)
@@ -398,7 +398,7 @@ class ClientThread:
     def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
         if cancel_futures:
             for entry in self._ledger.entries():
-                entry.owner.cancel()
+                entry.handle.cancel()
         if cancel_futures or stop:
             self._held_until = 0.0  # nobody waits any longer
         sources = dict(self._sources)
@@ -444,7 +444,7 @@ class ClientThread:
         if type(news) is TaskEnded:
             self._end(news)
         elif type(news) is TaskRunning:
-            news.entry.owner.note_running(news.slave)
+            news.entry.handle.note_running(news.slave)
         elif type(news) is TaskWrote:
             self._show(news)
         elif type(news) is UnclaimedResult:
@@ -462,7 +462,7 @@ class ClientThread:
         """End a task whose end could not be taken, if it has none: its future is not to wait for ever."""
         log.error("news of a task could not be taken", exc_info=error)
         if type(news) is TaskEnded:
-            future = news.entry.owner
+            future = news.entry.handle
             failure = ResultNotLoadable(
                 f"the result of task {future.task} could not be handed over: {foreign.describe(error)}",
                 task=future.task,
@@ -473,7 +473,7 @@ class ClientThread:
             foreign.call(log, "ending a task has failed", future.end, None, failure)
 
     def _end(self, ended: TaskEnded[TaskFuture]) -> None:
-        future, frame = ended.entry.owner, ended.frame
+        future, frame = ended.entry.handle, ended.frame
         self._in_vain = 0
         if ended.entry.lease is not None:
             # Whoever ran it before, and was lost, may look at it yet.
@@ -489,13 +489,13 @@ class ClientThread:
         if status is Status.CANCELLED:
             future.end_cancelled()
         else:
-            future.answer(*answer_of(ended, self._take), self.present)
+            future.set_outcome(*answer_of(ended, self._take), self.present)
 
     def _take(self, slice_: Slice) -> memoryview | bytearray:
         return self._shelf.take(slice_, self._released.append)
 
     def _show(self, wrote: TaskWrote[TaskFuture]) -> None:
-        future = wrote.entry.owner
+        future = wrote.entry.handle
         if wrote.stream == NOTES:
             self._take_notes(future, wrote)
             return
@@ -503,7 +503,7 @@ class ClientThread:
         decoder = self._decoders.get(key)
         if decoder is None:  # a character may be cut between two pieces
             decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
-        for index, text in future.pieces(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
+        for index, text in future.split_output(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
             if future.job is not None and not future.job.prints:
                 future.job._task_wrote(OutputPiece(index, wrote.stream, text))
             else:
@@ -527,7 +527,7 @@ class ClientThread:
             if isinstance(note, SetupRan) and self.setup_ran is not None:
                 self.setup_ran(note)
         notes = [note for note in notes if not isinstance(note, SetupRan)]
-        future.take_notes(notes, wrote.attempt)
+        future.add_notes(notes, wrote.attempt)
         if future.job is not None and not future.job.prints:
             return
         for note in notes:
@@ -593,7 +593,7 @@ class ClientThread:
         self._waiter = self._watch()
         self._heard_at = monotonic()
         for entry in self._attach():
-            entry.owner.end_cancelled()
+            entry.handle.end_cancelled()
 
     def _give_up(self, why: str, kind: type[ClusterError] = MasterLost, gracefully: bool = False) -> None:
         self._held_until = 0.0
@@ -604,7 +604,7 @@ class ClientThread:
             self._inbox.clear()
         self._end_unsent()
         for entry in [*self._ledger.drop_all(), *left]:
-            entry.owner.end(None, kind(f"task {entry.owner.task}: {why}"))
+            entry.handle.end(None, kind(f"task {entry.handle.task}: {why}"))
         for source in list(self._sources.values()):
             source.fail(kind(why))
         self._gone(gracefully)

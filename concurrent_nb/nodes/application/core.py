@@ -56,11 +56,11 @@ class ClientJob(Generic[T]):
     stop_on_error: bool = False
     strategy: m.StrategyName | None = None  #: who gets its tasks; None for the cluster's strategy
     closed: bool = False  #: no more tasks will come
-    said_open: bool = False
-    said_closed: bool = False
+    open_sent: bool = False
+    close_sent: bool = False
     functions: set[bytes] = field(default_factory=set)  #: digests sent for it in this session
     function_bytes: int = 0  #: that they have taken on their way
-    captured: list[bytes] = field(default_factory=list)  #: segments of ours that they refer to
+    captured_segments: list[bytes] = field(default_factory=list)  #: segments of ours that they refer to
     sent: int = 0  #: tasks that are at the master, unanswered
     sent_bytes: int = 0  #: of those, and of the functions
     is_over: bool = False  #: all of it was cancelled, or it has ended at a hit or an error
@@ -70,7 +70,7 @@ class ClientJob(Generic[T]):
 
 
 class TaskEntry(Struct, Generic[T], eq=False):
-    """One task without an answer. `owner` is what the application wants back with it (its future).
+    """One task without an answer. `handle` is what the application wants back with it (its future).
 
     A Struct, because it is made several times as fast as a dataclass, and one is made for each task.
     """
@@ -83,11 +83,11 @@ class TaskEntry(Struct, Generic[T], eq=False):
     buffers: Buffers
     timeout_s: float | None
     retries: int
-    owner: T
+    handle: T
     cancelled: bool = False  #: its end has been asked for
     lease: Lease | None = None  #: keeps what lies in shared memory
     needs: m.Needs | None = None  #: None: a slot, in a worker process
-    waits: bool = False  #: the master is to get it later
+    is_waiting: bool = False  #: the master is to get it later
 
 
 class TaskUnsent(Struct, Generic[T], frozen=True, gc=False):
@@ -136,14 +136,14 @@ class ClientCore(Generic[T]):
 
     def __init__(self, interval_s: float) -> None:
         self.session: Session | None = None
-        self._introductions: AnnouncedSegments | None = None
+        self._announced: AnnouncedSegments | None = None
         self.jobs: dict[bytes, ClientJob[T]] = {}
         self.interval_s = interval_s
-        self._said_at = float("-inf")
+        self._last_sent_s = float("-inf")
         self.quota = UNLIMITED
         self._sent = 0  # what is at the master: tasks without an answer
         self._sent_bytes = 0  # ... what these and the functions have taken on their way
-        self._in_use: Counter[bytes] = Counter()  # ... and how often they refer to a segment of ours
+        self._segments_in_use: Counter[bytes] = Counter()  # ... and how often they refer to a segment of ours
         self._waiting: OrderedDict[bytes, ClientJob[T]] = OrderedDict()  # jobs of which tasks wait; the first is next
         self._may_send = False  # something has changed since it was last tried
         self._sessions = 0
@@ -173,19 +173,19 @@ class ClientCore(Generic[T]):
         """
         self.session = session
         self._sessions += 1
-        self._introductions = AnnouncedSegments(session, memory or NullSegmentReader(), shares)
+        self._announced = AnnouncedSegments(session, memory or NullSegmentReader(), shares)
         self.quota = quota
         self._sent = self._sent_bytes = 0
-        self._in_use.clear()
+        self._segments_in_use.clear()
         self._waiting.clear()
         if shares:
             session.send(m.ShareMemory())
-        self._said_at = float("-inf")  # the master sends nothing to a node that it has not heard in this session
+        self._last_sent_s = float("-inf")  # the master sends nothing to a node that it has not heard in this session
         dropped = []
         for job in list(self.jobs.values()):
-            job.said_open = job.said_closed = False
+            job.open_sent = job.close_sent = False
             job.functions.clear()
-            job.captured.clear()
+            job.captured_segments.clear()
             job.function_bytes = job.sent = job.sent_bytes = 0
             over = [entry for entry in job.entries.values() if entry.cancelled]
             for entry in over:
@@ -200,21 +200,21 @@ class ClientCore(Generic[T]):
 
     def add(self, entries: Iterable[TaskEntry[T]]) -> None:
         """Submit tasks; neighbours that share job, function, limits and needs travel as one run."""
-        fresh = list(entries)
-        late: dict[bytes, ClientJob[T]] = {}
-        for entry in fresh:
+        added = list(entries)
+        reopened: dict[bytes, ClientJob[T]] = {}
+        for entry in added:
             job = entry.job
             job.entries[entry.index] = entry
             self.jobs[job.id] = job
             if job.closed:  # a thread was slow to submit: the master may have forgotten the job already
-                if job.said_closed:
-                    job.said_open = job.said_closed = False
+                if job.close_sent:
+                    job.open_sent = job.close_sent = False
                     self._forget_functions(job)
-                late[job.id] = job
-        for _, members in groupby(fresh, _alike):
+                reopened[job.id] = job
+        for _, members in groupby(added, _run_key):
             run = list(members)
             job = run[0].job
-            if job.is_over and not job.said_open:  # else the master answers for them
+            if job.is_over and not job.open_sent:  # else the master answers for them
                 for entry in run:
                     self._end_unsent(entry)
             elif self.session is None or job.waiting:
@@ -229,7 +229,7 @@ class ClientCore(Generic[T]):
                     self._wait(job, run)
         if self._waiting:
             self._send_waiting()
-        for job in late.values():
+        for job in reopened.values():
             self._close_if_over(job)
 
     def close(self, job: ClientJob[T]) -> None:
@@ -246,7 +246,7 @@ class ClientCore(Generic[T]):
         for index in list(known.entries) if indexes is None else indexes:
             if (entry := known.entries.get(index)) is not None:
                 entry.cancelled = True
-                if entry.waits:
+                if entry.is_waiting:
                     self._end_unsent(entry)
                     unsent.append(index)
         if indexes is None:
@@ -257,7 +257,7 @@ class ClientCore(Generic[T]):
         if self._sessions > 1:
             known.dropped += unsent
         # A job that this session has not opened has no unanswered tasks, and is not ours to the master either.
-        if self.session is not None and known.said_open and (indexes is None or indexes):
+        if self.session is not None and known.open_sent and (indexes is None or indexes):
             self.session.send(m.Cancel(job, None if indexes is None else list(indexes)))
         if unsent:
             self._skip_ended(known)
@@ -275,8 +275,8 @@ class ClientCore(Generic[T]):
 
     def closed(self, segments: Sequence[bytes]) -> None:
         """Say that segments of ours are gone."""
-        if self._introductions is not None:
-            self._introductions.dropped(segments)
+        if self._announced is not None:
+            self._announced.dropped(segments)
 
     def drop_all(self) -> list[TaskEntry[T]]:
         """Give up: forget every task and give them back."""
@@ -291,7 +291,7 @@ class ClientCore(Generic[T]):
         assert session is not None
         first = run[0]
         job = first.job
-        self._introduce(job, first.function, session)
+        self._send_prerequisites(job, first.function, session)
         buffers: ItemBuffers = ()
         if any([entry.sizes for entry in run]):  # noqa: C419  (a list is twice as fast)
             parts = [self._outgoing(entry.sizes, entry.buffers) for entry in run]
@@ -300,7 +300,7 @@ class ClientCore(Generic[T]):
                 m.TaskFrame(entry.index, 0, entry.body, sizes) for entry, (sizes, _) in zip(run, parts, strict=True)
             ]
             for entry in run:
-                self._in_use.update([slice_.segment for slice_ in slices_of(entry.sizes)])
+                self._segments_in_use.update([slice_.segment for slice_ in slices_of(entry.sizes)])
         else:
             frames = [m.TaskFrame(entry.index, 0, entry.body) for entry in run]
         job.sent += len(run)
@@ -312,32 +312,32 @@ class ClientCore(Generic[T]):
         )
 
     def _outgoing(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
-        assert self._introductions is not None
-        return self._introductions.outgoing(sizes, buffers, once=True)
+        assert self._announced is not None
+        return self._announced.outgoing(sizes, buffers, once=True)
 
-    def _introduce(self, job: ClientJob[T], function: FunctionPayload, session: Session) -> None:
+    def _send_prerequisites(self, job: ClientJob[T], function: FunctionPayload, session: Session) -> None:
         """Say what the master must know before a task of this job and function."""
-        if not job.said_open:
+        if not job.open_sent:
             session.send(m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy))
-            job.said_open = True
+            job.open_sent = True
             if job.dropped:
                 session.send(m.Cancel(job.id, list(job.dropped)))
         if function.digest not in job.functions:
             sizes, buffers = self._outgoing(function.sizes, function.buffers)
             session.send(m.Function(function.digest, function.body, sizes), [buffers] if buffers else ())
             job.functions.add(function.digest)
-            size = _travels(function)
+            size = _wire_bytes(function)
             job.function_bytes += size
-            captured = [slice_.segment for slice_ in slices_of(function.sizes)]
-            job.captured += captured
-            self._in_use.update(captured)
+            captured_segments = [slice_.segment for slice_ in slices_of(function.sizes)]
+            job.captured_segments += captured_segments
+            self._segments_in_use.update(captured_segments)
             job.sent_bytes += size
             self._sent_bytes += size
 
     def _close_if_over(self, job: ClientJob[T]) -> None:
-        if job.closed and self.session is not None and job.said_open and not job.said_closed and not job.waiting:
+        if job.closed and self.session is not None and job.open_sent and not job.close_sent and not job.waiting:
             self.session.send(m.CloseJob(job.id))
-            job.said_closed = True
+            job.close_sent = True
         if job.closed and not job.entries:
             self._forget_functions(job)
             self._waiting.pop(job.id, None)
@@ -349,11 +349,11 @@ class ClientCore(Generic[T]):
         job.sent_bytes -= job.function_bytes
         self._sent_bytes -= job.function_bytes
         job.function_bytes = 0
-        self._use_no_more(job.captured)
-        job.captured.clear()
+        self._uncount_segments(job.captured_segments)
+        job.captured_segments.clear()
 
-    def _use_no_more(self, segments: Iterable[bytes]) -> None:
-        in_use = self._in_use
+    def _uncount_segments(self, segments: Iterable[bytes]) -> None:
+        in_use = self._segments_in_use
         for segment in segments:
             in_use[segment] -= 1
             if not in_use[segment]:
@@ -370,7 +370,7 @@ class ClientCore(Generic[T]):
             return False
         slices = [slice_ for sizes in [entry.sizes for entry in run] if sizes for slice_ in slices_of(sizes)]
         if function.digest not in job.functions:
-            size += _travels(function)
+            size += _wire_bytes(function)
             slices += slices_of(function.sizes)
         return self._has_room(job, size, slices, is_one=len(run) == 1)
 
@@ -380,7 +380,7 @@ class ClientCore(Generic[T]):
         Args:
             is_one: it is one task. If nothing of its job is at the master yet, it needs no share.
         """
-        quota, known = self.quota, self._introductions
+        quota, known = self.quota, self._announced
         assert known is not None
         if slices:
             if known.segments_with(slices) > quota.segments:
@@ -391,9 +391,9 @@ class ClientCore(Generic[T]):
 
     def _is_too_large(self, entry: TaskEntry[T]) -> int:
         """Give how many bytes would have to travel for a task alone, if the master never takes so many; else 0."""
-        function, known = entry.function, self._introductions
+        function, known = entry.function, self._announced
         assert known is not None
-        size = _travels(entry) + _travels(function)
+        size = _wire_bytes(entry) + _wire_bytes(function)
         if not known.shares:
             size += sum(map(cost_of, set(slices_of((*entry.sizes, *function.sizes)))))
         return size if size > self.quota.bytes else 0
@@ -401,7 +401,7 @@ class ClientCore(Generic[T]):
     def _wait(self, job: ClientJob[T], entries: Sequence[TaskEntry[T]]) -> None:
         if entries:
             for entry in entries:
-                entry.waits = True
+                entry.is_waiting = True
             job.waiting.extend(entries)
             self._waiting[job.id] = job
             self._may_send = True
@@ -416,7 +416,7 @@ class ClientCore(Generic[T]):
             job = next(iter(self._waiting.values()))
             run = self._next_run(job)
             if run:
-                self._submit(run, sum(map(_travels, run)))
+                self._submit(run, sum(map(_wire_bytes, run)))
                 blocked = 0
             elif job.waiting and not job.sent:  # so it is the next, and needs what others have
                 if has_reclaimed or not self._reclaim():
@@ -439,18 +439,18 @@ class ClientCore(Generic[T]):
         while waiting and len(run) < count:
             entry = waiting[0]
             if not run:
-                alike, function = _alike(entry), entry.function
+                alike, function = _run_key(entry), entry.function
                 is_known = function.digest in job.functions
-                size = 0 if is_known else _travels(function)
+                size = 0 if is_known else _wire_bytes(function)
                 slices = [] if is_known else slices_of(function.sizes)
-            elif _alike(entry) != alike:
+            elif _run_key(entry) != alike:
                 break
-            size += _travels(entry)
+            size += _wire_bytes(entry)
             if entry.sizes:
                 slices += slices_of(entry.sizes)
                 count = min(count, SHARED_ITEMS)
             if self._has_room(job, size, slices, is_one=not run):
-                entry.waits = False
+                entry.is_waiting = False
                 run.append(entry)
             elif not run and (large := self._is_too_large(entry)):
                 self._end_unsent(entry, large)
@@ -464,7 +464,7 @@ class ClientCore(Generic[T]):
     def _skip_ended(self, job: ClientJob[T]) -> None:
         """Have a task that waits be the first of those; others were sent, or have ended meanwhile."""
         waiting = job.waiting
-        while waiting and not waiting[0].waits:
+        while waiting and not waiting[0].is_waiting:
             waiting.popleft()
         if not waiting:
             self._waiting.pop(job.id, None)
@@ -472,18 +472,18 @@ class ClientCore(Generic[T]):
     def _reclaim(self) -> bool:
         """Have the master let go of what no unanswered task needs: contents, functions. False if there is nothing."""
         assert self.session is not None
-        assert self._introductions is not None
-        idle = [job for job in self.jobs.values() if job.said_open and not job.sent]
+        assert self._announced is not None
+        idle = [job for job in self.jobs.values() if job.open_sent and not job.sent]
         for job in idle:  # it is opened again with its next task
             self.session.send(m.CloseJob(job.id))
-            job.said_open = False
+            job.open_sent = False
             self._forget_functions(job)
-        return self._introductions.drop_unused(self._in_use) or bool(idle)
+        return self._announced.drop_unused(self._segments_in_use) or bool(idle)
 
     def _end_unsent(self, entry: TaskEntry[T], size_bytes: int = 0) -> None:
         """End a task that is not at the master. What it would have taken along is let go."""
         entry.job.entries.pop(entry.index, None)
-        entry.waits = False
+        entry.is_waiting = False
         if entry.lease is not None:
             entry.lease.end(clean=self._sessions <= 1)
         entry.body, entry.sizes, entry.buffers, entry.lease = b"", (), (), None
@@ -517,11 +517,11 @@ class ClientCore(Generic[T]):
         for at, frame in enumerate(message.items):
             entry = job.entries.pop(frame.index, None)
             if entry is not None:
-                if entry.waits:  # a former session has sent it
-                    entry.waits = False
+                if entry.is_waiting:  # a former session has sent it
+                    entry.is_waiting = False
                 else:
                     count += 1
-                    size += len(entry.body) if not entry.sizes else self._let_go(entry)
+                    size += len(entry.body) if not entry.sizes else self._uncount_buffers(entry)
                 if may_end and _ends_job(job, frame.status):
                     ends_job = True
                 yield TaskEnded(entry, frame, buffers[at] if buffers else (), message.slave)
@@ -535,16 +535,16 @@ class ClientCore(Generic[T]):
         if ends_job:
             job.is_over = True
             for entry in job.waiting:
-                if entry.waits:
+                if entry.is_waiting:
                     self._end_unsent(entry)
         if job.waiting:
             self._skip_ended(job)
         self._close_if_over(job)
 
-    def _let_go(self, entry: TaskEntry[T]) -> int:
+    def _uncount_buffers(self, entry: TaskEntry[T]) -> int:
         """Note that a task refers to shared memory no more; give the bytes that have travelled."""
-        self._use_no_more([slice_.segment for slice_ in slices_of(entry.sizes)])
-        return _travels(entry)
+        self._uncount_segments([slice_.segment for slice_ in slices_of(entry.sizes)])
+        return _wire_bytes(entry)
 
     def _find(self, ref: m.TaskRef) -> TaskEntry[T] | None:
         job = self.jobs.get(ref.job)
@@ -562,25 +562,25 @@ class ClientCore(Generic[T]):
             envelopes.append(self.session.keepalive())
             self._send_waiting()
         envelopes += self.session.flush(now)
-        if not envelopes and now - self._said_at >= self.interval_s:
+        if not envelopes and now - self._last_sent_s >= self.interval_s:
             envelopes = [self.session.keepalive()]
         if envelopes:
-            self._said_at = now
+            self._last_sent_s = now
         return envelopes
 
     def next_deadline(self) -> float:
         """When `step` should be called again at the latest."""
-        keepalive = self._said_at + self.interval_s
+        keepalive = self._last_sent_s + self.interval_s
         due = None if self.session is None else self.session.next_deadline()
         return keepalive if due is None else min(keepalive, due)
 
 
-def _alike(entry: TaskEntry[T]) -> object:
+def _run_key(entry: TaskEntry[T]) -> object:
     """Give what tasks that travel as one run have in common."""
     return entry.job.id, entry.function.digest, entry.timeout_s, entry.retries, entry.needs
 
 
-def _travels(thing: TaskEntry[T] | FunctionPayload) -> int:
+def _wire_bytes(thing: TaskEntry[T] | FunctionPayload) -> int:
     """Give how many bytes of a task or a function travel in any case."""
     return len(thing.body) + (sum(map(length, thing.buffers)) if thing.buffers else 0)
 

@@ -38,9 +38,9 @@ Canceller = Callable[[JobId, Sequence[int] | None], None]
 Presenter = Callable[["TaskFuture", BaseException], None]
 
 #: guards whether a future has its condition yet
-_FURNISHING: Final = threading.RLock()  # reentrant, for signal handlers
+_WAITER_STATE_LOCK: Final = threading.RLock()  # reentrant, for signal handlers
 #: what a future needs once somebody waits for it
-_FURNITURE: Final = frozenset({"_condition", "_waiters", "_done_callbacks"})
+_WAITER_STATE: Final = frozenset({"_condition", "_waiters", "_done_callbacks"})
 _ENDED: Final = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 
@@ -58,7 +58,7 @@ class TaskFuture(concurrent.futures.Future[T]):
     _state = PENDING
     _result: T | None = None
     _exception: BaseException | None = None
-    _is_furnished = False
+    _has_waiter_state = False
     slave = ""  #: name of the slave where it ran
     worker = 0  #: pid of the worker that ran it
     attempt = 0  #: number of the attempt that ended it
@@ -73,14 +73,14 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def __getattr__(self, name: str) -> Any:
         """Furnish the future, for whoever waits for it or asks to be called."""
-        if name not in _FURNITURE:
+        if name not in _WAITER_STATE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        with _FURNISHING:
-            if not self._is_furnished:
+        with _WAITER_STATE_LOCK:
+            if not self._has_waiter_state:
                 self._waiters: list[Any] = []
                 self._done_callbacks: list[Any] = []
                 self._condition = Condition()  # type: ignore[assignment]  # has all that is used of it
-                self._is_furnished = True
+                self._has_waiter_state = True
         return object.__getattribute__(self, name)
 
     def cancelled(self) -> bool:
@@ -132,8 +132,8 @@ class TaskFuture(concurrent.futures.Future[T]):
     def cancel(self) -> bool:
         """Cancel the task unless it runs or has ended. Return whether it is cancelled."""
         with self._condition:
-            known = self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
-        if known:
+            was_cancelled = self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+        if was_cancelled:
             return True
         is_cancelled = False
         try:
@@ -154,16 +154,16 @@ class TaskFuture(concurrent.futures.Future[T]):
         if begins and self.job is not None:
             self.job._task_started(self.index)
 
-    def pieces(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
+    def split_output(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
         """Say which task of its job has written what of `text`, by index. For the application's thread."""
         return ((self.index, text),)
 
-    def take_notes(self, notes: Sequence[Note], attempt: int) -> None:
+    def add_notes(self, notes: Sequence[Note], attempt: int) -> None:
         """Note what the task has said. For the application's thread."""
         if self.job is not None:
-            self.job._task_said(self.index, notes)
+            self.job._task_noted(self.index, notes)
 
-    def answer(self, value: Any, error: BaseException | None, present: "Presenter | None") -> None:
+    def set_outcome(self, value: Any, error: BaseException | None, present: "Presenter | None") -> None:
         """Set the result, or the exception, which `present` is shown before. For the application's thread."""
         if error is not None and present is not None:
             present(self, error)
@@ -184,9 +184,9 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def set_cancelled(self) -> bool:
         """Do as `end_cancelled`, and leave it to the caller to tell the job. False if it has ended already."""
-        if not self._is_furnished and self._state == PENDING:
-            with _FURNISHING:
-                if not self._is_furnished:  # so nobody waits, has cancelled it, or wants to be called
+        if not self._has_waiter_state and self._state == PENDING:
+            with _WAITER_STATE_LOCK:
+                if not self._has_waiter_state:  # so nobody waits, has cancelled it, or wants to be called
                     self._state = CANCELLED_AND_NOTIFIED
                     return True
         with self._condition:
@@ -199,9 +199,9 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def set_end(self, value: Any, error: BaseException | None) -> bool:
         """Do as `end`, and leave it to the caller to tell the job."""
-        if not self._is_furnished and self._state == PENDING:
-            with _FURNISHING:
-                if not self._is_furnished:  # the same
+        if not self._has_waiter_state and self._state == PENDING:
+            with _WAITER_STATE_LOCK:
+                if not self._has_waiter_state:  # the same
                     self._result, self._exception = value, error
                     self._state = FINISHED
                     return True

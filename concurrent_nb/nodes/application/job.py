@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import asyncio
 
 #: instructions in which `*job` asks a job for its iterator
-_STARS: Final = frozenset({"CALL_FUNCTION_EX", "LIST_EXTEND", "SET_UPDATE"})
+_UNPACKING: Final = frozenset({"CALL_FUNCTION_EX", "LIST_EXTEND", "SET_UPDATE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,11 @@ class Job(Generic[T]):
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
         self.label: Callable[[int], str] | None = None  #: says what a task was given, as in "k = 3"
         self._canceller = canceller
-        self._is_unwanted = False  # somebody has cancelled it
+        self._cancel_requested = False  # somebody has cancelled it
         self._started_s = time.monotonic()
         self._ended_s: float | None = None
         self._condition = Condition()
-        self._wakers: list[
+        self._coroutine_wakers: list[
             Callable[[], object]
         ] = []  # of coroutines: called once, when there are more tasks or no more
         self._running: set[int] = set()
@@ -242,7 +242,7 @@ class Job(Generic[T]):
         index = operator.index(which)
         self._wait_for_tasks(index + 1 if index >= 0 else None)
         if not -len(self.futures) <= index < len(self.futures):
-            raise IndexError(f"{self._called} has {len(self.futures)} tasks, none of them is number {index}")
+            raise IndexError(f"{self._title} has {len(self.futures)} tasks, none of them is number {index}")
         return self._value_of(self.futures[index])
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -281,7 +281,7 @@ class Job(Generic[T]):
 
     def cancel(self) -> None:
         """Stop the whole job, running tasks too. Returns at once; `wait` tells when all have ended."""
-        self._is_unwanted = True
+        self._cancel_requested = True
         if self.is_open:
             self._close()
         self._canceller(self.id, None)
@@ -322,7 +322,7 @@ class Job(Generic[T]):
     # ------------------------------------------------------------------------------------------------------- inside
 
     @property
-    def _called(self) -> str:
+    def _title(self) -> str:
         return f"job {self.name or self.id.hex()[:8]}"
 
     def _is_over(self) -> bool:
@@ -370,14 +370,14 @@ class Job(Generic[T]):
 
     def _why_without_value(self) -> BaseException | None:
         """Give the exception because of which tasks were cancelled, None if they were cancelled for other reasons."""
-        if self._is_unwanted or self.first_error is None:
+        if self._cancel_requested or self.first_error is None:
             return None
         return self.first_error.exception()
 
     def _cancelled_error(self) -> concurrent.futures.CancelledError:
         counts = self.counts()
         why = "was cancelled" if self.hit is None else "has ended with its first hit, job.hit.result()"
-        text = f"{self._called} {why}: {counts.cancelled} of its {counts.total} tasks have no result"
+        text = f"{self._title} {why}: {counts.cancelled} of its {counts.total} tasks have no result"
         return concurrent.futures.CancelledError(
             f"{text}; job.done_results() gives those of the {counts.done} that finished" if counts.done else text
         )
@@ -420,18 +420,18 @@ class Job(Generic[T]):
             with self._condition:
                 if holds():
                     return
-                self._wakers.append(partial(_wake, loop, woken))
+                self._coroutine_wakers.append(partial(_wake, loop, woken))
             await woken
 
     def _wake_coroutines(self) -> None:
         with self._condition:
-            wakers, self._wakers = self._wakers, []
+            wakers, self._coroutine_wakers = self._coroutine_wakers, []
         for wake in wakers:
             wake()
 
     # ------------------------------------------------------------------------------- for the application's thread
 
-    def _future_of(self, index: int) -> TaskFuture[T]:
+    def _new_future(self, index: int) -> TaskFuture[T]:
         """Make the future of a task, the next one, that is about to be sent."""
         future: TaskFuture[T] = TaskFuture(self.id, index, self._canceller, self)
         self._add(future)
@@ -443,7 +443,7 @@ class Job(Generic[T]):
         if self.is_open:
             with self._condition:
                 self._condition.notify_all()
-            if self._wakers:
+            if self._coroutine_wakers:
                 self._wake_coroutines()
 
     def _task_started(self, index: int) -> None:
@@ -459,7 +459,7 @@ class Job(Generic[T]):
         """Note what a task wrote."""
         self._output.append(piece)
 
-    def _task_said(self, index: int, notes: Sequence[Note]) -> None:
+    def _task_noted(self, index: int, notes: Sequence[Note]) -> None:
         """Note what a task has said."""
         for note in notes:
             if isinstance(note, Display):
@@ -478,7 +478,7 @@ class Job(Generic[T]):
             if self._is_over():
                 self._ended_s = time.monotonic()
             self._condition.notify_all()
-        if self._wakers and self._is_over():
+        if self._coroutine_wakers and self._is_over():
             self._wake_coroutines()
 
     def _note_end(self, future: TaskFuture[T]) -> None:
@@ -508,7 +508,7 @@ class Job(Generic[T]):
             if self._is_over():
                 self._ended_s = time.monotonic()
             self._condition.notify_all()
-        if self._wakers:
+        if self._coroutine_wakers:
             self._wake_coroutines()
 
 
@@ -517,7 +517,7 @@ def _is_unpacked_in_a_coroutine(frame: FrameType) -> bool:
     code = frame.f_code
     if not code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         return False
-    return dis.opname[code.co_code[frame.f_lasti]] in _STARS
+    return dis.opname[code.co_code[frame.f_lasti]] in _UNPACKING
 
 
 async def _end_of(future: TaskFuture[Any]) -> None:

@@ -31,8 +31,8 @@ from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Tas
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.map_call import MapCall
-from concurrent_nb.nodes.application.payload import Arguments, TaskLoader, lay_down, lay_down_call
-from concurrent_nb.nodes.application.pushed_tasks import AHEAD, PushedTasks, introduce, tell
+from concurrent_nb.nodes.application.payload import Arguments, TaskLoader, store_buffers, store_call
+from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD, PushedTasks, assign_ids, notify_ended
 from concurrent_nb.nodes.application.task_options import (
     BoundOptions,
     TaskOptions,
@@ -118,32 +118,36 @@ class ApplicationNode(concurrent.futures.Executor):
         self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._store = ObjectStore()
-        self._functions = Functions(lay_down=partial(lay_down, self._store), surroundings=TRACKER)
-        self._shipped: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", b""))
-        self._unwrapped = Functions(lay_down=partial(lay_down, self._store), surroundings=Unwrapped(TRACKER))
-        self._owner = os.urandom(8)
+        self._functions = Functions(lay_down=partial(store_buffers, self._store), surroundings=TRACKER)
+        self._last_function: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", b""))
+        self._unwrapped = Functions(lay_down=partial(store_buffers, self._store), surroundings=Unwrapped(TRACKER))
+        self._application_id = os.urandom(8)
         self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
-        self._loads_for: object = None  # its environment, and whether there are setups
+        self._loader_key: object = None  # its environment, and whether there are setups
         self._indexes = itertools.count()
         self._slots = 1
-        self._slots_asked_s = -math.inf
-        self._loose = ClientJob[TaskFuture](new_job_id(), self.name)
+        self._slots_known_at_s = -math.inf
+        self._submit_job = ClientJob[TaskFuture](new_job_id(), self.name)
         self._function_bytes = 0  # of those that were pickled since it was begun
-        self._named: weakref.WeakSet[ClientJob[TaskFuture]] = weakref.WeakSet()  # submits that are jobs by themselves
+        self._named_submits: weakref.WeakSet[ClientJob[TaskFuture]] = (
+            weakref.WeakSet()
+        )  # submits that are jobs by themselves
 
         def join(former: Membership | None) -> Membership:
             return register(connection_file.read(where), "client", keys, former, name=self.name)
 
-        def gone(gracefully: bool) -> None:
-            desk.call(self._call_receiver, "master_disconnected", gracefully)
+        def master_gone(gracefully: bool) -> None:
+            callbacks.call(self._call_receiver, "master_disconnected", gracefully)
 
-        desk = self._desk = CallbackThread(self.name)
+        callbacks = self._callbacks = CallbackThread(self.name)
         self._receiver: object | None = None
         self._cluster_name = where.stem.removeprefix("concurrent_nb-")
-        self._courier = ClientThread(join, self._cluster_name, self.name, self._store, gone, desk.close)
-        self._canceller = self._courier.cancel  # one for all futures
-        self._setups = WorkerSetups(self._send_setups, self._ask_for_workers, desk.call)
-        self._courier.setup_ran = self._setups.ran
+        self._client_thread = ClientThread(
+            join, self._cluster_name, self.name, self._store, master_gone, callbacks.close
+        )
+        self._canceller = self._client_thread.cancel  # one for all futures
+        self._setups = WorkerSetups(self._send_setups, self._count_workers, callbacks.call)
+        self._client_thread.setup_ran = self._setups.ran
         self._at_exit = _finish_at_exit(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
@@ -154,7 +158,7 @@ class ApplicationNode(concurrent.futures.Executor):
         What cannot be pickled shows up as the future's exception, NotPicklable. Raises RuntimeError after `shutdown`
         and MasterLost once the cluster is gone.
         """
-        job, index = self._next_of_loose_job()
+        job, index = self._next_submit_index()
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs)
         return future
@@ -190,26 +194,28 @@ class ApplicationNode(concurrent.futures.Executor):
         A copy of it travels, is called, and tidies up (`clean_up`) before its result comes back. Then `task.finished`
         is called here, in the thread of callbacks (see `call_back`), soon after the future has ended.
         """
-        job, index = self._next_of_loose_job()
+        job, index = self._next_submit_index()
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
-        pushed = introduce(task, future, self.name)
-        future.add_done_callback(lambda ended: self._desk.call(tell, pushed, ended, self._heard))
+        pushed = assign_ids(task, future, self.name)
+        future.add_done_callback(lambda ended: self._callbacks.call(notify_ended, pushed, ended, self._task_finished))
         try:
             loader = self._loader_of(type(pushed))
             function, (body, sizes, buffers, lease) = loader.load(pushed)
         except NotPicklable as error:
-            self._courier.check_open()
+            self._client_thread.check_open()
             future.end(None, error)
         else:
-            self._courier.post((TaskEntry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),))
+            self._client_thread.post(
+                (TaskEntry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),)
+            )
         return future
 
     def _loader_of(self, kind: type[Task]) -> TaskLoader:
         if not is_importable(kind):  # it may have changed since its last task was pushed
             return self._new_loader()
         loads_for = TRACKER.current(), self._setups.are_there
-        if self._loader is None or loads_for != self._loads_for:
-            self._loader, self._loads_for = self._new_loader(), loads_for
+        if self._loader is None or loads_for != self._loader_key:
+            self._loader, self._loader_key = self._new_loader(), loads_for
         return self._loader
 
     def push_tasks(
@@ -232,23 +238,23 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises ConfigurationError for what is no Task, RuntimeError after `shutdown`, what an iterable raises at first.
         """
-        self._courier.check_open()
+        self._client_thread.check_open()
         limits = limits_of(timeout_s, retries)
         record = ClientJob[TaskFuture](new_job_id(), label_of(name or "tasks"), False, bool(stop_on_error))
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
-        ahead = None if isinstance(tasks, Sequence) else AHEAD
+        ahead = None if isinstance(tasks, Sequence) else READ_AHEAD
         loader = self._new_loader()
         PushedTasks(
             self.name,
             loader,
-            self._courier,
-            self._desk,
+            self._client_thread,
+            self._callbacks,
             cast("Iterator[Task]", iter(tasks)),
             record,
             job,
             limits,
             ahead,
-            self._heard,
+            self._task_finished,
         ).start()
         return job
 
@@ -364,11 +370,11 @@ class ApplicationNode(concurrent.futures.Executor):
             raise ValueError("buffersize must be None or > 0")
         chunksize = chunksize or self.default_chunksize
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._courier.check_open()
-        size = AdaptiveSize(self._ask_for_slots()) if chunksize is None else chunksize
+        self._client_thread.check_open()
+        size = AdaptiveSize(self._count_slots()) if chunksize is None else chunksize
         ahead = None if buffersize is None else buffersize * (chunksize or 1)
         name = options.name or label_of(getattr(fn, "__name__", "map"))
-        mapped = MapCall(self, self._courier, fn, iterables, name, size, ahead, options)
+        mapped = MapCall(self, self._client_thread, fn, iterables, name, size, ahead, options)
         try:
             mapped.fill()
         except BaseException:
@@ -389,12 +395,12 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises NotPicklable, RuntimeError after `shutdown` and MasterLost once the cluster is gone.
         """
-        self._courier.check_open()
+        self._client_thread.check_open()
         own = getattr(fn, "__qualname__", "")
-        call = pickled_with_arguments(fn, args, partial(lay_down, self._store), TRACKER)
+        call = pickled_with_arguments(fn, args, partial(store_buffers, self._store), TRACKER)
         name = name or ("" if "<lambda>" in own else own)
         place = name.encode() or os.urandom(16)
-        return self._setups.add(Setup(os.urandom(16), place + self._owner, label_of(name or call.name), call))
+        return self._setups.add(Setup(os.urandom(16), place + self._application_id, label_of(name or call.name), call))
 
     def set_up(self, fn: Callable[[], Any], names: Iterable[str], *, place: str, name: str) -> EverywhereCall:
         """Run a setup cell in every worker, as `run_everywhere` does; it binds names for tasks. For front ends.
@@ -403,9 +409,9 @@ class ApplicationNode(concurrent.futures.Executor):
             names: that it binds.
             place: one of the same place is replaced.
         """
-        self._courier.check_open()
-        call = pickled_with_arguments(fn, (), partial(lay_down, self._store), TRACKER)
-        setup = Setup(os.urandom(16), place.encode() + self._owner, label_of(name), call)
+        self._client_thread.check_open()
+        call = pickled_with_arguments(fn, (), partial(store_buffers, self._store), TRACKER)
+        setup = Setup(os.urandom(16), place.encode() + self._application_id, label_of(name), call)
         return self._setups.add(setup, frozenset(names))
 
     @property
@@ -416,17 +422,17 @@ class ApplicationNode(concurrent.futures.Executor):
     def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
         record = ClientJob[TaskFuture](new_job_id(), label_of(f"setup {name}"))
         job = Job(record.id, record.name, self._canceller, prints=True)
-        shipment = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
+        payload = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
         entries = []
         for index in range(count):
-            body, sizes, buffers, lease = lay_down_call(self._store, *pickles.dumps_call((hold_s,), {}))
-            future = job._future_of(index)
-            entries.append(TaskEntry(record, index, shipment, body, sizes, buffers, None, 0, future, lease=lease))
-        self._courier.post(entries)
-        self._courier.close_job(record)
+            body, sizes, buffers, lease = store_call(self._store, *pickles.dumps_call((hold_s,), {}))
+            future = job._new_future(index)
+            entries.append(TaskEntry(record, index, payload, body, sizes, buffers, None, 0, future, lease=lease))
+        self._client_thread.post(entries)
+        self._client_thread.close_job(record)
         return job.futures
 
-    def _ask_for_workers(self) -> int:
+    def _count_workers(self) -> int:
         try:
             return sum(slave["slots"] for slave in self.status()["slaves"])
         except (ClusterError, ProtocolError, AccessRefused, OSError):
@@ -441,11 +447,11 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises NotPicklable.
         """
         try:
-            body, laid, lease = lay_down(self._store, *pickles.dumps(value))
+            body, stored, lease = store_buffers(self._store, *pickles.dumps(value))
         except Exception as error:  # whatever the value's own pickling raises is the caller's to see
             kind = type(value).__name__
             raise NotPicklable(f"this {kind} cannot be put: {describe_failure('it', value, error)}") from error
-        whole: list[Buffer] = [self._store.view(part) if isinstance(part, Slice) else part for part in laid]
+        whole: list[Buffer] = [self._store.view(part) if isinstance(part, Slice) else part for part in stored]
         if not body:
             body, whole = whole[0], whole[1:]  # type: ignore[assignment]
         return Shared(body, whole, lease, f"{type(value).__name__}, {sum(map(length, [body, *whole])):,} bytes")
@@ -457,15 +463,15 @@ class ApplicationNode(concurrent.futures.Executor):
             wait: return only then.
             cancel_futures: cancel what does not run yet.
         """
-        self._courier.leave(wait, cancel_futures)
+        self._client_thread.leave(wait, cancel_futures)
         if wait:
-            self._desk.join()
+            self._callbacks.join()
             self._at_exit()
 
     def close(self) -> None:
         """Leave the cluster now: what has not ended is cancelled, running tasks are stopped."""
-        self._courier.leave(wait=True, cancel_futures=False, stop=True)
-        self._desk.join()
+        self._client_thread.leave(wait=True, cancel_futures=False, stop=True)
+        self._callbacks.join()
         self._at_exit()
 
     def __exit__(
@@ -493,12 +499,12 @@ class ApplicationNode(concurrent.futures.Executor):
     @property
     def is_closed(self) -> bool:
         """Whether it takes no more tasks, because of `shutdown` or `close`; another one can be made then."""
-        return self._courier.is_closed
+        return self._client_thread.is_closed
 
     @property
     def _has_left(self) -> bool:
         """Whether nothing of it is in the cluster any more."""
-        return self._courier.has_left
+        return self._client_thread.has_left
 
     def present_errors(self, presenter: Presenter | None) -> None:
         """Have `presenter(future, error)` called with each exception of a task before its future has it.
@@ -507,7 +513,7 @@ class ApplicationNode(concurrent.futures.Executor):
         is logged. For front ends, which show errors their way.
         """
         what = "the presenter of errors has raised"
-        self._courier.present = None if presenter is None else foreign.guarded(log, what, presenter)
+        self._client_thread.present = None if presenter is None else foreign.guarded(log, what, presenter)
 
     def present_displays(self, presenter: Callable[[Display], None] | None) -> None:
         """Have `presenter` called with what tasks of `submit` and of jobs that print display.
@@ -515,19 +521,19 @@ class ApplicationNode(concurrent.futures.Executor):
         Without one it is printed as text. It is called in the thread that writes what tasks print, in the same order;
         what it raises is logged.
         """
-        self._courier.present_display = presenter
+        self._client_thread.present_display = presenter
 
     def cancel_submits(self) -> int:
         """Stop all tasks of `submit`, running ones too; return how many there were."""
-        jobs = [self._renew_loose_job(), *self._named]
+        jobs = [self._renew_submit_job(), *self._named_submits]
         count = sum(len(job.entries) for job in jobs)
         for job in jobs:
-            self._courier.cancel(job.id, None)
+            self._client_thread.cancel(job.id, None)
         return count
 
     def _fail(self, error: ClusterError) -> None:
         """End what is open and refuse what comes with `error`. For the owner of a cluster that cannot work any more."""
-        self._courier.fail(error)
+        self._client_thread.fail(error)
 
     # ---------------------------------------------------------------------------------------------------------- jobs
 
@@ -572,7 +578,7 @@ class ApplicationNode(concurrent.futures.Executor):
             record = ClientJob[TaskFuture](new_job_id(), name, bool(until), False, strategy_of(strategy))
             return BatchedJob(
                 self,
-                self._courier,
+                self._client_thread,
                 function,
                 calls,
                 record,
@@ -614,14 +620,16 @@ class ApplicationNode(concurrent.futures.Executor):
         name = label_of(name)
         record = ClientJob[TaskFuture](new_job_id(), name, strategy=strategy_of(strategy))
 
-        def go_on(run: CellRun, system: ITaskSystem) -> None:
-            self._desk.call(self._go_on, run, system, timeout_s)  # pickling a system runs its owner's code
+        def push_system(run: CellRun, system: ITaskSystem) -> None:
+            self._callbacks.call(
+                self._push_returned_system, run, system, timeout_s
+            )  # pickling a system runs its owner's code
 
-        run = CellRun(record.id, name, self._canceller, watched, prints, go_on)
+        run = CellRun(record.id, name, self._canceller, watched, prints, push_system)
         self._begin(run, record, function, [()], needs, timeout_s, retries)
         return run
 
-    def _go_on(self, run: "CellRun", system: ITaskSystem, timeout_s: float | None) -> None:
+    def _push_returned_system(self, run: "CellRun", system: ITaskSystem, timeout_s: float | None) -> None:
         """Push the system that the task of a job has returned."""
         (future,) = run.futures
         if run.was_cancelled():
@@ -632,7 +640,7 @@ class ApplicationNode(concurrent.futures.Executor):
         except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; whoever waits is told)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
-            self._courier.cancel(run.id, None)
+            self._client_thread.cancel(run.id, None)
 
     def push_tasksystem(
         self,
@@ -675,12 +683,12 @@ class ApplicationNode(concurrent.futures.Executor):
         """Submit a task system as the task of a job."""
         run.id = record.id
         system.system_id = record.id.hex()[:8]
-        given = restricted_access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
+        access = restricted_access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
         try:
-            self._begin(run, record, run_system, [(system, given)], Needs(kind="host"), timeout_s)
+            self._begin(run, record, run_system, [(system, access)], Needs(kind="host"), timeout_s)
         except NotPicklable as error:
             raise NotPicklable(describe_failure(type(system).__qualname__, system, error)) from error.__cause__
-        run.futures[0].add_done_callback(partial(self._work_ended, run, system))
+        run.futures[0].add_done_callback(partial(self._system_ended, run, system))
 
     def _begin(
         self,
@@ -694,27 +702,29 @@ class ApplicationNode(concurrent.futures.Executor):
     ) -> None:
         """Submit all tasks of a job."""
         wanted = checked_needs(needs)
-        shipment = self._ship(function, spawns=True, with_setups=wanted is None or wanted.kind != "host")
-        needs = shipment.needs if needs is None else wanted
+        payload = self._function_payload(function, spawns=True, with_setups=wanted is None or wanted.kind != "host")
+        needs = payload.needs if needs is None else wanted
         entries = []
         for index, call in enumerate(calls):
-            body, sizes, buffers, lease = self._pack(function, call, {})
-            future = job._future_of(index)
+            body, sizes, buffers, lease = self._call_arguments(function, call, {})
+            future = job._new_future(index)
             entries.append(
                 TaskEntry(
-                    record, index, shipment, body, sizes, buffers, timeout_s, retries, future, lease=lease, needs=needs
+                    record, index, payload, body, sizes, buffers, timeout_s, retries, future, lease=lease, needs=needs
                 )
             )
-        self._courier.post(entries)
-        self._courier.close_job(record)
+        self._client_thread.post(entries)
+        self._client_thread.close_job(record)
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is: slaves, clients, tasks, and this user's jobs. Raises MasterUnreachable."""
-        return self._courier.member.status()
+        return self._client_thread.member.status()
 
     # ------------------------------------------------------------------------------------------- what streams need too
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False, with_setups: bool = True) -> FunctionPayload:
+    def _function_payload(
+        self, fn: Callable[..., Any], *, spawns: bool = False, with_setups: bool = True
+    ) -> FunctionPayload:
         """Pickle a function, or find it pickled, with the setups that its tasks need; for a job if it `spawns`.
 
         Raises NotPicklable.
@@ -723,14 +733,14 @@ class ApplicationNode(concurrent.futures.Executor):
             pickled = self._with_setups(self._unwrapped.pickle(fn, spawns=spawns))
         else:
             pickled = self._functions.pickle(fn, spawns=spawns)
-        last, shipment = self._shipped
+        last, payload = self._last_function
         if pickled is not last:  # most submits have the function of the one before
             needs = checked_needs(getattr(fn, "task_needs", None))
-            shipment = FunctionPayload(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease, needs)
-            self._function_bytes += len(shipment.body) + sum(map(size_of, shipment.sizes))
+            payload = FunctionPayload(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease, needs)
+            self._function_bytes += len(payload.body) + sum(map(size_of, payload.sizes))
             if pickled.lease is None:  # what is large is not kept for a call that may never come
-                self._shipped = (pickled, shipment)
-        return shipment
+                self._last_function = (pickled, payload)
+        return payload
 
     def _with_setups(self, pickled: PickledFunction) -> PickledFunction:
         return self._setups.prepared(pickled, TRACKER.current())
@@ -740,34 +750,34 @@ class ApplicationNode(concurrent.futures.Executor):
             return TaskLoader(self._store, Unwrapped(TRACKER), self._with_setups)
         return TaskLoader(self._store, TRACKER)
 
-    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:
+    def _call_arguments(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
-            return lay_down_call(self._store, *pickles.dumps_call(args, kwargs))
+            return store_call(self._store, *pickles.dumps_call(args, kwargs))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
             name = getattr(fn, "__qualname__", repr(fn))
             culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
             raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
 
-    def _next_of_loose_job(self) -> tuple[ClientJob[TaskFuture], int]:
+    def _next_submit_index(self) -> tuple[ClientJob[TaskFuture], int]:
         index = next(self._indexes)
         if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1 or self._function_bytes > FUNCTION_BYTES_PER_JOB:
-            self._renew_loose_job()
-        return self._loose, index
+            self._renew_submit_job()
+        return self._submit_job, index
 
     def _submit_with(
         self, options: TaskOptions, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> TaskFuture[R]:
         """Submit as `submit` does, with options."""
         if not options.name and options.strategy is None:
-            job, index = self._next_of_loose_job()
+            job, index = self._next_submit_index()
         else:  # those are a job's
             job, index = ClientJob[TaskFuture](new_job_id(), options.name or self.name, strategy=options.strategy), 0
-            self._named.add(job)
+            self._named_submits.add(job)
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs, options)
-        if job is not self._loose:
-            self._courier.close_job(job)
+        if job is not self._submit_job:
+            self._client_thread.close_job(job)
         return future
 
     def _send(
@@ -780,17 +790,17 @@ class ApplicationNode(concurrent.futures.Executor):
         options: TaskOptions | None = None,
     ) -> None:
         try:
-            body, sizes, buffers, lease = self._pack(fn, args, kwargs)
-            function = self._ship(fn)
+            body, sizes, buffers, lease = self._call_arguments(fn, args, kwargs)
+            function = self._function_payload(fn)
         except NotPicklable as error:
-            self._courier.check_open()
+            self._client_thread.check_open()
             future.end(None, error)
             return
         if options is None:
             timeout_s, retries, needs = None, 0, function.needs
         else:
             timeout_s, retries, needs = options.timeout_s, options.retries, options.needs_with(function)
-        self._courier.post(
+        self._client_thread.post(
             (
                 TaskEntry(
                     job, future.index, function, body, sizes, buffers, timeout_s, retries, future, False, lease, needs
@@ -798,29 +808,29 @@ class ApplicationNode(concurrent.futures.Executor):
             )
         )
 
-    def _heard(self, task: Task, result: Any, error: BaseException | None) -> None:
+    def _task_finished(self, task: Task, result: Any, error: BaseException | None) -> None:
         self._call_receiver("task_finished", task, result, error)
 
-    def _work_ended(self, run: "SystemRun", system: ITaskSystem, future: concurrent.futures.Future[Any]) -> None:
+    def _system_ended(self, run: "SystemRun", system: ITaskSystem, future: concurrent.futures.Future[Any]) -> None:
         """Tell the receiver how a system has ended. In whatever thread has ended it."""
         if self._receiver is None or future.cancelled():
             return
         error = future.exception()
         result = None if error is not None else future.result()
         if error is None:
-            self._desk.call(self._call_receiver, "work_finished", result, system)
-        self._desk.call(self._call_receiver, "task_system_finished", result, error, run.stats())
+            self._callbacks.call(self._call_receiver, "work_finished", result, system)
+        self._callbacks.call(self._call_receiver, "task_system_finished", result, error, run.stats())
 
     def _call_receiver(self, what: str, *about: Any) -> None:
         method = getattr(self._receiver, what, None)
         if method is not None:
             method(*about)
 
-    def _renew_loose_job(self) -> ClientJob[TaskFuture]:
+    def _renew_submit_job(self) -> ClientJob[TaskFuture]:
         with self._lock:
-            old, self._loose = self._loose, ClientJob[TaskFuture](new_job_id(), self.name)
+            old, self._submit_job = self._submit_job, ClientJob[TaskFuture](new_job_id(), self.name)
             self._function_bytes = 0
-        self._courier.close_job(old)
+        self._client_thread.close_job(old)
         return old
 
     def _batch_size(self, batch: Any) -> int | AdaptiveSize | None:
@@ -830,20 +840,20 @@ class ApplicationNode(concurrent.futures.Executor):
         if batch == "auto" and self.default_chunksize is not None:
             batch = self.default_chunksize
         if batch == "auto":
-            return AdaptiveSize(self._ask_for_slots())
+            return AdaptiveSize(self._count_slots())
         is_whole = isinstance(batch, numbers.Integral) and not isinstance(batch, bool)
         if not (is_whole and batch >= 1):
             raise ConfigurationError(f'batch is {batch!r}, it must be a whole number of at least 1, "auto", or None')
         return int(batch) if batch > 1 else None
 
-    def _ask_for_slots(self) -> int:
+    def _count_slots(self) -> int:
         """Give the number of tasks that the cluster can run at once, as it was a moment ago."""
         now = time.monotonic()
-        if now - self._slots_asked_s > SLOTS_KNOWN_S:
+        if now - self._slots_known_at_s > SLOTS_KNOWN_S:
             try:
                 self._slots = sum(slave["slots"] for slave in self.status()["slaves"])
-                self._slots_asked_s = now
-                self._courier.member.control.close()  # the next question is long off
+                self._slots_known_at_s = now
+                self._client_thread.member.control.close()  # the next question is long off
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
                 # Tasks can wait for a master that is away; and no result depends on how they are cut.
                 log.warning(
@@ -858,19 +868,19 @@ def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:
     If an exception ends it, Ctrl-C for example, what runs is stopped. Returns a function that makes this undone.
     """
     reference = weakref.ref(app)
-    before = _unhandled()
+    before = _unhandled_error()
 
     def finish() -> None:
         alive = reference()
         if alive is None:
             return
         # An interactive interpreter goes on after exceptions, so there the last one is no reason for its end.
-        if _INTERRUPTED_AT_EXIT.is_set() or (_unhandled() is not before and not hasattr(sys, "ps1")):
+        if _INTERRUPTED_AT_EXIT.is_set() or (_unhandled_error() is not before and not hasattr(sys, "ps1")):
             alive.close()
             return
         try:
             alive._finish()
-            alive._courier.output.join()
+            alive._client_thread.output.join()
         except BaseException:
             _INTERRUPTED_AT_EXIT.set()
             raise
@@ -879,7 +889,7 @@ def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:
     return lambda: atexit.unregister(finish)
 
 
-def _unhandled() -> BaseException | None:
+def _unhandled_error() -> BaseException | None:
     """Give the last exception that nothing has caught in the main thread: it ends a script."""
     error: BaseException | None = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # new name, old
     return error

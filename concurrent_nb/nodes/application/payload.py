@@ -18,7 +18,7 @@ from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, Buffers, pack_body
 Arguments = tuple[bytes, m.Sizes, Buffers, Lease | None]
 
 
-def lay_down(
+def store_buffers(
     store: ObjectStore, body: bytes, buffers: Sequence[memoryview]
 ) -> tuple[bytes, Sequence[Buffer | m.Slice], Lease | None]:
     """Take a snapshot of a pickle's buffers: in shared memory, or as copies on systems that have none.
@@ -28,23 +28,23 @@ def lay_down(
     if not is_available():
         return body, [bytearray(buffer) for buffer in buffers], None
     is_long = len(body) >= OUT_OF_BAND_BYTES
-    laid: list[Buffer | m.Slice] = []
+    stored: list[Buffer | m.Slice] = []
     slices: list[m.Slice] = []
     for part in (memoryview(body), *buffers) if is_long else buffers:
         slice_ = store.place(part)
         # As a bytearray, because what is pickled from read-only memory is read-only wherever it arrives.
-        laid.append(bytearray(part) if slice_ is None else slice_)
+        stored.append(bytearray(part) if slice_ is None else slice_)
         if slice_ is not None:
             slices.append(slice_)
-    return b"" if is_long else body, laid, Lease(store, slices) if slices else None
+    return b"" if is_long else body, stored, Lease(store, slices) if slices else None
 
 
-def lay_down_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview]) -> Arguments:
+def store_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview]) -> Arguments:
     """Take a snapshot of the pickled arguments of a call."""
     if not buffers and len(body) <= INLINE_BYTES:
         return body, (), (), None
-    body, laid, lease = lay_down(store, body, buffers)
-    return *pack_body(body, laid), lease
+    body, stored, lease = store_buffers(store, body, buffers)
+    return *pack_body(body, stored), lease
 
 
 class TaskLoader:
@@ -63,15 +63,15 @@ class TaskLoader:
     ) -> None:
         self._store = store
         self._prepare = prepare
-        self._packer = TaskObjectPacker(partial(lay_down, store), surroundings)
-        self._shipments: dict[bytes, FunctionPayload] = {}
+        self._packer = TaskObjectPacker(partial(store_buffers, store), surroundings)
+        self._payloads: dict[bytes, FunctionPayload] = {}
 
     def load(self, task: Task) -> tuple[FunctionPayload, Arguments]:
         """Give function and arguments of the call that runs a task. Raises NotPicklable."""
         function, body, buffers = self._packer.pack(task)
         function = self._prepare(function)
-        shipment = self._shipments.get(function.digest)
-        if shipment is None:
-            shipment = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
-            self._shipments[function.digest] = shipment
-        return shipment, lay_down_call(self._store, body, buffers)
+        payload = self._payloads.get(function.digest)
+        if payload is None:
+            payload = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
+            self._payloads[function.digest] = payload
+        return payload, store_call(self._store, body, buffers)

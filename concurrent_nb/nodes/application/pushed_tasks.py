@@ -22,12 +22,12 @@ from concurrent_nb.tasks.system import Task
 log = foreign.Log(__name__)
 
 #: an iterator of tasks is read so far ahead of their ends
-AHEAD: Final = 4096
+READ_AHEAD: Final = 4096
 #: tasks that are handed over at once
 BATCH: Final = 256
 
 #: called with a task, its result and its error, after the task itself has been told
-Listener = Callable[[Task, Any, BaseException | None], object]
+EndListener = Callable[[Task, Any, BaseException | None], object]
 
 
 class PushedTasks:
@@ -42,38 +42,38 @@ class PushedTasks:
         self,
         client_id: str,
         loader: TaskLoader,
-        courier: ClientThread,
-        desk: CallbackThread,
+        client_thread: ClientThread,
+        callbacks: CallbackThread,
         tasks: Iterator[Task],
         record: ClientJob[TaskFuture],
         job: Job,
         limits: tuple[float | None, int],
         ahead: int | None,
-        listener: Listener,
+        listener: EndListener,
     ) -> None:
         self._client_id = client_id
         self._loader = loader
-        self._courier = courier
-        self._desk = desk
+        self._client_thread = client_thread
+        self._callbacks = callbacks
         self._tasks = tasks
         self._record = record
         self._job = job
         self._limits = limits
         self._ahead = ahead
         self._listener = listener
-        self._told = 0  # tasks whose end was told; the desk's thread counts them
+        self._notified = 0  # tasks whose end was told; the desk's thread counts them
         self._is_closed = False
-        self._is_handed_over = False  # to the desk's thread, which reads on
+        self._callback_thread_reads = False  # to the desk's thread, which reads on
 
     def start(self) -> None:
         """Push the first tasks. Raises what the iterator raises, ConfigurationError, RuntimeError after a shutdown."""
         try:
             self._fill()
         except BaseException:
-            self._courier.cancel(self._record.id, None)
+            self._client_thread.cancel(self._record.id, None)
             raise
-        self._is_handed_over = True
-        self._desk.call(self._go_on)
+        self._callback_thread_reads = True
+        self._callbacks.call(self._go_on)
 
     def _fill(self) -> None:
         """Push as far ahead as may be. What is raised is why nothing more will come."""
@@ -90,10 +90,10 @@ class PushedTasks:
         finally:
             if not self._job.is_open:
                 self._is_closed = True
-                self._courier.close_job(self._record)
+                self._client_thread.close_job(self._record)
 
     def _room(self) -> float:
-        return math.inf if self._ahead is None else self._ahead - (len(self._job.futures) - self._told)
+        return math.inf if self._ahead is None else self._ahead - (len(self._job.futures) - self._notified)
 
     def _push(self, tasks: Iterator[Task]) -> int:
         entries = []
@@ -101,20 +101,20 @@ class PushedTasks:
             for task in tasks:
                 entries.append(self._entry(task))
         finally:
-            unsent = [entry for entry in entries if not entry.owner.done()]
+            unsent = [entry for entry in entries if not entry.handle.done()]
             try:
-                self._courier.post(unsent)
+                self._client_thread.post(unsent)
             except (RuntimeError, ClusterError) as error:
                 for entry in unsent:
-                    entry.owner.end(None, error)
+                    entry.handle.end(None, error)
                 raise
         return len(entries)
 
     def _entry(self, task: Task) -> TaskEntry[TaskFuture]:
         job = self._job
-        future = TaskFuture(self._record.id, len(job.futures), self._courier.cancel, job)
-        introduce(task, future, self._client_id)
-        future.add_done_callback(lambda ended: self._desk.call(self._ended, task, ended))
+        future = TaskFuture(self._record.id, len(job.futures), self._client_thread.cancel, job)
+        assign_ids(task, future, self._client_id)
+        future.add_done_callback(lambda ended: self._callbacks.call(self._ended, task, ended))
         job._add(future)
         try:
             function, (body, sizes, buffers, lease) = self._loader.load(task)
@@ -125,26 +125,26 @@ class PushedTasks:
 
     def _ended(self, task: Task, future: TaskFuture) -> None:
         """Tell who wants to know, and go on. In the desk's thread."""
-        self._told += 1
+        self._notified += 1
         try:
-            tell(task, future, self._listener)
+            notify_ended(task, future, self._listener)
         finally:
             self._go_on()
 
     def _go_on(self) -> None:
-        if not self._is_handed_over or self._is_closed:
+        if not self._callback_thread_reads or self._is_closed:
             return
         job = self._job
         if job.is_open and self._record.stop_on_error and job.first_error is not None:
             job._close()
-        if not job.is_open or self._room() > AHEAD // 2:
+        if not job.is_open or self._room() > READ_AHEAD // 2:
             try:
                 self._fill()
             except Exception as error:  # noqa: BLE001  (the job has it, and `results` raises it)
                 log.info("job %s gets no more tasks: %s", job.name, error)
 
 
-def introduce(task: object, future: TaskFuture, client_id: str) -> Task:
+def assign_ids(task: object, future: TaskFuture, client_id: str) -> Task:
     """Write its ids into a task, and give it back. Raises ConfigurationError if it is none."""
     if not isinstance(task, Task):
         raise ConfigurationError(f"a {type(task).__name__} cannot be pushed: make it a concurrent_nb.Task")
@@ -153,7 +153,7 @@ def introduce(task: object, future: TaskFuture, client_id: str) -> Task:
     return task
 
 
-def tell(task: Task, future: TaskFuture, listener: Listener) -> None:
+def notify_ended(task: Task, future: TaskFuture, listener: EndListener) -> None:
     """Tell a task that has ended, and then `listener`. Those that were cancelled are not told."""
     if future.cancelled():
         return

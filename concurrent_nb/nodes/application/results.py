@@ -36,11 +36,11 @@ def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[A
         try:
             body, buffers = unpack_body(frame.body, joined(frame.sizes, _writable(ended.buffers), take))
         except CannotOpen as error:
-            where = _where(ended)
-            return None, errors.ResultNotLoadable(f"the result of task {where['task']} is gone: {error}", **where)
+            origin = _origin(ended)
+            return None, errors.ResultNotLoadable(f"the result of task {origin['task']} is gone: {error}", **origin)
     if frame.status not in _SUCCESSES:
-        return None, _failure_of(frame.status, body, _where(ended))
-    return _loaded(body, buffers, _where, ended)
+        return None, _failure_of(frame.status, body, _origin(ended))
+    return _loaded(body, buffers, _origin, ended)
 
 
 def open_item(
@@ -51,14 +51,14 @@ def open_item(
         return answer, None
     if isinstance(answer, dict):
         ((status, body),) = answer.items()
-        return None, _failure_of(status, body, _where_of(ran))
+        return None, _failure_of(status, body, _origin_of_future(ran))
     body, buffers = (answer[0], answer[1:]) if isinstance(answer, list) else (answer, ())
     assert isinstance(body, bytes)
-    return _loaded(body, buffers, _where_of, ran)
+    return _loaded(body, buffers, _origin_of_future, ran)
 
 
 def _loaded(
-    body: Buffer, buffers: Sequence[Buffer], where_of: Callable[[Any], dict[str, Any]], ran: Any
+    body: Buffer, buffers: Sequence[Buffer], origin_of: Callable[[Any], dict[str, Any]], ran: Any
 ) -> tuple[Any, BaseException | None]:
     """Unpickle a result; whatever its own code raises is handed on as the cause of ResultNotLoadable."""
     try:
@@ -66,37 +66,37 @@ def _loaded(
     except BaseException as error:
         if foreign.is_interrupt(error):  # items of a map are opened in the thread that reads them
             raise
-        where = where_of(ran)
-        message = f"the result of task {where['task']} cannot be unpickled here: {foreign.describe(error)}"
-        failure = errors.ResultNotLoadable(message, **where)
+        origin = origin_of(ran)
+        message = f"the result of task {origin['task']} cannot be unpickled here: {foreign.describe(error)}"
+        failure = errors.ResultNotLoadable(message, **origin)
         failure.__cause__ = error
         return None, failure
 
 
-def _where_of(ran: TaskFuture) -> dict[str, Any]:
+def _origin_of_future(ran: TaskFuture) -> dict[str, Any]:
     return {"task": ran.task, "slave": ran.slave, "worker": ran.worker}
 
 
-def _where(ended: TaskEnded[Any]) -> dict[str, Any]:
+def _origin(ended: TaskEnded[Any]) -> dict[str, Any]:
     task = task_name(ended.entry.job.id, ended.entry.index)
     return {"task": task, "slave": ended.slave, "worker": ended.frame.worker}
 
 
-def _failure_of(status: int, body: Buffer, where: dict[str, Any]) -> BaseException:
+def _failure_of(status: int, body: Buffer, origin: dict[str, Any]) -> BaseException:
     try:
         report = decode_error(body)
     except errors.ProtocolError as error:
-        return errors.TaskError(f"task {where['task']} failed, and its {error}", **where)
+        return errors.TaskError(f"task {origin['task']} failed, and its {error}", **origin)
     cause = errors.RemoteTraceback(report.traceback) if report.traceback else None
     if report.type_name == RESULT_LOST:
-        failed: BaseException = errors.ResultNotLoadable(f"task {where['task']}: {report.message}", **where)
+        failed: BaseException = errors.ResultNotLoadable(f"task {origin['task']}: {report.message}", **origin)
     elif Status(status) is not Status.ERROR:
-        failed = _CLASSES[Status(status)](report.message, **where)
+        failed = _CLASSES[Status(status)](report.message, **origin)
     elif (own := _own_error_of(report, cause)) is not None:
         return own
     else:
         text = f"{report.type_name}: {report.message}"
-        failed = errors.RemoteError(text, **where, type_name=report.type_name)
+        failed = errors.RemoteError(text, **origin, type_name=report.type_name)
     if cause is not None:
         failed.__cause__ = cause
     return failed

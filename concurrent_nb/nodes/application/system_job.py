@@ -11,7 +11,7 @@ from concurrent_nb.nodes.application.job import Counts, Job
 from concurrent_nb.shipping.runtime.notes import Note, SystemCounts
 from concurrent_nb.tasks.system import ITaskSystem
 
-_NOTHING = SystemCounts("waiting", 0, 0, 0, 0, 0, 0, 0, False, 0.0, [])
+_NO_COUNTS = SystemCounts("waiting", 0, 0, 0, 0, 0, 0, 0, False, 0.0, [])
 
 
 class SystemRun(Job):
@@ -22,7 +22,7 @@ class SystemRun(Job):
     """
 
     is_system: bool = True  #: False while it is a task that may yet return a task system
-    told: SystemCounts = _NOTHING  #: what its host has said last
+    last_counts: SystemCounts = _NO_COUNTS  #: what its host has said last
 
     def result(self, timeout_s: float | None = None) -> Any:
         """Wait for the end; return what the system's `gather_result` gave.
@@ -35,22 +35,24 @@ class SystemRun(Job):
 
     def stats(self) -> dict[str, Any]:
         """Tell how far the system is, as `MasterHandle.stats` does there; what it says is a moment old."""
-        stats: dict[str, Any] = msgspec.to_builtins(self.told)
+        stats: dict[str, Any] = msgspec.to_builtins(self.last_counts)
         return stats
 
     def counts(self) -> Counts:
         """Tell how many of the system's tasks are where."""
-        told = self.told
+        last_counts = self.last_counts
         if self._ended_s is not None:
-            return Counts(0, 0, told.done, told.failed, told.cancelled + told.unfinished)
-        return Counts(told.waiting, told.running, told.done, told.failed, told.cancelled)
+            return Counts(0, 0, last_counts.done, last_counts.failed, last_counts.cancelled + last_counts.unfinished)
+        return Counts(
+            last_counts.waiting, last_counts.running, last_counts.done, last_counts.failed, last_counts.cancelled
+        )
 
-    def _task_said(self, index: int, notes: Sequence[Note]) -> None:
+    def _task_noted(self, index: int, notes: Sequence[Note]) -> None:
         """Note what the host has said."""
         for note in notes:
             if isinstance(note, SystemCounts):
-                self.told = note
-        super()._task_said(index, notes)
+                self.last_counts = note
+        super()._task_noted(index, notes)
 
 
 class CellRun(SystemRun):
@@ -69,21 +71,21 @@ class CellRun(SystemRun):
         canceller: Canceller,
         watched: bool,
         prints: bool,
-        go_on: Callable[["CellRun", ITaskSystem], None],
+        push_system: Callable[["CellRun", ITaskSystem], None],
     ) -> None:
         super().__init__(job, name, canceller, watched, prints)
         self.is_system = False
-        self._go_on = go_on
+        self._push_system = push_system
 
     def was_cancelled(self) -> bool:
         """Say whether somebody wanted its end, whatever it was then."""
-        return self._is_unwanted or self.futures[0].cancelled()
+        return self._cancel_requested or self.futures[0].cancelled()
 
     def counts(self) -> Counts:
         """Tell how many of its tasks are where."""
         return super().counts() if self.is_system else Job.counts(self)
 
-    def _future_of(self, index: int) -> TaskFuture:
+    def _new_future(self, index: int) -> TaskFuture:
         """Give the one future, which the task and the system share."""
         if not self.futures:
             self.futures.append(_CellFuture(self.id, index, self._canceller, self))
@@ -91,12 +93,12 @@ class CellRun(SystemRun):
         future.job_id = self.id
         return future
 
-    def goes_on_with(self, value: Any) -> bool:
+    def run_returned_system(self, value: Any) -> bool:
         """Take what the task has returned, if it is a task system; False for everything else."""
         if self.is_system or not isinstance(value, ITaskSystem):
             return False
         self.is_system = True
-        self._go_on(self, value)
+        self._push_system(self, value)
         return True
 
 
@@ -104,6 +106,6 @@ class _CellFuture(TaskFuture):
     """Ends when its job has nothing more to do."""
 
     def end(self, value: Any, error: BaseException | None) -> bool:
-        if error is None and isinstance(self.job, CellRun) and self.job.goes_on_with(value):
+        if error is None and isinstance(self.job, CellRun) and self.job.run_returned_system(value):
             return True
         return super().end(value, error)

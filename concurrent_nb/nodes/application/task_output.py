@@ -27,7 +27,7 @@ HELD_MOST: Final = 16 << 20
 #: characters that are written at once: so that a slow reader can be told from one that reads nothing
 PIECE: Final = 8192
 #: streams that cannot be written are remembered, so many of them, so that each is complained of once
-_REMEMBERED: Final = 64
+_WARNED_MOST: Final = 64
 
 _NAMES: Final = {1: "standard output", 2: "standard error"}
 
@@ -87,7 +87,7 @@ class OutputThread:
         self._closing = False
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
-        self._complained: deque[Any] = deque(maxlen=_REMEMBERED)
+        self._warned_streams: deque[Any] = deque(maxlen=_WARNED_MOST)
 
     def write(self, number: int, text: str) -> None:
         """Have text written to what is standard output (1) or error (2) now."""
@@ -99,7 +99,7 @@ class OutputThread:
                 self._left_out[number] = self._left_out.get(number, 0) + len(text)
                 return
             if number in self._left_out:
-                text = _note(self._left_out.pop(number)) + text
+                text = _omission_notice(self._left_out.pop(number)) + text
             self._put(_Text(number, stream, text))
 
     def call(self, what: Callable[[], object], size: int) -> None:
@@ -130,7 +130,7 @@ class OutputThread:
             for number, count in self._left_out.items():
                 stream = sys.stdout if number == 1 else sys.stderr
                 if stream is not None and self._thread is not None:
-                    self._put(_Text(number, stream, _note(count)))
+                    self._put(_Text(number, stream, _omission_notice(count)))
             self._left_out.clear()
             self._closing = True
             self._changed.notify_all()
@@ -230,17 +230,17 @@ class OutputThread:
             try:
                 item.stream.write(item.text)
             except UnicodeEncodeError:
-                item.stream.write(_sayable(item.stream, item.text))
+                item.stream.write(_encodable(item.stream, item.text))
             flush = getattr(item.stream, "flush", None)
             if flush is not None:
                 flush()
         except BaseException as error:  # noqa: BLE001  (a stream is the user's; that it cannot be written is said once)
-            self._complain(item, error)
+            self._warn_once(item, error)
 
-    def _complain(self, item: _Text, error: BaseException) -> None:
-        if any(stream is item.stream for stream in self._complained):
+    def _warn_once(self, item: _Text, error: BaseException) -> None:
+        if any(stream is item.stream for stream in self._warned_streams):
             return
-        self._complained.append(item.stream)
+        self._warned_streams.append(item.stream)
         log.warning(
             "what tasks print on %s cannot be written, and is dropped: %s of this process raises %s",
             _NAMES[item.number],
@@ -249,7 +249,7 @@ class OutputThread:
         )
 
 
-def _sayable(stream: Any, text: str) -> str:
+def _encodable(stream: Any, text: str) -> str:
     """Replace what the stream's encoding has no character for."""
     encoding = getattr(stream, "encoding", None)
     if not isinstance(encoding, str):
@@ -260,5 +260,5 @@ def _sayable(stream: Any, text: str) -> str:
         return text.encode("ascii", "replace").decode()
 
 
-def _note(count: int) -> str:
+def _omission_notice(count: int) -> str:
     return f"\n[{count:,} characters of output are left out here: the stream was not read for too long]\n"

@@ -30,7 +30,7 @@ ROUNDS_MAX: Final = 10
 HOLD_S: Final = 0.05
 HOLD_MAX_S: Final = 0.5
 #: functions with setups that are kept, the last ones
-KEPT: Final = 128
+CACHED_FUNCTIONS: Final = 128
 
 #: sends so many tasks that run setups and wait so many seconds where they had run; gives their futures
 Send = Callable[[PickledFunction, str, int, float], list[TaskFuture]]
@@ -47,22 +47,22 @@ class EverywhereCall:
         self.expected = 0  #: workers that there were when it was last asked; 0 until that is known
         self._remove = remove
         self._changed = threading.Condition()
-        self._told: dict[str, SetupRan] = {}
+        self._runs: dict[str, SetupRan] = {}
         self._failure: BaseException | None = None  # why nobody runs it any more
         self._is_settled = False
 
     @property
     def results(self) -> dict[str, Any]:
         """What it has returned, by worker, so far."""
-        return {worker: told.value for worker, told in self._snapshot() if told.ok}
+        return {worker: run.value for worker, run in self._snapshot() if run.ok}
 
     @property
     def errors(self) -> dict[str, SetupFailed]:
         """How it has failed, by worker, so far. Tasks that come to these workers fail with SetupFailed."""
         return {
-            worker: SetupFailed(f"setup {self.name!r} has failed in worker {worker}:\n{told.text}")
-            for worker, told in self._snapshot()
-            if not told.ok
+            worker: SetupFailed(f"setup {self.name!r} has failed in worker {worker}:\n{run.text}")
+            for worker, run in self._snapshot()
+            if not run.ok
         }
 
     @property
@@ -73,7 +73,7 @@ class EverywhereCall:
     @property
     def slowest_s(self) -> float:
         """The longest that it has taken a worker, in seconds."""
-        return max((told.elapsed_s for _, told in self._snapshot()), default=0.0)
+        return max((run.elapsed_s for _, run in self._snapshot()), default=0.0)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the workers that there are have run it, or one has failed. False after `timeout_s` seconds."""
@@ -99,21 +99,21 @@ class EverywhereCall:
 
     def _snapshot(self) -> list[tuple[str, SetupRan]]:
         with self._changed:
-            return list(self._told.items())
+            return list(self._runs.items())
 
     def __repr__(self) -> str:
         failed = len(self.errors)
         failures = f", failed in {failed}" if failed else ""
-        there = f" of {self.expected}" if self.expected > len(self._told) else ""
-        return f"<setup {self.name}: run by {len(self._told)}{there} workers{failures}>"
+        there = f" of {self.expected}" if self.expected > len(self._runs) else ""
+        return f"<setup {self.name}: run by {len(self._runs)}{there} workers{failures}>"
 
     # ------------------------------------------------------------------------------------ for the application's threads
 
-    def ran(self, told: SetupRan) -> None:
+    def ran(self, run: SetupRan) -> None:
         """Take a worker's word."""
         with self._changed:
-            self._told[told.worker] = told
-            if not told.ok:
+            self._runs[run.worker] = run
+            if not run.ok:
                 self._is_settled = True
             self._changed.notify_all()
 
@@ -134,15 +134,15 @@ class WorkerSetups:
         later: has something done in a thread where that may take a moment.
     """
 
-    def __init__(self, send: Send, ask: Callable[[], int], later: Callable[..., None]) -> None:
+    def __init__(self, send: Send, count_workers: Callable[[], int], call_later: Callable[..., None]) -> None:
         self.are_there = False  #: an attribute, because it is asked for with each task
         self.names: dict[bytes, frozenset[str]] = {}  #: that they bind in workers, by place
         self._send = send
-        self._ask = ask
-        self._later = later
+        self._count_workers = count_workers
+        self._call_later = call_later
         self._lock = threading.Lock()
         self._setups: dict[bytes, tuple[Setup, EverywhereCall]] = {}  # by place
-        self._kept: OrderedDict[tuple[bytes, ...], PickledFunction] = OrderedDict()
+        self._cached: OrderedDict[tuple[bytes, ...], PickledFunction] = OrderedDict()
         self._key: tuple[bytes, ...] = ()  # which setups a function has that is sent now
 
     def add(self, setup: Setup, names: frozenset[str] = frozenset()) -> EverywhereCall:
@@ -152,27 +152,27 @@ class WorkerSetups:
             self._setups[setup.place] = setup, handle
             self.names[setup.place] = names
             self._renew()
-        self._later(self._round, setup, handle, 0)
+        self._call_later(self._round, setup, handle, 0)
         return handle
 
     def prepared(self, function: PickledFunction, environment: Environment | None) -> PickledFunction:
         """Give a function with the setups that it needs, in the environment that both are to run in."""
         with self._lock:
             key = (function.digest, *self._key, environment.digest if environment is not None else b"")
-            found = self._kept.get(key)
+            found = self._cached.get(key)
             if found is None:
                 found = prepared(function, [setup for setup, _ in self._setups.values()], environment)
                 if function.lease is None:  # what is large is not kept for a call that may never come
-                    self._kept[key] = found
-                    if len(self._kept) > KEPT:
-                        self._kept.popitem(last=False)
+                    self._cached[key] = found
+                    if len(self._cached) > CACHED_FUNCTIONS:
+                        self._cached.popitem(last=False)
             return found
 
-    def ran(self, told: SetupRan) -> None:
+    def ran(self, run: SetupRan) -> None:
         """Take the word of a worker that has run one."""
         for setup, handle in list(self._setups.values()):
-            if setup.id == told.setup:
-                handle.ran(told)
+            if setup.id == run.setup:
+                handle.ran(run)
 
     def _remove(self, setup: Setup) -> None:
         with self._lock:
@@ -191,14 +191,14 @@ class WorkerSetups:
 
     def _renew(self) -> None:
         self.are_there = bool(self._setups)
-        self._kept.clear()
+        self._cached.clear()
         self._key = tuple(setup.id for setup, _ in self._setups.values())
 
     # ----------------------------------------------------------------------------------------------------- the rounds
 
     def _round(self, setup: Setup, handle: EverywhereCall, number: int) -> None:
         """Send tasks for the workers that there are, unless all have run it."""
-        handle.expected = self._ask()
+        handle.expected = self._count_workers()
         enough = 0 < handle.expected <= len(handle.workers)
         if enough or number >= ROUNDS_MAX or setup.place not in self._setups or handle.errors:
             handle.settle()
@@ -219,12 +219,12 @@ class WorkerSetups:
             nonlocal left
             left -= 1  # all end in the application's thread
             if not left:
-                self._later(self._round_over, setup, handle, number, futures)
+                self._call_later(self._round_ended, setup, handle, number, futures)
 
         for future in futures:
             future.add_done_callback(ended)
 
-    def _round_over(self, setup: Setup, handle: EverywhereCall, number: int, futures: list[TaskFuture]) -> None:
+    def _round_ended(self, setup: Setup, handle: EverywhereCall, number: int, futures: list[TaskFuture]) -> None:
         errors = [future.exception() for future in futures if not future.cancelled()]
         died = next((error for error in errors if isinstance(error, WorkerDied)), None)
         if died is not None:

@@ -28,10 +28,10 @@ ID = JobId(b"j" * 16)
 class Packing:
     """Packs as an application does, but keeps nothing in shared memory."""
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
+    def _function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         return FunctionPayload(digest_of(b"f"), b"f")
 
-    def _pack(
+    def _call_arguments(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
         return pickles.dumps_call(args, kwargs)[0], (), (), None
@@ -67,7 +67,7 @@ class Carrying:
         while self._told:
             self._told.popleft()()
         sent, self.sent = self.sent, []
-        return [cast(BatchHandle, entry.owner) for entry in sent]
+        return [cast(BatchHandle, entry.handle) for entry in sent]
 
 
 class Bench:
@@ -83,10 +83,10 @@ class Bench:
         retries: int = 0,
         needs: Needs | None = None,
     ) -> None:
-        self.courier = Carrying()
+        self.client_thread = Carrying()
         self.batches = BatchedJob(
             Packing(),
-            cast(ClientThread, self.courier),
+            cast(ClientThread, self.client_thread),
             pow,
             [(n, 2) for n in range(count)],
             ClientJob(ID, "", until),
@@ -101,7 +101,7 @@ class Bench:
         self.names: set[int] = set()
 
     def turn(self) -> list[BatchHandle]:
-        sent = self.courier.turn()
+        sent = self.client_thread.turn()
         for batch in sent:
             assert batch.index not in self.names, "the master knows a task of this name already"
             self.names.add(batch.index)
@@ -131,14 +131,14 @@ def answer(
     batch.status, batch.slave, batch.worker, batch.attempt, batch.elapsed_s = status, "one", 7, 1, elapsed_s
     given = [item.index for item in batch.items] if answers is None else list(answers)
     if len(batch.items) == 1:
-        batch.answer(given[0], None, None)
+        batch.set_outcome(given[0], None, None)
     else:
-        batch.answer((given, [0.1] * (len(given) + cut), cut), None, None)
+        batch.set_outcome((given, [0.1] * (len(given) + cut), cut), None, None)
 
 
 def fail(batch: BatchHandle, status: Status, error: BaseException) -> None:
     batch.status = status
-    batch.answer(None, error, None)
+    batch.set_outcome(None, error, None)
 
 
 def failure() -> dict[int, bytes]:
@@ -155,7 +155,7 @@ def test_items_travel_together_and_each_has_its_own_end() -> None:
     answer(sent[2])
     answer(sent[0])
     assert bench.turn() == []
-    assert bench.courier.is_closed
+    assert bench.client_thread.is_closed
     assert bench.job.counts() == Counts(0, 0, 6, 1, 0)
     assert [future.result() for future in bench.job.futures if future.index != 4] == [0, 1, 2, 3, 5, 6]
     failed = bench.job.futures[4]
@@ -187,7 +187,7 @@ def test_all_of_a_batch_that_dies_or_overruns_run_again_alone() -> None:
         assert bench.job.futures[1].exception() is error
         answer(sent[2])
         bench.turn()
-        assert bench.courier.cancelled == [None]
+        assert bench.client_thread.cancelled == [None]
         assert bench.job.counts() == Counts(0, 0, 2, 1, 0)
 
 
@@ -201,7 +201,7 @@ def test_what_fails_is_tried_again_alone() -> None:
     bench.turn()
     assert bench.job.results(0) == [0, 4, 2]
     assert [future.attempt for future in bench.job.futures] == [1, 2, 1]
-    assert bench.courier.cancelled == []
+    assert bench.client_thread.cancelled == []
 
 
 def test_a_hit_ends_the_job() -> None:
@@ -225,10 +225,10 @@ def test_the_first_error_ends_the_job_with_what_was_not_sent() -> None:
     answer(first)
     fail(second, Status.ERROR, ValueError("no"))
     bench.turn()
-    assert bench.courier.cancelled == [None]
+    assert bench.client_thread.cancelled == [None]
     third.end_cancelled()
     assert bench.turn() == []
-    assert bench.courier.is_closed
+    assert bench.client_thread.is_closed
     assert bench.job.counts() == Counts(0, 0, 1, 1, 98)
 
 
@@ -237,7 +237,7 @@ def test_one_item_can_be_cancelled_and_the_others_run() -> None:
     first, second = bench.turn()
     assert bench.job.futures[1].cancel()
     bench.turn()
-    assert bench.courier.cancelled == [[first.index]]
+    assert bench.client_thread.cancelled == [[first.index]]
     first.end_cancelled()
     (again,) = sent = bench.turn()
     assert items_of(sent) == [[0, 2]]
@@ -255,7 +255,7 @@ def test_items_of_a_batch_that_runs_cannot_be_cancelled_one_by_one() -> None:
     assert bench.job.counts() == Counts(2, 1, 0, 0, 0)  # one runs at a time
     bench.job.cancel()
     bench.turn()
-    assert bench.courier.cancelled == [None]
+    assert bench.client_thread.cancelled == [None]
     answer(batch, [0], cut=True)
     bench.turn()
     assert bench.job.counts() == Counts(0, 0, 1, 0, 2)
@@ -281,7 +281,7 @@ def test_items_that_were_cancelled_before_they_were_sent_are_left_out() -> None:
     assert items_of(sent) == [[1]]
     answer(batch)
     bench.turn()
-    assert bench.courier.is_closed
+    assert bench.client_thread.is_closed
 
 
 def test_when_the_cluster_is_gone_every_item_says_so() -> None:
@@ -309,7 +309,7 @@ def tell(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int
     """Tell of items of a batch that goes on."""
     batch.slave = "one"
     body = pickle.dumps((list(answers), [0.2] * len(answers)))
-    batch.take_notes([notes.ItemEnded(position, 7, body)], attempt)
+    batch.add_notes([notes.ItemEnded(position, 7, body)], attempt)
 
 
 def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
@@ -335,7 +335,7 @@ def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
 def test_what_a_batch_tells_and_nobody_understands_is_left_out() -> None:
     bench = Bench(3, 3)
     (batch,) = bench.turn()
-    batch.take_notes([notes.ItemEnded(0, 7, b"nonsense")], 1)
+    batch.add_notes([notes.ItemEnded(0, 7, b"nonsense")], 1)
     answer(batch)
     bench.turn()
     assert bench.job.results(0) == [0, 1, 2]
@@ -372,10 +372,10 @@ def test_prints_and_notes_come_from_the_item_that_has_written_them() -> None:
     bench = Bench(6, 3)
     _, batch = bench.turn()
     secret = bench.batches.secret
-    assert batch.pieces(f"zero{job_batches.mark(secret, 2)}two", 1, 1) == [(3, "zero"), (5, "two")]
-    assert batch.pieces("three", 2, 1) == [(3, "three")]  # each stream by itself
-    assert batch.pieces(f"{job_batches.mark(secret, 99)}late", 1, 1) == [(5, "late")]
-    assert batch.pieces("again", 1, 2) == [(3, "again")]  # each attempt by itself
-    batch.take_notes([notes.Item(1), notes.ProgressReport(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
+    assert batch.split_output(f"zero{job_batches.mark(secret, 2)}two", 1, 1) == [(3, "zero"), (5, "two")]
+    assert batch.split_output("three", 2, 1) == [(3, "three")]  # each stream by itself
+    assert batch.split_output(f"{job_batches.mark(secret, 99)}late", 1, 1) == [(5, "late")]
+    assert batch.split_output("again", 1, 2) == [(3, "again")]  # each attempt by itself
+    batch.add_notes([notes.Item(1), notes.ProgressReport(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
     assert [note.index for note in bench.job.take_notes()] == [4]
     assert [shown.index for shown in bench.job.take_output()] == [4]

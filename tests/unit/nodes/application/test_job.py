@@ -32,7 +32,7 @@ class Bench:
 
     def add(self, count: int) -> None:
         for _ in range(count):
-            self.job._future_of(len(self.job.futures))
+            self.job._new_future(len(self.job.futures))
 
     def end(self, *indexes: int) -> None:
         """End tasks with ten times their number."""
