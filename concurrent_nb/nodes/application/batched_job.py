@@ -32,9 +32,10 @@ from concurrent_nb.nodes.application.chunking import (
 )
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
-from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
+from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.results import open_item
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.outcome import RETRIABLE, Status
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.runtime.call_chunks import Terms
@@ -50,20 +51,22 @@ _OK: Final = Status.OK  # a name in a module is found faster than a member of an
 SHARE_OF_TIMEOUT: Final = 0.5
 
 
-class BatchHandle(TaskFuture):
-    """The task that items travel as. What the cluster says of it is said of them."""
+class BatchHandle(TaskHandle):
+    """The task that items travel as. What the cluster reports of it is passed on to the items' futures."""
 
     def __init__(self, batches: "BatchedJob", index: int, items: Sequence[TaskFuture]) -> None:
-        super().__init__(batches.record.id, index, batches.cancel, batches.job)
+        self.job_id = batches.record.id
+        self.index = index
+        self.job = batches.job
         self.items = items
-        self.ended_count = 0  #: of so many items, the first ones, it is known how they ended
+        self.ended_count = 0  #: items, the first ones, of which it is known how they ended
         self.recalled = False  #: its end was asked for, because of an item that was cancelled
         self._batches = batches
         self._readers: dict[tuple[int, int], MarkReader] = {}  # by attempt and stream
         self._position = 0  # of the item whose notes come
 
     def cancel(self) -> bool:
-        """Cancel the items, unless they run. Return whether they are cancelled."""
+        """Cancel the items, unless they run. Return whether all of them are cancelled."""
         cancelled = [item.cancel() for item in self.items]
         return all(cancelled)
 
@@ -90,10 +93,6 @@ class BatchHandle(TaskFuture):
                 self._batches.items_ended(self, note)
             else:
                 self._item_at(self._position).add_notes([note], attempt)
-
-    def set_outcome(self, value: Any, error: BaseException | None, present: Presenter | None) -> None:
-        """Hand the answers to the items."""
-        self.end(value, error)
 
     def end(self, value: Any, error: BaseException | None) -> bool:
         """End the items."""
@@ -125,7 +124,7 @@ class BatchedJob:
         client_thread: ClientThread,
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
-        record: ClientJob[TaskFuture],
+        record: ClientJob[TaskHandle],
         size: int | AdaptiveSize,
         *,
         limits: tuple[float | None, int],
@@ -180,7 +179,7 @@ class BatchedJob:
 
     def cut(self) -> None:
         """Send what may be sent now."""
-        entries: list[TaskEntry[TaskFuture]] = []
+        entries: list[TaskEntry[TaskHandle]] = []
         while len(entries) < CHUNKS_PER_TURN and self._resend:
             if resend := [item for item in self._resend.popleft() if not item.done()]:
                 entries.append(self._entry(resend))
@@ -386,7 +385,7 @@ class BatchedJob:
         self._next_item = at
         return items
 
-    def _entry(self, items: Sequence[TaskFuture]) -> TaskEntry[TaskFuture]:
+    def _entry(self, items: Sequence[TaskFuture]) -> TaskEntry[TaskHandle]:
         """Make the task of a batch."""
         # Called as its first item if that is possible: messages about one that is alone then tell its own number.
         index = items[0].index if items[0].index not in self._used_indexes else next(self._spare_indexes)

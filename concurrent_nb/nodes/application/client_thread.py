@@ -40,9 +40,10 @@ from concurrent_nb.nodes.application.core import (
     TaskWrote,
     UnclaimedResult,
 )
-from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
+from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.application.job import OutputPiece
 from concurrent_nb.nodes.application.results import answer_of
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_output import OutputThread
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S, Membership
@@ -79,14 +80,14 @@ _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PIC
 #: by number: asking an enumeration takes longer than all the rest of an answer's bookkeeping
 _STATUSES: Final = {int(status): status for status in Status}
 
-Task = TaskEntry[TaskFuture]
+Task = TaskEntry[TaskHandle]
 Callback = Callable[[], None]
 
 
 class TaskSource(Protocol):
     """What makes the tasks of a job as there is room. Called in the courier's thread."""
 
-    record: ClientJob[TaskFuture]
+    record: ClientJob[TaskHandle]
 
     def leave(self, cancel: bool) -> None:
         """Read nothing more, because the application leaves. With `cancel`, what has not been sent is cancelled."""
@@ -153,12 +154,12 @@ class ClientThread:
         self._leaving = False  # our thread may end when nothing is unanswered
         self._wake = Wakeup()
         self.output = OutputThread(name, drained=self._wake.set)
-        self._held: deque[News[TaskFuture]] = deque()  # news that waits for output to be written
+        self._held: deque[News[TaskHandle]] = deque()  # news that waits for output to be written
         self._held_until = 0.0
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         # By task: attempt, and its stream 3; None once that cannot be read.
         self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
-        self._ledger = ClientCore[TaskFuture](self.member.interval_s)
+        self._ledger = ClientCore[TaskHandle](self.member.interval_s)
         self._attach()
         self._waiter = self._watch()
         self._heard_at = monotonic()
@@ -203,7 +204,7 @@ class ClientThread:
             self.check_open()
             self._sources[source.record.id] = source
 
-    def close_job(self, record: ClientJob[TaskFuture]) -> None:
+    def close_job(self, record: ClientJob[TaskHandle]) -> None:
         """Say that no more tasks will come for a job."""
         self.tell(lambda: self._ledger.close(record))
 
@@ -413,7 +414,7 @@ class ClientThread:
 
     # --------------------------------------------------------------------------------------------------------- news
 
-    def _must_wait(self, news: News[TaskFuture]) -> bool:
+    def _must_wait(self, news: News[TaskHandle]) -> bool:
         """Say whether output has to be written first: for ends, and for all that comes after an end which waits."""
         if type(news) is TaskWrote:
             if news.stream != NOTES:
@@ -440,7 +441,7 @@ class ClientThread:
             except BaseException as error:  # noqa: BLE001  (as in `_receive`)
                 self._end_broken(news, error)
 
-    def _learn(self, news: News[TaskFuture]) -> None:
+    def _learn(self, news: News[TaskHandle]) -> None:
         if type(news) is TaskEnded:
             self._end(news)
         elif type(news) is TaskRunning:
@@ -458,7 +459,7 @@ class ClientThread:
         elif type(news) is DropSegments:
             self._shelf.drop(news.segments)
 
-    def _end_broken(self, news: News[TaskFuture], error: BaseException) -> None:
+    def _end_broken(self, news: News[TaskHandle], error: BaseException) -> None:
         """End a task whose end could not be taken, if it has none: its future is not to wait for ever."""
         log.error("news of a task could not be taken", exc_info=error)
         if type(news) is TaskEnded:
@@ -472,7 +473,7 @@ class ClientThread:
             failure.__cause__ = error
             foreign.call(log, "ending a task has failed", future.end, None, failure)
 
-    def _end(self, ended: TaskEnded[TaskFuture]) -> None:
+    def _end(self, ended: TaskEnded[TaskHandle]) -> None:
         future, frame = ended.entry.handle, ended.frame
         self._in_vain = 0
         if ended.entry.lease is not None:
@@ -494,7 +495,7 @@ class ClientThread:
     def _take(self, slice_: Slice) -> memoryview | bytearray:
         return self._shelf.take(slice_, self._released.append)
 
-    def _show(self, wrote: TaskWrote[TaskFuture]) -> None:
+    def _show(self, wrote: TaskWrote[TaskHandle]) -> None:
         future = wrote.entry.handle
         if wrote.stream == NOTES:
             self._take_notes(future, wrote)
@@ -509,7 +510,7 @@ class ClientThread:
             else:
                 self.output.write(wrote.stream, text)
 
-    def _take_notes(self, future: TaskFuture, wrote: TaskWrote[TaskFuture]) -> None:
+    def _take_notes(self, future: TaskHandle, wrote: TaskWrote[TaskHandle]) -> None:
         key = (future.job_id, future.index)
         attempt, reader = self._note_readers.get(key, (None, None))
         if attempt != wrote.attempt:  # the last one may have died in the middle of a note

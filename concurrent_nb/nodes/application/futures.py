@@ -163,7 +163,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         if self.job is not None:
             self.job._task_noted(self.index, notes)
 
-    def set_outcome(self, value: Any, error: BaseException | None, present: "Presenter | None") -> None:
+    def set_outcome(self, value: Any, error: BaseException | None, present: Presenter | None) -> None:
         """Set the result, or the exception, which `present` is shown before. For the application's thread."""
         if error is not None and present is not None:
             present(self, error)

@@ -24,6 +24,7 @@ from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.runtime.notes import (
     Display,
@@ -436,6 +437,10 @@ class Job(Generic[T]):
         future: TaskFuture[T] = TaskFuture(self.id, index, self._canceller, self)
         self._add(future)
         return future
+
+    def _new_handle(self, index: int) -> TaskHandle:
+        """Make what the application's thread reports to of the next task, which is about to be sent."""
+        return self._new_future(index)
 
     def _add(self, future: TaskFuture[T]) -> None:
         """Take one more task."""

@@ -40,6 +40,7 @@ from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.results import open_item
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import TaskOptions
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
@@ -114,7 +115,7 @@ class MapCall:
         self._resend: deque[MapChunk] = deque()  # parts to be sent before what waits
         self._options = options
         self._needs = options.needs_with(self._function)
-        self.record = ClientJob[TaskFuture](new_job_id(), name, strategy=options.strategy)
+        self.record = ClientJob[TaskHandle](new_job_id(), name, strategy=options.strategy)
         self._size = size
         self._index = itertools.count()
         self._cut_count = 0  # items that are in chunks
@@ -306,7 +307,7 @@ class MapCall:
         self._cut_count = numbers.stop
         return MapChunk(items, numbers, error=first if isinstance(first, NotPicklable) else None)
 
-    def _entry(self, chunk: MapChunk) -> TaskEntry[TaskFuture]:
+    def _entry(self, chunk: MapChunk) -> TaskEntry[TaskHandle]:
         """Make the task of a chunk."""
         body, sizes, buffers, lease = chunk_arguments(chunk.items, chunk.numbers)
         future = TaskFuture(self.record.id, next(self._index), self._client_thread.cancel)

@@ -33,6 +33,7 @@ from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.map_call import MapCall
 from concurrent_nb.nodes.application.payload import Arguments, TaskLoader, store_buffers, store_call
 from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD, PushedTasks, assign_ids, notify_ended
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import (
     BoundOptions,
     TaskOptions,
@@ -127,9 +128,9 @@ class ApplicationNode(concurrent.futures.Executor):
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_known_at_s = -math.inf
-        self._submit_job = ClientJob[TaskFuture](new_job_id(), self.name)
+        self._submit_job = ClientJob[TaskHandle](new_job_id(), self.name)
         self._function_bytes = 0  # of those that were pickled since it was begun
-        self._named_submits: weakref.WeakSet[ClientJob[TaskFuture]] = (
+        self._named_submits: weakref.WeakSet[ClientJob[TaskHandle]] = (
             weakref.WeakSet()
         )  # submits that are jobs by themselves
 
@@ -240,7 +241,7 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         self._client_thread.check_open()
         limits = limits_of(timeout_s, retries)
-        record = ClientJob[TaskFuture](new_job_id(), label_of(name or "tasks"), False, bool(stop_on_error))
+        record = ClientJob[TaskHandle](new_job_id(), label_of(name or "tasks"), False, bool(stop_on_error))
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
         ahead = None if isinstance(tasks, Sequence) else READ_AHEAD
         loader = self._new_loader()
@@ -420,7 +421,7 @@ class ApplicationNode(concurrent.futures.Executor):
         return frozenset().union(*list(self._setups.names.values()))
 
     def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
-        record = ClientJob[TaskFuture](new_job_id(), label_of(f"setup {name}"))
+        record = ClientJob[TaskHandle](new_job_id(), label_of(f"setup {name}"))
         job = Job(record.id, record.name, self._canceller, prints=True)
         payload = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
         entries = []
@@ -575,7 +576,7 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout_s, retries = limits_of(timeout_s, retries)
         name = label_of(name)
         if (size := self._batch_size(batch)) is not None:
-            record = ClientJob[TaskFuture](new_job_id(), name, bool(until), False, strategy_of(strategy))
+            record = ClientJob[TaskHandle](new_job_id(), name, bool(until), False, strategy_of(strategy))
             return BatchedJob(
                 self,
                 self._client_thread,
@@ -589,7 +590,7 @@ class ApplicationNode(concurrent.futures.Executor):
                 watched=watched,
                 prints=prints,
             ).start()
-        record = ClientJob[TaskFuture](new_job_id(), name, bool(until), bool(stop_on_error), strategy_of(strategy))
+        record = ClientJob[TaskHandle](new_job_id(), name, bool(until), bool(stop_on_error), strategy_of(strategy))
         job: Job[R] = Job(record.id, name, self._canceller, watched, prints)
         self._begin(job, record, function, calls, needs, timeout_s, retries)
         return job
@@ -618,7 +619,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
         timeout_s, retries = limits_of(timeout_s, retries)
         name = label_of(name)
-        record = ClientJob[TaskFuture](new_job_id(), name, strategy=strategy_of(strategy))
+        record = ClientJob[TaskHandle](new_job_id(), name, strategy=strategy_of(strategy))
 
         def push_system(run: CellRun, system: ITaskSystem) -> None:
             self._callbacks.call(
@@ -636,7 +637,7 @@ class ApplicationNode(concurrent.futures.Executor):
             future.end_cancelled()
             return
         try:
-            self._begin_system(run, ClientJob[TaskFuture](new_job_id(), run.name), system, timeout_s)
+            self._begin_system(run, ClientJob[TaskHandle](new_job_id(), run.name), system, timeout_s)
         except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; whoever waits is told)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
@@ -672,13 +673,13 @@ class ApplicationNode(concurrent.futures.Executor):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
         timeout_s, _ = limits_of(timeout_s, 0)
         name = label_of(name or type(system).__name__)
-        record = ClientJob[TaskFuture](new_job_id(), name)
+        record = ClientJob[TaskHandle](new_job_id(), name)
         run = SystemRun(record.id, name, self._canceller, watched, prints)
         self._begin_system(run, record, system, timeout_s)
         return run
 
     def _begin_system(
-        self, run: "SystemRun", record: ClientJob[TaskFuture], system: ITaskSystem, timeout_s: float | None
+        self, run: "SystemRun", record: ClientJob[TaskHandle], system: ITaskSystem, timeout_s: float | None
     ) -> None:
         """Submit a task system as the task of a job."""
         run.id = record.id
@@ -693,7 +694,7 @@ class ApplicationNode(concurrent.futures.Executor):
     def _begin(
         self,
         job: Job,
-        record: ClientJob[TaskFuture],
+        record: ClientJob[TaskHandle],
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
         needs: Needs | None,
@@ -707,10 +708,10 @@ class ApplicationNode(concurrent.futures.Executor):
         entries = []
         for index, call in enumerate(calls):
             body, sizes, buffers, lease = self._call_arguments(function, call, {})
-            future = job._new_future(index)
+            handle = job._new_handle(index)
             entries.append(
                 TaskEntry(
-                    record, index, payload, body, sizes, buffers, timeout_s, retries, future, lease=lease, needs=needs
+                    record, index, payload, body, sizes, buffers, timeout_s, retries, handle, lease=lease, needs=needs
                 )
             )
         self._client_thread.post(entries)
@@ -759,7 +760,7 @@ class ApplicationNode(concurrent.futures.Executor):
             culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
             raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
 
-    def _next_submit_index(self) -> tuple[ClientJob[TaskFuture], int]:
+    def _next_submit_index(self) -> tuple[ClientJob[TaskHandle], int]:
         index = next(self._indexes)
         if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1 or self._function_bytes > FUNCTION_BYTES_PER_JOB:
             self._renew_submit_job()
@@ -772,7 +773,7 @@ class ApplicationNode(concurrent.futures.Executor):
         if not options.name and options.strategy is None:
             job, index = self._next_submit_index()
         else:  # those are a job's
-            job, index = ClientJob[TaskFuture](new_job_id(), options.name or self.name, strategy=options.strategy), 0
+            job, index = ClientJob[TaskHandle](new_job_id(), options.name or self.name, strategy=options.strategy), 0
             self._named_submits.add(job)
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         self._send(job, future, fn, args, kwargs, options)
@@ -782,7 +783,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _send(
         self,
-        job: ClientJob[TaskFuture],
+        job: ClientJob[TaskHandle],
         future: TaskFuture,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
@@ -826,9 +827,9 @@ class ApplicationNode(concurrent.futures.Executor):
         if method is not None:
             method(*about)
 
-    def _renew_submit_job(self) -> ClientJob[TaskFuture]:
+    def _renew_submit_job(self) -> ClientJob[TaskHandle]:
         with self._lock:
-            old, self._submit_job = self._submit_job, ClientJob[TaskFuture](new_job_id(), self.name)
+            old, self._submit_job = self._submit_job, ClientJob[TaskHandle](new_job_id(), self.name)
             self._function_bytes = 0
         self._client_thread.close_job(old)
         return old

@@ -13,10 +13,11 @@ from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
+from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.payload import TaskLoader
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.tasks.system import Task
 
 log = foreign.Log(__name__)
@@ -45,7 +46,7 @@ class PushedTasks:
         client_thread: ClientThread,
         callbacks: CallbackThread,
         tasks: Iterator[Task],
-        record: ClientJob[TaskFuture],
+        record: ClientJob[TaskHandle],
         job: Job,
         limits: tuple[float | None, int],
         ahead: int | None,
@@ -96,21 +97,24 @@ class PushedTasks:
         return math.inf if self._ahead is None else self._ahead - (len(self._job.futures) - self._notified)
 
     def _push(self, tasks: Iterator[Task]) -> int:
-        entries = []
+        count = 0
+        entries: list[TaskEntry[TaskHandle]] = []
         try:
             for task in tasks:
-                entries.append(self._entry(task))
+                count += 1
+                if (entry := self._entry(task)) is not None:
+                    entries.append(entry)
         finally:
-            unsent = [entry for entry in entries if not entry.handle.done()]
             try:
-                self._client_thread.post(unsent)
+                self._client_thread.post(entries)
             except (RuntimeError, ClusterError) as error:
-                for entry in unsent:
+                for entry in entries:
                     entry.handle.end(None, error)
                 raise
-        return len(entries)
+        return count
 
-    def _entry(self, task: Task) -> TaskEntry[TaskFuture]:
+    def _entry(self, task: Task) -> TaskEntry[TaskHandle] | None:
+        """Make the entry of a task; None for one that cannot be sent, whose future has ended with the reason."""
         job = self._job
         future = TaskFuture(self._record.id, len(job.futures), self._client_thread.cancel, job)
         assign_ids(task, future, self._client_id)
@@ -120,7 +124,7 @@ class PushedTasks:
             function, (body, sizes, buffers, lease) = self._loader.load(task)
         except NotPicklable as error:
             future.end(None, error)
-            return TaskEntry(self._record, future.index, FunctionPayload(b"", b""), b"", (), (), None, 0, future)
+            return None
         return TaskEntry(self._record, future.index, function, body, sizes, buffers, *self._limits, future, lease=lease)
 
     def _ended(self, task: Task, future: TaskFuture) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.futures import Canceller, TaskFuture
+from concurrent_nb.nodes.application.futures import Canceller, Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import Counts, Job
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.shipping.runtime.notes import Note, SystemCounts
 from concurrent_nb.tasks.system import ITaskSystem
 
@@ -85,10 +86,10 @@ class CellRun(SystemRun):
         """Tell how many of its tasks are where."""
         return super().counts() if self.is_system else Job.counts(self)
 
-    def _new_future(self, index: int) -> TaskFuture:
-        """Give the one future, which the task and the system share."""
+    def _new_handle(self, index: int) -> TaskHandle:
+        """Make the handle of the task, or of the system: both end the one future."""
         if not self.futures:
-            self.futures.append(_CellFuture(self.id, index, self._canceller, self))
+            return _CellHandle(self, self._new_future(index))
         (future,) = self.futures
         future.job_id = self.id
         return future
@@ -102,10 +103,45 @@ class CellRun(SystemRun):
         return True
 
 
-class _CellFuture(TaskFuture):
-    """Ends when its job has nothing more to do."""
+class _CellHandle(TaskHandle):
+    """The task that may return a task system. It ends the future of the job unless the job goes on with a system."""
+
+    def __init__(self, run: CellRun, future: TaskFuture) -> None:
+        self.job_id = future.job_id
+        self.index = future.index
+        self.job = run
+        self._run = run
+        self._future = future
+
+    def cancel(self) -> bool:
+        return self._future.cancel()
+
+    def cancelled(self) -> bool:
+        return self._future.cancelled()
+
+    def note_running(self, slave: str, begins: bool = True) -> None:
+        self._future.note_running(slave, begins)
+
+    def add_notes(self, notes: Sequence[Note], attempt: int) -> None:
+        self._future.add_notes(notes, attempt)
+
+    def set_outcome(self, value: Any, error: BaseException | None, present: Presenter | None) -> None:
+        if error is not None and present is not None:
+            present(self._future, error)
+        self.end(value, error)
 
     def end(self, value: Any, error: BaseException | None) -> bool:
-        if error is None and isinstance(self.job, CellRun) and self.job.run_returned_system(value):
+        self._copy_run()
+        if error is None and self._run.run_returned_system(value):
             return True
-        return super().end(value, error)
+        return self._future.end(value, error)
+
+    def end_cancelled(self) -> None:
+        self._copy_run()
+        self._future.end_cancelled()
+
+    def _copy_run(self) -> None:
+        """Copy to the future where and how the task has run."""
+        future = self._future
+        future.slave, future.worker, future.attempt = self.slave, self.worker, self.attempt
+        future.elapsed_s, future.status = self.elapsed_s, self.status

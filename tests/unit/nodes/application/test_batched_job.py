@@ -12,8 +12,8 @@ from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.application.batched_job import BatchedJob, BatchHandle
 from concurrent_nb.nodes.application.client_thread import ClientThread, TaskSource
 from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
-from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Counts, Job
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.object_store.store import Lease
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import job_batches, notes
@@ -41,7 +41,7 @@ class Carrying:
     """A courier whose thread is the test's."""
 
     def __init__(self) -> None:
-        self.sent: list[TaskEntry[TaskFuture]] = []
+        self.sent: list[TaskEntry[TaskHandle]] = []
         self.cancelled: list[Sequence[int] | None] = []
         self.is_closed = False
         self.present = None
@@ -56,7 +56,7 @@ class Carrying:
     def tell(self, what: Callable[[], None]) -> None:
         self._told.append(what)
 
-    def add(self, entries: Sequence[TaskEntry[TaskFuture]]) -> None:
+    def add(self, entries: Sequence[TaskEntry[TaskHandle]]) -> None:
         self.sent += entries
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:

@@ -30,6 +30,7 @@ from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.application.client_thread import SESSIONS_IN_VAIN, ClientThread
 from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import Membership
 from concurrent_nb.object_store.store import ObjectStore
@@ -87,7 +88,7 @@ class PlayedMaster:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sessions: queue.SimpleQueue[tuple[zmq.Socket[bytes], Session]] = queue.SimpleQueue()
         self._count = 0
-        self._jobs: dict[bytes, ClientJob[TaskFuture]] = {}
+        self._jobs: dict[bytes, ClientJob[TaskHandle]] = {}
         self._all: list[zmq.Socket[bytes]] = []
         self.courier = ClientThread(self._join, "played", "app", ObjectStore(), lambda gracefully: None, lambda: None)
         self.follow()

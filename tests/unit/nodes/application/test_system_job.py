@@ -80,11 +80,12 @@ class Cell:
             False,
             lambda run, system: self.pushed.append(system),
         )
-        self.future = self.run._new_future(0)
+        self.handle = self.run._new_handle(0)
+        (self.future,) = self.run.futures
 
     def answer(self, value: Any, error: BaseException | None = None) -> None:
-        self.future.status = Status.OK if error is None else Status.ERROR
-        self.future.end(value, error)
+        self.handle.status = Status.OK if error is None else Status.ERROR
+        self.handle.set_outcome(value, error, None)
 
 
 def test_a_cell_that_gives_no_system_ends_with_its_value() -> None:
@@ -106,7 +107,8 @@ def test_one_that_gives_a_system_ends_with_what_that_gives_even_if_it_is_a_syste
     cell.answer(system)
     assert (cell.pushed, cell.run.wait(0), cell.run.is_system) == ([system], False, True)
     cell.run.id = JobId(b"\2" * 16)
-    assert cell.run._new_future(0) is cell.future
+    cell.handle = cell.run._new_handle(0)
+    assert cell.handle is cell.future
     assert cell.future.job_id == cell.run.id
     cell.run._task_noted(0, [COUNTS])
     assert cell.run.counts() == Counts(4, 2, 3, 1, 0)
