@@ -9,7 +9,7 @@ import math
 
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.ids import SessionId, new_job_id
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.application.results import answer_of
 from concurrent_nb.nodes.common.shared_memory_link import NullSegmentReader
 from concurrent_nb.nodes.master.core import MasterCore
@@ -63,12 +63,12 @@ def test_the_life_of_a_task() -> None:
     # 1. A cell has become a function. It is pickled once; its digest is its name everywhere.
     functions = Functions()
     pickled = functions.pickle(math.factorial)
-    function = FunctionPayload(pickled.digest, *pack_body(pickled.body, pickled.buffers))
+    function = FunctionPayload(pickled.digest, Payload(*pack_body(pickled.body, pickled.buffers)))
 
     # 2. The application makes a record of the task: ids, digest, pickled arguments. "my future" stands for its future.
     job = ClientJob[str](new_job_id(), "cell 1")
-    arguments = pack_body(*pickles.dumps(((5,), {})))
-    ledger.add([TaskEntry(job, 0, function, *arguments, timeout_s=None, retries=0, handle="my future")])
+    arguments = Payload(*pack_body(*pickles.dumps(((5,), {}))))
+    ledger.add([TaskEntry(job, 0, function, arguments, handle="my future")])
 
     # 3. Everything that has gathered leaves as one envelope: one header, and no frame for large buffers this time.
     (envelope,) = ledger.step(clock())
@@ -84,7 +84,7 @@ def test_the_life_of_a_task() -> None:
         return task.state
 
     assert (task.state, task.attempt, task.slave) == (TaskState.ASSIGNED, 1, SLAVE)
-    assert task.body == arguments[0]
+    assert task.body == arguments.body
 
     # 6. One envelope takes the run to the slave; the function that it lacks travels along, once.
     (frames,) = slave_link.receive()
@@ -125,7 +125,7 @@ def test_the_life_of_a_task() -> None:
     assert slave.session.in_flight == 0
 
     # 12. What if the slave dies in between? A second task is assigned, and then there is silence.
-    ledger.add([TaskEntry(job, 1, function, *arguments, timeout_s=None, retries=0, handle="my second future")])
+    ledger.add([TaskEntry(job, 1, function, arguments, handle="my second future")])
     for envelope in ledger.step(clock()):
         application_link.send(envelope)
     master_turn()

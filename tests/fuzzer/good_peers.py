@@ -17,6 +17,7 @@ from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
     FunctionPayload,
+    Payload,
     TaskEnded,
     TaskEntry,
     UnclaimedResult,
@@ -108,7 +109,7 @@ class GoodClient:
             JobId(hashlib.sha256(f"{self.name} {self._jobs}".encode()).digest()[:16])
         )
         body = b"function %d" % (self._jobs % 5)
-        shipment = FunctionPayload(function_digest([body]), body)
+        shipment = FunctionPayload(function_digest([body]), Payload(body))
         self.digests[shipment.digest] = None
         entries = []
         for index in range(count):
@@ -117,7 +118,7 @@ class GoodClient:
             sizes, buffers, lease = self._lay_down(apart)
             wanted = WantedHash(job.id, index, answer([body], [inline, *([apart] if apart else [])]))
             self.open[job.id, index] = wanted
-            entries.append(TaskEntry(job, index, shipment, inline, sizes, buffers, None, 0, wanted, lease=lease))
+            entries.append(TaskEntry(job, index, shipment, Payload(inline, sizes, buffers, lease), wanted))
         self.ledger.add(entries)
         self.ledger.close(job)
 
@@ -133,7 +134,7 @@ class GoodClient:
     def slices(self) -> list[Slice]:
         """List what lies in its shared memory, which is nobody else's."""
         entries = self.ledger.entries()
-        return [slice_ for entry in entries for slice_ in slices_of(entry.sizes)]
+        return [slice_ for entry in entries for slice_ in slices_of(entry.payload.sizes)]
 
     def turn(self, now: float) -> None:
         """Take what has come, and say what there is to say."""
@@ -152,7 +153,7 @@ class GoodClient:
 
     def _ended(self, news: TaskEnded[WantedHash]) -> None:
         wanted, frame = news.entry.handle, news.frame
-        if self._store is not None and (own := slices_of(news.entry.sizes)):
+        if self._store is not None and (own := slices_of(news.entry.payload.sizes)):
             self._store.let_go(own, clean=frame.attempt == 1)
         self.ended += 1
         if self.open.pop((wanted.job, wanted.index), None) is None:

@@ -130,7 +130,7 @@ class Judge:
         body, _ = unpack_body(ended.frame.body, ended.buffers)
         expected = None
         if status in SUCCESSES:
-            expected = value_of(wanted.function.body or bytes(wanted.function.buffers[0]), wanted.body)
+            expected = value_of(wanted.function.payload.body or bytes(wanted.function.payload.buffers[0]), wanted.body)
         elif status is Status.ERROR:
             expected = error_of(wanted)
         if expected is not None and bytes(body) != expected:

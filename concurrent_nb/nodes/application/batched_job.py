@@ -26,12 +26,12 @@ from concurrent_nb.nodes.application.chunking import (
     RERUN_STATUSES,
     TIMED_STATUSES,
     ChunkPacker,
-    chunk_arguments,
+    chunk_payload,
     count_fitting,
     pack_item,
 )
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
+from concurrent_nb.nodes.application.core import ClientJob, Limits, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.results import open_item
@@ -112,7 +112,7 @@ class BatchedJob:
 
     Args:
         size: items per batch, or what decides on it.
-        limits: timeout_s and retries, of each item.
+        limits: of each item.
         stop_on_error: an item that fails ends the job.
 
     Raises NotPicklable if the function or an item cannot travel.
@@ -127,7 +127,7 @@ class BatchedJob:
         record: ClientJob[TaskHandle],
         size: int | AdaptiveSize,
         *,
-        limits: tuple[float | None, int],
+        limits: Limits,
         stop_on_error: bool,
         needs: Needs | None,
         watched: bool,
@@ -143,10 +143,10 @@ class BatchedJob:
             # Tasks of a batch are told apart by the process's standard streams, which threads share.
             raise ConfigurationError("tasks in threads do not travel in batches: leave out batch, or the needs")
         self._size = size
-        self._timeout_s, self._retries = limits
+        self._limits = limits
         self._stop_on_error = stop_on_error
-        most_s = None if self._timeout_s is None else self._timeout_s * SHARE_OF_TIMEOUT
-        self._terms = Terms(record.until, stop_on_error and not self._retries, most_s, self.secret)
+        most_s = None if limits.timeout_s is None else limits.timeout_s * SHARE_OF_TIMEOUT
+        self._terms = Terms(record.until, stop_on_error and not limits.retries, most_s, self.secret)
         self._room_bytes = CHUNK_BYTES if isinstance(size, AdaptiveSize) else math.inf
         # None once an item has ended.
         self._items: list[Any] = [
@@ -300,7 +300,7 @@ class BatchedJob:
         self._cancel(rest)
 
     def _may_retry(self, item: TaskFuture, status: Status) -> bool:
-        return status in RETRIABLE and self._failures.get(item.index, 0) < self._retries and not self._is_over
+        return status in RETRIABLE and self._failures.get(item.index, 0) < self._limits.retries and not self._is_over
 
     def _end(
         self,
@@ -391,26 +391,15 @@ class BatchedJob:
         index = items[0].index if items[0].index not in self._used_indexes else next(self._spare_indexes)
         self._used_indexes.add(index)
         numbers = _numbers([item.index for item in items])
-        body, sizes, buffers, lease = chunk_arguments([self._items[number] for number in numbers], numbers, self._terms)
+        payload = chunk_payload([self._items[number] for number in numbers], numbers, self._terms)
         batch = BatchHandle(self, index, items)
         self._unanswered += 1
         for item in items:
             self._batch_of[item.index] = batch
         # The cluster runs a failed task again if that is one item; what has failed in a batch is sent again from here.
-        retries = self._retries - self._failures.get(items[0].index, 0) if len(items) == 1 else 0
-        return TaskEntry(
-            self.record,
-            index,
-            self._function,
-            body,
-            sizes,
-            buffers,
-            self._timeout_s,
-            retries,
-            batch,
-            lease=lease,
-            needs=self._needs,
-        )
+        retries = self._limits.retries - self._failures.get(items[0].index, 0) if len(items) == 1 else 0
+        limits = self._limits if retries == self._limits.retries else Limits(self._limits.timeout_s, retries)
+        return TaskEntry(self.record, index, self._function, payload, batch, limits, self._needs)
 
 
 def _numbers(indexes: list[int]) -> Sequence[int]:

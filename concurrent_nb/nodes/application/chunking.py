@@ -5,17 +5,14 @@ Used by `maps` and `batches`. What is the user's runs while an item is packed; n
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.nodes.application.core import FunctionPayload
-from concurrent_nb.object_store.store import Lease
+from concurrent_nb.nodes.application.core import FunctionPayload, Payload
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import call_chunks
 from concurrent_nb.shipping.serialization.pickles import dumps_call
-from concurrent_nb.wire.codec import Buffers, pack_body
-from concurrent_nb.wire.messages import Sizes
+from concurrent_nb.wire.codec import pack_body
 
 #: a chunk of adaptive size is not made longer once the pickles of its items are so large
 CHUNK_BYTES: Final = 256 * 1024
@@ -36,30 +33,19 @@ class ChunkPacker(Protocol):
     def _function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         """Pickle a function, for a job if it `spawns`."""
 
-    def _call_arguments(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
-    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
+    def _call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
         """Pickle arguments."""
 
 
-@dataclass(eq=False, slots=True)
-class LargeItem:
-    """Arguments with buffers, which travel uncopied: always a task of their own."""
-
-    body: bytes
-    sizes: Sizes
-    buffers: Buffers
-    lease: Lease | None
+#: what waits to be sent. A Payload has buffers, which travel uncopied: it is always a task of its own. NotPicklable: it
+#: cannot be sent
+Item = call_chunks.Call | Payload | NotPicklable
 
 
-#: what waits to be sent; NotPicklable: it cannot be
-Item = call_chunks.Call | LargeItem | NotPicklable
-
-
-def pack_item(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | LargeItem:
+def pack_item(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | Payload:
     """Pickle the arguments of an item that are no atoms, and its number in the job. Raises NotPicklable."""
-    body, sizes, buffers, lease = packer._call_arguments(fn, args, number)
-    return LargeItem(body, sizes, buffers, lease) if sizes else body
+    payload = packer._call_payload(fn, args, number)
+    return payload if payload.sizes else payload.body
 
 
 def count_fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
@@ -77,9 +63,7 @@ def count_fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
     return len(items)
 
 
-def chunk_arguments(
-    items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.Terms | None = None
-) -> tuple[bytes, Sizes, Buffers, Lease | None]:
+def chunk_payload(items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.Terms | None = None) -> Payload:
     """Make the arguments of the task that items travel as; one item is an ordinary task.
 
     Args:
@@ -88,11 +72,11 @@ def chunk_arguments(
         terms: of a batch.
     """
     first = items[0]
-    if isinstance(first, LargeItem):
-        return first.body, first.sizes, first.buffers, first.lease
+    if isinstance(first, Payload):
+        return first
     if len(items) > 1:
-        return *pack_body(call_chunks.dumps_calls(items, numbers, terms), ()), None
+        return Payload(*pack_body(call_chunks.dumps_calls(items, numbers, terms), ()))
     if isinstance(first, tuple):
-        return *pack_body(*dumps_call(first, numbers[0])), None
+        return Payload(*pack_body(*dumps_call(first, numbers[0])))
     assert isinstance(first, bytes)
-    return first, (), (), None
+    return Payload(first)

@@ -476,9 +476,9 @@ class ClientThread:
     def _end(self, ended: TaskEnded[TaskHandle]) -> None:
         future, frame = ended.entry.handle, ended.frame
         self._in_vain = 0
-        if ended.entry.lease is not None:
+        if ended.entry.payload.lease is not None:
             # Whoever ran it before, and was lost, may look at it yet.
-            ended.entry.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
+            ended.entry.payload.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
         status = future.status = _STATUSES[frame.status]
         future.slave, future.worker = ended.slave, frame.worker
         future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s

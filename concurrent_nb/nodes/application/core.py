@@ -34,16 +34,44 @@ STREAMS: Final = frozenset({1, 2, m.NOTES})
 SHARED_ITEMS: Final = 32
 
 
+class Payload(Struct, frozen=True, gc=False):
+    """What is pickled for a task or a function, ready to be sent.
+
+    A Struct, because it is made several times as fast as a dataclass, and one is made for each task.
+    """
+
+    body: bytes
+    sizes: m.Sizes = ()  #: of the large buffers, or where they lie in shared memory
+    buffers: Buffers = ()  #: large buffers that travel as frames
+    lease: Lease | None = None  #: keeps the blocks in shared memory
+
+    @property
+    def wire_bytes(self) -> int:
+        """How many bytes of it travel in any case."""
+        return len(self.body) + (sum(map(length, self.buffers)) if self.buffers else 0)
+
+
+#: the payload of tasks that have ended and of functions that are not there
+NO_PAYLOAD: Final = Payload(b"")
+
+
+class Limits(Struct, frozen=True, gc=False):
+    """What a task may take. Tasks of one call share the object."""
+
+    timeout_s: float | None = None  #: run time allowed per attempt; None: any
+    retries: int = 0  #: how often it may run again after an error or a timeout
+
+
+NO_LIMITS: Final = Limits()
+
+
 @dataclass(eq=False, slots=True)
 class FunctionPayload:
     """A pickled function, ready to be sent."""
 
     digest: bytes
-    body: bytes
-    sizes: m.Sizes = ()
-    buffers: Buffers = ()
-    lease: object = None  #: keeps what lies in shared memory
-    needs: m.Needs | None = None  #: of its tasks, where nobody says otherwise
+    payload: Payload
+    needs: m.Needs | None = None  #: those of its tasks, unless the task has needs of its own
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -72,21 +100,17 @@ class ClientJob(Generic[T]):
 class TaskEntry(Struct, Generic[T], eq=False):
     """One task without an answer. `handle` is what the application wants back with it (its future).
 
-    A Struct, because it is made several times as fast as a dataclass, and one is made for each task.
+    A Struct, as `Payload` is.
     """
 
     job: ClientJob[T]
     index: int
     function: FunctionPayload
-    body: bytes
-    sizes: m.Sizes
-    buffers: Buffers
-    timeout_s: float | None
-    retries: int
+    payload: Payload
     handle: T
-    cancelled: bool = False  #: its end has been asked for
-    lease: Lease | None = None  #: keeps what lies in shared memory
+    limits: Limits = NO_LIMITS
     needs: m.Needs | None = None  #: None: a slot, in a worker process
+    cancelled: bool = False  #: its end has been asked for
     is_waiting: bool = False  #: the master is to get it later
 
 
@@ -220,8 +244,9 @@ class ClientCore(Generic[T]):
             elif self.session is None or job.waiting:
                 self._wait(job, run)
             else:
-                size = sum([len(entry.body) for entry in run]) + sum(
-                    [sum(map(length, buffers)) for buffers in [entry.buffers for entry in run] if buffers]
+                payloads = [entry.payload for entry in run]
+                size = sum([len(payload.body) for payload in payloads]) + sum(
+                    [sum(map(length, payload.buffers)) for payload in payloads if payload.buffers]
                 )
                 if self._fits(job, run, size):
                     self._submit(run, size)
@@ -293,27 +318,29 @@ class ClientCore(Generic[T]):
         job = first.job
         self._send_prerequisites(job, first.function, session)
         buffers: ItemBuffers = ()
-        if any([entry.sizes for entry in run]):  # noqa: C419  (a list is twice as fast)
-            parts = [self._outgoing(entry.sizes, entry.buffers) for entry in run]
+        if any([entry.payload.sizes for entry in run]):  # noqa: C419  (a list is twice as fast)
+            parts = [self._outgoing(entry.payload) for entry in run]
             buffers = [own for _, own in parts]
             frames = [
-                m.TaskFrame(entry.index, 0, entry.body, sizes) for entry, (sizes, _) in zip(run, parts, strict=True)
+                m.TaskFrame(entry.index, 0, entry.payload.body, sizes)
+                for entry, (sizes, _) in zip(run, parts, strict=True)
             ]
             for entry in run:
-                self._segments_in_use.update([slice_.segment for slice_ in slices_of(entry.sizes)])
+                self._segments_in_use.update([slice_.segment for slice_ in slices_of(entry.payload.sizes)])
         else:
-            frames = [m.TaskFrame(entry.index, 0, entry.body) for entry in run]
+            frames = [m.TaskFrame(entry.index, 0, entry.payload.body) for entry in run]
         job.sent += len(run)
         job.sent_bytes += size
         self._sent += len(run)
         self._sent_bytes += size
+        limits = first.limits
         session.send(
-            m.Submit(first.job.id, first.function.digest, first.timeout_s, first.retries, frames, first.needs), buffers
+            m.Submit(job.id, first.function.digest, limits.timeout_s, limits.retries, frames, first.needs), buffers
         )
 
-    def _outgoing(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
+    def _outgoing(self, payload: Payload) -> tuple[m.Sizes, Buffers]:
         assert self._announced is not None
-        return self._announced.outgoing(sizes, buffers, once=True)
+        return self._announced.outgoing(payload.sizes, payload.buffers, once=True)
 
     def _send_prerequisites(self, job: ClientJob[T], function: FunctionPayload, session: Session) -> None:
         """Say what the master must know before a task of this job and function."""
@@ -323,12 +350,13 @@ class ClientCore(Generic[T]):
             if job.dropped:
                 session.send(m.Cancel(job.id, list(job.dropped)))
         if function.digest not in job.functions:
-            sizes, buffers = self._outgoing(function.sizes, function.buffers)
-            session.send(m.Function(function.digest, function.body, sizes), [buffers] if buffers else ())
+            payload = function.payload
+            sizes, buffers = self._outgoing(payload)
+            session.send(m.Function(function.digest, payload.body, sizes), [buffers] if buffers else ())
             job.functions.add(function.digest)
-            size = _wire_bytes(function)
+            size = payload.wire_bytes
             job.function_bytes += size
-            captured_segments = [slice_.segment for slice_ in slices_of(function.sizes)]
+            captured_segments = [slice_.segment for slice_ in slices_of(payload.sizes)]
             job.captured_segments += captured_segments
             self._segments_in_use.update(captured_segments)
             job.sent_bytes += size
@@ -368,10 +396,10 @@ class ClientCore(Generic[T]):
             return True
         if len(run) > room(quota.tasks, self._sent, job.sent):
             return False
-        slices = [slice_ for sizes in [entry.sizes for entry in run] if sizes for slice_ in slices_of(sizes)]
+        slices = [slice_ for sizes in [entry.payload.sizes for entry in run] if sizes for slice_ in slices_of(sizes)]
         if function.digest not in job.functions:
-            size += _wire_bytes(function)
-            slices += slices_of(function.sizes)
+            size += function.payload.wire_bytes
+            slices += slices_of(function.payload.sizes)
         return self._has_room(job, size, slices, is_one=len(run) == 1)
 
     def _has_room(self, job: ClientJob[T], size: int, slices: Sequence[m.Slice], *, is_one: bool) -> bool:
@@ -391,11 +419,11 @@ class ClientCore(Generic[T]):
 
     def _is_too_large(self, entry: TaskEntry[T]) -> int:
         """Give how many bytes would have to travel for a task alone, if the master never takes so many; else 0."""
-        function, known = entry.function, self._announced
+        task, function, known = entry.payload, entry.function.payload, self._announced
         assert known is not None
-        size = _wire_bytes(entry) + _wire_bytes(function)
+        size = task.wire_bytes + function.wire_bytes
         if not known.shares:
-            size += sum(map(cost_of, set(slices_of((*entry.sizes, *function.sizes)))))
+            size += sum(map(cost_of, set(slices_of((*task.sizes, *function.sizes)))))
         return size if size > self.quota.bytes else 0
 
     def _wait(self, job: ClientJob[T], entries: Sequence[TaskEntry[T]]) -> None:
@@ -416,7 +444,7 @@ class ClientCore(Generic[T]):
             job = next(iter(self._waiting.values()))
             run = self._next_run(job)
             if run:
-                self._submit(run, sum(map(_wire_bytes, run)))
+                self._submit(run, sum([entry.payload.wire_bytes for entry in run]))
                 blocked = 0
             elif job.waiting and not job.sent:  # so it is the next, and needs what others have
                 if has_reclaimed or not self._reclaim():
@@ -441,13 +469,13 @@ class ClientCore(Generic[T]):
             if not run:
                 alike, function = _run_key(entry), entry.function
                 is_known = function.digest in job.functions
-                size = 0 if is_known else _wire_bytes(function)
-                slices = [] if is_known else slices_of(function.sizes)
+                size = 0 if is_known else function.payload.wire_bytes
+                slices = [] if is_known else slices_of(function.payload.sizes)
             elif _run_key(entry) != alike:
                 break
-            size += _wire_bytes(entry)
-            if entry.sizes:
-                slices += slices_of(entry.sizes)
+            size += entry.payload.wire_bytes
+            if entry.payload.sizes:
+                slices += slices_of(entry.payload.sizes)
                 count = min(count, SHARED_ITEMS)
             if self._has_room(job, size, slices, is_one=not run):
                 entry.is_waiting = False
@@ -484,9 +512,9 @@ class ClientCore(Generic[T]):
         """End a task that is not at the master. What it would have taken along is let go."""
         entry.job.entries.pop(entry.index, None)
         entry.is_waiting = False
-        if entry.lease is not None:
-            entry.lease.end(clean=self._sessions <= 1)
-        entry.body, entry.sizes, entry.buffers, entry.lease = b"", (), (), None
+        if entry.payload.lease is not None:
+            entry.payload.lease.end(clean=self._sessions <= 1)
+        entry.payload = NO_PAYLOAD
         self._unsent.append(TaskUnsent(entry, size_bytes))
 
     # ------------------------------------------------------------------------------------------------------ hearing
@@ -521,7 +549,8 @@ class ClientCore(Generic[T]):
                     entry.is_waiting = False
                 else:
                     count += 1
-                    size += len(entry.body) if not entry.sizes else self._uncount_buffers(entry)
+                    payload = entry.payload
+                    size += len(payload.body) if not payload.sizes else self._uncount_buffers(payload)
                 if may_end and _ends_job(job, frame.status):
                     ends_job = True
                 yield TaskEnded(entry, frame, buffers[at] if buffers else (), message.slave)
@@ -541,10 +570,10 @@ class ClientCore(Generic[T]):
             self._skip_ended(job)
         self._close_if_over(job)
 
-    def _uncount_buffers(self, entry: TaskEntry[T]) -> int:
-        """Note that a task refers to shared memory no more; give the bytes that have travelled."""
-        self._uncount_segments([slice_.segment for slice_ in slices_of(entry.sizes)])
-        return _wire_bytes(entry)
+    def _uncount_buffers(self, payload: Payload) -> int:
+        """Note that a task refers to shared memory no more; return the bytes that have travelled."""
+        self._uncount_segments([slice_.segment for slice_ in slices_of(payload.sizes)])
+        return payload.wire_bytes
 
     def _find(self, ref: m.TaskRef) -> TaskEntry[T] | None:
         job = self.jobs.get(ref.job)
@@ -577,12 +606,7 @@ class ClientCore(Generic[T]):
 
 def _run_key(entry: TaskEntry[T]) -> object:
     """Give what tasks that travel as one run have in common."""
-    return entry.job.id, entry.function.digest, entry.timeout_s, entry.retries, entry.needs
-
-
-def _wire_bytes(thing: TaskEntry[T] | FunctionPayload) -> int:
-    """Give how many bytes of a task or a function travel in any case."""
-    return len(thing.body) + (sum(map(length, thing.buffers)) if thing.buffers else 0)
+    return entry.job.id, entry.function.digest, entry.limits, entry.needs
 
 
 def _ends_job(job: ClientJob[T], status: int) -> bool:

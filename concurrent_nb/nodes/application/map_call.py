@@ -30,7 +30,7 @@ from concurrent_nb.nodes.application.chunking import (
     TIMED_STATUSES,
     ChunkPacker,
     Item,
-    chunk_arguments,
+    chunk_payload,
     count_fitting,
     pack_item,
 )
@@ -309,24 +309,11 @@ class MapCall:
 
     def _entry(self, chunk: MapChunk) -> TaskEntry[TaskHandle]:
         """Make the task of a chunk."""
-        body, sizes, buffers, lease = chunk_arguments(chunk.items, chunk.numbers)
         future = TaskFuture(self.record.id, next(self._index), self._client_thread.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
-        function = self._function
-        return TaskEntry(
-            self.record,
-            future.index,
-            function,
-            body,
-            sizes,
-            buffers,
-            self._options.timeout_s,
-            self._options.retries,
-            future,
-            lease=lease,
-            needs=self._needs,
-        )
+        payload = chunk_payload(chunk.items, chunk.numbers)
+        return TaskEntry(self.record, future.index, self._function, payload, future, self._options.limits, self._needs)
 
     def _ended(self, future: Any) -> None:
         chunk = self._unanswered.pop(future)

@@ -27,11 +27,19 @@ from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.batched_job import BatchedJob
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
+from concurrent_nb.nodes.application.core import (
+    NO_LIMITS,
+    NO_PAYLOAD,
+    ClientJob,
+    FunctionPayload,
+    Limits,
+    Payload,
+    TaskEntry,
+)
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.map_call import MapCall
-from concurrent_nb.nodes.application.payload import Arguments, TaskLoader, store_buffers, store_call
+from concurrent_nb.nodes.application.payload import TaskLoader, function_payload, store_buffers, store_call
 from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD, PushedTasks, assign_ids, notify_ended
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import (
@@ -60,7 +68,7 @@ from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import Buffer, length, pack_body, size_of
+from concurrent_nb.wire.codec import Buffer, length, size_of
 from concurrent_nb.wire.messages import Needs, Slice
 
 if TYPE_CHECKING:
@@ -120,7 +128,7 @@ class ApplicationNode(concurrent.futures.Executor):
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._store = ObjectStore()
         self._functions = Functions(lay_down=partial(store_buffers, self._store), surroundings=TRACKER)
-        self._last_function: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", b""))
+        self._last_function: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", NO_PAYLOAD))
         self._unwrapped = Functions(lay_down=partial(store_buffers, self._store), surroundings=Unwrapped(TRACKER))
         self._application_id = os.urandom(8)
         self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
@@ -201,14 +209,12 @@ class ApplicationNode(concurrent.futures.Executor):
         future.add_done_callback(lambda ended: self._callbacks.call(notify_ended, pushed, ended, self._task_finished))
         try:
             loader = self._loader_of(type(pushed))
-            function, (body, sizes, buffers, lease) = loader.load(pushed)
+            function, payload = loader.load(pushed)
         except NotPicklable as error:
             self._client_thread.check_open()
             future.end(None, error)
         else:
-            self._client_thread.post(
-                (TaskEntry(job, index, function, body, sizes, buffers, None, 0, future, lease=lease),)
-            )
+            self._client_thread.post((TaskEntry(job, index, function, payload, future),))
         return future
 
     def _loader_of(self, kind: type[Task]) -> TaskLoader:
@@ -358,7 +364,7 @@ class ApplicationNode(concurrent.futures.Executor):
         """Map as `map` does, with options for each item."""
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if options.timeout_s is not None or options.retries:
+        if options.limits != NO_LIMITS:
             # Within a task of several items neither is an item's own.
             if chunksize is not None and chunksize > 1:
                 raise ConfigurationError(
@@ -423,12 +429,11 @@ class ApplicationNode(concurrent.futures.Executor):
     def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
         record = ClientJob[TaskHandle](new_job_id(), label_of(f"setup {name}"))
         job = Job(record.id, record.name, self._canceller, prints=True)
-        payload = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
+        setup = function_payload(function)
         entries = []
         for index in range(count):
-            body, sizes, buffers, lease = store_call(self._store, *pickles.dumps_call((hold_s,), {}))
-            future = job._new_future(index)
-            entries.append(TaskEntry(record, index, payload, body, sizes, buffers, None, 0, future, lease=lease))
+            payload = store_call(self._store, *pickles.dumps_call((hold_s,), {}))
+            entries.append(TaskEntry(record, index, setup, payload, job._new_handle(index)))
         self._client_thread.post(entries)
         self._client_thread.close_job(record)
         return job.futures
@@ -573,7 +578,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
-        timeout_s, retries = limits_of(timeout_s, retries)
+        limits = limits_of(timeout_s, retries)
         name = label_of(name)
         if (size := self._batch_size(batch)) is not None:
             record = ClientJob[TaskHandle](new_job_id(), name, bool(until), False, strategy_of(strategy))
@@ -584,7 +589,7 @@ class ApplicationNode(concurrent.futures.Executor):
                 calls,
                 record,
                 size,
-                limits=(timeout_s, retries),
+                limits=limits,
                 stop_on_error=bool(stop_on_error),
                 needs=checked_needs(needs),
                 watched=watched,
@@ -592,7 +597,7 @@ class ApplicationNode(concurrent.futures.Executor):
             ).start()
         record = ClientJob[TaskHandle](new_job_id(), name, bool(until), bool(stop_on_error), strategy_of(strategy))
         job: Job[R] = Job(record.id, name, self._canceller, watched, prints)
-        self._begin(job, record, function, calls, needs, timeout_s, retries)
+        self._begin(job, record, function, calls, needs, limits)
         return job
 
     def start_cell(
@@ -617,27 +622,27 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         from concurrent_nb.nodes.application.system_job import CellRun
 
-        timeout_s, retries = limits_of(timeout_s, retries)
+        limits = limits_of(timeout_s, retries)
         name = label_of(name)
         record = ClientJob[TaskHandle](new_job_id(), name, strategy=strategy_of(strategy))
 
         def push_system(run: CellRun, system: ITaskSystem) -> None:
             self._callbacks.call(
-                self._push_returned_system, run, system, timeout_s
+                self._push_returned_system, run, system, Limits(limits.timeout_s)
             )  # pickling a system runs its owner's code
 
         run = CellRun(record.id, name, self._canceller, watched, prints, push_system)
-        self._begin(run, record, function, [()], needs, timeout_s, retries)
+        self._begin(run, record, function, [()], needs, limits)
         return run
 
-    def _push_returned_system(self, run: "CellRun", system: ITaskSystem, timeout_s: float | None) -> None:
+    def _push_returned_system(self, run: "CellRun", system: ITaskSystem, limits: Limits) -> None:
         """Push the system that the task of a job has returned."""
         (future,) = run.futures
         if run.was_cancelled():
             future.end_cancelled()
             return
         try:
-            self._begin_system(run, ClientJob[TaskHandle](new_job_id(), run.name), system, timeout_s)
+            self._begin_system(run, ClientJob[TaskHandle](new_job_id(), run.name), system, limits)
         except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; whoever waits is told)
             future.end(None, error)
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
@@ -671,22 +676,22 @@ class ApplicationNode(concurrent.futures.Executor):
 
         if not isinstance(system, ITaskSystem):
             raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
-        timeout_s, _ = limits_of(timeout_s, 0)
+        limits = limits_of(timeout_s, 0)
         name = label_of(name or type(system).__name__)
         record = ClientJob[TaskHandle](new_job_id(), name)
         run = SystemRun(record.id, name, self._canceller, watched, prints)
-        self._begin_system(run, record, system, timeout_s)
+        self._begin_system(run, record, system, limits)
         return run
 
     def _begin_system(
-        self, run: "SystemRun", record: ClientJob[TaskHandle], system: ITaskSystem, timeout_s: float | None
+        self, run: "SystemRun", record: ClientJob[TaskHandle], system: ITaskSystem, limits: Limits
     ) -> None:
         """Submit a task system as the task of a job."""
         run.id = record.id
         system.system_id = record.id.hex()[:8]
         access = restricted_access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
         try:
-            self._begin(run, record, run_system, [(system, access)], Needs(kind="host"), timeout_s)
+            self._begin(run, record, run_system, [(system, access)], Needs(kind="host"), limits)
         except NotPicklable as error:
             raise NotPicklable(describe_failure(type(system).__qualname__, system, error)) from error.__cause__
         run.futures[0].add_done_callback(partial(self._system_ended, run, system))
@@ -698,22 +703,16 @@ class ApplicationNode(concurrent.futures.Executor):
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
         needs: Needs | None,
-        timeout_s: float | None = None,
-        retries: int = 0,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         """Submit all tasks of a job."""
         wanted = checked_needs(needs)
-        payload = self._function_payload(function, spawns=True, with_setups=wanted is None or wanted.kind != "host")
-        needs = payload.needs if needs is None else wanted
+        packed = self._function_payload(function, spawns=True, with_setups=wanted is None or wanted.kind != "host")
+        needs = packed.needs if needs is None else wanted
         entries = []
         for index, call in enumerate(calls):
-            body, sizes, buffers, lease = self._call_arguments(function, call, {})
-            handle = job._new_handle(index)
-            entries.append(
-                TaskEntry(
-                    record, index, payload, body, sizes, buffers, timeout_s, retries, handle, lease=lease, needs=needs
-                )
-            )
+            payload = self._call_payload(function, call, {})
+            entries.append(TaskEntry(record, index, packed, payload, job._new_handle(index), limits, needs))
         self._client_thread.post(entries)
         self._client_thread.close_job(record)
 
@@ -737,8 +736,8 @@ class ApplicationNode(concurrent.futures.Executor):
         last, payload = self._last_function
         if pickled is not last:  # most submits have the function of the one before
             needs = checked_needs(getattr(fn, "task_needs", None))
-            payload = FunctionPayload(pickled.digest, *pack_body(pickled.body, pickled.buffers), pickled.lease, needs)
-            self._function_bytes += len(payload.body) + sum(map(size_of, payload.sizes))
+            payload = function_payload(pickled, needs)
+            self._function_bytes += len(payload.payload.body) + sum(map(size_of, payload.payload.sizes))
             if pickled.lease is None:  # what is large is not kept for a call that may never come
                 self._last_function = (pickled, payload)
         return payload
@@ -751,7 +750,7 @@ class ApplicationNode(concurrent.futures.Executor):
             return TaskLoader(self._store, Unwrapped(TRACKER), self._with_setups)
         return TaskLoader(self._store, TRACKER)
 
-    def _call_arguments(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:
+    def _call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
             return store_call(self._store, *pickles.dumps_call(args, kwargs))
@@ -791,23 +790,17 @@ class ApplicationNode(concurrent.futures.Executor):
         options: TaskOptions | None = None,
     ) -> None:
         try:
-            body, sizes, buffers, lease = self._call_arguments(fn, args, kwargs)
+            payload = self._call_payload(fn, args, kwargs)
             function = self._function_payload(fn)
         except NotPicklable as error:
             self._client_thread.check_open()
             future.end(None, error)
             return
         if options is None:
-            timeout_s, retries, needs = None, 0, function.needs
+            limits, needs = NO_LIMITS, function.needs
         else:
-            timeout_s, retries, needs = options.timeout_s, options.retries, options.needs_with(function)
-        self._client_thread.post(
-            (
-                TaskEntry(
-                    job, future.index, function, body, sizes, buffers, timeout_s, retries, future, False, lease, needs
-                ),
-            )
-        )
+            limits, needs = options.limits, options.needs_with(function)
+        self._client_thread.post((TaskEntry(job, future.index, function, payload, future, limits, needs),))
 
     def _task_finished(self, task: Task, result: Any, error: BaseException | None) -> None:
         self._call_receiver("task_finished", task, result, error)

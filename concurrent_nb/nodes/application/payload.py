@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
-from concurrent_nb.nodes.application.core import FunctionPayload
+from concurrent_nb.nodes.application.core import FunctionPayload, Payload
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import Lease, ObjectStore
 from concurrent_nb.shipping.environment.envelope import Surroundings
@@ -12,10 +13,7 @@ from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES
 from concurrent_nb.tasks.system import Task
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, Buffers, pack_body
-
-#: the arguments of a call as a task has them: body, sizes and buffers, and what keeps those in shared memory
-Arguments = tuple[bytes, m.Sizes, Buffers, Lease | None]
+from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, pack_body
 
 
 def store_buffers(
@@ -39,12 +37,18 @@ def store_buffers(
     return b"" if is_long else body, stored, Lease(store, slices) if slices else None
 
 
-def store_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview]) -> Arguments:
+def store_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview]) -> Payload:
     """Take a snapshot of the pickled arguments of a call."""
     if not buffers and len(body) <= INLINE_BYTES:
-        return body, (), (), None
+        return Payload(body)
     body, stored, lease = store_buffers(store, body, buffers)
-    return *pack_body(body, stored), lease
+    return Payload(*pack_body(body, stored), lease)
+
+
+def function_payload(function: PickledFunction, needs: m.Needs | None = None) -> FunctionPayload:
+    """Return a pickled function as it is sent."""
+    lease = cast("Lease | None", function.lease)
+    return FunctionPayload(function.digest, Payload(*pack_body(function.body, function.buffers), lease), needs)
 
 
 class TaskLoader:
@@ -66,12 +70,12 @@ class TaskLoader:
         self._packer = TaskObjectPacker(partial(store_buffers, store), surroundings)
         self._payloads: dict[bytes, FunctionPayload] = {}
 
-    def load(self, task: Task) -> tuple[FunctionPayload, Arguments]:
+    def load(self, task: Task) -> tuple[FunctionPayload, Payload]:
         """Give function and arguments of the call that runs a task. Raises NotPicklable."""
         function, body, buffers = self._packer.pack(task)
         function = self._prepare(function)
         payload = self._payloads.get(function.digest)
         if payload is None:
-            payload = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
+            payload = function_payload(function)
             self._payloads[function.digest] = payload
         return payload, store_call(self._store, body, buffers)

@@ -13,7 +13,7 @@ from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
+from concurrent_nb.nodes.application.core import ClientJob, Limits, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.payload import TaskLoader
@@ -48,7 +48,7 @@ class PushedTasks:
         tasks: Iterator[Task],
         record: ClientJob[TaskHandle],
         job: Job,
-        limits: tuple[float | None, int],
+        limits: Limits,
         ahead: int | None,
         listener: EndListener,
     ) -> None:
@@ -121,11 +121,11 @@ class PushedTasks:
         future.add_done_callback(lambda ended: self._callbacks.call(self._ended, task, ended))
         job._add(future)
         try:
-            function, (body, sizes, buffers, lease) = self._loader.load(task)
+            function, payload = self._loader.load(task)
         except NotPicklable as error:
             future.end(None, error)
             return None
-        return TaskEntry(self._record, future.index, function, body, sizes, buffers, *self._limits, future, lease=lease)
+        return TaskEntry(self._record, future.index, function, payload, future, self._limits)
 
     def _ended(self, task: Task, future: TaskFuture) -> None:
         """Tell who wants to know, and go on. In the desk's thread."""

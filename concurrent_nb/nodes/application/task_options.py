@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import msgspec
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.nodes.application.core import FunctionPayload
+from concurrent_nb.nodes.application.core import NO_LIMITS, FunctionPayload, Limits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.wire.messages import STRATEGIES, Needs, StrategyName
 
@@ -31,8 +31,7 @@ RETRIES_MAX: Final = 1_000_000
 class TaskOptions:
     """Options of a task, as they travel. Made by `options_of`."""
 
-    timeout_s: float | None = None
-    retries: int = 0
+    limits: Limits = NO_LIMITS
     needs: Needs | None = None  #: as given; None: those of the function
     name: str = ""
     strategy: StrategyName | None = None
@@ -45,7 +44,7 @@ class TaskOptions:
 def options_of(timeout_s: Any, retries: Any, needs: Needs | None, name: object, strategy: str | None) -> TaskOptions:
     """Check options. Raises ConfigurationError that names the one that cannot be."""
     checked_needs(needs)
-    return TaskOptions(*limits_of(timeout_s, retries), needs, label_of(name), strategy_of(strategy))
+    return TaskOptions(limits_of(timeout_s, retries), needs, label_of(name), strategy_of(strategy))
 
 
 class BoundOptions:
@@ -77,12 +76,14 @@ class BoundOptions:
         )
 
     def __repr__(self) -> str:
-        given = {name: getattr(self._options, name) for name in TaskOptions.__slots__}
+        limits, options = self._options.limits, self._options
+        given: dict[str, Any] = {"timeout_s": limits.timeout_s, "retries": limits.retries}
+        given |= {"needs": options.needs, "name": options.name, "strategy": options.strategy}
         shown = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
         return f"<{self._application!r} with {shown or 'no options'}>"
 
 
-def limits_of(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
+def limits_of(timeout_s: Any, retries: Any) -> Limits:
     """Give the limits of a job's tasks as they travel."""
     is_number = isinstance(timeout_s, numbers.Real) and not isinstance(timeout_s, bool)
     if timeout_s is not None and not (is_number and timeout_s > 0):
@@ -90,7 +91,9 @@ def limits_of(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
     is_whole = isinstance(retries, numbers.Integral) and not isinstance(retries, bool)
     if not (is_whole and 0 <= retries <= RETRIES_MAX):
         raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
-    return None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries)
+    if timeout_s is None and not retries:
+        return NO_LIMITS
+    return Limits(None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries))
 
 
 def strategy_of(name: str | None) -> StrategyName | None:

@@ -165,10 +165,10 @@ class _SystemClient:
             self._courier.post(entries)
 
     def _entry(self, index: int, task: Task) -> TaskEntry[TaskHandle]:
-        function, (body, sizes, buffers, lease) = self._loader.load(task)
-        self._size_bytes += (len(body) + sum(map(size_of, sizes)) - self._size_bytes) / 8
+        function, payload = self._loader.load(task)
+        self._size_bytes += (len(payload.body) + sum(map(size_of, payload.sizes)) - self._size_bytes) / 8
         handle = _SystemTaskHandle(self._job.id, index, self._courier.cancel, self._inbox)
-        return TaskEntry(self._job, index, function, body, sizes, buffers, None, 0, handle, lease=lease)
+        return TaskEntry(self._job, index, function, payload, handle)
 
     def _show(self, display: Display) -> None:
         """Hand on what a task displays; in the courier's thread, which must not fail."""

@@ -11,16 +11,14 @@ from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, Wo
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.application.batched_job import BatchedJob, BatchHandle
 from concurrent_nb.nodes.application.client_thread import ClientThread, TaskSource
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Limits, Payload, TaskEntry
 from concurrent_nb.nodes.application.job import Counts, Job
 from concurrent_nb.nodes.application.task_handle import TaskHandle
-from concurrent_nb.object_store.store import Lease
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import job_batches, notes
 from concurrent_nb.shipping.serialization import error_reports, pickles
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
-from concurrent_nb.wire.codec import Buffers
-from concurrent_nb.wire.messages import Needs, Sizes
+from concurrent_nb.wire.messages import Needs
 
 ID = JobId(b"j" * 16)
 
@@ -29,12 +27,10 @@ class Packing:
     """Packs as an application does, but keeps nothing in shared memory."""
 
     def _function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
-        return FunctionPayload(digest_of(b"f"), b"f")
+        return FunctionPayload(digest_of(b"f"), Payload(b"f"))
 
-    def _call_arguments(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
-    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        return pickles.dumps_call(args, kwargs)[0], (), (), None
+    def _call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
+        return Payload(pickles.dumps_call(args, kwargs)[0])
 
 
 class Carrying:
@@ -91,7 +87,7 @@ class Bench:
             [(n, 2) for n in range(count)],
             ClientJob(ID, "", until),
             size,
-            limits=(10.0, retries),
+            limits=Limits(10.0, retries),
             stop_on_error=stop,
             needs=needs,
             watched=True,

@@ -5,6 +5,8 @@ from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
     FunctionPayload,
+    Limits,
+    Payload,
     TaskEnded,
     TaskEntry,
     TaskRunning,
@@ -15,9 +17,9 @@ from concurrent_nb.wire.codec import Received
 from concurrent_nb.wire.session import Session
 
 JOB = JobId(b"j" * 16)
-FUNCTION = FunctionPayload(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, Payload(b"function"))
 OPEN = m.OpenJob(JOB, "job", False, False, "stealing")
-SENT = m.Function(FUNCTION.digest, FUNCTION.body, ())
+SENT = m.Function(FUNCTION.digest, FUNCTION.payload.body, ())
 
 
 class Bench:
@@ -32,7 +34,7 @@ class Bench:
         return [entry.handle for entry in self.core.attach(Session(7, "to_client"))]
 
     def entry(self, index: int, retries: int = 0) -> TaskEntry[str]:
-        return TaskEntry(self.job, index, FUNCTION, b"arguments", (), (), None, retries, f"future {index}")
+        return TaskEntry(self.job, index, FUNCTION, Payload(b"arguments"), f"future {index}", Limits(None, retries))
 
     def said(self) -> list[m.AnyMessage]:
         heard: list[Received] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.common.quota import Quota
 from concurrent_nb.object_store.segments import SegmentHandle
 from concurrent_nb.outcome import Status
@@ -15,7 +15,7 @@ from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, length, slices_of
 from concurrent_nb.wire.session import Session
 
-FUNCTION = FunctionPayload(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, Payload(b"function"))
 SMALL = Quota(tasks=10, bytes=1000)
 
 
@@ -161,7 +161,7 @@ def tasks(
 ) -> list[TaskEntry[str]]:
     job = job or ClientJob(JobId(b"j" * 16), "job")
     return [
-        TaskEntry(job, index, function, body, sizes, (), None, 0, f"{name}{job.id[:1].decode()}{index}")
+        TaskEntry(job, index, function, Payload(body, sizes), f"{name}{job.id[:1].decode()}{index}")
         for index in range(first, first + count)
     ]
 
@@ -261,7 +261,7 @@ def test_a_task_that_is_too_large_for_the_master_ends_here_at_once() -> None:
 
 @pytest.mark.parametrize("of", ["arguments", "function", "both", "content"])
 def test_too_large_is_what_has_to_travel(of: str) -> None:
-    function = FunctionPayload(b"g" * 32, b"x" * {"function": 1500, "both": 600}.get(of, 1))
+    function = FunctionPayload(b"g" * 32, Payload(b"x" * {"function": 1500, "both": 600}.get(of, 1)))
     body = b"x" * {"arguments": 1500, "both": 600}.get(of, 1)
     sizes: m.Sizes = (m.Slice(b"s" * 16, 0, 1500, 1),) if of == "content" else ()
     far = Master(SMALL)
@@ -386,7 +386,7 @@ def test_functions_of_jobs_that_rest_make_room() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
     for index in range(10):
-        function = FunctionPayload(b"%032d" % index, b"x" * 300)
+        function = FunctionPayload(b"%032d" % index, Payload(b"x" * 300))
         master.core.add(tasks(1, job, function=function, first=index))
         master.hears()
         master.answer_all()
@@ -440,7 +440,7 @@ def test_whatever_happens_every_task_ends_once_within_the_limits(seed: int) -> N
     quota = Quota(chance.randint(1, 20), chance.randint(1300, 3000), chance.choice([2, 5, 1000]))
     master = Master(quota, shares=chance.random() < 0.5)
     jobs = [job_of(b"%c" % (97 + number), stop_on_error=chance.random() < 0.2) for number in range(4)]
-    functions = [FunctionPayload(b"%032d" % number, b"x" * chance.randint(1, 300)) for number in range(4)]
+    functions = [FunctionPayload(b"%032d" % number, Payload(b"x" * chance.randint(1, 300))) for number in range(4)]
     count, serial = Counter[bytes](), 0
     for _ in range(100):
         job = chance.choice(jobs)
