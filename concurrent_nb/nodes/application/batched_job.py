@@ -14,6 +14,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from concurrent_nb import foreign
@@ -31,18 +32,18 @@ from concurrent_nb.nodes.application.chunking import (
     pack_item,
 )
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, Limits, TaskEntry
+from concurrent_nb.nodes.application.core import Limits, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.nodes.application.task_handle import TaskHandle
+from concurrent_nb.nodes.application.task_options import JobOptions, checked_needs
 from concurrent_nb.outcome import RETRIABLE, Status
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.runtime.call_chunks import Terms
 from concurrent_nb.shipping.runtime.job_batches import MarkReader
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
-from concurrent_nb.wire.messages import Needs
 
 log = foreign.Log(__name__)
 
@@ -112,8 +113,7 @@ class BatchedJob:
 
     Args:
         size: items per batch, or what decides on it.
-        limits: of each item.
-        stop_on_error: an item that fails ends the job.
+        options: of the job; limits and needs are those of each item.
 
     Raises NotPicklable if the function or an item cannot travel.
     """
@@ -124,36 +124,33 @@ class BatchedJob:
         client_thread: ClientThread,
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
-        record: ClientJob[TaskHandle],
         size: int | AdaptiveSize,
-        *,
-        limits: Limits,
-        stop_on_error: bool,
-        needs: Needs | None,
-        watched: bool,
-        prints: bool,
+        options: JobOptions,
     ) -> None:
-        self.record = record
-        self.job = Job(record.id, record.name, self.cancel, watched, prints)
+        # The cluster does not stop a job at an error: a batch has one of many tasks'.
+        self.record = replace(options, stop_on_error=False).new_record()
+        self.job = Job(self.record.id, options.name, self.cancel, options.watched, options.prints)
         self.secret = os.urandom(8).hex()
         self._client_thread = client_thread
-        self._function = packer._function_payload(function, spawns=True)
-        self._needs = self._function.needs if needs is None else needs
+        self._function = packer.function_payload(function, spawns=True)
+        self._needs = self._function.needs if options.needs is None else checked_needs(options.needs)
         if self._needs is not None and self._needs.kind == "thread":
             # Tasks of a batch are told apart by the process's standard streams, which threads share.
             raise ConfigurationError("tasks in threads do not travel in batches: leave out batch, or the needs")
         self._size = size
-        self._limits = limits
-        self._stop_on_error = stop_on_error
+        self._limits = limits = options.limits
+        self._stop_on_error = options.stop_on_error
         most_s = None if limits.timeout_s is None else limits.timeout_s * SHARE_OF_TIMEOUT
-        self._terms = Terms(record.until, stop_on_error and not limits.retries, most_s, self.secret)
+        self._terms = Terms(options.until, options.stop_on_error and not limits.retries, most_s, self.secret)
         self._room_bytes = CHUNK_BYTES if isinstance(size, AdaptiveSize) else math.inf
         # None once an item has ended.
         self._items: list[Any] = [
             call if call and all(map(is_small, call)) else pack_item(packer, function, call, number)
             for number, call in enumerate(calls)
         ]
-        self.job.futures.extend([TaskFuture(record.id, index, self.cancel, self.job) for index in range(len(calls))])
+        self.job.futures.extend(
+            [TaskFuture(self.record.id, index, self.cancel, self.job) for index in range(len(calls))]
+        )
         # The courier's thread:
         self._next_item = 0  # the first item that was not sent yet
         self._resend: deque[Sequence[TaskFuture]] = deque()  # to be sent before those

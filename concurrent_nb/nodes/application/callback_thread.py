@@ -17,6 +17,7 @@ class CallbackThread:
     """Calls callbacks. Safe to use from many threads."""
 
     def __init__(self, name: str) -> None:
+        self.receiver: object | None = None  #: has methods that are called when something happens; it needs none
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -29,6 +30,11 @@ class CallbackThread:
                 self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {self._name} desk", daemon=True)
                 self._thread.start()
         self._calls.put(lambda: what(*args))
+
+    def call_receiver(self, method: str, *args: Any) -> None:
+        """Call a method of the receiver, if it has one of that name. For the callback thread."""
+        if (to_call := getattr(self.receiver, method, None)) is not None:
+            to_call(*args)
 
     def close(self) -> None:
         """Let the thread end when all has been called."""

@@ -30,10 +30,10 @@ _ONLY_TUPLES: Final = {tuple}
 class ChunkPacker(Protocol):
     """What is needed of the application."""
 
-    def _function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
+    def function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         """Pickle a function, for a job if it `spawns`."""
 
-    def _call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
+    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
         """Pickle arguments."""
 
 
@@ -44,7 +44,7 @@ Item = call_chunks.Call | Payload | NotPicklable
 
 def pack_item(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | Payload:
     """Pickle the arguments of an item that are no atoms, and its number in the job. Raises NotPicklable."""
-    payload = packer._call_payload(fn, args, number)
+    payload = packer.call_payload(fn, args, number)
     return payload if payload.sizes else payload.body
 
 

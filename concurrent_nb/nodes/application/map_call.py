@@ -97,7 +97,7 @@ class MapCall:
         self._packer = packer
         self._client_thread = client_thread
         self._fn = fn
-        self._function = packer._function_payload(fn, spawns=True)
+        self._function = packer.function_payload(fn, spawns=True)
         # The reader's thread:
         self._calls = zip(*iterables, strict=False)
         # What is read from others may be the same object again and again, changed meanwhile; or it takes its time.

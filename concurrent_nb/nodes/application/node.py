@@ -5,74 +5,58 @@
 Arguments are pickled and futures made in the caller's thread, so a slow argument holds up only the one who sends it.
 """
 
-import atexit
 import concurrent.futures
 import itertools
 import math
-import numbers
 import os
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 
 from concurrent_nb import foreign
-from concurrent_nb.errors import AccessRefused, ClusterError, ConfigurationError, NotPicklable, ProtocolError
+from concurrent_nb.errors import AccessRefused, ClusterError, NotPicklable, ProtocolError
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.batched_job import BatchedJob
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.core import (
     NO_LIMITS,
-    NO_PAYLOAD,
     ClientJob,
-    FunctionPayload,
-    Limits,
-    Payload,
     TaskEntry,
 )
+from concurrent_nb.nodes.application.exit_hook import finish_at_exit
 from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.map_call import MapCall
-from concurrent_nb.nodes.application.payload import TaskLoader, function_payload, store_buffers, store_call
+from concurrent_nb.nodes.application.pushed_systems import SystemPusher
 from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD, PushedTasks, assign_ids, notify_ended
+from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import (
     BoundOptions,
     TaskOptions,
-    checked_needs,
+    batch_of,
+    check_sizes,
+    job_options,
     label_of,
-    limits_of,
     options_of,
-    strategy_of,
 )
+from concurrent_nb.nodes.application.task_packer import TaskPacker
 from concurrent_nb.nodes.application.worker_setups import EverywhereCall, WorkerSetups
 from concurrent_nb.nodes.common.registration import Membership, register
-from concurrent_nb.nodes.common.system_access import restricted_access, run_system
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.shipping.environment.envelope import Unwrapped
-from concurrent_nb.shipping.environment.tracker import TRACKER
-from concurrent_nb.shipping.functions.pickled_functions import Functions, PickledFunction, pickled_with_arguments
+from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.setups import Setup
 from concurrent_nb.shipping.runtime.notes import Display
-from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.shipping.serialization.pickles import Shared
-from concurrent_nb.shipping.serialization.references import is_importable
-from concurrent_nb.shipping.serialization.refusals import describe_arguments, describe_failure
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
-from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.keys import KeyPair
-from concurrent_nb.wire.codec import Buffer, length, size_of
-from concurrent_nb.wire.messages import Needs, Slice
-
-if TYPE_CHECKING:
-    from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
+from concurrent_nb.wire.messages import Needs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,8 +73,6 @@ FUNCTION_BYTES_PER_JOB: Final = 16 * 1024 * 1024
 #: what the master said of its slaves is believed so long, in seconds
 SLOTS_KNOWN_S: Final = 10.0
 _NO_OPTIONS: Final = TaskOptions()
-#: somebody does not want to wait for the tasks of one application at the end of the interpreter: so for those of none
-_INTERRUPTED_AT_EXIT: Final = threading.Event()
 
 
 class _MapOptions(TypedDict, total=False):
@@ -126,18 +108,11 @@ class ApplicationNode(concurrent.futures.Executor):
         self.default_chunksize: int | None = None  #: of a map that asks for none; None: measured times decide
         self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
-        self._store = ObjectStore()
-        self._functions = Functions(lay_down=partial(store_buffers, self._store), surroundings=TRACKER)
-        self._last_function: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", NO_PAYLOAD))
-        self._unwrapped = Functions(lay_down=partial(store_buffers, self._store), surroundings=Unwrapped(TRACKER))
         self._application_id = os.urandom(8)
-        self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
-        self._loader_key: object = None  # its environment, and whether there are setups
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_known_at_s = -math.inf
         self._submit_job = ClientJob[TaskHandle](new_job_id(), self.name)
-        self._function_bytes = 0  # of those that were pickled since it was begun
         self._named_submits: weakref.WeakSet[ClientJob[TaskHandle]] = (
             weakref.WeakSet()
         )  # submits that are jobs by themselves
@@ -146,18 +121,18 @@ class ApplicationNode(concurrent.futures.Executor):
             return register(connection_file.read(where), "client", keys, former, name=self.name)
 
         def master_gone(gracefully: bool) -> None:
-            callbacks.call(self._call_receiver, "master_disconnected", gracefully)
+            callbacks.call(callbacks.call_receiver, "master_disconnected", gracefully)
 
+        store = ObjectStore()
         callbacks = self._callbacks = CallbackThread(self.name)
-        self._receiver: object | None = None
         self._cluster_name = where.stem.removeprefix("concurrent_nb-")
-        self._client_thread = ClientThread(
-            join, self._cluster_name, self.name, self._store, master_gone, callbacks.close
-        )
+        self._client_thread = ClientThread(join, self._cluster_name, self.name, store, master_gone, callbacks.close)
         self._canceller = self._client_thread.cancel  # one for all futures
         self._setups = WorkerSetups(self._send_setups, self._count_workers, callbacks.call)
         self._client_thread.setup_ran = self._setups.ran
-        self._at_exit = _finish_at_exit(self)
+        self._packer = TaskPacker(store, self._setups)
+        self._systems = SystemPusher(where, self.name, self._packer, self._client_thread, callbacks)
+        self._at_exit = finish_at_exit(self)
 
     # --------------------------------------------------------------------------------------------------- the Executor
 
@@ -206,24 +181,15 @@ class ApplicationNode(concurrent.futures.Executor):
         job, index = self._next_submit_index()
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
         pushed = assign_ids(task, future, self.name)
-        future.add_done_callback(lambda ended: self._callbacks.call(notify_ended, pushed, ended, self._task_finished))
+        future.add_done_callback(lambda ended: self._callbacks.call(notify_ended, pushed, ended, self._callbacks))
         try:
-            loader = self._loader_of(type(pushed))
-            function, payload = loader.load(pushed)
+            function, payload = self._packer.loader_of(type(pushed)).load(pushed)
         except NotPicklable as error:
             self._client_thread.check_open()
             future.end(None, error)
         else:
             self._client_thread.post((TaskEntry(job, index, function, payload, future),))
         return future
-
-    def _loader_of(self, kind: type[Task]) -> TaskLoader:
-        if not is_importable(kind):  # it may have changed since its last task was pushed
-            return self._new_loader()
-        loads_for = TRACKER.current(), self._setups.are_there
-        if self._loader is None or loads_for != self._loader_key:
-            self._loader, self._loader_key = self._new_loader(), loads_for
-        return self._loader
 
     def push_tasks(
         self,
@@ -246,22 +212,21 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises ConfigurationError for what is no Task, RuntimeError after `shutdown`, what an iterable raises at first.
         """
         self._client_thread.check_open()
-        limits = limits_of(timeout_s, retries)
-        record = ClientJob[TaskHandle](new_job_id(), label_of(name or "tasks"), False, bool(stop_on_error))
+        options = job_options(
+            name=name or "tasks", stop_on_error=stop_on_error, timeout_s=timeout_s, retries=retries, prints=True
+        )
+        record = options.new_record()
         job = Job(record.id, record.name, self._canceller, prints=True, is_open=True)
-        ahead = None if isinstance(tasks, Sequence) else READ_AHEAD
-        loader = self._new_loader()
         PushedTasks(
             self.name,
-            loader,
+            self._packer.new_loader(),
             self._client_thread,
             self._callbacks,
             cast("Iterator[Task]", iter(tasks)),
             record,
             job,
-            limits,
-            ahead,
-            self._task_finished,
+            options.limits,
+            None if isinstance(tasks, Sequence) else READ_AHEAD,
         ).start()
         return job
 
@@ -278,7 +243,7 @@ class ApplicationNode(concurrent.futures.Executor):
         results, and need no locks among themselves. In a notebook that is not the thread of the cells. What they raise
         is logged.
         """
-        self._receiver = receiver
+        self._callbacks.receiver = receiver
 
     @overload  # type: ignore[override]  # arguments are looked at more closely than the standard library's types do
     def map(
@@ -362,26 +327,16 @@ class ApplicationNode(concurrent.futures.Executor):
         return_exceptions: bool,
     ) -> Iterator[R]:
         """Map as `map` does, with options for each item."""
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+        check_sizes(options.limits, chunksize, buffersize)
         if options.limits != NO_LIMITS:
-            # Within a task of several items neither is an item's own.
-            if chunksize is not None and chunksize > 1:
-                raise ConfigurationError(
-                    f"chunksize is {chunksize}: leave it out, with timeout_s or retries each item is a task by itself"
-                )
             chunksize = 1
-        if buffersize is not None and type(buffersize) is not int:
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
         chunksize = chunksize or self.default_chunksize
         deadline = None if timeout is None else time.monotonic() + timeout
         self._client_thread.check_open()
         size = AdaptiveSize(self._count_slots()) if chunksize is None else chunksize
         ahead = None if buffersize is None else buffersize * (chunksize or 1)
         name = options.name or label_of(getattr(fn, "__name__", "map"))
-        mapped = MapCall(self, self._client_thread, fn, iterables, name, size, ahead, options)
+        mapped = MapCall(self._packer, self._client_thread, fn, iterables, name, size, ahead, options)
         try:
             mapped.fill()
         except BaseException:
@@ -404,7 +359,7 @@ class ApplicationNode(concurrent.futures.Executor):
         """
         self._client_thread.check_open()
         own = getattr(fn, "__qualname__", "")
-        call = pickled_with_arguments(fn, args, partial(store_buffers, self._store), TRACKER)
+        call = self._packer.setup_call(fn, args)
         name = name or ("" if "<lambda>" in own else own)
         place = name.encode() or os.urandom(16)
         return self._setups.add(Setup(os.urandom(16), place + self._application_id, label_of(name or call.name), call))
@@ -417,7 +372,7 @@ class ApplicationNode(concurrent.futures.Executor):
             place: one of the same place is replaced.
         """
         self._client_thread.check_open()
-        call = pickled_with_arguments(fn, (), partial(store_buffers, self._store), TRACKER)
+        call = self._packer.setup_call(fn, ())
         setup = Setup(os.urandom(16), place.encode() + self._application_id, label_of(name), call)
         return self._setups.add(setup, frozenset(names))
 
@@ -429,12 +384,7 @@ class ApplicationNode(concurrent.futures.Executor):
     def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
         record = ClientJob[TaskHandle](new_job_id(), label_of(f"setup {name}"))
         job = Job(record.id, record.name, self._canceller, prints=True)
-        setup = function_payload(function)
-        entries = []
-        for index in range(count):
-            payload = store_call(self._store, *pickles.dumps_call((hold_s,), {}))
-            entries.append(TaskEntry(record, index, setup, payload, job._new_handle(index)))
-        self._client_thread.post(entries)
+        self._client_thread.post(self._packer.setup_entries(job, record, function, count, hold_s))
         self._client_thread.close_job(record)
         return job.futures
 
@@ -452,15 +402,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises NotPicklable.
         """
-        try:
-            body, stored, lease = store_buffers(self._store, *pickles.dumps(value))
-        except Exception as error:  # whatever the value's own pickling raises is the caller's to see
-            kind = type(value).__name__
-            raise NotPicklable(f"this {kind} cannot be put: {describe_failure('it', value, error)}") from error
-        whole: list[Buffer] = [self._store.view(part) if isinstance(part, Slice) else part for part in stored]
-        if not body:
-            body, whole = whole[0], whole[1:]  # type: ignore[assignment]
-        return Shared(body, whole, lease, f"{type(value).__name__}, {sum(map(length, [body, *whole])):,} bytes")
+        return self._packer.put(value)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks, and leave the cluster when those that were taken have ended.
@@ -578,26 +520,23 @@ class ApplicationNode(concurrent.futures.Executor):
 
         Raises ConfigurationError or NotPicklable before anything has been sent.
         """
-        limits = limits_of(timeout_s, retries)
-        name = label_of(name)
+        options = job_options(
+            name=name,
+            until=until,
+            stop_on_error=stop_on_error,
+            timeout_s=timeout_s,
+            retries=retries,
+            watched=watched,
+            prints=prints,
+            strategy=strategy,
+            needs=needs,
+        )
         if (size := self._batch_size(batch)) is not None:
-            record = ClientJob[TaskHandle](new_job_id(), name, bool(until), False, strategy_of(strategy))
-            return BatchedJob(
-                self,
-                self._client_thread,
-                function,
-                calls,
-                record,
-                size,
-                limits=limits,
-                stop_on_error=bool(stop_on_error),
-                needs=checked_needs(needs),
-                watched=watched,
-                prints=prints,
-            ).start()
-        record = ClientJob[TaskHandle](new_job_id(), name, bool(until), bool(stop_on_error), strategy_of(strategy))
-        job: Job[R] = Job(record.id, name, self._canceller, watched, prints)
-        self._begin(job, record, function, calls, needs, limits)
+            return BatchedJob(self._packer, self._client_thread, function, calls, size, options).start()
+        record = options.new_record()
+        job: Job[R] = Job(record.id, record.name, self._canceller, watched, prints)
+        self._client_thread.post(self._packer.job_entries(job, record, function, calls, options))
+        self._client_thread.close_job(record)
         return job
 
     def start_cell(
@@ -611,7 +550,7 @@ class ApplicationNode(concurrent.futures.Executor):
         prints: bool = False,
         strategy: str | None = None,
         needs: Needs | None = None,
-    ) -> "CellRun":
+    ) -> CellRun:
         """Run `function()` as a job; if it returns a task system, run that as part of the job, whose result it gives.
 
         Args:
@@ -620,33 +559,16 @@ class ApplicationNode(concurrent.futures.Executor):
 
         A system that is returned after `shutdown` is not run, its job ends with RuntimeError. Raises as `start_job`.
         """
-        from concurrent_nb.nodes.application.system_job import CellRun
-
-        limits = limits_of(timeout_s, retries)
-        name = label_of(name)
-        record = ClientJob[TaskHandle](new_job_id(), name, strategy=strategy_of(strategy))
-
-        def push_system(run: CellRun, system: ITaskSystem) -> None:
-            self._callbacks.call(
-                self._push_returned_system, run, system, Limits(limits.timeout_s)
-            )  # pickling a system runs its owner's code
-
-        run = CellRun(record.id, name, self._canceller, watched, prints, push_system)
-        self._begin(run, record, function, [()], needs, limits)
-        return run
-
-    def _push_returned_system(self, run: "CellRun", system: ITaskSystem, limits: Limits) -> None:
-        """Push the system that the task of a job has returned."""
-        (future,) = run.futures
-        if run.was_cancelled():
-            future.end_cancelled()
-            return
-        try:
-            self._begin_system(run, ClientJob[TaskHandle](new_job_id(), run.name), system, limits)
-        except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; whoever waits is told)
-            future.end(None, error)
-        if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
-            self._client_thread.cancel(run.id, None)
+        options = job_options(
+            name=name,
+            timeout_s=timeout_s,
+            retries=retries,
+            watched=watched,
+            prints=prints,
+            strategy=strategy,
+            needs=needs,
+        )
+        return self._systems.start_cell(function, options)
 
     def push_tasksystem(
         self,
@@ -656,7 +578,7 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout_s: float | None = None,
         watched: bool = False,
         prints: bool = True,
-    ) -> "SystemRun":
+    ) -> SystemRun:
         """Run a task system on the cluster, beside the master; return its job at once.
 
         >>> app.push_tasksystem(Squares()).result()                     # doctest: +SKIP
@@ -672,96 +594,18 @@ class ApplicationNode(concurrent.futures.Executor):
         Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
         the cluster's connection file lets no client in.
         """
-        from concurrent_nb.nodes.application.system_job import SystemRun
-
-        if not isinstance(system, ITaskSystem):
-            raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
-        limits = limits_of(timeout_s, 0)
-        name = label_of(name or type(system).__name__)
-        record = ClientJob[TaskHandle](new_job_id(), name)
-        run = SystemRun(record.id, name, self._canceller, watched, prints)
-        self._begin_system(run, record, system, limits)
-        return run
-
-    def _begin_system(
-        self, run: "SystemRun", record: ClientJob[TaskHandle], system: ITaskSystem, limits: Limits
-    ) -> None:
-        """Submit a task system as the task of a job."""
-        run.id = record.id
-        system.system_id = record.id.hex()[:8]
-        access = restricted_access(connection_file.read(self._where), keys.fresh(), system.system_id, self.name)
-        try:
-            self._begin(run, record, run_system, [(system, access)], Needs(kind="host"), limits)
-        except NotPicklable as error:
-            raise NotPicklable(describe_failure(type(system).__qualname__, system, error)) from error.__cause__
-        run.futures[0].add_done_callback(partial(self._system_ended, run, system))
-
-    def _begin(
-        self,
-        job: Job,
-        record: ClientJob[TaskHandle],
-        function: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
-        needs: Needs | None,
-        limits: Limits = NO_LIMITS,
-    ) -> None:
-        """Submit all tasks of a job."""
-        wanted = checked_needs(needs)
-        packed = self._function_payload(function, spawns=True, with_setups=wanted is None or wanted.kind != "host")
-        needs = packed.needs if needs is None else wanted
-        entries = []
-        for index, call in enumerate(calls):
-            payload = self._call_payload(function, call, {})
-            entries.append(TaskEntry(record, index, packed, payload, job._new_handle(index), limits, needs))
-        self._client_thread.post(entries)
-        self._client_thread.close_job(record)
+        name = name or type(system).__name__
+        return self._systems.push(system, job_options(name=name, timeout_s=timeout_s, watched=watched, prints=prints))
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is: slaves, clients, tasks, and this user's jobs. Raises MasterUnreachable."""
         return self._client_thread.member.status()
 
-    # ------------------------------------------------------------------------------------------- what streams need too
-
-    def _function_payload(
-        self, fn: Callable[..., Any], *, spawns: bool = False, with_setups: bool = True
-    ) -> FunctionPayload:
-        """Pickle a function, or find it pickled, with the setups that its tasks need; for a job if it `spawns`.
-
-        Raises NotPicklable.
-        """
-        if self._setups.are_there and with_setups:
-            pickled = self._with_setups(self._unwrapped.pickle(fn, spawns=spawns))
-        else:
-            pickled = self._functions.pickle(fn, spawns=spawns)
-        last, payload = self._last_function
-        if pickled is not last:  # most submits have the function of the one before
-            needs = checked_needs(getattr(fn, "task_needs", None))
-            payload = function_payload(pickled, needs)
-            self._function_bytes += len(payload.payload.body) + sum(map(size_of, payload.payload.sizes))
-            if pickled.lease is None:  # what is large is not kept for a call that may never come
-                self._last_function = (pickled, payload)
-        return payload
-
-    def _with_setups(self, pickled: PickledFunction) -> PickledFunction:
-        return self._setups.prepared(pickled, TRACKER.current())
-
-    def _new_loader(self) -> TaskLoader:
-        if self._setups.are_there:
-            return TaskLoader(self._store, Unwrapped(TRACKER), self._with_setups)
-        return TaskLoader(self._store, TRACKER)
-
-    def _call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
-        """Pickle the arguments of a call. Raises NotPicklable."""
-        try:
-            return store_call(self._store, *pickles.dumps_call(args, kwargs))
-        except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
-            name = getattr(fn, "__qualname__", repr(fn))
-            culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
-            raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
+    # --------------------------------------------------------------------------------------------------------- inside
 
     def _next_submit_index(self) -> tuple[ClientJob[TaskHandle], int]:
         index = next(self._indexes)
-        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1 or self._function_bytes > FUNCTION_BYTES_PER_JOB:
+        if index % SUBMITS_PER_JOB == SUBMITS_PER_JOB - 1 or self._packer.function_bytes > FUNCTION_BYTES_PER_JOB:
             self._renew_submit_job()
         return self._submit_job, index
 
@@ -790,8 +634,8 @@ class ApplicationNode(concurrent.futures.Executor):
         options: TaskOptions | None = None,
     ) -> None:
         try:
-            payload = self._call_payload(fn, args, kwargs)
-            function = self._function_payload(fn)
+            payload = self._packer.call_payload(fn, args, kwargs)
+            function = self._packer.function_payload(fn)
         except NotPicklable as error:
             self._client_thread.check_open()
             future.end(None, error)
@@ -802,43 +646,19 @@ class ApplicationNode(concurrent.futures.Executor):
             limits, needs = options.limits, options.needs_with(function)
         self._client_thread.post((TaskEntry(job, future.index, function, payload, future, limits, needs),))
 
-    def _task_finished(self, task: Task, result: Any, error: BaseException | None) -> None:
-        self._call_receiver("task_finished", task, result, error)
-
-    def _system_ended(self, run: "SystemRun", system: ITaskSystem, future: concurrent.futures.Future[Any]) -> None:
-        """Tell the receiver how a system has ended. In whatever thread has ended it."""
-        if self._receiver is None or future.cancelled():
-            return
-        error = future.exception()
-        result = None if error is not None else future.result()
-        if error is None:
-            self._callbacks.call(self._call_receiver, "work_finished", result, system)
-        self._callbacks.call(self._call_receiver, "task_system_finished", result, error, run.stats())
-
-    def _call_receiver(self, what: str, *about: Any) -> None:
-        method = getattr(self._receiver, what, None)
-        if method is not None:
-            method(*about)
-
     def _renew_submit_job(self) -> ClientJob[TaskHandle]:
         with self._lock:
             old, self._submit_job = self._submit_job, ClientJob[TaskHandle](new_job_id(), self.name)
-            self._function_bytes = 0
+            self._packer.function_bytes = 0
         self._client_thread.close_job(old)
         return old
 
     def _batch_size(self, batch: Any) -> int | AdaptiveSize | None:
         """Give how many tasks travel together, or what decides on it; None: each by itself."""
-        if batch is None:
-            return None
-        if batch == "auto" and self.default_chunksize is not None:
-            batch = self.default_chunksize
-        if batch == "auto":
-            return AdaptiveSize(self._count_slots())
-        is_whole = isinstance(batch, numbers.Integral) and not isinstance(batch, bool)
-        if not (is_whole and batch >= 1):
-            raise ConfigurationError(f'batch is {batch!r}, it must be a whole number of at least 1, "auto", or None')
-        return int(batch) if batch > 1 else None
+        size = batch_of(batch)
+        if size == "auto" and self.default_chunksize is not None:
+            size = batch_of(self.default_chunksize)
+        return AdaptiveSize(self._count_slots()) if size == "auto" else size
 
     def _count_slots(self) -> int:
         """Give the number of tasks that the cluster can run at once, as it was a moment ago."""
@@ -854,36 +674,3 @@ class ApplicationNode(concurrent.futures.Executor):
                     "the master does not say how many slots there are, going on with %d: %s", self._slots, error
                 )
         return self._slots
-
-
-def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:
-    """At the end of the interpreter let what was submitted finish, as the standard library's executors do.
-
-    If an exception ends it, Ctrl-C for example, what runs is stopped. Returns a function that makes this undone.
-    """
-    reference = weakref.ref(app)
-    before = _unhandled_error()
-
-    def finish() -> None:
-        alive = reference()
-        if alive is None:
-            return
-        # An interactive interpreter goes on after exceptions, so there the last one is no reason for its end.
-        if _INTERRUPTED_AT_EXIT.is_set() or (_unhandled_error() is not before and not hasattr(sys, "ps1")):
-            alive.close()
-            return
-        try:
-            alive._finish()
-            alive._client_thread.output.join()
-        except BaseException:
-            _INTERRUPTED_AT_EXIT.set()
-            raise
-
-    atexit.register(finish)
-    return lambda: atexit.unregister(finish)
-
-
-def _unhandled_error() -> BaseException | None:
-    """Give the last exception that nothing has caught in the main thread: it ends a script."""
-    error: BaseException | None = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # new name, old
-    return error

@@ -6,8 +6,8 @@ desk's thread:   Task.finished, the application's task_finished, then more tasks
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
@@ -26,9 +26,6 @@ log = foreign.Log(__name__)
 READ_AHEAD: Final = 4096
 #: tasks that are handed over at once
 BATCH: Final = 256
-
-#: called with a task, its result and its error, after the task itself has been told
-EndListener = Callable[[Task, Any, BaseException | None], object]
 
 
 class PushedTasks:
@@ -50,7 +47,6 @@ class PushedTasks:
         job: Job,
         limits: Limits,
         ahead: int | None,
-        listener: EndListener,
     ) -> None:
         self._client_id = client_id
         self._loader = loader
@@ -61,7 +57,6 @@ class PushedTasks:
         self._job = job
         self._limits = limits
         self._ahead = ahead
-        self._listener = listener
         self._notified = 0  # tasks whose end was told; the desk's thread counts them
         self._is_closed = False
         self._callback_thread_reads = False  # to the desk's thread, which reads on
@@ -131,7 +126,7 @@ class PushedTasks:
         """Tell who wants to know, and go on. In the desk's thread."""
         self._notified += 1
         try:
-            notify_ended(task, future, self._listener)
+            notify_ended(task, future, self._callbacks)
         finally:
             self._go_on()
 
@@ -157,7 +152,7 @@ def assign_ids(task: object, future: TaskFuture, client_id: str) -> Task:
     return task
 
 
-def notify_ended(task: Task, future: TaskFuture, listener: EndListener) -> None:
+def notify_ended(task: Task, future: TaskFuture, callbacks: CallbackThread) -> None:
     """Tell a task that has ended, and then `listener`. Those that were cancelled are not told."""
     if future.cancelled():
         return
@@ -167,4 +162,4 @@ def notify_ended(task: Task, future: TaskFuture, listener: EndListener) -> None:
     try:
         task.finished(result, error)
     finally:
-        listener(task, result, error)
+        callbacks.call_receiver("task_finished", task, result, error)

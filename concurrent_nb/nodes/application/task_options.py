@@ -7,13 +7,15 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 import msgspec
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.nodes.application.core import NO_LIMITS, FunctionPayload, Limits
+from concurrent_nb.ids import new_job_id
+from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, FunctionPayload, Limits
 from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.wire.messages import STRATEGIES, Needs, StrategyName
 
 if TYPE_CHECKING:
@@ -45,6 +47,44 @@ def options_of(timeout_s: Any, retries: Any, needs: Needs | None, name: object, 
     """Check options. Raises ConfigurationError that names the one that cannot be."""
     checked_needs(needs)
     return TaskOptions(limits_of(timeout_s, retries), needs, label_of(name), strategy_of(strategy))
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """Options of a job, as they travel. Made by `job_options`; documented at `ApplicationNode.start_job`."""
+
+    name: str = ""
+    limits: Limits = NO_LIMITS
+    until: bool = False
+    stop_on_error: bool = False
+    strategy: StrategyName | None = None
+    needs: Needs | None = None  #: as given; None: those of the function
+    watched: bool = False
+    prints: bool = False
+
+    def new_record(self) -> ClientJob[TaskHandle]:
+        """Return a job of these options that has no tasks yet."""
+        return ClientJob(new_job_id(), self.name, self.until, self.stop_on_error, self.strategy)
+
+
+def job_options(
+    *,
+    name: object = "",
+    timeout_s: Any = None,
+    retries: Any = 0,
+    until: bool = False,
+    stop_on_error: bool = False,
+    strategy: str | None = None,
+    needs: Needs | None = None,
+    watched: bool = False,
+    prints: bool = False,
+) -> JobOptions:
+    """Check the options of a job. Raises ConfigurationError that names the one that cannot be."""
+    checked_needs(needs)
+    limits = limits_of(timeout_s, retries)
+    return JobOptions(
+        label_of(name), limits, bool(until), bool(stop_on_error), strategy_of(strategy), needs, watched, prints
+    )
 
 
 class BoundOptions:
@@ -94,6 +134,33 @@ def limits_of(timeout_s: Any, retries: Any) -> Limits:
     if timeout_s is None and not retries:
         return NO_LIMITS
     return Limits(None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries))
+
+
+def batch_of(batch: Any) -> int | Literal["auto"] | None:
+    """Return how many tasks travel together; None: each by itself. Raises ConfigurationError."""
+    if batch is None:
+        return None
+    if batch == "auto":
+        return "auto"
+    is_whole = isinstance(batch, numbers.Integral) and not isinstance(batch, bool)
+    if not (is_whole and batch >= 1):
+        raise ConfigurationError(f'batch is {batch!r}, it must be a whole number of at least 1, "auto", or None')
+    return int(batch) if batch > 1 else None
+
+
+def check_sizes(limits: Limits, chunksize: int | None, buffersize: int | None) -> None:
+    """Check what a map is given. Raises ValueError and TypeError as the standard library, and ConfigurationError."""
+    if chunksize is not None and chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if limits != NO_LIMITS and chunksize is not None and chunksize > 1:
+        # Within a task of several items neither limit is an item's own.
+        raise ConfigurationError(
+            f"chunksize is {chunksize}: leave it out, with timeout_s or retries each item is a task by itself"
+        )
+    if buffersize is not None and type(buffersize) is not int:
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
 
 
 def strategy_of(name: str | None) -> StrategyName | None:

@@ -11,25 +11,24 @@ from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, Wo
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.application.batched_job import BatchedJob, BatchHandle
 from concurrent_nb.nodes.application.client_thread import ClientThread, TaskSource
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Limits, Payload, TaskEntry
+from concurrent_nb.nodes.application.core import FunctionPayload, Limits, Payload, TaskEntry
 from concurrent_nb.nodes.application.job import Counts, Job
 from concurrent_nb.nodes.application.task_handle import TaskHandle
+from concurrent_nb.nodes.application.task_options import JobOptions
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import job_batches, notes
 from concurrent_nb.shipping.serialization import error_reports, pickles
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.wire.messages import Needs
 
-ID = JobId(b"j" * 16)
-
 
 class Packing:
     """Packs as an application does, but keeps nothing in shared memory."""
 
-    def _function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
+    def function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         return FunctionPayload(digest_of(b"f"), Payload(b"f"))
 
-    def _call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
+    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
         return Payload(pickles.dumps_call(args, kwargs)[0])
 
 
@@ -85,13 +84,8 @@ class Bench:
             cast(ClientThread, self.client_thread),
             pow,
             [(n, 2) for n in range(count)],
-            ClientJob(ID, "", until),
             size,
-            limits=Limits(10.0, retries),
-            stop_on_error=stop,
-            needs=needs,
-            watched=True,
-            prints=False,
+            JobOptions(limits=Limits(10.0, retries), until=until, stop_on_error=stop, needs=needs, watched=True),
         )
         self.job: Job = self.batches.start()
         self.names: set[int] = set()
