@@ -64,28 +64,33 @@ class _SlaveProcess:
 
 
 class Cluster:
-    """A cluster on this machine, embedded in this process.
+    """A cluster on this machine: a master and worker processes, which end with this process at the latest.
 
-    >>> with concurrent_nb.Cluster(workers=2) as cluster:               # doctest: +SKIP
-    ...     list(cluster.application().map(abs, range(-3, 0)))
+    >>> with concurrent_nb.Cluster(workers=2) as cluster:
+    ...     app = cluster.application()
+    ...     print(list(app.map(abs, range(-3, 0))))
     [3, 2, 1]
 
-    Leaving the block ends the cluster, and what has not ended is cancelled: ask for results inside of it, or have
-    `with cluster.application() as app` there, which waits for the tasks unless an exception leaves it.
+    Leaving the block ends the cluster, and cancels what has not ended: ask for results in the block, or use `with
+    cluster.application() as app` in it, which waits for the tasks unless an exception leaves it. `start` and `close` do
+    the same without a block. With a `name`, other processes of this machine can `connect` to it.
 
     Args:
-        workers: worker processes; None takes one for each core that this process may use.
-        name: under which others on this machine `connect`; None for a cluster that nobody else looks for.
-        config: configuration of the nodes, {"MasterNode": {"strategy": "PushBest"}, ...}.
-        initializer: called as `initializer(*initargs)` in each worker process before its first task. Globals that it
-            assigns (`global model`) are found by tasks, whatever they are here. If it raises an error, open futures and
-            what is submitted later end with InitializerFailed, a BrokenExecutor.
-        max_tasks_per_worker: tasks that a worker process runs before a fresh one takes its place; None: no limit. A
-            chunk that you have asked for (`chunksize`, `batch`) is one task, and tasks in threads are not counted.
-        log: file to which the nodes' logs are appended; None for one that is gone with the cluster.
+        workers: number of worker processes; None: one for each core that this process may use.
+        name: under which others on this machine `connect`; None: a random one.
+        config: configuration of the nodes, such as {"MasterNode": {"strategy": "PushBest"}}.
+        initializer: called as `initializer(*initargs)` in each worker process before its first task. Tasks find globals
+            that it assigns (`global model`), whatever they are here. If it raises an error, open futures and later
+            submits end with InitializerFailed, a BrokenExecutor.
+        initargs: arguments of the initializer.
+        max_tasks_per_worker: tasks that a worker process runs before a new one replaces it; None: no limit. A chunk
+            that was asked for (`chunksize`, `batch`) counts as one task, and tasks in threads are not counted.
+        log: file to which the nodes' logs are appended; None: a temporary file.
 
-    Raises ConfigurationError for arguments that make no sense, and at the start for a name that a running cluster has;
-    NotPicklable for an initializer that cannot travel; ClusterStartFailed if a node does not come up.
+    Raises:
+        ConfigurationError: an argument has a value that is not allowed; at the start, a running cluster has that name.
+        NotPicklable: the initializer or its arguments cannot be sent.
+        ClusterStartFailed: at the start, a node has not come up within 30 seconds.
     """
 
     def __init__(
@@ -132,7 +137,10 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------- start and end
 
     def start(self) -> Self:
-        """Start the nodes and return when the master answers; the slave joins at its own pace."""
+        """Start the nodes; return when the master answers. The slave joins a moment later.
+
+        Raises ClusterStartFailed, and ClusterError for a cluster that was started before.
+        """
         if self._closing.is_set():
             raise ClusterError(f"cluster {self.name!r} has been closed: make another one")
         if self._master is not None:
@@ -204,7 +212,7 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------------- using it
 
     def application(self) -> ApplicationNode:
-        """Return the application node of this process: an Executor. The same one each time, until it is shut down."""
+        """Return the application node of this process: an Executor. The same one until it is shut down."""
         path = self._started()
         with self._joining:
             if not self._applications or self._applications[-1].is_closed:
@@ -218,7 +226,7 @@ class Cluster:
             return self._applications[-1]
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is: slaves, clients, tasks."""
+        """Return the cluster's slaves, clients and task counts."""
         info = connection_file.read(self._started())
         control = ControlClient(info.endpoints, info.tokens["admin"], info.certificate_pem)
         try:
@@ -230,15 +238,20 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """Return how many worker processes there are, or soon will be."""
+        """The number of worker processes that run or are starting."""
         with self._scaling:
             return sum(slave.workers for slave in self._staying())
 
     def scale(self, workers: int) -> None:
-        """Have so many workers from now on. Returns at once; they come and go at their own pace.
+        """Change the number of workers. Returns immediately; workers come and go a moment later.
 
-        More workers come as one more slave. With fewer, the youngest slaves leave: what runs there may end, what has
-        not started runs elsewhere. Raises ConfigurationError for a number below 1.
+        More workers are added as one more slave. If there are to be fewer, the youngest slaves leave: running tasks may
+        end, others run elsewhere.
+
+        Args:
+            workers: the new number, at least 1.
+
+        Raises ConfigurationError for a number below 1.
         """
         if type(workers) is not int or workers < 1:
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")

@@ -1,8 +1,8 @@
 """The user's side of a cluster: an Executor whose tasks run on slaves.
 
-    your threads: submit, map, start_job --pickle--> Courier, the application's own thread --> master
+    user's threads: submit, map, start_job --pickle--> ClientThread, the application's own thread --> master
 
-Arguments are pickled and futures made in the caller's thread, so a slow argument holds up only the one who sends it.
+Arguments are pickled and futures made in the caller's thread, so a slow argument delays only the thread that sends it.
 """
 
 import concurrent.futures
@@ -66,17 +66,17 @@ C = TypeVar("C")
 
 log = foreign.Log(__name__)
 
-#: single submits share a job; a new one is begun after this many, so that what the old one used can be forgotten
+#: single submits share a job; a new one is begun after this many, so that the master can forget the old one
 SUBMITS_PER_JOB: Final = 4096
-#: ... or when the functions that were made for it have so many bytes
+#: ... or when the functions that were pickled for it have more bytes than this
 FUNCTION_BYTES_PER_JOB: Final = 16 * 1024 * 1024
-#: what the master said of its slaves is believed so long, in seconds
+#: how long the number of slots that the master has reported is used, in seconds
 SLOTS_KNOWN_S: Final = 10.0
 _NO_OPTIONS: Final = TaskOptions()
 
 
 class _MapOptions(TypedDict, total=False):
-    """The keywords of `ApplicationNode.map`."""
+    """The keyword arguments of `ApplicationNode.map`."""
 
     timeout: float | None
     chunksize: int | None
@@ -85,37 +85,51 @@ class _MapOptions(TypedDict, total=False):
 
 
 class ApplicationNode(concurrent.futures.Executor):
-    """Run functions on a cluster: `submit`, `map` and `shutdown` as the standard library documents them.
+    """Runs functions on a cluster. A `concurrent.futures.Executor`: use it wherever you use a ThreadPoolExecutor.
 
-    Made by `Cluster.application()` and `concurrent_nb.connect()`. Safe to use from many threads. What tasks print comes
-    out of this process's standard output and error, unless they belong to a job of `start_job`.
+    `Cluster.application()` and `concurrent_nb.connect()` return one. The methods, by what they run:
 
-    >>> with concurrent_nb.Cluster(workers=2) as cluster:               # doctest: +SKIP
+        submit           one call of a function               -> TaskFuture
+        map              a function, for each item            -> iterator over the results
+        start_job        a function, for each of many calls   -> Job: all futures as one thing
+        push_task(s)     objects of type `Task`               -> TaskFuture (Job)
+        push_tasksystem  an `ITaskSystem`, beside the master  -> SystemRun
+        run_everywhere   a set-up, in every worker            -> EverywhereCall
+
+    >>> with concurrent_nb.Cluster(workers=2) as cluster:
     ...     app = cluster.application()
-    ...     app.submit(pow, 2, 10).result()
-    1024
+    ...     future = app.submit(pow, 2, 10)
+    ...     print(future.result(), list(app.map(abs, [-1, -2])))
+    1024 [1, 2]
+
+    Functions and arguments are pickled when they are submitted, so later changes to them do not reach the tasks. What
+    tasks print comes out of this process's standard output and error, unless they belong to a job of `start_job`. All
+    methods may be called from many threads. Leaving a `with` block waits for all tasks; an exception that leaves it
+    stops them.
 
     Args:
         where: path of the cluster's connection file. It is read again when the master has to be found again.
-        keys: CURVE pair; its public half is the principal that owns the jobs.
-        name: what people see in the cluster's status.
+        keys: CURVE key pair of the user. Jobs belong to its public half.
+        name: name of this application in the cluster's status.
 
-    Raises MasterUnreachable, AccessRefused or VersionMismatch if it cannot register.
+    Raises:
+        MasterUnreachable: the master does not answer.
+        AccessRefused: the master does not accept the key or the token.
+        VersionMismatch: the master has another version of the protocol.
     """
 
     def __init__(self, where: Path, keys: KeyPair, name: str = "") -> None:
         self.name = name or f"application-{os.getpid()}"
-        self.default_chunksize: int | None = None  #: of a map that asks for none; None: measured times decide
+        self.default_chunksize: int | None = None  #: of maps that are given none; None: measured times decide
         self._where = where
-        self._lock = threading.Lock()  # guards what follows, for submits of many threads
+        self._lock = threading.Lock()  # guards the job of the submits, which many threads use
         self._application_id = os.urandom(8)
         self._indexes = itertools.count()
         self._slots = 1
         self._slots_known_at_s = -math.inf
         self._submit_job = ClientJob[TaskHandle](new_job_id(), self.name)
-        self._named_submits: weakref.WeakSet[ClientJob[TaskHandle]] = (
-            weakref.WeakSet()
-        )  # submits that are jobs by themselves
+        # Submits that are jobs of their own.
+        self._named_submits: weakref.WeakSet[ClientJob[TaskHandle]] = weakref.WeakSet()
 
         def join(former: Membership | None) -> Membership:
             return register(connection_file.read(where), "client", keys, former, name=self.name)
@@ -137,10 +151,18 @@ class ApplicationNode(concurrent.futures.Executor):
     # --------------------------------------------------------------------------------------------------- the Executor
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
-        """Run `fn(*args, **kwargs)` on the cluster; return its future.
+        """Run `fn(*args, **kwargs)` on the cluster; return its future immediately.
 
-        What cannot be pickled shows up as the future's exception, NotPicklable. Raises RuntimeError after `shutdown`
-        and MasterLost once the cluster is gone.
+        >>> app.submit(pow, 2, 10).result()
+        1024
+
+        The future ends with what the function returns or raises. It ends with NotPicklable if the function or an
+        argument cannot be sent, and with a TaskError if the task could not run (WorkerDied, PoisonTask, ...). For a
+        time limit, retries or several cores see `options`.
+
+        Raises:
+            RuntimeError: after `shutdown`.
+            MasterLost: the cluster is gone.
         """
         job, index = self._next_submit_index()
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
@@ -156,27 +178,43 @@ class ApplicationNode(concurrent.futures.Executor):
         name: str = "",
         strategy: str | None = None,
     ) -> BoundOptions:
-        """Give this application with options for its next calls of `submit` and `map`.
+        """Return an object whose `submit` and `map` run tasks with these options. This application itself keeps none.
 
-        >>> app.options(timeout_s=10, retries=2).submit(pow, 2, 10).result()            # doctest: +SKIP
+        >>> app.options(timeout_s=10, retries=2).submit(pow, 2, 10).result()
         1024
 
         Args:
-            timeout_s: run time in seconds allowed per attempt; of a map, for each item.
-            retries: how often a task may run again after an error or a timeout; of a map, each item.
-            needs: what a task needs; None: what the function says, which mostly is a slot, in a worker process.
-            name: what people see in the cluster's status. With a name or a strategy each submit is a job by itself.
-            strategy: who gets the tasks, as of `start_job`.
+            timeout_s: run time in seconds allowed per attempt; in a map, of each item. A task that takes longer is
+                stopped and ends with TaskTimeout. None: no limit.
+            retries: how often a task may run again after an error or a timeout; in a map, each item.
+            needs: cores or kind of worker that each task needs, see `Needs`. None: what the function asks for, else one
+                slot, in a worker process.
+            name: shown in the cluster's status. With a name or a strategy each submit is a job of its own.
+            strategy: how the tasks are spread over slaves, see `start_job`.
 
-        Raises ConfigurationError for options that cannot be.
+        Raises ConfigurationError for values that are not allowed.
         """
         return BoundOptions(self, options_of(timeout_s, retries, needs, name, strategy))
 
     def push_task(self, task: TaskOf[R]) -> TaskFuture[R]:
         """Run a task object on the cluster; return its future.
 
-        A copy of it travels, is called, and tidies up (`clean_up`) before its result comes back. Then `task.finished`
-        is called here, in the thread of callbacks (see `call_back`), soon after the future has ended.
+        >>> class Square(concurrent_nb.Task):
+        ...     def __init__(self, n):
+        ...         super().__init__()
+        ...         self.n = n
+        ...     def __call__(self):
+        ...         return self.n ** 2
+        >>> app.push_task(Square(7)).result()
+        49
+
+        A copy of the object travels to a worker. There it is called, and its `clean_up` is called before the result
+        travels back. Then `finished` of the original is called here, in the callback thread (see `call_back`), soon
+        after the future has ended.
+
+        Raises:
+            ConfigurationError: `task` is not a Task.
+            RuntimeError, MasterLost: as `submit`.
         """
         job, index = self._next_submit_index()
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
@@ -200,16 +238,29 @@ class ApplicationNode(concurrent.futures.Executor):
         timeout_s: float | None = None,
         retries: int = 0,
     ) -> Job[R]:
-        """Run task objects as one job, many to a message; return it at once. Each ends as with `push_task`.
+        """Run task objects as one job, many in one message; return the job immediately. Each ends as with `push_task`.
 
-        Lists and tuples are pickled now. From other iterables some thousand tasks are taken ahead of their ends, the
-        first ones now and the others in the thread of callbacks; what they raise there is raised by `Job.results`.
-        After `shutdown` nothing more is taken.
+        >>> class Square(concurrent_nb.Task):
+        ...     def __init__(self, n):
+        ...         super().__init__()
+        ...         self.n = n
+        ...     def __call__(self):
+        ...         return self.n ** 2
+        >>> app.push_tasks(Square(n) for n in range(5)).results()
+        [0, 1, 4, 9, 16]
+
+        Tasks of a list or a tuple are pickled now. Other iterables are read up to 4,096 tasks ahead of those that have
+        ended: the first tasks now, the others in the callback thread. What the iterable raises now is raised here; what
+        it raises later is raised by `Job.results`. After `shutdown` nothing more is read.
 
         Args:
-            stop_on_error, timeout_s, retries: as of `start_job`.
+            tasks: the tasks.
+            name: of the job, in the cluster's status.
+            stop_on_error, timeout_s, retries: as for `start_job`.
 
-        Raises ConfigurationError for what is no Task, RuntimeError after `shutdown`, what an iterable raises at first.
+        Raises:
+            ConfigurationError: an object is not a Task, or an option has a value that is not allowed.
+            RuntimeError, MasterLost: as `submit`.
         """
         self._client_thread.check_open()
         options = job_options(
@@ -231,21 +282,21 @@ class ApplicationNode(concurrent.futures.Executor):
         return job
 
     def call_back(self, receiver: object | None) -> None:
-        """Have methods of `receiver` called when something happens; None for nobody. It needs none of them.
+        """Call methods of `receiver` when tasks and systems end. None: call nothing any more.
 
             task_finished(task, result, error)      a pushed task has ended; after its own `finished`
-            work_finished(result, task_system)      a pushed task system has given its result
+            work_finished(result, task_system)      a pushed task system has returned its result
             task_system_finished(result, error, stats)
-                                                    ... or its error, with its `SystemRun.stats`
-            master_disconnected(gracefully)         the master has gone; True if the cluster was stopped
+                                                    a pushed task system has ended; `stats` as of `SystemRun.stats`
+            master_disconnected(gracefully)         the master is gone; True if the cluster was stopped
 
-        All of them, and `Task.finished`, are called in one thread of their own, one at a time: slow ones hold up no
-        results, and need no locks among themselves. In a notebook that is not the thread of the cells. What they raise
-        is logged.
+        The receiver needs to have only the methods that interest it. All of them, and `Task.finished`, are called in
+        one thread, the callback thread, one at a time: slow ones do not delay results, and they need no locks among
+        themselves. In a notebook it is not the thread of the cells. What they raise is logged.
         """
         self._callbacks.receiver = receiver
 
-    @overload  # type: ignore[override]  # arguments are looked at more closely than the standard library's types do
+    @overload  # type: ignore[override]  # checks arguments more closely than the standard library's types
     def map(
         self,
         fn: Callable[..., R],
@@ -300,19 +351,28 @@ class ApplicationNode(concurrent.futures.Executor):
     ) -> Iterator[Any]:
         """Return an iterator over `fn(*items)` for the items of the iterables, in order.
 
-        Many items travel as one task, and yet each has its own end. If the worker of such a task dies, its items run
-        again, a few at a time, until the one that is to blame is alone. An item with more than 32 KiB of arguments is
-        always a task by itself.
+        >>> list(app.map(pow, [2, 3, 4], [10, 10, 10]))
+        [1024, 59049, 1048576]
+
+        Many items travel as one task, and yet each ends by itself. If the worker of such a task dies, its items run
+        again, a few at a time, until the item that is to blame is alone. An item whose arguments take more than 32 KiB
+        is always a task by itself. Leaving the iteration early cancels the rest.
 
         Args:
+            fn: called with one item of each iterable.
+            iterables: read until the shortest ends.
             timeout: seconds from now after which `next` raises TimeoutError.
-            chunksize: items per task; None lets measured times decide: tasks of about 5 ms, less towards the end.
-            buffersize: take from the iterables only so many items more than were handed out; with a chunksize of your
-                own, so many tasks. None takes all now.
-            return_exceptions: hand out the exception of an item that failed in the place of its result, and go on; else
-                it is raised there, which ends the iteration.
+            chunksize: items per task. None: measured times decide, so that a task takes about 5 ms, less towards the
+                end.
+            buffersize: how many items more than were returned are read from the iterables; with a chunksize, how many
+                tasks. None: all are read now.
+            return_exceptions: return the exception of an item that failed as its result, and continue. Else it is
+                raised, which ends the iteration.
 
-        Raises RuntimeError after `shutdown`, MasterLost once the cluster is gone, NotPicklable if `fn` cannot be sent.
+        Raises:
+            NotPicklable: `fn` cannot be sent. (An item that cannot be sent raises it when it is its turn.)
+            RuntimeError, MasterLost: as `submit`.
+            ValueError, TypeError: a chunksize or buffersize that is not allowed.
         """
         return self._map_with(_NO_OPTIONS, fn, iterables, timeout, chunksize, buffersize, return_exceptions)
 
@@ -345,17 +405,29 @@ class ApplicationNode(concurrent.futures.Executor):
         return mapped.results(deadline, return_exceptions)
 
     def run_everywhere(self, fn: Callable[..., Any], /, *args: Any, name: str = "") -> EverywhereCall:
-        """Run `fn(*args)` once in every worker: soon in those that there are, in later ones before their first task.
+        """Run `fn(*args)` once in every worker: soon in those that exist, in later ones before their first task.
 
-        For this application's tasks only, and for those that are sent from now on: to import, to seed, to load a
-        model. A failure there fails the tasks that come to that worker, with SetupFailed. Returns at once;
-        `EverywhereCall` has the results. Several run in order. Tasks in threads wait until their process has run it;
-        task systems do not.
+        Use it to import, to seed or to load a model. It concerns the tasks of this application that are sent from now
+        on.
+
+        >>> setup = app.run_everywhere(int, "7")
+        >>> set(setup.result().values())
+        {7}
+        >>> setup.remove()
+
+        Several set-ups run in the order in which they were added. If one fails in a worker, tasks that come to that
+        worker end with SetupFailed. Tasks in threads wait until their process has run it; task systems do not run it.
 
         Args:
-            name: one of the same name is replaced; the function's name, unless that is a lambda, if there is none.
+            fn: the function.
+            args: its arguments.
+            name: a set-up replaces the one of the same name. "": the function's own name, if it has one.
 
-        Raises NotPicklable, RuntimeError after `shutdown` and MasterLost once the cluster is gone.
+        Returns immediately; the `EverywhereCall` has the results by worker.
+
+        Raises:
+            NotPicklable: the function or an argument cannot be sent.
+            RuntimeError, MasterLost: as `submit`.
         """
         self._client_thread.check_open()
         own = getattr(fn, "__qualname__", "")
@@ -368,8 +440,10 @@ class ApplicationNode(concurrent.futures.Executor):
         """Run a setup cell in every worker, as `run_everywhere` does; it binds names for tasks. For front ends.
 
         Args:
-            names: that it binds.
-            place: one of the same place is replaced.
+            fn: what the cell has been turned into.
+            names: the names that it binds.
+            place: a set-up replaces the one of the same place.
+            name: shown in messages and in the cluster's status.
         """
         self._client_thread.check_open()
         call = self._packer.setup_call(fn, ())
@@ -378,7 +452,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     @property
     def names_of_setups(self) -> frozenset[str]:
-        """The names that setups bind in workers."""
+        """The names that setup cells bind in workers."""
         return frozenset().union(*list(self._setups.names.values()))
 
     def _send_setups(self, function: PickledFunction, name: str, count: int, hold_s: float) -> list[TaskFuture]:
@@ -392,24 +466,28 @@ class ApplicationNode(concurrent.futures.Executor):
         try:
             return sum(slave["slots"] for slave in self.status()["slaves"])
         except (ClusterError, ProtocolError, AccessRefused, OSError):
-            return 0  # the tasks that are sent wait for a master that is away, and it is asked again
+            return 0  # the tasks wait for a master that is away; their next round asks again
 
     def put(self, value: Any) -> Any:
-        """Put a value where tasks find it; give to tasks the handle that this returns, and they get the value.
+        """Pickle a value once for many tasks; return a handle. Tasks receive the value in place of the handle.
 
-        Nobody has to: a large array that is sent again and again is recognised. But recognising means looking at it
-        each time, and works for arrays only; what was put is pickled once, and stays as it was then.
+        >>> table = app.put(list(range(1000)))
+        >>> app.submit(sum, table).result()
+        499500
 
-        Raises NotPicklable.
+        It is optional: a large array that is sent again is recognised and not sent twice. But recognising reads the
+        whole array each time and works for arrays only. What was put is pickled once and stays as it was then.
+
+        Raises NotPicklable if the value cannot be sent.
         """
         return self._packer.put(value)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks, and leave the cluster when those that were taken have ended.
+        """Accept no more tasks, and leave the cluster when those that were accepted have ended.
 
         Args:
             wait: return only then.
-            cancel_futures: cancel what does not run yet.
+            cancel_futures: cancel the tasks that do not run yet.
         """
         self._client_thread.leave(wait, cancel_futures)
         if wait:
@@ -417,7 +495,7 @@ class ApplicationNode(concurrent.futures.Executor):
             self._at_exit()
 
     def close(self) -> None:
-        """Leave the cluster now: what has not ended is cancelled, running tasks are stopped."""
+        """Leave the cluster now: tasks that have not ended are cancelled, running ones are stopped."""
         self._client_thread.leave(wait=True, cancel_futures=False, stop=True)
         self._callbacks.join()
         self._at_exit()
@@ -425,15 +503,15 @@ class ApplicationNode(concurrent.futures.Executor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave the cluster when all tasks have ended; at once if that is interrupted, or an exception has come."""
-        # Whoever ends the program with exit code 0 means no failure.
+        """Leave the cluster when all tasks have ended; immediately after an exception or an interrupt."""
+        # Exit code 0 is not a failure.
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             self._finish()
         else:
             self.close()
 
     def _finish(self) -> None:
-        """Wait for all tasks, as `shutdown` does; who is interrupted does not want them any more."""
+        """Wait for all tasks, as `shutdown` does; an interrupt cancels them."""
         try:
             self.shutdown(wait=True)
         except BaseException:
@@ -446,7 +524,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more tasks, because of `shutdown` or `close`; another one can be made then."""
+        """Whether `shutdown` or `close` was called: no more tasks are accepted, another application may be made."""
         return self._client_thread.is_closed
 
     @property
@@ -455,24 +533,24 @@ class ApplicationNode(concurrent.futures.Executor):
         return self._client_thread.has_left
 
     def present_errors(self, presenter: Presenter | None) -> None:
-        """Have `presenter(future, error)` called with each exception of a task before its future has it.
+        """Call `presenter(future, error)` with each exception of a task before its future has it. For front ends.
 
-        It is called in the application's own thread, for items of a map in the thread that reads them; what it raises
-        is logged. For front ends, which show errors their way.
+        It is called in the application's own thread, and for items of a map in the thread that reads them. What it
+        raises is logged. None: call nothing any more.
         """
         what = "the presenter of errors has raised"
         self._client_thread.present = None if presenter is None else foreign.guarded(log, what, presenter)
 
     def present_displays(self, presenter: Callable[[Display], None] | None) -> None:
-        """Have `presenter` called with what tasks of `submit` and of jobs that print display.
+        """Call `presenter` with what tasks of `submit`, and of jobs that print, display. For front ends.
 
-        Without one it is printed as text. It is called in the thread that writes what tasks print, in the same order;
-        what it raises is logged.
+        Without one it is printed as text. It is called in the thread that writes what tasks print, in the same order.
+        What it raises is logged.
         """
         self._client_thread.present_display = presenter
 
     def cancel_submits(self) -> int:
-        """Stop all tasks of `submit`, running ones too; return how many there were."""
+        """Cancel all tasks of `submit`, stop running ones; return how many there were."""
         jobs = [self._renew_submit_job(), *self._named_submits]
         count = sum(len(job.entries) for job in jobs)
         for job in jobs:
@@ -480,7 +558,7 @@ class ApplicationNode(concurrent.futures.Executor):
         return count
 
     def _fail(self, error: ClusterError) -> None:
-        """End what is open and refuse what comes with `error`. For the owner of a cluster that cannot work any more."""
+        """End all open tasks with `error`, and refuse new ones. For the cluster that can run no more tasks."""
         self._client_thread.fail(error)
 
     # ---------------------------------------------------------------------------------------------------------- jobs
@@ -501,24 +579,36 @@ class ApplicationNode(concurrent.futures.Executor):
         needs: Needs | None = None,
         batch: int | Literal["auto"] | None = None,
     ) -> Job[R]:
-        """Run `function(*call)` for each call as one job; return it at once.
+        """Run `function(*call)` for each call as one job; return the job immediately.
+
+        >>> job = app.start_job(pow, [(2, n) for n in range(5)], name="powers of two")
+        >>> job.results()
+        [1, 2, 4, 8, 16]
 
         Args:
-            until: the first task that returns an `outcome.Hit` ends the job, the rest is cancelled.
+            function: what to run.
+            calls: the positional arguments of each task.
+            name: shown in the cluster's status.
+            until: the first task that returns a `Hit` ends the job; the rest is cancelled.
             stop_on_error: the first task that fails ends the job.
-            timeout_s: run time in seconds allowed per attempt, also of each of the tasks that travel together.
+            timeout_s: run time in seconds allowed per attempt of a task, also if it travels together with others.
             retries: how often a task may run again after an error or a timeout.
             watched: keep events and notes until `Job.take_events` and `Job.take_notes` are called.
-            prints: what tasks write comes out of this process at once, as of `submit`; else `Job.take_output` has it.
-            strategy: who gets its tasks: "pull_round_robin", "push_best", "stealing" or "locality" (what each is good
-                for is said in `scheduling.strategies`); None leaves it to the cluster.
-            needs: what each task needs; None: what the function says, which mostly is a slot, in a worker process.
-            batch: so many tasks travel together, and run one after another in the same worker; "auto" lets measured
-                times decide, as of `map`; None is each by itself. Futures, counts and errors are the same, but for two
-                things: a future that is not running yet cannot be cancelled any more once its batch runs, and tasks
-                run again more often (those around one that overran its time or killed its worker).
+            prints: write what tasks print to this process's streams immediately, as `submit` does. Else
+                `Job.take_output` returns it.
+            strategy: how the tasks are spread over slaves: "pull_round_robin", "push_best", "stealing" or "locality"
+                (`scheduling.strategies` compares them). None: as the cluster is configured.
+            needs: cores or kind of worker that each task needs, see `Needs`. None: what the function asks for, else one
+                slot, in a worker process.
+            batch: how many tasks travel together and run one after another in the same worker; "auto": measured times
+                decide, as for `map`; None: each travels by itself. Futures, counts and errors are the same, with two
+                exceptions: a task cannot be cancelled by itself once its batch runs, and the tasks around one that
+                overran its time or killed its worker run again.
 
-        Raises ConfigurationError or NotPicklable before anything has been sent.
+        Raises:
+            ConfigurationError: an option has a value that is not allowed. Nothing has been sent then.
+            NotPicklable: the function or an argument cannot be sent. Nothing has been sent then.
+            RuntimeError, MasterLost: as `submit`.
         """
         options = job_options(
             name=name,
@@ -551,13 +641,16 @@ class ApplicationNode(concurrent.futures.Executor):
         strategy: str | None = None,
         needs: Needs | None = None,
     ) -> CellRun:
-        """Run `function()` as a job; if it returns a task system, run that as part of the job, whose result it gives.
+        """Run `function()` as a job; if it returns a task system, run that as part of the job. For front ends.
 
         Args:
-            timeout_s: seconds that the function may take, and the system.
-            retries, watched, prints, strategy, needs: as of `start_job`; for the function.
+            function: what to run, without arguments.
+            name: shown in the cluster's status.
+            timeout_s: seconds allowed for the function, and as many for the system.
+            retries, watched, prints, strategy, needs: as for `start_job`; they concern the function.
 
-        A system that is returned after `shutdown` is not run, its job ends with RuntimeError. Raises as `start_job`.
+        The job's result is what the function returns, or the result of its system. A system that is returned after
+        `shutdown` does not run: its job ends with RuntimeError. Raises as `start_job`.
         """
         options = job_options(
             name=name,
@@ -579,26 +672,53 @@ class ApplicationNode(concurrent.futures.Executor):
         watched: bool = False,
         prints: bool = True,
     ) -> SystemRun:
-        """Run a task system on the cluster, beside the master; return its job at once.
+        """Run a task system on the cluster, beside the master; return its job immediately.
 
-        >>> app.push_tasksystem(Squares()).result()                     # doctest: +SKIP
-        328350
+        >>> class Powers(concurrent_nb.ITaskSystem):
+        ...     def init_system(self, master):
+        ...         self.total = 0
+        ...     def generate_tasks(self, master):
+        ...         return [Power(n) for n in range(5)]
+        ...     def task_finished(self, master, task, result, error):
+        ...         self.total += result
+        ...     def gather_result(self, master):
+        ...         return self.total
+        >>> class Power(concurrent_nb.Task):
+        ...     def __init__(self, n):
+        ...         super().__init__()
+        ...         self.n = n
+        ...     def __call__(self):
+        ...         return 2 ** self.n
+        >>> app.push_tasksystem(Powers()).result()
+        31
 
-        The system is sent as it is now, and lives in the cluster from then on: what it becomes there is not seen here.
+        The system is sent as it is now. What becomes of it in the cluster does not change the object here.
 
         Args:
-            timeout_s: seconds that the whole system may take, each time that it is run.
+            system: the task system.
+            name: shown in the cluster's status; the name of its class by default.
+            timeout_s: seconds allowed for the whole system, each time that it is run.
             watched: as for `start_job`.
-            prints: what the system logs and its tasks print comes out of this process, else `Job.take_output` has it.
+            prints: write what the system logs and its tasks print to this process's streams. Else `Job.take_output`
+                returns it.
 
-        Raises ConfigurationError for what is no task system, NotPicklable if it cannot be sent, and AccessRefused if
-        the cluster's connection file lets no client in.
+        Raises:
+            ConfigurationError: `system` is not an ITaskSystem.
+            NotPicklable: it cannot be sent.
+            AccessRefused: the cluster's connection file does not allow clients.
+            RuntimeError, MasterLost: as `submit`.
         """
         name = name or type(system).__name__
         return self._systems.push(system, job_options(name=name, timeout_s=timeout_s, watched=watched, prints=prints))
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is: slaves, clients, tasks, and this user's jobs. Raises MasterUnreachable."""
+        """Return the cluster's slaves, clients and task counts, and this user's jobs.
+
+        >>> [slave["slots"] for slave in app.status()["slaves"]]
+        [2]
+
+        Raises MasterUnreachable if the master does not answer.
+        """
         return self._client_thread.member.status()
 
     # --------------------------------------------------------------------------------------------------------- inside
@@ -615,7 +735,7 @@ class ApplicationNode(concurrent.futures.Executor):
         """Submit as `submit` does, with options."""
         if not options.name and options.strategy is None:
             job, index = self._next_submit_index()
-        else:  # those are a job's
+        else:  # a name and a strategy are a job's
             job, index = ClientJob[TaskHandle](new_job_id(), options.name or self.name, strategy=options.strategy), 0
             self._named_submits.add(job)
         future: TaskFuture[R] = TaskFuture(job.id, index, self._canceller)
@@ -654,23 +774,21 @@ class ApplicationNode(concurrent.futures.Executor):
         return old
 
     def _batch_size(self, batch: Any) -> int | AdaptiveSize | None:
-        """Give how many tasks travel together, or what decides on it; None: each by itself."""
+        """Return how many tasks travel together, or what decides on it; None: each by itself."""
         size = batch_of(batch)
         if size == "auto" and self.default_chunksize is not None:
             size = batch_of(self.default_chunksize)
         return AdaptiveSize(self._count_slots()) if size == "auto" else size
 
     def _count_slots(self) -> int:
-        """Give the number of tasks that the cluster can run at once, as it was a moment ago."""
+        """Return the number of tasks that the cluster can run at the same time, at most SLOTS_KNOWN_S old."""
         now = time.monotonic()
         if now - self._slots_known_at_s > SLOTS_KNOWN_S:
             try:
                 self._slots = sum(slave["slots"] for slave in self.status()["slaves"])
                 self._slots_known_at_s = now
-                self._client_thread.member.control.close()  # the next question is long off
+                self._client_thread.member.control.close()  # the next request comes much later
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
-                # Tasks can wait for a master that is away; and no result depends on how they are cut.
-                log.warning(
-                    "the master does not say how many slots there are, going on with %d: %s", self._slots, error
-                )
+                # Tasks can wait for a master that is away, and no result depends on the sizes of chunks.
+                log.warning("the master does not report its slots, continuing with %d: %s", self._slots, error)
         return self._slots

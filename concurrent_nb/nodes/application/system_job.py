@@ -1,4 +1,4 @@
-"""What an application holds of a task system that it has pushed, or may be about to: its job."""
+"""The job of a task system, and of a cell that may return one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,31 +16,58 @@ _NO_COUNTS = SystemCounts("waiting", 0, 0, 0, 0, 0, 0, 0, False, 0.0, [])
 
 
 class SystemRun(Job):
-    """A task system on the cluster: its result, how far it is, its end.
+    """A task system that runs on the cluster: its job, with the result of the whole system.
 
-    Made by `ApplicationNode.push_tasksystem`. Its counts are those of the system's own tasks. If the process in which
-    the system runs dies, the system is run again from its start, three times at most.
+    >>> class Double(concurrent_nb.Task):
+    ...     def __init__(self, n):
+    ...         super().__init__()
+    ...         self.n = n
+    ...     def __call__(self):
+    ...         return 2 * self.n
+    >>> class Doubles(concurrent_nb.ITaskSystem):
+    ...     def init_system(self, master):
+    ...         self.total = 0
+    ...     def generate_tasks(self, master):
+    ...         return (Double(n) for n in range(10))
+    ...     def task_finished(self, master, task, result, error):
+    ...         self.total += result
+    ...     def gather_result(self, master):
+    ...         return self.total
+    >>> run = app.push_tasksystem(Doubles())
+    >>> run.result()
+    90
+    >>> run.counts().done
+    10
+
+    `ApplicationNode.push_tasksystem` returns one. `counts` and `stats` are about the system's own tasks. `cancel` stops
+    the system and its tasks. If the process in which the system runs dies, the system runs again from its start, at
+    most three times.
     """
 
     is_system: bool = True  #: False while it is a task that may yet return a task system
-    last_counts: SystemCounts = _NO_COUNTS  #: what its host has said last
+    last_counts: SystemCounts = _NO_COUNTS  #: what its host has reported last
 
     def result(self, timeout_s: float | None = None) -> Any:
-        """Wait for the end; return what the system's `gather_result` gave.
+        """Wait for the end of the system; return what its `gather_result` has returned.
 
-        Raises what a method of the system or, unless the system takes errors, a task has raised; CancelledError if it
-        was cancelled; TimeoutError after `timeout_s` seconds.
+        Args:
+            timeout_s: seconds to wait; None: without a limit.
+
+        Raises:
+            Exception: what a method of the system has raised, or a task, unless the system handles errors of tasks.
+            CancelledError: it was cancelled.
+            TimeoutError: after `timeout_s` seconds; the system continues.
         """
         (value,) = self.results(timeout_s)
         return value
 
     def stats(self) -> dict[str, Any]:
-        """Tell how far the system is, as `MasterHandle.stats` does there; what it says is a moment old."""
+        """Return the progress of the system, as `MasterHandle.stats` does in the system; a moment old."""
         stats: dict[str, Any] = msgspec.to_builtins(self.last_counts)
         return stats
 
     def counts(self) -> Counts:
-        """Tell how many of the system's tasks are where."""
+        """Return counts of the system's tasks by state."""
         last_counts = self.last_counts
         if self._ended_s is not None:
             return Counts(0, 0, last_counts.done, last_counts.failed, last_counts.cancelled + last_counts.unfinished)
@@ -49,7 +76,7 @@ class SystemRun(Job):
         )
 
     def _task_noted(self, index: int, notes: Sequence[Note]) -> None:
-        """Note what the host has said."""
+        """Keep the counts that the host has reported."""
         for note in notes:
             if isinstance(note, SystemCounts):
                 self.last_counts = note
@@ -57,12 +84,12 @@ class SystemRun(Job):
 
 
 class CellRun(SystemRun):
-    """The job of one task that goes on if the task returns a task system: its result is that of the system then.
+    """The job of one task that continues if the task returns a task system: the job's result is the system's then.
 
-    Made by `ApplicationNode.start_cell`. While it is not known whether it is a system, it counts as any job.
+    Made by `ApplicationNode.start_cell`. Until the task has returned a system, it counts as any job.
 
     Args:
-        go_on: pushes a system as part of the job; called in the application's thread.
+        push_system: pushes a system as part of the job; called in the application's thread.
     """
 
     def __init__(
@@ -79,11 +106,11 @@ class CellRun(SystemRun):
         self._push_system = push_system
 
     def was_cancelled(self) -> bool:
-        """Say whether somebody wanted its end, whatever it was then."""
+        """Return whether the job or its task was cancelled."""
         return self._cancel_requested or self.futures[0].cancelled()
 
     def counts(self) -> Counts:
-        """Tell how many of its tasks are where."""
+        """Return task counts by state."""
         return super().counts() if self.is_system else Job.counts(self)
 
     def _new_handle(self, index: int) -> TaskHandle:
@@ -95,7 +122,7 @@ class CellRun(SystemRun):
         return future
 
     def run_returned_system(self, value: Any) -> bool:
-        """Take what the task has returned, if it is a task system; False for everything else."""
+        """Push what the task has returned if it is a task system; return False for everything else."""
         if self.is_system or not isinstance(value, ITaskSystem):
             return False
         self.is_system = True

@@ -1,6 +1,6 @@
-"""What one may ask for a task or a job: checked where it is given, before anything is sent.
+"""The options of tasks and jobs, checked where they are given, before anything is sent.
 
-What the master would refuse would cost the application its session, so nothing that it refuses gets there.
+The master ends the session of an application that sends values which are not allowed, so none may get there.
 """
 
 import math
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: a job's name is cut to so many characters
+#: characters of a job's name; the rest is cut off
 NAME_MAX: Final = 100
 RETRIES_MAX: Final = 1_000_000
 
@@ -39,7 +39,7 @@ class TaskOptions:
     strategy: StrategyName | None = None
 
     def needs_with(self, function: FunctionPayload) -> Needs | None:
-        """Give the needs of a task of a function, as they travel."""
+        """Return the needs of a task of a function, as they travel."""
         return function.needs if self.needs is None else checked_needs(self.needs)
 
 
@@ -88,7 +88,7 @@ def job_options(
 
 
 class BoundOptions:
-    """An application with options for its tasks: made by `ApplicationNode.options`."""
+    """An application with options for its tasks. Made by `ApplicationNode.options`."""
 
     def __init__(self, application: "ApplicationNode", options: TaskOptions) -> None:
         self._application = application
@@ -109,7 +109,7 @@ class BoundOptions:
     ) -> Iterator[R]:
         """Return an iterator over `fn(*items)` with these options for each item; else as `ApplicationNode.map`.
 
-        With `timeout_s` or `retries` each item is a task by itself, so then no chunksize above 1 is taken.
+        With `timeout_s` or `retries` each item is a task by itself, so chunksize must not be above 1.
         """
         return self._application._map_with(
             self._options, fn, iterables, timeout, chunksize, buffersize, return_exceptions
@@ -124,7 +124,7 @@ class BoundOptions:
 
 
 def limits_of(timeout_s: Any, retries: Any) -> Limits:
-    """Give the limits of a job's tasks as they travel."""
+    """Return the limits of a job's tasks as they travel. Raises ConfigurationError."""
     is_number = isinstance(timeout_s, numbers.Real) and not isinstance(timeout_s, bool)
     if timeout_s is not None and not (is_number and timeout_s > 0):
         raise ConfigurationError(f"timeout_s is {timeout_s!r}, it must be a number of seconds above 0, or None")
@@ -164,18 +164,18 @@ def check_sizes(limits: Limits, chunksize: int | None, buffersize: int | None) -
 
 
 def strategy_of(name: str | None) -> StrategyName | None:
-    """Give the name of a strategy as it travels."""
+    """Return the name of a strategy as it travels. Raises ConfigurationError."""
     if name is not None and name not in STRATEGIES:
         raise ConfigurationError(f"strategy is {name!r}, it must be one of {', '.join(STRATEGIES)}, or None")
     return name
 
 
 def checked_needs(needs: Needs | None) -> Needs | None:
-    """Give needs as they travel: None for what nearly all tasks need. Raises ConfigurationError."""
+    """Return needs as they travel: None for those of nearly all tasks. Raises ConfigurationError."""
     if needs is None:
         return None
     try:
-        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # what it is told is not checked
+        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # the constructor checks nothing
     except (msgspec.ValidationError, TypeError) as error:
         raise ConfigurationError(f"needs is {needs!r}: {error}") from error
     if needs.kind != "process" and needs.cores != 1:
@@ -184,5 +184,5 @@ def checked_needs(needs: Needs | None) -> Needs | None:
 
 
 def label_of(name: object) -> str:
-    """Give a name as it travels: short, and text that can be encoded."""
+    """Return a name as it travels: short, and text that can be encoded."""
     return str(name)[:NAME_MAX].encode("utf-8", "replace").decode()
