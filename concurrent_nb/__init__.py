@@ -8,7 +8,7 @@ cluster, and `%%concurrent_task?` describes its options. In Python:
         app.submit(pow, 2, 10).result()                     # 1024
         list(app.map(abs, [-1, -2, -3]))                    # [1, 2, 3]
 
-or, without any set-up:
+or, without any setup:
 
     @concurrent_nb.task
     def square(x):
@@ -23,8 +23,8 @@ In a task:       report, publish, display, rng; return values with a meaning: Hi
 Work as objects: Task, ITaskSystem
 Environment:     follow, follow_modules
 
-`help(concurrent_nb.ApplicationNode)` and the others have examples. Importing this package takes a few milliseconds: a
-name is loaded when it is first used.
+`help(concurrent_nb.ApplicationNode)` and the help of the others have examples. A name is loaded when it is first used,
+so importing this package takes a few milliseconds.
 """
 
 from importlib import import_module

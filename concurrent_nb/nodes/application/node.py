@@ -94,7 +94,7 @@ class ApplicationNode(concurrent.futures.Executor):
         start_job        a function, for each of many calls   -> Job: all futures as one thing
         push_task(s)     objects of type `Task`               -> TaskFuture (Job)
         push_tasksystem  an `ITaskSystem`, beside the master  -> SystemRun
-        run_everywhere   a set-up, in every worker            -> EverywhereCall
+        run_everywhere   a setup, in every worker            -> EverywhereCall
 
     >>> with concurrent_nb.Cluster(workers=2) as cluster:
     ...     app = cluster.application()
@@ -415,13 +415,13 @@ class ApplicationNode(concurrent.futures.Executor):
         {7}
         >>> setup.remove()
 
-        Several set-ups run in the order in which they were added. If one fails in a worker, tasks that come to that
+        Several setups run in the order in which they were added. If one fails in a worker, tasks that come to that
         worker end with SetupFailed. Tasks in threads wait until their process has run it; task systems do not run it.
 
         Args:
             fn: the function.
             args: its arguments.
-            name: a set-up replaces the one of the same name. "": the function's own name, if it has one.
+            name: a setup replaces the one of the same name. "": the function's own name, if it has one.
 
         Returns immediately; the `EverywhereCall` has the results by worker.
 
@@ -442,7 +442,7 @@ class ApplicationNode(concurrent.futures.Executor):
         Args:
             fn: what the cell has been turned into.
             names: the names that it binds.
-            place: a set-up replaces the one of the same place.
+            place: a setup replaces the one of the same place.
             name: shown in messages and in the cluster's status.
         """
         self._client_thread.check_open()
