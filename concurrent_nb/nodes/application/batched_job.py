@@ -1,12 +1,12 @@
-"""A job whose tasks travel many at a time: its items on their way into batches, its batches' answers on their way home.
+"""A job whose tasks travel in batches: packs items into batch tasks, distributes batch results to the items' futures.
 
-    caller's thread: items packed, a future for each     courier's thread: cut --batches--> ledger
-    courier's thread: ended --values, errors--> futures of items
+    caller's thread: items packed, a future for each     client thread: cut --batches--> client core
+    client thread: batch_ended --values, errors--> futures of items
 
-On the cluster a batch is one task; here each item has a future, and ends once. What comes back without an end goes out
-again unless the job is over: items behind one that took long, as they are, and all of a batch whose worker died or
-which ran too long, one by one, so that the item that is to blame ends and no other. So items may run more than once, as
-may any task whose worker dies.
+On the cluster a batch is one task; here each item has a future, and ends once. Items that come back without an end are
+sent again unless the job is over: those behind an item that took long, together; all items of a batch whose worker died
+or which ran too long, one by one, so that only the item that is to blame ends with the error. So items may run more
+than once, as may any task whose worker dies.
 """
 
 import itertools
@@ -47,13 +47,13 @@ from concurrent_nb.tasks.chunk_size import AdaptiveSize
 
 log = foreign.Log(__name__)
 
-_OK: Final = Status.OK  # a name in a module is found faster than a member of an enumeration
-#: of the time that an item may run; after so much of it no other item of the batch is begun
+_OK: Final = Status.OK  # a global is read faster than a member of an enumeration
+#: part of an item's time limit after which no other item of the batch is started
 SHARE_OF_TIMEOUT: Final = 0.5
 
 
 class BatchHandle(TaskHandle):
-    """The task that items travel as. What the cluster reports of it is passed on to the items' futures."""
+    """The task that items travel as. It passes what the cluster reports on to the items' futures."""
 
     def __init__(self, batches: "BatchedJob", index: int, items: Sequence[TaskFuture]) -> None:
         self.job_id = batches.record.id
@@ -61,10 +61,10 @@ class BatchHandle(TaskHandle):
         self.job = batches.job
         self.items = items
         self.ended_count = 0  #: items, the first ones, of which it is known how they ended
-        self.recalled = False  #: its end was asked for, because of an item that was cancelled
+        self.recalled = False  #: it was cancelled because one of its items was
         self._batches = batches
         self._readers: dict[tuple[int, int], MarkReader] = {}  # by attempt and stream
-        self._position = 0  # of the item whose notes come
+        self._position = 0  # of the item whose notes are received
 
     def cancel(self) -> bool:
         """Cancel the items, unless they run. Return whether all of them are cancelled."""
@@ -72,20 +72,20 @@ class BatchHandle(TaskHandle):
         return all(cancelled)
 
     def note_running(self, slave: str, begins: bool = True) -> None:
-        """Note that the first item runs, and that no other can be cancelled by itself any more."""
+        """Note that the first item runs, and that the others cannot be cancelled by themselves any more."""
         self.slave = slave
         for item in self.items[self.ended_count :]:
             item.note_running(slave, begins and item is self.items[self.ended_count])
 
     def split_output(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
-        """Say which item has written what."""
+        """Return which item has written which part of `text`."""
         reader = self._readers.get((attempt, stream))
         if reader is None:
             reader = self._readers[attempt, stream] = MarkReader(self._batches.secret)
         return [(self._item_at(position).index, part) for position, part in reader.feed(text)]
 
     def add_notes(self, received: Sequence[notes.Note], attempt: int) -> None:
-        """Note what the items have said, and which have ended."""
+        """Pass on what the items have reported, published and displayed, and which have ended."""
         for note in received:
             if isinstance(note, notes.Item):
                 self._position = note.position
@@ -101,7 +101,7 @@ class BatchHandle(TaskHandle):
         return True
 
     def end_cancelled(self) -> None:
-        """Take the cluster's word that nothing of it runs."""
+        """Report that nothing of the batch runs any more."""
         self._batches.batch_cancelled(self)
 
     def _item_at(self, position: int) -> TaskFuture:
@@ -135,7 +135,7 @@ class BatchedJob:
         self._function = packer.function_payload(function, spawns=True)
         self._needs = self._function.needs if options.needs is None else checked_needs(options.needs)
         if self._needs is not None and self._needs.kind == "thread":
-            # Tasks of a batch are told apart by the process's standard streams, which threads share.
+            # Output of the items is separated by marks in the process's streams, which threads share.
             raise ConfigurationError("tasks in threads do not travel in batches: leave out batch, or the needs")
         self._size = size
         self._limits = limits = options.limits
@@ -151,10 +151,10 @@ class BatchedJob:
         self.job.futures.extend(
             [TaskFuture(self.record.id, index, self.cancel, self.job) for index in range(len(calls))]
         )
-        # The courier's thread:
-        self._next_item = 0  # the first item that was not sent yet
-        self._resend: deque[Sequence[TaskFuture]] = deque()  # to be sent before those
-        self._used_indexes: set[int] = set()  # names of tasks in the cluster, which no other task may have
+        # For the client thread:
+        self._next_item = 0  # the first item that has not been sent
+        self._resend: deque[Sequence[TaskFuture]] = deque()  # items to send again, before those
+        self._used_indexes: set[int] = set()  # of tasks in the cluster; each may be used once
         self._spare_indexes = itertools.count(len(calls))
         self._batch_of: dict[int, BatchHandle] = {}  # by index of the item
         self._failures: dict[int, int] = {}  # attempts that have failed in batches, of items that run again
@@ -163,19 +163,19 @@ class BatchedJob:
         self._is_over = False  # nothing more is sent
 
     def start(self) -> Job:
-        """Let the items go; return their job. Raises RuntimeError after a shutdown, MasterLost."""
+        """Send the first batches; return the job. Raises RuntimeError after a shutdown, MasterLost."""
         self._client_thread.open_source(self)
         self._client_thread.tell(self.cut)
         return self.job
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
-        """Ask for the end of items, or of all (None), running ones too. For any thread."""
+        """Cancel items, or all (None), running ones too. For any thread."""
         self._client_thread.tell(lambda: self._stop() if indexes is None else self._recall(indexes))
 
-    # ------------------------------------------------------------------------------------------- the courier's thread
+    # --------------------------------------------------------------------------------------------- in the client thread
 
     def cut(self) -> None:
-        """Send what may be sent now."""
+        """Send the batches that may be sent now."""
         entries: list[TaskEntry[TaskHandle]] = []
         while len(entries) < CHUNKS_PER_TURN and self._resend:
             if resend := [item for item in self._resend.popleft() if not item.done()]:
@@ -189,7 +189,7 @@ class BatchedJob:
             self._client_thread.close_source(self)
 
     def leave(self, cancel: bool) -> None:
-        """Go on, or, with `cancel`, cancel what has not been sent, because the application leaves."""
+        """Continue, or, with `cancel`, cancel what has not been sent, because the application leaves."""
         if cancel:
             self._end_unsent()
             self._client_thread.tell(self.cut)
@@ -201,11 +201,11 @@ class BatchedJob:
             item.end(None, error)
 
     def items_ended(self, batch: BatchHandle, note: notes.ItemEnded) -> None:
-        """Give items of a batch that goes on their ends."""
+        """End items of a batch that still runs."""
         try:
             answers, seconds = note.read()
-        except Exception as error:  # noqa: BLE001  (a task may have damaged what its worker says; the end has it all)
-            log.warning("task %s told what cannot be read: %s", batch.task, error)
+        except Exception as error:  # noqa: BLE001  (a task may damage what its worker sends; the end of the batch reports all)
+            log.warning("a note of task %s cannot be read: %s", batch.task, error)
             return
         self._end_items(batch, answers, seconds, note.position)
         if batch.ended_count < len(batch.items):
@@ -215,7 +215,7 @@ class BatchedJob:
         self._stop_if_it_ends_the_job(batch)
 
     def batch_ended(self, batch: BatchHandle, value: Any, error: BaseException | None) -> None:
-        """Give the items of a batch their ends: `value` is that of `runtime.job_batches.run`; of one item, its own."""
+        """End the items of a batch: `value` is that of `runtime.job_batches.run`; of one item, its own."""
         self._batch_is_over(batch)
         items = batch.items[batch.ended_count :]
         if len(batch.items) == 1:
@@ -234,24 +234,24 @@ class BatchedJob:
         self._stop_if_it_ends_the_job(batch)
 
     def batch_cancelled(self, batch: BatchHandle) -> None:
-        """Take a batch back of which nothing runs: it was cancelled, or one of its items was."""
+        """Take the items back of a batch that was cancelled, or one of whose items was."""
         self._batch_is_over(batch)
         if not batch.recalled:
             self._end_unsent()
         self._resend_rest(batch, [])
 
     def _batch_is_over(self, batch: BatchHandle) -> None:
-        """Note that nothing more will come of a batch."""
+        """Note that nothing more will be reported of a batch."""
         self._unanswered -= 1
         for item in batch.items:
             if self._batch_of.get(item.index) is batch:
                 del self._batch_of[item.index]
-        self._client_thread.tell(self.cut)  # not at once: more batches may have ended
+        self._client_thread.tell(self.cut)  # later, because more batches may have ended
 
     def _end_items(self, batch: BatchHandle, answers: list[Any], seconds: list[float], at: int = 0) -> None:
-        """Give items their ends, from the one at this position on, unless they have them.
+        """End items, from the one at this position on, unless they have ended.
 
-        They may: a batch that runs again, because its worker has died, begins at its beginning.
+        They may have: a batch that runs again, because its worker has died, starts with its first item.
         """
         known = batch.ended_count - at
         if known < 0 or known >= len(answers):
@@ -277,17 +277,17 @@ class BatchedJob:
                     self._client_thread.present(item, error)
             if item.set_end(answer, error):
                 done.append(item)
-        self.job._tasks_ended(done)  # at once: whoever waits for the job is woken once
+        self.job._tasks_ended(done)  # together: threads that wait for the job wake once
 
     def _resend_rest(self, batch: BatchHandle, stopped_s: Sequence[float]) -> None:
-        """Send what has not ended again, or end it if the job is over.
+        """Send the items that have not ended again, or end them if the job is over.
 
         Args:
-            stopped_s: seconds for which the first of that ran, if it was stopped.
+            stopped_s: seconds for which the first of them ran, if it was stopped.
         """
         rest = batch.items[batch.ended_count :]
         if not self._is_over:
-            # What was stopped was in the way, or is at fault.
+            # An item that was stopped took too long, or is at fault.
             self._resend.extend((rest[:1], rest[1:]) if stopped_s else (rest,))
             return
         if stopped_s and rest:
@@ -341,7 +341,7 @@ class BatchedJob:
         return unsent
 
     def _recall(self, indexes: Sequence[int]) -> None:
-        """Call batches back, some items of which are cancelled; the others will be sent again."""
+        """Cancel the batches of items that were cancelled; their other items will be sent again."""
         recalled = []
         for index in indexes:
             batch = self._batch_of.get(index)
@@ -355,14 +355,14 @@ class BatchedJob:
     def _measured(self, batch: BatchHandle, items: int) -> None:
         if isinstance(self._size, AdaptiveSize) and items and batch.status in TIMED_STATUSES:
             self._workers_seen.add((batch.slave, batch.worker))
-            self._size.slots = max(self._size.slots, len(self._workers_seen))  # some have come since it was asked
+            self._size.slots = max(self._size.slots, len(self._workers_seen))  # some have been added since the count
             self._size.measured(items, batch.elapsed_s)
 
     def _next_items(self) -> Sequence[TaskFuture]:
-        """Give the items that are to be sent now for the first time, together."""
+        """Return the items of the next batch that is sent for the first time."""
         futures, at = self.job.futures, self._next_item
         if len(self.record.waiting) >= BACKLOG:
-            return ()  # the next that ends asks again
+            return ()  # the next end of a task calls again
         if not isinstance(self._size, AdaptiveSize):
             size = self._size
         elif at < len(futures) and self._unanswered < self._size.on_the_way:
@@ -371,7 +371,7 @@ class BatchedJob:
             return ()
         items: list[TaskFuture] = []
         while at < len(futures) and len(items) < size:
-            if not futures[at].done():  # else it was cancelled
+            if not futures[at].done():  # it may be cancelled
                 items.append(futures[at])
             at += 1
         if items and (count := count_fitting([self._items[item.index] for item in items], self._room_bytes)) < len(
@@ -384,7 +384,7 @@ class BatchedJob:
 
     def _entry(self, items: Sequence[TaskFuture]) -> TaskEntry[TaskHandle]:
         """Make the task of a batch."""
-        # Called as its first item if that is possible: messages about one that is alone then tell its own number.
+        # The index of its first item if that is free: then messages about a single item have its own number.
         index = items[0].index if items[0].index not in self._used_indexes else next(self._spare_indexes)
         self._used_indexes.add(index)
         numbers = _numbers([item.index for item in items])
@@ -393,13 +393,13 @@ class BatchedJob:
         self._unanswered += 1
         for item in items:
             self._batch_of[item.index] = batch
-        # The cluster runs a failed task again if that is one item; what has failed in a batch is sent again from here.
+        # The cluster retries a single item; items that have failed in a batch are sent again from here.
         retries = self._limits.retries - self._failures.get(items[0].index, 0) if len(items) == 1 else 0
         limits = self._limits if retries == self._limits.retries else Limits(self._limits.timeout_s, retries)
         return TaskEntry(self.record, index, self._function, payload, batch, limits, self._needs)
 
 
 def _numbers(indexes: list[int]) -> Sequence[int]:
-    """Give numbers as a range if they are one: it is pickled in a few bytes."""
+    """Return consecutive numbers as a range, which is pickled in a few bytes."""
     whole = range(indexes[0], indexes[-1] + 1)
     return whole if len(whole) == len(indexes) else indexes

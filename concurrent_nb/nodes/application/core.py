@@ -1,12 +1,11 @@
-"""The application without sockets: every task that it was given and that has no answer yet.
+"""The client core: the application without sockets. It keeps every task that has no answer yet.
 
-    submits, cancellations -> Ledger -> Session -> frames for the master
-    frames of the master -> Session -> Ledger -> which task ended how
+    submits, cancellations -> ClientCore -> Session -> frames for the master
+    frames of the master -> Session -> ClientCore -> which task ended how
 
-The ledger keeps a task until its outcome is here, so a master that was restarted gets everything again under the same
-ids. What is over the limits that the master has announced (`quota`) waits here, and goes out as answers come. Pure; it
-never pickles or unpickles. Called by `ApplicationNode`'s thread, by the simulator and by the tour in
-tests/test_life_of_a_task.py.
+A task is kept until its outcome is here, so a master that was restarted gets everything again under the same ids. Tasks
+above the limits that the master has announced (`quota`) wait here, and are sent as answers come. Pure; it never pickles
+or unpickles. Called by the client thread, by the simulator and by the tour in tests/test_life_of_a_task.py.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -28,14 +27,14 @@ from concurrent_nb.wire.session import Session
 
 T = TypeVar("T")
 
-#: what a task can write to
+#: streams that a task can write to
 STREAMS: Final = frozenset({1, 2, m.NOTES})
-#: tasks with buffers in shared memory that have waited are sent in runs of so many
+#: most tasks with buffers in shared memory in a run of tasks that have waited
 SHARED_ITEMS: Final = 32
 
 
 class Payload(Struct, frozen=True, gc=False):
-    """What is pickled for a task or a function, ready to be sent.
+    """The pickle of a function or of a task's arguments, ready to be sent.
 
     A Struct, because it is made several times as fast as a dataclass, and one is made for each task.
     """
@@ -51,12 +50,12 @@ class Payload(Struct, frozen=True, gc=False):
         return len(self.body) + (sum(map(length, self.buffers)) if self.buffers else 0)
 
 
-#: the payload of tasks that have ended and of functions that are not there
+#: the payload of tasks that have ended in this process
 NO_PAYLOAD: Final = Payload(b"")
 
 
 class Limits(Struct, frozen=True, gc=False):
-    """What a task may take. Tasks of one call share the object."""
+    """The limits of a task. Tasks of one call share the object."""
 
     timeout_s: float | None = None  #: run time allowed per attempt; None: any
     retries: int = 0  #: how often it may run again after an error or a timeout
@@ -76,29 +75,31 @@ class FunctionPayload:
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class ClientJob(Generic[T]):
-    """A job of which tasks may be unanswered."""
+    """A job with tasks that may be unanswered."""
 
     id: JobId
     name: str = ""
     until: bool = False
     stop_on_error: bool = False
-    strategy: m.StrategyName | None = None  #: who gets its tasks; None for the cluster's strategy
-    closed: bool = False  #: no more tasks will come
+    strategy: m.StrategyName | None = None  #: how its tasks are spread over slaves; None: as the cluster is configured
+    closed: bool = False  #: no more tasks will be added
     open_sent: bool = False
     close_sent: bool = False
     functions: set[bytes] = field(default_factory=set)  #: digests sent for it in this session
-    function_bytes: int = 0  #: that they have taken on their way
-    captured_segments: list[bytes] = field(default_factory=list)  #: segments of ours that they refer to
+    function_bytes: int = 0  #: bytes of those that have travelled
+    captured_segments: list[bytes] = field(default_factory=list)  #: our segments that they refer to
     sent: int = 0  #: tasks that are at the master, unanswered
     sent_bytes: int = 0  #: of those, and of the functions
     is_over: bool = False  #: all of it was cancelled, or it has ended at a hit or an error
     entries: "dict[int, TaskEntry[T]]" = field(default_factory=dict)  #: unanswered, by index
-    waiting: "deque[TaskEntry[T]]" = field(default_factory=deque)  #: those that the master is to get later, in order
-    dropped: list[int] = field(default_factory=list)  #: cancelled ones of former sessions: the master may run them yet
+    waiting: "deque[TaskEntry[T]]" = field(default_factory=deque)  #: those that are not sent yet, in order
+    dropped: list[int] = field(
+        default_factory=list
+    )  #: cancelled ones of former sessions, which the master may still run
 
 
 class TaskEntry(Struct, Generic[T], eq=False):
-    """One task without an answer. `handle` is what the application wants back with it (its future).
+    """A task without an answer. `handle` receives its outcome: a future, for example.
 
     A Struct, as `Payload` is.
     """
@@ -110,19 +111,19 @@ class TaskEntry(Struct, Generic[T], eq=False):
     handle: T
     limits: Limits = NO_LIMITS
     needs: m.Needs | None = None  #: None: a slot, in a worker process
-    cancelled: bool = False  #: its end has been asked for
-    is_waiting: bool = False  #: the master is to get it later
+    cancelled: bool = False  #: it was cancelled, and has no answer yet
+    is_waiting: bool = False  #: it is not sent yet
 
 
 class TaskUnsent(Struct, Generic[T], frozen=True, gc=False):
-    """A task ends without the master: it was cancelled before it was sent, or is larger than the master takes."""
+    """A task has ended in this process: it was cancelled before it was sent, or is larger than the master allows."""
 
     entry: TaskEntry[T]
-    size_bytes: int = 0  #: 0 for what was cancelled
+    size_bytes: int = 0  #: 0 if it was cancelled
 
 
 class TaskEnded(Struct, Generic[T], frozen=True, gc=False):
-    """The cluster says how a task ended."""
+    """The cluster reports how a task ended."""
 
     entry: TaskEntry[T]
     frame: m.OutcomeFrame
@@ -131,14 +132,14 @@ class TaskEnded(Struct, Generic[T], frozen=True, gc=False):
 
 
 class TaskRunning(Struct, Generic[T], frozen=True, gc=False):
-    """The cluster says that a task runs."""
+    """The cluster reports that a task runs."""
 
     entry: TaskEntry[T]
     slave: str
 
 
 class TaskWrote(Struct, Generic[T], frozen=True, gc=False):
-    """A task has written something."""
+    """A task has written to a stream."""
 
     entry: TaskEntry[T]
     attempt: int
@@ -147,7 +148,7 @@ class TaskWrote(Struct, Generic[T], frozen=True, gc=False):
 
 
 class UnclaimedResult(Struct, frozen=True, gc=False):
-    """A result that nobody waits for lies in shared memory."""
+    """A result in shared memory belongs to no open task."""
 
     slices: list[m.Slice]
 
@@ -156,7 +157,7 @@ News = TaskEnded[T] | TaskRunning[T] | TaskWrote[T] | UnclaimedResult | m.Segmen
 
 
 class ClientCore(Generic[T]):
-    """Everything that an application says and hears."""
+    """Decides what an application sends, and interprets what it receives."""
 
     def __init__(self, interval_s: float) -> None:
         self.session: Session | None = None
@@ -165,18 +166,18 @@ class ClientCore(Generic[T]):
         self.interval_s = interval_s
         self._last_sent_s = float("-inf")
         self.quota = UNLIMITED
-        self._sent = 0  # what is at the master: tasks without an answer
-        self._sent_bytes = 0  # ... what these and the functions have taken on their way
-        self._segments_in_use: Counter[bytes] = Counter()  # ... and how often they refer to a segment of ours
-        self._waiting: OrderedDict[bytes, ClientJob[T]] = OrderedDict()  # jobs of which tasks wait; the first is next
-        self._may_send = False  # something has changed since it was last tried
+        self._sent = 0  # tasks at the master, unanswered
+        self._sent_bytes = 0  # ... bytes of them and of the functions that have travelled
+        self._segments_in_use: Counter[bytes] = Counter()  # ... how often they refer to our segments
+        self._waiting: OrderedDict[bytes, ClientJob[T]] = OrderedDict()  # jobs with tasks that wait; the first is next
+        self._may_send = False  # something has changed since the last attempt
         self._sessions = 0
         self._unsent: list[TaskUnsent[T]] = []
 
-    # ------------------------------------------------------------------------------------------------------- saying
+    # ------------------------------------------------------------------------------------------------------ sending
 
     def has_entries(self) -> bool:
-        """Say whether any task is unanswered."""
+        """Return whether any task is unanswered."""
         return any(job.entries for job in self.jobs.values())
 
     def entries(self) -> list[TaskEntry[T]]:
@@ -186,14 +187,14 @@ class ClientCore(Generic[T]):
     def attach(
         self, session: Session, memory: OpenSegments | None = None, *, shares: bool = False, quota: Quota = UNLIMITED
     ) -> list[TaskEntry[T]]:
-        """Go on in a new session: say again, under the same ids, whatever has no answer yet.
-
-        Give back the tasks whose end had been asked for: they are not sent again, so nobody will answer for them.
+        """Continue in a new session: send all unanswered tasks again, under the same ids.
 
         Args:
-            memory: where what is not sent as frames lies; None if everything is.
+            memory: where what is not sent as frames lies; None if everything is sent as frames.
             shares: whether the master can open it.
-            quota: what the master takes at once.
+            quota: the limits of the master.
+
+        Returns the tasks that were cancelled. They are not sent again, so there will be no answer for them.
         """
         self.session = session
         self._sessions += 1
@@ -204,7 +205,7 @@ class ClientCore(Generic[T]):
         self._waiting.clear()
         if shares:
             session.send(m.ShareMemory())
-        self._last_sent_s = float("-inf")  # the master sends nothing to a node that it has not heard in this session
+        self._last_sent_s = float("-inf")  # the master sends only after the first envelope
         dropped = []
         for job in list(self.jobs.values()):
             job.open_sent = job.close_sent = False
@@ -230,7 +231,7 @@ class ClientCore(Generic[T]):
             job = entry.job
             job.entries[entry.index] = entry
             self.jobs[job.id] = job
-            if job.closed:  # a thread was slow to submit: the master may have forgotten the job already
+            if job.closed:  # a thread was slow to submit: the master may have forgotten the job
                 if job.close_sent:
                     job.open_sent = job.close_sent = False
                     self._forget_functions(job)
@@ -258,12 +259,12 @@ class ClientCore(Generic[T]):
             self._close_if_over(job)
 
     def close(self, job: ClientJob[T]) -> None:
-        """Note that no more tasks will come for a job."""
+        """Note that no more tasks will be added to a job."""
         job.closed = True
         self._close_if_over(job)
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
-        """Ask for the end of tasks, or of a whole job; each is still answered, or given by `take_unsent`."""
+        """Cancel tasks, or a whole job (None); each is still answered, or returned by `take_unsent`."""
         known = self.jobs.get(job)
         if known is None:
             return
@@ -281,7 +282,7 @@ class ClientCore(Generic[T]):
             indexes = [index for index in indexes if index not in gone]
         if self._sessions > 1:
             known.dropped += unsent
-        # A job that this session has not opened has no unanswered tasks, and is not ours to the master either.
+        # A job that this session has not opened has no unanswered tasks, and the master does not know that it is ours.
         if self.session is not None and known.open_sent and (indexes is None or indexes):
             self.session.send(m.Cancel(job, None if indexes is None else list(indexes)))
         if unsent:
@@ -289,22 +290,22 @@ class ClientCore(Generic[T]):
             self._close_if_over(known)
 
     def take_unsent(self) -> list[TaskUnsent[T]]:
-        """Give the tasks that have ended since the last call without the master having a say in it."""
+        """Return the tasks that have ended in this process since the last call."""
         unsent, self._unsent = self._unsent, []
         return unsent
 
     def release(self, slices: Sequence[m.Slice], *, clean: bool = True) -> None:
-        """Give back what results lay in; if that is `clean`, nobody looks at it any more, so it may be used again."""
+        """Give blocks of results back. If it is `clean`, no process can read them any more, so they may be reused."""
         if self.session is not None:
             self.session.send(m.Release(list(slices), clean))
 
     def closed(self, segments: Sequence[bytes]) -> None:
-        """Say that segments of ours are gone."""
+        """Announce that segments of this application are closed."""
         if self._announced is not None:
             self._announced.dropped(segments)
 
     def drop_all(self) -> list[TaskEntry[T]]:
-        """Give up: forget every task and give them back."""
+        """Forget every task; return them."""
         entries = self.entries()
         self.jobs.clear()
         self._waiting.clear()
@@ -343,7 +344,7 @@ class ClientCore(Generic[T]):
         return self._announced.outgoing(payload.sizes, payload.buffers, once=True)
 
     def _send_prerequisites(self, job: ClientJob[T], function: FunctionPayload, session: Session) -> None:
-        """Say what the master must know before a task of this job and function."""
+        """Send what the master must have before a task of this job and function."""
         if not job.open_sent:
             session.send(m.OpenJob(job.id, job.name, job.until, job.stop_on_error, job.strategy))
             job.open_sent = True
@@ -372,7 +373,7 @@ class ClientCore(Generic[T]):
             self.jobs.pop(job.id, None)
 
     def _forget_functions(self, job: ClientJob[T]) -> None:
-        """Count a job's functions no more: the master forgets them with the job."""
+        """Stop counting a job's functions: the master forgets them with the job."""
         job.functions.clear()
         job.sent_bytes -= job.function_bytes
         self._sent_bytes -= job.function_bytes
@@ -387,10 +388,10 @@ class ClientCore(Generic[T]):
             if not in_use[segment]:
                 del in_use[segment]
 
-    # ------------------------------------------------------------------------------------ what is over the limits waits
+    # ------------------------------------------------------------------------------------------- tasks above the limits
 
     def _fits(self, job: ClientJob[T], run: Sequence[TaskEntry[T]], size: int) -> bool:
-        """Say whether tasks that share their function can be sent now; `size` bytes of them travel."""
+        """Return whether tasks that share their function can be sent now; `size` bytes of them travel."""
         quota, function = self.quota, run[0].function
         if quota is UNLIMITED:
             return True
@@ -403,7 +404,7 @@ class ClientCore(Generic[T]):
         return self._has_room(job, size, slices, is_one=len(run) == 1)
 
     def _has_room(self, job: ClientJob[T], size: int, slices: Sequence[m.Slice], *, is_one: bool) -> bool:
-        """Say whether so many bytes of a job may travel, and these slices be told.
+        """Return whether so many bytes of a job may travel, and these slices be announced.
 
         Args:
             is_one: it is one task. If nothing of its job is at the master yet, it needs no share.
@@ -418,7 +419,7 @@ class ClientCore(Generic[T]):
         return size <= (quota.bytes - held if is_one and not job.sent else room(quota.bytes, held, job.sent_bytes))
 
     def _is_too_large(self, entry: TaskEntry[T]) -> int:
-        """Give how many bytes would have to travel for a task alone, if the master never takes so many; else 0."""
+        """Return how many bytes would have to travel for a task alone, if the master never allows so many; else 0."""
         task, function, known = entry.payload, entry.function.payload, self._announced
         assert known is not None
         size = task.wire_bytes + function.wire_bytes
@@ -435,7 +436,7 @@ class ClientCore(Generic[T]):
             self._may_send = True
 
     def _send_waiting(self) -> None:
-        """Send what may be sent, of each job in its turn."""
+        """Send waiting tasks, of each job in its turn, until the limits are reached."""
         self._may_send = False
         if self.session is None:
             return
@@ -446,7 +447,7 @@ class ClientCore(Generic[T]):
             if run:
                 self._submit(run, sum([entry.payload.wire_bytes for entry in run]))
                 blocked = 0
-            elif job.waiting and not job.sent:  # so it is the next, and needs what others have
+            elif job.waiting and not job.sent:  # so it is the next, and needs room that other jobs occupy
                 if has_reclaimed or not self._reclaim():
                     break
                 has_reclaimed = True
@@ -459,7 +460,7 @@ class ClientCore(Generic[T]):
                 self._close_if_over(job)
 
     def _next_run(self, job: ClientJob[T]) -> list[TaskEntry[T]]:
-        """Take tasks of a job that share everything and may go now; none if the first may not."""
+        """Return the next tasks of a job, which share everything and may be sent now; none if the first may not."""
         waiting, run = job.waiting, list[TaskEntry[T]]()
         count = min(RUN_ITEMS, room(self.quota.tasks, self._sent, job.sent))
         size = 0
@@ -490,7 +491,7 @@ class ClientCore(Generic[T]):
         return run
 
     def _skip_ended(self, job: ClientJob[T]) -> None:
-        """Have a task that waits be the first of those; others were sent, or have ended meanwhile."""
+        """Remove tasks that were sent or have ended from the front of a job's waiting tasks."""
         waiting = job.waiting
         while waiting and not waiting[0].is_waiting:
             waiting.popleft()
@@ -498,7 +499,7 @@ class ClientCore(Generic[T]):
             self._waiting.pop(job.id, None)
 
     def _reclaim(self) -> bool:
-        """Have the master let go of what no unanswered task needs: contents, functions. False if there is nothing."""
+        """Have the master release contents and functions that no unanswered task needs. False if there are none."""
         assert self.session is not None
         assert self._announced is not None
         idle = [job for job in self.jobs.values() if job.open_sent and not job.sent]
@@ -509,7 +510,7 @@ class ClientCore(Generic[T]):
         return self._announced.drop_unused(self._segments_in_use) or bool(idle)
 
     def _end_unsent(self, entry: TaskEntry[T], size_bytes: int = 0) -> None:
-        """End a task that is not at the master. What it would have taken along is let go."""
+        """End a task that is not at the master, and release its buffers."""
         entry.job.entries.pop(entry.index, None)
         entry.is_waiting = False
         if entry.payload.lease is not None:
@@ -517,10 +518,10 @@ class ClientCore(Generic[T]):
         entry.payload = NO_PAYLOAD
         self._unsent.append(TaskUnsent(entry, size_bytes))
 
-    # ------------------------------------------------------------------------------------------------------ hearing
+    # ---------------------------------------------------------------------------------------------------- receiving
 
     def received(self, frames: Sequence[Buffer], now: float) -> Iterator[News[T]]:
-        """Take one envelope of the master. Raises ProtocolError; the session is over then."""
+        """Interpret one envelope of the master. Raises ProtocolError; the session is over then."""
         assert self.session is not None
         for item in self.session.receive(frames, now):
             message = item.message
@@ -571,7 +572,7 @@ class ClientCore(Generic[T]):
         self._close_if_over(job)
 
     def _uncount_buffers(self, payload: Payload) -> int:
-        """Note that a task refers to shared memory no more; return the bytes that have travelled."""
+        """Note that a task uses its segments no more; return the bytes that have travelled."""
         self._uncount_segments([slice_.segment for slice_ in slices_of(payload.sizes)])
         return payload.wire_bytes
 
@@ -582,12 +583,12 @@ class ClientCore(Generic[T]):
     # --------------------------------------------------------------------------------------------------------- time
 
     def step(self, now: float) -> list[list[Buffer]]:
-        """Give all envelopes that should leave now."""
+        """Return all envelopes that should be sent now."""
         if self.session is None:
             return []
         envelopes = []
         if self._waiting and self._may_send:
-            # What has come is acknowledged first: then the master has room for what is sent in its place.
+            # Acknowledge first: then the master has room for what is sent next.
             envelopes.append(self.session.keepalive())
             self._send_waiting()
         envelopes += self.session.flush(now)
@@ -598,19 +599,19 @@ class ClientCore(Generic[T]):
         return envelopes
 
     def next_deadline(self) -> float:
-        """When `step` should be called again at the latest."""
+        """Return when `step` should be called again at the latest."""
         keepalive = self._last_sent_s + self.interval_s
         due = None if self.session is None else self.session.next_deadline()
         return keepalive if due is None else min(keepalive, due)
 
 
 def _run_key(entry: TaskEntry[T]) -> object:
-    """Give what tasks that travel as one run have in common."""
+    """Return what tasks that travel as one run have in common."""
     return entry.job.id, entry.function.digest, entry.limits, entry.needs
 
 
 def _ends_job(job: ClientJob[T], status: int) -> bool:
-    """Say whether the master cancels the rest of a job after such an end; as in scheduling/task_lifecycle.py."""
+    """Return whether the master cancels the rest of a job after such an end; as in scheduling/task_lifecycle.py."""
     if status == Status.HIT:
         return job.until
     return job.stop_on_error and status not in SUCCESSES and status != Status.CANCELLED

@@ -1,4 +1,4 @@
-"""What becomes of an application at the end of the interpreter."""
+"""Waits for an application's tasks at the end of the interpreter."""
 
 import atexit
 import sys
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from concurrent_nb.nodes.application.node import ApplicationNode
 
-#: the user does not want to wait for the tasks of one application at the end of the interpreter: so for those of none
+#: the wait was interrupted for one application: so there is none for the others
 _INTERRUPTED_AT_EXIT: Final = threading.Event()
 
 
 def finish_at_exit(app: "ApplicationNode") -> Callable[[], None]:
-    """At the end of the interpreter let what was submitted finish, as the standard library's executors do.
+    """At the end of the interpreter wait for the tasks of `app`, as the standard library's executors do.
 
-    If an exception ends it, Ctrl-C for example, what runs is stopped. Returns a function that undoes this.
+    If an exception ends it, Ctrl-C for example, running tasks are stopped. Returns a function that removes the hook.
     """
     reference = weakref.ref(app)
     error_before = _unhandled_error()
@@ -26,7 +26,7 @@ def finish_at_exit(app: "ApplicationNode") -> Callable[[], None]:
         alive = reference()
         if alive is None:
             return
-        # An interactive interpreter goes on after exceptions, so there the last one is no reason for its end.
+        # An interactive interpreter continues after exceptions, so the last one did not end it.
         if _INTERRUPTED_AT_EXIT.is_set() or (_unhandled_error() is not error_before and not hasattr(sys, "ps1")):
             alive.close()
             return

@@ -1,14 +1,14 @@
-"""One `map`: its items on their way into chunks, its chunks on their way to the cluster, its results in order.
+"""One `map`: packs items into chunks, sends chunks as tasks, returns results in order.
 
-    reader's thread: fill --items--> waiting     courier's thread: cut --chunks--> ledger
-    reader's thread: results <------------------ courier's thread: _ended
+    reader's thread: fill --items--> waiting     client thread: cut --chunks--> client core
+    reader's thread: results <------------------ client thread: _ended
 
-What is the user's runs in the reader's thread: his iterables, the pickling of arguments, the opening of results. The
-courier's thread only puts together what is pickled, or needs no code of anybody's to be pickled. A chunk of one item is
-an ordinary task.
+The user's code runs in the reader's thread: the iterables, the pickling of arguments, the unpickling of results. The
+client thread only puts together what is pickled, or can be pickled without calling code of the user. A chunk of one
+item is an ordinary task.
 
-A chunk that comes back without its items' answers, because its worker died, say, runs again in parts, until the item
-that is to blame is alone. So items may run more than once, as may any task whose worker dies.
+A chunk that comes back without the answers of its items, because its worker died, for example, runs again in parts,
+until the item that is to blame is alone. So items may run more than once, as may any task whose worker dies.
 """
 
 import itertools
@@ -45,13 +45,13 @@ from concurrent_nb.nodes.application.task_options import TaskOptions
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 
-#: a chunk that has to run again is cut into so many parts
+#: number of parts of a chunk that has to run again
 PARTS: Final = 8
-#: items that are read at once from iterables which run no code of anybody's
+#: items that are read in one step from iterables that call no code of the user
 BLOCK: Final = 1024
 _STATIC_TYPES: Final = frozenset({list, tuple, range, str, dict})
 _TUPLES: Final = {tuple}
-#: answers of items that need not be opened
+#: types of answers that need not be unpickled
 _PLAIN_TYPES: Final = SMALL_ATOMS | _TUPLES
 
 
@@ -63,12 +63,12 @@ class MapChunk:
     numbers: range  #: of the items in the map
     answers: list[Any] | None = None  #: for several items as `runtime.call_chunks` has them; for one, its value
     error: BaseException | None = None  #: ends each of its items
-    parts: "Sequence[MapChunk] | None" = None  #: run in its place
-    future: TaskFuture | None = None  #: of several items, once it has answers: who ran it
+    parts: "Sequence[MapChunk] | None" = None  #: run instead of it
+    future: TaskFuture | None = None  #: of several items, once it has answers: its task
 
     @property
     def count(self) -> int:
-        """Return how many items there are."""
+        """The number of items."""
         return len(self.numbers)
 
 
@@ -77,10 +77,10 @@ class MapCall:
 
     Args:
         size: items per task, or what decides on it.
-        ahead: items that may be read and not yet handed out; None for all.
+        ahead: items that may be read and not yet returned; None for all.
         options: of each task.
 
-    Raises NotPicklable if the function cannot travel.
+    Raises NotPicklable if the function cannot be sent.
     """
 
     def __init__(
@@ -98,21 +98,21 @@ class MapCall:
         self._client_thread = client_thread
         self._fn = fn
         self._function = packer.function_payload(fn, spawns=True)
-        # The reader's thread:
+        # For the reader's thread:
         self._calls = zip(*iterables, strict=False)
-        # What is read from others may be the same object again and again, changed meanwhile; or it takes its time.
+        # Other iterables may return the same object again, changed meanwhile, or may be slow.
         self._is_static = all(type(source) in _STATIC_TYPES for source in iterables)
         self._notify_items = 1 if isinstance(size, AdaptiveSize) else size
         self._ahead = ahead
-        self._outstanding = 0  # items that were read and not handed out
+        self._outstanding = 0  # items that were read and not returned
         self._read = 0  # items that were read
-        # Written by one thread, read by the other:
+        # Written by one thread, read by another:
         self._waiting: deque[Item] = deque()
         self._exhausted = False  # the reader will add nothing
-        self._notify_on_input = True  # the courier's thread wants to be told when something waits
-        # The courier's thread:
-        self._is_leaving = False  # the application is: nothing more will be read
-        self._resend: deque[MapChunk] = deque()  # parts to be sent before what waits
+        self._notify_on_input = True  # whether to call `cut` when items wait
+        # For the client thread:
+        self._is_leaving = False  # the application leaves: nothing more will be read
+        self._resend: deque[MapChunk] = deque()  # parts to send before what waits
         self._options = options
         self._needs = options.needs_with(self._function)
         self.record = ClientJob[TaskHandle](new_job_id(), name, strategy=options.strategy)
@@ -126,14 +126,14 @@ class MapCall:
         # Guarded, for both:
         self._items_ended = 0
         self._condition = Condition()
-        self._order: deque[MapChunk] = deque()  # chunks that were cut and not read, in order
-        self._closed = False  # no more will be cut
+        self._order: deque[MapChunk] = deque()  # chunks that were cut and not returned, in order
+        self._closed = False  # no more chunks will be cut
         client_thread.open_source(self)
 
-    # -------------------------------------------------------------------------------------------- the reader's thread
+    # ------------------------------------------------------------------------------------------ in the reader's thread
 
     def fill(self) -> None:
-        """Read as far ahead as was asked for. Raises what the iterables raise, and RuntimeError after a shutdown."""
+        """Read as far ahead as allowed. Raises what the iterables raise, and RuntimeError after a shutdown."""
         if self._exhausted:
             return
         self._client_thread.check_open()
@@ -150,7 +150,7 @@ class MapCall:
         for read, args in enumerate(items, 1):
             for arg in args:
                 if type(arg) not in SMALL_ATOMS and not is_small(arg):
-                    # Now, because it may change; and here, because its own code may run.
+                    # Now, because it may change, and in this thread, because its own code may run.
                     waiting.append(self._pack_item(args, self._read + read - 1))
                     break
             else:
@@ -174,7 +174,7 @@ class MapCall:
         return read
 
     def _notify_cutter(self) -> None:
-        """Tell the courier's thread that something waits, if it is enough."""
+        """Notify the client thread that items wait, if there are enough."""
         if len(self._waiting) >= self._notify_items:
             self._notify_on_input = False
             self._client_thread.tell(self.cut)
@@ -186,11 +186,12 @@ class MapCall:
             return error
 
     def results(self, deadline: float | None, return_exceptions: bool) -> Iterator[Any]:
-        """Iterate over the results. Closing it cancels what nobody will read.
+        """Iterate over the results. Closing the iterator cancels what has not been read.
 
         Args:
             deadline: when to raise TimeoutError, on the clock of `time.monotonic`.
-            return_exceptions: give exceptions in the place of results; else the first is raised, and is the end.
+            return_exceptions: return exceptions in place of results; else the first is raised, which ends the
+                iteration.
         """
         try:
             while (chunk := self._next(deadline)) is not None:
@@ -205,13 +206,13 @@ class MapCall:
                     if self._ahead is not None:
                         self._outstanding -= 1
                         self.fill()
-                    yield answers.pop()  # nothing here keeps it alive
+                    yield answers.pop()  # so that no reference stays here
         finally:
             self._progress.close()
             self.close()
 
     def close(self) -> None:
-        """Cancel what nobody will read."""
+        """Cancel what has not been read."""
         with self._condition:
             is_over = self._closed and not self._order
         if not is_over:
@@ -228,7 +229,7 @@ class MapCall:
                     if head.answers is not None or head.error is not None:
                         return self._order.popleft()
                 elif self._closed:
-                    if self._waiting:  # read while the application was shut down
+                    if self._waiting:  # items were read while the application was shut down
                         self._client_thread.check_open()
                     return None
                 left = None if deadline is None else deadline - time.monotonic()
@@ -245,10 +246,10 @@ class MapCall:
             self._client_thread.present(future, error)
         return _raised(error, return_exceptions)
 
-    # ------------------------------------------------------------------------------------------- the courier's thread
+    # --------------------------------------------------------------------------------------------- in the client thread
 
     def cut(self) -> None:
-        """Send what may be sent now."""
+        """Send the chunks that may be sent now."""
         entries = [self._entry(chunk) for chunk in self._resend]
         self._resend.clear()
         while len(entries) < CHUNKS_PER_TURN and (size := self._next_size()):
@@ -277,13 +278,13 @@ class MapCall:
         self._close()
 
     def _next_size(self) -> int:
-        """Say how many items are to be sent now."""
+        """Return how many items are to be sent now."""
         waiting = len(self._waiting)
         if len(self.record.waiting) >= BACKLOG:
-            return 0  # as well, and so does the reader: `_notify_on_input` stays as it is
+            return 0  # the reader continues: `_notify_on_input` stays as it is
         if isinstance(self._size, AdaptiveSize):
             if len(self._unanswered) >= self._size.on_the_way:
-                return 0  # the next that ends asks again
+                return 0  # the next end of a task calls again
             size = self._size.next_size(waiting) if waiting else 0
         elif waiting >= self._size:
             size = self._size
@@ -291,7 +292,7 @@ class MapCall:
             size = waiting if self._exhausted or self._is_leaving else 0
         if not size:
             self._notify_on_input = True
-            # What the other thread added just before it could see that, nobody would tell us of.
+            # For items that the reader added just before it could see that, it will not call.
             if len(self._waiting) != waiting and not self._unanswered:
                 return self._next_size()
         return size
@@ -322,7 +323,7 @@ class MapCall:
             if error is None:
                 value = future.result()
                 chunk.answers = value if chunk.count > 1 else [value]
-                chunk.future = future if chunk.count > 1 else None  # it would keep the value alive
+                chunk.future = future if chunk.count > 1 else None  # else it would keep the value alive
             elif chunk.count > 1 and (future.status in RERUN_STATUSES or type(error) is TooLarge):
                 chunk.parts = _parts(chunk)
                 self._resend.extend(chunk.parts)
@@ -334,11 +335,11 @@ class MapCall:
             self._condition.notify_all()
         if isinstance(self._size, AdaptiveSize) and future.status in TIMED_STATUSES:
             self._workers_seen.add((future.slave, future.worker))
-            self._size.slots = max(self._size.slots, len(self._workers_seen))  # some have come since it was asked
+            self._size.slots = max(self._size.slots, len(self._workers_seen))  # some have been added since the count
             self._size.measured(chunk.count, future.elapsed_s)
         if self._abandoned:
             self._resend.clear()
-        # Not at once, because who ends a future logs what its callbacks raise, and goes on.
+        # Later, because what a callback of a future raises is only logged.
         self._client_thread.tell(self._finish if self._closed and not self._resend else self.cut)
 
     def _abandon(self) -> None:
@@ -350,7 +351,7 @@ class MapCall:
             future.cancel()
 
     def _drop(self, error: BaseException) -> None:
-        """End all that has not been sent with an error."""
+        """End all items that have not been sent with an error."""
         with self._condition:
             for chunk in self._resend:
                 chunk.error = error
@@ -370,7 +371,7 @@ class MapCall:
         self._finish()
 
     def _finish(self) -> None:
-        """Let the job go once nothing of it is unanswered."""
+        """Close the job once nothing of it is unanswered."""
         if not self._unanswered:
             self._client_thread.close_source(self)
 
@@ -382,7 +383,7 @@ def _parts(chunk: MapChunk) -> list[MapChunk]:
 
 
 def _are_small(calls: Sequence[tuple[Any, ...]]) -> bool:
-    """Say whether no argument of these calls needs a pickle of its own."""
+    """Return whether no argument of these calls needs a pickle of its own."""
     kinds = set(map(type, itertools.chain.from_iterable(calls)))
     if kinds <= SMALL_ATOMS:
         return True
@@ -393,7 +394,7 @@ def _are_small(calls: Sequence[tuple[Any, ...]]) -> bool:
 
 
 def _raised(error: BaseException, return_exceptions: bool) -> BaseException:
-    """Give an exception, or raise it."""
+    """Return an exception, or raise it."""
     if return_exceptions:
         return error
     raise error

@@ -1,4 +1,4 @@
-"""Snapshots of what is sent: an application's side of shared memory."""
+"""Takes snapshots of what is sent: stores large buffers in the application's shared memory."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,7 +21,7 @@ def store_buffers(
 ) -> tuple[bytes, Sequence[Buffer | m.Slice], Lease | None]:
     """Take a snapshot of a pickle's buffers: in shared memory, or as copies on systems that have none.
 
-    Gives the pickle (empty if it is the first of the parts), the parts, and what keeps those in shared memory.
+    Returns the pickle (empty if it is the first of the parts), the parts, and what keeps those in shared memory.
     """
     if not is_available():
         return body, [bytearray(buffer) for buffer in buffers], None
@@ -30,7 +30,7 @@ def store_buffers(
     slices: list[m.Slice] = []
     for part in (memoryview(body), *buffers) if is_long else buffers:
         slice_ = store.place(part)
-        # As a bytearray, because what is pickled from read-only memory is read-only wherever it arrives.
+        # As a bytearray, because what is pickled from read-only memory is read-only where it arrives.
         stored.append(bytearray(part) if slice_ is None else slice_)
         if slice_ is not None:
             slices.append(slice_)
@@ -52,11 +52,11 @@ def function_payload(function: PickledFunction, needs: m.Needs | None = None) ->
 
 
 class TaskLoader:
-    """Make of task objects what the courier carries. A class is sent as it was when its first task was loaded.
+    """Pickles task objects. A class is sent as it was when its first task was loaded.
 
     Args:
-        surroundings: what functions take along.
-        prepare: gives a function with what its tasks need before they run.
+        surroundings: what travels along with functions.
+        prepare: adds to a function what its tasks need before they run.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TaskLoader:
         self._payloads: dict[bytes, FunctionPayload] = {}
 
     def load(self, task: Task) -> tuple[FunctionPayload, Payload]:
-        """Give function and arguments of the call that runs a task. Raises NotPicklable."""
+        """Return function and arguments of the call that runs a task. Raises NotPicklable."""
         function, body, buffers = self._packer.pack(task)
         function = self._prepare(function)
         payload = self._payloads.get(function.digest)

@@ -1,7 +1,7 @@
-"""Tasks that are objects: on their way to the cluster, and their ends on the way back to them.
+"""Sends task objects to the cluster, and calls their methods when they have ended.
 
-caller's thread: the first tasks --> courier --> cluster
-desk's thread:   Task.finished, the application's task_finished, then more tasks of an iterator
+caller's thread: the first tasks --> client thread --> cluster
+callback thread: Task.finished, the receiver's task_finished, then more tasks of an iterator
 """
 
 import itertools
@@ -22,9 +22,9 @@ from concurrent_nb.tasks.system import Task
 
 log = foreign.Log(__name__)
 
-#: an iterator of tasks is read so far ahead of their ends
+#: tasks that are read from an iterator ahead of those that have ended
 READ_AHEAD: Final = 4096
-#: tasks that are handed over at once
+#: tasks that are posted together
 BATCH: Final = 256
 
 
@@ -32,8 +32,8 @@ class PushedTasks:
     """The tasks of one `push_tasks`.
 
     Args:
-        client_id: the application that pushes them.
-        ahead: how far an iterator is read ahead; None for all at once.
+        client_id: name of the application.
+        ahead: how many tasks an iterator is read ahead of those that have ended; None: all are read now.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class PushedTasks:
         self._job = job
         self._limits = limits
         self._ahead = ahead
-        self._notified = 0  # tasks whose end was told; the desk's thread counts them
+        self._notified = 0  # tasks whose end was reported; the callback thread counts them
         self._is_closed = False
-        self._callback_thread_reads = False  # to the desk's thread, which reads on
+        self._callback_thread_reads = False  # after the first tasks
 
     def start(self) -> None:
         """Push the first tasks. Raises what the iterator raises, ConfigurationError, RuntimeError after a shutdown."""
@@ -72,8 +72,8 @@ class PushedTasks:
         self._callbacks.call(self._go_on)
 
     def _fill(self) -> None:
-        """Push as far ahead as may be. What is raised is why nothing more will come."""
-        room = self._room()  # as it is now: who pushes is not to go on for as long as tasks end
+        """Push as many tasks as there is room for. What is raised is why no more will be pushed."""
+        room = self._room()  # a snapshot: if tasks end quickly, a caller that follows would never stop
         try:
             while self._job.is_open and room > 0:
                 count = int(min(room, BATCH))
@@ -123,7 +123,7 @@ class PushedTasks:
         return TaskEntry(self._record, future.index, function, payload, future, self._limits)
 
     def _ended(self, task: Task, future: TaskFuture) -> None:
-        """Tell who wants to know, and go on. In the desk's thread."""
+        """Call the task and the receiver, and continue. In the callback thread."""
         self._notified += 1
         try:
             notify_ended(task, future, self._callbacks)
@@ -144,7 +144,7 @@ class PushedTasks:
 
 
 def assign_ids(task: object, future: TaskFuture, client_id: str) -> Task:
-    """Write its ids into a task, and give it back. Raises ConfigurationError if it is none."""
+    """Set the ids of a task, and return it. Raises ConfigurationError if it is not a Task."""
     if not isinstance(task, Task):
         raise ConfigurationError(f"a {type(task).__name__} cannot be pushed: make it a concurrent_nb.Task")
     task.task_id = future.task
@@ -153,7 +153,7 @@ def assign_ids(task: object, future: TaskFuture, client_id: str) -> Task:
 
 
 def notify_ended(task: Task, future: TaskFuture, callbacks: CallbackThread) -> None:
-    """Tell a task that has ended, and then `listener`. Those that were cancelled are not told."""
+    """Call `finished` of a task that has ended, then the receiver. Cancelled tasks are left out."""
     if future.cancelled():
         return
     task.slave_id = future.slave

@@ -1,4 +1,5 @@
-"""Turn an outcome that has arrived into a value or an exception: the application's decoding, the only one it has."""
+"""Turns an outcome that has arrived into a value or an exception. The only place where the application decodes
+results."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -13,7 +14,7 @@ from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import Buffer, decode_error, joined, unpack_body
 from concurrent_nb.wire.messages import RESULT_LOST, ErrorReport, Slice
 
-_SUCCESSES: Final = frozenset(map(int, SUCCESSES))  # a number is compared faster than a member of an enumeration
+_SUCCESSES: Final = frozenset(map(int, SUCCESSES))  # numbers are compared faster than members of an enumeration
 _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
     Status.TIMEOUT: errors.TaskTimeout,
     Status.DIED: errors.WorkerDied,
@@ -25,9 +26,9 @@ _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
 
 
 def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, BaseException | None]:
-    """Give (value, None) or (None, exception); the exception's cause is the remote traceback, where there is one.
+    """Return (value, None) or (None, exception); the exception's cause is the remote traceback, if there is one.
 
-    `take` gives what lies in shared memory, for whoever asked for the result to keep and to change.
+    `take` maps a slice of shared memory, for the user to keep and to change.
     """
     frame = ended.frame
     body: Buffer = frame.body
@@ -46,7 +47,7 @@ def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[A
 def open_item(
     ran: TaskFuture, answer: bytes | list[Any] | tuple[Any, ...] | dict[int, bytes]
 ) -> tuple[Any, BaseException | None]:
-    """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `runtime.call_chunks` has it."""
+    """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `runtime.call_chunks` makes it."""
     if isinstance(answer, tuple):
         return answer, None
     if isinstance(answer, dict):
@@ -60,11 +61,11 @@ def open_item(
 def _loaded(
     body: Buffer, buffers: Sequence[Buffer], origin_of: Callable[[Any], dict[str, Any]], ran: Any
 ) -> tuple[Any, BaseException | None]:
-    """Unpickle a result; whatever its own code raises is handed on as the cause of ResultNotLoadable."""
+    """Unpickle a result; what its own code raises becomes the cause of ResultNotLoadable."""
     try:
         return pickles.loads_home(body, buffers), None
     except BaseException as error:
-        if foreign.is_interrupt(error):  # items of a map are opened in the thread that reads them
+        if foreign.is_interrupt(error):  # items of a map are unpickled in the thread that reads them
             raise
         origin = origin_of(ran)
         message = f"the result of task {origin['task']} cannot be unpickled here: {foreign.describe(error)}"
@@ -103,7 +104,7 @@ def _failure_of(status: int, body: Buffer, origin: dict[str, Any]) -> BaseExcept
 
 
 def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseException | None:
-    """Give the exception that the task has raised, with its cause; None if it cannot be had here."""
+    """Return the exception that the task has raised, with its cause; None if it cannot be unpickled here."""
     if not report.exception:
         return None
     try:
@@ -112,7 +113,7 @@ def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseExcep
             return None
         if cause is not None:
             loaded.__cause__ = cause
-    except BaseException as error:  # (a class that is missing here, say: the report has all there is to tell)
+    except BaseException as error:  # (for example a class that is missing here; the report has the text)
         if foreign.is_interrupt(error):
             raise
         return None
@@ -120,5 +121,5 @@ def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseExcep
 
 
 def _writable(buffers: Sequence[Buffer]) -> list[Buffer]:
-    """Results belong to who asked for them, so he may change them: arrays come on memory of their own."""
+    """Copy read-only buffers: results belong to the user, who may change them."""
     return [buffer if isinstance(buffer, bytearray) else bytearray(buffer) for buffer in buffers]
