@@ -8,7 +8,7 @@ from math import inf
 from typing import Final
 
 from concurrent_nb.ids import JobId, digest_of
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Limits, Payload, TaskEntry
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Payload, TaskEntry, TaskLimits
 from concurrent_nb.scheduling.slave_state import is_host
 from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs
@@ -155,7 +155,7 @@ class User:
             self._world.deeds.add(wanted)
             payload = Payload(*pack_body(wanted.body, ()))
             entries.append(
-                TaskEntry(record, wanted.index, function, payload, wanted, Limits(timeout_s, retries), needs)
+                TaskEntry(record, wanted.index, function, payload, wanted, TaskLimits(timeout_s, retries), needs)
             )
         return entries
 

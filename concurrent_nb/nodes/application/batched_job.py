@@ -32,7 +32,7 @@ from concurrent_nb.nodes.application.chunking import (
     pack_item,
 )
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import Limits, TaskEntry
+from concurrent_nb.nodes.application.core import TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.results import open_item
@@ -395,7 +395,7 @@ class BatchedJob:
             self._batch_of[item.index] = batch
         # The cluster retries a single item; items that have failed in a batch are sent again from here.
         retries = self._limits.retries - self._failures.get(items[0].index, 0) if len(items) == 1 else 0
-        limits = self._limits if retries == self._limits.retries else Limits(self._limits.timeout_s, retries)
+        limits = self._limits if retries == self._limits.retries else TaskLimits(self._limits.timeout_s, retries)
         return TaskEntry(self.record, index, self._function, payload, batch, limits, self._needs)
 
 

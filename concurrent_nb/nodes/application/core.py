@@ -54,14 +54,14 @@ class Payload(Struct, frozen=True, gc=False):
 NO_PAYLOAD: Final = Payload(b"")
 
 
-class Limits(Struct, frozen=True, gc=False):
+class TaskLimits(Struct, frozen=True, gc=False):
     """The limits of a task. Tasks of one call share the object."""
 
     timeout_s: float | None = None  #: run time allowed per attempt; None: any
     retries: int = 0  #: how often it may run again after an error or a timeout
 
 
-NO_LIMITS: Final = Limits()
+NO_LIMITS: Final = TaskLimits()
 
 
 @dataclass(eq=False, slots=True)
@@ -109,7 +109,7 @@ class TaskEntry(Struct, Generic[T], eq=False):
     function: FunctionPayload
     payload: Payload
     handle: T
-    limits: Limits = NO_LIMITS
+    limits: TaskLimits = NO_LIMITS
     needs: m.Needs | None = None  #: None: a slot, in a worker process
     cancelled: bool = False  #: it was cancelled, and has no answer yet
     is_waiting: bool = False  #: it is not sent yet

@@ -14,7 +14,7 @@ from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, Limits
+from concurrent_nb.nodes.application.core import ClientJob, TaskLimits
 from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions
@@ -61,7 +61,7 @@ class SystemPusher:
     def start_cell(self, function: Callable[[], Any], options: JobOptions) -> CellRun:
         """Run a function, and the system that it may return. Raises as `ApplicationNode.start_cell`."""
         record = options.new_record()
-        limits = Limits(options.limits.timeout_s)
+        limits = TaskLimits(options.limits.timeout_s)
 
         def push_system(run: CellRun, system: ITaskSystem) -> None:
             self._callbacks.call(self._push_returned, run, system, limits)  # pickling a system runs its owner's code
@@ -71,7 +71,7 @@ class SystemPusher:
         self._client_thread.close_job(record)
         return run
 
-    def _push_returned(self, run: CellRun, system: ITaskSystem, limits: Limits) -> None:
+    def _push_returned(self, run: CellRun, system: ITaskSystem, limits: TaskLimits) -> None:
         """Push the system that the task of a job has returned."""
         (future,) = run.futures
         if run.was_cancelled():
@@ -84,7 +84,7 @@ class SystemPusher:
         if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
             self._client_thread.cancel(run.id, None)
 
-    def _begin(self, run: SystemRun, record: ClientJob[TaskHandle], system: ITaskSystem, limits: Limits) -> None:
+    def _begin(self, run: SystemRun, record: ClientJob[TaskHandle], system: ITaskSystem, limits: TaskLimits) -> None:
         """Submit a task system as the task of a job."""
         run.id = record.id
         system.system_id = record.id.hex()[:8]

@@ -13,7 +13,7 @@ from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, Limits, TaskEntry
+from concurrent_nb.nodes.application.core import ClientJob, TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.payload import TaskLoader
@@ -45,7 +45,7 @@ class PushedTasks:
         tasks: Iterator[Task],
         record: ClientJob[TaskHandle],
         job: Job,
-        limits: Limits,
+        limits: TaskLimits,
         ahead: int | None,
     ) -> None:
         self._client_id = client_id

@@ -13,7 +13,7 @@ import msgspec
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.ids import new_job_id
-from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, FunctionPayload, Limits
+from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, FunctionPayload, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.wire.messages import STRATEGIES, Needs, StrategyName
@@ -33,7 +33,7 @@ RETRIES_MAX: Final = 1_000_000
 class TaskOptions:
     """Options of a task, as they travel. Made by `options_of`."""
 
-    limits: Limits = NO_LIMITS
+    limits: TaskLimits = NO_LIMITS
     needs: Needs | None = None  #: as given; None: those of the function
     name: str = ""
     strategy: StrategyName | None = None
@@ -54,7 +54,7 @@ class JobOptions:
     """Options of a job, as they travel. Made by `job_options`; documented at `ApplicationNode.start_job`."""
 
     name: str = ""
-    limits: Limits = NO_LIMITS
+    limits: TaskLimits = NO_LIMITS
     until: bool = False
     stop_on_error: bool = False
     strategy: StrategyName | None = None
@@ -123,7 +123,7 @@ class BoundOptions:
         return f"<{self._application!r} with {shown or 'no options'}>"
 
 
-def limits_of(timeout_s: Any, retries: Any) -> Limits:
+def limits_of(timeout_s: Any, retries: Any) -> TaskLimits:
     """Return the limits of a job's tasks as they travel. Raises ConfigurationError."""
     is_number = isinstance(timeout_s, numbers.Real) and not isinstance(timeout_s, bool)
     if timeout_s is not None and not (is_number and timeout_s > 0):
@@ -133,7 +133,7 @@ def limits_of(timeout_s: Any, retries: Any) -> Limits:
         raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
     if timeout_s is None and not retries:
         return NO_LIMITS
-    return Limits(None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries))
+    return TaskLimits(None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries))
 
 
 def batch_of(batch: Any) -> int | Literal["auto"] | None:
@@ -148,7 +148,7 @@ def batch_of(batch: Any) -> int | Literal["auto"] | None:
     return int(batch) if batch > 1 else None
 
 
-def check_sizes(limits: Limits, chunksize: int | None, buffersize: int | None) -> None:
+def check_sizes(limits: TaskLimits, chunksize: int | None, buffersize: int | None) -> None:
     """Check what a map is given. Raises ValueError and TypeError as the standard library, and ConfigurationError."""
     if chunksize is not None and chunksize < 1:
         raise ValueError("chunksize must be >= 1.")

@@ -11,7 +11,7 @@ from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, Wo
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.application.batched_job import BatchedJob, BatchHandle
 from concurrent_nb.nodes.application.client_thread import ClientThread, TaskSource
-from concurrent_nb.nodes.application.core import FunctionPayload, Limits, Payload, TaskEntry
+from concurrent_nb.nodes.application.core import FunctionPayload, Payload, TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.job import Counts, Job
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions
@@ -85,7 +85,7 @@ class Bench:
             pow,
             [(n, 2) for n in range(count)],
             size,
-            JobOptions(limits=Limits(10.0, retries), until=until, stop_on_error=stop, needs=needs, watched=True),
+            JobOptions(limits=TaskLimits(10.0, retries), until=until, stop_on_error=stop, needs=needs, watched=True),
         )
         self.job: Job = self.batches.start()
         self.names: set[int] = set()

@@ -5,10 +5,10 @@ from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
     FunctionPayload,
-    Limits,
     Payload,
     TaskEnded,
     TaskEntry,
+    TaskLimits,
     TaskRunning,
     TaskWrote,
 )
@@ -34,7 +34,7 @@ class Bench:
         return [entry.handle for entry in self.core.attach(Session(7, "to_client"))]
 
     def entry(self, index: int, retries: int = 0) -> TaskEntry[str]:
-        return TaskEntry(self.job, index, FUNCTION, Payload(b"arguments"), f"future {index}", Limits(None, retries))
+        return TaskEntry(self.job, index, FUNCTION, Payload(b"arguments"), f"future {index}", TaskLimits(None, retries))
 
     def said(self) -> list[m.AnyMessage]:
         heard: list[Received] = []
