@@ -33,14 +33,14 @@ class Packing:
 
 
 class Carrying:
-    """A courier whose thread is the test's."""
+    """A client thread that is the test's own."""
 
     def __init__(self) -> None:
         self.sent: list[TaskEntry[TaskHandle]] = []
         self.cancelled: list[Sequence[int] | None] = []
         self.is_closed = False
         self.present = None
-        self._told: deque[Callable[[], None]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
 
     def open_source(self, source: TaskSource) -> None:
         self.is_closed = False
@@ -49,7 +49,7 @@ class Carrying:
         self.is_closed = True
 
     def tell(self, what: Callable[[], None]) -> None:
-        self._told.append(what)
+        self._calls.append(what)
 
     def add(self, entries: Sequence[TaskEntry[TaskHandle]]) -> None:
         self.sent += entries
@@ -58,9 +58,9 @@ class Carrying:
         self.cancelled.append(indexes)
 
     def turn(self) -> list[BatchHandle]:
-        """Do what was told; give the batches that this has sent."""
-        while self._told:
-            self._told.popleft()()
+        """Call what is pending; return the batches that this has sent."""
+        while self._calls:
+            self._calls.popleft()()
         sent, self.sent = self.sent, []
         return [cast(BatchHandle, entry.handle) for entry in sent]
 
@@ -117,13 +117,13 @@ def answer(
     cut: bool = False,
     elapsed_s: float = 0.5,
 ) -> None:
-    """Answer for a batch as a worker does; for all of its items if nothing else is said."""
+    """Answer for a batch as a worker does; for all of its items by default."""
     batch.status, batch.slave, batch.worker, batch.attempt, batch.elapsed_s = status, "one", 7, 1, elapsed_s
-    given = [item.index for item in batch.items] if answers is None else list(answers)
+    values = [item.index for item in batch.items] if answers is None else list(answers)
     if len(batch.items) == 1:
-        batch.set_outcome(given[0], None, None)
+        batch.set_outcome(values[0], None, None)
     else:
-        batch.set_outcome((given, [0.1] * (len(given) + cut), cut), None, None)
+        batch.set_outcome((values, [0.1] * (len(values) + cut), cut), None, None)
 
 
 def fail(batch: BatchHandle, status: Status, error: BaseException) -> None:
@@ -171,7 +171,7 @@ def test_all_of_a_batch_that_dies_or_overruns_run_again_alone() -> None:
         fail(batch, status, error)
         sent = bench.turn()
         assert items_of(sent) == [[0], [1], [2]]
-        assert [batch.index for batch in sent[1:]] == [1, 2]  # which messages tell
+        assert [batch.index for batch in sent[1:]] == [1, 2]  # for messages
         answer(sent[0])
         fail(sent[1], status, error)
         assert bench.job.futures[1].exception() is error
@@ -295,8 +295,8 @@ def test_an_application_that_leaves_and_cancels_sends_nothing_more() -> None:
     assert bench.job.counts() == Counts(0, 0, len(sent), 0, 4 - len(sent))
 
 
-def tell(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
-    """Tell of items of a batch that goes on."""
+def report(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
+    """Report the ends of items of a batch that still runs."""
     batch.slave = "one"
     body = pickle.dumps((list(answers), [0.2] * len(answers)))
     batch.add_notes([notes.ItemEnded(position, 7, body)], attempt)
@@ -305,15 +305,15 @@ def tell(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int
 def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
     bench = Bench(6, 6, retries=1)
     (batch,) = bench.turn()
-    tell(batch, 0, [0, failure()])
-    tell(batch, 2, [2])
+    report(batch, 0, [0, failure()])
+    report(batch, 2, [2])
     assert bench.ended() == [0, 2]
     assert bench.job.counts() == Counts(3, 1, 2, 0, 0)
     (again,) = sent = bench.turn()
     assert items_of(sent) == [[1]]
-    tell(batch, 0, [0, 1, 2, 3], attempt=2)  # its worker has died, and it runs again
+    report(batch, 0, [0, 1, 2, 3], attempt=2)  # its worker has died, and it runs again
     assert bench.ended() == [0, 2, 3]
-    tell(batch, 5, [5], attempt=2)  # what was between has been lost
+    report(batch, 5, [5], attempt=2)  # what was between has been lost
     answer(batch)
     answer(again)
     bench.turn()
@@ -322,7 +322,7 @@ def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
     assert bench.ended() == [0, 2, 3, 4, 5, 1]
 
 
-def test_what_a_batch_tells_and_nobody_understands_is_left_out() -> None:
+def test_a_note_of_a_batch_that_cannot_be_read_is_left_out() -> None:
     bench = Bench(3, 3)
     (batch,) = bench.turn()
     batch.add_notes([notes.ItemEnded(0, 7, b"nonsense")], 1)
@@ -331,11 +331,11 @@ def test_what_a_batch_tells_and_nobody_understands_is_left_out() -> None:
     assert bench.job.results(0) == [0, 1, 2]
 
 
-def test_what_was_told_is_not_run_again() -> None:
+def test_items_whose_end_was_reported_do_not_run_again() -> None:
     for status in (Status.TIMEOUT, Status.CANCELLED):
         bench = Bench(4, 4)
         (batch,) = bench.turn()
-        tell(batch, 0, [0, 1])
+        report(batch, 0, [0, 1])
         if status is Status.TIMEOUT:
             fail(batch, status, TaskTimeout("too long"))
             assert items_of(bench.turn()) == [[2], [3]]

@@ -58,22 +58,22 @@ class Master:
         for entry in self.core.attach(fresh, Segments(), shares=self.shares, quota=self.quota):
             self.ends[entry.handle] += 1
 
-    def hears(self) -> list[m.AnyMessage]:
+    def receive(self) -> list[m.AnyMessage]:
         """Take what the application sends, and see that it keeps to the limits."""
-        heard: list[m.AnyMessage] = []
+        received: list[m.AnyMessage] = []
         for _ in range(100):
-            known = len(heard)
+            known = len(received)
             for frames in self.core.step(0.0):
                 for item in self.session.receive(frames, 0.0):
-                    heard.append(item.message)
+                    received.append(item.message)
                     self._take(item.message, item.buffers)
             self._said()
-            if len(heard) == known:
+            if len(received) == known:
                 break
         for unsent in self.core.take_unsent():
             self.ends[unsent.entry.handle] += 1
             assert not unsent.size_bytes or "too large" in unsent.entry.handle
-        return heard
+        return received
 
     def _take(self, message: m.AnyMessage, buffers: Sequence[Sequence[Buffer]]) -> None:
         if isinstance(message, m.OpenJob):
@@ -138,13 +138,13 @@ class Master:
                 self.ends[news.entry.handle] += 1
 
     def answer_all(self, count: int = 3) -> int:
-        """Answer so many tasks at a time until none is left; give how often."""
+        """Answer so many tasks at a time until none is left; return how often."""
         turns = 0
-        self.hears()
+        self.receive()
         while self.open:
             for job, index in list(self.open)[:count]:
                 self.answer(job, [index])
-            self.hears()
+            self.receive()
             turns += 1
         assert not self.core.has_entries()
         return turns
@@ -170,12 +170,12 @@ def job_of(name: bytes, *, until: bool = False, stop_on_error: bool = False) -> 
     return ClientJob(JobId(name * 16), name.decode(), until, stop_on_error)
 
 
-def test_what_is_over_the_limit_of_tasks_waits_and_is_sent_in_order() -> None:
+def test_tasks_above_the_limit_wait_and_are_sent_in_order() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
     master.core.add(tasks(100, job))
     master.core.close(job)
-    master.hears()
+    master.receive()
     assert list(master.open) == [(job.id, index) for index in range(8)]
     assert not master.closed
     order = []
@@ -183,17 +183,17 @@ def test_what_is_over_the_limit_of_tasks_waits_and_is_sent_in_order() -> None:
         (_, index), *_ = master.open
         order.append(index)
         master.answer(job.id, [index])
-        master.hears()
+        master.receive()
     assert order == list(range(100))
     assert master.closed == [job.id]
     assert set(master.ends.values()) == {1}
     assert not master.core.jobs
 
 
-def test_what_is_over_the_limit_of_bytes_waits() -> None:
+def test_tasks_above_the_limit_of_bytes_wait() -> None:
     master = Master(SMALL)
     master.core.add(tasks(20, body=b"x" * 300))
-    master.hears()
+    master.receive()
     assert len(master.open) == 2
     master.answer_all(1)
     assert len(master.ends) == 20
@@ -203,10 +203,10 @@ def test_a_small_job_does_not_wait_for_a_large_one() -> None:
     master = Master(Quota(tasks=100))
     large, small = job_of(b"l"), job_of(b"s")
     master.core.add(tasks(10_000, large))
-    master.hears()
+    master.receive()
     master.core.add(tasks(3, small))
     master.core.close(small)
-    master.hears()
+    master.receive()
     assert {job for job, _ in master.open} == {large.id, small.id}
     assert sum(job == small.id for job, _ in master.open) == 3
     assert master.closed == [small.id]
@@ -218,12 +218,12 @@ def test_many_jobs_are_served_in_turn() -> None:
     for job in jobs:
         master.core.add(tasks(100, job))
     seen: Counter[bytes] = Counter()
-    master.hears()
+    master.receive()
     for _ in range(200):
         (job_id, index), *_ = master.open
         master.answer(job_id, [index])
         seen[job_id] += 1
-        master.hears()
+        master.receive()
     assert len(seen) == 20
     assert seen[jobs[0].id] <= 100
 
@@ -232,12 +232,12 @@ def test_a_large_task_of_a_later_job_is_not_overtaken_for_ever() -> None:
     master = Master(SMALL)
     stream, heavy = job_of(b"s"), job_of(b"h")
     master.core.add(tasks(1000, stream, b"x" * 100))
-    master.hears()
+    master.receive()
     master.core.add(tasks(1, heavy, b"x" * 900))
     for _ in range(30):
         (job_id, index), *_ = master.open
         master.answer(job_id, [index])
-        master.hears()
+        master.receive()
         if (heavy.id, 0) in master.open:
             break
     else:
@@ -249,10 +249,10 @@ def test_a_task_that_is_too_large_for_the_master_ends_here_at_once() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
     master.core.add(tasks(3, job))
-    master.hears()
+    master.receive()
     master.core.add(tasks(1, job, b"x" * 2000, first=3, name="too large "))
     master.core.add(tasks(3, job, first=4))
-    master.hears()
+    master.receive()
     assert master.ends == {"too large j3": 1}
     master.answer_all()
     assert len(master.ends) == 7
@@ -266,11 +266,11 @@ def test_too_large_is_what_has_to_travel(of: str) -> None:
     sizes: m.Sizes = (m.Slice(b"s" * 16, 0, 1500, 1),) if of == "content" else ()
     far = Master(SMALL)
     far.core.add(tasks(1, body=body, function=function, sizes=sizes, name="too large "))
-    far.hears()
+    far.receive()
     assert far.ends.total() == 1
     near = Master(SMALL, shares=True)
     near.core.add(tasks(1, body=body, function=function, sizes=sizes, name="" if of == "content" else "too large "))
-    near.hears()
+    near.receive()
     assert near.ends.total() == (0 if of == "content" else 1)  # in shared memory there is no such limit
 
 
@@ -278,10 +278,10 @@ def test_a_task_that_is_too_large_ends_a_job_that_stops_on_errors() -> None:
     master = Master(SMALL)
     job = job_of(b"j", stop_on_error=True)
     master.core.add(tasks(3, job))
-    master.hears()
+    master.receive()
     master.core.add(tasks(1, job, b"x" * 2000, first=3, name="too large "))
     master.core.add(tasks(5, job, first=4))
-    master.hears()
+    master.receive()
     assert len(master.ends) == 9
     assert not job.entries
 
@@ -290,11 +290,11 @@ def test_waiting_tasks_are_cancelled_without_the_master() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
     master.core.add(tasks(50, job))
-    master.hears()
+    master.receive()
     sent = {index for _, index in master.open}
     master.core.cancel(job.id, [2, 20, 30])
-    heard = master.hears()
-    assert [message for message in heard if isinstance(message, m.Cancel)] == [m.Cancel(job.id, [2])]
+    received = master.receive()
+    assert [message for message in received if isinstance(message, m.Cancel)] == [m.Cancel(job.id, [2])]
     assert set(master.ends) == {"j2", "j20", "j30"}
     assert 2 in sent
     assert not {20, 30} & sent
@@ -309,11 +309,11 @@ def test_a_whole_job_is_cancelled_with_what_waits_and_what_comes_later() -> None
     master.core.add(tasks(50, first))
     for index in range(20):
         master.core.add(tasks(1, job, b"x" * 400, first=index))
-    master.hears()
+    master.receive()
     master.core.cancel(job.id, None)
     master.core.add(tasks(3, job, first=20))
     master.core.close(job)
-    master.hears()
+    master.receive()
     assert sum(count for name, count in master.ends.items() if name.startswith("j")) == 23
     assert job.id not in master.core.jobs
     master.answer_all()
@@ -326,9 +326,9 @@ def test_what_waits_of_a_job_that_has_ended_is_cancelled(option: str, status: St
     job = job_of(b"j", **{option: True})
     master.core.add(tasks(50, job))
     master.core.close(job)
-    master.hears()
+    master.receive()
     master.answer(job.id, [0], status)
-    master.hears()
+    master.receive()
     assert not job.waiting
     assert len(master.ends) == 43  # the hit, and what was not sent; the master answers for the rest
     master.answer(job.id, [index for _, index in master.open], Status.CANCELLED)
@@ -342,11 +342,11 @@ def test_a_new_master_gets_everything_again_within_its_limits() -> None:
     job = job_of(b"j")
     master.core.add(tasks(50, job))
     master.core.close(job)
-    master.hears()
+    master.receive()
     master.answer(job.id, [0, 1])
     master.quota = Quota(tasks=5, bytes=500)
     master.connect()
-    master.hears()
+    master.receive()
     assert list(master.open) == [(job.id, index) for index in range(2, 6)]
     master.answer_all()
     assert set(master.ends.values()) == {1}
@@ -358,10 +358,10 @@ def test_the_answer_of_a_former_session_ends_a_task_that_waits() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
     master.core.add(tasks(50, job))
-    master.hears()
+    master.receive()
     master.quota = Quota(tasks=1)
     master.connect()
-    master.hears()
+    master.receive()
     master.open = {(job.id, index): 1 for index in range(8)}  # the master is the old one
     master.answer(job.id, range(8))
     assert sorted(master.ends) == [f"j{index}" for index in range(8)]
@@ -374,12 +374,12 @@ def test_what_a_former_session_may_have_sent_is_cancelled_there_too() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
     master.core.add(tasks(8, job))
-    master.hears()
+    master.receive()
     master.quota = Quota(tasks=2)
     master.connect()
-    master.hears()
+    master.receive()
     master.core.cancel(job.id, [7])
-    assert m.Cancel(job.id, [7]) in master.hears()
+    assert m.Cancel(job.id, [7]) in master.receive()
 
 
 def test_functions_of_jobs_that_rest_make_room() -> None:
@@ -388,7 +388,7 @@ def test_functions_of_jobs_that_rest_make_room() -> None:
     for index in range(10):
         function = FunctionPayload(b"%032d" % index, Payload(b"x" * 300))
         master.core.add(tasks(1, job, function=function, first=index))
-        master.hears()
+        master.receive()
         master.answer_all()
     assert len(master.ends) == 10
 
@@ -409,16 +409,16 @@ def test_segments_are_limited_where_the_master_can_open_them() -> None:
     for index in range(40):
         slice_ = m.Slice(b"%016d" % (index // 2), 10**9 * (index % 2), 10**9, index)
         master.core.add(tasks(1, job, sizes=(slice_,), first=index))
-    master.hears()
+    master.receive()
     assert len(master.open) == 8
     master.answer_all(1)
     assert len(master.ends) == 40
 
 
-def test_what_is_acknowledged_is_said_before_what_takes_its_place() -> None:
+def test_outcomes_are_acknowledged_before_the_next_tasks_are_sent() -> None:
     master = Master(Quota(tasks=4))
     master.core.add(tasks(20))
-    master.hears()
+    master.receive()
     master.answer(b"j" * 16, [0])
     first, *_, last = master.core.step(0.0)
     assert master.session.receive(first, 0.0) == []
@@ -429,7 +429,7 @@ def test_what_is_acknowledged_is_said_before_what_takes_its_place() -> None:
 def test_giving_up_gives_back_what_waits_too() -> None:
     master = Master(SMALL)
     master.core.add(tasks(50))
-    master.hears()
+    master.receive()
     assert len(master.core.drop_all()) == 50
     assert master.core.step(0.0) == []
 
@@ -457,7 +457,7 @@ def test_whatever_happens_every_task_ends_once_within_the_limits(seed: int) -> N
                 master.core.add(tasks(1, job, body, function=function, first=count[job.id], sizes=sizes, name=name))
                 count[job.id] += 1
         elif what < 0.8:
-            master.hears()
+            master.receive()
             for of, index in chance.sample(list(master.open), min(len(master.open), chance.randint(1, 5))):
                 if (of, index) in master.open:
                     master.answer(of, [index], chance.choice([0, 0, 0, 2]))
@@ -468,7 +468,7 @@ def test_whatever_happens_every_task_ends_once_within_the_limits(seed: int) -> N
         elif what < 0.93:
             master.core.close(job)
         elif what < 0.97:
-            master.hears()
+            master.receive()
             master.connect()
     for job in jobs:
         master.core.close(job)

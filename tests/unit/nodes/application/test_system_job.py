@@ -1,4 +1,4 @@
-"""What an application is told of its task system, and what it makes of it."""
+"""What a host reports of a task system, and what the system's job makes of it."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def a_run(**options: Any) -> SystemRun:
     return run
 
 
-def test_it_has_nothing_to_tell_before_its_host_has_said_something() -> None:
+def test_its_counts_are_0_before_its_host_has_reported() -> None:
     run = a_run()
     assert run.counts() == Counts(0, 0, 0, 0, 0)
     assert run.stats()["stage"] == "waiting"
@@ -35,7 +35,7 @@ def test_its_counts_are_those_of_the_systems_tasks() -> None:
     assert run.take_notes() == []
 
 
-def test_who_watches_it_gets_the_notes_too() -> None:
+def test_a_watched_one_keeps_the_notes() -> None:
     run = a_run(watched=True)
     run._task_noted(0, [COUNTS])
     assert run.take_notes() == [TaskNote(0, COUNTS)]
@@ -116,7 +116,7 @@ def test_one_that_gives_a_system_ends_with_what_that_gives_even_if_it_is_a_syste
     assert (cell.pushed, cell.run.result(0)) == ([system], inner)
 
 
-def test_whoever_has_cancelled_it_wants_no_system_either() -> None:
+def test_one_that_was_cancelled_pushes_no_system() -> None:
     by_job, by_future = Cell(), Cell()
     assert not by_job.run.was_cancelled()
     by_job.run.cancel()
