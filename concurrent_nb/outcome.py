@@ -27,6 +27,19 @@ RETRIABLE = frozenset({Status.ERROR, Status.TIMEOUT})
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A function returns `Hit(value)` to end its job (`until`). The worker reports it as Status.HIT."""
+    """A value that ends its whole job: return `Hit(value)` from a function of a job that was started with `until`.
 
-    value: object
+    >>> def is_square(n):
+    ...     if int(n ** 0.5) ** 2 == n:
+    ...         return concurrent_nb.Hit(n)
+    >>> job = app.start_job(is_square, [(n,) for n in range(90, 110)], until=True)
+    >>> job.wait()
+    True
+    >>> job.hit.result()
+    100
+
+    The future of the task has the value. Tasks that have not ended are cancelled. In a job without `until`, and outside
+    of tasks, `Hit` has no effect. In a notebook, `%%concurrent_task --until` starts such a job.
+    """
+
+    value: object  #: the result of the task

@@ -9,7 +9,7 @@ import math
 
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.ids import SessionId, new_job_id
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.application.results import answer_of
 from concurrent_nb.nodes.common.shared_memory_link import NullSegmentReader
 from concurrent_nb.nodes.master.core import MasterCore
@@ -63,12 +63,12 @@ def test_the_life_of_a_task() -> None:
     # 1. A cell has become a function. It is pickled once, and its digest is its name in the whole cluster.
     functions = Functions()
     pickled = functions.pickle(math.factorial)
-    function = FunctionPayload(pickled.digest, *pack_body(pickled.body, pickled.buffers))
+    function = FunctionPayload(pickled.digest, Payload(*pack_body(pickled.body, pickled.buffers)))
 
     # 2. The application makes an entry for the task: ids, digest, pickled arguments. "my future" stands for its future.
     job = ClientJob[str](new_job_id(), "cell 1")
-    arguments = pack_body(*pickles.dumps(((5,), {})))
-    client.add([TaskEntry(job, 0, function, *arguments, timeout_s=None, retries=0, owner="my future")])
+    arguments = Payload(*pack_body(*pickles.dumps(((5,), {}))))
+    client.add([TaskEntry(job, 0, function, arguments, handle="my future")])
 
     # 3. Everything that is ready is sent as one envelope: a header frame, and here no frames for large buffers.
     (envelope,) = client.step(clock())
@@ -84,7 +84,7 @@ def test_the_life_of_a_task() -> None:
         return task.state
 
     assert (task.state, task.attempt, task.slave) == (TaskState.ASSIGNED, 1, SLAVE)
-    assert task.body == arguments[0]
+    assert task.body == arguments.body
 
     # 6. One envelope takes the task to the slave, with the function, which the slave does not have yet.
     (frames,) = slave_link.receive()
@@ -109,7 +109,7 @@ def test_the_life_of_a_task() -> None:
     # 11. The application opens the result and ends the future.
     (event,) = client.received(frames, clock())
     assert isinstance(event, TaskEnded)
-    assert (event.entry.owner, event.slave, event.frame.status) == ("my future", "east", Status.OK)
+    assert (event.entry.handle, event.slave, event.frame.status) == ("my future", "east", Status.OK)
     assert answer_of(event, NullSegmentReader().read) == (120, None)
     assert not client.has_entries()
 
@@ -125,7 +125,7 @@ def test_the_life_of_a_task() -> None:
     assert slave.session.in_flight == 0
 
     # 12. What if the slave dies? A second task is assigned, and then the slave is silent.
-    client.add([TaskEntry(job, 1, function, *arguments, timeout_s=None, retries=0, owner="my second future")])
+    client.add([TaskEntry(job, 1, function, arguments, handle="my second future")])
     for envelope in client.step(clock()):
         application_link.send(envelope)
     master_turn()
@@ -148,6 +148,6 @@ def test_the_life_of_a_task() -> None:
         for frames in west_link.receive():
             west.received(frames, clock())
     answers = [n for frames in application_link.receive() for n in client.received(frames, clock())]
-    assert [(n.entry.owner, n.slave, n.frame.attempt) for n in answers if isinstance(n, TaskEnded)] == [
+    assert [(n.entry.handle, n.slave, n.frame.attempt) for n in answers if isinstance(n, TaskEnded)] == [
         ("my second future", "west", 2)
     ]

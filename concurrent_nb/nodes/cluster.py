@@ -64,28 +64,33 @@ class _SlaveProcess:
 
 
 class Cluster:
-    """A cluster on this machine, which ends with this process.
+    """A cluster on this machine: a master and worker processes, which end with this process at the latest.
 
-    >>> with concurrent_nb.Cluster(workers=2) as cluster:               # doctest: +SKIP
-    ...     list(cluster.application().map(abs, range(-3, 0)))
+    >>> with concurrent_nb.Cluster(workers=2) as cluster:
+    ...     app = cluster.application()
+    ...     print(list(app.map(abs, range(-3, 0))))
     [3, 2, 1]
 
-    The end of the block ends the cluster and cancels all unfinished tasks: ask for results inside the block, or use
-    `with cluster.application() as app` there, which waits for the tasks unless an exception leaves it.
+    Leaving the block ends the cluster, and cancels what has not ended: ask for results in the block, or use `with
+    cluster.application() as app` in it, which waits for the tasks unless an exception leaves it. `start` and `close` do
+    the same without a block. With a `name`, other processes of this machine can `connect` to it.
 
     Args:
         workers: number of worker processes; None: one for each core that this process may use.
-        name: the name for `connect` in other processes on this machine; None: a new name.
-        config: configuration of the nodes, {"MasterNode": {"strategy": "PushBest"}, ...}.
-        initializer: called as `initializer(*initargs)` in each worker process before its first task. Tasks see the
-            globals that it assigns (`global model`), not those of this process. If it raises an error, open futures and
-            those of later tasks end with InitializerFailed, a BrokenExecutor.
-        max_tasks_per_worker: number of tasks after which a worker process is replaced; None: no limit. A chunk of
-            `chunksize` or `batch` counts as one task, and tasks in threads are not counted.
-        log: file to which the nodes' logs are appended; None: a temporary file that is deleted with the cluster.
+        name: under which others on this machine `connect`; None: a random one.
+        config: configuration of the nodes, such as {"MasterNode": {"strategy": "PushBest"}}.
+        initializer: called as `initializer(*initargs)` in each worker process before its first task. Tasks find globals
+            that it assigns (`global model`), whatever they are here. If it raises an error, open futures and later
+            submits end with InitializerFailed, a BrokenExecutor.
+        initargs: arguments of the initializer.
+        max_tasks_per_worker: tasks that a worker process runs before a new one replaces it; None: no limit. A chunk
+            that was asked for (`chunksize`, `batch`) counts as one task, and tasks in threads are not counted.
+        log: file to which the nodes' logs are appended; None: a temporary file.
 
-    Raises ConfigurationError for invalid arguments, and at the start for the name of a running cluster; NotPicklable
-    for an initializer that cannot be pickled; ClusterStartFailed if a node does not start.
+    Raises:
+        ConfigurationError: an argument has a value that is not allowed; at the start, a running cluster has that name.
+        NotPicklable: the initializer or its arguments cannot be sent.
+        ClusterStartFailed: at the start, a node has not come up within 30 seconds.
     """
 
     def __init__(
@@ -134,7 +139,10 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------- start and end
 
     def start(self) -> Self:
-        """Start the nodes; return when the master answers. The slave joins later."""
+        """Start the nodes; return when the master answers. The slave joins a moment later.
+
+        Raises ClusterStartFailed, and ClusterError for a cluster that was started before.
+        """
         if self._closing.is_set():
             raise ClusterError(f"cluster {self.name!r} has been closed: make another one")
         if self._master is not None:
@@ -206,7 +214,7 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------------- using it
 
     def application(self) -> ApplicationNode:
-        """Return the application node of this process, an Executor: always the same one, until it is shut down."""
+        """Return the application node of this process: an Executor. The same one until it is shut down."""
         path = self._require_started()
         with self._application_lock:
             if not self._applications or self._applications[-1].is_closed:
@@ -220,7 +228,7 @@ class Cluster:
             return self._applications[-1]
 
     def status(self) -> dict[str, Any]:
-        """Return the master's status: slaves, clients, tasks. Raises MasterUnreachable."""
+        """Return the cluster's slaves, clients and task counts. Raises MasterUnreachable."""
         info = connection_file.read(self._require_started())
         control = ControlClient(info.endpoints, info.tokens["admin"], info.certificate_pem)
         try:
@@ -232,15 +240,20 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """Return how many worker processes there are, or are starting."""
+        """The number of worker processes that run or are starting."""
         with self._scaling_lock:
             return sum(slave.workers for slave in self._remaining_slaves())
 
     def scale(self, workers: int) -> None:
-        """Change the number of workers. Returns immediately, while workers start and end.
+        """Change the number of workers. Returns immediately; workers come and go a moment later.
 
-        More workers come as one more slave. With fewer, the youngest slaves leave: their running tasks end first, and
-        those that have not started run elsewhere. Raises ConfigurationError for a number below 1.
+        More workers are added as one more slave. If there are to be fewer, the youngest slaves leave: their running
+        tasks end first, and those that have not started run elsewhere.
+
+        Args:
+            workers: the new number, at least 1.
+
+        Raises ConfigurationError for a number below 1.
         """
         if type(workers) is not int or workers < 1:
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")

@@ -92,7 +92,7 @@ class LocalJob(Job):
     def _listening(self, index: int) -> Iterator[None]:
         """Take the notes of a task."""
         reader = notes.NoteReader()
-        notes.SINK.open(lambda data: self._task_said(index, reader.feed(data)))
+        notes.SINK.open(lambda data: self._task_noted(index, reader.feed(data)))
         before = getattr(builtins, "display", None)
         builtins.display = notes.display  # type: ignore[attr-defined]
         try:

@@ -97,7 +97,7 @@ class LocalSystemRun(SystemRun):
 
     def _tell(self) -> None:
         self._told_at = time.monotonic()
-        self._task_said(0, [msgspec.convert(self._drive.stats(), SystemCounts)])
+        self._task_noted(0, [msgspec.convert(self._drive.stats(), SystemCounts)])
 
 
 def _sent(system: ITaskSystem) -> Any:

@@ -107,7 +107,7 @@ def line_for(shell: InteractiveShell | None) -> ProgressDisplay:
 def job_text(job: Job, elapsed_s: float) -> str:
     """Tell how far a job is, `elapsed_s` seconds after its start."""
     if isinstance(job, SystemRun) and job.is_system:
-        return system_text(job.told, elapsed_s)
+        return system_text(job.last_counts, elapsed_s)
     return progress_text(job.counts(), elapsed_s)
 
 

@@ -89,7 +89,7 @@ def notes_of(job: Job, where: str | None = None) -> list[str]:
     """Say what else there is to say of how a job went, besides counts and times."""
     if not (isinstance(job, SystemRun) and job.is_system):
         return [where] if where else [f"on {len(job.slaves)} slaves"] if len(job.slaves) > 1 else []
-    phases = max((phase.number for phase in job.told.phases), default=0)
+    phases = max((phase.number for phase in job.last_counts.phases), default=0)
     notes = [f"in {phases} phases"] if phases > 1 else []
     return [*notes, "the system has failed"] if job.first_error is not None else notes
 

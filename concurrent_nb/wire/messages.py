@@ -91,11 +91,22 @@ class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What the tasks of a run need of a slave. None stands for the most common needs: one slot, in a worker process.
+    """What each task needs of a slave: how many cores, and what kind of worker. None means one slot, in a worker
+    process.
 
-    Tasks in threads are faster if they release the GIL. They share memory, current folder, `sys.stdout` if they replace
-    it, and C libraries that may not be thread-safe. Only what they print from Python, in their own thread, is shown as
-    theirs. When one must be killed, the others of its process run again.
+    >>> two_cores = concurrent_nb.Needs(cores=2)
+    >>> app.options(needs=two_cores).submit(pow, 2, 10).result()
+    1024
+
+    Args:
+        cores: slots that each task takes, and threads that numerical libraries may use in it; 0: all of one slave.
+        kind: "process": a worker process, which runs one task at a time. "thread": a thread of a process that all such
+            tasks of a slave share. For tasks that release the GIL or wait. "host": a process beside the slots, for a
+            task that runs long and mostly waits. It takes no slot. With "thread" and "host", `cores` must be 1.
+
+    Tasks in threads share memory, current folder, `sys.stdout` if they replace it, and C libraries that may not allow
+    that. Only what they print by Python, in their own thread, is shown with them. When one has to be killed, the tasks
+    beside it run once more.
     """
 
     cores: Cores = 1  #: slots that each takes, and threads that it may use; 0: all of one slave

@@ -16,6 +16,7 @@ from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
     FunctionPayload,
+    Payload,
     TaskEnded,
     TaskEntry,
     UnclaimedResult,
@@ -107,7 +108,7 @@ class GoodClient:
             JobId(hashlib.sha256(f"{self.name} {self._jobs}".encode()).digest()[:16])
         )
         body = b"function %d" % (self._jobs % 5)
-        shipment = FunctionPayload(function_digest([body]), body)
+        shipment = FunctionPayload(function_digest([body]), Payload(body))
         self.digests[shipment.digest] = None
         entries = []
         for index in range(count):
@@ -116,7 +117,7 @@ class GoodClient:
             sizes, buffers, lease = self._lay_down(apart)
             wanted = WantedHash(job.id, index, answer([body], [inline, *([apart] if apart else [])]))
             self.open[job.id, index] = wanted
-            entries.append(TaskEntry(job, index, shipment, inline, sizes, buffers, None, 0, wanted, lease=lease))
+            entries.append(TaskEntry(job, index, shipment, Payload(inline, sizes, buffers, lease), wanted))
         self.ledger.add(entries)
         self.ledger.close(job)
 
@@ -132,7 +133,7 @@ class GoodClient:
     def slices(self) -> list[Slice]:
         """List what lies in its shared memory, which is nobody else's."""
         entries = self.ledger.entries()
-        return [slice_ for entry in entries for slice_ in slices_of(entry.sizes)]
+        return [slice_ for entry in entries for slice_ in slices_of(entry.payload.sizes)]
 
     def turn(self, now: float) -> None:
         """Take what has come, and say what there is to say."""
@@ -150,8 +151,8 @@ class GoodClient:
             self.link.send(out)
 
     def _ended(self, news: TaskEnded[WantedHash]) -> None:
-        wanted, frame = news.entry.owner, news.frame
-        if self._store is not None and (own := slices_of(news.entry.sizes)):
+        wanted, frame = news.entry.handle, news.frame
+        if self._store is not None and (own := slices_of(news.entry.payload.sizes)):
             self._store.release(own, clean=frame.attempt == 1)
         self.ended += 1
         if self.open.pop((wanted.job, wanted.index), None) is None:

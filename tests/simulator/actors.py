@@ -358,12 +358,12 @@ class ApplicationActor(Node):
                 self._heard_at = now
                 for news in self.ledger.received(frames, now):
                     if type(news) is TaskEnded:
-                        self._world.trace(self.name, f"{news.entry.owner.name} is {news.frame.status}")
+                        self._world.trace(self.name, f"{news.entry.handle.name} is {news.frame.status}")
                         self._world.judge.answered(news)
                     elif type(news) is TaskWrote:
                         self._world.judge.wrote(news)
                     elif type(news) is TaskRunning:
-                        news.entry.owner.seen_running = True
+                        news.entry.handle.seen_running = True
                     else:
                         raise Violation(f"{self.name} hears of shared memory, and shares none: {news}")
             over = session.closed_by_peer is not None
@@ -371,7 +371,7 @@ class ApplicationActor(Node):
             self._broken(error, session)
             over = True
         for unsent in self.ledger.take_unsent():
-            wanted, job = unsent.entry.owner, unsent.entry.job
+            wanted, job = unsent.entry.handle, unsent.entry.job
             if unsent.size_bytes or not (wanted.cancelled or job.until or job.stop_on_error):
                 raise Violation(f"{wanted.name} is not submitted, though nobody has cancelled it")
             wanted.dropped = True
@@ -410,7 +410,7 @@ class ApplicationActor(Node):
         session = Session(member.epoch, "to_client")
         self._listen(member, session)
         for entry in self.ledger.attach(session, quota=self._quota):
-            wanted = entry.owner
+            wanted = entry.handle
             if not wanted.cancelled:
                 raise Violation(f"{wanted.name} is not submitted again, though nobody has cancelled it")
             wanted.dropped = True
@@ -426,4 +426,4 @@ class ApplicationActor(Node):
 
     def _drop_all(self) -> None:
         for entry in self.ledger.drop_all():
-            entry.owner.dropped = True
+            entry.handle.dropped = True

@@ -119,7 +119,7 @@ class Judge:
 
     def answered(self, ended: TaskEnded[WantedTask]) -> None:
         """Take an answer that an application got."""
-        wanted = ended.entry.owner
+        wanted = ended.entry.handle
         status = Status(ended.frame.status)
         if wanted.over:
             raise Violation(f"{wanted.name} ended twice: as {wanted.status}, and as {status.name}")
@@ -130,7 +130,7 @@ class Judge:
         body, _ = unpack_body(ended.frame.body, ended.buffers)
         expected = None
         if status in SUCCESSES:
-            expected = value_of(wanted.function.body or bytes(wanted.function.buffers[0]), wanted.body)
+            expected = value_of(wanted.function.payload.body or bytes(wanted.function.payload.buffers[0]), wanted.body)
         elif status is Status.ERROR:
             expected = error_of(wanted)
         if expected is not None and bytes(body) != expected:
@@ -139,7 +139,7 @@ class Judge:
 
     def wrote(self, wrote: TaskWrote[WantedTask]) -> None:
         """Take what a task has written: pieces may be missing, but none comes late or twice."""
-        wanted = wrote.entry.owner
+        wanted = wrote.entry.handle
         name, run, piece = wrote.data.decode().split(" ")
         if name != wanted.name or (int(run), int(piece)) <= wanted.wrote:
             raise Violation(f"{wanted.name} wrote {wrote.data!r} after {wanted.wrote}")

@@ -132,7 +132,7 @@ class JobViewModel:
         part = sum(fraction for fraction, _ in self._bars.values() if fraction is not None)
         rate, left = self._pace(ended, part, counts.total, elapsed)
         job = self._job
-        if isinstance(job, SystemRun) and job.is_system and not job.told.exhausted:
+        if isinstance(job, SystemRun) and job.is_system and not job.last_counts.exhausted:
             left = None  # more is to come than is known
         return {
             "name": "" if _CELL.fullmatch(self._job.name) else line_of(self._job.name),

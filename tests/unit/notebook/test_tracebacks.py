@@ -81,7 +81,7 @@ def test_the_task_s_own_exception_is_raised_and_says_where_it_was() -> None:
 
 def test_it_names_the_item() -> None:
     job = Job(JobId(b"\x1f" * 16), "fits", cancel)
-    future = [job._future_of(index) for index in range(2)][1]
+    future = [job._new_future(index) for index in range(2)][1]
     future.end(None, ValueError("x"))
     assert task_error(future).__notes__ == ["task 1 failed [1f1f1f1f/1]"]
     job.label = lambda index: f"k = {'abc'[index]!r}"

@@ -276,7 +276,7 @@ def test_of_a_task_system_the_phases_are_told() -> None:
     story = JobViewModel(run, 0.0, None, lambda future: "")
     phases = [PhaseCounts(1, 2000, 0, 2000, 0, 0), PhaseCounts(2, 40, 30, 8, 2, 0)]
     told = SystemCounts("running", 2040, 30, 28, 2, 2008, 2, 0, False, 2.0, phases)
-    run._task_said(0, [told])
+    run._task_noted(0, [told])
     story.fold([], run.take_notes())
     assert story.bars()["bars"] == [["phase 2", 0.25, "10 of 40 tasks, 2 failed", RUNNING]]
     story.head(run.counts(), 1.0)
