@@ -12,11 +12,11 @@ from concurrent_nb.errors import ClusterStartFailed
 from concurrent_nb.transport import connection_file, private_files
 
 #: how often the log of a node that starts is looked at, in seconds
-LOOK_S: Final = 0.05
+POLL_S: Final = 0.05
 #: lines of the log that are shown of a node that has not started
 TAIL_LINES: Final = 20
 #: a node that is told to end because we are has so long for it, in seconds
-LEAVE_S: Final = 5.0
+TERMINATE_S: Final = 5.0
 
 
 def log_path(name: str) -> Path:
@@ -49,7 +49,7 @@ def start(arguments: list[str], log: Path, is_ready: Callable[[str], bool]) -> t
                 tail = "\n".join(lines[-TAIL_LINES:])
                 how = f"it has ended with exit code {process.returncode} before it was ready"
                 raise ClusterStartFailed(f"{how}; its log, {log}, ends:\n{tail}")
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
     except BaseException:
         _end(process)
         raise
@@ -58,7 +58,7 @@ def start(arguments: list[str], log: Path, is_ready: Callable[[str], bool]) -> t
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(LEAVE_S)
+        process.wait(TERMINATE_S)
         return
     process.kill()
     process.wait()

@@ -178,10 +178,10 @@ def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
 
 def _announce(name: str, path: Path | None) -> None:
     print(f"{IS_RUNNING.format(name)}; connection file {path}", flush=True)
-    _tell_how_to_connect(name, path, "Ctrl-C or ")
+    _print_how_to_connect(name, path, "Ctrl-C or ")
 
 
-def _tell_how_to_connect(name: str, path: Path | None, or_with: str = "") -> None:
+def _print_how_to_connect(name: str, path: Path | None, or_with: str = "") -> None:
     """Tell how to use a cluster here, and from other hosts if it listens to them, and how to end it."""
     print(f"connect with concurrent_nb.connect({name!r}); end it with {or_with}`concurrent-nb stop {name}`", flush=True)
     if path is None or not _is_for_others(connection_file.read(path)):
@@ -217,7 +217,7 @@ def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = F
     if is_slave:
         print(f"it ends with its cluster, or with `kill {process}`", flush=True)
     else:
-        _tell_how_to_connect(name, connection_file.path_of(name))
+        _print_how_to_connect(name, connection_file.path_of(name))
     return 0
 
 

@@ -24,7 +24,7 @@ from concurrent_nb.workers.slave_side.machine import cores
 #: what users call our matcher in IPython's configuration, and how it is found again
 MATCHER: Final = "concurrent_nb"
 #: so long TAB waits for the master at most
-MOMENT_S: Final = 0.5
+STATUS_TIMEOUT_S: Final = 0.5
 #: commands of %concurrent that take options, and which
 OPTIONS_OF_COMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "start": ("--workers", "--name"),
@@ -49,7 +49,7 @@ class Offer:
     files: bool = False  #: or the name of a file
 
 
-def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session: CurrentCluster) -> None:
+def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], cluster: CurrentCluster) -> None:
     """Let TAB complete the lines of our magics.
 
     Args:
@@ -62,9 +62,9 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session:
         "--shared": variables,
         "--batch": lambda: ["auto"],
         "--needs": lambda: ["threads", "cores=all", *(f"cores={n}" for n in range(1, cores() + 1))],
-        "kernel": SlaveNames(session),
-        "cancel": lambda: _job_names(session),
-        "show": lambda: _job_names(session),
+        "kernel": SlaveNames(cluster),
+        "cancel": lambda: _job_names(cluster),
+        "show": lambda: _job_names(cluster),
     }
 
     @context_matcher(identifier=MATCHER)  # type: ignore[untyped-decorator]
@@ -73,7 +73,7 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session:
         if found is None:
             return {"completions": [], "suppress": False}
         return {
-            "completions": [SimpleCompletion(name) for name in found.names] or _Nothing(),
+            "completions": [SimpleCompletion(name) for name in found.names] or _NoCompletions(),
             "matched_fragment": found.fragment,
             "suppress": True,
             "do_not_suppress": {_IPYTHON_FILES} if found.files else set(),
@@ -180,7 +180,7 @@ def _matchers(shell: InteractiveShell) -> list[Any]:
     return shell.Completer.custom_matchers
 
 
-class _Nothing(Iterator[SimpleCompletion]):
+class _NoCompletions(Iterator[SimpleCompletion]):
     """No completions, and none from others: IPython lets nobody suppress who has none, and goes by the length."""
 
     def __len__(self) -> int:
@@ -214,21 +214,21 @@ class SlaveNames:
         moment_s: how long that is.
     """
 
-    def __init__(self, session: CurrentCluster, moment_s: float = MOMENT_S) -> None:
-        self._session = session
-        self._moment_s = moment_s
+    def __init__(self, cluster: CurrentCluster, timeout_s: float = STATUS_TIMEOUT_S) -> None:
+        self._cluster = cluster
+        self._timeout_s = timeout_s
         self._asking: threading.Thread | None = None
         self._names: list[str] = []
 
     def __call__(self) -> list[str]:
-        app = self._session._app  # `application()` would start one, or wait for one that comes up
+        app = self._cluster._app  # `application()` would start one, or wait for one that comes up
         if app is None:
             return []
         if self._asking is None or not self._asking.is_alive():  # else the master still owes us an answer
             self._names = []
             self._asking = threading.Thread(target=self._ask, args=(app.status,), name="slaves for TAB", daemon=True)
             self._asking.start()
-        self._asking.join(self._moment_s)
+        self._asking.join(self._timeout_s)
         return self._names
 
     def _ask(self, status: Callable[[], dict[str, Any]]) -> None:
@@ -238,9 +238,9 @@ class SlaveNames:
             return  # whoever uses the cluster next hears of it
 
 
-def _job_names(session: CurrentCluster) -> list[str]:
+def _job_names(cluster: CurrentCluster) -> list[str]:
     """Give what `%concurrent cancel` takes: the last jobs first, those that run before those that have ended."""
-    jobs = [*session.jobs]
+    jobs = [*cluster.jobs]
     jobs.reverse()
     jobs.sort(key=lambda job: job.done())
     return list(dict.fromkeys(job.name if job.name.isprintable() and job.name else job.id.hex()[:8] for job in jobs))

@@ -32,7 +32,7 @@ NO_CLUSTER: Final = "no cluster: the next task starts one, or %concurrent start 
 #: so many of a notebook's jobs are listed by %concurrent jobs
 JOBS_KEPT: Final = 20
 #: a restart that takes longer says what it waits for
-RESTART_TOLD_S: Final = 1.0
+RESTART_NOTICE_S: Final = 1.0
 
 
 class CurrentCluster:
@@ -43,12 +43,12 @@ class CurrentCluster:
         present: called with each exception of a task before anybody sees it.
     """
 
-    def __init__(self, home: str = "", present: Presenter | None = None) -> None:
-        self._home = home
+    def __init__(self, configured: str = "", present: Presenter | None = None) -> None:
+        self._configured = configured
         self._present = present
-        self._where = ""  # the cluster that we are connected to
+        self._connected_to = ""  # the cluster that we are connected to
         self._kernel_files: set[Path] = set()  # that we have written
-        self._beginning: threading.Thread | None = None  # has the cluster come up before a task needs it
+        self._starting: threading.Thread | None = None  # has the cluster come up before a task needs it
         self._cluster: Cluster | None = None
         self._cluster_name = ""  # as the user has said it
         self._app: ApplicationNode | None = None
@@ -58,7 +58,7 @@ class CurrentCluster:
 
     def start(self, workers: int | None = None, name: str | None = None) -> str:
         """Start an embedded cluster. Return a line that says so. Raises ConfigurationError if there is one already."""
-        self._await_beginning()
+        self._wait_until_started()
         self._check_free("start")
         count = workers or cores()
         cluster = Cluster(workers=count, name=name)
@@ -72,21 +72,21 @@ class CurrentCluster:
         self._cluster_name = name or ""
         # After the application has registered its own, so that this comes first: the kernel does not wait for tasks.
         atexit.register(self.stop)
-        return f"started {self._what} (%concurrent stop ends it)"
+        return f"started {self._description} (%concurrent stop ends it)"
 
     def connect(self, where: str) -> str:
         """Connect to a running cluster, by name or connection file. Return a line that says so."""
-        self._await_beginning()
+        self._wait_until_started()
         self._check_free("connect")
         self._use(concurrent_nb.connect(where))
-        self._where = where
+        self._connected_to = where
         atexit.register(self.stop)
-        return f"connected to {self._what} (%concurrent stop leaves it)"
+        return f"connected to {self._description} (%concurrent stop leaves it)"
 
     def stop(self) -> str:
         """Leave the cluster, and end it if it is ours. What runs is stopped. Return a line that says so."""
-        self._await_beginning()
-        app, cluster, what = self._app, self._cluster, self._what
+        self._wait_until_started()
+        app, cluster, what = self._app, self._cluster, self._description
         self._app, self._cluster = None, None
         atexit.unregister(self.stop)
         while self._kernel_files:
@@ -106,15 +106,16 @@ class CurrentCluster:
 
     def application(self) -> tuple[ApplicationNode, str | None]:
         """Give the application node, and the line to show if a cluster had to be started for it."""
-        self._await_beginning()
+        self._wait_until_started()
         notice = None
         if self._app is None:
-            notice = self.connect(self._home) if self._home else self.start()
+            notice = self.connect(self._configured) if self._configured else self.start()
         elif self._app.is_closed:  # by a `with` of the user's, say
-            self._use(concurrent_nb.connect(self._where) if self._cluster is None else self._cluster.application())
+            cluster = self._cluster
+            self._use(concurrent_nb.connect(self._connected_to) if cluster is None else cluster.application())
         assert self._app is not None
         if self._is_gone:
-            raise MasterLost(self._ended())
+            raise MasterLost(self._ended_message())
         return self._app, notice
 
     def names_of_setups(self) -> frozenset[str]:
@@ -128,11 +129,11 @@ class CurrentCluster:
             print(notice)
         return app
 
-    def lost(self) -> None:
+    def handle_lost_master(self) -> None:
         """Forget an embedded cluster that is gone: the next task starts a new one. Of another one, say what to do."""
         if self._cluster is None and self._app is not None and not self._is_gone and not _answers(self._app):
             self._is_gone = True
-            print(self._ended())
+            print(self._ended_message())
         if self._cluster is not None:
             try:
                 self.stop()
@@ -141,14 +142,14 @@ class CurrentCluster:
 
     def status(self) -> str:
         """Say what there is, in a few lines."""
-        self._await_beginning()
+        self._wait_until_started()
         lines = []
-        if self._app is None and self._home:
-            self.connect(self._home)
+        if self._app is None and self._configured:
+            self.connect(self._configured)
         if self._app is None:
             lines.append(NO_CLUSTER)
         else:
-            lines += [self._what, *_describe(self._ask(self._app))]
+            lines += [self._description, *_describe(self._status_of(self._app))]
         if self.captured:
             names = (f"{c.name} ({c.kind}, {write_bytes(c.size_bytes)})" for c in self.captured)
             lines.append(f"the last cell sent along: {', '.join(names)}")
@@ -156,12 +157,12 @@ class CurrentCluster:
 
     def slaves(self) -> str:
         """Say who works, a line for each slave. Starts no cluster."""
-        self._await_beginning()
-        if self._app is None and self._home:
-            self.connect(self._home)
+        self._wait_until_started()
+        if self._app is None and self._configured:
+            self.connect(self._configured)
         if self._app is None:
             return NO_CLUSTER
-        lines = _describe(self._ask(self._app))[:-1]
+        lines = _describe(self._status_of(self._app))[:-1]
         return "\n".join(lines) if lines else "no slave has joined yet"
 
     def list_jobs(self) -> str:
@@ -239,12 +240,12 @@ class CurrentCluster:
 
     def scale(self, workers: int) -> str:
         """Have so many workers in the embedded cluster. Say so."""
-        self._await_beginning()
+        self._wait_until_started()
         if self._app is None:
             return self.start(workers)
         if self._cluster is None:
             raise ConfigurationError(
-                f"%concurrent scale: {self._what} is not this notebook's own; start slaves where it runs:"
+                f"%concurrent scale: {self._description} is not this notebook's own; start slaves where it runs:"
                 " concurrent-nb slave --connect NAME"
             )
         self._cluster.scale(workers)
@@ -255,16 +256,16 @@ class CurrentCluster:
 
         What runs ends first, or with `now` is stopped and runs again.
         """
-        self._await_beginning()
+        self._wait_until_started()
         if self._app is None:
             return "there is no cluster to restart: the next task starts one"
-        where = self._cluster.connection_file if self._cluster is not None else self._where
+        where = self._cluster.connection_file if self._cluster is not None else self._connected_to
         assert where
         waits = False
 
         def told(left: int, total: int) -> None:
             nonlocal waits
-            if not waits and monotonic() > began + RESTART_TOLD_S:
+            if not waits and monotonic() > began + RESTART_NOTICE_S:
                 waits = True
                 print(
                     f"{left} of {plural(total, 'worker')} still to come: what they run ends first (stop: do not wait)"
@@ -278,10 +279,10 @@ class CurrentCluster:
             raise
         return f"{plural(done.workers, 'fresh worker')} after {done.elapsed_s:.1f} s"
 
-    def begin(self) -> None:
+    def start_in_background(self) -> None:
         """Have the cluster come up in the background; who needs it waits until it is up."""
-        self._beginning = threading.Thread(target=self._begin, name="cluster begins", daemon=True)
-        self._beginning.start()
+        self._starting = threading.Thread(target=self._start_now, name="cluster begins", daemon=True)
+        self._starting.start()
 
     def _use(self, app: ApplicationNode) -> None:
         """Have this notebook's tasks go through an application node."""
@@ -289,22 +290,22 @@ class CurrentCluster:
         app.present_displays(show)
         self._app = app
 
-    def _begin(self) -> None:
+    def _start_now(self) -> None:
         try:
             self.application()
         except ConcurrentError as error:  # the first task meets it again, in its own cell
             log.warning("no cluster yet: %s", error)
 
-    def _await_beginning(self) -> None:
-        beginning = self._beginning
+    def _wait_until_started(self) -> None:
+        beginning = self._starting
         if beginning is not None and beginning is not threading.current_thread():
             beginning.join()
-            self._beginning = None
+            self._starting = None
 
     def kernel(self, slave: str) -> str:
         """Have a slave be a Jupyter kernel. Return lines that say how to attach to it."""
         self.application()
-        where = self._cluster.connection_file if self._cluster is not None else self._where
+        where = self._cluster.connection_file if self._cluster is not None else self._connected_to
         assert where
         path, is_ours = open_kernel(connection_file.read(where), slave)
         if is_ours:  # else it is the slave's own
@@ -314,37 +315,37 @@ class CurrentCluster:
     @property
     def has_cluster(self) -> bool:
         """Say whether there is a cluster, or one on the way."""
-        return self._app is not None or self._beginning is not None
+        return self._app is not None or self._starting is not None
 
     @property
-    def _what(self) -> str:
+    def _description(self) -> str:
         """The current cluster, in words."""
         if self._cluster is None:
-            return f"cluster {self._where}"
+            return f"cluster {self._connected_to}"
         named = f" named {self._cluster_name}" if self._cluster_name else ""
         return f"an embedded cluster{named}: {plural(self._cluster.workers, 'worker')}"
 
-    def _ended(self) -> str:
+    def _ended_message(self) -> str:
         return (
-            f"{self._what} has ended, or does not answer any more: "
+            f"{self._description} has ended, or does not answer any more: "
             "%concurrent stop, then %concurrent start or %concurrent connect NAME"
         )
 
-    def _ask(self, app: ApplicationNode) -> dict[str, Any]:
+    def _status_of(self, app: ApplicationNode) -> dict[str, Any]:
         """Ask the master what there is; where it is gone, say what to do."""
         try:
             return app.status()
         except MasterUnreachable as error:
             if self._cluster is not None:
                 raise
-            raise MasterLost(self._ended()) from error
+            raise MasterLost(self._ended_message()) from error
 
     def _check_free(self, command: str) -> None:
         if self._app is None:
             return
         is_ours = self._cluster is not None
         what_to_do = "ends it, %concurrent scale N changes how many workers it has" if is_ours else "leaves it"
-        what = self._what.replace(": ", " of ")
+        what = self._description.replace(": ", " of ")
         raise ConfigurationError(
             f"%concurrent {command}: this notebook has {what} already; %concurrent stop {what_to_do}"
         )

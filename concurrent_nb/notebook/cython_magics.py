@@ -21,7 +21,7 @@ from concurrent_nb.notebook import magic_options
 from concurrent_nb.notebook.annotation import readable
 from concurrent_nb.notebook.hints import prange_without_openmp
 from concurrent_nb.notebook.magic_options import documented, takes
-from concurrent_nb.notebook.progress_display import ProgressDisplay, line_for
+from concurrent_nb.notebook.progress_display import ProgressDisplay, progress_display_for
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import name_compiled, show_as, show_plainly, trim
 from concurrent_nb.shipping.compiled.build import Build, cython_version, load_and_check, make
@@ -58,23 +58,23 @@ class CythonMagics(Magics):
         names of the notebook are not known in the cell: give them as arguments. The same text is compiled once.
         """
         try:
-            chosen = magic_options.parse(CythonMagics.cython_task, _with_flags_joined(line))
-            recipe = Recipe(cell, parse_flags(chosen.flags or ""), chosen.openmp, cython_version())
-            build, page = self._built(recipe, f"%%cython_task {line}".rstrip(), chosen.annotate)
+            options = magic_options.parse(CythonMagics.cython_task, _with_flags_joined(line))
+            recipe = Recipe(cell, parse_flags(options.flags or ""), options.openmp, cython_version())
+            build, page = self._built(recipe, f"%%cython_task {line}".rstrip(), options.annotate)
         except CompileError as error:
             self._show_errors(error, cell)
             raise
         except ConcurrentError as error:
             show_plainly(error)
             raise
-        self._bind(build, chosen.name, chosen.needs)
-        if not chosen.openmp and (hint := prange_without_openmp(cell)) is not None:
+        self._bind(build, options.name, options.needs)
+        if not options.openmp and (hint := prange_without_openmp(cell)) is not None:
             print(hint)
         if page is not None:
             display(HTML(readable(page, f"%%cython_task {line}".rstrip())))  # type: ignore[no-untyped-call]
 
     def _built(self, recipe: Recipe, header: str, annotate: bool) -> tuple[Build, str | None]:
-        progress = _Progress(line_for(self.shell), recipe.cython)
+        progress = _Progress(progress_display_for(self.shell), recipe.cython)
         build, page = progress.watch(lambda: make(recipe, header, Cache(), annotate=annotate, tick=progress.tick))
         progress.end(", ".join(build.functions))
         return build, page
@@ -141,7 +141,7 @@ class _Progress:
     """The line that tells how long the compiler has been at it."""
 
     def __init__(self, line: ProgressDisplay, version: str, clock: Clock = monotonic) -> None:
-        self._line = line
+        self._display = line
         self._version = version
         self._clock = clock
         self._started = self._shown = clock()
@@ -153,7 +153,7 @@ class _Progress:
             self._compiles, self._shown = True, now
             # A message to the front end that is cut short would be the last that it understands.
             with StopButton():
-                self._line.show(f"compiling with Cython {self._version}, {now - self._started:.1f} s …")
+                self._display.show(f"compiling with Cython {self._version}, {now - self._started:.1f} s …")
 
     def watch(self, build: Callable[[], _Value]) -> _Value:
         """Build; whatever ends that early ends the line."""
@@ -162,11 +162,11 @@ class _Progress:
         except BaseException as error:
             if self._compiles:
                 how = "stopped" if isinstance(error, KeyboardInterrupt) else "not compiled"
-                self._line.end(f"{how}, after {self._clock() - self._started:.1f} s")
+                self._display.end(f"{how}, after {self._clock() - self._started:.1f} s")
             if isinstance(error, KeyboardInterrupt):
                 show_as(error, ["KeyboardInterrupt: the compiler was stopped"])
             raise
 
     def end(self, names: str) -> None:
         how = f"in {self._clock() - self._started:.1f} s" if self._compiles else "before"
-        self._line.end(f"{names}: compiled with Cython {self._version} {how}")
+        self._display.end(f"{names}: compiled with Cython {self._version} {how}")

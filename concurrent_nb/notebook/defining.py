@@ -28,7 +28,7 @@ _FOR_TASKS: Final = {
 }
 
 
-def define(shell: InteractiveShell, number: int, header: str, cell: str, names: Sequence[str], chosen: Any) -> None:
+def define(shell: InteractiveShell, number: int, header: str, cell: str, names: Sequence[str], options: Any) -> None:
     """Run the cell in the notebook, and put a task function in the place of each function.
 
     Args:
@@ -40,7 +40,7 @@ def define(shell: InteractiveShell, number: int, header: str, cell: str, names: 
     Raises ConfigurationError for options that only tasks can have, and what the cell raises.
     """
     for name, option in _FOR_TASKS.items():
-        if getattr(chosen, name, None):
+        if getattr(options, name, None):
             raise ConfigurationError(
                 f"{option}: the cell only defines functions, so there is nothing to run yet: give this to a cell that"
                 f" calls {names[0]}"
@@ -51,6 +51,6 @@ def define(shell: InteractiveShell, number: int, header: str, cell: str, names: 
     code = compile(ast.parse("\n" + cell, filename), filename, "exec", dont_inherit=True)
     exec(code, shell.user_ns)
     for name in names:
-        shell.user_ns[name] = TaskFunction(shell.user_ns[name], chosen.needs)
+        shell.user_ns[name] = TaskFunction(shell.user_ns[name], options.needs)
     first = names[0]
     print(f"{', '.join(names)}: {first}(...) runs here, {first}.submit(...) and {first}.map(...) on the cluster")

@@ -47,22 +47,22 @@ def load(ipython: InteractiveShell) -> None:
     ipython.register_magics(SetupMagics(ipython, magics))
     found = ipython.magics_manager.magics
     ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
-    complete_magics(ipython, ours, magics.session)
+    complete_magics(ipython, ours, magics.cluster)
 
     def started(job: Job[Any]) -> None:
-        magics.session.jobs.append(job)
+        magics.cluster.jobs.append(job)
         if magics.live and view_choice.is_possible(ipython):
-            magics.shows.started(job)
+            magics.views.job_started(job)
 
-    use(magics.session.application_for_functions, started, watched=view_choice.is_possible(ipython))
-    ipython.events.register("post_run_cell", magics.shows.at_cell_end)
+    use(magics.cluster.application_for_functions, started, watched=view_choice.is_possible(ipython))
+    ipython.events.register("post_run_cell", magics.views.cell_ended)
     if (formatter := ipython.display_formatter) is not None:
-        formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.shows.bundle(job))
+        formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.views.bundle(job))
     ipython.events.register("pre_run_cell", _cell_begins)
     ipython.events.register("post_run_cell", _cell_ended)
     TRACKER.note()
     if magics.start_at_once:
-        magics.session.begin()
+        magics.cluster.start_in_background()
 
 
 def unload(ipython: InteractiveShell) -> None:
@@ -79,8 +79,8 @@ def unload(ipython: InteractiveShell) -> None:
     progress_bar.SHOWN.make = progress_bar.terminal_bar
     if magics is not None:
         use(None)
-        ipython.events.unregister("post_run_cell", magics.shows.at_cell_end)
+        ipython.events.unregister("post_run_cell", magics.views.cell_ended)
         if (formatter := ipython.display_formatter) is not None:
             formatter.mimebundle_formatter.pop(Job, None)
-        if magics.session.has_cluster:
-            print(magics.session.stop())
+        if magics.cluster.has_cluster:
+            print(magics.cluster.stop())

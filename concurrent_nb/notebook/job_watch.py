@@ -36,17 +36,17 @@ class JobWatch:
     def __init__(
         self,
         job: Job,
-        line: ProgressDisplay,
+        progress: ProgressDisplay,
         printer: Printer,
         button: StopButton,
         started: float,
         where: str | None = None,
         clock: Clock = monotonic,
-        goes_on: Callable[[Job], bool] = lambda job: False,
+        continues: Callable[[Job], bool] = lambda job: False,
     ) -> None:
         self._job = job
-        self._goes_on = goes_on
-        self._line = line
+        self._continues = continues
+        self._progress = progress
         self._printer = printer
         self._button = button
         self._where = where
@@ -61,27 +61,27 @@ class JobWatch:
         try:
             slice_s = FIRST_S
             while not self._button.wait(self._job, slice_s):
-                self._look()
+                self._refresh()
                 slice_s = SLICE_S
         except KeyboardInterrupt as interrupt:
             self._stop()
             show_as(interrupt, ["KeyboardInterrupt: the job was stopped; what had finished is in _job.futures"])
             raise
-        if self._goes_on(self._job):
-            self._line.make_room()
+        if self._continues(self._job):
+            self._progress.make_room()
             self._printer.take(self._job)
             return
         elapsed_s = self._clock() - self._started
         self._end(summary(self._job, elapsed_s, self._where), elapsed_s, notes_of(self._job, self._where))
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         text = job_text(self._job, self._clock() - self._started)
-        if self._line.leads:  # first of all, so that what tasks print is not split by it
-            self._line.show(text)
-        self._line.make_room()
+        if self._progress.is_fixed:  # first of all, so that what tasks print is not split by it
+            self._progress.show(text)
+        self._progress.make_room()
         self._printer.take(self._job)
-        if not self._line.leads:
-            self._line.show(text)
+        if not self._progress.is_fixed:
+            self._progress.show(text)
 
     def _stop(self) -> None:
         before = self._job.counts()
@@ -93,10 +93,10 @@ class JobWatch:
         self._end(f"stopped: {', '.join(stopped(before, after))}", elapsed_s, ["stopped", *stopped(before, after)[1:]])
 
     def _end(self, text: str, elapsed_s: float, notes: Sequence[str]) -> None:
-        if self._line.leads:
-            self._line.end(text, elapsed_s, notes)
-        self._line.make_room()
+        if self._progress.is_fixed:
+            self._progress.end(text, elapsed_s, notes)
+        self._progress.make_room()
         self._printer.take(self._job)
         self._printer.flush()
-        if not self._line.leads:
-            self._line.end(text, elapsed_s, notes)
+        if not self._progress.is_fixed:
+            self._progress.end(text, elapsed_s, notes)

@@ -71,8 +71,9 @@ class LocalJob(Job):
         for attempt in range(1, self._retries + 2):
             future.attempt = attempt
             try:
-                with self._tagged(future.index), self._listening(future.index), self._drawing(future.index):
-                    value = self._function(*_unpack(self._calls[future.index]))
+                index = future.index
+                with self._tagged(index), self._receiving_notes(index), self._random_numbers(index):
+                    value = self._function(*_unpack(self._calls[index]))
                 future.status = Status.HIT if isinstance(value, Hit) else Status.OK
                 result = _copied(value.value if isinstance(value, Hit) else value, future)
             except KeyboardInterrupt:
@@ -89,7 +90,7 @@ class LocalJob(Job):
             self._cancel_job(self.id, None)
 
     @contextmanager
-    def _listening(self, index: int) -> Iterator[None]:
+    def _receiving_notes(self, index: int) -> Iterator[None]:
         """Take the notes of a task."""
         reader = notes.NoteReader()
         notes.SINK.open(lambda data: self._task_said(index, reader.feed(data)))
@@ -102,7 +103,7 @@ class LocalJob(Job):
             notes.SINK.close()
 
     @contextmanager
-    def _drawing(self, index: int) -> Iterator[None]:
+    def _random_numbers(self, index: int) -> Iterator[None]:
         """Give a task its streams of random numbers."""
         drawing = random_streams.drawing()
         drawing.job, drawing.made = self.id, self._made

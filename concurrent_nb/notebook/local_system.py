@@ -24,7 +24,7 @@ from concurrent_nb.shipping.serialization.refusals import describe_failure
 from concurrent_nb.tasks.system_driver import CancelTasks, Instruction, PushTask, SystemDriver, SystemTaskEnded
 
 #: between two looks at how far it is
-TELL_S: Final = 0.1
+COUNTS_EVERY_S: Final = 0.1
 
 
 class LocalSystemRun(SystemRun):
@@ -35,11 +35,11 @@ class LocalSystemRun(SystemRun):
         system.system_id = self.id.hex()[:8]
         here: ITaskSystem = _sent(system)
         self._log = show_log_of(here)
-        self._drive = SystemDriver(here, "here", print, _no_master, time.monotonic)
+        self._driver = SystemDriver(here, "here", print, _no_master, time.monotonic)
         self._packer = TaskObjectPacker()
         self._todo: deque[PushTask] = deque()
-        self._begun = False
-        self._told_at = 0.0
+        self._has_begun = False
+        self._counted_at = 0.0
         self.futures = [TaskFuture(self.id, 0, self._cancel_job, self)]
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -55,29 +55,29 @@ class LocalSystemRun(SystemRun):
     def _step(self) -> None:
         future = self.futures[0]
         try:
-            if not self._begun:
-                self._begun, future.worker = True, os.getpid()
+            if not self._has_begun:
+                self._has_begun, future.worker = True, os.getpid()
                 future.set_running_or_notify_cancel()
-                self._do(self._drive.begin())
-            elif not self._drive.complete:
-                self._do(self._drive.handle(self._run(self._todo.popleft())))
-            if self._drive.complete:
-                value = _copied(self._drive.gather())
+                self._execute(self._driver.begin())
+            elif not self._driver.complete:
+                self._execute(self._driver.handle(self._run(self._todo.popleft())))
+            if self._driver.complete:
+                value = _copied(self._driver.gather())
                 future.status = Status.OK
-                self._tell()
+                self._send_counts()
                 future.end(value, None)
         except KeyboardInterrupt:
             raise  # the stop button: whoever waits for the job cancels it
         except BaseException as error:  # noqa: BLE001  (user code: the error is the system's end)
             future.status = Status.ERROR
-            self._tell()
+            self._send_counts()
             future.end(None, error)
         if future.done():
             self._log.handlers.clear()
-        elif time.monotonic() - self._told_at >= TELL_S:
-            self._tell()
+        elif time.monotonic() - self._counted_at >= COUNTS_EVERY_S:
+            self._send_counts()
 
-    def _do(self, instructions: Sequence[Instruction]) -> None:
+    def _execute(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
             if isinstance(instruction, CancelTasks):
                 self._todo = deque(push for push in self._todo if push.index not in instruction.indexes)
@@ -95,9 +95,9 @@ class LocalSystemRun(SystemRun):
         except BaseException as error:  # noqa: BLE001  (user code: the error is the task's answer)
             return SystemTaskEnded(push.index, None, error, "")
 
-    def _tell(self) -> None:
-        self._told_at = time.monotonic()
-        self._task_said(0, [msgspec.convert(self._drive.stats(), SystemCounts)])
+    def _send_counts(self) -> None:
+        self._counted_at = time.monotonic()
+        self._task_said(0, [msgspec.convert(self._driver.stats(), SystemCounts)])
 
 
 def _sent(system: ITaskSystem) -> Any:

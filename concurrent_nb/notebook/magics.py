@@ -32,7 +32,7 @@ from concurrent_nb.notebook.live.job_views import JobViews
 from concurrent_nb.notebook.local_job import LocalJob
 from concurrent_nb.notebook.local_system import LocalSystemRun
 from concurrent_nb.notebook.magic_options import documented, takes
-from concurrent_nb.notebook.progress_display import ProgressDisplay, line_for
+from concurrent_nb.notebook.progress_display import ProgressDisplay, progress_display_for
 from concurrent_nb.notebook.results import captured_text, plural, system_of, value_of
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
@@ -108,8 +108,8 @@ class ConcurrentMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.session = CurrentCluster(self.connection, self._present)
-        self.shows = JobViews(shell)
+        self.cluster = CurrentCluster(self.connection, self._present)
+        self.views = JobViews(shell)
 
     @no_var_expand
     @line_magic
@@ -127,46 +127,46 @@ class ConcurrentMagics(Magics):
     @takes("--now", action="store_true", default=None, help="restart: stop what runs, which runs again")
     def concurrent(self, line: str) -> None:
         """Start, find, look at and leave the cluster that this notebook's tasks run on: see `%concurrent help`."""
-        chosen = magic_options.parse(ConcurrentMagics.concurrent, line)
-        if chosen.command in (None, "help"):
+        options = magic_options.parse(ConcurrentMagics.concurrent, line)
+        if options.command in (None, "help"):
             print(_HELP)
-            if chosen.command is None:
-                print(f"\n{self.session.status()}")
+            if options.command is None:
+                print(f"\n{self.cluster.status()}")
             return
         for name, command in _TAKERS.items():
-            if getattr(chosen, name) is not None and chosen.command not in re.split(", | or ", command):
-                shown = f"`{chosen.where}`" if name == "where" else f"--{name}"
-                raise ConfigurationError(f"%concurrent {chosen.command} takes no {shown}, only {command} does")
-        if chosen.command == "start":
-            print(self.session.start(chosen.workers, chosen.name))
-        elif chosen.command == "connect":
-            if chosen.where is None:
+            if getattr(options, name) is not None and options.command not in re.split(", | or ", command):
+                shown = f"`{options.where}`" if name == "where" else f"--{name}"
+                raise ConfigurationError(f"%concurrent {options.command} takes no {shown}, only {command} does")
+        if options.command == "start":
+            print(self.cluster.start(options.workers, options.name))
+        elif options.command == "connect":
+            if options.where is None:
                 raise ConfigurationError("%concurrent connect needs the cluster's name or its connection file")
-            print(self.session.connect(chosen.where))
-        elif chosen.command == "kernel":
-            if chosen.where is None:
+            print(self.cluster.connect(options.where))
+        elif options.command == "kernel":
+            if options.where is None:
                 raise ConfigurationError("%concurrent kernel needs the name of a slave; %concurrent status lists them")
-            print(self.session.kernel(chosen.where))
-        elif chosen.command == "scale":
-            if chosen.where is None:
+            print(self.cluster.kernel(options.where))
+        elif options.command == "scale":
+            if options.where is None:
                 raise ConfigurationError("%concurrent scale needs the number of workers: %concurrent scale 4")
-            print(self.session.scale(magic_options.read(magic_options.workers, chosen.where, "%concurrent scale")))
-        elif chosen.command == "cancel":
-            print(self.session.cancel(chosen.where, self._job_of(chosen.where)))
-        elif chosen.command == "show":
-            self.shows.show(self._job_of(chosen.where) or self.session.job(chosen.where))
-        elif chosen.command == "restart":
-            print(self.session.restart(now=bool(chosen.now)))
-        elif chosen.command == "jobs":
-            print(self.session.list_jobs())
-        elif chosen.command == "slaves":
-            print(self.session.slaves())
-        elif chosen.command == "stop":
-            if not chosen.force and (told := self.session.work_of_others()):
+            print(self.cluster.scale(magic_options.read(magic_options.workers, options.where, "%concurrent scale")))
+        elif options.command == "cancel":
+            print(self.cluster.cancel(options.where, self._job_of(options.where)))
+        elif options.command == "show":
+            self.views.show(self._job_of(options.where) or self.cluster.job(options.where))
+        elif options.command == "restart":
+            print(self.cluster.restart(now=bool(options.now)))
+        elif options.command == "jobs":
+            print(self.cluster.list_jobs())
+        elif options.command == "slaves":
+            print(self.cluster.slaves())
+        elif options.command == "stop":
+            if not options.force and (told := self.cluster.work_of_others()):
                 self._confirm_stop(told)
-            print(self.session.stop())
+            print(self.cluster.stop())
         else:
-            print(self.session.status())
+            print(self.cluster.status())
 
     def _job_of(self, name: str | None) -> Job | None:
         """Give the job that a variable has."""
@@ -234,38 +234,38 @@ class ConcurrentMagics(Magics):
         slaves take from busy ones: tasks of very different lengths), locality (to slaves that have the arrays already).
         None leaves it to the cluster.
         """
-        chosen = magic_options.parse(ConcurrentMagics.concurrent_task, line)
-        if chosen.local and chosen.no_block:
+        options = magic_options.parse(ConcurrentMagics.concurrent_task, line)
+        if options.local and options.no_block:
             raise ConfigurationError("--local runs the cell in this process, so it cannot go on with --no-block")
-        if chosen.size is not None and chosen.view != "image":
+        if options.size is not None and options.view != "image":
             raise ConfigurationError("--size is the size of a picture: it needs --view image")
         header = f"%%concurrent_task {line}".rstrip()
-        if chosen.sort is not None and chosen.view != "table":
+        if options.sort is not None and options.view != "table":
             raise ConfigurationError("--sort is the order of a table: it needs --view table")
         if names := self._reading(lambda filename: functions_defined(cell, filename, 2)):
-            define(self._shell(), self._number(), header, cell, names, chosen)
+            define(self._shell(), self._number(), header, cell, names, options)
             return None
-        if chosen.batch is not None and chosen.loop is None:
+        if options.batch is not None and options.loop is None:
             raise ConfigurationError('--batch packs items of --for, as in --for "n in range(1000)": give both')
-        task = self._task(chosen, header, cell)
-        self.session.captured = task.captured
-        if chosen.show_capture:
+        task = self._task(options, header, cell)
+        self.cluster.captured = task.captured
+        if options.show_capture:
             print(captured_text(task.captured))
-        return self._run(task, chosen, cell)
+        return self._run(task, options, cell)
 
-    def _task(self, chosen: Any, header: str, cell: str) -> CellTask:
+    def _task(self, options: Any, header: str, cell: str) -> CellTask:
         namespace = self._shell().user_ns
         return self._reading(
             lambda filename: cell_task(
                 cell,
                 namespace,
-                for_text=chosen.loop,
-                until_text=chosen.until,
+                for_text=options.loop,
+                until_text=options.until,
                 filename=filename,
                 header=header,
-                kept=chosen.shared or (),
+                per_worker_names=options.shared or (),
                 limit_bytes=self.capture_limit_bytes,
-                elsewhere=() if chosen.local else self.session.names_of_setups(),
+                setup_names=() if options.local else self.cluster.names_of_setups(),
             )
         )
 
@@ -291,35 +291,39 @@ class ConcurrentMagics(Magics):
         """Give the number of the running cell. (In some versions `execution_count` is ahead of it by one.)"""
         return int(self._shell().displayhook.prompt_count)
 
-    def _run(self, task: CellTask, chosen: Any, source: str) -> Any:
+    def _run(self, task: CellTask, options: Any, source: str) -> Any:
         shell = self._shell()
         printer = Printer(tagged=len(task.calls) > 1)
         # A loop over nothing needs no cluster.
-        here = chosen.local or not task.calls
+        here = options.local or not task.calls
         live = self._is_live() and bool(task.calls)
-        names = parse_for(chosen.loop).targets if chosen.loop is not None else ()
-        view = view_choice.view_of(chosen.view, chosen.size, task.calls, names, by_value=chosen.sort is not None)
-        start = self._starter_here(task, chosen, printer, live) if here else self._starter_there(task, chosen, live)
+        names = parse_for(options.loop).targets if options.loop is not None else ()
+        view = view_choice.view_of(options.view, options.size, task.calls, names, by_value=options.sort is not None)
+        start = self._starter_here(task, options, printer, live) if here else self._starter_there(task, options, live)
         place = view_choice.announce(len(task.calls)) if live else None
         started = monotonic()
         with StopButton() as button:
             job = start()
-            if chosen.loop is not None:
+            if options.loop is not None:
                 job.label = lambda index: view_choice.label(names, task.calls[index])
             shell.user_ns["_job"] = job
-            self.session.jobs.append(job)
-            if chosen.no_block:
+            self.cluster.jobs.append(job)
+            if options.no_block:
                 try:
-                    button.obey()
+                    button.raise_if_pressed()
                 except KeyboardInterrupt:
                     job.cancel()
                     raise
                 if job.watched:
-                    self.shows.note(job, view_choice.follow(job, shell, view, started, printer, place))
-                return self._bind(chosen.out, job, shown=chosen.out is None and not job.watched)
+                    self.views.add(job, view_choice.background_display(job, shell, view, started, printer, place))
+                return self._bind(options.out, job, shown=options.out is None and not job.watched)
             where = "in this process" if here else None
-            line = view_choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
-            self.shows.note(job, line)
+            line = (
+                view_choice.live_display(job, shell, view, started, place)
+                if job.watched
+                else progress_display_for(shell)
+            )
+            self.views.add(job, line)
             watch = JobWatch(
                 job,
                 line,
@@ -327,49 +331,49 @@ class ConcurrentMagics(Magics):
                 button,
                 started,
                 where,
-                goes_on=lambda job: system_of(job, task.is_loop) is not None,
+                continues=lambda job: system_of(job, task.is_loop) is not None,
             )
             try:
                 watch.wait()
             except KeyboardInterrupt as interrupt:
-                self._keep_finished(job, chosen, interrupt)
+                self._keep_finished(job, options, interrupt)
                 raise
             if (system := system_of(job, task.is_loop)) is not None:
                 task.function.keep_lines()  # which the system's methods were made from
-                job = self._run_system(system, chosen, line, printer, button, started)
-        keep = chosen.on_error == "keep"
+                job = self._run_system(system, options, line, printer, button, started)
+        keep = options.on_error == "keep"
         if job.first_error is not None and job.hit is None and not keep:
             raise self._error_of(job)
         value = value_of(job, is_loop=task.is_loop, until=task.until, keep=keep)
-        self._hint(task, chosen, source, job)
+        self._hint(task, options, source, job)
         # A variable gets the value in silence, as in an assignment. And a row of None says as little as the one None
         # that a notebook does not show.
         nothing = isinstance(value, list) and bool(value) and all(item is None for item in value)
-        return self._bind(chosen.out, value, shown=task.has_value and not nothing and chosen.out is None)
+        return self._bind(options.out, value, shown=task.has_value and not nothing and options.out is None)
 
-    def _hint(self, task: CellTask, chosen: Any, source: str, job: Job) -> None:
+    def _hint(self, task: CellTask, options: Any, source: str, job: Job) -> None:
         """Print what the cell probably meant, if that is something else."""
         if not task.has_value and (hint := hints.lost_value(source)) is not None:
             print(hint)
         if task.until and job.hit is None and job.futures:
-            print(hints.not_found(chosen.until, len(job.futures)))
-        if chosen.batch is None and not chosen.local and (hint := hints.many_short_tasks(job)) is not None:
+            print(hints.not_found(options.until, len(job.futures)))
+        if options.batch is None and not options.local and (hint := hints.many_short_tasks(job)) is not None:
             print(hint)
 
-    def _keep_finished(self, job: Job, chosen: Any, interrupt: KeyboardInterrupt) -> None:
+    def _keep_finished(self, job: Job, options: Any, interrupt: KeyboardInterrupt) -> None:
         """Bind what a stopped job has finished, and say so in the place of a traceback."""
         values = job.done_results()
         said = f"{len(values):,} of {plural(len(job.futures), 'result')} had come"
-        if chosen.out is not None:
-            self._shell().user_ns[chosen.out] = values
-        where = chosen.out or "_job.done_results()"
+        if options.out is not None:
+            self._shell().user_ns[options.out] = values
+        where = options.out or "_job.done_results()"
         said += f": {where} is a dictionary of them by the number of the task" if values else ""
         show_as(interrupt, [f"KeyboardInterrupt: the job was stopped; {said}"])
 
     def _run_system(
         self,
         system: ITaskSystem,
-        chosen: Any,
+        options: Any,
         line: ProgressDisplay,
         printer: Printer,
         button: StopButton,
@@ -377,76 +381,76 @@ class ConcurrentMagics(Magics):
     ) -> SystemRun:
         """Run the task system that is the cell's value, in the place of the line that has shown the cell."""
         shell = self._shell()
-        watched = isinstance(line, view_choice.DisplayPlace)
-        run = self._pushed(system, chosen, watched)
+        watched = isinstance(line, view_choice.ReplaceableDisplay)
+        run = self._pushed(system, options, watched)
         shell.user_ns["_job"] = run
-        self.session.jobs.append(run)
-        if isinstance(line, view_choice.DisplayPlace):
-            line = view_choice.line(run, shell, None, started, line.give_place())
-            self.shows.note(run, line)
+        self.cluster.jobs.append(run)
+        if isinstance(line, view_choice.ReplaceableDisplay):
+            line = view_choice.live_display(run, shell, None, started, line.hand_over())
+            self.views.add(run, line)
         JobWatch(run, line, printer, button, started).wait()
         return run
 
-    def _pushed(self, system: ITaskSystem, chosen: Any, watched: bool) -> SystemRun:
-        name = self._job_name(chosen)
-        if chosen.local:
+    def _pushed(self, system: ITaskSystem, options: Any, watched: bool) -> SystemRun:
+        name = self._job_name(options)
+        if options.local:
             return LocalSystemRun(system, name, watched)
-        app, _ = self.session.application()
+        app, _ = self.cluster.application()
         try:
-            return app.push_tasksystem(system, name=name, timeout_s=chosen.timeout, watched=watched, prints=False)
+            return app.push_tasksystem(system, name=name, timeout_s=options.timeout, watched=watched, prints=False)
         except MasterLost:
-            self.session.lost()
+            self.cluster.handle_lost_master()
             raise
 
-    def _starter_here(self, task: CellTask, chosen: Any, printer: Printer, live: bool) -> Callable[[], Job]:
-        if chosen.timeout is not None:
+    def _starter_here(self, task: CellTask, options: Any, printer: Printer, live: bool) -> Callable[[], Job]:
+        if options.timeout is not None:
             print("(--timeout has no effect with --local)")
-        if chosen.strategy is not None:
+        if options.strategy is not None:
             print("(--strategy has no effect with --local)")
-        if chosen.batch is not None:
+        if options.batch is not None:
             print("(--batch has no effect with --local)")
-        if chosen.needs is not None:
+        if options.needs is not None:
             print("(--needs has no effect with --local)")
         return lambda: LocalJob(
             task.function,
             task.calls,
             printer,
-            name=self._job_name(chosen),
-            stop_on_error=chosen.on_error == "stop",
-            retries=chosen.retries,
+            name=self._job_name(options),
+            stop_on_error=options.on_error == "stop",
+            retries=options.retries,
             watched=live,
         )
 
-    def _starter_there(self, task: CellTask, chosen: Any, live: bool) -> Callable[[], Job]:
-        app, notice = self.session.application()
+    def _starter_there(self, task: CellTask, options: Any, live: bool) -> Callable[[], Job]:
+        app, notice = self.cluster.application()
         if notice is not None:
             print(notice)
-        options: dict[str, Any] = {
-            "name": self._job_name(chosen),
-            "timeout_s": chosen.timeout,
-            "retries": chosen.retries,
-            "needs": chosen.needs,
+        job_options: dict[str, Any] = {
+            "name": self._job_name(options),
+            "timeout_s": options.timeout,
+            "retries": options.retries,
+            "needs": options.needs,
             "watched": live,
-            "prints": chosen.no_block and not live,  # nobody waits who could show it
-            "strategy": chosen.strategy,
+            "prints": options.no_block and not live,  # nobody waits who could show it
+            "strategy": options.strategy,
         }
 
         def start() -> Job:
             try:
-                if chosen.no_block and not task.is_loop:
+                if options.no_block and not task.is_loop:
                     task.function.keep_lines()  # which a system's methods are made from
-                    return app.start_cell(task.function, **options)
-                stop_on_error = chosen.on_error == "stop"
+                    return app.start_cell(task.function, **job_options)
+                stop_on_error = options.on_error == "stop"
                 return app.start_job(
                     task.function,
                     task.calls,
                     until=task.until,
                     stop_on_error=stop_on_error,
-                    batch=chosen.batch,
-                    **options,
+                    batch=options.batch,
+                    **job_options,
                 )
             except MasterLost:
-                self.session.lost()
+                self.cluster.handle_lost_master()
                 raise
 
         return start
@@ -454,15 +458,15 @@ class ConcurrentMagics(Magics):
     def _is_live(self) -> bool:
         return self.live and view_choice.is_possible(self._shell())
 
-    def _job_name(self, chosen: Any) -> str:
-        return chosen.name or f"In[{self._number()}]"
+    def _job_name(self, options: Any) -> str:
+        return options.name or f"In[{self._number()}]"
 
     def _error_of(self, job: Job) -> BaseException:
         future = job.first_error
         assert future is not None
         error = task_error(future, self._shell().compile.format_code_name, elsewhere=not isinstance(job, LocalJob))
         if isinstance(error, MasterLost):
-            self.session.lost()
+            self.cluster.handle_lost_master()
         return error
 
     def _bind(self, name: str | None, value: Any, shown: bool) -> Any:

@@ -22,7 +22,7 @@ _BAR: Final = 20
 class ProgressDisplay(Protocol):
     """A line that can be shown again and again."""
 
-    leads: bool  #: it keeps a place of its own, and other output comes below that
+    is_fixed: bool  #: it keeps a place of its own, and other output comes below that
 
     def show(self, text: str) -> None:
         """Show `text` in the place of what was there."""
@@ -37,7 +37,7 @@ class ProgressDisplay(Protocol):
 class KernelProgress:
     """A display in a notebook."""
 
-    leads = True
+    is_fixed = True
 
     def __init__(self) -> None:
         self._handle: DisplayHandle | None = None
@@ -59,7 +59,7 @@ class KernelProgress:
 class TerminalProgress:
     """The last line of a terminal."""
 
-    leads = False
+    is_fixed = False
 
     def __init__(self) -> None:
         self._visible = False
@@ -85,7 +85,7 @@ class TerminalProgress:
 class SummaryOnly:
     """Nowhere to write over: only the last line is shown."""
 
-    leads = False
+    is_fixed = False
 
     def show(self, text: str) -> None:
         return
@@ -97,7 +97,7 @@ class SummaryOnly:
         sys.stdout.write(text + "\n")
 
 
-def line_for(shell: InteractiveShell | None) -> ProgressDisplay:
+def progress_display_for(shell: InteractiveShell | None) -> ProgressDisplay:
     """Choose the kind of line for where this shell's output goes."""
     if hasattr(shell, "kernel"):
         return KernelProgress()
@@ -111,18 +111,18 @@ def job_text(job: Job, elapsed_s: float) -> str:
     return progress_text(job.counts(), elapsed_s)
 
 
-def system_text(told: SystemCounts, elapsed_s: float) -> str:
+def system_text(counts: SystemCounts, elapsed_s: float) -> str:
     """Tell how far a task system is: its phases that are not over, and its tasks, of which more may come."""
-    if told.stage != "running":
-        return f"the system is {told.stage}, {seconds_text(elapsed_s)}"
-    ended = told.pushed - told.unfinished
-    parts = [f"{ended:,} of {told.pushed:,} tasks{'' if told.exhausted else ' so far'}"]
-    open_ones = [phase for phase in told.phases if phase.unfinished]
+    if counts.stage != "running":
+        return f"the system is {counts.stage}, {seconds_text(elapsed_s)}"
+    ended = counts.pushed - counts.unfinished
+    parts = [f"{ended:,} of {counts.pushed:,} tasks{'' if counts.exhausted else ' so far'}"]
+    open_ones = [phase for phase in counts.phases if phase.unfinished]
     parts += [f"phase {phase.number}: {phase.pushed - phase.unfinished:,}/{phase.pushed:,}" for phase in open_ones[-3:]]
-    if told.running:
-        parts.append(f"{told.running} running")
-    if told.failed:
-        parts.append(f"{told.failed} failed")
+    if counts.running:
+        parts.append(f"{counts.running} running")
+    if counts.failed:
+        parts.append(f"{counts.failed} failed")
     if ended and elapsed_s > 0:
         parts.append(f"{ended / elapsed_s:.1f}/s")
     return ", ".join(parts)

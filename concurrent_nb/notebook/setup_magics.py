@@ -18,7 +18,7 @@ from concurrent_nb.nodes.application.worker_setups import EverywhereCall
 from concurrent_nb.notebook import magic_options
 from concurrent_nb.notebook.magic_options import documented, takes
 from concurrent_nb.notebook.magics import ConcurrentMagics
-from concurrent_nb.notebook.progress_display import line_for
+from concurrent_nb.notebook.progress_display import progress_display_for
 from concurrent_nb.notebook.results import captured_text, plural
 from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error
 from concurrent_nb.shipping.cells.cell_task import setup_cell
@@ -70,8 +70,8 @@ class SetupMagics(Magics):
         functions of this notebook find it by name, unless the notebook has that name itself. The names that it uses are
         sent along as they are now. Run again, it takes its own place; several run in order.
         """
-        chosen = magic_options.parse(SetupMagics.concurrent_setup, line)
-        app, notice = self._tasks.session.application()
+        options = magic_options.parse(SetupMagics.concurrent_setup, line)
+        app, notice = self._tasks.cluster.application()
         if notice is not None:
             print(notice)
         shell = self._shell()
@@ -83,17 +83,17 @@ class SetupMagics(Magics):
                 filename=filename,
                 header=f"%%concurrent_setup {line}".rstrip(),
                 limit_bytes=self._tasks.capture_limit_bytes,
-                elsewhere=app.names_of_setups,
+                setup_names=app.names_of_setups,
             )
         except SyntaxError as error:
             if error.filename == filename:
                 raise syntax_error(error) from error
             raise
-        if chosen.show_capture:
+        if options.show_capture:
             print(captured_text(captured))
-        name = chosen.name or f"In[{int(shell.displayhook.prompt_count)}]"
-        setup = app.set_up(function, function.names, place=self._place(chosen.name, function.names, cell), name=name)
-        if chosen.no_block:
+        name = options.name or f"In[{int(shell.displayhook.prompt_count)}]"
+        setup = app.set_up(function, function.names, place=self._place(options.name, function.names, cell), name=name)
+        if options.no_block:
             return setup
         self._watch(setup)
         return None
@@ -109,7 +109,7 @@ class SetupMagics(Magics):
 
     def _watch(self, setup: EverywhereCall) -> None:
         """Show how far it is until all workers that there are have run it. A stop leaves it to run later."""
-        line = line_for(self._shell())
+        line = progress_display_for(self._shell())
         began = monotonic()
         shown = ""
         try:

@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 from typing import Final, Protocol
 
 #: so many presses are noted until there is time for them; more are raised wherever they come
-PATIENT_PRESSES: Final = 3
+DEFERRED_PRESSES: Final = 3
 
 
 class Waitable(Protocol):
@@ -29,8 +29,8 @@ class StopButton:
 
     def __init__(self) -> None:
         self._presses = 0
-        self._obeyed = 0
-        self._waits = False
+        self._handled = 0
+        self._is_waiting = False
         self._previous: object = None
 
     def __enter__(self) -> "StopButton":
@@ -44,25 +44,25 @@ class StopButton:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
         if kind is None:
-            self.obey()
+            self.raise_if_pressed()
 
     def wait(self, job: Waitable, timeout_s: float) -> bool:
         """Wait for a job. Raises KeyboardInterrupt if the button is pressed, or has been since the last one."""
         try:
-            self._waits = True
-            self.obey()
+            self._is_waiting = True
+            self.raise_if_pressed()
             return job.wait(timeout_s)
         finally:
-            self._waits = False
+            self._is_waiting = False
 
-    def obey(self) -> None:
+    def raise_if_pressed(self) -> None:
         """Raise KeyboardInterrupt if the button has been pressed and nobody has heard of it yet."""
-        if self._presses > self._obeyed:
-            self._obeyed = self._presses
+        if self._presses > self._handled:
+            self._handled = self._presses
             raise KeyboardInterrupt
 
     def _press(self, number: int, frame: FrameType | None) -> None:
         self._presses += 1
-        if self._waits or self._presses > PATIENT_PRESSES:
-            self._waits = False  # what waits is being left, and may have things to put in order
-            self.obey()
+        if self._is_waiting or self._presses > DEFERRED_PRESSES:
+            self._is_waiting = False  # what waits is being left, and may have things to put in order
+            self.raise_if_pressed()

@@ -73,5 +73,5 @@ class ExpensiveSample(Sample):
     def system(self) -> ExpensiveSystem:
         return ExpensiveSystem(self.num_tasks, self.time_per_task)
 
-    def tell(self, answer: float, elapsed_s: float) -> str:
+    def describe(self, answer: float, elapsed_s: float) -> str:
         return f"expected {answer:.2f} s, actual {elapsed_s:.2f} s: improvement {100 * answer / elapsed_s:.0f} %"

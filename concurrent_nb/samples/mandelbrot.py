@@ -144,7 +144,7 @@ class MandelbrotSample(Sample):
     def system(self) -> MandelbrotSystem:
         return MandelbrotSystem(self.grid, self.factor, self.use_optimized_task)
 
-    def tell(self, answer: Columns, elapsed_s: float) -> str:
+    def describe(self, answer: Columns, elapsed_s: float) -> str:
         inside = sum(column.count(self.iters) for column in answer.values())
         size = f"{self.width} x {self.height} points, {inside} of them in the set ({elapsed_s:.2f} s)"
         return f"{preview(answer, self.grid)}\n{size}"

@@ -91,6 +91,6 @@ class Md5Sample(Sample):
     def system(self) -> Md5System:
         return Md5System(self.start, self.end, self.num_tasks, self.target)
 
-    def tell(self, answer: int | None, elapsed_s: float) -> str:
+    def describe(self, answer: int | None, elapsed_s: float) -> str:
         found = f"no number from {self.start} to {self.end} has" if answer is None else f"found {answer}: it has"
         return f"{found} the MD5 hash {self.target} ({elapsed_s:.2f} s)"

@@ -73,5 +73,5 @@ class PiSample(Sample):
     def system(self) -> PiSystem:
         return PiSystem(self.terms, self.num_tasks)
 
-    def tell(self, answer: float, elapsed_s: float) -> str:
+    def describe(self, answer: float, elapsed_s: float) -> str:
         return f"pi is about {answer!r}, {math.pi - answer:.1e} below the right value ({elapsed_s:.2f} s)"

@@ -17,7 +17,7 @@ from concurrent_nb.tasks.system import ITaskSystem, Task
 Show = Callable[[str], None]
 
 #: seconds between two looks at how far a task system is
-LOOK_S: Final = 0.1
+POLL_S: Final = 0.1
 
 
 class Sample(Component):
@@ -43,7 +43,7 @@ class Sample(Component):
         """Make the task system, which does all that by itself."""
         raise NotImplementedError
 
-    def tell(self, answer: Any, elapsed_s: float) -> str:
+    def describe(self, answer: Any, elapsed_s: float) -> str:
         """Say in words what came out, after how many seconds."""
         raise NotImplementedError
 
@@ -55,7 +55,7 @@ class Sample(Component):
         """
         began = time.perf_counter()
         answer = self.answer(app, way, show)
-        return self.tell(answer, time.perf_counter() - began)
+        return self.describe(answer, time.perf_counter() - began)
 
     def answer(self, app: ApplicationNode, way: str, show: Show = lambda line: None) -> Any:
         """Run, as `run`, but return the answer itself. Raises ConfigurationError for a way that there is not."""
@@ -72,7 +72,7 @@ class Sample(Component):
 def _in_the_cluster(app: ApplicationNode, system: ITaskSystem, count: int, show: Show) -> Any:
     """Give the result of a task system."""
     run = app.push_tasksystem(system)
-    while not run.wait(LOOK_S):
+    while not run.wait(POLL_S):
         show(f"{run.counts().done} of {count} tasks done")
     return run.result()
 

@@ -155,7 +155,7 @@ def test_what_tasks_say_is_text_and_never_runs(lab: Lab) -> None:
     lab.run("evil")
     lab.start("hostile")
     live = lab.page.locator(".concurrent-nb")
-    live.locator(".cnb-said").filter(has_text="<script>window.caught=1</script>").first.wait_for()
+    live.locator(".cnb-report").filter(has_text="<script>window.caught=1</script>").first.wait_for()
     live.locator(".cnb-table td").filter(has_text="first <script>").first.wait_for()
     lab.finish("hostile")
     snapshot = lab.output("hostile").locator(".concurrent-nb-snapshot")

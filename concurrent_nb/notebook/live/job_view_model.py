@@ -31,7 +31,7 @@ BARS_SPARE: Final = 2
 REPORTS_MOST: Final = 200
 #: throughput is that of this time
 WINDOW_S: Final = 10.0
-#: no throughput is told before so many tasks have ended
+#: no throughput is counts before so many tasks have ended
 RATE_TASKS: Final = 2
 #: reports tell the time left when there have been some for so long, of such a part of the job
 LEFT_S: Final = 0.5
@@ -50,8 +50,8 @@ class JobViewModel:
     def __init__(self, job: Job, started: float, view: View | None, traceback: Callable[[TaskFuture], str]) -> None:
         self.view = view
         self.states = bytearray(len(job.futures))  #: state of each task
-        self.lanes = Timeline()
-        self.folds = ErrorGroups()
+        self.timeline = Timeline()
+        self.error_groups = ErrorGroups()
         self.view_version = 0  #: grows whenever the view may have changed
         self.bars_version = 0
         self._job = job
@@ -67,14 +67,14 @@ class JobViewModel:
 
     # ----------------------------------------------------------------------------------------------- what happens
 
-    def fold(self, events: Sequence[TaskEvent], notes: Sequence[TaskNote]) -> None:
+    def update(self, events: Sequence[TaskEvent], notes: Sequence[TaskNote]) -> None:
         """Take what has happened."""
         self._make_room()
         for note in notes:
             self._note(note)
         for event in events:
             self._event(event)
-        self.lanes.settle()
+        self.timeline.settle()
 
     def _make_room(self) -> None:
         """Have a state for each task; a job that is open gets more."""
@@ -86,15 +86,15 @@ class JobViewModel:
         if event.kind == "started":
             if self.states[index] == WAITING:
                 self.states[index] = RUNNING
-            self.lanes.started(index, event.slave, at)
+            self.timeline.started(index, event.slave, at)
             return
         future = self._job.futures[index]
         state = self.states[index] = _state_of(future, event.status)
-        self.lanes.ended(index, event.slave, event.worker, at, event.elapsed_s, state)
+        self.timeline.ended(index, event.slave, event.worker, at, event.elapsed_s, state)
         if (last := self._bars.pop(index, None)) is not None:
             self._keep_report(index, last)
         if state == FAILED and (error := future.exception()) is not None:
-            self.folds.add(index, error, lambda: self._traceback(future))
+            self.error_groups.add(index, error, lambda: self._traceback(future))
         if self.view is not None:
             self.view.ended(future, state)
 
@@ -200,36 +200,36 @@ class JobViewModel:
         shown = f"task {index}{f' · {line_of(label)}' if label else ''}"
         return [shown, report[0], report[1], DONE if state == HIT else max(state, RUNNING)]
 
-    def _phases(self, told: SystemCounts) -> dict[str, Any]:
-        shown = [phase for phase in told.phases if phase.unfinished][-BARS_MOST:]
+    def _phases(self, counts: SystemCounts) -> dict[str, Any]:
+        shown = [phase for phase in counts.phases if phase.unfinished][-BARS_MOST:]
         bars: list[list[Any]] = []
         for phase in shown:
             ended = phase.pushed - phase.unfinished
             failed = f", {phase.failed:,} failed" if phase.failed else ""
             said = f"{ended:,} of {phase.pushed:,} tasks{failed}"
             bars.append([f"phase {phase.number}", ended / phase.pushed, said, RUNNING])
-        if told.stage != "running":
-            bars.append(["", None, told.stage, RUNNING])
+        if counts.stage != "running":
+            bars.append(["", None, counts.stage, RUNNING])
         self._most = max(self._most, len(bars))
         return {"bars": bars, "others": [], "more": 0, "single": False, "most": self._most}
 
-    def lane_parts(self, elapsed: float) -> dict[str, Any]:
+    def timeline_parts(self, elapsed: float) -> dict[str, Any]:
         """Give who did what, when."""
-        return {**self.lanes.parts(elapsed), "single": len(self.states) == 1}
+        return {**self.timeline.parts(elapsed), "single": len(self.states) == 1}
 
     def view_parts(self) -> dict[str, Any] | None:
         """Give what the view shows."""
         return self.view.parts(self.states) if self.view is not None else None
 
     def finish(self) -> None:
-        """Take what has not been told in events: tasks that never ran, and all tasks of a job that is not watched."""
+        """Take what has not been counts in events: tasks that never ran, and all tasks of a job that is not watched."""
         self._make_room()
         for index, before in enumerate(self.states):
             future = self._job.futures[index]
             if before in (WAITING, RUNNING) and future.done():
                 state = self.states[index] = _state_of(future, future.status)
                 if state == FAILED and (error := future.exception()) is not None:
-                    self.folds.add(index, error, partial(self._traceback, future))
+                    self.error_groups.add(index, error, partial(self._traceback, future))
         for index, last in sorted(self._bars.items()):
             self._keep_report(index, last)
         self._bars.clear()

@@ -49,27 +49,27 @@ class LiveDisplay:
         place: a display in whose place it is shown; None makes a new one.
     """
 
-    leads = True
+    is_fixed = True
 
     def __init__(
         self,
         job: Job,
-        story: JobViewModel,
+        model: JobViewModel,
         started: float,
         shell: InteractiveShell | None,
-        place: DisplayHandle | None = None,
+        handle: DisplayHandle | None = None,
         clock: Clock = monotonic,
     ) -> None:
         self._job = job
-        self._story = story
+        self._model = model
         self._started = started
         self._shell = shell
         self._clock = clock
-        self._bulletin = UpdateThrottle(story)
-        self._place = place_of(job)
+        self._throttle = UpdateThrottle(model)
+        self._page_class = page_class_of(job)
         self._beats = 0
         self._renewed = 0.0
-        self._handles = [] if place is None else [place]
+        self._handles = [] if handle is None else [handle]
         self._last: str | None = None  #: the page when the job has ended
         self._widget: JobWidget | None = None
         self._thread: threading.Thread | None = None
@@ -96,14 +96,14 @@ class LiveDisplay:
         try:
             if self._thread is not None:
                 self._thread.join(JOIN_S)
-            self._look()
+            self._poll()
             self._replace(text, elapsed_s, notes)
         finally:
             self._close()
         if self._broken is not None:
             warnings.warn(f"the live view has failed: {self._broken!r}", RuntimeWarning, stacklevel=2)
 
-    def give_place(self) -> DisplayHandle | None:
+    def hand_over(self) -> DisplayHandle | None:
         """End the widget, and give the display that was its, for another line to be shown in; None if there is none."""
         self._over.set()
         if self._thread is not None:
@@ -133,15 +133,15 @@ class LiveDisplay:
         """Give the page as it is; while the job runs it is kept up to date wherever it is displayed."""
         if self._last is None and self._thread is None:
             if self._job.done():
-                self._look()
+                self._poll()
                 self._last = self._last_page(self._job.elapsed_s, notes_of(self._job), always=True)
             else:
-                self._attend()
+                self._follow_unseen()
         if self._last is not None:
             return self._last
         now = self._clock()
         with self._lock:
-            parts = self._bulletin.page_parts(self._job.counts(), now - self._started, now)
+            parts = self._throttle.page_parts(self._job.counts(), now - self._started, now)
         return self._dated_page(parts, now)
 
     def also_in(self, handle: DisplayHandle) -> None:
@@ -154,13 +154,13 @@ class LiveDisplay:
         self._adopt_cell()
         self.follow(job_text(self._job, self._job.elapsed_s), self._ending, Printer(True))
 
-    def _attend(self) -> None:
+    def _follow_unseen(self) -> None:
         """Follow the job without a display of our own."""
         get_parent = getattr(self._shell, "get_parent", None)
         self._parent = get_parent() if get_parent is not None else None
         now = self._clock()
         self._widget = JobWidget(
-            place=self._place, **self._bulletin.whole(self._job.counts(), now - self._started, now)
+            page_class=self._page_class, **self._throttle.whole(self._job.counts(), now - self._started, now)
         )
         self._start_following(self._ending, Printer(True))
 
@@ -172,31 +172,31 @@ class LiveDisplay:
     def _publish(self) -> None:
         self._adopt_cell()
         while not self._over.wait(TICK_S):
-            self._look()
+            self._poll()
             self._send()
 
     def _follow(self, ending: Callable[[], str], printer: Printer) -> None:
         # A kernel that goes down does not wait for the job, but the thread must be gone before Python is.
-        atexit.register(self._leave)
+        atexit.register(self._stop_thread)
         try:
             self._adopt_cell()
             while not self._over.wait(TICK_S) and not self._job.wait(0):
-                self._look()
+                self._poll()
                 self._send()
                 printer.take(self._job)
             if not self._over.is_set():
                 printer.take(self._job)
                 printer.flush()
-                self._look()
+                self._poll()
                 self._replace(ending(), self._job.elapsed_s, notes_of(self._job))
         except Exception:  # noqa: BLE001  (there is nobody to tell: the cell has ended long ago)
             self._over.set()
         finally:
             with suppress(Exception):  # the kernel may be going down
                 self._close()
-            atexit.unregister(self._leave)
+            atexit.unregister(self._stop_thread)
 
-    def _leave(self) -> None:
+    def _stop_thread(self) -> None:
         self._over.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(JOIN_S)
@@ -208,13 +208,13 @@ class LiveDisplay:
             with suppress(Exception):  # an interface that is young: without it only the parent in messages is another
                 adopt(self._parent)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Take what has happened. A view that fails is no reason for the job to fail."""
         with self._lock:
             events, notes = self._job.take_events(), self._job.take_notes()
             if self._broken is None:
                 try:
-                    self._story.fold(events, notes)
+                    self._model.update(events, notes)
                 except Exception as error:  # noqa: BLE001
                     self._broken = error
 
@@ -228,9 +228,9 @@ class LiveDisplay:
                 self._renew(elapsed, now)
                 return
             with self._lock:
-                due = self._bulletin.take(self._job.counts(), elapsed, now)
+                due = self._throttle.take(self._job.counts(), elapsed, now)
             if due:
-                self._widget.tell({**due, "beat": self._beat(elapsed)})
+                self._widget.send_parts({**due, "beat": self._beat(elapsed)})
         except Exception as error:  # noqa: BLE001
             self._broken = error
 
@@ -241,13 +241,13 @@ class LiveDisplay:
     def _renew(self, elapsed: float, now: float) -> None:
         """Open another widget, and display the page as it is."""
         self._renewed = elapsed
-        view = self._story.view
+        view = self._model.view
         with self._lock:
-            whole = self._bulletin.whole(self._job.counts(), elapsed, now)
+            whole = self._throttle.whole(self._job.counts(), elapsed, now)
             picture = view.picture.png() if isinstance(view, ImageView) else None
-            drawn = job_page.view(self._story.view_parts(), picture) if picture is not None else whole["view"]
-        before, self._widget = self._widget, JobWidget(place=self._place, **whole)
-        self._widget.tell({"beat": self._beat(elapsed)})
+            drawn = job_page.view(self._model.view_parts(), picture) if picture is not None else whole["view"]
+        before, self._widget = self._widget, JobWidget(page_class=self._page_class, **whole)
+        self._widget.send_parts({"beat": self._beat(elapsed)})
         if before is not None:
             before.close()
         page = self._dated_page({**whole, "view": drawn}, now)
@@ -262,16 +262,16 @@ class LiveDisplay:
             self._parent = get_parent()
         now = self._clock()
         elapsed = now - self._started
-        first = self._bulletin.take(self._job.counts(), elapsed, now)
-        self._widget = JobWidget(place=self._place, **first)
+        first = self._throttle.take(self._job.counts(), elapsed, now)
+        self._widget = JobWidget(page_class=self._page_class, **first)
         self._show(text, self._dated_page(first, now))
-        self._widget.tell({"beat": self._beat(elapsed)})
+        self._widget.send_parts({"beat": self._beat(elapsed)})
 
     def _dated_page(self, parts: dict[str, str], now: float) -> str:
         """Put a page together that says of what time it is, because it may be saved, and loaded much later."""
         with self._lock:
-            told = self._story.head(self._job.counts(), now)
-        return job_page.page({**parts, "head": job_page.head(told, [job_page.as_of(time.time())])}, self._place)
+            told = self._model.head(self._job.counts(), now)
+        return job_page.page({**parts, "head": job_page.head(told, [job_page.as_of(time.time())])}, self._page_class)
 
     def _show(self, text: str, page: str | None) -> None:
         """Display the page in the place of the job."""
@@ -279,7 +279,7 @@ class LiveDisplay:
         if page is not None:
             data["text/html"] = page
         if self._widget is not None and shows_displayed_widgets_only():
-            data.update(self._widget.shown())
+            data.update(self._widget.mime_bundle())
         for handle in self._handles:
             handle.update(data, raw=True)  # type: ignore[no-untyped-call]
         if not self._handles:
@@ -293,7 +293,7 @@ class LiveDisplay:
             try:
                 page = self._last = self._last_page(elapsed_s, notes)
                 if self._widget is not None and page is not None:
-                    self._widget.tell({"last": page})  # for notebooks that were loaded again
+                    self._widget.send_parts({"last": page})  # for notebooks that were loaded again
             except Exception as error:  # noqa: BLE001
                 self._broken = error
         self._close()
@@ -301,23 +301,23 @@ class LiveDisplay:
             self._show(text, page)
 
     def _last_page(self, elapsed_s: float | None, notes: Sequence[str], always: bool = False) -> str | None:
-        story = self._story
+        model = self._model
         with self._lock:
-            story.finish()
+            model.finish()
             counts, now = self._job.counts(), self._clock()
-            if story.view is None and not counts.failed and self._thread is None and not always:
+            if model.view is None and not counts.failed and self._thread is None and not always:
                 return None
             if elapsed_s is not None:
                 now = self._started + elapsed_s
-            view = story.view
+            view = model.view
             picture = view.picture.png() if isinstance(view, ImageView) else None
             return job_page.page(
                 {
-                    "head": job_page.head(story.head(counts, now), notes),
-                    "bars": job_page.bars(story.bars()),
-                    "errors": job_page.errors(story.folds.parts()),
-                    "view": job_page.view(story.view_parts(), picture),
-                    "lanes": job_page.lanes(story.lane_parts(now - self._started)),
+                    "head": job_page.head(model.head(counts, now), notes),
+                    "bars": job_page.bars(model.bars()),
+                    "errors": job_page.errors(model.error_groups.parts()),
+                    "view": job_page.view(model.view_parts(), picture),
+                    "timeline": job_page.timeline(model.timeline_parts(now - self._started)),
                 }
             )
 
@@ -327,7 +327,7 @@ class LiveDisplay:
             widget.close()
 
 
-def place_of(job: Job) -> str:
+def page_class_of(job: Job) -> str:
     """Give the class of the pages that are a job's."""
     return f"cnb-job-{job.id.hex()}"
 

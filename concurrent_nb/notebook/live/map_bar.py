@@ -40,7 +40,7 @@ class MapBar:
         elapsed_s = time.monotonic() - self._began_s
         rate = done / elapsed_s if done else None
         left_s = None if rate is None else (total - done) / rate
-        told: dict[str, Any] = {
+        data: dict[str, Any] = {
             "name": self._name,
             "total": total,
             "done": done,
@@ -54,7 +54,7 @@ class MapBar:
             "elapsed": elapsed_s,
         }
         text = f"{self._name}: {done:,} of {total:,} items in {seconds_text(elapsed_s)}"
-        content = {"text/plain": text, "text/html": job_page.page({"head": job_page.head(told)})}
+        content = {"text/plain": text, "text/html": job_page.page({"head": job_page.head(data)})}
         if self._handle is None:
             self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:

@@ -63,16 +63,16 @@ class Timeline:
         self._running.pop(task, None)
         if not slave or (state == CANCELLED and not took):
             return  # it never ran
-        lane = self._slaves.get(slave)
-        if lane is None:
-            lane = self._slaves[slave] = _Slave()
-        lane.tasks += state != CANCELLED
-        lane.stopped += state == CANCELLED
-        lane.failed += state == FAILED
-        row = lane.by_worker.get(worker)
+        timeline = self._slaves.get(slave)
+        if timeline is None:
+            timeline = self._slaves[slave] = _Slave()
+        timeline.tasks += state != CANCELLED
+        timeline.stopped += state == CANCELLED
+        timeline.failed += state == FAILED
+        row = timeline.by_worker.get(worker)
         if row is None:
-            row = lane.by_worker[worker] = _Row(worker)
-            lane.rows.append(row)
+            row = timeline.by_worker[worker] = _Row(worker)
+            timeline.rows.append(row)
         if not row.fresh:
             self._unsettled.append(row)
         row.fresh.append((at, took, state, task))
@@ -132,7 +132,7 @@ class Timeline:
         names = set(self._slaves) | {slave for slave, _ in self._running.values() if slave}
         ranked = sorted(names, key=lambda name: (-self._tasks_of(name), name))
         single = self._pieces <= PIECES_MOST
-        shown = [self._lane(name, now, single) for name in sorted(ranked[:SLAVES_MOST])]
+        shown = [self._slave_timeline(name, now, single) for name in sorted(ranked[:SLAVES_MOST])]
         return {
             "now": round(now, 3),
             "began": round(max(0.0, began), 3),
@@ -144,21 +144,21 @@ class Timeline:
     def _tasks_of(self, name: str) -> int:
         return self._slaves[name].tasks if name in self._slaves else 0
 
-    def _lane(self, name: str, now: float, single: bool) -> dict[str, Any]:
-        lane = self._slaves.get(name) or _Slave()
+    def _slave_timeline(self, name: str, now: float, single: bool) -> dict[str, Any]:
+        timeline = self._slaves.get(name) or _Slave()
         running = sorted((since, task) for task, (slave, since) in self._running.items() if slave == name)
-        rows = self._pieces_of(lane, running, now) if single else self._levels_of(lane, running, now)
+        rows = self._pieces_of(timeline, running, now) if single else self._levels_of(timeline, running, now)
         return {
             "name": line_of(name),
-            "tasks": lane.tasks,
-            "failed": lane.failed,
-            "stopped": lane.stopped,
+            "tasks": timeline.tasks,
+            "failed": timeline.failed,
+            "stopped": timeline.stopped,
             "rows": rows,
         }
 
-    def _pieces_of(self, lane: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
-        rows: list[list[tuple[float, float, int, int]]] = [list(row.pieces) for row in lane.rows]
-        free = [(row.until, number) for number, row in enumerate(lane.rows)]
+    def _pieces_of(self, timeline: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
+        rows: list[list[tuple[float, float, int, int]]] = [list(row.pieces) for row in timeline.rows]
+        free = [(row.until, number) for number, row in enumerate(timeline.rows)]
         # Where a running task runs is not known before it has ended: any row will do that was free when it began.
         for since, task in running:
             fits = [(until, number) for until, number in free if until <= since + BIN_S]
@@ -173,10 +173,10 @@ class Timeline:
             rows = [[piece for row in rows[number::ROWS_MOST] for piece in row] for number in range(ROWS_MOST)]
         return [[[round(start, 3), round(end, 3), state, task] for start, end, state, task in row] for row in rows]
 
-    def _levels_of(self, lane: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
+    def _levels_of(self, timeline: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
         width = self._bin_s
         count = min(BINS, int(now / width) + 1)
-        rows = [(row.busy[:count], row.ended[:count], row.failed[:count]) for row in lane.rows]
+        rows = [(row.busy[:count], row.ended[:count], row.failed[:count]) for row in timeline.rows]
         more = [0.0] * count
         for since, _ in running:
             for number in range(min(count, int(since / width)), count):

@@ -25,7 +25,7 @@ QUIET_HEAD_S: Final = 0.5
 BARS_S: Final = 0.1
 ERRORS_S: Final = 0.2
 VIEW_S: Final = 0.3
-LANES_S: Final = 0.4
+TIMELINE_S: Final = 0.4
 SLOWEST: Final = 4
 #: the whole picture is sent again after so many seconds, and each time twice as many: a browser that came late, or a
 #: page that was loaded again, then sees what it missed
@@ -45,8 +45,8 @@ class _Part:
 class UpdateThrottle:
     """What to send of a job, and when. Times are seconds since the job was started."""
 
-    def __init__(self, story: JobViewModel) -> None:
-        self._story = story
+    def __init__(self, model: JobViewModel) -> None:
+        self._model = model
         self._parts: dict[str, _Part] = {}
         self._allowance = float(PIXELS_BURST)
         self._counted_at = 0.0
@@ -61,28 +61,28 @@ class UpdateThrottle:
         Args:
             now: by the clock of the job's events; `elapsed` is the same since its start.
         """
-        story, pace = self._story, min(SLOWEST, 1 + elapsed / 60)
+        model, pace = self._model, min(SLOWEST, 1 + elapsed / 60)
         due: dict[str, Any] = {}
         quiet = self._parts.get("head", _Part()).version == counts
         if self._due("head", (QUIET_HEAD_S if quiet else HEAD_S) * pace, elapsed):
-            due["head"] = job_page.head(story.head(counts, now))
+            due["head"] = job_page.head(model.head(counts, now))
             self._parts["head"].version = counts
-        if self._due("bars", BARS_S * pace, elapsed, story.bars_version):
-            due["bars"] = job_page.bars(story.bars())
-        if self._due("errors", ERRORS_S * pace, elapsed, story.folds.version):
-            due["errors"] = job_page.errors(story.folds.parts())
-        if self._due("lanes", LANES_S * pace, elapsed):
-            due["lanes"] = job_page.lanes(story.lane_parts(elapsed))
-        if story.view is not None and self._due("view", VIEW_S * pace, elapsed, story.view_version):
-            due["view"] = job_page.view(story.view_parts())
-        if isinstance(story.view, ImageView) and (patch := self._patch(story.view, elapsed)) is not None:
+        if self._due("bars", BARS_S * pace, elapsed, model.bars_version):
+            due["bars"] = job_page.bars(model.bars())
+        if self._due("errors", ERRORS_S * pace, elapsed, model.error_groups.version):
+            due["errors"] = job_page.errors(model.error_groups.parts())
+        if self._due("timeline", TIMELINE_S * pace, elapsed):
+            due["timeline"] = job_page.timeline(model.timeline_parts(elapsed))
+        if model.view is not None and self._due("view", VIEW_S * pace, elapsed, model.view_version):
+            due["view"] = job_page.view(model.view_parts())
+        if isinstance(model.view, ImageView) and (patch := self._patch(model.view, elapsed)) is not None:
             due["tiles"] = self._packed(patch)
         return due
 
     def whole(self, counts: Counts, elapsed: float, now: float) -> dict[str, Any]:
         """Give all parts, for a browser that knows nothing yet."""
         parts: dict[str, Any] = self.page_parts(counts, elapsed, now)
-        view = self._story.view
+        view = self._model.view
         if isinstance(view, ImageView) and (patch := view.picture.take(whole=True)) is not None:
             self._allowance -= len(patch.data)
             parts["tiles"] = self._packed(patch)
@@ -90,13 +90,13 @@ class UpdateThrottle:
 
     def page_parts(self, counts: Counts, elapsed: float, now: float) -> dict[str, str]:
         """Give the parts of the page as it is."""
-        story = self._story
+        model = self._model
         return {
-            "head": job_page.head(story.head(counts, now)),
-            "bars": job_page.bars(story.bars()),
-            "errors": job_page.errors(story.folds.parts()),
-            "lanes": job_page.lanes(story.lane_parts(elapsed)),
-            "view": job_page.view(story.view_parts()),
+            "head": job_page.head(model.head(counts, now)),
+            "bars": job_page.bars(model.bars()),
+            "errors": job_page.errors(model.error_groups.parts()),
+            "timeline": job_page.timeline(model.timeline_parts(elapsed)),
+            "view": job_page.view(model.view_parts()),
         }
 
     def _due(self, name: str, every: float, elapsed: float, version: Any = None) -> bool:

@@ -29,10 +29,10 @@ ANNOUNCED_TASKS: Final = 3000
 
 
 @runtime_checkable
-class DisplayPlace(Protocol):
+class ReplaceableDisplay(Protocol):
     """A live line, which can leave its place to another."""
 
-    def give_place(self) -> DisplayHandle | None:
+    def hand_over(self) -> DisplayHandle | None:
         """End, and give the display."""
 
 
@@ -93,12 +93,12 @@ def announce(tasks: int) -> DisplayHandle | None:
     """Say that tasks are being sent, if they are so many that it takes a while."""
     if tasks < ANNOUNCED_TASKS:
         return None
-    said = {"text/plain": f"sending {tasks:,} tasks"}
-    return cast(DisplayHandle, display(said, raw=True, display_id=True))  # type: ignore[no-untyped-call]
+    text = {"text/plain": f"sending {tasks:,} tasks"}
+    return cast(DisplayHandle, display(text, raw=True, display_id=True))  # type: ignore[no-untyped-call]
 
 
-def line(
-    job: Job, shell: InteractiveShell, view: View | None, started: float, place: DisplayHandle | None = None
+def live_display(
+    job: Job, shell: InteractiveShell, view: View | None, started: float, handle: DisplayHandle | None = None
 ) -> ProgressDisplay:
     """Make the line that shows a watched job while the cell waits for it.
 
@@ -107,37 +107,37 @@ def line(
     """
     from concurrent_nb.notebook.live.live_display import LiveDisplay  # here: anywidget takes a tenth of a second
 
-    live = LiveDisplay(job, _story(job, shell, view, started), started, shell, place)
+    live = LiveDisplay(job, _model(job, shell, view, started), started, shell, handle)
     if isinstance(job, (LocalJob, LocalSystemRun)):  # the main thread will be busy with the tasks themselves
         live.show(job_text(job, 0.0))
     return live
 
 
-def follow(
+def background_display(
     job: Job,
     shell: InteractiveShell,
     view: View | None,
     started: float,
     printer: Printer,
-    place: DisplayHandle | None = None,
+    handle: DisplayHandle | None = None,
 ) -> ShownView:
     """Show a watched job that nobody waits for, and what its tasks write and display."""
     from concurrent_nb.notebook.live.live_display import LiveDisplay  # the same
 
-    live = LiveDisplay(job, _story(job, shell, view, started), started, shell, place)
+    live = LiveDisplay(job, _model(job, shell, view, started), started, shell, handle)
     live.follow(job_text(job, 0.0), lambda: summary(job, monotonic() - started), printer)
     return live
 
 
-def background(job: Job[Any], shell: InteractiveShell) -> ShownView:
+def display_on_request(job: Job[Any], shell: InteractiveShell) -> ShownView:
     """Make a view of any job, which is shown when it is asked for."""
     from concurrent_nb.notebook.live.live_display import LiveDisplay  # the same
 
     started = monotonic() - job.elapsed_s
-    return LiveDisplay(job, _story(job, shell, None, started), started, shell)
+    return LiveDisplay(job, _model(job, shell, None, started), started, shell)
 
 
-def _story(job: Job, shell: InteractiveShell, view: View | None, started: float) -> JobViewModel:
+def _model(job: Job, shell: InteractiveShell, view: View | None, started: float) -> JobViewModel:
     def traceback(future: TaskFuture) -> str:
         error = future.exception()
         return text_of(error, shell.compile.format_code_name) if error is not None else ""

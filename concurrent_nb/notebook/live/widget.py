@@ -23,11 +23,11 @@ class JobWidget(anywidget.AnyWidget):
 
     _esm = (_STATIC / "live.js").read_text(encoding="utf-8")
 
-    place = traitlets.Unicode().tag(sync=True)  #: class of the pages that are this job's
+    page_class = traitlets.Unicode().tag(sync=True)  #: class of the pages that are this job's
     head = traitlets.Unicode().tag(sync=True)
     bars = traitlets.Unicode().tag(sync=True)
     errors = traitlets.Unicode().tag(sync=True)
-    lanes = traitlets.Unicode().tag(sync=True)
+    timeline = traitlets.Unicode().tag(sync=True)
     view = traitlets.Unicode().tag(sync=True)
     tiles = traitlets.Any(None).tag(sync=True)
     colours = traitlets.Bytes(viridis()).tag(sync=True)
@@ -36,13 +36,13 @@ class JobWidget(anywidget.AnyWidget):
     )  #: (number, the progress as text): changes for as long as the kernel lives
     last = traitlets.Unicode().tag(sync=True)  #: the page when the job has ended
 
-    def tell(self, parts: dict[str, Any]) -> None:
+    def send_parts(self, parts: dict[str, Any]) -> None:
         """Send parts of the page, in one message."""
         with self.hold_sync():
             for name, part in parts.items():
                 setattr(self, name, part)
 
-    def shown(self) -> dict[str, Any]:
+    def mime_bundle(self) -> dict[str, Any]:
         """Give what shows the widget itself, for pages that run its program only where that is displayed."""
         given: Any = self._repr_mimebundle_()
         data: dict[str, Any] = given[0] if isinstance(given, tuple) else given

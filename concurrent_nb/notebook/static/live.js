@@ -8,13 +8,13 @@
 // kernel opens one now and then, and the newest one of a job takes over. A widget that is restored from somewhere, and
 // stays silent, changes nothing.
 
-const PARTS = ["head", "bars", "errors", "view", "lanes"];
+const PARTS = ["head", "bars", "errors", "view", "timeline"];
 const SILENT_S = 10; // a kernel that lives is heard of every two seconds
 const jobs = (window.concurrentNbJobs ??= new Map());
 
 export default () => ({
   initialize({ model }) {
-    const name = model.get("place");
+    const name = model.get("page_class");
     const first = model.get("tiles"); // the whole picture, where there is one
     const heard = () => {
       const job = jobs.get(name) ?? new Job(name);
@@ -33,10 +33,10 @@ export default () => ({
   },
   render({ model, el }) {
     const page = document.createElement("div");
-    page.className = model.get("place");
+    page.className = model.get("page_class");
     for (const part of PARTS) page.append(Object.assign(document.createElement("div"), { className: `cnb-${part}` }));
     el.append(page);
-    jobs.get(model.get("place"))?.update();
+    jobs.get(model.get("page_class"))?.update();
   },
 });
 

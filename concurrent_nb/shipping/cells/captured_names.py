@@ -51,12 +51,12 @@ class NameCapture:
     imports: Mapping[str, str] = field(default_factory=dict)  #: name -> module
     submodules: tuple[str, ...] = ()  #: imported too, because the cell uses them as attributes
     shared: bytes = b""  #: pickle of what all tasks share
-    fresh: bytes = b""  #: pickle of what each task gets a copy of
+    per_task: bytes = b""  #: pickle of what each task gets a copy of
     arrays: bytes = b""  #: the same in its place, if it is only arrays: a task gets views of them
     buffers: tuple[Buffer, ...] = ()  #: what was left out of either: the memory of arrays
-    kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
-    once: bytes = b""  #: pickle of those
-    once_buffers: tuple[Buffer, ...] = ()  #: what was left out of it
+    per_worker_names: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
+    per_worker: bytes = b""  #: pickle of those
+    per_worker_buffers: tuple[Buffer, ...] = ()  #: what was left out of it
 
 
 def find(
@@ -64,7 +64,7 @@ def find(
     namespace: Mapping[str, Any],
     bound: Collection[str],
     hinted: Collection[str],
-    elsewhere: Collection[str] = (),
+    setup_names: Collection[str] = (),
 ) -> dict[str, Any]:
     """Look up in the notebook the names that a cell needs.
 
@@ -84,7 +84,7 @@ def find(
         if name in namespace:
             if not _is_own_builtin(name, namespace[name]):
                 found[name] = namespace[name]
-        elif name in elsewhere:
+        elif name in setup_names:
             continue
         elif hasattr(builtins, name):
             _check_builtin(name, line)
@@ -92,7 +92,7 @@ def find(
             lost.append(name)
     if lost:
         message = "; ".join(
-            f"line {needed[name]}: {_undefined(name, {*namespace, *bound, *elsewhere})}" for name in lost
+            f"line {needed[name]}: {_undefined(name, {*namespace, *bound, *setup_names})}" for name in lost
         )
         raise CaptureError(message, lost[0])
     return found
@@ -127,7 +127,7 @@ def capture(
     *,
     needed: Mapping[str, int] | None = None,
     attributes: Collection[str] = (),
-    kept: Collection[str] = (),
+    per_worker_names: Collection[str] = (),
     limit_bytes: int | None = None,
 ) -> NameCapture:
     """Check and pickle the names that `find` has found.
@@ -148,32 +148,32 @@ def capture(
     _check_sizes(sizes, most_bytes + most_left_out, sizes)
     imports: dict[str, str] = {}
     shared: dict[str, Any] = {}
-    once: dict[str, Any] = {}
-    fresh: dict[str, Any] = {}
+    per_worker: dict[str, Any] = {}
+    per_task: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     for name, value in found.items():
         if isinstance(value, types.ModuleType):
             imports[name] = value.__name__
-        elif name in kept:
-            once[name] = value
+        elif name in per_worker_names:
+            per_worker[name] = value
         elif _is_plain_array(value):
             arrays[name] = sys.modules["numpy"].ascontiguousarray(value)  # only such memory leaves the pickle
         else:
-            (shared if is_fixed(value) else fresh)[name] = value
+            (shared if is_fixed(value) else per_task)[name] = value
     lines = needed or {}
-    draws = _that_draw(fresh) | _that_draw(once)
+    draws = _that_draw(per_task) | _that_draw(per_worker)
     own, buffers = b"", list[memoryview]()
-    for_workers, once_buffers = b"", list[memoryview]()
+    for_workers, per_worker_buffers = b"", list[memoryview]()
     body, _ = (
         _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn", sys.maxsize)) if shared else (b"", 0)
     )
-    if fresh:  # which may refer to the arrays
-        own, buffers = _pickled({**fresh, **arrays}, lines, lambda values: _dumps_with(values, namespace))
+    if per_task:  # which may refer to the arrays
+        own, buffers = _pickled({**per_task, **arrays}, lines, lambda values: _dumps_with(values, namespace))
     elif arrays:
         own, buffers = _pickled(arrays, lines, lambda values: pickles.dumps(values, least_bytes=1))
-    if once:
-        for_workers, once_buffers = _pickled(once, lines, lambda values: _dumps_with(values, namespace))
-    left_out = sum(buffer.nbytes for buffer in (*buffers, *once_buffers))
+    if per_worker:
+        for_workers, per_worker_buffers = _pickled(per_worker, lines, lambda values: _dumps_with(values, namespace))
+    left_out = sum(buffer.nbytes for buffer in (*buffers, *per_worker_buffers))
     # What was counted on to be left out of the pickles, strings in a table say, may be in them.
     pickled = len(body) + len(own) + len(for_workers)
     most_bytes, most_left_out = _limits(pickled + left_out, limit_bytes)
@@ -184,12 +184,12 @@ def capture(
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),
         shared=body,
-        fresh=own if fresh else b"",
-        arrays=b"" if fresh else own,
+        per_task=own if per_task else b"",
+        arrays=b"" if per_task else own,
         buffers=tuple(buffers),
-        kept=tuple(once),
-        once=for_workers,
-        once_buffers=tuple(once_buffers),
+        per_worker_names=tuple(per_worker),
+        per_worker=for_workers,
+        per_worker_buffers=tuple(per_worker_buffers),
     )
 
 

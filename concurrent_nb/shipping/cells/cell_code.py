@@ -31,7 +31,7 @@ FOR: Final = "<--for>"
 _FUNCTION: Final = "__cell__"
 _PREFIX: Final = f"{_FUNCTION}.<locals>."
 #: names of --for that have to be globals come in as parameters with this in front
-_HANDED_IN: Final = "__for__"
+_LOOP_PREFIX: Final = "__for__"
 _MAGIC: Final = re.compile(r"^\s*(?:[%!?]|\w[\w, ]*=\s*[%!])|\?\s*$")
 
 
@@ -58,7 +58,7 @@ def parse_cell(source: str, filename: str = "<cell>", first_line: int = 1) -> Ce
     tree = _parse(source, filename, first_line)
     if not tree.body:
         raise CellError(f"{filename} is empty: there is nothing to run in a task. Write what it should compute")
-    for node, what in _meaningless(tree):
+    for node, what in _unsupported(tree):
         text = lines[node.lineno - first_line].strip()
         raise CellError(f"line {node.lineno}: {what}\n    {text}")
     flags = _future_flags(tree)
@@ -89,7 +89,7 @@ def _parse(source: str, filename: str, first_line: int) -> ast.Module:
         raise CellError(f"{filename} is nested too deeply for Python's parser: split it") from error
 
 
-def _meaningless(tree: ast.Module) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
+def _unsupported(tree: ast.Module) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
     """Give what a task has no use for, outside of functions and classes in the cell."""
     todo: list[ast.AST] = list(reversed(tree.body))
     while todo:
@@ -134,33 +134,33 @@ def _ends_in_semicolon(source: str) -> bool:
 # ------------------------------------------------------------------------------------------------- the cell's function
 
 
-def compile_cell(cell: Cell, handed_in: tuple[str, ...], assigned: tuple[str, ...]) -> types.CodeType:
+def compile_cell(cell: Cell, loop_names: tuple[str, ...], assigned: tuple[str, ...]) -> types.CodeType:
     """Compile a cell to the code of a function.
 
     Args:
         handed_in: names of --for, its first parameters.
         assigned: names from outside that the cell also binds, its other parameters.
     """
-    shared = cell.names.shared
-    parameters = [f"{_HANDED_IN}{name}" if name in shared else name for name in handed_in]
-    parameters += [name for name in assigned if name not in shared]
+    global_names = cell.names.global_names
+    parameters = [f"{_LOOP_PREFIX}{name}" if name in global_names else name for name in loop_names]
+    parameters += [name for name in assigned if name not in global_names]
     body = _without_futures(cell.tree)
     if cell.has_value:
         last = body[-1]
         assert isinstance(last, ast.Expr)
         body[-1] = ast.copy_location(ast.Return(last.value), last)
     prologue: list[ast.stmt] = []
-    if shared:
-        prologue.append(ast.Global(sorted(shared)))
-        prologue += ast.parse("".join(f"{n} = {_HANDED_IN}{n}\n" for n in handed_in if n in shared)).body
-        body = [_Unannotated(shared).visit(statement) for statement in body]
+    if global_names:
+        prologue.append(ast.Global(sorted(global_names)))
+        prologue += ast.parse("".join(f"{n} = {_LOOP_PREFIX}{n}\n" for n in loop_names if n in global_names)).body
+        body = [_Unannotated(global_names).visit(statement) for statement in body]
     return _compile_function("<cell>", parameters, prologue + body, cell.filename, cell.flags)
 
 
-def compile_until(text: str, handed_in: tuple[str, ...]) -> types.CodeType:
+def compile_until(text: str, loop_names: tuple[str, ...]) -> types.CodeType:
     """Compile the expression of --until to the code of a function of `result` and the names of --for."""
     tree = ast.parse(text.strip(), UNTIL, "eval")
-    return _compile_function("<until>", ["result", *handed_in], [ast.Return(tree.body)], UNTIL, 0)
+    return _compile_function("<until>", ["result", *loop_names], [ast.Return(tree.body)], UNTIL, 0)
 
 
 def _compile_function(

@@ -60,9 +60,9 @@ def cell_task(
     until_text: str | None = None,
     filename: str = "<cell>",
     header: str | None = None,
-    kept: Sequence[str] = (),
+    per_worker_names: Sequence[str] = (),
     limit_bytes: int | None = None,
-    elsewhere: Collection[str] = (),
+    setup_names: Collection[str] = (),
 ) -> CellTask:
     """Make a task of a cell. Everything that can be wrong with it is found here, before anything starts.
 
@@ -82,18 +82,18 @@ def cell_task(
     until = parse_until(until_text) if until_text is not None else None
     cell = parse_cell(source, filename, 1 if header is None else 2)
     targets = loop.targets if loop is not None else ()
-    found = _find(cell, until, targets, namespace, elsewhere)
+    found = _find(cell, until, targets, namespace, setup_names)
     needed = cell.names.needed
-    lent = _lent([cell.names, *([until] if until is not None else [])], found, targets, elsewhere)
-    for name in kept:
-        _check_kept(name, found, cell)
+    of_setups = _names_of_setups([cell.names, *([until] if until is not None else [])], found, targets, setup_names)
+    for name in per_worker_names:
+        _check_per_worker(name, found, cell)
     assigned = tuple(sorted(name for name in found if name in needed and name in cell.names.bound))
     captured = capture(
         found,
         namespace,
         needed=needed,
         attributes={node.attr for node in ast.walk(cell.tree) if isinstance(node, ast.Attribute)},
-        kept=kept,
+        per_worker_names=per_worker_names,
         limit_bytes=limit_bytes,
     )
     code = compile_cell(cell, targets, assigned)
@@ -101,13 +101,13 @@ def cell_task(
         name=filename,
         code=code,
         until=compile_until(until_text, targets) if until_text is not None else None,
-        assigned=tuple(name for name in assigned if name not in cell.names.shared),
+        assigned=tuple(name for name in assigned if name not in cell.names.global_names),
         captured=captured,
         sources=_own_sources(source, filename, header, until_text),
         imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
     )
     calls = _calls(loop, namespace)
-    return CellTask(function, calls, (*captured.names, *lent), loop is not None, until is not None, cell.has_value)
+    return CellTask(function, calls, (*captured.names, *of_setups), loop is not None, until is not None, cell.has_value)
 
 
 def setup_cell(
@@ -117,11 +117,11 @@ def setup_cell(
     filename: str = "<cell>",
     header: str | None = None,
     limit_bytes: int | None = None,
-    elsewhere: Collection[str] = (),
+    setup_names: Collection[str] = (),
 ) -> "tuple[SetupCell, tuple[Captured, ...]]":
     """Make a function of a cell that gives what the cell binds; give what is sent along, too. As `cell_task`."""
     cell = parse_cell(source, filename, 1 if header is None else 2)
-    found = _find(cell, None, (), namespace, elsewhere)
+    found = _find(cell, None, (), namespace, setup_names)
     captured = capture(
         found,
         namespace,
@@ -138,23 +138,27 @@ def setup_cell(
         sources=_own_sources(source, filename, header, None),
         imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
     )
-    return function, (*captured.names, *_lent([cell.names], found, (), elsewhere))
+    return function, (*captured.names, *_names_of_setups([cell.names], found, (), setup_names))
 
 
-def _lent(
-    parts: Sequence[CellNames], found: Mapping[str, Any], targets: tuple[str, ...], elsewhere: Collection[str]
+def _names_of_setups(
+    parts: Sequence[CellNames], found: Mapping[str, Any], targets: tuple[str, ...], setup_names: Collection[str]
 ) -> list[Captured]:
     """List the names that setups lend to a cell."""
     needed = {name for names in parts for name in names.needed}
-    return [Captured(name, "setup", 0) for name in sorted(needed.intersection(elsewhere) - {*found, *targets})]
+    return [Captured(name, "setup", 0) for name in sorted(needed.intersection(setup_names) - {*found, *targets})]
 
 
 def _find(
-    cell: Cell, until: CellNames | None, targets: tuple[str, ...], namespace: dict[str, Any], elsewhere: Collection[str]
+    cell: Cell,
+    until: CellNames | None,
+    targets: tuple[str, ...],
+    namespace: dict[str, Any],
+    setup_names: Collection[str],
 ) -> dict[str, Any]:
     names = cell.names
     outside = {name: line for name, line in names.needed.items() if name not in targets}
-    found = find(outside, namespace, names.bound, names.hinted, elsewhere)
+    found = find(outside, namespace, names.bound, names.hinted, setup_names)
     if until is None:
         return found
     if "result" in targets:
@@ -168,12 +172,12 @@ def _find(
                 name,
             )
     try:
-        return {**found, **find(own, namespace, ("result", *targets), (), elsewhere)}
+        return {**found, **find(own, namespace, ("result", *targets), (), setup_names)}
     except CaptureError as error:
         raise CaptureError(f"--until: {str(error).removeprefix('line 1: ')}", error.name) from None
 
 
-def _check_kept(name: str, found: Mapping[str, Any], cell: Cell) -> None:
+def _check_per_worker(name: str, found: Mapping[str, Any], cell: Cell) -> None:
     if name not in found:
         raise ConfigurationError(f"--shared {name}: the cell uses no {name} of the notebook")
     if name in cell.names.bound:
@@ -251,11 +255,11 @@ class CellFunction:
             shared.update(pickles.loads(captured.shared))
         if captured.arrays:
             self._arrays = pickles.loads(captured.arrays, captured.buffers)
-        if captured.once:
+        if captured.per_worker:
             # Copies, because what tasks change of these stays.
-            loaded = pickles.loads(captured.once, [bytearray(buffer) for buffer in captured.once_buffers])
+            loaded = pickles.loads(captured.per_worker, [bytearray(buffer) for buffer in captured.per_worker_buffers])
             found = loaded if isinstance(loaded, dict) else loaded.__globals__
-            shared.update({name: found[name] for name in captured.kept})
+            shared.update({name: found[name] for name in captured.per_worker_names})
         # What it brought with it is found in `__main__` as well, so that pickle in a task finds the class of an object.
         shared = {**task_main.brought(), **imported, **shared}
         self._shared = shared
@@ -265,8 +269,8 @@ class CellFunction:
         shared = self._shared if self._shared is not None else self.load()
         namespace: dict[str, Any] = task_main.renewed().__dict__
         namespace.update({name: array.view() for name, array in self._arrays.items()})
-        if self._captured.fresh:
-            loaded = pickles.loads(self._captured.fresh, self._captured.buffers)
+        if self._captured.per_task:
+            loaded = pickles.loads(self._captured.per_task, self._captured.buffers)
             if isinstance(loaded, dict):
                 namespace.update(loaded)
             else:
@@ -287,14 +291,15 @@ class CellFunction:
         captured = self._captured
         # Large ones travel outside of the pickle, uncopied.
         bodies = [
-            pickle.PickleBuffer(body) for body in (captured.shared, captured.fresh, captured.arrays, captured.once)
+            pickle.PickleBuffer(body)
+            for body in (captured.shared, captured.per_task, captured.arrays, captured.per_worker)
         ]
         buffers = [
             [pickle.PickleBuffer(buffer) for buffer in left_out]
-            for left_out in (captured.buffers, captured.once_buffers)
+            for left_out in (captured.buffers, captured.per_worker_buffers)
         ]
         codes = [marshal.dumps(code) if code is not None else None for code in (self._code, self._until)]
-        rest = (dict(captured.imports), captured.submodules, captured.kept, dict(self._sources))
+        rest = (dict(captured.imports), captured.submodules, captured.per_worker_names, dict(self._sources))
         return _load_cell, (type(self), self.__name__, *codes, self._assigned, bodies, *buffers, *rest)
 
 
@@ -322,15 +327,26 @@ def _load_cell(
     assigned: tuple[str, ...],
     bodies: list[Any],
     buffers: list[Any],
-    once_buffers: list[Any],
+    per_worker_buffers: list[Any],
     imports: dict[str, str],
     submodules: tuple[str, ...],
-    kept: tuple[str, ...],
+    per_worker_names: tuple[str, ...],
     sources: dict[str, str],
 ) -> CellFunction:
     """Unpickle a CellFunction, with all that its calls share, so that what is missing here is missed at once."""
-    shared, fresh, arrays, once = bodies
-    captured = NameCapture((), imports, submodules, shared, fresh, arrays, (*buffers,), kept, once, (*once_buffers,))
+    shared, per_task, arrays, per_worker = bodies
+    captured = NameCapture(
+        (),
+        imports,
+        submodules,
+        shared,
+        per_task,
+        arrays,
+        (*buffers,),
+        per_worker_names,
+        per_worker,
+        (*per_worker_buffers,),
+    )
     condition = marshal.loads(until) if until is not None else None
     function = kind(name, marshal.loads(code), condition, assigned, captured, sources)
     function.load()

@@ -25,7 +25,7 @@ class CellNames:
 
     needed: dict[str, int]  #: read while perhaps not bound: name -> line of the first time
     bound: frozenset[str]  #: bound anywhere at the top level, or as a global by a function in it
-    shared: frozenset[str]  #: those that functions or classes in it use as globals, so they have to be globals
+    global_names: frozenset[str]  #: those that functions or classes in it use as globals, so they have to be globals
     hinted: frozenset[str]  #: those that only annotations need, which Python may never evaluate
 
 
@@ -41,7 +41,7 @@ def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> CellNames:
     return CellNames(
         needed=flow.needed,
         bound=frozenset(flow.bound | declared),
-        shared=frozenset(flow.shared | declared),
+        global_names=frozenset(flow.global_names | declared),
         hinted=frozenset(flow.hinted),
     )
 
@@ -55,10 +55,10 @@ class _Flow(ast.NodeVisitor):
     def __init__(self, flags: int, class_name: str | None = None) -> None:
         self.flags = flags
         self.class_name = class_name
-        self.sure: set[str] | None = set()
+        self.certain: set[str] | None = set()
         self.needed: dict[str, int] = {}
         self.bound: set[str] = set()
-        self.shared: set[str] = set()
+        self.global_names: set[str] = set()
         self.hinted: set[str] = set()
         self.later: dict[str, list[_Read]] = {}  #: read by functions and classes in here, whenever those are used
         self._using: set[str] = set()
@@ -68,7 +68,7 @@ class _Flow(ast.NodeVisitor):
 
     def read(self, name: str, line: int, hint: bool = False, inner: bool = False) -> None:
         # A class hides its names from the functions and comprehensions in it.
-        bound = self.sure is None or (name in self.sure and not (inner and self.class_name is not None))
+        bound = self.certain is None or (name in self.certain and not (inner and self.class_name is not None))
         if not bound:
             if not hint:
                 self.hinted.discard(name)
@@ -87,8 +87,8 @@ class _Flow(ast.NodeVisitor):
     def bind(self, name: str | None) -> None:
         if name is not None:
             self.bound.add(name)
-            if self.sure is not None:
-                self.sure.add(name)
+            if self.certain is not None:
+                self.certain.add(name)
 
     def _visit_all(self, nodes: Iterable[ast.AST | None]) -> None:
         for node in nodes:
@@ -97,12 +97,12 @@ class _Flow(ast.NodeVisitor):
 
     def _branch(self, start: set[str] | None, nodes: Iterable[ast.AST | None]) -> set[str] | None:
         """Run through `nodes` from the state `start`; return the state at their end."""
-        self.sure = None if start is None else set(start)
+        self.certain = None if start is None else set(start)
         self._visit_all(nodes)
-        return self.sure
+        return self.certain
 
     def _copy(self) -> set[str] | None:
-        return None if self.sure is None else set(self.sure)
+        return None if self.certain is None else set(self.certain)
 
     # -------------------------------------------------------------------------------------------------- expressions
 
@@ -124,12 +124,12 @@ class _Flow(ast.NodeVisitor):
         self.visit(node.values[0])
         start = self._copy()
         self._visit_all(node.values[1:])
-        self.sure = start
+        self.certain = start
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
         self.visit(node.test)
         start = self._copy()
-        self.sure = _both(self._branch(start, [node.body]), self._branch(start, [node.orelse]))
+        self.certain = _both(self._branch(start, [node.body]), self._branch(start, [node.orelse]))
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         # It may well be called in this very expression, so its names count as read now.
@@ -150,7 +150,7 @@ class _Flow(ast.NodeVisitor):
         """Give what a function or comprehension in here reads from us; note what it binds."""
         inner = Inner(node, self.class_name, self.flags)
         self.bound |= inner.stores  # by `global`, or by `:=` in a comprehension; perhaps it does not run
-        self.shared |= inner.shared
+        self.global_names |= inner.global_names
         return [(name, line, False) for name, line in inner.reads.items()]
 
     def _use_later(self, name: str, reads: list[_Read], at_once: bool) -> None:
@@ -211,7 +211,7 @@ class _Flow(ast.NodeVisitor):
         inner._visit_all(node.body)
         # Where a class binds a name and reads it before, Python looks for it among the globals and not in the function
         # around (`class A: x = x`). So such a name has to be a global.
-        self.shared |= inner.shared | (inner.bound & inner.needed.keys())
+        self.global_names |= inner.global_names | (inner.bound & inner.needed.keys())
         # If it is no global either, Python says so, perhaps.
         left = inner.hinted | inner.bound
         self.read_all((name, line, name in left) for name, line in inner.needed.items())
@@ -221,14 +221,14 @@ class _Flow(ast.NodeVisitor):
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
         start = self._copy()
-        self.sure = _both(self._branch(start, node.body), self._branch(start, node.orelse))
+        self.certain = _both(self._branch(start, node.body), self._branch(start, node.orelse))
 
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         self.visit(node.iter)
         start = self._copy()
         self._loop([node.target, *node.body])
         # The body may not have run at all.
-        self.sure = _both(start, self._branch(start, node.orelse))
+        self.certain = _both(start, self._branch(start, node.orelse))
 
     visit_AsyncFor = visit_For
 
@@ -237,11 +237,11 @@ class _Flow(ast.NodeVisitor):
         start = self._copy()
         breaks = self._loop(node.body)
         if isinstance(node.test, ast.Constant) and node.test.value:
-            self.sure = None
+            self.certain = None
         else:
             self._branch(start, node.orelse)
         for state in breaks:
-            self.sure = _both(self.sure, state)
+            self.certain = _both(self.certain, state)
 
     def _loop(self, body: Iterable[ast.AST]) -> list[set[str] | None]:
         self._breaks.append([])
@@ -250,27 +250,27 @@ class _Flow(ast.NodeVisitor):
 
     def visit_Break(self, node: ast.Break) -> None:
         self._breaks[-1].append(self._copy())
-        self.sure = None
+        self.certain = None
 
     def visit_Continue(self, node: ast.Continue) -> None:
-        self.sure = None
+        self.certain = None
 
     def visit_Raise(self, node: ast.Raise) -> None:
         self._visit_all([node.exc, node.cause])
-        self.sure = None
+        self.certain = None
 
     def _try(self, node: "ast.Try | ast.TryStar") -> None:
         start = self._copy()
         end = self._branch(start, [*node.body, *node.orelse])
         for handler in node.handlers:
-            self.sure = None if start is None else set(start)
+            self.certain = None if start is None else set(start)
             self._visit_all([handler.type])
             self.bind(handler.name)
             self._visit_all(handler.body)
-            end = _both(end, self.sure)
+            end = _both(end, self.certain)
         # The last part also runs when the others fail half-way, so it can only rely on what was there before.
         last = self._branch(start, node.finalbody)
-        self.sure = None if end is None or last is None else end | (last - (start or set()))
+        self.certain = None if end is None or last is None else end | (last - (start or set()))
 
     visit_Try = visit_TryStar = _try
 
@@ -287,7 +287,7 @@ class _Flow(ast.NodeVisitor):
         end: set[str] | None = None
         for case in node.cases:
             end = _both(end, self._branch(start, [case.pattern, case.guard, *case.body]))
-        self.sure = end if _catches_all(node.cases[-1]) else _both(end, start)
+        self.certain = end if _catches_all(node.cases[-1]) else _both(end, start)
 
     def _capture(self, node: ast.MatchAs | ast.MatchStar) -> None:
         self.generic_visit(node)

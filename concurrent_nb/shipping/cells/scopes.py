@@ -31,13 +31,13 @@ class Inner:
     def __init__(self, node: ast.expr | Function, class_name: str | None, flags: int) -> None:
         self.reads: dict[str, int] = {}  #: name -> line
         self.stores: set[str] = set()
-        self.shared: set[str] = set()  #: those that a class in it looks for among the globals
+        self.global_names: set[str] = set()  #: those that a class in it looks for among the globals
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they were shown when the whole cell was compiled
             for code in _codes_of(node, class_name, flags):
-                self._look(code)
+                self._inspect(code)
 
-    def _look(self, code: types.CodeType) -> None:
+    def _inspect(self, code: types.CodeType) -> None:
         instructions = list(dis.get_instructions(code))
         is_class = not code.co_flags & inspect.CO_NEWLOCALS and "__qualname__" in code.co_names
         bound = {i.argval for i in instructions if i.opname == "STORE_NAME"} if is_class else set()
@@ -48,7 +48,7 @@ class Inner:
                 line = instruction.positions.lineno if instruction.positions is not None else None
                 self.reads.setdefault(name, line or code.co_firstlineno)
                 if name in bound:
-                    self.shared.add(name)
+                    self.global_names.add(name)
             elif instruction.opname == "STORE_NAME" and is_class:
                 so_far.add(name)
             elif instruction.opname in _STORES:

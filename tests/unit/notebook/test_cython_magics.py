@@ -30,7 +30,7 @@ ZeroDivisionError: float division
 
 
 class SaidLine:
-    leads = False
+    is_fixed = False
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -25,7 +25,7 @@ from concurrent_nb.errors import (
     ResultNotPicklable,
     TooLarge,
 )
-from concurrent_nb.notebook import current_cluster as session_module
+from concurrent_nb.notebook import current_cluster as current_cluster
 from concurrent_nb.notebook import hints
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.notebook.local_job import LocalJob
@@ -144,7 +144,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
         clusters.append(FakeCluster(workers, name))
         return clusters[-1]
 
-    monkeypatch.setattr(session_module, "Cluster", make_cluster)
+    monkeypatch.setattr(current_cluster, "Cluster", make_cluster)
     # A shell takes these for itself.
     kept = sys.displayhook, sys.excepthook, sys.modules["__main__"]
     shell = InteractiveShell.instance(config=Config(HistoryManager={"hist_file": ":memory:"}))

@@ -314,7 +314,7 @@ def test_what_the_notebook_has_made_read_only_stays_so() -> None:
 
 def test_a_shared_array_keeps_what_is_changed() -> None:
     for size in (10, 100_000):
-        function = arrived("a[0] += 1\na[0]", notebook(a=np.zeros(size)), kept=["a"])
+        function = arrived("a[0] += 1\na[0]", notebook(a=np.zeros(size)), per_worker_names=["a"])
         assert [float(function()) for _ in range(3)] == [1, 2, 3]
 
 
@@ -328,11 +328,11 @@ def test_what_is_sent_is_a_snapshot() -> None:
     assert opened_function(pickled)() == (0.0, [1])
 
 
-@pytest.mark.parametrize("kept", [(), ("a",)])
-def test_large_things_leave_the_pickle_uncopied(kept: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("per_worker_names", [(), ("a",)])
+def test_large_things_leave_the_pickle_uncopied(per_worker_names: tuple[str, ...]) -> None:
     array = np.zeros(100_000)
     names = notebook(a=array, text=["y" * 100_000], f=lambda: array)
-    body, buffers = pickles.dumps(cell_task("a, text, f", names, kept=kept).function)
+    body, buffers = pickles.dumps(cell_task("a, text, f", names, per_worker_names=per_worker_names).function)
     assert any(np.shares_memory(np.frombuffer(buffer), array) for buffer in buffers if len(buffer) == array.nbytes)
     assert len(body) < 3000
 

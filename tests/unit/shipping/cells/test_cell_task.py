@@ -137,13 +137,21 @@ def test_a_task_of_unchanging_things_costs_little() -> None:
 def test_a_shared_name_is_one_for_all_tasks_of_a_worker() -> None:
     namespace = notebook(seen=[], free=[])
     source = "seen.append(n)\nfree.append(n)\nlen(seen), len(free)"
-    assert values(cell_task(source, namespace, for_text="n in range(3)", kept=["seen"])) == [(1, 1), (2, 1), (3, 1)]
+    assert values(cell_task(source, namespace, for_text="n in range(3)", per_worker_names=["seen"])) == [
+        (1, 1),
+        (2, 1),
+        (3, 1),
+    ]
     assert (namespace["seen"], namespace["free"]) == ([], [])
 
 
 def test_a_shared_array_can_be_written_to() -> None:
     namespace = notebook(a=np.zeros(100_000))
-    assert values(cell_task("a[0] += 1\nint(a[0])", namespace, for_text="n in range(3)", kept=["a"])) == [1, 2, 3]
+    assert values(cell_task("a[0] += 1\nint(a[0])", namespace, for_text="n in range(3)", per_worker_names=["a"])) == [
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -152,4 +160,4 @@ def test_a_shared_array_can_be_written_to() -> None:
 )
 def test_a_name_that_cannot_be_shared_is_refused(source: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        cell_task(source, notebook(x=1), kept=["x"])
+        cell_task(source, notebook(x=1), per_worker_names=["x"])

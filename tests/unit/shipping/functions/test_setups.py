@@ -174,7 +174,7 @@ def cell(source: str, namespace: dict[str, Any] | None = None, *, id: bytes = b"
 
 
 def run_cell(source: str, namespace: dict[str, Any], names: set[str], *setups: Setup) -> Any:
-    task = cell_task(source, namespace, elsewhere=names)
+    task = cell_task(source, namespace, setup_names=names)
     return arrived(task.function, *setups)()
 
 
@@ -198,18 +198,18 @@ def test_functions_of_the_notebook_find_it_too() -> None:
 
 def test_a_setup_sees_those_before_it() -> None:
     one = cell("base = 5")
-    function, captured = setup_cell("more = base + 1", {}, elsewhere={"base"})
+    function, captured = setup_cell("more = base + 1", {}, setup_names={"base"})
     two = setup_of(function, id=b"2", place=b"q")
     assert run_cell("more", {}, {"more"}, one, two) == 6
     assert [(each.name, each.kind) for each in captured] == [("base", "setup")]
 
 
 def test_what_is_lent_is_shown_and_what_is_nowhere_is_missed() -> None:
-    task = cell_task("model(1) + rate", {"rate": 1}, elsewhere={"model"})
+    task = cell_task("model(1) + rate", {"rate": 1}, setup_names={"model"})
     assert [(each.name, each.kind) for each in task.captured] == [("rate", "value"), ("model", "setup")]
     with pytest.raises(CaptureError, match="modle is not defined in the notebook; did you mean model"):
-        cell_task("modle(1)", {}, elsewhere={"model"})
-    found = cell_task("x", {}, for_text="x in (1,)", until_text="result == model", elsewhere={"model", "x"})
+        cell_task("modle(1)", {}, setup_names={"model"})
+    found = cell_task("x", {}, for_text="x in (1,)", until_text="result == model", setup_names={"model", "x"})
     assert [each.name for each in found.captured] == ["model"]
 
 

@@ -124,7 +124,7 @@ def test_names_for_one_generator_share_its_stream() -> None:
 
 def test_copies_that_a_worker_keeps_draw_for_each_task_too() -> None:
     names = notebook("", rng=np.random.default_rng(1))
-    function = cell_task("rng.random()", names, kept=["rng"]).function
+    function = cell_task("rng.random()", names, per_worker_names=["rng"]).function
     assert len(set(job(function))) == 4
 
 
