@@ -36,7 +36,7 @@ from concurrent_nb.notebook.progress_display import ProgressDisplay, progress_di
 from concurrent_nb.notebook.results import captured_text, plural, system_of, value_of
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
-from concurrent_nb.shipping.cells.cell_code import parse_for
+from concurrent_nb.shipping.cells.cell_code import Cell, parse_cell, parse_for, parse_until
 from concurrent_nb.shipping.cells.cell_task import CellTask, cell_task
 from concurrent_nb.shipping.cells.definitions import functions_defined
 from concurrent_nb.wire.messages import STRATEGIES
@@ -242,27 +242,28 @@ class ConcurrentMagics(Magics):
         header = f"%%concurrent_task {line}".rstrip()
         if options.sort is not None and options.view != "table":
             raise ConfigurationError("--sort is the order of a table: it needs --view table")
-        if names := self._reading(lambda filename: functions_defined(cell, filename, 2)):
+        parsed = self._reading(lambda filename: parse_cell(cell, filename, header))
+        if names := functions_defined(parsed):
             define(self._shell(), self._number(), header, cell, names, options)
             return None
         if options.batch is not None and options.loop is None:
             raise ConfigurationError('--batch packs items of --for, as in --for "n in range(1000)": give both')
-        task = self._task(options, header, cell)
+        task = self._task(options, parsed)
         self.cluster.captured = task.captured
         if options.show_capture:
             print(captured_text(task.captured))
         return self._run(task, options, cell)
 
-    def _task(self, options: Any, header: str, cell: str) -> CellTask:
+    def _task(self, options: Any, cell: Cell) -> CellTask:
         namespace = self._shell().user_ns
+        loop = parse_for(options.loop) if options.loop is not None else None
+        until = parse_until(options.until) if options.until is not None else None
         return self._reading(
-            lambda filename: cell_task(
+            lambda _: cell_task(
                 cell,
                 namespace,
-                for_text=options.loop,
-                until_text=options.until,
-                filename=filename,
-                header=header,
+                loop=loop,
+                until=until,
                 per_worker_names=options.shared or (),
                 limit_bytes=self.capture_limit_bytes,
                 setup_names=() if options.local else self.cluster.names_of_setups(),
@@ -297,7 +298,7 @@ class ConcurrentMagics(Magics):
         # A loop over nothing needs no cluster.
         here = options.local or not task.calls
         live = self._is_live() and bool(task.calls)
-        names = parse_for(options.loop).targets if options.loop is not None else ()
+        names = task.loop_names
         view = view_choice.view_of(options.view, options.size, task.calls, names, by_value=options.sort is not None)
         start = self._starter_here(task, options, printer, live) if here else self._starter_there(task, options, live)
         place = view_choice.announce(len(task.calls)) if live else None

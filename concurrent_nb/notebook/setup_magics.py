@@ -21,6 +21,7 @@ from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.notebook.progress_display import progress_display_for
 from concurrent_nb.notebook.results import captured_text, plural
 from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error
+from concurrent_nb.shipping.cells.cell_code import parse_cell
 from concurrent_nb.shipping.cells.cell_task import setup_cell
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -78,10 +79,8 @@ class SetupMagics(Magics):
         filename = f"<cell In[{int(shell.displayhook.prompt_count)}]>"
         try:
             function, captured = setup_cell(
-                cell,
+                parse_cell(cell, filename, f"%%concurrent_setup {line}".rstrip()),
                 shell.user_ns,
-                filename=filename,
-                header=f"%%concurrent_setup {line}".rstrip(),
                 limit_bytes=self._tasks.capture_limit_bytes,
                 setup_names=app.names_of_setups,
             )

@@ -8,7 +8,6 @@ user's except the iterable of `--for`, when asked to.
 import __future__ as futures
 
 import ast
-import functools
 import io
 import itertools
 import re
@@ -37,23 +36,36 @@ _MAGIC: Final = re.compile(r"^\s*(?:[%!?]|\w[\w, ]*=\s*[%!])|\?\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The source of a cell, looked through."""
+    """A parsed cell."""
 
     source: str
-    filename: str  #: what tracebacks call it
-    first_line: int  #: number of the source's first line there
+    filename: str  #: the cell's name in tracebacks
+    header: str | None  #: the magic's line, which is no part of `source` but counts as line 1
     tree: ast.Module
     flags: int  #: the compiler's, from `from __future__ import`
     names: CellNames
     has_value: bool  #: its last statement is an expression, and no `;` follows
 
 
-def parse_cell(source: str, filename: str = "<cell>", first_line: int = 1) -> Cell:
+@dataclass(frozen=True, slots=True)
+class UntilClause:
+    """The parsed expression of --until: `result is not None`."""
+
+    text: str
+    names: CellNames
+
+
+def parse_cell(source: str, filename: str = "<cell>", header: str | None = None) -> Cell:
     """Parse a cell.
 
-    Raises SyntaxError as Python does, with the cell's own lines; CellError, with line and text, if there is nothing in
-    the cell, or something that has no meaning in a task.
+    Args:
+        filename: the cell's name in tracebacks.
+        header: the cell's first line, if it is no part of `source` (the magic's), so that line numbers count it.
+
+    Raises SyntaxError as Python does, with the cell's own lines; CellError, with line and text, if the cell is empty
+    or contains something that a task does not support.
     """
+    first_line = 1 if header is None else 2
     lines = source.splitlines()
     tree = _parse(source, filename, first_line)
     if not tree.body:
@@ -69,7 +81,7 @@ def parse_cell(source: str, filename: str = "<cell>", first_line: int = 1) -> Ce
             error.text = lines[error.lineno - first_line]
         raise
     has_value = isinstance(tree.body[-1], ast.Expr) and not _ends_in_semicolon(source)
-    return Cell(source, filename, first_line, tree, flags, names_of(tree, flags), has_value)
+    return Cell(source, filename, header, tree, flags, names_of(tree, flags), has_value)
 
 
 def _parse(source: str, filename: str, first_line: int) -> ast.Module:
@@ -157,9 +169,9 @@ def compile_cell(cell: Cell, loop_names: tuple[str, ...], assigned: tuple[str, .
     return _compile_function("<cell>", parameters, prologue + body, cell.filename, cell.flags)
 
 
-def compile_until(text: str, loop_names: tuple[str, ...]) -> types.CodeType:
+def compile_until(until: UntilClause, loop_names: tuple[str, ...]) -> types.CodeType:
     """Compile the expression of --until to the code of a function of `result` and the names of --for."""
-    tree = ast.parse(text.strip(), UNTIL, "eval")
+    tree = ast.parse(until.text.strip(), UNTIL, "eval")
     return _compile_function("<until>", ["result", *loop_names], [ast.Return(tree.body)], UNTIL, 0)
 
 
@@ -218,15 +230,18 @@ def _renamed(code: types.CodeType) -> types.CodeType:
 
 @dataclass(frozen=True, slots=True)
 class ForClause:
-    """The text of --for, looked through: `n in range(128)`."""
+    """The parsed text of --for: `n in range(128)`."""
 
     text: str
-    targets: tuple[str, ...]
+    targets: tuple[str, ...]  #: the names that it binds
     names: CellNames
     code: types.CodeType
 
     def calls(self, namespace: Mapping[str, Any], most: int = MOST_CALLS) -> list[tuple[Any, ...]]:
-        """Evaluate it in the notebook; give the tasks' arguments. Raises what it raises, and TooLarge."""
+        """Evaluate it with the notebook's names; return the arguments of each task.
+
+        Raises TooLarge for more than `most` tasks, and what the iterable raises.
+        """
         # A comprehension sees the names of an exec's globals only.
         try:
             produced: Iterator[tuple[Any, ...]] = eval(self.code, dict(namespace))
@@ -239,9 +254,8 @@ class ForClause:
         return calls
 
 
-@functools.lru_cache(maxsize=64)
 def parse_for(text: str) -> ForClause:
-    """Look through the text of --for. Raises ConfigurationError."""
+    """Parse the text of --for. Raises ConfigurationError."""
     tree = _parse_option(f"(0 for {text}\n)", "--for", text, 'write it as in a comprehension: --for "n in range(10)"')
     made = tree.body
     if not isinstance(made, ast.GeneratorExp) or not isinstance(made.elt, ast.Constant):
@@ -265,15 +279,14 @@ def _target_names(target: ast.expr, text: str) -> Iterator[str]:
             raise ConfigurationError(f'--for "{text}": only names can stand before `in`, not {ast.unparse(node)}')
 
 
-@functools.lru_cache(maxsize=64)
-def parse_until(text: str) -> CellNames:
-    """Look through the expression of --until. Raises ConfigurationError."""
+def parse_until(text: str) -> UntilClause:
+    """Parse the expression of --until. Raises ConfigurationError."""
     advice = 'write an expression over `result`: --until "result is not None"'
     tree = _parse_option(text.strip(), "--until", text, advice)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom)):
             raise ConfigurationError(f'--until "{text}": `await` and `yield` are not possible there')
-    return names_of(tree)
+    return UntilClause(text, names_of(tree))
 
 
 def _parse_option(source: str, option: str, text: str, advice: str) -> ast.Expression:

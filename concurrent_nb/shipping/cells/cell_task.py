@@ -1,6 +1,6 @@
 """A cell as a task: one function that can be pickled, and the arguments of each call.
 
-    notebook: cell_task(source, namespace, ...) -> CellTask(function, calls)
+    notebook: cell_task(parse_cell(source), namespace, ...) -> CellTask(function, calls)
     worker:   the same function, unpickled; function(*call) for each task
 
 Used by the notebook's magics to make a CellTask, and by workers, which unpickle the CellFunction and call it. What was
@@ -26,15 +26,13 @@ from concurrent_nb.shipping.cells.cell_code import (
     UNTIL,
     Cell,
     ForClause,
+    UntilClause,
     compile_cell,
     compile_until,
-    parse_cell,
-    parse_for,
-    parse_until,
 )
 from concurrent_nb.shipping.cells.names import CellNames
 from concurrent_nb.shipping.environment.modules import names_imported
-from concurrent_nb.shipping.runtime.setup_runner import SetupNames as BoundNames
+from concurrent_nb.shipping.runtime.setup_runner import SetupNames
 from concurrent_nb.shipping.serialization import pickles, task_main
 from concurrent_nb.shipping.serialization.references import is_importable
 from concurrent_nb.shipping.serialization.source_lines import codes_in, lines_entry
@@ -42,49 +40,44 @@ from concurrent_nb.shipping.serialization.source_lines import codes_in, lines_en
 
 @dataclass(frozen=True, slots=True)
 class CellTask:
-    """A cell, ready to be run: here or on a cluster."""
+    """A cell that is ready to run, here or on a cluster."""
 
     function: "CellFunction"
     calls: Sequence[tuple[Any, ...]]  #: arguments of each task
-    captured: tuple[Captured, ...]  #: what is sent along
-    is_loop: bool  #: there was a --for, so the value is a list
+    captured: tuple[Captured, ...]  #: the names that are sent with the cell
+    is_loop: bool  #: it has a --for, so its value is a list
+    loop_names: tuple[str, ...]  #: the names that --for binds, in the order of the arguments
     until: bool  #: the function returns a Hit when the value satisfies --until
-    has_value: bool  #: the cell's last line is an expression, to be shown
+    has_value: bool  #: the cell's last line is an expression, whose value is shown
 
 
 def cell_task(
-    source: str,
+    cell: Cell,
     namespace: dict[str, Any],
     *,
-    for_text: str | None = None,
-    until_text: str | None = None,
-    filename: str = "<cell>",
-    header: str | None = None,
+    loop: ForClause | None = None,
+    until: UntilClause | None = None,
     per_worker_names: Sequence[str] = (),
     limit_bytes: int | None = None,
     setup_names: Collection[str] = (),
 ) -> CellTask:
-    """Make a task of a cell. Everything that can be wrong with it is found here, before anything starts.
+    """Make a task of a cell. All errors in the cell and its options are found here, before anything starts.
 
     Args:
         namespace: the notebook's names. They are read, never changed.
-        for_text: the middle of a comprehension; evaluated once, here. A task for each item.
-        until_text: an expression over `result`, evaluated where the task ran.
-        filename: what tracebacks call the cell.
-        header: the cell's first line, if that is no part of `source` (the magic), so that line numbers count it.
-        kept: captured names of which each worker has one copy for all its tasks.
-        limit_bytes: what the captured names may take together; None: see `capture`.
-        elsewhere: names that the application's setups have bound in workers; taken where the notebook has none.
+        loop: the parsed --for: its iterable is evaluated here, once, and there is a task for each item.
+        until: the parsed --until, which is evaluated where the task ran.
+        per_worker_names: captured names of which each worker has one copy for all its tasks.
+        limit_bytes: upper limit of the size of all captured names; None: see `capture`.
+        setup_names: names that the application's setups have bound in workers; used where the notebook has none.
 
-    Raises SyntaxError, CellError, ConfigurationError, CaptureError, TooLarge, and what the iterable of --for raises.
+    Raises ConfigurationError, CaptureError, TooLarge, and what the iterable of --for raises.
     """
-    loop = parse_for(for_text) if for_text is not None else None
-    until = parse_until(until_text) if until_text is not None else None
-    cell = parse_cell(source, filename, 1 if header is None else 2)
     targets = loop.targets if loop is not None else ()
     found = _find(cell, until, targets, namespace, setup_names)
     needed = cell.names.needed
-    of_setups = _names_of_setups([cell.names, *([until] if until is not None else [])], found, targets, setup_names)
+    parts = [cell.names] if until is None else [cell.names, until.names]
+    of_setups = _names_of_setups(parts, found, targets, setup_names)
     for name in per_worker_names:
         _check_per_worker(name, found, cell)
     assigned = tuple(sorted(name for name in found if name in needed and name in cell.names.bound))
@@ -98,44 +91,46 @@ def cell_task(
     )
     code = compile_cell(cell, targets, assigned)
     function = CellFunction(
-        name=filename,
+        name=cell.filename,
         code=code,
-        until=compile_until(until_text, targets) if until_text is not None else None,
+        until=compile_until(until, targets) if until is not None else None,
         assigned=tuple(name for name in assigned if name not in cell.names.global_names),
         captured=captured,
-        sources=_own_sources(source, filename, header, until_text),
+        sources=_own_sources(cell, until),
         imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
     )
-    calls = _calls(loop, namespace)
-    return CellTask(function, calls, (*captured.names, *of_setups), loop is not None, until is not None, cell.has_value)
+    return CellTask(
+        function=function,
+        calls=[()] if loop is None else loop.calls(namespace),
+        captured=(*captured.names, *of_setups),
+        is_loop=loop is not None,
+        loop_names=targets,
+        until=until is not None,
+        has_value=cell.has_value,
+    )
 
 
 def setup_cell(
-    source: str,
+    cell: Cell,
     namespace: dict[str, Any],
     *,
-    filename: str = "<cell>",
-    header: str | None = None,
     limit_bytes: int | None = None,
     setup_names: Collection[str] = (),
 ) -> "tuple[SetupCell, tuple[Captured, ...]]":
-    """Make a function of a cell that gives what the cell binds; give what is sent along, too. As `cell_task`."""
-    cell = parse_cell(source, filename, 1 if header is None else 2)
+    """Return a function that runs a cell and returns the names that it binds, and what is sent with it.
+
+    Arguments and errors are those of `cell_task`.
+    """
     found = _find(cell, None, (), namespace, setup_names)
-    captured = capture(
-        found,
-        namespace,
-        needed=cell.names.needed,
-        limit_bytes=limit_bytes,
-    )
-    code = compile(cell.tree, filename, "exec", cell.flags, True)
+    captured = capture(found, namespace, needed=cell.names.needed, limit_bytes=limit_bytes)
+    code = compile(cell.tree, cell.filename, "exec", cell.flags, True)
     function = SetupCell(
-        name=filename,
+        name=cell.filename,
         code=code,
         until=None,
         assigned=tuple(sorted(cell.names.bound)),
         captured=captured,
-        sources=_own_sources(source, filename, header, None),
+        sources=_own_sources(cell, None),
         imported_modules=frozenset(names_imported([code, *codes_in(found.values())])),
     )
     return function, (*captured.names, *_names_of_setups([cell.names], found, (), setup_names))
@@ -151,7 +146,7 @@ def _names_of_setups(
 
 def _find(
     cell: Cell,
-    until: CellNames | None,
+    until: UntilClause | None,
     targets: tuple[str, ...],
     namespace: dict[str, Any],
     setup_names: Collection[str],
@@ -163,7 +158,7 @@ def _find(
         return found
     if "result" in targets:
         raise ConfigurationError("--until calls a task's value `result`: give the variable of --for another name")
-    own = {name: line for name, line in until.needed.items() if name not in ("result", *targets)}
+    own = {name: line for name, line in until.names.needed.items() if name not in ("result", *targets)}
     for name in own:
         if name in names.bound and name not in namespace:
             raise CaptureError(
@@ -187,15 +182,11 @@ def _check_per_worker(name: str, found: Mapping[str, Any], cell: Cell) -> None:
         )
 
 
-def _own_sources(source: str, filename: str, header: str | None, until_text: str | None) -> dict[str, str]:
-    sources = {filename: source if header is None else f"{header}\n{source}"}
-    if until_text is not None:
-        sources[UNTIL] = f"{until_text}\n"
+def _own_sources(cell: Cell, until: UntilClause | None) -> dict[str, str]:
+    sources = {cell.filename: cell.source if cell.header is None else f"{cell.header}\n{cell.source}"}
+    if until is not None:
+        sources[UNTIL] = f"{until.text}\n"
     return sources
-
-
-def _calls(loop: ForClause | None, namespace: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    return [()] if loop is None else loop.calls(namespace)
 
 
 class CellFunction:
@@ -311,12 +302,12 @@ class SetupCell(CellFunction):
         """Return the names that it binds."""
         return self._assigned
 
-    def __call__(self, *values: Any) -> BoundNames:
+    def __call__(self, *values: Any) -> SetupNames:
         """Run the cell; give what it has bound."""
         self.keep_lines()
         namespace = self._namespace()
         exec(self._code, namespace)
-        return BoundNames({name: namespace[name] for name in self._assigned if name in namespace})
+        return SetupNames({name: namespace[name] for name in self._assigned if name in namespace})
 
 
 def _load_cell(
