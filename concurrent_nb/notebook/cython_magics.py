@@ -19,6 +19,7 @@ from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.errors import CompileError, ConcurrentError
 from concurrent_nb.notebook import magic_options
 from concurrent_nb.notebook.annotation import readable
+from concurrent_nb.notebook.cell_names import cell_name, cell_number
 from concurrent_nb.notebook.hints import prange_without_openmp
 from concurrent_nb.notebook.magic_options import documented, takes
 from concurrent_nb.notebook.progress_display import ProgressDisplay, progress_display_for
@@ -82,10 +83,9 @@ class CythonMagics(Magics):
     def _bind(self, build: Build, job_name: str | None, needs: Needs | None) -> None:
         """Load the module, which runs the lines of the cell that are in no function, and bind its functions."""
         shell = self._shell()
-        number = int(shell.displayhook.prompt_count)
-        name_compiled(build.filename, f"In[{number}]")
+        name_compiled(build.filename, cell_name(shell))
         # For errors in functions that are called here, which IPython shows itself.
-        getattr(shell.compile, "_filename_map", {})[build.filename] = number
+        getattr(shell.compile, "_filename_map", {})[build.filename] = cell_number(shell)
         try:
             build = load_and_check(build, Cache())
             functions = [CythonFunction(build, name, job_name or "", needs) for name in build.functions]
@@ -102,14 +102,14 @@ class CythonMagics(Magics):
     def _show_errors(self, error: CompileError, cell: str) -> None:
         """Show the lines of the cell that are wrong, as Python shows a SyntaxError."""
         source = ["", *cell.split("\n")]  # the first line is the magic's
-        number = self._shell().displayhook.prompt_count
+        name = cell_name(self._shell())
         shown = []
         for line, column, message in error.problems[:ERRORS]:
             if 1 <= line <= len(source):
                 text = source[line - 1]
                 code = text.lstrip()
                 mark = max(0, column - (len(text) - len(code)))
-                shown += [f"  Cell In[{number}], line {line}", f"    {code}", f"    {' ' * mark}^"]
+                shown += [f"  Cell {name}, line {line}", f"    {code}", f"    {' ' * mark}^"]
             shown.append(f"{type(error).__name__}: {message}{self._advice(message)}")
         if (more := len(error.problems) - ERRORS) > 0:
             shown.append(f"and {more} more")

@@ -17,12 +17,9 @@ BATCH_TASK_S: Final = 0.002
 _PRANGE: Final = re.compile(r"^[^#\n]*\bprange\s*\(", re.MULTILINE)
 
 
-def lost_value(source: str) -> str | None:
-    """Say of a cell that ends in an assignment that its value is None, and how to get what it assigns.
-
-    None for a cell that ends in anything else. The source is one that has been compiled.
-    """
-    body = ast.parse(source).body
+def lost_value(tree: ast.Module) -> str | None:
+    """Explain why a cell that ends in an assignment has no value; None for any other cell."""
+    body = tree.body
     target = _assigned_last(body[-1]) if body else None
     if target is None:
         return None

@@ -5,43 +5,26 @@
 Registered by `extension`.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
 from concurrent_nb.clock import monotonic
-from concurrent_nb.errors import ConcurrentError, SetupFailed
+from concurrent_nb.errors import SetupFailed
 from concurrent_nb.nodes.application.worker_setups import EverywhereCall
 from concurrent_nb.notebook import magic_options
+from concurrent_nb.notebook.cell_names import cell_name
 from concurrent_nb.notebook.magic_options import documented, takes
 from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.notebook.progress_display import progress_display_for
 from concurrent_nb.notebook.results import captured_text, plural
-from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error
+from concurrent_nb.notebook.tracebacks import errors_shown_plainly, syntax_error
 from concurrent_nb.shipping.cells.cell_code import parse_cell
 from concurrent_nb.shipping.cells.cell_task import setup_cell
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
 #: the line is shown anew this often
 SHOW_S: Final = 0.1
-
-
-def _errors_plainly(method: _Method) -> _Method:
-    """Let our own errors be shown without a traceback."""
-
-    @functools.wraps(method)
-    def plain(*args: Any) -> Any:
-        try:
-            return method(*args)
-        except (ConcurrentError, KeyboardInterrupt) as error:
-            show_plainly(error)
-            raise
-
-    return cast(_Method, plain)
 
 
 @magics_class
@@ -59,7 +42,7 @@ class SetupMagics(Magics):
 
     @no_var_expand
     @cell_magic
-    @_errors_plainly
+    @errors_shown_plainly
     @documented
     @takes("--name", type=magic_options.words, help="what it is called; a cell of the same name takes its place")
     @takes("--no-block", action="store_true", help="do not wait: the value says who has run it")
@@ -76,7 +59,7 @@ class SetupMagics(Magics):
         if notice is not None:
             print(notice)
         shell = self._shell()
-        filename = f"<cell In[{int(shell.displayhook.prompt_count)}]>"
+        filename = f"<cell {cell_name(shell)}>"
         try:
             function, captured = setup_cell(
                 parse_cell(cell, filename, f"%%concurrent_setup {line}".rstrip()),
@@ -90,7 +73,7 @@ class SetupMagics(Magics):
             raise
         if options.show_capture:
             print(captured_text(captured))
-        name = options.name or f"In[{int(shell.displayhook.prompt_count)}]"
+        name = options.name or cell_name(shell)
         setup = app.set_up(function, function.names, place=self._place(options.name, function.names, cell), name=name)
         if options.no_block:
             return setup

@@ -4,16 +4,18 @@ Used by the magics. IPython asks an exception for `_render_traceback_`; that is 
 raised, so code in the notebook can still catch it by its type.
 """
 
+import functools
 import re
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 from concurrent_nb import TaskFuture
 from concurrent_nb.errors import CellError, ConcurrentError, RemoteError, RemoteTraceback, TaskError
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 #: IPython's name for the code of a file name: ("Cell", "In[3]")
 CellNamer = Callable[[str], tuple[str, str] | None]
 
@@ -71,6 +73,20 @@ def show_plainly(error: BaseException) -> None:
     """Let IPython show an error as one paragraph: what is wrong is in the cell, not in our code."""
     if not hasattr(error, "_render_traceback_"):
         show_as(error, [f"{type(error).__name__}: {error}".removesuffix(": ")])
+
+
+def errors_shown_plainly(method: _Method) -> _Method:
+    """Decorate a magic: errors of this package and interrupts are shown without a traceback."""
+
+    @functools.wraps(method)
+    def plain(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except (ConcurrentError, KeyboardInterrupt) as error:
+            show_plainly(error)
+            raise
+
+    return cast(_Method, plain)
 
 
 def task_error(future: TaskFuture, namer: CellNamer = lambda _: None, *, elsewhere: bool = False) -> BaseException:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
@@ -17,6 +17,9 @@ from IPython.display import display
 from concurrent_nb import Job
 from concurrent_nb.ids import JobId
 from concurrent_nb.notebook.live import view_choice
+
+if TYPE_CHECKING:
+    from concurrent_nb.notebook.live.live_display import LiveDisplay
 
 #: views that are kept, to be shown again
 KEPT: Final = 20
@@ -41,16 +44,14 @@ class JobViews:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
-        self._displays: OrderedDict[JobId, view_choice.ShownView] = OrderedDict()
+        self._displays: OrderedDict[JobId, LiveDisplay] = OrderedDict()
         self._pending: list[_Pending] = []
         self._shown = 0  #: of the current cell
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def add(self, job: Job[Any], live: Any) -> None:
-        """Remember the view that a job has."""
-        if not isinstance(live, view_choice.ShownView):
-            return
+    def add(self, job: Job[Any], live: "LiveDisplay") -> None:
+        """Remember the display of a job."""
         with self._lock:
             self._displays[job.id] = live
             ended = [known for known, old in self._displays.items() if old.is_over]
@@ -92,7 +93,7 @@ class JobViews:
                 self._show_pending(pending)
         self._shown = 0
 
-    def _display_of(self, job: Job[Any]) -> view_choice.ShownView:
+    def _display_of(self, job: Job[Any]) -> "LiveDisplay":
         live = self._displays.get(job.id)
         if live is None:
             live = view_choice.display_on_request(job, self._shell)

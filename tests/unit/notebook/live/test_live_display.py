@@ -22,15 +22,15 @@ class Page:
     """Stands for the notebook: remembers what is displayed where."""
 
     def __init__(self) -> None:
-        self.mime_bundle: list[dict[str, Any]] = []
+        self.shown: list[dict[str, Any]] = []
         self.updated = threading.Event()
 
     def display(self, data: dict[str, Any], **options: Any) -> Any:
-        self.mime_bundle.append(data)
+        self.shown.append(data)
         return self if options.get("display_id") else None
 
     def update(self, data: dict[str, Any], **options: Any) -> None:
-        self.mime_bundle.append(data)
+        self.shown.append(data)
         self.updated.set()
 
 
@@ -58,7 +58,7 @@ def test_a_quick_job_shows_its_summary_only(page: Page) -> None:
     happens(it, it.end(0, 1), it.end(1, 2))
     live.make_room()
     live.end("done")
-    assert page.mime_bundle == [{"text/plain": "done"}]
+    assert page.shown == [{"text/plain": "done"}]
 
 
 def test_a_quick_job_with_a_view_or_an_error_has_a_snapshot(page: Page) -> None:
@@ -69,8 +69,8 @@ def test_a_quick_job_with_a_view_or_an_error_has_a_snapshot(page: Page) -> None:
     it.job.futures[0].job = it.job
     happens(it, it.end(0, ValueError("oh")))
     live.end("failed")
-    assert [set(shown) for shown in page.mime_bundle] == [{"text/plain", "text/html"}] * 2
-    assert "oh" in page.mime_bundle[1]["text/html"]
+    assert [set(shown) for shown in page.shown] == [{"text/plain", "text/html"}] * 2
+    assert "oh" in page.shown[1]["text/html"]
 
 
 def test_the_widget_gives_way_to_the_snapshot(page: Page) -> None:
@@ -83,7 +83,7 @@ def test_the_widget_gives_way_to_the_snapshot(page: Page) -> None:
     assert widget.beat[0] == 1
     happens(it, it.end(0, 1), it.end(1, 2))
     live.end("done")
-    first, last = page.mime_bundle
+    first, last = page.shown
     assert first["text/plain"] == "[----]"
     assert first.keys() == {"text/plain", "text/html"}  # no widget that a saved notebook would miss
     assert f'class="concurrent-nb {widget.page_class}"' in first["text/html"]
@@ -101,8 +101,8 @@ def test_a_lone_task_that_was_shown_stays_in_the_same_place(page: Page) -> None:
     live.show("running")
     happens(it, it.end(0, 1))
     live.end("done", 2.5)
-    assert page.mime_bundle[-1]["text/plain"] == "done"
-    assert "2.5 s" in page.mime_bundle[-1]["text/html"]
+    assert page.shown[-1]["text/plain"] == "done"
+    assert "2.5 s" in page.shown[-1]["text/html"]
 
 
 def test_the_page_is_renewed_for_notebooks_that_are_loaded_again(page: Page) -> None:
@@ -115,7 +115,7 @@ def test_the_page_is_renewed_for_notebooks_that_are_loaded_again(page: Page) -> 
     happens(it, it.end(0, [1, 2]))
     now[0] = 1 + RENEW_S[0]
     assert page.updated.wait(20)
-    renewed = page.mime_bundle[1]["text/html"]
+    renewed = page.shown[1]["text/html"]
     assert "as it was at" in renewed
     assert "data:image/png" in renewed
     second = live._widget
@@ -138,8 +138,8 @@ def test_the_widget_is_displayed_where_its_program_runs_only_then(
     _, live = made(2)
     live.show("[----]")
     live.end("done")
-    assert ("application/vnd.jupyter.widget-view+json" in page.mime_bundle[0]) is (name is not None)
-    assert "application/vnd.jupyter.widget-view+json" not in page.mime_bundle[-1]
+    assert ("application/vnd.jupyter.widget-view+json" in page.shown[0]) is (name is not None)
+    assert "application/vnd.jupyter.widget-view+json" not in page.shown[-1]
 
 
 def test_a_view_that_fails_says_so_and_the_summary_is_shown(page: Page) -> None:
@@ -152,7 +152,7 @@ def test_a_view_that_fails_says_so_and_the_summary_is_shown(page: Page) -> None:
     happens(it, it.end(0, 1))
     with pytest.warns(RuntimeWarning, match="the live view has failed: RuntimeError"):
         live.end("done")
-    assert page.mime_bundle[-1] == {"text/plain": "done"}
+    assert page.shown[-1] == {"text/plain": "done"}
 
 
 def test_a_job_that_nobody_waits_for_ends_by_itself(page: Page) -> None:
@@ -164,8 +164,8 @@ def test_a_job_that_nobody_waits_for_ends_by_itself(page: Page) -> None:
     assert page.updated.wait(20)
     assert live._thread is not None
     live._thread.join(20)
-    assert page.mime_bundle[-1]["text/plain"] == "done"
-    assert "2 of 2" in page.mime_bundle[-1]["text/html"]
+    assert page.shown[-1]["text/plain"] == "done"
+    assert "2 of 2" in page.shown[-1]["text/html"]
 
 
 def test_a_kernel_that_goes_down_takes_the_thread_along(page: Page) -> None:
@@ -174,18 +174,18 @@ def test_a_kernel_that_goes_down_takes_the_thread_along(page: Page) -> None:
     live._stop_thread()
     assert live._thread is not None
     assert not live._thread.is_alive()
-    assert len(page.mime_bundle) == 1
+    assert len(page.shown) == 1
 
 
 def test_many_tasks_are_announced(page: Page) -> None:
     assert view_choice.announce(10) is None
     handle = view_choice.announce(10_000)
-    assert page.mime_bundle == [{"text/plain": "sending 10,000 tasks"}]
+    assert page.shown == [{"text/plain": "sending 10,000 tasks"}]
     it = MadeUpJob(1)
     live = LiveDisplay(it.job, it.model, 0.0, None, handle, clock=lambda: 1.0)
     happens(it, it.end(0, 1))
     live.end("done")
-    assert page.mime_bundle[-1] == {"text/plain": "done"}
+    assert page.shown[-1] == {"text/plain": "done"}
 
 
 def shows_of(it: MadeUpJob, monkeypatch: pytest.MonkeyPatch) -> JobViews:
@@ -223,7 +223,7 @@ def test_a_job_that_runs_is_followed_wherever_it_is_shown(page: Page, monkeypatc
     assert page.updated.wait(20)
     for thread in [thread for thread in threading.enumerate() if thread.name == "concurrent_nb live view"]:
         thread.join(20)
-    assert "2 of 2" in page.mime_bundle[-1]["text/html"]
+    assert "2 of 2" in page.shown[-1]["text/html"]
     assert "2 of 2" in shows.bundle(it.job)["text/html"]
 
 
@@ -238,12 +238,12 @@ def test_a_job_in_the_background_is_shown_when_its_cell_ends_before_it(
         shows.job_started(it.job)
     quick.end(0, 1)
     shows.cell_ended()
-    [shown] = page.mime_bundle
+    [shown] = page.shown
     assert "0 of 2" in shown["text/html"]
     shows.cell_ended()
-    assert len(page.mime_bundle) == 1
+    assert len(page.shown) == 1
     happens(slow, slow.end(0, 1), slow.end(1, 2))
     assert page.updated.wait(20)
     for thread in [thread for thread in threading.enumerate() if thread.name.startswith("concurrent_nb")]:
         thread.join(20)
-    assert "2 of 2" in page.mime_bundle[-1]["text/html"]
+    assert "2 of 2" in page.shown[-1]["text/html"]
