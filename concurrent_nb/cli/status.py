@@ -1,15 +1,15 @@
-"""What a cluster tells of itself, in lines for people: `concurrent-nb status NAME`."""
+"""Write the status of a cluster as text: `concurrent-nb status NAME`."""
 
 from typing import Any, Final
 
 from concurrent_nb.shipping.serialization.sizes import write_bytes
 
-#: units of a time span, the largest first, each with its length in seconds
+#: units of a time span, the largest first, with their lengths in seconds
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def describe(status: dict[str, Any]) -> list[str]:
-    """Write down the answer of the master's `status`, a line for each part of the cluster."""
+    """Return lines for the master, and each slave, application, job and suspect task in the master's `status`."""
     slaves, tasks = status["slaves"], status["tasks"]
     workers = sum(slave["slots"] for slave in slaves)
     busy = sum(slave["busy"] for slave in slaves)
@@ -73,11 +73,11 @@ def _slave(slave: dict[str, Any]) -> str:
 
 def _job(job: dict[str, Any]) -> str:
     untaken = job["untaken_bytes"]
-    whose = f"of {job['client']}" if job["client"] else "whose owner is away"
+    whose = f"of {job['client']}" if job["client"] else "whose owner is disconnected"
     return (
         f"  job {job['name'] or 'without a name'} ({job['id'][:8]}) {whose}: {job['state']}, {job['done']} of "
         f"{_count(job['tasks'], 'task')} done, {write_span(job['age_s'])} old"
-        + (f"; waits, because its owner has not taken {write_bytes(untaken)} of results" if untaken else "")
+        + (f"; waits until its owner has received {write_bytes(untaken)} of results" if untaken else "")
     )
 
 

@@ -1,4 +1,4 @@
-"""`%load_ext concurrent_nb`: make the magics known to a shell, and take them away again."""
+"""`%load_ext concurrent_nb`: register the magics in a shell, and remove them again."""
 
 import contextlib
 from importlib import import_module
@@ -16,7 +16,7 @@ from concurrent_nb.notebook.setup_magics import SetupMagics
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.task_functions import use
 
-#: where the shell keeps our magics, so that they can be found again
+#: kinds and names of our magics in the shell
 _MAGICS: Final = (
     ("line", "concurrent"),
     ("cell", "concurrent_task"),
@@ -26,19 +26,19 @@ _MAGICS: Final = (
 
 
 def _cell_begins(*info: object) -> None:
-    """%autoreload changes modules at the beginning of a cell."""
+    """Detect what %autoreload has changed at the beginning of a cell."""
     TRACKER.cell_begins()
 
 
 def _cell_ended(*result: object) -> None:
-    """Note what the cell has imported."""
+    """Record what the cell has imported."""
     TRACKER.note()
 
 
 def load(ipython: InteractiveShell) -> None:
-    """Register `%concurrent`, `%%concurrent_task` and the others. Starts nothing, unless configured to."""
+    """Register `%concurrent`, `%%concurrent_task` and the others. Starts a cluster only if configured to."""
     if view_choice.is_possible(ipython):
-        # It takes a tenth of a second: better here than before the first sign of life of the first cell.
+        # This import takes a tenth of a second, which would delay the first output of the first cell.
         import_module("concurrent_nb.notebook.live.live_display")
         progress_bar.SHOWN.make = import_module("concurrent_nb.notebook.live.map_bar").notebook_bar
     magics = ConcurrentMagics(ipython)
@@ -66,7 +66,7 @@ def load(ipython: InteractiveShell) -> None:
 
 
 def unload(ipython: InteractiveShell) -> None:
-    """Take the magics away, and stop the cluster that they started."""
+    """Remove the magics, and stop the cluster that they started."""
     leave_magics(ipython)
     for event, listener in (("pre_run_cell", _cell_begins), ("post_run_cell", _cell_ended)):
         with contextlib.suppress(ValueError):  # it was not loaded

@@ -1,6 +1,6 @@
-"""Wait for a job in the cell that started it: show prints and progress, and stop the job when the cell is interrupted.
+"""Wait for a job in the cell that started it: show output and progress, and stop the job when the cell is interrupted.
 
-Used by the magics, on the main thread, which waits in short slices so that what is shown keeps up.
+Used by the magics, on the main thread, which waits in short slices and updates the display in between.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,22 +15,22 @@ from concurrent_nb.notebook.results import notes_of, stopped, summary
 from concurrent_nb.notebook.stop_button import StopButton
 from concurrent_nb.notebook.tracebacks import show_as
 
-#: how long the main thread waits before it shows prints and progress again; a front end takes few messages
+#: seconds between updates of output and progress; front ends process few messages per second
 SLICE_S: Final = 0.2
-#: the first look comes sooner: a quick job is spared a display, a slow one shows at once that it runs
+#: seconds until the first update: a quick job gets no display, a slow one is shown soon
 FIRST_S: Final = 0.1
-#: a stopped job's tasks have this long to confirm; the cell must be back within a second
+#: seconds that the tasks of a stopped job may take to end; the cell must return within a second
 CONFIRM_S: Final = 0.7
 
 
 class JobWatch:
-    """One cell's wait for its job.
+    """Waits for the job of one cell.
 
     Args:
-        button: the stop button, entered since before the job was started.
+        button: the stop button, entered before the job was started.
         started: when the job was started, by `clock`.
-        where: how the summary says where the tasks ran; None for "on N slaves".
-        goes_on: says of the job that has ended whether the line is still needed, so that no summary is shown yet.
+        where: where the tasks ran, for the summary; None: "on N slaves".
+        continues: returns whether another job follows the one that has ended, so that no summary is shown yet.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class JobWatch:
         self._started = started
 
     def wait(self) -> None:
-        """Return when every task has ended; the job's summary is shown then.
+        """Wait until every task has ended, then show the summary of the job.
 
-        Raises KeyboardInterrupt when the stop button is pressed, after it has stopped the job.
+        Raises KeyboardInterrupt when the stop button is pressed, after the job was stopped.
         """
         try:
             slice_s = FIRST_S
@@ -65,7 +65,7 @@ class JobWatch:
                 slice_s = SLICE_S
         except KeyboardInterrupt as interrupt:
             self._stop()
-            show_as(interrupt, ["KeyboardInterrupt: the job was stopped; what had finished is in _job.futures"])
+            show_as(interrupt, ["KeyboardInterrupt: the job was stopped; the results so far are in _job.futures"])
             raise
         if self._continues(self._job):
             self._progress.make_room()
@@ -76,7 +76,7 @@ class JobWatch:
 
     def _refresh(self) -> None:
         text = job_text(self._job, self._clock() - self._started)
-        if self._progress.is_fixed:  # first of all, so that what tasks print is not split by it
+        if self._progress.is_fixed:  # before the output, so that it does not split the output of tasks
             self._progress.show(text)
         self._progress.make_room()
         self._printer.take(self._job)

@@ -1,4 +1,4 @@
-"""`--local` for a task system: run it here, its tasks one after another, with the same meaning.
+"""`--local` for a task system: run it in this process, its tasks one after another, with the same result.
 
 Used by the magics. The system and its tasks are pickled and unpickled as on a cluster, so what fails there fails here.
 """
@@ -23,12 +23,12 @@ from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.refusals import describe_failure
 from concurrent_nb.tasks.system_driver import CancelTasks, Instruction, PushTask, SystemDriver, SystemTaskEnded
 
-#: between two looks at how far it is
+#: seconds between two updates of the counts
 COUNTS_EVERY_S: Final = 0.1
 
 
 class LocalSystemRun(SystemRun):
-    """A task system that runs while somebody waits for it."""
+    """A task system that runs in `wait`."""
 
     def __init__(self, system: ITaskSystem, name: str, watched: bool) -> None:
         super().__init__(new_job_id(), name, self._cancel_job, watched)
@@ -43,7 +43,7 @@ class LocalSystemRun(SystemRun):
         self.futures = [TaskFuture(self.id, 0, self._cancel_job, self)]
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Run tasks until the system ends, or until `timeout_s` seconds are over and the task at hand has ended."""
+        """Run tasks until the system ends, or until the first end of a task after `timeout_s` seconds."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.futures[0].done() and (deadline is None or time.monotonic() < deadline):
             self._step()
@@ -67,8 +67,8 @@ class LocalSystemRun(SystemRun):
                 self._send_counts()
                 future.end(value, None)
         except KeyboardInterrupt:
-            raise  # the stop button: whoever waits for the job cancels it
-        except BaseException as error:  # noqa: BLE001  (user code: the error is the system's end)
+            raise  # the stop button: the caller of `wait` cancels the job
+        except BaseException as error:  # noqa: BLE001  (user code: the error is the result of the system)
             future.status = Status.ERROR
             self._send_counts()
             future.end(None, error)
@@ -92,7 +92,7 @@ class LocalSystemRun(SystemRun):
             return SystemTaskEnded(push.index, _copied(call(*args)), None, "")
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001  (user code: the error is the task's answer)
+        except BaseException as error:  # noqa: BLE001  (user code: the error is the result of the task)
             return SystemTaskEnded(push.index, None, error, "")
 
     def _send_counts(self) -> None:
@@ -108,10 +108,10 @@ def _sent(system: ITaskSystem) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    """Give a value as it would arrive."""
+    """Return a value as it would arrive over the network."""
     body, buffers = pickles.dumps(value)
     return pickles.loads(body, [bytearray(buffer) for buffer in buffers])
 
 
 def _no_master() -> dict[str, Any]:
-    raise ConfigurationError("--local: there is no master whose status could be asked")
+    raise ConfigurationError("--local: there is no master, so there is no status")

@@ -1,9 +1,9 @@
-"""`%concurrent` and `%%concurrent_task`: what users type in a notebook.
+"""The magics `%concurrent` and `%%concurrent_task`.
 
-    cell text -> options -> shipping.cells -> a job on a cluster (session) or here (local) -> watch -> the cell's value
+    cell text -> CellOptions, Cell -> CellTask -> CellRunner -> the cell's value
 
-Registered by `extension`. Errors in a cell or its options are found before anything is started, and shown without our
-frames.
+Registered by `extension`. Errors in a cell or its options are found before anything is started, and shown without
+frames of this package.
 """
 
 import os
@@ -28,7 +28,7 @@ from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.notebook.defining import define
 from concurrent_nb.notebook.live import view_choice
 from concurrent_nb.notebook.live.job_views import JobViews
-from concurrent_nb.notebook.magic_options import documented, takes
+from concurrent_nb.notebook.magic_options import documented, explained, takes
 from concurrent_nb.notebook.results import captured_text
 from concurrent_nb.notebook.tracebacks import errors_shown_plainly, present, show_as, syntax_error, trim
 from concurrent_nb.shipping.cells.cell_code import Cell, parse_cell, parse_for, parse_until
@@ -38,23 +38,24 @@ from concurrent_nb.wire.messages import STRATEGIES
 
 _Read = TypeVar("_Read")
 
-#: what %concurrent can be told to do, as `%concurrent help` shows it
+#: the commands of %concurrent, as `%concurrent help` shows them
 _HELP: Final = """\
-%concurrent start [--workers N] [--name NAME]   start a cluster; the first task does so by itself
-%concurrent connect NAME_OR_FILE                use a cluster that runs
-%concurrent status                              what there is
-%concurrent slaves                              who works
-%concurrent jobs                                jobs of this notebook, and what others run here
-%concurrent cancel [JOB]                        stop a job, by its name or variable, or all of this notebook
-%concurrent show [JOB]                          look at a job again; without a name at the last one
-%concurrent scale N                             have N workers
-%concurrent restart [--now]                     fresh workers; what runs ends first, or is stopped and runs again
-%concurrent kernel SLAVE                        look into a slave with a Jupyter client
-%concurrent stop [--force]                      leave the cluster; one that this notebook has started ends
+%concurrent start [--workers N] [--name NAME]   start a cluster (the first task starts one by itself)
+%concurrent connect NAME_OR_FILE                connect to a running cluster, by name or connection file
+%concurrent status                              show the cluster: its slaves and the number of tasks
+%concurrent slaves                              list the slaves
+%concurrent jobs                                list the jobs of this notebook and of others on the cluster
+%concurrent cancel [JOB]                        cancel a job, by name, id or variable; without JOB, all of this notebook
+%concurrent show [JOB]                          show the view of a job again; without JOB, of the last one
+%concurrent scale N                             change the number of workers to N
+%concurrent restart [--now]                     replace all workers when their tasks have ended; --now: stop the tasks
+                                                and run them again
+%concurrent kernel SLAVE                        open a Jupyter kernel in a slave, to inspect it with `jupyter console`
+%concurrent stop [--force]                      leave the cluster; a cluster that this notebook started is stopped
 %%concurrent_task?                              how to run a cell on the cluster"""
 _COMMANDS: Final = ("help", *(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent ")))
 #: options of %concurrent and the commands that take them
-_TAKERS: Final = {
+_COMMANDS_OF_OPTIONS: Final = {
     "workers": "start",
     "name": "start",
     "now": "restart",
@@ -65,19 +66,22 @@ _TAKERS: Final = {
 
 @magics_class
 class ConcurrentMagics(Magics):
-    """The magics of concurrent_nb, and what `%config ConcurrentMagics` can set."""
+    """The magics for tasks and clusters, and the items of `%config ConcurrentMagics`."""
 
     capture_limit_bytes = Int(
         None,
         min=1,
         allow_none=True,
-        help="bytes that the names of a cell may take together; None: 256 MiB of pickles, and half the free memory of"
-        " arrays",
+        help="maximum size in bytes of all names that a cell uses; None: 256 MiB of pickles, and arrays up to half of"
+        " the free memory",
     ).tag(config=True)
-    live = Bool(True, help="show jobs as they go, where a browser can; False: one line of text").tag(config=True)
-    connection = Unicode(help="cluster to use instead of an embedded one: its name or connection file").tag(config=True)
-
-    start_at_once = Bool(False, help="have the cluster come up when the extension is loaded").tag(config=True)
+    live = Bool(True, help="show jobs as they run, in front ends that can; False: as one line of text").tag(config=True)
+    connection = Unicode(
+        help="connect to this cluster, by name or connection file, instead of starting an embedded one"
+    ).tag(config=True)
+    start_at_once = Bool(False, help="start the cluster when the extension is loaded, not with the first task").tag(
+        config=True
+    )
 
     @default_of("connection")
     def _connection_of_the_environment(self) -> str:
@@ -92,25 +96,38 @@ class ConcurrentMagics(Magics):
     @line_magic
     @errors_shown_plainly
     @documented
-    @takes("command", nargs="?", choices=_COMMANDS, help="what to do")
+    @takes("command", nargs="?", choices=_COMMANDS, help="one of the commands above", metavar="command")
     @takes(
         "where",
         nargs="?",
-        help="connect: the cluster's name or file; cancel, show: the job; scale: how many workers; kernel: the slave",
+        metavar="argument",
+        help="connect: name or connection file of the cluster; cancel, show: the job; scale: the number of workers;"
+        " kernel: the slave",
     )
-    @takes("--workers", type=magic_options.workers, help="start: number of worker processes; default: one per core")
-    @takes("--name", type=magic_options.words, help="start: name by which others on this machine can connect")
-    @takes("--force", action="store_true", default=None, help="stop: do not ask, even if others have work there")
-    @takes("--now", action="store_true", default=None, help="restart: stop what runs, which runs again")
+    @takes(
+        "--workers",
+        type=magic_options.workers,
+        metavar="N",
+        help="start: number of worker processes (default: one per core)",
+    )
+    @takes(
+        "--name",
+        type=magic_options.words,
+        metavar="NAME",
+        help="start: name of the cluster, by which other programs on this machine can connect",
+    )
+    @takes("--force", action="store_true", default=None, help="stop: do not ask, even if jobs of others run there")
+    @takes("--now", action="store_true", default=None, help="restart: stop running tasks and run them again")
+    @explained(_HELP)
     def concurrent(self, line: str) -> None:
-        """Start, find, look at and leave the cluster that this notebook's tasks run on: see `%concurrent help`."""
+        """Start, connect to, inspect and stop the cluster on which the tasks of this notebook run."""
         options = magic_options.parse(ConcurrentMagics.concurrent, line)
         if options.command in (None, "help"):
             print(_HELP)
             if options.command is None:
                 print(f"\n{self.cluster.status()}")
             return
-        for name, command in _TAKERS.items():
+        for name, command in _COMMANDS_OF_OPTIONS.items():
             if getattr(options, name) is not None and options.command not in re.split(", | or ", command):
                 shown = f"`{options.where}`" if name == "where" else f"--{name}"
                 raise ConfigurationError(f"%concurrent {options.command} takes no {shown}, only {command} does")
@@ -118,7 +135,7 @@ class ConcurrentMagics(Magics):
             print(self.cluster.start(options.workers, options.name))
         elif options.command == "connect":
             if options.where is None:
-                raise ConfigurationError("%concurrent connect needs the cluster's name or its connection file")
+                raise ConfigurationError("%concurrent connect needs the name of the cluster or its connection file")
             print(self.cluster.connect(options.where))
         elif options.command == "kernel":
             if options.where is None:
@@ -139,87 +156,138 @@ class ConcurrentMagics(Magics):
         elif options.command == "slaves":
             print(self.cluster.slaves())
         elif options.command == "stop":
-            if not options.force and (told := self.cluster.work_of_others()):
-                self._confirm_stop(told)
+            if not options.force and (work := self.cluster.work_of_others()):
+                self._confirm_stop(work)
             print(self.cluster.stop())
         else:
             print(self.cluster.status())
 
     def _job_of(self, name: str | None) -> Job | None:
-        """Give the job that a variable has."""
+        """Return the job that a variable contains."""
         bound = self._shell().user_ns.get(name) if name is not None else None
         return bound if isinstance(bound, Job) else None
 
-    def _confirm_stop(self, told: str) -> None:
-        """Ask before others lose their work. Raises ConfigurationError if the answer is no, or there is none to ask."""
+    def _confirm_stop(self, work: str) -> None:
+        """Ask the user before jobs of others are lost. Raises ConfigurationError unless the answer is yes."""
         try:
-            answer = input(f"{told}. Stop the cluster all the same? [y/N] ")
+            answer = input(f"{work}. Stop the cluster anyway? [y/N] ")
         except (StdinNotImplementedError, EOFError, OSError):
-            raise ConfigurationError(f"%concurrent stop: {told}; %concurrent stop --force ends it") from None
+            raise ConfigurationError(f"%concurrent stop: {work}; %concurrent stop --force stops it anyway") from None
         if answer.strip().lower() not in ("y", "yes"):
-            raise ConfigurationError("%concurrent stop: the cluster goes on")
+            raise ConfigurationError("%concurrent stop: the cluster was not stopped")
 
     @no_var_expand
     @cell_magic
     @errors_shown_plainly
     @documented
-    @takes("--for", dest="for_text", type=magic_options.words, help='a task for each item: "n in range(128)"')
+    @takes(
+        "--for",
+        dest="for_text",
+        type=magic_options.words,
+        metavar="CLAUSE",
+        help='one task per item: --for "n in range(128)"',
+    )
     @takes(
         "--until",
         dest="until_text",
         type=magic_options.words,
-        help="an expression over `result`: the first true one ends the job",
+        metavar="EXPRESSION",
+        help='end the job with the first task for which this is true: --until "result is not None"',
     )
-    @takes("--out", type=magic_options.variable, help="variable that gets the value, or the job with --no-block")
-    @takes("--no-block", action="store_true", help="do not wait: the value is the job")
-    @takes("--local", action="store_true", help="run it here, without a cluster, to test it")
     @takes(
-        "--batch", type=magic_options.batch, help="N items of --for in each task that travels; auto: by measured times"
+        "--out",
+        type=magic_options.variable,
+        metavar="NAME",
+        help="assign the value to this variable instead of showing it; with --no-block, the job",
+    )
+    @takes("--no-block", action="store_true", help="do not wait for the tasks; the value is the job")
+    @takes("--local", action="store_true", help="run the tasks in this process, without a cluster, to debug them")
+    @takes(
+        "--batch",
+        type=magic_options.batch,
+        metavar="N",
+        help="run N items of --for in each task, if the items are short; auto: chosen by measured times",
     )
     @takes(
         "--timeout",
         dest="timeout_s",
         type=magic_options.seconds,
-        help="seconds that a task may run, with --batch each item of it",
+        metavar="SECONDS",
+        help="maximum run time of a task (with --batch, of an item)",
     )
-    @takes("--retries", type=magic_options.retries, default=0, help="how often a failed task is run again")
-    @takes("--strategy", type=magic_options.strategy, choices=STRATEGIES, help="which slave gets its tasks")
-    @takes("--needs", type=magic_options.needs, help=magic_options.NEEDS)
-    @takes("--on-error", choices=("stop", "keep"), default="stop", help="keep: the value has an outcome per task")
+    @takes(
+        "--retries",
+        type=magic_options.retries,
+        default=0,
+        metavar="N",
+        help="run a failed task again, at most N times (default: 0)",
+    )
+    @takes(
+        "--strategy",
+        type=magic_options.strategy,
+        choices=STRATEGIES,
+        metavar="NAME",
+        help="how slaves are chosen for tasks: see above",
+    )
+    @takes("--needs", type=magic_options.needs, metavar="NEEDS", help=magic_options.NEEDS)
+    @takes(
+        "--on-error",
+        choices=("stop", "keep"),
+        default="stop",
+        metavar="stop|keep",
+        help="stop: the first error ends the job (default); keep: the value has an outcome for each task",
+    )
     @takes(
         "--shared",
         action="append",
         type=magic_options.variable,
-        help="a name of which each worker has one copy for all",
+        metavar="NAME",
+        help="share one copy of NAME per worker across its tasks; may be repeated",
     )
-    @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
+    @takes("--show-capture", action="store_true", help="list the names that are sent with the cell, and their sizes")
     @takes(
-        "--view", choices=view_choice.VIEWS, help="show results as they come: a picture, the searched range, a table"
+        "--view",
+        choices=view_choice.VIEWS,
+        metavar="|".join(view_choice.VIEWS),
+        help="show results as they arrive: as a picture, as the searched part of a range, or as a table",
     )
-    @takes("--sort", choices=("value",), help="--view table: in the order of the values, not of the tasks")
-    @takes("--size", type=magic_options.size, help="--view image: width and height of the picture, as in 1536x1024")
-    @takes("--name", type=magic_options.words, help="what the job is called in the cluster's status")
+    @takes(
+        "--sort", choices=("value",), metavar="value", help="with --view table: order the rows by value, not by task"
+    )
+    @takes(
+        "--size",
+        type=magic_options.size,
+        metavar="WxH",
+        help="with --view image: width and height of the picture in pixels, as in 1536x1024",
+    )
+    @takes("--name", type=magic_options.words, metavar="NAME", help="name of the job, as `%%concurrent jobs` lists it")
     def concurrent_task(self, line: str, cell: str) -> Any:
-        """Run this cell on the cluster: as one task, or with --for as many.
+        """Run this cell on the cluster, as one task or, with --for, as one task per item.
 
-        The cell is a function. The names that it uses are sent along as they are now, its value is its last expression,
-        and nothing else flows back. A cell that only defines functions makes task functions of them: f(x) runs here,
-        f.submit(x) and f.map(xs) on the cluster. If the value is a task system (ITaskSystem), that is run, and its
-        result is the cell's value; with --no-block it is the job's.
+        The cell runs as the body of a function. The notebook's names that it uses are sent with their current values.
+        The value of the cell is its last expression. Nothing else comes back: assignments do not change the notebook.
 
-        For example, a line for each learning rate as it comes, and the results in `losses`::
+        For example, show a row for each learning rate as it ends, and assign the list of results to `losses`::
 
             %%concurrent_task --for "rate in (0.1, 0.01, 0.001)" --view table --out losses
             train(data, rate)
 
-        Without options there is one task; it may run for ever, is not run again when it fails, and its value is shown.
-        The first task that fails ends the job, and its error is raised; with --on-error keep the value has an outcome
-        for each task instead: `ok`, `value`, `error`, `cancelled`, `index`.
+        Without options the cell is one task; it may run for any time, is not run again when it fails, and its value is
+        shown. The first task that fails ends the job, and its error is raised. With --on-error keep the value has an
+        outcome for each task instead, with the attributes `ok`, `value`, `error`, `cancelled` and `index`.
 
-        Strategies: pull_round_robin (slaves ask when they have room, and are served in turn; good for most work),
-        push_best (to the slave that is expected to be free first, which counts with a few long tasks), stealing (idle
-        slaves take from busy ones: tasks of very different lengths), locality (to slaves that have the arrays already).
-        None leaves it to the cluster.
+        A cell that contains only functions, classes and imports defines task functions: f(x) runs in the notebook,
+        f.submit(x) and f.map(xs) run on the cluster.
+
+        If the value is a task system (ITaskSystem), the system runs on the cluster, and its result is the value of the
+        cell, or with --no-block of the job.
+
+        Strategies:
+          pull_round_robin  slaves with free workers get tasks in turn; good for most work
+          push_best         the slave that will probably be free first gets the next task; for few long tasks
+          stealing          idle slaves take tasks from busy ones; for tasks of very different lengths
+          locality          slaves that already have the arrays of a task get it
+        The default is the strategy of the cluster.
         """
         options = cell_options(magic_options.parse(ConcurrentMagics.concurrent_task, line))
         header = f"%%concurrent_task {line}".rstrip()

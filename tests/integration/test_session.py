@@ -20,12 +20,12 @@ def test_a_cluster_that_its_owner_has_stopped_is_left_and_another_one_found(
     with pytest.raises(MasterLost):
         app.submit(pow, 2, 3).result(PATIENCE_S)
     cluster.handle_lost_master()  # as the magics say when they see it
-    said = "cluster owners has ended, or does not answer any more: %concurrent stop, then %concurrent start or"
+    said = "cluster owners has ended or does not answer: %concurrent stop, then %concurrent start or"
     assert said in capsys.readouterr().out
     for use in (cluster.application, cluster.status, cluster.slaves):
         with pytest.raises(MasterLost, match=r"%concurrent stop, then"):
             use()
-    assert cluster.stop() == "left cluster owners, which has ended, or does not answer"
+    assert cluster.stop() == "left cluster owners, which has ended or does not answer"
     try:
         app, notice = cluster.application()
         assert notice is not None
@@ -37,7 +37,7 @@ def test_a_cluster_that_its_owner_has_stopped_is_left_and_another_one_found(
 def test_the_number_of_workers_is_that_of_now() -> None:
     cluster = CurrentCluster()
     try:
-        assert cluster.start(1) == "started an embedded cluster: 1 worker (%concurrent stop ends it)"
+        assert cluster.start(1) == "started an embedded cluster: 1 worker (%concurrent stop stops it)"
         cluster.scale(2)
         assert cluster.status().startswith("an embedded cluster: 2 workers\n")
     finally:
@@ -48,7 +48,7 @@ def test_a_cluster_that_runs_on_is_said_to() -> None:
     cluster = CurrentCluster()
     with Cluster(workers=1, name="owners"):
         cluster.connect("owners")
-        assert cluster.stop() == "left cluster owners, which runs on"
+        assert cluster.stop() == "left cluster owners, which is still running"
 
 
 @pytest.mark.parametrize("connected", [False, True], ids=["its own", "one that it is connected to"])

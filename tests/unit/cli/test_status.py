@@ -58,7 +58,7 @@ def test_jobs_that_one_may_see_and_how_many_others_there_are() -> None:
     answer = describe(status(jobs=[job, job | {"state": "idle"}, job | {"name": "", "client": None}], other_jobs=1))
     assert answer[3:] == [
         "  job fits (26dcfdf6) of notebook: running, 999 of 1,000 tasks done, 10 s old",
-        "  job without a name (26dcfdf6) whose owner is away: running, 999 of 1,000 tasks done, 10 s old",
+        "  job without a name (26dcfdf6) whose owner is disconnected: running, 999 of 1,000 tasks done, 10 s old",
         "  1 job of others",
     ]
 
@@ -67,7 +67,7 @@ def test_a_job_that_waits_for_its_owner_to_take_results() -> None:
     job = {"id": "26dcfdf6" * 4, "name": "fits", "client": "notebook", "state": "waiting", "tasks": 1000, "done": 999}
     job |= {"assigned": 1, "untaken_bytes": 70 << 20, "age_s": 10.0, "mine": True}
     (line,) = describe(status(jobs=[job]))[3:]
-    assert line.endswith("10 s old; waits, because its owner has not taken 70.0 MiB of results")
+    assert line.endswith("10 s old; waits until its owner has received 70.0 MiB of results")
 
 
 def test_a_suspect_s_history() -> None:

@@ -125,7 +125,7 @@ def test_the_command_that_takes_a_file_leaves_it_to_ipython() -> None:
 
 def test_options_are_offered_to_the_commands_that_take_them() -> None:
     options = {action.dest for action in PARSERS["%concurrent"]._actions if action.option_strings}
-    takers = {(magics._TAKERS[option], f"--{option}") for option in options}
+    takers = {(magics._COMMANDS_OF_OPTIONS[option], f"--{option}") for option in options}
     offers = completion.OPTIONS_OF_COMMANDS
     assert takers == {(command, option) for command, options in offers.items() for option in options}
 

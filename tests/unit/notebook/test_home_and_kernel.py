@@ -48,7 +48,7 @@ def test_what_is_needed_is_looked_for_at_home(cluster: CurrentCluster) -> None:
     _, notice = cluster.application()
     assert notice == "connected to cluster lab (%concurrent stop leaves it)"
     assert cluster.application()[1] is None
-    assert cluster.stop() == "left cluster lab, which runs on"
+    assert cluster.stop() == "left cluster lab, which is still running"
 
 
 def test_status_looks_at_home_as_well(cluster: CurrentCluster) -> None:
@@ -69,18 +69,18 @@ def test_what_to_do_is_said_when_a_cluster_of_another_owner_has_ended(
     for ask in (cluster.status, cluster.slaves):
         with pytest.raises(MasterLost) as caught:
             ask()
-        assert str(caught.value) == f"cluster lab has ended, or does not answer any more: {REMEDY}"
+        assert str(caught.value) == f"cluster lab has ended or does not answer: {REMEDY}"
     cluster.handle_lost_master()
     cluster.handle_lost_master()
-    assert capsys.readouterr().out == f"cluster lab has ended, or does not answer any more: {REMEDY}\n"
+    assert capsys.readouterr().out == f"cluster lab has ended or does not answer: {REMEDY}\n"
     for use in (cluster.application, cluster.application_for_functions):
         with pytest.raises(MasterLost, match="%concurrent stop, then"):
             use()
-    assert cluster.stop() == "left cluster lab, which has ended, or does not answer"
+    assert cluster.stop() == "left cluster lab, which has ended or does not answer"
     monkeypatch.undo()
     monkeypatch.setattr(concurrent_nb, "connect", lambda *where, **options: FakeApplication())
     assert cluster.application()[1] == "connected to cluster lab (%concurrent stop leaves it)"
-    assert cluster.stop() == "left cluster lab, which runs on"
+    assert cluster.stop() == "left cluster lab, which is still running"
 
 
 def test_a_cluster_that_ended_unseen_is_not_said_to_run_on(
@@ -88,7 +88,7 @@ def test_a_cluster_that_ended_unseen_is_not_said_to_run_on(
 ) -> None:
     cluster.application()
     monkeypatch.setattr(FakeApplication, "is_gone", True)
-    assert cluster.stop() == "left cluster lab, which has ended, or does not answer"
+    assert cluster.stop() == "left cluster lab, which has ended or does not answer"
 
 
 def test_a_cluster_that_is_on_its_way_is_waited_for(cluster: CurrentCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_copy_of_a_kernels_file_goes_with_the_session(
     monkeypatch.setattr(connection_file, "read", lambda where: where)
     monkeypatch.setattr(current_cluster, "open_kernel", lambda info, slave: KernelFile(path, is_ours))
     assert cluster.kernel("east").splitlines() == [
-        f"slave east is a kernel; its connection file is {path}",
+        f"opened a kernel in slave east; its connection file is {path}",
         "jupyter console --existing kernel-slave-0123.json",
     ]
     cluster.stop()
