@@ -263,7 +263,7 @@ def test_a_setup_cell_that_fails_is_shown_and_mended(notebook: Notebook) -> None
     ended = notebook.run("%%concurrent_setup --name third\nimport os\nlimit = 10\nlimit / (limit - 10)")
     assert ended.error == "SetupFailed"
     assert "ZeroDivisionError" in ended.message
-    assert "tasks fail until it is mended" in ended.summary()
+    assert "tasks fail until it is corrected" in ended.summary()
     ended = notebook.run("%%concurrent_task\n1 + 1")
     assert ended.error == "SetupFailed"
     assert "setup 'third' has failed in this worker" in ended.message

@@ -1,9 +1,9 @@
-"""What a job looks like: HTML that needs nothing and runs nothing, while the job runs and when it has ended.
+"""The page of a job: HTML without scripts and external resources, the same while the job runs and when it has ended.
 
-Used by `bulletin`, for the parts that change, and by `line`, for the whole. Styles are inline and colours of middle
-lightness, because nbconvert, GitHub and a page that is loaded again each bring styles of their own, light or dark; and
-because the same HTML is shown before, at and after the end of a job, nothing jumps. All texts are escaped here, and
-were cleaned before (`text`).
+Used by `update_throttle` for the parts that change, and by `live_display` for the whole page. Styles are inline and
+colours have a medium lightness, because nbconvert, GitHub and reloaded notebooks have different styles, light or dark.
+The same HTML is shown before and after the end of a job, so the layout does not change. All texts are escaped here;
+`text` has cleaned them before.
 """
 
 import time
@@ -27,18 +27,18 @@ from concurrent_nb.notebook.live.colours import (
 from concurrent_nb.notebook.live.png import data_uri, palette_png
 from concurrent_nb.notebook.live.text import seconds_text
 
-#: column of a table's values, from the right
+#: index of a table's value column
 VALUE: Final = -4
 #: parts of the page, from top to bottom
 PARTS: Final = ("head", "bars", "errors", "view", "timeline")
-#: pixels of a lane's picture, and of a row in it, the last of which stays empty
+#: width of the timeline's picture in pixels, and height of a row, whose last line stays empty
 TIMELINE_WIDTH: Final = 800
 ROW_HEIGHT: Final = 7
-#: pixels that a task takes in a lane at least
+#: minimum width of a task in pixels
 PIECE_PIXELS: Final = 2
-#: lanes of more slaves have to be opened
+#: timelines of more slaves are shown only when the user opens them
 SLAVES_SHOWN: Final = 3
-#: a wait for the first task that takes this share of the time is named
+#: the wait for the first task is shown if it is at least this share of the time
 WAY_SHARE: Final = 0.25
 
 _LINE: Final = "1px solid rgba(128,128,128,.3)"
@@ -48,20 +48,20 @@ _PAGE: Final = (
     "box-sizing:border-box;max-width:860px;padding:2px 8px 6px;line-height:1.45;overflow-wrap:anywhere;font-size:13px;"
     "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-variant-numeric:tabular-nums"
 )
-#: colours of a lane's picture: the states, one for nothing, one for idle, then nine levels of busy
+#: colours of the timeline: the states, background, idle, then nine levels of busy
 _NOTHING: Final = len(STATE_COLOURS)
 _IDLE: Final = _NOTHING + 1
 _LEVELS: Final = _IDLE + 1
 _PALETTE: Final = b"".join(map(rgb, STATE_COLOURS)) + rgb(STATE_COLOURS[WAITING]) * 2 + rgb(STATE_COLOURS[DONE]) * 9
-#: a worker that is seldom busy can still be told from an idle one
+#: opacities of these: the lowest level still differs from idle
 _ALPHA: Final = bytes([*STATE_ALPHA, 0, 40, 0, *(90 + 165 * level // 8 for level in range(1, 9))])
 
 
 def page(parts: dict[str, str], page_class: str = "") -> str:
-    """Put the parts together.
+    """Return the page, made of its parts.
 
     Args:
-        place: class by which the browser's program finds the page, to keep it up to date; "" when the job has ended.
+        page_class: CSS class by which the browser's program finds the page to update it; "" when the job has ended.
     """
     inner = "".join(f'<div class="cnb-{name}">{parts.get(name, "")}</div>' for name in PARTS)
     return f'<div class="concurrent-nb{f" {page_class}" if page_class else "-snapshot"}" style="{_PAGE}">{inner}</div>'
@@ -71,10 +71,10 @@ def page(parts: dict[str, str], page_class: str = "") -> str:
 
 
 def head(data: dict[str, Any], notes: Sequence[str] = ()) -> str:
-    """Write the counts, the time and the bar.
+    """Return the counts, the time and the bar.
 
     Args:
-        notes: what is said before the time.
+        notes: texts before the time.
     """
     total = data["total"]
     counts = [_count(state, data, total) for state in (DONE, RUNNING, WAITING, FAILED, CANCELLED)]
@@ -95,7 +95,7 @@ def head(data: dict[str, Any], notes: Sequence[str] = ()) -> str:
 
 
 def as_of(at: float) -> str:
-    """Say when that was, for a page that may not be kept up to date any more. The browser's program takes it away.
+    """Return the time of a page, which may not be updated later. The browser's program removes it.
 
     Args:
         at: seconds since the epoch.
@@ -122,7 +122,7 @@ def _bar(data: dict[str, Any]) -> str:
     running = data["running"]
     part = min(data["part"], running)
     shares = [(data["done"], _colour(DONE)), (data["failed"], _colour(FAILED)), (data["cancelled"], _colour(CANCELLED))]
-    # What running tasks report to have done stands out from what they have before them.
+    # The reported progress of running tasks is darker than the rest of them.
     red, green, blue = rgb(STATE_COLOURS[RUNNING])
     shares += [(part, _colour(RUNNING)), (running - part, f"rgba({red},{green},{blue},{0.45 if part else 1})")]
     pieces = "".join(
@@ -132,8 +132,8 @@ def _bar(data: dict[str, Any]) -> str:
     )
     style = "display:flex;height:6px;margin:4px 0 8px;border-radius:3px;overflow:hidden;background:rgba(128,128,128,.2)"
     ended = data["done"] + data["failed"] + data["cancelled"]
-    said = f'role="progressbar" aria-valuemin="0" aria-valuemax="{data["total"]}" aria-valuenow="{ended}"'
-    return f'<div {said} style="{style}">{pieces}</div>'
+    aria = f'role="progressbar" aria-valuemin="0" aria-valuemax="{data["total"]}" aria-valuenow="{ended}"'
+    return f'<div {aria} style="{style}">{pieces}</div>'
 
 
 def _rate(rate: float) -> str:
@@ -144,7 +144,7 @@ def _rate(rate: float) -> str:
 
 
 def bars(data: dict[str, Any]) -> str:
-    """Write what tasks have reported, a line for each."""
+    """Return the reports of tasks, a line for each."""
     rows = "".join(_own_bar(row, data["single"]) for row in data["bars"])
     if not rows:
         return ""
@@ -160,7 +160,7 @@ def bars(data: dict[str, Any]) -> str:
 
 
 def _own_bar(row: Sequence[Any], single: bool) -> str:
-    label, fraction, said, state = row
+    label, fraction, report, state = row
     colour = f"background:{STATE_COLOURS[state]};height:100%"
     unknown = fraction is None and state == RUNNING
     width = 100 if unknown or state == DONE or fraction is None else 100 * fraction
@@ -170,14 +170,14 @@ def _own_bar(row: Sequence[Any], single: bool) -> str:
     cut = f"{_CUT};height:1.5em;line-height:1.5em"
     name = "" if single else f'<span class="cnb-task" style="{cut}" title="{escape(label)}">{escape(label)}</span>'
     text = (
-        f'<span class="cnb-report" style="{cut};white-space:pre;opacity:.75" title="{escape(said)}">'
-        f"{percent}<bdi>{escape(said)}</bdi></span>"
+        f'<span class="cnb-report" style="{cut};white-space:pre;opacity:.75" title="{escape(report)}">'
+        f"{percent}<bdi>{escape(report)}</bdi></span>"
     )
     return name + bar + text
 
 
 def _details(what: str, inner: str, key: str) -> str:
-    """Write what has to be opened; the browser's program keeps it open, by its key."""
+    """Return an element that users can open; the browser's program keeps it open, by its key."""
     summary = f'<summary style="cursor:pointer;{_SMALL}">{what}</summary>'
     return f'<details data-key="{key}" style="margin:2px 0 6px">{summary}{inner}</details>'
 
@@ -186,7 +186,7 @@ def _details(what: str, inner: str, key: str) -> str:
 
 
 def errors(data: dict[str, Any]) -> str:
-    """Write the errors, folded by kind."""
+    """Return the errors, grouped by kind."""
     if not data["kinds"]:
         return ""
     pre = "margin:4px 0 6px 1em;padding:0;background:none;color:inherit;white-space:pre;overflow-x:auto;font-size:12px"
@@ -205,7 +205,7 @@ def errors(data: dict[str, Any]) -> str:
 
 
 def error_tasks(kind: dict[str, Any]) -> str:
-    """Say which tasks failed in a way: `12 times: tasks 1, 5, 9, 11, 14 and 7 more`."""
+    """Return which tasks failed with a kind of error: `12 times: tasks 1, 5, 9, 11, 14 and 7 more`."""
     named = ", ".join(map(str, kind["tasks"]))
     if kind["count"] == 1:
         return f"task {named}"
@@ -217,7 +217,7 @@ def error_tasks(kind: dict[str, Any]) -> str:
 
 
 def timeline(data: dict[str, Any]) -> str:
-    """Write who did what, when."""
+    """Return the timeline of each slave."""
     if not data["slaves"] or data["single"]:
         return ""
     rows = [
@@ -238,13 +238,13 @@ def timeline(data: dict[str, Any]) -> str:
     shown = f"{''.join(rows)}{axis}{more}"
     if len(data["slaves"]) <= SLAVES_SHOWN:
         return f'<div style="margin:6px 0">{shown}</div>'
-    return _details(f"{len(data['slaves']):,} slaves: who did what, when", shown, "timeline")
+    return _details(f"timeline of {len(data['slaves']):,} slaves", shown, "timeline")
 
 
 def _work_of(slave: dict[str, Any]) -> str:
     ways = {"failed": slave["failed"], "stopped": slave["stopped"]}
-    said = [] if not slave["tasks"] else ["1 task" if slave["tasks"] == 1 else f"{slave['tasks']:,} tasks"]
-    return ", ".join([*said, *(f"{number:,} {way}" for way, number in ways.items() if number)])
+    tasks = [] if not slave["tasks"] else ["1 task" if slave["tasks"] == 1 else f"{slave['tasks']:,} tasks"]
+    return ", ".join([*tasks, *(f"{number:,} {way}" for way, number in ways.items() if number)])
 
 
 def _slave_timeline(rows: Sequence[Any], data: dict[str, Any]) -> str:
@@ -269,13 +269,13 @@ def _pieces(row: Iterable[Sequence[Any]], now: float) -> bytes:
         first = max(0, min(TIMELINE_WIDTH - PIECE_PIXELS, int(start * scale)))
         last = min(TIMELINE_WIDTH, max(first + PIECE_PIXELS, int(end * scale)))
         if last - first > 3:
-            last -= 1  # so that one task can be told from the next
+            last -= 1  # a gap before the next task
         line[first:last] = bytes([state]) * (last - first)
     return bytes(line)
 
 
 def _levels(row: Sequence[str], data: dict[str, Any]) -> bytes:
-    """Draw how busy a worker was, and from below the share of its tasks that failed."""
+    """Draw how busy a worker was, and in red from below the share of its tasks that failed."""
     busy, failed = row
     per_pixel = max(data["now"], 1e-9) / TIMELINE_WIDTH / data["bin"]
     bins = [min(len(busy) - 1, int(pixel * per_pixel)) for pixel in range(TIMELINE_WIDTH)]
@@ -290,10 +290,10 @@ def _levels(row: Sequence[str], data: dict[str, Any]) -> bytes:
 
 
 def view(data: dict[str, Any] | None, picture: bytes | None = None) -> str:
-    """Write what `--view` shows.
+    """Return the view of the results.
 
     Args:
-        picture: of the image view, as a PNG file; None while the browser draws it.
+        picture: the picture of the image view, as a PNG file; None while the browser draws it.
     """
     if data is None:
         return ""

@@ -1,8 +1,8 @@
-"""Which views a notebook's jobs have: that of their cell, those that are asked for later, and those of background jobs.
+"""The live displays of a notebook's jobs: in their cells, on request, and of jobs in the background.
 
-Used by the magics and `extension`. A job is shown where it was started; as the value of a cell, or with `%concurrent
-show`, it is shown again, also after its page was loaded again. A job that nobody waits for is shown when it has run for
-a second, or when its cell ends before it: small maps are spared a view.
+Used by the magics and `extension`. A job is shown where it was started. As the value of a cell, or with `%concurrent
+show`, it is shown again, also after the notebook was reloaded. A job in the background is shown when it has run for a
+second, or when its cell ends before it, so that short maps get no display.
 """
 
 import threading
@@ -21,32 +21,33 @@ from concurrent_nb.notebook.live import view_choice
 if TYPE_CHECKING:
     from concurrent_nb.notebook.live.live_display import LiveDisplay
 
-#: views that are kept, to be shown again
+#: maximum number of displays that are kept, to be shown again
 KEPT: Final = 20
-#: a job in the background is shown when it has run for so long, in seconds, and its cell still runs
+#: a job in the background is shown after this time in seconds, while its cell still runs
 SHOWN_AFTER_S: Final = 1.0
+#: seconds between two checks for such jobs
 POLL_S: Final = 0.2
-#: jobs of one cell that are shown by themselves
+#: maximum number of background jobs of a cell that are shown
 SHOWN_MOST: Final = 3
 
 
 @dataclass
 class _Pending:
-    """A job that is not shown yet."""
+    """A background job that is not shown yet."""
 
     job: Job[Any]
     since_s: float
-    parent: Any  #: the message that has asked for its cell
+    parent: Any  #: the request message of its cell
 
 
 class JobViews:
-    """The views of the jobs of one shell."""
+    """The displays of the jobs of one shell."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
         self._displays: OrderedDict[JobId, LiveDisplay] = OrderedDict()
         self._pending: list[_Pending] = []
-        self._shown = 0  #: of the current cell
+        self._shown = 0  #: number of background jobs that the current cell shows
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -59,7 +60,7 @@ class JobViews:
                 del self._displays[known]
 
     def bundle(self, job: Job[Any]) -> dict[str, Any]:
-        """Give what a notebook displays for a job that is the value of a cell."""
+        """Return the MIME bundle of a job that is the value of a cell."""
         text = {"text/plain": repr(job)}
         if not view_choice.is_possible(self._shell):
             return text
@@ -67,7 +68,7 @@ class JobViews:
         return {**text, "text/html": page} if page is not None else text
 
     def show(self, job: Job[Any]) -> None:
-        """Display a job here; it is kept up to date."""
+        """Display a job in the current cell, and keep the display up to date."""
         if not view_choice.is_possible(self._shell):
             print(repr(job))
             return
@@ -76,16 +77,18 @@ class JobViews:
         live.also_in(handle)
 
     def job_started(self, job: Job[Any]) -> None:
-        """Take note of a job that goes on in the background: it is shown if it lasts."""
+        """Register a job in the background, which is shown if it lasts."""
         get_parent = getattr(self._shell, "get_parent", None)
         with self._lock:
             self._pending.append(_Pending(job, time.monotonic(), get_parent() if get_parent is not None else None))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._show_lasting_jobs, name="concurrent_nb shows", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._show_lasting_jobs, name="concurrent_nb job views", daemon=True
+                )
                 self._thread.start()
 
     def cell_ended(self, *_: Any) -> None:
-        """Show what the cell leaves behind that still runs. Registered for `post_run_cell`."""
+        """Show the background jobs that outlive the cell. Registered for `post_run_cell`."""
         with self._lock:
             left, self._pending = self._pending, []
         for pending in left:
@@ -101,7 +104,7 @@ class JobViews:
         return live
 
     def _show_lasting_jobs(self) -> None:
-        """Show jobs that last, while their cell waits for them or does other things."""
+        """Show jobs that have run for SHOWN_AFTER_S while their cell is still running."""
         while True:
             time.sleep(POLL_S)
             now = time.monotonic()

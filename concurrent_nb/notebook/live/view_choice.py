@@ -1,6 +1,6 @@
-"""Whether a job is shown live, and with which view.
+"""Choose how a job is shown: live or not, and with which view.
 
-Used by the magics. Imports what is heavy (anywidget, numpy) only when it is about to be used.
+Used by `cell_runner` and `job_views`. Imports anywidget and numpy only when they are needed.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 #: values of --view
 VIEWS: Final = ("image", "search", "table")
-#: more tasks take a while to be sent
+#: jobs with more tasks are announced, because sending them takes a while
 ANNOUNCED_TASKS: Final = 3000
 
 
 def is_possible(shell: InteractiveShell) -> bool:
-    """Say whether there may be a browser, and what it needs."""
+    """Return whether live displays are possible: in a kernel, with anywidget installed."""
     return hasattr(shell, "kernel") and find_spec("anywidget") is not None
 
 
@@ -41,14 +41,14 @@ def view_of(
     names: Sequence[str],
     by_value: bool = False,
 ) -> View | None:
-    """Make the view of that name.
+    """Return the view of a name.
 
     Args:
         calls: arguments of each task.
-        names: what --for calls them.
-        by_value: a table is in the order of the values.
+        names: the names of the arguments, from --for.
+        by_value: a table is ordered by the values.
 
-    Raises ConfigurationError when something is not installed.
+    Raises ConfigurationError if numpy is needed and not installed.
     """
     if name == "image":
         if find_spec("numpy") is None:
@@ -60,12 +60,12 @@ def view_of(
 
 
 def label(names: Sequence[str], call: Sequence[Any]) -> str:
-    """Write the arguments of a task: `n = 3`."""
+    """Return the arguments of a task as text: `n = 3`."""
     return ", ".join(f"{name} = {given_text(value)}" for name, value in zip(names, call, strict=False))
 
 
 def announce(tasks: int) -> DisplayHandle | None:
-    """Say that tasks are being sent, if they are so many that it takes a while."""
+    """Display that tasks are being sent, if they are many."""
     if tasks < ANNOUNCED_TASKS:
         return None
     text = {"text/plain": f"sending {tasks:,} tasks"}

@@ -1,8 +1,8 @@
-"""Turn a cell and its options into code: parse, refuse by name what has no meaning in a task, compile.
+"""Parse and compile a cell and its options, and reject code that a task does not support.
 
-Used by `cells`. A cell becomes a function, so that its variables are as fast as a function's. Where that would change
-what it means, for a name that functions or classes in it use as a global, the name stays a global. Runs nothing of the
-user's except the iterable of `--for`, when asked to.
+Used by the magics and `cell_task`. A cell is compiled to a function, so that its variables are as fast as a function's.
+Names that functions or classes in the cell use as globals stay globals, so that the cell keeps its meaning.
+No code of the user runs here, except for the iterable of `--for`.
 """
 
 import __future__ as futures
@@ -21,15 +21,15 @@ from typing import Any, Final
 from concurrent_nb.errors import CellError, ConfigurationError, TooLarge
 from concurrent_nb.shipping.cells.names import CellNames, names_of
 
-#: calls of one cell that are accepted; a task should be worth its way
+#: maximum number of tasks of a cell
 MOST_CALLS: Final = 1_000_000
-#: what tracebacks call the options
+#: names of the options in tracebacks
 UNTIL: Final = "<--until>"
 FOR: Final = "<--for>"
 
 _FUNCTION: Final = "__cell__"
 _PREFIX: Final = f"{_FUNCTION}.<locals>."
-#: names of --for that have to be globals come in as parameters with this in front
+#: prefix of the parameters for names of --for that must be globals
 _LOOP_PREFIX: Final = "__for__"
 _MAGIC: Final = re.compile(r"^\s*(?:[%!?]|\w[\w, ]*=\s*[%!])|\?\s*$")
 
@@ -44,7 +44,7 @@ class Cell:
     tree: ast.Module
     flags: int  #: the compiler's, from `from __future__ import`
     names: CellNames
-    has_value: bool  #: its last statement is an expression, and no `;` follows
+    has_value: bool  #: its last statement is an expression without a `;`
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def parse_cell(source: str, filename: str = "<cell>", header: str | None = None)
     lines = source.splitlines()
     tree = _parse(source, filename, first_line)
     if not tree.body:
-        raise CellError(f"{filename} is empty: there is nothing to run in a task. Write what it should compute")
+        raise CellError(f"{filename} is empty: there is nothing to run in a task")
     for node, what in _unsupported(tree):
         text = lines[node.lineno - first_line].strip()
         raise CellError(f"line {node.lineno}: {what}\n    {text}")
@@ -91,33 +91,33 @@ def _parse(source: str, filename: str, first_line: int) -> ast.Module:
         text = error.text or ""
         if _MAGIC.search(text):
             raise CellError(
-                f"line {error.lineno}: magics, shell lines and `?` belong to the notebook, a task has none of them:"
-                f" run this in a cell of its own\n    {text.strip()}"
+                f"line {error.lineno}: magics, shell commands and `?` do not work in a task:"
+                f" run this line in another cell\n    {text.strip()}"
             ) from error
         raise
     except ValueError as error:
-        raise CellError(f"{filename} cannot be read: {error}") from error
+        raise CellError(f"{filename} cannot be parsed: {error}") from error
     except (RecursionError, MemoryError) as error:
-        raise CellError(f"{filename} is nested too deeply for Python's parser: split it") from error
+        raise CellError(f"{filename} is nested too deeply for Python's parser: split the cell") from error
 
 
 def _unsupported(tree: ast.Module) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
-    """Give what a task has no use for, outside of functions and classes in the cell."""
+    """Yield code outside of functions and classes that a task does not support, with an explanation."""
     todo: list[ast.AST] = list(reversed(tree.body))
     while todo:
         node = todo.pop()
         if isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
-            yield node, "`await` at the top of a cell: a task has no event loop. Use asyncio.run(...)"
+            yield node, "`await` outside of a function: a task has no event loop; use asyncio.run(...)"
         elif isinstance(node, ast.Return):
-            yield node, "`return` at the top of a cell: make the value its last expression"
+            yield node, "`return` outside of a function: the value of a cell is its last expression"
         elif isinstance(node, (ast.Yield, ast.YieldFrom)):
-            yield node, "`yield` at the top of a cell: collect the values in a list, or make each a task with --for"
+            yield node, "`yield` outside of a function: collect the values in a list, or use --for"
         elif isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-            yield node, f"`import *` hides which names the cell uses: import them by name from {node.module}"
+            yield node, f"`import *` hides the names that the cell uses: import them by name from {node.module}"
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)) and any(
             part.is_async for part in node.generators
         ):
-            yield node, "`async for` at the top of a cell: a task has no event loop. Use asyncio.run(...)"
+            yield node, "`async for` outside of a function: a task has no event loop; use asyncio.run(...)"
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             todo += [*node.decorator_list, *node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
         elif not isinstance(node, ast.Lambda):
@@ -150,8 +150,8 @@ def compile_cell(cell: Cell, loop_names: tuple[str, ...], assigned: tuple[str, .
     """Compile a cell to the code of a function.
 
     Args:
-        handed_in: names of --for, its first parameters.
-        assigned: names from outside that the cell also binds, its other parameters.
+        loop_names: names of --for: its first parameters.
+        assigned: captured names that the cell also binds: its other parameters.
     """
     global_names = cell.names.global_names
     parameters = [f"{_LOOP_PREFIX}{name}" if name in global_names else name for name in loop_names]
@@ -195,7 +195,7 @@ def _without_futures(tree: ast.Module) -> list[ast.stmt]:
 
 
 class _Unannotated(ast.NodeTransformer):
-    """Write `x = 1` for `x: int = 1` where x is global: Python allows no annotation there."""
+    """Replaces `x: int = 1` by `x = 1` if x is global, because Python allows no annotation there."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
@@ -213,7 +213,7 @@ class _Unannotated(ast.NodeTransformer):
 
 
 def _renamed(code: types.CodeType) -> types.CodeType:
-    """Let what the cell defines have the names that it has in the notebook: `f` and not `__cell__.<locals>.f`."""
+    """Give the functions and classes of the cell their names in the notebook: `f`, not `__cell__.<locals>.f`."""
     constants = tuple(
         _renamed(constant)
         if isinstance(constant, types.CodeType)
@@ -242,15 +242,15 @@ class ForClause:
 
         Raises TooLarge for more than `most` tasks, and what the iterable raises.
         """
-        # A comprehension sees the names of an exec's globals only.
+        # A comprehension sees only the globals of an eval.
         try:
             produced: Iterator[tuple[Any, ...]] = eval(self.code, dict(namespace))
             calls = list(itertools.islice(produced, most + 1))
         except Exception as error:
-            error.add_note(f'this came from --for "{self.text}"')
+            error.add_note(f'raised by --for "{self.text}"')
             raise
         if len(calls) > most:
-            raise TooLarge(f'--for "{self.text}" gives more than {most:,} tasks: let each task do more of the work')
+            raise TooLarge(f'--for "{self.text}" makes more than {most:,} tasks: let each task do more of the work')
         return calls
 
 
@@ -259,12 +259,12 @@ def parse_for(text: str) -> ForClause:
     tree = _parse_option(f"(0 for {text}\n)", "--for", text, 'write it as in a comprehension: --for "n in range(10)"')
     made = tree.body
     if not isinstance(made, ast.GeneratorExp) or not isinstance(made.elt, ast.Constant):
-        raise ConfigurationError(f'--for "{text}" is no part of a comprehension: write --for "n in range(10)"')
+        raise ConfigurationError(f'--for "{text}" is not a clause of a comprehension: write --for "n in range(10)"')
     for node in ast.walk(made):
         if isinstance(node, (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)):
-            raise ConfigurationError(f'--for "{text}": `:=`, `await` and `yield` are not possible there')
+            raise ConfigurationError(f'--for "{text}": `:=`, `await` and `yield` are not allowed here')
         if isinstance(node, ast.comprehension) and node.is_async:
-            raise ConfigurationError(f'--for "{text}": `async for` is not possible there')
+            raise ConfigurationError(f'--for "{text}": `async for` is not allowed here')
     targets = tuple(dict.fromkeys(name for part in made.generators for name in _target_names(part.target, text)))
     made.elt = ast.Tuple([ast.Name(name, ast.Load()) for name in targets], ast.Load())
     ast.fix_missing_locations(tree)
@@ -276,7 +276,7 @@ def _target_names(target: ast.expr, text: str) -> Iterator[str]:
         if isinstance(node, ast.Name):
             yield node.id
         elif isinstance(node, (ast.Attribute, ast.Subscript)):
-            raise ConfigurationError(f'--for "{text}": only names can stand before `in`, not {ast.unparse(node)}')
+            raise ConfigurationError(f'--for "{text}": only names are allowed before `in`, not {ast.unparse(node)}')
 
 
 def parse_until(text: str) -> UntilClause:
@@ -285,7 +285,7 @@ def parse_until(text: str) -> UntilClause:
     tree = _parse_option(text.strip(), "--until", text, advice)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom)):
-            raise ConfigurationError(f'--until "{text}": `await` and `yield` are not possible there')
+            raise ConfigurationError(f'--until "{text}": `await` and `yield` are not allowed here')
     return UntilClause(text, names_of(tree))
 
 
@@ -295,5 +295,5 @@ def _parse_option(source: str, option: str, text: str, advice: str) -> ast.Expre
         compile(tree, option, "eval", 0, True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ConfigurationError(f'{option} "{text}" is not Python ({reason}): {advice}') from error
+        raise ConfigurationError(f'{option} "{text}" is not valid Python ({reason}): {advice}') from error
     return tree

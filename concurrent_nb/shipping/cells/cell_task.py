@@ -1,11 +1,11 @@
-"""A cell as a task: one function that can be pickled, and the arguments of each call.
+"""Make a task of a cell: a function that can be pickled, and the arguments of each call.
 
     notebook: cell_task(parse_cell(source), namespace, ...) -> CellTask(function, calls)
     worker:   the same function, unpickled; function(*call) for each task
 
-Used by the notebook's magics to make a CellTask, and by workers, which unpickle the CellFunction and call it. What was
-captured is a snapshot: each call works on values of its own, except for what cannot be changed. The memory of large
-arrays is the same in each call; a worker makes it what it was before (`restoring`).
+Used by the notebook's magics to make a CellTask, and by workers, which unpickle the CellFunction and call it. Captured
+values are a snapshot: each call works on its own copies, except for immutable values. The memory of large arrays is
+shared by all calls; a worker restores it after each call (`restoring`).
 """
 
 import ast
@@ -139,7 +139,7 @@ def setup_cell(
 def _names_of_setups(
     parts: Sequence[CellNames], found: Mapping[str, Any], targets: tuple[str, ...], setup_names: Collection[str]
 ) -> list[Captured]:
-    """List the names that setups lend to a cell."""
+    """Return the names of a cell that are bound by setups."""
     needed = {name for names in parts for name in names.needed}
     return [Captured(name, "setup", 0) for name in sorted(needed.intersection(setup_names) - {*found, *targets})]
 
@@ -157,13 +157,13 @@ def _find(
     if until is None:
         return found
     if "result" in targets:
-        raise ConfigurationError("--until calls a task's value `result`: give the variable of --for another name")
+        raise ConfigurationError("--until uses the name `result` for the value of a task: choose another name in --for")
     own = {name: line for name, line in until.names.needed.items() if name not in ("result", *targets)}
     for name in own:
         if name in names.bound and name not in namespace:
             raise CaptureError(
-                f"--until: {name} is a variable of the cell. --until sees `result`, the names of --for and the"
-                " notebook's names",
+                f"--until: {name} is a variable of the cell, but --until can only use `result`, the names of --for and"
+                " the notebook's names",
                 name,
             )
     try:
@@ -174,11 +174,11 @@ def _find(
 
 def _check_per_worker(name: str, found: Mapping[str, Any], cell: Cell) -> None:
     if name not in found:
-        raise ConfigurationError(f"--shared {name}: the cell uses no {name} of the notebook")
+        raise ConfigurationError(f"--shared {name}: the cell does not use a variable {name} of the notebook")
     if name in cell.names.bound:
         raise ConfigurationError(
-            f"--shared {name}: the cell assigns {name}, so each task has a variable of its own: change what it holds"
-            f" (as in `{name}[key] = ...`), or leave --shared out"
+            f"--shared {name}: the cell assigns {name}, so each task has its own variable: change its content"
+            f" (as in `{name}[key] = ...`), or remove --shared"
         )
 
 
@@ -190,9 +190,9 @@ def _own_sources(cell: Cell, until: UntilClause | None) -> dict[str, str]:
 
 
 class CellFunction:
-    """What a worker calls: runs the cell once, on its own copy of what was captured.
+    """The function that a worker calls: runs the cell once, on its own copies of the captured values.
 
-    Returns the cell's value, or `Hit` of it when it satisfies --until.
+    Returns the cell's value, or a `Hit` with the value if it satisfies --until.
     """
 
     def __init__(
@@ -211,15 +211,15 @@ class CellFunction:
         self._assigned = assigned  #: captured names that are parameters of the code
         self._captured = captured
         self._sources = sources
-        self.imported_modules = imported_modules  #: by its code, and by that of what it uses
+        self.imported_modules = imported_modules  #: modules that its code and the captured functions import
         self._shared: dict[str, Any] | None = None
         self._arrays: dict[str, Any] = {}
-        self._names: Mapping[str, Any] = {}  # that setups have bound in this worker
+        self._names: Mapping[str, Any] = {}  # bound by setups in this worker
         self._lines = {name: lines_entry(name, text) for name, text in sources.items()}
 
     def __call__(self, *values: Any) -> Any:
-        """Run the cell with the values of the names of --for."""
-        self.keep_lines()  # another cell of the same name may have run here since
+        """Run the cell; `values` are those of the names of --for."""
+        self.keep_lines()  # another cell of the same name may have run here meanwhile
         namespace = self._namespace()
         assigned = [namespace[name] for name in self._assigned]
         result = types.FunctionType(self._code, namespace)(*values, *assigned)
@@ -228,15 +228,15 @@ class CellFunction:
         return result
 
     def use_names(self, names: Mapping[str, Any]) -> None:
-        """Let the cell, and the notebook's functions that it uses, find these names where they have none."""
+        """Make these names available to the cell and the notebook's functions that it uses, unless they have them."""
         self._names = names
 
     def keep_lines(self) -> None:
-        """Let tracebacks, and what travels with functions that the cell has made, find the cell's lines here."""
+        """Register the cell's lines in `linecache`, for tracebacks and for the sources of functions that it defines."""
         linecache.cache.update(self._lines)
 
     def load(self) -> dict[str, Any]:
-        """Import and unpickle what all calls share. Raises ModuleNotFoundError and whatever unpickling raises."""
+        """Import and unpickle the values that all calls share. Raises ModuleNotFoundError and errors of unpickling."""
         captured = self._captured
         for module in captured.submodules:
             importlib.import_module(module)
@@ -247,11 +247,11 @@ class CellFunction:
         if captured.arrays:
             self._arrays = pickles.loads(captured.arrays, captured.buffers)
         if captured.per_worker:
-            # Copies, because what tasks change of these stays.
+            # Writable copies, because changes by tasks must persist.
             loaded = pickles.loads(captured.per_worker, [bytearray(buffer) for buffer in captured.per_worker_buffers])
             found = loaded if isinstance(loaded, dict) else loaded.__globals__
             shared.update({name: found[name] for name in captured.per_worker_names})
-        # What it brought with it is found in `__main__` as well, so that pickle in a task finds the class of an object.
+        # Classes that were sent with it are in `__main__` as well, so that pickle finds them in a task.
         shared = {**task_main.brought(), **imported, **shared}
         self._shared = shared
         return shared
@@ -280,7 +280,7 @@ class CellFunction:
 
     def __reduce__(self) -> tuple[Any, ...]:
         captured = self._captured
-        # Large ones travel outside of the pickle, uncopied.
+        # Large buffers are sent outside of the pickle, without copies.
         bodies = [
             pickle.PickleBuffer(body)
             for body in (captured.shared, captured.per_task, captured.arrays, captured.per_worker)
@@ -295,15 +295,15 @@ class CellFunction:
 
 
 class SetupCell(CellFunction):
-    """A cell whose names stay in the worker: what it returns when it is called there."""
+    """A setup cell: its names stay in the worker. A call returns them."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names that it binds."""
+        """Return the names that the cell binds."""
         return self._assigned
 
     def __call__(self, *values: Any) -> SetupNames:
-        """Run the cell; give what it has bound."""
+        """Run the cell; return the names that it has bound."""
         self.keep_lines()
         namespace = self._namespace()
         exec(self._code, namespace)
@@ -324,7 +324,7 @@ def _load_cell(
     per_worker_names: tuple[str, ...],
     sources: dict[str, str],
 ) -> CellFunction:
-    """Unpickle a CellFunction, with all that its calls share, so that what is missing here is missed at once."""
+    """Unpickle a CellFunction and load its shared values, so that a missing module is reported immediately."""
     shared, per_task, arrays, per_worker = bodies
     captured = NameCapture(
         (),

@@ -105,7 +105,7 @@ def test_many_lanes_have_to_be_opened() -> None:
     it = MadeUpJob(12)
     it.model.update([it.end(index, 1, slave=f"slave {index}") for index in range(12)], [])
     seen = Seen(taken(it))
-    assert "8 slaves: who did what, when" in seen.words
+    assert "timeline of 8 slaves" in seen.words
     assert "and 4 more slaves" in seen.words
 
 
@@ -139,7 +139,7 @@ def test_a_picture_is_in_it() -> None:
     words = Seen(html).words
     assert html.count("<img") == 3  # the picture, its colours, the lane
     assert "3 \N{MULTIPLICATION SIGN} 2 pixels" in words
-    assert "1 not drawn; task 2: str is no array of pixels" in words
+    assert "1 not drawn; task 2: str is not an array of pixels" in words
     empty = ImageView(1, None)
     assert "picture made" not in taken(finished(empty, [None]), empty.picture)
 

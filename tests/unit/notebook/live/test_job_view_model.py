@@ -133,7 +133,7 @@ def test_a_picture_fills_up_with_results_and_publications() -> None:
     parts = it.model.view_parts()
     assert parts is not None
     assert (parts["width"], parts["height"], parts["range"], parts["odd"]) == (4, 2, ["1", "4"], 1)
-    assert parts["first_odd"] == "task 2: str is no array of pixels"
+    assert parts["first_odd"] == "task 2: str is not an array of pixels"
 
 
 def test_a_task_may_give_several_tiles() -> None:

@@ -218,7 +218,7 @@ def test_large_arrays_are_limited_by_the_memory_that_is_free(monkeypatch: pytest
             task_of_cell(source, namespace)
         for words in (name, "app.put", "--for", "capture_limit_bytes"):
             assert words in str(raised.value)
-    with pytest.raises(TooLarge, match=r"1\.0 MiB are allowed"):
+    with pytest.raises(TooLarge, match=r"the limit is 1\.0 MiB"):
         task_of_cell("big", namespace, limit_bytes=1 << 20)
     assert task_of_cell("big, both", namespace, limit_bytes=1 << 30).captured[0].size_bytes > array.nbytes
     free.available = 2 << 30

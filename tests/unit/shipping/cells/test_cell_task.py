@@ -161,7 +161,10 @@ def test_a_shared_array_can_be_written_to() -> None:
 
 @pytest.mark.parametrize(
     ("source", "says"),
-    [("1", "the cell uses no x of the notebook"), ("x = x + 1", "the cell assigns x, so each task has a variable")],
+    [
+        ("1", "the cell does not use a variable x"),
+        ("x = x + 1", "the cell assigns x, so each task has its own variable"),
+    ],
 )
 def test_a_name_that_cannot_be_shared_is_refused(source: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
