@@ -96,7 +96,7 @@ def test_it_can_be_asked_for_again() -> None:
 
 
 def test_a_task_elsewhere_is_debugged_with_local() -> None:
-    hint = "(the debugger cannot go there: run the cell with --local, then %debug)"
+    hint = "(the debugger cannot enter the worker: run the cell with --local, then %debug)"
     assert rendered(task_error(failed(ValueError("x"), TEXT), elsewhere=True)).endswith(hint)
     assert hint not in rendered(task_error(failed(ValueError("x"), TEXT)))
     assert hint not in rendered(task_error(failed(WorkerDied("died", "1f1f1f1f/7", "east", 4711)), elsewhere=True))
