@@ -1,4 +1,4 @@
-"""Addresses to listen on, and addresses to tell others."""
+"""Addresses to listen on, and addresses to advertise."""
 
 import contextlib
 import socket
@@ -70,20 +70,20 @@ def test_an_ipv6_address_that_there_is_not_is_left_out_where_there_is_another() 
         addresses.bind(["2001:db8::77"], 0)
 
 
-def test_a_loopback_address_is_told_as_it_is() -> None:
+def test_a_loopback_address_is_advertised_as_it_is() -> None:
     with bound(["127.0.0.1"]) as (sock,):
         assert addresses.advertised(sock) == [f"127.0.0.1:{sock.getsockname()[1]}"]
     with bound(["::1"]) as (sock,):
         assert addresses.advertised(sock) == [f"[::1]:{sock.getsockname()[1]}"]
 
 
-def test_all_interfaces_are_told_one_by_one_and_never_as_all() -> None:
+def test_all_interfaces_are_advertised_one_by_one_and_never_as_all() -> None:
     with bound(["0.0.0.0"]) as (sock,):
-        told = addresses.advertised(sock)
-    assert told
-    assert not any(text.startswith("0.0.0.0") for text in told)
-    loopback = [text for text in told if text.startswith("127.")]
-    assert not loopback or loopback == told, "a loopback address is told only where there is no other"
+        texts = addresses.advertised(sock)
+    assert texts
+    assert not any(text.startswith("0.0.0.0") for text in texts)
+    loopback = [text for text in texts if text.startswith("127.")]
+    assert not loopback or loopback == texts, "a loopback address is advertised only if there is no other"
 
 
 #: (host, its plain form, whether only this machine reaches it): plain HTTP is allowed where it is, TLS needed elsewhere
