@@ -476,7 +476,7 @@ class Master:
             self._settle_kernels()
 
     def _refuse(self, connection: Connection, session: bytes, now: float, *, is_known: bool) -> None:
-        """Drop an envelope that names a session which is not its sender's; tell it if there is none of that name."""
+        """Drop an envelope that names a session which is not its sender's; answer an unknown session with a Bye."""
         if is_known:
             self._limited_log.warning("key", now, "dropped an envelope that names the session of another key")
         elif now - connection.answered_at >= self.config.interval_s:
@@ -485,7 +485,7 @@ class Master:
             self._gate.answer(connection, Session(self._core.epoch, "from_client").bye(SESSION_OVER))
 
     def _settle_kernels(self) -> None:
-        """Give the callers that asked for kernels their answers."""
+        """Answer the callers that asked for kernels."""
         for request, answer in self._core.kernels.take_settled():
             self._loop.call_soon_threadsafe(_settle_kernel, self._kernels.pop(request), answer)
 

@@ -77,7 +77,7 @@ def test_a_loopback_address_is_advertised_as_it_is() -> None:
         assert addresses.advertised(sock) == [f"[::1]:{sock.getsockname()[1]}"]
 
 
-def test_all_interfaces_are_advertised_one_by_one() -> None:
+def test_all_interfaces_are_advertised_one_by_one_and_never_as_all() -> None:
     with bound(["0.0.0.0"]) as (sock,):
         texts = addresses.advertised(sock)
     assert texts
