@@ -213,7 +213,7 @@ def error_tasks(kind: dict[str, Any]) -> str:
     return f"{kind['count']:,} times: tasks {named}{f' and {more:,} more' if more else ''}"
 
 
-# -------------------------------------------------------------------------------------------------------------- lanes
+# ----------------------------------------------------------------------------------------------------------- timeline
 
 
 def timeline(data: dict[str, Any]) -> str:

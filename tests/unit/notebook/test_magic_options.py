@@ -51,7 +51,7 @@ def test_needs(text: str, needs: Needs) -> None:
 @pytest.mark.parametrize(
     "text", ["cores=0", "cores=-1", "cores=4097", "cores=x", "cores", "cores=", "4", "host", "thread", "threads=2"]
 )
-def test_needs_that_nobody_understands(text: str) -> None:
+def test_invalid_needs_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(f"cores=all or threads, not {text!r}")):
         task(f"--needs {text}")
 

@@ -21,7 +21,7 @@ def press() -> None:
 
 
 class PressedJob:
-    """A job that has the button pressed while somebody waits for it."""
+    """A job during whose `wait` the button is pressed."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
         press()
@@ -47,10 +47,10 @@ def test_an_earlier_one_is_obeyed_when_one_waits() -> None:
         press()
         with pytest.raises(KeyboardInterrupt):
             button.wait(EndedJob(), 0.0)
-        assert button.wait(EndedJob(), 0.0)  # it has been heard of
+        assert button.wait(EndedJob(), 0.0)  # it was raised before
 
 
-def test_one_for_which_nobody_has_waited_is_obeyed_on_leaving() -> None:
+def test_a_press_without_a_wait_is_raised_at_the_end() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), StopButton():
         press()
@@ -112,7 +112,7 @@ class OneTask(Job):
 
 
 def is_free(job: Job) -> bool:
-    """Tell whether the application's thread could go on."""
+    """Return whether the application's thread could go on."""
     free: list[bool] = []
 
     def look() -> None:
@@ -126,7 +126,7 @@ def is_free(job: Job) -> bool:
     return free[0]
 
 
-class Said:
+class RecordedDisplay:
     """A line that remembers its end."""
 
     is_fixed = False
@@ -145,9 +145,9 @@ class Said:
 
 
 @pytest.mark.parametrize("pressed_at", range(1, 150))
-def test_wherever_it_is_pressed_the_job_is_stopped_and_the_cell_says_so(pressed_at: int) -> None:
+def test_wherever_it_is_pressed_the_job_is_stopped_and_the_cell_reports_it(pressed_at: int) -> None:
     """Press when so many calls have been made since the job was started."""
-    job, line, out, left = OneTask(), Said(), io.StringIO(), pressed_at
+    job, line, out, left = OneTask(), RecordedDisplay(), io.StringIO(), pressed_at
 
     def step(frame: FrameType, event: str, argument: object) -> None:
         nonlocal left
