@@ -286,7 +286,7 @@ def test_what_the_loop_raises_ends_in_the_loop(notebook: Notebook) -> None:
     answer = notebook.run('%%concurrent_task --for "n in 1 // 0"\nn')
     assert answer.error == "ZeroDivisionError"
     assert "concurrent_nb" not in answer.traceback
-    assert 'this came from --for "n in 1 // 0"' in answer.traceback
+    assert 'raised by --for "n in 1 // 0"' in answer.traceback
 
 
 def test_a_task_cannot_start_a_cluster(notebook: Notebook) -> None:
