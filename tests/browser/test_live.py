@@ -197,8 +197,8 @@ def test_a_page_that_is_loaded_again_while_a_cell_runs_follows_its_job(lab: Lab)
         "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length"
         " && document.querySelector('.concurrent-nb')"
     )
-    assert "as it was at" in lab.output("again").inner_text()
-    live = lab.page.locator(".concurrent-nb").filter(has_text=done).filter(has_not_text="as it was at")
+    assert "as of" in lab.output("again").inner_text()
+    live = lab.page.locator(".concurrent-nb").filter(has_text=done).filter(has_not_text="as of")
     live.wait_for()
     assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()
     lab.output("again").locator(".concurrent-nb-snapshot").filter(has_text="48 of 48").wait_for()

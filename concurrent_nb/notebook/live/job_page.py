@@ -100,7 +100,7 @@ def as_of(at: float) -> str:
     Args:
         at: seconds since the epoch.
     """
-    return f"as it was at {time.strftime('%H:%M:%S', time.localtime(at))}"
+    return f"as of {time.strftime('%H:%M:%S', time.localtime(at))}"
 
 
 def _count(state: int, data: dict[str, Any], total: int) -> str:

@@ -1,4 +1,4 @@
-"""The stop button: noted where it would leave something half done, obeyed where one waits, and never lost."""
+"""The stop button: deferred where it would leave something half done, raised in `wait`, and never lost."""
 
 import io
 import signal
@@ -35,14 +35,14 @@ class EndedJob:
         return True
 
 
-def test_a_press_while_one_waits_is_obeyed_at_once() -> None:
+def test_a_press_during_wait_is_raised_immediately() -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopButton() as button, pytest.raises(KeyboardInterrupt):
         button.wait(PressedJob(), 0.0)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_an_earlier_one_is_obeyed_when_one_waits() -> None:
+def test_an_earlier_press_is_raised_by_wait() -> None:
     with StopButton() as button:
         press()
         with pytest.raises(KeyboardInterrupt):
@@ -67,7 +67,7 @@ def test_an_error_is_not_hidden_by_a_press() -> None:
         fails()
 
 
-def test_who_presses_again_and_again_is_obeyed_anywhere() -> None:
+def test_further_presses_are_raised_anywhere() -> None:
     done = []
 
     def goes_on() -> None:

@@ -116,7 +116,7 @@ def test_the_page_is_renewed_for_notebooks_that_are_loaded_again(page: Page) -> 
     now[0] = 1 + RENEW_S[0]
     assert page.updated.wait(20)
     renewed = page.shown[1]["text/html"]
-    assert "as it was at" in renewed
+    assert "as of" in renewed
     assert "data:image/png" in renewed
     second = live._widget
     assert second is not None
@@ -217,7 +217,7 @@ def test_a_job_that_runs_is_followed_wherever_it_is_shown(page: Page, monkeypatc
     monkeypatch.setattr("concurrent_nb.notebook.live.job_views.display", page.display)
     data = views.bundle(it.job)
     assert f"cnb-job-{it.job.id.hex()}" in data["text/html"]
-    assert "as it was at" in data["text/html"]
+    assert "as of" in data["text/html"]
     views.show(it.job)
     happens(it, it.end(0, 1), it.end(1, 2))
     assert page.updated.wait(20)
