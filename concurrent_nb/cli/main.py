@@ -185,7 +185,7 @@ def _as_typed(text: str, options: argparse.Namespace) -> str:
 
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     from concurrent_nb.nodes.cluster import Cluster  # here, so that --help and status start quickly
-    from concurrent_nb.nodes.common.descriptors import raise_limit
+    from concurrent_nb.nodes.common.descriptors import raise_limit  # here, so that --help starts quickly
 
     raise_limit()
     connection_file.check_name(options.name)  # others find this cluster by its name
@@ -206,7 +206,7 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 
 
 def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.master.process import run_master
+    from concurrent_nb.nodes.master.process import run_master  # here, so that --help starts quickly
 
     refuse_taken(options.name)
     if options.daemon:
@@ -264,7 +264,7 @@ def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = F
 
 
 def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.slave.process import run_slave
+    from concurrent_nb.nodes.slave.process import run_slave  # here, so that --help starts quickly
 
     info = connection_file.read(
         options.connect
@@ -317,7 +317,7 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
 
 
 def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.common.restarts import restart_workers
+    from concurrent_nb.nodes.common.restarts import restart_workers  # here, so that --help starts quickly
 
     if items:
         raise ConfigurationError(f"restart takes no configuration items, but {', '.join(items)} was given")
@@ -338,7 +338,10 @@ def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> i
 
 
 def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel
+    from concurrent_nb.nodes.common.kernel_file import (
+        attach_command,
+        open_kernel,
+    )  # here, so that --help starts quickly
 
     if items:
         raise ConfigurationError(f"kernel takes no configuration items, but {', '.join(items)} was given")
@@ -348,7 +351,7 @@ def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
 
 
 def _run(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.cli.run import run
+    from concurrent_nb.cli.run import run  # here, so that --help starts quickly
 
     return run(options.name, options.arguments)
 
