@@ -152,7 +152,7 @@ def test_a_map_that_is_waited_for_has_a_bar(notebook: Watched) -> None:
     messages = notebook.watch(
         "import concurrent_nb, time\n"
         "def nap(n):\n    import time\n    time.sleep(0.5)\n    return n\n"
-        "app = get_ipython().magics_manager.registry['ConcurrentMagics'].session.application_for_functions()\n"
+        "app = get_ipython().magics_manager.registry['ConcurrentMagics'].cluster.application_for_functions()\n"
         "list(app.map(nap, range(8), chunksize=1))"
     )
     shown = [data["text/plain"] for _, _, data in displays(messages)]

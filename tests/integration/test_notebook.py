@@ -330,7 +330,7 @@ def test_jobs_are_listed_and_cancelled(notebook: Notebook) -> None:
     assert notebook.run("%concurrent cancel long").text == "cancelled long\n"
     assert notebook.run("_job.wait(30), _job.futures[0].cancelled()").value == "(True, True)"
     assert re.search(r"ended +long +0 of 1 done, 1 cancelled", notebook.run("%concurrent jobs").text)
-    assert notebook.run("%concurrent cancel").text == "no job runs\n"
+    assert notebook.run("%concurrent cancel").text == "no job is running\n"
     assert re.fullmatch(r"  slave \S+: 2 workers, active, .*\n", notebook.run("%concurrent slaves").text)
 
 
