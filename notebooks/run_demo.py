@@ -1,7 +1,7 @@
-"""Run the demonstration notebooks, show on the terminal how they go, and keep the executed copies in build/.
+"""Run the demonstration notebooks, show their progress on the terminal, and keep the executed copies in build/.
 
-`make demo` calls it. Ends with exit code 0 and, for each notebook, what it says to have found and the time it took; or
-with 1 and the error of the cell that failed.
+`make demo` calls it. Prints the result and the time of each notebook, and ends with exit code 0; if a cell fails, it
+prints its error and ends with exit code 1.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Watched(NotebookClient):
-    """A notebook's execution that shows on the terminal what the notebook shows."""
+    """Executes a notebook, and shows its outputs on the terminal."""
 
     def __init__(self, nb: Any, **options: Any) -> None:
         super().__init__(nb, **options)
@@ -43,12 +43,12 @@ class Watched(NotebookClient):
         return super().process_message(msg, cell, cell_index)
 
     def _show_progress(self, beat: tuple[int, str] | None) -> None:
-        """Show how far a job is, which its live view tells, as a line that is written over."""
+        """Show the progress of a job, from the heartbeat of its live view, as a line that is overwritten."""
         if beat:
             self._show(beat[1], is_update=True)
 
     def _show(self, text: str, is_update: bool = False) -> None:
-        """Show text; a line that is updated is written over where the output is a terminal."""
+        """Show text; on a terminal, an updated line is overwritten."""
         if is_update and self._updating and sys.stdout.isatty():
             sys.stdout.write("\x1b[1A\x1b[2K")
         elif is_update and not sys.stdout.isatty():
@@ -59,14 +59,14 @@ class Watched(NotebookClient):
 
 
 def run(path: Path, kept: Path) -> bool:
-    """Execute one notebook and keep the result. Return whether all cells went well."""
-    print(f"{path.name}: starting a kernel; what its cells show comes here as they run", flush=True)
+    """Execute one notebook and keep the result. Return whether all cells succeeded."""
+    print(f"{path.name}: starting a kernel; the outputs of its cells follow", flush=True)
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     began = time.monotonic()
     client = Watched(
         notebook,
         timeout=CELL_TIMEOUT_S,
-        store_widget_state=False,  # what stays of a job is its snapshot
+        store_widget_state=False,  # the final page of a job needs no widget
         resources={"metadata": {"path": str(path.parent)}},
         config=Config(KernelManager={"transport_encryption": "auto"}),
     )
@@ -78,7 +78,7 @@ def run(path: Path, kept: Path) -> bool:
     finally:
         kept.parent.mkdir(exist_ok=True)
         nbformat.write(notebook, kept)  # type: ignore[no-untyped-call]
-    print(f"{path.name}: {last_words(notebook)}, {time.monotonic() - began:.1f} s with the start of the kernel")
+    print(f"{path.name}: {result_line(notebook)}, {time.monotonic() - began:.1f} s with the start of the kernel")
     print(f"the executed notebook is {kept}")
     if (picture := last_picture(notebook)) is not None:
         kept.with_suffix(".png").write_bytes(picture)
@@ -86,16 +86,14 @@ def run(path: Path, kept: Path) -> bool:
     return True
 
 
-def last_words(notebook: Any) -> str:
-    """Give what the notebook says about its result."""
-    said = [text for cell in notebook.cells if cell.cell_type == "code" for text in _texts(cell)]
-    return next(
-        (text.strip() for text in reversed(said) if text.startswith("found ")), "it says nothing about a result"
-    )
+def result_line(notebook: Any) -> str:
+    """Return the last output that begins with "found"."""
+    texts = [text for cell in notebook.cells if cell.cell_type == "code" for text in _texts(cell)]
+    return next((text.strip() for text in reversed(texts) if text.startswith("found ")), "it has printed no result")
 
 
 def last_picture(notebook: Any) -> bytes | None:
-    """Give the last picture that tasks have made, as PNG."""
+    """Return the last picture that tasks have made, as PNG."""
     pages = [
         output.get("data", {}).get("text/html", "")
         for cell in notebook.cells
@@ -107,12 +105,12 @@ def last_picture(notebook: Any) -> bytes | None:
 
 
 def _texts(cell: Any) -> list[str]:
-    """Give the text of each output of a cell."""
+    """Return the text of each output of a cell."""
     return [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
 
 
 def main() -> int:
-    """Run the notebooks that are named, or all."""
+    """Run the given notebooks, or all."""
     parser = argparse.ArgumentParser(description="Run the demonstration notebooks on a cluster of this machine.")
     parser.add_argument("notebooks", nargs="*", type=Path, default=[HERE / name for name in NOTEBOOKS])
     parser.add_argument("--build", type=Path, default=HERE.parent / "build", help="folder for the executed notebooks")

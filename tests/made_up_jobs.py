@@ -1,4 +1,4 @@
-"""Jobs that tests make up: tasks end when the test says so, and time is what it says."""
+"""Jobs of tests, whose tasks start and end when the test calls for it, at times that the test chooses."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from concurrent_nb.outcome import Status
 
 
 class MadeUpJob:
-    """A job, the story that is told of it, and what happens next."""
+    """A job, its view model, and its next events."""
 
     def __init__(self, tasks: int, view: View | None = None, name: str = "In[1]") -> None:
         self.job = Job(JobId(b"\1" * 16), name, lambda job, indexes: None, watched=True)

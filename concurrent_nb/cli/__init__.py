@@ -1,1 +1,1 @@
-"""The command line: `concurrent-nb`. Layer 7, a face."""
+"""The command line: `concurrent-nb`. Layer 7, an interface."""

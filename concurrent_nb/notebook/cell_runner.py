@@ -95,7 +95,7 @@ class CellRunner:
 
     def _local(self, task: CellTask, options: CellOptions, printer: Printer, live: bool) -> Callable[[], Job]:
         """Return what starts the job in this process."""
-        for option in options.without_effect():
+        for option in options.without_effect() if options.local else ():
             print(f"({option} has no effect with --local)")
         return lambda: LocalJob(
             task.function,

@@ -221,7 +221,7 @@ class SlaveNames:
         self._names: list[str] = []
 
     def __call__(self) -> list[str]:
-        app = self._cluster._app  # `application()` would start one, or wait for one that is starting
+        app = self._cluster.current_application
         if app is None:
             return []
         if self._asking is None or not self._asking.is_alive():  # otherwise the previous request is still open

@@ -315,6 +315,11 @@ class CurrentCluster:
         return f"opened a kernel in slave {slave}; its connection file is {path}\n{attach_command(path)}"
 
     @property
+    def current_application(self) -> ApplicationNode | None:
+        """Return the application node if there is one. Unlike `application`, starts nothing and waits for nothing."""
+        return self._app
+
+    @property
     def has_cluster(self) -> bool:
         """Return whether there is a cluster, or one that is starting."""
         return self._app is not None or self._starting is not None

@@ -315,7 +315,7 @@ class ConcurrentMagics(Magics):
         )
 
     def _reading(self, read: Callable[[], _Read]) -> _Read:
-        """Read the cell or its options; a syntax error in the cell looks like Python's own."""
+        """Parse the cell or its options; a syntax error in the cell looks like Python's own."""
         try:
             return read()
         except SyntaxError as error:

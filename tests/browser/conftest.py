@@ -57,7 +57,7 @@ def leaves_nothing_behind() -> Iterator[None]:
 
 
 def browser_path() -> str:
-    """Find a browser. In CI there must be one; elsewhere the tests say how to get one."""
+    """Find a browser. In CI there must be one; elsewhere the tests explain how to install one."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
@@ -75,7 +75,7 @@ class Lab:
     folder: Path
     cells: dict[str, int]  #: name of a cell -> its place
     page: Page
-    said: list[str]  #: errors of widgets in the page
+    errors: list[str]  #: errors of widgets in the page
     name: str = "test.ipynb"
 
     def open(self, path: str = "lab/tree") -> None:
@@ -106,7 +106,7 @@ class Lab:
         pytest.fail(f"the page does not run cell {name!r}")
 
     def is_running(self, name: str) -> bool:
-        """Say whether the cell's prompt is a star."""
+        """Return whether the cell's prompt is a star."""
         return bool(self.page.evaluate(f"(index) => {_CELL}.promptNode?.innerText.includes('*')", self.cells[name]))
 
     def finish(self, name: str) -> None:
@@ -239,11 +239,13 @@ def lab(request: pytest.FixtureRequest, browser: BrowserContext, server: tuple[s
     url, folder = server
     cells: dict[str, str] = request.module.CELLS
     (folder / "test.ipynb").write_text(notebook_of(cells), encoding="utf-8")
-    page, said = browser.new_page(), list[str]()
-    # Pages have errors of their own; a widget's program comes from a blob, and its failures are told by anywidget.
-    page.on("pageerror", lambda error: said.append(str(error)) if "blob:" in (error.stack or "") else None)
-    page.on("console", lambda line: said.append(line.text) if line.type == "error" and "widget" in line.text else None)
-    lab = Lab(url, folder, {name: index for index, name in enumerate(cells)}, page, said)
+    page, errors = browser.new_page(), list[str]()
+    # Pages have errors of their own; a widget's program comes from a blob, and its failures are logged by anywidget.
+    page.on("pageerror", lambda error: errors.append(str(error)) if "blob:" in (error.stack or "") else None)
+    page.on(
+        "console", lambda line: errors.append(line.text) if line.type == "error" and "widget" in line.text else None
+    )
+    lab = Lab(url, folder, {name: index for index, name in enumerate(cells)}, page, errors)
     lab.open()
     lab.run("start")
     yield lab

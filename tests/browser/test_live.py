@@ -12,7 +12,7 @@ import pytest
 
 from tests.browser.conftest import PATIENCE_S, ROOT, Lab, notebook_of
 
-#: what would run if anything that a task says were taken for markup
+#: what would run if a text of a task were inserted as markup
 EVIL = "<script>window.caught=1</script><img src=x onerror='window.caught=2'>"
 #: the stop button gives the prompt back within a second; the rest is for a machine that is busy with other things
 BACK_WITHIN_S = 2.5
@@ -151,7 +151,7 @@ def test_an_error_has_the_cell_s_own_line_in_it(lab: Lab) -> None:
     assert "result = 10 / scale" in fold.locator("pre").inner_text()
 
 
-def test_what_tasks_say_is_text_and_never_runs(lab: Lab) -> None:
+def test_texts_of_tasks_are_never_markup(lab: Lab) -> None:
     lab.run("evil")
     lab.start("hostile")
     live = lab.page.locator(".concurrent-nb")
@@ -197,8 +197,8 @@ def test_a_page_that_is_loaded_again_while_a_cell_runs_follows_its_job(lab: Lab)
         "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length"
         " && document.querySelector('.concurrent-nb')"
     )
-    assert "as it was at" in lab.output("again").inner_text()
-    live = lab.page.locator(".concurrent-nb").filter(has_text=done).filter(has_not_text="as it was at")
+    assert "as of" in lab.output("again").inner_text()
+    live = lab.page.locator(".concurrent-nb").filter(has_text=done).filter(has_not_text="as of")
     live.wait_for()
     assert "Error displaying widget" not in lab.page.locator(".jp-Notebook").inner_text()
     lab.output("again").locator(".concurrent-nb-snapshot").filter(has_text="48 of 48").wait_for()
@@ -239,7 +239,7 @@ def test_the_mandelbrot_notebook_fills_its_picture_until_it_is_stopped(lab: Lab)
         notebook.shut_down()
 
 
-def test_a_page_whose_kernel_has_gone_tells_that_it_is_not_kept_up_to_date(lab: Lab) -> None:
+def test_a_page_reports_that_its_kernel_is_gone(lab: Lab) -> None:
     cells = {"start": CELLS["start"], "pid": "import os\nprint('pid', os.getpid())", "again": CELLS["again"]}
     (lab.folder / "gone.ipynb").write_text(notebook_of(cells), encoding="utf-8")
     notebook = dataclasses.replace(lab, cells={name: at for at, name in enumerate(cells)}, name="gone.ipynb")
@@ -269,4 +269,4 @@ def test_it_works_in_notebook_7(lab: Lab) -> None:
 
 
 def test_no_widget_had_an_error(lab: Lab) -> None:
-    assert lab.said == []
+    assert lab.errors == []

@@ -24,7 +24,7 @@ class Watched(Notebook):
             try:
                 message: dict[str, Any] = self.client.get_iopub_msg(timeout=PATIENCE_S)
             except queue.Empty:
-                pytest.fail("the kernel says nothing any more")
+                pytest.fail("the kernel sends nothing any more")
             self.messages.append((time.monotonic(), message))
             if message["parent_header"].get("msg_id") == cell:
                 return message
@@ -108,7 +108,7 @@ def test_a_stopped_job_leaves_nothing_open(notebook: Watched) -> None:
     assert notebook.open_things() == "([], 0)"
 
 
-def test_a_job_that_nobody_waits_for_is_shown_too(notebook: Watched) -> None:
+def test_a_job_in_the_background_is_shown_too(notebook: Watched) -> None:
     messages = notebook.watch(
         '%%concurrent_task --no-block --out later --for "n in range(10)"\nimport time\ntime.sleep(0.1)\nn'
     )
@@ -152,7 +152,7 @@ def test_a_map_that_is_waited_for_has_a_bar(notebook: Watched) -> None:
     messages = notebook.watch(
         "import concurrent_nb, time\n"
         "def nap(n):\n    import time\n    time.sleep(0.5)\n    return n\n"
-        "app = get_ipython().magics_manager.registry['ConcurrentMagics'].session.application_for_functions()\n"
+        "app = get_ipython().magics_manager.registry['ConcurrentMagics'].cluster.application_for_functions()\n"
         "list(app.map(nap, range(8), chunksize=1))"
     )
     shown = [data["text/plain"] for _, _, data in displays(messages)]

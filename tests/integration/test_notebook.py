@@ -106,7 +106,7 @@ class Notebook:
             try:
                 message: dict[str, Any] = self.client.get_iopub_msg(timeout=PATIENCE_S)
             except queue.Empty:
-                pytest.fail("the kernel says nothing any more")
+                pytest.fail("the kernel sends nothing any more")
             if message["parent_header"].get("msg_id") == cell:
                 return message
 
@@ -286,7 +286,7 @@ def test_what_the_loop_raises_ends_in_the_loop(notebook: Notebook) -> None:
     answer = notebook.run('%%concurrent_task --for "n in 1 // 0"\nn')
     assert answer.error == "ZeroDivisionError"
     assert "concurrent_nb" not in answer.traceback
-    assert 'this came from --for "n in 1 // 0"' in answer.traceback
+    assert 'raised by --for "n in 1 // 0"' in answer.traceback
 
 
 def test_a_task_cannot_start_a_cluster(notebook: Notebook) -> None:
@@ -330,7 +330,7 @@ def test_jobs_are_listed_and_cancelled(notebook: Notebook) -> None:
     assert notebook.run("%concurrent cancel long").text == "cancelled long\n"
     assert notebook.run("_job.wait(30), _job.futures[0].cancelled()").value == "(True, True)"
     assert re.search(r"ended +long +0 of 1 done, 1 cancelled", notebook.run("%concurrent jobs").text)
-    assert notebook.run("%concurrent cancel").text == "no job runs\n"
+    assert notebook.run("%concurrent cancel").text == "no job is running\n"
     assert re.fullmatch(r"  slave \S+: 2 workers, active, .*\n", notebook.run("%concurrent slaves").text)
 
 
@@ -434,15 +434,15 @@ def test_without_a_cluster_the_first_task_starts_one_and_the_kernel_takes_it_alo
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
-def test_the_demo_runs_and_says_what_it_found(tmp_path: Path) -> None:
+def test_the_demo_runs_and_prints_its_result(tmp_path: Path) -> None:
     demo = [sys.executable, str(ROOT / "notebooks/run_demo.py"), "--build", str(tmp_path)]
     result = subprocess.run(demo, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
-    said = re.search(
+    found = re.search(
         r"\.ipynb: found 1763965: (\d+) tasks run, (\d+) cancelled, \d+\.\d s with the start", result.stdout
     )
-    assert said is not None, result.stdout
-    assert int(said[1]) + int(said[2]) == 128
+    assert found is not None, result.stdout
+    assert int(found[1]) + int(found[2]) == 128
     assert f"the executed notebook is {tmp_path}/01_md5_reverse.ipynb" in result.stdout
     assert "1763965" in (tmp_path / "01_md5_reverse.ipynb").read_text()
     assert "found 3 of 3 pictures of the cluster equal to numpy's" in result.stdout
@@ -468,7 +468,7 @@ def test_a_demo_that_fails_shows_the_cell_s_error(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- batches
 
 
-def test_items_of_a_batch_are_tasks_to_whoever_looks(notebook: Notebook) -> None:
+def test_items_of_a_batch_are_shown_as_tasks(notebook: Notebook) -> None:
     notebook.run("def reciprocal(x):\n    return 1 / x")
     answer = notebook.run(
         '%%concurrent_task --for "n in range(40)" --batch 8 --on-error keep --out found\n'

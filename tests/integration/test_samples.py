@@ -20,7 +20,7 @@ SMALL = {
 }
 WAYS = ("system", "all-at-once", "one-by-one")
 #: a sample's last line, without the seconds
-TELLS = {
+REPORTS = {
     "md5": "found 17000: it has the MD5 hash",
     "mandelbrot": r"50 x 20 points, \d+ of them in the set",
     "expensive": r"expected 0\.05 s, actual",
@@ -47,8 +47,8 @@ def cluster(running: Cluster) -> str:
     return running.name
 
 
-def told_by(*arguments: str) -> str:
-    """Run a sample, and give what it says."""
+def report_of(*arguments: str) -> str:
+    """Run a sample, and return its report."""
     ended = run("run", *arguments)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
@@ -60,17 +60,17 @@ def without_seconds(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_sample_says_the_same_in_each_of_its_ways(name: str, cluster: str) -> None:
-    told = {way: told_by(name, "--cluster", cluster, "--as", way, *SMALL[name]) for way in WAYS}
-    assert re.match(TELLS[name], told["system"].splitlines()[-1])
-    assert len({without_seconds(each) for each in told.values()}) == 1
+def test_a_sample_has_the_same_result_in_each_way(name: str, cluster: str) -> None:
+    reports = {way: report_of(name, "--cluster", cluster, "--as", way, *SMALL[name]) for way in WAYS}
+    assert re.match(REPORTS[name], reports["system"].splitlines()[-1])
+    assert len({without_seconds(each) for each in reports.values()}) == 1
 
 
 def test_the_default_is_a_system_and_the_thesis_s_options_are_the_other_ways(cluster: str) -> None:
     before = status_of(cluster)["tasks"]["jobs"]
     small = ["--cluster", cluster, *SMALL["pi"]]
-    told = {told_by("pi", *small, *way) for way in ([], ["--task_batch"], ["--no-task-batch"], ["--task-batch"])}
-    assert len({without_seconds(each) for each in told}) == 1
+    reports = {report_of("pi", *small, *way) for way in ([], ["--task_batch"], ["--no-task-batch"], ["--task-batch"])}
+    assert len({without_seconds(each) for each in reports}) == 1
     assert status_of(cluster)["tasks"]["jobs"] == before
 
 
@@ -78,18 +78,18 @@ def test_lazy_and_optimised_tasks_print_the_same_picture(cluster: str) -> None:
     small = ["--cluster", cluster, "--width", "50", "--height", "20"]
     optimised = ["--use_optimized_task", "--factor", "1"]
     lazy = [["--no-use-optimized-task", "--factor", "7"], ["--MandelbrotSample.use_optimized_task=False"]]
-    pictures = {without_seconds(told_by("mandlebrot", *small, *kind)) for kind in (optimised, *lazy)}
+    pictures = {without_seconds(report_of("mandlebrot", *small, *kind)) for kind in (optimised, *lazy)}
     assert len(pictures) == 1
     assert pictures.pop().count("\n") == 21
 
 
 def test_without_a_cluster_it_starts_one_and_leaves_nothing() -> None:
-    told = told_by("md5", "--workers", "1", "--MasterNode.strategy=PushBest", *SMALL["md5"])
-    assert told.startswith("found 17000")
+    reports = report_of("md5", "--workers", "1", "--MasterNode.strategy=PushBest", *SMALL["md5"])
+    assert reports.startswith("found 17000")
     refused = run("run", "md5", "--MasterNode.strategy=Fair")
     assert refused.returncode == 1
     assert "choose one of PullRoundRobin" in refused.stderr
-    assert told_by("md5", "--as", "all-at-once", "--workers", "1", "--number", "21000", *SMALL["md5"][:2]).startswith(
+    assert report_of("md5", "--as", "all-at-once", "--workers", "1", "--number", "21000", *SMALL["md5"][:2]).startswith(
         "no number from 1 to 20000 has the MD5 hash"
     )
 
@@ -104,7 +104,7 @@ def test_progress_is_a_line_of_the_terminal_that_is_gone_in_the_end(cluster: str
         while True:
             try:
                 piece = os.read(ours, 1000)
-            except OSError:  # nobody has the other end any more
+            except OSError:  # the other end is closed
                 break
             written += piece
         assert process.wait(PATIENCE_S) == 0

@@ -1,4 +1,4 @@
-"""A notebook's session with real clusters: what it says of them is true when they change or end."""
+"""A notebook's current cluster, with real clusters: its messages are true when clusters change or end."""
 
 import pytest
 
@@ -19,9 +19,9 @@ def test_a_cluster_that_its_owner_has_stopped_is_left_and_another_one_found(
         assert cluster.status().startswith("cluster owners\n")
     with pytest.raises(MasterLost):
         app.submit(pow, 2, 3).result(PATIENCE_S)
-    cluster.handle_lost_master()  # as the magics say when they see it
-    said = "cluster owners has ended or does not answer: %concurrent stop, then %concurrent start or"
-    assert said in capsys.readouterr().out
+    cluster.handle_lost_master()  # as the magics do
+    message = "cluster owners has ended or does not answer: %concurrent stop, then %concurrent start or"
+    assert message in capsys.readouterr().out
     for use in (cluster.application, cluster.status, cluster.slaves):
         with pytest.raises(MasterLost, match=r"%concurrent stop, then"):
             use()
@@ -44,7 +44,7 @@ def test_the_number_of_workers_is_that_of_now() -> None:
         assert cluster.stop() == "stopped an embedded cluster: 2 workers"
 
 
-def test_a_cluster_that_runs_on_is_said_to() -> None:
+def test_a_cluster_that_is_still_running_is_reported() -> None:
     cluster = CurrentCluster()
     with Cluster(workers=1, name="owners"):
         cluster.connect("owners")

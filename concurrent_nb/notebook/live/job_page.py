@@ -100,7 +100,7 @@ def as_of(at: float) -> str:
     Args:
         at: seconds since the epoch.
     """
-    return f"as it was at {time.strftime('%H:%M:%S', time.localtime(at))}"
+    return f"as of {time.strftime('%H:%M:%S', time.localtime(at))}"
 
 
 def _count(state: int, data: dict[str, Any], total: int) -> str:
@@ -213,7 +213,7 @@ def error_tasks(kind: dict[str, Any]) -> str:
     return f"{kind['count']:,} times: tasks {named}{f' and {more:,} more' if more else ''}"
 
 
-# -------------------------------------------------------------------------------------------------------------- lanes
+# ----------------------------------------------------------------------------------------------------------- timeline
 
 
 def timeline(data: dict[str, Any]) -> str:

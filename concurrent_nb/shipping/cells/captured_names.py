@@ -67,7 +67,7 @@ def find(
     hinted: Collection[str],
     setup_names: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Look up the names that a cell needs in the notebook.
+    """Find the names that a cell needs in the notebook.
 
     Args:
         needed: name -> line where it is read.

@@ -17,7 +17,7 @@ from concurrent_nb.components.config import BoolItem, FloatItem
 from concurrent_nb.components.core import Component
 
 class Plain(Component):
-    """Says what it was told, 100 % of it.
+    """Repeats its text, 100 % of it.
 
     And more.
     """
@@ -55,11 +55,11 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 def test_samples_of_others_are_listed_with_ours(offer: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     offer(plain="others:Plain", plane="others:Plain", bad="broken:Sample", no="others:NoSample")
     assert main(["run"]) == 0
-    told = capsys.readouterr().out
-    assert "  plain or plane             Says what it was told, 100 % of it.\n" in told
-    assert "sample bad (broken:Sample) cannot be imported: ModuleNotFoundError" in told
-    assert "sample no (others:NoSample) is <class 'others.NoSample'>, not a Component with ways and run" in told
-    assert "  md5 " in told
+    output = capsys.readouterr().out
+    assert "  plain or plane             Repeats its text, 100 % of it.\n" in output
+    assert "sample bad (broken:Sample) cannot be imported: ModuleNotFoundError" in output
+    assert "sample no (others:NoSample) is <class 'others.NoSample'>, not a Component with ways and run" in output
+    assert "  md5 " in output
 
 
 def test_their_options_are_their_items(offer: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,15 +67,15 @@ def test_their_options_are_their_items(offer: Callable[..., None], capsys: pytes
     with pytest.raises(SystemExit) as ended:
         main(["run", "plain", "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert "--very, --no-very" in told
-    assert "Percent (%) of it (default: 0.5)" in told
-    assert "--as {loud,quiet}" in told
-    assert "--task-batch" not in told
+    output = capsys.readouterr().out
+    assert "--very, --no-very" in output
+    assert "Percent (%) of it (default: 0.5)" in output
+    assert "--as {loud,quiet}" in output
+    assert "--task-batch" not in output
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("bad", "cannot be imported"),
         ("no", "not a Component with ways and run"),
@@ -83,11 +83,11 @@ def test_their_options_are_their_items(offer: Callable[..., None], capsys: pytes
     ],
 )
 def test_what_is_no_sample_is_refused(
-    name: str, says: str, offer: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    name: str, message: str, offer: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     offer(bad="broken:Sample", no="others:NoSample")
     assert main(["run", name]) == 1
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_two_samples_of_one_name_are_refused(offer: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +96,7 @@ def test_two_samples_of_one_name_are_refused(offer: Callable[..., None], capsys:
     assert "uninstall one of them" in capsys.readouterr().err
 
 
-def test_an_installation_older_than_the_files_says_what_to_do(
+def test_an_installation_older_than_the_files_is_reported_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "ENTRY_POINTS", "concurrent_nb.nothing")
@@ -109,10 +109,10 @@ def test_an_installation_older_than_the_files_says_what_to_do(
 
 def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("expensive", "mandelbrot or mandlebrot", "md5", "pi"):
-        assert re.search(rf"^  {name} +[A-Z].*[.?]$", told, re.MULTILINE)
-    assert "run NAME --help" in told
+        assert re.search(rf"^  {name} +[A-Z].*[.?]$", output, re.MULTILINE)
+    assert "run NAME --help" in output
 
 
 @pytest.mark.parametrize(
@@ -128,17 +128,17 @@ def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
         ("pi", ["--terms X", "--as {system,all-at-once,one-by-one}", "--task-batch", "--cluster", "--workers"]),
     ],
 )
-def test_help_tells_the_options_of_a_sample(name: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_options_of_a_sample(name: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["run", name, "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for option in options:
-        assert option in told
+        assert option in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["mandelbort"], "unknown sample 'mandelbort': choose one of expensive, mandelbrot"),
         (["mandelbrot", "--factor", "0"], "MandelbrotSample.factor cannot be 0: give a whole number of at least 1"),
@@ -155,17 +155,17 @@ def test_help_tells_the_options_of_a_sample(name: str, options: list[str], capsy
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_reason(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", *arguments]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("concurrent-nb run: ")
-    assert says in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("concurrent-nb run: ")
+    assert message in output.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--facter", "3"], "unknown option '--facter'"),
         (["--num"], "unknown option '--num'"),
@@ -176,13 +176,15 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
         (["--workers", "0"], "0 is too small"),
     ],
 )
-def test_wrong_usage_is_refused_and_named(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_refused_and_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["run", "md5", *arguments])
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert "usage: concurrent-nb run md5" in told
-    assert says in told
+    output = capsys.readouterr().err
+    assert "usage: concurrent-nb run md5" in output
+    assert message in output
 
 
 def test_all_of_ours_can_be_had() -> None:

@@ -46,7 +46,7 @@ def test_slaves_and_master() -> None:
     ]
 
 
-def test_a_slave_that_has_said_nothing_yet() -> None:
+def test_a_slave_that_has_reported_nothing_yet() -> None:
     silent = slave(host="", cores=0, load=None, memory_used_bytes=None, memory_total_bytes=None, state="joining")
     answer = describe(status(slaves=[silent | {"busy": 0, "in_flight": 0, "slots": 1, "done": 0}]))
     assert answer[-1] == "  slave east: joining, 1 worker, 0 busy, 0 done, up 1 min 1 s"

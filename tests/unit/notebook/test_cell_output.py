@@ -130,7 +130,7 @@ def test_pieces_make_no_difference(text: str, data: Any) -> None:
         assert shown([(0, 1, p) for p in pieces], tagged) == shown([(0, 1, text)], tagged)
 
 
-def test_what_tasks_display_comes_in_their_order_and_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_displays_are_labelled_and_in_the_order_of_their_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     displayed: list[Any] = []
     monkeypatch.setattr(cell_output, "display", lambda data, **options: displayed.append(data))
     clock = ManualClock()
@@ -159,7 +159,7 @@ def test_what_tasks_display_comes_in_their_order_and_says_whose_it_is(monkeypatc
     assert "text/html" in displayed[2]
     clock.advance(HOLD_S)
     printer.take(job)
-    assert pictures() == ["0", "1", "3"]  # nobody waits for long
+    assert pictures() == ["0", "1", "3"]  # the wait for earlier tasks is limited
     shows(4)
     shows(2)
     printer.take(job)

@@ -154,7 +154,7 @@ def master() -> Iterator[Master]:
 
 
 def cluster_of(app: object) -> CurrentCluster:
-    return cast(CurrentCluster, SimpleNamespace(_app=app))
+    return cast(CurrentCluster, SimpleNamespace(current_application=app))
 
 
 def test_the_names_of_slaves(master: Master) -> None:

@@ -29,25 +29,25 @@ ZeroDivisionError: float division
 """
 
 
-class SaidLine:
+class RecordedDisplay:
     is_fixed = False
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.shown: list[str] = []
 
     def show(self, text: str) -> None:
-        self.said.append(text)
+        self.shown.append(text)
 
     def make_room(self) -> None:
-        self.said.append("(room)")
+        self.shown.append("(room)")
 
     def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
-        self.said.append(f"end: {text}")
+        self.shown.append(f"end: {text}")
 
 
 @pytest.fixture
-def line() -> SaidLine:
-    return SaidLine()
+def display() -> RecordedDisplay:
+    return RecordedDisplay()
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_flags_may_begin_with_a_dash(given: str, joined: str) -> None:
     assert _with_flags_joined(given) == joined
 
 
-def test_the_line_tells_how_long_it_takes(line: SaidLine) -> None:
+def test_the_progress_contains_the_time(display: RecordedDisplay) -> None:
     clock = ManualClock()
-    progress = _Progress(line, "3.1", clock)
+    progress = _Progress(display, "3.1", clock)
 
     def build() -> int:
         for _ in range(7):
@@ -76,26 +76,26 @@ def test_the_line_tells_how_long_it_takes(line: SaidLine) -> None:
 
     assert progress.watch(build) == 1
     progress.end("f, g")
-    assert line.said == [
+    assert display.shown == [
         "compiling with Cython 3.1, 0.1 s …",
         "compiling with Cython 3.1, 0.3 s …",
         "end: f, g: compiled with Cython 3.1 in 0.4 s",
     ]
 
 
-def test_what_was_compiled_before_takes_no_time(line: SaidLine) -> None:
-    progress = _Progress(line, "3.1", ManualClock())
+def test_what_was_compiled_before_takes_no_time(display: RecordedDisplay) -> None:
+    progress = _Progress(display, "3.1", ManualClock())
     progress.end("f")
-    assert line.said == ["end: f: compiled with Cython 3.1 before"]
+    assert display.shown == ["end: f: compiled with Cython 3.1 before"]
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "shown"),
     [(KeyboardInterrupt(), "end: stopped, after 2.0 s"), (BuildFailed("x"), "end: not compiled, after 2.0 s")],
 )
-def test_the_line_ends_with_what_ends_the_compiler(line: SaidLine, error: BaseException, said: str) -> None:
+def test_the_progress_ends_with_the_reason(display: RecordedDisplay, error: BaseException, shown: str) -> None:
     clock = ManualClock()
-    progress = _Progress(line, "3.1", clock)
+    progress = _Progress(display, "3.1", clock)
 
     def build() -> None:
         clock.advance(2.0)
@@ -104,7 +104,7 @@ def test_the_line_ends_with_what_ends_the_compiler(line: SaidLine, error: BaseEx
 
     with pytest.raises(type(error)):
         progress.watch(build)
-    assert line.said[1:] == [said]
+    assert display.shown[1:] == [shown]
 
 
 def test_errors_show_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,16 +156,18 @@ def test_frames_of_compiled_cells_are_named_like_the_cell() -> None:
     ]
 
 
-def test_an_interrupt_waits_until_the_line_is_shown(line: SaidLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_waits_until_the_progress_is_shown(
+    display: RecordedDisplay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def show(text: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        line.said.append(text)
+        display.shown.append(text)
 
-    monkeypatch.setattr(line, "show", show)
-    progress = _Progress(line, "3.1", ManualClock())
+    monkeypatch.setattr(display, "show", show)
+    progress = _Progress(display, "3.1", ManualClock())
     with pytest.raises(KeyboardInterrupt):
         progress.watch(progress.tick)
-    assert line.said == ["compiling with Cython 3.1, 0.0 s …", "end: stopped, after 0.0 s"]
+    assert display.shown == ["compiling with Cython 3.1, 0.0 s …", "end: stopped, after 0.0 s"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The cluster that a session is at home in, one that comes up beforehand, and looking into slaves."""
+"""The configured cluster of a notebook, one that is started beforehand, and kernels of slaves."""
 
 import threading
 from collections.abc import Iterator
@@ -44,21 +44,21 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[CurrentCluster]:
     cluster.stop()
 
 
-def test_what_is_needed_is_looked_for_at_home(cluster: CurrentCluster) -> None:
+def test_the_configured_cluster_is_connected_to(cluster: CurrentCluster) -> None:
     _, notice = cluster.application()
     assert notice == "connected to cluster lab (%concurrent stop leaves it)"
     assert cluster.application()[1] is None
     assert cluster.stop() == "left cluster lab, which is still running"
 
 
-def test_status_looks_at_home_as_well(cluster: CurrentCluster) -> None:
+def test_status_connects_to_the_configured_cluster(cluster: CurrentCluster) -> None:
     assert cluster.status().startswith("cluster lab\n")
 
 
 REMEDY = "%concurrent stop, then %concurrent start or %concurrent connect NAME"
 
 
-def test_what_to_do_is_said_when_a_cluster_of_another_owner_has_ended(
+def test_a_remedy_is_printed_when_a_cluster_of_another_owner_has_ended(
     cluster: CurrentCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app, _ = cluster.application()
@@ -83,7 +83,7 @@ def test_what_to_do_is_said_when_a_cluster_of_another_owner_has_ended(
     assert cluster.stop() == "left cluster lab, which is still running"
 
 
-def test_a_cluster_that_ended_unseen_is_not_said_to_run_on(
+def test_a_cluster_that_ended_unnoticed_is_not_reported_as_running(
     cluster: CurrentCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.application()
@@ -103,7 +103,7 @@ def test_a_cluster_that_is_on_its_way_is_waited_for(cluster: CurrentCluster, mon
     cluster.start_in_background()
     assert entered.wait(60)
     threading.Timer(0.0, let.set).start()
-    assert cluster.application()[1] is None  # there is nothing to say: the cell has started nothing
+    assert cluster.application()[1] is None  # no line is printed: the cell has started nothing
 
 
 def test_a_cluster_that_does_not_come_is_an_error_where_it_is_needed(

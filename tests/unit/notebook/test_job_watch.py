@@ -71,18 +71,18 @@ class Recorder:
 
     def __init__(self, is_fixed: bool = False) -> None:
         self.is_fixed = is_fixed
-        self.said: list[str] = []
+        self.shown: list[str] = []
 
     def show(self, text: str) -> None:
-        self.said.append(text)
+        self.shown.append(text)
 
     def make_room(self) -> None:
-        if self.said and not self.said[-1].startswith("("):
-            self.said.append("(room)")
+        if self.shown and not self.shown[-1].startswith("("):
+            self.shown.append("(room)")
 
     def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
-        self.said.append(f"end: {text}")
-        self.told = (elapsed_s, list(notes))
+        self.shown.append(f"end: {text}")
+        self.summary_parts = (elapsed_s, list(notes))
 
 
 def nothing(job: ScriptedJob) -> None:
@@ -103,7 +103,7 @@ def test_a_quick_job_shows_its_summary_only() -> None:
     job = ScriptedJob([], Counts(0, 0, 3, 0, 0))
     watch, line, _ = watching(job)
     watch.wait()
-    assert line.said == ["end: 3 tasks in 0.00 s"]
+    assert line.shown == ["end: 3 tasks in 0.00 s"]
 
 
 def test_prints_and_progress_are_shown_while_it_runs() -> None:
@@ -122,7 +122,7 @@ def test_prints_and_progress_are_shown_while_it_runs() -> None:
     watch, line, out = watching(job, clock)
     watch.wait()
     assert out.getvalue() == "[1] hello\n[1] rest\n"
-    assert line.said == [
+    assert line.shown == [
         "[######--------------] 1/3 tasks, 1 running, 0.5/s, 4.0 s left",
         "(room)",
         "[#############-------] 2/3 tasks, 0.5/s, 2.0 s left",
@@ -132,7 +132,7 @@ def test_prints_and_progress_are_shown_while_it_runs() -> None:
     assert job.waited == [FIRST_S, SLICE_S, SLICE_S]
 
 
-def test_a_line_with_a_place_of_its_own_is_shown_before_what_tasks_print() -> None:
+def test_a_fixed_display_is_updated_before_the_output_of_tasks() -> None:
     order: list[str] = []
 
     class Leading(Recorder):
@@ -155,7 +155,7 @@ def test_a_line_with_a_place_of_its_own_is_shown_before_what_tasks_print() -> No
         assert order == (["line", "hello\n", "end"] if steps else ["end", "hello\n"])
 
 
-def test_an_interrupt_stops_the_job_and_says_what_became_of_it() -> None:
+def test_an_interrupt_stops_the_job_and_reports_its_counts() -> None:
     def stops(job: ScriptedJob) -> None:
         job.now = Counts(0, 0, 12, 0, 116)
 
@@ -164,8 +164,8 @@ def test_an_interrupt_stops_the_job_and_says_what_became_of_it() -> None:
     with pytest.raises(KeyboardInterrupt) as raised:
         watch.wait()
     assert job.cancelled == 1
-    assert line.said[-1] == "end: stopped: 12 done, 3 stopped while running, 113 never ran"
-    assert line.told == (0.0, ["stopped", "3 stopped while running", "113 never ran"])
+    assert line.shown[-1] == "end: stopped: 12 done, 3 stopped while running, 113 never ran"
+    assert line.summary_parts == (0.0, ["stopped", "3 stopped while running", "113 never ran"])
     assert raised.value._render_traceback_()[0].startswith("KeyboardInterrupt: ")  # type: ignore[attr-defined]
     assert sum(seconds or 99 for seconds in job.waited[2:]) < 1.0
 
@@ -177,8 +177,8 @@ def test_a_second_interrupt_waits_for_nothing() -> None:
         watch.wait()
     assert job.cancelled == 1
     assert len(job.steps) == 1
-    assert "7 still being stopped" in line.said[-1]
-    assert "1 failed" in line.said[-1]
+    assert "7 still being stopped" in line.shown[-1]
+    assert "1 failed" in line.shown[-1]
 
 
 def test_a_press_from_before_stops_the_job_at_once() -> None:
@@ -216,18 +216,18 @@ def test_progress_is_a_line_of_text(counts: Counts, elapsed_s: float, text: str)
 
 
 def test_progress_of_a_task_system_is_one_too() -> None:
-    told = SystemCounts("running", 50, 20, 18, 2, 29, 1, 0, False, 2.0, [PhaseCounts(2, 40, 20, 19, 1, 0)])
+    summary_parts = SystemCounts("running", 50, 20, 18, 2, 29, 1, 0, False, 2.0, [PhaseCounts(2, 40, 20, 19, 1, 0)])
     text = "30 of 50 tasks so far, phase 2: 20/40, 2 running, 1 failed, 15.0/s"
-    assert system_text(told, 2.0) == text
+    assert system_text(summary_parts, 2.0) == text
     preparing = SystemCounts("preparing", 0, 0, 0, 0, 0, 0, 0, True, 0.0, [])
     assert system_text(preparing, 0.25) == "the system is preparing, 0.25 s"
 
 
-def test_a_line_that_is_still_needed_shows_no_summary() -> None:
+def test_a_job_that_another_one_follows_has_no_summary() -> None:
     job: Any = ScriptedJob([], Counts(0, 0, 1, 0, 0))
     line = Recorder()
     JobWatch(job, line, Printer(tagged=False), StopButton(), 0.0, continues=lambda job: True).wait()
-    assert line.said == []
+    assert line.shown == []
 
 
 def test_summaries() -> None:
@@ -243,7 +243,7 @@ def test_summaries() -> None:
     assert (plural(1, "task"), plural(0, "task")) == ("1 task", "0 tasks")
 
 
-def test_a_terminal_s_line_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_s_line_is_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     line = TerminalProgress()
     line.make_room()
     line.show("one")

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.notebook.cell_options import CellOptions, cell_options
 from concurrent_nb.notebook.magic_options import parse
 from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.wire.messages import Needs
@@ -14,24 +13,6 @@ from concurrent_nb.wire.messages import Needs
 
 def task(line: str) -> argparse.Namespace:
     return parse(ConcurrentMagics.concurrent_task, line)
-
-
-def test_a_task_has_defaults() -> None:
-    assert cell_options(task("")) == CellOptions()
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("--local --no-block", "--no-block in the background"),
-        ("--size 3x4", "needs --view image"),
-        ("--size 3x4 --view table", "needs --view image"),
-        ("--sort value --view image", "needs --view table"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(line: str, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        cell_options(task(line))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +32,7 @@ def test_needs(text: str, needs: Needs) -> None:
 @pytest.mark.parametrize(
     "text", ["cores=0", "cores=-1", "cores=4097", "cores=x", "cores", "cores=", "4", "host", "thread", "threads=2"]
 )
-def test_needs_that_nobody_understands(text: str) -> None:
+def test_invalid_needs_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(f"cores=all or threads, not {text!r}")):
         task(f"--needs {text}")
 

@@ -36,7 +36,7 @@ from concurrent_nb.wire.messages import Needs
 
 @dataclass
 class FakeApplication:
-    """An application whose jobs run in this process while somebody waits for them."""
+    """An application whose jobs run in this process in `wait`."""
 
     name = "mine"
     started: list[tuple[Sequence[tuple[Any, ...]], dict[str, Any]]] = field(default_factory=list)
@@ -158,7 +158,9 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
         assert not any(cluster.running for cluster in clusters)
 
 
-def test_the_first_task_starts_a_cluster_and_says_so(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_task_starts_a_cluster_and_prints_that(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
     notebook.run("x = 20")
     assert notebook.task("", "x + 1") == 21
     assert notebook.task("", "x + 2") == 22
@@ -315,7 +317,7 @@ def test_other_cells_give_none(notebook: Notebook, capsys: pytest.CaptureFixture
     assert "this cell has no value" not in capsys.readouterr().out
 
 
-def test_a_search_without_a_hit_says_so(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_without_a_hit_is_reported(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
     notebook.task('--for "n in range(20)" --until "result == 999" --out found', "n")
     assert "not found: `result == 999` was not true for the result of all 20 tasks" in capsys.readouterr().out
     notebook.task('--for "n in range(20)" --until "result == 9"', "n")
@@ -381,8 +383,8 @@ def test_jobs_stand_below_each_other_the_last_one_first(notebook: Notebook, caps
     assert "0 failed" not in "".join(lines)
 
 
-def told(job: str, name: str, state: str, done: int) -> dict[str, Any]:
-    """Give what a master tells of another notebook's job."""
+def job_status(job: str, name: str, state: str, done: int) -> dict[str, Any]:
+    """Return a job of another notebook in the status of a master."""
     return {
         "id": job,
         "name": name,
@@ -394,7 +396,7 @@ def told(job: str, name: str, state: str, done: int) -> dict[str, Any]:
     }
 
 
-OTHERS = [told("ab" * 16, "fits", "running", 7), told("cd" * 16, "old", "idle", 1200)]
+OTHERS = [job_status("ab" * 16, "fits", "running", 7), job_status("cd" * 16, "old", "idle", 1200)]
 
 
 def test_jobs_of_others_are_listed(
@@ -453,7 +455,7 @@ def test_a_job_is_cancelled_and_shown_by_the_variable_that_has_it(
     notebook.run("%concurrent show nothing", fails=ConfigurationError)
 
 
-def test_many_short_tasks_are_told_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_suggested_for_many_short_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     job: Any = LocalJob(abs, [(n,) for n in range(2000)], Printer(True))
     job.wait()
     monkeypatch.setattr(Job, "elapsed_s", 3.0)
@@ -492,12 +494,12 @@ def test_local_means_the_same(notebook: Notebook, options: str, capsys: pytest.C
     assert ("in this process" in capsys.readouterr().out) == (options == "--local")
 
 
-def test_local_says_that_it_has_no_timeout(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_reports_that_it_has_no_timeout(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
     assert notebook.task("--local --timeout 3", "1") == 1
     assert "(--timeout has no effect with --local)" in capsys.readouterr().out
 
 
-def test_batch_goes_to_the_job_and_says_that_it_has_no_effect_here(
+def test_batch_is_passed_to_the_job_and_has_no_effect_with_local(
     notebook: Notebook, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert notebook.task('--batch auto --for "n in range(3)"', "n") == [0, 1, 2]
@@ -537,7 +539,7 @@ def test_an_interrupt_of_a_local_task_stops_the_job(notebook: Notebook, capsys: 
         ("--for 'n in stpe'", "1", NameError, "stpe"),
     ],
 )
-def test_what_is_wrong_with_a_cell_is_said_before_anything_starts(
+def test_errors_in_a_cell_are_reported_before_anything_starts(
     notebook: Notebook,
     options: str,
     source: str,

@@ -1,4 +1,4 @@
-"""The stop button: noted where it would leave something half done, obeyed where one waits, and never lost."""
+"""The stop button: deferred where it would leave something half done, raised in `wait`, and never lost."""
 
 import io
 import signal
@@ -21,7 +21,7 @@ def press() -> None:
 
 
 class PressedJob:
-    """A job that has the button pressed while somebody waits for it."""
+    """A job during whose `wait` the button is pressed."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
         press()
@@ -35,22 +35,22 @@ class EndedJob:
         return True
 
 
-def test_a_press_while_one_waits_is_obeyed_at_once() -> None:
+def test_a_press_during_wait_is_raised_immediately() -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopButton() as button, pytest.raises(KeyboardInterrupt):
         button.wait(PressedJob(), 0.0)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_an_earlier_one_is_obeyed_when_one_waits() -> None:
+def test_an_earlier_press_is_raised_by_wait() -> None:
     with StopButton() as button:
         press()
         with pytest.raises(KeyboardInterrupt):
             button.wait(EndedJob(), 0.0)
-        assert button.wait(EndedJob(), 0.0)  # it has been heard of
+        assert button.wait(EndedJob(), 0.0)  # it was raised before
 
 
-def test_one_for_which_nobody_has_waited_is_obeyed_on_leaving() -> None:
+def test_a_press_without_a_wait_is_raised_at_the_end() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), StopButton():
         press()
@@ -67,7 +67,7 @@ def test_an_error_is_not_hidden_by_a_press() -> None:
         fails()
 
 
-def test_who_presses_again_and_again_is_obeyed_anywhere() -> None:
+def test_further_presses_are_raised_anywhere() -> None:
     done = []
 
     def goes_on() -> None:
@@ -112,7 +112,7 @@ class OneTask(Job):
 
 
 def is_free(job: Job) -> bool:
-    """Tell whether the application's thread could go on."""
+    """Return whether the application's thread could go on."""
     free: list[bool] = []
 
     def look() -> None:
@@ -126,7 +126,7 @@ def is_free(job: Job) -> bool:
     return free[0]
 
 
-class Said:
+class RecordedDisplay:
     """A line that remembers its end."""
 
     is_fixed = False
@@ -145,9 +145,9 @@ class Said:
 
 
 @pytest.mark.parametrize("pressed_at", range(1, 150))
-def test_wherever_it_is_pressed_the_job_is_stopped_and_the_cell_says_so(pressed_at: int) -> None:
+def test_wherever_it_is_pressed_the_job_is_stopped_and_the_cell_reports_it(pressed_at: int) -> None:
     """Press when so many calls have been made since the job was started."""
-    job, line, out, left = OneTask(), Said(), io.StringIO(), pressed_at
+    job, line, out, left = OneTask(), RecordedDisplay(), io.StringIO(), pressed_at
 
     def step(frame: FrameType, event: str, argument: object) -> None:
         nonlocal left

@@ -1,4 +1,4 @@
-"""Errors of tasks end in the cell's own lines and say where they happened."""
+"""Errors of tasks end in the cell's own lines and contain where they happened."""
 
 import pickle
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def test_chained_errors_are_kept() -> None:
     assert "/workers/" not in trim(text)
 
 
-def test_the_task_s_own_exception_is_raised_and_says_where_it_was() -> None:
+def test_the_task_s_own_exception_is_raised_with_its_location() -> None:
     original = ZeroDivisionError("division by zero")
     error = task_error(failed(original, TEXT))
     assert error is original

@@ -69,7 +69,7 @@ def finished(view: View | None, values: list[Any]) -> MadeUpJob:
     return it
 
 
-def test_the_counts_come_first_and_lanes_last() -> None:
+def test_the_counts_come_first_and_the_timeline_last() -> None:
     seen = Seen(taken(finished(None, [1, 2]), notes=["on <3> slaves"]))
     assert seen.words.startswith("2 of 2 doneon <3> slaves · 2.0 s")
     assert "details" not in seen.tags
@@ -101,7 +101,7 @@ def test_the_way_to_the_first_task_is_named_where_it_is_long() -> None:
     assert "began after" not in Seen(taken(finished(None, [1, 2]))).words
 
 
-def test_many_lanes_have_to_be_opened() -> None:
+def test_the_timeline_of_many_slaves_has_to_be_opened() -> None:
     it = MadeUpJob(12)
     it.model.update([it.end(index, 1, slave=f"slave {index}") for index in range(12)], [])
     seen = Seen(taken(it))
@@ -109,7 +109,7 @@ def test_many_lanes_have_to_be_opened() -> None:
     assert "and 4 more slaves" in seen.words
 
 
-def test_nothing_that_a_task_said_is_markup() -> None:
+def test_no_text_of_a_task_is_markup() -> None:
     views: list[View] = [
         TableView([EVIL], lambda index: (EVIL,)),
         SearchView(2, lambda index: EVIL),
@@ -137,14 +137,14 @@ def test_a_picture_is_in_it() -> None:
     view = ImageView(3, None)
     html = taken(finished(view, [[1, 2], [3, 4], "odd"]), view.picture)
     words = Seen(html).words
-    assert html.count("<img") == 3  # the picture, its colours, the lane
+    assert html.count("<img") == 3  # the picture, its colours, the timeline
     assert "3 \N{MULTIPLICATION SIGN} 2 pixels" in words
     assert "1 not drawn; task 2: str is not an array of pixels" in words
     empty = ImageView(1, None)
     assert "picture made" not in taken(finished(empty, [None]), empty.picture)
 
 
-def test_a_search_has_its_hit_or_says_that_there_was_none() -> None:
+def test_a_search_shows_its_hit_or_that_there_was_none() -> None:
     it = MadeUpJob(4, SearchView(4, lambda index: f"n = {index}"))
     for future in it.job.futures:
         future.job = it.job
@@ -158,7 +158,7 @@ def test_a_search_has_its_hit_or_says_that_there_was_none() -> None:
     assert Seen(taken(finished(SearchView(0, str), []))).words
 
 
-def test_a_table_says_what_it_leaves_out() -> None:
+def test_a_table_shows_where_rows_are_left_out() -> None:
     words = Seen(taken(finished(TableView(["n"], lambda index: (index,)), list(range(50))))).words
     assert "… 30 more" in words
 
@@ -177,7 +177,7 @@ def test_errors_of_many_kinds_are_counted() -> None:
     assert "and 18 more errors of other kinds" in words
 
 
-def test_a_lone_task_has_neither_bar_nor_lanes() -> None:
+def test_a_lone_task_has_neither_bar_nor_timeline() -> None:
     it = finished(None, [1])
     assert "<img" not in taken(it)
     assert it.model.head(Counts(0, 0, 1, 0, 0), 1.0)["total"] == 1

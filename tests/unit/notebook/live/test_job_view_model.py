@@ -1,4 +1,4 @@
-"""The story of a job, and the bulletins that are made of it."""
+"""The view model of a job, and when its parts are sent."""
 
 from concurrent_nb import SystemRun, Tile
 from concurrent_nb.api import Counts, TaskFuture, TaskNote
@@ -29,7 +29,7 @@ def test_each_task_has_a_state() -> None:
     assert list(it.model.states) == [DONE, FAILED, HIT, CANCELLED, CANCELLED, WAITING]
 
 
-def test_the_head_tells_pace_and_time_left() -> None:
+def test_the_head_contains_pace_and_time_left() -> None:
     it = MadeUpJob(100)
     head = it.model.head(Counts(99, 1, 0, 0, 0), 0.5)
     assert (head["total"], head["elapsed"], head["rate"], head["left"]) == (100, 0.5, None, None)
@@ -42,7 +42,7 @@ def test_the_head_tells_pace_and_time_left() -> None:
     assert 0.9 < head["rate"] < 1.1
 
 
-def test_reports_tell_the_time_left() -> None:
+def test_the_time_left_is_estimated_from_reports() -> None:
     it = MadeUpJob(4)
     for step in range(1, 44):
         it.model.update([], [TaskNote(task, ProgressReport(step / 100, "")) for task in (0, 1)])
@@ -146,7 +146,7 @@ def test_a_task_may_give_several_tiles() -> None:
     assert parts["odd"] == 1
 
 
-def test_a_name_is_told_if_the_user_gave_it() -> None:
+def test_a_name_is_shown_if_the_user_has_set_it() -> None:
     assert MadeUpJob(1).model.head(Counts(1, 0, 0, 0, 0), 0.0)["name"] == ""
     assert MadeUpJob(1, name="<b>mine\n").model.head(Counts(1, 0, 0, 0, 0), 0.0)["name"] == "<b>mine\\n"
 
@@ -232,51 +232,51 @@ def test_a_table_by_value_keeps_both_ends() -> None:
 
 def test_bulletins_keep_to_their_pace() -> None:
     it = MadeUpJob(1000, ImageView(1000, (1000, 800)))
-    bulletin = UpdateThrottle(it.model)
+    throttle = UpdateThrottle(it.model)
     messages = pixels = 0
     for tick in range(int(60 / TICK_S)):
         at = tick * TICK_S
         if tick < 1000:
             it.model.update([it.end(tick, [float(tick)] * 800, at)], [])
-        due = bulletin.take(Counts(1000 - tick, 1, tick, 0, 0), at, at)
+        due = throttle.take(Counts(1000 - tick, 1, tick, 0, 0), at, at)
         messages += bool(due)
         pixels += len(due["tiles"]["data"]) if "tiles" in due else 0
     assert messages <= 60 / TICK_S
     assert 1000 * 800 <= pixels <= PIXELS_BURST + 60 * PIXELS_S
 
 
-def test_a_quiet_job_is_seldom_told_of() -> None:
+def test_a_quiet_job_is_updated_rarely() -> None:
     it = MadeUpJob(10)
-    bulletin = UpdateThrottle(it.model)
-    early = [bulletin.take(Counts(9, 1, 0, 0, 0), at / 20, at / 20) for at in range(200)]
+    throttle = UpdateThrottle(it.model)
+    early = [throttle.take(Counts(9, 1, 0, 0, 0), at / 20, at / 20) for at in range(200)]
     assert early[0].keys() == {"head", "bars", "errors", "timeline"}
     assert sum("head" in due for due in early) <= 21
-    late = [bulletin.take(Counts(9, 1, 0, 0, 0), 1000 + at / 20, 1000 + at / 20) for at in range(200)]
+    late = [throttle.take(Counts(9, 1, 0, 0, 0), 1000 + at / 20, 1000 + at / 20) for at in range(200)]
     assert sum(map(bool, late)) <= 15
 
 
 def test_a_browser_that_comes_late_gets_the_whole_picture() -> None:
     view = ImageView(10, None)
     it = MadeUpJob(10, view)
-    bulletin = UpdateThrottle(it.model)
+    throttle = UpdateThrottle(it.model)
     it.model.update([it.end(0, [0.0, 1.0])], [])
     whole = []
     for tick in range(200):
         at = tick * TICK_S
-        tiles = bulletin.take(Counts(9, 1, 1, 0, 0), at, at).get("tiles")
+        tiles = throttle.take(Counts(9, 1, 1, 0, 0), at, at).get("tiles")
         if tiles and tiles["full"]:
             whole.append(round(at, 2))
     assert whole[0] == 0.0
     assert len(whole) == 5
 
 
-def test_of_a_task_system_the_phases_are_told() -> None:
+def test_the_phases_of_a_task_system_are_shown() -> None:
     run = SystemRun(JobId(b"\1" * 16), "In[1]", lambda job, indexes: None, watched=True)
     run.futures = [TaskFuture(run.id, 0, lambda job, indexes: None, run)]
     model = JobViewModel(run, 0.0, None, lambda future: "")
     phases = [PhaseCounts(1, 2000, 0, 2000, 0, 0), PhaseCounts(2, 40, 30, 8, 2, 0)]
-    told = SystemCounts("running", 2040, 30, 28, 2, 2008, 2, 0, False, 2.0, phases)
-    run._task_noted(0, [told])
+    counts = SystemCounts("running", 2040, 30, 28, 2, 2008, 2, 0, False, 2.0, phases)
+    run._task_noted(0, [counts])
     model.update([], run.take_notes())
     assert model.bars()["bars"] == [["phase 2", 0.25, "10 of 40 tasks, 2 failed", RUNNING]]
     model.head(run.counts(), 1.0)

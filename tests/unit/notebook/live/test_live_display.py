@@ -96,7 +96,7 @@ def test_the_widget_gives_way_to_the_snapshot(page: Page) -> None:
     assert widget.comm is None
 
 
-def test_a_lone_task_that_was_shown_stays_in_the_same_place(page: Page) -> None:
+def test_a_lone_task_that_was_shown_stays_in_the_same_display(page: Page) -> None:
     it, live = made(1)
     live.show("running")
     happens(it, it.end(0, 1))
@@ -116,7 +116,7 @@ def test_the_page_is_renewed_for_notebooks_that_are_loaded_again(page: Page) -> 
     now[0] = 1 + RENEW_S[0]
     assert page.updated.wait(20)
     renewed = page.shown[1]["text/html"]
-    assert "as it was at" in renewed
+    assert "as of" in renewed
     assert "data:image/png" in renewed
     second = live._widget
     assert second is not None
@@ -142,7 +142,7 @@ def test_the_widget_is_displayed_where_its_program_runs_only_then(
     assert "application/vnd.jupyter.widget-view+json" not in page.shown[-1]
 
 
-def test_a_view_that_fails_says_so_and_the_summary_is_shown(page: Page) -> None:
+def test_a_view_that_fails_is_reported_and_the_summary_is_shown(page: Page) -> None:
     class Broken(TableView):
         def ended(self, task: Any, state: int) -> None:
             raise RuntimeError("broken")
@@ -155,7 +155,7 @@ def test_a_view_that_fails_says_so_and_the_summary_is_shown(page: Page) -> None:
     assert page.shown[-1] == {"text/plain": "done"}
 
 
-def test_a_job_that_nobody_waits_for_ends_by_itself(page: Page) -> None:
+def test_a_job_in_the_background_ends_by_itself(page: Page) -> None:
     it, live = made(2)
     live.follow("[----]", lambda: "done", Printer(True))
     for future in it.job.futures:
@@ -188,7 +188,7 @@ def test_many_tasks_are_announced(page: Page) -> None:
     assert page.shown[-1] == {"text/plain": "done"}
 
 
-def shows_of(it: MadeUpJob, monkeypatch: pytest.MonkeyPatch) -> JobViews:
+def views_of(it: MadeUpJob, monkeypatch: pytest.MonkeyPatch) -> JobViews:
     monkeypatch.setattr(view_choice, "is_possible", lambda shell: True)
     for future in it.job.futures:
         future.job = it.job
@@ -199,48 +199,48 @@ def shows_of(it: MadeUpJob, monkeypatch: pytest.MonkeyPatch) -> JobViews:
 def test_a_job_that_has_ended_is_shown_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     it = MadeUpJob(3)
     it.job.watched = False
-    shows = shows_of(it, monkeypatch)
+    views = views_of(it, monkeypatch)
     it.end(0, 1)
     it.end(1, ValueError("oh no"))
     it.job.futures[2].end_cancelled()
-    data = shows.bundle(it.job)
+    data = views.bundle(it.job)
     assert data["text/plain"] == repr(it.job)
     assert "1 of 3" in data["text/html"]
     assert "oh no" in data["text/html"]
     assert "cnb-job" not in data["text/html"]
-    assert shows.bundle(it.job) == data
+    assert views.bundle(it.job) == data
 
 
 def test_a_job_that_runs_is_followed_wherever_it_is_shown(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     it = MadeUpJob(2)
-    shows = shows_of(it, monkeypatch)
+    views = views_of(it, monkeypatch)
     monkeypatch.setattr("concurrent_nb.notebook.live.job_views.display", page.display)
-    data = shows.bundle(it.job)
+    data = views.bundle(it.job)
     assert f"cnb-job-{it.job.id.hex()}" in data["text/html"]
-    assert "as it was at" in data["text/html"]
-    shows.show(it.job)
+    assert "as of" in data["text/html"]
+    views.show(it.job)
     happens(it, it.end(0, 1), it.end(1, 2))
     assert page.updated.wait(20)
     for thread in [thread for thread in threading.enumerate() if thread.name == "concurrent_nb live view"]:
         thread.join(20)
     assert "2 of 2" in page.shown[-1]["text/html"]
-    assert "2 of 2" in shows.bundle(it.job)["text/html"]
+    assert "2 of 2" in views.bundle(it.job)["text/html"]
 
 
 def test_a_job_in_the_background_is_shown_when_its_cell_ends_before_it(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick, slow = MadeUpJob(1), MadeUpJob(2)
-    shows = shows_of(quick, monkeypatch)
-    shows_of(slow, monkeypatch)
+    views = views_of(quick, monkeypatch)
+    views_of(slow, monkeypatch)
     slow.job.id = JobId(b"\2" * 16)
     for it in (quick, slow):
-        shows.job_started(it.job)
+        views.job_started(it.job)
     quick.end(0, 1)
-    shows.cell_ended()
+    views.cell_ended()
     [shown] = page.shown
     assert "0 of 2" in shown["text/html"]
-    shows.cell_ended()
+    views.cell_ended()
     assert len(page.shown) == 1
     happens(slow, slow.end(0, 1), slow.end(1, 2))
     assert page.updated.wait(20)

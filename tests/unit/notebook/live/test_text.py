@@ -71,7 +71,7 @@ def test_numbers_are_short_in_tables(value: object, text: str) -> None:
     assert "np." not in value_text(value)
 
 
-def test_an_error_is_told_in_two_lines() -> None:
+def test_an_error_has_a_type_and_a_message() -> None:
     class Odd(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no")

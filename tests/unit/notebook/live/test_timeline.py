@@ -1,4 +1,4 @@
-"""Lanes: tasks in their places, few one by one, many added up."""
+"""The timeline: few tasks one by one, many summed up."""
 
 from concurrent_nb.notebook.live.colours import CANCELLED, DONE, FAILED, RUNNING
 from concurrent_nb.notebook.live.timeline import BINS, PIECES_MOST, ROWS_MOST, SLAVES_MOST, Timeline
@@ -57,7 +57,7 @@ def test_many_tasks_are_added_up_in_bins_that_grow() -> None:
     assert set(busy[:-1]) <= set("2345")
 
 
-def test_the_share_of_failures_is_told() -> None:
+def test_the_share_of_failures_is_shown() -> None:
     timeline = Timeline()
     for task in range(PIECES_MOST * 4):
         timeline.ended(task, "one", task % 2, 0.01 * task, 0.01, FAILED if task % 4 == 0 else DONE)
@@ -105,7 +105,7 @@ def test_what_is_shown_has_a_bound() -> None:
     assert len(few.parts(1.0)["slaves"][0]["rows"]) == ROWS_MOST
 
 
-def test_a_task_that_came_to_no_slave_has_no_place() -> None:
+def test_a_task_without_a_slave_is_not_shown() -> None:
     timeline = Timeline()
     timeline.ended(0, "", 0, 1.0, 0.0, FAILED)
     timeline.settle()

@@ -34,7 +34,7 @@ from concurrent_nb.shipping.cells.cell_code import parse_cell, parse_for, parse_
         ("x = 1\nlen??", 2, "magics"),
     ],
 )
-def test_what_has_no_meaning_in_a_task_is_refused_with_its_line(source: str, line: int, word: str) -> None:
+def test_unsupported_code_is_refused_with_its_line(source: str, line: int, word: str) -> None:
     with pytest.raises(CellError) as raised:
         parse_cell(source)
     message = str(raised.value)
@@ -192,7 +192,7 @@ def test_until_takes_an_expression_only(text: str) -> None:
         parse_until(text)
 
 
-def test_until_tells_which_names_it_uses() -> None:
+def test_until_has_the_names_that_it_uses() -> None:
     assert set(parse_until("result and any(result > limit for _ in range(n))").names.needed) == {
         "result",
         "limit",

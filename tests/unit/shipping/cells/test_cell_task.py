@@ -160,12 +160,12 @@ def test_a_shared_array_can_be_written_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message"),
     [
         ("1", "the cell does not use a variable x"),
         ("x = x + 1", "the cell assigns x, so each task has its own variable"),
     ],
 )
-def test_a_name_that_cannot_be_shared_is_refused(source: str, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=says):
+def test_a_name_that_cannot_be_shared_is_refused(source: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         task_of_cell(source, notebook(x=1), per_worker_names=["x"])
