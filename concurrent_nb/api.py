@@ -51,7 +51,7 @@ def connect(name_or_path: str | Path, key_file: str | Path | None = None) -> App
     Raises ClusterNotFound, MasterUnreachable, AccessRefused or VersionMismatch.
     """
     connection_file.read(name_or_path)  # first of all, because it tells best what is wrong
-    TRACKER.leave_folder()
+    TRACKER.send_folder()
     return ApplicationNode(connection_file.path_of(name_or_path), keys.load_or_create(key_file))
 
 

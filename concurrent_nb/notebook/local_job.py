@@ -18,7 +18,7 @@ from concurrent_nb.errors import NotPicklable, ResultNotPicklable
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping.functions.pickled_functions import Functions, opened
+from concurrent_nb.shipping.functions.pickled_functions import Functions, load_function
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.serialization import pickles, random_streams
 from concurrent_nb.shipping.serialization.refusals import describe_arguments
@@ -40,7 +40,7 @@ class LocalJob(Job):
     ) -> None:
         super().__init__(new_job_id(), name, self._cancel_job, watched)
         pickled = Functions().pickle(function, spawns=True)
-        self._function, self._made = random_streams.loaded(lambda: opened(pickled))
+        self._function, self._made = random_streams.load_with_generators(lambda: load_function(pickled))
         self._calls = [_pack(call) for call in calls]
         self._printer = printer
         self._stop_on_error = stop_on_error
@@ -104,8 +104,8 @@ class LocalJob(Job):
     @contextmanager
     def _drawing(self, index: int) -> Iterator[None]:
         """Give a task its streams of random numbers."""
-        drawing = random_streams.drawing()
-        drawing.job, drawing.made = self.id, self._made
+        drawing = random_streams.current_streams()
+        drawing.job, drawing.generators = self.id, self._made
         drawing.begin(index)
         try:
             yield

@@ -37,7 +37,7 @@ from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.outcome import RETRIABLE, Status
 from concurrent_nb.shipping.runtime import notes
-from concurrent_nb.shipping.runtime.call_chunks import Terms
+from concurrent_nb.shipping.runtime.call_chunks import BatchTerms
 from concurrent_nb.shipping.runtime.job_batches import MarkReader
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
@@ -147,7 +147,7 @@ class BatchedJob:
         self._timeout_s, self._retries = limits
         self._stop_on_error = stop_on_error
         most_s = None if self._timeout_s is None else self._timeout_s * SHARE_OF_TIMEOUT
-        self._terms = Terms(record.until, stop_on_error and not self._retries, most_s, self.secret)
+        self._terms = BatchTerms(record.until, stop_on_error and not self._retries, most_s, self.secret)
         self._room_bytes = CHUNK_BYTES if isinstance(size, AdaptiveSize) else math.inf
         # None once an item has ended.
         self._items: list[Any] = [

@@ -78,7 +78,7 @@ def fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
 
 
 def body_of(
-    items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.Terms | None = None
+    items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.BatchTerms | None = None
 ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
     """Make the arguments of the task that items travel as; one item is an ordinary task.
 

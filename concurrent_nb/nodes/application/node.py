@@ -46,7 +46,7 @@ from concurrent_nb.nodes.application.worker_setups import EverywhereCall, Worker
 from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.system_access import restricted_access, run_system
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.shipping.environment.envelope import Unwrapped
+from concurrent_nb.shipping.environment.envelope import ModulesOnly
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import Functions, PickledFunction, pickled_with_arguments
 from concurrent_nb.shipping.functions.setups import Setup
@@ -118,9 +118,11 @@ class ApplicationNode(concurrent.futures.Executor):
         self._where = where
         self._lock = threading.Lock()  # guards what follows, for submits of many threads
         self._store = ObjectStore()
-        self._functions = Functions(lay_down=partial(lay_down, self._store), surroundings=TRACKER)
+        self._functions = Functions(store_buffers=partial(lay_down, self._store), environment_source=TRACKER)
         self._shipped: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", b""))
-        self._unwrapped = Functions(lay_down=partial(lay_down, self._store), surroundings=Unwrapped(TRACKER))
+        self._unwrapped = Functions(
+            store_buffers=partial(lay_down, self._store), environment_source=ModulesOnly(TRACKER)
+        )
         self._owner = os.urandom(8)
         self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
         self._loads_for: object = None  # its environment, and whether there are setups
@@ -737,7 +739,7 @@ class ApplicationNode(concurrent.futures.Executor):
 
     def _new_loader(self) -> TaskLoader:
         if self._setups.are_there:
-            return TaskLoader(self._store, Unwrapped(TRACKER), self._with_setups)
+            return TaskLoader(self._store, ModulesOnly(TRACKER), self._with_setups)
         return TaskLoader(self._store, TRACKER)
 
     def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:

@@ -6,7 +6,7 @@ from functools import partial
 from concurrent_nb.nodes.application.core import FunctionPayload
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import Lease, ObjectStore
-from concurrent_nb.shipping.environment.envelope import Surroundings
+from concurrent_nb.shipping.environment.envelope import EnvironmentSource
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES
@@ -51,19 +51,19 @@ class TaskLoader:
     """Make of task objects what the courier carries. A class is sent as it was when its first task was loaded.
 
     Args:
-        surroundings: what functions take along.
+        environment_source: what functions take along.
         prepare: gives a function with what its tasks need before they run.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        surroundings: Surroundings,
+        environment_source: EnvironmentSource,
         prepare: Callable[[PickledFunction], PickledFunction] = lambda function: function,
     ) -> None:
         self._store = store
         self._prepare = prepare
-        self._packer = TaskObjectPacker(partial(lay_down, store), surroundings)
+        self._packer = TaskObjectPacker(partial(lay_down, store), environment_source)
         self._shipments: dict[bytes, FunctionPayload] = {}
 
     def load(self, task: Task) -> tuple[FunctionPayload, Arguments]:

@@ -62,7 +62,7 @@ def _loaded(
 ) -> tuple[Any, BaseException | None]:
     """Unpickle a result; whatever its own code raises is handed on as the cause of ResultNotLoadable."""
     try:
-        return pickles.loads_home(body, buffers), None
+        return pickles.loads_result(body, buffers), None
     except BaseException as error:
         if foreign.is_interrupt(error):  # items of a map are opened in the thread that reads them
             raise
@@ -107,7 +107,7 @@ def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseExcep
     if not report.exception:
         return None
     try:
-        loaded = pickles.loads_home(report.exception)
+        loaded = pickles.loads_result(report.exception)
         if not isinstance(loaded, BaseException):
             return None
         if cause is not None:

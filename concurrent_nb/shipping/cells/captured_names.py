@@ -19,7 +19,7 @@ from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickles import Buffer
 from concurrent_nb.shipping.serialization.references import is_fixed, is_importable
 from concurrent_nb.shipping.serialization.refusals import describe_failure, refusal
-from concurrent_nb.shipping.serialization.sizes import measure_bytes, write_bytes
+from concurrent_nb.shipping.serialization.sizes import estimate_bytes, format_bytes
 from concurrent_nb.shipping.serialization.source_lines import unwrapped
 
 #: what the pickles of all captured names together may take, unless the user says otherwise
@@ -143,7 +143,7 @@ def capture(
     """
     for name, value in found.items():
         _check(name, value, namespace, (needed or {}).get(name, 0))
-    sizes = {name: 0 if _by_name(value) else measure_bytes(value) for name, value in found.items()}
+    sizes = {name: 0 if _by_name(value) else estimate_bytes(value) for name, value in found.items()}
     most_bytes, most_left_out = _limits(sum(sizes.values()), limit_bytes)
     _check_sizes(sizes, most_bytes + most_left_out, sizes)
     imports: dict[str, str] = {}
@@ -219,10 +219,10 @@ def _check_sizes(found: Mapping[str, int], limit_bytes: int, sizes: Mapping[str,
     if total <= limit_bytes:
         return
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
-    named = ", ".join(f"{name} ({write_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
+    named = ", ".join(f"{name} ({format_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
     raise TooLarge(
-        f"the names that the cell uses take {write_bytes(total)}{' pickled' * ('pickles' in found)}, and"
-        f" {write_bytes(limit_bytes)} are allowed: {named or ', '.join(largest)}. Load the data in the task, let --for"
+        f"the names that the cell uses take {format_bytes(total)}{' pickled' * ('pickles' in found)}, and"
+        f" {format_bytes(limit_bytes)} are allowed: {named or ', '.join(largest)}. Load the data in the task, let --for"
         " give each task its part, hand over to task functions what `app.put` gives, or allow more:"
         " %config ConcurrentMagics.capture_limit_bytes = ...",
         total,
@@ -274,7 +274,7 @@ def _dumps_with(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[byte
     globals of a small function of the same namespace.
     """
     buffers: list[memoryview] = []
-    keep = pickles.keeping(buffers)
+    keep = pickles.out_of_band_into(buffers)
     if pickles.is_plain(values):
         return pickle.dumps(values, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
@@ -290,7 +290,9 @@ def _that_draw(values: dict[str, Any]) -> set[str]:
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
 
     try:
-        return {name for name, value in values.items() if not pickles.is_plain(value) and pickler.draws(value)}
+        return {
+            name for name, value in values.items() if not pickles.is_plain(value) and pickler.uses_generators(value)
+        }
     except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is named then)
         return set()
 

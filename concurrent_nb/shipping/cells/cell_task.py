@@ -257,13 +257,13 @@ class CellFunction:
             found = loaded if isinstance(loaded, dict) else loaded.__globals__
             shared.update({name: found[name] for name in captured.kept})
         # What it brought with it is found in `__main__` as well, so that pickle in a task finds the class of an object.
-        shared = {**task_main.brought(), **imported, **shared}
+        shared = {**task_main.defined_names(), **imported, **shared}
         self._shared = shared
         return shared
 
     def _namespace(self) -> dict[str, Any]:
         shared = self._shared if self._shared is not None else self.load()
-        namespace: dict[str, Any] = task_main.renewed().__dict__
+        namespace: dict[str, Any] = task_main.enter_new().__dict__
         namespace.update({name: array.view() for name, array in self._arrays.items()})
         if self._captured.fresh:
             loaded = pickles.loads(self._captured.fresh, self._captured.buffers)
@@ -272,7 +272,7 @@ class CellFunction:
             else:
                 namespace = loaded.__globals__
         namespace.update(shared)
-        task_main.initialize(namespace)
+        task_main.apply_initialized(namespace)
         if self._names:
             functions = [value for value in namespace.values() if isinstance(value, types.FunctionType)]
             for own in [namespace, *(function.__globals__ for function in functions if not is_importable(function))]:
@@ -280,7 +280,7 @@ class CellFunction:
                     own.setdefault(name, value)
         namespace["__name__"] = "__main__"
         namespace["__builtins__"] = builtins
-        task_main.has_loaded()
+        task_main.end_function_load()
         return namespace
 
     def __reduce__(self) -> tuple[Any, ...]:

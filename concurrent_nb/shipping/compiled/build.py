@@ -25,19 +25,19 @@ from typing import Any, Final
 
 from concurrent_nb.errors import BuildFailed, CellError, CompileError
 from concurrent_nb.shipping.compiled.cache import Cache, Tick
-from concurrent_nb.shipping.compiled.platforms import Tag, cpu_level_here, tag_here, version_of
+from concurrent_nb.shipping.compiled.platforms import Tag, local_cpu_level, local_tag, version_of
 from concurrent_nb.shipping.compiled.recipe import Recipe, names_of
 
 #: how long a compiler is waited for before `tick` is called again
-SLICE_S: Final = 0.05
+TICK_S: Final = 0.05
 #: lines of a compiler's complaints that are shown
-LINES: Final = 4
+LOG_LINES: Final = 4
 _PROGRAM: Final = Path(__file__).with_name("compiler.py")
 #: flags from the user's environment would be in the binary and not in its name
-_NOT_OURS: Final = ("CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS", "LDSHARED", "CPP", "AR", "ARFLAGS")
+_IGNORED_VARIABLES: Final = ("CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS", "LDSHARED", "CPP", "AR", "ARFLAGS")
 _PATH: Final = re.compile(r"(?:/[^\s:'\"]*/)([^\s:/'\"]+)")
 
-_WAITING: Final = "OMP_WAIT_POLICY"
+_WAIT_POLICY: Final = "OMP_WAIT_POLICY"
 
 _loading: Final = threading.RLock()
 
@@ -70,7 +70,7 @@ class _Translated:
     html: str | None
 
 
-def nothing() -> None:
+def no_tick() -> None:
     """Do nothing: the tick of who does not watch."""
 
 
@@ -83,19 +83,19 @@ def cython_version() -> str:
 
 
 def make(
-    recipe: Recipe, header: str, cache: Cache, *, annotate: bool = False, tick: Tick = nothing
+    recipe: Recipe, header: str, cache: Cache, *, annotate: bool = False, tick: Tick = no_tick
 ) -> tuple[Build, str | None]:
     """Translate and compile a cell, or find it done; return it, and Cython's annotated page if that is wanted.
 
     Raises CompileError for a cell that is not Cython, CellError if it has nothing that can be called, BuildFailed if
     it cannot be compiled here, and whatever `tick` raises. Nothing is left then.
     """
-    translated = _read(cache, recipe, annotate)
+    translated = _read_translated(cache, recipe, annotate)
     if translated is None:
         with cache.building(recipe.module, tick) as folder:
             # Somebody else may have done it meanwhile.
-            translated = _read(cache, recipe, annotate) or _translate(cache, recipe, folder, annotate, tick)
-    tag = tag_here(translated.numpy)
+            translated = _read_translated(cache, recipe, annotate) or _translate(cache, recipe, folder, annotate, tick)
+    tag = local_tag(translated.numpy)
     name = _binary_name(recipe, tag)
     path = cache.binary(name)
     if path is None:
@@ -107,7 +107,7 @@ def make(
     return Build(recipe, translated.functions, translated.numpy, translated.c, tag, binary, header), translated.html
 
 
-def load(build: Build, cache: Cache | None = None, tick: Tick = nothing) -> types.ModuleType:
+def load(build: Build, cache: Cache | None = None, tick: Tick = no_tick) -> types.ModuleType:
     """Give the module of a cell; each process loads it once.
 
     Raises BuildFailed if neither binary nor C nor source can be used on this machine, and what the cell's own lines
@@ -155,36 +155,36 @@ def remember_lines(build: Build) -> None:
 
 def _load(build: Build, cache: Cache, tick: Tick) -> types.ModuleType:
     recipe = build.recipe
-    here = tag_here(build.numpy)
-    if recipe.cpu_level > cpu_level_here():
+    local = local_tag(build.numpy)
+    if recipe.cpu_level > local_cpu_level():
         raise BuildFailed(
-            f"the cell was compiled for processors of level x86-64-v{recipe.cpu_level}, and this one ({here}) has level"
-            f" {cpu_level_here()}: compile it with flags for that, or without"
+            f"the cell was compiled for processors of level x86-64-v{recipe.cpu_level}, and this one ({local}) has"
+            f" level {local_cpu_level()}: compile it with flags for that, or without"
         )
-    name = _binary_name(recipe, here)
+    name = _binary_name(recipe, local)
     reasons: list[str] = []
 
-    def kept() -> Path | None:
+    def cached() -> Path | None:
         return cache.binary(name)
 
-    def carried() -> Path | None:
-        if not build.tag.fits(here):
+    def shipped() -> Path | None:
+        if not build.tag.fits(local):
             reasons.append(f"the binary is for {build.tag}")
             return None
         return cache.write_binary(name, zlib.decompress(build.binary))
 
     def from_c() -> Path | None:
-        return _rebuilt(cache, name, recipe, lambda folder: (build.c, build.numpy), tick)
+        return _rebuild(cache, name, recipe, lambda folder: (build.c, build.numpy), tick)
 
     def from_source() -> Path | None:
-        def again(folder: Path) -> tuple[bytes, bool]:
+        def translate_again(folder: Path) -> tuple[bytes, bool]:
             translated = _translate(cache, recipe, folder, False, tick)
             return translated.c, translated.numpy
 
         cython_version()
-        return _rebuilt(cache, name, recipe, again, tick)
+        return _rebuild(cache, name, recipe, translate_again, tick)
 
-    for step in (kept, carried, from_c, from_source):
+    for step in (cached, shipped, from_c, from_source):
         try:
             path = step()
             if path is not None:
@@ -196,7 +196,7 @@ def _load(build: Build, cache: Cache, tick: Tick) -> types.ModuleType:
             cache.discard(name)
             reasons.append(_one_line(str(error)))
     raise BuildFailed(
-        f"compiled code cannot be used on this machine ({here}): {'; '.join(dict.fromkeys(reasons))}. Install a C"
+        f"compiled code cannot be used on this machine ({local}): {'; '.join(dict.fromkeys(reasons))}. Install a C"
         " compiler there, or send the task to slaves that are like the machine where it was compiled"
     )
 
@@ -208,17 +208,17 @@ def _waiting_threads_sleep() -> Iterator[None]:
     Else they keep the cores for some more milliseconds, and by then the other processes of this machine want to send
     the result. The runtime reads this when it is loaded, and not again.
     """
-    if _WAITING in os.environ:
+    if _WAIT_POLICY in os.environ:
         yield
         return
-    os.environ[_WAITING] = "passive"
+    os.environ[_WAIT_POLICY] = "passive"
     try:
         yield
     finally:
-        del os.environ[_WAITING]
+        del os.environ[_WAIT_POLICY]
 
 
-def _rebuilt(
+def _rebuild(
     cache: Cache, name: str, recipe: Recipe, code: Callable[[Path], tuple[bytes, bool]], tick: Tick
 ) -> Path | None:
     with cache.building(recipe.module, tick) as folder:
@@ -245,11 +245,11 @@ def _binary_name(recipe: Recipe, tag: Tag) -> str:
     return f"{recipe.module}-{tag.digest()}.so"
 
 
-def _read(cache: Cache, recipe: Recipe, annotate: bool) -> _Translated | None:
-    kept = cache.read(f"{recipe.module}.generated")
-    if kept is None:
+def _read_translated(cache: Cache, recipe: Recipe, annotate: bool) -> _Translated | None:
+    cached = cache.read(f"{recipe.module}.generated")
+    if cached is None:
         return None
-    answer = json.loads(kept)
+    answer = json.loads(cached)
     if annotate and answer["html"] is None:
         return None
     return _translated(answer)
@@ -312,14 +312,14 @@ def _compile(recipe: Recipe, c: bytes, numpy: bool, folder: Path, tick: Tick) ->
         )
     if kind == "setuptools":
         raise BuildFailed(f"setuptools is not installed here ({failure}): pip install setuptools")
-    raise BuildFailed(f"the C compiler does not take the cell: {_complaints(folder / 'log', failure)}")
+    raise BuildFailed(f"the C compiler does not take the cell: {_compiler_errors(folder / 'log', failure)}")
 
 
-def _complaints(log: Path, otherwise: str) -> str:
+def _compiler_errors(log: Path, otherwise: str) -> str:
     """Give the first complaints of a compiler or linker."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     found = [line for line in lines if re.search(r"\berror\b|undefined reference|cannot find|Traceback|Error:", line)]
-    return _one_line("; ".join(found[:LINES]) or otherwise)
+    return _one_line("; ".join(found[:LOG_LINES]) or otherwise)
 
 
 def _one_line(text: str) -> str:
@@ -329,13 +329,13 @@ def _one_line(text: str) -> str:
 
 def _run(request: dict[str, Any], folder: Path, tick: Tick) -> dict[str, Any]:
     """Run the program on a request. It is gone when this returns, or raises what `tick` does."""
-    here = os.getcwd() if os.path.isdir(os.curdir) else ""
+    current_folder = os.getcwd() if os.path.isdir(os.curdir) else ""
     # What lies in the notebook's folder is on no other machine.
-    paths = [path for path in sys.path if os.path.isabs(path) and path != here]
+    paths = [path for path in sys.path if os.path.isabs(path) and path != current_folder]
     file, answer = folder / "request.json", folder / "answer.json"
     file.write_text(json.dumps({**request, "sys_path": paths}), encoding="utf-8")
     answer.unlink(missing_ok=True)
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+    environment = {name: value for name, value in os.environ.items() if name not in _IGNORED_VARIABLES}
     environment["TMPDIR"] = str(folder)
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
@@ -350,7 +350,7 @@ def _run(request: dict[str, Any], folder: Path, tick: Tick) -> dict[str, Any]:
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SLICE_S)
+                process.wait(TICK_S)
                 break
             tick()
     finally:

@@ -49,8 +49,8 @@ def default_folder() -> Path:
 
 def temporary_folder() -> Path:
     """Give the folder that takes its place where there is no home that can be written."""
-    who = os.geteuid() if hasattr(os, "geteuid") else "user"
-    return Path(tempfile.gettempdir(), f"concurrent_nb-{who}", "cython")
+    user = os.geteuid() if hasattr(os, "geteuid") else "user"
+    return Path(tempfile.gettempdir(), f"concurrent_nb-{user}", "cython")
 
 
 class Cache:
@@ -76,14 +76,14 @@ class Cache:
         except FileNotFoundError:
             return None
         digest, _, content = data.partition(b"\n")
-        if digest != _sum(content):
+        if digest != _checksum(content):
             return None
         self._touch(name)
         return content
 
     def write(self, name: str, content: bytes) -> None:
         """Keep something."""
-        self._replace(name, _sum(content) + b"\n" + content)
+        self._replace(name, _checksum(content) + b"\n" + content)
 
     def binary(self, name: str) -> Path | None:
         """Give the file of a binary, or None if there is none or it is damaged."""
@@ -92,7 +92,7 @@ class Cache:
             data, digest = path.read_bytes(), path.with_suffix(".sum").read_bytes()
         except FileNotFoundError:
             return None
-        if digest != _sum(data):
+        if digest != _checksum(data):
             return None
         self._touch(name)
         self._touch(path.with_suffix(".sum").name)
@@ -102,7 +102,7 @@ class Cache:
         """Keep a binary; give its file."""
         path = self._path(name)
         self._replace(name, data)
-        self._replace(path.with_suffix(".sum").name, _sum(data))
+        self._replace(path.with_suffix(".sum").name, _checksum(data))
         self._evict()
         return path
 
@@ -116,7 +116,7 @@ class Cache:
     def building(self, name: str, tick: Tick) -> Iterator[Path]:
         """Be the only one who builds `name`; give an empty folder to build in, which goes afterwards."""
         lock = self._path(f"{name}.lock")
-        with self._typed():
+        with self._as_build_failed():
             fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while not _try_lock(fd):
@@ -131,10 +131,10 @@ class Cache:
         if self._may_move:
             self._may_move = False
             if not _is_writable(self._folder):
-                instead = temporary_folder()
-                log.warning("%s cannot be written: compiled cells are kept in %s", self._folder, instead)
-                self._folder = instead
-        with self._typed():
+                fallback = temporary_folder()
+                log.warning("%s cannot be written: compiled cells are kept in %s", self._folder, fallback)
+                self._folder = fallback
+        with self._as_build_failed():
             if not self._folder.is_dir():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = self._folder.stat()
@@ -146,7 +146,7 @@ class Cache:
         return self._folder / name
 
     @contextmanager
-    def _typed(self) -> Iterator[None]:
+    def _as_build_failed(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -157,7 +157,7 @@ class Cache:
 
     def _replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        with self._typed():
+        with self._as_build_failed():
             fd, new = tempfile.mkstemp(prefix="new-", dir=self._folder)
             try:
                 with open(fd, "wb") as file:
@@ -202,7 +202,7 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _sum(data: bytes) -> bytes:
+def _checksum(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
 
 

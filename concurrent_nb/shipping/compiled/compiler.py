@@ -91,14 +91,14 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
         def parse(self, source_desc: Any, scope: Any, pxd: Any, full_module_name: Any) -> Any:
             tree = super().parse(source_desc, scope, pxd, full_module_name)
             if not pxd and full_module_name == module:
-                look(tree.body, found)
+                collect_functions(tree.body, found)
             return tree
 
-    def look(node: Any, found: dict[str, Any]) -> None:
+    def collect_functions(node: Any, found: dict[str, Any]) -> None:
         kind = type(node).__name__
         if kind == "StatListNode":
             for part in node.stats:
-                look(part, found)
+                collect_functions(part, found)
         elif kind == "DefNode":
             found["functions"].append([str(node.name), node.pos[1]])
         elif kind == "CFuncDefNode":
@@ -142,7 +142,7 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
         "c_only": found["c_only"],
         "numpy": found["numpy"],
         "c": base64.b64encode(zlib.compress(Path(made).read_bytes())).decode(),
-        "html": _inside(page.read_text(encoding="utf-8")) if request["annotate"] else None,
+        "html": _embeddable(page.read_text(encoding="utf-8")) if request["annotate"] else None,
     }
 
 
@@ -158,8 +158,8 @@ def files_read(c: str) -> str:
         name = named["angle"] if named["angle"] is not None else named["quoted"]
         if _OUTSIDE.match(name.strip()):
             return _not_allowed(name)
-    for told in _ASSEMBLER.finditer(c):
-        text = re.sub(r'"\s*"', "", told["text"])
+    for statement in _ASSEMBLER.finditer(c):
+        text = re.sub(r'"\s*"', "", statement["text"])
         if re.search(r"\.\s*(?:incbin|include)|\\[x0-7]", text):
             return "an assembler that reads files, or whose text is escaped, is not allowed"
     return ""
@@ -173,7 +173,7 @@ def _is_too_deep(text: str) -> bool:
     return text.startswith("Compiler crash") and "RecursionError" in text
 
 
-def _inside(page: str) -> str:
+def _embeddable(page: str) -> str:
     """Give what of a page can stand in another page: its style and its body, without the link to a file."""
     styles = re.findall(r"<style.*?</style>", page, re.DOTALL)
     body = re.search(r"<body[^>]*>(.*)</body>", page, re.DOTALL)
@@ -228,7 +228,7 @@ def _python_headers() -> str:
     return sysconfig.get_path("include")
 
 
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """End, with all that was started, when the process is gone that wants the answer."""
     while os.getppid() == parent:
         time.sleep(WATCH_S)
@@ -237,7 +237,7 @@ def _end_with(parent: int) -> None:
 
 def main(request_path: str, parent: int) -> None:
     """Do what the request says, in its folder, for the process `parent`."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     folder = Path(request_path).parent
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     sys.path[:] = request["sys_path"]

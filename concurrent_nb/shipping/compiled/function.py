@@ -50,9 +50,9 @@ class CythonFunction:
         return f"<compiled function {self.__qualname__}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (self.build, self.__qualname__)
+        return _load_function, (self.build, self.__qualname__)
 
 
-def _arrive(build: Build, name: str) -> CythonFunction:
+def _load_function(build: Build, name: str) -> CythonFunction:
     """Unpickle a CythonFunction, and load it, so that what is missing here is missed at once."""
     return CythonFunction(build, name)

@@ -30,16 +30,16 @@ class Tag:
     libc_version: tuple[int, ...]
     numpy: str  #: major version that it was compiled against; "" if it was not
 
-    def fits(self, here: "Tag") -> bool:
-        """Say whether a binary of this tag can be loaded where the tag is `here`."""
+    def fits(self, local: "Tag") -> bool:
+        """Say whether a binary of this tag can be loaded where the tag is `local`."""
         same = (self.python, self.suffix, self.platform, self.libc) == (
-            here.python,
-            here.suffix,
-            here.platform,
-            here.libc,
+            local.python,
+            local.suffix,
+            local.platform,
+            local.libc,
         )
         # A binary asks for nothing that its libc did not have; later ones have that too.
-        return same and self.libc_version <= here.libc_version and self.numpy in ("", here.numpy)
+        return same and self.libc_version <= local.libc_version and self.numpy in ("", local.numpy)
 
     def digest(self) -> str:
         """Give a short name for files."""
@@ -52,7 +52,7 @@ class Tag:
 
 
 @functools.cache
-def _tag_here(with_numpy: bool) -> Tag:
+def _local_tag(with_numpy: bool) -> Tag:
     libc, version = platform.libc_ver()
     return Tag(
         sys.implementation.cache_tag or sys.implementation.name,
@@ -64,13 +64,13 @@ def _tag_here(with_numpy: bool) -> Tag:
     )
 
 
-def tag_here(with_numpy: bool) -> Tag:
+def local_tag(with_numpy: bool) -> Tag:
     """Give the tag of this machine and this Python.
 
     Args:
         with_numpy: for code that uses numpy's C interface.
     """
-    return _tag_here(with_numpy)
+    return _local_tag(with_numpy)
 
 
 def version_of(package: str) -> str | None:
@@ -82,7 +82,7 @@ def version_of(package: str) -> str | None:
 
 
 @functools.cache
-def cpu_level_here(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+def local_cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
     """Give the level of x86-64 that this processor has; 1 where that cannot be told, 0 on other architectures."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return 0

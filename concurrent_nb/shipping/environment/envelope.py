@@ -8,9 +8,9 @@ import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from concurrent_nb.shipping.serialization.pickles import Buffer, keeping
+from concurrent_nb.shipping.serialization.pickles import Buffer, out_of_band_into
 
-_NOTHING: Final = b""
+_NO_MODULES: Final = b""
 #: near the beginning of each envelope
 _MARK: Final = __name__.encode()
 _MARK_WITHIN: Final = 96
@@ -22,7 +22,7 @@ class Environment:
     def __init__(self, state: Buffer, modules: Buffer) -> None:
         self.state = state  #: pickle of a `EnvironmentState`
         self.modules = modules  #: pickle of a list of `Source`s; empty if there is none
-        self.modules_digest = hashlib.sha256(modules).digest() if modules else _NOTHING
+        self.modules_digest = hashlib.sha256(modules).digest() if modules else _NO_MODULES
         self.digest = hashlib.sha256(self.modules_digest + hashlib.sha256(state).digest()).digest()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -37,41 +37,41 @@ class EnvironmentState(NamedTuple):
     added: tuple[tuple[str, tuple[str, ...]], ...]  #: entries of sys.path, each with those that come after it
     removed: tuple[str, ...]
     settings: bytes  #: pickle of {name: value}; empty if all are as at the start
-    followed: bytes  #: pickle of the list of the user's own (name, read, apply)
+    user_settings: bytes  #: pickle of the list of the user's own (name, read, apply)
 
 
-class Surroundings(Protocol):
+class EnvironmentSource(Protocol):
     """What functions take along."""
 
     def current(self) -> Environment | None:
         """Give the environment as it is now; None if there is nothing to take along. Raises NotPicklable."""
 
-    def want(self, imported: Iterable[str]) -> None:
+    def add_modules(self, imported: Iterable[str]) -> None:
         """Take along these modules too, if they are the user's."""
 
 
-class Nothing:
+class NoEnvironment:
     """Surroundings of functions that stay in this process."""
 
     def current(self) -> None:
         """Give None."""
 
-    def want(self, imported: Iterable[str]) -> None:
+    def add_modules(self, imported: Iterable[str]) -> None:
         """Take nothing along."""
 
 
-class Unwrapped:
+class ModulesOnly:
     """Surroundings of functions that others put into an envelope, together with more."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self.want = surroundings.want
+    def __init__(self, source: EnvironmentSource) -> None:
+        self.add_modules = source.add_modules
 
     def current(self) -> None:
         """Give None."""
 
 
 #: surroundings of what stays in this process
-IN_THIS_PROCESS: Final = Nothing()
+NO_ENVIRONMENT: Final = NoEnvironment()
 
 
 class EnvironmentEnvelope:
@@ -95,16 +95,18 @@ def is_envelope(body: Buffer) -> bool:
     return _MARK in bytes(body[:_MARK_WITHIN])
 
 
-def wrapped(
+def in_envelope(
     environment: Environment | None, body: bytes, buffers: Sequence[memoryview] = ()
 ) -> tuple[bytes, Sequence[memoryview]]:
     """Put a pickle and its buffers into an envelope: again a pickle and buffers. As they are if there is nothing."""
     if environment is None:
         return body, buffers
     kept: list[memoryview] = []
-    return pickle.dumps(EnvironmentEnvelope(environment, body, buffers), 5, buffer_callback=keeping(kept)), kept
+    return pickle.dumps(
+        EnvironmentEnvelope(environment, body, buffers), 5, buffer_callback=out_of_band_into(kept)
+    ), kept
 
 
-def enclosed(environment: Environment | None, body: bytes) -> bytes:
+def always_in_envelope(environment: Environment | None, body: bytes) -> bytes:
     """Put a pickle into an envelope in any case, as one pickle."""
     return pickle.dumps(EnvironmentEnvelope(environment, body, ()), 5)

@@ -42,14 +42,14 @@ class _Loader(SourceFileLoader):
         """
         key = self.path, self._source.text
         code = _codes.get(key)
-        if code is None and self._is_here():
+        if code is None and self._is_same_file():
             code = super().get_code(fullname)
         if code is None:
             code = compile(self._source.text, self.path, "exec", dont_inherit=True)
         _codes[key] = code
         return code
 
-    def _is_here(self) -> bool:
+    def _is_same_file(self) -> bool:
         try:
             with open(self.path, "rb") as file:
                 return file.read() == self._source.text
@@ -91,7 +91,7 @@ class ModuleSet:
         return self.is_stale
 
 
-class Modules(MetaPathFinder):
+class ModuleFinder(MetaPathFinder):
     """Serves the current set; first on `sys.meta_path` of a worker."""
 
     def __init__(self) -> None:
@@ -108,8 +108,8 @@ class Modules(MetaPathFinder):
         source = self.current.sources.get(fullname)
         if source is not None:
             return self._spec(source)
-        if (then := self.on_import.get(fullname)) is not None:
-            return _spec_with(fullname, path, then, self)
+        if (callback := self.on_import.get(fullname)) is not None:
+            return _spec_with_callback(fullname, path, callback, self)
         return None
 
     def _spec(self, source: ModuleSource) -> ModuleSpec | None:
@@ -131,15 +131,15 @@ class Modules(MetaPathFinder):
         return spec_of_file
 
     def _check_compiled(self, source: ModuleSource) -> None:
-        here = stamp_of(source.filename)
-        if here is None:
+        local_stamp = stamp_of(source.filename)
+        if local_stamp is None:
             raise ImportError(
                 f"{source.name} is a compiled module, which does not travel, and this host has no {source.filename}:"
                 " install it here",
                 name=source.name,
                 path=source.filename,
             )
-        if here != source.stamp:
+        if local_stamp != source.stamp:
             raise ImportError(
                 f"{source.name} is a compiled module, and {source.filename} is another file here than when the"
                 " notebook imported it: restart the kernel, so that both have the new one",
@@ -177,7 +177,7 @@ class Modules(MetaPathFinder):
 
     def _leave(self) -> None:
         current = self.current
-        for name, module in self.users():
+        for name, module in self.user_modules():
             if is_compiled(str(getattr(module, "__file__", ""))):
                 continue  # nothing can load it twice
             current.loaded[name] = module
@@ -190,7 +190,7 @@ class Modules(MetaPathFinder):
         sys.modules.update(self._displaced)
         self._displaced = {}
 
-    def users(self) -> list[tuple[str, types.ModuleType]]:
+    def user_modules(self) -> list[tuple[str, types.ModuleType]]:
         """List the user's modules that are imported."""
         known = self._is_users
         found = []
@@ -205,11 +205,11 @@ class Modules(MetaPathFinder):
     def _is_users_module(self, name: str, module: Any) -> bool:
         return name in self.current.sources or is_users(name, getattr(module, "__spec__", None))
 
-    def note(self) -> None:
+    def record_imports(self) -> None:
         """Note what was imported by path, because its file may change."""
         by_path = self.current.by_path
         seen = {path for path, _ in by_path}
-        for name, module in self.users():
+        for name, module in self.user_modules():
             file = getattr(module, "__file__", None)
             if not isinstance(file, str):
                 continue
@@ -219,23 +219,23 @@ class Modules(MetaPathFinder):
                 by_path.append((file, stamp_of(file)))
 
 
-def _spec_with(
-    fullname: str, path: Sequence[str] | None, then: Callable[[str], None], without: MetaPathFinder
+def _spec_with_callback(
+    fullname: str, path: Sequence[str] | None, callback: Callable[[str], None], without: MetaPathFinder
 ) -> ModuleSpec | None:
-    """Find a module as all other finders do; have `then` called when it is imported."""
+    """Find a module as all other finders do; have `callback` called when it is imported."""
     for finder in finders_after(without):
         spec: ModuleSpec | None = finder.find_spec(fullname, path, None)
         if spec is None:
             continue
         if spec.loader is not None:
             execute = spec.loader.exec_module
-            spec.loader.exec_module = partial(_execute_and_tell, execute, then)  # type: ignore[method-assign]
+            spec.loader.exec_module = partial(_execute_and_call, execute, callback)  # type: ignore[method-assign]
         return spec
     return None
 
 
-def _execute_and_tell(
-    execute: Callable[[types.ModuleType], None], then: Callable[[str], None], module: types.ModuleType
+def _execute_and_call(
+    execute: Callable[[types.ModuleType], None], callback: Callable[[str], None], module: types.ModuleType
 ) -> None:
     execute(module)
-    then(module.__name__)
+    callback(module.__name__)

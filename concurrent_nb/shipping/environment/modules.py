@@ -1,7 +1,7 @@
 """The user's modules as this process has them in memory: their sources, as they were when they were imported.
 
 What counts is what the process runs, not what lies on disk: a file that was edited and not reloaded is sent as it was,
-and after a reload as it is then. So the source is read when a module is imported or reloaded (`Imports`, first on
+and after a reload as it is then. So the source is read when a module is imported or reloaded (`ImportWatcher`, first on
 `sys.meta_path`). What functions import and this process has not imported yet is read from its file, at each look.
 """
 
@@ -36,7 +36,7 @@ class ModuleSource(NamedTuple):
     stamp: tuple[int, int] | None = None  #: of a compiled module, which does not travel: when it was made, and its size
 
 
-class Imports(MetaPathFinder):
+class ImportWatcher(MetaPathFinder):
     """Reads the sources of the user's modules when they are imported, and counts what is looked for."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ def find_unloaded(name: str) -> ModuleSpec | None:
         loaded = sys.modules.get(whole)
         spec: Any = getattr(loaded, "__spec__", None)
         if spec is None:
-            spec = _found(whole, path)
+            spec = _find_spec(whole, path)
         if spec is None:
             return None
         if end == len(parts):
@@ -142,7 +142,7 @@ def find_unloaded(name: str) -> ModuleSpec | None:
     return None
 
 
-def _found(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+def _find_spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     if path is not None:
         try:
             return PathFinder.find_spec(name, path)
@@ -150,7 +150,7 @@ def _found(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
             return None
     for finder in list(sys.meta_path):
         find = getattr(finder, "find_spec", None)
-        if find is None or isinstance(finder, Imports):
+        if find is None or isinstance(finder, ImportWatcher):
             continue
         spec: ModuleSpec | None = find(name, None, None)
         if spec is not None:
@@ -184,7 +184,7 @@ def code_of(module: types.ModuleType) -> list[types.CodeType]:
     return found
 
 
-def runs(module: types.ModuleType, text: bytes) -> bool:
+def runs_source(module: types.ModuleType, text: bytes) -> bool:
     """Say whether a module that is imported runs the functions that a source has, as far as that can be seen."""
     try:
         code = compile(text, getattr(module, "__file__", None) or "<source>", "exec", dont_inherit=True)

@@ -1,8 +1,8 @@
 """Settings of Python and of libraries that tasks have as the notebook has them; one class for each.
 
 A setting is read in the application and applied in workers, and put back there when a task has changed it. Its value is
-None where it is as it was at the start; it is then not sent. `Saved` compares all of them at each submit and after each
-task, in half a microsecond. A setting of a library is left alone until that library is imported.
+None where it is as it was at the start; it is then not sent. `SettingsSnapshot` compares all of them at each submit and
+after each task, in half a microsecond. A setting of a library is left alone until that library is imported.
 """
 
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 #: a function without arguments, in C where it can be, because it is called for each task; and what it gives now
-Look = tuple[Callable[[], Any], Any]
+Probe = tuple[Callable[[], Any], Any]
 
 
 class Setting:
@@ -37,56 +37,56 @@ class Setting:
         """Set it to what `read` has given elsewhere."""
         raise NotImplementedError
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         """Give how to see that it has changed."""
         raise NotImplementedError
 
 
-class Saved:
+class SettingsSnapshot:
     """Settings as they are now, to be compared with what they are later."""
 
     def __init__(self, settings: Iterable[Setting] = ()) -> None:
-        self._looks: list[Callable[[], Any]] = []
+        self._probes: list[Callable[[], Any]] = []
         self._values: list[Any] = []
-        self._of: list[Setting] = []
+        self._settings: list[Setting] = []
         for setting in settings:
             self.add(setting)
 
     def add(self, setting: Setting) -> None:
         """Take one more."""
-        for look, value in setting.looks():
-            self._looks.append(look)
+        for probe, value in setting.probes():
+            self._probes.append(probe)
             self._values.append(value)
-            self._of.append(setting)
+            self._settings.append(setting)
 
-    def is_same(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Say whether all are as they were. Raises what reading a user's own setting raises."""
-        return [*map(call, self._looks)] == self._values
+        return [*map(call, self._probes)] == self._values
 
     def split(self) -> tuple[list[Setting], list[Setting]]:
         """Give those that are as they were, and those that have changed."""
         changed = [
             setting
-            for setting, look, value in zip(self._of, self._looks, self._values, strict=True)
-            if [look()] != [value]  # as `is_same` compares, which takes an object to be the same as itself
+            for setting, probe, value in zip(self._settings, self._probes, self._values, strict=True)
+            if [probe()] != [value]  # as `is_unchanged` compares, which takes an object to be the same as itself
         ]
-        return [it for it in dict.fromkeys(self._of) if it not in changed], list(dict.fromkeys(changed))
+        return [it for it in dict.fromkeys(self._settings) if it not in changed], list(dict.fromkeys(changed))
 
 
 class _RecursionLimit(Setting):
     name = "recursion limit"
 
     def __init__(self) -> None:
-        self._home = sys.getrecursionlimit()
+        self._base = sys.getrecursionlimit()
 
     def read(self) -> Any:
         limit = sys.getrecursionlimit()
         return None if limit == _PLAIN_RECURSION else limit
 
     def apply(self, value: Any) -> None:
-        sys.setrecursionlimit(self._home if value is None else min(value, RECURSION_MOST))
+        sys.setrecursionlimit(self._base if value is None else min(value, RECURSION_MOST))
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         return [(sys.getrecursionlimit, sys.getrecursionlimit())]
 
 
@@ -130,7 +130,7 @@ class _Warnings(Setting):
     name = "warnings filters"
 
     def __init__(self) -> None:
-        self._home = list(_filters())
+        self._base = list(_filters())
 
     def read(self) -> Any:
         filters = [
@@ -140,14 +140,14 @@ class _Warnings(Setting):
         return None if filters == _PLAIN_FILTERS else filters
 
     def apply(self, value: Any) -> None:
-        filters = self._home
+        filters = self._base
         if value is not None:
             filters = [(action, text, _category(*kind), module, line) for action, text, kind, module, line in value]
         _filters()[:] = filters
         with warnings.catch_warnings():
             pass  # makes Python forget what it has shown and looked up
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         return [(_filters_of_context or partial(getattr, warnings, "filters"), list(_filters()))]
 
 
@@ -175,13 +175,13 @@ class _Logging(Setting):
 
     def __init__(self) -> None:
         self._witness = logging.getLogger("concurrent_nb.levels")
-        self._home = list(logging.root.handlers)
-        self._home_levels = _levels()
+        self._base = list(logging.root.handlers)
+        self._base_levels = _levels()
 
     def read(self) -> Any:
         root = logging.getLogger()
         handlers = [
-            (stream, handler.level, _described(handler.formatter))
+            (stream, handler.level, _pickled_formatter(handler.formatter))
             for handler in root.handlers
             if type(handler) in (logging.StreamHandler, _Stream)
             and (stream := _stream_name(getattr(handler, "stream", None)))
@@ -192,7 +192,7 @@ class _Logging(Setting):
     def apply(self, value: Any) -> None:
         root = logging.getLogger()
         level, disabled, own_levels, handlers = value or (logging.WARNING, 0, {}, [])
-        levels = {**self._home_levels, **own_levels}
+        levels = {**self._base_levels, **own_levels}
         for name in _levels().keys() | levels.keys():
             logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
         root.setLevel(level)
@@ -204,9 +204,9 @@ class _Logging(Setting):
             if formatter is not None:
                 handler.setFormatter(pickles.loads(formatter))
             ours.append(handler)
-        root.handlers[:] = [*self._home, *ours]
+        root.handlers[:] = [*self._base, *ours]
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         cache: dict[Any, Any] = self._witness._cache  # type: ignore[attr-defined]
         cache[_MARK] = True  # `setLevel` and `disable` of any logger empty the caches of all
         handlers = partial(getattr, logging.root, "handlers") if not logging.root.handlers else _handlers
@@ -236,7 +236,7 @@ def _stream_name(stream: Any) -> str:
     return ""
 
 
-def _described(formatter: logging.Formatter | None) -> bytes | None:
+def _pickled_formatter(formatter: logging.Formatter | None) -> bytes | None:
     if formatter is None:
         return None
     try:
@@ -264,14 +264,14 @@ class _Decimal(Setting):
         settings = dict(zip(_CONTEXT, numbers, strict=True))
         decimal.setcontext(decimal.Context(**settings, traps=[getattr(decimal, name) for name in traps]))
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         getcontext, all_of = sys.modules["decimal"].getcontext, _all_of
         saved = getcontext().copy()
 
-        def look(_stays: object = saved) -> Any:  # because its traps, which are compared, lie in it
+        def probe(_stays: object = saved) -> Any:  # because its traps, which are compared, lie in it
             return all_of(getcontext())
 
-        return [(look, all_of(saved))]
+        return [(probe, all_of(saved))]
 
 
 #: one call for all
@@ -299,7 +299,7 @@ class _NumpyErrors(Setting):
         numpy.seterr(**errors)
         numpy.seterrcall(call)
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         variable = getattr(sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None)
         if variable is not None:  # its value is another object when it was set
             return [(partial(variable.get, None), variable.get(None))]
@@ -324,10 +324,10 @@ class _NumpyPrinting(Setting):
         options = {**_PLAIN_PRINTING, **(value or {})}
         numpy.set_printoptions(**{name: options[name] for name in numpy.get_printoptions() if name in options})
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         options: Any = sys.modules.get("numpy._core.printoptions")
-        look = options.format_options.get if options is not None else sys.modules["numpy"].get_printoptions
-        return [(look, look())]
+        probe = options.format_options.get if options is not None else sys.modules["numpy"].get_printoptions
+        return [(probe, probe())]
 
 
 _PLAIN_PRINTING: Final[Mapping[str, Any]] = {
@@ -374,16 +374,16 @@ class _Pandas(Setting):
             for name, own in (value or {}).items():
                 pandas.set_option(name, own)
 
-    def looks(self) -> list[Look]:
-        look = partial(getattr, sys.modules["pandas._config.config"], "_global_config")
-        return [(look, _copied(look()))]
+    def probes(self) -> list[Probe]:
+        probe = partial(getattr, sys.modules["pandas._config.config"], "_global_config")
+        return [(probe, _copied(probe()))]
 
 
 def _copied(options: Any) -> Any:
     return {key: _copied(value) for key, value in options.items()} if isinstance(options, dict) else options
 
 
-class Followed(Setting):
+class UserSetting(Setting):
     """A setting that the user has added."""
 
     name: str  # type: ignore[misc]
@@ -393,12 +393,12 @@ class Followed(Setting):
         self.read = read  # type: ignore[method-assign]
         self.apply = apply  # type: ignore[method-assign,assignment]
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         """Give what reads it."""
         return [(self.read, self.read())]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Followed, (self.name, self.read, self.apply)
+        return UserSetting, (self.name, self.read, self.apply)
 
 
 def all_settings() -> list[Setting]:
@@ -408,7 +408,7 @@ def all_settings() -> list[Setting]:
     ]
 
 
-def is_there(setting: Setting) -> bool:
+def is_imported(setting: Setting) -> bool:
     """Say whether the setting's module is imported, wholly."""
     if not setting.module:
         return True

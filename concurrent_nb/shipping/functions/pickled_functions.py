@@ -17,17 +17,17 @@ from typing import Any, Final
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import Digest
-from concurrent_nb.shipping.environment.envelope import IN_THIS_PROCESS, Environment, Surroundings, wrapped
+from concurrent_nb.shipping.environment.envelope import NO_ENVIRONMENT, Environment, EnvironmentSource, in_envelope
 from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.serialization import pickles, restoring
 from concurrent_nb.shipping.serialization.references import (
     MISSING,
     contents,
     global_names,
-    home_of,
     is_by_value,
     is_constant,
     is_importable,
+    location_of,
     never_changes,
 )
 from concurrent_nb.shipping.serialization.refusals import describe_failure
@@ -53,10 +53,10 @@ class PickledFunction:
 
 
 #: a pickle and its buffers, which are the memory of live objects --> the same as a snapshot, and what keeps that
-LayDown = Callable[[bytes, Sequence[memoryview]], tuple[bytes, Sequence[pickles.Buffer | Slice], object]]
+StoreBuffers = Callable[[bytes, Sequence[memoryview]], tuple[bytes, Sequence[pickles.Buffer | Slice], object]]
 
 
-def copied(body: bytes, buffers: Sequence[memoryview]) -> tuple[bytes, Sequence[pickles.Buffer | Slice], object]:
+def copy_buffers(body: bytes, buffers: Sequence[memoryview]) -> tuple[bytes, Sequence[pickles.Buffer | Slice], object]:
     """Copy buffers into this process's own memory."""
     return body, [bytes(buffer) for buffer in buffers], None
 
@@ -98,7 +98,7 @@ def _snapshot(function: types.FunctionType) -> _Snapshot | None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        for value in _take(current, taken):
+        for value in _add_function(current, taken):
             if type(value) is types.FunctionType and not is_importable(value):
                 todo.append(value)
             elif value is not MISSING and not is_constant(value):
@@ -106,7 +106,7 @@ def _snapshot(function: types.FunctionType) -> _Snapshot | None:
     return taken
 
 
-def _take(function: types.FunctionType, taken: _Snapshot) -> list[Any]:
+def _add_function(function: types.FunctionType, taken: _Snapshot) -> list[Any]:
     """Add one function to a snapshot; return what it refers to."""
     taken.functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
     cells = [(cell, contents(cell)) for cell in function.__closure__ or ()]
@@ -132,11 +132,14 @@ class Functions:
     """
 
     def __init__(
-        self, kept: int = KEPT, lay_down: LayDown = copied, surroundings: Surroundings = IN_THIS_PROCESS
+        self,
+        kept: int = KEPT,
+        store_buffers: StoreBuffers = copy_buffers,
+        environment_source: EnvironmentSource = NO_ENVIRONMENT,
     ) -> None:
         self._kept = kept
-        self._lay_down = lay_down
-        self._surroundings = surroundings
+        self._store_buffers = store_buffers
+        self._environment_source = environment_source
         self._lock = threading.Lock()
         # By id, because comparing functions may run code of others. The entry holds the function, so its id stays its.
         self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str], Environment | None]] = {}
@@ -150,7 +153,7 @@ class Functions:
 
         Raises NotPicklable, which names the function and the part of it that cannot travel.
         """
-        environment = self._surroundings.current()
+        environment = self._environment_source.current()
         named = self._by_name.get(id(fn))
         if (
             named is not None
@@ -166,16 +169,16 @@ class Functions:
 
     def _pickle_anew(self, fn: Callable[..., Any], environment: Environment | None, spawns: bool) -> PickledFunction:
         if is_importable(fn):
-            body, buffers = wrapped(environment, pickle.dumps(fn, 5), ())
-            pickled = _finish(fn, *self._lay_down(body, buffers))
-            if (home := home_of(fn)) is not None:
+            body, buffers = in_envelope(environment, pickle.dumps(fn, 5), ())
+            pickled = _named(fn, *self._store_buffers(body, buffers))
+            if (home := location_of(fn)) is not None:
                 self._keep(self._by_name, (fn, pickled, home, environment))
             return pickled
         # The snapshot comes first: what another thread changes after it shows up at the next comparison.
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled, environment = _pickled_by_value(fn, fn, self._lay_down, self._surroundings, spawns)
+        pickled, environment = _pickled_by_value(fn, fn, self._store_buffers, self._environment_source, spawns)
         is_small = environment is not None or not pickled.buffers  # those of an environment are kept anyway
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and is_small:
             self._keep(self._by_value, (fn, pickled, snapshot, environment))
@@ -190,7 +193,7 @@ class Functions:
 
 
 def pickled_by_value(
-    fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings = IN_THIS_PROCESS
+    fn: Callable[..., Any], of: Any, store_buffers: StoreBuffers, environment_source: EnvironmentSource = NO_ENVIRONMENT
 ) -> PickledFunction:
     """Pickle a function as it is now, with its surroundings.
 
@@ -200,20 +203,20 @@ def pickled_by_value(
 
     Raises NotPicklable, which names `of` and the part of it that cannot travel.
     """
-    return _pickled_by_value(fn, of, lay_down, surroundings, False)[0]
+    return _pickled_by_value(fn, of, store_buffers, environment_source, False)[0]
 
 
 def _pickled_by_value(
-    fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings, spawns: bool
+    fn: Callable[..., Any], of: Any, store_buffers: StoreBuffers, environment_source: EnvironmentSource, spawns: bool
 ) -> tuple[PickledFunction, Environment | None]:
     try:
         body, buffers = restoring.dumps(fn, "spawn" if spawns else "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
-    surroundings.want(_imported_by(fn, of))
-    environment = surroundings.current()
+    environment_source.add_modules(_imported_by(fn, of))
+    environment = environment_source.current()
     # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
-    return _finish(fn, *lay_down(*wrapped(environment, body, buffers))), environment
+    return _named(fn, *store_buffers(*in_envelope(environment, body, buffers))), environment
 
 
 def _imported_by(fn: Any, of: Any) -> Iterable[str]:
@@ -233,23 +236,26 @@ def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
 
 
 def pickled_with_arguments(
-    fn: Callable[..., Any], args: tuple[Any, ...], lay_down: LayDown, surroundings: Surroundings = IN_THIS_PROCESS
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    store_buffers: StoreBuffers,
+    environment_source: EnvironmentSource = NO_ENVIRONMENT,
 ) -> PickledFunction:
     """Pickle `(fn, args)` as they are now. Raises NotPicklable."""
     try:
         body, buffers = pickles.dumps((fn, args), "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
-    surroundings.want(_imported_by(fn, fn))
-    return _finish(fn, *lay_down(body, buffers))
+    environment_source.add_modules(_imported_by(fn, fn))
+    return _named(fn, *store_buffers(body, buffers))
 
 
-def opened(pickled: PickledFunction) -> Any:
-    """Unpickle a function whose buffers were `copied`, as a worker would."""
-    return restoring.opened(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
+def load_function(pickled: PickledFunction) -> Any:
+    """Unpickle a function whose buffers were `copy_buffers`, as a worker would."""
+    return restoring.loads_on_copies(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
 
 
-def _finish(
+def _named(
     fn: Callable[..., Any], body: bytes, buffers: Sequence[pickles.Buffer | Slice] = (), lease: object = None
 ) -> PickledFunction:
     return PickledFunction(function_digest([body, *buffers]), body, buffers, name_of(fn), lease)

@@ -14,7 +14,7 @@ from typing import Any
 
 from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentEnvelope
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
-from concurrent_nb.shipping.runtime.setup_runner import Parts, Prepared
+from concurrent_nb.shipping.runtime.setup_runner import FunctionWithSetups, Parts
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES, Buffer
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
@@ -31,7 +31,7 @@ class Setup:
     broken: str = ""  #: why workers are not to try it any more
 
 
-def prepared(
+def with_setups(
     function: PickledFunction | None, setups: Sequence[Setup], environment: Environment | None = None
 ) -> PickledFunction:
     """Give the pickle of a function with the setups that a worker runs before it; of None: of those alone.
@@ -41,7 +41,7 @@ def prepared(
     """
     out: list[Buffer | Slice] = []
     enclosed = tuple((it.id, it.place, it.name, it.broken, _enclose(it.call, out)) for it in setups)
-    whole = Prepared(enclosed, None if function is None else _enclose(function, out))
+    whole = FunctionWithSetups(enclosed, None if function is None else _enclose(function, out))
     body = pickle.dumps(whole, 5, buffer_callback=lambda buffer: False)
     if environment is not None:
         body, out = _in_envelope(environment, body, out)

@@ -12,8 +12,13 @@ from functools import cached_property
 from typing import Any, Final, cast
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.shipping.environment.envelope import IN_THIS_PROCESS, Surroundings
-from concurrent_nb.shipping.functions.pickled_functions import LayDown, PickledFunction, copied, pickled_by_value
+from concurrent_nb.shipping.environment.envelope import NO_ENVIRONMENT, EnvironmentSource
+from concurrent_nb.shipping.functions.pickled_functions import (
+    PickledFunction,
+    StoreBuffers,
+    copy_buffers,
+    pickled_by_value,
+)
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.references import is_importable
 from concurrent_nb.shipping.serialization.refusals import describe_failure
@@ -65,13 +70,15 @@ class TaskObjectPacker:
     """Pickle tasks. Keeps what it has made of their classes: each is sent as it was when its first task was packed.
 
     Args:
-        lay_down: takes snapshots of buffers that belong to a class.
-        surroundings: what classes take along, as it is when their first task is packed.
+        store_buffers: takes snapshots of buffers that belong to a class.
+        environment_source: what classes take along, as it is when their first task is packed.
     """
 
-    def __init__(self, lay_down: LayDown = copied, surroundings: Surroundings = IN_THIS_PROCESS) -> None:
-        self._lay_down = lay_down
-        self._surroundings = surroundings
+    def __init__(
+        self, store_buffers: StoreBuffers = copy_buffers, environment_source: EnvironmentSource = NO_ENVIRONMENT
+    ) -> None:
+        self._store_buffers = store_buffers
+        self._environment_source = environment_source
         #: by class: its function, None where the objects travel whole; and whether the class travels by name
         self._functions: dict[type, tuple[PickledFunction | None, bool]] = {}
 
@@ -98,9 +105,9 @@ class TaskObjectPacker:
 
     @cached_property
     def _run(self) -> PickledFunction:
-        return pickled_by_value(run_task, run_task, self._lay_down, self._surroundings)
+        return pickled_by_value(run_task, run_task, self._store_buffers, self._environment_source)
 
     def _of_class(self, kind: type[Task]) -> PickledFunction | None:
         if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
             return None  # it knows how to travel
-        return pickled_by_value(TaskObjectCaller(kind), kind, self._lay_down, self._surroundings)
+        return pickled_by_value(TaskObjectCaller(kind), kind, self._store_buffers, self._environment_source)

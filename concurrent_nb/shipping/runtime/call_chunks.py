@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.shipping.serialization.error_reports import Answer, failed, not_loadable, not_picklable
+from concurrent_nb.shipping.serialization.error_reports import FailureReport, failed, not_loadable, not_picklable
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 
 #: an item's arguments on their way
@@ -33,7 +33,7 @@ _FORKS: Final[list[None]] = []
 os.register_at_fork(after_in_child=lambda: _FORKS.append(None))
 
 
-class Terms(NamedTuple):
+class BatchTerms(NamedTuple):
     """On which terms the items of a chunk are run that are tasks of a job: a batch."""
 
     until: bool  #: the first that returns a Hit is the last
@@ -42,7 +42,7 @@ class Terms(NamedTuple):
     secret: str  #: tells marks in what they print from what they print
 
 
-def dumps_calls(calls: Sequence[Call], numbers: Sequence[int], terms: Terms | None = None) -> bytes:
+def dumps_calls(calls: Sequence[Call], numbers: Sequence[int], terms: BatchTerms | None = None) -> bytes:
     """Give the body of a task that makes these calls. No keywords, where a task has a dictionary: so it is known."""
     rest = (numbers, *(terms or ()))
     # Without the tuples around them it takes half the time; without arguments there is nothing to count.
@@ -55,31 +55,31 @@ def run(
     function: Callable[..., Any],
     calls: Iterable[Call] | tuple[int, list[Any]],
     numbers: Iterable[int],
-    begin: Callable[[int], None],
-    answers: list[Any] | None = None,
-    goes_on: Callable[[], bool] | None = None,
+    begin_item: Callable[[int], None],
+    results: list[Any] | None = None,
+    may_continue: Callable[[], bool] | None = None,
     snapshot: Snapshot = bytearray,
 ) -> list[Any]:
     """Make the calls of a chunk, as `dumps_calls` has put them; give an answer for each.
 
     Args:
         numbers: of the items in their job.
-        begin: called with each before its call.
-        answers: where the answers go, so that they are not lost when this raises.
-        goes_on: asked before each call whether to make it; None makes all.
+        begin_item: called with each before its call.
+        results: where the answers go, so that they are not lost when this raises.
+        may_continue: asked before each call whether to make it; None makes all.
         snapshot: gives a copy of a large buffer of a result, which the next call may change.
 
     Raises KeyboardInterrupt, which may have come from outside, and ends the chunk.
     """
-    answers = [] if answers is None else answers
-    answer = answers.append
+    results = [] if results is None else results
+    add_result = results.append
     forks = len(_FORKS)
     if isinstance(calls, tuple):
         width, atoms = calls
         calls = zip(*[iter(atoms)] * width, strict=True)
     for args, number in zip(calls, numbers, strict=True):
-        begin(number)
-        if goes_on is not None and not goes_on():
+        begin_item(number)
+        if may_continue is not None and not may_continue():
             break
         if type(args) is bytes:
             try:
@@ -87,20 +87,20 @@ def run(
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
-                answer(_report(not_loadable(error)))
+                add_result(_report(not_loadable(error)))
                 continue
         try:
             value = function(*args)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  (what an item raises is its own end)
-            answer(_report(failed(error)))
+            add_result(_report(failed(error)))
             value = None
         else:
-            answer(value if type(value) in SMALL_ATOMS or is_small(value) else _packed(value, snapshot))
+            add_result(value if type(value) in SMALL_ATOMS or is_small(value) else _packed(value, snapshot))
         if len(_FORKS) != forks:  # the item has forked, and came back twice: the copy is not to go on
             break
-    return answers
+    return results
 
 
 def _packed(value: Any, snapshot: Snapshot) -> bytes | list[Any] | dict[int, bytes]:
@@ -115,5 +115,5 @@ def _packed(value: Any, snapshot: Snapshot) -> bytes | list[Any] | dict[int, byt
     return [body, *(pickle.PickleBuffer(snapshot(buffer)) for buffer in buffers)] if buffers else body
 
 
-def _report(answer: Answer) -> dict[int, bytes]:
-    return {answer[0]: answer[1]}
+def _report(add_result: FailureReport) -> dict[int, bytes]:
+    return {add_result[0]: add_result[1]}

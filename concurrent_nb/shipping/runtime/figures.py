@@ -10,7 +10,7 @@ from typing import Any, Final
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from concurrent_nb.shipping.runtime.notes import display, is_shared
+from concurrent_nb.shipping.runtime.notes import display, shares_process
 
 #: what the environment variable MPLBACKEND has to be
 BACKEND: Final = f"module://{__name__}"
@@ -20,7 +20,7 @@ class FigureManager(FigureManagerBase):
     """A figure that is shown by being sent. Raises RuntimeError where other tasks run in this process."""
 
     def __init__(self, canvas: Any, num: int | str) -> None:
-        if is_shared():
+        if shares_process():
             raise RuntimeError(
                 "pyplot has one current figure for the whole process, and tasks in threads share one: draw on a "
                 "matplotlib.figure.Figure() and display() it, or leave out --needs threads"

@@ -22,14 +22,14 @@ from typing import Any, Final, TextIO
 
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping.runtime import call_chunks, notes
-from concurrent_nb.shipping.runtime.call_chunks import Call, Snapshot, Terms
+from concurrent_nb.shipping.runtime.call_chunks import BatchTerms, Call, Snapshot
 
 #: encloses a mark. No text that is meant to be read has this character
 _EDGE: Final = "\x1e"
 
 #: how items have ended is told while the batch goes on, so often, in seconds; and so much of it at once
-TELL_S: Final = 0.2
-TOLD_BYTES_MAX: Final = 64 * 1024
+PROGRESS_S: Final = 0.2
+PROGRESS_BYTES_MAX: Final = 64 * 1024
 
 #: an answer for each item that has ended, as `chunks` has them; the seconds that each item took, also one that was
 #: stopped; whether one was stopped, which has no answer
@@ -40,8 +40,8 @@ def run(
     function: Callable[..., Any],
     calls: Iterable[Call] | tuple[int, list[Any]],
     numbers: Iterable[int],
-    terms: Terms,
-    begin: Callable[[int], None] = lambda number: None,
+    terms: BatchTerms,
+    begin_item: Callable[[int], None] = lambda number: None,
     after_call: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     snapshot: Snapshot = bytearray,
@@ -50,48 +50,50 @@ def run(
 
     Args:
         numbers: of the items in their job.
-        begin: called with each before its call.
+        begin_item: called with each before its call.
         after_call: called after each, as part of it.
         snapshot: as for `chunks.run`.
     """
-    batch = _Batch(function, terms, begin, after_call, clock, snapshot)
-    with batch.telling_items_apart():
-        ran = batch.run(calls, numbers)
-    return Hit(ran) if batch.has_hit else ran
+    batch = _BatchRun(function, terms, begin_item, after_call, clock, snapshot)
+    with batch.marking_items():
+        result = batch.run(calls, numbers)
+    return Hit(result) if batch.has_hit else result
 
 
-class _Batch:
+class _BatchRun:
     def __init__(
         self,
         function: Callable[..., Any],
-        terms: Terms,
-        begin: Callable[[int], None],
+        terms: BatchTerms,
+        begin_item: Callable[[int], None],
         after_call: Callable[[], None],
         clock: Callable[[], float],
         snapshot: Snapshot,
     ) -> None:
         self._function = function
         self._terms = terms
-        self._begin = begin
+        self._begin_item = begin_item
         self._after_call = after_call
         self._clock = clock
         self._snapshot = snapshot
-        self._answers: list[Any] = []
+        self._results: list[Any] = []
         self._seconds: list[float] = []
         self._streams: tuple[MarkedStream, ...] = ()
-        self._told = 0  # of so many it was told how they have ended
+        self._reported = 0  # of so many it was told how they have ended
         self.has_hit = False
 
     def run(self, calls: Iterable[Call] | tuple[int, list[Any]], numbers: Iterable[int]) -> Ran:
-        self._began_at = self._last = self._told_at = self._clock()
+        self._began_at = self._last = self._reported_at = self._clock()
         is_cut = False
         try:
-            call_chunks.run(self._call, calls, numbers, self._begin, self._answers, self._goes_on, self._snapshot)
+            call_chunks.run(
+                self._call, calls, numbers, self._begin_item, self._results, self._may_continue, self._snapshot
+            )
         except KeyboardInterrupt:
             is_cut = True
-        if len(self._seconds) < len(self._answers) + is_cut:
+        if len(self._seconds) < len(self._results) + is_cut:
             self._seconds.append(self._clock() - self._last)
-        return self._answers, self._seconds, is_cut
+        return self._results, self._seconds, is_cut
 
     def _call(self, *args: Any) -> Any:
         value = self._function(*args)
@@ -100,9 +102,9 @@ class _Batch:
             self.has_hit = self._terms.until
         return value
 
-    def _goes_on(self) -> bool:
+    def _may_continue(self) -> bool:
         now = self._clock()
-        if not self._answers:
+        if not self._results:
             self._last = now
             return True
         self._seconds.append(now - self._last)
@@ -112,31 +114,31 @@ class _Batch:
         terms = self._terms
         if (
             self.has_hit
-            or (terms.stop_on_error and type(self._answers[-1]) is dict)
+            or (terms.stop_on_error and type(self._results[-1]) is dict)
             or (terms.most_s is not None and now - self._began_at >= terms.most_s)
         ):
             return False
-        if now - self._told_at >= TELL_S:
-            self._told_at = now
-            self._tell()
+        if now - self._reported_at >= PROGRESS_S:
+            self._reported_at = now
+            self._report_progress()
         return True
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         """Tell how items have ended, unless that is much, and so takes the way of all results."""
-        fresh = self._answers[self._told :]
-        if list in set(map(type, fresh)):
+        unreported = self._results[self._reported :]
+        if list in set(map(type, unreported)):
             return
-        body = pickle.dumps((fresh, self._seconds[self._told :]), 5)
-        if len(body) <= TOLD_BYTES_MAX:
-            notes.SINK.put_progress(notes.ItemEnded(self._told, os.getpid(), body))
-            self._told = len(self._answers)
+        body = pickle.dumps((unreported, self._seconds[self._reported :]), 5)
+        if len(body) <= PROGRESS_BYTES_MAX:
+            notes.SINK.put_progress(notes.ItemEnded(self._reported, os.getpid(), body))
+            self._reported = len(self._results)
 
     def position(self) -> int:
         """Give the position of the item that runs."""
-        return len(self._answers)
+        return len(self._results)
 
     @contextmanager
-    def telling_items_apart(self) -> Iterator[None]:
+    def marking_items(self) -> Iterator[None]:
         """Say of what is printed and noted meanwhile which item it is of."""
         secret = self._terms.secret
         marked = MarkedStream(sys.stdout, secret, self.position), MarkedStream(sys.stderr, secret, self.position)
@@ -148,9 +150,9 @@ class _Batch:
             notes.SINK.item = None
             # What an item has put in their place is taken away as it is after any task.
             if sys.stdout is marked[0]:
-                sys.stdout = marked[0].let_go()
+                sys.stdout = marked[0].unwrap()
             if sys.stderr is marked[1]:
-                sys.stderr = marked[1].let_go()
+                sys.stderr = marked[1].unwrap()
 
 
 class MarkedStream:
@@ -183,7 +185,7 @@ class MarkedStream:
                 self._mark()
                 self._stream.flush()
 
-    def let_go(self) -> TextIO:
+    def unwrap(self) -> TextIO:
         """Write no more marks, whoever has kept this; give the stream that it stands for."""
         self._position = None
         return self._stream
@@ -211,8 +213,8 @@ class MarkReader:
     """
 
     def __init__(self, secret: str) -> None:
-        self._begin = f"{_EDGE}{secret}:"
-        self._mark = re.compile(f"{re.escape(self._begin)}([0-9]+){_EDGE}")
+        self._prefix = f"{_EDGE}{secret}:"
+        self._mark = re.compile(f"{re.escape(self._prefix)}([0-9]+){_EDGE}")
         self._position = 0
         self._held = ""  # may be the beginning of a mark
 
@@ -232,6 +234,6 @@ class MarkReader:
     def _part_of_mark(self, text: str) -> int:
         """Say how many characters at the end may be the beginning of a mark."""
         tail = text[text.rfind(_EDGE) :] if _EDGE in text else ""
-        digits = tail.removeprefix(self._begin)
-        is_part = self._begin.startswith(tail) or (digits != tail and digits.isdecimal())
+        digits = tail.removeprefix(self._prefix)
+        is_part = self._prefix.startswith(tail) or (digits != tail and digits.isdecimal())
         return len(tail) if is_part else 0

@@ -108,7 +108,9 @@ class SetupRan(msgspec.Struct, tag="setup", frozen=True):
     @property
     def value(self) -> Any:
         """Unpickle the value. Raises whatever its unpickling raises."""
-        return pickles.loads_home(self.body, [bytearray(buffer) for buffer in self.buffers]) if self.body else self.text
+        return (
+            pickles.loads_result(self.body, [bytearray(buffer) for buffer in self.buffers]) if self.body else self.text
+        )
 
 
 class _Published(msgspec.Struct, tag="published", frozen=True):
@@ -126,7 +128,7 @@ class Publication:
     def value(self) -> Any:
         """Unpickle the value. Raises whatever its unpickling raises."""
         body, buffers = self._packed
-        return pickles.loads_home(body, [bytearray(buffer) for buffer in buffers])
+        return pickles.loads_result(body, [bytearray(buffer) for buffer in buffers])
 
 
 Note = ProgressReport | Display | Publication | SystemCounts | Item | ItemEnded | SetupRan
@@ -213,26 +215,26 @@ class NoteSink:
 SINK: Final = NoteSink()
 
 
-class _Own(threading.local):
+class _ThreadSink(threading.local):
     sink = SINK  # of a thread that has none of its own; asked for with each task, which a default of getattr would slow
 
 
-_own: Final = _Own()
+_thread: Final = _ThreadSink()
 
 
 def sink() -> NoteSink:
     """Return where the notes of this thread go."""
-    return _own.sink
+    return _thread.sink
 
 
-def have_own_sink() -> None:
+def use_thread_sink() -> None:
     """Let the notes of this thread go where no other thread's go: tasks run beside it in this process."""
-    _own.sink = NoteSink()
+    _thread.sink = NoteSink()
 
 
-def is_shared() -> bool:
+def shares_process() -> bool:
     """Say whether this thread runs tasks while others of its process do."""
-    return _own.sink is not _Own.sink
+    return _thread.sink is not _ThreadSink.sink
 
 
 def report(fraction: float | None = None, text: str = "") -> None:
@@ -257,8 +259,8 @@ def report(fraction: float | None = None, text: str = "") -> None:
             fraction = math.nan
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"report() takes a fraction from 0 to 1, not {given!r:.100}")
-    if (own := sink()).is_open:
-        own.put_report(ProgressReport(fraction, str(text)[:TEXT_MAX]))
+    if (current := sink()).is_open:
+        current.put_report(ProgressReport(fraction, str(text)[:TEXT_MAX]))
 
 
 def publish(value: Any) -> None:
@@ -268,9 +270,9 @@ def publish(value: Any) -> None:
 
     Raises TooLarge when the task's notes take more than 16 MiB, and what pickling the value raises.
     """
-    if (own := sink()).is_open:
+    if (current := sink()).is_open:
         body, buffers = pickles.dumps(value)
-        own.put(_Published(body, [bytes(buffer) for buffer in buffers]))
+        current.put(_Published(body, [bytes(buffer) for buffer in buffers]))
 
 
 def display(*things: Any, raw: bool = False, **_: Any) -> None:
@@ -282,20 +284,20 @@ def display(*things: Any, raw: bool = False, **_: Any) -> None:
 
     Raises TooLarge when the task's notes take more than 16 MiB.
     """
-    own = sink()
-    if not own.is_open:
-        _display_here(*things)
+    current = sink()
+    if not current.is_open:
+        _display_locally(*things)
         return
     for thing in things:
         if raw and isinstance(thing, Mapping):
             data: dict[str, str] = {}
-            _take(dict(thing), None, data, {})
-            own.put(Display(data))
+            _add_data(dict(thing), None, data, {})
+            current.put(Display(data))
         else:
-            own.put(Display(*mime_bundle(thing)))
+            current.put(Display(*mime_bundle(thing)))
 
 
-def _display_here(*things: Any) -> None:
+def _display_locally(*things: Any) -> None:
     ipython = sys.modules.get("IPython.display")
     if ipython is not None:
         ipython.display(*things)
@@ -325,10 +327,10 @@ def mime_bundle(thing: Any) -> tuple[dict[str, str], dict[str, Any]]:
     if _is_figure(thing):
         data["image/png"] = b64encode(_png_of(thing)).decode()
     elif not isinstance(thing, type):
-        _ask(thing, "_repr_mimebundle_", None, data, metadata)
+        _add_representation(thing, "_repr_mimebundle_", None, data, metadata)
         for mime, name in _REPRESENTATIONS.items():
             if mime not in data:
-                _ask(thing, name, mime, data, metadata)
+                _add_representation(thing, name, mime, data, metadata)
     if "text/plain" not in data:
         try:
             data["text/plain"] = repr(thing)
@@ -337,17 +339,19 @@ def mime_bundle(thing: Any) -> tuple[dict[str, str], dict[str, Any]]:
     return data, metadata
 
 
-def _ask(thing: Any, name: str, mime: str | None, data: dict[str, str], metadata: dict[str, Any]) -> None:
+def _add_representation(
+    thing: Any, name: str, mime: str | None, data: dict[str, str], metadata: dict[str, Any]
+) -> None:
     """Add what a representation gives: a value, a pair of value and metadata, or None. One that fails is told of."""
     try:
         method = getattr(thing, name, None)
         given = method() if callable(method) else None
-        _take(given, mime, data, metadata)
+        _add_data(given, mime, data, metadata)
     except Exception as error:  # noqa: BLE001  (the thing's own code; its other representations are shown)
         sys.stderr.write(f"display: {name} of a {type(thing).__name__} raised {type(error).__name__}: {error}\n")
 
 
-def _take(given: Any, mime: str | None, data: dict[str, str], metadata: dict[str, Any]) -> None:
+def _add_data(given: Any, mime: str | None, data: dict[str, str], metadata: dict[str, Any]) -> None:
     if isinstance(given, tuple) and len(given) == 2:
         given, more = given
         metadata.update(more if mime is None else {mime: more})

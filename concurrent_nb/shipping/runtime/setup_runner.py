@@ -28,7 +28,7 @@ VALUE_BYTES_MAX: Final = 4 << 20
 #: a pickle, then its buffers
 Parts = tuple[Any, ...]
 #: id, place (what it replaces), name, why it is not to be run any more, pickle of (function, args)
-Enclosed = tuple[bytes, bytes, str, str, Parts]
+EnclosedSetup = tuple[bytes, bytes, str, str, Parts]
 
 
 class SetupNames(dict[str, Any]):
@@ -40,17 +40,17 @@ class NotLoaded(Exception):
 
 
 @dataclass(slots=True)
-class _Ran:
-    place: bytes
+class _RanSetup:
+    slot: bytes
     failure: str  #: traceback
     names: SetupNames
-    told: notes.SetupRan
+    note: notes.SetupRan
 
 
-_ran: Final[dict[bytes, _Ran]] = {}  # by id
+_ran: Final[dict[bytes, _RanSetup]] = {}  # by id
 
 
-def _opened(parts: Parts) -> Any:
+def _load_on_copies(parts: Parts) -> Any:
     # On copies, because what a setup changes stays.
     return pickles.loads(parts[0], [bytearray(buffer) for buffer in parts[1:]])
 
@@ -58,74 +58,74 @@ def _opened(parts: Parts) -> Any:
 _running: Final = threading.RLock()  # where tasks share a process, one runs a setup and the others wait for it
 
 
-class Prepared:
+class FunctionWithSetups:
     """A function behind the setups that it needs."""
 
-    def __init__(self, setups: tuple[Enclosed, ...], function: Parts | None) -> None:
+    def __init__(self, setups: tuple[EnclosedSetup, ...], function: Parts | None) -> None:
         self._setups = setups
         self._function = function
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Prepared, (self._setups, self._function)
+        return FunctionWithSetups, (self._setups, self._function)
 
     def open(self, load: Callable[..., Any] = pickles.loads) -> Callable[..., Any]:
         """Run the setups that have not run here, and give the function, which `load` opens.
 
         Raises SetupFailed for one that fails, or has failed here, and NotLoaded if the function cannot be unpickled.
         """
-        lent: dict[str, Any] = {}
+        bound_names: dict[str, Any] = {}
         with _running:
             if self._function is None:
                 return self._report()
             for setup in self._setups:
-                lent.update(_names_of(setup, lent))
+                bound_names.update(_names_of(setup, bound_names))
         try:
             function: Callable[..., Any] = load(self._function[0], self._function[1:])
         except BaseException as error:
             raise NotLoaded from error
-        lend(function, lent)
+        bind_names(function, bound_names)
         return function
 
     def _report(self) -> Callable[[float], None]:
         """Run the setups and tell how each has ended, also one that had ended before. The function then only waits."""
-        lent: dict[str, Any] = {}
-        are_fresh = True
+        bound_names: dict[str, Any] = {}
+        are_new = True
         for setup in self._setups:
-            was_here = setup[0] in _ran
-            are_fresh = are_fresh and not was_here
+            had_run = setup[0] in _ran
+            are_new = are_new and not had_run
             try:
-                lent.update(_names_of(setup, lent))
+                bound_names.update(_names_of(setup, bound_names))
             except SetupFailed:
                 break  # which has been told, or is now
             finally:
-                if was_here:
-                    notes.sink().put_progress(_ran[setup[0]].told)
-        return _Waiting(are_fresh)
+                if had_run:
+                    notes.sink().put_progress(_ran[setup[0]].note)
+        return _SetupsOnly(are_new)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Open it and call the function."""
         return self.open()(*args, **kwargs)
 
 
-class _Waiting:
+class _SetupsOnly:
     """The rest of a task that only runs setups: where they had run before, it lets others have theirs meanwhile."""
 
-    def __init__(self, is_fresh: bool) -> None:
-        self._is_fresh = is_fresh
+    def __init__(self, is_new: bool) -> None:
+        self._is_new = is_new
 
     def __call__(self, seconds: float) -> None:
-        if self._is_fresh:
-            self._is_fresh = False
+        if self._is_new:
+            self._is_new = False
         else:
             time.sleep(seconds)
 
 
-def _names_of(setup: Enclosed, lent: Mapping[str, Any]) -> SetupNames:
+def _names_of(setup: EnclosedSetup, bound_names: Mapping[str, Any]) -> SetupNames:
     """Run a setup, unless it has run here; give the names that it has bound."""
     id, _, name, broken, _ = setup
     if broken:
         raise SetupFailed(f"setup {name!r} is not run any more. Mend it and run it again. Why:\n{broken}")
-    ran = _ran.get(id) or _run(setup, lent)
+    ran = _ran.get(id) or _run(setup, bound_names)
     if ran.failure:
         raise SetupFailed(
             f"setup {name!r} has failed in this worker, so no task that needs it can run here. Mend it and run it"
@@ -134,28 +134,28 @@ def _names_of(setup: Enclosed, lent: Mapping[str, Any]) -> SetupNames:
     return ran.names
 
 
-def _run(setup: Enclosed, lent: Mapping[str, Any]) -> _Ran:
-    id, place, _, _, call = setup
-    for old in [other for other, ran in _ran.items() if ran.place == place]:
+def _run(setup: EnclosedSetup, bound_names: Mapping[str, Any]) -> _RanSetup:
+    id, slot, _, _, call = setup
+    for old in [other for other, ran in _ran.items() if ran.slot == slot]:
         del _ran[old]  # before, so that what it keeps need not be there twice
     began = time.monotonic()
     failure, names = "", SetupNames()
     value: Any = None
     try:
-        function, args = _opened(call)
-        lend(function, lent)
+        function, args = _load_on_copies(call)
+        bind_names(function, bound_names)
         value = function(*args)
         if type(value) is SetupNames:
             names, value = value, None
     except (Exception, SystemExit) as error:  # noqa: BLE001  (user code; each task that needs it tells what it raised)
         failure = _traceback_of(error)
-    told = _told(id, failure, value, time.monotonic() - began)
-    _ran[id] = ran = _Ran(place, failure, names, told)
-    notes.sink().put_progress(told)
+    note = _note_of(id, failure, value, time.monotonic() - began)
+    _ran[id] = ran = _RanSetup(slot, failure, names, note)
+    notes.sink().put_progress(note)
     return ran
 
 
-def _told(id: bytes, failure: str, value: Any, elapsed_s: float) -> notes.SetupRan:
+def _note_of(id: bytes, failure: str, value: Any, elapsed_s: float) -> notes.SetupRan:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     body, buffers, text = b"", [], failure
     if not failure:
@@ -176,7 +176,7 @@ def _traceback_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
 
 
-def lend(function: Any, names: Mapping[str, Any]) -> None:
+def bind_names(function: Any, names: Mapping[str, Any]) -> None:
     """Let a function that has travelled by value find these names, where it has none of its own."""
     if not names:
         return

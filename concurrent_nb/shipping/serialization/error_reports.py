@@ -34,14 +34,14 @@ NOTES_MAX: Final = 100
 EXCEPTION_BYTES_MAX: Final = 1024 * 1024
 #: frames of these folders are ours; a traceback begins after them
 _PACKAGE: Final = str(Path(__file__).resolve().parents[2])
-_OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping", "tasks"))
+_OWN_FOLDERS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping", "tasks"))
 
 _MODULE: Final = type.__dict__["__module__"].__get__
 _QUALNAME: Final = type.__dict__["__qualname__"].__get__
 _NAME: Final = type.__dict__["__name__"].__get__
 
 #: status, body, buffers
-Answer = tuple[int, bytes, Sequence[Buffer]]
+FailureReport = tuple[int, bytes, Sequence[Buffer]]
 
 
 class _Explanation:
@@ -53,14 +53,14 @@ class _Explanation:
 EXPLANATION: Final = _Explanation()
 
 
-def failed(error: BaseException) -> Answer:
+def failed(error: BaseException) -> FailureReport:
     """Report what a task has raised."""
     _explain(error)
     report = ErrorReport(_class_name(error), _text_of(error), traceback_of(error), _pickled(error))
     return int(Status.ERROR), encode_error(report), ()
 
 
-def not_loadable(error: BaseException) -> Answer:
+def not_loadable(error: BaseException) -> FailureReport:
     """Report what was raised while a function or its arguments were unpickled."""
     _explain(error)
     reasons = "; ".join([_one_line(error), *_notes_of(error)])
@@ -68,7 +68,7 @@ def not_loadable(error: BaseException) -> Answer:
     return int(Status.NOT_LOADABLE), encode_error(ErrorReport(_class_name(error), message, traceback_of(error))), ()
 
 
-def not_picklable(value: object, error: BaseException) -> Answer:
+def not_picklable(value: object, error: BaseException) -> FailureReport:
     """Report what was raised while a result was pickled."""
     kind = _kind_of(value)
     hint, why = "return plain data, or something that pickle can take apart", _one_line(error)
@@ -164,7 +164,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def _without_ours(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDERS):
         trace = trace.tb_next
     return trace
 

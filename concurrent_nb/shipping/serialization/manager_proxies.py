@@ -22,13 +22,13 @@ def take_key() -> None:
     _KEY[:] = bytes.fromhex(os.environ.pop(AUTHKEY_VARIABLE, ""))
 
 
-def reduced(proxy: Any) -> Any:
+def reduce_proxy(proxy: Any) -> Any:
     """Say how a proxy is pickled."""
     make, args, *rest = proxy.__reduce_ex__(5)
-    return rebuilt, (make, args), *rest
+    return rebuild_proxy, (make, args), *rest
 
 
-def rebuilt(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def rebuild_proxy(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Unpickle a proxy, which connects to its manager. Raises ConnectionError, which says who can."""
     from multiprocessing import AuthenticationError, current_process
 

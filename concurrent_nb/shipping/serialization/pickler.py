@@ -30,12 +30,12 @@ from typing import Any, Final
 from cloudpickle import cloudpickle
 
 from concurrent_nb.shipping.serialization import manager_proxies, random_streams, task_main
-from concurrent_nb.shipping.serialization.references import home_of, is_importable_module
+from concurrent_nb.shipping.serialization.references import is_importable_module, location_of
 from concurrent_nb.shipping.serialization.refusals import Refused, is_refused_type
 from concurrent_nb.shipping.serialization.source_lines import keep_lines, text_of
 
 #: gives what `__reduce_ex__` would, or NotImplemented, which leaves it to cloudpickle and pickle
-Way = Callable[["Pickler", Any], Any]
+Reduction = Callable[["Pickler", Any], Any]
 
 _NEW_TYPE: Final[Any] = typing.NewType  # as a function, not as a declaration
 _ALIAS: Final = getattr(typing, "TypeAliasType", None)  # since Python 3.12
@@ -52,22 +52,23 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     ) -> None:
         super().__init__(file, 5, buffer_callback=keep)
         self.mode = mode
-        self.draws = False  #: whether a generator of random numbers is in it that gives each task its own stream
-        self._ways: dict[type, Way | None] = {}
+        #: whether a generator of random numbers is in it that gives each task its own stream
+        self.uses_generators = False
+        self._reductions: dict[type, Reduction | None] = {}
         self.files: set[str] = set()  #: names of files whose lines are in this pickle
 
     def reducer_override(self, thing: Any) -> Any:
         """Say how `thing` is pickled. Called for all but the plainest objects."""
         kind = type(thing)
         try:
-            way = self._ways[kind]
+            reduction = self._reductions[kind]
         except KeyError:
-            way = self._ways[kind] = _known_way_of(kind)
-        return NotImplemented if way is None else way(self, thing)
+            reduction = self._reductions[kind] = _cached_reduction_of(kind)
+        return NotImplemented if reduction is None else reduction(self, thing)
 
     def _function_getnewargs(self, function: types.FunctionType) -> Any:
         names = function.__globals__
-        if id(names) not in self.globals_ref and names is task_main.names():
+        if id(names) not in self.globals_ref and names is task_main.main_globals():
             facts = ("__package__", "__name__", "__path__", "__file__")
             self.globals_ref[id(names)] = _MainGlobals({str(key): names[key] for key in facts if key in names})
         return super()._function_getnewargs(function)
@@ -89,37 +90,37 @@ def dumps(
         return file.getvalue()
 
 
-def draws(thing: object) -> bool:
+def uses_generators(thing: object) -> bool:
     """Say whether there is a generator of random numbers in what `thing` takes along."""
     with io.BytesIO() as file:
         pickler = Pickler(file, mode="share")
         pickler.dump(thing)
-        return pickler.draws
+        return pickler.uses_generators
 
 
-_ways: "weakref.WeakKeyDictionary[type, Way | None]" = weakref.WeakKeyDictionary()
+_reductions: "weakref.WeakKeyDictionary[type, Reduction | None]" = weakref.WeakKeyDictionary()
 
 
-def _known_way_of(kind: type) -> Way | None:
+def _cached_reduction_of(kind: type) -> Reduction | None:
     if kind in copyreg.dispatch_table:
         return _reduce_as_registered
     try:
-        return _ways[kind]
+        return _reductions[kind]
     except KeyError:
-        way = _ways[kind] = _way_of(kind)
-        return way
+        reduction = _reductions[kind] = _reduction_of(kind)
+        return reduction
 
 
-def _way_of(kind: type) -> Way | None:
+def _reduction_of(kind: type) -> Reduction | None:
     if issubclass(kind, type):
         return _reduce_class
     if kind is types.FunctionType:
         return _reduce_function
-    if (way := _WAYS.get(kind)) is not None:
-        return way
-    for family, way in _FAMILIES:
+    if (reduction := _REDUCTIONS.get(kind)) is not None:
+        return reduction
+    for family, reduction in _FAMILIES:
         if issubclass(kind, family):
-            return way
+            return reduction
     if is_refused_type(kind):
         return _refuse
     if (numpy := sys.modules.get("numpy")) is not None and kind is numpy.ndarray:
@@ -162,32 +163,32 @@ def _reduce_function(pickler: Pickler, function: types.FunctionType) -> Any:
     reduced = pickler._function_reduce(function)
     if reduced is NotImplemented or function.__module__ != task_main.MAIN:
         return reduced
-    return (*reduced[:5], settle_function if task_main.found(function.__qualname__) is function else fill_function)
+    return (*reduced[:5], fill_main_function if task_main.lookup(function.__qualname__) is function else fill_function)
 
 
 def fill_function(function: types.FunctionType, state: Any) -> None:
     """Fill a function that was unpickled."""
     cloudpickle._function_setstate(function, state)
-    task_main.initialize(function.__globals__)
+    task_main.apply_initialized(function.__globals__)
 
 
-def settle_function(function: types.FunctionType, state: Any) -> None:
+def fill_main_function(function: types.FunctionType, state: Any) -> None:
     """Fill a function that was unpickled, and let it be found in `__main__`."""
     fill_function(function, state)
-    task_main.arrived(function.__qualname__, function)
+    task_main.register(function.__qualname__, function)
 
 
 def _reduce_class(pickler: Pickler, kind: type) -> Any:
     reduced = cloudpickle._class_reduce(kind)
-    if reduced is NotImplemented or len(reduced) < 6 or task_main.found(kind.__qualname__) is not kind:
+    if reduced is NotImplemented or len(reduced) < 6 or task_main.lookup(kind.__qualname__) is not kind:
         return reduced
-    return (*reduced[:5], settle_class)
+    return (*reduced[:5], fill_main_class)
 
 
-def settle_class(kind: type, state: Any) -> None:
+def fill_main_class(kind: type, state: Any) -> None:
     """Fill a class that was unpickled, and let it be found in `__main__`."""
     cloudpickle._class_setstate(kind, state)
-    task_main.arrived(kind.__qualname__, kind)
+    task_main.register(kind.__qualname__, kind)
 
 
 def _reduce_code(pickler: Pickler, code: types.CodeType) -> tuple[Any, ...]:
@@ -216,18 +217,18 @@ def _reduce_module(pickler: Pickler, module: types.ModuleType) -> Any:
 
 def _by_value(thing: Any, name: str, make: Callable[..., Any], args: tuple[Any, ...], state: Any = None) -> Any:
     """Reduce what pickles as a name that a worker does not find."""
-    if home_of(thing, name) is not None:
+    if location_of(thing, name) is not None:
         return NotImplemented
-    known_as = name if task_main.found(name) is thing else None
-    return make, args, (known_as, state), None, None, _settle_named
+    main_name = name if task_main.lookup(name) is thing else None
+    return make, args, (main_name, state), None, None, _fill_by_value
 
 
-def _settle_named(thing: Any, state: tuple[str | None, Any]) -> None:
+def _fill_by_value(thing: Any, state: tuple[str | None, Any]) -> None:
     # Not while it is made: what refers to itself is made twice, and only one of the two is kept.
-    known_as, attributes = state
+    main_name, attributes = state
     set_state(thing, attributes)
-    if known_as is not None:
-        task_main.arrived(known_as, thing)
+    if main_name is not None:
+        task_main.register(main_name, thing)
 
 
 def _reduce_cached(pickler: Pickler, thing: Any) -> Any:
@@ -279,11 +280,11 @@ def _reduce_by_itself(pickler: Pickler, thing: Any) -> Any:
 
 
 def _find_or_make(name: str, kind: Any) -> Any:
-    found = task_main.found(name)
+    found = task_main.lookup(name)
     if type(found) is kind:
         return found
     made = kind.__new__(kind)
-    task_main.arrived(name, made)
+    task_main.register(name, made)
     return made
 
 
@@ -438,7 +439,7 @@ def _reduce_stream(pickler: Pickler, stream: Any) -> Any:
 def _reduce_generator(reduction: Callable[[Any, bool], Any], pickler: Pickler, generator: Any) -> Any:
     if pickler.mode == "keep":
         return NotImplemented if type(generator) is not random.SystemRandom else reduction(generator, False)
-    pickler.draws = True
+    pickler.uses_generators = True
     return reduction(generator, pickler.mode == "spawn")
 
 
@@ -455,18 +456,18 @@ def _reduce_figure(pickler: Pickler, figure: Any) -> Any:
 
 
 def _reduce_proxy(pickler: Pickler, proxy: Any) -> Any:
-    return manager_proxies.reduced(proxy)
+    return manager_proxies.reduce_proxy(proxy)
 
 
 def _attribute(module: str, name: str) -> Any:
     return getattr(cloudpickle.subimport(module), name)
 
 
-def _attribute_of(module: str, name: str) -> Way:
+def _attribute_of(module: str, name: str) -> Reduction:
     return lambda pickler, thing: (_attribute, (module, name))
 
 
-_WAYS: Final[Mapping[type, Way]] = {
+_REDUCTIONS: Final[Mapping[type, Reduction]] = {
     _MainGlobals: lambda pickler, names: (task_main.globals_of, (dict(names),)),
     types.CodeType: _reduce_code,
     type(functools.lru_cache(len)): _reduce_cached,
@@ -482,7 +483,7 @@ _WAYS: Final[Mapping[type, Way]] = {
         for name in ("MISSING", "_HAS_DEFAULT_FACTORY", "KW_ONLY")
     },
 }
-_FAMILIES: Final[tuple[tuple[type, Way], ...]] = (
+_FAMILIES: Final[tuple[tuple[type, Reduction], ...]] = (
     (types.ModuleType, _reduce_module),
     (functools.cached_property, _reduce_cached_property),
     (io.TextIOBase, _reduce_stream),

@@ -24,7 +24,7 @@ OUT_OF_BAND_MAX: Final = 4096
 #: containers with more items than this are not searched, but left to cloudpickle
 PLAIN_ITEMS: Final = 256
 #: fill classes that are unpickled; one of them is in every pickle that holds a class by value
-_SETTERS: Final = frozenset({"_class_setstate", "settle_class"})
+_SETTERS: Final = frozenset({"_class_setstate", "fill_main_class"})
 _SETTER: Final = re.compile(b"|".join(name.encode() for name in _SETTERS))
 #: ... which is never as small as this
 _CLASS_BYTES: Final = 64
@@ -55,13 +55,13 @@ class Shared:
         self._text = text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, tuple(pickle.PickleBuffer(buffer) for buffer in (self._body, *self._buffers))
+        return load_shared, tuple(pickle.PickleBuffer(buffer) for buffer in (self._body, *self._buffers))
 
     def __repr__(self) -> str:
         return f"<shared {self._text}>"
 
 
-def restored(body: Buffer, *buffers: Buffer) -> Any:
+def load_shared(body: Buffer, *buffers: Buffer) -> Any:
     """Give the value of a `Shared`."""
     return pickle.loads(body, buffers=buffers)
 
@@ -71,10 +71,10 @@ _CONTAINERS: Final = frozenset({tuple, list, set, frozenset})
 
 def is_plain(thing: object, budget: int = PLAIN_ITEMS) -> bool:
     """Say whether the C pickler is enough for `thing`: False where it is not, or where finding out would take long."""
-    return _spent(thing, budget) >= 0
+    return _budget_after(thing, budget) >= 0
 
 
-def _spent(thing: object, budget: int) -> int:
+def _budget_after(thing: object, budget: int) -> int:
     """Give what is left of `budget` after looking at `thing`, or -1 if it is not plain."""
     kind = type(thing)
     budget -= 1  # on the way down, so that what contains itself, or is deep, ends the search too
@@ -82,12 +82,12 @@ def _spent(thing: object, budget: int) -> int:
         return budget
     if kind in _CONTAINERS:
         for item in thing:  # type: ignore[attr-defined]
-            if (budget := _spent(item, budget)) < 0:
+            if (budget := _budget_after(item, budget)) < 0:
                 return -1
         return budget
     if kind is dict:
         for key, value in thing.items():  # type: ignore[attr-defined]
-            if (budget := _spent(key, budget)) < 0 or (budget := _spent(value, budget)) < 0:
+            if (budget := _budget_after(key, budget)) < 0 or (budget := _budget_after(value, budget)) < 0:
                 return -1
         return budget
     if kind is Shared:
@@ -111,7 +111,7 @@ def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYT
     if kind in _ATOMS and kind is not bytes:
         return pickle.dumps(thing, 5), []
     buffers: list[memoryview] = []
-    keep = keeping(buffers, least_bytes)
+    keep = out_of_band_into(buffers, least_bytes)
     if is_plain(thing):
         return pickle.dumps(thing, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms and many never need it
@@ -119,7 +119,9 @@ def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYT
     return pickler.dumps(thing, keep, mode), buffers
 
 
-def keeping(buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES) -> Callable[[pickle.PickleBuffer], bool]:
+def out_of_band_into(
+    buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES
+) -> Callable[[pickle.PickleBuffer], bool]:
     """Give the `buffer_callback` that leaves large buffers out of a pickle and adds them to `buffers`."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -177,7 +179,7 @@ def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     return pickle.loads(body, buffers=buffers)
 
 
-def loads_home(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
+def loads_result(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     """Unpickle an answer. Classes that are known here stay as they are.
 
     A class of `__main__` travels by value, there and back, and cloudpickle would put what came back into the class that
@@ -188,23 +190,23 @@ def loads_home(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
     if cloudpickle is None or _SETTER.search(body) is None:
         return pickle.loads(body, buffers=buffers)
-    return _Homecoming(body, buffers, set(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)).load()
+    return _ResultUnpickler(body, buffers, set(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)).load()
 
 
-class _Homecoming(pickle.Unpickler):
-    """Fills no class that is `here` already."""
+class _ResultUnpickler(pickle.Unpickler):
+    """Fills no class that is `known_classes` already."""
 
-    def __init__(self, body: Buffer, buffers: Sequence[Buffer], here: set[type]) -> None:
+    def __init__(self, body: Buffer, buffers: Sequence[Buffer], known_classes: set[type]) -> None:
         super().__init__(io.BytesIO(body), buffers=buffers)
-        self._here = here
+        self._known_classes = known_classes
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
         if name not in _SETTERS:
             return found
-        return lambda cls, state: cls if cls in self._here else found(cls, state)
+        return lambda cls, state: cls if cls in self._known_classes else found(cls, state)
 
 
-def itself(thing: object) -> object:
+def identity(thing: object) -> object:
     """Return `thing`. For a `__reduce__` of what travels as something else, in a module that costs a worker nothing."""
     return thing

@@ -26,55 +26,56 @@ _RANDOM_REDUCE: Final[Any] = random.Random.__reduce__
 
 
 #: a generator, and the entropy that its streams come from
-Made = tuple[Any, int]
+SeededGenerator = tuple[Any, int]
 
 
-class Drawing:
+class TaskStreams:
     """Who draws random numbers in a thread: a task, or an item of one."""
 
-    __slots__ = ("index", "job", "made", "own")
+    __slots__ = ("generators", "index", "job", "rngs")
 
     def __init__(self) -> None:
         self.job = b""
         self.index: int | None = None  #: of the task or item in its job; None: none runs
-        self.made: list[Made] = []  #: the generators in its function that are there already
-        self.own: dict[int | None, Any] | None = None  #: what `rng` has made for it
+        self.generators: list[SeededGenerator] = []  #: the generators in its function that are there already
+        self.rngs: dict[int | None, Any] | None = None  #: what `rng` has made for it
 
     def begin(self, index: int) -> None:
         """Begin a task or an item: give the generators their streams. For each item of a chunk, so it does little."""
         self.index = index
-        self.own = None
-        if self.made:
-            for generator, entropy in self.made:
+        self.rngs = None
+        if self.generators:
+            for generator, entropy in self.generators:
                 _reseed(generator, entropy, index)
 
     def end(self) -> None:
         """Note that no task runs any more."""
-        self.index = self.own = None
+        self.index = self.rngs = None
 
 
-class _CurrentStreams(threading.local):
+class _ThreadState(threading.local):
     def __init__(self) -> None:
-        self.drawing = Drawing()
-        self.made: list[Made] | None = None  #: while a function is unpickled that serves many tasks: those in it
+        self.streams = TaskStreams()
+        #: those in the function that is being unpickled, if it is one that many tasks run; else None
+        self.generators: list[SeededGenerator] | None = None
 
 
-_HERE: Final = _CurrentStreams()
+_STATE: Final = _ThreadState()
 
 
-def drawing() -> Drawing:
+def current_streams() -> TaskStreams:
     """Give who draws in this thread."""
-    return _HERE.drawing
+    return _STATE.streams
 
 
-def loaded(load: Callable[[], Any]) -> tuple[Any, list[Made]]:
+def load_with_generators(load: Callable[[], Any]) -> tuple[Any, list[SeededGenerator]]:
     """Unpickle a function that serves many tasks; give it with the generators in it. Raises as `load`."""
-    made: list[Made] = []
-    _HERE.made = made
+    generators: list[SeededGenerator] = []
+    _STATE.generators = generators
     try:
-        return load(), made
+        return load(), generators
     finally:
-        _HERE.made = None
+        _STATE.generators = None
 
 
 def rng(seed: int | None = None) -> Any:
@@ -87,15 +88,15 @@ def rng(seed: int | None = None) -> Any:
     """
     import numpy as np
 
-    task = _HERE.drawing
+    task = _STATE.streams
     if task.index is None:
         return np.random.default_rng(seed)
-    if task.own is None:
-        task.own = {}
-    if seed not in task.own:
+    if task.rngs is None:
+        task.rngs = {}
+    if seed not in task.rngs:
         entropy = int.from_bytes(task.job) if seed is None else seed
-        task.own[seed] = np.random.default_rng(_seeds(entropy, task.index))
-    return task.own[seed]
+        task.rngs[seed] = np.random.default_rng(_seeds(entropy, task.index))
+    return task.rngs[seed]
 
 
 # --------------------------------------------------------------------------------------------------- on their way out
@@ -124,16 +125,16 @@ def _reduced_random(generator: random.Random, spawns: bool) -> Any:
 
 
 def _reduced_generator(generator: Any, spawns: bool) -> Any:
-    entropy = _drawn(generator) if spawns else _digest(generator.bit_generator.state)
+    entropy = _draw_entropy(generator) if spawns else _digest(generator.bit_generator.state)
     return _make_generator, (type(generator.bit_generator), entropy)
 
 
 def _reduced_state(generator: Any, spawns: bool) -> Any:
-    entropy = _drawn(generator) if spawns else _digest(generator.get_state(legacy=False))
+    entropy = _draw_entropy(generator) if spawns else _digest(generator.get_state(legacy=False))
     return _make_state, (type(generator._bit_generator), entropy)
 
 
-def _drawn(generator: Any) -> int:
+def _draw_entropy(generator: Any) -> int:
     return int.from_bytes(generator.bytes(_ENTROPY_BITS // 8))
 
 
@@ -151,30 +152,30 @@ def _plain(state: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- where they arrive
 
 
-def _made(generator: Any, entropy: int) -> Any:
-    if _HERE.made is not None:
-        _HERE.made.append((generator, entropy))
+def _register(generator: Any, entropy: int) -> Any:
+    if _STATE.generators is not None:
+        _STATE.generators.append((generator, entropy))
     return generator
 
 
 def _make_random(kind: type[random.Random], entropy: int) -> Any:
-    return _made(kind(_seed(entropy, _index())), entropy)
+    return _register(kind(_seed(entropy, _index())), entropy)
 
 
 def _make_generator(bits: Any, entropy: int) -> Any:
     import numpy as np
 
-    return _made(np.random.Generator(bits(_seeds(entropy, _index()))), entropy)
+    return _register(np.random.Generator(bits(_seeds(entropy, _index()))), entropy)
 
 
 def _make_state(bits: Any, entropy: int) -> Any:
     import numpy as np
 
-    return _made(np.random.RandomState(bits(_seeds(entropy, _index()))), entropy)
+    return _register(np.random.RandomState(bits(_seeds(entropy, _index()))), entropy)
 
 
 def _index() -> int:
-    return _HERE.drawing.index or 0
+    return _STATE.streams.index or 0
 
 
 def _seeds(entropy: int, index: int) -> Any:

@@ -67,11 +67,11 @@ def is_importable(thing: Any) -> bool:
     `cloudpickle.register_pickle_by_value`.
     """
     if isinstance(thing, types.BuiltinMethodType) and not isinstance(thing.__self__, (types.ModuleType, type)):
-        return thing.__self__ is None and home_of(thing) is not None  # a method, as `random.random` is one
-    return isinstance(thing, _BY_REFERENCE) and home_of(thing) is not None
+        return thing.__self__ is None and location_of(thing) is not None  # a method, as `random.random` is one
+    return isinstance(thing, _BY_REFERENCE) and location_of(thing) is not None
 
 
-def home_of(thing: Any, qualname: str | None = None) -> tuple[Any, str] | None:
+def location_of(thing: Any, qualname: str | None = None) -> tuple[Any, str] | None:
     """Give where a function or class is found by name: the module or class, and the name in it. None if it is not."""
     module_name = getattr(thing, "__module__", None)
     if not isinstance(module_name, str) or module_name in ("__main__", "__mp_main__"):

@@ -25,9 +25,9 @@ from concurrent_nb.shipping.serialization.references import ATOMS, is_importable
 #: how deep a culprit is looked for
 DEPTH: Final = 12
 
-_HERE: Final = "it belongs to this process"
-_SHELL: Final = ("IPython.core.interactiveshell", "IPython.core.autocall", "ipykernel.")
-_OURS: Final = tuple(f"concurrent_nb.{room}" for room in ("api", "engines", "nodes", "notebook", "transport"))
+_STAYS: Final = "it belongs to this process"
+_SHELL_MODULES: Final = ("IPython.core.interactiveshell", "IPython.core.autocall", "ipykernel.")
+_OWN_PACKAGES: Final = tuple(f"concurrent_nb.{room}" for room in ("api", "engines", "nodes", "notebook", "transport"))
 _LOCKS: Final = (
     type(threading.Lock()),
     type(threading.RLock()),
@@ -40,13 +40,13 @@ _LOCKS: Final = (
 _TABLE: Final[tuple[tuple[tuple[type, ...], str, str], ...]] = (
     ((io.IOBase,), "an open file", "open it in the task, or send its path or its contents"),
     (_LOCKS, "a lock", "it guards nothing in another process: make one in the task, if the task needs it"),
-    ((threading.Thread,), "a thread", _HERE),
-    ((type(threading.local()),), "thread-local data", _HERE),
+    ((threading.Thread,), "a thread", _STAYS),
+    ((type(threading.local()),), "thread-local data", _STAYS),
     ((types.GeneratorType,), "a generator", "make a list of it first"),
     ((types.CoroutineType, types.AsyncGeneratorType), "a coroutine", "await it first and use its result"),
     ((types.FrameType, types.TracebackType), "a frame of a running program", "send its text"),
     ((concurrent.futures.Future,), "a future", "call its result() first and use that"),
-    ((concurrent.futures.Executor,), "an executor", _HERE),
+    ((concurrent.futures.Executor,), "an executor", _STAYS),
     ((memoryview,), "a memoryview", "use bytes() of it"),
     (
         (weakref.ReferenceType, weakref.ProxyType, weakref.CallableProxyType),
@@ -57,11 +57,11 @@ _TABLE: Final[tuple[tuple[tuple[type, ...], str, str], ...]] = (
 #: the same for types of modules that may not be imported: (module, type, what it is called, what to do)
 _LAZY: Final = (
     ("socket", "socket", "a socket", "connect in the task"),
-    ("subprocess", "Popen", "a running process", _HERE),
+    ("subprocess", "Popen", "a running process", _STAYS),
     ("asyncio", "Future", "a future", "await it first and use its result"),
-    ("asyncio", "AbstractEventLoop", "an event loop", _HERE),
+    ("asyncio", "AbstractEventLoop", "an event loop", _STAYS),
     ("sqlite3", "Connection", "a database connection", "connect in the task"),
-    ("multiprocessing.process", "BaseProcess", "a running process", _HERE),
+    ("multiprocessing.process", "BaseProcess", "a running process", _STAYS),
 )
 
 _of_type: "weakref.WeakKeyDictionary[type, tuple[str, str] | None]" = weakref.WeakKeyDictionary()
@@ -71,7 +71,7 @@ class Refused(pickle.PicklingError):
     """`thing` could be pickled, but what arrives would be something else."""
 
     def __init__(self, thing: Any) -> None:
-        what, advice = refusal(thing) or (_a(type(thing).__qualname__), _HERE)
+        what, advice = refusal(thing) or (_a(type(thing).__qualname__), _STAYS)
         super().__init__(f"{what} cannot be sent: {advice}")
 
 
@@ -140,10 +140,10 @@ def _refusal_of_type(kind: type) -> tuple[str, str] | None:
         if isinstance(base, type) and issubclass(kind, base):
             return what, advice
     for base in kind.__mro__ if is_refused_type(kind) else ():
-        if base.__module__.startswith(_SHELL):
+        if base.__module__.startswith(_SHELL_MODULES):
             return "part of the notebook's shell", "a task has none, so leave it out"
-        if base.__module__.startswith(_OURS):
-            return f"{_a(base.__name__)} of concurrent_nb", f"{_HERE}: use it outside of the task"
+        if base.__module__.startswith(_OWN_PACKAGES):
+            return f"{_a(base.__name__)} of concurrent_nb", f"{_STAYS}: use it outside of the task"
     return None
 
 
@@ -159,7 +159,7 @@ def is_refused_type(kind: type) -> bool:
         return False
     if dataclasses.is_dataclass(kind) or issubclass(kind, tuple):  # plain data of ours
         return False
-    return any(base.__module__.startswith((*_SHELL, *_OURS)) for base in kind.__mro__)
+    return any(base.__module__.startswith((*_SHELL_MODULES, *_OWN_PACKAGES)) for base in kind.__mro__)
 
 
 def find_unpicklable(thing: Any, error: BaseException) -> Culprit:

@@ -54,7 +54,7 @@ class Restoring:
             raise
 
 
-class Copy:
+class RestorableCopy:
     """A copy of a buffer, to be changed and made again what it was."""
 
     def __init__(self, original: Buffer) -> None:
@@ -88,7 +88,8 @@ class _Gathered:
 
 
 def _open_gathered(body: bytes, sizes: Sequence[int], gathered: Buffer, *large: Buffer) -> Any:
-    copy = Copy(gathered) if type(gathered) is bytearray else None  # else whoever opens this restores it, as large ones
+    # Any other type: the code that opens this function restores the buffer, as it does large ones.
+    copy = RestorableCopy(gathered) if type(gathered) is bytearray else None
     small = memoryview(gathered if copy is None else copy.own)
     rest = iter(large)
     buffers: list[Buffer] = []
@@ -106,20 +107,20 @@ def dumps(function: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview
     if all(buffer.nbytes >= OUT_OF_BAND_BYTES for buffer in buffers):
         return body, buffers
     out_of_band: list[memoryview] = []
-    return pickle.dumps(_Gathered(body, buffers), 5, buffer_callback=pickles.keeping(out_of_band)), out_of_band
+    return pickle.dumps(_Gathered(body, buffers), 5, buffer_callback=pickles.out_of_band_into(out_of_band)), out_of_band
 
 
 def loads(body: Buffer, buffers: Sequence[Buffer], restore: Sequence[Callable[[], None]], has_read_only: bool) -> Any:
     """Unpickle a function on buffers that `restore` makes again what they were."""
-    return restored(pickles.loads(body, buffers), restore, has_read_only=has_read_only)
+    return with_restore(pickles.loads(body, buffers), restore, has_read_only=has_read_only)
 
 
-def restored(function: Any, restore: Sequence[Callable[[], None]], *, has_read_only: bool = False) -> Any:
+def with_restore(function: Any, restore: Sequence[Callable[[], None]], *, has_read_only: bool = False) -> Any:
     """Give a function whose buffers `restore` makes what they were before each call."""
     return Restoring(function, restore, has_read_only=has_read_only) if restore or has_read_only else function
 
 
-def opened(body: Buffer, buffers: Sequence[Buffer]) -> Any:
+def loads_on_copies(body: Buffer, buffers: Sequence[Buffer]) -> Any:
     """Unpickle a function on copies of its buffers, as a worker would."""
-    copies = [Copy(buffer) for buffer in buffers]
+    copies = [RestorableCopy(buffer) for buffer in buffers]
     return loads(body, [copy.own for copy in copies], [copy.restore for copy in copies], False)

@@ -19,7 +19,7 @@ DEPTH: Final = 12
 SMALL_BYTES: Final = 16
 
 
-def measure_bytes(thing: Any) -> int:
+def estimate_bytes(thing: Any) -> int:
     """Estimate how many bytes `thing` takes in a pickle."""
     return _measure(thing, set(), 0)
 
@@ -70,10 +70,10 @@ def _own_bytes(thing: Any) -> int | None:
     return None
 
 
-def write_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Write a size for people.
 
-    >>> write_bytes(3 << 20)
+    >>> format_bytes(3 << 20)
     '3.0 MiB'
     """
     value = float(size)

@@ -178,7 +178,7 @@ class ForkServerLauncher:
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(link.close)
             self._template = subprocess.Popen(
-                [*self._command, "--template", str(theirs.fileno())],
+                [*self._command, "--fork-server", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._words.writing,
                 stderr=self._words.writing,
@@ -314,7 +314,7 @@ class SpawnLauncher:
         """Start an interpreter."""
         try:
             process = subprocess.Popen(
-                [*self._command, "--ends", ",".join(map(str, ends))],
+                [*self._command, "--channels", ",".join(map(str, ends))],
                 stdin=subprocess.DEVNULL,
                 stdout=self._words.writing,
                 stderr=self._words.writing,

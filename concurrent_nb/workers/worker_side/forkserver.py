@@ -33,7 +33,7 @@ from concurrent_nb.workers.protocol.fork_records import (
 from concurrent_nb.workers.worker_side import process_setup
 
 #: how long the template waits for what it has killed, in seconds
-LAST_WAIT_S: Final = 2.0
+KILL_WAIT_S: Final = 2.0
 
 
 class ForkServer:
@@ -62,7 +62,7 @@ class ForkServer:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for tasks
         signal.set_wakeup_fd(self._wake_fds[1], warn_on_full_buffer=False)
-        _share()
+        _freeze_heap()
         while True:
             ready = dict(self._poll.poll())
             if self._wake in ready:
@@ -78,10 +78,10 @@ class ForkServer:
                     self._kill_all()
                     return None
                 kind, worker, *_ = RECORD.unpack(record)
-                if ends := self._obey(kind, worker, fds):
-                    return ends
+                if channels := self._handle(kind, worker, fds):
+                    return channels
 
-    def _obey(self, kind: int, worker: int, fds: list[int]) -> WorkerChannels | None:
+    def _handle(self, kind: int, worker: int, fds: list[int]) -> WorkerChannels | None:
         if kind == FORK:
             return self._fork(worker, WorkerChannels(*fds))
         if kind == PREPARE:
@@ -98,21 +98,21 @@ class ForkServer:
         prepare, self._prepare = self._prepare, None
         if prepare is not None:
             prepare()
-            _share()
+            _freeze_heap()
 
-    def _fork(self, worker: int, ends: WorkerChannels) -> WorkerChannels | None:
+    def _fork(self, worker: int, channels: WorkerChannels) -> WorkerChannels | None:
         try:
             pid = os.fork()
         except OSError:
-            ends.close()
-            self._tell(ENDED, worker, NO_PROCESS, NO_PROCESS)
+            channels.close()
+            self._send(ENDED, worker, NO_PROCESS, NO_PROCESS)
             return None
         if pid == 0:
             self._become_child()
-            return ends
+            return channels
         self._workers[pid] = worker
-        ends.close()
-        self._tell(STARTED, worker, pid, 0)
+        channels.close()
+        self._send(STARTED, worker, pid, 0)
         return None
 
     def _become_child(self) -> None:
@@ -137,12 +137,12 @@ class ForkServer:
                     _kill_group(pid)
                 _, status, usage = os.wait4(pid, 0)
                 if worker is not None:
-                    self._tell(ENDED, worker, pid, status, peak_bytes(usage))
+                    self._send(ENDED, worker, pid, status, peak_bytes(usage))
         except ChildProcessError:
             return False
         return True
 
-    def _tell(self, kind: int, worker: int, pid: int, status: int, peak_bytes: int = 0) -> None:
+    def _send(self, kind: int, worker: int, pid: int, status: int, peak_bytes: int = 0) -> None:
         # A slave that is gone is noticed where its socket is read.
         with contextlib.suppress(ConnectionError):
             self._link.sendall(RECORD.pack(kind, worker, pid, status, peak_bytes))
@@ -151,7 +151,7 @@ class ForkServer:
         """Kill the workers' groups, then whatever descendants have escaped from them and came to us as orphans."""
         for pid in self._workers:
             _kill_group(pid)
-        give_up_at = time.monotonic() + LAST_WAIT_S
+        give_up_at = time.monotonic() + KILL_WAIT_S
         while self._reap() and time.monotonic() < give_up_at:
             for pid in _children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -159,7 +159,7 @@ class ForkServer:
             time.sleep(0.005)
 
 
-def _share() -> None:
+def _freeze_heap() -> None:
     """Keep what is there now for the workers too: the collector writes to it no more."""
     gc.collect()
     gc.freeze()

@@ -39,7 +39,7 @@ class LibraryThreads:
                 os.environ[name] = value
         for library in _libraries():
             known = self._numbers.get(library.filepath)
-            library.set_num_threads(_meant_for(library.internal_api) if known is None else known)
+            library.set_num_threads(_configured_threads(library.internal_api) if known is None else known)
 
 
 def _libraries() -> list[Any]:
@@ -48,7 +48,7 @@ def _libraries() -> list[Any]:
     return controllers
 
 
-def _meant_for(kind: str) -> int:
+def _configured_threads(kind: str) -> int:
     """Give how many threads the environment means for a kind of library."""
     text = os.environ.get(_VARIABLES.get(kind, THREADS[0])) or os.environ.get(THREADS[0], "")
     number = re.match(r"\s*(\d+)", text)  # OpenMP allows "4,2", too

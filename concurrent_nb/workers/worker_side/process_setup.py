@@ -45,32 +45,32 @@ def adopt_orphans() -> None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def hang_on(lifeline: int) -> None:
+def die_with_slave(parent_death_pipe: int) -> None:
     """Let the kernel kill this process's group when the slave's end of the lifeline is closed, however that happens.
 
     The kernel signals the group by itself, so it does not matter what the worker is doing at that moment.
     """
     if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(parent_death_pipe, fcntl.F_SETSIG, signal.SIGKILL)
     else:
         signal.signal(signal.SIGIO, lambda number, frame: os.killpg(0, signal.SIGKILL))
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    fcntl.fcntl(parent_death_pipe, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(parent_death_pipe, fcntl.F_SETFL, fcntl.fcntl(parent_death_pipe, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
-    poll.register(lifeline, select.POLLIN)
+    poll.register(parent_death_pipe, select.POLLIN)
     if poll.poll(0):  # it was closed before the kernel knew whom to signal
         os._exit(1)
 
 
-def take_standard_streams(ends: WorkerChannels) -> None:
+def replace_standard_streams(channels: WorkerChannels) -> None:
     """Put /dev/null on descriptor 0 and the output pipes on 1 and 2, as Python's and C's standard streams too."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    os.dup2(ends.out, 1)
-    os.dup2(ends.err, 2)
+    os.dup2(channels.out, 1)
+    os.dup2(channels.err, 2)
     for fd in range(3):
-        remake_stream(fd)
+        reopen_stream(fd)
     faulthandler.enable()
     for name in ("stdout", "__stdoutp"):
         with contextlib.suppress(ValueError, AttributeError):
@@ -79,27 +79,27 @@ def take_standard_streams(ends: WorkerChannels) -> None:
             break
 
 
-def remake_stream(fd: int) -> io.TextIOWrapper:
+def reopen_stream(fd: int) -> io.TextIOWrapper:
     """Open a standard stream anew, and put it in its place: text, by lines, nothing that cannot be encoded."""
-    stream = stream_to(fd) if fd else _stream_from(fd)
+    stream = open_for_writing(fd) if fd else _open_for_reading(fd)
     name = ("stdin", "stdout", "stderr")[fd]
-    for place in (name, f"__{name}__"):
-        setattr(sys, place, stream)
+    for attribute in (name, f"__{name}__"):
+        setattr(sys, attribute, stream)
     return stream
 
 
-def stream_to(fd: int) -> io.TextIOWrapper:
+def open_for_writing(fd: int) -> io.TextIOWrapper:
     """Open a descriptor for text, by lines. It stays open when the stream is closed."""
     raw = io.FileIO(fd, "w", closefd=False)
     return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
 
-def _stream_from(fd: int) -> io.TextIOWrapper:
+def _open_for_reading(fd: int) -> io.TextIOWrapper:
     raw = io.FileIO(fd, "r", closefd=False)
     return io.TextIOWrapper(io.BufferedReader(raw), "utf-8", "strict", line_buffering=True)
 
 
-def close_all_but(kept: "set[int] | frozenset[int]") -> None:
+def close_descriptors_except(kept: "set[int] | frozenset[int]") -> None:
     """Close every descriptor above 2 that is not kept."""
     low = 3
     for fd in sorted(kept):
@@ -109,7 +109,7 @@ def close_all_but(kept: "set[int] | frozenset[int]") -> None:
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
-def forget_main() -> None:
+def replace_main() -> None:
     """Put an empty module in the place of `__main__`: what a notebook defines there must not meet our names."""
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__

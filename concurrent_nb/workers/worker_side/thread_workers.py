@@ -30,7 +30,7 @@ from concurrent_nb.workers.worker_side import process_setup
 from concurrent_nb.workers.worker_side.task_loop import Runner, TaskLoop
 
 #: turns of a loop in which an exception that is on its way to this thread has certainly come
-_TURNS: Final = 100
+_SPINS: Final = 100
 
 
 class ThreadStream:
@@ -63,23 +63,23 @@ class ThreadWorker(TaskLoop):
     """Serve a slave in the thread that makes it.
 
     Args:
-        ends: its own.
+        channels: its own.
         out, err: the process's streams.
     """
 
-    def __init__(self, ends: WorkerChannels, runner: Runner, out: ThreadStream, err: ThreadStream) -> None:
+    def __init__(self, channels: WorkerChannels, runner: Runner, out: ThreadStream, err: ThreadStream) -> None:
         self._thread_streams = (out, err)
         self._lock = threading.Lock()  # whoever interrupts us is another thread
         self._ident = threading.get_ident()
-        super().__init__(ends, runner)
-        os.close(ends.lifeline)  # the process's is enough
+        super().__init__(channels, runner)
+        os.close(channels.lifeline)  # the process's is enough
         self._streams = cast(tuple[TextIO, TextIO], self._thread_streams)
-        self._remake_streams()
+        self._reopen_streams()
 
     def interrupt(self) -> None:
         """Interrupt the task that runs, if it is to stop. For the main thread."""
         with self._lock:
-            if self._is_hit():
+            if self._take_interrupt():
                 error = ctypes.py_object(KeyboardInterrupt)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), error)
 
@@ -98,33 +98,33 @@ class ThreadWorker(TaskLoop):
             self._armed = 0
         if self._interrupted:
             with contextlib.suppress(KeyboardInterrupt):
-                for _ in range(_TURNS):
+                for _ in range(_SPINS):
                     pass
 
     def _on_fork(self) -> None:
         super()._on_fork()
         self._lock = threading.Lock()  # the main thread may have held it, and is not here
 
-    def _note_strangers(self) -> None:
+    def _note_foreign_threads(self) -> None:
         """Know none: each thread that sends notes here is this one."""
 
     def _is_own_thread(self) -> bool:
         return threading.get_ident() == self._ident
 
-    def _hold_back(self) -> None:
+    def _defer_interrupts(self) -> None:
         with self._lock:
-            self._holds_back = True
+            self._defers_interrupts = True
 
-    def _hold_back_no_more(self) -> None:
+    def _resume_interrupts(self) -> None:
         with self._lock:
-            super()._hold_back_no_more()
+            super()._resume_interrupts()
 
-    def _remake_streams(self) -> None:
-        for place, stream in enumerate(self._thread_streams):
-            stream.use(process_setup.stream_to(self._pipes[place]))
+    def _reopen_streams(self) -> None:
+        for index, stream in enumerate(self._thread_streams):
+            stream.use(process_setup.open_for_writing(self._pipes[index]))
         sys.stdout, sys.stderr = self._streams
 
-    def _tidy(self) -> None:
+    def _clean_up(self) -> None:
         """Leave alone what belongs to the process: others are at work."""
 
 
@@ -132,19 +132,19 @@ class ThreadWorkerProcess:
     """The main thread of a process whose tasks run in threads.
 
     Args:
-        ends: of the process.
+        channels: of the process.
         make: makes a seat in the thread that it is called in, from its ends and the process's streams.
     """
 
     def __init__(
-        self, ends: WorkerChannels, make: Callable[[WorkerChannels, ThreadStream, ThreadStream], ThreadWorker]
+        self, channels: WorkerChannels, make: Callable[[WorkerChannels, ThreadStream, ThreadStream], ThreadWorker]
     ) -> None:
-        self._socket = socket.socket(fileno=ends.tasks)
-        self._tokens = ends.tokens
+        self._socket = socket.socket(fileno=channels.tasks)
+        self._tokens = channels.tokens
         self._make = make
         self._out, self._err = ThreadStream(sys.stdout), ThreadStream(sys.stderr)
         self._threads = 0
-        self._seats: list[ThreadWorker] = []
+        self._workers: list[ThreadWorker] = []
         self._wake, self._woken = os.pipe()
         for fd in (self._wake, self._woken):
             os.set_blocking(fd, False)
@@ -165,8 +165,8 @@ class ThreadWorkerProcess:
             ready = dict(poll.poll())
             if self._wake in ready:
                 self._threads -= os.read(self._wake, 4096).count(b"\0")
-                for seat in list(self._seats):
-                    seat.interrupt()
+                for worker in list(self._workers):
+                    worker.interrupt()
             if self._socket.fileno() in ready:
                 self._open()
             if self._tokens in ready:  # no token ever comes, only the pipe's end
@@ -175,26 +175,28 @@ class ThreadWorkerProcess:
 
     def _open(self) -> None:
         """Start the thread of a seat."""
-        said, fds, _, _ = socket.recv_fds(self._socket, 1, len(WorkerChannels._fields))
-        if not said or len(fds) < len(WorkerChannels._fields):
-            raise ConnectionError("the slave has closed its end" if not said else "too many open files for a thread")
+        received, fds, _, _ = socket.recv_fds(self._socket, 1, len(WorkerChannels._fields))
+        if not received or len(fds) < len(WorkerChannels._fields):
+            raise ConnectionError(
+                "the slave has closed its end" if not received else "too many open files for a thread"
+            )
         self._threads += 1
-        threading.Thread(target=self._sit, args=(WorkerChannels(*fds),), name="tasks", daemon=True).start()
+        threading.Thread(target=self._run_worker, args=(WorkerChannels(*fds),), name="tasks", daemon=True).start()
 
-    def _sit(self, ends: WorkerChannels) -> None:
-        seat: ThreadWorker | None = None
+    def _run_worker(self, channels: WorkerChannels) -> None:
+        worker: ThreadWorker | None = None
         try:
-            seat = self._make(ends, self._out, self._err)
-            self._seats.append(seat)
-            seat.serve()
+            worker = self._make(channels, self._out, self._err)
+            self._workers.append(worker)
+            worker.serve()
         except (OSError, ProtocolError) as error:
             self._err.write(f"thread of worker ends: {error}\n")
         except BaseException:  # noqa: BLE001  (a thread has nobody who could catch it; the slave's log has the details)
             traceback.print_exc(file=cast(TextIO, self._err))
         finally:
-            if seat is None:
-                ends.close()
+            if worker is None:
+                channels.close()
             else:
-                self._seats.remove(seat)
-                seat.close()
+                self._workers.remove(worker)
+                worker.close()
             os.write(self._woken, b"\0")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.shipping.functions.pickled_functions import opened
+from concurrent_nb.shipping.functions.pickled_functions import load_function
 from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker, run_task
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.tasks.system import Task
@@ -18,7 +18,7 @@ from concurrent_nb.tasks.system import Task
 def there(packer: TaskObjectPacker, task: Task) -> Any:
     """Do a task as a worker does it, from its bytes."""
     function, body, buffers = packer.pack(task)
-    call: Callable[..., Any] = opened(function)
+    call: Callable[..., Any] = load_function(function)
     args, kwargs = pickles.loads(body, buffers)
     return call(*args, **kwargs)
 

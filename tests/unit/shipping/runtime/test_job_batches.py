@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.runtime import call_chunks, job_batches, notes
-from concurrent_nb.shipping.runtime.call_chunks import Terms
+from concurrent_nb.shipping.runtime.call_chunks import BatchTerms
 from concurrent_nb.shipping.runtime.job_batches import MarkedStream, MarkReader, mark
 from concurrent_nb.wire.codec import decode_error
 
@@ -29,9 +29,9 @@ def ran(
     function: Callable[..., Any], items: int, *, until: bool = False, stop: bool = False, most_s: float | None = None
 ) -> Any:
     """Send a batch of numbers, and run it."""
-    body = call_chunks.dumps_calls([(n,) for n in range(items)], range(items), Terms(until, stop, most_s, SECRET))
+    body = call_chunks.dumps_calls([(n,) for n in range(items)], range(items), BatchTerms(until, stop, most_s, SECRET))
     args, (numbers, *terms) = pickle.loads(body)
-    return job_batches.run(function, args, numbers, Terms(*terms), clock=ticks())
+    return job_batches.run(function, args, numbers, BatchTerms(*terms), clock=ticks())
 
 
 def raises_at(position: int, kind: type[BaseException] = ValueError) -> Callable[[int], int]:
@@ -49,9 +49,9 @@ def test_each_item_has_its_answer_and_its_time() -> None:
 
 def test_items_without_arguments_are_items_too() -> None:
     args, (numbers, *terms) = pickle.loads(
-        call_chunks.dumps_calls([(), ()], range(2), Terms(False, False, None, SECRET))
+        call_chunks.dumps_calls([(), ()], range(2), BatchTerms(False, False, None, SECRET))
     )
-    ran = job_batches.run(lambda: 5, args, numbers, Terms(*terms))
+    ran = job_batches.run(lambda: 5, args, numbers, BatchTerms(*terms))
     assert cast(job_batches.Ran, ran)[0] == [5, 5]
 
 
@@ -93,7 +93,7 @@ def test_a_slow_batch_tells_how_items_have_ended() -> None:
     data = bytearray()
 
     def give(n: int) -> object:
-        return {2: b"x" * job_batches.TOLD_BYTES_MAX}.get(n, n)
+        return {2: b"x" * job_batches.PROGRESS_BYTES_MAX}.get(n, n)
 
     notes.SINK.open(data.extend)
     try:

@@ -27,7 +27,7 @@ from concurrent_nb.workers.protocol.records import (
     pack_results,
     unpack_unsent,
 )
-from concurrent_nb.workers.worker_side.task_loop import KEPT_BYTES_MAX
+from concurrent_nb.workers.worker_side.task_loop import UNSENT_RESULT_BYTES_MAX
 
 
 def feed(
@@ -178,7 +178,7 @@ def test_what_exceeds_the_limit_of_buffers_is_told_with_its_setting() -> None:
 
 def test_the_largest_result_that_a_worker_gives_fits_into_a_header() -> None:
     slices = (Slice(b"s" * 16, 1 << 62, 1 << 62, 1 << 62),) * BUFFERS_MAX
-    kept = [encode(Result(n, 2, 0.123, b"x" * (KEPT_BYTES_MAX - 100))) for n in range(1, 5)]
+    kept = [encode(Result(n, 2, 0.123, b"x" * (UNSENT_RESULT_BYTES_MAX - 100))) for n in range(1, 5)]
     last = encode(Result(1 << 60, 0, 0.123, b"x" * (LARGE_BYTES - 1), slices, 3, True))
     assert len(pack_results([*kept, last])) <= HEADER_BYTES_MAX
 
