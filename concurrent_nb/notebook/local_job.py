@@ -21,7 +21,7 @@ from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.functions.pickled_functions import Functions, load_function
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.serialization import pickles, random_streams
-from concurrent_nb.shipping.serialization.refusals import describe_arguments
+from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments
 
 
 class LocalJob(Job):

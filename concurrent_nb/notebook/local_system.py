@@ -20,7 +20,7 @@ from concurrent_nb.shipping.functions.pickled_functions import load_function
 from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
 from concurrent_nb.shipping.runtime.notes import SystemCounts
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.shipping.serialization.refusals import describe_failure
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.tasks.system_driver import CancelTasks, Instruction, PushTask, SystemDriver, SystemTaskEnded
 
 #: between two looks at how far it is

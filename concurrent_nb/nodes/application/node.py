@@ -53,8 +53,8 @@ from concurrent_nb.shipping.functions.setups import Setup
 from concurrent_nb.shipping.runtime.notes import Display
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickles import Shared
+from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments, describe_failure
 from concurrent_nb.shipping.serialization.references import is_importable
-from concurrent_nb.shipping.serialization.refusals import describe_arguments, describe_failure
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.transport import connection_file, keys

@@ -17,8 +17,9 @@ from typing import Any, Final
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickles import Buffer
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.shipping.serialization.references import is_fixed, is_importable
-from concurrent_nb.shipping.serialization.refusals import describe_failure, refusal
+from concurrent_nb.shipping.serialization.refusals import refusal
 from concurrent_nb.shipping.serialization.sizes import estimate_bytes, format_bytes
 from concurrent_nb.shipping.serialization.source_lines import unwrapped
 

@@ -20,6 +20,7 @@ from concurrent_nb.ids import Digest
 from concurrent_nb.shipping.environment.envelope import NO_ENVIRONMENT, Environment, EnvironmentSource, in_envelope
 from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.serialization import pickles, restoring
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.shipping.serialization.references import (
     MISSING,
     contents,
@@ -30,7 +31,6 @@ from concurrent_nb.shipping.serialization.references import (
     location_of,
     never_changes,
 )
-from concurrent_nb.shipping.serialization.refusals import describe_failure
 from concurrent_nb.shipping.serialization.source_lines import codes_in
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice

@@ -20,8 +20,8 @@ from concurrent_nb.shipping.functions.pickled_functions import (
     pickled_by_value,
 )
 from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.shipping.serialization.references import is_importable
-from concurrent_nb.shipping.serialization.refusals import describe_failure
 from concurrent_nb.tasks.system import Task
 
 _NEWOBJ: Final = copyreg.__newobj__  # type: ignore[attr-defined]

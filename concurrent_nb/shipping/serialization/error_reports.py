@@ -18,7 +18,8 @@ from concurrent_nb.errors import RemoteTraceback
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.serialization import pickler
 from concurrent_nb.shipping.serialization.pickles import Buffer
-from concurrent_nb.shipping.serialization.refusals import find_unpicklable, refusal
+from concurrent_nb.shipping.serialization.pickling_failures import find_unpicklable
+from concurrent_nb.shipping.serialization.refusals import refusal
 from concurrent_nb.wire.codec import encode_error
 from concurrent_nb.wire.messages import ErrorReport
 
