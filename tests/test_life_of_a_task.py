@@ -67,7 +67,7 @@ def test_the_life_of_a_task() -> None:
 
     # 2. The application makes a record of the task: ids, digest, pickled arguments. "my future" stands for its future.
     job = ClientJob[str](new_job_id(), "cell 1")
-    arguments = pack_body(*pickles.dumps(((5,), {})))
+    arguments = pack_body(*pickles.dumps((5,)))
     ledger.add([TaskEntry(job, 0, function, *arguments, timeout_s=None, retries=0, owner="my future")])
 
     # 3. Everything that has gathered leaves as one envelope: one header, and no frame for large buffers this time.

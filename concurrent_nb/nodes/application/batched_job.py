@@ -37,7 +37,7 @@ from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.outcome import RETRIABLE, Status
 from concurrent_nb.shipping.runtime import notes
-from concurrent_nb.shipping.runtime.call_chunks import BatchTerms
+from concurrent_nb.shipping.runtime.call_chunks import BatchTerms, ChunkResults, FailedItem
 from concurrent_nb.shipping.runtime.job_batches import MarkReader
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
@@ -207,7 +207,8 @@ class BatchedJob:
     def told(self, batch: BatchHandle, note: notes.ItemEnded) -> None:
         """Give items of a batch that goes on their ends."""
         try:
-            answers, seconds = note.read()
+            results, seconds = note.read()
+            answers = ChunkResults(*results).rows()
         except Exception as error:  # noqa: BLE001  (a task may have damaged what its worker says; the end has it all)
             log.warning("task %s told what cannot be read: %s", batch.task, error)
             return
@@ -226,7 +227,8 @@ class BatchedJob:
             self._end(items[0], batch, batch.status, value, error, batch.elapsed_s)
             self._measured(batch, 1)
         elif error is None:
-            answers, seconds, is_cut = value
+            results, seconds, is_cut = value
+            answers = ChunkResults(*results).rows()
             self._measured(batch, len(answers))
             self._end_some(batch, answers, seconds)
             self._go_on_with(batch, seconds[len(answers) :] if is_cut else [])
@@ -267,7 +269,7 @@ class BatchedJob:
         for number in range(known, len(answers)):
             item, answer = items[number], answers[number]
             status, error = _OK, None
-            if type(answer) is dict and self._may_retry(item, status := Status(next(iter(answer)))):
+            if type(answer) is FailedItem and self._may_retry(item, status := Status(answer.status)):
                 self._failures[item.index] = self._failures.get(item.index, 0) + 1
                 self._again.append([item])
                 continue
@@ -390,7 +392,7 @@ class BatchedJob:
         index = items[0].index if items[0].index not in self._used else next(self._more_names)
         self._used.add(index)
         numbers = _numbers([item.index for item in items])
-        body, sizes, buffers, lease = body_of([self._items[number] for number in numbers], numbers, self._terms)
+        kind, body, sizes, buffers, lease = body_of([self._items[number] for number in numbers], numbers, self._terms)
         batch = BatchHandle(self, index, items)
         self._unanswered += 1
         for item in items:
@@ -409,6 +411,7 @@ class BatchedJob:
             batch,
             lease=lease,
             needs=self._needs,
+            kind=kind,
         )
 
 

@@ -13,9 +13,9 @@ from concurrent_nb.nodes.application.core import FunctionPayload
 from concurrent_nb.object_store.store import Lease
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import call_chunks
-from concurrent_nb.shipping.serialization.pickles import dumps_call
+from concurrent_nb.shipping.serialization.pickles import dumps_item
 from concurrent_nb.wire.codec import Buffers, pack_body
-from concurrent_nb.wire.messages import Sizes
+from concurrent_nb.wire.messages import Sizes, TaskKind
 
 #: a chunk of adaptive size is not made longer once the pickles of its items are so large
 CHUNK_BYTES: Final = 256 * 1024
@@ -36,10 +36,10 @@ class ChunkPacker(Protocol):
     def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         """Pickle a function, for a job if it `spawns`."""
 
-    def _pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
+    def _pack_item(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], number: int
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        """Pickle arguments."""
+        """Pickle the arguments of an item, and its number in the job."""
 
 
 @dataclass(eq=False, slots=True)
@@ -58,7 +58,7 @@ Item = call_chunks.Call | LargeItem | NotPicklable
 
 def packed(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | LargeItem:
     """Pickle the arguments of an item that are no atoms, and its number in the job. Raises NotPicklable."""
-    body, sizes, buffers, lease = packer._pack(fn, args, number)
+    body, sizes, buffers, lease = packer._pack_item(fn, args, number)
     return LargeItem(body, sizes, buffers, lease) if sizes else body
 
 
@@ -79,8 +79,8 @@ def fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
 
 def body_of(
     items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.BatchTerms | None = None
-) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-    """Make the arguments of the task that items travel as; one item is an ordinary task.
+) -> tuple[TaskKind, bytes, Sizes, Buffers, Lease | None]:
+    """Make the task that items travel as: its kind and its arguments.
 
     Args:
         items: that can go together, as `fitting` says.
@@ -89,10 +89,11 @@ def body_of(
     """
     first = items[0]
     if isinstance(first, LargeItem):
-        return first.body, first.sizes, first.buffers, first.lease
+        return TaskKind.ITEM, first.body, first.sizes, first.buffers, first.lease
     if len(items) > 1:
-        return *pack_body(call_chunks.dumps_calls(items, numbers, terms), ()), None
+        kind = TaskKind.CHUNK if terms is None else TaskKind.BATCH
+        return kind, *pack_body(call_chunks.dumps_calls(items, numbers, terms), ()), None
     if isinstance(first, tuple):
-        return *pack_body(*dumps_call(first, numbers[0])), None
+        return TaskKind.ITEM, *pack_body(*dumps_item(first, numbers[0])), None
     assert isinstance(first, bytes)
-    return first, (), (), None
+    return TaskKind.ITEM, first, (), (), None

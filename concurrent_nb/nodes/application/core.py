@@ -87,6 +87,7 @@ class TaskEntry(Struct, Generic[T], eq=False):
     cancelled: bool = False  #: its end has been asked for
     lease: Lease | None = None  #: keeps what lies in shared memory
     needs: m.Needs | None = None  #: None: a slot, in a worker process
+    kind: int = 0  #: `wire.messages.TaskKind`
     waits: bool = False  #: the master is to get it later
 
 
@@ -297,12 +298,13 @@ class ClientCore(Generic[T]):
             parts = [self._outgoing(entry.sizes, entry.buffers) for entry in run]
             buffers = [own for _, own in parts]
             frames = [
-                m.TaskFrame(entry.index, 0, entry.body, sizes) for entry, (sizes, _) in zip(run, parts, strict=True)
+                m.TaskFrame(entry.index, 0, entry.body, sizes, entry.kind)
+                for entry, (sizes, _) in zip(run, parts, strict=True)
             ]
             for entry in run:
                 self._in_use.update([slice_.segment for slice_ in slices_of(entry.sizes)])
         else:
-            frames = [m.TaskFrame(entry.index, 0, entry.body) for entry in run]
+            frames = [m.TaskFrame(entry.index, 0, entry.body, (), entry.kind) for entry in run]
         job.sent += len(run)
         job.sent_bytes += size
         self._sent += len(run)

@@ -41,6 +41,7 @@ from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.nodes.application.task_options import TaskOptions
+from concurrent_nb.shipping.runtime.call_chunks import ChunkResults, FailedItem, PickledItem
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 
@@ -50,8 +51,8 @@ PARTS: Final = 8
 BLOCK: Final = 1024
 _STILL: Final = frozenset({list, tuple, range, str, dict})
 _TUPLES: Final = {tuple}
-#: answers of items that need not be opened
-_AS_THEY_ARE: Final = SMALL_ATOMS | _TUPLES
+#: rows of results that have to be opened
+_TO_OPEN: Final = frozenset({PickledItem, FailedItem})
 
 
 @dataclass(eq=False, slots=True)
@@ -60,7 +61,7 @@ class MapChunk:
 
     items: Sequence[Any]  #: each an Item; until it has ended
     numbers: range  #: of the items in the map
-    answers: list[Any] | None = None  #: for several items as `runtime.call_chunks` has them; for one, its value
+    answers: list[Any] | None = None  #: for several items `ChunkResults.rows`; for one, its value
     error: BaseException | None = None  #: ends each of its items
     parts: "Sequence[MapChunk] | None" = None  #: run in its place
     future: TaskFuture | None = None  #: of several items, once it has answers: who ran it
@@ -199,7 +200,7 @@ class MapCall:
                     answers = [_raised(chunk.error, return_exceptions)] * chunk.count
                 answers.reverse()
                 while answers:
-                    if type(answers[-1]) not in _AS_THEY_ARE and chunk.future is not None:
+                    if type(answers[-1]) in _TO_OPEN and chunk.future is not None:
                         answers[-1] = self._opened(chunk.future, answers[-1], return_exceptions)
                     if self._ahead is not None:
                         self._outstanding -= 1
@@ -308,7 +309,7 @@ class MapCall:
 
     def _entry(self, chunk: MapChunk) -> TaskEntry[TaskFuture]:
         """Make the task of a chunk."""
-        body, sizes, buffers, lease = body_of(chunk.items, chunk.numbers)
+        kind, body, sizes, buffers, lease = body_of(chunk.items, chunk.numbers)
         future = TaskFuture(self.record.id, next(self._index), self._courier.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
@@ -325,6 +326,7 @@ class MapCall:
             future,
             lease=lease,
             needs=self._needs,
+            kind=kind,
         )
 
     def _ended(self, future: Any) -> None:
@@ -333,7 +335,7 @@ class MapCall:
         with self._condition:
             if error is None:
                 value = future.result()
-                chunk.answers = value if chunk.count > 1 else [value]
+                chunk.answers = ChunkResults(*value).rows() if chunk.count > 1 else [value]
                 chunk.future = future if chunk.count > 1 else None  # it would keep the value alive
             elif chunk.count > 1 and (future.status in AGAIN or type(error) is TooLarge):
                 chunk.parts = _parts(chunk)

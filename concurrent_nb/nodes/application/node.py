@@ -60,7 +60,7 @@ from concurrent_nb.tasks.system import ITaskSystem, Task, TaskOf
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.keys import KeyPair
 from concurrent_nb.wire.codec import Buffer, length, pack_body, size_of
-from concurrent_nb.wire.messages import Needs, Slice
+from concurrent_nb.wire.messages import Needs, Slice, TaskKind
 
 if TYPE_CHECKING:
     from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
@@ -80,6 +80,9 @@ FUNCTION_BYTES_PER_JOB: Final = 16 * 1024 * 1024
 #: what the master said of its slaves is believed so long, in seconds
 SLOTS_KNOWN_S: Final = 10.0
 _NO_OPTIONS: Final = TaskOptions()
+# A name in a module is found faster than a member of an enumeration.
+_CALL: Final = int(TaskKind.CALL)
+_KEYWORD_CALL: Final = int(TaskKind.KEYWORD_CALL)
 #: somebody does not want to wait for the tasks of one application at the end of the interpreter: so for those of none
 _INTERRUPTED_AT_EXIT: Final = threading.Event()
 
@@ -742,14 +745,19 @@ class ApplicationNode(concurrent.futures.Executor):
             return TaskLoader(self._store, ModulesOnly(TRACKER), self._with_setups)
         return TaskLoader(self._store, TRACKER)
 
-    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Arguments:
+    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
             return lay_down_call(self._store, *pickles.dumps_call(args, kwargs))
         except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
-            name = getattr(fn, "__qualname__", repr(fn))
-            culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
-            raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
+            raise _not_picklable(fn, args, kwargs, error) from error
+
+    def _pack_item(self, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> Arguments:
+        """Pickle the arguments of an item, and its number in the job. Raises NotPicklable."""
+        try:
+            return lay_down_call(self._store, *pickles.dumps_item(args, number))
+        except Exception as error:  # as above
+            raise _not_picklable(fn, args, {}, error) from error
 
     def _next_of_loose_job(self) -> tuple[ClientJob[TaskFuture], int]:
         index = next(self._indexes)
@@ -795,7 +803,19 @@ class ApplicationNode(concurrent.futures.Executor):
         self._courier.post(
             (
                 TaskEntry(
-                    job, future.index, function, body, sizes, buffers, timeout_s, retries, future, False, lease, needs
+                    job,
+                    future.index,
+                    function,
+                    body,
+                    sizes,
+                    buffers,
+                    timeout_s,
+                    retries,
+                    future,
+                    False,
+                    lease,
+                    needs,
+                    _KEYWORD_CALL if kwargs else _CALL,
                 ),
             )
         )
@@ -852,6 +872,13 @@ class ApplicationNode(concurrent.futures.Executor):
                     "the master does not say how many slots there are, going on with %d: %s", self._slots, error
                 )
         return self._slots
+
+
+def _not_picklable(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> NotPicklable:
+    name = getattr(fn, "__qualname__", repr(fn))
+    return NotPicklable(f"an argument of {name} cannot be sent: {describe_arguments(fn, args, kwargs, error)}")
 
 
 def _finish_at_exit(app: ApplicationNode) -> Callable[[], None]:

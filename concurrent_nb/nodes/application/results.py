@@ -9,6 +9,7 @@ from concurrent_nb.nodes.application.core import TaskEnded
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.object_store.segments import CannotOpen
 from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.shipping.runtime.call_chunks import FailedItem, PickledItem
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import Buffer, decode_error, joined, unpack_body
 from concurrent_nb.wire.messages import RESULT_LOST, ErrorReport, Slice
@@ -43,18 +44,13 @@ def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[A
     return _loaded(body, buffers, _where, ended)
 
 
-def open_item(
-    ran: TaskFuture, answer: bytes | list[Any] | tuple[Any, ...] | dict[int, bytes]
-) -> tuple[Any, BaseException | None]:
-    """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `runtime.call_chunks` has it."""
-    if isinstance(answer, tuple):
-        return answer, None
-    if isinstance(answer, dict):
-        ((status, body),) = answer.items()
-        return None, _failure_of(status, body, _where_of(ran))
-    body, buffers = (answer[0], answer[1:]) if isinstance(answer, list) else (answer, ())
-    assert isinstance(body, bytes)
-    return _loaded(body, buffers, _where_of, ran)
+def open_item(ran: TaskFuture, row: Any) -> tuple[Any, BaseException | None]:
+    """Do the same for an item of a chunk that `ran` was the task of; `row` is one of `ChunkResults.rows`."""
+    if type(row) is PickledItem:
+        return _loaded(row.body, row.buffers, _where_of, ran)
+    if type(row) is FailedItem:
+        return None, _failure_of(row.status, row.report, _where_of(ran))
+    return row, None
 
 
 def _loaded(

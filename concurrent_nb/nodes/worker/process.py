@@ -51,7 +51,7 @@ from concurrent_nb.shipping.serialization.error_reports import (
 from concurrent_nb.shipping.serialization.restoring import RestorableCopy
 from concurrent_nb.shipping.serialization.source_lines import unwrapped
 from concurrent_nb.wire.codec import joined
-from concurrent_nb.wire.messages import BUFFERS_MAX, Sizes, Slice
+from concurrent_nb.wire.messages import BUFFERS_MAX, Sizes, Slice, TaskKind
 from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.records import (
     AddSegment,
@@ -78,6 +78,10 @@ COMPARED_BYTES_MAX: Final = 1024 * 1024
 # A name in a module is found faster than a member of an enumeration.
 _OK: Final = int(Status.OK)
 _HIT: Final = int(Status.HIT)
+_CALL: Final = int(TaskKind.CALL)
+_KEYWORD_CALL: Final = int(TaskKind.KEYWORD_CALL)
+_ITEM: Final = int(TaskKind.ITEM)
+_CHUNK: Final = int(TaskKind.CHUNK)
 
 
 class _LoadedFunction:
@@ -140,7 +144,9 @@ class TaskRunner:
             has_setups = loaded is not None and type(loaded.function) is FunctionWithSetups
             self._environments.restore_for(task[0], digest, always=has_setups)
 
-    def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> TaskResult:
+    def run(
+        self, task: TaskId, digest: bytes, kind: int, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> TaskResult:
         """Run one task."""
         if self._snapshots:  # of a chunk that was interrupted
             self._release_snapshots()
@@ -154,7 +160,7 @@ class TaskRunner:
         except BaseException as error:  # noqa: BLE001  (a module of the user's that does not fit; the answer has the error)
             return not_loadable(error)
         try:
-            return self._run(task, loaded, body, sizes, buffers)
+            return self._run(task, loaded, kind, body, sizes, buffers)
         finally:
             if loaded.main is not None and (
                 task_main.CURRENT.argument_names or task_main.CURRENT.module is not loaded.main
@@ -167,7 +173,7 @@ class TaskRunner:
                 raise
 
     def _run(
-        self, task: TaskId, loaded: _LoadedFunction, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+        self, task: TaskId, loaded: _LoadedFunction, kind: int, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
     ) -> TaskResult:
         try:
             function = loaded.function or self._open(loaded)
@@ -175,9 +181,12 @@ class TaskRunner:
                 task_main.enter(loaded.main)
             if sizes:
                 body, buffers = self._arguments_of(body, sizes, buffers)
-            args, kwargs = pickles.loads(body, buffers)
+            args = pickles.loads(body, buffers)
+            if kind != _CALL:
+                args, rest = args
         except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
             return not_loadable(error)
+        dumps: Callable[[Any], tuple[bytes, list[memoryview]]] = pickles.dumps
         sink = notes.sink()
         sink.open(self.send_note)
         try:
@@ -188,16 +197,21 @@ class TaskRunner:
             streams = self._streams
             streams.job, index = task
             streams.generators = loaded.generators
-            if type(kwargs) is dict:
+            if kind == _CALL:
                 streams.begin(index)
-                value = function(*args, **kwargs)
-            elif type(kwargs) is int:
-                streams.begin(kwargs)
                 value = function(*args)
-            elif len(kwargs) == 1:
-                value = call_chunks.run(function, args, kwargs[0], streams.begin, snapshot=self._snapshot)
+            elif kind == _KEYWORD_CALL:
+                streams.begin(index)
+                value = function(*args, **rest)
+            elif kind == _ITEM:
+                streams.begin(rest)
+                value = function(*args)
+            elif kind == _CHUNK:
+                dumps = call_chunks.dumps_results
+                value = tuple(call_chunks.run(function, args, rest, streams.begin, snapshot=self._snapshot))
             else:
-                numbers, *terms = kwargs
+                dumps = job_batches.dumps_results
+                numbers, *terms = rest
                 value = job_batches.run(
                     function,
                     args,
@@ -216,7 +230,7 @@ class TaskRunner:
         if type(value) is Hit:
             status, value = _HIT, value.value
         try:
-            pickled, out_of_band = pickles.dumps(value)
+            pickled, out_of_band = dumps(value)
         except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the answer has the error)
             return not_picklable(value, error)
         if len(out_of_band) >= BUFFERS_MAX:

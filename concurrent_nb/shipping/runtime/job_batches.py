@@ -1,6 +1,6 @@
 """A chunk whose items are tasks of a job, each with an end, prints and notes of its own: what `--batch` makes.
 
-    worker:       run(function, calls, terms) --> (answers, seconds, is_cut)
+    worker:       run(function, calls, terms) --> BatchResults
                   what items print   "a line" --> mark of the item, "a line"
                   what they say      note     --> notes.Item, note
                   a slow batch       how items have ended --> notes.Ended, before the batch has
@@ -18,11 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping.runtime import call_chunks, notes
-from concurrent_nb.shipping.runtime.call_chunks import BatchTerms, Call, Snapshot
+from concurrent_nb.shipping.runtime.call_chunks import BatchTerms, Call, ChunkResults, Snapshot
 
 #: encloses a mark. No text that is meant to be read has this character
 _EDGE: Final = "\x1e"
@@ -31,9 +31,13 @@ _EDGE: Final = "\x1e"
 PROGRESS_S: Final = 0.2
 PROGRESS_BYTES_MAX: Final = 64 * 1024
 
-#: an answer for each item that has ended, as `chunks` has them; the seconds that each item took, also one that was
-#: stopped; whether one was stopped, which has no answer
-Ran = tuple[list[Any], list[float], bool]
+
+class BatchResults(NamedTuple):
+    """The results of a batch. It travels as a tuple of tuples."""
+
+    items: ChunkResults
+    seconds: list[float]  #: that each item took, also one that was stopped
+    is_cut: bool  #: the last item was stopped, and has no result
 
 
 def run(
@@ -45,8 +49,8 @@ def run(
     after_call: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     snapshot: Snapshot = bytearray,
-) -> Ran | Hit:
-    """Make the calls of a batch, until all are made or the terms or an interrupt end it; Hit if the last answer is one.
+) -> BatchResults | Hit:
+    """Make the calls of a batch, until all are made or the terms or an interrupt end it; Hit if the last result is one.
 
     Args:
         numbers: of the items in their job.
@@ -58,6 +62,11 @@ def run(
     with batch.marking_items():
         result = batch.run(calls, numbers)
     return Hit(result) if batch.has_hit else result
+
+
+def dumps_results(results: BatchResults) -> tuple[bytes, list[memoryview]]:
+    """Pickle the results of a batch; return the pickle and the large buffers that are not in it."""
+    return call_chunks.dumps_results((tuple(results.items), results.seconds, results.is_cut))
 
 
 class _BatchRun:
@@ -76,13 +85,13 @@ class _BatchRun:
         self._after_call = after_call
         self._clock = clock
         self._snapshot = snapshot
-        self._results: list[Any] = []
+        self._results = ChunkResults([], {}, {})
         self._seconds: list[float] = []
         self._streams: tuple[MarkedStream, ...] = ()
         self._reported = 0  # of so many it was told how they have ended
         self.has_hit = False
 
-    def run(self, calls: Iterable[Call] | tuple[int, list[Any]], numbers: Iterable[int]) -> Ran:
+    def run(self, calls: Iterable[Call] | tuple[int, list[Any]], numbers: Iterable[int]) -> BatchResults:
         self._began_at = self._last = self._reported_at = self._clock()
         is_cut = False
         try:
@@ -91,9 +100,10 @@ class _BatchRun:
             )
         except KeyboardInterrupt:
             is_cut = True
-        if len(self._seconds) < len(self._results) + is_cut:
+            self._results.drop_unfinished()
+        if len(self._seconds) < len(self._results.values) + is_cut:
             self._seconds.append(self._clock() - self._last)
-        return self._results, self._seconds, is_cut
+        return BatchResults(self._results, self._seconds, is_cut)
 
     def _call(self, *args: Any) -> Any:
         value = self._function(*args)
@@ -104,7 +114,8 @@ class _BatchRun:
 
     def _may_continue(self) -> bool:
         now = self._clock()
-        if not self._results:
+        done = len(self._results.values)
+        if not done:
             self._last = now
             return True
         self._seconds.append(now - self._last)
@@ -114,7 +125,7 @@ class _BatchRun:
         terms = self._terms
         if (
             self.has_hit
-            or (terms.stop_on_error and type(self._results[-1]) is dict)
+            or (terms.stop_on_error and done - 1 in self._results.failed)
             or (terms.most_s is not None and now - self._began_at >= terms.most_s)
         ):
             return False
@@ -125,17 +136,17 @@ class _BatchRun:
 
     def _report_progress(self) -> None:
         """Tell how items have ended, unless that is much, and so takes the way of all results."""
-        unreported = self._results[self._reported :]
-        if list in set(map(type, unreported)):
+        unreported = self._results.since(self._reported)
+        if any(len(parts) > 1 for parts in unreported.pickled.values()):
             return
-        body = pickle.dumps((unreported, self._seconds[self._reported :]), 5)
+        body = pickle.dumps((tuple(unreported), self._seconds[self._reported :]), 5)
         if len(body) <= PROGRESS_BYTES_MAX:
             notes.SINK.put_progress(notes.ItemEnded(self._reported, os.getpid(), body))
-            self._reported = len(self._results)
+            self._reported = len(self._results.values)
 
     def position(self) -> int:
         """Give the position of the item that runs."""
-        return len(self._results)
+        return len(self._results.values)
 
     @contextmanager
     def marking_items(self) -> Iterator[None]:

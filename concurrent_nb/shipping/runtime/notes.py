@@ -88,10 +88,13 @@ class ItemEnded(msgspec.Struct, tag="ended", frozen=True):
     worker: int  #: pid
     body: bytes
 
-    def read(self) -> tuple[list[Any], list[float]]:
-        """Give their answers, as `chunks` has them, and the seconds that they took. What is the user's stays packed."""
-        answers, seconds = pickles.loads(self.body)
-        return answers, seconds
+    def read(self) -> tuple[tuple[Any, ...], list[float]]:
+        """Return the fields of their `ChunkResults`, and the seconds that each took. Objects of the user stay pickled.
+
+        Raises whatever unpickling raises.
+        """
+        results, seconds = pickles.loads(self.body)
+        return results, seconds
 
 
 class SetupRan(msgspec.Struct, tag="setup", frozen=True):

@@ -142,7 +142,7 @@ def out_of_band_into(
 def dumps_attributes(
     args: tuple[Any, ...], attributes: object, *, only_plain: bool
 ) -> tuple[bytes, list[memoryview]] | None:
-    """Pickle `((args, attributes), {})`, as `dumps_call` does: the call for a task object. With a shortcut as well.
+    """Pickle `(args, attributes)`, as `dumps_call` does: the call for a task object. With a shortcut as well.
 
     None if they are to be `only_plain` and are not.
     """
@@ -151,24 +151,31 @@ def dumps_attributes(
             if type(value) not in SMALL_ATOMS:
                 break
         else:
-            return pickle.dumps(((args, attributes), {}), 5), []
+            return pickle.dumps((args, attributes), 5), []
     if only_plain and not is_plain((args, attributes)):
         return None
     return dumps_call((args, attributes), {})
 
 
-def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> tuple[bytes, list[memoryview]]:
-    """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut.
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+    """Pickle the arguments of a call: `args`, or `(args, kwargs)` if there are keywords.
 
-    Args:
-        kwargs: or the number of an item in its job, which has no keywords.
+    Called once for each task, so it has a shortcut.
     """
-    if kwargs and type(kwargs) is dict:
+    if kwargs:
         return dumps((args, kwargs))
     for arg in args:
         if type(arg) not in SMALL_ATOMS:
-            return dumps((args, kwargs))
-    return pickle.dumps((args, kwargs), 5), []
+            return dumps(args)
+    return pickle.dumps(args, 5), []
+
+
+def dumps_item(args: tuple[Any, ...], number: int) -> tuple[bytes, list[memoryview]]:
+    """Pickle `(args, number)`: the arguments of an item and its number in the job, as `dumps_call` does."""
+    for arg in args:
+        if type(arg) not in SMALL_ATOMS:
+            return dumps((args, number))
+    return pickle.dumps((args, number), 5), []
 
 
 def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:

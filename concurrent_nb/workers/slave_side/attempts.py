@@ -36,6 +36,7 @@ class Attempt(Struct, eq=False):
     body: bytes
     sizes: Sizes
     buffers: Sequence[Buffer]
+    kind: int = 0  #: `wire.messages.TaskKind`
     worker: int = 0  #: the worker that has it, 0 while it waits
     wish: Disposition = Disposition.KEEP
     over: bool = False  #: it left the books while it stood in the queue, where it is skipped

@@ -154,7 +154,7 @@ class WorkerConnection:
 
     def give(self, function: bytes, attempts: Sequence[Attempt], threads: int = 0) -> None:
         """Send a pack of tasks, and a token for each. Libraries may use so many threads; 0: as many as they do."""
-        tasks = [(attempt.ticket, attempt.body, attempt.sizes, attempt.index) for attempt in attempts]
+        tasks = [(it.ticket, it.body, it.sizes, it.index, it.kind) for it in attempts]
         buffers = [buffer for attempt in attempts for buffer in attempt.buffers]
         self._put(encode(RunTasks(function, self._epoch, tasks, threads, attempts[0].job)), buffers)
         with contextlib.suppress(BrokenPipeError):  # it died, which is about to be noticed

@@ -68,8 +68,8 @@ IDLE_S: Final = 5.0
 
 #: which task: its job, and its index there
 TaskId = tuple[bytes, int]
-#: ticket, threads (see `RunTasks`), task, function, body, sizes, buffers
-QueuedTask = tuple[int, int, TaskId, bytes, Buffer, Sizes, Sequence[Buffer]]
+#: ticket, threads (see `RunTasks`), task, function, kind, body, sizes, buffers
+QueuedTask = tuple[int, int, TaskId, bytes, int, Buffer, Sizes, Sequence[Buffer]]
 #: Status, pickled value or encoded ErrorReport, and its buffers: what is to be sent, and where what is shared lies
 TaskResult = tuple[int, Buffer, Sequence[Buffer | Slice]]
 
@@ -86,7 +86,9 @@ class Runner(Protocol):
     def prepare(self, task: TaskId, digest: bytes) -> None:
         """Undo what tasks of another job or function have changed, before something is changed for this one."""
 
-    def run(self, task: TaskId, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> TaskResult:
+    def run(
+        self, task: TaskId, digest: bytes, kind: int, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+    ) -> TaskResult:
         """Run a task. KeyboardInterrupt that comes from outside may be treated as the task's own."""
 
     def keeps_arguments(self) -> bool:
@@ -225,16 +227,16 @@ class TaskLoop:
         if not buffers:
             self._queue.extend(
                 [
-                    (epoch, (ticket, threads, (job, index), function, body, sizes, ()))
-                    for ticket, body, sizes, index in order.tasks
+                    (epoch, (ticket, threads, (job, index), function, kind, body, sizes, ()))
+                    for ticket, body, sizes, index, kind in order.tasks
                 ]
             )
             return
         at = 0
-        for ticket, body, sizes, index in order.tasks:
+        for ticket, body, sizes, index, kind in order.tasks:
             count = len(lengths(sizes))
             self._queue.append(
-                (epoch, (ticket, threads, (job, index), function, body, sizes, buffers[at : at + count]))
+                (epoch, (ticket, threads, (job, index), function, kind, body, sizes, buffers[at : at + count]))
             )
             at += count
 
@@ -246,6 +248,7 @@ class TaskLoop:
         threads: int,
         task: TaskId,
         function: bytes,
+        kind: int,
         body: Buffer,
         sizes: Sizes,
         buffers: Sequence[Buffer],
@@ -255,9 +258,11 @@ class TaskLoop:
         started_at = time.monotonic()
         page.begin(ticket, started_at)
         if threads:
-            status, answer, buffers_out = self._run_with_threads(threads, ticket, task, function, body, sizes, buffers)
+            status, answer, buffers_out = self._run_with_threads(
+                threads, ticket, task, function, kind, body, sizes, buffers
+            )
         else:
-            status, answer, buffers_out = self._run_attempt(ticket, task, function, body, sizes, buffers)
+            status, answer, buffers_out = self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
         keeps_arguments = bool(sizes) and self._runner.keeps_arguments()
         wrote = self._write_markers(ticket)
         now = time.monotonic()
@@ -297,6 +302,7 @@ class TaskLoop:
         ticket: int,
         task: TaskId,
         function: bytes,
+        kind: int,
         body: Buffer,
         sizes: Sizes,
         buffers: Sequence[Buffer],
@@ -308,12 +314,19 @@ class TaskLoop:
         except Exception as error:  # noqa: BLE001  (the libraries are the user's; the answer has the error)
             return self._runner.cannot_run(error)
         try:
-            return self._run_attempt(ticket, task, function, body, sizes, buffers)
+            return self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
         finally:
             library_threads.undo()
 
     def _run_attempt(
-        self, ticket: int, task: TaskId, function: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
+        self,
+        ticket: int,
+        task: TaskId,
+        function: bytes,
+        kind: int,
+        body: Buffer,
+        sizes: Sizes,
+        buffers: Sequence[Buffer],
     ) -> TaskResult:
         """Run the task, unless it was stopped already. A signal may end it; then it is cancelled."""
         try:
@@ -321,7 +334,7 @@ class TaskLoop:
             if self._page.to_stop == ticket:
                 self._disarm()
                 return _CANCELLED, b"", ()
-            status, answer, result_buffers = self._runner.run(task, function, body, sizes, buffers)
+            status, answer, result_buffers = self._runner.run(task, function, kind, body, sizes, buffers)
             self._disarm()
             if self._is_fork:
                 self._exit_fork(status)

@@ -17,6 +17,7 @@ from concurrent_nb.nodes.application.job import Counts, Job
 from concurrent_nb.object_store.store import Lease
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import job_batches, notes
+from concurrent_nb.shipping.runtime.call_chunks import FailedItem
 from concurrent_nb.shipping.serialization import error_reports, pickles
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.wire.codec import Buffers
@@ -31,10 +32,10 @@ class Packing:
     def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         return FunctionPayload(digest_of(b"f"), b"f")
 
-    def _pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
+    def _pack_item(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], number: int
     ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        return pickles.dumps_call(args, kwargs)[0], (), (), None
+        return pickles.dumps_item(args, number)[0], (), (), None
 
 
 class Carrying:
@@ -133,7 +134,7 @@ def answer(
     if len(batch.items) == 1:
         batch.answer(given[0], None, None)
     else:
-        batch.answer((given, [0.1] * (len(given) + cut), cut), None, None)
+        batch.answer((columns(given), [0.1] * (len(given) + cut), cut), None, None)
 
 
 def fail(batch: BatchHandle, status: Status, error: BaseException) -> None:
@@ -141,10 +142,16 @@ def fail(batch: BatchHandle, status: Status, error: BaseException) -> None:
     batch.answer(None, error, None)
 
 
-def failure() -> dict[int, bytes]:
+def failure() -> FailedItem:
     status, report, _ = error_reports.failed(ValueError("no"))
     assert isinstance(report, bytes)
-    return {status: report}
+    return FailedItem(status, report)
+
+
+def columns(rows: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the results of a chunk as they travel: rows are numbers and failures."""
+    failed = {at: tuple(row) for at, row in enumerate(rows) if isinstance(row, FailedItem)}
+    return [None if isinstance(row, FailedItem) else row for row in rows], {}, failed
 
 
 def test_items_travel_together_and_each_has_its_own_end() -> None:
@@ -308,7 +315,7 @@ def test_an_application_that_leaves_and_cancels_sends_nothing_more() -> None:
 def tell(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
     """Tell of items of a batch that goes on."""
     batch.slave = "one"
-    body = pickle.dumps((list(answers), [0.2] * len(answers)))
+    body = pickle.dumps((columns(answers), [0.2] * len(answers)))
     batch.take_notes([notes.ItemEnded(position, 7, body)], attempt)
 
 

@@ -131,7 +131,7 @@ def test_copies_that_a_worker_keeps_draw_for_each_task_too() -> None:
 def test_what_is_an_argument_stays_what_it_is() -> None:
     for rng in (np.random.default_rng(1), np.random.RandomState(1), random.Random(1)):
         body, buffers = pickles.dumps_call((rng,), {})
-        (there,), _ = pickles.loads(body, buffers)
+        (there,) = pickles.loads(body, buffers)
         assert there.random() == pickle.loads(pickle.dumps(rng)).random()
 
 

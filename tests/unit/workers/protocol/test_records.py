@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.wire.messages import BUFFERS_MAX, Slice
+from concurrent_nb.wire.messages import BUFFERS_MAX, Sizes, Slice
 from concurrent_nb.workers.protocol.records import (
     HEADER_BYTES_MAX,
     LARGE_BYTES,
@@ -62,7 +62,10 @@ def test_results_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cut
 
 @given(st.lists(st.tuples(BODIES, BUFFERS), min_size=1, max_size=8), st.lists(st.integers(1, 99), min_size=1))
 def test_orders_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cuts: list[int]) -> None:
-    run = RunTasks(b"f", 7, [(n, body, tuple(map(len, buffers)), n) for n, (body, buffers) in enumerate(items)])
+    tasks: list[tuple[int, bytes, Sizes, int, int]] = []
+    for n, (body, buffers) in enumerate(items):
+        tasks.append((n, body, tuple(map(len, buffers)), n, n % 5))
+    run = RunTasks(b"f", 7, tasks)
     load = LoadFunction(b"f", b"", (3,))
     data = pack(encode(load)) + b"abc" + pack(encode(run))
     data += b"".join(buffer for _, buffers in items for buffer in buffers) + pack(encode(ForgetFunctions([b"f"])))
