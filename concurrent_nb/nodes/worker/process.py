@@ -3,8 +3,8 @@
     python -m concurrent_nb.nodes.worker.process --fork-server FD     forks workers for the slave at the socket FD
     python -m concurrent_nb.nodes.worker.process --channels FD,...    one worker
 
-Started by a slave's launcher (`workers.slave_side.launchers`). Everything that a task
-can raise ends here, as an outcome.
+Started by a slave's launcher (`workers.slave_side.launchers`). Whatever a task raises is caught here and becomes its
+result.
 """
 
 import builtins
@@ -68,12 +68,12 @@ from concurrent_nb.workers.worker_side.forkserver import ForkServer
 from concurrent_nb.workers.worker_side.task_loop import TaskId, TaskLoop, TaskResult
 from concurrent_nb.workers.worker_side.thread_workers import ThreadStream, ThreadWorker, ThreadWorkerProcess
 
-#: free shared memory that is kept warm for the next results
+#: free shared memory that is kept resident for the next results
 RESIDENT_BYTES: Final = 256 * 1024 * 1024
-#: ... until none has needed it for so long, in seconds
+#: ... until no result has needed it for this long, in seconds
 RELEASE_AFTER_S: Final = 5.0
-#: a buffer of a function that lies in this process's own memory is compared with a copy before each call, up to this
-#: size: 100 us. Larger ones are read-only
+#: a buffer of a function in this process's own memory is compared with a copy before each call, up to this size (100
+#: us). Larger ones are read-only
 COMPARED_BYTES_MAX: Final = 1024 * 1024
 # A name in a module is found faster than a member of an enumeration.
 _OK: Final = int(Status.OK)
@@ -85,7 +85,7 @@ _CHUNK: Final = int(TaskKind.CHUNK)
 
 
 class _LoadedFunction:
-    """A function that has come, in the environment that it is to run in; opened by the first task."""
+    """A function that was sent, with the environment that it runs in; unpickled by the first task."""
 
     __slots__ = ("body", "buffers", "environment", "function", "generators", "has_read_only", "main", "restore")
 
@@ -100,15 +100,15 @@ class _LoadedFunction:
         self.environment = environment
         self.body = body
         self.buffers = buffers
-        self.restore = restore  #: make the buffers what they were
-        self.has_read_only = has_read_only  #: some cannot be made what they were
+        self.restore = restore  #: undo changes of the buffers
+        self.has_read_only = has_read_only  #: changes of some buffers cannot be undone
         self.function: Callable[..., object] | None = None
-        self.main: types.ModuleType | None = None  #: what is `__main__` for it
-        self.generators: list[random_streams.SeededGenerator] = []  #: the generators of random numbers in it
+        self.main: types.ModuleType | None = None  #: its `__main__`
+        self.generators: list[random_streams.SeededGenerator] = []  #: generators of random numbers in it
 
 
 class TaskRunner:
-    """Keep functions by digest; run tasks and turn whatever happens into an answer."""
+    """Keep functions by digest; run tasks and turn whatever happens into a result."""
 
     def __init__(self, environments: Environments) -> None:
         self._environments = environments
@@ -116,17 +116,17 @@ class TaskRunner:
         self._functions: dict[bytes, _LoadedFunction] = {}
         self._streams = random_streams.current_streams()  # of the thread in which tasks run
         self._segments = SegmentReader()  # shared memory of others: functions and arguments
-        self._mapped: list[weakref.ref[Any]] = []  # what the task that runs has mapped of it
+        self._mapped: list[weakref.ref[Any]] = []  # what the running task has mapped of it
         self._store: ObjectStore | None = None  # our own: results
-        self._stored_count, self._last_stored_s = 0, 0.0  # how many were placed there, and when the last one was seen
-        self._snapshots: dict[int, Slice] = {}  # by address: what of the running chunk's results lies there already
-        self._expected: TaskId | None = None  # the last task for which room was made
-        self._announced: set[bytes] = set()  # its segments that the slave knows
+        self._stored_count, self._last_stored_s = 0, 0.0  # results stored there, and when the last one was seen
+        self._snapshots: dict[int, Slice] = {}  # by address: results of the running chunk that are stored already
+        self._expected: TaskId | None = None  # the last task that was prepared
+        self._announced: set[bytes] = set()  # its segments that were announced to the slave
         self._memory_changes: list[AddSegment | RemoveSegments] = []
-        self.send_note: Callable[[bytes], None] = lambda data: None  #: takes the bytes of the running task's notes
+        self.send_note: Callable[[bytes], None] = lambda data: None  #: sends bytes of the running task's notes
 
     def load(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
-        """Keep a function. It is opened by the first task that needs it, which answers for it if that fails."""
+        """Keep a function. The first task that needs it unpickles it, and fails if that fails."""
         self._pickled[digest] = (body, sizes, buffers)
 
     def drop(self, digests: Sequence[bytes]) -> None:
@@ -136,11 +136,11 @@ class TaskRunner:
             self._functions.pop(digest, None)
 
     def prepare(self, task: TaskId, digest: bytes) -> None:
-        """Undo what tasks of another job or function have changed, once for this task."""
+        """Undo the changes of tasks of another job or function, once for this task."""
         if task is not self._expected:
             self._expected = task
             loaded = self._functions.get(digest)
-            # What setups change stays, and what another task has changed does not become part of it.
+            # Changes of setups stay, and changes of another task must not become part of them.
             has_setups = loaded is not None and type(loaded.function) is FunctionWithSetups
             self._environments.restore_for(task[0], digest, always=has_setups)
 
@@ -157,7 +157,7 @@ class TaskRunner:
             if not environments.begin(loaded.environment):
                 loaded = self._unwrap(digest)
                 environments.begin(loaded.environment)
-        except BaseException as error:  # noqa: BLE001  (a module of the user's that does not fit; the answer has the error)
+        except BaseException as error:  # noqa: BLE001  (a module of the user's that does not fit; the result has the error)
             return not_loadable(error)
         try:
             return self._run(task, loaded, kind, body, sizes, buffers)
@@ -184,7 +184,7 @@ class TaskRunner:
             args = pickles.loads(body, buffers)
             if kind != _CALL:
                 args, rest = args
-        except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the answer has the error)
+        except BaseException as error:  # noqa: BLE001  (user code runs while it is unpickled; the result has the error)
             return not_loadable(error)
         dumps: Callable[[Any], tuple[bytes, list[memoryview]]] = pickles.dumps
         sink = notes.sink()
@@ -193,7 +193,7 @@ class TaskRunner:
             if type(function) is FunctionWithSetups:
                 task_variables = self._environments.task_variables()
                 function = function.open(partial(self._load, loaded))
-                self._environments.keep_changes(task_variables)  # what setups have set stays
+                self._environments.keep_changes(task_variables)  # changes of setups stay
             streams = self._streams
             streams.job, index = task
             streams.generators = loaded.generators
@@ -222,7 +222,7 @@ class TaskRunner:
                     snapshot=self._snapshot,
                 )
             _show_figures()
-        except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end the task alone)
+        except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt of a task end only that task)
             return not_loadable(error.__cause__ or error) if type(error) is NotLoaded else failed(error)
         finally:
             sink.close()
@@ -231,7 +231,7 @@ class TaskRunner:
             status, value = _HIT, value.value
         try:
             pickled, out_of_band = dumps(value)
-        except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the answer has the error)
+        except BaseException as error:  # noqa: BLE001  (user code runs while it is pickled; the result has the error)
             return not_picklable(value, error)
         if len(out_of_band) >= BUFFERS_MAX:
             return failed(
@@ -247,11 +247,11 @@ class TaskRunner:
         return status, pickled, ()
 
     def cannot_run(self, error: Exception) -> TaskResult:
-        """Give the answer of a task that this worker cannot run."""
+        """Return the result of a task that this worker cannot run."""
         return not_loadable(error)
 
     def _unwrap(self, digest: bytes) -> _LoadedFunction:
-        """Take a function out of the envelope that says in which environment it runs."""
+        """Take a function out of its envelope, which contains the environment that it runs in."""
         if digest not in self._pickled:
             raise LookupError(f"the function {digest.hex()[:8]} was not sent to this worker")
         body, buffers, restore, has_read_only = self._restorable(*self._pickled[digest])
@@ -264,7 +264,7 @@ class TaskRunner:
         return loaded
 
     def _open(self, loaded: _LoadedFunction) -> Callable[..., object]:
-        """Open a function, or the setups that come before it, in its environment."""
+        """Unpickle a function, or the setups that run before it, in its environment."""
         function = self._load(loaded, loaded.body, loaded.buffers)
         loaded.body, loaded.buffers = b"", ()
         return function
@@ -274,27 +274,27 @@ class TaskRunner:
         task_main.enter(main, is_loading_function=True)
         function: Callable[..., object]
         function, generators = random_streams.load_with_generators(lambda: pickles.loads(body, buffers))
-        if type(function) is not FunctionWithSetups:  # what setups change stays
+        if type(function) is not FunctionWithSetups:  # changes of setups stay
             function = restoring.with_restore(function, loaded.restore, has_read_only=loaded.has_read_only)
         task_main.enter(main)
         if not callable(function):
-            raise TypeError(f"a task's function has to be callable, this is a {type(function).__name__}")
+            raise TypeError(f"a task's function must be callable, this is a {type(function).__name__}")
         loaded.function, loaded.main, loaded.generators = function, main, generators
         return function
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
     def _arguments_of(self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
-        """Give the pickle of a task's arguments, and its buffers, which are the task's own to change."""
+        """Return the pickle of a task's arguments and its buffers, which the task may change."""
         parts = joined(sizes, buffers, lambda slice_: self._segments.look(slice_, self._mapped.append))
         return (body, parts) if body else (parts[0], parts[1:])
 
     def _restorable(
         self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
     ) -> tuple[Buffer, Sequence[Buffer], Sequence[Callable[[], None]], bool]:
-        """Give the pickle of a function and its buffers, and what makes those again what they were.
+        """Return the pickle of a function, its buffers, and the callables that undo changes of the buffers.
 
-        And whether some cannot be made what they were, and so are read-only.
+        The last value returned is whether changes of some buffers cannot be undone, so that these are read-only.
         """
         travelled = iter(buffers)
         if sizes and not body:
@@ -320,7 +320,7 @@ class TaskRunner:
         return body, parts, restore, has_read_only
 
     def _store_result(self, pickled: bytes, buffers: Sequence[memoryview]) -> tuple[Buffer, Sequence[Buffer | Slice]]:
-        """Put a large result into shared memory, if there is any."""
+        """Store a large result in shared memory, where the system has that."""
         if not segments.is_available():
             return pickled, buffers
         stored: list[Buffer | Slice] = []
@@ -338,7 +338,7 @@ class TaskRunner:
         return self._store.place(buffer)
 
     def _snapshot(self, buffer: memoryview) -> bytearray | memoryview:
-        """Copy a buffer of an item's result, which the next item may change: to where it will lie anyway."""
+        """Copy a buffer of an item's result, which the next item may change, into shared memory where possible."""
         slice_ = self._store_buffer(buffer) if segments.is_available() else None
         if slice_ is None or self._store is None:
             return bytearray(buffer)
@@ -359,16 +359,16 @@ class TaskRunner:
         self._memory_changes.append(AddSegment(handle.segment, handle.pid, handle.fd, handle.size))
 
     def keeps_arguments(self) -> bool:
-        """Say whether something of the task that has run still refers to shared memory of its arguments."""
+        """Return whether anything still refers to shared memory of the last task's arguments."""
         mapped, self._mapped = self._mapped, []
         return any(reference() is not None for reference in mapped)
 
     def update_memory(self, order: AddSegment | RemoveSegments | ReleaseSlices) -> None:
-        """Learn what there is of shared memory."""
+        """Update the segments of others, or release slices of our own."""
         if isinstance(order, AddSegment):
             try:
                 self._segments.add(segments.SegmentHandle(order.segment, order.pid, order.fd, order.size))
-            except segments.CannotOpen as error:  # a task that needs it will say so, too
+            except segments.CannotOpen as error:  # a task that needs it will report it, too
                 print(f"worker cannot share memory: {error}", file=sys.stderr)  # noqa: T201  (the slave's log)
         elif isinstance(order, RemoveSegments):
             self._segments.drop(order.segments)
@@ -376,12 +376,12 @@ class TaskRunner:
             self._store.let_go(order.slices, clean=order.clean)
 
     def memory_changes(self) -> Sequence[AddSegment | RemoveSegments]:
-        """Tell what has changed in our own shared memory since the last call."""
+        """Return the changes of our own shared memory since the last call."""
         if self._store is not None:
             now = time.monotonic()
             if self._store.placings != self._stored_count:
                 self._stored_count, self._last_stored_s = self._store.placings, now
-            # A worker that goes on with small results does not need it any more, either.
+            # A worker whose results are small does not need it any more, either.
             if closed := self._store.tidy(0 if now - self._last_stored_s >= RELEASE_AFTER_S else None):
                 self._announced.difference_update(closed)
                 self._memory_changes.append(RemoveSegments(closed))
@@ -389,20 +389,20 @@ class TaskRunner:
         return memory_changes
 
     def release_memory(self) -> None:
-        """Give back the memory that is kept for the next results."""
+        """Return back the memory that is kept for the next results."""
         if self._store is not None and (closed := self._store.tidy(0)):
             self._announced.difference_update(closed)
             self._memory_changes.append(RemoveSegments(closed))
 
     def has_shared_memory(self) -> bool:
-        """Say whether others may look at memory of ours, which comes back."""
+        """Return whether others may use memory of ours, which they will release."""
         return bool(self._announced)
 
 
 def _show_figures() -> None:
     """Show the figures that a task has left open."""
     if "matplotlib.pyplot" in sys.modules:
-        from concurrent_nb.shipping.runtime import figures  # here, because it needs matplotlib, which the task has
+        from concurrent_nb.shipping.runtime import figures  # here, because it needs matplotlib
 
         figures.show_open()
 
@@ -411,7 +411,7 @@ def _show_figures() -> None:
 
 
 class _DisplayReplacer(importlib.abc.MetaPathFinder):
-    """Give IPython's `display` to tasks that import it: theirs comes to the cell that waits for them."""
+    """Replaces `display` in IPython when a task imports it, so that it shows things in the cell that waits for it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
@@ -431,7 +431,7 @@ class _DisplayReplacer(importlib.abc.MetaPathFinder):
 
 
 def run_worker(channels: WorkerChannels, initializer: bytes = b"") -> None:
-    """Be a worker until the slave wants no more.
+    """Run a worker until the slave closes its channels.
 
     Args:
         initializer: pickle of a function and its arguments, called before the first task.
@@ -463,7 +463,7 @@ def run_worker(channels: WorkerChannels, initializer: bytes = b"") -> None:
 
 
 def initialize(initializer: bytes, channels: WorkerChannels, environments: Environments) -> None:
-    """Call the user's initializer; where it fails, tell the slave why and exit. What it changes stays."""
+    """Call the user's initializer. Its changes stay. If it fails, send the traceback to the slave and exit."""
     try:
         envelope = pickles.loads(initializer)
         environments.begin(environments.load(envelope.environment))
@@ -471,22 +471,25 @@ def initialize(initializer: bytes, channels: WorkerChannels, environments: Envir
         function(*args)
         task_main.record_initialized(unwrapped(function))
         environments.keep_changes()
-    except BaseException as error:  # noqa: BLE001  (user code; the slave gets the traceback, and the user from it)
+    except BaseException as error:  # noqa: BLE001  (user code; the slave passes the traceback on to the user)
         report = traceback_of(error)
-        with socket.socket(fileno=channels.tasks) as link, contextlib.suppress(OSError):  # a slave that is gone
+        with socket.socket(fileno=channels.tasks) as link, contextlib.suppress(OSError):  # the slave has gone
             link.sendall(pack(encode(NotInitialized(report))))
         sys.exit(1)
 
 
 def read_initializer() -> bytes:
-    """Read what the slave's environment names; what this process starts is not to find it there."""
+    """Read the file whose descriptor is in the environment.
+
+    Removes the variable, so that no child process inherits it.
+    """
     fd = os.environ.pop(INITIALIZER_VARIABLE, None)
     return b"" if fd is None else os.pread(int(fd), os.fstat(int(fd)).st_size, 0)
 
 
 def import_system_host() -> None:
-    """Import what a host of task systems needs, which takes longer than all the rest of an empty system."""
-    # Where that fails, the host fails at the same, and says so to whoever waits for it.
+    """Import what a system host needs, which takes longer than all the rest of an empty system."""
+    # If that fails, the system host fails in the same way, and reports it to its owner.
     with contextlib.suppress(Exception):
         importlib.import_module("concurrent_nb.nodes.worker.system_host")
 
@@ -494,7 +497,7 @@ def import_system_host() -> None:
 def make_thread_worker(
     environments: Environments, channels: WorkerChannels, out: ThreadStream, err: ThreadStream
 ) -> ThreadWorker:
-    """Make the seat of this thread, with functions, shared memory and notes of its own."""
+    """Create the worker of this thread, with functions, shared memory and notes of its own."""
     notes.use_thread_sink()
     runner = TaskRunner(environments)
     worker = ThreadWorker(channels, runner, out, err)
@@ -503,13 +506,13 @@ def make_thread_worker(
 
 
 def main(option: str, fds: str) -> None:
-    """Be a template, and in its children a worker; or be one worker."""
+    """Run a fork server, and in its children a worker; or run one worker."""
     if paths := os.environ.get(SYS_PATH_VARIABLE):
-        sys.path[:] = json.loads(paths)  # what the owner can import, its workers can
+        sys.path[:] = json.loads(paths)  # workers can import what the cluster's owner can
     manager_proxies.take_key()
-    # A notebook's processes have its backend, which tasks cannot use. By name, because it needs matplotlib.
+    # Processes of a notebook inherit its backend, which tasks cannot use. By name, because it needs matplotlib.
     os.environ["MPLBACKEND"] = "module://concurrent_nb.shipping.runtime.figures"
-    builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it
+    builtins.display = notes.display  # type: ignore[attr-defined]  # as in notebooks
     sys.meta_path.insert(0, _DisplayReplacer())
     initializer = read_initializer()
     if option == "--fork-server":

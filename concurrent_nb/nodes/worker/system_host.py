@@ -1,10 +1,10 @@
-"""The system host: where a task system runs. A composition root, as the worker in which it lives is one.
+"""The system host: a worker process that runs a task system. A composition root, as the worker is.
 
-    application --a task: run_system(system, access)--> worker: Drive <--> Hands --one more application--> master
+    application --a task: run_system(system, access)--> worker: SystemDriver <--> _SystemClient --a client--> master
 
-To the application a task system is one long task; to the master its host is one more application, with a key of its own
-that nobody keeps. So the host can do no more than push tasks, sees nothing of its owner's other jobs, and whatever ends
-it (a result, an error, a stop, kill -9) ends its session, and with that all of its tasks.
+To the application a task system is one long task. To the master its host is one more client, with a key of its own that
+is not stored. So the host can only push tasks and has no access to its owner's other jobs, and when it ends (a result,
+an error, a stop, kill -9), its session and all of its tasks end.
 """
 
 import contextlib
@@ -44,17 +44,17 @@ from concurrent_nb.tasks.system_driver import (
 )
 from concurrent_nb.wire.codec import size_of
 
-#: between two notes of how far the system is; after an hour it is one in SLOWEST_S
+#: time between two notes of the system's progress, in seconds; it grows to REPORT_MAX_S after an hour
 REPORT_S: Final = 0.2
 REPORT_MAX_S: Final = 2.0
-#: arguments of unfinished tasks may take so much together; large ones are pushed fewer at a time
+#: limit of the arguments of all unfinished tasks; if they are large, fewer tasks are pushed at a time
 AHEAD_BYTES: Final = 64 << 20
-#: tasks that are taken at once; then the system's next tasks leave
+#: how many events are handled before the system's next tasks are sent
 EVENTS_MAX: Final = 512
 
 
 def run_system(system: ITaskSystem, access: SystemAccess) -> Any:
-    """Run a task system from its beginning to its end, as a task; give what `gather_result` gives.
+    """Run a whole task system as one task; return what `gather_result` returns.
 
     Raises what a method of the system raises, and AccessRefused, MasterUnreachable or MasterLost.
     """
@@ -79,7 +79,7 @@ def run_system(system: ITaskSystem, access: SystemAccess) -> Any:
 
 
 class _ProgressReporter:
-    """Tells whoever waits how far the system is, at a pace that slows down as the system goes on."""
+    """Reports the progress of the system, at intervals that grow while the system runs."""
 
     def __init__(self, driver: SystemDriver) -> None:
         self._driver = driver
@@ -87,11 +87,11 @@ class _ProgressReporter:
         self.report(now=True)
 
     def wait_s(self) -> float | None:
-        """Give how long may be waited before `report` is called again; None if there is nothing new to tell."""
+        """Return after how many seconds `report` must be called again; None if there is nothing new to report."""
         return max(0.0, self._reported_s + self._interval_s() - monotonic()) if self._is_behind else None
 
     def report(self, now: bool = False) -> None:
-        """Tell it, if it is time, or else at once."""
+        """Send a report if it is due, or `now`."""
         self._is_behind = True
         at = monotonic()
         if now or at - self._reported_s >= self._interval_s():
@@ -104,11 +104,11 @@ class _ProgressReporter:
 
 
 class _SystemClient:
-    """Does what the drive says: an application without an Executor around it, and without memory of what has ended."""
+    """Executes the driver's instructions: a client of the master that keeps no futures."""
 
     def __init__(self, access: SystemAccess, name: str) -> None:
         self._inbox: SimpleQueue[Event] = SimpleQueue()
-        self._size_bytes = 0.0  # of a task's arguments of late
+        self._size_bytes = 0.0  # of a task's arguments, a moving average
         self._is_over_display_limit = False
         self._has_left = False
 
@@ -116,28 +116,28 @@ class _SystemClient:
             who = f"system {name} of {access.client_id}"
             return register(access.info, "client", access.keys, former, name=who[:100], comes_back=False)
 
-        name_of_host = f"system {access.system_id}"
-        # The ends of its tasks tell all that a host needs to know of the master's going.
+        host_name = f"system {access.system_id}"
+        # A host needs no callback for the loss of the master: its tasks end then.
         store = ObjectStore()
         self._loader = TaskLoader(store, TASK_ENVIRONMENT)
         self._client_thread = ClientThread(
-            join, access.info.name, name_of_host, store, gone=lambda gracefully: None, at_end=lambda: None
+            join, access.info.name, host_name, store, gone=lambda gracefully: None, at_end=lambda: None
         )
         self._client_thread.present_display = self._forward_display
         self._job = ClientJob[TaskFuture](new_job_id(), name)
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is."""
+        """Return the cluster's slaves, clients and task counts."""
         return self._client_thread.member.status()
 
     def leave(self) -> None:
-        """Leave the cluster, which cancels what is unfinished."""
+        """Leave the cluster, which cancels unfinished tasks."""
         if not self._has_left:
             self._has_left = True
             self._client_thread.quit()
 
     def wait(self, timeout_s: float | None) -> list[Event]:
-        """Wait until something has happened, or for so many seconds; give what has, not too much at once."""
+        """Wait for events, `timeout_s` seconds at most; return up to EVENTS_MAX of them."""
         events: list[Event] = []
         with contextlib.suppress(Empty):
             events.append(self._inbox.get(timeout=timeout_s))
@@ -148,7 +148,7 @@ class _SystemClient:
         return events
 
     def execute(self, instructions: Sequence[Instruction]) -> None:
-        """Push and cancel."""
+        """Push and cancel tasks."""
         entries: list[TaskEntry[TaskFuture]] = []
         for instruction in instructions:
             if type(instruction) is CancelTasks:
@@ -170,7 +170,7 @@ class _SystemClient:
         return TaskEntry(self._job, index, function, body, sizes, buffers, None, 0, handle, lease=lease)
 
     def _forward_display(self, display: Display) -> None:
-        """Hand on what a task displays; in the courier's thread, which must not fail."""
+        """Forward what a task displays. Runs in the client thread, so it must not raise."""
         try:
             notes.SINK.put(display)
         except TooLarge as error:
@@ -180,7 +180,7 @@ class _SystemClient:
 
 
 class _SystemTaskHandle(TaskFuture):
-    """Hands the end of a task on to the system's thread; nobody keeps it."""
+    """Forwards the end of a task to the system's thread."""
 
     def __init__(self, job: JobId, index: int, canceller: Canceller, inbox: "SimpleQueue[Event]") -> None:
         super().__init__(job, index, canceller)

@@ -1,11 +1,11 @@
-"""The worker's side: become like the process that has sent a function, and undo what a task has changed.
+"""The worker's side: enter the environment of a function, and undo what tasks have changed.
 
     environments.restore_for(job, function)      before a task, and before something is changed for it
-    environments.begin(environment)              then; nothing to do if it is that of the task before
+    environments.begin(environment)              then; does nothing if the last task had the same environment
     environments.end()                           after it
 
-What there is without an environment is home: the process as it was when it became a worker. The folder is put back
-after each task, the rest before a task of another job or function: looking at it takes as long as running a small task.
+The base environment is the process as it was when it became a worker. The folder is restored after each task, the rest
+before a task of another job or function, because comparing it takes as long as running a small task.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from concurrent_nb.shipping.environment.modules import ModuleSource
 from concurrent_nb.shipping.environment.settings import Setting, SettingsSnapshot, all_settings, is_imported
 from concurrent_nb.shipping.serialization import pickles
 
-#: so many sets of modules are kept although no function of theirs is
+#: how many sets of modules are kept without a function that uses them
 RECENT_SETS: Final = 8
-#: a thread that waits for its environment looks so often whether it was interrupted, in seconds
+#: how often a thread that waits for its environment checks for an interrupt, in seconds
 WAIT_S: Final = 0.05
 
 
 class LoadedEnvironment:
-    """An environment as a worker has it."""
+    """An environment in a worker."""
 
     def __init__(self, environment: Environment | None, modules: ModuleSet) -> None:
         self.environment = environment
@@ -43,12 +43,12 @@ class LoadedEnvironment:
         self.state = EnvironmentState("", {}, (), (), b"", b"")
         if environment is not None:
             self.state = EnvironmentState(*pickle.loads(environment.state))
-        self.values: dict[str, Any] | None = None  #: of settings, once they were unpickled
+        self.values: dict[str, Any] | None = None  #: of settings, once they are unpickled
         self.user_settings: list[Setting] = []
 
 
 class Environments:
-    """The environments of a process that runs one task at a time."""
+    """The environments of a process that runs one task at a time, and the one that it is in."""
 
     def __init__(self) -> None:
         self._modules = ModuleFinder()
@@ -58,10 +58,10 @@ class Environments:
         self._base_path = list(sys.path)
         self._base_folder = start_snapshot.current_folder()
         self._settings: list[Setting] = all_settings()
-        self._user_settings: dict[str, tuple[Setting, Any]] = {}  # the user's own, with their values at home
+        self._user_settings: dict[str, tuple[Setting, Any]] = {}  # by name, with their values in the base environment
         self._loaded: WeakValueDictionary[bytes, LoadedEnvironment] = WeakValueDictionary()
         self._sets: WeakValueDictionary[bytes, ModuleSet] = WeakValueDictionary()
-        self._recent: deque[ModuleSet] = deque(maxlen=RECENT_SETS)  # their modules keep their state
+        self._recent: deque[ModuleSet] = deque(maxlen=RECENT_SETS)  # kept, so that their modules keep their state
         self._base = self.current = LoadedEnvironment(None, self._modules.current)
         self._folder = os.open(".", os.O_RDONLY)
         self._folder_path = self._base_folder
@@ -74,10 +74,10 @@ class Environments:
         self._snapshot()
         self._apply_settings_on_import()
 
-    # ------------------------------------------------------------------------------------------------- for its users
+    # ---------------------------------------------------------------------------------------- called by the task runner
 
     def load(self, environment: Environment | None) -> LoadedEnvironment:
-        """Give an environment as it is entered; the same object for the same environment."""
+        """Return an environment with its modules; the same object for the same environment."""
         if environment is None:
             if self._base.modules.is_stale:
                 self._base = LoadedEnvironment(None, ModuleSet())
@@ -94,7 +94,7 @@ class Environments:
         return loaded
 
     def _set_of(self, sources: list[ModuleSource]) -> ModuleSet:
-        """Give a set for these modules: a recent one to which some are added, so that its modules keep their state."""
+        """Return a set of these modules: if possible a recent one, extended, so that its modules keep their state."""
         new = {source.name: source for source in sources}
         for known in reversed(self._recent):
             added = new.keys() - known.sources.keys()
@@ -107,9 +107,10 @@ class Environments:
         return self._recent[-1]
 
     def begin(self, loaded: LoadedEnvironment) -> bool:
-        """Be in an environment. False if it cannot be used any more, because files that it has imported have changed.
+        """Enter an environment, unless it is the current one.
 
-        Raises ImportError for compiled modules that do not fit, and whatever unpickling its settings raises.
+        Return False if it cannot be used any more, because files that it has imported have changed. Raises ImportError
+        for compiled modules of another version, and whatever unpickling its settings raises.
         """
         if loaded.modules.has_changed():
             return False
@@ -118,11 +119,11 @@ class Environments:
         return True
 
     def end(self) -> None:
-        """Go back to the folder of the environment."""
+        """Change back to the folder of the environment."""
         modules = sys.modules
         try:
             is_known = len(modules) == self._module_count and next(reversed(modules)) == self._last_module
-        except RuntimeError:  # a thread that the task has left imports something at this very moment
+        except RuntimeError:  # a thread of the task imports a module at this moment
             is_known = False
         if not is_known:
             self._modules.record_imports()
@@ -133,17 +134,17 @@ class Environments:
             self._change_folder(self._folder_path)
 
     def restore_for(self, job: bytes, function: bytes, *, always: bool = False) -> None:
-        """Undo what tasks have changed, but for the folder, if those of another job or function come now."""
+        """Undo all changes of tasks but the folder, if this task is of another job or function than the last one."""
         if always or job != self._job or function != self._function:
             self._restore_if_changed()
-            self._job, self._function = job, function  # last, because an interrupt may come in between
+            self._job, self._function = job, function  # last, because an interrupt may be raised before
 
     def _restore_if_changed(self) -> None:
         if not self._is_unchanged():
             self._restore()
 
     def task_variables(self) -> dict[str, str]:
-        """Give the variables that were set for the task that is about to run, its threads for example."""
+        """Return the variables that were set for the next task, for example the number of its threads."""
         return {
             name: value
             for name, value in os.environ.items()
@@ -151,10 +152,10 @@ class Environments:
         }
 
     def keep_changes(self, task_variables: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Let what has changed since the last `begin` stay, in all environments: it is part of what a worker is.
+        """Keep the changes since the last `begin`, in all environments: they become part of the base.
 
         Args:
-            task_variables: variables that are the task's own.
+            task_variables: variables that are only the task's.
         """
         for name, value in self.task_variables().items():
             if task_variables.get(name) != value:
@@ -166,11 +167,11 @@ class Environments:
         self._snapshot()
 
     def explain(self, error: BaseException) -> None:
-        """Say in a note where this process is, if the error is about something that was not found."""
+        """Add a note with this process's host and folder, if the error is about a module or file that was not found."""
         note = ""
         if isinstance(error, ModuleNotFoundError):
             note = (
-                f"module {error.name} was not found on host {socket.gethostname()}: install it there, or have it"
+                f"module {error.name} was not found on host {socket.gethostname()}: install it there, or put it"
                 " beside the notebook or on the notebook's sys.path, from where the user's own modules travel"
             )
         elif isinstance(error, FileNotFoundError) and not os.path.isabs(_text(error.filename) or "/"):
@@ -180,7 +181,7 @@ class Environments:
             if expected and expected != folder and not os.path.isdir(expected):
                 note += f", which has no {expected}"
         if note:
-            with contextlib.suppress(Exception):  # the error is the user's, and so may be its notes
+            with contextlib.suppress(Exception):  # `add_note` may be user code
                 error.add_note(note)
 
     # ------------------------------------------------------------------------------------------------------- entering
@@ -215,7 +216,7 @@ class Environments:
             setting.apply(values.get(name, base))
 
     def _apply_settings_on_import(self) -> None:
-        """Have the settings of libraries applied when tasks import these."""
+        """Apply the settings of libraries when tasks import them."""
         for setting in self._settings:
             if not is_imported(setting):
                 self._modules.on_import[setting.module] = self._apply_after_import
@@ -230,11 +231,11 @@ class Environments:
                     self._settings_snapshot.add(setting)
 
     def _is_process_wide(self, setting: Setting) -> bool:
-        """Say whether there is one such setting for all tasks of this process."""
+        """Return whether all tasks of this process share the setting."""
         return True
 
     def _change_folder(self, folder: str) -> None:
-        """Change to a folder, and keep it open, so that coming back does not depend on its name."""
+        """Change to a folder, and keep it open, so that `end` needs no path."""
         with contextlib.suppress(OSError):
             os.chdir(folder)
         with contextlib.suppress(OSError):
@@ -307,10 +308,10 @@ class Environments:
 
 
 class ThreadEnvironments(Environments):
-    """The environments of a process whose tasks run in threads: those that run at once are all in the same one.
+    """The environments of a process whose tasks run in threads: all running tasks are in the same one.
 
-    A task with another environment waits until they have ended, and those that come after it wait for it. What tasks
-    change is put back when no task runs.
+    A task of another environment waits until they have ended, and later tasks wait for it. Changes of tasks are undone
+    when no task runs.
     """
 
     def __init__(self) -> None:
@@ -320,13 +321,13 @@ class ThreadEnvironments(Environments):
         super().__init__()
 
     def begin(self, loaded: LoadedEnvironment) -> bool:
-        """Be in an environment, once no task is in another."""
+        """Enter an environment, once no task is in another one. Returns and raises as `Environments.begin`."""
         me = object()
         with self._condition:
             self._queue.append(me)
             try:
                 while self._queue[0] is not me or (self._running and loaded is not self.current):
-                    self._condition.wait(WAIT_S)  # nothing interrupts a thread that waits without a limit
+                    self._condition.wait(WAIT_S)  # a thread that waits without a timeout cannot be interrupted
                 if loaded.modules.has_changed() if self._running else not super().begin(loaded):
                     return False
                 self._running += 1
@@ -338,7 +339,7 @@ class ThreadEnvironments(Environments):
         return True
 
     def end(self) -> None:
-        """Undo what tasks have changed, if this was the last one that ran."""
+        """Undo changes of tasks, if no task runs any more."""
         with self._condition:
             if self._local.runs:
                 self._local.runs = False
@@ -350,14 +351,14 @@ class ThreadEnvironments(Environments):
 
     def _restore_if_changed(self) -> None:
         with self._condition:
-            if not self._running:  # else it may be what those have changed that run
+            if not self._running:  # else they may be changes of running tasks
                 super()._restore_if_changed()
 
     def _is_process_wide(self, setting: Setting) -> bool:
         return not setting.in_threads
 
     def _apply_in_thread(self) -> None:
-        """Apply the settings of which each thread has its own."""
+        """Apply the settings that each thread has for itself."""
         local = self._local
         if getattr(local, "loaded", None) is not self.current or not local.saved.is_unchanged():
             values = self.current.values or {}
@@ -368,23 +369,23 @@ class ThreadEnvironments(Environments):
 
 
 class _TaskEnvironment:
-    """Surroundings of what a task sends to the cluster, as a host does: those of the task."""
+    """The environment source of what a task sends to the cluster, as a system host does: the task's environment."""
 
     environments: Environments | None = None
 
     def current(self) -> Environment | None:
-        """Give the environment that the task runs in."""
+        """Return the environment that the task runs in; None for the base."""
         return None if self.environments is None else self.environments.current.environment
 
     def add_modules(self, imported: Iterable[str]) -> None:
-        """Take no more along than what has come."""
+        """Do nothing: only modules that came with the task travel."""
 
 
 TASK_ENVIRONMENT: Final = _TaskEnvironment()
 
 
 def pass_on_environment(environments: Environments) -> None:
-    """Let what tasks of this process send have their environments."""
+    """Use the environments of this process for what its tasks send."""
     TASK_ENVIRONMENT.environments = environments
 
 

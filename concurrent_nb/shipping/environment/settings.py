@@ -1,8 +1,8 @@
-"""Settings of Python and of libraries that tasks have as the notebook has them; one class for each.
+"""Settings of Python and of libraries that tasks have the same values of as the notebook; a class for each.
 
-A setting is read in the application and applied in workers, and put back there when a task has changed it. Its value is
-None where it is as it was at the start; it is then not sent. `SettingsSnapshot` compares all of them at each submit and
-after each task, in half a microsecond. A setting of a library is left alone until that library is imported.
+A setting is read in the application and applied in workers, and restored there when a task has changed it. If its value
+is that of the start, it is None and not sent. `SettingsSnapshot` compares all settings at each submit and after each
+task, in half a microsecond. Settings of a library are ignored until the library is imported.
 """
 
 import logging
@@ -18,7 +18,7 @@ from concurrent_nb.shipping.serialization import pickles
 log = logging.getLogger(__name__)
 
 
-#: a function without arguments, in C where it can be, because it is called for each task; and what it gives now
+#: a function without arguments, in C if possible, because it is called for each task; and what it returns now
 Probe = tuple[Callable[[], Any], Any]
 
 
@@ -26,24 +26,24 @@ class Setting:
     """One setting of this process."""
 
     name: ClassVar[str]
-    module: ClassVar[str] = ""  #: there is nothing to set before this module is imported
-    in_threads: ClassVar[bool] = False  #: each thread has its own
+    module: ClassVar[str] = ""  #: the setting does not exist before this module is imported
+    in_threads: ClassVar[bool] = False  #: each thread has a value of its own
 
     def read(self) -> Any:
-        """Give the value as it travels; None if it is as at the start."""
+        """Return the value as it travels; None if it is that of the start."""
         raise NotImplementedError
 
     def apply(self, value: Any) -> None:
-        """Set it to what `read` has given elsewhere."""
+        """Set a value that `read` has returned in another process."""
         raise NotImplementedError
 
     def probes(self) -> list[Probe]:
-        """Give how to see that it has changed."""
+        """Return the probes by which changes are noticed."""
         raise NotImplementedError
 
 
 class SettingsSnapshot:
-    """Settings as they are now, to be compared with what they are later."""
+    """The present values of settings, to be compared with later ones."""
 
     def __init__(self, settings: Iterable[Setting] = ()) -> None:
         self._probes: list[Callable[[], Any]] = []
@@ -53,22 +53,22 @@ class SettingsSnapshot:
             self.add(setting)
 
     def add(self, setting: Setting) -> None:
-        """Take one more."""
+        """Add a setting."""
         for probe, value in setting.probes():
             self._probes.append(probe)
             self._values.append(value)
             self._settings.append(setting)
 
     def is_unchanged(self) -> bool:
-        """Say whether all are as they were. Raises what reading a user's own setting raises."""
+        """Return whether no setting has changed. Raises what reading a user's own setting raises."""
         return [*map(call, self._probes)] == self._values
 
     def split(self) -> tuple[list[Setting], list[Setting]]:
-        """Give those that are as they were, and those that have changed."""
+        """Return the settings that have not changed, and those that have."""
         changed = [
             setting
             for setting, probe, value in zip(self._settings, self._probes, self._values, strict=True)
-            if [probe()] != [value]  # as `is_unchanged` compares, which takes an object to be the same as itself
+            if [probe()] != [value]  # in lists, as `is_unchanged` compares, where an object equals itself
         ]
         return [it for it in dict.fromkeys(self._settings) if it not in changed], list(dict.fromkeys(changed))
 
@@ -91,12 +91,12 @@ class _RecursionLimit(Setting):
 
 
 _PLAIN_RECURSION: Final = 1000
-#: a larger limit does not follow: a recursion without an end would take all memory before it is noticed
+#: larger limits are not applied: an endless recursion would take all memory before it is noticed
 RECURSION_MOST: Final = 1_000_000
 
 
 class _ByName(type):
-    """A class of warnings that is known by name, so that its module need not be imported to have a filter for it."""
+    """A class of warnings that is compared by name, so that a filter does not need its module to be imported."""
 
     def __subclasscheck__(cls, other: type) -> bool:
         return any((kind.__module__, kind.__qualname__) == cls.stands_for for kind in other.__mro__)  # type: ignore[attr-defined]
@@ -145,14 +145,14 @@ class _Warnings(Setting):
             filters = [(action, text, _category(*kind), module, line) for action, text, kind, module, line in value]
         _filters()[:] = filters
         with warnings.catch_warnings():
-            pass  # makes Python forget what it has shown and looked up
+            pass  # clears Python's caches of shown warnings
 
     def probes(self) -> list[Probe]:
         return [(_filters_of_context or partial(getattr, warnings, "filters"), list(_filters()))]
 
 
 class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to the standard stream as it is at that moment."""
+    """Writes to the present standard stream."""
 
     def __init__(self, name: str) -> None:
         self._of_name = name
@@ -164,11 +164,11 @@ class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
 
     @stream.setter
     def stream(self, value: Any) -> None:
-        """Leave it."""
+        """Ignore it."""
 
 
 class _Logging(Setting):
-    """Levels, and what the root logger writes to a standard stream: its level and format."""
+    """Levels of loggers; levels and formats of the root logger's handlers that write to a standard stream."""
 
     name = "logging"
     module = "logging"
@@ -221,7 +221,7 @@ def _handlers() -> list[Any]:
 
 
 def _levels() -> dict[str, int]:
-    """Give the levels of loggers that have one of their own."""
+    """Return the levels of loggers that have a level of their own."""
     return {
         name: logger.level
         for name, logger in list(logging.root.manager.loggerDict.items())
@@ -268,13 +268,13 @@ class _Decimal(Setting):
         getcontext, all_of = sys.modules["decimal"].getcontext, _all_of
         saved = getcontext().copy()
 
-        def probe(_stays: object = saved) -> Any:  # because its traps, which are compared, lie in it
+        def probe(_stays: object = saved) -> Any:  # keeps the copy alive, which owns the traps that are compared
             return all_of(getcontext())
 
         return [(probe, all_of(saved))]
 
 
-#: one call for all
+#: reads all attributes in one call
 _all_of: Final = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
 _CONTEXT: Final = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _PLAIN_CONTEXT: Final = (
@@ -301,7 +301,7 @@ class _NumpyErrors(Setting):
 
     def probes(self) -> list[Probe]:
         variable = getattr(sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None)
-        if variable is not None:  # its value is another object when it was set
+        if variable is not None:  # each change sets another object
             return [(partial(variable.get, None), variable.get(None))]
         numpy: Any = sys.modules["numpy"]
         return [(numpy.geterr, numpy.geterr()), (numpy.geterrcall, numpy.geterrcall())]
@@ -367,7 +367,7 @@ class _Pandas(Setting):
     def apply(self, value: Any) -> None:
         pandas: Any = sys.modules["pandas"]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # options may be deprecated, which the notebook has said
+            warnings.simplefilter("ignore")  # options may be deprecated, of which the notebook has warned
             for name in self.read() or {}:
                 if name not in (value or {}):
                     pandas.reset_option(name)
@@ -394,7 +394,7 @@ class UserSetting(Setting):
         self.apply = apply  # type: ignore[method-assign,assignment]
 
     def probes(self) -> list[Probe]:
-        """Give what reads it."""
+        """Return one probe: `read`."""
         return [(self.read, self.read())]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -402,14 +402,14 @@ class UserSetting(Setting):
 
 
 def all_settings() -> list[Setting]:
-    """Make the settings of this process."""
+    """Return the settings of this process."""
     return [
         *(_RecursionLimit(), _Warnings(), _Logging(), _Decimal(), _NumpyErrors(), _NumpyPrinting(), _Pandas()),
     ]
 
 
 def is_imported(setting: Setting) -> bool:
-    """Say whether the setting's module is imported, wholly."""
+    """Return whether the setting's module is imported completely."""
     if not setting.module:
         return True
     module = sys.modules.get(setting.module)

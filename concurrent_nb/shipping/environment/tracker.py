@@ -1,6 +1,6 @@
-"""The application's side: what this process is like now, compared with the last look at each submit.
+"""The application's side: the state of this process, compared with the last known one at each submit.
 
-A look that finds nothing changed costs about two microseconds. It misses no change: it compares the things themselves.
+A comparison that finds no change costs about two microseconds. It misses no change, because it compares the objects.
 """
 
 import os
@@ -31,11 +31,11 @@ from concurrent_nb.shipping.environment.settings import (
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.sizes import format_bytes
 
-#: the sources of the user's modules may take so much together
+#: limit of the sources of all modules of the user
 MODULES_BYTES_MAX: Final = 32 << 20
-#: so many environments are kept, for who changes something and changes it back
+#: how many environments are kept, for changes that are undone later
 ENVIRONMENTS_MAX: Final = 16
-#: variables that belong to a process and not to what the user does
+#: variables that belong to a process, and are not set by the user
 _OWN_VARIABLES: Final = frozenset({"MPLBACKEND", SYS_PATH_VARIABLE})
 
 
@@ -47,10 +47,10 @@ class _KnownModule(NamedTuple):
 
 
 class Tracker:
-    """Watches this process. Safe to use from many threads.
+    """Tracks the environment of this process. Safe to use from many threads.
 
     Args:
-        variables, path, folder: as they were at the start.
+        variables, path, folder: those of the start.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Tracker:
     ) -> None:
         self._lock = threading.RLock()
         self._imports = ImportWatcher()
-        # At the start; then what has ever differed from that, which may have reached a worker some other way.
+        # Of the start; then whatever has ever differed from it, which a worker may have inherited.
         self._first_variables = variables
         self._first_path = tuple(path)
         self._first_folder = folder
         self._touched_variables: set[str] = set()
         self._touched_path: set[str] = set()
         self._has_moved = False
-        # The last look:
+        # At the last comparison:
         self._is_current = False
         self._variables: Any = {}
         self._path: list[str] = []
@@ -77,14 +77,14 @@ class Tracker:
         self._folder_bytes = b""
         self._settings: list[Setting] = all_settings() if settings is None else settings
         self._saved = SettingsSnapshot()
-        self._there = ""  # which modules of settings were imported
+        self._there = ""  # modules of settings that were imported
         self._import_count = -1
         self._module_count = 0
         self._last_module = ""
-        self._ids: dict[str, int] = {}  # of all modules that were looked at
+        self._ids: dict[str, int] = {}  # of all modules that were checked
         self._known: dict[str, _KnownModule] = {}
         self._added_modules: set[str] = set()
-        self._files: list[tuple[str, tuple[int, int] | None]] = []  # read and not imported
+        self._files: list[tuple[str, tuple[int, int] | None]] = []  # read, but not imported
         self._is_code_checked = True
         self._must_build = False
         self._built_for: tuple[str, ...] = ()
@@ -96,26 +96,26 @@ class Tracker:
         self._environment: Environment | None = None
         self._recent: dict[bytes, Environment] = {}
 
-    # --------------------------------------------------------------------------------------------------- for its users
+    # --------------------------------------------------------------------------------------- called by the application
 
     def install(self) -> None:
-        """Read the user's modules from now on when they are imported."""
+        """Install the import hook that reads the user's modules when they are imported."""
         if self._imports not in sys.meta_path:
             sys.meta_path.insert(0, self._imports)
 
     def uninstall(self) -> None:
-        """Leave the import system alone."""
+        """Remove the import hook."""
         if self._imports in sys.meta_path:
             sys.meta_path.remove(self._imports)
 
     def current(self) -> Environment | None:
-        """Give the environment as it is now: the same object while nothing has changed.
+        """Return the present environment: the same object while nothing has changed; None if it is that of the start.
 
-        Raises NotPicklable if the user's modules take too much.
+        Raises NotPicklable if the user's modules are too large.
         """
         try:
             is_unchanged = self._is_unchanged()
-        except RuntimeError:  # another thread imports a module at this very moment
+        except RuntimeError:  # another thread imports a module at this moment
             is_unchanged = False
         if not is_unchanged:
             self._update()
@@ -124,7 +124,7 @@ class Tracker:
         return self._environment
 
     def add_modules(self, imported: Iterable[str]) -> None:
-        """Take along these modules too, if they are the user's and not imported yet."""
+        """Add these modules to the environment, if they are the user's and not imported yet."""
         fresh = set(imported) - self._added_modules
         if fresh:
             with self._lock:
@@ -133,35 +133,35 @@ class Tracker:
                     self._must_build, self._is_current = True, False
 
     def note(self) -> None:
-        """Look, because workers are about to be started that will be as this process is now."""
+        """Update the environment, because workers are about to be started that inherit the present one."""
         self._update()
 
     def cell_begins(self) -> None:
-        """Note that the code of modules may have been changed in place, as %autoreload does."""
+        """Note that the code of modules may have been changed in place, as by %autoreload."""
         self._is_code_checked = False
 
     def follow(self, name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:
-        """Have a setting of the user's in tasks as it is here."""
+        """Add a setting of the user, which tasks get from this process."""
         with self._lock:
             self._settings = [it for it in self._settings if it.name != name]
             self._settings.append(UserSetting(name, read, apply))
             self._is_current = False
 
     def unfollow(self, name: str) -> None:
-        """Leave a setting of the user's to itself."""
+        """Remove a setting of the user."""
         with self._lock:
             self._settings = [it for it in self._settings if it.name != name]
             self._is_current = False
 
     def send_folder(self) -> None:
-        """Tell workers the current folder, because they were started elsewhere."""
+        """Include the current folder in the environment, because workers were started elsewhere."""
         if not self._has_moved:
             with self._lock:
                 self._has_moved = True
                 self._is_current = False
 
     def follow_modules(self, *, limit_bytes: int | None = None, leave_out: Iterable[str] = ()) -> None:
-        """Set what the user's modules may take, and which of them are found by workers themselves."""
+        """Set the limit of the user's modules, and which of them are left out, because workers have them installed."""
         with self._lock:
             if limit_bytes is not None:
                 self._limit_bytes = limit_bytes
@@ -174,10 +174,10 @@ class Tracker:
         self._import_count = -1
         self._must_build, self._is_current = True, False
 
-    # ------------------------------------------------------------------------------------------------------- the looks
+    # ------------------------------------------------------------------------------------------------------- comparing
 
     def _is_unchanged(self) -> bool:
-        """Say whether all is as it was at the last look."""
+        """Return whether nothing has changed since the last comparison."""
         loaded, finders = sys.modules, sys.meta_path
         if not (
             self._is_current
@@ -294,7 +294,7 @@ class Tracker:
             self._build()
 
     def _record_module(self, name: str, module: Any, code: list[types.CodeType] | None = None) -> bool:
-        """Note a module, if it is the user's."""
+        """Record a module, if it is the user's; return whether it is."""
         spec = getattr(module, "__spec__", None)
         if not isinstance(module, types.ModuleType) or self._is_left_out(name) or not is_users(name, spec):
             return False
@@ -313,21 +313,21 @@ class Tracker:
             ):
                 self._edited[name] = spec
         if old is not None and text is not None and not _compiles(text):
-            text = old.source.text  # the reload has failed, and the process runs what it ran before
+            text = old.source.text  # the reload has failed, and the process runs the former code
         source = sources.source_of(name, spec, text or b"")
         self._known[name] = _KnownModule(module, spec, source, sources.code_of(module) if code is None else code)
         return True
 
     def _may_be_edited(self, spec: Any) -> bool:
-        """Say whether a file was changed since this process began: it may have been imported before that."""
-        if type(spec.loader) is not SourceFileLoader:  # what others have made of a source cannot be compared
+        """Return whether a file was changed since this process began, perhaps after it was imported."""
+        if type(spec.loader) is not SourceFileLoader:  # code of other loaders cannot be compared with the source
             return False
         stamp = sources.stamp_of(spec.origin)
         return stamp is not None and stamp[0] > self._began_ns
 
     @cached_property
     def _began_ns(self) -> int:
-        import psutil  # here, because most never need it
+        import psutil  # here, because most processes never need it
 
         return int(psutil.Process().create_time() * 1e9)
 
@@ -335,7 +335,7 @@ class Tracker:
         return any(name == out or name.startswith(f"{out}.") for out in self._left_out)
 
     def _build(self) -> None:
-        """Pickle the sources of all modules that travel."""
+        """Pickle the sources of all modules of the environment."""
         found = {name: known.source for name, known in self._known.items()}
         self._files = []
         todo = set(self._added_modules)

@@ -1,9 +1,9 @@
-"""Functions on their way out: each is pickled once and named by the digest of its pickle.
+"""Pickles of functions: each function is pickled once and named by the digest of its pickle.
 
-Used by an application, from many threads. What makes this more than a dictionary: a function that travels by value (a
-closure, a lambda, anything of `__main__`) may change while it stays the same object, because a cell of its closure or a
-global that it uses is assigned. So its pickle is kept together with all that it was made from, and compared at each
-call; where something that can change in itself is involved (a list, say), the function is pickled again each time.
+Used by an application, from many threads. A function that travels by value (a closure, a lambda, anything of
+`__main__`) may change while it stays the same object, because a cell of its closure or a global that it uses is
+assigned. So its pickle is kept together with everything that it was made from, which is compared at each call. If a
+mutable object is involved (a list, for example), the function is pickled again each time.
 
 Never loads a pickle, never calls a function.
 """
@@ -35,24 +35,24 @@ from concurrent_nb.shipping.serialization.source_lines import codes_in
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
 
-#: functions of each sort that are kept, the last ones
+#: how many functions of each sort are kept, the last ones
 KEPT: Final = 512
-#: pickles larger than this are not kept: they would be few, and memory is dear
+#: larger pickles are not kept
 KEPT_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PickledFunction:
-    """A function, ready to be sent."""
+    """A pickled function, ready to be sent."""
 
-    digest: Digest  #: its name everywhere
+    digest: Digest  #: its name in the cluster
     body: bytes  #: its pickle; empty if it is the first buffer
-    buffers: Sequence[pickles.Buffer | Slice]  #: what was left out of the pickle: a snapshot
+    buffers: Sequence[pickles.Buffer | Slice]  #: large ones that are not in the pickle: a snapshot
     name: str  #: for people
-    lease: object = None  #: keeps what lies in shared memory
+    lease: object = None  #: keeps the parts in shared memory
 
 
-#: a pickle and its buffers, which are the memory of live objects --> the same as a snapshot, and what keeps that
+#: (pickle, buffers, which are the memory of live objects) --> (pickle, snapshots of them, lease that keeps those)
 StoreBuffers = Callable[[bytes, Sequence[memoryview]], tuple[bytes, Sequence[pickles.Buffer | Slice], object]]
 
 
@@ -63,7 +63,7 @@ def copy_buffers(body: bytes, buffers: Sequence[memoryview]) -> tuple[bytes, Seq
 
 @dataclass(slots=True)
 class _Snapshot:
-    """All that a function's pickle was made from, for comparing by identity. Keeps it alive, so ids stay true."""
+    """Everything that a function's pickle was made from, compared by identity. Keeps it alive, so ids stay valid."""
 
     functions: list[tuple[types.FunctionType, types.CodeType, Any, Any]] = field(default_factory=list)
     cells: list[tuple[types.CellType, Any]] = field(default_factory=list)
@@ -71,7 +71,7 @@ class _Snapshot:
     sizes: list[tuple[dict[str, Any], int]] = field(default_factory=list)
 
     def holds(self) -> bool:
-        """Say whether all of it is still the same."""
+        """Return whether all of it is unchanged."""
         for function, code, defaults, kwdefaults in self.functions:
             if (
                 function.__code__ is not code
@@ -89,7 +89,7 @@ class _Snapshot:
 
 
 def _snapshot(function: types.FunctionType) -> _Snapshot | None:
-    """Take the snapshot of a function and all functions that travel with it; None if something in it can change."""
+    """Return the snapshot of a function and all functions that travel with it; None if an object in it is mutable."""
     taken = _Snapshot()
     seen: set[int] = set()
     todo = [function]
@@ -124,7 +124,7 @@ def _add_function(function: types.FunctionType, taken: _Snapshot) -> list[Any]:
 
 
 class Functions:
-    """Pickle functions, each as rarely as is safe. Safe to use from many threads.
+    """Pickles functions, each as rarely as is safe. Safe to use from many threads.
 
     >>> functions = Functions()
     >>> functions.pickle(pow) is functions.pickle(pow)
@@ -141,12 +141,12 @@ class Functions:
         self._store_buffers = store_buffers
         self._environment_source = environment_source
         self._lock = threading.Lock()
-        # By id, because comparing functions may run code of others. The entry holds the function, so its id stays its.
+        # By id, because comparing functions may run user code. The entry keeps the function alive, so its id is valid.
         self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str], Environment | None]] = {}
         self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot, Environment | None]] = {}
 
     def pickle(self, fn: Callable[..., Any], *, spawns: bool = False) -> PickledFunction:
-        """Give the pickle of `fn` as it is now.
+        """Return the pickle of `fn` in its present state.
 
         Args:
             spawns: for a job, which takes a child of each generator of random numbers that the function uses.
@@ -174,12 +174,12 @@ class Functions:
             if (home := location_of(fn)) is not None:
                 self._keep(self._by_name, (fn, pickled, home, environment))
             return pickled
-        # The snapshot comes first: what another thread changes after it shows up at the next comparison.
+        # The snapshot comes first, so that the next comparison finds what another thread changes after it.
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
         pickled, environment = _pickled_by_value(fn, fn, self._store_buffers, self._environment_source, spawns)
-        is_small = environment is not None or not pickled.buffers  # those of an environment are kept anyway
+        is_small = environment is not None or not pickled.buffers  # those of an environment are kept in any case
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and is_small:
             self._keep(self._by_value, (fn, pickled, snapshot, environment))
         return pickled
@@ -195,10 +195,10 @@ class Functions:
 def pickled_by_value(
     fn: Callable[..., Any], of: Any, store_buffers: StoreBuffers, environment_source: EnvironmentSource = NO_ENVIRONMENT
 ) -> PickledFunction:
-    """Pickle a function as it is now, with its surroundings.
+    """Pickle a function in its present state, in its environment.
 
     Args:
-        of: what of it is the user's: the function itself, or the class that it stands for.
+        of: the user's part of it: the function itself, or the class that it stands for.
         spawns: as of `Functions.pickle`.
 
     Raises NotPicklable, which names `of` and the part of it that cannot travel.
@@ -215,18 +215,18 @@ def _pickled_by_value(
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
     environment_source.add_modules(_imported_by(fn, of))
     environment = environment_source.current()
-    # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
+    # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is a snapshot.
     return _named(fn, *store_buffers(*in_envelope(environment, body, buffers))), environment
 
 
 def _imported_by(fn: Any, of: Any) -> Iterable[str]:
     """Name the modules that the code of a function imports, and that of what it uses."""
-    imported = getattr(fn, "imported_modules", None)  # a cell knows
+    imported = getattr(fn, "imported_modules", None)  # of a cell
     return imported if isinstance(imported, frozenset) else names_imported(codes_in([of]))
 
 
 def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
-    """Pickle `(fn, args)` as they are now, with nothing left out. Raises NotPicklable."""
+    """Pickle `(fn, args)` in their present state, with all buffers. Raises NotPicklable."""
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
 
     try:
@@ -241,7 +241,7 @@ def pickled_with_arguments(
     store_buffers: StoreBuffers,
     environment_source: EnvironmentSource = NO_ENVIRONMENT,
 ) -> PickledFunction:
-    """Pickle `(fn, args)` as they are now. Raises NotPicklable."""
+    """Pickle `(fn, args)` in their present state. Raises NotPicklable."""
     try:
         body, buffers = pickles.dumps((fn, args), "share")
     except Exception as error:  # an object's own pickling may raise anything
@@ -262,5 +262,5 @@ def _named(
 
 
 def name_of(fn: Callable[..., Any]) -> str:
-    """Give a function's name for people."""
+    """Return a function's name for people."""
     return getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or f"a {type(fn).__qualname__}"

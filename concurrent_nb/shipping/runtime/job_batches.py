@@ -1,14 +1,14 @@
-"""A chunk whose items are tasks of a job, each with an end, prints and notes of its own: what `--batch` makes.
+"""A batch: a chunk whose items are tasks of a job, each with a result, prints and notes of its own (`--batch`).
 
     worker:       run(function, calls, terms) --> BatchResults
                   what items print   "a line" --> mark of the item, "a line"
-                  what they say      note     --> notes.Item, note
-                  a slow batch       how items have ended --> notes.Ended, before the batch has
+                  their notes        note     --> notes.Item, note
+                  a slow batch       results so far --> notes.ItemEnded
     application:  MarkReader.feed(text)       --> (position of the item, text)
 
-An item is known by its position in the batch. Prints are marked where Python's own streams are written to, and so is
-the item after one that has printed; what C code or another process writes bears the last mark before it, or is the
-first item's.
+An item is identified by its position in the batch. Text that is written to Python's standard streams is marked, and so
+is the start of the item after one that has printed. What C code or another process writes belongs to the item of the
+last mark before it, or to the first item.
 """
 
 import os
@@ -24,10 +24,10 @@ from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping.runtime import call_chunks, notes
 from concurrent_nb.shipping.runtime.call_chunks import BatchTerms, Call, ChunkResults, Snapshot
 
-#: encloses a mark. No text that is meant to be read has this character
+#: encloses a mark. A control character, which text for people does not contain
 _EDGE: Final = "\x1e"
 
-#: how items have ended is told while the batch goes on, so often, in seconds; and so much of it at once
+#: time between two reports of a running batch's results, in seconds; and the limit of one report
 PROGRESS_S: Final = 0.2
 PROGRESS_BYTES_MAX: Final = 64 * 1024
 
@@ -50,13 +50,15 @@ def run(
     clock: Callable[[], float] = time.monotonic,
     snapshot: Snapshot = bytearray,
 ) -> BatchResults | Hit:
-    """Make the calls of a batch, until all are made or the terms or an interrupt end it; Hit if the last result is one.
+    """Make the calls of a batch until all are made, or its terms or an interrupt end it.
+
+    A Hit if the last result is one.
 
     Args:
         numbers: of the items in their job.
-        begin_item: called with each before its call.
-        after_call: called after each, as part of it.
-        snapshot: as for `chunks.run`.
+        begin_item: called with each number before its call.
+        after_call: called after each call, as part of it.
+        snapshot: as for `call_chunks.run`.
     """
     batch = _BatchRun(function, terms, begin_item, after_call, clock, snapshot)
     with batch.marking_items():
@@ -88,7 +90,7 @@ class _BatchRun:
         self._results = ChunkResults([], {}, {})
         self._seconds: list[float] = []
         self._streams: tuple[MarkedStream, ...] = ()
-        self._reported = 0  # of so many it was told how they have ended
+        self._reported = 0  # items whose results were reported
         self.has_hit = False
 
     def run(self, calls: Iterable[Call] | tuple[int, list[Any]], numbers: Iterable[int]) -> BatchResults:
@@ -135,7 +137,7 @@ class _BatchRun:
         return True
 
     def _report_progress(self) -> None:
-        """Tell how items have ended, unless that is much, and so takes the way of all results."""
+        """Report the results so far, unless they are large: those are sent at the end only."""
         unreported = self._results.since(self._reported)
         if any(len(parts) > 1 for parts in unreported.pickled.values()):
             return
@@ -145,12 +147,12 @@ class _BatchRun:
             self._reported = len(self._results.values)
 
     def position(self) -> int:
-        """Give the position of the item that runs."""
+        """Return the position of the running item."""
         return len(self._results.values)
 
     @contextmanager
     def marking_items(self) -> Iterator[None]:
-        """Say of what is printed and noted meanwhile which item it is of."""
+        """Mark what is printed and noted meanwhile with its item."""
         secret = self._terms.secret
         marked = MarkedStream(sys.stdout, secret, self.position), MarkedStream(sys.stderr, secret, self.position)
         sys.stdout, sys.stderr = self._streams = marked
@@ -159,7 +161,7 @@ class _BatchRun:
             yield
         finally:
             notes.SINK.item = None
-            # What an item has put in their place is taken away as it is after any task.
+            # A stream that an item has put in place of these is removed as after any task.
             if sys.stdout is marked[0]:
                 sys.stdout = marked[0].unwrap()
             if sys.stderr is marked[1]:
@@ -167,17 +169,17 @@ class _BatchRun:
 
 
 class MarkedStream:
-    """A text stream that writes marks of items; in all else it is the stream that it stands for."""
+    """A text stream that writes marks of items; otherwise it behaves as the stream that it wraps."""
 
     def __init__(self, stream: TextIO, secret: str, position: Callable[[], int]) -> None:
         self._stream = stream
         self._secret = secret
         self._position: Callable[[], int] | None = position
-        self._marked = 0  # text before the first mark is the first item's
+        self._marked = 0  # text before the first mark belongs to the first item
         self._wrote = False
 
     def write(self, text: str) -> int:
-        """Write text, behind a mark if it is another item's than what was written before."""
+        """Write text, after a mark if the item is not that of the text before."""
         if text:
             self._mark()
             self._wrote = True
@@ -189,7 +191,7 @@ class MarkedStream:
             self.write(line)
 
     def next_item(self) -> None:
-        """If an item has written something, let it come out, and mark the next: it may write past this stream."""
+        """If an item has written text, flush it, and mark the next item, which may write to the descriptor directly."""
         if self._wrote:
             self._wrote = False
             with suppress(OSError, ValueError):  # the item has closed it
@@ -197,7 +199,7 @@ class MarkedStream:
                 self._stream.flush()
 
     def unwrap(self) -> TextIO:
-        """Write no more marks, whoever has kept this; give the stream that it stands for."""
+        """Stop writing marks, also for code that has kept this stream; return the wrapped stream."""
         self._position = None
         return self._stream
 
@@ -211,12 +213,12 @@ class MarkedStream:
 
 
 def mark(secret: str, position: int) -> str:
-    """Give what stands before the text of the item at `position`."""
+    """Return the mark before the text of the item at `position`."""
     return f"{_EDGE}{secret}:{position}{_EDGE}"
 
 
 class MarkReader:
-    """Tell apart by their marks which text is which item's.
+    """Assigns text to items by their marks.
 
     >>> reader = MarkReader("key")
     >>> reader.feed("zero" + mark("key", 12)[:5]), reader.feed(mark("key", 12)[5:] + "twelve")
@@ -227,10 +229,10 @@ class MarkReader:
         self._prefix = f"{_EDGE}{secret}:"
         self._mark = re.compile(f"{re.escape(self._prefix)}([0-9]+){_EDGE}")
         self._position = 0
-        self._held = ""  # may be the beginning of a mark
+        self._held = ""  # possibly the start of a mark
 
     def feed(self, text: str) -> Sequence[tuple[int, str]]:
-        """Take what was written; give the position of an item and its text, in order."""
+        """Add text that was written; return pairs of an item's position and its text, in order."""
         text = self._held + text
         pieces: list[tuple[int, str]] = []
         at = 0
@@ -243,7 +245,7 @@ class MarkReader:
         return [piece for piece in pieces if piece[1]]
 
     def _part_of_mark(self, text: str) -> int:
-        """Say how many characters at the end may be the beginning of a mark."""
+        """Return how many characters at the end may be the start of a mark."""
         tail = text[text.rfind(_EDGE) :] if _EDGE in text else ""
         digits = tail.removeprefix(self._prefix)
         is_part = self._prefix.startswith(tail) or (digits != tail and digits.isdecimal())

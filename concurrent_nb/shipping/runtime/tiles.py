@@ -1,6 +1,6 @@
-"""Tiles: a piece of a picture, and where it belongs. What a task returns or publishes for `--view image`.
+"""Tiles: a piece of a picture and its place. What a task returns or publishes for `--view image`.
 
-Used by tasks and by whoever shows their pictures. Needs no numpy: pixels are what the task has.
+Used by tasks and by the views that show their pictures. Needs no numpy: pixels may be of any type.
 """
 
 from dataclasses import dataclass

@@ -1,14 +1,15 @@
-"""cloudpickle's pickler with what it leaves out: the one that is used for whatever is not provably plain.
+"""cloudpickle's pickler with what it lacks: the one that is used for everything that is not provably plain.
 
 - What the standard library pickles by name, and `__main__` defines, travels by value: cached functions, new types, ...
-- What pickles silently, but wrongly, is refused: open files, views of memory, parts of this process (`refusals`).
+- What would be pickled silently, but wrongly, is refused: open files, views of memory, parts of this process
+(`refusals`).
 - Exceptions are rebuilt without calling an `__init__` of their own.
-- Code keeps the name of its file, and takes the lines of its notebook cell along, for tracebacks.
-- What is found in `__main__` by name is found there by name where it arrives (`mains`).
+- Code keeps the name of its file, and the lines of its notebook cell travel with it, for tracebacks.
+- What is found in `__main__` by name is found there by name where it is unpickled (`task_main`).
 
-An object that says itself how it is pickled has the last word, so it may hold what it leaves out.
+An object that defines its own pickling is pickled by that, so it may hold what its pickle leaves out.
 
-Imports cloudpickle, which takes 60 ms, so it is imported where it is needed and no earlier.
+This module imports cloudpickle, which takes 60 ms, so it is imported only where it is needed.
 """
 
 import copyreg
@@ -34,7 +35,7 @@ from concurrent_nb.shipping.serialization.references import is_importable_module
 from concurrent_nb.shipping.serialization.refusals import Refused, is_refused_type
 from concurrent_nb.shipping.serialization.source_lines import keep_lines, text_of
 
-#: gives what `__reduce_ex__` would, or NotImplemented, which leaves it to cloudpickle and pickle
+#: returns what `__reduce_ex__` returns, or NotImplemented, which leaves it to cloudpickle and pickle
 Reduction = Callable[["Pickler", Any], Any]
 
 _NEW_TYPE: Final[Any] = typing.NewType  # as a function, not as a declaration
@@ -42,7 +43,7 @@ _ALIAS: Final = getattr(typing, "TypeAliasType", None)  # since Python 3.12
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles by value what a worker cannot find by name."""
+    """Pickles by value what a worker cannot import by name."""
 
     def __init__(
         self,
@@ -52,13 +53,13 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     ) -> None:
         super().__init__(file, 5, buffer_callback=keep)
         self.mode = mode
-        #: whether a generator of random numbers is in it that gives each task its own stream
+        #: whether the pickle has a generator of random numbers, of which each task has a stream of its own
         self.uses_generators = False
         self._reductions: dict[type, Reduction | None] = {}
-        self.files: set[str] = set()  #: names of files whose lines are in this pickle
+        self.files: set[str] = set()  #: files whose lines are in this pickle
 
     def reducer_override(self, thing: Any) -> Any:
-        """Say how `thing` is pickled. Called for all but the plainest objects."""
+        """Return how `thing` is pickled. Called for all objects but atoms and plain containers."""
         kind = type(thing)
         try:
             reduction = self._reductions[kind]
@@ -80,8 +81,8 @@ def dumps(
     """Pickle `thing`.
 
     Args:
-        keep: says of each buffer whether it stays in the pickle; without it all do.
-        mode: what becomes of generators of random numbers.
+        keep: returns whether a buffer stays in the pickle; None: all do.
+        mode: how generators of random numbers are pickled.
 
     Raises Refused, and whatever an object's own pickling raises.
     """
@@ -91,7 +92,7 @@ def dumps(
 
 
 def uses_generators(thing: object) -> bool:
-    """Say whether there is a generator of random numbers in what `thing` takes along."""
+    """Return whether the pickle of `thing` has a generator of random numbers."""
     with io.BytesIO() as file:
         pickler = Pickler(file, mode="share")
         pickler.dump(thing)
@@ -149,14 +150,14 @@ def _refuse(pickler: Pickler, thing: Any) -> Any:
 
 
 def _reduce_as_registered(pickler: Pickler, thing: Any) -> Any:
-    return copyreg.dispatch_table[type(thing)](thing)  # before cloudpickle's own, which the user has overruled
+    return copyreg.dispatch_table[type(thing)](thing)  # before cloudpickle's, which the user has replaced
 
 
 # ------------------------------------------------------------------------------------------------ functions and classes
 
 
 class _MainGlobals(dict[str, Any]):
-    """The globals of functions of `__main__` on their way."""
+    """Stands for the globals of functions of `__main__` in a pickle."""
 
 
 def _reduce_function(pickler: Pickler, function: types.FunctionType) -> Any:
@@ -173,7 +174,7 @@ def fill_function(function: types.FunctionType, state: Any) -> None:
 
 
 def fill_main_function(function: types.FunctionType, state: Any) -> None:
-    """Fill a function that was unpickled, and let it be found in `__main__`."""
+    """Fill a function that was unpickled, and register it in `__main__`."""
     fill_function(function, state)
     task_main.register(function.__qualname__, function)
 
@@ -186,7 +187,7 @@ def _reduce_class(pickler: Pickler, kind: type) -> Any:
 
 
 def fill_main_class(kind: type, state: Any) -> None:
-    """Fill a class that was unpickled, and let it be found in `__main__`."""
+    """Fill a class that was unpickled, and register it in `__main__`."""
     cloudpickle._class_setstate(kind, state)
     task_main.register(kind.__qualname__, kind)
 
@@ -212,11 +213,11 @@ def _reduce_module(pickler: Pickler, module: types.ModuleType) -> Any:
     return NotImplemented
 
 
-# -------------------------------------------------------------------------------- what the library pickles by its name
+# -------------------------------------------------------------------------- what the standard library pickles by name
 
 
 def _by_value(thing: Any, name: str, make: Callable[..., Any], args: tuple[Any, ...], state: Any = None) -> Any:
-    """Reduce what pickles as a name that a worker does not find."""
+    """Reduce what is pickled as a name that a worker cannot import."""
     if location_of(thing, name) is not None:
         return NotImplemented
     main_name = name if task_main.lookup(name) is thing else None
@@ -224,7 +225,7 @@ def _by_value(thing: Any, name: str, make: Callable[..., Any], args: tuple[Any, 
 
 
 def _fill_by_value(thing: Any, state: tuple[str | None, Any]) -> None:
-    # Not while it is made: what refers to itself is made twice, and only one of the two is kept.
+    # Not in `make`: an object that refers to itself is made twice, and only one of the two is kept.
     main_name, attributes = state
     set_state(thing, attributes)
     if main_name is not None:
@@ -275,7 +276,7 @@ def _reduce_by_itself(pickler: Pickler, thing: Any) -> Any:
     reduced = thing.__reduce_ex__(5)
     if type(reduced) is not str or getattr(thing, "__module__", None) != task_main.MAIN:
         return reduced
-    # A name of `__main__`: there is one such object, and it is the same one wherever it arrives.
+    # A name of `__main__`: a singleton, which must be one where it is unpickled, too.
     return _find_or_make, (reduced, type(thing)), thing.__getstate__(), None, None, _fill_named
 
 
@@ -313,7 +314,7 @@ def _reduce_weak_mapping(pickler: Pickler, thing: Any) -> Any:
 
 
 def _reduce_delegating(pickler: Pickler, thing: Any) -> Any:
-    """Reduce what has a `__getattr__`, which would be asked for `__setstate__` before it has anything to ask."""
+    """Reduce an object with a `__getattr__`, which unpickling would call for `__setstate__` before it has its state."""
     reduced = thing.__reduce_ex__(5)
     if not isinstance(reduced, tuple) or len(reduced) != 5 or reduced[2] is None:
         return reduced
@@ -321,7 +322,7 @@ def _reduce_delegating(pickler: Pickler, thing: Any) -> Any:
 
 
 def set_state(thing: Any, state: Any) -> None:
-    """Do what unpickling does with the state of an object that has no `__setstate__`."""
+    """Set the state of an object that has no `__setstate__`, as unpickling does."""
     attributes, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
     if attributes:
         thing.__dict__.update(attributes)
@@ -333,11 +334,11 @@ def set_state(thing: Any, state: Any) -> None:
 
 
 def _is_rebuilt(kind: type[BaseException]) -> bool:
-    """Say whether exceptions of this class would have their `__init__` called with what it may not take."""
+    """Return whether unpickling would call the class's own `__init__` with arguments that it may not accept."""
     own = (kind.__init__, kind.__new__)
-    says_how = (kind.__reduce_ex__, kind.__reduce__, getattr(kind, "__getnewargs__", None))
+    own_reduction = (kind.__reduce_ex__, kind.__reduce__, getattr(kind, "__getnewargs__", None))
     is_own = any(isinstance(it, types.FunctionType) for it in own)
-    return is_own and not any(isinstance(it, types.FunctionType) for it in says_how)
+    return is_own and not any(isinstance(it, types.FunctionType) for it in own_reduction)
 
 
 def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
@@ -351,13 +352,13 @@ def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
 def _reduce_with_notes(pickler: Pickler, error: BaseException) -> Any:
     reduced = error.__reduce_ex__(5)
     notes = getattr(error, "__notes__", None)
-    if notes and isinstance(reduced, tuple) and len(reduced) == 2:  # its own `__reduce__` forgets them
+    if notes and isinstance(reduced, tuple) and len(reduced) == 2:  # its own `__reduce__` leaves them out
         return (*reduced, {"__notes__": notes})
     return reduced
 
 
 def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Make an exception as the built-in class makes it that it is derived from."""
+    """Make an exception by its built-in base class, without calling its own `__init__`."""
     built_in: Any = kind
     while built_in.__module__ != "builtins":
         built_in = built_in.__base__
@@ -365,17 +366,17 @@ def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseExce
     try:
         built_in.__init__(made, *args)
     except TypeError:
-        made.args = args  # its own `__init__` has not called that of the built-in class
+        made.args = args  # its own `__init__` does not call the built-in one
     return made
 
 
-#: an exception that does not travel as it is has so many arguments and notes at most, and these so many characters
+#: limits of an exception that cannot travel as it is: number of arguments and notes, characters of each
 ARGUMENTS_MAX: Final = 100
 TEXT_MAX: Final = 64 * 1024
 
 
 def reduced_to_what_travels(error: BaseException) -> Any:
-    """Give an exception as an object whose pickle has all of it that can travel, and says what cannot.
+    """Return an object that unpickles as the exception without the parts that cannot travel, which its notes name.
 
     Long texts are cut, and of many arguments only the first are kept.
     """
@@ -400,8 +401,8 @@ class _Trimmed:
         for name in [name for name, value in state.items() if not _travels(value)]:
             lost.append(name)
             del state[name]
-        told = itertools.islice(getattr(error, "__notes__", ()), ARGUMENTS_MAX)
-        notes = [note[:TEXT_MAX] for note in told if isinstance(note, str)]
+        own_notes = itertools.islice(getattr(error, "__notes__", ()), ARGUMENTS_MAX)
+        notes = [note[:TEXT_MAX] for note in own_notes if isinstance(note, str)]
         if lost:
             notes.append(f"{', '.join(lost)} of this exception could not be pickled, and stayed with the task")
         if cut:
@@ -415,7 +416,7 @@ class _Trimmed:
 def _travels(thing: Any) -> bool:
     try:
         pickle.loads(dumps(thing))
-    except Exception:  # noqa: BLE001  (whatever an object's own pickling raises, it does not travel)
+    except Exception:  # noqa: BLE001  (whatever its own pickling raises, it cannot travel)
         return False
     return True
 
@@ -432,7 +433,7 @@ def _reduce_stream(pickler: Pickler, stream: Any) -> Any:
     kind = type(stream)
     if isinstance(kind.__reduce_ex__, types.FunctionType):
         return stream.__reduce_ex__(5)
-    # From Python 3.13 on the built-in class has a `__reduce_ex__` that only raises.
+    # Since Python 3.13 the built-in class has a `__reduce_ex__` that only raises.
     return stream.__reduce__() if isinstance(kind.__reduce__, types.FunctionType) else NotImplemented
 
 
@@ -445,13 +446,13 @@ def _reduce_generator(reduction: Callable[[Any, bool], Any], pickler: Pickler, g
 
 def _reduce_array(pickler: Pickler, array: Any) -> Any:
     if not (array.flags.forc or array.dtype.hasobject):
-        array = sys.modules["numpy"].ascontiguousarray(array)  # only such memory can leave the pickle
+        array = sys.modules["numpy"].ascontiguousarray(array)  # only contiguous memory can leave the pickle
     return array.__reduce_ex__(5)
 
 
 def _reduce_figure(pickler: Pickler, figure: Any) -> Any:
     make, args, state, *rest = figure.__reduce_ex__(5)
-    # Else pyplot has it open where it arrives, and it is shown as if the task had drawn it.
+    # Otherwise pyplot opens it where it is unpickled, and it is shown as if the task had drawn it.
     return make, args, {name: value for name, value in state.items() if name != "_restore_to_pylab"}, *rest
 
 
@@ -477,7 +478,7 @@ _REDUCTIONS: Final[Mapping[type, Reduction]] = {
     weakref.WeakKeyDictionary: _reduce_weak_mapping,
     weakref.WeakValueDictionary: _reduce_weak_mapping,
     **({_ALIAS: _reduce_alias} if _ALIAS is not None else {}),
-    # These say who they are by being the only one.
+    # Singletons, which are compared by identity.
     **{
         type(getattr(dataclasses, name)): _attribute_of("dataclasses", name)
         for name in ("MISSING", "_HAS_DEFAULT_FACTORY", "KW_ONLY")

@@ -1,7 +1,7 @@
-"""Turn Python objects into bytes and back, one way for arguments, results and exceptions.
+"""Turn Python objects into bytes and back; used for arguments, results and exceptions alike.
 
-The C pickler is several times faster than cloudpickle, but it pickles what comes from `__main__` by reference, without
-an error, and the worker cannot find it then. So it is used only for objects that are *provably plain*: built from
+The C pickler is several times faster than cloudpickle, but it pickles objects of `__main__` by reference, without an
+error, and the worker cannot import them. So it is used only for objects that are *provably plain*: built from
 builtin types, or numpy arrays and scalars without objects. Everything else goes through cloudpickle, which sends what
 `__main__` defines by value.
 
@@ -17,35 +17,37 @@ from typing import Any, Final
 
 from concurrent_nb.shipping.serialization.random_streams import Mode
 
-#: buffers of this size or more travel outside of the pickle
+#: buffers of this size or more leave the pickle
 OUT_OF_BAND_BYTES: Final = 64 * 1024
-#: more buffers than this stay in the pickle, because a message has room for the sizes of so many (wire/PROTOCOL.md)
+#: limit of the buffers that leave a pickle, because a message has room for their sizes (wire/PROTOCOL.md)
 OUT_OF_BAND_MAX: Final = 4096
-#: containers with more items than this are not searched, but left to cloudpickle
+#: containers with more items are not searched, but left to cloudpickle
 PLAIN_ITEMS: Final = 256
-#: fill classes that are unpickled; one of them is in every pickle that holds a class by value
+#: functions that fill unpickled classes; every pickle that holds a class by value names one of them
 _SETTERS: Final = frozenset({"_class_setstate", "fill_main_class"})
 _SETTER: Final = re.compile(b"|".join(name.encode() for name in _SETTERS))
-#: ... which is never as small as this
+#: ... and is never smaller than this
 _CLASS_BYTES: Final = 64
 
 Buffer = bytes | bytearray | memoryview
 
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, type(Ellipsis), range})
-#: atoms that have no buffer, never change, and run no code of a user's when they are pickled
+#: immutable types without buffers, whose pickling runs no user code
 SMALL_ATOMS: Final = _ATOMS - {bytes}
 
 
 def is_small(value: object) -> bool:
-    """Say whether a value is one of those, or a tuple of them: it needs no pickle of its own beside others."""
+    """Return whether a value is a small atom or a tuple of them, so that it needs no pickle of its own."""
     kind = type(value)
     return kind in SMALL_ATOMS or (kind is tuple and SMALL_ATOMS.issuperset(map(type, value)))  # type: ignore[call-overload]
 
 
 class Shared:
-    """A value that was put where tasks find it. Give it to a task in the place of the value: the task gets the value.
+    """A value in shared memory, made by `ApplicationNode.put`.
 
-    Made by `ApplicationNode.put`. The value is what it was when it was put, and stays as long as this object does.
+    As an argument it stands for the value, which the task gets.
+
+    The value is that of the time of `put`. It is kept as long as this object exists.
     """
 
     def __init__(self, body: Buffer, buffers: Sequence[Buffer], lease: object, text: str) -> None:
@@ -62,7 +64,7 @@ class Shared:
 
 
 def load_shared(body: Buffer, *buffers: Buffer) -> Any:
-    """Give the value of a `Shared`."""
+    """Unpickle the value of a `Shared`."""
     return pickle.loads(body, buffers=buffers)
 
 
@@ -70,14 +72,14 @@ _CONTAINERS: Final = frozenset({tuple, list, set, frozenset})
 
 
 def is_plain(thing: object, budget: int = PLAIN_ITEMS) -> bool:
-    """Say whether the C pickler is enough for `thing`: False where it is not, or where finding out would take long."""
+    """Return whether the C pickler is sufficient for `thing`; also False where checking would take long."""
     return _budget_after(thing, budget) >= 0
 
 
 def _budget_after(thing: object, budget: int) -> int:
-    """Give what is left of `budget` after looking at `thing`, or -1 if it is not plain."""
+    """Return what is left of `budget` after checking `thing`, or -1 if it is not plain."""
     kind = type(thing)
-    budget -= 1  # on the way down, so that what contains itself, or is deep, ends the search too
+    budget -= 1  # before its items, so that cycles and deep nesting end the search, too
     if kind in _ATOMS or budget < 0:
         return budget
     if kind in _CONTAINERS:
@@ -102,7 +104,7 @@ def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYT
     """Pickle `thing`; return the pickle and the large buffers that were left out of it.
 
     Args:
-        mode: what becomes of generators of random numbers.
+        mode: how generators of random numbers are pickled.
         least_bytes: smaller buffers stay in the pickle, and so do small ones that are read-only.
 
     Raises whatever the object's own pickling raises (TypeError, PicklingError, RecursionError, ...).
@@ -122,7 +124,7 @@ def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYT
 def out_of_band_into(
     buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES
 ) -> Callable[[pickle.PickleBuffer], bool]:
-    """Give the `buffer_callback` that leaves large buffers out of a pickle and adds them to `buffers`."""
+    """Return the `buffer_callback` that moves large buffers out of a pickle into `buffers`."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -142,9 +144,9 @@ def out_of_band_into(
 def dumps_attributes(
     args: tuple[Any, ...], attributes: object, *, only_plain: bool
 ) -> tuple[bytes, list[memoryview]] | None:
-    """Pickle `(args, attributes)`, as `dumps_call` does: the call for a task object. With a shortcut as well.
+    """Pickle `(args, attributes)`, the arguments of the call for a task object, as `dumps_call` does.
 
-    None if they are to be `only_plain` and are not.
+    Return None if they must be `only_plain` and are not.
     """
     if not args and type(attributes) is dict:
         for value in attributes.values():
@@ -187,10 +189,13 @@ def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
 
 
 def loads_result(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
-    """Unpickle an answer. Classes that are known here stay as they are.
+    """Unpickle a result. Classes that exist in this process stay unchanged.
 
-    A class of `__main__` travels by value, there and back, and cloudpickle would put what came back into the class that
-    is here: its methods would then see the names of the worker, and no later change of the user's.
+    A class of `__main__` travels by value in both directions, and cloudpickle would fill the existing class with what
+    came
+    back: its methods would then use the globals of the worker, and see no later change of the user's.
+
+    Raises whatever unpickling raises.
     """
     if len(body) < _CLASS_BYTES:
         return pickle.loads(body, buffers=buffers)
@@ -201,7 +206,7 @@ def loads_result(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
 
 
 class _ResultUnpickler(pickle.Unpickler):
-    """Fills no class that is `known_classes` already."""
+    """Leaves the known classes unchanged."""
 
     def __init__(self, body: Buffer, buffers: Sequence[Buffer], known_classes: set[type]) -> None:
         super().__init__(io.BytesIO(body), buffers=buffers)
@@ -215,5 +220,8 @@ class _ResultUnpickler(pickle.Unpickler):
 
 
 def identity(thing: object) -> object:
-    """Return `thing`. For a `__reduce__` of what travels as something else, in a module that costs a worker nothing."""
+    """Return `thing`.
+
+    Used by the `__reduce__` of objects that travel as another one; workers have imported this module.
+    """
     return thing

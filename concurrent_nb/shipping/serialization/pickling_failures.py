@@ -16,7 +16,7 @@ from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.references import ATOMS, is_importable, references
 from concurrent_nb.shipping.serialization.refusals import a_or_an, refusal
 
-#: how many levels deep a culprit is looked for
+#: how many levels deep a culprit is searched for
 DEPTH: Final = 12
 
 
@@ -29,10 +29,10 @@ class Culprit:
     advice: str  #: what to do
 
     def text(self, name: str, inside: str | None = None) -> str:
-        """Write where it is and what: `f uses g, which uses settings['out'], an open file`.
+        """Return a text about its place and kind: `f uses g, which uses settings['out'], an open file`.
 
         Args:
-            inside: what the object is called where its parts are named.
+            inside: the name of the object where its parts are named.
         """
         first, *clauses = self._clauses(name if inside is None else inside, inside is not None)
         if inside is not None:
@@ -58,7 +58,7 @@ class Culprit:
 def find_unpicklable(thing: Any, error: BaseException) -> Culprit:
     """Find the part that makes `thing` fail to pickle, by pickling its parts; `error` is what pickling it raised."""
     path: list[tuple[str, str]] = []
-    by_value: type | None = None  # a class on the way
+    by_value: type | None = None  # a class on the path
     seen = {id(thing)}
     while len(path) < DEPTH and refusal(thing) is None:
         for kind, label, child in _parts(thing):
@@ -74,7 +74,7 @@ def find_unpicklable(thing: Any, error: BaseException) -> Culprit:
             break
     found = refusal(thing)
     if found is not None and by_value is not None:
-        # Classes of libraries with a register of their own, say, travel in no other way.
+        # Some classes, of libraries with a registry for example, cannot travel otherwise.
         what, advice = found
         found = what, f"{advice}; or put the class {by_value.__qualname__} into a module that workers can import"
     if found is not None:
@@ -103,7 +103,7 @@ _AS_REFERRED: Final = (
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
-    """Give what pickling looks at, one level deep, as `references` does."""
+    """Yield the parts that pickling visits, one level deep, as `references` does."""
     if isinstance(thing, _AS_REFERRED):
         yield from references(thing)
         return
@@ -111,7 +111,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
         yield "part", "", wrapped
     try:
         reduced = thing.__reduce_ex__(5)
-    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything: then it is the culprit itself)
+    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything: then the object is the culprit)
         return
     if not isinstance(reduced, tuple):
         return
@@ -132,7 +132,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
 def _failure(thing: Any) -> Exception | None:
     try:
         pickles.dumps(thing)
-    except Exception as error:  # noqa: BLE001  (an object's own pickling may raise anything, and that is the answer)
+    except Exception as error:  # noqa: BLE001  (an object's own pickling may raise anything; the error is the result)
         return error
     return None
 
@@ -144,7 +144,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def describe_failure(name: str, thing: Any, error: BaseException) -> str:
-    """Write the error message for `thing`, called `name`, that could not be pickled."""
+    """Return the error message for `thing`, called `name`, that could not be pickled."""
     culprit = find_unpicklable(thing, error)
     return f"{culprit.text(name)}: {culprit.advice}"
 
@@ -152,11 +152,11 @@ def describe_failure(name: str, thing: Any, error: BaseException) -> str:
 def describe_arguments(
     fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException
 ) -> str:
-    """Write which argument of a call could not be pickled, and why: `argument 2 (log) is an open file: ...`."""
+    """Return which argument of a call could not be pickled, and why: `argument 2 (log) is an open file: ...`."""
     try:
         parameters = inspect.signature(fn).parameters.values() if fn is not None else ()
         names = [it.name for it in parameters if it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)]
-    except (TypeError, ValueError):  # compiled code often has none
+    except (TypeError, ValueError):  # compiled code often has no signature
         names = []
     for number, arg in enumerate(args):
         if (failure := _failure(arg)) is not None:

@@ -1,14 +1,14 @@
-"""Random numbers in tasks: each task draws from a stream of its own, the same one wherever and how often it runs.
+"""Random numbers in tasks: each task draws from a stream of its own, which is the same in each run of the task.
 
     notebook: rng, captured by a job    --> entropy = int.from_bytes(rng.bytes(16)), drawn when the job is started
-    worker:   drawing().begin(index)    --> in the task, rng is a generator of SeedSequence(entropy, spawn_key=(index,))
+    worker:   streams.begin(index)      --> in the task, rng is a generator of SeedSequence(entropy, spawn_key=(index,))
 
-So task i of a job draws from `SeedSequence(entropy).spawn(n)[i]`, and the next job draws other numbers, as the next
-turn of a loop would. Python's Random has `getrandbits(128)` in the place of `bytes(16)`. A single submit takes nothing
-from the generator: the entropy is a digest of its state, and the index is the submit's number in its application.
+So task i of a job draws from `SeedSequence(entropy).spawn(n)[i]`, and the next job draws other numbers. Python's
+Random uses `getrandbits(128)` in place of `bytes(16)`. A single submit takes nothing from the generator: the entropy
+is a digest of its state, and the index is the submit's number in its application.
 
-Whatever is captured counts: generators in objects, and bound methods of them, as `from random import gauss` is. What is
-an argument stays what it is.
+This holds for all captured generators, also those in objects, and bound methods of them, as `from random import gauss`
+is. A generator that is an argument is pickled as it is.
 """
 
 import hashlib
@@ -18,30 +18,30 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-#: what a pickle does with the generators in it: a job's captured ones, a submit's, and those of arguments and results
+#: how generators are pickled: captured ones of a job, of a submit, and those of arguments and results
 Mode = Literal["spawn", "share", "keep"]
 
 _ENTROPY_BITS: Final = 128
 _RANDOM_REDUCE: Final[Any] = random.Random.__reduce__
 
 
-#: a generator, and the entropy that its streams come from
+#: a generator, and the entropy of its streams
 SeededGenerator = tuple[Any, int]
 
 
 class TaskStreams:
-    """Who draws random numbers in a thread: a task, or an item of one."""
+    """The random streams of the task, or item, that runs in a thread."""
 
     __slots__ = ("generators", "index", "job", "rngs")
 
     def __init__(self) -> None:
         self.job = b""
-        self.index: int | None = None  #: of the task or item in its job; None: none runs
-        self.generators: list[SeededGenerator] = []  #: the generators in its function that are there already
-        self.rngs: dict[int | None, Any] | None = None  #: what `rng` has made for it
+        self.index: int | None = None  #: of the task or item in its job; None: no task runs
+        self.generators: list[SeededGenerator] = []  #: those in its function, which exist already
+        self.rngs: dict[int | None, Any] | None = None  #: made by `rng`, by seed
 
     def begin(self, index: int) -> None:
-        """Begin a task or an item: give the generators their streams. For each item of a chunk, so it does little."""
+        """Begin a task or an item: seed the generators. Called for each item of a chunk, so it must be fast."""
         self.index = index
         self.rngs = None
         if self.generators:
@@ -49,14 +49,14 @@ class TaskStreams:
                 _reseed(generator, entropy, index)
 
     def end(self) -> None:
-        """Note that no task runs any more."""
+        """End the task."""
         self.index = self.rngs = None
 
 
 class _ThreadState(threading.local):
     def __init__(self) -> None:
         self.streams = TaskStreams()
-        #: those in the function that is being unpickled, if it is one that many tasks run; else None
+        #: those in the function that is being unpickled, if many tasks run it; else None
         self.generators: list[SeededGenerator] | None = None
 
 
@@ -64,12 +64,12 @@ _STATE: Final = _ThreadState()
 
 
 def current_streams() -> TaskStreams:
-    """Give who draws in this thread."""
+    """Return the streams of this thread."""
     return _STATE.streams
 
 
 def load_with_generators(load: Callable[[], Any]) -> tuple[Any, list[SeededGenerator]]:
-    """Unpickle a function that serves many tasks; give it with the generators in it. Raises as `load`."""
+    """Unpickle a function that many tasks run; return it and the generators in it. Raises what `load` raises."""
     generators: list[SeededGenerator] = []
     _STATE.generators = generators
     try:
@@ -79,10 +79,10 @@ def load_with_generators(load: Callable[[], Any]) -> tuple[Any, list[SeededGener
 
 
 def rng(seed: int | None = None) -> Any:
-    """Give a numpy Generator; in a task, one of the task's own, the same at each call.
+    """Return a numpy Generator; in a task, the task's own one, the same object at each call.
 
     Args:
-        seed: with it, the task with the same number draws the same in each job; without, in each attempt of the task.
+        seed: with a seed, the task of the same number draws the same in each job; without, in each attempt of the task.
 
     Outside of tasks it is `numpy.random.default_rng(seed)`. Raises ModuleNotFoundError without numpy.
     """
@@ -99,13 +99,13 @@ def rng(seed: int | None = None) -> Any:
     return task.rngs[seed]
 
 
-# --------------------------------------------------------------------------------------------------- on their way out
+# --------------------------------------------------------------------------------------------------- pickling
 
 
 def reduction(kind: type) -> Callable[[Any, bool], Any] | None:
-    """Give what reduces generators of a class to where their streams come from; None for what is no generator.
+    """Return the function that reduces generators of a class to their entropy; None for other classes.
 
-    What it gives takes a generator, and whether it is to spawn.
+    Its arguments are a generator, and whether to spawn from it.
     """
     if issubclass(kind, random.Random) and getattr(kind, "__reduce__", None) is _RANDOM_REDUCE:
         return _reduced_random
@@ -143,13 +143,13 @@ def _digest(state: Any) -> int:
 
 
 def _plain(state: Any) -> Any:
-    """Give a state whose text has all of it: that of an array may not."""
+    """Return a state with lists in place of arrays, whose repr may be cut."""
     if isinstance(state, dict):
         return {key: _plain(value) for key, value in state.items()}
     return state.tolist() if hasattr(state, "tolist") else state
 
 
-# ---------------------------------------------------------------------------------------------------- where they arrive
+# ---------------------------------------------------------------------------------------------------- unpickling
 
 
 def _register(generator: Any, entropy: int) -> Any:
@@ -189,7 +189,7 @@ def _seed(entropy: int, index: int) -> int:
 
 
 def _reseed(generator: Any, entropy: int, index: int) -> None:
-    """Give a generator another stream, in its place: a function may have it anywhere."""
+    """Seed a generator in place, because a function may refer to it anywhere."""
     if isinstance(generator, random.Random):
         generator.seed(_seed(entropy, index))
         return

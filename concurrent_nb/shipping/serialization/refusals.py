@@ -27,7 +27,7 @@ _LOCKS: Final = (
     threading.Event,
     threading.Barrier,
 )
-#: (types, what it is called, what to do)
+#: (types, description, advice)
 _TABLE: Final[tuple[tuple[tuple[type, ...], str, str], ...]] = (
     ((io.IOBase,), "an open file", "open it in the task, or send its path or its contents"),
     (_LOCKS, "a lock", "it guards nothing in another process: make one in the task, if the task needs it"),
@@ -45,7 +45,7 @@ _TABLE: Final[tuple[tuple[tuple[type, ...], str, str], ...]] = (
         "use the object itself",
     ),
 )
-#: the same for types of modules that may not be imported: (module, type, what it is called, what to do)
+#: the same for types of modules that may not be imported: (module, type, description, advice)
 _LAZY: Final = (
     ("socket", "socket", "a socket", "connect in the task"),
     ("subprocess", "Popen", "a running process", _STAYS),
@@ -59,7 +59,7 @@ _of_type: "weakref.WeakKeyDictionary[type, tuple[str, str] | None]" = weakref.We
 
 
 class Refused(pickle.PicklingError):
-    """`thing` could be pickled, but what arrives would be something else."""
+    """`thing` can be pickled, but would be unpickled as something else."""
 
     def __init__(self, thing: Any) -> None:
         what, advice = refusal(thing) or (a_or_an(type(thing).__qualname__), _STAYS)
@@ -67,7 +67,7 @@ class Refused(pickle.PicklingError):
 
 
 def refusal(thing: Any) -> tuple[str, str] | None:
-    """Say what `thing` is and what to do, if it is of a kind that cannot travel."""
+    """Return a description of `thing` and advice, if it is of a kind that cannot travel; else None."""
     if isinstance(thing, types.ModuleType):
         if is_importable_module(thing):
             return None
@@ -81,7 +81,7 @@ def refusal(thing: Any) -> tuple[str, str] | None:
 
 
 def _is_harmless(thing: io.IOBase) -> bool:
-    """Files in memory travel, and the standard streams by name: a worker has its own."""
+    """Return whether a file is in memory, or a standard stream, which travels by name."""
     if isinstance(thing, (io.BytesIO, io.StringIO)):
         return True
     return type(thing) is io.TextIOWrapper and any(thing is stream for stream in (sys.stdout, sys.stderr))
@@ -109,11 +109,11 @@ def a_or_an(noun: str) -> str:
 
 
 def is_refused_type(kind: type) -> bool:
-    """Say whether objects of a class are refused without a look at how they pickle, which would send parts of us."""
+    """Return whether objects of a class are refused before they are pickled: they are parts of this process."""
     if kind is memoryview:
         return True
     if any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__")):
         return False
-    if dataclasses.is_dataclass(kind) or issubclass(kind, tuple):  # plain data of ours
+    if dataclasses.is_dataclass(kind) or issubclass(kind, tuple):  # plain data of this package
         return False
     return any(base.__module__.startswith((*_SHELL_MODULES, *_OWN_PACKAGES)) for base in kind.__mro__)

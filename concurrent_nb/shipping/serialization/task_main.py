@@ -1,11 +1,11 @@
-"""What stands for `__main__` in a task: a module of its own for each function, with what came with it by value.
+"""The `__main__` of a task: a module for each function, with the objects of `__main__` that travelled with it.
 
     worker:    enter(module); loads(function)   --> its globals are the module's, so `__main__.name` is its `name`
-               loads(arguments)                 --> what of them was defined in `__main__` is there for the task, too
-               leave(module)                    --> ... and not for the next one
-    elsewhere: nothing is entered, and functions get globals of their own
+               loads(arguments)                 --> their objects of `__main__` are in the module, too
+               leave(module)                    --> ... and are removed from it
+    elsewhere: no module is entered, and functions get globals of their own
 
-What looks names up there finds them as it would without a cluster: pickle, and so multiprocessing in a task,
+So code that looks up names in `__main__` works as without a cluster: pickle, and so multiprocessing in a task,
 `typing.get_type_hints`, dataclasses with annotations as text. Jobs do not see each other's names.
 """
 
@@ -20,21 +20,21 @@ MAIN: Final = "__main__"
 
 
 class _CurrentMain(threading.local):
-    """Of each thread that runs tasks."""
+    """The `__main__` of each thread that runs tasks."""
 
-    module: types.ModuleType | None = None  #: None: no worker
-    is_loading_function: bool = False  #: else it is arguments
+    module: types.ModuleType | None = None  #: None: this is not a worker
+    is_loading_function: bool = False  #: else arguments are being unpickled
     argument_names: tuple[str, ...] = ()  #: names that came with arguments
 
 
 CURRENT: Final = _CurrentMain()
 
-#: globals that the initializer of this worker has assigned: every function that comes from `__main__` finds them
+#: globals that the initializer of this worker has assigned; every function of `__main__` gets them
 _INITIALIZED: Final[dict[str, Any]] = {}
 
 
 def record_initialized(function: Any) -> None:
-    """Take note of the globals that an initializer has assigned, if it came from `__main__`."""
+    """Record the globals that an initializer of `__main__` has assigned."""
     code = getattr(function, "__code__", None)
     if isinstance(code, types.CodeType) and function.__module__ == MAIN:
         own = function.__globals__
@@ -47,20 +47,20 @@ def _assigned(code: types.CodeType) -> set[str]:
 
 
 def apply_initialized(names: dict[str, Any]) -> None:
-    """Put what the initializer has assigned in the place of what has travelled."""
+    """Replace names by those that the initializer has assigned."""
     if _INITIALIZED:
         names.update(_INITIALIZED)
 
 
 def new_module() -> types.ModuleType:
-    """Make an empty one."""
+    """Make an empty module."""
     module = types.ModuleType(MAIN)
     module.__dict__["__builtins__"] = builtins
     return module
 
 
 def enter(module: types.ModuleType, *, is_loading_function: bool = False) -> None:
-    """Let `module` be `__main__` for the tasks of this thread."""
+    """Make `module` the `__main__` of this thread's tasks."""
     CURRENT.module = module
     CURRENT.is_loading_function = is_loading_function
     if not isinstance(sys.modules.get(MAIN), _ThreadMain):
@@ -68,7 +68,7 @@ def enter(module: types.ModuleType, *, is_loading_function: bool = False) -> Non
 
 
 def enter_new() -> types.ModuleType:
-    """Give a new module for one call, with what came with its arguments. In a worker it is `__main__` from now on."""
+    """Return a new module for one call, with the names of its arguments. In a worker it becomes `__main__`."""
     module = new_module()
     if (before := CURRENT.module) is not None:
         for name in CURRENT.argument_names:
@@ -78,12 +78,12 @@ def enter_new() -> types.ModuleType:
 
 
 def end_function_load() -> None:
-    """Take what is unpickled from now on for something else than the function."""
+    """Note that the function is unpickled: what follows are arguments."""
     CURRENT.is_loading_function = False
 
 
 def globals_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Give the globals of functions that are unpickled and were defined in `__main__`.
+    """Return the globals of functions that are unpickled and were defined in `__main__`.
 
     Args:
         given: `__name__`, `__file__` and the like.
@@ -96,7 +96,7 @@ def globals_of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def register(name: str, thing: Any) -> None:
-    """Take note of what was unpickled and has that name in the `__main__` that it comes from."""
+    """Add an unpickled object to the module under the name that it has in its own `__main__`."""
     if CURRENT.module is None:
         return
     own_globals = CURRENT.module.__dict__
@@ -108,7 +108,7 @@ def register(name: str, thing: Any) -> None:
 
 
 def leave(module: types.ModuleType) -> None:
-    """Forget what came with the arguments of a task; let `module` be `__main__` again."""
+    """Remove the names that came with the arguments of a task; make `module` the `__main__` again."""
     for name in CURRENT.argument_names:
         if CURRENT.module is not None:
             CURRENT.module.__dict__.pop(name, None)
@@ -117,28 +117,28 @@ def leave(module: types.ModuleType) -> None:
 
 
 def defined_names() -> dict[str, Any]:
-    """Give the names that a worker's function has brought into `__main__` so far."""
+    """Return the names that a worker's function has added to `__main__`."""
     own_globals = CURRENT.module.__dict__ if CURRENT.module is not None else {}
     return {name: thing for name, thing in own_globals.items() if not (name.startswith("__") and name.endswith("__"))}
 
 
 def lookup(name: str) -> Any:
-    """Give what has that name in `__main__`, or None."""
+    """Return the object of that name in `__main__`, or None."""
     return getattr(sys.modules.get(MAIN), name, None)
 
 
 def main_globals() -> dict[str, Any] | None:
-    """Give the globals of `__main__`."""
+    """Return the globals of `__main__`."""
     return getattr(sys.modules.get(MAIN), "__dict__", None)
 
 
 def use_one_per_thread() -> None:
-    """Let each thread of this process that runs tasks see its own `__main__`."""
+    """Give each thread of this process that runs tasks a `__main__` of its own."""
     sys.modules[MAIN] = _ThreadMain(MAIN)
 
 
 class _ThreadMain(types.ModuleType):
-    """Stands for the `__main__` of the thread that looks."""
+    """A module that forwards to the `__main__` of the calling thread."""
 
     def __getattribute__(self, name: str) -> Any:
         module = CURRENT.module

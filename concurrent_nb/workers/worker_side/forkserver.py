@@ -1,12 +1,14 @@
-"""The template: a process that has imported what workers need, and forks one whenever its slave asks.
+"""The fork server: a process that has imported what workers need, and forks a worker when its slave asks for one.
 
 It has one thread and no ZeroMQ context, so forking it is safe, and takes a millisecond instead of an interpreter's
-start. It reaps the workers and says how each ended; when its slave goes, it kills what is left and goes too.
+start. It reaps the workers and reports how each ended. When its slave has gone, it kills the remaining workers and
+exits.
 
-    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  template
-    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  template
+    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  fork server
+    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  fork server
 
-Every record is `RECORD` long. Runs no task and opens no pickle; the workers do, in `nodes.worker.process`.
+Every record has the size of `RECORD`. The fork server runs no task and opens no pickle; the workers do, in
+`nodes.worker.process`.
 """
 
 import contextlib
@@ -32,15 +34,15 @@ from concurrent_nb.workers.protocol.fork_records import (
 )
 from concurrent_nb.workers.worker_side import process_setup
 
-#: how long the template waits for what it has killed, in seconds
+#: how long the fork server waits for the processes that it has killed, in seconds
 KILL_WAIT_S: Final = 2.0
 
 
 class ForkServer:
-    """Serve one slave over `link` until it goes. Needs the main thread, for SIGCHLD.
+    """Serve one slave over `link` until it has gone. Runs in the main thread, because it handles SIGCHLD.
 
     Args:
-        prepare: imports what hosts need; called once, when the first is about to be forked.
+        prepare: imports what system hosts need; called once, before the first of them is forked.
     """
 
     def __init__(self, link: socket.socket, prepare: Callable[[], None]) -> None:
@@ -57,10 +59,10 @@ class ForkServer:
         self._poll.register(self._wake, select.POLLIN)
 
     def serve(self) -> WorkerChannels | None:
-        """Return in each worker with its ends; return None in the template when its slave is gone."""
+        """Return in each worker, with its channels; return None in the fork server when its slave has gone."""
         process_setup.adopt_orphans()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for tasks
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for tasks
         signal.set_wakeup_fd(self._wake_fds[1], warn_on_full_buffer=False)
         _freeze_heap()
         while True:
@@ -91,7 +93,7 @@ class ForkServer:
             if number == worker and kind == KILL:
                 _kill_group(pid)
             elif number == worker:
-                os.kill(pid, signal.SIGINT)  # not its group: by now the next task's children may be in there
+                os.kill(pid, signal.SIGINT)  # not its group, which may contain children of the next task by now
         return None
 
     def _prepare_once(self) -> None:
@@ -116,7 +118,7 @@ class ForkServer:
         return None
 
     def _become_child(self) -> None:
-        """Drop what is the template's."""
+        """Close what belongs to the fork server."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._link.close()
@@ -126,9 +128,9 @@ class ForkServer:
         process_setup.die_with_parent(self._pid)
 
     def _reap(self) -> bool:
-        """Take in every child that has ended; False if there is no child left.
+        """Reap every child that has ended; return False if no child is left.
 
-        A worker's group is killed before the worker is reaped, while its number cannot be another's.
+        A worker's process group is killed before the worker is reaped: until then no other group can get its number.
         """
         try:
             while pid := _ended_child():
@@ -143,12 +145,12 @@ class ForkServer:
         return True
 
     def _send(self, kind: int, worker: int, pid: int, status: int, peak_bytes: int = 0) -> None:
-        # A slave that is gone is noticed where its socket is read.
+        # That the slave has gone is noticed where its socket is read.
         with contextlib.suppress(ConnectionError):
             self._link.sendall(RECORD.pack(kind, worker, pid, status, peak_bytes))
 
     def _kill_all(self) -> None:
-        """Kill the workers' groups, then whatever descendants have escaped from them and came to us as orphans."""
+        """Kill the workers' process groups, then the descendants that have left them and have been reparented to us."""
         for pid in self._workers:
             _kill_group(pid)
         give_up_at = time.monotonic() + KILL_WAIT_S
@@ -160,7 +162,7 @@ class ForkServer:
 
 
 def _freeze_heap() -> None:
-    """Keep what is there now for the workers too: the collector writes to it no more."""
+    """Exclude all present objects from garbage collection, so that workers share their pages."""
     gc.collect()
     gc.freeze()
 
@@ -174,16 +176,16 @@ def _ended_child() -> int:
 
 
 def _kill_group(pid: int) -> None:
-    """Kill a worker and its group. It is not reaped yet, so its number cannot be that of another group."""
+    """Kill a worker and its process group. It is not reaped yet, so no other group can have its number."""
     with contextlib.suppress(PermissionError):
         try:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
-            os.kill(pid, signal.SIGKILL)  # it has been forked, but does not lead its group yet
+            os.kill(pid, signal.SIGKILL)  # it does not lead its group yet
 
 
 def _children() -> list[int]:
-    """List the children of this process, where the system tells."""
+    """List the children of this process; none where the system does not list them."""
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return [int(pid) for pid in file.read().split()]

@@ -1,11 +1,10 @@
-"""The worker's end: take a token, run a task, answer. One thread, so that tasks run in the main one and may fork.
-(Where tasks share a process, each of its threads has such an end: `seats.py` has what is different then.)
+"""The worker's loop: take a token, run a task, send its result. Tasks run in the main thread, so they may fork.
+(Where tasks share a process, each of its threads runs such a loop: see `thread_workers`.)
 
-What a task is, is not known here: `nodes.worker.process` hands in a `Runner` that loads functions and runs them. This
-decides in which order, what is interrupted, whose output is whose, and when results are sent: when there is nothing
-more to run, when some time has passed, when a task has printed, failed or found something, or when a result is large.
-Results that are not sent yet stand in the status page, where the slave finds them if the next task is slow or kills the
-worker.
+`nodes.worker.process` passes a `Runner` that loads functions and runs tasks. The loop decides the order, what is
+interrupted, which task output belongs to, and when results are sent: when no task is left to run, after some time, when
+a task has printed, failed or returned a Hit, or when a result is large. Results that are not sent yet are in the status
+page, where the slave finds them if the next task is slow or kills the worker.
 """
 
 import contextlib
@@ -49,13 +48,13 @@ from concurrent_nb.workers.protocol.status_page import UNSENT_BYTES_MAX, StatusP
 from concurrent_nb.workers.worker_side.library_threads import LibraryThreads
 from concurrent_nb.workers.worker_side.process_setup import reopen_stream
 
-#: results are kept back at most so long while more tasks can run, in seconds
+#: how long results may be held while more tasks can run, in seconds
 FLUSH_S: Final = 0.04
-#: larger results are sent at once
+#: larger results are sent immediately
 UNSENT_RESULT_BYTES_MAX: Final = 16 * 1024
 #: a note is cut into records of this size
 NOTE_BYTES_MAX: Final = 64 * 1024
-#: most results that are kept back
+#: how many results may be held
 UNSENT_RESULTS_MAX: Final = 256
 
 # A name in a module is found faster than a member of an enumeration.
@@ -63,19 +62,19 @@ _HIT: Final = int(Status.HIT)
 _NOTHING_UNREAD: Final = (False, False)
 _CANCELLED: Final = int(Status.CANCELLED)
 
-#: a worker with nothing to do for so long gives back memory that it keeps for the next results
+#: an idle worker releases the memory for the next results after this many seconds
 IDLE_S: Final = 5.0
 
 #: which task: its job, and its index there
 TaskId = tuple[bytes, int]
 #: ticket, threads (see `RunTasks`), task, function, kind, body, sizes, buffers
 QueuedTask = tuple[int, int, TaskId, bytes, int, Buffer, Sizes, Sequence[Buffer]]
-#: Status, pickled value or encoded ErrorReport, and its buffers: what is to be sent, and where what is shared lies
+#: Status, pickled value or encoded ErrorReport, and its buffers: those to be sent, and slices of shared memory
 TaskResult = tuple[int, Buffer, Sequence[Buffer | Slice]]
 
 
 class Runner(Protocol):
-    """What opens functions and arguments and runs them. Nothing that a task does may escape from `run`."""
+    """Unpickles functions and arguments and runs tasks. `run` may raise nothing that a task has raised."""
 
     def load(self, digest: bytes, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> None:
         """Keep a function."""
@@ -84,40 +83,40 @@ class Runner(Protocol):
         """Forget functions."""
 
     def prepare(self, task: TaskId, digest: bytes) -> None:
-        """Undo what tasks of another job or function have changed, before something is changed for this one."""
+        """Undo the changes of tasks of another job or function, before anything is changed for this task."""
 
     def run(
         self, task: TaskId, digest: bytes, kind: int, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]
     ) -> TaskResult:
-        """Run a task. KeyboardInterrupt that comes from outside may be treated as the task's own."""
+        """Run a task of this `TaskKind`. A KeyboardInterrupt from outside may be treated as the task's own."""
 
     def keeps_arguments(self) -> bool:
-        """Say whether anything refers to shared memory of the arguments of the task that has just run."""
+        """Return whether anything still refers to shared memory of the last task's arguments."""
 
     def update_memory(self, order: AddSegment | RemoveSegments | ReleaseSlices) -> None:
-        """Learn what there is of shared memory."""
+        """Update the segments of others, or release slices of our own."""
 
     def memory_changes(self) -> Sequence[AddSegment | RemoveSegments]:
-        """Tell what has changed in our own shared memory since the last call."""
+        """Return the changes of our own shared memory since the last call."""
 
     def release_memory(self) -> None:
-        """Give back memory that is kept for the next results."""
+        """Return back memory that is kept for the next results."""
 
     def has_shared_memory(self) -> bool:
-        """Say whether others may look at memory of ours, which comes back."""
+        """Return whether others may use memory of ours, which they will release."""
 
     def cannot_run(self, error: Exception) -> TaskResult:
-        """Give the answer of a task that cannot be run in this worker."""
+        """Return the result of a task that cannot be run in this worker."""
 
 
 def has_partial_import() -> bool:
-    """Say whether an import was cut short: a package is gone from sys.modules, a part of it is there."""
+    """Return whether an import was interrupted: sys.modules lacks a package, but has a module of it."""
     modules = sys.modules.copy()
     return any(parent and parent not in modules for parent in (name.rpartition(".")[0] for name in modules))
 
 
 class TaskLoop:
-    """Serve one slave until it closes the tokens' pipe."""
+    """Serve one slave until it closes the pipe of tokens."""
 
     def __init__(self, channels: WorkerChannels, runner: Runner) -> None:
         self._runner = runner
@@ -134,7 +133,7 @@ class TaskLoop:
         self._unread_bytes = bytearray(4)
         self._armed = 0  # ticket of the task that a signal may interrupt
         self._sending = threading.Lock()  # a task's threads may send notes
-        self._defers_interrupts = False  # a signal may not cut a record short: it is noted, and obeyed after it
+        self._defers_interrupts = False  # while a record is sent, an interrupt is deferred
         self._has_deferred_interrupt = False
         self._foreign_threads: frozenset[threading.Thread] = frozenset()  # threads that former tasks have left
         self._is_fork = False
@@ -143,29 +142,31 @@ class TaskLoop:
         self._poll = select.poll()
         self._poll.register(self._tokens, select.POLLIN)
         self._memory_released = True
-        self._polls_socket = False  # whether it waits for what comes through the socket, too
+        self._polls_socket = False  # whether the socket is polled, besides the tokens
 
     def serve(self) -> None:
-        """Run tasks until the slave wants no more. Raises OSError or ProtocolError if it is gone or talks nonsense."""
+        """Run tasks until the slave closes the pipe of tokens.
+
+        Raises OSError if the slave has gone, ProtocolError if it sends what is no order."""
         self._prepare()
         os.register_at_fork(after_in_child=self._on_fork)
-        self._socket.sendall(pack_results([]))  # says: ready
+        self._socket.sendall(pack_results([]))  # ready
         while (epoch := self._take_token()) is not None:
             self._run(*self._next(epoch))
             if self._interrupted and has_partial_import():
-                # Nothing repairs that, as compiled modules cannot be imported twice. The slave starts another worker.
+                # Cannot be repaired: compiled modules cannot be imported twice. The slave starts another worker.
                 self._flush()
                 return
             self._interrupted = 0
 
     def _prepare(self) -> None:
-        """Be ready for the first task."""
+        """Prepare for the first task."""
         signal.signal(signal.SIGINT, self._on_interrupt)
 
     # ---------------------------------------------------------------------------------------------- what comes in
 
     def _take_token(self) -> int | None:
-        """Take the right to start a task: its epoch. None if there will be no more."""
+        """Wait for a token, which permits one task; return its epoch. None if there will be no more."""
         while True:
             try:
                 token = os.read(self._tokens, 1)
@@ -176,7 +177,7 @@ class TaskLoop:
             return token[0] if token else None
 
     def _wait(self) -> None:
-        """Wait for a token. Memory that comes back meanwhile is taken, and given back when all has been idle."""
+        """Wait for a token. Accept memory that is released meanwhile, and free it when the worker has been idle."""
         ready = self._poll.poll(None if self._memory_released else IDLE_S * 1000)
         if not ready:
             self._release_memory()
@@ -190,14 +191,14 @@ class TaskLoop:
             self._receive()
 
     def _release_memory(self) -> None:
-        while select.select([self._socket], [], [], 0)[0]:  # releases may have come that no task has followed
+        while select.select([self._socket], [], [], 0)[0]:  # releases may have arrived since the last task
             self._receive()
         self._memory_released = True
         self._runner.release_memory()
         self._send([pack(encode(change)) for change in self._runner.memory_changes()])
 
     def _next(self, epoch: int) -> QueuedTask:
-        """Give the first task of this epoch. Those of older epochs were taken back."""
+        """Return the first task of this epoch. The slave has withdrawn those of older epochs."""
         while True:
             while self._queue:
                 task_epoch, work = self._queue.popleft()
@@ -220,7 +221,7 @@ class TaskLoop:
             else:
                 self._runner.update_memory(order)
                 if isinstance(order, ReleaseSlices):
-                    self._memory_released = False  # there is something to give back
+                    self._memory_released = False  # there is memory to free
 
     def _enqueue(self, order: RunTasks, buffers: Sequence[Buffer]) -> None:
         function, epoch, threads, job = order.function, order.epoch, order.threads, order.job
@@ -258,23 +259,23 @@ class TaskLoop:
         started_at = time.monotonic()
         page.begin(ticket, started_at)
         if threads:
-            status, answer, buffers_out = self._run_with_threads(
+            status, body_out, buffers_out = self._run_with_threads(
                 threads, ticket, task, function, kind, body, sizes, buffers
             )
         else:
-            status, answer, buffers_out = self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
+            status, body_out, buffers_out = self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
         keeps_arguments = bool(sizes) and self._runner.keeps_arguments()
         wrote = self._write_markers(ticket)
         now = time.monotonic()
-        if len(answer) >= LARGE_BYTES:
-            answer, buffers_out = b"", [answer, *buffers_out]
+        if len(body_out) >= LARGE_BYTES:
+            body_out, buffers_out = b"", [body_out, *buffers_out]
         out = (
             tuple([it if isinstance(it, Slice) else memoryview(it).nbytes for it in buffers_out]) if buffers_out else ()
         )
-        result = encode((ticket, status, now - started_at, answer, out, wrote, keeps_arguments))
+        result = encode((ticket, status, now - started_at, body_out, out, wrote, keeps_arguments))
         self._unsent.append(result)
         if out:
-            self._memory_released = False  # there may be news of our shared memory
+            self._memory_released = False  # our shared memory may have changed
         travels = [it for it in buffers_out if not isinstance(it, Slice)]
         if travels or len(result) > UNSENT_RESULT_BYTES_MAX:
             page.sending(ticket)
@@ -285,7 +286,7 @@ class TaskLoop:
         page.end()
         if (
             wrote
-            or status  # whoever waits for a hit or an error has reason to hurry
+            or status  # the application may wait for a hit or an error
             or now - self._last_flush >= FLUSH_S
             or len(self._unsent) >= UNSENT_RESULTS_MAX
             or self._unsent_bytes > UNSENT_BYTES_MAX - UNSENT_RESULT_BYTES_MAX
@@ -307,11 +308,11 @@ class TaskLoop:
         sizes: Sizes,
         buffers: Sequence[Buffer],
     ) -> TaskResult:
-        """Run a task with so many threads for its libraries. No signal that is for the task gets in between."""
-        self._runner.prepare(task, function)  # first, because it would put the threads back, too
+        """Run a task whose libraries use this many threads. The task cannot be interrupted before it begins."""
+        self._runner.prepare(task, function)  # first, because it would also restore the numbers of threads
         try:
             library_threads = LibraryThreads(threads)
-        except Exception as error:  # noqa: BLE001  (the libraries are the user's; the answer has the error)
+        except Exception as error:  # noqa: BLE001  (the libraries are the user's; the result has the error)
             return self._runner.cannot_run(error)
         try:
             return self._run_attempt(ticket, task, function, kind, body, sizes, buffers)
@@ -328,32 +329,32 @@ class TaskLoop:
         sizes: Sizes,
         buffers: Sequence[Buffer],
     ) -> TaskResult:
-        """Run the task, unless it was stopped already. A signal may end it; then it is cancelled."""
+        """Run the task unless it has been stopped already. If a signal ends it, it is cancelled."""
         try:
             self._armed = ticket
             if self._page.to_stop == ticket:
                 self._disarm()
                 return _CANCELLED, b"", ()
-            status, answer, result_buffers = self._runner.run(task, function, kind, body, sizes, buffers)
+            status, result, result_buffers = self._runner.run(task, function, kind, body, sizes, buffers)
             self._disarm()
             if self._is_fork:
                 self._exit_fork(status)
-        except KeyboardInterrupt:  # it came just before or after the task itself
+        except KeyboardInterrupt:  # raised just before or after the task itself
             self._disarm()
             return _CANCELLED, b"", ()
         if self._interrupted == ticket and status > _HIT:
             return _CANCELLED, b"", ()
-        return status, answer, result_buffers
+        return status, result, result_buffers
 
     def _disarm(self) -> None:
-        """Let nothing interrupt us from now on."""
+        """Disable interrupts."""
         self._armed = 0
 
     def _on_fork(self) -> None:
         self._is_fork = True
 
     def _exit_fork(self, status: int) -> None:
-        """End a process that a task has forked and that came back from the task as if it were the worker."""
+        """Exit from a process that a task has forked and that has returned from the task as if it were the worker."""
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         os._exit(status > _HIT)
@@ -363,7 +364,10 @@ class TaskLoop:
             raise KeyboardInterrupt
 
     def _take_interrupt(self) -> bool:
-        """Say, once, whether the task that runs is to be interrupted now. Else this is a stray signal, or too early."""
+        """Return whether the running task is to be interrupted now, True only once.
+
+        Else the signal is stray, or too early.
+        """
         armed = self._armed
         if not armed or self._page.to_stop != armed:
             return False
@@ -373,16 +377,16 @@ class TaskLoop:
         return not self._defers_interrupts
 
     def note_blocked(self, is_blocked: bool) -> None:
-        """Note whether the task that runs waits for tasks of its own. For any thread of the worker."""
+        """Record whether the running task waits for tasks of its own. Any thread of the worker may call it."""
         self._page.block(is_blocked)
 
     # -------------------------------------------------------------------------------------------------- its notes
 
     def send_note(self, data: bytes) -> None:
-        """Send the next bytes of stream 3 of the task that runs. For the task, any thread of it.
+        """Send the next bytes of stream 3 of the running task. Any thread of the task may call it.
 
-        What comes when no task runs, from a thread that a former task has left, or from a process that the task has
-        forked, is dropped.
+        Bytes are dropped if no task runs, or if they come from a thread of a former task or from a process that the
+        task has forked.
         """
         ticket = self._page.ticket
         if not ticket or self._is_fork or threading.current_thread() in self._foreign_threads:
@@ -401,14 +405,14 @@ class TaskLoop:
             self._resume_interrupts()
 
     def _is_own_thread(self) -> bool:
-        """Say whether this is the thread in which we run tasks, which may be interrupted."""
+        """Return whether this is the thread that runs tasks, which may be interrupted."""
         return threading.current_thread() is threading.main_thread()
 
     def _defer_interrupts(self) -> None:
         self._defers_interrupts = True
 
     def _resume_interrupts(self) -> None:
-        """Raise KeyboardInterrupt if it was due meanwhile."""
+        """Raise the KeyboardInterrupt that was deferred, if any."""
         self._defers_interrupts = False
         if self._has_deferred_interrupt:
             self._has_deferred_interrupt = False
@@ -425,7 +429,7 @@ class TaskLoop:
             self._streams[1].flush()
         except (OSError, ValueError, AttributeError):  # the task has closed, redirected or deleted them
             self._reopen_streams()
-        # In this order: what is not in the pipe any more was taken by a read that has been counted by now.
+        # In this order: bytes that are no longer in the pipe were taken by a read that is counted by now.
         unread = self._has_unread(0), self._has_unread(1)
         reads = self._page.reads()
         if unread == _NOTHING_UNREAD and reads == self._seen_reads:
@@ -435,12 +439,12 @@ class TaskLoop:
             if unread[index] or reads[index] != self._seen_reads[index]:
                 self._write_marker(self._pipes[index], ticket)
                 wrote |= index + 1
-        # An odd number: the slave is reading right now, and may take what the next task writes. So that counts as new.
+        # An odd number: the slave is reading now, and may take what the next task writes. So this read counts as new.
         self._seen_reads = (reads[0] & ~1, reads[1] & ~1)
         return wrote
 
     def _has_unread(self, index: int) -> bool:
-        """Say whether a pipe holds bytes that the slave has not read."""
+        """Return whether a pipe holds bytes that the slave has not read."""
         fcntl.ioctl(self._pipes[index], termios.FIONREAD, self._unread_bytes)
         return self._unread_bytes != b"\0\0\0\0"
 
@@ -448,13 +452,13 @@ class TaskLoop:
         while True:
             try:
                 os.write(pipe, marker(self._page.nonce, ticket))
-            except BlockingIOError:  # the task has made the pipe one that does not block
+            except BlockingIOError:  # the task has made the pipe non-blocking
                 os.set_blocking(pipe, True)
             else:
                 return
 
     def _restore_streams(self) -> None:
-        """Put our streams back where a task has put its own, once its own have written what they hold."""
+        """Restore our standard streams where a task has replaced them, after flushing the task's."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -471,7 +475,7 @@ class TaskLoop:
     # ------------------------------------------------------------------------------------------------ what goes out
 
     def _flush(self, buffers: Sequence[Buffer] = ()) -> None:
-        """Send all results. `buffers` are those of the last one."""
+        """Send all results. `buffers` belong to the last one."""
         if not self._unsent:
             return
         memory_changes = (
@@ -482,7 +486,7 @@ class TaskLoop:
         self._unsent_bytes = 0
         self._page.forget_unsent()
         self._page.sending(0)
-        self._clean_up()  # after sending: nobody waits for it
+        self._clean_up()  # after sending, so that it delays no result
         self._last_flush = time.monotonic()
 
     def _send(self, chunks: Sequence[Buffer]) -> None:
@@ -491,7 +495,7 @@ class TaskLoop:
                 self._socket.sendall(chunk)
 
     def _clean_up(self) -> None:
-        """Undo what tasks commonly leave behind, where looking for it is too slow to be done after each."""
+        """Undo common leftovers of tasks; checking for them after each task would be too slow."""
         if signal.getsignal(signal.SIGINT) != self._on_interrupt:
             signal.signal(signal.SIGINT, self._on_interrupt)
         self._restore_descriptors()
