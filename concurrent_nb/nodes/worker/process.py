@@ -389,7 +389,7 @@ class TaskRunner:
         return memory_changes
 
     def release_memory(self) -> None:
-        """Return back the memory that is kept for the next results."""
+        """Release the memory that is kept for the next results."""
         if self._store is not None and (closed := self._store.tidy(0)):
             self._announced.difference_update(closed)
             self._memory_changes.append(RemoveSegments(closed))

@@ -203,7 +203,7 @@ def compile_c(request: dict[str, Any]) -> dict[str, Any]:
     source.write_bytes(zlib.decompress(base64.b64decode(request["c"])))
     includes = []
     if request["numpy"]:
-        import numpy
+        import numpy  # here, because it is optional
 
         includes.append(numpy.get_include())
     flags = ["-g0", "-O2", "-w", *(flag for flag in request["flags"] if not flag.startswith("-l"))]
@@ -223,7 +223,7 @@ def compile_c(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _python_headers() -> str:
-    import sysconfig
+    import sysconfig  # here, because only the C compiler needs it
 
     return sysconfig.get_path("include")
 

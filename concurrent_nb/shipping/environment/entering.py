@@ -273,7 +273,7 @@ class Environments:
             path.insert(place, entry)
         return path
 
-    # -------------------------------------------------------------------------------------------------- putting back
+    # -------------------------------------------------------------------------------------------------- restoring
 
     def _snapshot(self) -> None:
         self._variables = dict(os.environ._data)  # type: ignore[attr-defined]

@@ -30,7 +30,7 @@ def reduce_proxy(proxy: Any) -> Any:
 
 def rebuild_proxy(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Unpickle a proxy, which connects to its manager. Raises ConnectionError if the manager refuses this worker."""
-    from multiprocessing import AuthenticationError, current_process
+    from multiprocessing import AuthenticationError, current_process  # here, because few tasks need it
 
     if _KEY:
         current_process().authkey = bytes(_KEY)

@@ -294,7 +294,7 @@ def _fill_named(thing: Any, state: Any) -> None:
         set_state(thing, state)
 
 
-# --------------------------------------------------------------------------------- what holds locks or weak references
+# -------------------------------------------------------------------------------- objects with locks or weak references
 
 
 def _reduce_cached_property(pickler: Pickler, thing: Any) -> Any:

@@ -86,7 +86,7 @@ def rng(seed: int | None = None) -> Any:
 
     Outside of tasks it is `numpy.random.default_rng(seed)`. Raises ModuleNotFoundError without numpy.
     """
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
     task = _STATE.streams
     if task.index is None:
@@ -163,13 +163,13 @@ def _make_random(kind: type[random.Random], entropy: int) -> Any:
 
 
 def _make_generator(bits: Any, entropy: int) -> Any:
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
     return _register(np.random.Generator(bits(_seeds(entropy, _index()))), entropy)
 
 
 def _make_state(bits: Any, entropy: int) -> Any:
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
     return _register(np.random.RandomState(bits(_seeds(entropy, _index()))), entropy)
 
@@ -179,7 +179,7 @@ def _index() -> int:
 
 
 def _seeds(entropy: int, index: int) -> Any:
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
     return np.random.SeedSequence(entropy, spawn_key=(index,))
 
@@ -193,7 +193,7 @@ def _reseed(generator: Any, entropy: int, index: int) -> None:
     if isinstance(generator, random.Random):
         generator.seed(_seed(entropy, index))
         return
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
     seeds = _seeds(entropy, index)
     if isinstance(generator, np.random.RandomState):

@@ -100,7 +100,7 @@ class Runner(Protocol):
         """Return the changes of our own shared memory since the last call."""
 
     def release_memory(self) -> None:
-        """Return back memory that is kept for the next results."""
+        """Release the memory that is kept for the next results."""
 
     def has_shared_memory(self) -> bool:
         """Return whether others may use memory of ours, which they will release."""
@@ -163,7 +163,7 @@ class TaskLoop:
         """Prepare for the first task."""
         signal.signal(signal.SIGINT, self._on_interrupt)
 
-    # ---------------------------------------------------------------------------------------------- what comes in
+    # ---------------------------------------------------------------------------------------------------- receiving
 
     def _take_token(self) -> int | None:
         """Wait for a token, which permits one task; return its epoch. None if there will be no more."""
@@ -380,7 +380,7 @@ class TaskLoop:
         """Record whether the running task waits for tasks of its own. Any thread of the worker may call it."""
         self._page.block(is_blocked)
 
-    # -------------------------------------------------------------------------------------------------- its notes
+    # -------------------------------------------------------------------------------------------------- notes
 
     def send_note(self, data: bytes) -> None:
         """Send the next bytes of stream 3 of the running task. Any thread of the task may call it.
@@ -418,7 +418,7 @@ class TaskLoop:
             self._has_deferred_interrupt = False
             raise KeyboardInterrupt
 
-    # ------------------------------------------------------------------------------------------------- its output
+    # ------------------------------------------------------------------------------------------------- output
 
     def _write_markers(self, ticket: int) -> int:
         """Write the task's marker into each pipe that it has written to; return which, as bits."""
@@ -472,7 +472,7 @@ class TaskLoop:
         for fd, pipe in enumerate(self._pipes, 1):
             os.dup2(pipe, fd)
 
-    # ------------------------------------------------------------------------------------------------ what goes out
+    # ------------------------------------------------------------------------------------------------------ sending
 
     def _flush(self, buffers: Sequence[Buffer] = ()) -> None:
         """Send all results. `buffers` belong to the last one."""
