@@ -169,7 +169,7 @@ def results(info: ConnectionFile, scale: float, stay_s: float) -> None:
     flooder = Flooder(info)
     for called, count in ((make_result, int(2000 * scale)), (print_much, int(1000 * scale))):
         function, job = flooder.function(called), new_job_id()
-        body, _ = pickles.dumps(((1_000_000,), {}))
+        body, _ = pickles.dumps((1_000_000,))
         flooder.send(m.OpenJob(job, called.__name__, False, False))
         for first in range(0, count, 100):
             tasks = [m.TaskFrame(index, 0, body) for index in range(first, min(count, first + 100))]
@@ -185,7 +185,7 @@ def submits(info: ConnectionFile, scale: float, stay_s: float) -> None:
     """1,000,448 tasks, nothing read."""
     flooder = Flooder(info)
     function, job = flooder.function(abs), new_job_id()
-    body, _ = pickles.dumps(((-1,), {}))
+    body, _ = pickles.dumps((-1,))
     flooder.send(m.OpenJob(job, "many", False, False))
     for run in range(int(1954 * scale)):
         tasks = [m.TaskFrame(index, 0, body) for index in range(512 * run, 512 * run + 512)]

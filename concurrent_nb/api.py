@@ -56,7 +56,7 @@ def connect(name_or_path: str | Path, key_file: str | Path | None = None) -> App
         VersionMismatch: the master has another version of the protocol.
     """
     connection_file.read(name_or_path)  # first, because its errors are the most exact
-    TRACKER.leave_folder()
+    TRACKER.send_folder()
     return ApplicationNode(connection_file.path_of(name_or_path), keys.load_or_create(key_file))
 
 

@@ -143,7 +143,7 @@ class TaskFunction(Generic[P, R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In a task it is the plain function: there is no cluster to submit to.
-        return pickles.itself, (self.function,)
+        return pickles.identity, (self.function,)
 
     def __repr__(self) -> str:
         return f"<task function {getattr(self, '__qualname__', self.function)!s}>"

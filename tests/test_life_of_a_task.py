@@ -67,7 +67,7 @@ def test_the_life_of_a_task() -> None:
 
     # 2. The application makes an entry for the task: ids, digest, pickled arguments. "my future" stands for its future.
     job = ClientJob[str](new_job_id(), "cell 1")
-    arguments = Payload(*pack_body(*pickles.dumps(((5,), {}))))
+    arguments = Payload(*pack_body(*pickles.dumps((5,))))
     client.add([TaskEntry(job, 0, function, arguments, handle="my future")])
 
     # 3. Everything that is ready is sent as one envelope: a header frame, and here no frames for large buffers.

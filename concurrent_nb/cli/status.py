@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from concurrent_nb.shipping.serialization.sizes import write_bytes
+from concurrent_nb.shipping.serialization.sizes import format_bytes
 
 #: units of a time span, the largest first, with their lengths in seconds
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
@@ -66,7 +66,7 @@ def _slave(slave: dict[str, Any]) -> str:
         parts.append(f"load {slave['load']:.1f}")
     if slave["memory_total_bytes"]:
         used, total = slave["memory_used_bytes"], slave["memory_total_bytes"]
-        parts.append(f"memory {write_bytes(used)} of {write_bytes(total)}")
+        parts.append(f"memory {format_bytes(used)} of {format_bytes(total)}")
     parts.append(f"up {write_span(slave['uptime_s'])}")
     return f"  slave {slave['name']}{_on(slave)}{cores}: {', '.join(parts)}"
 
@@ -77,7 +77,7 @@ def _job(job: dict[str, Any]) -> str:
     return (
         f"  job {job['name'] or 'without a name'} ({job['id'][:8]}) {whose}: {job['state']}, {job['done']} of "
         f"{_count(job['tasks'], 'task')} done, {write_span(job['age_s'])} old"
-        + (f"; waits until its owner has received {write_bytes(untaken)} of results" if untaken else "")
+        + (f"; waits until its owner has received {format_bytes(untaken)} of results" if untaken else "")
     )
 
 

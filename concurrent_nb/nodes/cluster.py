@@ -37,7 +37,7 @@ from concurrent_nb.ids import AUTHKEY_VARIABLE, DRAIN, INITIALIZER_VARIABLE, SYS
 from concurrent_nb.nodes.application.node import ApplicationNode
 from concurrent_nb.nodes.common.exit_codes import NOT_INITIALIZED, REFUSED
 from concurrent_nb.nodes.common.restarts import restart_workers
-from concurrent_nb.shipping.environment.envelope import enclosed
+from concurrent_nb.shipping.environment.envelope import always_in_envelope
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import pickled_call
 from concurrent_nb.transport import connection_file, keys
@@ -427,7 +427,7 @@ def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any
     """Pickle the call of an initializer. Raises ConfigurationError or NotPicklable."""
     if not callable(initializer):
         raise ConfigurationError(f"initializer is {initializer!r}, it must be a function or another callable")
-    return enclosed(TRACKER.current(), pickled_call(initializer, tuple(initargs)))
+    return always_in_envelope(TRACKER.current(), pickled_call(initializer, tuple(initargs)))
 
 
 def _signal_name(number: int) -> str:

@@ -22,7 +22,7 @@ from concurrent_nb.notebook.cell_output import show
 from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.notebook.results import plural
 from concurrent_nb.shipping.cells.captured_names import Captured
-from concurrent_nb.shipping.serialization.sizes import write_bytes
+from concurrent_nb.shipping.serialization.sizes import format_bytes
 from concurrent_nb.transport import connection_file
 from concurrent_nb.workers.slave_side.machine import cores
 
@@ -152,7 +152,7 @@ class CurrentCluster:
         else:
             lines += [self._description, *_describe(self._status_of(self._app))]
         if self.captured:
-            names = (f"{c.name} ({c.kind}, {write_bytes(c.size_bytes)})" for c in self.captured)
+            names = (f"{c.name} ({c.kind}, {format_bytes(c.size_bytes)})" for c in self.captured)
             lines.append(f"sent with the last cell: {', '.join(names)}")
         return "\n".join(lines)
 

@@ -18,10 +18,10 @@ from concurrent_nb.errors import NotPicklable, ResultNotPicklable
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.outcome import Hit, Status
-from concurrent_nb.shipping.functions.pickled_functions import Functions, opened
+from concurrent_nb.shipping.functions.pickled_functions import Functions, load_function
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.serialization import pickles, random_streams
-from concurrent_nb.shipping.serialization.refusals import describe_arguments
+from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments
 
 
 class LocalJob(Job):
@@ -40,7 +40,7 @@ class LocalJob(Job):
     ) -> None:
         super().__init__(new_job_id(), name, self._cancel_job, watched)
         pickled = Functions().pickle(function, spawns=True)
-        self._function, self._made = random_streams.loaded(lambda: opened(pickled))
+        self._function, self._made = random_streams.load_with_generators(lambda: load_function(pickled))
         self._calls = [_pack(call) for call in calls]
         self._printer = printer
         self._stop_on_error = stop_on_error
@@ -105,13 +105,13 @@ class LocalJob(Job):
     @contextmanager
     def _random_numbers(self, index: int) -> Iterator[None]:
         """Give a task its own streams of random numbers."""
-        drawing = random_streams.drawing()
-        drawing.job, drawing.made = self.id, self._made
-        drawing.begin(index)
+        streams = random_streams.current_streams()
+        streams.job, streams.generators = self.id, self._made
+        streams.begin(index)
         try:
             yield
         finally:
-            drawing.end()
+            streams.end()
 
     @contextmanager
     def _tagged(self, index: int) -> Iterator[None]:

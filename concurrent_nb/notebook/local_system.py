@@ -16,11 +16,11 @@ from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.nodes.common.system_log import print_log_of
 from concurrent_nb.outcome import Status
-from concurrent_nb.shipping.functions.pickled_functions import opened
+from concurrent_nb.shipping.functions.pickled_functions import load_function
 from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
 from concurrent_nb.shipping.runtime.notes import SystemCounts
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.shipping.serialization.refusals import describe_failure
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.tasks.system_driver import CancelTasks, Instruction, PushTask, SystemDriver, SystemTaskEnded
 
 #: seconds between two updates of the counts
@@ -87,7 +87,7 @@ class LocalSystemRun(SystemRun):
     def _run(self, push: PushTask) -> SystemTaskEnded:
         try:
             function, body, buffers = self._packer.pack(push.task)
-            call = opened(function)
+            call = load_function(function)
             args, _ = pickles.loads(body, [bytearray(buffer) for buffer in buffers])
             return SystemTaskEnded(push.index, _copied(call(*args)), None, "")
         except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from typing import Any
 from concurrent_nb import ITaskSystem, Job, SystemRun
 from concurrent_nb.notebook.live.text import seconds_text
 from concurrent_nb.shipping.cells.captured_names import Captured
-from concurrent_nb.shipping.serialization.sizes import write_bytes
+from concurrent_nb.shipping.serialization.sizes import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +118,14 @@ def captured_text(captured: Sequence[Captured]) -> str:
     rows = [(c.name, c.kind, _how(c)) for c in sorted(captured, key=lambda c: (-c.size_bytes, c.name))]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"  {name:<{widths[0]}}  {kind:<{widths[1]}}  {size}" for name, kind, size in rows]
-    total = write_bytes(sum(c.size_bytes for c in captured))
+    total = format_bytes(sum(c.size_bytes for c in captured))
     return "\n".join([f"sent with the cell, once to each worker: {total}", *lines])
 
 
 def _how(captured: Captured) -> str:
     if captured.kind == "setup":
         return "defined by a setup cell"
-    return write_bytes(captured.size_bytes) if captured.size_bytes else "by name"
+    return format_bytes(captured.size_bytes) if captured.size_bytes else "by name"
 
 
 def plural(number: int, noun: str) -> str:

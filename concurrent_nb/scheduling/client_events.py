@@ -201,7 +201,9 @@ class ClientEventHandler:
             index = frame.index
             known = tasks.get(index)
             if known is None:
-                task = TaskRecord(job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries)
+                task = TaskRecord(
+                    job, index, function, frame.body, frame.sizes, buffers, timeout_s, retries, frame.kind
+                )
                 if needs is not None:
                     task.needs = needs
                 tasks[index] = task

@@ -57,6 +57,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     buffers: Sequence[Buffer] = ()
     timeout_s: float | None = None
     retries_left: int = 0
+    kind: int = 0  #: `wire.messages.TaskKind`
     state: TaskState = TaskState.WAITING
     attempt: int = 0  #: number of the current or last attempt; 0 before the first
     slave: SessionId | None = None  #: the slave to which it is assigned

@@ -44,7 +44,9 @@ class InlinePool(QueueingPool):
     def _run(self, function: bytes, frame: m.TaskFrame, buffers: Buffers) -> tuple[Status, bytes, Buffers]:
         try:
             call = pickles.loads(*unpack_body(*self.functions[function]))
-            args, kwargs = pickles.loads(*unpack_body(frame.body, buffers))
+            args, kwargs = pickles.loads(*unpack_body(frame.body, buffers)), {}
+            if frame.kind == m.TaskKind.KEYWORD_CALL:
+                args, kwargs = args
             value = call(*args, **kwargs)
             if isinstance(value, Hit):
                 return Status.HIT, *pickles.dumps(value.value)

@@ -5,6 +5,7 @@ slave only those of `FromSlave`: the master decodes with the union of the sender
 to decode. Pickles are opaque bytes here.
 """
 
+from enum import IntEnum
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
@@ -60,13 +61,28 @@ class Slice(msgspec.Struct, array_like=True, frozen=True, gc=False):
 Sizes = Annotated[tuple[Count | Slice, ...], msgspec.Meta(max_length=BUFFERS_MAX)]
 
 
+class TaskKind(IntEnum):
+    """What a task does, and so what its body is the pickle of. `arguments` are those of a call, as a tuple."""
+
+    CALL = 0  #: arguments
+    KEYWORD_CALL = 1  #: (arguments, keywords)
+    ITEM = 2  #: one item of a job: (arguments, number of the item)
+    CHUNK = 3  #: several items: (calls, numbers), see `shipping.runtime.call_chunks`
+    BATCH = 4  #: several items that are tasks of a job: (calls, (numbers, ...)), see `shipping.runtime.job_batches`
+
+
+#: a `TaskKind` on the wire, where a number is read and compared faster than a member of an enumeration
+Kind = Annotated[int, msgspec.Meta(ge=0, le=int(max(TaskKind)))]
+
+
 class TaskFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One task of a run: its arguments, opaque."""
 
     index: int  #: the task's number in its job, from 0
     attempt: int  #: 0 from an application; the master counts from 1
-    body: bytes  #: pickle of (args, kwargs) or (calls, None); empty if it is the first buffer
+    body: bytes  #: pickle, see `TaskKind`; empty if it is the first buffer
     sizes: Sizes = ()
+    kind: Kind = 0  #: `TaskKind`
 
 
 class OutcomeFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -122,7 +122,7 @@ class PlayedWorker:
 
     def _take(self, run: records.RunTasks, buffers: list[memoryview]) -> None:
         travelled = iter(buffers)
-        for ticket, body, sizes, _ in run.tasks:
+        for ticket, body, sizes, _, _ in run.tasks:
             parts = [bytes(next(travelled)) for size in sizes if not isinstance(size, Slice)]
             self.queue.append((run.epoch, ticket, b"".join([body, *parts])))
             self.tickets.append(ticket)

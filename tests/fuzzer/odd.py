@@ -314,7 +314,8 @@ def _slice(odd: Odd) -> Slice:
 
 def _task_frame(odd: Odd) -> m.TaskFrame:
     body, sizes, _ = odd.payload()
-    return m.TaskFrame(next(odd.known.indexes), 0, body, sizes)
+    index = next(odd.known.indexes)
+    return m.TaskFrame(index, 0, body, sizes, index % len(m.TaskKind))
 
 
 def _content(odd: Odd) -> m.Content:

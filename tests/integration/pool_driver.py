@@ -99,7 +99,7 @@ class Driver:
         frames: list[TaskFrame] = []
         all_buffers: list[Sequence[memoryview]] = []
         for args in arguments:
-            body, buffers = pickles.dumps((args, {}))
+            body, buffers = pickles.dumps(args)
             if len(body) >= pickles.OUT_OF_BAND_BYTES:
                 body, buffers = b"", [memoryview(body), *buffers]
             frames.append(TaskFrame(self._next_index, 1, body, tuple(buffer.nbytes for buffer in buffers)))

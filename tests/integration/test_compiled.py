@@ -23,7 +23,7 @@ from concurrent_nb.shipping.compiled import compiler
 from concurrent_nb.shipping.compiled.build import Build, cython_version, load, load_and_check, make
 from concurrent_nb.shipping.compiled.cache import VARIABLE, Cache
 from concurrent_nb.shipping.compiled.function import CythonFunction
-from concurrent_nb.shipping.compiled.platforms import tag_here
+from concurrent_nb.shipping.compiled.platforms import local_tag
 from concurrent_nb.shipping.compiled.recipe import Recipe
 from concurrent_nb.shipping.functions.pickled_functions import Functions
 from concurrent_nb.shipping.serialization import pickles
@@ -339,7 +339,7 @@ def test_an_unlike_machine_without_a_compiler_says_what_it_is_and_what_to_do(
     result = there(unlike(built[0]), tmp_path / "c", CC="/nonexistent/cc")
     error = result.stderr.strip().splitlines()[-1]
     assert "BuildFailed" in error
-    assert f"({tag_here(False)})" in error
+    assert f"({local_tag(False)})" in error
     assert "plan9-x86_64" in error
     assert "Install a C compiler there" in error
 
@@ -347,7 +347,7 @@ def test_an_unlike_machine_without_a_compiler_says_what_it_is_and_what_to_do(
 def test_a_processor_that_lacks_what_the_flags_ask_for_is_told(
     built: tuple[Build, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "cpu_level_here", lambda: 1)
+    monkeypatch.setattr(building, "local_cpu_level", lambda: 1)
     build = dataclasses.replace(built[0], recipe=recipe(FUNCTION, flags=("-march=x86-64-v4",)))
     with pytest.raises(BuildFailed, match="level x86-64-v4"):
         load(build)

@@ -464,7 +464,7 @@ def test_a_setting_of_the_users_follows(app: ApplicationNode, folder: Folder) ->
         module.put(0)
         assert on_all(app, lambda: module.get()) == {0}
     finally:
-        TRACKER.follow_no_more("env_setting")
+        TRACKER.unfollow("env_setting")
 
 
 def test_a_process_without_changes_sends_functions_as_they_are() -> None:

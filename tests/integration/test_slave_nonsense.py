@@ -32,7 +32,7 @@ KINDS = [kind for kind in typing.get_args(m.ToSlave) if kind is not m.Bye]
 
 BODY = cloudpickle.dumps(lambda n: n * n)
 GOOD = function_digest([BODY])
-ARGUMENTS = pickles.dumps(((12,), {}))[0]
+ARGUMENTS = pickles.dumps((12,))[0]
 
 
 class Odd:

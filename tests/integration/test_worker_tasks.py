@@ -331,7 +331,7 @@ def test_what_cannot_be_loaded_says_why(one: Driver) -> None:
 
     (ref,) = one.assign(one.add_pickled(pickle.dumps(3)), [()])
     one.wait([ref])
-    assert "has to be callable, this is a int" in report_of(one.ended[ref].value).message
+    assert "must be callable, this is a int" in report_of(one.ended[ref].value).message
 
     (ref,) = one.assign(b"never sent".ljust(32), [()])
     one.wait([ref])

@@ -40,7 +40,7 @@ from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions, checked_needs
 from concurrent_nb.outcome import RETRIABLE, Status
 from concurrent_nb.shipping.runtime import notes
-from concurrent_nb.shipping.runtime.call_chunks import Terms
+from concurrent_nb.shipping.runtime.call_chunks import BatchTerms, ChunkResults, FailedItem
 from concurrent_nb.shipping.runtime.job_batches import MarkReader
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
@@ -141,7 +141,7 @@ class BatchedJob:
         self._limits = limits = options.limits
         self._stop_on_error = options.stop_on_error
         most_s = None if limits.timeout_s is None else limits.timeout_s * SHARE_OF_TIMEOUT
-        self._terms = Terms(options.until, options.stop_on_error and not limits.retries, most_s, self.secret)
+        self._terms = BatchTerms(options.until, options.stop_on_error and not limits.retries, most_s, self.secret)
         self._room_bytes = CHUNK_BYTES if isinstance(size, AdaptiveSize) else math.inf
         # None once an item has ended.
         self._items: list[Any] = [
@@ -203,7 +203,8 @@ class BatchedJob:
     def items_ended(self, batch: BatchHandle, note: notes.ItemEnded) -> None:
         """End items of a batch that still runs."""
         try:
-            answers, seconds = note.read()
+            results, seconds = note.read()
+            answers = ChunkResults(*results).rows()
         except Exception as error:  # noqa: BLE001  (a task may damage what its worker sends; the end of the batch reports all)
             log.warning("a note of task %s cannot be read: %s", batch.task, error)
             return
@@ -222,7 +223,8 @@ class BatchedJob:
             self._end(items[0], batch, batch.status, value, error, batch.elapsed_s)
             self._measured(batch, 1)
         elif error is None:
-            answers, seconds, is_cut = value
+            results, seconds, is_cut = value
+            answers = ChunkResults(*results).rows()
             self._measured(batch, len(answers))
             self._end_items(batch, answers, seconds)
             self._resend_rest(batch, seconds[len(answers) :] if is_cut else [])
@@ -263,7 +265,7 @@ class BatchedJob:
         for number in range(known, len(answers)):
             item, answer = items[number], answers[number]
             status, error = _OK, None
-            if type(answer) is dict and self._may_retry(item, status := Status(next(iter(answer)))):
+            if type(answer) is FailedItem and self._may_retry(item, status := Status(answer.status)):
                 self._failures[item.index] = self._failures.get(item.index, 0) + 1
                 self._resend.append([item])
                 continue

@@ -11,8 +11,9 @@ from concurrent_nb.errors import NotPicklable
 from concurrent_nb.nodes.application.core import FunctionPayload, Payload
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import call_chunks
-from concurrent_nb.shipping.serialization.pickles import dumps_call
+from concurrent_nb.shipping.serialization.pickles import dumps_item
 from concurrent_nb.wire.codec import pack_body
+from concurrent_nb.wire.messages import TaskKind
 
 #: a chunk of adaptive size gets no more items once their pickles are this large
 CHUNK_BYTES: Final = 256 * 1024
@@ -33,8 +34,8 @@ class ChunkPacker(Protocol):
     def function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         """Pickle a function, for a job if it `spawns`. Raises NotPicklable."""
 
-    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
-        """Pickle arguments. Raises NotPicklable."""
+    def item_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> Payload:
+        """Pickle the arguments of an item, and its number in the job. Raises NotPicklable."""
 
 
 #: what waits to be sent. A Payload has buffers, which travel uncopied: it is always a task of its own. NotPicklable: it
@@ -44,7 +45,7 @@ Item = call_chunks.Call | Payload | NotPicklable
 
 def pack_item(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | Payload:
     """Pickle the arguments of an item that are not all atoms, and its number in the job. Raises NotPicklable."""
-    payload = packer.call_payload(fn, args, number)
+    payload = packer.item_payload(fn, args, number)
     return payload if payload.sizes else payload.body
 
 
@@ -63,8 +64,8 @@ def count_fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
     return len(items)
 
 
-def chunk_payload(items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.Terms | None = None) -> Payload:
-    """Return the arguments of the task that items travel as; one item is an ordinary task.
+def chunk_payload(items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.BatchTerms | None = None) -> Payload:
+    """Return the arguments of the task that items travel as; it contains the kind of the task.
 
     Args:
         items: that can travel together, see `count_fitting`.
@@ -75,8 +76,9 @@ def chunk_payload(items: Sequence[Any], numbers: Sequence[int], terms: call_chun
     if isinstance(first, Payload):
         return first
     if len(items) > 1:
-        return Payload(*pack_body(call_chunks.dumps_calls(items, numbers, terms), ()))
+        kind = TaskKind.CHUNK if terms is None else TaskKind.BATCH
+        return Payload(*pack_body(call_chunks.dumps_calls(items, numbers, terms), ()), kind=kind)
     if isinstance(first, tuple):
-        return Payload(*pack_body(*dumps_call(first, numbers[0])))
+        return Payload(*pack_body(*dumps_item(first, numbers[0])), kind=TaskKind.ITEM)
     assert isinstance(first, bytes)
-    return Payload(first)
+    return Payload(first, kind=TaskKind.ITEM)

@@ -43,6 +43,7 @@ class Payload(Struct, frozen=True, gc=False):
     sizes: m.Sizes = ()  #: of the large buffers, or where they lie in shared memory
     buffers: Buffers = ()  #: large buffers that travel as frames
     lease: Lease | None = None  #: keeps the blocks in shared memory
+    kind: int = 0  #: `wire.messages.TaskKind`, of a task
 
     @property
     def wire_bytes(self) -> int:
@@ -323,13 +324,13 @@ class ClientCore(Generic[T]):
             parts = [self._outgoing(entry.payload) for entry in run]
             buffers = [own for _, own in parts]
             frames = [
-                m.TaskFrame(entry.index, 0, entry.payload.body, sizes)
+                m.TaskFrame(entry.index, 0, entry.payload.body, sizes, entry.payload.kind)
                 for entry, (sizes, _) in zip(run, parts, strict=True)
             ]
             for entry in run:
                 self._segments_in_use.update([slice_.segment for slice_ in slices_of(entry.payload.sizes)])
         else:
-            frames = [m.TaskFrame(entry.index, 0, entry.payload.body) for entry in run]
+            frames = [m.TaskFrame(entry.index, 0, entry.payload.body, (), entry.payload.kind) for entry in run]
         job.sent += len(run)
         job.sent_bytes += size
         self._sent += len(run)

@@ -42,6 +42,7 @@ from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.results import open_item
 from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import TaskOptions
+from concurrent_nb.shipping.runtime.call_chunks import ChunkResults, FailedItem, PickledItem
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 
@@ -51,8 +52,8 @@ PARTS: Final = 8
 BLOCK: Final = 1024
 _STATIC_TYPES: Final = frozenset({list, tuple, range, str, dict})
 _TUPLES: Final = {tuple}
-#: types of answers that need not be unpickled
-_PLAIN_TYPES: Final = SMALL_ATOMS | _TUPLES
+#: types of rows of results that have to be opened
+_TO_OPEN: Final = frozenset({PickledItem, FailedItem})
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +62,7 @@ class MapChunk:
 
     items: Sequence[Any]  #: each an Item; until it has ended
     numbers: range  #: of the items in the map
-    answers: list[Any] | None = None  #: for several items as `runtime.call_chunks` has them; for one, its value
+    answers: list[Any] | None = None  #: for several items `ChunkResults.rows`; for one, its value
     error: BaseException | None = None  #: ends each of its items
     parts: "Sequence[MapChunk] | None" = None  #: run instead of it
     future: TaskFuture | None = None  #: of several items, once it has answers: its task
@@ -201,7 +202,7 @@ class MapCall:
                     answers = [_raised(chunk.error, return_exceptions)] * chunk.count
                 answers.reverse()
                 while answers:
-                    if type(answers[-1]) not in _PLAIN_TYPES and chunk.future is not None:
+                    if type(answers[-1]) in _TO_OPEN and chunk.future is not None:
                         answers[-1] = self._opened(chunk.future, answers[-1], return_exceptions)
                     if self._ahead is not None:
                         self._outstanding -= 1
@@ -322,7 +323,7 @@ class MapCall:
         with self._condition:
             if error is None:
                 value = future.result()
-                chunk.answers = value if chunk.count > 1 else [value]
+                chunk.answers = ChunkResults(*value).rows() if chunk.count > 1 else [value]
                 chunk.future = future if chunk.count > 1 else None  # else it would keep the value alive
             elif chunk.count > 1 and (future.status in RERUN_STATUSES or type(error) is TooLarge):
                 chunk.parts = _parts(chunk)

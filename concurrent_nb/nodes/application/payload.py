@@ -7,7 +7,7 @@ from typing import cast
 from concurrent_nb.nodes.application.core import FunctionPayload, Payload
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import Lease, ObjectStore
-from concurrent_nb.shipping.environment.envelope import Surroundings
+from concurrent_nb.shipping.environment.envelope import EnvironmentSource
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES
@@ -37,12 +37,12 @@ def store_buffers(
     return b"" if is_long else body, stored, Lease(store, slices) if slices else None
 
 
-def store_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview]) -> Payload:
-    """Take a snapshot of the pickled arguments of a call."""
+def store_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview], kind: int = 0) -> Payload:
+    """Take a snapshot of the pickled arguments of a task of this `TaskKind`."""
     if not buffers and len(body) <= INLINE_BYTES:
-        return Payload(body)
+        return Payload(body, (), (), None, kind)
     body, stored, lease = store_buffers(store, body, buffers)
-    return Payload(*pack_body(body, stored), lease)
+    return Payload(*pack_body(body, stored), lease, kind)
 
 
 def function_payload(function: PickledFunction, needs: m.Needs | None = None) -> FunctionPayload:
@@ -55,19 +55,19 @@ class TaskLoader:
     """Pickles task objects. A class is sent as it was when its first task was loaded.
 
     Args:
-        surroundings: what travels along with functions.
+        environment_source: what travels along with functions.
         prepare: adds to a function what its tasks need before they run.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        surroundings: Surroundings,
+        environment_source: EnvironmentSource,
         prepare: Callable[[PickledFunction], PickledFunction] = lambda function: function,
     ) -> None:
         self._store = store
         self._prepare = prepare
-        self._packer = TaskObjectPacker(partial(store_buffers, store), surroundings)
+        self._packer = TaskObjectPacker(partial(store_buffers, store), environment_source)
         self._payloads: dict[bytes, FunctionPayload] = {}
 
     def load(self, task: Task) -> tuple[FunctionPayload, Payload]:

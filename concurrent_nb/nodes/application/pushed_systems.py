@@ -20,7 +20,7 @@ from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions
 from concurrent_nb.nodes.application.task_packer import TaskPacker
 from concurrent_nb.nodes.common.system_access import restricted_access, run_system
-from concurrent_nb.shipping.serialization.refusals import describe_failure
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.tasks.system import ITaskSystem
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.wire.messages import Needs

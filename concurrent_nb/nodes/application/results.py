@@ -10,6 +10,7 @@ from concurrent_nb.nodes.application.core import TaskEnded
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.object_store.segments import CannotOpen
 from concurrent_nb.outcome import SUCCESSES, Status
+from concurrent_nb.shipping.runtime.call_chunks import FailedItem, PickledItem
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import Buffer, decode_error, joined, unpack_body
 from concurrent_nb.wire.messages import RESULT_LOST, ErrorReport, Slice
@@ -44,18 +45,13 @@ def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[A
     return _loaded(body, buffers, _origin, ended)
 
 
-def open_item(
-    ran: TaskFuture, answer: bytes | list[Any] | tuple[Any, ...] | dict[int, bytes]
-) -> tuple[Any, BaseException | None]:
-    """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `runtime.call_chunks` makes it."""
-    if isinstance(answer, tuple):
-        return answer, None
-    if isinstance(answer, dict):
-        ((status, body),) = answer.items()
-        return None, _failure_of(status, body, _origin_of_future(ran))
-    body, buffers = (answer[0], answer[1:]) if isinstance(answer, list) else (answer, ())
-    assert isinstance(body, bytes)
-    return _loaded(body, buffers, _origin_of_future, ran)
+def open_item(ran: TaskFuture, row: Any) -> tuple[Any, BaseException | None]:
+    """Do the same for an item of a chunk that `ran` was the task of; `row` is one of `ChunkResults.rows`."""
+    if type(row) is PickledItem:
+        return _loaded(row.body, row.buffers, _origin_of_future, ran)
+    if type(row) is FailedItem:
+        return None, _failure_of(row.status, row.report, _origin_of_future(ran))
+    return row, None
 
 
 def _loaded(
@@ -63,7 +59,7 @@ def _loaded(
 ) -> tuple[Any, BaseException | None]:
     """Unpickle a result; what its own code raises becomes the cause of ResultNotLoadable."""
     try:
-        return pickles.loads_home(body, buffers), None
+        return pickles.loads_result(body, buffers), None
     except BaseException as error:
         if foreign.is_interrupt(error):  # items of a map are unpickled in the thread that reads them
             raise
@@ -108,7 +104,7 @@ def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseExcep
     if not report.exception:
         return None
     try:
-        loaded = pickles.loads_home(report.exception)
+        loaded = pickles.loads_result(report.exception)
         if not isinstance(loaded, BaseException):
             return None
         if cause is not None:

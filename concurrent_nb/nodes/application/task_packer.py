@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.nodes.application.core import NO_PAYLOAD, ClientJob, FunctionPayload, Payload, TaskEntry
@@ -12,16 +12,21 @@ from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions, checked_needs
 from concurrent_nb.nodes.application.worker_setups import WorkerSetups
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.shipping.environment.envelope import Unwrapped
+from concurrent_nb.shipping.environment.envelope import ModulesOnly
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import Functions, PickledFunction, pickled_with_arguments
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickles import Shared
+from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments, describe_failure
 from concurrent_nb.shipping.serialization.references import is_importable
-from concurrent_nb.shipping.serialization.refusals import describe_arguments, describe_failure
 from concurrent_nb.tasks.system import Task
 from concurrent_nb.wire.codec import Buffer, length, size_of
-from concurrent_nb.wire.messages import Slice
+from concurrent_nb.wire.messages import Slice, TaskKind
+
+# A name in a module is found faster than a member of an enumeration.
+_CALL: Final = int(TaskKind.CALL)
+_KEYWORD_CALL: Final = int(TaskKind.KEYWORD_CALL)
+_ITEM: Final = int(TaskKind.ITEM)
 
 
 class TaskPacker:
@@ -36,8 +41,10 @@ class TaskPacker:
         self.function_bytes = 0  #: of the functions that were pickled; the caller may reset it
         self._store = store
         self._setups = setups
-        self._functions = Functions(lay_down=partial(store_buffers, store), surroundings=TRACKER)
-        self._unwrapped = Functions(lay_down=partial(store_buffers, store), surroundings=Unwrapped(TRACKER))
+        self._functions = Functions(store_buffers=partial(store_buffers, store), environment_source=TRACKER)
+        self._unwrapped = Functions(
+            store_buffers=partial(store_buffers, store), environment_source=ModulesOnly(TRACKER)
+        )
         self._last_function: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", NO_PAYLOAD))
         self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
         self._loader_key: object = None  # its environment, and whether there are setups
@@ -61,14 +68,19 @@ class TaskPacker:
                 self._last_function = (pickled, function)
         return function
 
-    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
+    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
         """Pickle the arguments of a call. Raises NotPicklable."""
         try:
-            return store_call(self._store, *pickles.dumps_call(args, kwargs))
-        except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
-            name = getattr(fn, "__qualname__", repr(fn))
-            culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
-            raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
+            return store_call(self._store, *pickles.dumps_call(args, kwargs), _KEYWORD_CALL if kwargs else _CALL)
+        except Exception as error:  # the argument's own pickling may raise anything
+            raise _not_picklable(fn, args, kwargs, error) from error
+
+    def item_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> Payload:
+        """Pickle the arguments of an item, and its number in the job. Raises NotPicklable."""
+        try:
+            return store_call(self._store, *pickles.dumps_item(args, number), _ITEM)
+        except Exception as error:  # as above
+            raise _not_picklable(fn, args, {}, error) from error
 
     def job_entries(
         self,
@@ -132,8 +144,15 @@ class TaskPacker:
     def new_loader(self) -> TaskLoader:
         """Return a loader for tasks that are pushed now."""
         if self._setups.are_there:
-            return TaskLoader(self._store, Unwrapped(TRACKER), self._with_setups)
+            return TaskLoader(self._store, ModulesOnly(TRACKER), self._with_setups)
         return TaskLoader(self._store, TRACKER)
 
     def _with_setups(self, pickled: PickledFunction) -> PickledFunction:
         return self._setups.prepared(pickled, TRACKER.current())
+
+
+def _not_picklable(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> NotPicklable:
+    name = getattr(fn, "__qualname__", repr(fn))
+    return NotPicklable(f"an argument of {name} cannot be sent: {describe_arguments(fn, args, kwargs, error)}")

@@ -21,7 +21,7 @@ from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.shipping.environment.envelope import Environment
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
-from concurrent_nb.shipping.functions.setups import Setup, prepared
+from concurrent_nb.shipping.functions.setups import Setup, with_setups
 from concurrent_nb.shipping.runtime.notes import SetupRan
 
 #: rounds of tasks that are sent for a setup; other workers run it before their first task
@@ -172,7 +172,7 @@ class WorkerSetups:
             key = (function.digest, *self._key, environment.digest if environment is not None else b"")
             found = self._cached.get(key)
             if found is None:
-                found = prepared(function, [setup for setup, _ in self._setups.values()], environment)
+                found = with_setups(function, [setup for setup, _ in self._setups.values()], environment)
                 if function.lease is None:  # what is large is not kept for a call that may never come
                     self._cached[key] = found
                     if len(self._cached) > CACHED_FUNCTIONS:
@@ -220,7 +220,9 @@ class WorkerSetups:
                 until = until[: self._key.index(setup.id) + 1]
         hold_s = min(HOLD_S * 2**number, HOLD_MAX_S)
         try:
-            futures = self._send(prepared(None, until, TRACKER.current()), setup.name, max(1, handle.expected), hold_s)
+            futures = self._send(
+                with_setups(None, until, TRACKER.current()), setup.name, max(1, handle.expected), hold_s
+            )
         except Exception as error:  # noqa: BLE001  (the application is closed, or its cluster is gone: `result` raises it)
             handle.settle(error)
             return

@@ -130,7 +130,7 @@ class Dispatch:
             if not frames:
                 return
         else:
-            frames = [m.TaskFrame(task.index, task.attempt, task.body) for task in assign.tasks]
+            frames = [m.TaskFrame(task.index, task.attempt, task.body, (), task.kind) for task in assign.tasks]
         slave.session.send(m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs), buffers)
 
     def _readable_tasks(self, slave: Peer, assign: i.AssignTasks) -> tuple[list[m.TaskFrame], ItemBuffers]:
@@ -151,7 +151,7 @@ class Dispatch:
             except Exception as error:  # noqa: BLE001  (as above)
                 self._refuse(assign, [task], f"its arguments are not available: {error}")
                 continue
-            frames.append(m.TaskFrame(task.index, task.attempt, task.body, sizes))
+            frames.append(m.TaskFrame(task.index, task.attempt, task.body, sizes, task.kind))
             buffers.append(own)
         return frames, buffers
 

@@ -1,10 +1,10 @@
-"""The system host: where a task system runs. A composition root, as the worker in which it lives is one.
+"""The system host: a worker process that runs a task system. A composition root, as the worker is.
 
-    application --a task: run_system(system, access)--> worker: Drive <--> Hands --one more application--> master
+    application --a task: run_system(system, access)--> worker: SystemDriver <--> _SystemClient --a client--> master
 
-To the application a task system is one long task; to the master its host is one more application, with a key of its own
-that nobody keeps. So the host can do no more than push tasks, sees nothing of its owner's other jobs, and whatever ends
-it (a result, an error, a stop, kill -9) ends its session, and with that all of its tasks.
+To the application a task system is one long task. To the master its host is one more client, with a key of its own that
+is not stored. So the host can only push tasks and has no access to its owner's other jobs, and when it ends (a result,
+an error, a stop, kill -9), its session and all of its tasks end.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.system_access import SystemAccess
 from concurrent_nb.nodes.common.system_log import print_line, print_log_of
 from concurrent_nb.object_store.store import ObjectStore
-from concurrent_nb.shipping.environment.entering import HANDED_ON
+from concurrent_nb.shipping.environment.entering import TASK_ENVIRONMENT
 from concurrent_nb.shipping.runtime import notes
 from concurrent_nb.shipping.runtime.notes import Display, SystemCounts
 from concurrent_nb.tasks.system import ITaskSystem, Task
@@ -45,138 +45,138 @@ from concurrent_nb.tasks.system_driver import (
 )
 from concurrent_nb.wire.codec import size_of
 
-#: between two notes of how far the system is; after an hour it is one in SLOWEST_S
-PACE_S: Final = 0.2
-SLOWEST_S: Final = 2.0
-#: arguments of unfinished tasks may take so much together; large ones are pushed fewer at a time
+#: time between two notes of the system's progress, in seconds; it grows to REPORT_MAX_S after an hour
+REPORT_S: Final = 0.2
+REPORT_MAX_S: Final = 2.0
+#: limit of the arguments of all unfinished tasks; if they are large, fewer tasks are pushed at a time
 AHEAD_BYTES: Final = 64 << 20
-#: tasks that are taken at once; then the system's next tasks leave
-BATCH: Final = 512
+#: how many events are handled before the system's next tasks are sent
+EVENTS_MAX: Final = 512
 
 
-def run_system(system: ITaskSystem, given: SystemAccess) -> Any:
-    """Run a task system from its beginning to its end, as a task; give what `gather_result` gives.
+def run_system(system: ITaskSystem, access: SystemAccess) -> Any:
+    """Run a whole task system as one task; return what `gather_result` returns.
 
     Raises what a method of the system raises, and AccessRefused, MasterUnreachable or MasterLost.
     """
-    system.system_id = given.system_id
+    system.system_id = access.system_id
     log = print_log_of(system)
-    hands = _SystemClient(given, type(system).__name__)
-    drive = SystemDriver(system, given.client_id, print_line, hands.status, monotonic)
-    teller = _ProgressReporter(drive)
+    client = _SystemClient(access, type(system).__name__)
+    driver = SystemDriver(system, access.client_id, print_line, client.status, monotonic)
+    reporter = _ProgressReporter(driver)
     try:
-        hands.do(drive.begin())
-        teller.tell()
-        while not drive.complete:
-            hands.do(drive.handle(*hands.wait(teller.wait_s())))
-            teller.tell()
-        teller.tell(now=True)
-        hands.leave()
-        return drive.gather()
+        client.execute(driver.begin())
+        reporter.report()
+        while not driver.complete:
+            client.execute(driver.handle(*client.wait(reporter.wait_s())))
+            reporter.report()
+        reporter.report(now=True)
+        client.leave()
+        return driver.gather()
     finally:
-        hands.leave()
-        teller.tell(now=True)
+        client.leave()
+        reporter.report(now=True)
         log.handlers.clear()
 
 
 class _ProgressReporter:
-    """Tells whoever waits how far the system is, at a pace that slows down as the system goes on."""
+    """Reports the progress of the system, at intervals that grow while the system runs."""
 
-    def __init__(self, drive: SystemDriver) -> None:
-        self._drive = drive
-        self._started_s = self._told_s = monotonic()
-        self.tell(now=True)
+    def __init__(self, driver: SystemDriver) -> None:
+        self._driver = driver
+        self._started_s = self._reported_s = monotonic()
+        self.report(now=True)
 
     def wait_s(self) -> float | None:
-        """Give how long may be waited before `tell` is called again; None if there is nothing new to tell."""
-        return max(0.0, self._told_s + self._pace_s() - monotonic()) if self._is_behind else None
+        """Return after how many seconds `report` must be called again; None if there is nothing new to report."""
+        return max(0.0, self._reported_s + self._interval_s() - monotonic()) if self._is_behind else None
 
-    def tell(self, now: bool = False) -> None:
-        """Tell it, if it is time, or else at once."""
+    def report(self, now: bool = False) -> None:
+        """Send a report if it is due, or `now`."""
         self._is_behind = True
         at = monotonic()
-        if now or at - self._told_s >= self._pace_s():
-            self._told_s = at
+        if now or at - self._reported_s >= self._interval_s():
+            self._reported_s = at
             self._is_behind = False
-            notes.SINK.put_progress(msgspec.convert(self._drive.stats(), SystemCounts))
+            notes.SINK.put_progress(msgspec.convert(self._driver.stats(), SystemCounts))
 
-    def _pace_s(self) -> float:
-        return min(SLOWEST_S, PACE_S * (1 + (monotonic() - self._started_s) / 360))
+    def _interval_s(self) -> float:
+        return min(REPORT_MAX_S, REPORT_S * (1 + (monotonic() - self._started_s) / 360))
 
 
 class _SystemClient:
-    """Does what the drive says: an application without an Executor around it, and without memory of what has ended."""
+    """Executes the driver's instructions: a client of the master that keeps no futures."""
 
-    def __init__(self, given: SystemAccess, name: str) -> None:
+    def __init__(self, access: SystemAccess, name: str) -> None:
         self._inbox: SimpleQueue[Event] = SimpleQueue()
-        self._size_bytes = 0.0  # of a task's arguments of late
-        self._blind = False
-        self._left = False
+        self._size_bytes = 0.0  # of a task's arguments, a moving average
+        self._is_over_display_limit = False
+        self._has_left = False
 
         def join(former: Membership | None) -> Membership:
-            who = f"system {name} of {given.client_id}"
-            return register(given.info, "client", given.keys, former, name=who[:100], comes_back=False)
+            who = f"system {name} of {access.client_id}"
+            return register(access.info, "client", access.keys, former, name=who[:100], comes_back=False)
 
-        name_of_host = f"system {given.system_id}"
-        # The ends of its tasks tell all that a host needs to know of the master's going.
+        host_name = f"system {access.system_id}"
+        # A host needs no callback for the loss of the master: its tasks end then.
         store = ObjectStore()
-        self._loader = TaskLoader(store, HANDED_ON)
-        self._courier = ClientThread(
-            join, given.info.name, name_of_host, store, gone=lambda gracefully: None, at_end=lambda: None
+        self._loader = TaskLoader(store, TASK_ENVIRONMENT)
+        self._client_thread = ClientThread(
+            join, access.info.name, host_name, store, gone=lambda gracefully: None, at_end=lambda: None
         )
-        self._courier.present_display = self._show
+        self._client_thread.present_display = self._forward_display
         self._job = ClientJob[TaskHandle](new_job_id(), name)
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is."""
-        return self._courier.member.status()
+        """Return the cluster's slaves, clients and task counts."""
+        return self._client_thread.member.status()
 
     def leave(self) -> None:
-        """Leave the cluster, which cancels what is unfinished."""
-        if not self._left:
-            self._left = True
-            self._courier.quit()
+        """Leave the cluster, which cancels unfinished tasks."""
+        if not self._has_left:
+            self._has_left = True
+            self._client_thread.quit()
 
     def wait(self, timeout_s: float | None) -> list[Event]:
-        """Wait until something has happened, or for so many seconds; give what has, not too much at once."""
+        """Wait for events, `timeout_s` seconds at most; return up to EVENTS_MAX of them."""
         events: list[Event] = []
         with contextlib.suppress(Empty):
             events.append(self._inbox.get(timeout=timeout_s))
-            while len(events) < BATCH:
+            while len(events) < EVENTS_MAX:
                 events.append(self._inbox.get_nowait())
         if self._size_bytes * AHEAD_MOST > AHEAD_BYTES:
             events.append(Room(int(AHEAD_BYTES / self._size_bytes)))
         return events
 
-    def do(self, instructions: Sequence[Instruction]) -> None:
-        """Push and cancel."""
+    def execute(self, instructions: Sequence[Instruction]) -> None:
+        """Push and cancel tasks."""
         entries: list[TaskEntry[TaskHandle]] = []
         for instruction in instructions:
             if type(instruction) is CancelTasks:
-                self._courier.post(entries)
+                self._client_thread.post(entries)
                 entries = []
-                self._courier.cancel(self._job.id, instruction.indexes)
+                self._client_thread.cancel(self._job.id, instruction.indexes)
             elif type(instruction) is PushTask:
                 try:
                     entries.append(self._entry(instruction.index, instruction.task))
                 except NotPicklable as error:
                     self._inbox.put(SystemTaskEnded(instruction.index, None, error, ""))
         if entries:
-            self._courier.post(entries)
+            self._client_thread.post(entries)
 
     def _entry(self, index: int, task: Task) -> TaskEntry[TaskHandle]:
         function, payload = self._loader.load(task)
         self._size_bytes += (len(payload.body) + sum(map(size_of, payload.sizes)) - self._size_bytes) / 8
-        handle = _SystemTaskHandle(self._job.id, index, self._courier.cancel, self._inbox)
+        handle = _SystemTaskHandle(self._job.id, index, self._client_thread.cancel, self._inbox)
         return TaskEntry(self._job, index, function, payload, handle)
 
-    def _show(self, display: Display) -> None:
-        """Hand on what a task displays; in the courier's thread, which must not fail."""
+    def _forward_display(self, display: Display) -> None:
+        """Forward what a task displays. Runs in the client thread, so it must not raise."""
         try:
             notes.SINK.put(display)
         except TooLarge as error:
-            if not self._blind:
-                self._blind = True
+            if not self._is_over_display_limit:
+                self._is_over_display_limit = True
                 sys.stderr.write(f"what the system's tasks display from now on is not shown: {error}\n")
 
 

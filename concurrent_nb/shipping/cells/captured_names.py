@@ -18,9 +18,10 @@ from typing import Any, Final
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickles import Buffer
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.shipping.serialization.references import is_fixed, is_importable
-from concurrent_nb.shipping.serialization.refusals import describe_failure, refusal
-from concurrent_nb.shipping.serialization.sizes import measure_bytes, write_bytes
+from concurrent_nb.shipping.serialization.refusals import refusal
+from concurrent_nb.shipping.serialization.sizes import estimate_bytes, format_bytes
 from concurrent_nb.shipping.serialization.source_lines import unwrapped
 
 #: default of the maximum total size of the pickles of all captured names
@@ -146,7 +147,7 @@ def capture(
     """
     for name, value in found.items():
         _check(name, value, namespace, (needed or {}).get(name, 0))
-    sizes = {name: 0 if _by_name(value) else measure_bytes(value) for name, value in found.items()}
+    sizes = {name: 0 if _by_name(value) else estimate_bytes(value) for name, value in found.items()}
     most_bytes, most_left_out = _limits(sum(sizes.values()), limit_bytes)
     _check_sizes(sizes, most_bytes + most_left_out, sizes)
     imports: dict[str, str] = {}
@@ -226,10 +227,10 @@ def _check_sizes(found: Mapping[str, int], limit_bytes: int, sizes: Mapping[str,
     if total <= limit_bytes:
         return
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
-    named = ", ".join(f"{name} ({write_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
+    named = ", ".join(f"{name} ({format_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
     raise TooLarge(
-        f"the names that the cell uses take {write_bytes(total)}{' pickled' * ('pickles' in found)}, but the limit is"
-        f" {write_bytes(limit_bytes)}: {named or ', '.join(largest)}. Load the data in the task, pass each task a part"
+        f"the names that the cell uses take {format_bytes(total)}{' pickled' * ('pickles' in found)}, but the limit is"
+        f" {format_bytes(limit_bytes)}: {named or ', '.join(largest)}. Load the data in the task, pass each task a part"
         " of it with --for, pass the result of `app.put` to a task function, or raise the limit:"
         " %config ConcurrentMagics.capture_limit_bytes = ...",
         total,
@@ -281,7 +282,7 @@ def _dumps_with(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[byte
     the same namespace.
     """
     buffers: list[memoryview] = []
-    keep = pickles.keeping(buffers)
+    keep = pickles.out_of_band_into(buffers)
     if pickles.is_plain(values):
         return pickle.dumps(values, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
@@ -297,7 +298,9 @@ def _that_draw(values: dict[str, Any]) -> set[str]:
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
 
     try:
-        return {name for name, value in values.items() if not pickles.is_plain(value) and pickler.draws(value)}
+        return {
+            name for name, value in values.items() if not pickles.is_plain(value) and pickler.uses_generators(value)
+        }
     except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is reported then)
         return set()
 

@@ -252,13 +252,13 @@ class CellFunction:
             found = loaded if isinstance(loaded, dict) else loaded.__globals__
             shared.update({name: found[name] for name in captured.per_worker_names})
         # Classes that were sent with it are in `__main__` as well, so that pickle finds them in a task.
-        shared = {**task_main.brought(), **imported, **shared}
+        shared = {**task_main.defined_names(), **imported, **shared}
         self._shared = shared
         return shared
 
     def _namespace(self) -> dict[str, Any]:
         shared = self._shared if self._shared is not None else self.load()
-        namespace: dict[str, Any] = task_main.renewed().__dict__
+        namespace: dict[str, Any] = task_main.enter_new().__dict__
         namespace.update({name: array.view() for name, array in self._arrays.items()})
         if self._captured.per_task:
             loaded = pickles.loads(self._captured.per_task, self._captured.buffers)
@@ -267,7 +267,7 @@ class CellFunction:
             else:
                 namespace = loaded.__globals__
         namespace.update(shared)
-        task_main.initialize(namespace)
+        task_main.apply_initialized(namespace)
         if self._names:
             functions = [value for value in namespace.values() if isinstance(value, types.FunctionType)]
             for own in [namespace, *(function.__globals__ for function in functions if not is_importable(function))]:
@@ -275,7 +275,7 @@ class CellFunction:
                     own.setdefault(name, value)
         namespace["__name__"] = "__main__"
         namespace["__builtins__"] = builtins
-        task_main.has_loaded()
+        task_main.end_function_load()
         return namespace
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
-"""Build cells, here and on the machines that they travel to. What takes long is done by `compiler`, in a process.
+"""Build cells, here and on the machines that they are sent to. `compiler` does the work, in a process.
 
 make: a recipe -> Build, in the notebook: found in the cache, or translated and compiled
-load: a Build -> the module, anywhere: its binary if that fits, or else compiled from its C, or from its source
+load: a Build -> the module, on any machine: its binary if that fits, else compiled from its C, or from its source
 """
 
 import base64
@@ -25,44 +25,44 @@ from typing import Any, Final
 
 from concurrent_nb.errors import BuildFailed, CellError, CompileError
 from concurrent_nb.shipping.compiled.cache import Cache, Tick
-from concurrent_nb.shipping.compiled.platforms import Tag, cpu_level_here, tag_here, version_of
+from concurrent_nb.shipping.compiled.platforms import Tag, local_cpu_level, local_tag, version_of
 from concurrent_nb.shipping.compiled.recipe import Recipe, names_of
 
-#: how long a compiler is waited for before `tick` is called again
-SLICE_S: Final = 0.05
-#: lines of a compiler's complaints that are shown
-LINES: Final = 4
+#: how often `tick` is called while a compiler runs, in seconds
+TICK_S: Final = 0.05
+#: lines of a compiler's errors that are shown
+LOG_LINES: Final = 4
 _PROGRAM: Final = Path(__file__).with_name("compiler.py")
-#: flags from the user's environment would be in the binary and not in its name
-_NOT_OURS: Final = ("CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS", "LDSHARED", "CPP", "AR", "ARFLAGS")
+#: flags of the user's environment are not used: they would be in the binary, but not in its name
+_IGNORED_VARIABLES: Final = ("CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS", "LDSHARED", "CPP", "AR", "ARFLAGS")
 _PATH: Final = re.compile(r"(?:/[^\s:'\"]*/)([^\s:/'\"]+)")
 
-_WAITING: Final = "OMP_WAIT_POLICY"
+_WAIT_POLICY: Final = "OMP_WAIT_POLICY"
 
 _loading: Final = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Build:
-    """A cell that was compiled, and all that is needed to do it again."""
+    """A compiled cell, and everything that is needed to compile it again."""
 
     recipe: Recipe
     functions: tuple[str, ...]
     numpy: bool  #: uses numpy's C interface
     c: bytes  #: compressed
-    tag: Tag  #: where the binary fits
+    tag: Tag  #: machines that the binary fits
     binary: bytes  #: compressed
-    header: str  #: the line of the magic, for tracebacks
+    header: str  #: line of the magic, for tracebacks
 
     @property
     def filename(self) -> str:
-        """Return what tracebacks call the cell."""
+        """Return the cell's name in tracebacks."""
         return f"{self.recipe.module}.pyx"
 
 
 @dataclass(frozen=True)
 class _Translated:
-    """What Cython has made of a cell."""
+    """A cell translated by Cython."""
 
     functions: tuple[str, ...]
     numpy: bool
@@ -70,12 +70,12 @@ class _Translated:
     html: str | None
 
 
-def nothing() -> None:
-    """Do nothing: the tick of who does not watch."""
+def no_tick() -> None:
+    """Do nothing: the default tick."""
 
 
 def cython_version() -> str:
-    """Give the version of Cython. Raises BuildFailed if it is not installed."""
+    """Return the version of Cython. Raises BuildFailed if it is not installed."""
     version = version_of("Cython")
     if version is None:
         raise BuildFailed("Cython is not installed here: pip install 'concurrent-nb[cython]'")
@@ -83,19 +83,19 @@ def cython_version() -> str:
 
 
 def make(
-    recipe: Recipe, header: str, cache: Cache, *, annotate: bool = False, tick: Tick = nothing
+    recipe: Recipe, header: str, cache: Cache, *, annotate: bool = False, tick: Tick = no_tick
 ) -> tuple[Build, str | None]:
-    """Translate and compile a cell, or find it done; return it, and Cython's annotated page if that is wanted.
+    """Translate and compile a cell, or find it in the cache; return it, and with `annotate` Cython's annotated page.
 
-    Raises CompileError for a cell that is not Cython, CellError if it has nothing that can be called, BuildFailed if
-    it cannot be compiled here, and whatever `tick` raises. Nothing is left then.
+    Raises CompileError for a cell that is not Cython, CellError if it defines nothing that can be called, BuildFailed
+    if it cannot be compiled here, and whatever `tick` raises. No process or file is left then.
     """
-    translated = _read(cache, recipe, annotate)
+    translated = _read_translated(cache, recipe, annotate)
     if translated is None:
         with cache.building(recipe.module, tick) as folder:
-            # Somebody else may have done it meanwhile.
-            translated = _read(cache, recipe, annotate) or _translate(cache, recipe, folder, annotate, tick)
-    tag = tag_here(translated.numpy)
+            # Another process may have done it meanwhile.
+            translated = _read_translated(cache, recipe, annotate) or _translate(cache, recipe, folder, annotate, tick)
+    tag = local_tag(translated.numpy)
     name = _binary_name(recipe, tag)
     path = cache.binary(name)
     if path is None:
@@ -107,11 +107,11 @@ def make(
     return Build(recipe, translated.functions, translated.numpy, translated.c, tag, binary, header), translated.html
 
 
-def load(build: Build, cache: Cache | None = None, tick: Tick = nothing) -> types.ModuleType:
-    """Give the module of a cell; each process loads it once.
+def load(build: Build, cache: Cache | None = None, tick: Tick = no_tick) -> types.ModuleType:
+    """Return the module of a cell; each process loads it once.
 
-    Raises BuildFailed if neither binary nor C nor source can be used on this machine, and what the cell's own lines
-    raise.
+    Raises BuildFailed if neither binary nor C nor source can be used on this machine, and whatever the cell's own code
+    raises.
     """
     recipe = build.recipe
     with _loading:
@@ -131,12 +131,12 @@ def load(build: Build, cache: Cache | None = None, tick: Tick = nothing) -> type
 
 
 def load_and_check(build: Build, cache: Cache) -> Build:
-    """Load the module of a build that was just made; return the build with the binary that could be loaded.
+    """Load the module of a new build; return the build with the binary that could be loaded.
 
-    That is another one than the build has if the cache's was none, although it was whole.
+    It differs from that of the build if the cached one could not be loaded, although its checksum was right.
     """
     path = Path(str(load(build, cache).__file__))
-    with contextlib.suppress(FileNotFoundError):  # others may have filled the cache since
+    with contextlib.suppress(FileNotFoundError):  # it may have been evicted from the cache
         data = path.read_bytes()
         if data != zlib.decompress(build.binary):
             return replace(build, binary=zlib.compress(data))
@@ -144,7 +144,7 @@ def load_and_check(build: Build, cache: Cache) -> Build:
 
 
 def remember_lines(build: Build) -> None:
-    """Let tracebacks show the cell's lines."""
+    """Register the cell's lines for tracebacks."""
     text = f"{build.header}\n{build.recipe.source}"
     lines = [f"{line}\n" for line in text.split("\n")]
     linecache.cache[build.filename] = (len(text), None, lines, build.filename)
@@ -155,36 +155,36 @@ def remember_lines(build: Build) -> None:
 
 def _load(build: Build, cache: Cache, tick: Tick) -> types.ModuleType:
     recipe = build.recipe
-    here = tag_here(build.numpy)
-    if recipe.cpu_level > cpu_level_here():
+    local = local_tag(build.numpy)
+    if recipe.cpu_level > local_cpu_level():
         raise BuildFailed(
-            f"the cell was compiled for processors of level x86-64-v{recipe.cpu_level}, and this one ({here}) has level"
-            f" {cpu_level_here()}: compile it with flags for that, or without"
+            f"the cell was compiled for processors of level x86-64-v{recipe.cpu_level}, and this one ({local}) has"
+            f" level {local_cpu_level()}: compile it with flags for that, or without"
         )
-    name = _binary_name(recipe, here)
+    name = _binary_name(recipe, local)
     reasons: list[str] = []
 
-    def kept() -> Path | None:
+    def cached() -> Path | None:
         return cache.binary(name)
 
-    def carried() -> Path | None:
-        if not build.tag.fits(here):
+    def shipped() -> Path | None:
+        if not build.tag.fits(local):
             reasons.append(f"the binary is for {build.tag}")
             return None
         return cache.write_binary(name, zlib.decompress(build.binary))
 
     def from_c() -> Path | None:
-        return _rebuilt(cache, name, recipe, lambda folder: (build.c, build.numpy), tick)
+        return _rebuild(cache, name, recipe, lambda folder: (build.c, build.numpy), tick)
 
     def from_source() -> Path | None:
-        def again(folder: Path) -> tuple[bytes, bool]:
+        def translate_again(folder: Path) -> tuple[bytes, bool]:
             translated = _translate(cache, recipe, folder, False, tick)
             return translated.c, translated.numpy
 
         cython_version()
-        return _rebuilt(cache, name, recipe, again, tick)
+        return _rebuild(cache, name, recipe, translate_again, tick)
 
-    for step in (kept, carried, from_c, from_source):
+    for step in (cached, shipped, from_c, from_source):
         try:
             path = step()
             if path is not None:
@@ -192,33 +192,33 @@ def _load(build: Build, cache: Cache, tick: Tick) -> types.ModuleType:
         except BuildFailed as error:
             reasons.append(str(error))
         except ImportError as error:
-            # Of another ABI, or damaged before it was summed up, or it needs a library that is not here.
+            # Of another ABI, or damaged before its checksum was computed, or it needs a library that is missing here.
             cache.discard(name)
             reasons.append(_one_line(str(error)))
     raise BuildFailed(
-        f"compiled code cannot be used on this machine ({here}): {'; '.join(dict.fromkeys(reasons))}. Install a C"
-        " compiler there, or send the task to slaves that are like the machine where it was compiled"
+        f"compiled code cannot be used on this machine ({local}): {'; '.join(dict.fromkeys(reasons))}. Install a C"
+        " compiler there, or send the task to slaves like the machine where it was compiled"
     )
 
 
 @contextlib.contextmanager
 def _waiting_threads_sleep() -> Iterator[None]:
-    """Have OpenMP's threads sleep when they have nothing to do, unless the user has said how they wait.
+    """Make OpenMP's idle threads sleep, unless the user has set how they wait.
 
-    Else they keep the cores for some more milliseconds, and by then the other processes of this machine want to send
-    the result. The runtime reads this when it is loaded, and not again.
+    Otherwise they occupy the cores for some milliseconds, while other processes of this machine have to send the
+    result. The OpenMP runtime reads the variable when it is loaded, and never again.
     """
-    if _WAITING in os.environ:
+    if _WAIT_POLICY in os.environ:
         yield
         return
-    os.environ[_WAITING] = "passive"
+    os.environ[_WAIT_POLICY] = "passive"
     try:
         yield
     finally:
-        del os.environ[_WAITING]
+        del os.environ[_WAIT_POLICY]
 
 
-def _rebuilt(
+def _rebuild(
     cache: Cache, name: str, recipe: Recipe, code: Callable[[Path], tuple[bytes, bool]], tick: Tick
 ) -> Path | None:
     with cache.building(recipe.module, tick) as folder:
@@ -231,7 +231,7 @@ def _rebuilt(
 
 
 def _open(module: str, path: Path) -> types.ModuleType:
-    """Load a binary; its own lines have not run yet."""
+    """Load a binary, without running its code. Raises ImportError."""
     loader = importlib.machinery.ExtensionFileLoader(module, str(path))
     spec = importlib.util.spec_from_loader(module, loader, origin=str(path))
     assert spec is not None
@@ -245,11 +245,11 @@ def _binary_name(recipe: Recipe, tag: Tag) -> str:
     return f"{recipe.module}-{tag.digest()}.so"
 
 
-def _read(cache: Cache, recipe: Recipe, annotate: bool) -> _Translated | None:
-    kept = cache.read(f"{recipe.module}.generated")
-    if kept is None:
+def _read_translated(cache: Cache, recipe: Recipe, annotate: bool) -> _Translated | None:
+    cached = cache.read(f"{recipe.module}.generated")
+    if cached is None:
         return None
-    answer = json.loads(kept)
+    answer = json.loads(cached)
     if annotate and answer["html"] is None:
         return None
     return _translated(answer)
@@ -286,7 +286,7 @@ def _compile_error(errors: Sequence[Sequence[Any]]) -> CompileError:
 
 def _nothing_to_call(c_only: Sequence[str]) -> str:
     if c_only:
-        return f"only compiled code can call {', '.join(c_only)}: write cpdef or def in the place of cdef"
+        return f"only compiled code can call {', '.join(c_only)}: write cpdef or def in place of cdef"
     return "the cell defines no function: tasks are made of its def and cpdef"
 
 
@@ -312,30 +312,32 @@ def _compile(recipe: Recipe, c: bytes, numpy: bool, folder: Path, tick: Tick) ->
         )
     if kind == "setuptools":
         raise BuildFailed(f"setuptools is not installed here ({failure}): pip install setuptools")
-    raise BuildFailed(f"the C compiler does not take the cell: {_complaints(folder / 'log', failure)}")
+    raise BuildFailed(f"the C compiler does not take the cell: {_compiler_errors(folder / 'log', failure)}")
 
 
-def _complaints(log: Path, otherwise: str) -> str:
-    """Give the first complaints of a compiler or linker."""
+def _compiler_errors(log: Path, otherwise: str) -> str:
+    """Return the first errors of a compiler or linker."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     found = [line for line in lines if re.search(r"\berror\b|undefined reference|cannot find|Traceback|Error:", line)]
-    return _one_line("; ".join(found[:LINES]) or otherwise)
+    return _one_line("; ".join(found[:LOG_LINES]) or otherwise)
 
 
 def _one_line(text: str) -> str:
-    """Make one line without the folders of this machine, which say nothing to the user."""
+    """Return a text as one line, without the folders of this machine, which do not help the user."""
     return _PATH.sub(r"\1", " ".join(text.split()))[:1000]
 
 
 def _run(request: dict[str, Any], folder: Path, tick: Tick) -> dict[str, Any]:
-    """Run the program on a request. It is gone when this returns, or raises what `tick` does."""
-    here = os.getcwd() if os.path.isdir(os.curdir) else ""
-    # What lies in the notebook's folder is on no other machine.
-    paths = [path for path in sys.path if os.path.isabs(path) and path != here]
+    """Run the compiler program on a request; return its answer.
+
+    Raises BuildFailed if it has written no answer, and whatever `tick` raises. The process has ended in any case."""
+    current_folder = os.getcwd() if os.path.isdir(os.curdir) else ""
+    # Modules in the notebook's folder are not on other machines.
+    paths = [path for path in sys.path if os.path.isabs(path) and path != current_folder]
     file, answer = folder / "request.json", folder / "answer.json"
     file.write_text(json.dumps({**request, "sys_path": paths}), encoding="utf-8")
     answer.unlink(missing_ok=True)
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+    environment = {name: value for name, value in os.environ.items() if name not in _IGNORED_VARIABLES}
     environment["TMPDIR"] = str(folder)
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
@@ -350,12 +352,12 @@ def _run(request: dict[str, Any], folder: Path, tick: Tick) -> dict[str, Any]:
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SLICE_S)
+                process.wait(TICK_S)
                 break
             tick()
     finally:
         if process.returncode is None:
-            # With all that it has started: the C compiler is several processes.
+            # With all its children: the C compiler is several processes.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -367,4 +369,4 @@ def _run(request: dict[str, Any], folder: Path, tick: Tick) -> dict[str, Any]:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it wrote no message"

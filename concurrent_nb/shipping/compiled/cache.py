@@ -1,13 +1,13 @@
-"""Where translated and compiled cells are kept: files named by what they were made from, checked when they are read.
+"""The cache of translated and compiled cells: files named by what they were made from, checked when they are read.
 
     NAME.generated        what Cython made of the cell: C, functions, perhaps the annotated page
-    NAME-TAG.so, .sum     a binary, and the digest that it must have
-    NAME.lock             whoever holds it builds; others wait
-    new-*                 being built
+    NAME-TAG.so, .sum     a binary, and its checksum
+    NAME.lock             the process that holds the lock builds; others wait
+    new-*                 files that are being built
 
 The folder is CONCURRENT_NB_CYTHON_CACHE, or else concurrent_nb/cython in XDG_CACHE_HOME or ~/.cache; where that cannot
-be written, one among the temporary files. Only its owner may read it. What was not used for longest goes when all of it
-takes more than 256 MiB. Files appear whole or not at all, and a damaged one counts as missing.
+be written, a folder of temporary files. Only its owner may read it. When it exceeds 256 MiB, the
+files that were not used for longest are deleted. Files are written atomically, and a damaged one counts as missing.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 
 VARIABLE: Final = "CONCURRENT_NB_CYTHON_CACHE"
 LIMIT_BYTES: Final = 256 << 20
-#: what is being built is forgotten by its builder after this long
+#: files of an unfinished build are deleted after this time
 STALE_S: Final = 3600.0
 POLL_S: Final = 0.05
 
-#: called again and again while something takes time; what it raises ends that
+#: called repeatedly during long operations; an exception that it raises ends them
 Tick = Callable[[], None]
 
 
 def default_folder() -> Path:
-    """Give the folder that this user's environment says."""
+    """Return the folder that the environment of this user sets."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     caches = os.environ.get("XDG_CACHE_HOME", "")
@@ -48,75 +48,75 @@ def default_folder() -> Path:
 
 
 def temporary_folder() -> Path:
-    """Give the folder that takes its place where there is no home that can be written."""
-    who = os.geteuid() if hasattr(os, "geteuid") else "user"
-    return Path(tempfile.gettempdir(), f"concurrent_nb-{who}", "cython")
+    """Return the folder that is used where the home folder cannot be written."""
+    user = os.geteuid() if hasattr(os, "geteuid") else "user"
+    return Path(tempfile.gettempdir(), f"concurrent_nb-{user}", "cython")
 
 
 class Cache:
-    """Keep what was built. Safe for any number of processes and threads.
+    """Keeps what was built. Safe for any number of processes and threads.
 
     Args:
-        folder: made when it is first needed.
-        limit_bytes: what its files may take together.
+        folder: created when it is first needed.
+        limit_bytes: limit of all its files.
 
-    Every method raises AccessRefused if the folder is somebody else's or open to others, and BuildFailed if it cannot
-    be used.
+    Every method raises AccessRefused if the folder belongs to another user or is accessible to others, and BuildFailed
+    if it cannot be used.
     """
 
     def __init__(self, folder: Path | None = None, limit_bytes: int = LIMIT_BYTES) -> None:
         self._folder = folder or default_folder()
-        self._may_move = folder is None and not os.environ.get(VARIABLE)  # nobody has asked for this very folder
+        self._may_move = folder is None and not os.environ.get(VARIABLE)  # the user has not set the folder
         self._limit_bytes = limit_bytes
 
     def read(self, name: str) -> bytes | None:
-        """Give what was kept, or None if there is nothing or it is damaged."""
+        """Return the content of a file; None if it is missing or damaged."""
         try:
             data = self._path(name).read_bytes()
         except FileNotFoundError:
             return None
         digest, _, content = data.partition(b"\n")
-        if digest != _sum(content):
+        if digest != _checksum(content):
             return None
         self._touch(name)
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Keep something."""
-        self._replace(name, _sum(content) + b"\n" + content)
+        """Write a file."""
+        self._replace(name, _checksum(content) + b"\n" + content)
 
     def binary(self, name: str) -> Path | None:
-        """Give the file of a binary, or None if there is none or it is damaged."""
+        """Return the path of a binary; None if it is missing or damaged."""
         path = self._path(name)
         try:
             data, digest = path.read_bytes(), path.with_suffix(".sum").read_bytes()
         except FileNotFoundError:
             return None
-        if digest != _sum(data):
+        if digest != _checksum(data):
             return None
         self._touch(name)
         self._touch(path.with_suffix(".sum").name)
         return path
 
     def write_binary(self, name: str, data: bytes) -> Path:
-        """Keep a binary; give its file."""
+        """Write a binary; return its path."""
         path = self._path(name)
         self._replace(name, data)
-        self._replace(path.with_suffix(".sum").name, _sum(data))
+        self._replace(path.with_suffix(".sum").name, _checksum(data))
         self._evict()
         return path
 
     def discard(self, name: str) -> None:
-        """Forget a binary that turned out to be none."""
+        """Delete a binary that cannot be loaded."""
         path = self._path(name)
         path.with_suffix(".sum").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
     @contextmanager
     def building(self, name: str, tick: Tick) -> Iterator[Path]:
-        """Be the only one who builds `name`; give an empty folder to build in, which goes afterwards."""
+        """Hold the lock for building `name`; yield an empty folder to build in, which is deleted afterwards."""
         lock = self._path(f"{name}.lock")
-        with self._typed():
+        with self._as_build_failed():
             fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while not _try_lock(fd):
@@ -131,10 +131,10 @@ class Cache:
         if self._may_move:
             self._may_move = False
             if not _is_writable(self._folder):
-                instead = temporary_folder()
-                log.warning("%s cannot be written: compiled cells are kept in %s", self._folder, instead)
-                self._folder = instead
-        with self._typed():
+                fallback = temporary_folder()
+                log.warning("%s cannot be written: compiled cells are kept in %s", self._folder, fallback)
+                self._folder = fallback
+        with self._as_build_failed():
             if not self._folder.is_dir():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = self._folder.stat()
@@ -146,7 +146,7 @@ class Cache:
         return self._folder / name
 
     @contextmanager
-    def _typed(self) -> Iterator[None]:
+    def _as_build_failed(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -157,7 +157,7 @@ class Cache:
 
     def _replace(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        with self._typed():
+        with self._as_build_failed():
             fd, new = tempfile.mkstemp(prefix="new-", dir=self._folder)
             try:
                 with open(fd, "wb") as file:
@@ -173,7 +173,7 @@ class Cache:
             os.utime(self._path(name))
 
     def _evict(self) -> None:
-        """Delete what was not used for longest, and what somebody began to build and left."""
+        """Delete the files that were not used for longest, and those of abandoned builds."""
         kept: list[tuple[float, int, Path]] = []
         now = time.time()
         for path in self._folder.iterdir():
@@ -192,8 +192,8 @@ class Cache:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Say whether we can write into a folder; it is made if it is not there."""
-    if not folder.is_absolute():  # there is no home
+    """Return whether this process can write into a folder, which is created if it is missing."""
+    if not folder.is_absolute():  # there is no home folder
         return False
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _sum(data: bytes) -> bytes:
+def _checksum(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
 
 

@@ -1,10 +1,10 @@
-"""The program that runs Cython or the C compiler: a process of its own, because both take long and may be stopped.
+"""The program that runs Cython or the C compiler: a process of its own, because both take time and may be stopped.
 
     python -I compiler.py REQUEST PARENT
 
-PARENT is the process that wants the answer; this ends with it. REQUEST is a file with JSON; the answer is written
-beside it, `answer.json`, or not at all if this fails in a way that nobody thought of; then standard error says more.
-Started by `build`; imports nothing of ours, so that it starts fast.
+PARENT is the process that started this one, which exits with it. REQUEST is a JSON file; the answer is written beside
+it as `answer.json`, or not at all after an unexpected error, which standard error then contains. Started by `build`;
+imports nothing of this package, so that it starts fast.
 """
 
 import base64
@@ -26,26 +26,26 @@ CIMPORTS = ("cpython", "cython", "libc", "libcpp", "numpy", "openmp", "posix")
 #: directives that read or write files, insert C, or are for Cython's own tests
 REFUSED = ("callspec", "control_flow", "formal_grammar", "np_pythran", "set_initial_path", "test_")
 _OUTSIDE = re.compile(r"^(/|[A-Za-z]:|\.\.?/|.*/\.\./)")
-#: comments of C, and what looks like comments in texts; C++ has texts in which nothing is escaped
+#: comments of C, and string literals, which may contain what looks like comments; those of C++ may be raw
 _COMMENTS = re.compile(
     r'R"(?P<raw>[^()\\\s]{0,16})\(.*?\)(?P=raw)"|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|//[^\n]*|/\*.*?\*/',
     re.DOTALL,
 )
 _DIRECTIVE = re.compile(r"^[ \t\f\v]*(?:\#|%:)[ \t]*(?:include|include_next|import|embed)\b(?P<what>.*)$", re.MULTILINE)
 _NAMED = re.compile(r'\s*(?:<(?P<angle>[^>\n]*)>|"(?P<quoted>[^"\n]*)")')
-#: what an assembler is told
+#: inline assembler
 _ASSEMBLER = re.compile(r'\b(?:__)?asm(?:__)?\b[\w\s]*\((?P<text>(?:\s*"(?:\\.|[^"\\\n])*")*)')
-#: terms of one expression, far more than Cython can take: it would look at them for long, and then crash
+#: an expression of far more terms than Cython can handle: it would parse them for long, and then crash
 _ENDLESS = re.compile(r"(?:[\w.]++\s*+[-+*/%&|^]++\s*+){2000}")
 TOO_DEEP = "this expression is too long, or nested too deeply, for Cython: cut it into several statements"
-#: how often this looks whether its parent is there
+#: how often this process checks whether its parent exists, in seconds
 WATCH_S = 0.3
 
 
 def translate(request: dict[str, Any]) -> dict[str, Any]:
-    """Make C of a cell.
+    """Translate a cell to C.
 
-    The answer has `errors`, a list of [line, column, message], or what was made.
+    The answer has `errors`, a list of [line, column, message], or the results.
     """
     if endless := _ENDLESS.search(request["pyx"]):
         return {"errors": [[request["pyx"].count("\n", 0, endless.start()) + 1, 0, TOO_DEEP]]}
@@ -60,7 +60,7 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
             errors.append([*(position[1:3] if position else (0, 0)), str(error.message_only).strip()])
         report(error, use_stack)
 
-    # Before the other modules of Cython take it from there.
+    # Before other modules of Cython import it.
     Errors.report_error = note
     Main: Any = import_module("Cython.Compiler.Main")
     Options: Any = import_module("Cython.Compiler.Options")
@@ -91,14 +91,14 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
         def parse(self, source_desc: Any, scope: Any, pxd: Any, full_module_name: Any) -> Any:
             tree = super().parse(source_desc, scope, pxd, full_module_name)
             if not pxd and full_module_name == module:
-                look(tree.body, found)
+                collect_functions(tree.body, found)
             return tree
 
-    def look(node: Any, found: dict[str, Any]) -> None:
+    def collect_functions(node: Any, found: dict[str, Any]) -> None:
         kind = type(node).__name__
         if kind == "StatListNode":
             for part in node.stats:
-                look(part, found)
+                collect_functions(part, found)
         elif kind == "DefNode":
             found["functions"].append([str(node.name), node.pos[1]])
         elif kind == "CFuncDefNode":
@@ -132,8 +132,8 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
     made = result.c_file if result is not None and not errors else None
     if made is None:
         errors = [[line, column, TOO_DEEP if _is_too_deep(text) else text] for line, column, text in errors]
-        return {"errors": errors or [[0, 0, "Cython has made nothing of the cell, and does not say why"]]}
-    # Names of C can be any text, so what is made is looked at too.
+        return {"errors": errors or [[0, 0, "Cython has translated nothing, and reports no error"]]}
+    # C names may be any text, so the generated C is checked, too.
     if refused := files_read(Path(made).read_text(encoding="utf-8")):
         return {"errors": [[0, 0, refused]]}
     page = Path(source).with_suffix(".html")
@@ -142,12 +142,12 @@ def translate(request: dict[str, Any]) -> dict[str, Any]:
         "c_only": found["c_only"],
         "numpy": found["numpy"],
         "c": base64.b64encode(zlib.compress(Path(made).read_bytes())).decode(),
-        "html": _inside(page.read_text(encoding="utf-8")) if request["annotate"] else None,
+        "html": _embeddable(page.read_text(encoding="utf-8")) if request["annotate"] else None,
     }
 
 
 def files_read(c: str) -> str:
-    """Say why C is refused that has the preprocessor or the assembler read files of this machine; else ""."""
+    """Return why C code is refused that makes the preprocessor or the assembler read files of this machine; else ""."""
     c = c.replace("??/", "\\").replace("??=", "#")
     c = re.sub(r"\\[ \t]*\r?\n", "", c)
     c = _COMMENTS.sub(lambda found: " " if found[0].startswith("/") else found[0], c)
@@ -158,8 +158,8 @@ def files_read(c: str) -> str:
         name = named["angle"] if named["angle"] is not None else named["quoted"]
         if _OUTSIDE.match(name.strip()):
             return _not_allowed(name)
-    for told in _ASSEMBLER.finditer(c):
-        text = re.sub(r'"\s*"', "", told["text"])
+    for statement in _ASSEMBLER.finditer(c):
+        text = re.sub(r'"\s*"', "", statement["text"])
         if re.search(r"\.\s*(?:incbin|include)|\\[x0-7]", text):
             return "an assembler that reads files, or whose text is escaped, is not allowed"
     return ""
@@ -173,8 +173,8 @@ def _is_too_deep(text: str) -> bool:
     return text.startswith("Compiler crash") and "RecursionError" in text
 
 
-def _inside(page: str) -> str:
-    """Give what of a page can stand in another page: its style and its body, without the link to a file."""
+def _embeddable(page: str) -> str:
+    """Return the parts of a page that can be embedded in another one: style and body, without the link to a file."""
     styles = re.findall(r"<style.*?</style>", page, re.DOTALL)
     body = re.search(r"<body[^>]*>(.*)</body>", page, re.DOTALL)
     kept = re.sub(r"<p>Raw output:.*?</p>", "", body[1] if body is not None else page, flags=re.DOTALL)
@@ -182,9 +182,9 @@ def _inside(page: str) -> str:
 
 
 def compile_c(request: dict[str, Any]) -> dict[str, Any]:
-    """Make a binary of C. The answer has `binary`, the path of it, or `failure` and its `kind`."""
+    """Compile C. The answer has `binary`, the path, or `failure` and its `kind`."""
     try:
-        import_module("setuptools")  # brings distutils, which Python has no more since 3.12
+        import_module("setuptools")  # provides distutils, which Python lacks since 3.12
         ccompiler: Any = import_module("distutils.ccompiler")
         errors: Any = import_module("distutils.errors")
         settings: Any = import_module("distutils.sysconfig")
@@ -194,7 +194,7 @@ def compile_c(request: dict[str, Any]) -> dict[str, Any]:
     settings.customize_compiler(compiler)
     for name in ("compiler", "compiler_so", "compiler_cxx", "compiler_so_cxx", "linker_so", "linker_so_cxx"):
         if words := getattr(compiler, name, None):
-            # What is built travels, whatever this Python itself was built with.
+            # Binaries are sent to other machines, whatever flags this Python was built with.
             setattr(compiler, name, [word for word in words if word not in ("-march=native", "-mtune=native", "-g")])
     program = (compiler.compiler_cxx if request["cplus"] else compiler.compiler_so)[0]
     if shutil.which(program) is None:
@@ -203,7 +203,7 @@ def compile_c(request: dict[str, Any]) -> dict[str, Any]:
     source.write_bytes(zlib.decompress(base64.b64decode(request["c"])))
     includes = []
     if request["numpy"]:
-        import numpy
+        import numpy  # here, because it is optional
 
         includes.append(numpy.get_include())
     flags = ["-g0", "-O2", "-w", *(flag for flag in request["flags"] if not flag.startswith("-l"))]
@@ -223,21 +223,21 @@ def compile_c(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _python_headers() -> str:
-    import sysconfig
+    import sysconfig  # here, because only the C compiler needs it
 
     return sysconfig.get_path("include")
 
 
-def _end_with(parent: int) -> None:
-    """End, with all that was started, when the process is gone that wants the answer."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit, with all child processes, when the parent has ended."""
     while os.getppid() == parent:
         time.sleep(WATCH_S)
     os.killpg(0, signal.SIGKILL)
 
 
 def main(request_path: str, parent: int) -> None:
-    """Do what the request says, in its folder, for the process `parent`."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    """Handle the request, in its folder, for the process `parent`."""
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     folder = Path(request_path).parent
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     sys.path[:] = request["sys_path"]

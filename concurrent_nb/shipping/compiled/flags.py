@@ -1,6 +1,6 @@
-"""Compiler flags that a cell may ask for: those on a list, because they are carried to other machines and used there.
+"""Compiler flags that a cell may use: those of a list, because they are used on other machines, too.
 
-Everything that could run a program, or read or write files elsewhere, is refused by name with the reason. Pure.
+Flags that could run a program, or read or write other files, are refused with the reason. Pure.
 """
 
 import re
@@ -64,13 +64,13 @@ _PLAIN: Final = frozenset(
         "-lrt",
     ]
 )
-#: flags with a free part that can do no harm: definitions and warnings
+#: harmless flags with a free part: definitions and warnings
 _FORMS: Final = (
     re.compile(r"-D[A-Za-z_]\w*(=[\w.+-]*)?"),
     re.compile(r"-U[A-Za-z_]\w*"),
     re.compile(r"-W(no-)?[a-z0-9+-]+"),
 )
-#: flags that want more of a processor than its architecture's first version has, and which level of x86-64 has that
+#: flags that need more than the first version of an architecture, and the level of x86-64 that has it
 _LEVELS: Final = {
     **{f"-march=x86-64{suffix}": level for level, suffix in enumerate(("", "-v2", "-v3", "-v4"), 1)},
     "-msse3": 2,
@@ -88,7 +88,7 @@ _RUNS: Final = "it makes the compiler run another program"
 _READS: Final = "it makes the compiler read files that other machines do not have"
 _WRITES: Final = "it makes the compiler write files elsewhere"
 _HANDS_ON: Final = "it hands flags to another program unseen"
-#: beginnings of flags that are refused, and why; the first that fits counts
+#: prefixes of flags that are refused, and why; the first match counts
 _REFUSED: Final = (
     ("-fplugin", _RUNS),
     ("-B", _RUNS),
@@ -160,5 +160,5 @@ def check_flags(flags: Sequence[str]) -> tuple[str, ...]:
 
 
 def cpu_level(flags: Sequence[str]) -> int:
-    """Say which level of x86-64 the flags ask for; 0 if they ask for none."""
+    """Return the level of x86-64 that the flags need; 0 for none."""
     return max((_LEVELS.get(flag, 0) for flag in flags), default=0)

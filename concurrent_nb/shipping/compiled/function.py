@@ -1,4 +1,4 @@
-"""A function of a compiled cell: called here as any function, pickled with all that another machine needs for it."""
+"""A function of a compiled cell: callable here, and pickled with everything that another machine needs for it."""
 
 import inspect
 from collections.abc import Callable
@@ -14,13 +14,13 @@ class CythonFunction:
     Args:
         build: the cell.
         name: of the function.
-        job_name: what jobs of it are called in the cluster's status, if not like the function.
-        needs: what tasks of it need; None: with OpenMP all cores of a slave, else a slot.
+        job_name: name of its jobs in the cluster's status; "": that of the function.
+        needs: of its tasks; None: with OpenMP all cores of a slave, else a slot.
 
     Raises what `load` raises.
     """
 
-    #: nothing that its pickle is made from can change, so that is made once
+    #: its pickle cannot change, so it is made once
     never_changes: Final = True
 
     def __init__(self, build: Build, name: str, job_name: str = "", needs: Needs | None = None) -> None:
@@ -39,7 +39,7 @@ class CythonFunction:
 
     @property
     def nbytes(self) -> int:
-        """Return how large its pickle is, about."""
+        """Return the approximate size of its pickle, in bytes."""
         return len(self.build.c) + len(self.build.binary) + len(self.build.recipe.source)
 
     @property
@@ -50,9 +50,9 @@ class CythonFunction:
         return f"<compiled function {self.__qualname__}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (self.build, self.__qualname__)
+        return _load_function, (self.build, self.__qualname__)
 
 
-def _arrive(build: Build, name: str) -> CythonFunction:
-    """Unpickle a CythonFunction, and load it, so that what is missing here is missed at once."""
+def _load_function(build: Build, name: str) -> CythonFunction:
+    """Unpickle a CythonFunction, and load it, so that errors are raised immediately."""
     return CythonFunction(build, name)

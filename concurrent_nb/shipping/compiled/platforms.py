@@ -1,4 +1,4 @@
-"""What a machine can load: a tag that says what a binary was built for, and whether that fits here."""
+"""Compatibility of binaries: the tag of the machine that a binary was built for, compared with this machine's."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-#: what /proc/cpuinfo has to name for each level of x86-64
+#: flags in /proc/cpuinfo that each level of x86-64 needs
 _FEATURES: Final = {
     2: {"cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2"},
     3: {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
@@ -21,7 +21,7 @@ _FEATURES: Final = {
 
 @dataclass(frozen=True)
 class Tag:
-    """What a binary was built for."""
+    """The kind of machine that a binary was built for."""
 
     python: str  #: implementation and version, as "cpython-311"
     suffix: str  #: of extension modules, which names the ABI
@@ -30,19 +30,19 @@ class Tag:
     libc_version: tuple[int, ...]
     numpy: str  #: major version that it was compiled against; "" if it was not
 
-    def fits(self, here: "Tag") -> bool:
-        """Say whether a binary of this tag can be loaded where the tag is `here`."""
+    def fits(self, local: "Tag") -> bool:
+        """Return whether a binary of this tag can be loaded where the tag is `local`."""
         same = (self.python, self.suffix, self.platform, self.libc) == (
-            here.python,
-            here.suffix,
-            here.platform,
-            here.libc,
+            local.python,
+            local.suffix,
+            local.platform,
+            local.libc,
         )
-        # A binary asks for nothing that its libc did not have; later ones have that too.
-        return same and self.libc_version <= here.libc_version and self.numpy in ("", here.numpy)
+        # A binary needs nothing that its libc did not have, and later versions have it, too.
+        return same and self.libc_version <= local.libc_version and self.numpy in ("", local.numpy)
 
     def digest(self) -> str:
-        """Give a short name for files."""
+        """Return a short name for files."""
         return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Tag:
 
 
 @functools.cache
-def _tag_here(with_numpy: bool) -> Tag:
+def _local_tag(with_numpy: bool) -> Tag:
     libc, version = platform.libc_ver()
     return Tag(
         sys.implementation.cache_tag or sys.implementation.name,
@@ -64,17 +64,17 @@ def _tag_here(with_numpy: bool) -> Tag:
     )
 
 
-def tag_here(with_numpy: bool) -> Tag:
-    """Give the tag of this machine and this Python.
+def local_tag(with_numpy: bool) -> Tag:
+    """Return the tag of this machine and this Python.
 
     Args:
-        with_numpy: for code that uses numpy's C interface.
+        with_numpy: for code that uses numpy's C API.
     """
-    return _tag_here(with_numpy)
+    return _local_tag(with_numpy)
 
 
 def version_of(package: str) -> str | None:
-    """Give the version of an installed package without importing it."""
+    """Return the version of an installed package without importing it."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -82,8 +82,8 @@ def version_of(package: str) -> str | None:
 
 
 @functools.cache
-def cpu_level_here(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
-    """Give the level of x86-64 that this processor has; 1 where that cannot be told, 0 on other architectures."""
+def local_cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+    """Return the level of x86-64 of this processor; 1 where it is unknown, 0 on other architectures."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return 0
     try:

@@ -1,7 +1,7 @@
-"""What is built of a Cython cell: its text, the flags, and the name that follows from both. Pure.
+"""The recipe of a Cython cell: its text, the flags, and the name that follows from both. Pure.
 
-The name of the module is a digest: Python cannot load a second module over one that it has, and the name is part of the
-binary. So one name is one content, here and on every machine.
+The name of the module is a digest, because Python cannot load a second module of the same name, and the name is part of
+the binary. So a name stands for the same content on every machine.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from typing import Final
 from concurrent_nb.errors import CellError
 from concurrent_nb.shipping.compiled.flags import check_flags, cpu_level
 
-#: changes when what is built from the same text changes
+#: increased when the same text is built differently
 FORMAT: Final = 1
-#: compiled cells are modules of such names
+#: names of modules of compiled cells
 MODULE: Final = re.compile(r"_cython_cell_[0-9a-f]{24}")
 
-#: `# cython:` directives that are honoured. Others read or write files, or are for Cython's own tests.
+#: `# cython:` directives that are allowed. Others read or write files, or are for Cython's own tests.
 DIRECTIVES: Final = frozenset(
     [
         "always_allow_keywords",
@@ -77,12 +77,12 @@ _CPLUS: Final = re.compile(r"\s*language\s*=\s*c\+\+\s*")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A cell and how it is built.
+    """A cell and the options of its build.
 
     Args:
         source: the cell, without the line of the magic.
         flags: for the C compiler; see `flags`.
-        openmp: compiled for OpenMP; as a task it gets all cores of its slave.
+        openmp: compiled for OpenMP; its tasks get all cores of their slave.
         cython: version of Cython.
 
     Raises CellError and ConfigurationError for what may not be built.
@@ -99,7 +99,7 @@ class Recipe:
 
     @property
     def module(self) -> str:
-        """Return the name of the module, which holds the digest of all that it is made of."""
+        """Return the name of the module, which contains the digest of everything that it is made from."""
         parts = [FORMAT, self.source, self.flags, self.openmp, self.cython]
         return f"_cython_cell_{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
 
@@ -110,19 +110,22 @@ class Recipe:
 
     @property
     def cpu_level(self) -> int:
-        """Return which level of x86-64 the code needs; 0 for any."""
+        """Return the level of x86-64 that the code needs; 0 for any."""
         return cpu_level(self.flags)
 
     @property
     def pyx(self) -> str:
-        """Return the text for Cython. Its first line stands for the magic's, so that lines have the same numbers."""
+        """Return the text for Cython.
+
+        Its first line stands for that of the magic, so that line numbers are those of the cell.
+        """
         return f"#\n{self.source}"
 
 
 def check_settings(source: str, first_line: int = 2) -> bool:
     """Check the `# cython:` and `# distutils:` lines of a cell; return whether it is C++.
 
-    Raises CellError, which names the line, for a directive that is not honoured.
+    Raises CellError, which names the line, for a directive that is not allowed.
     """
     cplus = False
     for number, line in enumerate(source.split("\n"), first_line):
@@ -150,7 +153,7 @@ def _check_directives(text: str, line: int) -> None:
 
 
 def names_of(functions: Sequence[tuple[str, int]]) -> tuple[str, ...]:
-    """Give the names of a cell's functions. Raises CellError if one is defined twice."""
+    """Return the names of a cell's functions. Raises CellError if one is defined twice."""
     lines: dict[str, int] = {}
     for name, line in functions:
         if name in lines:

@@ -1,8 +1,9 @@
-"""What a function takes along of the process that sends it, and how a worker becomes like that process.
+"""The environment of a function: the state of the process that sends it, which workers enter before they run it.
 
-    application:  Tracker.current() -> Environment, the same one while nothing changes; `wrapped` puts a function in it
-    worker:       Environments.begin(environment) before each task, `end()` after it undoes what the task has changed
+    application:  Tracker.current() -> Environment, the same object while nothing changes
+                  in_envelope(environment, pickle) puts a function in it
+    worker:       Environments.begin(environment) before each task; `end()` after it undoes changes of the task
 
-What it is: the user's modules by content (`modules`, `loader`), folder, variables, sys.path and settings (`settings`).
-docs/environment.md is the list for users.
+It consists of the user's modules by content (`modules`, `loader`), folder, variables, sys.path and settings
+(`settings`). docs/environment.md is the list for users.
 """

@@ -1,11 +1,11 @@
-"""The worker's side: become like the process that has sent a function, and undo what a task has changed.
+"""The worker's side: enter the environment of a function, and undo what tasks have changed.
 
-    environments.put_back_for(job, function)     before a task, and before something is changed for it
-    environments.begin(environment)              then; nothing to do if it is that of the task before
+    environments.restore_for(job, function)      before a task, and before something is changed for it
+    environments.begin(environment)              then; does nothing if the last task had the same environment
     environments.end()                           after it
 
-What there is without an environment is home: the process as it was when it became a worker. The folder is put back
-after each task, the rest before a task of another job or function: looking at it takes as long as running a small task.
+The base environment is the process as it was when it became a worker. The folder is restored after each task, the rest
+before a task of another job or function, because comparing it takes as long as running a small task.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from weakref import WeakValueDictionary
 
 from concurrent_nb import start_snapshot
 from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentState
-from concurrent_nb.shipping.environment.loader import Modules, ModuleSet
+from concurrent_nb.shipping.environment.loader import ModuleFinder, ModuleSet
 from concurrent_nb.shipping.environment.modules import ModuleSource
-from concurrent_nb.shipping.environment.settings import Saved, Setting, all_settings, is_there
+from concurrent_nb.shipping.environment.settings import Setting, SettingsSnapshot, all_settings, is_imported
 from concurrent_nb.shipping.serialization import pickles
 
-#: so many sets of modules are kept although no function of theirs is
-RECENT: Final = 8
-#: a thread that waits for its environment looks so often whether it was interrupted, in seconds
+#: how many sets of modules are kept without a function that uses them
+RECENT_SETS: Final = 8
+#: how often a thread that waits for its environment checks for an interrupt, in seconds
 WAIT_S: Final = 0.05
 
 
-class Entered:
-    """An environment as a worker has it."""
+class LoadedEnvironment:
+    """An environment in a worker."""
 
     def __init__(self, environment: Environment | None, modules: ModuleSet) -> None:
         self.environment = environment
@@ -43,58 +43,58 @@ class Entered:
         self.state = EnvironmentState("", {}, (), (), b"", b"")
         if environment is not None:
             self.state = EnvironmentState(*pickle.loads(environment.state))
-        self.values: dict[str, Any] | None = None  #: of settings, once they were unpickled
-        self.followed: list[Setting] = []
+        self.values: dict[str, Any] | None = None  #: of settings, once they are unpickled
+        self.user_settings: list[Setting] = []
 
 
 class Environments:
-    """The environments of a process that runs one task at a time."""
+    """The environments of a process that runs one task at a time, and the one that it is in."""
 
     def __init__(self) -> None:
-        self._modules = Modules()
+        self._modules = ModuleFinder()
         self._local = threading.local()
         sys.meta_path.insert(0, self._modules)
-        self._home_variables = dict(os.environ)
-        self._home_path = list(sys.path)
-        self._home_folder = start_snapshot.current_folder()
+        self._base_variables = dict(os.environ)
+        self._base_path = list(sys.path)
+        self._base_folder = start_snapshot.current_folder()
         self._settings: list[Setting] = all_settings()
-        self._followed: dict[str, tuple[Setting, Any]] = {}  # the user's own, with their values at home
-        self._known: WeakValueDictionary[bytes, Entered] = WeakValueDictionary()
+        self._user_settings: dict[str, tuple[Setting, Any]] = {}  # by name, with their values in the base environment
+        self._loaded: WeakValueDictionary[bytes, LoadedEnvironment] = WeakValueDictionary()
         self._sets: WeakValueDictionary[bytes, ModuleSet] = WeakValueDictionary()
-        self._recent: deque[ModuleSet] = deque(maxlen=RECENT)  # their modules keep their state
-        self._home = self.current = Entered(None, self._modules.current)
+        self._recent: deque[ModuleSet] = deque(maxlen=RECENT_SETS)  # kept, so that their modules keep their state
+        self._base = self.current = LoadedEnvironment(None, self._modules.current)
         self._folder = os.open(".", os.O_RDONLY)
-        self._folder_path = self._home_folder
+        self._folder_path = self._base_folder
         self._variables: Any = {}
         self._path: list[str] = []
-        self._saved = Saved()
+        self._settings_snapshot = SettingsSnapshot()
         self._job = self._function = b""  # of the last task
         self._last_module = ""
         self._module_count = 0
-        self._remember()
-        self._expect_imports()
+        self._snapshot()
+        self._apply_settings_on_import()
 
-    # ------------------------------------------------------------------------------------------------- for its users
+    # ---------------------------------------------------------------------------------------- called by the task runner
 
-    def known(self, environment: Environment | None) -> Entered:
-        """Give an environment as it is entered; the same object for the same environment."""
+    def load(self, environment: Environment | None) -> LoadedEnvironment:
+        """Return an environment with its modules; the same object for the same environment."""
         if environment is None:
-            if self._home.modules.is_stale:
-                self._home = Entered(None, ModuleSet())
-            return self._home
-        entered = self._known.get(environment.digest)
-        if entered is None or entered.modules.is_stale:
+            if self._base.modules.is_stale:
+                self._base = LoadedEnvironment(None, ModuleSet())
+            return self._base
+        loaded = self._loaded.get(environment.digest)
+        if loaded is None or loaded.modules.is_stale:
             modules = self._sets.get(environment.modules_digest)
             if modules is None or modules.is_stale:
                 found = pickle.loads(environment.modules) if environment.modules else []
                 modules = self._sets[environment.modules_digest] = self._set_of(
                     [ModuleSource(*parts) for parts in found]
                 )
-            entered = self._known[environment.digest] = Entered(environment, modules)
-        return entered
+            loaded = self._loaded[environment.digest] = LoadedEnvironment(environment, modules)
+        return loaded
 
     def _set_of(self, sources: list[ModuleSource]) -> ModuleSet:
-        """Give a set for these modules: a recent one to which some are added, so that its modules keep their state."""
+        """Return a set of these modules: if possible a recent one, extended, so that its modules keep their state."""
         new = {source.name: source for source in sources}
         for known in reversed(self._recent):
             added = new.keys() - known.sources.keys()
@@ -106,135 +106,136 @@ class Environments:
         self._recent.append(ModuleSet(sources))
         return self._recent[-1]
 
-    def begin(self, entered: Entered) -> bool:
-        """Be in an environment. False if it cannot be used any more, because files that it has imported have changed.
+    def begin(self, loaded: LoadedEnvironment) -> bool:
+        """Enter an environment, unless it is the current one.
 
-        Raises ImportError for compiled modules that do not fit, and whatever unpickling its settings raises.
+        Return False if it cannot be used any more, because files that it has imported have changed. Raises ImportError
+        for compiled modules of another version, and whatever unpickling its settings raises.
         """
-        if entered.modules.has_changed():
+        if loaded.modules.has_changed():
             return False
-        if entered is not self.current:
-            self._enter(entered)
+        if loaded is not self.current:
+            self._switch_to(loaded)
         return True
 
     def end(self) -> None:
-        """Go back to the folder of the environment."""
+        """Change back to the folder of the environment."""
         modules = sys.modules
         try:
             is_known = len(modules) == self._module_count and next(reversed(modules)) == self._last_module
-        except RuntimeError:  # a thread that the task has left imports something at this very moment
+        except RuntimeError:  # a thread of the task imports a module at this moment
             is_known = False
         if not is_known:
-            self._modules.note()
-            self._remember_modules()
+            self._modules.record_imports()
+            self._snapshot_modules()
         try:
             os.fchdir(self._folder)
         except OSError:
-            self._go(self._folder_path)
+            self._change_folder(self._folder_path)
 
-    def put_back_for(self, job: bytes, function: bytes, *, always: bool = False) -> None:
-        """Undo what tasks have changed, but for the folder, if those of another job or function come now."""
+    def restore_for(self, job: bytes, function: bytes, *, always: bool = False) -> None:
+        """Undo all changes of tasks but the folder, if this task is of another job or function than the last one."""
         if always or job != self._job or function != self._function:
-            self._put_back_if_changed()
-            self._job, self._function = job, function  # last, because an interrupt may come in between
+            self._restore_if_changed()
+            self._job, self._function = job, function  # last, because an interrupt may be raised before
 
-    def _put_back_if_changed(self) -> None:
-        if not self._is_same():
-            self._put_back()
+    def _restore_if_changed(self) -> None:
+        if not self._is_unchanged():
+            self._restore()
 
-    def given(self) -> dict[str, str]:
-        """Give the variables that were set for the task that is about to run, its threads for example."""
+    def task_variables(self) -> dict[str, str]:
+        """Return the variables that were set for the next task, for example the number of its threads."""
         return {
             name: value
             for name, value in os.environ.items()
             if self._variables.get(os.environ.encodekey(name)) != os.environ.encodevalue(value)
         }
 
-    def adopt(self, given: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Let what has changed since the last `begin` stay, in all environments: it is part of what a worker is.
+    def keep_changes(self, task_variables: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Keep the changes since the last `begin`, in all environments: they become part of the base.
 
         Args:
-            given: variables that are the task's own.
+            task_variables: variables that are only the task's.
         """
-        for name, value in self.given().items():
-            if given.get(name) != value:
-                self._home_variables[name] = value
+        for name, value in self.task_variables().items():
+            if task_variables.get(name) != value:
+                self._base_variables[name] = value
         for entry in sys.path:
             if entry not in self._path:
-                self._home_path.append(entry)
-        self._modules.note()
-        self._remember()
+                self._base_path.append(entry)
+        self._modules.record_imports()
+        self._snapshot()
 
     def explain(self, error: BaseException) -> None:
-        """Say in a note where this process is, if the error is about something that was not found."""
+        """Add a note with this process's host and folder, if the error is about a module or file that was not found."""
         note = ""
         if isinstance(error, ModuleNotFoundError):
             note = (
-                f"module {error.name} was not found on host {socket.gethostname()}: install it there, or have it"
+                f"module {error.name} was not found on host {socket.gethostname()}: install it there, or put it"
                 " beside the notebook or on the notebook's sys.path, from where the user's own modules travel"
             )
         elif isinstance(error, FileNotFoundError) and not os.path.isabs(_text(error.filename) or "/"):
-            wanted = self.current.state.folder
-            here = start_snapshot.current_folder()
-            note = f"the task's folder is {here or 'gone'}, on host {socket.gethostname()}"
-            if wanted and wanted != here and not os.path.isdir(wanted):
-                note += f", which has no {wanted}"
+            expected = self.current.state.folder
+            folder = start_snapshot.current_folder()
+            note = f"the task's folder is {folder or 'gone'}, on host {socket.gethostname()}"
+            if expected and expected != folder and not os.path.isdir(expected):
+                note += f", which has no {expected}"
         if note:
-            with contextlib.suppress(Exception):  # the error is the user's, and so may be its notes
+            with contextlib.suppress(Exception):  # `add_note` may be user code
                 error.add_note(note)
 
     # ------------------------------------------------------------------------------------------------------- entering
 
-    def _enter(self, entered: Entered) -> None:
-        state = entered.state
-        given = self.given()
-        self.current = entered
-        self._go(state.folder if state.folder and os.path.isdir(state.folder) else self._home_folder)
+    def _switch_to(self, loaded: LoadedEnvironment) -> None:
+        state = loaded.state
+        task_variables = self.task_variables()
+        self.current = loaded
+        self._change_folder(state.folder if state.folder and os.path.isdir(state.folder) else self._base_folder)
         self._set_variables(self._expected_variables())
         sys.path[:] = self._expected_path()
-        self._modules.enter(entered.modules)
-        self._load_settings(entered)
+        self._modules.enter(loaded.modules)
+        self._load_settings(loaded)
         self._apply()
-        self._remember()
-        os.environ.update(given)
+        self._snapshot()
+        os.environ.update(task_variables)
 
-    def _load_settings(self, entered: Entered) -> None:
-        if entered.values is None:
-            entered.followed = pickles.loads(entered.state.followed) if entered.state.followed else []
-            entered.values = pickles.loads(entered.state.settings) if entered.state.settings else {}
-        for setting in entered.followed:
-            if setting.name not in self._followed:
-                self._followed[setting.name] = setting, setting.read()
+    def _load_settings(self, loaded: LoadedEnvironment) -> None:
+        if loaded.values is None:
+            loaded.user_settings = pickles.loads(loaded.state.user_settings) if loaded.state.user_settings else []
+            loaded.values = pickles.loads(loaded.state.settings) if loaded.state.settings else {}
+        for setting in loaded.user_settings:
+            if setting.name not in self._user_settings:
+                self._user_settings[setting.name] = setting, setting.read()
 
     def _apply(self) -> None:
         values = self.current.values or {}
         for setting in self._settings:
-            if is_there(setting):
+            if is_imported(setting):
                 setting.apply(values.get(setting.name))
-        for name, (setting, home) in self._followed.items():
-            setting.apply(values.get(name, home))
+        for name, (setting, base) in self._user_settings.items():
+            setting.apply(values.get(name, base))
 
-    def _expect_imports(self) -> None:
-        """Have the settings of libraries applied when tasks import these."""
+    def _apply_settings_on_import(self) -> None:
+        """Apply the settings of libraries when tasks import them."""
         for setting in self._settings:
-            if not is_there(setting):
-                self._modules.on_import[setting.module] = self._apply_late
+            if not is_imported(setting):
+                self._modules.on_import[setting.module] = self._apply_after_import
 
-    def _apply_late(self, module: str) -> None:
+    def _apply_after_import(self, module: str) -> None:
         values = self.current.values or {}
         for setting in self._settings:
             if setting.module == module:
                 if (value := values.get(setting.name)) is not None:
                     setting.apply(value)
-                if self._is_common(setting):
-                    self._saved.add(setting)
+                if self._is_process_wide(setting):
+                    self._settings_snapshot.add(setting)
 
-    def _is_common(self, setting: Setting) -> bool:
-        """Say whether there is one such setting for all tasks of this process."""
+    def _is_process_wide(self, setting: Setting) -> bool:
+        """Return whether all tasks of this process share the setting."""
         return True
 
-    def _go(self, folder: str) -> None:
-        """Change to a folder, and keep it open, so that coming back does not depend on its name."""
+    def _change_folder(self, folder: str) -> None:
+        """Change to a folder, and keep it open, so that `end` needs no path."""
         with contextlib.suppress(OSError):
             os.chdir(folder)
         with contextlib.suppress(OSError):
@@ -244,7 +245,7 @@ class Environments:
         self._folder_path = folder
 
     def _expected_variables(self) -> dict[str, str]:
-        expected = dict(self._home_variables)
+        expected = dict(self._base_variables)
         for name, value in self.current.state.variables.items():
             if value is None:
                 expected.pop(name, None)
@@ -264,7 +265,7 @@ class Environments:
 
     def _expected_path(self) -> list[str]:
         state = self.current.state
-        path = [entry for entry in self._home_path if entry not in state.removed]
+        path = [entry for entry in self._base_path if entry not in state.removed]
         for entry, followers in reversed(state.added):
             if entry in path or not (entry == "" or os.path.exists(entry)):
                 continue
@@ -272,45 +273,45 @@ class Environments:
             path.insert(place, entry)
         return path
 
-    # -------------------------------------------------------------------------------------------------- putting back
+    # -------------------------------------------------------------------------------------------------- restoring
 
-    def _remember(self) -> None:
+    def _snapshot(self) -> None:
         self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
         self._path = list(sys.path)
-        self._saved = Saved(
+        self._settings_snapshot = SettingsSnapshot(
             setting
-            for setting in (*self._settings, *(setting for setting, _ in self._followed.values()))
-            if is_there(setting) and self._is_common(setting)
+            for setting in (*self._settings, *(setting for setting, _ in self._user_settings.values()))
+            if is_imported(setting) and self._is_process_wide(setting)
         )
-        self._remember_modules()
+        self._snapshot_modules()
 
-    def _remember_modules(self) -> None:
+    def _snapshot_modules(self) -> None:
         names = list(sys.modules)
         self._module_count, self._last_module = len(names), names[-1]
 
-    def _is_same(self) -> bool:
+    def _is_unchanged(self) -> bool:
         return bool(
             os.environ._data == self._variables  # type: ignore[attr-defined]
             and sys.path == self._path
-            and self._saved.is_same()
+            and self._settings_snapshot.is_unchanged()
         )
 
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         self._set_variables({os.fsdecode(name): os.fsdecode(value) for name, value in self._variables.items()})
         sys.path[:] = self._path
         values = self.current.values or {}
-        same, changed = self._saved.split()
+        same, changed = self._settings_snapshot.split()
         for setting in changed:
-            home = self._followed[setting.name][1] if setting.name in self._followed else None
-            setting.apply(values.get(setting.name, home))
-        self._saved = Saved([*same, *changed])
+            base = self._user_settings[setting.name][1] if setting.name in self._user_settings else None
+            setting.apply(values.get(setting.name, base))
+        self._settings_snapshot = SettingsSnapshot([*same, *changed])
 
 
 class ThreadEnvironments(Environments):
-    """The environments of a process whose tasks run in threads: those that run at once are all in the same one.
+    """The environments of a process whose tasks run in threads: all running tasks are in the same one.
 
-    A task with another environment waits until they have ended, and those that come after it wait for it. What tasks
-    change is put back when no task runs.
+    A task of another environment waits until they have ended, and later tasks wait for it. Changes of tasks are undone
+    when no task runs.
     """
 
     def __init__(self) -> None:
@@ -319,73 +320,73 @@ class ThreadEnvironments(Environments):
         self._queue: list[object] = []
         super().__init__()
 
-    def begin(self, entered: Entered) -> bool:
-        """Be in an environment, once no task is in another."""
+    def begin(self, loaded: LoadedEnvironment) -> bool:
+        """Enter an environment, once no task is in another one. Returns and raises as `Environments.begin`."""
         me = object()
         with self._condition:
             self._queue.append(me)
             try:
-                while self._queue[0] is not me or (self._running and entered is not self.current):
-                    self._condition.wait(WAIT_S)  # nothing interrupts a thread that waits without a limit
-                if entered.modules.has_changed() if self._running else not super().begin(entered):
+                while self._queue[0] is not me or (self._running and loaded is not self.current):
+                    self._condition.wait(WAIT_S)  # a thread that waits without a timeout cannot be interrupted
+                if loaded.modules.has_changed() if self._running else not super().begin(loaded):
                     return False
                 self._running += 1
                 self._local.runs = True
             finally:
                 self._queue.remove(me)
                 self._condition.notify_all()
-        self._apply_here()
+        self._apply_in_thread()
         return True
 
     def end(self) -> None:
-        """Undo what tasks have changed, if this was the last one that ran."""
+        """Undo changes of tasks, if no task runs any more."""
         with self._condition:
             if self._local.runs:
                 self._local.runs = False
                 self._running -= 1
             if not self._running:
                 super().end()
-                self._put_back_if_changed()
+                self._restore_if_changed()
             self._condition.notify_all()
 
-    def _put_back_if_changed(self) -> None:
+    def _restore_if_changed(self) -> None:
         with self._condition:
-            if not self._running:  # else it may be what those have changed that run
-                super()._put_back_if_changed()
+            if not self._running:  # else they may be changes of running tasks
+                super()._restore_if_changed()
 
-    def _is_common(self, setting: Setting) -> bool:
+    def _is_process_wide(self, setting: Setting) -> bool:
         return not setting.in_threads
 
-    def _apply_here(self) -> None:
-        """Apply the settings of which each thread has its own."""
+    def _apply_in_thread(self) -> None:
+        """Apply the settings that each thread has for itself."""
         local = self._local
-        if getattr(local, "entered", None) is not self.current or not local.saved.is_same():
+        if getattr(local, "loaded", None) is not self.current or not local.saved.is_unchanged():
             values = self.current.values or {}
-            own = [setting for setting in self._settings if setting.in_threads and is_there(setting)]
+            own = [setting for setting in self._settings if setting.in_threads and is_imported(setting)]
             for setting in own:
                 setting.apply(values.get(setting.name))
-            local.entered, local.saved = self.current, Saved(own)
+            local.loaded, local.saved = self.current, SettingsSnapshot(own)
 
 
-class _HandedOn:
-    """Surroundings of what a task sends to the cluster, as a host does: those of the task."""
+class _TaskEnvironment:
+    """The environment source of what a task sends to the cluster, as a system host does: the task's environment."""
 
     environments: Environments | None = None
 
     def current(self) -> Environment | None:
-        """Give the environment that the task runs in."""
+        """Return the environment that the task runs in; None for the base."""
         return None if self.environments is None else self.environments.current.environment
 
-    def want(self, imported: Iterable[str]) -> None:
-        """Take no more along than what has come."""
+    def add_modules(self, imported: Iterable[str]) -> None:
+        """Do nothing: only modules that came with the task travel."""
 
 
-HANDED_ON: Final = _HandedOn()
+TASK_ENVIRONMENT: Final = _TaskEnvironment()
 
 
-def hand_on(environments: Environments) -> None:
-    """Let what tasks of this process send have their environments."""
-    HANDED_ON.environments = environments
+def pass_on_environment(environments: Environments) -> None:
+    """Use the environments of this process for what its tasks send."""
+    TASK_ENVIRONMENT.environments = environments
 
 
 def _text(name: Any) -> str:

@@ -1,6 +1,6 @@
-"""A function together with the environment that it runs in, on the way to a worker.
+"""A function together with the environment that it runs in, as they travel to a worker.
 
-It is one pickle, whose larger parts travel as buffers, so that each of them is sent to a host once.
+They are one pickle, whose larger parts travel as buffers, so that each of them is sent to a machine once.
 """
 
 import hashlib
@@ -8,21 +8,21 @@ import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from concurrent_nb.shipping.serialization.pickles import Buffer, keeping
+from concurrent_nb.shipping.serialization.pickles import Buffer, out_of_band_into
 
-_NOTHING: Final = b""
-#: near the beginning of each envelope
+_NO_MODULES: Final = b""
+#: near the start of each envelope
 _MARK: Final = __name__.encode()
 _MARK_WITHIN: Final = 96
 
 
 class Environment:
-    """What a process is like, as it travels; made by a `Tracker`, or found in an envelope."""
+    """The state of a process, as it travels; made by a `Tracker`, or taken from an envelope."""
 
     def __init__(self, state: Buffer, modules: Buffer) -> None:
-        self.state = state  #: pickle of a `EnvironmentState`
-        self.modules = modules  #: pickle of a list of `Source`s; empty if there is none
-        self.modules_digest = hashlib.sha256(modules).digest() if modules else _NOTHING
+        self.state = state  #: pickle of an `EnvironmentState`
+        self.modules = modules  #: pickle of a list of `ModuleSource`s; empty if there are no modules
+        self.modules_digest = hashlib.sha256(modules).digest() if modules else _NO_MODULES
         self.digest = hashlib.sha256(self.modules_digest + hashlib.sha256(state).digest()).digest()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -30,52 +30,52 @@ class Environment:
 
 
 class EnvironmentState(NamedTuple):
-    """Everything of an environment but its modules."""
+    """All of an environment but its modules."""
 
-    folder: str  #: "" leaves a worker where it is
-    variables: dict[str, str | None]  #: those that were changed, None if deleted
-    added: tuple[tuple[str, tuple[str, ...]], ...]  #: entries of sys.path, each with those that come after it
+    folder: str  #: "": the worker's own
+    variables: dict[str, str | None]  #: changed variables; None if deleted
+    added: tuple[tuple[str, tuple[str, ...]], ...]  #: entries of sys.path, each with those after it
     removed: tuple[str, ...]
     settings: bytes  #: pickle of {name: value}; empty if all are as at the start
-    followed: bytes  #: pickle of the list of the user's own (name, read, apply)
+    user_settings: bytes  #: pickle of a list of `UserSetting`s
 
 
-class Surroundings(Protocol):
-    """What functions take along."""
+class EnvironmentSource(Protocol):
+    """Provides the environment that functions travel with."""
 
     def current(self) -> Environment | None:
-        """Give the environment as it is now; None if there is nothing to take along. Raises NotPicklable."""
+        """Return the present environment; None if it is that of the start. Raises NotPicklable."""
 
-    def want(self, imported: Iterable[str]) -> None:
-        """Take along these modules too, if they are the user's."""
-
-
-class Nothing:
-    """Surroundings of functions that stay in this process."""
-
-    def current(self) -> None:
-        """Give None."""
-
-    def want(self, imported: Iterable[str]) -> None:
-        """Take nothing along."""
+    def add_modules(self, imported: Iterable[str]) -> None:
+        """Add these modules to the environment, if they are the user's."""
 
 
-class Unwrapped:
-    """Surroundings of functions that others put into an envelope, together with more."""
-
-    def __init__(self, surroundings: Surroundings) -> None:
-        self.want = surroundings.want
+class NoEnvironment:
+    """The environment source of functions that stay in this process."""
 
     def current(self) -> None:
-        """Give None."""
+        """Return None."""
+
+    def add_modules(self, imported: Iterable[str]) -> None:
+        """Do nothing."""
 
 
-#: surroundings of what stays in this process
-IN_THIS_PROCESS: Final = Nothing()
+class ModulesOnly:
+    """The environment source of functions that are put into an envelope later, together with setups."""
+
+    def __init__(self, source: EnvironmentSource) -> None:
+        self.add_modules = source.add_modules
+
+    def current(self) -> None:
+        """Return None."""
+
+
+#: of what stays in this process
+NO_ENVIRONMENT: Final = NoEnvironment()
 
 
 class EnvironmentEnvelope:
-    """A pickled function in the environment that it is to be opened and run in."""
+    """A pickled function with the environment in which it is unpickled and run."""
 
     def __init__(self, environment: Environment | None, body: Buffer, buffers: Sequence[Buffer]) -> None:
         self.environment = environment
@@ -91,20 +91,25 @@ def _envelope(environment: Environment | None, body: Buffer, *buffers: Buffer) -
 
 
 def is_envelope(body: Buffer) -> bool:
-    """Say whether a pickle is that of an envelope, without opening it."""
+    """Return whether a pickle is that of an envelope, without unpickling it."""
     return _MARK in bytes(body[:_MARK_WITHIN])
 
 
-def wrapped(
+def in_envelope(
     environment: Environment | None, body: bytes, buffers: Sequence[memoryview] = ()
 ) -> tuple[bytes, Sequence[memoryview]]:
-    """Put a pickle and its buffers into an envelope: again a pickle and buffers. As they are if there is nothing."""
+    """Put a pickle and its buffers into an envelope; return its pickle and buffers.
+
+    Unchanged if `environment` is None.
+    """
     if environment is None:
         return body, buffers
     kept: list[memoryview] = []
-    return pickle.dumps(EnvironmentEnvelope(environment, body, buffers), 5, buffer_callback=keeping(kept)), kept
+    return pickle.dumps(
+        EnvironmentEnvelope(environment, body, buffers), 5, buffer_callback=out_of_band_into(kept)
+    ), kept
 
 
-def enclosed(environment: Environment | None, body: bytes) -> bytes:
-    """Put a pickle into an envelope in any case, as one pickle."""
+def always_in_envelope(environment: Environment | None, body: bytes) -> bytes:
+    """Put a pickle into an envelope, also without an environment; return it as one pickle."""
     return pickle.dumps(EnvironmentEnvelope(environment, body, ()), 5)

@@ -1,19 +1,19 @@
-"""The current folder of this process, looked at without letting go of the interpreter."""
+"""The current folder of this process, read without releasing the interpreter's lock."""
 
 import ctypes
 import os
 from collections.abc import Callable
 from typing import Final
 
-#: longer paths are read the slow way
+#: longer paths are read by `os.getcwdb`
 PATH_BYTES: Final = 4096
 
 
 def folder_reader() -> Callable[[], bytes]:
-    """Make a function that gives the current folder as the file system writes it; b"" if it is gone.
+    """Return a function that returns the current folder as bytes; b"" if it was deleted.
 
-    `os.getcwd` lets another thread run at each call. Where each submit of a burst looks, the thread that sends wakes up
-    for a task or two, and everything behind it costs a fifth more.
+    `os.getcwd` releases the lock at each call. If each submit of a burst did so, the client thread would wake up for
+    one or two tasks at a time, and all that follows would cost a fifth more.
     """
     try:
         getcwd = ctypes.PyDLL(None).getcwd  # a PyDLL keeps the interpreter's lock

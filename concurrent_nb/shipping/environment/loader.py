@@ -1,7 +1,7 @@
-"""The worker's side of the user's modules: sets of them that came by content, and the finder of the current set.
+"""The worker's side of the user's modules: sets of modules sent by content, and the finder of the current set.
 
-A set is imported anew when anything in it is another than in the sets before, so versions never mix: each has module
-objects of its own, which stand in `sys.modules` while tasks of that set run.
+If any module differs from those of former sets, the whole set is imported anew, so versions never mix. Each set has
+module objects of its own, which are in `sys.modules` while its tasks run.
 """
 
 import importlib
@@ -24,7 +24,7 @@ _lines: Final[dict[tuple[str, bytes], Any]] = {}
 
 
 class _Loader(SourceFileLoader):
-    """Runs a source that has travelled; other files beside it are those of this host."""
+    """Runs a source that was sent; other files beside it are those of this machine."""
 
     def __init__(self, source: ModuleSource) -> None:
         super().__init__(source.name, source.filename)
@@ -32,24 +32,24 @@ class _Loader(SourceFileLoader):
         self.travelled = source.text
 
     def get_data(self, path: str) -> bytes:
-        """Give the contents of a file."""
+        """Return the contents of a file. Raises OSError."""
         return self._source.text if path == self.path else super().get_data(path)
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """Give the code, compiled once in this process, or found beside the file if that is the same here.
+        """Return the code: compiled once in this process, or Python's cached code if the file here has the same text.
 
         Raises SyntaxError.
         """
         key = self.path, self._source.text
         code = _codes.get(key)
-        if code is None and self._is_here():
+        if code is None and self._is_same_file():
             code = super().get_code(fullname)
         if code is None:
             code = compile(self._source.text, self.path, "exec", dont_inherit=True)
         _codes[key] = code
         return code
 
-    def _is_here(self) -> bool:
+    def _is_same_file(self) -> bool:
         try:
             with open(self.path, "rb") as file:
                 return file.read() == self._source.text
@@ -57,13 +57,13 @@ class _Loader(SourceFileLoader):
             return False
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Run the module, and let tracebacks find its lines as they are here."""
+        """Run the module, and register its lines for tracebacks."""
         keep_lines(self._source)
         super().exec_module(module)
 
 
 def keep_lines(source: ModuleSource) -> None:
-    """Let tracebacks show the lines that have travelled, whatever the file of that name on this host has."""
+    """Register the lines that were sent, so that tracebacks show them and not those of this machine's file."""
     key = source.filename, source.text
     entry = _lines.get(key)
     if entry is None:
@@ -75,41 +75,43 @@ class ModuleSet:
     """The user's modules of one version.
 
     Args:
-        sources: what has come by content; others of the user's are found on this host, by path.
+        sources: modules that were sent by content; other modules of the user are found on this machine, by path.
     """
 
     def __init__(self, sources: Iterable[ModuleSource] = ()) -> None:
         self.sources = {source.name: source for source in sources}
         self.loaded: dict[str, types.ModuleType] = {}  #: while the set is not the current one
-        self.by_path: list[tuple[str, tuple[int, int] | None]] = []  #: files that were imported from this host
-        self.is_stale = False  #: such a file has changed: this set is not used again
+        self.by_path: list[
+            tuple[str, tuple[int, int] | None]
+        ] = []  #: files that were imported from this machine, with their stamps
+        self.is_stale = False  #: such a file has changed, so the set is not used again
 
     def has_changed(self) -> bool:
-        """Say whether a file that was imported by path has changed since. Only then a set is stale."""
+        """Return whether a file that was imported by path has changed since; then the set is stale."""
         if self.by_path and any(stamp_of(path) != stamp for path, stamp in self.by_path):
             self.is_stale = True
         return self.is_stale
 
 
-class Modules(MetaPathFinder):
-    """Serves the current set; first on `sys.meta_path` of a worker."""
+class ModuleFinder(MetaPathFinder):
+    """Finds modules of the current set; the first finder on `sys.meta_path` of a worker."""
 
     def __init__(self) -> None:
         self.current = ModuleSet()
         self._is_users: dict[str, tuple[int, bool]] = {}
-        self._compiled: dict[str, tuple[int, int] | None] = {}  # those that this process has loaded, for ever
-        self._displaced: dict[str, types.ModuleType] = {}  # others of the same names as those of the current set
+        self._compiled: dict[str, tuple[int, int] | None] = {}  # those that this process has loaded, which stay loaded
+        self._displaced: dict[str, types.ModuleType] = {}  # modules whose names the current set uses
         self.on_import: dict[str, Callable[[str], None]] = {}  #: module -> called with its name once it is imported
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Give the module of the current set. Raises ImportError for a compiled one that is another one here."""
+        """Return the spec of a module of the current set. Raises ImportError for a compiled one of another version."""
         source = self.current.sources.get(fullname)
         if source is not None:
             return self._spec(source)
-        if (then := self.on_import.get(fullname)) is not None:
-            return _spec_with(fullname, path, then, self)
+        if (callback := self.on_import.get(fullname)) is not None:
+            return _spec_with_callback(fullname, path, callback, self)
         return None
 
     def _spec(self, source: ModuleSource) -> ModuleSpec | None:
@@ -131,15 +133,15 @@ class Modules(MetaPathFinder):
         return spec_of_file
 
     def _check_compiled(self, source: ModuleSource) -> None:
-        here = stamp_of(source.filename)
-        if here is None:
+        local_stamp = stamp_of(source.filename)
+        if local_stamp is None:
             raise ImportError(
                 f"{source.name} is a compiled module, which does not travel, and this host has no {source.filename}:"
                 " install it here",
                 name=source.name,
                 path=source.filename,
             )
-        if here != source.stamp:
+        if local_stamp != source.stamp:
             raise ImportError(
                 f"{source.name} is a compiled module, and {source.filename} is another file here than when the"
                 " notebook imported it: restart the kernel, so that both have the new one",
@@ -148,7 +150,7 @@ class Modules(MetaPathFinder):
             )
 
     def enter(self, modules: ModuleSet) -> None:
-        """Put a set in the place of the current one. Raises ImportError for a compiled module of another version."""
+        """Replace the current set. Raises ImportError for a compiled module of another version."""
         if modules is self.current:
             return
         for source in modules.sources.values():
@@ -177,9 +179,9 @@ class Modules(MetaPathFinder):
 
     def _leave(self) -> None:
         current = self.current
-        for name, module in self.users():
+        for name, module in self.user_modules():
             if is_compiled(str(getattr(module, "__file__", ""))):
-                continue  # nothing can load it twice
+                continue  # it cannot be loaded twice
             current.loaded[name] = module
             del sys.modules[name]
         for name, module in current.loaded.items():
@@ -190,8 +192,8 @@ class Modules(MetaPathFinder):
         sys.modules.update(self._displaced)
         self._displaced = {}
 
-    def users(self) -> list[tuple[str, types.ModuleType]]:
-        """List the user's modules that are imported."""
+    def user_modules(self) -> list[tuple[str, types.ModuleType]]:
+        """Return the names and objects of the user's imported modules."""
         known = self._is_users
         found = []
         for name, module in list(sys.modules.items()):
@@ -205,11 +207,11 @@ class Modules(MetaPathFinder):
     def _is_users_module(self, name: str, module: Any) -> bool:
         return name in self.current.sources or is_users(name, getattr(module, "__spec__", None))
 
-    def note(self) -> None:
-        """Note what was imported by path, because its file may change."""
+    def record_imports(self) -> None:
+        """Record modules that were imported by path, because their files may change."""
         by_path = self.current.by_path
         seen = {path for path, _ in by_path}
-        for name, module in self.users():
+        for name, module in self.user_modules():
             file = getattr(module, "__file__", None)
             if not isinstance(file, str):
                 continue
@@ -219,23 +221,23 @@ class Modules(MetaPathFinder):
                 by_path.append((file, stamp_of(file)))
 
 
-def _spec_with(
-    fullname: str, path: Sequence[str] | None, then: Callable[[str], None], without: MetaPathFinder
+def _spec_with_callback(
+    fullname: str, path: Sequence[str] | None, callback: Callable[[str], None], without: MetaPathFinder
 ) -> ModuleSpec | None:
-    """Find a module as all other finders do; have `then` called when it is imported."""
+    """Find a module by all other finders; call `callback` with its name when it is imported."""
     for finder in finders_after(without):
         spec: ModuleSpec | None = finder.find_spec(fullname, path, None)
         if spec is None:
             continue
         if spec.loader is not None:
             execute = spec.loader.exec_module
-            spec.loader.exec_module = partial(_execute_and_tell, execute, then)  # type: ignore[method-assign]
+            spec.loader.exec_module = partial(_execute_and_call, execute, callback)  # type: ignore[method-assign]
         return spec
     return None
 
 
-def _execute_and_tell(
-    execute: Callable[[types.ModuleType], None], then: Callable[[str], None], module: types.ModuleType
+def _execute_and_call(
+    execute: Callable[[types.ModuleType], None], callback: Callable[[str], None], module: types.ModuleType
 ) -> None:
     execute(module)
-    then(module.__name__)
+    callback(module.__name__)

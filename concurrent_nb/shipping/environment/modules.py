@@ -1,8 +1,9 @@
-"""The user's modules as this process has them in memory: their sources, as they were when they were imported.
+"""The sources of the user's modules, as they were when this process imported them.
 
-What counts is what the process runs, not what lies on disk: a file that was edited and not reloaded is sent as it was,
-and after a reload as it is then. So the source is read when a module is imported or reloaded (`Imports`, first on
-`sys.meta_path`). What functions import and this process has not imported yet is read from its file, at each look.
+The code that the process runs is sent, not that on disk: a file that was edited and not reloaded is sent as it was, and
+after a reload as it is then. So the source is read when a module is imported or reloaded (`ImportWatcher`, first on
+`sys.meta_path`). Modules that functions import and this process has not imported yet are read from their files, at each
+comparison.
 """
 
 import os
@@ -27,27 +28,27 @@ _NAME: Final = re.compile(rb"[\w.]+")
 
 
 class ModuleSource(NamedTuple):
-    """A module as it travels."""
+    """The source of a module, as it travels."""
 
     name: str
     filename: str  #: "" of a namespace package
     folders: tuple[str, ...] | None  #: of a package
     text: bytes
-    stamp: tuple[int, int] | None = None  #: of a compiled module, which does not travel: when it was made, and its size
+    stamp: tuple[int, int] | None = None  #: of a compiled module, which does not travel: time of change and size
 
 
-class Imports(MetaPathFinder):
-    """Reads the sources of the user's modules when they are imported, and counts what is looked for."""
+class ImportWatcher(MetaPathFinder):
+    """Reads the sources of the user's modules when they are imported, and counts imports."""
 
     def __init__(self) -> None:
-        self.count = 0  #: of imports and reloads, whether or not they have found something
+        self.count = 0  #: of imports and reloads, successful or not
         self.read: dict[str, tuple[ModuleSpec, bytes]] = {}
         self._busy = threading.local()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find a module as all other finders do, and read it if it is the user's."""
+        """Find a module by all other finders, and read its source if it is the user's."""
         self.count += 1
         for finder in finders_after(self):
             find = getattr(finder, "find_spec", None)
@@ -60,7 +61,7 @@ class Imports(MetaPathFinder):
 
 
 def finders_after(finder: MetaPathFinder) -> list[Any]:
-    """Give the finders that Python asks after this one."""
+    """Return the finders that Python calls after this one."""
     finders = list(sys.meta_path)
     return finders[finders.index(finder) + 1 :] if finder in finders else finders
 
@@ -85,7 +86,7 @@ def read_source(spec: Any) -> bytes | None:
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
-    """Say when a file was changed, and its size; None if there is none."""
+    """Return a file's time of change and size; None if there is no such file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -94,10 +95,10 @@ def stamp_of(path: str) -> tuple[int, int] | None:
 
 
 def imported_by(text: bytes, package: str) -> set[str]:
-    """Give the names of modules that a source may import, at any level, absolute; too many rather than too few.
+    """Return the absolute names of modules that a source may import, at any level; rather too many than too few.
 
     Args:
-        package: that relative imports start from.
+        package: the base of relative imports.
     """
     found: set[str] = set()
     for match in _IMPORT.finditer(text):
@@ -122,7 +123,7 @@ def imported_by(text: bytes, package: str) -> set[str]:
 
 
 def find_unloaded(name: str) -> ModuleSpec | None:
-    """Find a module that is not imported, without importing it or its packages."""
+    """Find a module that is not imported, without importing it or its packages. Raises what other finders raise."""
     path: Sequence[str] | None = None
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
@@ -130,7 +131,7 @@ def find_unloaded(name: str) -> ModuleSpec | None:
         loaded = sys.modules.get(whole)
         spec: Any = getattr(loaded, "__spec__", None)
         if spec is None:
-            spec = _found(whole, path)
+            spec = _find_spec(whole, path)
         if spec is None:
             return None
         if end == len(parts):
@@ -142,15 +143,15 @@ def find_unloaded(name: str) -> ModuleSpec | None:
     return None
 
 
-def _found(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+def _find_spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     if path is not None:
         try:
             return PathFinder.find_spec(name, path)
-        except KeyError:  # a folder without __init__.py, in a package that is not imported: its spec asks for that
+        except KeyError:  # a folder without __init__.py in a package that is not imported, which its spec needs
             return None
     for finder in list(sys.meta_path):
         find = getattr(finder, "find_spec", None)
-        if find is None or isinstance(finder, Imports):
+        if find is None or isinstance(finder, ImportWatcher):
             continue
         spec: ModuleSpec | None = find(name, None, None)
         if spec is not None:
@@ -159,7 +160,7 @@ def _found(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
 
 
 def source_of(name: str, spec: Any, text: bytes) -> ModuleSource:
-    """Make the source of a module as it travels."""
+    """Return the source of a module as it travels."""
     folders = spec.submodule_search_locations
     filename = os.path.abspath(spec.origin) if isinstance(spec.origin, str) and spec.has_location else ""
     stamp = stamp_of(filename) if is_compiled(filename) else None
@@ -169,7 +170,7 @@ def source_of(name: str, spec: Any, text: bytes) -> ModuleSource:
 
 
 def code_of(module: types.ModuleType) -> list[types.CodeType]:
-    """Give the code of a module's own functions and methods, to see whether it was changed in place."""
+    """Return the code of a module's own functions and methods, by which changes in place are noticed."""
     name = module.__name__
     found: list[types.CodeType] = []
     for value in list(vars(module).values()):
@@ -184,8 +185,8 @@ def code_of(module: types.ModuleType) -> list[types.CodeType]:
     return found
 
 
-def runs(module: types.ModuleType, text: bytes) -> bool:
-    """Say whether a module that is imported runs the functions that a source has, as far as that can be seen."""
+def runs_source(module: types.ModuleType, text: bytes) -> bool:
+    """Return whether the functions of an imported module are those of a source, as far as can be seen."""
     try:
         code = compile(text, getattr(module, "__file__", None) or "<source>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
@@ -206,8 +207,8 @@ def _essence(code: types.CodeType) -> tuple[Any, ...]:
 
 
 def names_imported(codes: Iterable[types.CodeType]) -> set[str]:
-    """Give the names of modules that code imports, at any depth of it."""
-    import dis  # here, because it takes a while and most code imports nothing
+    """Return the names of modules that code imports, nested functions included."""
+    import dis  # here, because importing it takes time and most code imports nothing
 
     found: set[str] = set()
     todo = list(codes)

@@ -1,7 +1,7 @@
-"""Whose a module is: the user's, or one that every machine has of its own.
+"""The origin of a module: the user's, or installed on each machine.
 
-The user's: files beside the notebook, below the current folder, in editable installs, in folders that were added to
-`sys.path`; all that is neither Python's, nor installed into site-packages, nor ours.
+The user's are files beside the notebook, below the current folder, in editable installs, in folders that were added to
+`sys.path`: all modules that are not part of Python, not installed into site-packages, and not of this package.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 _PACKAGE: Final = str(Path(__file__).resolve().parents[2])
-#: what is started with Python, or by debuggers of editors, from folders of their own
+#: modules that are imported at the start of Python or by debuggers of editors, from folders of their own
 _OTHERS: Final = (
     "__main__",
     "__mp_main__",
@@ -38,7 +38,7 @@ _known: Final[dict[str, bool]] = {}
 
 
 def is_users_path(path: str) -> bool:
-    """Say whether a file or folder of that path is the user's."""
+    """Return whether a file or folder of this path is the user's."""
     folder = os.path.dirname(path)
     known = _known.get(folder)
     if known is None:
@@ -57,7 +57,7 @@ def _is_users_folder(folder: str) -> bool:
 
 
 def is_users(name: str, spec: Any) -> bool:
-    """Say whether a module of that name and `__spec__` is the user's: Python, compiled, or a namespace package."""
+    """Return whether a module of this name and `__spec__` is the user's: Python, compiled, or a namespace package."""
     if spec is None or name.startswith(_OTHERS):
         return False
     if name.partition(".")[0] in sys.builtin_module_names:
@@ -72,5 +72,5 @@ def is_users(name: str, spec: Any) -> bool:
 
 
 def is_compiled(path: str) -> bool:
-    """Say whether a file is a compiled module."""
+    """Return whether a file is a compiled module."""
     return path.endswith(tuple(EXTENSION_SUFFIXES))

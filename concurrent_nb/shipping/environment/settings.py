@@ -1,8 +1,8 @@
-"""Settings of Python and of libraries that tasks have as the notebook has them; one class for each.
+"""Settings of Python and of libraries that tasks have the same values of as the notebook; a class for each.
 
-A setting is read in the application and applied in workers, and put back there when a task has changed it. Its value is
-None where it is as it was at the start; it is then not sent. `Saved` compares all of them at each submit and after each
-task, in half a microsecond. A setting of a library is left alone until that library is imported.
+A setting is read in the application and applied in workers, and restored there when a task has changed it. If its value
+is that of the start, it is None and not sent. `SettingsSnapshot` compares all settings at each submit and after each
+task, in half a microsecond. Settings of a library are ignored until the library is imported.
 """
 
 import logging
@@ -18,85 +18,85 @@ from concurrent_nb.shipping.serialization import pickles
 log = logging.getLogger(__name__)
 
 
-#: a function without arguments, in C where it can be, because it is called for each task; and what it gives now
-Look = tuple[Callable[[], Any], Any]
+#: a function without arguments, in C if possible, because it is called for each task; and what it returns now
+Probe = tuple[Callable[[], Any], Any]
 
 
 class Setting:
     """One setting of this process."""
 
     name: ClassVar[str]
-    module: ClassVar[str] = ""  #: there is nothing to set before this module is imported
-    in_threads: ClassVar[bool] = False  #: each thread has its own
+    module: ClassVar[str] = ""  #: the setting does not exist before this module is imported
+    in_threads: ClassVar[bool] = False  #: each thread has a value of its own
 
     def read(self) -> Any:
-        """Give the value as it travels; None if it is as at the start."""
+        """Return the value as it travels; None if it is that of the start."""
         raise NotImplementedError
 
     def apply(self, value: Any) -> None:
-        """Set it to what `read` has given elsewhere."""
+        """Set a value that `read` has returned in another process."""
         raise NotImplementedError
 
-    def looks(self) -> list[Look]:
-        """Give how to see that it has changed."""
+    def probes(self) -> list[Probe]:
+        """Return the probes by which changes are noticed."""
         raise NotImplementedError
 
 
-class Saved:
-    """Settings as they are now, to be compared with what they are later."""
+class SettingsSnapshot:
+    """The present values of settings, to be compared with later ones."""
 
     def __init__(self, settings: Iterable[Setting] = ()) -> None:
-        self._looks: list[Callable[[], Any]] = []
+        self._probes: list[Callable[[], Any]] = []
         self._values: list[Any] = []
-        self._of: list[Setting] = []
+        self._settings: list[Setting] = []
         for setting in settings:
             self.add(setting)
 
     def add(self, setting: Setting) -> None:
-        """Take one more."""
-        for look, value in setting.looks():
-            self._looks.append(look)
+        """Add a setting."""
+        for probe, value in setting.probes():
+            self._probes.append(probe)
             self._values.append(value)
-            self._of.append(setting)
+            self._settings.append(setting)
 
-    def is_same(self) -> bool:
-        """Say whether all are as they were. Raises what reading a user's own setting raises."""
-        return [*map(call, self._looks)] == self._values
+    def is_unchanged(self) -> bool:
+        """Return whether no setting has changed. Raises what reading a user's own setting raises."""
+        return [*map(call, self._probes)] == self._values
 
     def split(self) -> tuple[list[Setting], list[Setting]]:
-        """Give those that are as they were, and those that have changed."""
+        """Return the settings that have not changed, and those that have."""
         changed = [
             setting
-            for setting, look, value in zip(self._of, self._looks, self._values, strict=True)
-            if [look()] != [value]  # as `is_same` compares, which takes an object to be the same as itself
+            for setting, probe, value in zip(self._settings, self._probes, self._values, strict=True)
+            if [probe()] != [value]  # in lists, as `is_unchanged` compares, where an object equals itself
         ]
-        return [it for it in dict.fromkeys(self._of) if it not in changed], list(dict.fromkeys(changed))
+        return [it for it in dict.fromkeys(self._settings) if it not in changed], list(dict.fromkeys(changed))
 
 
 class _RecursionLimit(Setting):
     name = "recursion limit"
 
     def __init__(self) -> None:
-        self._home = sys.getrecursionlimit()
+        self._base = sys.getrecursionlimit()
 
     def read(self) -> Any:
         limit = sys.getrecursionlimit()
         return None if limit == _PLAIN_RECURSION else limit
 
     def apply(self, value: Any) -> None:
-        sys.setrecursionlimit(self._home if value is None else min(value, RECURSION_MOST))
+        sys.setrecursionlimit(self._base if value is None else min(value, RECURSION_MOST))
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         return [(sys.getrecursionlimit, sys.getrecursionlimit())]
 
 
 _PLAIN_RECURSION: Final = 1000
-#: a larger limit does not follow: a recursion without an end would take all memory before it is noticed
+#: larger limits are not applied: an endless recursion would take all memory before it is noticed
 RECURSION_MOST: Final = 1_000_000
 
 
 class _ByName(type):
-    """A class of warnings that is known by name, so that its module need not be imported to have a filter for it."""
+    """A class of warnings that is compared by name, so that a filter does not need its module to be imported."""
 
     def __subclasscheck__(cls, other: type) -> bool:
         return any((kind.__module__, kind.__qualname__) == cls.stands_for for kind in other.__mro__)  # type: ignore[attr-defined]
@@ -130,7 +130,7 @@ class _Warnings(Setting):
     name = "warnings filters"
 
     def __init__(self) -> None:
-        self._home = list(_filters())
+        self._base = list(_filters())
 
     def read(self) -> Any:
         filters = [
@@ -140,19 +140,19 @@ class _Warnings(Setting):
         return None if filters == _PLAIN_FILTERS else filters
 
     def apply(self, value: Any) -> None:
-        filters = self._home
+        filters = self._base
         if value is not None:
             filters = [(action, text, _category(*kind), module, line) for action, text, kind, module, line in value]
         _filters()[:] = filters
         with warnings.catch_warnings():
-            pass  # makes Python forget what it has shown and looked up
+            pass  # clears Python's caches of shown warnings
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         return [(_filters_of_context or partial(getattr, warnings, "filters"), list(_filters()))]
 
 
 class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to the standard stream as it is at that moment."""
+    """Writes to the present standard stream."""
 
     def __init__(self, name: str) -> None:
         self._of_name = name
@@ -164,24 +164,24 @@ class _Stream(logging.StreamHandler):  # type: ignore[type-arg]
 
     @stream.setter
     def stream(self, value: Any) -> None:
-        """Leave it."""
+        """Ignore it."""
 
 
 class _Logging(Setting):
-    """Levels, and what the root logger writes to a standard stream: its level and format."""
+    """Levels of loggers; levels and formats of the root logger's handlers that write to a standard stream."""
 
     name = "logging"
     module = "logging"
 
     def __init__(self) -> None:
         self._witness = logging.getLogger("concurrent_nb.levels")
-        self._home = list(logging.root.handlers)
-        self._home_levels = _levels()
+        self._base = list(logging.root.handlers)
+        self._base_levels = _levels()
 
     def read(self) -> Any:
         root = logging.getLogger()
         handlers = [
-            (stream, handler.level, _described(handler.formatter))
+            (stream, handler.level, _pickled_formatter(handler.formatter))
             for handler in root.handlers
             if type(handler) in (logging.StreamHandler, _Stream)
             and (stream := _stream_name(getattr(handler, "stream", None)))
@@ -192,7 +192,7 @@ class _Logging(Setting):
     def apply(self, value: Any) -> None:
         root = logging.getLogger()
         level, disabled, own_levels, handlers = value or (logging.WARNING, 0, {}, [])
-        levels = {**self._home_levels, **own_levels}
+        levels = {**self._base_levels, **own_levels}
         for name in _levels().keys() | levels.keys():
             logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
         root.setLevel(level)
@@ -204,9 +204,9 @@ class _Logging(Setting):
             if formatter is not None:
                 handler.setFormatter(pickles.loads(formatter))
             ours.append(handler)
-        root.handlers[:] = [*self._home, *ours]
+        root.handlers[:] = [*self._base, *ours]
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         cache: dict[Any, Any] = self._witness._cache  # type: ignore[attr-defined]
         cache[_MARK] = True  # `setLevel` and `disable` of any logger empty the caches of all
         handlers = partial(getattr, logging.root, "handlers") if not logging.root.handlers else _handlers
@@ -221,7 +221,7 @@ def _handlers() -> list[Any]:
 
 
 def _levels() -> dict[str, int]:
-    """Give the levels of loggers that have one of their own."""
+    """Return the levels of loggers that have a level of their own."""
     return {
         name: logger.level
         for name, logger in list(logging.root.manager.loggerDict.items())
@@ -236,7 +236,7 @@ def _stream_name(stream: Any) -> str:
     return ""
 
 
-def _described(formatter: logging.Formatter | None) -> bytes | None:
+def _pickled_formatter(formatter: logging.Formatter | None) -> bytes | None:
     if formatter is None:
         return None
     try:
@@ -264,17 +264,17 @@ class _Decimal(Setting):
         settings = dict(zip(_CONTEXT, numbers, strict=True))
         decimal.setcontext(decimal.Context(**settings, traps=[getattr(decimal, name) for name in traps]))
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         getcontext, all_of = sys.modules["decimal"].getcontext, _all_of
         saved = getcontext().copy()
 
-        def look(_stays: object = saved) -> Any:  # because its traps, which are compared, lie in it
+        def probe(_stays: object = saved) -> Any:  # keeps the copy alive, which owns the traps that are compared
             return all_of(getcontext())
 
-        return [(look, all_of(saved))]
+        return [(probe, all_of(saved))]
 
 
-#: one call for all
+#: reads all attributes in one call
 _all_of: Final = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
 _CONTEXT: Final = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _PLAIN_CONTEXT: Final = (
@@ -299,9 +299,9 @@ class _NumpyErrors(Setting):
         numpy.seterr(**errors)
         numpy.seterrcall(call)
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         variable = getattr(sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None)
-        if variable is not None:  # its value is another object when it was set
+        if variable is not None:  # each change sets another object
             return [(partial(variable.get, None), variable.get(None))]
         numpy: Any = sys.modules["numpy"]
         return [(numpy.geterr, numpy.geterr()), (numpy.geterrcall, numpy.geterrcall())]
@@ -324,10 +324,10 @@ class _NumpyPrinting(Setting):
         options = {**_PLAIN_PRINTING, **(value or {})}
         numpy.set_printoptions(**{name: options[name] for name in numpy.get_printoptions() if name in options})
 
-    def looks(self) -> list[Look]:
+    def probes(self) -> list[Probe]:
         options: Any = sys.modules.get("numpy._core.printoptions")
-        look = options.format_options.get if options is not None else sys.modules["numpy"].get_printoptions
-        return [(look, look())]
+        probe = options.format_options.get if options is not None else sys.modules["numpy"].get_printoptions
+        return [(probe, probe())]
 
 
 _PLAIN_PRINTING: Final[Mapping[str, Any]] = {
@@ -367,23 +367,23 @@ class _Pandas(Setting):
     def apply(self, value: Any) -> None:
         pandas: Any = sys.modules["pandas"]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # options may be deprecated, which the notebook has said
+            warnings.simplefilter("ignore")  # options may be deprecated, of which the notebook has warned
             for name in self.read() or {}:
                 if name not in (value or {}):
                     pandas.reset_option(name)
             for name, own in (value or {}).items():
                 pandas.set_option(name, own)
 
-    def looks(self) -> list[Look]:
-        look = partial(getattr, sys.modules["pandas._config.config"], "_global_config")
-        return [(look, _copied(look()))]
+    def probes(self) -> list[Probe]:
+        probe = partial(getattr, sys.modules["pandas._config.config"], "_global_config")
+        return [(probe, _copied(probe()))]
 
 
 def _copied(options: Any) -> Any:
     return {key: _copied(value) for key, value in options.items()} if isinstance(options, dict) else options
 
 
-class Followed(Setting):
+class UserSetting(Setting):
     """A setting that the user has added."""
 
     name: str  # type: ignore[misc]
@@ -393,23 +393,23 @@ class Followed(Setting):
         self.read = read  # type: ignore[method-assign]
         self.apply = apply  # type: ignore[method-assign,assignment]
 
-    def looks(self) -> list[Look]:
-        """Give what reads it."""
+    def probes(self) -> list[Probe]:
+        """Return one probe: `read`."""
         return [(self.read, self.read())]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Followed, (self.name, self.read, self.apply)
+        return UserSetting, (self.name, self.read, self.apply)
 
 
 def all_settings() -> list[Setting]:
-    """Make the settings of this process."""
+    """Return the settings of this process."""
     return [
         *(_RecursionLimit(), _Warnings(), _Logging(), _Decimal(), _NumpyErrors(), _NumpyPrinting(), _Pandas()),
     ]
 
 
-def is_there(setting: Setting) -> bool:
-    """Say whether the setting's module is imported, wholly."""
+def is_imported(setting: Setting) -> bool:
+    """Return whether the setting's module is imported completely."""
     if not setting.module:
         return True
     module = sys.modules.get(setting.module)

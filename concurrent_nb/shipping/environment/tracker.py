@@ -1,6 +1,6 @@
-"""The application's side: what this process is like now, compared with the last look at each submit.
+"""The application's side: the state of this process, compared with the last known one at each submit.
 
-A look that finds nothing changed costs about two microseconds. It misses no change: it compares the things themselves.
+A comparison that finds no change costs about two microseconds. It misses no change, because it compares the objects.
 """
 
 import os
@@ -19,21 +19,27 @@ from concurrent_nb.ids import SYS_PATH_VARIABLE
 from concurrent_nb.shipping.environment import modules as sources
 from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentState
 from concurrent_nb.shipping.environment.folder import folder_reader
-from concurrent_nb.shipping.environment.modules import Imports, ModuleSource
+from concurrent_nb.shipping.environment.modules import ImportWatcher, ModuleSource
 from concurrent_nb.shipping.environment.origin import is_users
-from concurrent_nb.shipping.environment.settings import Followed, Saved, Setting, all_settings, is_there
+from concurrent_nb.shipping.environment.settings import (
+    Setting,
+    SettingsSnapshot,
+    UserSetting,
+    all_settings,
+    is_imported,
+)
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.shipping.serialization.sizes import write_bytes
+from concurrent_nb.shipping.serialization.sizes import format_bytes
 
-#: the sources of the user's modules may take so much together
-LIMIT_BYTES: Final = 32 << 20
-#: so many environments are kept, for who changes something and changes it back
-KEPT: Final = 16
-#: variables that belong to a process and not to what the user does
+#: limit of the sources of all modules of the user
+MODULES_BYTES_MAX: Final = 32 << 20
+#: how many environments are kept, for changes that are undone later
+ENVIRONMENTS_MAX: Final = 16
+#: variables that belong to a process, and are not set by the user
 _OWN_VARIABLES: Final = frozenset({"MPLBACKEND", SYS_PATH_VARIABLE})
 
 
-class _Known(NamedTuple):
+class _KnownModule(NamedTuple):
     module: types.ModuleType
     spec: Any
     source: ModuleSource
@@ -41,10 +47,10 @@ class _Known(NamedTuple):
 
 
 class Tracker:
-    """Watches this process. Safe to use from many threads.
+    """Tracks the environment of this process. Safe to use from many threads.
 
     Args:
-        variables, path, folder: as they were at the start.
+        variables, path, folder: those of the start.
     """
 
     def __init__(
@@ -55,107 +61,107 @@ class Tracker:
         settings: list[Setting] | None = None,
     ) -> None:
         self._lock = threading.RLock()
-        self._imports = Imports()
-        # At the start; then what has ever differed from that, which may have reached a worker some other way.
+        self._imports = ImportWatcher()
+        # Of the start; then whatever has ever differed from it, which a worker may have inherited.
         self._first_variables = variables
         self._first_path = tuple(path)
         self._first_folder = folder
         self._touched_variables: set[str] = set()
         self._touched_path: set[str] = set()
         self._has_moved = False
-        # The last look:
-        self._is_looked = False
+        # At the last comparison:
+        self._is_current = False
         self._variables: Any = {}
         self._path: list[str] = []
         self._read_folder = folder_reader()
         self._folder_bytes = b""
         self._settings: list[Setting] = all_settings() if settings is None else settings
-        self._saved = Saved()
-        self._there = ""  # which modules of settings were imported
-        self._count = -1
-        self._size = 0
-        self._last = ""
-        self._ids: dict[str, int] = {}  # of all modules that were looked at
-        self._known: dict[str, _Known] = {}
-        self._wanted: set[str] = set()
-        self._files: list[tuple[str, tuple[int, int] | None]] = []  # read and not imported
+        self._saved = SettingsSnapshot()
+        self._there = ""  # modules of settings that were imported
+        self._import_count = -1
+        self._module_count = 0
+        self._last_module = ""
+        self._ids: dict[str, int] = {}  # of all modules that were checked
+        self._known: dict[str, _KnownModule] = {}
+        self._added_modules: set[str] = set()
+        self._files: list[tuple[str, tuple[int, int] | None]] = []  # read, but not imported
         self._is_code_checked = True
         self._must_build = False
         self._built_for: tuple[str, ...] = ()
-        self._distrusted: dict[str, Any] = {}
+        self._edited: dict[str, Any] = {}
         self._modules = b""
         self._refusal = ""
         self._left_out: tuple[str, ...] = ()
-        self._limit_bytes = LIMIT_BYTES
+        self._limit_bytes = MODULES_BYTES_MAX
         self._environment: Environment | None = None
-        self._kept: dict[bytes, Environment] = {}
+        self._recent: dict[bytes, Environment] = {}
 
-    # --------------------------------------------------------------------------------------------------- for its users
+    # --------------------------------------------------------------------------------------- called by the application
 
     def install(self) -> None:
-        """Read the user's modules from now on when they are imported."""
+        """Install the import hook that reads the user's modules when they are imported."""
         if self._imports not in sys.meta_path:
             sys.meta_path.insert(0, self._imports)
 
     def uninstall(self) -> None:
-        """Leave the import system alone."""
+        """Remove the import hook."""
         if self._imports in sys.meta_path:
             sys.meta_path.remove(self._imports)
 
     def current(self) -> Environment | None:
-        """Give the environment as it is now: the same object while nothing has changed.
+        """Return the present environment: the same object while nothing has changed; None if it is that of the start.
 
-        Raises NotPicklable if the user's modules take too much.
+        Raises NotPicklable if the user's modules are too large.
         """
         try:
-            is_same = self._is_same()
-        except RuntimeError:  # another thread imports a module at this very moment
-            is_same = False
-        if not is_same:
-            self._look()
+            is_unchanged = self._is_unchanged()
+        except RuntimeError:  # another thread imports a module at this moment
+            is_unchanged = False
+        if not is_unchanged:
+            self._update()
         if self._refusal:
             raise NotPicklable(self._refusal)
         return self._environment
 
-    def want(self, imported: Iterable[str]) -> None:
-        """Take along these modules too, if they are the user's and not imported yet."""
-        fresh = set(imported) - self._wanted
+    def add_modules(self, imported: Iterable[str]) -> None:
+        """Add these modules to the environment, if they are the user's and not imported yet."""
+        fresh = set(imported) - self._added_modules
         if fresh:
             with self._lock:
-                self._wanted |= fresh
+                self._added_modules |= fresh
                 if not fresh <= self._ids.keys():
-                    self._must_build, self._is_looked = True, False
+                    self._must_build, self._is_current = True, False
 
     def note(self) -> None:
-        """Look, because workers are about to be started that will be as this process is now."""
-        self._look()
+        """Update the environment, because workers are about to be started that inherit the present one."""
+        self._update()
 
     def cell_begins(self) -> None:
-        """Note that the code of modules may have been changed in place, as %autoreload does."""
+        """Note that the code of modules may have been changed in place, as by %autoreload."""
         self._is_code_checked = False
 
     def follow(self, name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:
-        """Have a setting of the user's in tasks as it is here."""
+        """Add a setting of the user, which tasks get from this process."""
         with self._lock:
             self._settings = [it for it in self._settings if it.name != name]
-            self._settings.append(Followed(name, read, apply))
-            self._is_looked = False
+            self._settings.append(UserSetting(name, read, apply))
+            self._is_current = False
 
-    def follow_no_more(self, name: str) -> None:
-        """Leave a setting of the user's to itself."""
+    def unfollow(self, name: str) -> None:
+        """Remove a setting of the user."""
         with self._lock:
             self._settings = [it for it in self._settings if it.name != name]
-            self._is_looked = False
+            self._is_current = False
 
-    def leave_folder(self) -> None:
-        """Tell workers the current folder, because they were started elsewhere."""
+    def send_folder(self) -> None:
+        """Include the current folder in the environment, because workers were started elsewhere."""
         if not self._has_moved:
             with self._lock:
                 self._has_moved = True
-                self._is_looked = False
+                self._is_current = False
 
     def follow_modules(self, *, limit_bytes: int | None = None, leave_out: Iterable[str] = ()) -> None:
-        """Set what the user's modules may take, and which of them are found by workers themselves."""
+        """Set the limit of the user's modules, and which of them are left out, because workers have them installed."""
         with self._lock:
             if limit_bytes is not None:
                 self._limit_bytes = limit_bytes
@@ -165,19 +171,19 @@ class Tracker:
     def _forget_modules(self) -> None:
         self._ids.clear()
         self._known.clear()
-        self._count = -1
-        self._must_build, self._is_looked = True, False
+        self._import_count = -1
+        self._must_build, self._is_current = True, False
 
-    # ------------------------------------------------------------------------------------------------------- the looks
+    # ------------------------------------------------------------------------------------------------------- comparing
 
-    def _is_same(self) -> bool:
-        """Say whether all is as it was at the last look."""
+    def _is_unchanged(self) -> bool:
+        """Return whether nothing has changed since the last comparison."""
         loaded, finders = sys.modules, sys.meta_path
         if not (
-            self._is_looked
-            and self._imports.count == self._count
-            and len(loaded) == self._size
-            and next(reversed(loaded)) == self._last
+            self._is_current
+            and self._imports.count == self._import_count
+            and len(loaded) == self._module_count
+            and next(reversed(loaded)) == self._last_module
             and finders
             and finders[0] is self._imports
             and self._is_code_checked
@@ -186,29 +192,29 @@ class Tracker:
             and self._read_folder() == self._folder_bytes
         ):
             return False
-        if not self._saved.is_same():
+        if not self._saved.is_unchanged():
             return False
         return not self._files or all(sources.stamp_of(path) == stamp for path, stamp in self._files)
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         with self._lock:
-            self._is_looked = False
+            self._is_current = False
             self.install()
             if sys.meta_path[0] is not self._imports:
                 sys.meta_path.remove(self._imports)
                 sys.meta_path.insert(0, self._imports)
-            self._look_at_modules()
+            self._update_modules()
             state = self._state()
             is_plain = state == _PLAIN
             if is_plain and not self._modules:
                 self._environment = None
             else:
                 made = Environment(pickle.dumps(tuple(state), 5), self._modules)
-                kept = self._kept.pop(made.digest, made)
-                self._kept[kept.digest] = self._environment = kept
-                while len(self._kept) > KEPT:
-                    del self._kept[next(iter(self._kept))]
-            self._is_looked = True
+                known_environment = self._recent.pop(made.digest, made)
+                self._recent[known_environment.digest] = self._environment = known_environment
+                while len(self._recent) > ENVIRONMENTS_MAX:
+                    del self._recent[next(iter(self._recent))]
+            self._is_current = True
 
     def _state(self) -> EnvironmentState:
         self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
@@ -237,22 +243,22 @@ class Tracker:
 
     def _values(self) -> tuple[bytes, bytes]:
         values: dict[str, Any] = {}
-        saved = Saved()
-        followed: list[Setting] = []
+        saved = SettingsSnapshot()
+        user_settings: list[Setting] = []
         for setting in self._settings:
-            if not is_there(setting):
+            if not is_imported(setting):
                 continue
             saved.add(setting)
             value = setting.read()
-            if isinstance(setting, Followed):
-                followed.append(setting)
+            if isinstance(setting, UserSetting):
+                user_settings.append(setting)
             if value is not None:
                 values[setting.name] = value
         self._saved = saved
         try:
             return (
                 pickles.dumps(values)[0] if values else b"",
-                pickles.dumps(followed)[0] if followed else b"",
+                pickles.dumps(user_settings)[0] if user_settings else b"",
             )
         except Exception as error:  # a value's own pickling may raise anything
             raise NotPicklable(
@@ -261,11 +267,11 @@ class Tracker:
 
     # ------------------------------------------------------------------------------------------------------- modules
 
-    def _look_at_modules(self) -> None:
+    def _update_modules(self) -> None:
         loaded = sys.modules
-        self._count = self._imports.count
+        self._import_count = self._imports.count
         current = dict(loaded)
-        self._size, self._last = len(current), next(reversed(current))
+        self._module_count, self._last_module = len(current), next(reversed(current))
         ids = {name: id(module) for name, module in current.items()}
         is_changed = False
         for name, known in list(self._known.items()):
@@ -274,21 +280,21 @@ class Tracker:
                 del self._known[name]
                 is_changed = True
             elif module.__spec__ is not known.spec:
-                is_changed |= self._learn(name, module)
+                is_changed |= self._record_module(name, module)
             elif not self._is_code_checked and known.code != (code := sources.code_of(module)):
-                is_changed |= self._learn(name, module, code)
+                is_changed |= self._record_module(name, module, code)
         self._is_code_checked = True
         for name, identity in ids.items():
             if self._ids.get(name) != identity:
-                is_changed |= self._learn(name, current[name])
+                is_changed |= self._record_module(name, current[name])
         self._ids = ids
         path = tuple(sys.path)
         if is_changed or self._files or self._must_build or path != self._built_for:
             self._must_build, self._built_for = False, path
             self._build()
 
-    def _learn(self, name: str, module: Any, code: list[types.CodeType] | None = None) -> bool:
-        """Note a module, if it is the user's."""
+    def _record_module(self, name: str, module: Any, code: list[types.CodeType] | None = None) -> bool:
+        """Record a module, if it is the user's; return whether it is."""
         spec = getattr(module, "__spec__", None)
         if not isinstance(module, types.ModuleType) or self._is_left_out(name) or not is_users(name, spec):
             return False
@@ -299,24 +305,29 @@ class Tracker:
             text = read[1]
         else:
             text = sources.read_source(spec)
-            if code is None and text is not None and self._may_be_edited(spec) and not sources.runs(module, text):
-                self._distrusted[name] = spec
+            if (
+                code is None
+                and text is not None
+                and self._may_be_edited(spec)
+                and not sources.runs_source(module, text)
+            ):
+                self._edited[name] = spec
         if old is not None and text is not None and not _compiles(text):
-            text = old.source.text  # the reload has failed, and the process runs what it ran before
+            text = old.source.text  # the reload has failed, and the process runs the former code
         source = sources.source_of(name, spec, text or b"")
-        self._known[name] = _Known(module, spec, source, sources.code_of(module) if code is None else code)
+        self._known[name] = _KnownModule(module, spec, source, sources.code_of(module) if code is None else code)
         return True
 
     def _may_be_edited(self, spec: Any) -> bool:
-        """Say whether a file was changed since this process began: it may have been imported before that."""
-        if type(spec.loader) is not SourceFileLoader:  # what others have made of a source cannot be compared
+        """Return whether a file was changed since this process began, perhaps after it was imported."""
+        if type(spec.loader) is not SourceFileLoader:  # code of other loaders cannot be compared with the source
             return False
         stamp = sources.stamp_of(spec.origin)
         return stamp is not None and stamp[0] > self._began_ns
 
     @cached_property
     def _began_ns(self) -> int:
-        import psutil  # here, because most never need it
+        import psutil  # here, because most processes never need it
 
         return int(psutil.Process().create_time() * 1e9)
 
@@ -324,10 +335,10 @@ class Tracker:
         return any(name == out or name.startswith(f"{out}.") for out in self._left_out)
 
     def _build(self) -> None:
-        """Pickle the sources of all modules that travel."""
+        """Pickle the sources of all modules of the environment."""
         found = {name: known.source for name, known in self._known.items()}
         self._files = []
-        todo = set(self._wanted)
+        todo = set(self._added_modules)
         for source in found.values():
             todo |= sources.imported_by(source.text, _package_of(source))
         looked: set[str] = set()
@@ -361,14 +372,14 @@ class Tracker:
         total = sum(len(source.text) for source in found.values())
         if total > self._limit_bytes:
             largest = sorted(found.values(), key=lambda source: -len(source.text))[:3]
-            named = ", ".join(f"{source.name} ({write_bytes(len(source.text))})" for source in largest)
+            named = ", ".join(f"{source.name} ({format_bytes(len(source.text))})" for source in largest)
             return (
-                f"the modules that tasks get from this process take {write_bytes(total)}, and"
-                f" {write_bytes(self._limit_bytes)} are allowed; the largest are {named}. Install them where workers"
+                f"the modules that tasks get from this process take {format_bytes(total)}, and"
+                f" {format_bytes(self._limit_bytes)} are allowed; the largest are {named}. Install them where workers"
                 " run and leave them out, as in concurrent_nb.follow_modules(leave_out=['package']), or allow more:"
                 " concurrent_nb.follow_modules(limit_bytes=...)"
             )
-        for name, spec in self._distrusted.items():
+        for name, spec in self._edited.items():
             if name in self._known and self._known[name].spec is spec:
                 return (
                     f"module {name} was changed on disk after this process had imported it, so tasks would run other"

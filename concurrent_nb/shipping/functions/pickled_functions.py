@@ -1,9 +1,9 @@
-"""Functions on their way out: each is pickled once and named by the digest of its pickle.
+"""Pickles of functions: each function is pickled once and named by the digest of its pickle.
 
-Used by an application, from many threads. What makes this more than a dictionary: a function that travels by value (a
-closure, a lambda, anything of `__main__`) may change while it stays the same object, because a cell of its closure or a
-global that it uses is assigned. So its pickle is kept together with all that it was made from, and compared at each
-call; where something that can change in itself is involved (a list, say), the function is pickled again each time.
+Used by an application, from many threads. A function that travels by value (a closure, a lambda, anything of
+`__main__`) may change while it stays the same object, because a cell of its closure or a global that it uses is
+assigned. So its pickle is kept together with everything that it was made from, which is compared at each call. If a
+mutable object is involved (a list, for example), the function is pickled again each time.
 
 Never loads a pickle, never calls a function.
 """
@@ -17,53 +17,53 @@ from typing import Any, Final
 
 from concurrent_nb.errors import NotPicklable
 from concurrent_nb.ids import Digest
-from concurrent_nb.shipping.environment.envelope import IN_THIS_PROCESS, Environment, Surroundings, wrapped
+from concurrent_nb.shipping.environment.envelope import NO_ENVIRONMENT, Environment, EnvironmentSource, in_envelope
 from concurrent_nb.shipping.environment.modules import names_imported
 from concurrent_nb.shipping.serialization import pickles, restoring
+from concurrent_nb.shipping.serialization.pickling_failures import describe_failure
 from concurrent_nb.shipping.serialization.references import (
     MISSING,
     contents,
     global_names,
-    home_of,
     is_by_value,
     is_constant,
     is_importable,
+    location_of,
     never_changes,
 )
-from concurrent_nb.shipping.serialization.refusals import describe_failure
 from concurrent_nb.shipping.serialization.source_lines import codes_in
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
 
-#: functions of each sort that are kept, the last ones
+#: how many functions of each sort are kept, the last ones
 KEPT: Final = 512
-#: pickles larger than this are not kept: they would be few, and memory is dear
+#: larger pickles are not kept
 KEPT_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PickledFunction:
-    """A function, ready to be sent."""
+    """A pickled function, ready to be sent."""
 
-    digest: Digest  #: its name everywhere
+    digest: Digest  #: its name in the cluster
     body: bytes  #: its pickle; empty if it is the first buffer
-    buffers: Sequence[pickles.Buffer | Slice]  #: what was left out of the pickle: a snapshot
+    buffers: Sequence[pickles.Buffer | Slice]  #: large ones that are not in the pickle: a snapshot
     name: str  #: for people
-    lease: object = None  #: keeps what lies in shared memory
+    lease: object = None  #: keeps the parts in shared memory
 
 
-#: a pickle and its buffers, which are the memory of live objects --> the same as a snapshot, and what keeps that
-LayDown = Callable[[bytes, Sequence[memoryview]], tuple[bytes, Sequence[pickles.Buffer | Slice], object]]
+#: (pickle, buffers, which are the memory of live objects) --> (pickle, snapshots of them, lease that keeps those)
+StoreBuffers = Callable[[bytes, Sequence[memoryview]], tuple[bytes, Sequence[pickles.Buffer | Slice], object]]
 
 
-def copied(body: bytes, buffers: Sequence[memoryview]) -> tuple[bytes, Sequence[pickles.Buffer | Slice], object]:
+def copy_buffers(body: bytes, buffers: Sequence[memoryview]) -> tuple[bytes, Sequence[pickles.Buffer | Slice], object]:
     """Copy buffers into this process's own memory."""
     return body, [bytes(buffer) for buffer in buffers], None
 
 
 @dataclass(slots=True)
 class _Snapshot:
-    """All that a function's pickle was made from, for comparing by identity. Keeps it alive, so ids stay true."""
+    """Everything that a function's pickle was made from, compared by identity. Keeps it alive, so ids stay valid."""
 
     functions: list[tuple[types.FunctionType, types.CodeType, Any, Any]] = field(default_factory=list)
     cells: list[tuple[types.CellType, Any]] = field(default_factory=list)
@@ -71,7 +71,7 @@ class _Snapshot:
     sizes: list[tuple[dict[str, Any], int]] = field(default_factory=list)
 
     def holds(self) -> bool:
-        """Say whether all of it is still the same."""
+        """Return whether all of it is unchanged."""
         for function, code, defaults, kwdefaults in self.functions:
             if (
                 function.__code__ is not code
@@ -89,7 +89,7 @@ class _Snapshot:
 
 
 def _snapshot(function: types.FunctionType) -> _Snapshot | None:
-    """Take the snapshot of a function and all functions that travel with it; None if something in it can change."""
+    """Return the snapshot of a function and all functions that travel with it; None if an object in it is mutable."""
     taken = _Snapshot()
     seen: set[int] = set()
     todo = [function]
@@ -98,7 +98,7 @@ def _snapshot(function: types.FunctionType) -> _Snapshot | None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        for value in _take(current, taken):
+        for value in _add_function(current, taken):
             if type(value) is types.FunctionType and not is_importable(value):
                 todo.append(value)
             elif value is not MISSING and not is_constant(value):
@@ -106,7 +106,7 @@ def _snapshot(function: types.FunctionType) -> _Snapshot | None:
     return taken
 
 
-def _take(function: types.FunctionType, taken: _Snapshot) -> list[Any]:
+def _add_function(function: types.FunctionType, taken: _Snapshot) -> list[Any]:
     """Add one function to a snapshot; return what it refers to."""
     taken.functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
     cells = [(cell, contents(cell)) for cell in function.__closure__ or ()]
@@ -124,7 +124,7 @@ def _take(function: types.FunctionType, taken: _Snapshot) -> list[Any]:
 
 
 class Functions:
-    """Pickle functions, each as rarely as is safe. Safe to use from many threads.
+    """Pickles functions, each as rarely as is safe. Safe to use from many threads.
 
     >>> functions = Functions()
     >>> functions.pickle(pow) is functions.pickle(pow)
@@ -132,25 +132,28 @@ class Functions:
     """
 
     def __init__(
-        self, kept: int = KEPT, lay_down: LayDown = copied, surroundings: Surroundings = IN_THIS_PROCESS
+        self,
+        kept: int = KEPT,
+        store_buffers: StoreBuffers = copy_buffers,
+        environment_source: EnvironmentSource = NO_ENVIRONMENT,
     ) -> None:
         self._kept = kept
-        self._lay_down = lay_down
-        self._surroundings = surroundings
+        self._store_buffers = store_buffers
+        self._environment_source = environment_source
         self._lock = threading.Lock()
-        # By id, because comparing functions may run code of others. The entry holds the function, so its id stays its.
+        # By id, because comparing functions may run user code. The entry keeps the function alive, so its id is valid.
         self._by_name: dict[int, tuple[Any, PickledFunction, tuple[Any, str], Environment | None]] = {}
         self._by_value: dict[int, tuple[Any, PickledFunction, _Snapshot, Environment | None]] = {}
 
     def pickle(self, fn: Callable[..., Any], *, spawns: bool = False) -> PickledFunction:
-        """Give the pickle of `fn` as it is now.
+        """Return the pickle of `fn` in its present state.
 
         Args:
             spawns: for a job, which takes a child of each generator of random numbers that the function uses.
 
         Raises NotPicklable, which names the function and the part of it that cannot travel.
         """
-        environment = self._surroundings.current()
+        environment = self._environment_source.current()
         named = self._by_name.get(id(fn))
         if (
             named is not None
@@ -166,17 +169,17 @@ class Functions:
 
     def _pickle_anew(self, fn: Callable[..., Any], environment: Environment | None, spawns: bool) -> PickledFunction:
         if is_importable(fn):
-            body, buffers = wrapped(environment, pickle.dumps(fn, 5), ())
-            pickled = _finish(fn, *self._lay_down(body, buffers))
-            if (home := home_of(fn)) is not None:
+            body, buffers = in_envelope(environment, pickle.dumps(fn, 5), ())
+            pickled = _named(fn, *self._store_buffers(body, buffers))
+            if (home := location_of(fn)) is not None:
                 self._keep(self._by_name, (fn, pickled, home, environment))
             return pickled
-        # The snapshot comes first: what another thread changes after it shows up at the next comparison.
+        # The snapshot comes first, so that the next comparison finds what another thread changes after it.
         snapshot = _Snapshot() if never_changes(fn) else None
         if type(fn) is types.FunctionType:
             snapshot = _snapshot(fn)
-        pickled, environment = _pickled_by_value(fn, fn, self._lay_down, self._surroundings, spawns)
-        is_small = environment is not None or not pickled.buffers  # those of an environment are kept anyway
+        pickled, environment = _pickled_by_value(fn, fn, self._store_buffers, self._environment_source, spawns)
+        is_small = environment is not None or not pickled.buffers  # those of an environment are kept in any case
         if snapshot is not None and len(pickled.body) <= KEPT_BYTES and is_small:
             self._keep(self._by_value, (fn, pickled, snapshot, environment))
         return pickled
@@ -190,40 +193,40 @@ class Functions:
 
 
 def pickled_by_value(
-    fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings = IN_THIS_PROCESS
+    fn: Callable[..., Any], of: Any, store_buffers: StoreBuffers, environment_source: EnvironmentSource = NO_ENVIRONMENT
 ) -> PickledFunction:
-    """Pickle a function as it is now, with its surroundings.
+    """Pickle a function in its present state, in its environment.
 
     Args:
-        of: what of it is the user's: the function itself, or the class that it stands for.
+        of: the user's part of it: the function itself, or the class that it stands for.
         spawns: as of `Functions.pickle`.
 
     Raises NotPicklable, which names `of` and the part of it that cannot travel.
     """
-    return _pickled_by_value(fn, of, lay_down, surroundings, False)[0]
+    return _pickled_by_value(fn, of, store_buffers, environment_source, False)[0]
 
 
 def _pickled_by_value(
-    fn: Callable[..., Any], of: Any, lay_down: LayDown, surroundings: Surroundings, spawns: bool
+    fn: Callable[..., Any], of: Any, store_buffers: StoreBuffers, environment_source: EnvironmentSource, spawns: bool
 ) -> tuple[PickledFunction, Environment | None]:
     try:
         body, buffers = restoring.dumps(fn, "spawn" if spawns else "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(of), of, error)) from error
-    surroundings.want(_imported_by(fn, of))
-    environment = surroundings.current()
-    # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is not.
-    return _finish(fn, *lay_down(*wrapped(environment, body, buffers))), environment
+    environment_source.add_modules(_imported_by(fn, of))
+    environment = environment_source.current()
+    # The buffers are the memory of live arrays. What is sent, perhaps again after the master was lost, is a snapshot.
+    return _named(fn, *store_buffers(*in_envelope(environment, body, buffers))), environment
 
 
 def _imported_by(fn: Any, of: Any) -> Iterable[str]:
     """Name the modules that the code of a function imports, and that of what it uses."""
-    imported = getattr(fn, "imported_modules", None)  # a cell knows
+    imported = getattr(fn, "imported_modules", None)  # of a cell
     return imported if isinstance(imported, frozenset) else names_imported(codes_in([of]))
 
 
 def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
-    """Pickle `(fn, args)` as they are now, with nothing left out. Raises NotPicklable."""
+    """Pickle `(fn, args)` in their present state, with all buffers. Raises NotPicklable."""
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
 
     try:
@@ -233,28 +236,31 @@ def pickled_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
 
 
 def pickled_with_arguments(
-    fn: Callable[..., Any], args: tuple[Any, ...], lay_down: LayDown, surroundings: Surroundings = IN_THIS_PROCESS
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    store_buffers: StoreBuffers,
+    environment_source: EnvironmentSource = NO_ENVIRONMENT,
 ) -> PickledFunction:
-    """Pickle `(fn, args)` as they are now. Raises NotPicklable."""
+    """Pickle `(fn, args)` in their present state. Raises NotPicklable."""
     try:
         body, buffers = pickles.dumps((fn, args), "share")
     except Exception as error:  # an object's own pickling may raise anything
         raise NotPicklable(describe_failure(name_of(fn), (fn, args), error)) from error
-    surroundings.want(_imported_by(fn, fn))
-    return _finish(fn, *lay_down(body, buffers))
+    environment_source.add_modules(_imported_by(fn, fn))
+    return _named(fn, *store_buffers(body, buffers))
 
 
-def opened(pickled: PickledFunction) -> Any:
-    """Unpickle a function whose buffers were `copied`, as a worker would."""
-    return restoring.opened(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
+def load_function(pickled: PickledFunction) -> Any:
+    """Unpickle a function whose buffers were `copy_buffers`, as a worker would."""
+    return restoring.loads_on_copies(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
 
 
-def _finish(
+def _named(
     fn: Callable[..., Any], body: bytes, buffers: Sequence[pickles.Buffer | Slice] = (), lease: object = None
 ) -> PickledFunction:
     return PickledFunction(function_digest([body, *buffers]), body, buffers, name_of(fn), lease)
 
 
 def name_of(fn: Callable[..., Any]) -> str:
-    """Give a function's name for people."""
+    """Return a function's name for people."""
     return getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or f"a {type(fn).__qualname__}"

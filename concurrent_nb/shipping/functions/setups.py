@@ -1,10 +1,10 @@
-"""What an application has every worker do before its first task: setups, which travel with each of its functions.
+"""Setups: calls that every worker makes before the first task of an application. They travel with each function.
 
-    application:  Setup(pickle of a call) ... --prepared(function, setups)--> one pickle that holds them all
-    worker:       shipping.preparing: each setup that has not run there yet, in order, then the function
+    application:  Setup(pickle of a call) ... --with_setups(function, setups)--> one pickle of all
+    worker:       shipping.runtime.setup_runner: each setup that has not run there yet, in order, then the function
 
-A function names by its digest what it needs, setups included, so nothing has to be told to a worker, a slave or a
-master that comes later, comes back or has missed something.
+The digest of a function covers everything that it needs, setups included, so a worker, slave or master that joins later
+needs no further messages.
 """
 
 import pickle
@@ -14,7 +14,7 @@ from typing import Any
 
 from concurrent_nb.shipping.environment.envelope import Environment, EnvironmentEnvelope
 from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
-from concurrent_nb.shipping.runtime.setup_runner import Parts, Prepared
+from concurrent_nb.shipping.runtime.setup_runner import FunctionWithSetups, Parts
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES, Buffer
 from concurrent_nb.wire.codec import function_digest
 from concurrent_nb.wire.messages import Slice
@@ -25,23 +25,23 @@ class Setup:
     """A call that each worker makes once, ready to travel."""
 
     id: bytes
-    place: bytes  #: one that comes later with the same place takes its place
+    place: bytes  #: a later setup of the same place replaces it
     name: str  #: for people
     call: PickledFunction  #: function and arguments
-    broken: str = ""  #: why workers are not to try it any more
+    broken: str = ""  #: why workers must not run it any more
 
 
-def prepared(
+def with_setups(
     function: PickledFunction | None, setups: Sequence[Setup], environment: Environment | None = None
 ) -> PickledFunction:
-    """Give the pickle of a function with the setups that a worker runs before it; of None: of those alone.
+    """Return the pickle of a function with the setups that a worker runs before it; of None: of those alone.
 
     Args:
-        environment: in which all of them run.
+        environment: in which all of them run; None for the workers' own.
     """
     out: list[Buffer | Slice] = []
     enclosed = tuple((it.id, it.place, it.name, it.broken, _enclose(it.call, out)) for it in setups)
-    whole = Prepared(enclosed, None if function is None else _enclose(function, out))
+    whole = FunctionWithSetups(enclosed, None if function is None else _enclose(function, out))
     body = pickle.dumps(whole, 5, buffer_callback=lambda buffer: False)
     if environment is not None:
         body, out = _in_envelope(environment, body, out)
@@ -53,7 +53,7 @@ def prepared(
 def _in_envelope(
     environment: Environment, body: bytes, buffers: Sequence[Buffer | Slice]
 ) -> tuple[bytes, list[Buffer | Slice]]:
-    """Put a pickle into an envelope, also where parts of it lie in shared memory."""
+    """Put a pickle into an envelope, where parts of it may be in shared memory."""
     out: list[Buffer | Slice] = []
     rest = iter(buffers)
     places = [bytearray() for _ in buffers]
@@ -61,7 +61,7 @@ def _in_envelope(
 
     def stays(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if id(raw.obj) in placed:  # the place of one that is there already
+        if id(raw.obj) in placed:  # stands for a buffer that is in `buffers`
             out.append(next(rest))
             return False
         if raw.nbytes < OUT_OF_BAND_BYTES:
@@ -73,12 +73,12 @@ def _in_envelope(
 
 
 def _enclose(pickled: PickledFunction, out: list[Buffer | Slice]) -> Parts:
-    """Put small parts of a pickle into another one, and large ones, or those in shared memory, beside it."""
+    """Return the small parts of a pickle, to be put into another one; append the large and the shared ones to `out`."""
     inside: list[Any] = []
     for part in [pickled.body, *pickled.buffers] if pickled.body else pickled.buffers:
         if isinstance(part, Slice) or memoryview(part).nbytes >= OUT_OF_BAND_BYTES:
             out.append(part)
-            inside.append(pickle.PickleBuffer(bytearray()))  # keeps its place
+            inside.append(pickle.PickleBuffer(bytearray()))  # a placeholder
         else:
             inside.append(bytes(part))
     return tuple(inside)

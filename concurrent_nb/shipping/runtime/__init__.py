@@ -1,1 +1,1 @@
-"""What runs around a task in its worker: notes, chunks of calls, batches of items, figures, setups."""
+"""Code that runs around a task in its worker: notes, chunks of calls, batches of items, figures, setups."""

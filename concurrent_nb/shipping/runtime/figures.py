@@ -1,7 +1,7 @@
-"""matplotlib's backend in tasks: `show` displays figures in the cell of whoever waits for the task.
+"""matplotlib's backend in tasks: `show` displays figures in the cell that waits for the task.
 
-Workers have it as MPLBACKEND, so it is loaded by matplotlib when a task first uses pyplot. What a task leaves open is
-shown when it ends, as notebooks do.
+It is the MPLBACKEND of workers, so matplotlib loads it when a task first uses pyplot. Figures that a task leaves open
+are shown when it ends, as in notebooks.
 """
 
 import sys
@@ -10,17 +10,17 @@ from typing import Any, Final
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from concurrent_nb.shipping.runtime.notes import display, is_shared
+from concurrent_nb.shipping.runtime.notes import display, shares_process
 
-#: what the environment variable MPLBACKEND has to be
+#: the value of the environment variable MPLBACKEND
 BACKEND: Final = f"module://{__name__}"
 
 
 class FigureManager(FigureManagerBase):
-    """A figure that is shown by being sent. Raises RuntimeError where other tasks run in this process."""
+    """A figure that is sent to be shown. Raises RuntimeError where other tasks run in this process."""
 
     def __init__(self, canvas: Any, num: int | str) -> None:
-        if is_shared():
+        if shares_process():
             raise RuntimeError(
                 "pyplot has one current figure for the whole process, and tasks in threads share one: draw on a "
                 "matplotlib.figure.Figure() and display() it, or leave out --needs threads"
@@ -28,7 +28,7 @@ class FigureManager(FigureManagerBase):
         super().__init__(canvas, num)
 
     def show(self) -> None:
-        """Send this figure as it is now."""
+        """Send this figure in its present state."""
         display(self.canvas.figure)
 
     @classmethod
@@ -38,7 +38,7 @@ class FigureManager(FigureManagerBase):
 
 
 class FigureCanvas(FigureCanvasAgg):
-    """Draws with Agg, which needs no screen."""
+    """A canvas that draws with Agg, which needs no screen."""
 
     manager_class = FigureManager
 

@@ -1,14 +1,14 @@
-"""A chunk whose items are tasks of a job, each with an end, prints and notes of its own: what `--batch` makes.
+"""A batch: a chunk whose items are tasks of a job, each with a result, prints and notes of its own (`--batch`).
 
-    worker:       run(function, calls, terms) --> (answers, seconds, is_cut)
+    worker:       run(function, calls, terms) --> BatchResults
                   what items print   "a line" --> mark of the item, "a line"
-                  what they say      note     --> notes.Item, note
-                  a slow batch       how items have ended --> notes.Ended, before the batch has
+                  their notes        note     --> notes.Item, note
+                  a slow batch       results so far --> notes.ItemEnded
     application:  MarkReader.feed(text)       --> (position of the item, text)
 
-An item is known by its position in the batch. Prints are marked where Python's own streams are written to, and so is
-the item after one that has printed; what C code or another process writes bears the last mark before it, or is the
-first item's.
+An item is identified by its position in the batch. Text that is written to Python's standard streams is marked, and so
+is the start of the item after one that has printed. What C code or another process writes belongs to the item of the
+last mark before it, or to the first item.
 """
 
 import os
@@ -18,80 +18,94 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 from concurrent_nb.outcome import Hit
 from concurrent_nb.shipping.runtime import call_chunks, notes
-from concurrent_nb.shipping.runtime.call_chunks import Call, Snapshot, Terms
+from concurrent_nb.shipping.runtime.call_chunks import BatchTerms, Call, ChunkResults, Snapshot
 
-#: encloses a mark. No text that is meant to be read has this character
+#: encloses a mark. A control character, which text for people does not contain
 _EDGE: Final = "\x1e"
 
-#: how items have ended is told while the batch goes on, so often, in seconds; and so much of it at once
-TELL_S: Final = 0.2
-TOLD_BYTES_MAX: Final = 64 * 1024
+#: time between two reports of a running batch's results, in seconds; and the limit of one report
+PROGRESS_S: Final = 0.2
+PROGRESS_BYTES_MAX: Final = 64 * 1024
 
-#: an answer for each item that has ended, as `chunks` has them; the seconds that each item took, also one that was
-#: stopped; whether one was stopped, which has no answer
-Ran = tuple[list[Any], list[float], bool]
+
+class BatchResults(NamedTuple):
+    """The results of a batch. It travels as a tuple of tuples."""
+
+    items: ChunkResults
+    seconds: list[float]  #: that each item took, also one that was stopped
+    is_cut: bool  #: the last item was stopped, and has no result
 
 
 def run(
     function: Callable[..., Any],
     calls: Iterable[Call] | tuple[int, list[Any]],
     numbers: Iterable[int],
-    terms: Terms,
-    begin: Callable[[int], None] = lambda number: None,
+    terms: BatchTerms,
+    begin_item: Callable[[int], None] = lambda number: None,
     after_call: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     snapshot: Snapshot = bytearray,
-) -> Ran | Hit:
-    """Make the calls of a batch, until all are made or the terms or an interrupt end it; Hit if the last answer is one.
+) -> BatchResults | Hit:
+    """Make the calls of a batch until all are made, or its terms or an interrupt end it.
+
+    A Hit if the last result is one.
 
     Args:
         numbers: of the items in their job.
-        begin: called with each before its call.
-        after_call: called after each, as part of it.
-        snapshot: as for `chunks.run`.
+        begin_item: called with each number before its call.
+        after_call: called after each call, as part of it.
+        snapshot: as for `call_chunks.run`.
     """
-    batch = _Batch(function, terms, begin, after_call, clock, snapshot)
-    with batch.telling_items_apart():
-        ran = batch.run(calls, numbers)
-    return Hit(ran) if batch.has_hit else ran
+    batch = _BatchRun(function, terms, begin_item, after_call, clock, snapshot)
+    with batch.marking_items():
+        result = batch.run(calls, numbers)
+    return Hit(result) if batch.has_hit else result
 
 
-class _Batch:
+def dumps_results(results: BatchResults) -> tuple[bytes, list[memoryview]]:
+    """Pickle the results of a batch; return the pickle and the large buffers that are not in it."""
+    return call_chunks.dumps_results((tuple(results.items), results.seconds, results.is_cut))
+
+
+class _BatchRun:
     def __init__(
         self,
         function: Callable[..., Any],
-        terms: Terms,
-        begin: Callable[[int], None],
+        terms: BatchTerms,
+        begin_item: Callable[[int], None],
         after_call: Callable[[], None],
         clock: Callable[[], float],
         snapshot: Snapshot,
     ) -> None:
         self._function = function
         self._terms = terms
-        self._begin = begin
+        self._begin_item = begin_item
         self._after_call = after_call
         self._clock = clock
         self._snapshot = snapshot
-        self._answers: list[Any] = []
+        self._results = ChunkResults([], {}, {})
         self._seconds: list[float] = []
         self._streams: tuple[MarkedStream, ...] = ()
-        self._told = 0  # of so many it was told how they have ended
+        self._reported = 0  # items whose results were reported
         self.has_hit = False
 
-    def run(self, calls: Iterable[Call] | tuple[int, list[Any]], numbers: Iterable[int]) -> Ran:
-        self._began_at = self._last = self._told_at = self._clock()
+    def run(self, calls: Iterable[Call] | tuple[int, list[Any]], numbers: Iterable[int]) -> BatchResults:
+        self._began_at = self._last = self._reported_at = self._clock()
         is_cut = False
         try:
-            call_chunks.run(self._call, calls, numbers, self._begin, self._answers, self._goes_on, self._snapshot)
+            call_chunks.run(
+                self._call, calls, numbers, self._begin_item, self._results, self._may_continue, self._snapshot
+            )
         except KeyboardInterrupt:
             is_cut = True
-        if len(self._seconds) < len(self._answers) + is_cut:
+            self._results.drop_unfinished()
+        if len(self._seconds) < len(self._results.values) + is_cut:
             self._seconds.append(self._clock() - self._last)
-        return self._answers, self._seconds, is_cut
+        return BatchResults(self._results, self._seconds, is_cut)
 
     def _call(self, *args: Any) -> Any:
         value = self._function(*args)
@@ -100,9 +114,10 @@ class _Batch:
             self.has_hit = self._terms.until
         return value
 
-    def _goes_on(self) -> bool:
+    def _may_continue(self) -> bool:
         now = self._clock()
-        if not self._answers:
+        done = len(self._results.values)
+        if not done:
             self._last = now
             return True
         self._seconds.append(now - self._last)
@@ -112,32 +127,32 @@ class _Batch:
         terms = self._terms
         if (
             self.has_hit
-            or (terms.stop_on_error and type(self._answers[-1]) is dict)
+            or (terms.stop_on_error and done - 1 in self._results.failed)
             or (terms.most_s is not None and now - self._began_at >= terms.most_s)
         ):
             return False
-        if now - self._told_at >= TELL_S:
-            self._told_at = now
-            self._tell()
+        if now - self._reported_at >= PROGRESS_S:
+            self._reported_at = now
+            self._report_progress()
         return True
 
-    def _tell(self) -> None:
-        """Tell how items have ended, unless that is much, and so takes the way of all results."""
-        fresh = self._answers[self._told :]
-        if list in set(map(type, fresh)):
+    def _report_progress(self) -> None:
+        """Report the results so far, unless they are large: those are sent at the end only."""
+        unreported = self._results.since(self._reported)
+        if any(len(parts) > 1 for parts in unreported.pickled.values()):
             return
-        body = pickle.dumps((fresh, self._seconds[self._told :]), 5)
-        if len(body) <= TOLD_BYTES_MAX:
-            notes.SINK.put_progress(notes.ItemEnded(self._told, os.getpid(), body))
-            self._told = len(self._answers)
+        body = pickle.dumps((tuple(unreported), self._seconds[self._reported :]), 5)
+        if len(body) <= PROGRESS_BYTES_MAX:
+            notes.SINK.put_progress(notes.ItemEnded(self._reported, os.getpid(), body))
+            self._reported = len(self._results.values)
 
     def position(self) -> int:
-        """Give the position of the item that runs."""
-        return len(self._answers)
+        """Return the position of the running item."""
+        return len(self._results.values)
 
     @contextmanager
-    def telling_items_apart(self) -> Iterator[None]:
-        """Say of what is printed and noted meanwhile which item it is of."""
+    def marking_items(self) -> Iterator[None]:
+        """Mark what is printed and noted meanwhile with its item."""
         secret = self._terms.secret
         marked = MarkedStream(sys.stdout, secret, self.position), MarkedStream(sys.stderr, secret, self.position)
         sys.stdout, sys.stderr = self._streams = marked
@@ -146,25 +161,25 @@ class _Batch:
             yield
         finally:
             notes.SINK.item = None
-            # What an item has put in their place is taken away as it is after any task.
+            # A stream that an item has put in place of these is removed as after any task.
             if sys.stdout is marked[0]:
-                sys.stdout = marked[0].let_go()
+                sys.stdout = marked[0].unwrap()
             if sys.stderr is marked[1]:
-                sys.stderr = marked[1].let_go()
+                sys.stderr = marked[1].unwrap()
 
 
 class MarkedStream:
-    """A text stream that writes marks of items; in all else it is the stream that it stands for."""
+    """A text stream that writes marks of items; otherwise it behaves as the stream that it wraps."""
 
     def __init__(self, stream: TextIO, secret: str, position: Callable[[], int]) -> None:
         self._stream = stream
         self._secret = secret
         self._position: Callable[[], int] | None = position
-        self._marked = 0  # text before the first mark is the first item's
+        self._marked = 0  # text before the first mark belongs to the first item
         self._wrote = False
 
     def write(self, text: str) -> int:
-        """Write text, behind a mark if it is another item's than what was written before."""
+        """Write text, after a mark if the item is not that of the text before."""
         if text:
             self._mark()
             self._wrote = True
@@ -176,15 +191,15 @@ class MarkedStream:
             self.write(line)
 
     def next_item(self) -> None:
-        """If an item has written something, let it come out, and mark the next: it may write past this stream."""
+        """If an item has written text, flush it, and mark the next item, which may write to the descriptor directly."""
         if self._wrote:
             self._wrote = False
             with suppress(OSError, ValueError):  # the item has closed it
                 self._mark()
                 self._stream.flush()
 
-    def let_go(self) -> TextIO:
-        """Write no more marks, whoever has kept this; give the stream that it stands for."""
+    def unwrap(self) -> TextIO:
+        """Stop writing marks, also for code that has kept this stream; return the wrapped stream."""
         self._position = None
         return self._stream
 
@@ -198,12 +213,12 @@ class MarkedStream:
 
 
 def mark(secret: str, position: int) -> str:
-    """Give what stands before the text of the item at `position`."""
+    """Return the mark before the text of the item at `position`."""
     return f"{_EDGE}{secret}:{position}{_EDGE}"
 
 
 class MarkReader:
-    """Tell apart by their marks which text is which item's.
+    """Assigns text to items by their marks.
 
     >>> reader = MarkReader("key")
     >>> reader.feed("zero" + mark("key", 12)[:5]), reader.feed(mark("key", 12)[5:] + "twelve")
@@ -211,13 +226,13 @@ class MarkReader:
     """
 
     def __init__(self, secret: str) -> None:
-        self._begin = f"{_EDGE}{secret}:"
-        self._mark = re.compile(f"{re.escape(self._begin)}([0-9]+){_EDGE}")
+        self._prefix = f"{_EDGE}{secret}:"
+        self._mark = re.compile(f"{re.escape(self._prefix)}([0-9]+){_EDGE}")
         self._position = 0
-        self._held = ""  # may be the beginning of a mark
+        self._held = ""  # possibly the start of a mark
 
     def feed(self, text: str) -> Sequence[tuple[int, str]]:
-        """Take what was written; give the position of an item and its text, in order."""
+        """Add text that was written; return pairs of an item's position and its text, in order."""
         text = self._held + text
         pieces: list[tuple[int, str]] = []
         at = 0
@@ -230,8 +245,8 @@ class MarkReader:
         return [piece for piece in pieces if piece[1]]
 
     def _part_of_mark(self, text: str) -> int:
-        """Say how many characters at the end may be the beginning of a mark."""
+        """Return how many characters at the end may be the start of a mark."""
         tail = text[text.rfind(_EDGE) :] if _EDGE in text else ""
-        digits = tail.removeprefix(self._begin)
-        is_part = self._begin.startswith(tail) or (digits != tail and digits.isdecimal())
+        digits = tail.removeprefix(self._prefix)
+        is_part = self._prefix.startswith(tail) or (digits != tail and digits.isdecimal())
         return len(tail) if is_part else 0

@@ -1,10 +1,10 @@
-"""Notes: what a task tells whoever waits for it, while it runs. Its progress, partial results, pictures.
+"""Notes: what a task sends to its application while it runs. Progress, partial results, pictures.
 
     in a task:      report, publish, display --> sink --> bytes of the task's stream 3
-    application:    Reader.feed(bytes) --> Report, Publication, Display; of a task system SystemCounts
+    application:    NoteReader.feed(bytes) --> ProgressReport, Publication, Display; of a task system SystemCounts
 
-In the stream each note is a record: u32 length (little endian), then msgpack. Only the application opens what was
-published. Outside of a task nobody listens, and `report` and `publish` do nothing.
+In the stream each note is a record: u32 length (little endian), then msgpack. Only the application unpickles what
+was published. Outside of a task `report` and `publish` do nothing.
 """
 
 import io
@@ -22,11 +22,11 @@ import msgspec
 from concurrent_nb.errors import ProtocolError, TooLarge
 from concurrent_nb.shipping.serialization import pickles
 
-#: what the notes of one task may take together; results have no such limit
+#: limit of all notes of one task; results have no such limit
 LIMIT_BYTES: Final = 16 << 20
-#: what a note counts for besides its bytes
+#: what a note counts besides its bytes
 OVERHEAD_BYTES: Final = 256
-#: between two reports of a task that are sent
+#: least time between two reports of a task that are sent, in seconds
 REPORT_S: Final = 0.05
 #: characters of a report's text
 TEXT_MAX: Final = 200
@@ -35,23 +35,23 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 class ProgressReport(msgspec.Struct, tag="report", frozen=True):
-    """How far a task is."""
+    """The progress of a task."""
 
-    fraction: float | None  #: 0 to 1; None if it does not know
+    fraction: float | None  #: 0 to 1; None if it is not known
     text: str
 
 
 class Display(msgspec.Struct, tag="display", frozen=True):
-    """A picture, or whatever else a notebook can show."""
+    """A picture, or anything else that a notebook can show."""
 
-    data: dict[str, str]  #: by MIME type; what is bytes (PNG, JPEG) in base64, as in notebooks
+    data: dict[str, str]  #: by MIME type; bytes (PNG, JPEG) in base64, as in notebooks
     metadata: dict[str, Any] = {}
 
 
 class PhaseCounts(msgspec.Struct, frozen=True):
-    """How far a phase of a task system is, in tasks."""
+    """The progress of a phase of a task system, in tasks."""
 
-    number: int  #: from 1; 0 stands for older ones that are told together
+    number: int  #: from 1; 0 stands for all older phases together
     pushed: int
     unfinished: int
     done: int
@@ -60,7 +60,7 @@ class PhaseCounts(msgspec.Struct, frozen=True):
 
 
 class SystemCounts(msgspec.Struct, tag="system", frozen=True):
-    """How far a task system is: what `MasterHandle.stats` tells the system itself."""
+    """The progress of a task system: what `MasterHandle.stats` returns to the system itself."""
 
     stage: str  #: "preparing", "running" or "gathering"
     pushed: int
@@ -70,37 +70,40 @@ class SystemCounts(msgspec.Struct, tag="system", frozen=True):
     done: int
     failed: int
     cancelled: int
-    exhausted: bool  #: no more tasks are to be read, so `pushed` is all of them, as far as the system knows
+    exhausted: bool  #: the system has no more tasks to push at present
     elapsed_s: float
     phases: list[PhaseCounts]
 
 
 class Item(msgspec.Struct, tag="item", frozen=True):
-    """Whose the next note is: the item's position in its batch."""
+    """The item of the next note: its position in its batch."""
 
     position: int
 
 
 class ItemEnded(msgspec.Struct, tag="ended", frozen=True):
-    """How items of a batch that goes on have ended."""
+    """Results of items of a running batch."""
 
     position: int  #: of the first of them
     worker: int  #: pid
     body: bytes
 
-    def read(self) -> tuple[list[Any], list[float]]:
-        """Give their answers, as `chunks` has them, and the seconds that they took. What is the user's stays packed."""
-        answers, seconds = pickles.loads(self.body)
-        return answers, seconds
+    def read(self) -> tuple[tuple[Any, ...], list[float]]:
+        """Return the fields of their `ChunkResults`, and the seconds that each took. Objects of the user stay pickled.
+
+        Raises whatever unpickling raises.
+        """
+        results, seconds = pickles.loads(self.body)
+        return results, seconds
 
 
 class SetupRan(msgspec.Struct, tag="setup", frozen=True):
-    """How a setup of the application has ended in a worker."""
+    """The result of a setup of the application in a worker."""
 
     setup: bytes  #: its id
     worker: str  #: host and pid
     ok: bool
-    text: str  #: the traceback; or what stands for a value that cannot travel
+    text: str  #: the traceback; or a text in place of a value that cannot travel
     body: bytes  #: pickle of the value, empty if it does not travel
     buffers: list[bytes]
     elapsed_s: float
@@ -108,7 +111,9 @@ class SetupRan(msgspec.Struct, tag="setup", frozen=True):
     @property
     def value(self) -> Any:
         """Unpickle the value. Raises whatever its unpickling raises."""
-        return pickles.loads_home(self.body, [bytearray(buffer) for buffer in self.buffers]) if self.body else self.text
+        return (
+            pickles.loads_result(self.body, [bytearray(buffer) for buffer in self.buffers]) if self.body else self.text
+        )
 
 
 class _Published(msgspec.Struct, tag="published", frozen=True):
@@ -117,7 +122,7 @@ class _Published(msgspec.Struct, tag="published", frozen=True):
 
 
 class Publication:
-    """A partial result. `value` opens it, which runs the value's own code, so not before somebody asks."""
+    """A partial result. It is unpickled, which may run code of the value's class, only when `value` is read."""
 
     def __init__(self, body: bytes, buffers: list[bytes]) -> None:
         self._packed = (body, buffers)
@@ -126,7 +131,7 @@ class Publication:
     def value(self) -> Any:
         """Unpickle the value. Raises whatever its unpickling raises."""
         body, buffers = self._packed
-        return pickles.loads_home(body, [bytearray(buffer) for buffer in buffers])
+        return pickles.loads_result(body, [bytearray(buffer) for buffer in buffers])
 
 
 Note = ProgressReport | Display | Publication | SystemCounts | Item | ItemEnded | SetupRan
@@ -138,40 +143,40 @@ _decode: Final = msgspec.msgpack.Decoder(
 
 
 class NoteSink:
-    """Where notes go, open while a task runs: one for each process, or for each thread in which tasks run.
+    """Sends the notes of the running task: one for each process, or for each thread in which tasks run.
 
-    Keeps to the task's limits: reports that come too fast are left out, except for the last.
+    Enforces the task's limits. Reports that follow each other too fast are dropped, except for the last.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.item: Callable[[], int] | None = None  #: gives the position of the item that runs, in a batch
+        self.item: Callable[[], int] | None = None  #: returns the position of the running item, in a batch
         self._clock = clock
         self._send: Callable[[bytes], None] | None = None
         self._spent_bytes = 0
         self._reported_at = -math.inf
-        self._held: bytes | None = None  # the last report, if it was too fast
+        self._held: bytes | None = None  # the last report, if it was not sent yet
 
     @property
     def is_open(self) -> bool:
-        """Say whether somebody listens."""
+        """Return whether a task runs, whose notes are sent."""
         return self._send is not None
 
     def open(self, send: Callable[[bytes], None]) -> None:
-        """A task begins; `send` takes the bytes of its stream."""
+        """Begin a task; `send` is called with the bytes of its stream."""
         self._send = send
         self._spent_bytes = 0
         self._reported_at = -math.inf
         self._held = None
 
     def close(self) -> None:
-        """The task ends. Sends the report that was held back."""
+        """End the task. Sends the report that was held."""
         held, self._held = self._held, None
         send, self._send = self._send, None
         if held is not None and send is not None:
             send(held)
 
     def put_report(self, note: ProgressReport) -> None:
-        """Send a report, now or never or, if it is the last, at the end."""
+        """Send a report now, or at the end if it is the last, or not at all."""
         record = self._addressed(note)
         now = self._clock()
         if now - self._reported_at < REPORT_S:
@@ -182,16 +187,19 @@ class NoteSink:
         self._put(record)
 
     def put_progress(self, note: SystemCounts | ItemEnded | SetupRan) -> None:
-        """Send how far a system or a batch is, or how a setup has ended. Not counted: none comes too fast."""
+        """Send the progress of a system or a batch, or the result of a setup.
+
+        They are rare, so they are not counted.
+        """
         if self._send is not None:
             self._send(_record(note))
 
     def put(self, note: Display | _Published) -> None:
-        """Send a note. Raises TooLarge if the task's notes take too much."""
+        """Send a note. Raises TooLarge if the task's notes exceed the limit."""
         self._put(self._addressed(note))
 
     def _addressed(self, note: ProgressReport | Display | _Published) -> bytes:
-        """Give a note's record, in a batch behind one that says whose it is."""
+        """Return a note's record; in a batch after one that names the item."""
         record = _record(note)
         return record if self.item is None else _record(Item(self.item())) + record
 
@@ -209,30 +217,31 @@ class NoteSink:
             self._send(record)
 
 
-#: this process's
+#: the sink of this process
 SINK: Final = NoteSink()
 
 
-class _Own(threading.local):
-    sink = SINK  # of a thread that has none of its own; asked for with each task, which a default of getattr would slow
+class _ThreadSink(threading.local):
+    # Of threads without one of their own. A class attribute, because it is read for each task, and getattr is slower.
+    sink = SINK
 
 
-_own: Final = _Own()
+_thread: Final = _ThreadSink()
 
 
 def sink() -> NoteSink:
-    """Return where the notes of this thread go."""
-    return _own.sink
+    """Return the sink of this thread."""
+    return _thread.sink
 
 
-def have_own_sink() -> None:
-    """Let the notes of this thread go where no other thread's go: tasks run beside it in this process."""
-    _own.sink = NoteSink()
+def use_thread_sink() -> None:
+    """Give this thread a sink of its own, because other threads of this process run tasks, too."""
+    _thread.sink = NoteSink()
 
 
-def is_shared() -> bool:
-    """Say whether this thread runs tasks while others of its process do."""
-    return _own.sink is not _Own.sink
+def shares_process() -> bool:
+    """Return whether other threads of this process run tasks, too."""
+    return _thread.sink is not _ThreadSink.sink
 
 
 def report(fraction: float | None = None, text: str = "") -> None:
@@ -264,8 +273,8 @@ def report(fraction: float | None = None, text: str = "") -> None:
             fraction = math.nan
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"report() takes a fraction from 0 to 1, not {given!r:.100}")
-    if (own := sink()).is_open:
-        own.put_report(ProgressReport(fraction, str(text)[:TEXT_MAX]))
+    if (current := sink()).is_open:
+        current.put_report(ProgressReport(fraction, str(text)[:TEXT_MAX]))
 
 
 def publish(value: Any) -> None:
@@ -290,9 +299,9 @@ def publish(value: Any) -> None:
 
     Raises TooLarge when the task's notes take more than 16 MiB, and what pickling the value raises.
     """
-    if (own := sink()).is_open:
+    if (current := sink()).is_open:
         body, buffers = pickles.dumps(value)
-        own.put(_Published(body, [bytes(buffer) for buffer in buffers]))
+        current.put(_Published(body, [bytes(buffer) for buffer in buffers]))
 
 
 def display(*things: Any, raw: bool = False, **_: Any) -> None:
@@ -313,20 +322,20 @@ def display(*things: Any, raw: bool = False, **_: Any) -> None:
 
     Raises TooLarge when the task's notes take more than 16 MiB.
     """
-    own = sink()
-    if not own.is_open:
-        _display_here(*things)
+    current = sink()
+    if not current.is_open:
+        _display_locally(*things)
         return
     for thing in things:
         if raw and isinstance(thing, Mapping):
             data: dict[str, str] = {}
-            _take(dict(thing), None, data, {})
-            own.put(Display(data))
+            _add_data(dict(thing), None, data, {})
+            current.put(Display(data))
         else:
-            own.put(Display(*mime_bundle(thing)))
+            current.put(Display(*mime_bundle(thing)))
 
 
-def _display_here(*things: Any) -> None:
+def _display_locally(*things: Any) -> None:
     ipython = sys.modules.get("IPython.display")
     if ipython is not None:
         ipython.display(*things)
@@ -335,9 +344,9 @@ def _display_here(*things: Any) -> None:
         sys.stdout.write(f"{thing!r}\n")
 
 
-# ------------------------------------------------------------------------------------------------ how a thing looks
+# ------------------------------------------------------------------------------------------------ representations
 
-#: methods that IPython knows, by what they give
+#: methods that IPython calls, by the MIME type of what they return
 _REPRESENTATIONS: Final[Mapping[str, str]] = {
     "text/html": "_repr_html_",
     "text/markdown": "_repr_markdown_",
@@ -350,35 +359,40 @@ _REPRESENTATIONS: Final[Mapping[str, str]] = {
 
 
 def mime_bundle(thing: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    """Ask a thing how it looks; return data by MIME type, and metadata. It always has text/plain."""
+    """Return a thing's data by MIME type, and metadata. There is always text/plain."""
     data: dict[str, str] = {}
     metadata: dict[str, Any] = {}
     if _is_figure(thing):
         data["image/png"] = b64encode(_png_of(thing)).decode()
     elif not isinstance(thing, type):
-        _ask(thing, "_repr_mimebundle_", None, data, metadata)
+        _add_representation(thing, "_repr_mimebundle_", None, data, metadata)
         for mime, name in _REPRESENTATIONS.items():
             if mime not in data:
-                _ask(thing, name, mime, data, metadata)
+                _add_representation(thing, name, mime, data, metadata)
     if "text/plain" not in data:
         try:
             data["text/plain"] = repr(thing)
-        except Exception as error:  # noqa: BLE001  (the thing's own code; what it raised is said in its place)
+        except Exception as error:  # noqa: BLE001  (the thing's own code; the text contains what it raised)
             data["text/plain"] = f"<a {type(thing).__name__} whose repr() raised {type(error).__name__}: {error}>"
     return data, metadata
 
 
-def _ask(thing: Any, name: str, mime: str | None, data: dict[str, str], metadata: dict[str, Any]) -> None:
-    """Add what a representation gives: a value, a pair of value and metadata, or None. One that fails is told of."""
+def _add_representation(
+    thing: Any, name: str, mime: str | None, data: dict[str, str], metadata: dict[str, Any]
+) -> None:
+    """Add what a representation returns: a value, a pair of value and metadata, or None.
+
+    An error is written to stderr.
+    """
     try:
         method = getattr(thing, name, None)
         given = method() if callable(method) else None
-        _take(given, mime, data, metadata)
+        _add_data(given, mime, data, metadata)
     except Exception as error:  # noqa: BLE001  (the thing's own code; its other representations are shown)
         sys.stderr.write(f"display: {name} of a {type(thing).__name__} raised {type(error).__name__}: {error}\n")
 
 
-def _take(given: Any, mime: str | None, data: dict[str, str], metadata: dict[str, Any]) -> None:
+def _add_data(given: Any, mime: str | None, data: dict[str, str], metadata: dict[str, Any]) -> None:
     if isinstance(given, tuple) and len(given) == 2:
         given, more = given
         metadata.update(more if mime is None else {mime: more})
@@ -411,18 +425,18 @@ def _record(note: ProgressReport | Display | SystemCounts | Item | ItemEnded | S
 
 
 class NoteReader:
-    """Put the records of one task's stream together again.
+    """Assembles the records of one task's stream.
 
-    >>> reader = Reader()
-    >>> reader.feed(_record(Report(0.5, "half"))[:7]), reader.feed(_record(Report(0.5, "half"))[7:])
-    ([], [Report(fraction=0.5, text='half')])
+    >>> reader, record = NoteReader(), _record(ProgressReport(0.5, "half"))
+    >>> reader.feed(record[:7]), reader.feed(record[7:])
+    ([], [ProgressReport(fraction=0.5, text='half')])
     """
 
     def __init__(self) -> None:
         self._held = bytearray()
 
     def feed(self, data: bytes) -> list[Note]:
-        """Take the next bytes; give the notes that they complete. Raises ProtocolError on what is no note."""
+        """Add the next bytes; return the notes that they complete. Raises ProtocolError for what is not a note."""
         held = self._held
         held += data
         notes: list[Note] = []

@@ -1,4 +1,4 @@
-"""Objects to bytes and back: pickling, what an object refers to, why it cannot be pickled.
+"""Objects to bytes and back: pickling, the references of an object, why it cannot be pickled.
 
 Imports no other part of shipping.
 """

@@ -1,7 +1,7 @@
-"""What a worker tells of an error: the encoded ErrorReport, made of whatever user code has raised.
+"""The encoded ErrorReport of whatever user code has raised.
 
-Code of a user's that runs here (`str`, `repr`, pickling of an exception, its metaclass) may raise anything, and the
-report says so. What is read of a class or a text is read past its own methods.
+User code that runs here (`str`, `repr`, pickling of an exception, its metaclass) may raise anything, which the report
+then contains. Attributes of classes and texts are read without calling their own methods.
 """
 
 import contextlib
@@ -18,34 +18,35 @@ from concurrent_nb.errors import RemoteTraceback
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.serialization import pickler
 from concurrent_nb.shipping.serialization.pickles import Buffer
-from concurrent_nb.shipping.serialization.refusals import find_unpicklable, refusal
+from concurrent_nb.shipping.serialization.pickling_failures import find_unpicklable
+from concurrent_nb.shipping.serialization.refusals import refusal
 from concurrent_nb.wire.codec import encode_error
 from concurrent_nb.wire.messages import ErrorReport
 
-#: what a message or traceback is cut to, in characters
+#: limit of a message or traceback, in characters
 TEXT_MAX: Final = 64 * 1024
-#: what the name of a class is cut to, in characters
+#: limit of the name of a class, in characters
 NAME_MAX: Final = 1000
-#: what a result's repr is cut to, in characters
+#: limit of a result's repr, in characters
 REPR_MAX: Final = 200
-#: so many notes of an exception are told
+#: limit of the notes of an exception
 NOTES_MAX: Final = 100
 #: a pickled exception that is larger does not travel
 EXCEPTION_BYTES_MAX: Final = 1024 * 1024
 #: frames of these folders are ours; a traceback begins after them
 _PACKAGE: Final = str(Path(__file__).resolve().parents[2])
-_OURS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping", "tasks"))
+_OWN_FOLDERS: Final = tuple(os.path.join(_PACKAGE, room, "") for room in ("nodes", "workers", "shipping", "tasks"))
 
 _MODULE: Final = type.__dict__["__module__"].__get__
 _QUALNAME: Final = type.__dict__["__qualname__"].__get__
 _NAME: Final = type.__dict__["__name__"].__get__
 
 #: status, body, buffers
-Answer = tuple[int, bytes, Sequence[Buffer]]
+FailureReport = tuple[int, bytes, Sequence[Buffer]]
 
 
 class _Explanation:
-    """What a worker adds to errors about what was not found."""
+    """Adds notes to errors about modules and files that were not found."""
 
     explain: Callable[[BaseException], None] = staticmethod(lambda error: None)
 
@@ -53,14 +54,14 @@ class _Explanation:
 EXPLANATION: Final = _Explanation()
 
 
-def failed(error: BaseException) -> Answer:
+def failed(error: BaseException) -> FailureReport:
     """Report what a task has raised."""
     _explain(error)
     report = ErrorReport(_class_name(error), _text_of(error), traceback_of(error), _pickled(error))
     return int(Status.ERROR), encode_error(report), ()
 
 
-def not_loadable(error: BaseException) -> Answer:
+def not_loadable(error: BaseException) -> FailureReport:
     """Report what was raised while a function or its arguments were unpickled."""
     _explain(error)
     reasons = "; ".join([_one_line(error), *_notes_of(error)])
@@ -68,18 +69,18 @@ def not_loadable(error: BaseException) -> Answer:
     return int(Status.NOT_LOADABLE), encode_error(ErrorReport(_class_name(error), message, traceback_of(error))), ()
 
 
-def not_picklable(value: object, error: BaseException) -> Answer:
+def not_picklable(value: object, error: BaseException) -> FailureReport:
     """Report what was raised while a result was pickled."""
     kind = _kind_of(value)
     hint, why = "return plain data, or something that pickle can take apart", _one_line(error)
     if kind in ("generator", "async_generator", "map", "filter", "zip"):
         hint = "return a list of its items instead"
     elif kind == "coroutine":
-        hint = "run it in the task, and return what it gives"
-    elif issubclass(type(error), RecursionError) or "recursion" in _text_of(error):  # cloudpickle raises one of its own
+        hint = "run it in the task, and return its result"
+    elif issubclass(type(error), RecursionError) or "recursion" in _text_of(error):  # cloudpickle raises another class
         hint = "it is nested too deeply: return something flatter"
     else:
-        # User code is looked through, which may raise anything. What was raised first is told all the same.
+        # This inspects user objects, whose code may raise anything. The first error is reported in any case.
         with contextlib.suppress(BaseException):
             culprit = find_unpicklable(value, error)
             if culprit.path or refusal(value):
@@ -89,7 +90,7 @@ def not_picklable(value: object, error: BaseException) -> Answer:
 
 
 def _explain(error: BaseException) -> None:
-    with contextlib.suppress(BaseException):  # it looks at the error, whose attributes may raise; it only adds a note
+    with contextlib.suppress(BaseException):  # it reads attributes of the error, which may raise; it only adds a note
         EXPLANATION.explain(error)
 
 
@@ -98,7 +99,7 @@ def _class_name(error: BaseException) -> str:
     name = _plain(_QUALNAME(kind), NAME_MAX)
     try:
         module = _MODULE(kind)
-    except AttributeError:  # it was made where no module is
+    except AttributeError:  # its class was made without a module
         return name
     if not isinstance(module, str) or (module := _plain(module, NAME_MAX)) == "builtins":
         return name
@@ -110,26 +111,26 @@ def _kind_of(thing: object) -> str:
 
 
 def _plain(text: str, most: int = TEXT_MAX) -> str:
-    """Give the beginning of a text as one that can be encoded, and that has no methods of its own."""
+    """Return the first characters of a text as a plain `str` that can be encoded."""
     return str.__getitem__(text, slice(most)).encode(errors="backslashreplace").decode()[:most]
 
 
 def _text_of(thing: object) -> str:
     try:
         return _plain(str(thing))
-    except BaseException as error:  # noqa: BLE001  (user code; the text says what it raised)
+    except BaseException as error:  # noqa: BLE001  (user code; the text contains what it raised)
         return f"<str() of this {_kind_of(thing)} raised {_kind_of(error)}>"
 
 
 def _notes_of(error: BaseException) -> list[str]:
     try:
         return [_text_of(note) for note in itertools.islice(error.__notes__, NOTES_MAX)]
-    except BaseException:  # noqa: BLE001  (there are none, or they are no notes)
+    except BaseException:  # noqa: BLE001  (there are none, or they are not notes)
         return []
 
 
 def _cut(text: str) -> str:
-    """Leave out the middle of a text that is too long: what happened is at its beginning, and where, at its end."""
+    """Cut the middle of a text that is too long, because its start and its end are what matters most."""
     if len(text) <= TEXT_MAX:
         return _plain(text)
     half = TEXT_MAX // 2
@@ -145,35 +146,35 @@ def _one_line(error: BaseException) -> str:
 def _repr_of(value: object) -> str:
     try:
         text = _plain(repr(value), REPR_MAX + 1)
-    except BaseException as error:  # noqa: BLE001  (user code; the text says what it raised)
+    except BaseException as error:  # noqa: BLE001  (user code; the text contains what it raised)
         return f"whose repr() raised {_kind_of(error)}"
     return text if len(text) <= REPR_MAX else text[: REPR_MAX - 3] + "..."
 
 
 def traceback_of(error: BaseException) -> str:
-    """Format as Python does, beginning with the task's own lines."""
+    """Format a traceback as Python does, beginning with the task's own lines."""
     try:
         own, cause = _without_ours(error.__traceback__), error.__cause__
         if own is None and isinstance(cause, RemoteTraceback):
-            # A task system passes on what a task has raised, elsewhere.
+            # A task system has raised the error of one of its tasks.
             return _cut("\n".join([cause.text.rstrip(), *_notes_of(error)]))
         lines = traceback.format_exception(type(error), error, own)
         return _cut("".join(lines))
-    except BaseException as broken:  # noqa: BLE001  (user code formats exceptions; the text says what it raised)
+    except BaseException as broken:  # noqa: BLE001  (user code formats exceptions; the text contains what it raised)
         return f"{_class_name(error)}: <formatting the traceback raised {_kind_of(broken)}>\n"
 
 
 def _without_ours(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDERS):
         trace = trace.tb_next
     return trace
 
 
 def _pickled(error: BaseException) -> bytes:
-    """Pickle an exception, as far as it can be unpickled again."""
+    """Pickle an exception, reduced to what can be unpickled again; b"" if that is nothing."""
     try:
         error.__reduce_ex__(5)
-    except BaseException:  # noqa: BLE001  (user code; one that raises here is not meant to travel)
+    except BaseException:  # noqa: BLE001  (user code; such an exception does not travel)
         return b""
     return _round_trip(error) or _round_trip(pickler.reduced_to_what_travels(error))
 
@@ -183,6 +184,6 @@ def _round_trip(thing: object) -> bytes:
         body = pickler.dumps(thing)
         if len(body) <= EXCEPTION_BYTES_MAX and isinstance(pickle.loads(body), BaseException):
             return body
-    except BaseException:  # noqa: BLE001  (user code; that it cannot travel is said by the empty bytes)
+    except BaseException:  # noqa: BLE001  (user code; empty bytes mean that it cannot travel)
         return b""
     return b""

@@ -1,9 +1,9 @@
-"""Proxies of multiprocessing's managers as arguments: a worker has to prove that it knows their process's authkey.
+"""Proxies of multiprocessing's managers as arguments: a worker needs the authkey of the manager's process.
 
     owner of an embedded cluster: environment of its slaves --authkey--> take_key() in a worker
-    a task's argument:            reduce(proxy) ----------------------> rebuilt(...), with that key
+    a task's argument:            reduce_proxy(proxy) --------> rebuild_proxy(...), with that key
 
-Workers of other hosts do not get the key, and neither do those of a cluster that was started by somebody else.
+Workers on other machines and workers of a cluster that another process has started do not get the key.
 """
 
 import os
@@ -17,20 +17,20 @@ _IS_WORKER: Final[list[bool]] = []
 
 
 def take_key() -> None:
-    """Take the key out of a worker's environment, so that no program that a task starts finds it there."""
+    """Move the key out of a worker's environment, so that no child process of a task inherits it."""
     _IS_WORKER.append(True)
     _KEY[:] = bytes.fromhex(os.environ.pop(AUTHKEY_VARIABLE, ""))
 
 
-def reduced(proxy: Any) -> Any:
-    """Say how a proxy is pickled."""
+def reduce_proxy(proxy: Any) -> Any:
+    """Return how a proxy is pickled, as `__reduce__` does."""
     make, args, *rest = proxy.__reduce_ex__(5)
-    return rebuilt, (make, args), *rest
+    return rebuild_proxy, (make, args), *rest
 
 
-def rebuilt(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Unpickle a proxy, which connects to its manager. Raises ConnectionError, which says who can."""
-    from multiprocessing import AuthenticationError, current_process
+def rebuild_proxy(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Unpickle a proxy, which connects to its manager. Raises ConnectionError if the manager refuses this worker."""
+    from multiprocessing import AuthenticationError, current_process  # here, because few tasks need it
 
     if _KEY:
         current_process().authkey = bytes(_KEY)

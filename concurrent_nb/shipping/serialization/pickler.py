@@ -1,14 +1,15 @@
-"""cloudpickle's pickler with what it leaves out: the one that is used for whatever is not provably plain.
+"""cloudpickle's pickler with what it lacks: the one that is used for everything that is not provably plain.
 
 - What the standard library pickles by name, and `__main__` defines, travels by value: cached functions, new types, ...
-- What pickles silently, but wrongly, is refused: open files, views of memory, parts of this process (`refusals`).
+- What would be pickled silently, but wrongly, is refused: open files, views of memory, parts of this process
+(`refusals`).
 - Exceptions are rebuilt without calling an `__init__` of their own.
-- Code keeps the name of its file, and takes the lines of its notebook cell along, for tracebacks.
-- What is found in `__main__` by name is found there by name where it arrives (`mains`).
+- Code keeps the name of its file, and the lines of its notebook cell travel with it, for tracebacks.
+- What is found in `__main__` by name is found there by name where it is unpickled (`task_main`).
 
-An object that says itself how it is pickled has the last word, so it may hold what it leaves out.
+An object that defines its own pickling is pickled by that, so it may hold what its pickle leaves out.
 
-Imports cloudpickle, which takes 60 ms, so it is imported where it is needed and no earlier.
+This module imports cloudpickle, which takes 60 ms, so it is imported only where it is needed.
 """
 
 import copyreg
@@ -30,19 +31,19 @@ from typing import Any, Final
 from cloudpickle import cloudpickle
 
 from concurrent_nb.shipping.serialization import manager_proxies, random_streams, task_main
-from concurrent_nb.shipping.serialization.references import home_of, is_importable_module
+from concurrent_nb.shipping.serialization.references import is_importable_module, location_of
 from concurrent_nb.shipping.serialization.refusals import Refused, is_refused_type
 from concurrent_nb.shipping.serialization.source_lines import keep_lines, text_of
 
-#: gives what `__reduce_ex__` would, or NotImplemented, which leaves it to cloudpickle and pickle
-Way = Callable[["Pickler", Any], Any]
+#: returns what `__reduce_ex__` returns, or NotImplemented, which leaves it to cloudpickle and pickle
+Reduction = Callable[["Pickler", Any], Any]
 
 _NEW_TYPE: Final[Any] = typing.NewType  # as a function, not as a declaration
 _ALIAS: Final = getattr(typing, "TypeAliasType", None)  # since Python 3.12
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles by value what a worker cannot find by name."""
+    """Pickles by value what a worker cannot import by name."""
 
     def __init__(
         self,
@@ -52,22 +53,23 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     ) -> None:
         super().__init__(file, 5, buffer_callback=keep)
         self.mode = mode
-        self.draws = False  #: whether a generator of random numbers is in it that gives each task its own stream
-        self._ways: dict[type, Way | None] = {}
-        self.files: set[str] = set()  #: names of files whose lines are in this pickle
+        #: whether the pickle has a generator of random numbers, of which each task has a stream of its own
+        self.uses_generators = False
+        self._reductions: dict[type, Reduction | None] = {}
+        self.files: set[str] = set()  #: files whose lines are in this pickle
 
     def reducer_override(self, thing: Any) -> Any:
-        """Say how `thing` is pickled. Called for all but the plainest objects."""
+        """Return how `thing` is pickled. Called for all objects but atoms and plain containers."""
         kind = type(thing)
         try:
-            way = self._ways[kind]
+            reduction = self._reductions[kind]
         except KeyError:
-            way = self._ways[kind] = _known_way_of(kind)
-        return NotImplemented if way is None else way(self, thing)
+            reduction = self._reductions[kind] = _cached_reduction_of(kind)
+        return NotImplemented if reduction is None else reduction(self, thing)
 
     def _function_getnewargs(self, function: types.FunctionType) -> Any:
         names = function.__globals__
-        if id(names) not in self.globals_ref and names is task_main.names():
+        if id(names) not in self.globals_ref and names is task_main.main_globals():
             facts = ("__package__", "__name__", "__path__", "__file__")
             self.globals_ref[id(names)] = _MainGlobals({str(key): names[key] for key in facts if key in names})
         return super()._function_getnewargs(function)
@@ -79,8 +81,8 @@ def dumps(
     """Pickle `thing`.
 
     Args:
-        keep: says of each buffer whether it stays in the pickle; without it all do.
-        mode: what becomes of generators of random numbers.
+        keep: returns whether a buffer stays in the pickle; None: all do.
+        mode: how generators of random numbers are pickled.
 
     Raises Refused, and whatever an object's own pickling raises.
     """
@@ -89,37 +91,37 @@ def dumps(
         return file.getvalue()
 
 
-def draws(thing: object) -> bool:
-    """Say whether there is a generator of random numbers in what `thing` takes along."""
+def uses_generators(thing: object) -> bool:
+    """Return whether the pickle of `thing` has a generator of random numbers."""
     with io.BytesIO() as file:
         pickler = Pickler(file, mode="share")
         pickler.dump(thing)
-        return pickler.draws
+        return pickler.uses_generators
 
 
-_ways: "weakref.WeakKeyDictionary[type, Way | None]" = weakref.WeakKeyDictionary()
+_reductions: "weakref.WeakKeyDictionary[type, Reduction | None]" = weakref.WeakKeyDictionary()
 
 
-def _known_way_of(kind: type) -> Way | None:
+def _cached_reduction_of(kind: type) -> Reduction | None:
     if kind in copyreg.dispatch_table:
         return _reduce_as_registered
     try:
-        return _ways[kind]
+        return _reductions[kind]
     except KeyError:
-        way = _ways[kind] = _way_of(kind)
-        return way
+        reduction = _reductions[kind] = _reduction_of(kind)
+        return reduction
 
 
-def _way_of(kind: type) -> Way | None:
+def _reduction_of(kind: type) -> Reduction | None:
     if issubclass(kind, type):
         return _reduce_class
     if kind is types.FunctionType:
         return _reduce_function
-    if (way := _WAYS.get(kind)) is not None:
-        return way
-    for family, way in _FAMILIES:
+    if (reduction := _REDUCTIONS.get(kind)) is not None:
+        return reduction
+    for family, reduction in _FAMILIES:
         if issubclass(kind, family):
-            return way
+            return reduction
     if is_refused_type(kind):
         return _refuse
     if (numpy := sys.modules.get("numpy")) is not None and kind is numpy.ndarray:
@@ -148,46 +150,46 @@ def _refuse(pickler: Pickler, thing: Any) -> Any:
 
 
 def _reduce_as_registered(pickler: Pickler, thing: Any) -> Any:
-    return copyreg.dispatch_table[type(thing)](thing)  # before cloudpickle's own, which the user has overruled
+    return copyreg.dispatch_table[type(thing)](thing)  # before cloudpickle's, which the user has replaced
 
 
 # ------------------------------------------------------------------------------------------------ functions and classes
 
 
 class _MainGlobals(dict[str, Any]):
-    """The globals of functions of `__main__` on their way."""
+    """Stands for the globals of functions of `__main__` in a pickle."""
 
 
 def _reduce_function(pickler: Pickler, function: types.FunctionType) -> Any:
     reduced = pickler._function_reduce(function)
     if reduced is NotImplemented or function.__module__ != task_main.MAIN:
         return reduced
-    return (*reduced[:5], settle_function if task_main.found(function.__qualname__) is function else fill_function)
+    return (*reduced[:5], fill_main_function if task_main.lookup(function.__qualname__) is function else fill_function)
 
 
 def fill_function(function: types.FunctionType, state: Any) -> None:
     """Fill a function that was unpickled."""
     cloudpickle._function_setstate(function, state)
-    task_main.initialize(function.__globals__)
+    task_main.apply_initialized(function.__globals__)
 
 
-def settle_function(function: types.FunctionType, state: Any) -> None:
-    """Fill a function that was unpickled, and let it be found in `__main__`."""
+def fill_main_function(function: types.FunctionType, state: Any) -> None:
+    """Fill a function that was unpickled, and register it in `__main__`."""
     fill_function(function, state)
-    task_main.arrived(function.__qualname__, function)
+    task_main.register(function.__qualname__, function)
 
 
 def _reduce_class(pickler: Pickler, kind: type) -> Any:
     reduced = cloudpickle._class_reduce(kind)
-    if reduced is NotImplemented or len(reduced) < 6 or task_main.found(kind.__qualname__) is not kind:
+    if reduced is NotImplemented or len(reduced) < 6 or task_main.lookup(kind.__qualname__) is not kind:
         return reduced
-    return (*reduced[:5], settle_class)
+    return (*reduced[:5], fill_main_class)
 
 
-def settle_class(kind: type, state: Any) -> None:
-    """Fill a class that was unpickled, and let it be found in `__main__`."""
+def fill_main_class(kind: type, state: Any) -> None:
+    """Fill a class that was unpickled, and register it in `__main__`."""
     cloudpickle._class_setstate(kind, state)
-    task_main.arrived(kind.__qualname__, kind)
+    task_main.register(kind.__qualname__, kind)
 
 
 def _reduce_code(pickler: Pickler, code: types.CodeType) -> tuple[Any, ...]:
@@ -211,23 +213,23 @@ def _reduce_module(pickler: Pickler, module: types.ModuleType) -> Any:
     return NotImplemented
 
 
-# -------------------------------------------------------------------------------- what the library pickles by its name
+# -------------------------------------------------------------------------- what the standard library pickles by name
 
 
 def _by_value(thing: Any, name: str, make: Callable[..., Any], args: tuple[Any, ...], state: Any = None) -> Any:
-    """Reduce what pickles as a name that a worker does not find."""
-    if home_of(thing, name) is not None:
+    """Reduce what is pickled as a name that a worker cannot import."""
+    if location_of(thing, name) is not None:
         return NotImplemented
-    known_as = name if task_main.found(name) is thing else None
-    return make, args, (known_as, state), None, None, _settle_named
+    main_name = name if task_main.lookup(name) is thing else None
+    return make, args, (main_name, state), None, None, _fill_by_value
 
 
-def _settle_named(thing: Any, state: tuple[str | None, Any]) -> None:
-    # Not while it is made: what refers to itself is made twice, and only one of the two is kept.
-    known_as, attributes = state
+def _fill_by_value(thing: Any, state: tuple[str | None, Any]) -> None:
+    # Not in `make`: an object that refers to itself is made twice, and only one of the two is kept.
+    main_name, attributes = state
     set_state(thing, attributes)
-    if known_as is not None:
-        task_main.arrived(known_as, thing)
+    if main_name is not None:
+        task_main.register(main_name, thing)
 
 
 def _reduce_cached(pickler: Pickler, thing: Any) -> Any:
@@ -274,16 +276,16 @@ def _reduce_by_itself(pickler: Pickler, thing: Any) -> Any:
     reduced = thing.__reduce_ex__(5)
     if type(reduced) is not str or getattr(thing, "__module__", None) != task_main.MAIN:
         return reduced
-    # A name of `__main__`: there is one such object, and it is the same one wherever it arrives.
+    # A name of `__main__`: a singleton, which must be one where it is unpickled, too.
     return _find_or_make, (reduced, type(thing)), thing.__getstate__(), None, None, _fill_named
 
 
 def _find_or_make(name: str, kind: Any) -> Any:
-    found = task_main.found(name)
+    found = task_main.lookup(name)
     if type(found) is kind:
         return found
     made = kind.__new__(kind)
-    task_main.arrived(name, made)
+    task_main.register(name, made)
     return made
 
 
@@ -292,7 +294,7 @@ def _fill_named(thing: Any, state: Any) -> None:
         set_state(thing, state)
 
 
-# --------------------------------------------------------------------------------- what holds locks or weak references
+# -------------------------------------------------------------------------------- objects with locks or weak references
 
 
 def _reduce_cached_property(pickler: Pickler, thing: Any) -> Any:
@@ -312,7 +314,7 @@ def _reduce_weak_mapping(pickler: Pickler, thing: Any) -> Any:
 
 
 def _reduce_delegating(pickler: Pickler, thing: Any) -> Any:
-    """Reduce what has a `__getattr__`, which would be asked for `__setstate__` before it has anything to ask."""
+    """Reduce an object with a `__getattr__`, which unpickling would call for `__setstate__` before it has its state."""
     reduced = thing.__reduce_ex__(5)
     if not isinstance(reduced, tuple) or len(reduced) != 5 or reduced[2] is None:
         return reduced
@@ -320,7 +322,7 @@ def _reduce_delegating(pickler: Pickler, thing: Any) -> Any:
 
 
 def set_state(thing: Any, state: Any) -> None:
-    """Do what unpickling does with the state of an object that has no `__setstate__`."""
+    """Set the state of an object that has no `__setstate__`, as unpickling does."""
     attributes, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
     if attributes:
         thing.__dict__.update(attributes)
@@ -332,11 +334,11 @@ def set_state(thing: Any, state: Any) -> None:
 
 
 def _is_rebuilt(kind: type[BaseException]) -> bool:
-    """Say whether exceptions of this class would have their `__init__` called with what it may not take."""
+    """Return whether unpickling would call the class's own `__init__` with arguments that it may not accept."""
     own = (kind.__init__, kind.__new__)
-    says_how = (kind.__reduce_ex__, kind.__reduce__, getattr(kind, "__getnewargs__", None))
+    own_reduction = (kind.__reduce_ex__, kind.__reduce__, getattr(kind, "__getnewargs__", None))
     is_own = any(isinstance(it, types.FunctionType) for it in own)
-    return is_own and not any(isinstance(it, types.FunctionType) for it in says_how)
+    return is_own and not any(isinstance(it, types.FunctionType) for it in own_reduction)
 
 
 def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
@@ -350,13 +352,13 @@ def _reduce_exception(pickler: Pickler, error: BaseException) -> Any:
 def _reduce_with_notes(pickler: Pickler, error: BaseException) -> Any:
     reduced = error.__reduce_ex__(5)
     notes = getattr(error, "__notes__", None)
-    if notes and isinstance(reduced, tuple) and len(reduced) == 2:  # its own `__reduce__` forgets them
+    if notes and isinstance(reduced, tuple) and len(reduced) == 2:  # its own `__reduce__` leaves them out
         return (*reduced, {"__notes__": notes})
     return reduced
 
 
 def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Make an exception as the built-in class makes it that it is derived from."""
+    """Make an exception by its built-in base class, without calling its own `__init__`."""
     built_in: Any = kind
     while built_in.__module__ != "builtins":
         built_in = built_in.__base__
@@ -364,17 +366,17 @@ def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseExce
     try:
         built_in.__init__(made, *args)
     except TypeError:
-        made.args = args  # its own `__init__` has not called that of the built-in class
+        made.args = args  # its own `__init__` does not call the built-in one
     return made
 
 
-#: an exception that does not travel as it is has so many arguments and notes at most, and these so many characters
+#: limits of an exception that cannot travel as it is: number of arguments and notes, characters of each
 ARGUMENTS_MAX: Final = 100
 TEXT_MAX: Final = 64 * 1024
 
 
 def reduced_to_what_travels(error: BaseException) -> Any:
-    """Give an exception as an object whose pickle has all of it that can travel, and says what cannot.
+    """Return an object that unpickles as the exception without the parts that cannot travel, which its notes name.
 
     Long texts are cut, and of many arguments only the first are kept.
     """
@@ -399,8 +401,8 @@ class _Trimmed:
         for name in [name for name, value in state.items() if not _travels(value)]:
             lost.append(name)
             del state[name]
-        told = itertools.islice(getattr(error, "__notes__", ()), ARGUMENTS_MAX)
-        notes = [note[:TEXT_MAX] for note in told if isinstance(note, str)]
+        own_notes = itertools.islice(getattr(error, "__notes__", ()), ARGUMENTS_MAX)
+        notes = [note[:TEXT_MAX] for note in own_notes if isinstance(note, str)]
         if lost:
             notes.append(f"{', '.join(lost)} of this exception could not be pickled, and stayed with the task")
         if cut:
@@ -414,7 +416,7 @@ class _Trimmed:
 def _travels(thing: Any) -> bool:
     try:
         pickle.loads(dumps(thing))
-    except Exception:  # noqa: BLE001  (whatever an object's own pickling raises, it does not travel)
+    except Exception:  # noqa: BLE001  (whatever its own pickling raises, it cannot travel)
         return False
     return True
 
@@ -431,42 +433,42 @@ def _reduce_stream(pickler: Pickler, stream: Any) -> Any:
     kind = type(stream)
     if isinstance(kind.__reduce_ex__, types.FunctionType):
         return stream.__reduce_ex__(5)
-    # From Python 3.13 on the built-in class has a `__reduce_ex__` that only raises.
+    # Since Python 3.13 the built-in class has a `__reduce_ex__` that only raises.
     return stream.__reduce__() if isinstance(kind.__reduce__, types.FunctionType) else NotImplemented
 
 
 def _reduce_generator(reduction: Callable[[Any, bool], Any], pickler: Pickler, generator: Any) -> Any:
     if pickler.mode == "keep":
         return NotImplemented if type(generator) is not random.SystemRandom else reduction(generator, False)
-    pickler.draws = True
+    pickler.uses_generators = True
     return reduction(generator, pickler.mode == "spawn")
 
 
 def _reduce_array(pickler: Pickler, array: Any) -> Any:
     if not (array.flags.forc or array.dtype.hasobject):
-        array = sys.modules["numpy"].ascontiguousarray(array)  # only such memory can leave the pickle
+        array = sys.modules["numpy"].ascontiguousarray(array)  # only contiguous memory can leave the pickle
     return array.__reduce_ex__(5)
 
 
 def _reduce_figure(pickler: Pickler, figure: Any) -> Any:
     make, args, state, *rest = figure.__reduce_ex__(5)
-    # Else pyplot has it open where it arrives, and it is shown as if the task had drawn it.
+    # Otherwise pyplot opens it where it is unpickled, and it is shown as if the task had drawn it.
     return make, args, {name: value for name, value in state.items() if name != "_restore_to_pylab"}, *rest
 
 
 def _reduce_proxy(pickler: Pickler, proxy: Any) -> Any:
-    return manager_proxies.reduced(proxy)
+    return manager_proxies.reduce_proxy(proxy)
 
 
 def _attribute(module: str, name: str) -> Any:
     return getattr(cloudpickle.subimport(module), name)
 
 
-def _attribute_of(module: str, name: str) -> Way:
+def _attribute_of(module: str, name: str) -> Reduction:
     return lambda pickler, thing: (_attribute, (module, name))
 
 
-_WAYS: Final[Mapping[type, Way]] = {
+_REDUCTIONS: Final[Mapping[type, Reduction]] = {
     _MainGlobals: lambda pickler, names: (task_main.globals_of, (dict(names),)),
     types.CodeType: _reduce_code,
     type(functools.lru_cache(len)): _reduce_cached,
@@ -476,13 +478,13 @@ _WAYS: Final[Mapping[type, Way]] = {
     weakref.WeakKeyDictionary: _reduce_weak_mapping,
     weakref.WeakValueDictionary: _reduce_weak_mapping,
     **({_ALIAS: _reduce_alias} if _ALIAS is not None else {}),
-    # These say who they are by being the only one.
+    # Singletons, which are compared by identity.
     **{
         type(getattr(dataclasses, name)): _attribute_of("dataclasses", name)
         for name in ("MISSING", "_HAS_DEFAULT_FACTORY", "KW_ONLY")
     },
 }
-_FAMILIES: Final[tuple[tuple[type, Way], ...]] = (
+_FAMILIES: Final[tuple[tuple[type, Reduction], ...]] = (
     (types.ModuleType, _reduce_module),
     (functools.cached_property, _reduce_cached_property),
     (io.TextIOBase, _reduce_stream),

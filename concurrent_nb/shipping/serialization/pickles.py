@@ -1,7 +1,7 @@
-"""Turn Python objects into bytes and back, one way for arguments, results and exceptions.
+"""Turn Python objects into bytes and back; used for arguments, results and exceptions alike.
 
-The C pickler is several times faster than cloudpickle, but it pickles what comes from `__main__` by reference, without
-an error, and the worker cannot find it then. So it is used only for objects that are *provably plain*: built from
+The C pickler is several times faster than cloudpickle, but it pickles objects of `__main__` by reference, without an
+error, and the worker cannot import them. So it is used only for objects that are *provably plain*: built from
 builtin types, or numpy arrays and scalars without objects. Everything else goes through cloudpickle, which sends what
 `__main__` defines by value.
 
@@ -17,35 +17,37 @@ from typing import Any, Final
 
 from concurrent_nb.shipping.serialization.random_streams import Mode
 
-#: buffers of this size or more travel outside of the pickle
+#: buffers of this size or more leave the pickle
 OUT_OF_BAND_BYTES: Final = 64 * 1024
-#: more buffers than this stay in the pickle, because a message has room for the sizes of so many (wire/PROTOCOL.md)
+#: limit of the buffers that leave a pickle, because a message has room for their sizes (wire/PROTOCOL.md)
 OUT_OF_BAND_MAX: Final = 4096
-#: containers with more items than this are not searched, but left to cloudpickle
+#: containers with more items are not searched, but left to cloudpickle
 PLAIN_ITEMS: Final = 256
-#: fill classes that are unpickled; one of them is in every pickle that holds a class by value
-_SETTERS: Final = frozenset({"_class_setstate", "settle_class"})
+#: functions that fill unpickled classes; every pickle that holds a class by value names one of them
+_SETTERS: Final = frozenset({"_class_setstate", "fill_main_class"})
 _SETTER: Final = re.compile(b"|".join(name.encode() for name in _SETTERS))
-#: ... which is never as small as this
+#: ... and is never smaller than this
 _CLASS_BYTES: Final = 64
 
 Buffer = bytes | bytearray | memoryview
 
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None), complex, type(Ellipsis), range})
-#: atoms that have no buffer, never change, and run no code of a user's when they are pickled
+#: immutable types without buffers, whose pickling runs no user code
 SMALL_ATOMS: Final = _ATOMS - {bytes}
 
 
 def is_small(value: object) -> bool:
-    """Say whether a value is one of those, or a tuple of them: it needs no pickle of its own beside others."""
+    """Return whether a value is a small atom or a tuple of them, so that it needs no pickle of its own."""
     kind = type(value)
     return kind in SMALL_ATOMS or (kind is tuple and SMALL_ATOMS.issuperset(map(type, value)))  # type: ignore[call-overload]
 
 
 class Shared:
-    """A value that was put where tasks find it. Give it to a task in the place of the value: the task gets the value.
+    """A value in shared memory, made by `ApplicationNode.put`.
 
-    Made by `ApplicationNode.put`. The value is what it was when it was put, and stays as long as this object does.
+    As an argument it stands for the value, which the task gets.
+
+    The value is that of the time of `put`. It is kept as long as this object exists.
     """
 
     def __init__(self, body: Buffer, buffers: Sequence[Buffer], lease: object, text: str) -> None:
@@ -55,14 +57,14 @@ class Shared:
         self._text = text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, tuple(pickle.PickleBuffer(buffer) for buffer in (self._body, *self._buffers))
+        return load_shared, tuple(pickle.PickleBuffer(buffer) for buffer in (self._body, *self._buffers))
 
     def __repr__(self) -> str:
         return f"<shared {self._text}>"
 
 
-def restored(body: Buffer, *buffers: Buffer) -> Any:
-    """Give the value of a `Shared`."""
+def load_shared(body: Buffer, *buffers: Buffer) -> Any:
+    """Unpickle the value of a `Shared`."""
     return pickle.loads(body, buffers=buffers)
 
 
@@ -70,24 +72,24 @@ _CONTAINERS: Final = frozenset({tuple, list, set, frozenset})
 
 
 def is_plain(thing: object, budget: int = PLAIN_ITEMS) -> bool:
-    """Say whether the C pickler is enough for `thing`: False where it is not, or where finding out would take long."""
-    return _spent(thing, budget) >= 0
+    """Return whether the C pickler is sufficient for `thing`; also False where checking would take long."""
+    return _budget_after(thing, budget) >= 0
 
 
-def _spent(thing: object, budget: int) -> int:
-    """Give what is left of `budget` after looking at `thing`, or -1 if it is not plain."""
+def _budget_after(thing: object, budget: int) -> int:
+    """Return what is left of `budget` after checking `thing`, or -1 if it is not plain."""
     kind = type(thing)
-    budget -= 1  # on the way down, so that what contains itself, or is deep, ends the search too
+    budget -= 1  # before its items, so that cycles and deep nesting end the search, too
     if kind in _ATOMS or budget < 0:
         return budget
     if kind in _CONTAINERS:
         for item in thing:  # type: ignore[attr-defined]
-            if (budget := _spent(item, budget)) < 0:
+            if (budget := _budget_after(item, budget)) < 0:
                 return -1
         return budget
     if kind is dict:
         for key, value in thing.items():  # type: ignore[attr-defined]
-            if (budget := _spent(key, budget)) < 0 or (budget := _spent(value, budget)) < 0:
+            if (budget := _budget_after(key, budget)) < 0 or (budget := _budget_after(value, budget)) < 0:
                 return -1
         return budget
     if kind is Shared:
@@ -102,7 +104,7 @@ def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYT
     """Pickle `thing`; return the pickle and the large buffers that were left out of it.
 
     Args:
-        mode: what becomes of generators of random numbers.
+        mode: how generators of random numbers are pickled.
         least_bytes: smaller buffers stay in the pickle, and so do small ones that are read-only.
 
     Raises whatever the object's own pickling raises (TypeError, PicklingError, RecursionError, ...).
@@ -111,7 +113,7 @@ def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYT
     if kind in _ATOMS and kind is not bytes:
         return pickle.dumps(thing, 5), []
     buffers: list[memoryview] = []
-    keep = keeping(buffers, least_bytes)
+    keep = out_of_band_into(buffers, least_bytes)
     if is_plain(thing):
         return pickle.dumps(thing, 5, buffer_callback=keep), buffers
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms and many never need it
@@ -119,8 +121,10 @@ def dumps(thing: object, mode: Mode = "keep", least_bytes: int = OUT_OF_BAND_BYT
     return pickler.dumps(thing, keep, mode), buffers
 
 
-def keeping(buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES) -> Callable[[pickle.PickleBuffer], bool]:
-    """Give the `buffer_callback` that leaves large buffers out of a pickle and adds them to `buffers`."""
+def out_of_band_into(
+    buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES
+) -> Callable[[pickle.PickleBuffer], bool]:
+    """Return the `buffer_callback` that moves large buffers out of a pickle into `buffers`."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -140,33 +144,40 @@ def keeping(buffers: list[memoryview], least_bytes: int = OUT_OF_BAND_BYTES) -> 
 def dumps_attributes(
     args: tuple[Any, ...], attributes: object, *, only_plain: bool
 ) -> tuple[bytes, list[memoryview]] | None:
-    """Pickle `((args, attributes), {})`, as `dumps_call` does: the call for a task object. With a shortcut as well.
+    """Pickle `(args, attributes)`, the arguments of the call for a task object, as `dumps_call` does.
 
-    None if they are to be `only_plain` and are not.
+    Return None if they must be `only_plain` and are not.
     """
     if not args and type(attributes) is dict:
         for value in attributes.values():
             if type(value) not in SMALL_ATOMS:
                 break
         else:
-            return pickle.dumps(((args, attributes), {}), 5), []
+            return pickle.dumps((args, attributes), 5), []
     if only_plain and not is_plain((args, attributes)):
         return None
     return dumps_call((args, attributes), {})
 
 
-def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> tuple[bytes, list[memoryview]]:
-    """Pickle the arguments of a call, as `dumps((args, kwargs))` does. Made once for each task, so with a shortcut.
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
+    """Pickle the arguments of a call: `args`, or `(args, kwargs)` if there are keywords.
 
-    Args:
-        kwargs: or the number of an item in its job, which has no keywords.
+    Called once for each task, so it has a shortcut.
     """
-    if kwargs and type(kwargs) is dict:
+    if kwargs:
         return dumps((args, kwargs))
     for arg in args:
         if type(arg) not in SMALL_ATOMS:
-            return dumps((args, kwargs))
-    return pickle.dumps((args, kwargs), 5), []
+            return dumps(args)
+    return pickle.dumps(args, 5), []
+
+
+def dumps_item(args: tuple[Any, ...], number: int) -> tuple[bytes, list[memoryview]]:
+    """Pickle `(args, number)`: the arguments of an item and its number in the job, as `dumps_call` does."""
+    for arg in args:
+        if type(arg) not in SMALL_ATOMS:
+            return dumps((args, number))
+    return pickle.dumps((args, number), 5), []
 
 
 def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
@@ -177,34 +188,40 @@ def loads(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
     return pickle.loads(body, buffers=buffers)
 
 
-def loads_home(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
-    """Unpickle an answer. Classes that are known here stay as they are.
+def loads_result(body: Buffer, buffers: Sequence[Buffer] = ()) -> Any:
+    """Unpickle a result. Classes that exist in this process stay unchanged.
 
-    A class of `__main__` travels by value, there and back, and cloudpickle would put what came back into the class that
-    is here: its methods would then see the names of the worker, and no later change of the user's.
+    A class of `__main__` travels by value in both directions, and cloudpickle would fill the existing class with what
+    came
+    back: its methods would then use the globals of the worker, and see no later change of the user's.
+
+    Raises whatever unpickling raises.
     """
     if len(body) < _CLASS_BYTES:
         return pickle.loads(body, buffers=buffers)
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
     if cloudpickle is None or _SETTER.search(body) is None:
         return pickle.loads(body, buffers=buffers)
-    return _Homecoming(body, buffers, set(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)).load()
+    return _ResultUnpickler(body, buffers, set(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)).load()
 
 
-class _Homecoming(pickle.Unpickler):
-    """Fills no class that is `here` already."""
+class _ResultUnpickler(pickle.Unpickler):
+    """Leaves the known classes unchanged."""
 
-    def __init__(self, body: Buffer, buffers: Sequence[Buffer], here: set[type]) -> None:
+    def __init__(self, body: Buffer, buffers: Sequence[Buffer], known_classes: set[type]) -> None:
         super().__init__(io.BytesIO(body), buffers=buffers)
-        self._here = here
+        self._known_classes = known_classes
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
         if name not in _SETTERS:
             return found
-        return lambda cls, state: cls if cls in self._here else found(cls, state)
+        return lambda cls, state: cls if cls in self._known_classes else found(cls, state)
 
 
-def itself(thing: object) -> object:
-    """Return `thing`. For a `__reduce__` of what travels as something else, in a module that costs a worker nothing."""
+def identity(thing: object) -> object:
+    """Return `thing`.
+
+    Used by the `__reduce__` of objects that travel as another one; workers have imported this module.
+    """
     return thing

@@ -1,14 +1,14 @@
-"""Random numbers in tasks: each task draws from a stream of its own, the same one wherever and how often it runs.
+"""Random numbers in tasks: each task draws from a stream of its own, which is the same in each run of the task.
 
     notebook: rng, captured by a job    --> entropy = int.from_bytes(rng.bytes(16)), drawn when the job is started
-    worker:   drawing().begin(index)    --> in the task, rng is a generator of SeedSequence(entropy, spawn_key=(index,))
+    worker:   streams.begin(index)      --> in the task, rng is a generator of SeedSequence(entropy, spawn_key=(index,))
 
-So task i of a job draws from `SeedSequence(entropy).spawn(n)[i]`, and the next job draws other numbers, as the next
-turn of a loop would. Python's Random has `getrandbits(128)` in the place of `bytes(16)`. A single submit takes nothing
-from the generator: the entropy is a digest of its state, and the index is the submit's number in its application.
+So task i of a job draws from `SeedSequence(entropy).spawn(n)[i]`, and the next job draws other numbers. Python's
+Random uses `getrandbits(128)` in place of `bytes(16)`. A single submit takes nothing from the generator: the entropy
+is a digest of its state, and the index is the submit's number in its application.
 
-Whatever is captured counts: generators in objects, and bound methods of them, as `from random import gauss` is. What is
-an argument stays what it is.
+This holds for all captured generators, also those in objects, and bound methods of them, as `from random import gauss`
+is. A generator that is an argument is pickled as it is.
 """
 
 import hashlib
@@ -18,63 +18,64 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-#: what a pickle does with the generators in it: a job's captured ones, a submit's, and those of arguments and results
+#: how generators are pickled: captured ones of a job, of a submit, and those of arguments and results
 Mode = Literal["spawn", "share", "keep"]
 
 _ENTROPY_BITS: Final = 128
 _RANDOM_REDUCE: Final[Any] = random.Random.__reduce__
 
 
-#: a generator, and the entropy that its streams come from
-Made = tuple[Any, int]
+#: a generator, and the entropy of its streams
+SeededGenerator = tuple[Any, int]
 
 
-class Drawing:
-    """Who draws random numbers in a thread: a task, or an item of one."""
+class TaskStreams:
+    """The random streams of the task, or item, that runs in a thread."""
 
-    __slots__ = ("index", "job", "made", "own")
+    __slots__ = ("generators", "index", "job", "rngs")
 
     def __init__(self) -> None:
         self.job = b""
-        self.index: int | None = None  #: of the task or item in its job; None: none runs
-        self.made: list[Made] = []  #: the generators in its function that are there already
-        self.own: dict[int | None, Any] | None = None  #: what `rng` has made for it
+        self.index: int | None = None  #: of the task or item in its job; None: no task runs
+        self.generators: list[SeededGenerator] = []  #: those in its function, which exist already
+        self.rngs: dict[int | None, Any] | None = None  #: made by `rng`, by seed
 
     def begin(self, index: int) -> None:
-        """Begin a task or an item: give the generators their streams. For each item of a chunk, so it does little."""
+        """Begin a task or an item: seed the generators. Called for each item of a chunk, so it must be fast."""
         self.index = index
-        self.own = None
-        if self.made:
-            for generator, entropy in self.made:
+        self.rngs = None
+        if self.generators:
+            for generator, entropy in self.generators:
                 _reseed(generator, entropy, index)
 
     def end(self) -> None:
-        """Note that no task runs any more."""
-        self.index = self.own = None
+        """End the task."""
+        self.index = self.rngs = None
 
 
-class _CurrentStreams(threading.local):
+class _ThreadState(threading.local):
     def __init__(self) -> None:
-        self.drawing = Drawing()
-        self.made: list[Made] | None = None  #: while a function is unpickled that serves many tasks: those in it
+        self.streams = TaskStreams()
+        #: those in the function that is being unpickled, if many tasks run it; else None
+        self.generators: list[SeededGenerator] | None = None
 
 
-_HERE: Final = _CurrentStreams()
+_STATE: Final = _ThreadState()
 
 
-def drawing() -> Drawing:
-    """Give who draws in this thread."""
-    return _HERE.drawing
+def current_streams() -> TaskStreams:
+    """Return the streams of this thread."""
+    return _STATE.streams
 
 
-def loaded(load: Callable[[], Any]) -> tuple[Any, list[Made]]:
-    """Unpickle a function that serves many tasks; give it with the generators in it. Raises as `load`."""
-    made: list[Made] = []
-    _HERE.made = made
+def load_with_generators(load: Callable[[], Any]) -> tuple[Any, list[SeededGenerator]]:
+    """Unpickle a function that many tasks run; return it and the generators in it. Raises what `load` raises."""
+    generators: list[SeededGenerator] = []
+    _STATE.generators = generators
     try:
-        return load(), made
+        return load(), generators
     finally:
-        _HERE.made = None
+        _STATE.generators = None
 
 
 def rng(seed: int | None = None) -> Any:
@@ -92,26 +93,26 @@ def rng(seed: int | None = None) -> Any:
 
     Outside of tasks it is `numpy.random.default_rng(seed)`. Raises ModuleNotFoundError without numpy.
     """
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
-    task = _HERE.drawing
+    task = _STATE.streams
     if task.index is None:
         return np.random.default_rng(seed)
-    if task.own is None:
-        task.own = {}
-    if seed not in task.own:
+    if task.rngs is None:
+        task.rngs = {}
+    if seed not in task.rngs:
         entropy = int.from_bytes(task.job) if seed is None else seed
-        task.own[seed] = np.random.default_rng(_seeds(entropy, task.index))
-    return task.own[seed]
+        task.rngs[seed] = np.random.default_rng(_seeds(entropy, task.index))
+    return task.rngs[seed]
 
 
-# --------------------------------------------------------------------------------------------------- on their way out
+# --------------------------------------------------------------------------------------------------- pickling
 
 
 def reduction(kind: type) -> Callable[[Any, bool], Any] | None:
-    """Give what reduces generators of a class to where their streams come from; None for what is no generator.
+    """Return the function that reduces generators of a class to their entropy; None for other classes.
 
-    What it gives takes a generator, and whether it is to spawn.
+    Its arguments are a generator, and whether to spawn from it.
     """
     if issubclass(kind, random.Random) and getattr(kind, "__reduce__", None) is _RANDOM_REDUCE:
         return _reduced_random
@@ -131,16 +132,16 @@ def _reduced_random(generator: random.Random, spawns: bool) -> Any:
 
 
 def _reduced_generator(generator: Any, spawns: bool) -> Any:
-    entropy = _drawn(generator) if spawns else _digest(generator.bit_generator.state)
+    entropy = _draw_entropy(generator) if spawns else _digest(generator.bit_generator.state)
     return _make_generator, (type(generator.bit_generator), entropy)
 
 
 def _reduced_state(generator: Any, spawns: bool) -> Any:
-    entropy = _drawn(generator) if spawns else _digest(generator.get_state(legacy=False))
+    entropy = _draw_entropy(generator) if spawns else _digest(generator.get_state(legacy=False))
     return _make_state, (type(generator._bit_generator), entropy)
 
 
-def _drawn(generator: Any) -> int:
+def _draw_entropy(generator: Any) -> int:
     return int.from_bytes(generator.bytes(_ENTROPY_BITS // 8))
 
 
@@ -149,43 +150,43 @@ def _digest(state: Any) -> int:
 
 
 def _plain(state: Any) -> Any:
-    """Give a state whose text has all of it: that of an array may not."""
+    """Return a state with lists in place of arrays, whose repr may be cut."""
     if isinstance(state, dict):
         return {key: _plain(value) for key, value in state.items()}
     return state.tolist() if hasattr(state, "tolist") else state
 
 
-# ---------------------------------------------------------------------------------------------------- where they arrive
+# ---------------------------------------------------------------------------------------------------- unpickling
 
 
-def _made(generator: Any, entropy: int) -> Any:
-    if _HERE.made is not None:
-        _HERE.made.append((generator, entropy))
+def _register(generator: Any, entropy: int) -> Any:
+    if _STATE.generators is not None:
+        _STATE.generators.append((generator, entropy))
     return generator
 
 
 def _make_random(kind: type[random.Random], entropy: int) -> Any:
-    return _made(kind(_seed(entropy, _index())), entropy)
+    return _register(kind(_seed(entropy, _index())), entropy)
 
 
 def _make_generator(bits: Any, entropy: int) -> Any:
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
-    return _made(np.random.Generator(bits(_seeds(entropy, _index()))), entropy)
+    return _register(np.random.Generator(bits(_seeds(entropy, _index()))), entropy)
 
 
 def _make_state(bits: Any, entropy: int) -> Any:
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
-    return _made(np.random.RandomState(bits(_seeds(entropy, _index()))), entropy)
+    return _register(np.random.RandomState(bits(_seeds(entropy, _index()))), entropy)
 
 
 def _index() -> int:
-    return _HERE.drawing.index or 0
+    return _STATE.streams.index or 0
 
 
 def _seeds(entropy: int, index: int) -> Any:
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
     return np.random.SeedSequence(entropy, spawn_key=(index,))
 
@@ -195,11 +196,11 @@ def _seed(entropy: int, index: int) -> int:
 
 
 def _reseed(generator: Any, entropy: int, index: int) -> None:
-    """Give a generator another stream, in its place: a function may have it anywhere."""
+    """Seed a generator in place, because a function may refer to it anywhere."""
     if isinstance(generator, random.Random):
         generator.seed(_seed(entropy, index))
         return
-    import numpy as np
+    import numpy as np  # here, because it is optional
 
     seeds = _seeds(entropy, index)
     if isinstance(generator, np.random.RandomState):

@@ -1,7 +1,7 @@
-"""What an object refers to, as pickling by value would follow it, and what of that can never change.
+"""The references of an object, as pickling by value follows them, and which of them are immutable.
 
-Used by `functions` (is a pickle still true?), `refusals` (what cannot travel, and where is it?) and `capture` (what is
-loaded once, what afresh for each task?). Looks only; it never pickles, calls or changes what it is given.
+Used by `pickled_functions` (is a pickle still valid?), `pickling_failures` (which part cannot travel?) and
+`captured_names` (what is loaded once, what anew for each task?). It never pickles, calls or changes an object.
 """
 
 import copyreg
@@ -13,20 +13,20 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Final
 
-#: types whose objects never change and hold no others
+#: types whose objects are immutable and hold no others
 ATOMS: Final = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
-#: stands for a name that is not there, or a closure's cell that is still empty
+#: stands for an undefined name or an empty cell of a closure
 MISSING: Final = object()
-#: a container's items after these are not looked at: whoever asks wants to know soon
+#: further items of a container are not visited, to limit the time
 ITEMS: Final = 1000
-#: what Python writes into each class; the last two since 3.13
+#: attributes that Python sets in each class; the last two since 3.13
 OF_EVERY_CLASS: Final = frozenset(
     {"__dict__", "__weakref__", "__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__"}
 )
 
 _LOADS: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _STORES: Final = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
-#: travels as the function that it stands for; a name, because it belongs to a higher layer
+#: travels as the function that it wraps; a name, because its class belongs to a higher layer
 _TASK_FUNCTION: Final = "concurrent_nb.task_functions.TaskFunction"
 _BY_REFERENCE: Final = (types.FunctionType, types.BuiltinFunctionType, type)
 
@@ -37,7 +37,7 @@ _names_of_code: "weakref.WeakKeyDictionary[types.CodeType, tuple[tuple[str, ...]
 
 
 def global_names(code: types.CodeType) -> tuple[tuple[str, ...], bool]:
-    """Give the global names that a function's code and the functions in it use, and whether it changes any of them."""
+    """Return the global names that code and the functions in it use, and whether it assigns any of them."""
     found = _names_of_code.get(code)
     if found is None:
         names: dict[str, None] = {}
@@ -56,23 +56,23 @@ def global_names(code: types.CodeType) -> tuple[tuple[str, ...], bool]:
 
 
 def never_changes(thing: Any) -> bool:
-    """Say whether the class of `thing` promises that its pickle never changes, and that it uses nothing of ours."""
+    """Return whether the class of `thing` declares that its pickle never changes and refers to nothing else."""
     return getattr(type(thing), "never_changes", False) is True
 
 
 def is_importable(thing: Any) -> bool:
-    """Say whether a function or class is what a worker finds under its name, so that the name is enough.
+    """Return whether a worker can import a function or class by its name.
 
-    Not so for what `__main__` defines, for what is defined inside a function, and for modules that were registered with
-    `cloudpickle.register_pickle_by_value`.
+    It cannot import what `__main__` defines, what is defined inside a function, and what belongs to a module that was
+    registered with `cloudpickle.register_pickle_by_value`.
     """
     if isinstance(thing, types.BuiltinMethodType) and not isinstance(thing.__self__, (types.ModuleType, type)):
-        return thing.__self__ is None and home_of(thing) is not None  # a method, as `random.random` is one
-    return isinstance(thing, _BY_REFERENCE) and home_of(thing) is not None
+        return thing.__self__ is None and location_of(thing) is not None  # a method, as `random.random` is
+    return isinstance(thing, _BY_REFERENCE) and location_of(thing) is not None
 
 
-def home_of(thing: Any, qualname: str | None = None) -> tuple[Any, str] | None:
-    """Give where a function or class is found by name: the module or class, and the name in it. None if it is not."""
+def location_of(thing: Any, qualname: str | None = None) -> tuple[Any, str] | None:
+    """Return the module or class in which a function or class is found, and the name in it; None if it is not found."""
     module_name = getattr(thing, "__module__", None)
     if not isinstance(module_name, str) or module_name in ("__main__", "__mp_main__"):
         return None
@@ -84,7 +84,7 @@ def home_of(thing: Any, qualname: str | None = None) -> tuple[Any, str] | None:
 
 
 def is_by_value(module_name: str) -> bool:
-    """Say whether a module, or a package that holds it, is registered to travel by value."""
+    """Return whether a module, or a package that contains it, is registered to travel by value."""
     cloudpickle = sys.modules.get("cloudpickle")
     registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else None
     if not registered:
@@ -93,7 +93,7 @@ def is_by_value(module_name: str) -> bool:
 
 
 def pickles_itself(kind: type) -> bool:
-    """Say whether objects of a class say themselves what their pickle holds, so that their attributes do not."""
+    """Return whether a class defines its own pickling, so that attributes of an object may not be in its pickle."""
     if kind in copyreg.dispatch_table:
         return True
     own = (getattr(kind, name) is not getattr(object, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__"))
@@ -101,7 +101,7 @@ def pickles_itself(kind: type) -> bool:
 
 
 def is_importable_module(module: types.ModuleType) -> bool:
-    """Say whether a worker can import the module by its name, as far as can be told here."""
+    """Return whether a worker can import the module by its name, as far as this process can know."""
     name = getattr(module, "__name__", "")
     if name in ("__main__", "__mp_main__") or sys.modules.get(name) is not module:
         return False
@@ -109,7 +109,7 @@ def is_importable_module(module: types.ModuleType) -> bool:
 
 
 def used_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Give (name, object) of everything that a function takes along: its closure, the globals it uses, its defaults."""
+    """Yield (name, object) of all that travels with a function: its closure, the globals that it uses, its defaults."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         yield name, contents(cell)
     for name in global_names(function.__code__)[0]:
@@ -123,7 +123,7 @@ def used_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def contents(cell: types.CellType) -> Any:
-    """Give what is in a closure's cell, or MISSING."""
+    """Return the contents of a closure's cell, or MISSING."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -131,7 +131,7 @@ def contents(cell: types.CellType) -> Any:
 
 
 def references(thing: Any) -> Iterator[Reference]:
-    """Give what `thing` holds or uses, one level deep; nothing for what travels by name. Of many items, the first."""
+    """Yield the references of `thing`, one level deep; none if it travels by name. Of many items only the first."""
     kind = type(thing)
     if kind in ATOMS or never_changes(thing):
         return
@@ -181,7 +181,7 @@ def _short(key: Any) -> str:
 
 
 def is_constant(thing: Any) -> bool:
-    """Say whether `thing` can never change: atoms, tuples of them, what is imported."""
+    """Return whether `thing` is immutable: atoms, tuples of them, importable modules, functions and classes."""
     kind = type(thing)
     if kind in ATOMS:
         return True
@@ -193,7 +193,7 @@ def is_constant(thing: Any) -> bool:
 
 
 def _is_logger(thing: Any) -> bool:
-    """Say whether `thing` is a logger, which travels by name as modules do."""
+    """Return whether `thing` is a logger, which travels by name as modules do."""
     logging = sys.modules.get("logging")
     if logging is None or not isinstance(thing, logging.Logger):
         return False
@@ -201,10 +201,10 @@ def _is_logger(thing: Any) -> bool:
 
 
 def is_fixed(thing: Any) -> bool:
-    """Say whether tasks that share `thing` cannot see each other through it.
+    """Return whether tasks that share `thing` cannot affect each other through it.
 
-    That is so for constants, and for functions and classes of the notebook if all that they use is fixed as well and
-    they assign no global. (A task could still set an attribute of a class. It would have to mean to.)
+    True for constants, and for functions and classes of the notebook that assign no global and use only what is fixed,
+    too. (A task could still set an attribute of a class, deliberately.)
     """
     return _is_fixed(thing, set())
 
@@ -228,7 +228,7 @@ def _is_fixed(thing: Any, seen: set[int]) -> bool:
     if isinstance(thing, (staticmethod, classmethod, property, tuple, frozenset)):
         seen.add(id(thing))
         return all(_is_fixed(value, seen) for _, _, value in references(thing)) and not _is_cut(thing)
-    # The descriptors that every class has.
+    # Descriptors that every class has.
     return isinstance(thing, (types.GetSetDescriptorType, types.MemberDescriptorType))
 
 
@@ -237,7 +237,7 @@ def _is_cut(thing: Any) -> bool:
 
 
 def _rebinds_closure(code: types.CodeType) -> bool:
-    """Say whether a function assigns a `nonlocal` name, so that its closure is state."""
+    """Return whether a function assigns a `nonlocal` name, so that its closure is mutable."""
     own = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "DELETE_DEREF")}
     if own & set(code.co_freevars):
         return True

@@ -1,10 +1,10 @@
-"""Functions that have arrays with them: what one call changes of those, the next does not see.
+"""Functions that have captured arrays: changes that one call makes to them are undone before the next.
 
     application: dumps(function)    large buffers leave the pickle, as always; small ones are gathered, to be compared
-    worker:      loads(...)         a `Restoring`, which makes the buffers what they were before each call
+    worker:      loads(...)         a `Restoring`, which undoes changes of the buffers before each call
 
-Only the memory of arrays is made again what it was, and only where it was changed. Other things that a function has
-captured, a list say, are as its last call in this worker has left them.
+Only the memory of arrays is restored. Other mutable objects that a function has captured, a list for example, stay as
+its last call in this worker has left them.
 """
 
 import pickle
@@ -15,7 +15,7 @@ from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES, Buffer
 from concurrent_nb.shipping.serialization.random_streams import Mode
 
-#: small buffers begin at multiples of this, as the items of arrays have to
+#: small buffers begin at multiples of this, because items of arrays must be aligned
 _ALIGNED_BYTES: Final = 16
 _READ_ONLY: Final = (
     "large arrays that a function has with it are shared by all tasks of this worker and read-only, because this worker"
@@ -24,11 +24,11 @@ _READ_ONLY: Final = (
 
 
 class Restoring:
-    """A function, and how to make again what it was what calls may have changed.
+    """A function whose captured arrays are restored before each call.
 
     Args:
-        restore: called before each call.
-        has_read_only: some arrays cannot be made what they were, and so are read-only.
+        restore: callables that undo changes of buffers.
+        has_read_only: some arrays cannot be restored, and so are read-only.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Restoring:
         self._has_read_only = has_read_only
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
+        """Restore the buffers and call the function."""
         for restore in self._restore:
             restore()
         try:
@@ -54,21 +54,21 @@ class Restoring:
             raise
 
 
-class Copy:
-    """A copy of a buffer, to be changed and made again what it was."""
+class RestorableCopy:
+    """A copy of a buffer whose changes can be undone."""
 
     def __init__(self, original: Buffer) -> None:
         self._original = bytes(original)
         self.own = bytearray(original)
 
     def restore(self) -> None:
-        """Undo what was changed."""
+        """Undo changes."""
         if self.own != self._original:
             self.own[:] = self._original
 
 
 class _Gathered:
-    """On its way: a pickle whose small buffers lie in one. Unpickled it is the function."""
+    """A pickle whose small buffers are joined to one. It unpickles as the function."""
 
     def __init__(self, body: bytes, buffers: Sequence[memoryview]) -> None:
         self._body = body
@@ -76,7 +76,7 @@ class _Gathered:
 
     def __reduce__(self) -> tuple[Any, ...]:
         gathered = bytearray()
-        sizes: list[int] = []  # of the small ones; 0 for a large one
+        sizes: list[int] = []  # 0 for a large one
         for buffer in self._buffers:
             is_small = buffer.nbytes < OUT_OF_BAND_BYTES
             sizes.append(buffer.nbytes if is_small else 0)
@@ -88,7 +88,8 @@ class _Gathered:
 
 
 def _open_gathered(body: bytes, sizes: Sequence[int], gathered: Buffer, *large: Buffer) -> Any:
-    copy = Copy(gathered) if type(gathered) is bytearray else None  # else whoever opens this restores it, as large ones
+    # Any other type: the code that opens this function restores the buffer, as it does large ones.
+    copy = RestorableCopy(gathered) if type(gathered) is bytearray else None
     small = memoryview(gathered if copy is None else copy.own)
     rest = iter(large)
     buffers: list[Buffer] = []
@@ -101,25 +102,25 @@ def _open_gathered(body: bytes, sizes: Sequence[int], gathered: Buffer, *large: 
 
 
 def dumps(function: object, mode: Mode = "keep") -> tuple[bytes, list[memoryview]]:
-    """Pickle a function as `pickles.dumps` does, so that what its calls change can be undone. Raises the same."""
+    """Pickle a function as `pickles.dumps` does, so that changes by its calls can be undone. Raises the same."""
     body, buffers = pickles.dumps(function, mode, least_bytes=1)
     if all(buffer.nbytes >= OUT_OF_BAND_BYTES for buffer in buffers):
         return body, buffers
     out_of_band: list[memoryview] = []
-    return pickle.dumps(_Gathered(body, buffers), 5, buffer_callback=pickles.keeping(out_of_band)), out_of_band
+    return pickle.dumps(_Gathered(body, buffers), 5, buffer_callback=pickles.out_of_band_into(out_of_band)), out_of_band
 
 
 def loads(body: Buffer, buffers: Sequence[Buffer], restore: Sequence[Callable[[], None]], has_read_only: bool) -> Any:
-    """Unpickle a function on buffers that `restore` makes again what they were."""
-    return restored(pickles.loads(body, buffers), restore, has_read_only=has_read_only)
+    """Unpickle a function on buffers that `restore` restores."""
+    return with_restore(pickles.loads(body, buffers), restore, has_read_only=has_read_only)
 
 
-def restored(function: Any, restore: Sequence[Callable[[], None]], *, has_read_only: bool = False) -> Any:
-    """Give a function whose buffers `restore` makes what they were before each call."""
+def with_restore(function: Any, restore: Sequence[Callable[[], None]], *, has_read_only: bool = False) -> Any:
+    """Return a function whose buffers `restore` restores before each call."""
     return Restoring(function, restore, has_read_only=has_read_only) if restore or has_read_only else function
 
 
-def opened(body: Buffer, buffers: Sequence[Buffer]) -> Any:
-    """Unpickle a function on copies of its buffers, as a worker would."""
-    copies = [Copy(buffer) for buffer in buffers]
+def loads_on_copies(body: Buffer, buffers: Sequence[Buffer]) -> Any:
+    """Unpickle a function on copies of its buffers, as a worker does."""
+    copies = [RestorableCopy(buffer) for buffer in buffers]
     return loads(body, [copy.own for copy in copies], [copy.restore for copy in copies], False)

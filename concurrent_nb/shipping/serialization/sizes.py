@@ -1,7 +1,7 @@
-"""How large an object will be in a pickle, estimated without pickling it, so that too much is refused at once.
+"""The size of an object's pickle, estimated without pickling it, so that what is too large is refused immediately.
 
-Used by `capture`. Arrays and strings are counted exactly, long containers by sample, other objects by what they hold.
-Never calls code of the object, except for the size that pandas' objects tell.
+Used by `captured_names`. Arrays and strings are counted exactly, long containers by sample, other objects by their
+references. Calls no code of the object, except for `memory_usage` of pandas' objects.
 """
 
 import itertools
@@ -12,15 +12,15 @@ from typing import Any, Final
 from concurrent_nb.shipping.serialization.pickles import Shared
 from concurrent_nb.shipping.serialization.references import pickles_itself, references
 
-#: items of one container that are measured; the rest is taken to be like them
+#: items of one container that are measured; the others are assumed to be like them
 SAMPLE: Final = 1000
 DEPTH: Final = 12
-#: what the pickle of something small takes, roughly
+#: rough size of the pickle of a small object
 SMALL_BYTES: Final = 16
 
 
-def measure_bytes(thing: Any) -> int:
-    """Estimate how many bytes `thing` takes in a pickle."""
+def estimate_bytes(thing: Any) -> int:
+    """Estimate the size of `thing` in a pickle, in bytes."""
     return _measure(thing, set(), 0)
 
 
@@ -37,14 +37,14 @@ def _measure(thing: Any, seen: set[int], depth: int) -> int:
         return SMALL_BYTES + len(thing)
     if (own := _own_bytes(thing)) is not None:
         return SMALL_BYTES + own
-    if depth >= DEPTH or isinstance(thing, types.ModuleType | Shared):  # the last is where it is wanted already
+    if depth >= DEPTH or isinstance(thing, types.ModuleType | Shared):  # the last is in shared memory already
         return SMALL_BYTES
     if isinstance(thing, dict):
         return _measure_items(thing.keys(), seen, depth) + _measure_items(thing.values(), seen, depth)
     if isinstance(thing, (list, tuple, set, frozenset)):
         return _measure_items(thing, seen, depth)
     if not isinstance(thing, (type, types.FunctionType)) and pickles_itself(kind):
-        return SMALL_BYTES  # its attributes need not be in its pickle
+        return SMALL_BYTES  # its attributes may not be in its pickle
     return SMALL_BYTES + sum(_measure(part, seen, depth + 1) for _, _, part in references(thing))
 
 
@@ -58,7 +58,7 @@ def _measure_items(items: Collection[Any], seen: set[int], depth: int) -> int:
 
 
 def _own_bytes(thing: Any) -> int | None:
-    """Give the size that an array or a table knows of itself."""
+    """Return the size that an array or a table reports; None for other objects."""
     size = getattr(thing, "nbytes", None)
     if isinstance(size, int) and not isinstance(thing, type):
         return size
@@ -70,10 +70,10 @@ def _own_bytes(thing: Any) -> int | None:
     return None
 
 
-def write_bytes(size: int) -> str:
-    """Write a size for people.
+def format_bytes(size: int) -> str:
+    """Return a size as text for people.
 
-    >>> write_bytes(3 << 20)
+    >>> format_bytes(3 << 20)
     '3.0 MiB'
     """
     value = float(size)

@@ -1,4 +1,4 @@
-"""The lines of the notebook that functions were made from: found here, and kept where a traceback needs them."""
+"""The lines of notebook cells that functions were defined in, for tracebacks."""
 
 import linecache
 import types
@@ -9,19 +9,19 @@ from concurrent_nb.shipping.serialization.references import is_importable, refer
 
 
 def unwrapped(value: Any) -> Any:
-    """Give the function in a task function, or in another object that wraps one as functools does."""
+    """Return the function in a task function, or in another object that wraps one as functools does; else the value."""
     inner = getattr(value, "__wrapped__", None) if not isinstance(value, type) else None
     return inner if isinstance(inner, types.FunctionType) else value
 
 
 def text_of(filename: str) -> str | None:
-    """Give the text of a file that is none: a cell of the notebook. None for any other."""
+    """Return the text of a notebook cell, which has the name of a file; None for real files."""
     entry = linecache.cache.get(filename)
     return "".join(entry[2]) if entry is not None and len(entry) == 4 and entry[1] is None else None
 
 
 def codes_in(values: Iterable[Any]) -> Iterator[types.CodeType]:
-    """Give the code of the functions among `values`, and in them, that travel by value."""
+    """Yield the code of the functions that travel by value, among `values` and in them."""
     todo = list(values)
     seen: set[int] = set()
     while todo and len(seen) < 1000:
@@ -35,14 +35,14 @@ def codes_in(values: Iterable[Any]) -> Iterator[types.CodeType]:
 
 
 def keep_lines(sources: Mapping[str, str]) -> None:
-    """Let tracebacks find the lines of files that are none.
+    """Register texts with linecache, where tracebacks find their lines.
 
     Args:
-        sources: text by the name that the code has for its file.
+        sources: texts by the filename of their code.
     """
     linecache.cache.update({name: lines_entry(name, text) for name, text in sources.items()})
 
 
 def lines_entry(filename: str, text: str) -> tuple[int, None, list[str], str]:
-    """Give what linecache keeps of a file; without a time of change it is not looked for on disk."""
+    """Return linecache's entry of a file; without a modification time it is not checked on disk."""
     return len(text), None, [f"{line}\n" for line in text.splitlines()], filename

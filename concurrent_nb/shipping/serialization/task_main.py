@@ -1,11 +1,11 @@
-"""What stands for `__main__` in a task: a module of its own for each function, with what came with it by value.
+"""The `__main__` of a task: a module for each function, with the objects of `__main__` that travelled with it.
 
     worker:    enter(module); loads(function)   --> its globals are the module's, so `__main__.name` is its `name`
-               loads(arguments)                 --> what of them was defined in `__main__` is there for the task, too
-               leave(module)                    --> ... and not for the next one
-    elsewhere: nothing is entered, and functions get globals of their own
+               loads(arguments)                 --> their objects of `__main__` are in the module, too
+               leave(module)                    --> ... and are removed from it
+    elsewhere: no module is entered, and functions get globals of their own
 
-What looks names up there finds them as it would without a cluster: pickle, and so multiprocessing in a task,
+So code that looks up names in `__main__` works as without a cluster: pickle, and so multiprocessing in a task,
 `typing.get_type_hints`, dataclasses with annotations as text. Jobs do not see each other's names.
 """
 
@@ -20,21 +20,21 @@ MAIN: Final = "__main__"
 
 
 class _CurrentMain(threading.local):
-    """Of each thread that runs tasks."""
+    """The `__main__` of each thread that runs tasks."""
 
-    module: types.ModuleType | None = None  #: None: no worker
-    loads_function: bool = False  #: else it is arguments
-    visitors: tuple[str, ...] = ()  #: names that came with arguments
+    module: types.ModuleType | None = None  #: None: this is not a worker
+    is_loading_function: bool = False  #: else arguments are being unpickled
+    argument_names: tuple[str, ...] = ()  #: names that came with arguments
 
 
-HERE: Final = _CurrentMain()
+CURRENT: Final = _CurrentMain()
 
-#: globals that the initializer of this worker has assigned: every function that comes from `__main__` finds them
+#: globals that the initializer of this worker has assigned; every function of `__main__` gets them
 _INITIALIZED: Final[dict[str, Any]] = {}
 
 
-def initialized(function: Any) -> None:
-    """Take note of the globals that an initializer has assigned, if it came from `__main__`."""
+def record_initialized(function: Any) -> None:
+    """Record the globals that an initializer of `__main__` has assigned."""
     code = getattr(function, "__code__", None)
     if isinstance(code, types.CodeType) and function.__module__ == MAIN:
         own = function.__globals__
@@ -46,113 +46,113 @@ def _assigned(code: types.CodeType) -> set[str]:
     return names.union(*(_assigned(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
 
 
-def initialize(names: dict[str, Any]) -> None:
-    """Put what the initializer has assigned in the place of what has travelled."""
+def apply_initialized(names: dict[str, Any]) -> None:
+    """Replace names by those that the initializer has assigned."""
     if _INITIALIZED:
         names.update(_INITIALIZED)
 
 
-def new() -> types.ModuleType:
-    """Make an empty one."""
+def new_module() -> types.ModuleType:
+    """Make an empty module."""
     module = types.ModuleType(MAIN)
     module.__dict__["__builtins__"] = builtins
     return module
 
 
-def enter(module: types.ModuleType, *, loads_function: bool = False) -> None:
-    """Let `module` be `__main__` for the tasks of this thread."""
-    HERE.module = module
-    HERE.loads_function = loads_function
-    if not isinstance(sys.modules.get(MAIN), _OfThread):
+def enter(module: types.ModuleType, *, is_loading_function: bool = False) -> None:
+    """Make `module` the `__main__` of this thread's tasks."""
+    CURRENT.module = module
+    CURRENT.is_loading_function = is_loading_function
+    if not isinstance(sys.modules.get(MAIN), _ThreadMain):
         sys.modules[MAIN] = module
 
 
-def renewed() -> types.ModuleType:
-    """Give a new module for one call, with what came with its arguments. In a worker it is `__main__` from now on."""
-    module = new()
-    if (before := HERE.module) is not None:
-        for name in HERE.visitors:
+def enter_new() -> types.ModuleType:
+    """Return a new module for one call, with the names of its arguments. In a worker it becomes `__main__`."""
+    module = new_module()
+    if (before := CURRENT.module) is not None:
+        for name in CURRENT.argument_names:
             module.__dict__[name] = before.__dict__.pop(name, None)
-        enter(module, loads_function=True)
+        enter(module, is_loading_function=True)
     return module
 
 
-def has_loaded() -> None:
-    """Take what is unpickled from now on for something else than the function."""
-    HERE.loads_function = False
+def end_function_load() -> None:
+    """Note that the function is unpickled: what follows are arguments."""
+    CURRENT.is_loading_function = False
 
 
 def globals_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Give the globals of functions that are unpickled and were defined in `__main__`.
+    """Return the globals of functions that are unpickled and were defined in `__main__`.
 
     Args:
         given: `__name__`, `__file__` and the like.
     """
-    if HERE.module is None or not HERE.loads_function:
+    if CURRENT.module is None or not CURRENT.is_loading_function:
         return given
-    mine = HERE.module.__dict__
-    mine.update(given)
-    return mine
+    own_globals = CURRENT.module.__dict__
+    own_globals.update(given)
+    return own_globals
 
 
-def arrived(name: str, thing: Any) -> None:
-    """Take note of what was unpickled and has that name in the `__main__` that it comes from."""
-    if HERE.module is None:
+def register(name: str, thing: Any) -> None:
+    """Add an unpickled object to the module under the name that it has in its own `__main__`."""
+    if CURRENT.module is None:
         return
-    mine = HERE.module.__dict__
-    if HERE.loads_function:
-        mine[name] = thing
-    elif name not in mine or name in HERE.visitors:
-        mine[name] = thing
-        HERE.visitors = tuple({*HERE.visitors, name})
+    own_globals = CURRENT.module.__dict__
+    if CURRENT.is_loading_function:
+        own_globals[name] = thing
+    elif name not in own_globals or name in CURRENT.argument_names:
+        own_globals[name] = thing
+        CURRENT.argument_names = tuple({*CURRENT.argument_names, name})
 
 
 def leave(module: types.ModuleType) -> None:
-    """Forget what came with the arguments of a task; let `module` be `__main__` again."""
-    for name in HERE.visitors:
-        if HERE.module is not None:
-            HERE.module.__dict__.pop(name, None)
-    HERE.visitors = ()
+    """Remove the names that came with the arguments of a task; make `module` the `__main__` again."""
+    for name in CURRENT.argument_names:
+        if CURRENT.module is not None:
+            CURRENT.module.__dict__.pop(name, None)
+    CURRENT.argument_names = ()
     enter(module)
 
 
-def brought() -> dict[str, Any]:
-    """Give the names that a worker's function has brought into `__main__` so far."""
-    mine = HERE.module.__dict__ if HERE.module is not None else {}
-    return {name: thing for name, thing in mine.items() if not (name.startswith("__") and name.endswith("__"))}
+def defined_names() -> dict[str, Any]:
+    """Return the names that a worker's function has added to `__main__`."""
+    own_globals = CURRENT.module.__dict__ if CURRENT.module is not None else {}
+    return {name: thing for name, thing in own_globals.items() if not (name.startswith("__") and name.endswith("__"))}
 
 
-def found(name: str) -> Any:
-    """Give what has that name in `__main__`, or None."""
+def lookup(name: str) -> Any:
+    """Return the object of that name in `__main__`, or None."""
     return getattr(sys.modules.get(MAIN), name, None)
 
 
-def names() -> dict[str, Any] | None:
-    """Give the globals of `__main__`."""
+def main_globals() -> dict[str, Any] | None:
+    """Return the globals of `__main__`."""
     return getattr(sys.modules.get(MAIN), "__dict__", None)
 
 
-def have_one_for_each_thread() -> None:
-    """Let each thread of this process that runs tasks see its own `__main__`."""
-    sys.modules[MAIN] = _OfThread(MAIN)
+def use_one_per_thread() -> None:
+    """Give each thread of this process that runs tasks a `__main__` of its own."""
+    sys.modules[MAIN] = _ThreadMain(MAIN)
 
 
-class _OfThread(types.ModuleType):
-    """Stands for the `__main__` of the thread that looks."""
+class _ThreadMain(types.ModuleType):
+    """A module that forwards to the `__main__` of the calling thread."""
 
     def __getattribute__(self, name: str) -> Any:
-        module = HERE.module
+        module = CURRENT.module
         return super().__getattribute__(name) if module is None else getattr(module, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        module = HERE.module
+        module = CURRENT.module
         if module is None:
             super().__setattr__(name, value)
         else:
             setattr(module, name, value)
 
     def __delattr__(self, name: str) -> None:
-        module = HERE.module
+        module = CURRENT.module
         if module is None:
             super().__delattr__(name)
         else:

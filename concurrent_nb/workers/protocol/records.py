@@ -19,7 +19,7 @@ from typing import Annotated, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.wire.messages import Sizes, Slice
+from concurrent_nb.wire.messages import Kind, Sizes, Slice
 
 Buffer = bytes | bytearray | memoryview
 
@@ -70,8 +70,8 @@ class RunTasks(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=3):
 
     function: bytes
     epoch: int  #: 0 to 255; tasks of an epoch without tokens were taken back
-    #: ticket, body (empty: it is the first buffer), sizes, index in the job
-    tasks: list[tuple[int, bytes, Sizes, int]]
+    #: ticket, body (empty: it is the first buffer), sizes, index in the job, kind
+    tasks: list[tuple[int, bytes, Sizes, int, Kind]]
     threads: int = 0  #: how many threads libraries may use meanwhile; 0: no change
     job: bytes = b""
 

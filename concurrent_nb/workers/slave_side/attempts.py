@@ -36,6 +36,7 @@ class Attempt(Struct, eq=False):
     body: bytes
     sizes: Sizes
     buffers: Sequence[Buffer]
+    kind: int = 0  #: `wire.messages.TaskKind`
     worker: int = 0  #: the worker that has it, 0 while it waits
     disposition: Disposition = Disposition.KEEP
     is_removed: bool = False  #: it was reported while it waited, and is skipped in its queue

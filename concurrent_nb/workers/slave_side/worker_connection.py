@@ -161,7 +161,7 @@ class WorkerConnection:
 
     def run_tasks(self, function: bytes, attempts: Sequence[Attempt], threads: int = 0) -> None:
         """Send a pack of tasks, and a token for each. `threads`: how many libraries may use; 0: no change."""
-        tasks = [(attempt.ticket, attempt.body, attempt.sizes, attempt.index) for attempt in attempts]
+        tasks = [(it.ticket, it.body, it.sizes, it.index, it.kind) for it in attempts]
         buffers = [buffer for attempt in attempts for buffer in attempt.buffers]
         self._put(encode(RunTasks(function, self._epoch, tasks, threads, attempts[0].job)), buffers)
         with contextlib.suppress(BrokenPipeError):  # it died, which is about to be noticed

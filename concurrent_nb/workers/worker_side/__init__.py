@@ -1,1 +1,1 @@
-"""The worker's side: the loop that runs tasks, and how its process is made (forked or spawned)."""
+"""The worker's side: the loop that runs tasks, and how its process is started (forked or spawned)."""

@@ -1,12 +1,14 @@
-"""The template: a process that has imported what workers need, and forks one whenever its slave asks.
+"""The fork server: a process that has imported what workers need, and forks a worker when its slave asks for one.
 
 It has one thread and no ZeroMQ context, so forking it is safe, and takes a millisecond instead of an interpreter's
-start. It reaps the workers and says how each ended; when its slave goes, it kills what is left and goes too.
+start. It reaps the workers and reports how each ended. When its slave has gone, it kills the remaining workers and
+exits.
 
-    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  template
-    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  template
+    slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  fork server
+    slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  fork server
 
-Every record is `RECORD` long. Runs no task and opens no pickle; the workers do, in `nodes.worker.process`.
+Every record has the size of `RECORD`. The fork server runs no task and opens no pickle; the workers do, in
+`nodes.worker.process`.
 """
 
 import contextlib
@@ -32,15 +34,15 @@ from concurrent_nb.workers.protocol.fork_records import (
 )
 from concurrent_nb.workers.worker_side import process_setup
 
-#: how long the template waits for what it has killed, in seconds
-LAST_WAIT_S: Final = 2.0
+#: how long the fork server waits for the processes that it has killed, in seconds
+KILL_WAIT_S: Final = 2.0
 
 
 class ForkServer:
-    """Serve one slave over `link` until it goes. Needs the main thread, for SIGCHLD.
+    """Serve one slave over `link` until it has gone. Runs in the main thread, because it handles SIGCHLD.
 
     Args:
-        prepare: imports what hosts need; called once, when the first is about to be forked.
+        prepare: imports what system hosts need; called once, before the first of them is forked.
     """
 
     def __init__(self, link: socket.socket, prepare: Callable[[], None]) -> None:
@@ -57,12 +59,12 @@ class ForkServer:
         self._poll.register(self._wake, select.POLLIN)
 
     def serve(self) -> WorkerChannels | None:
-        """Return in each worker with its ends; return None in the template when its slave is gone."""
+        """Return in each worker, with its channels; return None in the fork server when its slave has gone."""
         process_setup.adopt_orphans()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for tasks
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for tasks
         signal.set_wakeup_fd(self._wake_fds[1], warn_on_full_buffer=False)
-        _share()
+        _freeze_heap()
         while True:
             ready = dict(self._poll.poll())
             if self._wake in ready:
@@ -78,10 +80,10 @@ class ForkServer:
                     self._kill_all()
                     return None
                 kind, worker, *_ = RECORD.unpack(record)
-                if ends := self._obey(kind, worker, fds):
-                    return ends
+                if channels := self._handle(kind, worker, fds):
+                    return channels
 
-    def _obey(self, kind: int, worker: int, fds: list[int]) -> WorkerChannels | None:
+    def _handle(self, kind: int, worker: int, fds: list[int]) -> WorkerChannels | None:
         if kind == FORK:
             return self._fork(worker, WorkerChannels(*fds))
         if kind == PREPARE:
@@ -91,32 +93,32 @@ class ForkServer:
             if number == worker and kind == KILL:
                 _kill_group(pid)
             elif number == worker:
-                os.kill(pid, signal.SIGINT)  # not its group: by now the next task's children may be in there
+                os.kill(pid, signal.SIGINT)  # not its group, which may contain children of the next task by now
         return None
 
     def _prepare_once(self) -> None:
         prepare, self._prepare = self._prepare, None
         if prepare is not None:
             prepare()
-            _share()
+            _freeze_heap()
 
-    def _fork(self, worker: int, ends: WorkerChannels) -> WorkerChannels | None:
+    def _fork(self, worker: int, channels: WorkerChannels) -> WorkerChannels | None:
         try:
             pid = os.fork()
         except OSError:
-            ends.close()
-            self._tell(ENDED, worker, NO_PROCESS, NO_PROCESS)
+            channels.close()
+            self._send(ENDED, worker, NO_PROCESS, NO_PROCESS)
             return None
         if pid == 0:
             self._become_child()
-            return ends
+            return channels
         self._workers[pid] = worker
-        ends.close()
-        self._tell(STARTED, worker, pid, 0)
+        channels.close()
+        self._send(STARTED, worker, pid, 0)
         return None
 
     def _become_child(self) -> None:
-        """Drop what is the template's."""
+        """Close what belongs to the fork server."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._link.close()
@@ -126,9 +128,9 @@ class ForkServer:
         process_setup.die_with_parent(self._pid)
 
     def _reap(self) -> bool:
-        """Take in every child that has ended; False if there is no child left.
+        """Reap every child that has ended; return False if no child is left.
 
-        A worker's group is killed before the worker is reaped, while its number cannot be another's.
+        A worker's process group is killed before the worker is reaped: until then no other group can get its number.
         """
         try:
             while pid := _ended_child():
@@ -137,21 +139,21 @@ class ForkServer:
                     _kill_group(pid)
                 _, status, usage = os.wait4(pid, 0)
                 if worker is not None:
-                    self._tell(ENDED, worker, pid, status, peak_bytes(usage))
+                    self._send(ENDED, worker, pid, status, peak_bytes(usage))
         except ChildProcessError:
             return False
         return True
 
-    def _tell(self, kind: int, worker: int, pid: int, status: int, peak_bytes: int = 0) -> None:
-        # A slave that is gone is noticed where its socket is read.
+    def _send(self, kind: int, worker: int, pid: int, status: int, peak_bytes: int = 0) -> None:
+        # That the slave has gone is noticed where its socket is read.
         with contextlib.suppress(ConnectionError):
             self._link.sendall(RECORD.pack(kind, worker, pid, status, peak_bytes))
 
     def _kill_all(self) -> None:
-        """Kill the workers' groups, then whatever descendants have escaped from them and came to us as orphans."""
+        """Kill the workers' process groups, then the descendants that have left them and have been reparented to us."""
         for pid in self._workers:
             _kill_group(pid)
-        give_up_at = time.monotonic() + LAST_WAIT_S
+        give_up_at = time.monotonic() + KILL_WAIT_S
         while self._reap() and time.monotonic() < give_up_at:
             for pid in _children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -159,8 +161,8 @@ class ForkServer:
             time.sleep(0.005)
 
 
-def _share() -> None:
-    """Keep what is there now for the workers too: the collector writes to it no more."""
+def _freeze_heap() -> None:
+    """Exclude all present objects from garbage collection, so that workers share their pages."""
     gc.collect()
     gc.freeze()
 
@@ -174,16 +176,16 @@ def _ended_child() -> int:
 
 
 def _kill_group(pid: int) -> None:
-    """Kill a worker and its group. It is not reaped yet, so its number cannot be that of another group."""
+    """Kill a worker and its process group. It is not reaped yet, so no other group can have its number."""
     with contextlib.suppress(PermissionError):
         try:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
-            os.kill(pid, signal.SIGKILL)  # it has been forked, but does not lead its group yet
+            os.kill(pid, signal.SIGKILL)  # it does not lead its group yet
 
 
 def _children() -> list[int]:
-    """List the children of this process, where the system tells."""
+    """List the children of this process; none where the system does not list them."""
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return [int(pid) for pid in file.read().split()]

@@ -1,8 +1,9 @@
-"""How many threads libraries use while a task of several cores runs in a worker, and how many afterwards.
+"""The number of threads that libraries use while a task of several cores runs in a worker, and afterwards.
 
-A worker's environment (`processes.environment`) gives its libraries the share of one slot, which each reads when it is
-loaded. For a task of N cores those that are loaded already are told N, and the environment says N to those that the
-task loads. Libraries that cannot be told (numexpr, numba, polars) keep what they have read.
+The environment variables of a worker (`workers.protocol.thread_variables`) set the share of one slot, which each
+library reads when it is loaded. For a task of N cores, loaded libraries are set to N by their APIs, and the variables
+to N for those that the task loads. Libraries without such an API (numexpr, numba, polars) keep the number that they
+have read.
 """
 
 import os
@@ -12,18 +13,18 @@ from typing import Any, Final
 
 from concurrent_nb.workers.protocol.thread_variables import THREADS
 
-#: what a library reads, by the name that threadpoolctl has for its kind; all others read the first of THREADS
+#: the variable that a library reads, by threadpoolctl's name of its kind; all others read the first of THREADS
 _VARIABLES: Final = {"openblas": "OPENBLAS_NUM_THREADS", "mkl": "MKL_NUM_THREADS", "blis": "BLIS_NUM_THREADS"}
 
 
 class LibraryThreads:
-    """So many threads for the libraries of this process, from now on until `undo`. Takes some milliseconds.
+    """Set the number of threads of this process's libraries until `undo` is called. Takes some milliseconds.
 
     Raises ImportError without threadpoolctl.
     """
 
     def __init__(self, threads: int) -> None:
-        self._numbers: dict[str, int] = {}  # of the libraries that are loaded, by their paths
+        self._numbers: dict[str, int] = {}  # of the loaded libraries, by path
         for library in _libraries():
             self._numbers[library.filepath] = library.get_num_threads()
             library.set_num_threads(threads)
@@ -31,7 +32,7 @@ class LibraryThreads:
         os.environ.update(dict.fromkeys(THREADS, str(threads)))
 
     def undo(self) -> None:
-        """Let them use as many as before; those that were loaded meanwhile, as many as if they had been loaded now."""
+        """Restore the numbers. Libraries that were loaded meanwhile get the number that the environment sets."""
         for name, value in self._environment.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -39,17 +40,17 @@ class LibraryThreads:
                 os.environ[name] = value
         for library in _libraries():
             known = self._numbers.get(library.filepath)
-            library.set_num_threads(_meant_for(library.internal_api) if known is None else known)
+            library.set_num_threads(_configured_threads(library.internal_api) if known is None else known)
 
 
 def _libraries() -> list[Any]:
-    # Here, because most workers never need it. By name, because it says nothing of its types.
+    # Here, because most workers never need it. By name, because it has no type annotations.
     controllers: list[Any] = import_module("threadpoolctl").ThreadpoolController().lib_controllers
     return controllers
 
 
-def _meant_for(kind: str) -> int:
-    """Give how many threads the environment means for a kind of library."""
+def _configured_threads(kind: str) -> int:
+    """Return the number of threads that the environment sets for a kind of library."""
     text = os.environ.get(_VARIABLES.get(kind, THREADS[0])) or os.environ.get(THREADS[0], "")
-    number = re.match(r"\s*(\d+)", text)  # OpenMP allows "4,2", too
+    number = re.match(r"\s*(\d+)", text)  # OpenMP also allows "4,2"
     return max(1, int(number[1])) if number else 1

@@ -1,6 +1,6 @@
-"""What a fresh process does to itself to become a worker, before it takes a task.
+"""The setup of a new worker process, before it takes a task.
 
-Called by `nodes.worker.process` with the ends that the slave made. Touches no task.
+Called by `nodes.worker.process` with the channels that the slave has created.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _UNBUFFERED: Final = 2 if sys.platform.startswith(("linux", "darwin")) else 4  # _IONBF
 
-# Loaded by the template, so that its workers need not.
+# Loaded by the fork server, so that its workers need not load it.
 _libc: Final = ctypes.CDLL(None)
 
 
 def enter_own_group() -> None:
-    """Lead a session and a process group of one's own, so that all descendants can be killed together."""
+    """Make this process the leader of a new session and process group, so that they can be killed together."""
     if os.getsid(0) != os.getpid():
         os.setsid()
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, where it can. Exits if that has happened already."""
+    """Have the kernel kill this process when its parent dies, on Linux. Exits if the parent has died already."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -40,67 +40,67 @@ def die_with_parent(parent: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants that lose theirs, where the kernel can do that."""
+    """Become the parent of orphaned descendants, on Linux."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def hang_on(lifeline: int) -> None:
-    """Let the kernel kill this process's group when the slave's end of the lifeline is closed, however that happens.
+def die_with_slave(parent_death_pipe: int) -> None:
+    """Have the kernel kill this process's group when the slave's end of the pipe is closed, for whatever reason.
 
-    The kernel signals the group by itself, so it does not matter what the worker is doing at that moment.
+    The kernel sends the signal itself, so it works whatever the worker is doing at that moment.
     """
     if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(parent_death_pipe, fcntl.F_SETSIG, signal.SIGKILL)
     else:
         signal.signal(signal.SIGIO, lambda number, frame: os.killpg(0, signal.SIGKILL))
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    fcntl.fcntl(parent_death_pipe, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(parent_death_pipe, fcntl.F_SETFL, fcntl.fcntl(parent_death_pipe, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
-    poll.register(lifeline, select.POLLIN)
-    if poll.poll(0):  # it was closed before the kernel knew whom to signal
+    poll.register(parent_death_pipe, select.POLLIN)
+    if poll.poll(0):  # it was closed before the kernel had the group to signal
         os._exit(1)
 
 
-def take_standard_streams(ends: WorkerChannels) -> None:
-    """Put /dev/null on descriptor 0 and the output pipes on 1 and 2, as Python's and C's standard streams too."""
+def replace_standard_streams(channels: WorkerChannels) -> None:
+    """Put /dev/null on descriptor 0 and the output pipes on 1 and 2, for Python's and C's standard streams."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    os.dup2(ends.out, 1)
-    os.dup2(ends.err, 2)
+    os.dup2(channels.out, 1)
+    os.dup2(channels.err, 2)
     for fd in range(3):
-        remake_stream(fd)
+        reopen_stream(fd)
     faulthandler.enable()
     for name in ("stdout", "__stdoutp"):
         with contextlib.suppress(ValueError, AttributeError):
-            # What C code prints is out when its call returns, so it needs no flush after each task.
+            # Unbuffered: output of C code needs no flush after each task.
             _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, name), None, _UNBUFFERED, 0)
             break
 
 
-def remake_stream(fd: int) -> io.TextIOWrapper:
-    """Open a standard stream anew, and put it in its place: text, by lines, nothing that cannot be encoded."""
-    stream = stream_to(fd) if fd else _stream_from(fd)
+def reopen_stream(fd: int) -> io.TextIOWrapper:
+    """Open a standard stream anew and replace it in `sys`. It is line-buffered and escapes what it cannot encode."""
+    stream = open_for_writing(fd) if fd else _open_for_reading(fd)
     name = ("stdin", "stdout", "stderr")[fd]
-    for place in (name, f"__{name}__"):
-        setattr(sys, place, stream)
+    for attribute in (name, f"__{name}__"):
+        setattr(sys, attribute, stream)
     return stream
 
 
-def stream_to(fd: int) -> io.TextIOWrapper:
-    """Open a descriptor for text, by lines. It stays open when the stream is closed."""
+def open_for_writing(fd: int) -> io.TextIOWrapper:
+    """Open a descriptor for line-buffered text. It stays open when the stream is closed."""
     raw = io.FileIO(fd, "w", closefd=False)
     return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
 
-def _stream_from(fd: int) -> io.TextIOWrapper:
+def _open_for_reading(fd: int) -> io.TextIOWrapper:
     raw = io.FileIO(fd, "r", closefd=False)
     return io.TextIOWrapper(io.BufferedReader(raw), "utf-8", "strict", line_buffering=True)
 
 
-def close_all_but(kept: "set[int] | frozenset[int]") -> None:
-    """Close every descriptor above 2 that is not kept."""
+def close_descriptors_except(kept: "set[int] | frozenset[int]") -> None:
+    """Close every descriptor above 2 except those in `kept`."""
     low = 3
     for fd in sorted(kept):
         if fd >= low:
@@ -109,8 +109,8 @@ def close_all_but(kept: "set[int] | frozenset[int]") -> None:
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
-def forget_main() -> None:
-    """Put an empty module in the place of `__main__`: what a notebook defines there must not meet our names."""
+def replace_main() -> None:
+    """Replace `__main__` by an empty module: names that a notebook defines there must not collide with ours."""
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main

@@ -96,6 +96,9 @@ def test_a_client_cannot_send_what_only_a_slave_may_send() -> None:
         [*encode(envelope(submit(m.TaskFrame(0, 0, b"", (5,))))), b"four"],
         [*encode(envelope(submit(m.TaskFrame(0, 0, b"", (-1,))))), b""],
         [*encode(envelope(submit(m.TaskFrame(0, 0, b"", (2**62,))))), b"x"],
+        encode(envelope(submit(m.TaskFrame(0, 0, b"x", (), -1)))),
+        encode(envelope(submit(m.TaskFrame(0, 0, b"x", (), len(m.TaskKind))))),
+        encode(envelope(submit(m.TaskFrame(0, 0, b"x", (), "call")))),  # type: ignore[arg-type]
         encode(envelope(seq=-1)),
         encode(envelope(ack=-1)),
         [b"\x95\x01\x07\x01\x00" + b"\x91" * 100_000],

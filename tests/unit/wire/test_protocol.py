@@ -63,6 +63,11 @@ def test_every_status_is_listed() -> None:
     assert re.findall(r"^\| (\d) ([A-Z_]+) \|", TEXT, re.MULTILINE) == [(str(int(s)), s.name) for s in Status]
 
 
+def test_every_kind_of_task_is_listed() -> None:
+    listed = re.findall(r"^\| ([A-Z_]+) \((\d)\)", TEXT, re.MULTILINE)
+    assert listed == [(kind.name, str(int(kind))) for kind in m.TaskKind]
+
+
 def test_the_limits_are_those_of_the_code() -> None:
     from concurrent_nb.scheduling.placement import TOO_LARGE_AFTER_S
     from concurrent_nb.transport.compute import HANDSHAKE_MS, MAX_FRAME_BYTES, SILENT_S

@@ -56,7 +56,7 @@ class PoolState:
             ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
             own = buffers[place] if buffers else ()
             attempt = Attempt(
-                ticket, job, frame.index, frame.attempt, function, timeout_s, frame.body, frame.sizes, own
+                ticket, job, frame.index, frame.attempt, function, timeout_s, frame.body, frame.sizes, own, frame.kind
             )
             if needs is not None:
                 attempt.needs = needs

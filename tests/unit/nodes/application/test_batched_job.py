@@ -17,6 +17,7 @@ from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import JobOptions
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import job_batches, notes
+from concurrent_nb.shipping.runtime.call_chunks import FailedItem
 from concurrent_nb.shipping.serialization import error_reports, pickles
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 from concurrent_nb.wire.messages import Needs
@@ -28,8 +29,8 @@ class Packing:
     def function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
         return FunctionPayload(digest_of(b"f"), Payload(b"f"))
 
-    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
-        return Payload(pickles.dumps_call(args, kwargs)[0])
+    def item_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> Payload:
+        return Payload(pickles.dumps_item(args, number)[0])
 
 
 class Carrying:
@@ -123,7 +124,7 @@ def answer(
     if len(batch.items) == 1:
         batch.set_outcome(values[0], None, None)
     else:
-        batch.set_outcome((values, [0.1] * (len(values) + cut), cut), None, None)
+        batch.set_outcome((columns(values), [0.1] * (len(values) + cut), cut), None, None)
 
 
 def fail(batch: BatchHandle, status: Status, error: BaseException) -> None:
@@ -131,10 +132,16 @@ def fail(batch: BatchHandle, status: Status, error: BaseException) -> None:
     batch.set_outcome(None, error, None)
 
 
-def failure() -> dict[int, bytes]:
+def failure() -> FailedItem:
     status, report, _ = error_reports.failed(ValueError("no"))
     assert isinstance(report, bytes)
-    return {status: report}
+    return FailedItem(status, report)
+
+
+def columns(rows: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the results of a chunk as they travel: rows are numbers and failures."""
+    failed = {at: tuple(row) for at, row in enumerate(rows) if isinstance(row, FailedItem)}
+    return [None if isinstance(row, FailedItem) else row for row in rows], {}, failed
 
 
 def test_items_travel_together_and_each_has_its_own_end() -> None:
@@ -298,7 +305,7 @@ def test_an_application_that_leaves_and_cancels_sends_nothing_more() -> None:
 def report(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
     """Report the ends of items of a batch that still runs."""
     batch.slave = "one"
-    body = pickle.dumps((list(answers), [0.2] * len(answers)))
+    body = pickle.dumps((columns(answers), [0.2] * len(answers)))
     batch.add_notes([notes.ItemEnded(position, 7, body)], attempt)
 
 

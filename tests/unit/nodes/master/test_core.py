@@ -34,6 +34,18 @@ def test_a_task_travels_with_its_function_and_its_function_only_once() -> None:
     assert bench.sent_to(EAST) == [m.Assign(JOB, function().digest, None, [m.TaskFrame(1, 1, b"arguments")])]
 
 
+def test_a_task_keeps_its_kind_on_its_way_to_the_slave() -> None:
+    bench = Bench()
+    bench.client(ALICE)
+    bench.slave(EAST, slots=5)
+    bench.send(ALICE, opened(), function())
+    sent = [m.TaskFrame(kind, 0, b"arguments", (), kind) for kind in m.TaskKind]
+    bench.send(ALICE, m.Submit(JOB, function().digest, None, 0, sent))
+    _, assign = bench.sent_to(EAST)
+    assert isinstance(assign, m.Assign)
+    assert [(frame.index, frame.kind) for frame in assign.tasks] == [(kind, kind) for kind in m.TaskKind]
+
+
 def test_a_job_is_placed_by_the_strategy_that_it_asks_for() -> None:
     bench = Bench()
     bench.client(ALICE)

@@ -20,9 +20,9 @@ from concurrent_nb.shipping.cells import captured_names as capture_module
 from concurrent_nb.shipping.cells.captured_names import Captured, capture
 from concurrent_nb.shipping.cells.cell_task import CellFunction
 from concurrent_nb.shipping.functions.pickled_functions import Functions
-from concurrent_nb.shipping.functions.pickled_functions import opened as opened_function
+from concurrent_nb.shipping.functions.pickled_functions import load_function as opened_function
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.shipping.serialization.sizes import measure_bytes, write_bytes
+from concurrent_nb.shipping.serialization.sizes import estimate_bytes, format_bytes
 from tests.cells import task_of_cell
 
 
@@ -389,17 +389,17 @@ def test_ipython_s_open_is_not_sent() -> None:
     ],
 )
 def test_sizes_are_estimated(thing: Any, low: int, high: int) -> None:
-    assert low <= measure_bytes(thing) <= high
+    assert low <= estimate_bytes(thing) <= high
 
 
 def test_endless_structures_have_a_size() -> None:
     endless: list[Any] = []
     endless.append(endless)
-    assert measure_bytes(endless) < 1000
+    assert estimate_bytes(endless) < 1000
 
 
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (2048, "2.0 KiB"), (3 << 20, "3.0 MiB"), (5 << 31, "10.0 GiB")]
 )
 def test_sizes_are_written_for_people(size: int, text: str) -> None:
-    assert write_bytes(size) == text
+    assert format_bytes(size) == text

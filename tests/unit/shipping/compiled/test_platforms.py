@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from concurrent_nb.shipping.compiled.platforms import Tag, cpu_level_here, tag_here, version_of
+from concurrent_nb.shipping.compiled.platforms import Tag, local_cpu_level, local_tag, version_of
 
 TAG = Tag("cpython-311", ".so", "linux-x86_64", "glibc", (2, 31), "2")
 
@@ -28,9 +28,9 @@ def test_a_binary_fits_nowhere_else(other: dict[str, Any]) -> None:
 
 def test_without_numpy_in_it_numpy_does_not_matter() -> None:
     assert dataclasses.replace(TAG, numpy="").fits(TAG)
-    assert tag_here(True).numpy == (version_of("numpy") or "none").split(".")[0]
-    assert tag_here(False).numpy == ""
-    assert tag_here(False).fits(tag_here(True))
+    assert local_tag(True).numpy == (version_of("numpy") or "none").split(".")[0]
+    assert local_tag(False).numpy == ""
+    assert local_tag(False).fits(local_tag(True))
 
 
 def test_a_tag_reads_as_words() -> None:
@@ -53,11 +53,11 @@ def test_what_is_not_installed_has_no_version() -> None:
 def test_the_level_of_a_processor(features: str, level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t: {features}\n")
-    assert cpu_level_here(tmp_path / "cpuinfo") == level
+    assert local_cpu_level(tmp_path / "cpuinfo") == level
 
 
 def test_the_level_is_the_lowest_where_it_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert cpu_level_here(tmp_path / "nothing") == 1
+    assert local_cpu_level(tmp_path / "nothing") == 1
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert cpu_level_here(tmp_path / "nowhere") == 0
+    assert local_cpu_level(tmp_path / "nowhere") == 0

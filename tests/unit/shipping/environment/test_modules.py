@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from concurrent_nb.shipping.environment import modules
-from concurrent_nb.shipping.environment.modules import Imports, imported_by
+from concurrent_nb.shipping.environment.modules import ImportWatcher, imported_by
 
 
 @pytest.mark.parametrize(
@@ -37,16 +37,16 @@ def test_imports_are_seen_in_code() -> None:
 
 
 @pytest.fixture
-def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Imports:
+def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImportWatcher:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    finder = Imports()
+    finder = ImportWatcher()
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     return finder
 
 
 def test_the_source_is_read_when_a_module_is_imported_and_reloaded(
-    imports: Imports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    imports: ImportWatcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "env_unit.py"
     file.write_text("A = 1\n")
@@ -63,7 +63,7 @@ def test_the_source_is_read_when_a_module_is_imported_and_reloaded(
     del sys.modules["env_unit"]
 
 
-def test_what_is_not_imported_is_found_without_importing_it(imports: Imports, tmp_path: Path) -> None:
+def test_what_is_not_imported_is_found_without_importing_it(imports: ImportWatcher, tmp_path: Path) -> None:
     (tmp_path / "env_package").mkdir()
     (tmp_path / "env_package" / "__init__.py").write_text("raise SystemExit")
     (tmp_path / "env_package" / "part.py").write_text("raise SystemExit")
@@ -89,11 +89,11 @@ def test_what_is_not_imported_is_found_without_importing_it(imports: Imports, tm
     ],
 )
 def test_what_a_module_runs_is_compared_with_a_source(
-    imports: Imports, tmp_path: Path, text: str, is_what_runs: bool
+    imports: ImportWatcher, tmp_path: Path, text: str, is_what_runs: bool
 ) -> None:
     (tmp_path / "env_runs.py").write_text("def f(x):\n    return x + 1\n")
     module = importlib.import_module("env_runs")
     try:
-        assert modules.runs(module, text.encode()) is is_what_runs
+        assert modules.runs_source(module, text.encode()) is is_what_runs
     finally:
         del sys.modules["env_runs"]

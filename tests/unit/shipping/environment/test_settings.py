@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from concurrent_nb.shipping.environment.settings import RECURSION_MOST, Saved, Setting, all_settings
+from concurrent_nb.shipping.environment.settings import RECURSION_MOST, Setting, SettingsSnapshot, all_settings
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def test_a_change_is_seen_read_and_applied(
 ) -> None:
     setting = settings[name]
     setting.apply(None)
-    saved = Saved([setting])
-    assert saved.is_same()
-    assert saved.is_same()
+    saved = SettingsSnapshot([setting])
+    assert saved.is_unchanged()
+    assert saved.is_unchanged()
     assert saved.split() == ([setting], [])
     plain = setting.read()
     change()
-    assert not saved.is_same()
+    assert not saved.is_unchanged()
     assert saved.split() == ([], [setting])
     value: Any = setting.read()
     assert value is not None

@@ -13,8 +13,8 @@ from concurrent_nb.shipping.environment.envelope import (
     Environment,
     EnvironmentEnvelope,
     EnvironmentState,
+    in_envelope,
     is_envelope,
-    wrapped,
 )
 from concurrent_nb.shipping.environment.folder import PATH_BYTES, folder_reader
 from concurrent_nb.shipping.environment.modules import ModuleSource
@@ -175,7 +175,7 @@ def test_a_module_that_was_imported_unseen_and_edited_is_refused(tracker: Tracke
 def test_wanted_modules_are_read_at_each_look_and_their_imports_too(tracker: Tracker, folder: Path) -> None:
     file = write(folder, "unit_e", "import unit_f\n")
     write(folder, "unit_f", "F = 1\n")
-    tracker.want(["unit_e", "json.decoder", "unit_none"])
+    tracker.add_modules(["unit_e", "json.decoder", "unit_none"])
     assert set(sources(tracker.current())) == {"unit_e", "unit_f"}
     file.write_text("E = 1\n")
     assert set(sources(tracker.current())) == {"unit_e"}
@@ -194,7 +194,7 @@ def test_what_is_left_out_does_not_travel(tracker: Tracker, folder: Path) -> Non
 
 def test_an_envelope_is_recognised_and_keeps_large_parts_apart() -> None:
     environment = Environment(b"state", b"m" * 100_000)
-    body, buffers = wrapped(environment, b"function", [memoryview(b"a" * 70_000)])
+    body, buffers = in_envelope(environment, b"function", [memoryview(b"a" * 70_000)])
     assert is_envelope(body)
     assert not is_envelope(pickle.dumps(os.getcwd))
     assert [buffer.nbytes for buffer in buffers] == [100_000, 70_000]
@@ -202,4 +202,4 @@ def test_an_envelope_is_recognised_and_keeps_large_parts_apart() -> None:
     assert opened.environment is not None
     assert opened.environment.digest == environment.digest
     assert (bytes(opened.body), [bytes(buffer) for buffer in opened.buffers]) == (b"function", [b"a" * 70_000])
-    assert wrapped(None, b"function", ()) == (b"function", ())
+    assert in_envelope(None, b"function", ()) == (b"function", ())

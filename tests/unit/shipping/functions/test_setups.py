@@ -12,13 +12,13 @@ from concurrent_nb.shipping.cells.cell_code import parse_cell
 from concurrent_nb.shipping.cells.cell_task import setup_cell
 from concurrent_nb.shipping.functions.pickled_functions import (
     PickledFunction,
-    copied,
+    copy_buffers,
     pickled_by_value,
     pickled_with_arguments,
 )
-from concurrent_nb.shipping.functions.setups import Setup, prepared
+from concurrent_nb.shipping.functions.setups import Setup, with_setups
 from concurrent_nb.shipping.runtime import notes, setup_runner
-from concurrent_nb.shipping.runtime.setup_runner import NotLoaded, Prepared
+from concurrent_nb.shipping.runtime.setup_runner import FunctionWithSetups, NotLoaded
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.messages import Slice
 from tests.cells import task_of_cell
@@ -40,14 +40,14 @@ def told() -> Iterator[list[notes.Note]]:
 def setup_of(
     function: Callable[..., Any], *args: Any, id: bytes = b"1", place: bytes = b"p", broken: str = ""
 ) -> Setup:
-    return Setup(id, place, "its name", pickled_with_arguments(function, args, copied), broken)
+    return Setup(id, place, "its name", pickled_with_arguments(function, args, copy_buffers), broken)
 
 
-def arrived(function: Callable[..., Any], *setups: Setup) -> Prepared:
+def arrived(function: Callable[..., Any], *setups: Setup) -> FunctionWithSetups:
     """Send a function with setups; give what a worker unpickles."""
-    pickled = prepared(pickled_by_value(function, function, copied), setups)
+    pickled = with_setups(pickled_by_value(function, function, copy_buffers), setups)
     whole = pickles.loads(pickled.body, [it for it in pickled.buffers if not isinstance(it, Slice)])
-    assert type(whole) is Prepared
+    assert type(whole) is FunctionWithSetups
     return whole
 
 
@@ -115,7 +115,7 @@ def test_one_that_is_broken_is_not_tried() -> None:
 
 def test_a_function_that_cannot_be_loaded_is_no_failure_of_the_setup() -> None:
     inner = PickledFunction(Digest(b""), b"no pickle", (), "f")
-    pickled = prepared(inner, [setup_of(_note, 1)])
+    pickled = with_setups(inner, [setup_of(_note, 1)])
     with pytest.raises(NotLoaded) as failure:
         pickles.loads(pickled.body, pickled.buffers).open()  # type: ignore[arg-type]
     assert failure.value.__cause__ is not None
@@ -131,26 +131,26 @@ def test_large_parts_travel_beside_and_come_to_where_they_belong(size: int) -> N
     assert arrived(function, one, two)(4) == (3 if size else 0, size, 4)
     assert [len(array) for array in ran] == [size, size]
     assert all((array == number).all() for number, array in enumerate(ran, 1))
-    pickled = prepared(pickled_by_value(function, function, copied), [one, two])
+    pickled = with_setups(pickled_by_value(function, function, copy_buffers), [one, two])
     assert sum(map(len, pickled.buffers)) == (3 * size if size >= pickles.OUT_OF_BAND_BYTES else 0)  # type: ignore[arg-type]
 
 
 def test_what_lies_in_shared_memory_stays_there() -> None:
     slice_ = Slice(b"s" * 16, 0, 100_000, 1)
     inner = PickledFunction(Digest(b""), b"", (slice_, bytearray(70_000)), "f", "lease")
-    pickled = prepared(inner, [Setup(b"1", b"p", "n", PickledFunction(Digest(b""), b"body", (slice_,), "g", None))])
+    pickled = with_setups(inner, [Setup(b"1", b"p", "n", PickledFunction(Digest(b""), b"body", (slice_,), "g", None))])
     assert pickled.buffers == [slice_, slice_, bytearray(70_000)]
     assert pickled.lease == ["lease"]
 
 
 def test_other_setups_make_another_digest_and_the_same_the_same() -> None:
-    function = pickled_by_value(abs, abs, copied)
+    function = pickled_by_value(abs, abs, copy_buffers)
     digests = [
-        prepared(function, [setup_of(_note, 1)]).digest,
-        prepared(function, [setup_of(_note, 1)]).digest,
-        prepared(function, [setup_of(_note, 1, id=b"2")]).digest,
-        prepared(function, [setup_of(_note, 2)]).digest,
-        prepared(None, [setup_of(_note, 1)]).digest,
+        with_setups(function, [setup_of(_note, 1)]).digest,
+        with_setups(function, [setup_of(_note, 1)]).digest,
+        with_setups(function, [setup_of(_note, 1, id=b"2")]).digest,
+        with_setups(function, [setup_of(_note, 2)]).digest,
+        with_setups(None, [setup_of(_note, 1)]).digest,
         function.digest,
     ]
     assert digests[0] == digests[1]
@@ -160,7 +160,7 @@ def test_other_setups_make_another_digest_and_the_same_the_same() -> None:
 def test_alone_they_are_told_also_where_they_had_run(told: list[notes.Note]) -> None:
     arrived(abs, setup_of(_note, 1)).open()
     for _ in range(2):
-        pickled = prepared(None, [setup_of(_note, 1)])
+        pickled = with_setups(None, [setup_of(_note, 1)])
         waiting = pickles.loads(pickled.body, pickled.buffers).open()  # type: ignore[arg-type]
         waiting(0.0)
     assert ran == [1]
@@ -217,6 +217,6 @@ def test_what_is_lent_is_shown_and_what_is_nowhere_is_missed() -> None:
 
 def test_functions_of_modules_are_lent_nothing() -> None:
     before = dict(types.__dict__)
-    setup_runner.lend(types.new_class, {"lent": 1})
-    setup_runner.lend(abs, {"lent": 1})
+    setup_runner.bind_names(types.new_class, {"lent": 1})
+    setup_runner.bind_names(abs, {"lent": 1})
     assert types.__dict__ == before

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.shipping.functions.pickled_functions import opened
+from concurrent_nb.shipping.functions.pickled_functions import load_function
 from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker, run_task
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.tasks.system import Task
@@ -18,9 +18,8 @@ from concurrent_nb.tasks.system import Task
 def there(packer: TaskObjectPacker, task: Task) -> Any:
     """Do a task as a worker does it, from its bytes."""
     function, body, buffers = packer.pack(task)
-    call: Callable[..., Any] = opened(function)
-    args, kwargs = pickles.loads(body, buffers)
-    return call(*args, **kwargs)
+    call: Callable[..., Any] = load_function(function)
+    return call(*pickles.loads(body, buffers))
 
 
 class Plain(Task):
@@ -113,7 +112,7 @@ def test_a_class_travels_once_and_each_task_as_its_state() -> None:
     packer = TaskObjectPacker()
     first, second = packer.pack(Plain(1)), packer.pack(Plain(2))
     assert first[0] is second[0]
-    assert pickle.loads(first[1]) == (((), {"name": "plain", "system_id": "", "client_id": "", "n": 1}), {})
+    assert pickle.loads(first[1]) == ((), {"name": "plain", "system_id": "", "client_id": "", "n": 1})
     assert len(second[1]) < 100
 
 

@@ -9,21 +9,21 @@ import pytest
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.runtime import call_chunks
+from concurrent_nb.shipping.runtime.call_chunks import ChunkResults, FailedItem, PickledItem
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import decode_error
 from tests import work
 
 
 def ran(function: Any, *items: Any) -> list[Any]:
-    """Send a chunk, run it, and send its answers back. Items that are tuples of atoms go as they are."""
+    """Send a chunk, run it, and send its results back; return their rows. Tuples of atoms travel as they are."""
     calls = [item if isinstance(item, bytes) else (item,) for item in items]
-    args, kwargs = pickle.loads(call_chunks.dumps_calls(calls, range(len(calls))))
-    (numbers,) = kwargs
+    args, numbers = pickle.loads(call_chunks.dumps_calls(calls, range(len(calls))))
     begun: list[int] = []
-    body, buffers = pickles.dumps(call_chunks.run(function, args, numbers, begun.append))
+    results = call_chunks.run(function, args, numbers, begun.append)
+    body, buffers = call_chunks.dumps_results(tuple(results))
     assert begun == list(numbers)
-    answers: list[Any] = pickles.loads(body, buffers)
-    return answers
+    return ChunkResults(*pickles.loads(body, buffers)).rows()
 
 
 def begin(number: int) -> None:
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 def packed(*args: Any) -> bytes:
-    return pickles.dumps_call(args, {})[0]
+    return pickles.dumps_item(args, 0)[0]
 
 
 def test_atoms_come_back_as_they_are() -> None:
@@ -49,8 +49,8 @@ def test_tuples_of_atoms_come_back_as_they_are_and_no_others() -> None:
     assert ran(lambda x: x, *plain) == plain
     others = [(1, b"bytes"), (1, (2,)), ([],), Pair(1, 2), {1: b"looks like a failure"}]
     answers = ran(others.__getitem__, *range(len(others)))
-    assert [type(answer) for answer in answers] == [bytes] * len(others)
-    back = [pickle.loads(answer) for answer in answers]
+    assert [type(answer) for answer in answers] == [PickledItem] * len(others)
+    back = [pickle.loads(answer.body) for answer in answers]
     assert back == others
     assert type(back[3]) is Pair
 
@@ -58,28 +58,27 @@ def test_tuples_of_atoms_come_back_as_they_are_and_no_others() -> None:
 def test_calls_of_several_arguments() -> None:
     plain: list[call_chunks.Call] = [(2, 3), (3, 2)]
     for calls in (plain, [plain[0], packed(3, 2)]):
-        args, (numbers,) = pickle.loads(call_chunks.dumps_calls(calls, [7, 9]))
+        args, numbers = pickle.loads(call_chunks.dumps_calls(calls, [7, 9]))
         begun: list[int] = []
-        assert call_chunks.run(pow, args, numbers, begun.append) == [8, 9]
+        assert call_chunks.run(pow, args, numbers, begun.append) == ([8, 9], {}, {})
         assert begun == [7, 9]
 
 
 def test_other_results_have_a_pickle_of_their_own_and_share_nothing() -> None:
     shared = ["the same list"]
     first, second = ran(lambda x: shared, 1, 2)
-    assert pickle.loads(first) == pickle.loads(second) == shared
+    assert pickle.loads(first.body) == pickle.loads(second.body) == shared
 
 
 def test_large_buffers_stay_out_of_the_pickle() -> None:
     import numpy as np
 
-    (answer,) = call_chunks.run(np.zeros, [(100_000,)], [0], begin)
-    assert isinstance(answer, list)
-    body, buffers = pickles.dumps([answer])
+    results = call_chunks.run(np.zeros, [(100_000,)], [0], begin)
+    body, buffers = call_chunks.dumps_results(tuple(results))
     assert len(body) < 1000
     assert [buffer.nbytes for buffer in buffers] == [800_000]
-    ((pickled, *own),) = pickles.loads(body, buffers)
-    assert pickles.loads(pickled, own).sum() == 0
+    (row,) = ChunkResults(*pickles.loads(body, buffers)).rows()
+    assert pickles.loads(*row).sum() == 0
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, GeneratorExit, StopIteration])
@@ -91,7 +90,8 @@ def test_what_an_item_raises_is_its_own_end(kind: type[BaseException]) -> None:
 
     one, two, three = ran(picky, 1, 2, 3)
     assert (one, three) == (1, 3)
-    ((status, report),) = two.items()
+    assert type(two) is FailedItem
+    status, report = two
     assert status == Status.ERROR
     assert "in picky" in decode_error(report).traceback
     assert "call_chunks.py" not in decode_error(report).traceback.replace("test_call_chunks.py", "")
@@ -103,10 +103,16 @@ def test_arguments_that_cannot_be_opened_and_results_that_cannot_be_sent_fail_al
 
     before, grenade, stays, after = ran(give, 1, packed(work.Grenade()), "stay", 4)
     assert (before, after) == (1, 4)
-    assert [*grenade] == [Status.NOT_LOADABLE]
-    assert "opened" in decode_error(grenade[Status.NOT_LOADABLE]).message
-    assert [*stays] == [Status.NOT_PICKLABLE]
-    assert "CannotGo" in decode_error(stays[Status.NOT_PICKLABLE]).message
+    assert grenade.status == Status.NOT_LOADABLE
+    assert "opened" in decode_error(grenade.report).message
+    assert stays.status == Status.NOT_PICKLABLE
+    assert "CannotGo" in decode_error(stays.report).message
+
+
+def test_results_since_a_position_begin_at_zero_again() -> None:
+    results = ChunkResults([1, None, None, 4], {1: (b"p",)}, {2: (2, b"r")})
+    assert results.since(2) == ([None, 4], {}, {0: (2, b"r")})
+    assert results.since(1).rows() == [PickledItem(b"p", []), FailedItem(2, b"r"), 4]
 
 
 def test_what_an_item_gives_back_is_not_changed_by_the_next() -> None:
@@ -128,13 +134,13 @@ def test_what_an_item_gives_back_is_not_changed_by_the_next() -> None:
         call_chunks.run(fill, calls, [0, 1], begin),
         call_chunks.run(fill, calls, [0, 1], begin, snapshot=snapshot),
     ):
-        assert [pickles.loads(body, buffers)[-1] for body, *buffers in answers] == [1, 2]
+        assert [pickles.loads(*row)[-1] for row in answers.rows()] == [1, 2]
     assert len(taken) == 2
 
 
 def test_a_hit_is_its_value() -> None:
     (answer,) = ran(Hit, 3)
-    assert pickle.loads(answer) == 3
+    assert pickle.loads(answer.body) == 3
 
 
 def test_an_interrupt_ends_the_chunk() -> None:
@@ -156,8 +162,8 @@ def test_a_copy_that_an_item_has_forked_runs_no_other_item() -> None:
     parent = os.getpid()
     answers = call_chunks.run(fork, [(1,), (2,)], range(2), begin)
     if os.getpid() != parent:
-        os._exit(len(answers) != 1)
+        os._exit(len(answers.values) != 1)
     os.close(write)
-    assert answers == [1, 2]
+    assert answers.rows() == [1, 2]
     assert os.read(read, 10) == b"12"
     os.close(read)

@@ -5,14 +5,14 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.runtime import call_chunks, job_batches, notes
-from concurrent_nb.shipping.runtime.call_chunks import Terms
+from concurrent_nb.shipping.runtime.call_chunks import BatchTerms, ChunkResults
 from concurrent_nb.shipping.runtime.job_batches import MarkedStream, MarkReader, mark
 from concurrent_nb.wire.codec import decode_error
 
@@ -28,10 +28,17 @@ def ticks(step_s: float = 1.0) -> Callable[[], float]:
 def ran(
     function: Callable[..., Any], items: int, *, until: bool = False, stop: bool = False, most_s: float | None = None
 ) -> Any:
-    """Send a batch of numbers, and run it."""
-    body = call_chunks.dumps_calls([(n,) for n in range(items)], range(items), Terms(until, stop, most_s, SECRET))
+    """Send a batch of numbers, and run it; return its rows, seconds, and whether it was cut, perhaps in a Hit."""
+    body = call_chunks.dumps_calls([(n,) for n in range(items)], range(items), BatchTerms(until, stop, most_s, SECRET))
     args, (numbers, *terms) = pickle.loads(body)
-    return job_batches.run(function, args, numbers, Terms(*terms), clock=ticks())
+    results = job_batches.run(function, args, numbers, BatchTerms(*terms), clock=ticks())
+    return Hit(received(results.value)) if isinstance(results, Hit) else received(results)
+
+
+def received(results: Any) -> tuple[list[Any], list[float], bool]:
+    """Return rows, seconds, and whether the batch was cut, as an application gets them."""
+    items, seconds, is_cut = pickle.loads(job_batches.dumps_results(results)[0])
+    return ChunkResults(*items).rows(), seconds, is_cut
 
 
 def raises_at(position: int, kind: type[BaseException] = ValueError) -> Callable[[int], int]:
@@ -49,10 +56,10 @@ def test_each_item_has_its_answer_and_its_time() -> None:
 
 def test_items_without_arguments_are_items_too() -> None:
     args, (numbers, *terms) = pickle.loads(
-        call_chunks.dumps_calls([(), ()], range(2), Terms(False, False, None, SECRET))
+        call_chunks.dumps_calls([(), ()], range(2), BatchTerms(False, False, None, SECRET))
     )
-    ran = job_batches.run(lambda: 5, args, numbers, Terms(*terms))
-    assert cast(job_batches.Ran, ran)[0] == [5, 5]
+    ran = job_batches.run(lambda: 5, args, numbers, BatchTerms(*terms))
+    assert received(ran)[0] == [5, 5]
 
 
 def test_an_item_that_fails_ends_the_batch_only_if_it_is_to() -> None:
@@ -60,7 +67,7 @@ def test_an_item_that_fails_ends_the_batch_only_if_it_is_to() -> None:
     assert (answers[0], answers[2:], is_cut) == (0, [4, 9], False)
     answers, seconds, is_cut = ran(raises_at(1), 4, stop=True)
     assert (len(answers), len(seconds), is_cut) == (2, 2, False)
-    ((status, report),) = answers[1].items()
+    status, report = answers[1]
     assert status == Status.ERROR
     assert "job_batches.py" not in decode_error(report).traceback.replace("test_job_batches.py", "")
 
@@ -71,8 +78,9 @@ def test_a_hit_is_the_last_if_it_is_to_be() -> None:
 
     found = ran(search, 5, until=True)
     assert type(found) is Hit
-    first, second, hit = cast(job_batches.Ran, found.value)[0]
-    assert (first, second, pickle.loads(hit)) == (0, 1, 2)
+    value: Any = found.value
+    first, second, hit = value[0]
+    assert (first, second, pickle.loads(hit.body)) == (0, 1, 2)
     answers, _, _ = ran(search, 5)
     assert len(answers) == 5
 
@@ -93,7 +101,7 @@ def test_a_slow_batch_tells_how_items_have_ended() -> None:
     data = bytearray()
 
     def give(n: int) -> object:
-        return {2: b"x" * job_batches.TOLD_BYTES_MAX}.get(n, n)
+        return {2: b"x" * job_batches.PROGRESS_BYTES_MAX}.get(n, n)
 
     notes.SINK.open(data.extend)
     try:
@@ -101,7 +109,10 @@ def test_a_slow_batch_tells_how_items_have_ended() -> None:
     finally:
         notes.SINK.close()
     told = [note for note in notes.NoteReader().feed(bytes(data)) if isinstance(note, notes.ItemEnded)]
-    assert [(note.position, note.read()) for note in told] == [(0, ([0], [1.0])), (1, ([1], [1.0]))]
+    assert [(note.position, note.read()) for note in told] == [
+        (0, (([0], {}, {}), [1.0])),
+        (1, (([1], {}, {}), [1.0])),
+    ]
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Listener:
 def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     """Be a task."""
     listener = Listener()
-    monkeypatch.setattr(notes._Own, "sink", listener.sink)
+    monkeypatch.setattr(notes._ThreadSink, "sink", listener.sink)
     yield listener
     listener.sink.close()
 
@@ -49,8 +49,8 @@ def test_a_thread_that_has_its_own_sink_shares_no_notes(heard: Listener) -> None
     seen: list[bool] = []
 
     def run_tasks() -> None:
-        notes.have_own_sink()
-        seen.extend([notes.sink().is_open, notes.is_shared()])
+        notes.use_thread_sink()
+        seen.extend([notes.sink().is_open, notes.shares_process()])
         notes.sink().open(mine.append)
         notes.report(0.5, "mine")
 
@@ -61,7 +61,7 @@ def test_a_thread_that_has_its_own_sink_shares_no_notes(heard: Listener) -> None
     assert seen == [False, True]
     assert NoteReader().feed(b"".join(mine)) == [ProgressReport(0.5, "mine")]
     assert heard.heard() == [ProgressReport(0.25, "ours")]
-    assert not notes.is_shared()
+    assert not notes.shares_process()
 
 
 # --------------------------------------------------------------------------------------------------------- reports

@@ -173,7 +173,7 @@ ODD: dict[str, Callable[[], BaseException]] = {
 }
 
 
-def report_of(answer: error_reports.Answer, status: Status) -> ErrorReport:
+def report_of(answer: error_reports.FailureReport, status: Status) -> ErrorReport:
     number, body, buffers = answer
     assert number == status
     assert not buffers

@@ -21,7 +21,7 @@ import pytest
 
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.pickler import reduced_to_what_travels
-from concurrent_nb.shipping.serialization.refusals import describe_arguments, describe_failure
+from concurrent_nb.shipping.serialization.pickling_failures import describe_arguments, describe_failure
 from concurrent_nb.shipping.serialization.source_lines import lines_entry
 
 

@@ -23,23 +23,23 @@ def notebook(source: str, /, **names: Any) -> dict[str, Any]:
     return namespace
 
 
-def begin(made: list[random_streams.Made], index: int, job: bytes = JOB) -> None:
-    drawing = random_streams.drawing()
-    drawing.job, drawing.made = job, made
+def begin(made: list[random_streams.SeededGenerator], index: int, job: bytes = JOB) -> None:
+    drawing = random_streams.current_streams()
+    drawing.job, drawing.generators = job, made
     drawing.begin(index)
 
 
 def job(function: Any, *, indexes: Any = range(4), each_anew: bool = False) -> list[Any]:
     """Run a function as the tasks of a job, in one worker, or each in a worker of its own."""
     body, buffers = _sent(function)
-    opened, made = random_streams.loaded(lambda: pickles.loads(body, buffers))
+    opened, made = random_streams.load_with_generators(lambda: pickles.loads(body, buffers))
     answers = []
     for index in indexes:
         if each_anew:
-            opened, made = random_streams.loaded(lambda: pickles.loads(body, buffers))
+            opened, made = random_streams.load_with_generators(lambda: pickles.loads(body, buffers))
         begin(made, index)
         answers.append(opened())
-    random_streams.drawing().end()
+    random_streams.current_streams().end()
     return answers
 
 
@@ -131,7 +131,7 @@ def test_copies_that_a_worker_keeps_draw_for_each_task_too() -> None:
 def test_what_is_an_argument_stays_what_it_is() -> None:
     for rng in (np.random.default_rng(1), np.random.RandomState(1), random.Random(1)):
         body, buffers = pickles.dumps_call((rng,), {})
-        (there,), _ = pickles.loads(body, buffers)
+        (there,) = pickles.loads(body, buffers)
         assert there.random() == pickle.loads(pickle.dumps(rng)).random()
 
 
@@ -142,12 +142,12 @@ def test_submits_take_nothing_and_are_told_apart_by_their_number(name: str) -> N
     functions = Functions()
     first, second = functions.pickle(function), functions.pickle(function)
     assert first.digest == second.digest, "so it is sent once"
-    opened, generators = random_streams.loaded(lambda: pickles.loads(first.body))
+    opened, generators = random_streams.load_with_generators(lambda: pickles.loads(first.body))
     numbers = []
     for index in range(5):
         begin(generators, index)
         numbers.append(opened())
-    random_streams.drawing().end()
+    random_streams.current_streams().end()
     assert len(set(numbers)) == 5
     assert not set(numbers) & set(job(function))
 
@@ -165,7 +165,7 @@ def test_a_task_has_a_generator_without_capturing_one() -> None:
                 assert random_streams.rng(seed) is random_streams.rng(seed)
                 return float(random_streams.rng(seed).random())
             finally:
-                random_streams.drawing().end()
+                random_streams.current_streams().end()
 
         return of
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from concurrent_nb.shipping.functions.pickled_functions import Functions, opened
+from concurrent_nb.shipping.functions.pickled_functions import Functions, load_function
 from concurrent_nb.shipping.serialization import pickles, restoring
 
 SIZES = [1, 10, 1000, 40_000]
@@ -15,7 +15,7 @@ SIZES = [1, 10, 1000, 40_000]
 
 def arrived(function: Callable[..., Any]) -> Any:
     """Have a function where a worker would have it."""
-    return opened(Functions().pickle(function))
+    return load_function(Functions().pickle(function))
 
 
 def add(array: Any, more: Any = 1) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.wire.messages import BUFFERS_MAX, Slice
+from concurrent_nb.wire.messages import BUFFERS_MAX, Sizes, Slice
 from concurrent_nb.workers.protocol.records import (
     LARGE_BYTES,
     SPACE_BYTES,
@@ -27,7 +27,7 @@ from concurrent_nb.workers.protocol.records import (
     pack_results,
     unpack_unsent,
 )
-from concurrent_nb.workers.worker_side.task_loop import KEPT_BYTES_MAX
+from concurrent_nb.workers.worker_side.task_loop import UNSENT_RESULT_BYTES_MAX
 
 
 def feed(
@@ -62,7 +62,10 @@ def test_results_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cut
 
 @given(st.lists(st.tuples(BODIES, BUFFERS), min_size=1, max_size=8), st.lists(st.integers(1, 99), min_size=1))
 def test_orders_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cuts: list[int]) -> None:
-    run = RunTasks(b"f", 7, [(n, body, tuple(map(len, buffers)), n) for n, (body, buffers) in enumerate(items)])
+    tasks: list[tuple[int, bytes, Sizes, int, int]] = []
+    for n, (body, buffers) in enumerate(items):
+        tasks.append((n, body, tuple(map(len, buffers)), n, n % 5))
+    run = RunTasks(b"f", 7, tasks)
     load = LoadFunction(b"f", b"", (3,))
     data = pack(encode(load)) + b"abc" + pack(encode(run))
     data += b"".join(buffer for _, buffers in items for buffer in buffers) + pack(encode(ForgetFunctions([b"f"])))
@@ -182,7 +185,7 @@ def test_what_exceeds_the_limit_of_buffers_is_told_with_its_setting() -> None:
 
 def test_the_largest_result_that_a_worker_gives_fits_into_a_header() -> None:
     slices = (Slice(b"s" * 16, 1 << 62, 1 << 62, 1 << 62),) * BUFFERS_MAX
-    kept = [encode(Result(n, 2, 0.123, b"x" * (KEPT_BYTES_MAX - 100))) for n in range(1, 5)]
+    kept = [encode(Result(n, 2, 0.123, b"x" * (UNSENT_RESULT_BYTES_MAX - 100))) for n in range(1, 5)]
     last = encode(Result(1 << 60, 0, 0.123, b"x" * (LARGE_BYTES - 1), slices, 3, True))
     assert len(pack_results([*kept, last])) <= WORKER_HEADER_BYTES_MAX
 

@@ -29,7 +29,7 @@ def test_a_class_that_comes_home_stays_the_users() -> None:
     module, point = main_class()
     there_and_back = pickles.dumps(point())[0]
     module.__dict__["FACTOR"] = 8
-    back: Any = pickles.loads_home(there_and_back)
+    back: Any = pickles.loads_result(there_and_back)
     assert back.scaled() == 8  # what cloudpickle itself would put there says 7
     assert type(back) is point
 
@@ -39,5 +39,5 @@ def test_a_class_that_was_never_here_is_made() -> None:
     make += "sys.stdout.buffer.write(cloudpickle.dumps(m.Point()))"
     foreign = subprocess.run([sys.executable, "-c", make], capture_output=True, check=True).stdout
     assert cloudpickle.cloudpickle is not None  # loaded, so that the careful way is taken
-    came: Any = pickles.loads_home(foreign)
+    came: Any = pickles.loads_result(foreign)
     assert came.scaled() == 7
