@@ -20,9 +20,11 @@ from concurrent_nb.nodes.application import client_thread
 from concurrent_nb.nodes.application.core import ClientCore, TaskEnded, TaskRunning, TaskWrote
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
+from concurrent_nb.nodes.common.verdict import Verdict
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.nodes.slave import process
 from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.nodes.slave.loop import SlaveLoop
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
@@ -257,26 +259,32 @@ class SlaveActor(Node):
         core = self.core = SlaveCore(member.name, member.epoch, self.crew, interval_s=1.0)
         self._listen(member, core.session)
         self.crew.credit = self.credit
-        heard_at = self.agenda.now
+        loop = SlaveLoop(
+            core,
+            self.crew,
+            self.crew.turn,
+            member.link,
+            self._world.settings.silence_s,
+            self.credit // self.slots,
+            self.slots,
+            self.agenda.now,
+        )
         try:
             while not self.leaving:
-                yield min(core.next_deadline(), self.crew.next_deadline())
-                now = self.agenda.now
-                for frames in member.link.receive():
-                    heard_at = now
-                    core.received(frames, now)
+                yield loop.next_deadline()
+                verdict = loop.turn({}, member.link.disturbed(), self.agenda.now)
                 if core.closed_by_master is not None:
                     self._world.trace(self.name, f"its session is over: {core.closed_by_master}")
-                    return core.closed_by_master != CLUSTER_STOPPED
-                self.crew.turn(now)
-                for frames_out in core.step(now):
-                    member.link.send(frames_out)
-                if core.degraded:
+                if verdict is Verdict.REJOIN:
+                    return True
+                if verdict is Verdict.END:
+                    return False
+                if verdict is Verdict.LEAVE:
                     self.leaving = True
-                elif member.link.disturbed() or now - heard_at > self._world.settings.silence_s:
+                elif verdict is Verdict.ASK:
                     if not (yield from self._still_known(member)):
                         return True
-                    heard_at = self.agenda.now
+                    loop.confirmed(self.agenda.now)
             self.crew.reset()
             yield from self._leave(member)
         except MasterUnreachable:

@@ -9,7 +9,7 @@ they wait in sockets and pipes while a slave is busy or frozen. No processes, an
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from concurrent_nb.outcome import Status
@@ -273,7 +273,16 @@ class VirtualPool(UnsharedPool):
         due = self.books.next_deadline()
         return float("inf") if due is None else max(due, self._look_at)
 
-    def turn(self, now: float) -> None:
+    @property
+    def usable_slots(self) -> int:
+        """Return how many tasks can run at once."""
+        return self.books.usable_slots
+
+    def drain(self, now: float) -> None:
+        """Return what has not started, now and from now on."""
+        self._obey(self.books.drained())
+
+    def turn(self, ready: Mapping[int, int], now: float) -> None:
         """Take in what has happened to workers, and look at those that are busy."""
         if self._facts:
             self._look_after_s = LOOK_S

@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,14 +21,15 @@ from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
 from concurrent_nb.nodes.common.registration import Membership, register
+from concurrent_nb.nodes.common.verdict import Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore
+from concurrent_nb.nodes.slave.loop import SlaveLoop, credit_of
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
 from concurrent_nb.transport.poller import Poller, fd_of
-from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.workers.slave_side.machine import cores, host_load, memory_bytes
 from concurrent_nb.workers.slave_side.pool import Pool, make_launcher
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: no master accepts more
-CREDIT_MAX: Final = 1_000_000
 #: time between two attempts to reach a master
 RETRY_S: Final = 0.5
 #: so many sessions in a row may end because of what nobody should have said, or of an error of ours; each of them
@@ -159,11 +158,8 @@ class Slave:
         if self._path is None:  # asked once: our owner says it once
             self._path = self._where()
         info = connection_file.read(self._path)
-        credit = self._credit(self._slots)
+        credit = credit_of(self._slots, self._config.credit_per_worker)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit, cores=cores())
-
-    def _credit(self, slots: int) -> int:
-        return min(CREDIT_MAX, slots * self._config.credit_per_worker)
 
     def _rejoin(self) -> Membership | None:
         """Look for a master until patience ends; None then, and if we drain: nothing runs here any more."""
@@ -200,7 +196,6 @@ class Slave:
 
     def _serve(self, membership: Membership) -> bool:
         """Serve in one session. True to look for a master again, False to end."""
-        link = membership.link
         store = ObjectStore() if is_available() else None
         core = SlaveCore(
             membership.name,
@@ -213,8 +208,45 @@ class Slave:
             host_load=host_load,
             result_bytes_max=min(self._result_bytes_max, membership.quota.object),
         )
+        begun_at = monotonic()
+        verdict = Verdict.REJOIN
+        try:
+            verdict = self._take_turns(core, membership)
+            if core.degraded:
+                self._stopping = True
+                if self._pool.initializer_failed:
+                    raise InitializerFailed(core.degraded)
+                raise ClusterStartFailed(f"slave {core.name!r} cannot keep workers alive: {core.degraded}")
+        except ClusterStartFailed:
+            raise
+        except (ClusterError, AccessRefused) as error:
+            log.warning("the session is over: %s", error)
+        except Exception as error:
+            is_nonsense = isinstance(error, ProtocolError)
+            log.error("the session is over: %s", describe(error), exc_info=None if is_nonsense else error)
+            self._session_failed(error, begun_at)
+        finally:
+            core.end()
+            self._pool.reset(monotonic())
+            if store is not None:
+                store.close()
+            membership.leave() if self._stopping or verdict is Verdict.LEAVE else membership.close()
+        return verdict is Verdict.REJOIN
+
+    def _take_turns(self, core: SlaveCore, membership: Membership) -> Verdict:
+        """Take turns until the session is over: REJOIN, LEAVE or END."""
+        link, monitor_fd = membership.link, fd_of(membership.link.monitor)
+        loop = SlaveLoop(
+            core,
+            self._pool,
+            self._turn_pool,
+            link,
+            membership.silence_s,
+            self._config.credit_per_worker,
+            self._slots,
+            monotonic(),
+        )
         waiter = Poller(link.socket)
-        monitor_fd = fd_of(link.monitor)
         waiter.add(monitor_fd)
         link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
         if self._lease is not None:
@@ -222,65 +254,24 @@ class Slave:
         if self._kernel is not None:
             waiter.add(self._kernel.wake.fileno())
         self._polled, self._polled_version = {}, -1
-        heard_at = begun_at = monotonic()
-        again = True
-        drains = leaves = False
-        slots = self._slots  # as the master knows them
-        try:
-            while not self._stopping:
-                ready = self._wait(core, waiter)
-                now = monotonic()
-                for frames in link.receive():
-                    heard_at = now
-                    core.received(frames, now)
-                if core.closed_by_master is not None:
-                    again = core.closed_by_master != CLUSTER_STOPPED
-                    log.warning("the master ended the session: %s", core.closed_by_master)
-                    return again
-                if (self._lease in ready or not ready) and self._lease_over():
-                    return False
-                if self._draining and not drains:
-                    drains = True
-                    core.resize(0, 0)
-                    self._pool.drain(now)
-                self._turn_pool(ready, now)
-                if self._pool.usable_slots != slots and not drains:
-                    slots = self._pool.usable_slots
-                    core.resize(slots, self._credit(slots))
-                for frames_out in core.step(now):
-                    link.send(frames_out)
-                if drains and not self._pool.unfinished and core.all_heard:
-                    leaves = True
-                    return False
-                if self._kernel is not None or core.kernel_requests:
-                    self._turn_kernel(core, waiter, membership)
-                if core.degraded:
-                    self._stopping = True
-                    if self._pool.initializer_failed:
-                        raise InitializerFailed(core.degraded)
-                    raise ClusterStartFailed(f"slave {core.name!r} cannot keep workers alive: {core.degraded}")
-                cut = monitor_fd in ready and link.disturbed()
-                if cut or now - heard_at > membership.silence_s:
-                    if not membership.still_known():
-                        return True
-                    heard_at = monotonic()
-        except ClusterStartFailed:
-            raise
-        except (ClusterError, AccessRefused) as error:
-            log.warning("the session is over: %s", error)
-            return True
-        except Exception as error:
-            is_nonsense = isinstance(error, ProtocolError)
-            log.error("the session is over: %s", describe(error), exc_info=None if is_nonsense else error)
-            self._session_failed(error, begun_at)
-            return True
-        finally:
-            core.end()
-            self._pool.reset(monotonic())
-            if store is not None:
-                store.close()
-            membership.leave() if self._stopping or leaves else membership.close()
-        return False
+        while not self._stopping:
+            self._watch_pool(waiter)
+            ready = waiter.wait(max(0.0, loop.next_deadline() - monotonic()))
+            now = monotonic()
+            if (self._lease in ready or not ready) and self._lease_over():
+                return Verdict.END
+            if self._draining and not loop.is_draining:
+                loop.drain(now)
+            verdict = loop.turn(ready, monitor_fd in ready and link.disturbed(), now)
+            if verdict is not Verdict.STAY and verdict is not Verdict.ASK:
+                return verdict
+            if self._kernel is not None or core.kernel_requests:
+                self._turn_kernel(core, waiter, membership)
+            if verdict is Verdict.ASK:
+                if not membership.still_known():
+                    return Verdict.REJOIN
+                loop.confirmed(monotonic())
+        return Verdict.LEAVE
 
     def _session_failed(self, error: Exception, begun_at: float) -> None:
         """Count a session that nonsense or an error has ended. Raises ClusterError if there were too many in a row."""
@@ -306,15 +297,6 @@ class Slave:
             waiter.add(self._kernel.wake.fileno())
         self._kernel.turn(core)
 
-    def _wait(self, core: SlaveCore, waiter: Poller) -> dict[int, int]:
-        now = monotonic()
-        deadline = core.next_deadline()
-        pool_deadline = self._pool.next_deadline()
-        if pool_deadline is not None:
-            deadline = min(deadline, pool_deadline)
-        self._watch_pool(waiter)
-        return waiter.wait(max(0.0, deadline - now))
-
     def _watch_pool(self, waiter: Poller) -> None:
         """Keep the waiter in step with the descriptors that the pool has."""
         if self._pool.fds_version == self._polled_version:
@@ -328,7 +310,7 @@ class Slave:
                 waiter.add(fd, events)
         self._polled = wanted
 
-    def _turn_pool(self, ready: dict[int, int], now: float) -> None:
+    def _turn_pool(self, ready: Mapping[int, int], now: float) -> None:
         for fd, events in ready.items():
             if fd in self._polled:
                 self._pool.ready(fd, events, now)
