@@ -7,7 +7,7 @@ changed, change the other. A node that waits for an answer on the control channe
 """
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
@@ -16,18 +16,18 @@ from typing import Any, TypeVar
 
 from concurrent_nb.errors import MasterUnreachable, ProtocolError
 from concurrent_nb.ids import SessionId
-from concurrent_nb.nodes.application import client_thread
-from concurrent_nb.nodes.application.core import ClientCore, TaskEnded, TaskRunning, TaskWrote
+from concurrent_nb.nodes.application import client_loop
+from concurrent_nb.nodes.application.client_loop import ClientLoop
+from concurrent_nb.nodes.application.core import ClientCore, News, TaskEnded, TaskRunning, TaskWrote
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
-from concurrent_nb.nodes.common.verdict import Verdict
+from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.master.core import MasterCore
 from concurrent_nb.nodes.slave import process
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import SlaveLoop
 from concurrent_nb.scheduling.liveness import Liveness
 from concurrent_nb.scheduling.scheduler import Scheduler
-from concurrent_nb.wire.messages import CLUSTER_STOPPED
 from concurrent_nb.wire.session import Session
 from tests.simulator.agenda import Action, Actor, Life
 from tests.simulator.judge import UNREGISTERED
@@ -197,8 +197,10 @@ class Node(Actor):
         self.link, self.session_id = member.link, member.session_id
         self._world.witness.listen(member.session_id, False, session)
 
-    def _broken(self, error: ProtocolError, session: Session) -> None:
-        """Look at a breach of the protocol that the node has found: only that the master is another is no violation."""
+    def _broken(self, error: Exception, session: Session) -> None:
+        """Raise unless a node's session has failed because the master is another one by now."""
+        if not isinstance(error, ProtocolError):
+            raise error
         if session.epoch == self._world.master.core.epoch:
             raise Violation(f"{self.name} ended its session: {error}") from error
 
@@ -305,6 +307,7 @@ class ApplicationActor(Node):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, "client", name)
         self.ledger: ClientCore[WantedTask] = ClientCore(interval_s=1.0)
+        self._loop = ClientLoop(self.ledger, self._take_news, "simulated")
         chance = Random(f"limits of {name}: {world.settings}")  # of its own: the history stays the same without them
         few = Quota(tasks=chance.randint(1, 30), bytes=chance.randint(2_000, 10_000))
         self._quota = few if chance.random() < 0.4 else UNLIMITED
@@ -313,7 +316,6 @@ class ApplicationActor(Node):
         self.gone = False  #: it has left
         self.is_seen_dead = False  #: the master's host sees that its process has ended
         self._inbox: deque[Action] = deque()
-        self._heard_at = 0.0
         self.begin(self._live())
 
     def tell(self, what: Action) -> None:
@@ -340,14 +342,13 @@ class ApplicationActor(Node):
             try:
                 member = yield from self._join()
             except MasterUnreachable:
-                yield self.agenda.now + client_thread.RETRY_S
+                yield self.agenda.now + client_loop.RETRY_S
         self._attach(member)
         while not (self.leaving and not self.ledger.has_entries() and not self._inbox):
             member = yield from self._turn(member)
             if member is None:
                 return
-        assert self.ledger.session is not None
-        member.link.send(self.ledger.session.keepalive())
+        self._loop.acknowledge()
         yield from self._leave(member)
         self.gone = True
 
@@ -359,54 +360,47 @@ class ApplicationActor(Node):
         now = self.agenda.now
         while self._inbox:
             self._inbox.popleft()()
-        session = self.ledger.session
-        assert session is not None
-        try:
-            for frames in member.link.receive():
-                self._heard_at = now
-                for news in self.ledger.received(frames, now):
-                    if type(news) is TaskEnded:
-                        self._world.trace(self.name, f"{news.entry.owner.name} is {news.frame.status}")
-                        self._world.judge.answered(news)
-                    elif type(news) is TaskWrote:
-                        self._world.judge.wrote(news)
-                    elif type(news) is TaskRunning:
-                        news.entry.owner.seen_running = True
-                    else:
-                        raise Violation(f"{self.name} hears of shared memory, and shares none: {news}")
-            over = session.closed_by_peer is not None
-        except ProtocolError as error:
-            self._broken(error, session)
-            over = True
+        self._loop.receive(now)
+        if self._loop.error is not None:
+            assert self.ledger.session is not None
+            self._broken(self._loop.error, self.ledger.session)
         for unsent in self.ledger.take_unsent():
             wanted, job = unsent.entry.owner, unsent.entry.job
             if unsent.size_bytes or not (wanted.cancelled or job.until or job.stop_on_error):
                 raise Violation(f"{wanted.name} is not submitted, though nobody has cancelled it")
             wanted.dropped = True
-        for frames_out in self.ledger.step(now):
-            member.link.send(frames_out)
-        if over or member.link.disturbed() or now - self._heard_at > self._world.settings.silence_s:
-            return (yield from self._look_for_master(member, over))
-        return member
+        verdict = self._loop.send(member.link.disturbed(), now)
+        return member if verdict is Verdict.STAY else (yield from self._look_for_master(member, verdict))
+
+    def _take_news(self, envelope: Iterable[News[WantedTask]]) -> None:
+        for news in envelope:
+            if type(news) is TaskEnded:
+                self._loop.sessions_in_vain = 0
+                self._world.trace(self.name, f"{news.entry.owner.name} is {news.frame.status}")
+                self._world.judge.answered(news)
+            elif type(news) is TaskWrote:
+                self._world.judge.wrote(news)
+            elif type(news) is TaskRunning:
+                news.entry.owner.seen_running = True
+            else:
+                raise Violation(f"{self.name} hears of shared memory, and shares none: {news}")
 
     def _look_for_master(
-        self, member: SimulatedMembership, over: bool
+        self, member: SimulatedMembership, verdict: Verdict
     ) -> Generator[float, None, SimulatedMembership | None]:
-        assert self.ledger.session is not None
-        if self.ledger.session.closed_by_peer == CLUSTER_STOPPED:
-            self._give_up(member)
-            return None
-        deadline = self.agenda.now + client_thread.MASTER_LOST_AFTER_S
-        while self.agenda.now < deadline:
+        loop = self._loop
+        if verdict is not Verdict.END:
+            verdict = loop.next_attempt(self.agenda.now)
+        while verdict is not Verdict.END:
             try:
-                if not over and (yield from self._still_known(member)):
-                    self._heard_at = self.agenda.now
+                if verdict is Verdict.ASK and (yield from self._still_known(member)):
+                    loop.confirmed(self.agenda.now)
                     return member
-                over = True
                 fresh = yield from self._join()
-            except MasterUnreachable:
-                over = True
-                yield self.agenda.now + client_thread.RETRY_S
+            except MasterUnreachable as error:
+                loop.attempt_failed(str(error))
+                yield self.agenda.now + client_loop.RETRY_S
+                verdict = loop.next_attempt(self.agenda.now)
                 continue
             member.link.close()
             self._attach(fresh)
@@ -415,14 +409,16 @@ class ApplicationActor(Node):
         return None
 
     def _attach(self, member: SimulatedMembership) -> None:
-        session = Session(member.epoch, "to_client")
-        self._listen(member, session)
-        for entry in self.ledger.attach(session, quota=self._quota):
+        dropped = self._loop.attach(
+            member.link, member.epoch, self._world.settings.silence_s, self.agenda.now, quota=self._quota
+        )
+        assert self.ledger.session is not None
+        self._listen(member, self.ledger.session)
+        for entry in dropped:
             wanted = entry.owner
             if not wanted.cancelled:
                 raise Violation(f"{wanted.name} is not submitted again, though nobody has cancelled it")
             wanted.dropped = True
-        self._heard_at = self.agenda.now
 
     def _give_up(self, member: SimulatedMembership) -> None:
         if not self._world.judge.faults and self._world.master.alive:

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -23,13 +23,13 @@ from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import (
     AccessRefused,
     ClusterError,
-    LimitExceeded,
     MasterLost,
     ProtocolError,
     ResultNotLoadable,
     TooLarge,
 )
 from concurrent_nb.ids import JobId
+from concurrent_nb.nodes.application.client_loop import RETRY_S, ClientLoop
 from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
@@ -46,6 +46,7 @@ from concurrent_nb.nodes.application.results import answer_of
 from concurrent_nb.nodes.application.task_output import OutputThread
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S, Membership
+from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
@@ -53,23 +54,14 @@ from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan
 from concurrent_nb.transport.poller import Poller, fd_of, has_mail
-from concurrent_nb.wire.messages import CLUSTER_STOPPED, NOTES, OVER_LIMIT, DropSegments, Segment, Slice
-from concurrent_nb.wire.session import Session
+from concurrent_nb.wire.messages import NOTES, DropSegments, Segment, Slice
 
 log = foreign.Log(__name__)
 
-#: no master within this time after it fell silent, and every open future ends with MasterLost
-MASTER_LOST_AFTER_S: Final = 5.0
-#: ... or within this time after this process itself has stood still, because the network may come back later than we do
-PATIENCE_S: Final = 60.0
 #: ends of tasks wait so long for output that nobody reads, and then overtake it
 OVERTAKE_S: Final = 60.0
 #: longer than a turn or an attempt to find a master takes; what took longer has stood still
 STOOD_STILL_S: Final = 2 * CALL_TIMEOUT_S
-#: the master is given up when so many sessions were ended, one after another, before a task ended in them
-SESSIONS_IN_VAIN: Final = 5
-#: time between two attempts to find a master again
-RETRY_S: Final = 0.25
 #: shared memory is looked through this often, and given back after so long without use
 TIDY_S: Final = 1.0
 REST_AFTER_S: Final = 10.0
@@ -159,12 +151,9 @@ class ClientThread:
         # By task: attempt, and its stream 3; None once that cannot be read.
         self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
         self._ledger = ClientCore[TaskFuture](self.member.interval_s)
+        self._loop = ClientLoop(self._ledger, self._take_news, cluster)
         self._attach()
         self._waiter = self._watch()
-        self._heard_at = monotonic()
-        self._patience_s = MASTER_LOST_AFTER_S
-        self._in_vain = 0  # sessions that were ended, one after another, before a task ended in them
-        self._fault = ""  # of the master, that has ended the last one
         self._awake = StallDetector()
         self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {name}", daemon=True)
         self._thread.start()
@@ -266,9 +255,8 @@ class ClientThread:
         finally:
             with self._lock:
                 self._closed = True
-            if self._broken is None and self._ledger.session is not None:
-                # Acknowledges the last outcomes, so that the master need not keep them.
-                self.member.link.send(self._ledger.session.keepalive())
+            if self._broken is None:
+                self._loop.acknowledge()
                 self.member.leave()
             else:
                 self.member.close()
@@ -279,14 +267,21 @@ class ClientThread:
             self._at_end()
 
     def _attach(self) -> list[Task]:
-        session = Session(self.member.epoch, "to_client")
         member = self.member
-        return self._ledger.attach(session, self._store, shares=member.shares_memory, quota=member.quota)
+        return self._loop.attach(
+            member.link,
+            member.epoch,
+            member.silence_s,
+            monotonic(),
+            self._store,
+            shares=member.shares_memory,
+            quota=member.quota,
+        )
 
     def _turn(self) -> bool:
         """Wait for something, and do it. False when the cluster is gone."""
         if self._awake.stood_still():
-            self._patience_s = PATIENCE_S
+            self._loop.stood_still(monotonic())
         self._wake.rearm()
         waits = bool(self._inbox) or has_mail(self.member.link.socket)
         ready = self._waiter.poll(0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic()))
@@ -295,52 +290,30 @@ class ClientThread:
             self._wake.clear()
         if self._inbox:
             self._take_inbox()
-        over = self._receive(now)
+        self._loop.receive(now)
         if self._held:
             self._learn_held(now)
         if self._released:
             self._ledger.release([self._released.popleft() for _ in range(len(self._released))])
         if now - self._tidied[0] >= TIDY_S:
             self._tidy(now)
-        self._send_what_is_due(now)
+        verdict = self._loop.send(self._monitor_fd in ready and self.member.link.disturbed(), now)
         self._end_unsent()
         if nested.note_blocked is not None:
             nested.note_blocked(self._ledger.has_entries())
-        cut = self._monitor_fd in ready and self.member.link.disturbed()
-        if over or cut or now - self._heard_at > self.member.silence_s:
-            return self._look_for_master(over)
-        return True
+        return verdict is Verdict.STAY or self._look_for_master(verdict)
 
-    def _receive(self, now: float) -> bool:
-        """Take what has come. True if the session is over."""
-        session = self._ledger.session
-        assert session is not None
-        try:
-            for frames in self.member.link.receive():
-                self._heard_at = now
-                self._patience_s = MASTER_LOST_AFTER_S
-                for news in self._ledger.received(frames, now):
-                    if (self._held or self.output.is_busy) and self._must_wait(news):
-                        self._held.append(news)
-                        continue
-                    # Not by `foreign.call`, which would cost each result a tenth of its way through this thread.
-                    try:
-                        self._learn(news)
-                    except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
-                        self._end_broken(news, error)
-        except ProtocolError as error:
-            log.warning("the master broke the protocol: %s", error)
-            self._fault = f"the master broke the protocol: {error}"
-            return True
-        except Exception as error:  # nothing that a master says ends this thread
-            log.exception("an envelope of the master could not be read")
-            self._fault = f"an envelope of the master could not be read: {foreign.describe(error)}"
-            return True
-        return session.closed_by_peer is not None
-
-    def _send_what_is_due(self, now: float) -> None:
-        for frames in self._ledger.step(now):
-            self.member.link.send(frames)
+    def _take_news(self, envelope: Iterable[News[TaskFuture]]) -> None:
+        """Act on the news of an envelope."""
+        for news in envelope:
+            if (self._held or self.output.is_busy) and self._must_wait(news):
+                self._held.append(news)
+                continue
+            # Not by `foreign.call`, which would cost each result a tenth of its way through this thread.
+            try:
+                self._learn(news)
+            except BaseException as error:  # noqa: BLE001  (foreign code; the task's own future has it)
+                self._end_broken(news, error)
 
     def _end_unsent(self) -> None:
         """End the tasks that were cancelled before they were sent, and those that are too large for the master."""
@@ -437,7 +410,7 @@ class ClientThread:
             news = self._held.popleft()
             try:
                 self._learn(news)
-            except BaseException as error:  # noqa: BLE001  (as in `_receive`)
+            except BaseException as error:  # noqa: BLE001  (as in `_take_news`)
                 self._end_broken(news, error)
 
     def _learn(self, news: News[TaskFuture]) -> None:
@@ -474,7 +447,7 @@ class ClientThread:
 
     def _end(self, ended: TaskEnded[TaskFuture]) -> None:
         future, frame = ended.entry.owner, ended.frame
-        self._in_vain = 0
+        self._loop.sessions_in_vain = 0
         if ended.entry.lease is not None:
             # Whoever ran it before, and was lost, may look at it yet.
             ended.entry.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
@@ -540,58 +513,32 @@ class ClientThread:
 
     # ----------------------------------------------------------------------------------------- when the master is gone
 
-    def _look_for_master(self, over: bool) -> bool:
+    def _look_for_master(self, verdict: Verdict) -> bool:
         """Ask a silent master whether we are still known; if not, register anew. False if there is none any more."""
-        session = self._ledger.session
-        assert session is not None
-        if session.closed_by_peer == CLUSTER_STOPPED:
-            self._give_up(f"cluster {self._cluster!r} has been stopped", gracefully=True)
-            return False
-        if over and not self._may_come_back(session.closed_by_peer or "", self._fault):
-            return False
-        self._fault = ""
-        deadline = monotonic() + self._patience_s
-        why = ""
-        while monotonic() < deadline:
+        if verdict is not Verdict.END:
+            verdict = self._loop.next_attempt(monotonic())
+        while verdict is not Verdict.END:
             try:
-                if not over and self.member.still_known():
-                    self._heard_at = monotonic()
-                    return True
-                self._go_on_with(self._join(self.member))
+                if verdict is Verdict.ASK and self.member.still_known():
+                    self._loop.confirmed(monotonic())
+                else:
+                    self._go_on_with(self._join(self.member))
                 return True
             except (ClusterError, ProtocolError, AccessRefused, OSError) as error:
-                why = f"{type(error).__name__}: {error}"
-                over = True
+                self._loop.attempt_failed(f"{type(error).__name__}: {error}")
                 time.sleep(RETRY_S)
             if self._awake.stood_still():
-                self._patience_s = PATIENCE_S
-                deadline = monotonic() + PATIENCE_S
-        within = f"{self._patience_s:.0f} s"
-        self._give_up(f"the master of cluster {self._cluster!r} is gone, and none came back within {within} ({why})")
-        return False
-
-    def _may_come_back(self, reason: str, fault: str) -> bool:
-        """Say whether to register again after the end of a session; else give up, and tell why it has ended.
-
-        Args:
-            reason: of the master, if it has ended the session.
-            fault: of the master, if we have.
-        """
-        self._in_vain += 1
-        if reason.startswith(OVER_LIMIT):  # it would be again
-            self._give_up(f"the master of cluster {self._cluster!r} has ended the session, {reason}", LimitExceeded)
-            return False
-        if self._in_vain < SESSIONS_IN_VAIN:
-            return True
-        why = fault or f"the master has ended it: {reason}"
-        self._give_up(f"no session with the master of cluster {self._cluster!r} lasts ({why})")
+                self._loop.stood_still(monotonic())
+            verdict = self._loop.next_attempt(monotonic())
+        assert self._loop.gave_up is not None
+        why, error_type, is_stopped = self._loop.gave_up
+        self._give_up(why, error_type, gracefully=is_stopped)
         return False
 
     def _go_on_with(self, member: Membership) -> None:
         self.member.close()
         self.member = member
         self._waiter = self._watch()
-        self._heard_at = monotonic()
         for entry in self._attach():
             entry.owner.end_cancelled()
 

@@ -6,28 +6,17 @@ Called by `process`, which waits with a poller, and by the simulator, which wait
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from concurrent_nb.nodes.common.verdict import Verdict
+from concurrent_nb.nodes.common.session_loop import MasterLink, Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore
-from concurrent_nb.wire.codec import Buffer
 from concurrent_nb.wire.messages import CLUSTER_STOPPED
 
 log = logging.getLogger(__name__)
 
 #: unfinished tasks that a slave may accept at most; the master refuses a slave that offers more
 CREDIT_MAX: Final = 1_000_000
-
-
-class Link(Protocol):
-    """The slave's end of the compute channel."""
-
-    def receive(self) -> Iterable[Sequence[Buffer]]:
-        """Yield the frames of what has arrived."""
-
-    def send(self, frames: Sequence[Buffer]) -> bool:
-        """Send frames; False if they do not fit into the queue now."""
 
 
 class LoopPool(Protocol):
@@ -67,7 +56,7 @@ class SlaveLoop:
         core: SlaveCore,
         pool: LoopPool,
         turn_pool: Callable[[Mapping[int, int], float], None],
-        link: Link,
+        link: MasterLink,
         silence_s: float,
         credit_per_slot: int,
         slots: int,

@@ -21,7 +21,7 @@ from concurrent_nb.errors import AccessRefused, ClusterError, ClusterStartFailed
 from concurrent_nb.foreign import describe
 from concurrent_nb.ids import DRAIN, INITIALIZER_VARIABLE
 from concurrent_nb.nodes.common.registration import Membership, register
-from concurrent_nb.nodes.common.verdict import Verdict
+from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import SlaveLoop, credit_of
 from concurrent_nb.object_store.segment_reader import SegmentReader

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.nodes.common.verdict import Verdict
+from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import CREDIT_MAX, SlaveLoop, credit_of
 from concurrent_nb.testing.inline import InlinePool, InlineReports
