@@ -23,6 +23,7 @@ from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S
 from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.master.core import MasterCore
+from concurrent_nb.nodes.master.loop import MasterLoop
 from concurrent_nb.nodes.slave import process
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import SlaveLoop
@@ -79,8 +80,8 @@ class MasterActor(Actor):
         )
         self.core = WatchedMaster(epoch, scheduler, Liveness(), kept_s=settings.kept_s)
         self.core.world = world
-        self._asked: deque[SimulatedCall] = deque()
-        self._gate = world.network.listen(self.wake, self._ask, same_port=same_port)
+        gate = world.network.listen(self.wake, self._ask, same_port=same_port)
+        self._loop: MasterLoop[SimulatedLink] = MasterLoop(self.core, gate, interval_s=1.0)
         self._turns = self._validate_at = 0
         self.begin(self._live())
 
@@ -91,7 +92,7 @@ class MasterActor(Actor):
 
     def stop(self) -> None:
         """Stop the cluster: everybody is told."""
-        self._send(self.core.stop(), self.agenda.now)
+        self._loop.stop()
         self.end()
         # What was sent last still has a moment to leave, as in `transport.compute`.
         self.agenda.after(0.2, lambda: self._world.network.hang_up(noticed=True))
@@ -113,7 +114,7 @@ class MasterActor(Actor):
         return registered
 
     def _ask(self, call: SimulatedCall) -> None:
-        self._asked.append(call)
+        self._loop.questions.append(call.ask)
         self.wake()
 
     def _live(self) -> Life:
@@ -122,25 +123,15 @@ class MasterActor(Actor):
             self._take_turn(self.agenda.now)
 
     def _take_turn(self, now: float) -> None:
-        core, gate = self.core, self._gate
-        while self._asked:
-            self._asked.popleft().ask(now)
-        for session, key, frames in gate.receive():
-            core.received(session, key, frames, now)
-        for session in gate.take_left():
-            core.unreachable(SessionId(session), now)
-        self._send(core.step(now), now)
+        core = self.core
+        self._loop.answer(now)
+        self._loop.turn(True, now)
         self._turns += 1
         if self._turns >= self._validate_at:
             core.scheduler.validate()
             # It looks at every task, so where there are many it comes less often.
             tasks = sum(len(job.tasks) for job in core.scheduler.jobs.values())
             self._validate_at = self._turns + self._world.settings.validate_each + tasks // 4
-
-    def _send(self, outgoing: list[Any], now: float) -> None:
-        for session, frames in outgoing:
-            if not self._gate.send(session, frames):
-                self.core.unreachable(session, now)
 
 
 class Node(Actor):

@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Protocol
 
 from concurrent_nb.errors import MasterUnreachable
@@ -110,6 +111,7 @@ class SimulatedLink:
         self.session = session
         self.key = key
         self.host = host
+        self.answered_at = -inf  #: when the master has last refused an envelope with an answer
         self.connection = 0  #: counts connections; what was underway when one was cut is lost
         self.gate: SimulatedGate | None = None  #: where it is connected to
         self._network = network
@@ -199,13 +201,20 @@ class SimulatedGate:
         self.closed = False
         self._network = network
         self._wake = wake
-        self._inbox: deque[tuple[bytes, bytes, Frames]] = deque()
+        self._inbox: deque[tuple[SimulatedLink, bytes, Frames]] = deque()
         self._left: list[bytes] = []
 
-    def receive(self) -> Iterator[tuple[bytes, bytes, Frames]]:
-        """Yield (routing id, key, frames) of what has arrived."""
+    def receive(self) -> Iterator[tuple[SimulatedLink, bytes, Frames]]:
+        """Yield the link, its session and the frames of what has arrived."""
         while self._inbox:
             yield self._inbox.popleft()
+
+    def bind(self, session: bytes, connection: SimulatedLink) -> None:
+        """Do nothing: a link has one session."""
+
+    def answer(self, connection: SimulatedLink, frames: Sequence[Buffer]) -> bool:
+        """Send frames over a link. False if it is not connected."""
+        return self.send(connection.session, frames)
 
     def send(self, session: bytes, frames: Sequence[Buffer]) -> bool:
         """Send frames to a peer. False if it is not connected."""
@@ -218,7 +227,7 @@ class SimulatedGate:
         link.host.down.carry(lambda: link.arrived(connection, copied))
         return True
 
-    def take_left(self) -> list[bytes]:
+    def take_left(self, has_news: bool = True) -> list[bytes]:
         """Give the sessions whose connection has ended since the last call."""
         left, self._left = self._left, []
         return left
@@ -226,7 +235,7 @@ class SimulatedGate:
     def arrived(self, link: SimulatedLink, connection: int, frames: Frames) -> None:
         """Take what has come, unless its connection was cut meanwhile."""
         if not self.closed and connection == link.connection:
-            self._inbox.append((link.session, link.key, frames))
+            self._inbox.append((link, link.session, frames))
             self._wake()
 
     def left_by(self, link: SimulatedLink) -> Action:
