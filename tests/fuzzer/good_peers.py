@@ -26,13 +26,13 @@ from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
-from concurrent_nb.testing.inline import InlineReports
-from concurrent_nb.testing.unshared import UnsharedPool
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, function_digest, joined, slices_of
 from concurrent_nb.wire.messages import Slice
 from concurrent_nb.wire.session import Session
 from concurrent_nb.workers.protocol.records import AddSegment
+from tests.inline_pool import InlineReports
+from tests.unshared_pool import UnsharedPool
 
 #: tasks whose arguments begin with this have large results
 LARGE: Final = b"L"

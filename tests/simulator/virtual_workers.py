@@ -14,7 +14,6 @@ from typing import Final
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.slave_state import is_host, is_wide
-from concurrent_nb.testing.unshared import UnsharedPool, travelled
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.protocol.records import Result
@@ -33,6 +32,7 @@ from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, PoolSchedule
 from tests.simulator.agenda import Action, Agenda
 from tests.simulator.judge import check_references
 from tests.simulator.plans import Deed, Deeds, Violation
+from tests.unshared_pool import UnsharedPool, travelled
 
 #: a worker needs so long to start, at most
 START_S: Final = 0.3

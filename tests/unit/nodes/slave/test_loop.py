@@ -8,10 +8,10 @@ from concurrent_nb.errors import ProtocolError
 from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.nodes.slave.core import SlaveCore
 from concurrent_nb.nodes.slave.loop import CREDIT_MAX, SlaveLoop, credit_of
-from concurrent_nb.testing.inline import InlinePool, InlineReports
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, decode
 from concurrent_nb.wire.session import Session
+from tests.inline_pool import InlinePool, InlineReports
 
 EPOCH = 7
 SILENCE_S = 3.0

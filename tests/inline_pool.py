@@ -1,6 +1,6 @@
-"""A crew without processes: runs tasks in this process, one after another, when it is asked for its reports.
+"""A worker pool without processes: runs tasks in this process, one after another, when its reports are taken.
 
-For the tour in tests/test_life_of_a_task.py and for tests of the cores. Implements `nodes.slave_core.Crew`.
+For the tour in tests/test_life_of_a_task.py and for tests of the cores. Implements `nodes.slave.core.WorkerPool`.
 """
 
 import traceback
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 
 from concurrent_nb.outcome import Hit, Status
 from concurrent_nb.shipping.serialization import pickles
-from concurrent_nb.testing.unshared import UnsharedPool, travelled
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, pack_body, unpack_body
 from concurrent_nb.workers.protocol.records import AddSegment
+from tests.unshared_pool import UnsharedPool, travelled
 
 _Waiting = tuple[bytes, bytes, m.TaskFrame, Buffers]
 
 
 @dataclass(slots=True)
 class InlineReports:
-    """What `take_reports` gives."""
+    """What `take_reports` returns."""
 
     outcomes: list[tuple[bytes, list[m.OutcomeFrame], list[Buffers]]] = field(default_factory=list)
     started: list[m.TaskRef] = field(default_factory=list)
@@ -33,7 +33,7 @@ class InlineReports:
 
 
 class InlinePool(UnsharedPool):
-    """Run tasks here."""
+    """Runs tasks in this process."""
 
     def __init__(self) -> None:
         self.functions: dict[bytes, tuple[bytes, Buffers]] = {}
@@ -82,11 +82,11 @@ class InlinePool(UnsharedPool):
 
     @property
     def provided(self) -> bool:
-        """Say no: nothing is left when it is asked for its reports."""
+        """Return False: nothing waits after `take_reports`."""
         return False
 
     def take_reports(self) -> InlineReports:
-        """Run everything that waits, and tell how it went."""
+        """Run everything that waits, and return the outcomes."""
         while self.waiting:
             job, function, frame, buffers = self.waiting.popleft()
             status, body, out = self._run(function, frame, buffers)
