@@ -39,7 +39,7 @@ class _ObservedHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
 _head: Final = msgspec.msgpack.Decoder(_ObservedHead)
 
 
-class _Direction:
+class _CheckedDirection:
     """One direction of a session: what one end sends and the other receives."""
 
     def __init__(self, sent_by: str) -> None:
@@ -53,12 +53,12 @@ class SessionChecker:
     """Checks that sessions deliver what was sent, in order. An `EnvelopeListener` of the network."""
 
     def __init__(self) -> None:
-        self._directions: dict[tuple[bytes, bool], _Direction] = {}
+        self._directions: dict[tuple[bytes, bool], _CheckedDirection] = {}
 
     def watch(self, session: bytes, role: str) -> None:
         """Start to check a session of a "client" or a "slave"."""
-        self._directions[session, True] = _Direction(f"from_{role}")
-        self._directions[session, False] = _Direction(f"to_{role}")
+        self._directions[session, True] = _CheckedDirection(f"from_{role}")
+        self._directions[session, False] = _CheckedDirection(f"to_{role}")
 
     def sent(self, session: bytes, upwards: bool, frames: Frames) -> None:
         """Note an envelope that is sent."""
@@ -81,7 +81,7 @@ class SessionChecker:
 
         end.receive = checked  # type: ignore[method-assign]
 
-    def _check(self, direction: _Direction, received: list[Received], heard: int) -> None:
+    def _check(self, direction: _CheckedDirection, received: list[Received], heard: int) -> None:
         """Compare what a session has delivered with what was sent in the envelopes that it has received."""
         expected: list[Received] = []
         while direction.next <= heard:
