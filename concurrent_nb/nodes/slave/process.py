@@ -1,6 +1,6 @@
-"""The slave process: takes runs of tasks from the master, feeds its workers, sends packed answers.
+"""The slave process: receives runs of tasks from the master, feeds its workers, sends packed outcomes.
 
-One thread and one poll loop around Link (ZeroMQ), Pool (worker processes) and SlaveCore. It unpickles nothing.
+One thread with one poll loop around ComputeClient (ZeroMQ), Pool (worker processes) and SlaveLoop. Unpickles nothing.
 """
 
 import logging
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 
 #: time between two attempts to reach a master
 RETRY_S: Final = 0.5
-#: so many sessions in a row may end because of what nobody should have said, or of an error of ours; each of them
-#: makes the slave wait twice as long before it registers again
+#: so many sessions in a row may end with a breach of the protocol or an internal error; after each of them the slave
+#: waits twice as long before it registers again
 FAILED_SESSIONS_MAX: Final = 6
-#: a session that has lasted so long begins a new row
+#: a session that has lasted so long starts a new row
 GOOD_SESSION_S: Final = 60.0
-#: descriptors that a slave takes for itself, and for each worker
+#: descriptors that a slave needs for itself, and for each worker
 OPEN_FILES: Final = 48
 OPEN_FILES_PER_WORKER: Final = 8
 
@@ -56,9 +56,7 @@ class SlaveNode(Component):
     workers = IntItem(0, min=0, max=1000, help="Worker processes; 0 means one for each core that this process may use.")
     credit_per_worker = IntItem(512, min=1, help="Unfinished tasks that the slave accepts for each worker.")
     grace_s = FloatItem(1.0, min=0.0, help="Seconds between the interrupt of a task and the kill of its worker.")
-    max_tasks_per_worker = IntItem(
-        0, min=0, help="A worker process is replaced when it has run so many tasks; 0 means never."
-    )
+    max_tasks_per_worker = IntItem(0, min=0, help="A worker process is replaced after so many tasks; 0 means never.")
     spawn = BoolItem(False, help="Start each worker as a new interpreter instead of forking it from a warm one.")
     result_s = FloatItem(
         5.0,
@@ -81,18 +79,18 @@ class Slave:
     def __init__(self, config: SlaveNode, where: Callable[[], Path], name: str, lease: int | None) -> None:
         self._config = config
         self._where = where
-        self._path: Path | None = None  # once it is known
+        self._path: Path | None = None  # as soon as it is known
         self._name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self._called = self._name  # by the master
+        self._called = self._name  # the name that the master uses
         self._lease = lease
         self._parent = os.getppid()
-        self._lease_line = b""  # what has come of the next line on the lease
+        self._lease_line = b""  # the part of the next line that has arrived on the lease
         self._stopping = False
         self._draining = False
-        self._kernel: KernelHost | None = None  # from when somebody has asked for it
+        self._kernel: KernelHost | None = None  # None until it is asked for
         self._keys = keys.fresh()
         self._slots = config.workers or cores()
-        self._failures = 0  # sessions in a row that have ended as none should
+        self._failures = 0  # sessions in a row that have ended with an error
         self._retry_at = 0.0
         check_open_files(self._slots)
         self._result_bytes_max = config.result_mib << 20 or memory_bytes() // 2
@@ -105,19 +103,19 @@ class Slave:
             result_s=config.result_s,
             result_bytes_max=self._result_bytes_max,
         )
-        self._shelf = SegmentReader()  # shared memory of our workers, in which results lie
+        self._segments = SegmentReader()  # shared memory of our workers, which holds results
         self._polled: dict[int, int] = {}
         self._polled_version = -1
 
     def run(self, ready: Callable[[str], None] = lambda name: None) -> None:
-        """Serve until the cluster is stopped, the lease ends or `stop` is called, or until it is drained.
+        """Serve until the cluster is stopped, the lease ends, `stop` is called or the slave is drained.
 
         Leaves no process behind.
 
         Raises MasterUnreachable, AccessRefused or VersionMismatch if it cannot join, ClusterError if it joins again and
         again and each session ends with an error.
         """
-        self._pool.start(monotonic())  # workers warm up while the master is looked for
+        self._pool.start(monotonic())  # workers start while the slave registers
         try:
             membership: Membership | None = self._join()
             while membership is not None and not self._stopping:
@@ -127,22 +125,22 @@ class Slave:
                 membership = self._rejoin() if again else None
         finally:
             self._pool.close()
-            self._shelf.close()
+            self._segments.close()
             if self._kernel is not None:
                 self._kernel.close()
 
     def stop(self) -> None:
-        """End `run` soon. For signal handlers, and for other threads."""
+        """End `run` soon. For signal handlers and other threads."""
         self._stopping = True
         if self._kernel is not None:
             self._kernel.wake.set()
 
     def be_kernel(self, kernel: "KernelHost") -> None:
-        """Have this kernel from the start. To be called before `run`."""
+        """Use this kernel from the start. Must be called before `run`."""
         self._kernel = kernel
 
     def describe(self) -> dict[str, Any]:
-        """Tell what the slave is and does, for the cells of its kernel. To be called on the slave's own thread."""
+        """Return facts about the slave for the cells of its kernel. May be called on the slave's own thread only."""
         return {
             "name": self._called,
             "connection_file": str(self._path),
@@ -155,14 +153,14 @@ class Slave:
     # --------------------------------------------------------------------------------------------------------- joining
 
     def _join(self) -> Membership:
-        if self._path is None:  # asked once: our owner says it once
+        if self._path is None:  # asked once, because the owner answers once
             self._path = self._where()
         info = connection_file.read(self._path)
         credit = credit_of(self._slots, self._config.credit_per_worker)
         return register(info, "slave", self._keys, name=self._name, slots=self._slots, credit=credit, cores=cores())
 
     def _rejoin(self) -> Membership | None:
-        """Look for a master until patience ends; None then, and if we drain: nothing runs here any more."""
+        """Register again, for `patience_s` at most; None if that fails, or if this slave is to end."""
         deadline = monotonic() + self._config.patience_s
         while not (self._stopping or self._lease_over() or self._draining):
             if monotonic() < self._retry_at:
@@ -178,31 +176,31 @@ class Slave:
         return None
 
     def _lease_over(self) -> bool:
-        """Say whether the lease has ended; read what our owner says on it."""
+        """Return whether the lease has ended; read the owner's commands from it."""
         if self._lease is None:
             return False
-        if os.getppid() != self._parent:  # a process that our owner forked may hold the other end open
+        if os.getppid() != self._parent:  # a process that the owner forked may hold the other end open
             return True
         poll = select.poll()
         poll.register(self._lease, select.POLLIN)
         if not poll.poll(0):
             return False
-        said = os.read(self._lease, 4096)
-        *lines, self._lease_line = (self._lease_line + said).split(b"\n")
+        received = os.read(self._lease, 4096)
+        *lines, self._lease_line = (self._lease_line + received).split(b"\n")
         self._draining = self._draining or DRAIN.encode() in lines
-        return not said
+        return not received
 
     # --------------------------------------------------------------------------------------------------------- serving
 
     def _serve(self, membership: Membership) -> bool:
-        """Serve in one session. True to look for a master again, False to end."""
+        """Serve in one session. True to register again, False to end."""
         store = ObjectStore() if is_available() else None
         core = SlaveCore(
             membership.name,
             membership.epoch,
             self._pool,
             membership.interval_s,
-            self._shelf,
+            self._segments,
             store,
             shares=membership.shares_memory,
             host_load=host_load,
@@ -248,7 +246,7 @@ class Slave:
         )
         waiter = Poller(link.socket)
         waiter.add(monitor_fd)
-        link.disturbed()  # a monitor's descriptor tells news only after somebody has looked once
+        link.disturbed()  # a monitor's descriptor reports events only after the monitor was read once
         if self._lease is not None:
             waiter.add(self._lease)
         if self._kernel is not None:
@@ -274,7 +272,7 @@ class Slave:
         return Verdict.LEAVE
 
     def _session_failed(self, error: Exception, begun_at: float) -> None:
-        """Count a session that nonsense or an error has ended. Raises ClusterError if there were too many in a row."""
+        """Count a session that has ended with an error. Raises ClusterError if there were too many in a row."""
         now = monotonic()
         self._failures = 1 if now - begun_at > GOOD_SESSION_S else self._failures + 1
         self._retry_at = now + RETRY_S * 2 ** (self._failures - 1)
@@ -285,20 +283,20 @@ class Slave:
             ) from error
 
     def _turn_kernel(self, core: SlaveCore, waiter: Poller, membership: Membership) -> None:
-        """Start the kernel when it is first asked for; carry what it and the master have to say to each other."""
+        """Start the kernel when it is first asked for; exchange messages between it and the master."""
         if self._kernel is None:
-            from concurrent_nb.nodes.slave.kernel_thread import KernelHost  # here: most slaves are never asked
+            from concurrent_nb.nodes.slave.kernel_thread import KernelHost  # here, because most slaves never need it
 
             try:
                 self._kernel = KernelHost(self.describe, membership.master_ip)
-            except OSError as error:  # descriptors are spent
+            except OSError as error:  # no more descriptors
                 core.kernel_opened(None, f"it cannot be started: {error}")
                 return
             waiter.add(self._kernel.wake.fileno())
         self._kernel.turn(core)
 
     def _watch_pool(self, waiter: Poller) -> None:
-        """Keep the waiter in step with the descriptors that the pool has."""
+        """Poll the descriptors that the pool has now."""
         if self._pool.fds_version == self._polled_version:
             return
         self._polled_version = self._pool.fds_version
@@ -318,7 +316,7 @@ class Slave:
 
 
 def check_open_files(slots: int) -> None:
-    """Raise ClusterStartFailed if this process may not open as many files as so many workers need."""
+    """Raise ClusterStartFailed if the limit of open files is too low for so many workers."""
     limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], OPEN_FILES + slots * OPEN_FILES_PER_WORKER
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise ClusterStartFailed(
@@ -330,7 +328,7 @@ def check_open_files(slots: int) -> None:
 def make_slave(
     overrides: dict[str, dict[str, Any]], where: Callable[[], Path], name: str = "", lease: int | None = None
 ) -> Slave:
-    """Make a slave as its configuration says; see `run_slave`. Nothing runs yet."""
+    """Return a slave with this configuration; see `run_slave`. Nothing runs yet."""
     manager = ComponentManager(settings.load(overrides))
     manager.load([SlaveNode])
     return Slave(manager.get(SlaveNode), where, name, lease)
@@ -346,9 +344,9 @@ def run_slave(
     """Run a slave in this process until its cluster is stopped.
 
     Args:
-        overrides: configuration that wins over the files.
-        where: gives the path of the connection file; asked when the workers have begun to start.
-        name: what the slave would like to be called; "" for host and process id.
+        overrides: configuration that takes precedence over the files.
+        where: returns the path of the connection file; called when the workers have begun to start.
+        name: of the slave, which the master makes unique; "" for host and process id.
         lease: descriptor whose end of file ends the slave.
         ready: called with the slave's name each time it has joined.
 
