@@ -1,52 +1,62 @@
-# Every verb sets up what it needs, in .venv. A fresh machine needs python3 (3.11 or newer, with venv), a C compiler, make.
-# With another Python, such as `make test PYTHON=python3.13`, it is in an environment of its own: .venv-3.13.
+# Every target sets up what it needs in .venv. A new machine needs python3 (3.11 or newer, with venv), a C compiler and make.
+# Another Python has an environment of its own: `make test PYTHON=python3.13` uses .venv-3.13.
 
 PYTHON ?= python3
-# $(call FIND_PYTHON,python3.13): with pyenv, such a command may be there and run only where that version has been chosen.
+# $(call FIND_PYTHON,python3.13): pyenv installs such a command, but it fails where another version is selected.
 FIND_PYTHON = $(or $(shell $(1) -c 'import sys; print(sys.executable)' 2>/dev/null),$(lastword $(sort $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/$(1)))),$(1))
 FOUND_PYTHON := $(call FIND_PYTHON,$(PYTHON))
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(FOUND_PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The newest of everything, whatever constraints.txt says.
+# The newest version of each package, without constraints.txt.
 LATEST_VENV := .venv-latest$(VENV:.venv%=%)
-# The peers are many and large: they have an environment of their own.
+# The peers of the benchmarks are large, so they have an environment of their own.
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 ROUNDS ?= 3
 SECONDS ?= 3600
 comma := ,
-# Pythons for which `make constraints` looks for versions; those that are not here keep what they had.
+# Pythons for which `make constraints` looks for versions. Versions for Pythons that are not installed here stay.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
-# One test process per core, eight at most; the tests of a file share its clusters and stay together.
+# One test process per core, at most eight. The tests of a file share clusters, so they run in one process.
 PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
-# As pip does with what it installs: a cluster is many processes, and none is to compile what another one has compiled.
+# A cluster has many processes: compile the byte code once, as pip does for installed packages.
 COMPILE := -m compileall -q concurrent_nb benchmarks tests
-# A container often has no other user than root, which JupyterLab refuses if it is not told.
+# In a container root is often the only user, and JupyterLab refuses to run as root without this option.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help demo test test-short test-latest lab lint venv constraints bench bench-quick fuzz floods clean
+.PHONY: help demo check test test-unit test-short test-latest lab lint dist venv constraints bench bench-quick fuzz floods clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo         run the demonstration notebooks on a cluster of this machine"
+	@echo "make demo         run the demonstration notebooks on a cluster on this machine"
+	@echo "make check        lint and the unit tests in parallel: for the time between two commits"
 	@echo "make test         lint, then the whole test suite"
+	@echo "make test-unit    the unit tests"
 	@echo "make test-short   the unit, contract and notebook tests, as CI runs them on the newest Python"
-	@echo "make test-latest  the test suite with the newest of everything, in .venv-latest"
+	@echo "make test-latest  the test suite with the newest version of each package, in .venv-latest"
 	@echo "make lab          JupyterLab on notebooks/"
-	@echo "make lint         ruff, mypy and the layers"
-	@echo "make venv         install alone, into .venv"
-	@echo "make constraints  look for the newest versions that go together, and write constraints.txt"
-	@echo "make bench-quick  us beside the standard library's pools, under two minutes"
-	@echo "make bench        us beside all peers, in .venv-bench; writes benchmarks/RESULTS.md"
-	@echo "make fuzz         an hour of bad peers of every role, beside good ones; SECONDS=60 for a minute"
-	@echo "make floods       what one client can make a master hold, and what a good client notices of it"
-	@echo "make clean        remove .venv and the like, caches and builds"
-	@echo "... PYTHON=python3.13: with that Python, in .venv-3.13"
+	@echo "make lint         ruff, mypy and import-linter"
+	@echo "make dist         build the source distribution and the wheel in dist/, and check them with twine"
+	@echo "make venv         only install, into .venv"
+	@echo "make constraints  find the newest versions that work together, and write constraints.txt"
+	@echo "make bench-quick  compare with the standard library's pools, in under two minutes"
+	@echo "make bench        compare with all peers, in .venv-bench; writes benchmarks/RESULTS.md"
+	@echo "make fuzz         an hour of faulty peers of every role beside good ones; SECONDS=60 for a minute"
+	@echo "make floods       how much one client can make a master hold, and how much it slows other clients down"
+	@echo "make clean        remove environments, caches and builds"
+	@echo "Add PYTHON=python3.13 to use that Python, in .venv-3.13"
 
 demo: $(STAMP)
 	@$(BIN)/python $(COMPILE)
 	$(BIN)/python notebooks/run_demo.py
+
+# Recursive, so that plain `make check` runs both at the same time.
+check: $(STAMP)
+	@$(MAKE) --no-print-directory --jobs=2 lint test-unit
+
+test-unit: $(STAMP)
+	$(BIN)/python -m pytest --quiet $(PARALLEL) tests/unit
 
 test: lint
 	$(call TEST_NOTEBOOKS,$(VENV))
@@ -73,6 +83,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+dist: $(STAMP)
+	@rm -rf build dist
+	$(CONSTRAINED) $(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 venv: $(STAMP)
 
@@ -103,15 +118,15 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define CHECK_PYTHON
-@$(FOUND_PYTHON) -c '' 2>/dev/null || { echo "there is no $(PYTHON) that runs: concurrent_nb needs Python 3.11 or newer; install python3 and python3-venv, or name another one with 'make PYTHON=python3.12'" >&2; exit 1; }
-@$(FOUND_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "concurrent_nb needs Python 3.11 or newer, and $(PYTHON) is older: name one with 'make PYTHON=python3.12'" >&2; exit 1; }
+@$(FOUND_PYTHON) -c '' 2>/dev/null || { echo "$(PYTHON) is missing or does not run: concurrent_nb needs Python 3.11 or newer; install python3 and python3-venv, or choose another Python with 'make PYTHON=python3.12'" >&2; exit 1; }
+@$(FOUND_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "concurrent_nb needs Python 3.11 or newer, and $(PYTHON) is older: choose one with 'make PYTHON=python3.12'" >&2; exit 1; }
 @$(FOUND_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 endef
 
-# $(call INSTALL,folder,extras,constraints or nothing). pip has nothing to say for minutes when it is quiet, and hundreds of
-# lines when it is not: they go to a file, and a line now and then tells how far it is.
+# $(call INSTALL,folder,extras,constraints or nothing). pip prints hundreds of lines, or nothing for minutes with --quiet:
+# its output goes to a log file, and every ten seconds one line shows the progress.
 define INSTALL
-	@echo "Setting up $(1) with $$($(FOUND_PYTHON) --version): about 140 packages, a minute or some the first time. The log is $(1)/install.log"
+	@echo "Setting up $(1) with $$($(FOUND_PYTHON) --version): about 180 packages, one or more minutes the first time. The log is $(1)/install.log"
 	@$(FOUND_PYTHON) -m venv $(1)
 	@: >$(1)/install.log; \
 	(s=0; while sleep 10 >/dev/null 2>&1; do s=$$((s + 10)); \
@@ -122,7 +137,7 @@ define INSTALL
 		|| { tail -n 20 $(1)/install.log >&2; exit 1; }
 	@echo "    done"
 endef
-# The second variable is for what builds our own package, with newer pips.
+# Newer versions of pip read the second variable for what builds our own package.
 CONSTRAINED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 define TEST_NOTEBOOKS
@@ -137,7 +152,7 @@ endef
 
 $(STAMP): pyproject.toml setup.cfg constraints.txt $(wildcard kernels/*/kernel.json)
 	$(CHECK_PYTHON)
-	$(call INSTALL,$(VENV),notebook$(comma)test$(comma)tls,$(CONSTRAINED))
+	$(call INSTALL,$(VENV),notebook$(comma)test$(comma)tls$(comma)dev,$(CONSTRAINED))
 	$(call KERNELS,$(VENV))
 	@touch $@
 

@@ -1,8 +1,8 @@
-"""Write constraints.txt: of all that `make` installs, the newest versions that go together, on each Python.
+"""Write constraints.txt: for all packages that `make` installs, the newest versions that work together, on each Python.
 
-`make constraints` runs it, with names of Pythons. For each that is here, its pip says what it would install; nothing is
-installed. Versions for Pythons that are not here stay as they were. One line serves all Pythons; where a package has no
-release for all of them, it has several lines with markers.
+`make constraints` runs it with names of Pythons. For each installed one, pip reports what it would install; nothing is
+installed. Versions for other Pythons stay as they are. A package has one line for all Pythons, or several with markers
+if no release supports all of them.
 """
 
 import json
@@ -18,9 +18,9 @@ from pip._vendor.packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).parents[1]
 FILE: Final = ROOT / "constraints.txt"
-#: installed together, one after the other; the second one is for benchmarks and must not hold back the first
-EXTRAS: Final = ("notebook,test,tls", "bench")
-#: the oldest Python that we support; constraints are known for all from here on
+#: resolved one after the other; the second one is for benchmarks and must not restrict the first
+EXTRAS: Final = ("notebook,test,tls,dev", "bench")
+#: the oldest supported Python; there are constraints for all from this one on
 OLDEST: Final = (3, 11)
 HEADER: Final = """\
 # What `make` installs, on Python 3.11 and newer: versions that passed the tests together. `make constraints` looks for
@@ -33,7 +33,7 @@ Versions = dict[str, dict[Python, str]]
 
 
 def main(names: list[str]) -> None:
-    """Look for versions for these Pythons, and write the file."""
+    """Find versions for these Pythons, and write the file."""
     here = dict(each for name in names if (each := look_at(name)) is not None)
     found: Versions = {}
     for python, path in sorted(here.items()):
@@ -50,20 +50,20 @@ def main(names: list[str]) -> None:
 
 
 def look_at(name: str) -> tuple[Python, str] | None:
-    """Return the version of a Python and its path; None if there is none of that name that runs."""
+    """Return the version of a Python and its path; None if there is no working one of that name."""
     code = "import sys; print(*sys.version_info[:2], sys.executable)"
     try:
-        told = subprocess.run([name, "-c", code], capture_output=True, text=True)
+        result = subprocess.run([name, "-c", code], capture_output=True, text=True)
     except OSError:
         return None
-    if told.returncode:
+    if result.returncode:
         return None
-    major, minor, path = told.stdout.split(maxsplit=2)
+    major, minor, path = result.stdout.split(maxsplit=2)
     return (int(major), int(minor)), path.strip()
 
 
 def resolve(python: str) -> dict[str, str]:
-    """Ask pip what it would install for a Python: packages and their versions."""
+    """Return the packages and versions that pip would install for a Python."""
     chosen: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         report, so_far = Path(folder, "report.json"), Path(folder, "so_far.txt")
@@ -82,13 +82,13 @@ def resolve(python: str) -> dict[str, str]:
 
 
 def add(found: Versions, python: Python, chosen: dict[str, str]) -> None:
-    """Add what was chosen for one Python."""
+    """Add the chosen versions for one Python."""
     for package, version in chosen.items():
         found.setdefault(package, {})[python] = version
 
 
 def read(text: str, python: Python) -> dict[str, str]:
-    """Read from constraints what they say for a Python."""
+    """Return the versions in constraints for a Python."""
     chosen = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -100,7 +100,7 @@ def read(text: str, python: Python) -> dict[str, str]:
 
 
 def lines(package: str, versions: dict[Python, str]) -> Iterable[str]:
-    """Write the constraints of one package: a line for each run of Pythons that have the same version."""
+    """Yield the constraints of one package: a line for each run of Pythons with the same version."""
     runs: list[tuple[Python, str]] = []
     for python, version in sorted(versions.items()):
         if not runs or runs[-1][1] != version:

@@ -9,10 +9,10 @@
 | `measure` | what that process does: one contender, all figures |
 | `workloads` | the functions that tasks run |
 | `peers` | one class for each contender |
-| `bare` | two processes that do the same work in a plain loop: the limit that nobody passes |
+| `bare` | two processes that do the same work in a plain loop: the limit of every framework |
 | `processes` | finds, measures and ends every process of a run |
-| `targets` | what is promised, and whether these figures hold it |
+| `targets` | the promised targets, and whether the figures meet them |
 | `report` | statistics, tables, the plot |
 
-`scheduler_alone` is part of the run and stands alone as well; `submits` and `compiled_mandelbrot` only stand alone.
+`scheduler_alone` is part of the run and can run alone too; `submits` and `compiled_mandelbrot` only run alone.
 """

@@ -1,7 +1,7 @@
 """Two processes that run a function on items in a plain loop: no framework is faster.
 
-Each takes the next item when it is done with one, for a few microseconds, so that a core that others disturb holds up
-the other one no more than a framework's would. (With fixed shares a framework can be faster, and was, by up to 30 %.)
+Each takes the next item when it has finished one, which costs a few microseconds, so that a disturbed core delays the
+other one no more than with a framework. (With fixed shares a framework can be faster, and was, by up to 30 %.)
 
 with Bare() as bare:
     seconds = bare.run("md5_search", ranges)
@@ -61,7 +61,7 @@ class Bare:
 
 
 def positions(counter: int, count: int) -> Iterator[int]:
-    """Give the positions of items that nobody else has taken, until there are none; `counter` is an open file."""
+    """Yield the positions of items that no other process has taken; `counter` is an open file."""
     while True:
         fcntl.flock(counter, fcntl.LOCK_EX)
         position = int.from_bytes(os.pread(counter, 8, 0), "little")
@@ -73,7 +73,7 @@ def positions(counter: int, count: int) -> Iterator[int]:
 
 
 def main() -> None:
-    """Do what each line of standard input says, until it ends."""
+    """Carry out the command in each line of standard input, until it ends."""
     for line in sys.stdin:
         name, items, taken = json.loads(line)
         function = getattr(workloads, name)

@@ -1,9 +1,9 @@
-"""The Mandelbrot set on a cluster of this machine: pure Python, Cython, and Cython with OpenMP, here and there.
+"""The Mandelbrot set on a cluster of this machine: pure Python, Cython, and Cython with OpenMP, locally too.
 
     python benchmarks/compiled_mandelbrot.py [--workers N]
 
-Prints times and the two ratios that are promised: compiled at least 40 times as fast as pure Python, both on the
-cluster, and a task with OpenMP at most 1.4 times as slow as the same function called here with as many threads.
+Prints times and the two promised ratios: compiled at least 40 times as fast as pure Python, both on the cluster, and a
+task with OpenMP at most 1.4 times as slow as the same function called locally with as many threads.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def compiled(openmp: bool) -> dict[str, CythonFunction]:
 
 
 def best(run: Callable[[], Any], times: int) -> tuple[float, Any]:
-    """Give the shortest time of several, and the last value."""
+    """Return the shortest time of several calls, and the last value."""
     shortest = float("inf")
     for _ in range(times):
         started = time.perf_counter()
@@ -105,13 +105,13 @@ def main() -> None:
 
         alone, together = compiled(False), compiled(True)
         columns, picture = alone["columns"], together["picture"]
-        app.submit(columns, 0, 1, *size).result()  # the slave has come, and the function is there
+        app.submit(columns, 0, 1, *size).result()  # the slave has joined, and has the function
         python_s, expected = best(lambda: job(python_column, [(x, *size) for x in range(WIDTH)]), 1)
         step = 64
         parts = [(x, min(x + step, WIDTH), *size) for x in range(0, WIDTH, step)]
         cython_s, found = best(lambda: job(columns, parts), 7)
         here_s = there_s = float("inf")
-        for _ in range(15):  # in turn, because the machine may be busy with other things for a while
+        for _ in range(15):  # in turn, because other load on the machine changes
             took_s, pictured = best(lambda: picture(*size), 1)
             here_s = min(here_s, took_s)
             took_s, sent = best(lambda: app.submit(picture, *size).result(), 1)

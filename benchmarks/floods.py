@@ -1,12 +1,12 @@
-"""Floods: what one client can make a master hold, and what a good client notices of it meanwhile.
+"""Floods: how much memory one client can make a master use, and how much that slows a good client down.
 
     python -m benchmarks.floods [--only NAME ...] [--short]
 
 Each flood has a cluster of its own (master and slave processes, 2 workers), a good client here, and a flooder in a
-process of its own, which registers over the control channel with the client's token and fresh CURVE keys, does its
-worst, stays for a while, and is killed. Told of the master: memory at its peak (RSS, and shared memory that it holds
-open), 10 s after the flooder has gone against before, descriptors, lines of the log, times of `status` as the admin
-asks for it; of the good client: round trips of one task at a time.
+process of its own, which registers over the control channel with the client's token and new CURVE keys, floods the
+master, stays for a while, and is killed. Measured at the master: peak memory (RSS, and the shared memory that it has
+open), memory 10 s after the flooder's end compared with before, descriptors, lines of the log, times of an admin's
+`status` calls; at the good client: round trips of one task at a time.
 """
 
 import argparse
@@ -43,14 +43,14 @@ from concurrent_nb.wire.codec import Envelope, encode
 from concurrent_nb.wire.session import Session
 
 MIB: Final = 1024 * 1024
-#: of the issue: what holds for every flood
+#: the targets, which hold for every flood
 PEAK_BYTES, LEFT_SHARE, MEDIAN_S = 300 * MIB, 0.20, 0.050
-#: memory is looked at so long after the flooder has gone
+#: seconds from the flooder's end until memory is measured
 REST_S: Final = 10.0
-#: a flooder that has done its worst stays so long
+#: seconds for which a flooder stays connected after its flood
 STAY_S: Final = 6.0
 TICK_S: Final = 0.02
-#: a flooder that is not through by then is killed: nobody takes what it says
+#: seconds after which an unfinished flooder is killed, because the master does not receive its messages
 FLOOD_MAX_S: Final = 60.0
 
 
@@ -58,17 +58,17 @@ FLOOD_MAX_S: Final = 60.0
 
 
 class Flooder:
-    """A registered client that numbers its own envelopes, and reads only if it likes."""
+    """A registered client that numbers its own envelopes, and receives only on demand."""
 
     def __init__(self, info: ConnectionFile, *, shares: bool = False) -> None:
         self.member = registration.register(info, "client", keys.fresh(), name="flooder")
         self.session = Session(self.member.epoch, "to_client")
         self._seq = 0
         if shares:
-            self.say(m.ShareMemory())
+            self.send(m.ShareMemory())
 
-    def say(self, *messages: m.AnyMessage, buffers: Sequence[Any] = (), seq: int | None = None, ack: int = 0) -> None:
-        """Send an envelope, the next one unless told otherwise; it waits while the queue is full."""
+    def send(self, *messages: m.AnyMessage, buffers: Sequence[Any] = (), seq: int | None = None, ack: int = 0) -> None:
+        """Send an envelope, the next one unless `seq` is given; wait while the queue is full."""
         if seq is None:
             self._seq += 1
             seq = self._seq
@@ -77,7 +77,7 @@ class Flooder:
             time.sleep(0.001)
 
     def post(self, *said: tuple[m.AnyMessage, Sequence[Any]], within_s: float = 10.0) -> None:
-        """Send messages as a good peer does, whatever their size; return when all is acknowledged, or after a while."""
+        """Send messages of any size as a good peer does; return when all are acknowledged, or after `within_s`."""
         for message, buffers in said:
             self.session.send(message, [buffers] if buffers else ())
         until = time.monotonic() + within_s
@@ -86,33 +86,33 @@ class Flooder:
                 while not self.member.link.send(frames):
                     time.sleep(0.001)
             time.sleep(0.005)
-            self.hear()
+            self.receive()
             if self.session.closed_by_peer is not None:
                 return
 
     def stay(self, seconds: float) -> None:
-        """Give signs of life, and acknowledge nothing."""
+        """Send heartbeats, and acknowledge nothing."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            self.say(seq=0)
+            self.send(seq=0)
             time.sleep(0.2)
 
-    def hear(self, *, acknowledge: bool = False) -> None:
-        """Take what has come, as a good peer or without a word of it."""
+    def receive(self, *, acknowledge: bool = False) -> None:
+        """Receive all messages; acknowledge them or not."""
         for frames in self.member.link.receive():
             with contextlib.suppress(ConcurrentError, ValueError):
                 self.session.receive([bytes(frame) for frame in frames], time.monotonic())
         if acknowledge:
-            self.say(seq=0, ack=self.session._heard)
+            self.send(seq=0, ack=self.session._received_seq)
 
     def function(self, called: Callable[..., object]) -> m.Function:
-        """Send a function, and give it."""
+        """Send a function, and return it."""
         import cloudpickle
 
         cloudpickle.register_pickle_by_value(sys.modules[called.__module__])
         body, _ = pickles.dumps(called)
         function = m.Function(digest_of(body), body)
-        self.say(function)
+        self.send(function)
         return function
 
 
@@ -134,12 +134,12 @@ def frames(info: ConnectionFile, scale: float, stay_s: float) -> None:
 
 
 def early(info: ConnectionFile, scale: float, stay_s: float) -> None:
-    """98 early envelopes of 16 MiB, and of 4 MiB, which are not too large: the one before them never comes."""
+    """98 early envelopes of 16 MiB, and of 4 MiB, which are not too large; the one before them never arrives."""
     for size in (16 * MIB, 4 * MIB):
         flooder = Flooder(info)
         buffer = b"e" * size
         for seq in range(3, 3 + int(98 * scale)):
-            flooder.say(m.Content(b"s" * 16, 0, seq, b"", (len(buffer),)), buffers=[buffer], seq=seq)
+            flooder.send(m.Content(b"s" * 16, 0, seq, b"", (len(buffer),)), buffers=[buffer], seq=seq)
     flooder.stay(stay_s)
 
 
@@ -170,14 +170,14 @@ def results(info: ConnectionFile, scale: float, stay_s: float) -> None:
     for called, count in ((make_result, int(2000 * scale)), (print_much, int(1000 * scale))):
         function, job = flooder.function(called), new_job_id()
         body, _ = pickles.dumps(((1_000_000,), {}))
-        flooder.say(m.OpenJob(job, called.__name__, False, False))
+        flooder.send(m.OpenJob(job, called.__name__, False, False))
         for first in range(0, count, 100):
             tasks = [m.TaskFrame(index, 0, body) for index in range(first, min(count, first + 100))]
-            flooder.say(m.Submit(job, function.digest, None, 0, tasks))
+            flooder.send(m.Submit(job, function.digest, None, 0, tasks))
         until = time.monotonic() + 4.0 + 10 * scale
         while time.monotonic() < until:
-            flooder.hear()
-            flooder.say(seq=0)
+            flooder.receive()
+            flooder.send(seq=0)
             time.sleep(0.05)
 
 
@@ -186,10 +186,10 @@ def submits(info: ConnectionFile, scale: float, stay_s: float) -> None:
     flooder = Flooder(info)
     function, job = flooder.function(abs), new_job_id()
     body, _ = pickles.dumps(((-1,), {}))
-    flooder.say(m.OpenJob(job, "many", False, False))
+    flooder.send(m.OpenJob(job, "many", False, False))
     for run in range(int(1954 * scale)):
         tasks = [m.TaskFrame(index, 0, body) for index in range(512 * run, 512 * run + 512)]
-        flooder.say(m.Submit(job, function.digest, None, 0, tasks))
+        flooder.send(m.Submit(job, function.digest, None, 0, tasks))
     flooder.stay(stay_s)
 
 
@@ -198,7 +198,7 @@ def contents(info: ConnectionFile, scale: float, stay_s: float) -> None:
     flooder = Flooder(info)
     for number in range(int(500 * scale)):
         buffer = b"%08d" % number + bytes(MIB - 8)
-        flooder.say(m.Content(b"s" * 16, number * MIB, number, b"", (MIB,)), buffers=[buffer])
+        flooder.send(m.Content(b"s" * 16, number * MIB, number, b"", (MIB,)), buffers=[buffer])
     flooder.stay(stay_s)
 
 
@@ -225,8 +225,8 @@ def registrations(info: ConnectionFile, scale: float, stay_s: float) -> None:
             {"method": "register_client", "params": {"key": keys.fresh().public.decode(), **facts}} for _ in range(100)
         ]
         answers = post(info, calls)
-        told = [each["result"] for each in answers if "result" in each]
-        sessions += [{name: each[name] for name in ("session", "secret") if name in each} for each in told]
+        results = [each["result"] for each in answers if "result" in each]
+        sessions += [{name: each[name] for name in ("session", "secret") if name in each} for each in results]
         if batch % 10 == 9:
             _beat(info, sessions)
     until = max(began + 20 * scale, time.monotonic() + stay_s)
@@ -248,12 +248,12 @@ def shared(info: ConnectionFile, scale: float, stay_s: float) -> None:
     flooder = Flooder(info, shares=True)
     for _ in range(int(3000 * scale)):
         handle = segments.create(4096)
-        flooder.say(m.Segment(handle.segment, handle.pid, handle.fd, handle.size))
+        flooder.send(m.Segment(handle.segment, handle.pid, handle.fd, handle.size))
     flooder.stay(stay_s)
 
 
 def control(info: ConnectionFile, scale: float, stay_s: float) -> None:
-    """512 control connections of the client's token, each of which has called something and stays."""
+    """512 control connections of the client's token, each of which has made a call and stays open."""
     host, _, port = info.endpoints[0].removeprefix("http://").rpartition(":")
     headers = {"Authorization": f"Bearer {info.tokens['client']}", "Content-Type": "application/json"}
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {}})
@@ -276,7 +276,7 @@ def control(info: ConnectionFile, scale: float, stay_s: float) -> None:
 
 
 def idle(info: ConnectionFile, scale: float, stay_s: float) -> None:
-    """2,000 connections to the compute port that say nothing, as many as there may be, again and again."""
+    """2,000 silent connections to the compute port, opened again when they are cut."""
     import zmq
 
     flooder = Flooder(info)
@@ -306,7 +306,7 @@ SHORT: Final[dict[str, float]] = {"frames": 0.2, "early": 0.3, "functions": 0.4,
 
 @dataclass(slots=True)
 class Memory:
-    """What a process holds."""
+    """Memory and descriptors of a process."""
 
     rss_bytes: int  #: without shared memory
     shared_bytes: int  #: in segments of shared memory that it has open, its own or others', mapped or not
@@ -315,7 +315,7 @@ class Memory:
 
 @dataclass(slots=True)
 class Measured:
-    """What a flood has done."""
+    """The effects of a flood."""
 
     name: str
     before: Memory
@@ -332,12 +332,12 @@ class Measured:
 
     @property
     def left_share(self) -> float:
-        """How much more the master has afterwards than before, as a share of that."""
+        """The growth of the master's memory by the flood, as a share of the memory before."""
         after = self.after or self.before
         return (after.rss_bytes + after.shared_bytes) / (self.before.rss_bytes + self.before.shared_bytes) - 1
 
     def misses(self) -> list[str]:
-        """List the targets that are missed."""
+        """Return the missed targets."""
         missed = []
         if self.peak_bytes + self.peak_shared_bytes > PEAK_BYTES:
             missed.append("peak")
@@ -353,7 +353,7 @@ class Measured:
 
 
 def memory_of(pid: int) -> Memory:
-    """Look at a process of this machine."""
+    """Measure a process of this machine."""
     status = Path(f"/proc/{pid}/status").read_text()
     own = sum(int(size) for size in re.findall(r"Rss(?:Anon|File):\s+(\d+) kB", status))
     shared: dict[int, int] = {}
@@ -367,7 +367,7 @@ def memory_of(pid: int) -> Memory:
 
 
 class Asker:
-    """An admin who asks for the status all the time, over a connection of its own each time, as a command does."""
+    """Calls `status` as an admin all the time, each time over a new connection, as the command does."""
 
     def __init__(self, info: ConnectionFile, measured: Measured) -> None:
         self._info = info
@@ -441,7 +441,7 @@ def _ticks(seconds: float) -> Iterator[None]:
 
 
 def _look(measured: Measured, app: Any, pid: int) -> None:
-    """Run a task of the good client, and look at the master."""
+    """Run a task of the good client, and measure the master."""
     began = time.monotonic()
     try:
         value = app.submit(abs, -7).result(20)
@@ -471,7 +471,7 @@ HEAD: Final = (
 
 
 def row(measured: Measured) -> str:
-    """Tell in one line."""
+    """Describe it in one line."""
     times = sorted(measured.round_trips_s) or [0.0]
     after = measured.after
     gone = "gone" if after is None else f"{(after.rss_bytes + after.shared_bytes) / MIB:.0f}"
@@ -485,7 +485,7 @@ def row(measured: Measured) -> str:
 
 
 def main() -> int:
-    """Run floods, and print a table of MiB and milliseconds; 1 if a target is missed."""
+    """Run floods, and print a table of MiB and milliseconds; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[*FLOODS], action="append")
     parser.add_argument("--short", action="store_true", help="smaller ones, which fail all the same where they can")

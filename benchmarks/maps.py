@@ -2,12 +2,12 @@
 
     python -m benchmarks.maps [--rounds 5] [--items 100000]
 
-Numbers, texts and None, mixed; one in a thousand raises, and its exception comes in the place of its result. Ours does
-that by itself, with the chunks of its choice. The pools have neither, so they get the best that a careful user can give
-them: a function that catches, and chunks of an eighth of all. Their exceptions come without a remote traceback.
+Numbers, texts and None, mixed; one in a thousand raises, and its exception replaces its result. Ours does that itself,
+and chooses its chunks. The pools cannot, so they get what a careful user would write: a function that catches
+exceptions, and chunks of an eighth of all items. Their exceptions have no remote traceback.
 
-Then items that burn 20 us and 1 ms, where the pools have their own default chunks (Pool) and tuned ones (PPE). Every
-round measures each of them once, in turn. Quote the ratios of one run; the absolutes follow the machine's mood.
+Then items that compute for 20 us and 1 ms, with default chunks (Pool) and tuned ones (ProcessPoolExecutor). Every
+round measures each of them once, in turn. Quote the ratios of one run; absolute figures vary with the machine's load.
 """
 
 import argparse

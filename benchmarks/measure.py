@@ -1,10 +1,11 @@
 """One contender, measured in a process of its own: `python -m benchmarks.measure NAME RUN SIZE GROUP`.
 
-Started by `benchmarks.run`. Standard output is a JSON object for each figure, standard input says when to go on. What
-is imported here counts as part of every contender's start, so it is little, and the rest comes when it is needed.
+Started by `benchmarks.run`. Standard output has a JSON object for each figure; a line on standard input lets it
+continue. Imports of this module count as part of every contender's start, so there are few, and the rest is imported
+when needed.
 
-GROUP is "figures"; or "queue", which leaves 100,000 tasks waiting for the driver to end it all; or "scheduler", ours
-without any cluster.
+GROUP is "figures"; or "queue", which leaves 100,000 tasks waiting until the driver ends the process; or "scheduler",
+ours without any cluster.
 """
 
 import gc
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     from benchmarks.bare import Bare
 
 WORKERS = 2
-#: a rate is measured so often at most, and not again after the size's `cap_s`
+#: most measurements of a rate; none is repeated after the size's `cap_s`
 REPEATS = 5
-#: workers that have not answered by then are reported as missing
+#: seconds after which workers without an answer are reported as missing
 START_TIMEOUT_S = 60.0
 
 
 class Size(NamedTuple):
-    """How much is measured. A contender that needs much longer than `cap_s` for a count gets a smaller one."""
+    """How much is measured. A contender that needs much longer than `cap_s` gets a smaller count."""
 
     cap_s: float = 2.0
     submits: int = 10_000
@@ -47,7 +48,7 @@ class Size(NamedTuple):
     settle_s: float = 3.0
     scheduled: int = 1_000_000
     idle_s: float = 0.5  #: after the start, before memory is read
-    pause_s: float = 0.1  #: after each figure, so that what it left for later is not in the next
+    pause_s: float = 0.1  #: after each figure, so that its unfinished work does not count in the next
 
 
 SIZES = {
@@ -73,12 +74,12 @@ class Measurement:
 
     @contextmanager
     def figure(self, metric: str) -> Iterator[None]:
-        """Record that this figure is missing, and why, when the block cannot give it; the others go on."""
+        """Record that this figure is missing, with the reason, if the block fails; other figures go on."""
         try:
             yield
         except NotOffered:
             self.emit(metric, None, note="not offered")
-        except Exception as error:  # noqa: BLE001  (the message is what is reported)
+        except Exception as error:  # noqa: BLE001  (its message is reported)
             self.emit(metric, None, note=f"{type(error).__name__}: {error}"[:300])
         gc.collect()
         time.sleep(self.size.pause_s)
@@ -101,7 +102,7 @@ class Measurement:
         self.against_bare()
 
     def noops(self) -> None:
-        """A task for each of many no-ops, and what they cost in each process."""
+        """Many no-ops, a task each, and their cost in each process."""
         from benchmarks import processes
 
         with self.figure("submit_10k/s"):
@@ -136,7 +137,7 @@ class Measurement:
             self.rate("map_kept_100k/s", keeping_errors, work.mixed, self.size.mapped)
 
     def lone(self) -> None:
-        """A no-op at a time, each after the answer of the one before."""
+        """One no-op at a time, each after the answer of the one before."""
         with self.figure("latency_p50_us"):
             contender = self.contender
             times: list[float] = []
@@ -180,7 +181,7 @@ class Measurement:
             del changed
 
         def together(metric: str, share: Callable[[Any], Any]) -> None:
-            """One array for many tasks; another one each time, so that nobody has it already."""
+            """One array for many tasks; another one each time, so that no process has it already."""
 
             def run(array: Any, count: int) -> float:
                 took_s, sums = timed(lambda: contender.each(work.touch, [share(array)] * count))
@@ -196,7 +197,7 @@ class Measurement:
         together("passed_50_s", lambda array: array)
 
     def against_bare(self) -> None:
-        """Work for the processors, each between two runs of the same by two bare processes."""
+        """CPU work, each between two runs of the same work by two bare processes."""
         from benchmarks.bare import Bare
 
         size = self.size
@@ -224,7 +225,7 @@ class Measurement:
                 self.emit("md5_128tasks_s", took_s * work.MD5_TASKS / len(ranges), len(ranges))
 
     def queue(self) -> None:
-        """Memory of many tasks that wait. The driver ends this process afterwards, with everything in it."""
+        """Memory of many waiting tasks. The driver ends this process afterwards."""
         from benchmarks import processes
 
         contender, size, metric = self.contender, self.size, "queue_B/task"
@@ -239,7 +240,7 @@ class Measurement:
             while len(held) < size.queued and time.perf_counter() - started < size.queue_s:
                 held.extend(contender.submit(work.noop, len(held)) for _ in range(100))
             rate = len(held) / (time.perf_counter() - started)
-            time.sleep(size.settle_s)  # until everything is where it waits
+            time.sleep(size.settle_s)  # until the tasks have reached their queues
             after = processes.rss_bytes(self.run)
             grown = {pid: (rss - before.get(pid, 0)) / len(held) for pid, rss in after.items()}
             self.by_role(metric, grown, len(held))
@@ -247,7 +248,7 @@ class Measurement:
             del gates
 
     def scheduler(self) -> None:
-        """What our scheduler costs for each task, by itself."""
+        """The cost of our scheduler alone per task."""
         from benchmarks.scheduler_alone import measure
         from concurrent_nb.scheduling.strategies.pull_round_robin import PullRoundRobinStrategy
 
@@ -264,8 +265,8 @@ class Measurement:
     ) -> None:
         """Emit items per second of `call` with `count` items that `make` makes, or with fewer if that takes too long.
 
-        The count grows step by step: what chunks has a fixed cost, so its speed with a few items says little of many.
-        What is over soon is done a few times, and the median counts.
+        The count grows step by step, because chunking has a fixed cost, so the speed with few items is no measure.
+        Short runs are repeated, and the median counts.
         """
         step = min(200, count)
         call(make(step))
@@ -293,7 +294,7 @@ class Measurement:
         return took_s, (before_s + bare.run(fn.__name__, items)) / 2
 
     def by_role(self, metric: str, values: dict[int, float], n: int) -> None:
-        """Emit the sum over all processes, and what falls to each kind of them."""
+        """Emit the sum over all processes, and the sum of each kind of process."""
         from benchmarks import processes
 
         self.emit(metric, sum(values.values()), n)
@@ -304,7 +305,7 @@ class Measurement:
 def roles(
     contender: Contender, values: dict[int, float], commands: dict[int, str], workers: set[int], client: int = 0
 ) -> dict[str, float]:
-    """Add up values of processes by what those do: client (this process, or the one named), workers, and the rest."""
+    """Add up values of processes by role: client (this process, or the one given), workers, and the rest."""
     sums: dict[str, float] = {}
     for pid, value in values.items():
         if pid == (client or os.getpid()):
@@ -336,7 +337,7 @@ def check(items: Sequence[Any], got: Sequence[Any]) -> None:
 def main(name: str, run: str, size: str, group: str) -> None:
     """Measure one contender."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # frameworks print; figures do not mix with that
+    os.dup2(2, 1)  # frameworks print to standard output, where the figures go
     measurement = Measurement(CONTENDERS[name](), run, SIZES[size], out)
     if group == "scheduler":
         measurement.scheduler()

@@ -1,5 +1,5 @@
-"""The contenders, each set up as its documentation says for 2 workers on this machine. What they import is heavy, so
-each imports it when it starts: that is part of its start."""
+"""The contenders, each set up as in its documentation for 2 workers on this machine. Their imports are heavy, so each
+imports its package when it starts: that is part of its start."""
 
 import functools
 import logging
@@ -18,29 +18,29 @@ class NotOffered(Exception):
 
 
 class Contender(ABC):
-    """What is measured: tasks one by one, a map, and one array for many tasks."""
+    """The measured operations: tasks one by one, a map, and one array for many tasks."""
 
     title: ClassVar[str]
-    module: ClassVar[str]  #: that must be there
-    distribution: ClassVar[str] = ""  #: whose version is told; "" for the standard library
+    module: ClassVar[str]  #: that must be installed
+    distribution: ClassVar[str] = ""  #: whose version is reported; "" for the standard library
     note: ClassVar[str]  #: how it is set up
-    futures: ClassVar[bool] = True  #: False: one task at a time can be asked for, but not many, each with a handle
+    futures: ClassVar[bool] = True  #: False: one task at a time, but not many with a handle each
 
     @abstractmethod
     def start(self, workers: int) -> None:
-        """Bring workers up, or begin to."""
+        """Start workers, or begin to."""
 
     @abstractmethod
     def submit(self, fn: Function, *args: Any) -> Any:
-        """Begin one task; return its handle."""
+        """Start one task; return its handle."""
 
     @abstractmethod
     def map(self, fn: Function, items: Sequence[Any]) -> Iterable[Any]:
-        """Return a result for each item, in chunks of the size that the API takes when none is named."""
+        """Return a result for each item, in chunks of the API's default size."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End everything."""
+        """Stop everything."""
 
     def result(self, handle: Any) -> Any:
         """Wait for the result of one task."""
@@ -55,15 +55,15 @@ class Contender(ABC):
         return list(self.gather([self.submit(fn, item) for item in items]))
 
     def map_keeping_errors(self, fn: Function, items: Sequence[Any]) -> Iterable[Any]:
-        """Map so that every item has its result or its exception."""
+        """Map so that every item returns its result or its exception."""
         return self.map(functools.partial(kept, fn), items)
 
     def share(self, array: Any) -> Any:
-        """Hand an array over that many tasks will get; return what to pass to them."""
+        """Store an array for many tasks; return what to pass to them."""
         raise NotOffered
 
     def role(self, command: str) -> str:
-        """Say what the process with this command line does; it is neither the client nor a worker."""
+        """Return the role of the process with this command line, which is neither the client nor a worker."""
         return "other"
 
 
@@ -77,7 +77,7 @@ class Ours(Contender):
         import concurrent_nb
 
         self.cluster = concurrent_nb.Cluster(workers=workers).start()
-        self.app: Any = self.cluster.application()  # Any: an older version may lack some of what is called
+        self.app: Any = self.cluster.application()  # Any: an older version may lack some methods
 
     def submit(self, fn: Function, *args: Any) -> Any:
         return self.app.submit(fn, *args)
@@ -228,7 +228,7 @@ class Mpire(Contender):
         return handle.get()
 
     def map(self, fn: Function, items: Sequence[Any]) -> Iterable[Any]:
-        # A tuple among the items would be taken for several arguments.
+        # A tuple among the items would be passed as several arguments.
         results: Iterable[Any] = self.pool.map(fn, [(item,) for item in items], concatenate_numpy_output=False)
         return results
 
@@ -395,5 +395,5 @@ CONTENDERS: dict[str, type[Contender]] = {
     "dask": Dask,
     "ipyparallel": IPyParallel,
 }
-#: those that a Python without any packages has, and ours
+#: those of the standard library, and ours
 QUICK = (OURS, "ppe", "pool")

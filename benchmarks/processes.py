@@ -1,4 +1,4 @@
-"""Finds, measures and ends every process of one run, whatever sessions and parents it gave itself.
+"""Finds, measures and ends every process of one run, also those that change session or parent.
 
 A process belongs to the run if its environment has the run's mark, if it is in the session of one that has, or if it
 descends from one that does: frameworks start sessions of their own, lose their parents, or overwrite their environment
@@ -17,18 +17,18 @@ import psutil
 T = TypeVar("T")
 
 MARK = "CONCURRENT_NB_BENCHMARK"
-#: of the standard library and of its relatives: removes what others have left when all of them have gone
+#: resource trackers of the standard library and of loky, which remove what other processes have left
 JANITOR = "resource_tracker"
 
 
 def members(run: str) -> dict[int, psutil.Process]:
-    """Give the live processes whose mark is `run`, and those that belong to them, by pid."""
+    """Return the live processes whose mark is `run`, and those that belong to them, by pid."""
     alive: dict[int, psutil.Process] = {}
     parents: dict[int, int] = {}
     sessions: dict[int, int] = {}
     found: set[int] = set()
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # gone meanwhile, or somebody else's
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended, or belongs to another user
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
             parents[process.pid], sessions[process.pid] = process.ppid(), os.getsid(process.pid)
@@ -43,27 +43,27 @@ def members(run: str) -> dict[int, psutil.Process]:
 
 
 def cpu_s(run: str) -> dict[int, float]:
-    """Processor seconds of each process so far."""
+    """Return the processor seconds of each process so far."""
     return _each(run, lambda process: sum(process.cpu_times()[:2]))
 
 
 def rss_bytes(run: str) -> dict[int, int]:
-    """Resident memory of each process; what they share counts for each."""
+    """Return the resident memory of each process; shared memory counts for each."""
     return _each(run, lambda process: int(process.memory_info().rss))
 
 
 def pss_bytes(run: str) -> dict[int, int]:
-    """Resident memory of each process; what n of them share counts as an nth for each."""
+    """Return the proportional memory of each process: memory shared by n processes counts 1/n for each."""
     return _each(run, lambda process: int(process.memory_full_info().pss))
 
 
 def commands(run: str) -> dict[int, str]:
-    """Command line of each process."""
+    """Return the command line of each process."""
     return _each(run, lambda process: " ".join(process.cmdline()))
 
 
 def holding(folder: Path) -> set[str]:
-    """Name the entries of a folder that some process, whoever's, has open or mapped."""
+    """Return the entries of a folder that any process of any user has open or mapped."""
     paths: set[str] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -72,9 +72,9 @@ def holding(folder: Path) -> set[str]:
 
 
 def end(run: str, known: Iterable[psutil.Process] = (), patience_s: float = 5.0) -> list[str]:
-    """Kill what is left of a run, and those of the `known` that live; tell their command lines.
+    """Kill the remaining processes of a run, and the live ones of `known`; return their command lines.
 
-    Janitors have half of the time to end by themselves. Raises RuntimeError if something is still there after
+    Resource trackers have half of the time to end by themselves. Raises RuntimeError if a process is still there after
     `patience_s` seconds.
     """
     ended: dict[int, str] = {}

@@ -17,17 +17,17 @@ import psutil
 from benchmarks.peers import CONTENDERS, OURS
 from benchmarks.targets import OTHERS, TARGETS, Bound, Target, verdict
 
-#: metric of figures that are no figures: what went wrong is in the note
+#: metric of errors: the note contains what went wrong
 PROBLEM: Final = "problem"
-#: what processes do, in the order in which a task meets them
+#: roles of processes, in the order of a task's way
 ROLES: Final = ("client", "master", "slave", "template", "workers", "other")
-#: metrics that are told by role, and what they are, in whose unit
+#: metrics that are reported by role, with title and unit
 BY_ROLE: Final = (
     ("cpu_us/task", "Processor time per no-op, µs, by process"),
     ("idle_MiB", "Idle memory, MiB (PSS), by process"),
     ("queue_B/task", "Memory per queued task, B, by process"),
 )
-#: percentage of two cores below which something else ran on the machine, so that figures mean little
+#: percentage of two cores below which other load on the machine makes figures unreliable
 CALM_PERCENT: Final = 90.0
 #: packages whose versions explain figures, beside the contenders'
 PACKAGES: Final = ("numpy", "pyzmq", "msgspec", "cloudpickle", "psutil")
@@ -39,8 +39,8 @@ class Figure(msgspec.Struct, frozen=True):
     contender: str
     round: int
     metric: str
-    value: float | None  #: None: there is none, and the note says why
-    n: int | None = None  #: how many tasks or items it is about
+    value: float | None  #: None: missing, and the note contains the reason
+    n: int | None = None  #: number of tasks or items
     note: str = ""
 
 
@@ -50,7 +50,7 @@ class Summary(NamedTuple):
     median: float | None
     low: float
     high: float
-    counts: tuple[int, ...]  #: smallest and largest number of tasks, if there is one
+    counts: tuple[int, ...]  #: smallest and largest number of tasks, if known
     notes: tuple[str, ...]
 
 
@@ -73,15 +73,15 @@ class Results:
         return summary.median if summary else None
 
     def contenders(self, metric: str) -> list[str]:
-        """Name who has figures of this metric, in the order of `peers.CONTENDERS`."""
+        """Return the contenders with figures of this metric, in the order of `peers.CONTENDERS`."""
         return [name for name in CONTENDERS if (metric, name) in self._figures]
 
     def problems(self) -> list[Figure]:
-        """Give what went wrong, by contender."""
+        """Return what went wrong, by contender."""
         return [figure for name in self.contenders(PROBLEM) for figure in self._figures[PROBLEM, name]]
 
     def values(self, metric: str) -> list[float]:
-        """Give every value of a metric, whoever's."""
+        """Return every value of a metric, of all contenders."""
         return [
             figure.value
             for (key, _), figures in self._figures.items()
@@ -92,7 +92,7 @@ class Results:
 
 
 class About(NamedTuple):
-    """What one must know of a run to read its figures."""
+    """The conditions of a run."""
 
     command: str
     when: str
@@ -114,7 +114,7 @@ class About(NamedTuple):
         contenders: Sequence[str],
         absent: Sequence[str],
     ) -> Self:
-        """Look at this machine and at what is installed."""
+        """Describe this machine and the installed packages."""
         command = shlex.join(["python", "-m", "benchmarks.run", *arguments])
         when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         distributions = [CONTENDERS[name].distribution for name in CONTENDERS if name in contenders]
@@ -126,7 +126,7 @@ class About(NamedTuple):
 
 
 def summarise(figures: Sequence[Figure]) -> Summary:
-    """Take the median, the range and the counts of one metric's figures, leaving out those without a value."""
+    """Return median, range and counts of one metric's figures, without those that have no value."""
     values = [figure.value for figure in figures if figure.value is not None]
     counts = [figure.n for figure in figures if figure.n is not None]
     notes = tuple(dict.fromkeys(figure.note for figure in figures if figure.note))
@@ -136,14 +136,14 @@ def summarise(figures: Sequence[Figure]) -> Summary:
 
 
 def number(value: float | None) -> str:
-    """Write three digits that count, and those before the point in full."""
+    """Format with three significant digits, and all digits before the point."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def advantage(target: Target, ours: float | None, theirs: float | None) -> str:
-    """Say how many times better ours is, whichever way better is."""
+    """Return how many times better ours is, for metrics of either direction."""
     if not ours or not theirs:
         return "-"
     return f"{number(ours / theirs if target.more_is_better else theirs / ours)} x"
@@ -164,7 +164,7 @@ def spread(summary: Summary | None) -> str:
 
 
 def found(bounds: Sequence[Bound], target: Target, results: Results) -> str:
-    """Say what is compared with each bound's limit, where that is a ratio."""
+    """Return the ratios that are compared with the bounds' limits."""
     parts = []
     for bound in bounds:
         if bound.peer:
@@ -175,7 +175,7 @@ def found(bounds: Sequence[Bound], target: Target, results: Results) -> str:
 
 
 def best_peer(target: Target, results: Results) -> str:
-    """Name the best of the others and its median."""
+    """Return the best of the others and its median."""
     medians = {name: results.median(target.metric, name) for name in CONTENDERS if name != OURS}
     known = {name: value for name, value in medians.items() if value is not None}
     if not known:
@@ -185,7 +185,7 @@ def best_peer(target: Target, results: Results) -> str:
 
 
 def targets_table(results: Results) -> str:
-    """Write what is promised, what was measured, and whether the one holds the other."""
+    """Write the table of targets: promised, measured, and whether the target is met."""
     rows = []
     for target in TARGETS:
         ours = results.summary(target.metric, OURS)
@@ -208,7 +208,7 @@ def targets_table(results: Results) -> str:
 
 
 def contenders_table(target: Target, results: Results) -> str:
-    """Write one metric of every contender that has it, the best first."""
+    """Write one metric of all contenders that have it, the best first."""
     ours = results.median(target.metric, OURS)
     rows = []
     for name in results.contenders(target.metric):
@@ -226,7 +226,7 @@ def contenders_table(target: Target, results: Results) -> str:
 
 
 def roles_table(metric: str, results: Results) -> str:
-    """Write a metric's medians by what the processes do."""
+    """Write a metric's medians by role of the processes."""
     rows = []
     for name in results.contenders(metric):
         values = [results.median(f"{metric}, {role}", name) for role in ROLES]
@@ -274,7 +274,7 @@ def render(figures: Iterable[Figure], about: About, plot: str = "") -> str:
 
 
 def contenders_rows(about: About) -> list[tuple[str, str, str]]:
-    """Say of each contender that was asked for which version ran and how; or that it is not installed."""
+    """Write version and set-up of each requested contender, or that it is not installed."""
     versions = dict(about.versions)
     rows = []
     for name in about.contenders:
@@ -285,7 +285,7 @@ def contenders_rows(about: About) -> list[tuple[str, str, str]]:
 
 
 def calmness(calm: Sequence[float]) -> str:
-    """Say how much of two cores two bare processes got."""
+    """Write how much of two cores two bare processes got."""
     if not calm:
         return "not measured"
     low, high = number(min(calm)), number(max(calm))
@@ -339,7 +339,7 @@ def machine() -> tuple[tuple[str, str], ...]:
 
 
 def cpu_model() -> str:
-    """Return the processor's name, as the system tells it."""
+    """Return the processor's name, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -348,7 +348,7 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """Return the commit that is checked out, and whether something has been changed since."""
+    """Return the checked-out commit, and whether there are changes since."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

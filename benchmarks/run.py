@@ -2,8 +2,8 @@
 
     python -m benchmarks.run [--rounds 3] [--size full|quick] [--results FILE.md] [CONTENDER ...]
 
-The order rotates from round to round. A contender that takes longer than its limit is ended with everything that it
-has started, and the table says so. Nothing of a run stays: it has a folder of its own for what it writes.
+The order rotates from round to round. A contender that takes longer than its limit is ended with all its processes, and
+the table shows that. Nothing of a run stays: it writes into a folder of its own.
 """
 
 import argparse
@@ -35,16 +35,16 @@ from benchmarks.report import Figure
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SHARED_MEMORY: Final = Path("/dev/shm")
-#: for one contender in one round, by group; the start is not in it
+#: limit in seconds for one contender in one round without its start, by group
 LIMIT_S: Final = {"figures": 90.0, "queue": 40.0, "scheduler": 90.0}
-#: processes that are still there so long after the contender has stopped are left over
+#: processes that are still there this many seconds after the contender has stopped count as left over
 EXIT_PATIENCE_S: Final = 5.0
-#: so long they may tidy up when the process that started them has been killed
+#: seconds in which processes may clean up when the process that started them has been killed
 ORPHANS_PATIENCE_S: Final = 2.0
 
 
 class Line(msgspec.Struct):
-    """What a measuring process says."""
+    """A figure from a measuring process."""
 
     metric: str
     value: float | None
@@ -53,14 +53,14 @@ class Line(msgspec.Struct):
 
 
 class Run:
-    """One contender in a process of its own, with everything that it starts; all of it is gone after the block."""
+    """One contender in a process of its own, with all its child processes, which end with the block."""
 
     def __init__(self, name: str, size: str, group: str) -> None:
         self.id = uuid.uuid4().hex[:12]
         self.name = name
         self._group = group
         self._size = SIZES[size]
-        self._folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: some put sockets there
+        self._folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: some contenders put sockets there
         self._shared_before = shared_memory()
         self._known: dict[int, psutil.Process] = {}
         self._lines: queue.Queue[bytes] = queue.Queue()
@@ -80,7 +80,7 @@ class Run:
         self._reader.start()
 
     def figures(self) -> Iterator[Line]:
-        """Give figures as they come, the last of them those about how it ended."""
+        """Yield figures as they arrive, and at the end those about how it ended."""
         for line in self._until_end():
             if line.metric == "ready":
                 assert line.value is not None
@@ -100,7 +100,7 @@ class Run:
                 yield line
 
     def close(self) -> None:
-        """End everything that is left: first who started it all, so that the others can tidy up, then whoever stays."""
+        """End all remaining processes: first the root, so that the others can clean up, then the rest."""
         self._process.kill()
         self._process.wait()
         deadline = time.monotonic() + ORPHANS_PATIENCE_S
@@ -113,13 +113,13 @@ class Run:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
         self._log.close()
-        shutil.rmtree(self._folder, ignore_errors=True)  # what has just been killed may have written until now
+        shutil.rmtree(self._folder, ignore_errors=True)  # killed processes may have written until now
 
     def clear_shared_memory(self) -> list[str]:
-        """Name what this run, which has ended, has left there; remove what has a pid of the run in its name."""
+        """Return what this ended run has left in shared memory; remove entries with a pid of the run in their name."""
         new = shared_memory() - self._shared_before
         if new:
-            new -= processes.holding(SHARED_MEMORY)  # a stranger's, who has come meanwhile
+            new -= processes.holding(SHARED_MEMORY)  # of other users' new processes
         for name in new:
             if {int(number) for number in re.findall(r"\d+", name)} & {*self._known, self._process.pid}:
                 path = SHARED_MEMORY / name
@@ -176,11 +176,11 @@ class Run:
         self._known |= processes.members(self.id)
 
     def _idle(self, workers: set[int]) -> Iterator[Line]:
-        """Give the memory of the processes that wait for their first task."""
+        """Yield the memory of the processes that wait for their first task."""
         time.sleep(self._size.idle_s)
         self._remember()
         if not psutil.LINUX:
-            yield Line("idle_cluster_MiB", None, None, "only Linux tells PSS")
+            yield Line("idle_cluster_MiB", None, None, "only Linux reports PSS")
             return
         mib = {pid: size / 2**20 for pid, size in processes.pss_bytes(self.id).items()}
         by_role = roles(CONTENDERS[self.name](), mib, processes.commands(self.id), workers, self._process.pid)
@@ -190,7 +190,7 @@ class Run:
             yield Line(f"idle_MiB, {role}", size, None, "")
 
     def _exit(self) -> Iterator[Line]:
-        """Give the time until all processes have gone, after the contender has been stopped."""
+        """Yield the time until all processes have ended, after the contender has been stopped."""
         stopped = time.monotonic()
         while (waited_s := time.monotonic() - stopped) < EXIT_PATIENCE_S:
             if self._process.poll() is not None and not processes.members(self.id):
@@ -203,12 +203,12 @@ class Run:
 
 
 def shared_memory() -> set[str]:
-    """Name what is in this machine's shared memory."""
+    """Return the names in this machine's shared memory."""
     return set(os.listdir(SHARED_MEMORY)) if SHARED_MEMORY.is_dir() else set()
 
 
 def measured(name: str, number: int, size: str, group: str) -> Iterator[Figure]:
-    """Run one contender once; give its figures."""
+    """Run one contender once; return its figures."""
     run = Run(name, size, group)
     problems: list[str] = []
     finished = False
@@ -222,14 +222,14 @@ def measured(name: str, number: int, size: str, group: str) -> Iterator[Figure]:
     finally:
         run.close()
         left = run.clear_shared_memory()
-        if left and finished:  # a run that was ended by us is not to blame
+        if left and finished:  # a run that we ended is not at fault
             problems.append(f"left in {SHARED_MEMORY}: {', '.join(left)}")
     for note in problems:
         yield Figure(name, number, report.PROBLEM, None, None, note)
 
 
 def in_turn(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """Give (round, name) so that each name comes once a round, and each round begins somewhere else."""
+    """Yield (round, name): each name once per round, and each round begins with another name."""
     for number in range(rounds):
         shift = number * max(1, len(names) // rounds) % len(names)
         for name in [*names[shift:], *names[:shift]]:
@@ -237,19 +237,19 @@ def in_turn(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
 
 
 def groups(name: str, number: int) -> list[str]:
-    """Say what is measured of a contender in a round. A peer's memory hardly varies, and a queue takes long: once."""
+    """Return the groups to measure in a round. A peer's queue takes long and its memory hardly varies: once."""
     if name == OURS:
         return ["figures", "queue", "scheduler"]
     return ["figures", "queue"] if number == 0 else ["figures"]
 
 
 def installed(name: str) -> bool:
-    """Tell whether this Python has the contender."""
+    """Return whether this Python has the contender."""
     return importlib.util.find_spec(CONTENDERS[name].module.partition(".")[0]) is not None
 
 
 def collect(names: Sequence[str], rounds: int, size: str) -> Iterator[Figure]:
-    """Measure all of them; say on standard error how far it is."""
+    """Measure all contenders; print the progress on standard error."""
     present = [name for name in names if installed(name)]
     for number, name in in_turn(present, rounds):
         began = time.monotonic()
@@ -271,7 +271,7 @@ def main() -> None:
     names = options.contenders or list(QUICK if options.size == "quick" else CONTENDERS)
     if unknown := set(names) - set(CONTENDERS):
         parser.error(f"there is no contender {', '.join(sorted(unknown))}: take some of {', '.join(CONTENDERS)}")
-    signal.signal(signal.SIGTERM, _interrupt)  # so that what has been started is ended
+    signal.signal(signal.SIGTERM, _interrupt)  # so that started processes are ended
     began = time.monotonic()
     figures = []
     with contextlib.ExitStack() as stack:

@@ -1,9 +1,9 @@
-"""What the scheduler alone costs for each task: submitted, assigned, finished and acknowledged, without any network.
+"""The cost of the scheduler alone per task: submitted, assigned, finished and acknowledged, without a network.
 
     python benchmarks/scheduler_alone.py [--run 100] [--tasks 200000] [--strategy NAME] [--objects 500] [--profile]
 
-Slaves answer at once and everything is handed over in runs. Only the processor time inside `Scheduler.handle` is
-counted, so a busy machine changes little. The last figure of a line is times what a task costs with 10 slaves.
+Slaves answer immediately and events are passed in runs. Only the processor time inside `Scheduler.handle` counts, so
+other load changes little. The last figure of a line is the ratio to the cost of a task with 10 slaves.
 """
 
 import argparse
@@ -33,7 +33,7 @@ OK = int(Status.OK)
 
 
 class Watch:
-    """Runs a scheduler and adds up the time that it takes."""
+    """Runs a scheduler and adds up its processor time."""
 
     def __init__(self, strategy: Strategy, profile: cProfile.Profile | None) -> None:
         self.scheduler = Scheduler(strategy)
@@ -73,11 +73,11 @@ def measure(
     single: bool = False,
     profile: cProfile.Profile | None = None,
 ) -> float:
-    """Return microseconds for each task.
+    """Return microseconds per task.
 
     Args:
         run: tasks in one submit.
-        objects: each task refers to one of so many.
+        objects: number of objects, to one of which each task refers.
         single: call the scheduler for each event alone.
     """
     watch = Watch(strategy, profile)

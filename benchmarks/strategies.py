@@ -1,16 +1,16 @@
-"""Which strategy is good for which work: the real scheduler and modelled slaves, in virtual time, always the same.
+"""Compares strategies by type of work: the real scheduler and modelled slaves, in virtual time, deterministic.
 
     python benchmarks/strategies.py [--only NAME]
     python benchmarks/strategies.py --real [--rounds 3] [--slaves 4] [--arrays 24] [--array-mb 8] [--tasks 16]
 
-A slave has workers that take its tasks in order, and a way from the master on which shared objects that it lacks travel
-before the first task that refers to them, and before all that comes after. It gives back what has not started, and says
-after 20 ms that a task runs. The ideal is all work spread evenly over all workers, by their speed, with nothing to
-fetch and no way to go. Makespans are seconds; in brackets, times the ideal.
+A slave has workers that run its tasks in order, and a link from the master on which missing shared objects travel
+before the first task that refers to them and before everything after it. It returns unstarted tasks, and reports after
+20 ms that a task runs. The ideal is all work spread evenly over all workers, by their speed, without fetches and
+latency. Makespans are in seconds; in brackets, the ratio to the ideal.
 
-With --real: processes on this machine, slaves of one worker that share memory with nobody, as if each was on a host of
-its own, and tasks that refer to large arrays in an order by chance. Each round runs every strategy once, with arrays
-that nobody has yet, and tells how much of them has travelled to the slaves. Quote the ratios of one run.
+With --real: processes on this machine, slaves of one worker without shared memory, as if each were on a host of its
+own, and tasks that refer to large arrays in random order. Each round runs every strategy once, with new arrays, and
+prints how many bytes of them have travelled to the slaves. Quote the ratios of one run.
 """
 
 import argparse
@@ -46,35 +46,35 @@ from concurrent_nb.tasks.task_record import ObjectSize, TaskRecord
 from concurrent_nb.wire.messages import STRATEGIES, OutcomeFrame, TaskFrame, TaskRef
 
 OK = int(Status.OK)
-#: a slave reports a task as started when it has been running for so long
+#: seconds that a task has run when its slave reports it as started
 STARTED_AFTER_S = 0.02
 CREDIT_PER_SLOT = 512
-#: when another owner's job comes
+#: seconds at which another owner's job starts
 GUESTS_AFTER_S = 1.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """One job on one cluster, and perhaps a small job of another owner that comes later."""
+    """One job on one cluster, and possibly a later small job of another owner."""
 
     name: str
-    runs_s: list[float]  #: how long each task takes on a slave of speed 1
+    runs_s: list[float]  #: run time of each task on a slave of speed 1
     objects: list[tuple[ObjectSize, ...]] = field(default_factory=list)
     speeds: tuple[float, ...] = (1.0,) * 8
     slots: int = 4
     way_s: float = 0.00025  #: to a slave, and back
     bytes_per_s: float = 500e6  #: of objects on the way to a slave
-    before: int = 0  #: so many of the tasks were an earlier job, so that the scheduler knows tasks and slaves
-    guests_s: list[float] = field(default_factory=list)  #: how long the tasks of another owner take, which come later
+    before: int = 0  #: number of tasks in an earlier job, so that the scheduler has measured tasks and slaves
+    guests_s: list[float] = field(default_factory=list)  #: run times of the later tasks of another owner
 
     @property
     def ideal_s(self) -> float:
-        """Return how long it takes at best."""
+        """Return the ideal makespan."""
         return (sum(self.runs_s) + sum(self.guests_s)) / (sum(self.speeds) * self.slots)
 
 
 class ModelSlave:
-    """A slave: workers, a queue, the way to it."""
+    """A slave: workers, a queue, the link to it."""
 
     def __init__(self, world: "World", name: bytes, speed: float) -> None:
         self.id = SessionId(name)
@@ -88,7 +88,7 @@ class ModelSlave:
         self._here: set[bytes] = set()
 
     def send(self, action: Callable[[], None], objects: Iterable[ObjectSize] = ()) -> None:
-        """Do something when everything sent before has arrived, and these objects, too."""
+        """Call a function when everything sent before, and these objects, have arrived."""
         world = self._world
         self._way_free_s = max(self._way_free_s, world.now)
         for each, size_bytes in objects:
@@ -108,7 +108,7 @@ class ModelSlave:
         self._queue = deque(pair for pair in self._queue if pair not in back)
         if back:
             returned = [TaskRef(task.job.id, task.index, attempt) for task, attempt in back]
-            self._world.say(TasksReturned(self.id, returned))
+            self._world.deliver(TasksReturned(self.id, returned))
 
     def _begin(self) -> None:
         while self._free and self._queue:
@@ -119,12 +119,12 @@ class ModelSlave:
             self._world.after(run_s, partial(self._ended, task, attempt, run_s))
             if run_s > STARTED_AFTER_S:
                 started = TasksStarted(self.id, [TaskRef(task.job.id, task.index, attempt)])
-                self._world.after(STARTED_AFTER_S, partial(self._world.say, started))
+                self._world.after(STARTED_AFTER_S, partial(self._world.deliver, started))
 
     def _ended(self, task: TaskRecord, attempt: int, run_s: float) -> None:
         self._free += 1
         item = OutcomeFrame(task.index, attempt, OK, run_s, 1, b"")
-        self._world.say(OutcomesReceived(self.id, task.job.id, [item], ()))
+        self._world.deliver(OutcomesReceived(self.id, task.job.id, [item], ()))
         self._begin()
 
 
@@ -134,7 +134,7 @@ class World:
     def __init__(self, work: Work, strategy: str) -> None:
         self.work = work
         self.now = 0.0
-        self.ended_s: dict[JobId, float] = {}  #: when each job's last answer came
+        self.ended_s: dict[JobId, float] = {}  #: when each job's last result arrived
         self.asked_back = 0
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
@@ -144,7 +144,7 @@ class World:
         self.slaves = [ModelSlave(self, b"s%d" % number, speed) for number, speed in enumerate(work.speeds)]
         self._by_id = {slave.id: slave for slave in self.slaves}
         slots = work.slots
-        self.tell(*[SlaveJoined(s.id, s.id.decode(), slots, slots * CREDIT_PER_SLOT) for s in self.slaves])
+        self.handle(*[SlaveJoined(s.id, s.id.decode(), slots, slots * CREDIT_PER_SLOT) for s in self.slaves])
         if work.before:
             self._submit(b"before", work.runs_s[: work.before], "", work.objects[: work.before])
             self._pass_time()
@@ -155,7 +155,7 @@ class World:
         self._pass_time()
 
     def lasted_s(self, owner: bytes) -> float:
-        """Return when an owner's last answer came, from when the job began."""
+        """Return when an owner's last result arrived, from the start of the job."""
         return self.ended_s[JobId(owner.ljust(16))] - self.began_s
 
     def _pass_time(self) -> None:
@@ -171,23 +171,23 @@ class World:
     def run_s(self, task: TaskRecord) -> float:
         return self._runs_s[task.job.id][task.index]
 
-    def say(self, event: Event) -> None:
-        """Have a slave say something to the master."""
-        self.after(self.work.way_s, lambda: self.tell(event))
+    def deliver(self, event: Event) -> None:
+        """Deliver an event of a slave to the master after the latency."""
+        self.after(self.work.way_s, lambda: self.handle(event))
 
-    def tell(self, *events: Event) -> None:
+    def handle(self, *events: Event) -> None:
         self._obey(self._scheduler.handle(*events, now=self.now))
         due_s = self._scheduler.next_deadline()
         if due_s is not None and (self._tick_s <= self.now or due_s < self._tick_s):
             self._tick_s = max(due_s, self.now)
-            self.after(self._tick_s - self.now, self.tell)
+            self.after(self._tick_s - self.now, self.handle)
 
     def _submit(self, owner: bytes, runs_s: list[float], strategy: str, objects: list[tuple[ObjectSize, ...]]) -> None:
         job, client = JobId(owner.ljust(16)), SessionId(owner)
         self._runs_s[job] = runs_s
         frames = [TaskFrame(index, 0, b"") for index in range(len(runs_s))]
         function = Digest((b"guests" if owner == b"guest" else b"hosts").ljust(32))
-        self.tell(
+        self.handle(
             JobOpened(client, "guest" if owner == b"guest" else "host", job, "", False, False, strategy),
             TasksSubmitted(client, job, function, frames, (), None, 0, objects),
         )
@@ -205,11 +205,11 @@ class World:
             elif isinstance(instruction, DeliverOutcomes):
                 self.ended_s[instruction.job] = self.now
                 indexes = [item.index for item in instruction.items]
-                self.tell(OutcomesAcknowledged(instruction.client, instruction.job, indexes))
+                self.handle(OutcomesAcknowledged(instruction.client, instruction.job, indexes))
 
 
 def works() -> Iterator[Work]:
-    """Make the work: always the same."""
+    """Create the work, always the same."""
     chance = random.Random(1)
     yield Work("equal tasks: 4,000 of 10 ms", [0.01] * 4000)
     yield Work("equal tasks, a way of 20 ms", [0.01] * 4000, way_s=0.02)
@@ -226,13 +226,13 @@ def works() -> Iterator[Work]:
 
 
 def use(array: Any, run_s: float) -> float:
-    """Look at an array, and take a while."""
+    """Read an array, and take a while."""
     time.sleep(run_s)
     return float(array.sum())
 
 
 def real(rounds: int, slaves: int, arrays: int, array_bytes: int, tasks: int, run_s: float) -> None:
-    """Run so many tasks of each array by each strategy, on processes; print what has travelled and how long it took."""
+    """Run tasks of each array by each strategy, on processes; print the bytes that have travelled and the times."""
     import numpy as np
 
     def fetched_bytes() -> int:

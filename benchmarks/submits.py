@@ -2,8 +2,8 @@
 
     python benchmarks/submits.py [--rounds 5] [--tasks 10000]
 
-Every round measures each of them once, in turn. Quote the ratios of one run; the absolutes follow the machine's mood.
-Ours runs with everything on: CURVE, acknowledgements, an embedded cluster of its own processes.
+Every round measures each of them once, in turn. Quote the ratios of one run; absolute figures vary with the machine's
+load. Ours runs with all defaults: CURVE, acknowledgements, an embedded cluster with its own processes.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def latency_us(submit: Submit, count: int = 300) -> float:
 
 
 def cpu_s() -> dict[int, tuple[float, str]]:
-    """CPU seconds of this process and everything below it."""
+    """Return the CPU seconds of this process and its descendants."""
     me = psutil.Process()
     found = {}
     for process in [me, *me.children(recursive=True)]:
@@ -65,7 +65,7 @@ def role_of(process: psutil.Process) -> str:
 
 
 class PoolSubmit:
-    """multiprocessing.Pool with the shape of an executor's submit."""
+    """multiprocessing.Pool with an executor's submit."""
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool

@@ -1,4 +1,4 @@
-"""What is promised, row by row, and whether the figures of a run hold it. Pure."""
+"""The promised targets, row by row, and whether the figures of a run meet them. Pure."""
 
 import enum
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from benchmarks.peers import CONTENDERS, OURS
 
-#: median of a metric for a contender (a name of `peers.CONTENDERS`); None: was not measured
+#: median of a metric for a contender (a name of `peers.CONTENDERS`); None: not measured
 Median = Callable[[str, str], float | None]
 
 
 class Verdict(enum.Enum):
-    """What the figures say about a promise."""
+    """Whether the figures meet a target."""
 
     MET = "met"
     MISSED = "missed"
@@ -20,14 +20,14 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Bound:
-    """Our figure is at least, or at most, `limit`; with a `peer`, so many times that contender's figure."""
+    """Our figure must be at least, or at most, `limit`; with a `peer`, `limit` times that contender's figure."""
 
     limit: float
     at_least: bool
     peer: str = ""
 
     def measured(self, metric: str, median: Median) -> float | None:
-        """Return what is compared with the limit: our figure or its ratio to the peer's. None if one is missing."""
+        """Return our figure, or its ratio to the peer's, to compare with the limit. None if one is missing."""
         ours = median(metric, OURS)
         if ours is None or not self.peer:
             return ours
@@ -49,7 +49,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Target:
-    """One row: what is measured, what is promised, what is hoped for."""
+    """One row: the metric, the promised target, the stretch target."""
 
     what: str
     metric: str
@@ -60,7 +60,7 @@ class Target:
 
 
 def verdict(bounds: tuple[Bound, ...], metric: str, median: Median) -> Verdict:
-    """Tell whether all bounds hold. One that does not is enough to miss; one that nobody measured leaves it open."""
+    """Return whether all bounds hold. One that fails means missed; one that was not measured leaves it open."""
     each = {bound.verdict(metric, median) for bound in bounds}
     for worst in (Verdict.MISSED, Verdict.UNKNOWN):
         if worst in each:
@@ -139,7 +139,7 @@ TARGETS = (
     ),
 )
 
-#: figures that nothing is promised of
+#: figures without a promised target
 OTHERS = (
     Target("`map` of 100,000 no-ops, default chunks", "map_default_100k/s", "items/s", (), (), True),
     Target("a lone no-op and its answer, p99", "latency_p99_us", "µs", (), (), False),

@@ -3,7 +3,7 @@
     python benchmarks/task_systems.py [--rounds 5] [--tasks 100000] [--long 1000000]
 
 Prints tasks per second of both, their ratio, and by how many MiB master and system host have grown from a tenth of the
-long run to its end. Quote ratios of one run; the absolutes follow the machine's mood.
+long run to its end. Quote ratios of one run; absolute figures vary with the machine's load.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Noop(Task):
 
 
 class Noops(ITaskSystem):
-    """Adds up what no-op tasks return; notes the memory of its own process and of the master."""
+    """Adds up the results of no-op tasks; records the memory of its own process and of the master."""
 
     def __init__(self, count: int, master_pid: int) -> None:
         self.count = count

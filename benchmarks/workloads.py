@@ -1,7 +1,7 @@
 """The functions that tasks run, and their inputs.
 
-Workers import this module by its name, and its import is part of a cluster's start, so what is heavy is imported in
-the functions.
+Workers import this module by its name, and its import is part of a cluster's start, so heavy imports are in the
+functions.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ MIB = 2**20
 
 MANDEL_WIDTH, MANDEL_HEIGHT, MANDEL_ITERATIONS = 1536, 1024, 20
 MD5_TOP, MD5_TASKS = 2_000_000, 128
-#: one of so many inputs of `mixed` fails
+#: one of this many inputs of `mixed` fails
 FAILS_EVERY = 1000
 
 
@@ -24,26 +24,26 @@ def noop(x: Any) -> Any:
 
 
 def checked(x: Any) -> Any:
-    """Give back anything but a negative whole number."""
+    """Return the argument; raise for a negative whole number."""
     if isinstance(x, int) and x < 0:
         raise ValueError(f"{x} is negative")
     return x
 
 
 def mixed(count: int) -> list[Any]:
-    """Make inputs of several types for `checked`; one of FAILS_EVERY fails."""
+    """Return inputs of several types for `checked`; one of FAILS_EVERY fails."""
     kinds: tuple[Callable[[int], Any], ...] = (int, float, "item {}".format, lambda n: (n, str(n)), lambda n: None)
     return [-n if n % FAILS_EVERY == FAILS_EVERY - 1 else kinds[n % len(kinds)](n) for n in range(count)]
 
 
 class Failure(NamedTuple):
-    """An exception as a value. Bare ones will not do: Ray's pool raises those that it is given as results."""
+    """An exception as a value. Plain exceptions would not work: Ray's pool raises those that are results."""
 
     error: Exception
 
 
 def kept(function: Callable[[Any], Any], x: Any) -> Any:
-    """Call the function; return what it raises as a Failure. For APIs whose map ends at the first error."""
+    """Call the function; return an exception as a Failure. For APIs whose map ends at the first error."""
     try:
         return function(x)
     except Exception as error:  # noqa: BLE001  (it is the value)
@@ -51,19 +51,19 @@ def kept(function: Callable[[Any], Any], x: Any) -> Any:
 
 
 def who(seconds: float) -> int:
-    """Hold a worker for a moment; return its pid."""
+    """Occupy a worker for a moment; return its pid."""
     time.sleep(seconds)
     return os.getpid()
 
 
 def gate(path: str) -> None:
-    """Hold a worker until there is a file of that name, so that a queue builds up."""
+    """Occupy a worker until a file of that name exists, so that a queue builds up."""
     while not os.path.exists(path):
         time.sleep(0.02)
 
 
 def plus_one(array: Any) -> Any:
-    """Return a new array of the same size, so that nothing can be saved on the way back."""
+    """Return a new array of the same size, so that the way back cannot reuse the argument."""
     return array + 1
 
 
@@ -73,7 +73,7 @@ def touch(array: Any) -> int:
 
 
 def burn(seconds: float) -> int:
-    """Use so many seconds of this thread's processor time; a rival for the core makes it take longer."""
+    """Use `seconds` of this thread's processor time; other load on the core makes it take longer."""
     end = time.thread_time() + seconds
     turns = 0
     while time.thread_time() < end:
@@ -107,6 +107,6 @@ def md5_ranges() -> list[tuple[int, int]]:
 
 
 def md5_search(span: tuple[int, int]) -> list[int]:
-    """Search a range for a hash that nothing has, so to its end."""
+    """Search a range to its end, for a hash that does not occur."""
     wanted = "0" * 32
     return [n for n in range(*span) if hashlib.md5(str(n).encode()).hexdigest() == wanted]

@@ -1,17 +1,36 @@
 """Run the cells of a Jupyter notebook, and any Python function, on a cluster.
 
-    %load_ext concurrent_nb             # %%concurrent_task on a cell runs it on a cluster
+In a notebook, `%load_ext concurrent_nb` adds magics; `%%concurrent_task` in the first line of a cell runs it on a
+cluster, and `%%concurrent_task?` describes its options. In Python:
 
-    with concurrent_nb.Cluster(workers=2) as cluster:
-        cluster.application().submit(pow, 2, 10).result()
+    with concurrent_nb.Cluster(workers=2) as cluster:       # on this machine; or connect("name")
+        app = cluster.application()                         # a concurrent.futures.Executor
+        app.submit(pow, 2, 10).result()                     # 1024
+        list(app.map(abs, [-1, -2, -3]))                    # [1, 2, 3]
 
-Importing this package costs next to nothing; what it offers is loaded when it is first used.
+or, without any setup:
+
+    @concurrent_nb.task
+    def square(x):
+        return x * x
+
+    square.map(range(100)).results()
+
+Clusters:        Cluster, connect
+Running tasks:   ApplicationNode, TaskFunction, task; options of tasks: Needs
+Results:         TaskFuture, Job, SystemRun, as_completed, show_progress
+In a task:       report, publish, display, rng; return values with a meaning: Hit, Tile
+Work as objects: Task, ITaskSystem
+Environment:     follow, follow_modules
+
+`help(concurrent_nb.ApplicationNode)` and the help of the others have examples. A name is loaded when it is first used,
+so importing this package takes a few milliseconds.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from concurrent_nb import start_snapshot as _snapshot  # noqa: F401  (what changes from now on, tasks follow)
+from concurrent_nb import start_snapshot as _snapshot  # noqa: F401  (tasks follow what changes from now on)
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -38,63 +57,41 @@ if TYPE_CHECKING:
     from concurrent_nb.tasks.system import Task as Task
     from concurrent_nb.wire.messages import Needs as Needs
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_WHERE = {
+#: the public names, and the modules that they are loaded from; for type checkers the imports above list them, too
+_PUBLIC = {
     "ApplicationNode": "concurrent_nb.api",
     "Cluster": "concurrent_nb.api",
+    "Hit": "concurrent_nb.outcome",
+    "ITaskSystem": "concurrent_nb.tasks.system",
     "Job": "concurrent_nb.api",
+    "Needs": "concurrent_nb.wire.messages",
     "SystemRun": "concurrent_nb.api",
+    "Task": "concurrent_nb.tasks.system",
+    "TaskFunction": "concurrent_nb.task_functions",
     "TaskFuture": "concurrent_nb.api",
+    "Tile": "concurrent_nb.shipping.runtime.tiles",
     "as_completed": "concurrent_nb.api",
     "connect": "concurrent_nb.api",
+    "display": "concurrent_nb.shipping.runtime.notes",
     "follow": "concurrent_nb.api",
     "follow_modules": "concurrent_nb.api",
-    "Hit": "concurrent_nb.outcome",
-    "display": "concurrent_nb.shipping.runtime.notes",
     "publish": "concurrent_nb.shipping.runtime.notes",
     "report": "concurrent_nb.shipping.runtime.notes",
     "rng": "concurrent_nb.shipping.serialization.random_streams",
     "show_progress": "concurrent_nb.api",
-    "Tile": "concurrent_nb.shipping.runtime.tiles",
-    "ITaskSystem": "concurrent_nb.tasks.system",
-    "Task": "concurrent_nb.tasks.system",
-    "TaskFunction": "concurrent_nb.task_functions",
     "task": "concurrent_nb.task_functions",
-    "Needs": "concurrent_nb.wire.messages",
 }
-__all__ = [
-    "ApplicationNode",
-    "Cluster",
-    "Hit",
-    "ITaskSystem",
-    "Job",
-    "Needs",
-    "SystemRun",
-    "Task",
-    "TaskFunction",
-    "TaskFuture",
-    "Tile",
-    "as_completed",
-    "connect",
-    "display",
-    "follow",
-    "follow_modules",
-    "publish",
-    "report",
-    "rng",
-    "show_progress",
-    "task",
-]
-
+__all__ = list(_PUBLIC)
 
 #: functions of this module that IPython calls
 _HOOKS = ("load_ipython_extension", "unload_ipython_extension")
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for."""
-    where = _WHERE.get(name)
+    """Load a public name when it is first used."""
+    where = _PUBLIC.get(name)
     if where is None:
         raise AttributeError(f"module 'concurrent_nb' has no attribute {name!r}")
     value = getattr(import_module(where), name)
@@ -103,15 +100,15 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # What is loaded with the package, modules among it, is for who looks into a module.
+    # Without the modules that are loaded with the package.
     return sorted([*__all__, *(name for name in globals() if name.startswith("__")), *_HOOKS])
 
 
 def load_ipython_extension(ipython: "InteractiveShell") -> None:
-    """Make the magics known: `%load_ext concurrent_nb`."""
+    """Add the magics: `%load_ext concurrent_nb`."""
     import_module("concurrent_nb.notebook.extension").load(ipython)
 
 
 def unload_ipython_extension(ipython: "InteractiveShell") -> None:
-    """Take the magics away and stop the cluster that they started: `%unload_ext concurrent_nb`."""
+    """Remove the magics, and stop the cluster that they started: `%unload_ext concurrent_nb`."""
     import_module("concurrent_nb.notebook.extension").unload(ipython)

@@ -1,4 +1,4 @@
-"""The few names that users learn. Layer 6: everything else is behind these."""
+"""The public functions and classes around clusters and applications. Layer 6: everything else is below."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -40,41 +40,51 @@ TRACKER.install()  # before the user imports modules that tasks will need
 def connect(name_or_path: str | Path, key_file: str | Path | None = None) -> ApplicationNode:
     """Connect to a running cluster; return an Executor whose tasks run there.
 
-    >>> with concurrent_nb.connect("demo") as app:                      # doctest: +SKIP
-    ...     app.submit(pow, 2, 10).result()
+    >>> with concurrent_nb.Cluster(workers=1, name="demo"):
+    ...     with concurrent_nb.connect("demo") as app:
+    ...         print(app.submit(pow, 2, 10).result())
     1024
 
     Args:
         name_or_path: the cluster's name on this machine, or the path of a copy of its connection file.
-        key_file: CURVE key pair of the user; None takes the one that is kept for him (and makes it at first).
+        key_file: CURVE key pair of the user. None: the user's default pair, which is made at the first use.
 
-    Raises ClusterNotFound, MasterUnreachable, AccessRefused or VersionMismatch.
+    Raises:
+        ClusterNotFound: there is no connection file of that name.
+        MasterUnreachable: its master does not answer.
+        AccessRefused: the master does not accept the key or the token.
+        VersionMismatch: the master has another version of the protocol.
     """
-    connection_file.read(name_or_path)  # first of all, because it tells best what is wrong
+    connection_file.read(name_or_path)  # first, because its errors are the most exact
     TRACKER.leave_folder()
     return ApplicationNode(connection_file.path_of(name_or_path), keys.load_or_create(key_file))
 
 
 def follow(name: str, read: Callable[[], Any], apply: Callable[[Any], None]) -> None:
-    """Have a setting in tasks as it is in this process; docs/environment.md lists those that tasks follow anyway.
+    """Have a setting in tasks as it is in this process. docs/environment.md lists the settings that tasks follow
+    anyway.
 
-    >>> follow("locale", lambda: locale.setlocale(locale.LC_ALL), lambda to: locale.setlocale(locale.LC_ALL, to))
-    ...                                                                 # doctest: +SKIP
+    >>> import locale
+    >>> concurrent_nb.follow("locale", lambda: locale.setlocale(locale.LC_ALL),
+    ...                      lambda value: locale.setlocale(locale.LC_ALL, value))
 
     Args:
-        name: of the setting; a second one of the same name takes the place of the first.
-        read: gives its value, which can be pickled and compared. Called here at each submit, so it should be fast, and
-            in workers before the first task, to know what to put back, and after each.
-        apply: sets it to a value; called in workers.
+        name: of the setting; it replaces one of the same name.
+        read: returns its value, which must be picklable and comparable. It is called here at each submit, so it must be
+            fast, and in workers before the first task, to know what to restore, and after each.
+        apply: sets the value that it is given; called in workers.
     """
     TRACKER.follow(name, read, apply)
 
 
 def follow_modules(*, limit_bytes: int | None = None, leave_out: Iterable[str] = ()) -> None:
-    """Say which of the user's own modules travel to tasks.
+    """Choose which of the user's own modules travel to tasks. All that are imported do by default.
+
+    >>> concurrent_nb.follow_modules(limit_bytes=64 * 2**20, leave_out=["my_installed_package"])
 
     Args:
-        limit_bytes: what their sources may take together; more is refused. None leaves it as it is, 32 MiB at first.
-        leave_out: modules and packages that do not travel: workers import those that their machine has.
+        limit_bytes: bytes that their sources may take together; above it, submits end with NotPicklable. None:
+            unchanged, 32 MiB at first.
+        leave_out: modules and packages that do not travel: workers import those of their own machine.
     """
     TRACKER.follow_modules(limit_bytes=limit_bytes, leave_out=leave_out)

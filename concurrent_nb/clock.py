@@ -1,4 +1,4 @@
-"""Time as an argument: nodes take the real clock, tests a manual one.
+"""Time as an argument: nodes use the real clock, tests a manual one.
 
 Times are seconds of a monotonic clock; nothing in the cluster compares the wall clocks of two machines.
 """
@@ -6,7 +6,7 @@ Times are seconds of a monotonic clock; nothing in the cluster compares the wall
 import time
 from collections.abc import Callable
 
-#: gives seconds; only differences mean anything
+#: returns seconds; only differences have a meaning
 Clock = Callable[[], float]
 
 #: the clock that nodes use
@@ -14,7 +14,7 @@ monotonic: Clock = time.monotonic
 
 
 class ManualClock:
-    """A clock that stands still until it is told to move. For tests and the simulator.
+    """A clock that moves only when `advance` is called. For tests and the simulator.
 
     >>> clock = ManualClock()
     >>> clock.advance(2.5)
@@ -29,7 +29,7 @@ class ManualClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass; never backwards."""
+        """Advance by `seconds`. Raises ValueError if they are negative."""
         if seconds < 0:
             raise ValueError(f"a clock does not run backwards ({seconds} s)")
         self.now += seconds

@@ -1,8 +1,8 @@
-"""Every error that a user of concurrent_nb can meet, on one page.
+"""All errors that concurrent_nb raises.
 
-`ConcurrentError` is the root. Below it: what is wrong with *your call or configuration*, what is wrong with *a peer*,
-what is wrong with *the cluster*, and what happened to *a task*. Every message says what happened, to which id, and what
-to do; the data behind the message is in attributes. Imports nothing of ours.
+`ConcurrentError` is the root. Below it: errors of *your call or configuration*, of *a peer*, of *the cluster*, and of
+*a task*. Every message contains what happened, the id concerned, and a remedy; attributes hold the data of the message.
+Imports no module of ours.
 """
 
 import concurrent.futures
@@ -11,22 +11,22 @@ from collections.abc import Sequence
 
 
 class ConcurrentError(Exception):
-    """Root of all errors that concurrent_nb raises by itself."""
+    """Root of all errors of concurrent_nb."""
 
 
 # ------------------------------------------------------------------------------------------ your call or configuration
 
 
 class ConfigurationError(ConcurrentError, ValueError):
-    """An option, a configuration item or a component is not acceptable."""
+    """An option, a configuration item or a component is invalid."""
 
 
 class CellError(ConcurrentError):
-    """A notebook cell cannot become a task: its syntax or a construct in it has no meaning on a cluster."""
+    """A notebook cell cannot become a task: a syntax error, or a construct that has no meaning on a cluster."""
 
 
 class CompileError(CellError):
-    """A cell for Cython is not Cython; `problems` has the line, the column and the message of each."""
+    """A Cython cell does not compile; `problems` lists (line, column, message)."""
 
     def __init__(self, message: str, problems: Sequence[tuple[int, int, str]] = ()) -> None:
         super().__init__(message)
@@ -34,11 +34,11 @@ class CompileError(CellError):
 
 
 class BuildFailed(ConcurrentError):
-    """A compiled cell cannot be built or loaded on a machine; the message says why and what to install."""
+    """A compiled cell cannot be built or loaded on a machine; the message contains the reason and what to install."""
 
 
 class CaptureError(ConcurrentError):
-    """A name that a cell or function uses cannot travel; `name` says which."""
+    """A name that a cell or function uses cannot be sent to workers; `name` is that name."""
 
     def __init__(self, message: str, name: str = "") -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class NotPicklable(ConcurrentError, pickle.PicklingError):
 
 
 class TooLarge(ConcurrentError, ValueError):
-    """Something that should travel is over its limit; `size_bytes` and `limit_bytes` say by how much."""
+    """An object to send is larger than its limit; see `size_bytes` and `limit_bytes`."""
 
     def __init__(self, message: str, size_bytes: int = 0, limit_bytes: int = 0) -> None:
         super().__init__(message)
@@ -62,11 +62,11 @@ class TooLarge(ConcurrentError, ValueError):
 
 
 class ProtocolError(ConcurrentError):
-    """A peer sent what the protocol (wire/PROTOCOL.md) does not allow."""
+    """A peer sent a message that the protocol (wire/PROTOCOL.md) does not allow."""
 
 
 class VersionMismatch(ProtocolError):
-    """Two nodes differ in a version that matters; the message names both."""
+    """Two nodes have incompatible versions; the message names both."""
 
 
 class AccessRefused(ConcurrentError, PermissionError):
@@ -77,19 +77,19 @@ class AccessRefused(ConcurrentError, PermissionError):
 
 
 class ClusterError(ConcurrentError):
-    """Something is wrong with the cluster as a whole."""
+    """Base of errors of the cluster as a whole."""
 
 
 class ClusterNotFound(ClusterError, FileNotFoundError):
-    """No connection file of that name."""
+    """There is no connection file of that name."""
 
 
 class ClusterStartFailed(ClusterError):
-    """A node of the cluster did not come up; the message holds the end of its log."""
+    """A node of the cluster did not start; the message contains the end of its log."""
 
 
 class InitializerFailed(ClusterStartFailed, concurrent.futures.BrokenExecutor):
-    """The initializer of the workers has failed, so no task can run; the message holds its traceback."""
+    """The initializer of the workers has failed, so no task can run; the message contains its traceback."""
 
 
 class MasterUnreachable(ClusterError, ConnectionError):
@@ -97,24 +97,24 @@ class MasterUnreachable(ClusterError, ConnectionError):
 
 
 class MasterLost(ClusterError, concurrent.futures.BrokenExecutor):
-    """The master was there and is gone, and none came back in time. Open futures end with this."""
+    """The connection to the master was lost and not restored in time. Open futures raise this."""
 
 
 class LimitExceeded(ClusterError, concurrent.futures.BrokenExecutor):
-    """A node made the master hold, or asked it for, more than a limit allows; the message names limit and setting."""
+    """A node exceeded a limit of the master; the message names the limit and its setting."""
 
 
 class KernelUnavailable(ClusterError):
-    """A slave did not become a Jupyter kernel; the message says why and what to do."""
+    """A slave did not become a Jupyter kernel; the message contains the reason and a remedy."""
 
 
 # ------------------------------------------------------------------------------------------------------------ a task
 
 
 class TaskError(ConcurrentError):
-    """Something other than the task's own exception ended a task.
+    """A task ended without its own result or exception.
 
-    `task` is "job/index", `slave` and `worker` say where its last attempt ran ("" and 0 if it never did).
+    `task` is "job/index"; `slave` and `worker` are where its last attempt ran ("" and 0 if it never ran).
     """
 
     def __init__(self, message: str, task: str = "", slave: str = "", worker: int = 0) -> None:
@@ -129,19 +129,19 @@ class TaskTimeout(TaskError, TimeoutError):
 
 
 class WorkerDied(TaskError):
-    """The worker process died while it ran the task, and the task may not be run again."""
+    """The worker process died while it ran the task, and the task may not run again."""
 
 
 class PoisonTask(WorkerDied):
-    """The task was there when several workers or slaves died, so it is quarantined; the message lists how each died."""
+    """Several workers or slaves died with the task, so it is quarantined; the message lists how each died."""
 
 
 class ResultNotPicklable(TaskError):
-    """The task finished, but its result cannot be pickled; the message holds the result's repr."""
+    """The task finished, but its result cannot be pickled; the message contains the result's repr."""
 
 
 class ResultNotLoadable(TaskError):
-    """The task's result arrived, but cannot be unpickled here."""
+    """The task's result arrived, but the application cannot unpickle it."""
 
 
 class FunctionNotLoadable(TaskError):
@@ -149,19 +149,19 @@ class FunctionNotLoadable(TaskError):
 
 
 class SetupFailed(TaskError):
-    """A setup of the application has failed in a worker, so no task that needs it can run there."""
+    """A setup of the application has failed in a worker, so tasks that need it cannot run there."""
 
 
 class TaskRefused(TaskError):
-    """The master did not accept the task; the message says why."""
+    """The master did not accept the task; the message contains the reason."""
 
 
 class SystemStalled(ConcurrentError):
-    """A task system has no task left and is not complete, so nothing would ever happen any more."""
+    """A task system has no task left and is not complete, so it could never end."""
 
 
 class RemoteError(TaskError):
-    """Stands for an exception that the task raised and that cannot be pickled; `type_name` is its class."""
+    """The task raised an exception that cannot be pickled; `type_name` is its class."""
 
     def __init__(self, message: str, task: str = "", slave: str = "", worker: int = 0, type_name: str = "") -> None:
         super().__init__(message, task, slave, worker)
@@ -169,7 +169,7 @@ class RemoteError(TaskError):
 
 
 class RemoteTraceback(Exception):
-    """The `__cause__` of an exception that a task raised: where it was raised, as text."""
+    """The `__cause__` of an exception that a task raised: its traceback in the worker, as text."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

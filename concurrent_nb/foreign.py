@@ -1,7 +1,7 @@
-"""Calls of code that is not ours, in threads that are: whatever it raises is logged, and the thread goes on.
+"""Calls of user code in our own threads: everything that it raises is logged, and the thread continues.
 
-Foreign are done callbacks, receivers and presenters, streams, results that are being opened, and the handlers of a
-user's loggers. Imports nothing of ours.
+User code is done callbacks, receivers and presenters, streams, unpickling of results, and the handlers of a user's
+loggers. Imports no module of ours.
 """
 
 import contextlib
@@ -14,23 +14,23 @@ from typing import Any
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
-    """A logger that never raises: what one of the user's handlers raises goes to descriptor 2."""
+    """A logger that never raises: exceptions of a user's handlers are written to descriptor 2."""
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.getLogger(name), None)
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log, as `logging.Logger.log`."""
+        """Log as `logging.Logger.log`."""
         try:
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
             super().log(level, msg, *args, **kwargs)
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            _write_to_descriptor(f"a logging handler has raised, and this was to be logged: {msg}\n", error)
+            _write_to_descriptor(f"a logging handler has raised an exception for the message: {msg}\n", error)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Leave the message as it is."""
+        """Return the message unchanged."""
         return msg, kwargs
 
 
@@ -38,12 +38,12 @@ log = Log(__name__)
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Say whether it may be a press of the stop button, which is raised in the main thread and nowhere else."""
+    """Return whether it may be a press of the stop button: KeyboardInterrupt in the main thread."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def describe(error: BaseException) -> str:
-    """Write an exception on one line, also one whose `__str__` raises."""
+    """Return an exception as one line, also one whose `__str__` raises."""
     kind = type(error).__name__
     try:
         text = str(error)
@@ -55,9 +55,9 @@ def describe(error: BaseException) -> str:
 
 
 def call(log: Log, what: str, function: Callable[..., object], *args: Any) -> BaseException | None:
-    """Call foreign code. What it raises is logged as an exception of `what`, and given back.
+    """Call user code. Logs an exception with the text `what`, and returns it; None if there was none.
 
-    Raises KeyboardInterrupt in the main thread alone, where it is the stop button's.
+    Raises KeyboardInterrupt in the main thread only, where it comes from the stop button.
     """
     try:
         function(*args)
@@ -70,7 +70,7 @@ def call(log: Log, what: str, function: Callable[..., object], *args: Any) -> Ba
 
 
 def guarded(log: Log, what: str, function: Callable[..., object]) -> Callable[..., None]:
-    """Give a function that calls `function` as `call` does."""
+    """Return a function that calls `function` as `call` does."""
 
     def safe(*args: Any) -> None:
         call(log, what, function, *args)
@@ -81,7 +81,7 @@ def guarded(log: Log, what: str, function: Callable[..., object]) -> Callable[..
 def _write_to_descriptor(text: str, error: BaseException) -> None:
     try:
         lines = "".join(traceback.format_exception(error))
-    except BaseException:  # noqa: BLE001  (formatting runs foreign code; that it raised is all that can be said)
+    except BaseException:  # noqa: BLE001  (formatting runs user code; report at least the type)
         lines = f"{type(error).__name__}\n"
-    with contextlib.suppress(OSError):  # there is nowhere left to say it
+    with contextlib.suppress(OSError):  # there is no other place to report it
         os.write(2, f"{text}{lines}".encode(errors="backslashreplace"))

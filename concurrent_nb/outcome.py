@@ -1,11 +1,11 @@
-"""How a task can end. One enumeration, used from the worker's answer to the user's future."""
+"""How a task can end: one enumeration, used from the worker's result to the user's future."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 
 class Status(IntEnum):
-    """The end of an attempt, as it travels on the wire."""
+    """The end of an attempt, as it is sent."""
 
     OK = 0  #: the function returned; the payload is the pickled value
     HIT = 1  #: as OK, and the value satisfies the job's `until`: the job is over
@@ -14,7 +14,7 @@ class Status(IntEnum):
     TIMEOUT = 4  #: it ran longer than its timeout_s; payload: ErrorReport without an exception
     DIED = 5  #: its worker died while it ran; ErrorReport. The master runs it again, or quarantines it
     POISON = 6  #: its worker, or its slave, died too often; ErrorReport
-    NOT_PICKLABLE = 7  #: it returned something that cannot be pickled; ErrorReport
+    NOT_PICKLABLE = 7  #: its result cannot be pickled; ErrorReport
     NOT_LOADABLE = 8  #: its function or arguments cannot be unpickled in the worker; ErrorReport
     REFUSED = 9  #: the master did not accept it; ErrorReport
 
@@ -27,6 +27,19 @@ RETRIABLE = frozenset({Status.ERROR, Status.TIMEOUT})
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """What a function returns to say: this value ends my job (`until`). The worker reports it as Status.HIT."""
+    """A value that ends its whole job: return `Hit(value)` from a function of a job that was started with `until`.
 
-    value: object
+    >>> def is_square(n):
+    ...     if int(n ** 0.5) ** 2 == n:
+    ...         return concurrent_nb.Hit(n)
+    >>> job = app.start_job(is_square, [(n,) for n in range(90, 110)], until=True)
+    >>> job.wait()
+    True
+    >>> job.hit.result()
+    100
+
+    The future of the task has the value. Tasks that have not ended are cancelled. In a job without `until`, and outside
+    of tasks, `Hit` has no effect. In a notebook, `%%concurrent_task --until` starts such a job.
+    """
+
+    value: object  #: the result of the task

@@ -1,6 +1,6 @@
-"""This process as it was when concurrent_nb was imported: what has changed since then, tasks see too.
+"""The state of this process when concurrent_nb was imported. Tasks get only what has changed since then.
 
-What was there before belongs to the machine (PATH, HOME, where Python is), and another machine has its own.
+What was set before belongs to the machine (PATH, HOME, the location of Python), and other machines have their own.
 """
 
 import os
@@ -9,7 +9,7 @@ from typing import Final
 
 
 def current_folder() -> str:
-    """Give the current folder; "" if it is gone."""
+    """Return the current folder; "" if it was deleted."""
     try:
         return os.getcwd()
     except OSError:

@@ -3,11 +3,12 @@
     @concurrent_nb.task
     def square(x): return x * x
 
-    square(3)                   # here
-    square.submit(3).result()   # on the cluster
+    square(3)                            # here
+    square.submit(3).result()            # on the cluster
     square.map(range(100)).results()
 
-Which cluster: the notebook's; elsewhere an embedded one, which the first use starts and the end of the program ends.
+They use the notebook's cluster. In a script it is an embedded one, which starts at the first use and ends with the
+program.
 """
 
 import functools
@@ -32,16 +33,29 @@ R = TypeVar("R")
 
 
 class TaskFunction(Generic[P, R]):
-    """A function that can also run on the cluster. Made by `task` and by cells that define functions.
+    """A function that can also run on the cluster. Made by `task`, and by cells that define functions.
+
+    >>> def square(x):
+    ...     return x * x
+    >>> square = concurrent_nb.TaskFunction(square)
+    >>> square(3)                            # here
+    9
+    >>> square.submit(3).result()            # on the cluster
+    9
+    >>> square.options(timeout_s=10, retries=2).map(range(4)).results()
+    [0, 1, 4, 9]
 
     Args:
-        function: what to run. It travels to the cluster by itself, so what it uses has to be able to travel.
-        needs: what each task of it needs; None: what the function says, which mostly is a slot of a slave.
+        function: what to run. It is sent to the cluster, so what it uses must be picklable.
+        needs: cores or kind of worker that each task needs, see `Needs`. None: what the function asks for, else one
+            slot.
+
+    Raises ConfigurationError if `function` is not a function, or is a task function already.
     """
 
     def __init__(self, function: Callable[P, R], needs: Needs | None = None) -> None:
         if isinstance(function, TaskFunction):
-            raise ConfigurationError(f"{function!r} is one already")
+            raise ConfigurationError(f"{function!r} is a task function already")
         if not callable(function):
             raise ConfigurationError(f"a task function needs a function, not a {type(function).__name__}")
         functools.update_wrapper(self, function)
@@ -58,21 +72,34 @@ class TaskFunction(Generic[P, R]):
         name: str = "",
         strategy: str | None = None,
     ) -> "TaskFunction[P, R]":
-        """Give this function with options for its tasks, as of `ApplicationNode.options`; it itself has none.
+        """Return a task function with these options, see `ApplicationNode.options`. This function keeps its own.
 
-        >>> square.options(timeout_s=10, retries=2).map(range(100))                     # doctest: +SKIP
+        >>> @concurrent_nb.task
+        ... def square(x):
+        ...     return x * x
+        >>> square.options(timeout_s=10, retries=2).submit(3).result()
+        9
+
+        Args:
+            timeout_s: run time in seconds allowed per attempt of a task; None: no limit.
+            retries: how often a task may run again after an error or a timeout.
+            needs: cores or kind of worker that each task needs; None: unchanged.
+            name: shown in the cluster's status.
+            strategy: how the tasks are spread over slaves, see `ApplicationNode.start_job`.
+
+        Raises ConfigurationError for values that are not allowed.
         """
         function = TaskFunction(self.function, self.task_needs if needs is None else needs)
         function._options = options_of(timeout_s, retries, function.task_needs, name, strategy)
         return function
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it here."""
+        """Run the function in this process."""
         __tracebackhide__ = True  # IPython leaves this frame out
         return self.function(*args, **kwargs)
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
-        """Run it on the cluster; return its future. Raises as `ApplicationNode.submit`."""
+        """Run the function on the cluster; return its future. Raises as `ApplicationNode.submit`."""
         return application()._submit_with(self._options, self.function, args, kwargs)
 
     def map(
@@ -83,10 +110,19 @@ class TaskFunction(Generic[P, R]):
         strategy: str | None = None,
         needs: Needs | None = None,
     ) -> Job[R]:
-        """Run it on the cluster for the items of the iterables, which are read now; return the job.
+        """Run the function on the cluster for the items of the iterables, which are read now; return the job.
+
+        >>> @concurrent_nb.task
+        ... def power(base, exponent):
+        ...     return base ** exponent
+        >>> power.map([2, 3], [10, 2]).results()
+        [1024, 9]
 
         Args:
-            timeout_s, retries, strategy, needs: as of `options`, for this call; None: those of this function.
+            iterables: read until the shortest ends.
+            timeout_s, retries, strategy, needs: as for `options`, for this call; None: those of this function.
+
+        Raises ConfigurationError, NotPicklable, RuntimeError and MasterLost as `ApplicationNode.start_job`.
         """
         calls = list(zip(*iterables, strict=False))
         options = self._options
@@ -94,8 +130,8 @@ class TaskFunction(Generic[P, R]):
             self.function,
             calls,
             name=options.name or getattr(self.function, "__name__", "map"),
-            timeout_s=options.timeout_s if timeout_s is None else timeout_s,
-            retries=options.retries if retries is None else retries,
+            timeout_s=options.limits.timeout_s if timeout_s is None else timeout_s,
+            retries=options.limits.retries if retries is None else retries,
             prints=True,
             watched=_CURRENT.watched,
             strategy=options.strategy if strategy is None else strategy,
@@ -114,21 +150,27 @@ class TaskFunction(Generic[P, R]):
 
 
 def task(function: Callable[P, R]) -> TaskFunction[P, R]:
-    """Make a task function: `f(x)` runs here, `f.submit(x)` a future and `f.map(xs)` a job on the cluster.
+    """Make a task function: `f(x)` runs here, `f.submit(x)` returns a future and `f.map(xs)` a job of the cluster.
 
-    >>> @concurrent_nb.task                                                             # doctest: +SKIP
-    ... def square(x): return x * x
-    >>> square(3), square.submit(3).result(), square.map(range(4)).results()            # doctest: +SKIP
+    >>> @concurrent_nb.task
+    ... def square(x):
+    ...     return x * x
+    >>> square(3), square.submit(3).result(), square.map(range(4)).results()
     (9, 9, [0, 1, 4, 9])
 
     The cluster is the notebook's, which `%concurrent` starts or connects to. Elsewhere it is an embedded one with a
-    worker for each core, which the first use starts and the end of the program ends.
+    worker for each core, which starts at the first use and ends with the program.
+
+    Args:
+        function: what to run. It is sent to the cluster, so what it uses must be picklable.
+
+    Returns a `TaskFunction`. Raises ConfigurationError if `function` is not a function.
     """
     return TaskFunction(function)
 
 
 def _labels(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Callable[[int], str]:
-    """Give what says of a task which arguments it has."""
+    """Return a function that describes the arguments of a task, by its index."""
 
     def label(index: int) -> str:
         try:
@@ -145,11 +187,11 @@ def _labels(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> C
 
 
 def _nothing(job: Job) -> None:
-    """Take no note of a job."""
+    """Ignore a job."""
 
 
 class _Current:
-    """Which application node task functions use."""
+    """The application node that task functions use."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -159,7 +201,7 @@ class _Current:
         self.cluster: Cluster | None = None
 
     def embedded(self) -> ApplicationNode:
-        """Give the node of an embedded cluster, started at the first call."""
+        """Return the node of an embedded cluster, which the first call starts."""
         with self.lock:
             if self.cluster is None:
                 self.cluster = Cluster().start()
@@ -170,9 +212,9 @@ _CURRENT: Final = _Current()
 
 
 def application() -> ApplicationNode:
-    """Return the application node that task functions use; starts a cluster if there is none.
+    """Return the application node that task functions use; start a cluster if there is none.
 
-    Raises ConfigurationError inside of a task.
+    Raises ConfigurationError in a task.
     """
     if sink().is_open:
         raise ConfigurationError(
@@ -186,11 +228,11 @@ def use(
     started: Callable[[Job], None] = _nothing,
     watched: bool = False,
 ) -> None:
-    """Let task functions use the application node that `provider` gives; None for an embedded cluster of their own.
+    """Have task functions use the application node that `provider` returns; None: that of an embedded cluster.
 
     Args:
         started: called with each job that they start.
-        watched: those jobs are watched.
+        watched: whether those jobs are watched.
     """
     _CURRENT.watched = watched
     _CURRENT.provider = provider

@@ -187,7 +187,7 @@ def _is_kept_by_an_application(key: tuple[object, ...]) -> bool:
         return (
             isinstance(key[1], threading.Thread)
             and _is_of_an_application(key[1])
-            and key[1].name.endswith((" output", " desk"))
+            and key[1].name.endswith((" output", " callbacks"))
         )
     return key[0] == "descriptor" and "/memfd:concurrent_nb-" in str(key[2])
 

@@ -1,15 +1,15 @@
-"""The life of a task, from the user's call to the user's future: a tour that cannot rot.
+"""The life of a task, from the user's call to the user's future: a tour that runs as a test, so it stays true.
 
-The twelve steps are those of the design and of ARCHITECTURE.md. Everything here is the real thing (ledger, sessions,
-codec, master, scheduler, slave), but for three stand-ins that make it readable: links in memory instead of ZeroMQ, a
-clock that stands still until told to move, and a crew that runs tasks in this process instead of in workers.
+The twelve steps are those of ARCHITECTURE.md. Client core, sessions, codec, master, scheduler and slave are the real
+ones. Three stand-ins make the test readable: links in memory instead of ZeroMQ, a clock that the test moves, and a pool
+that runs tasks in this process instead of in workers.
 """
 
 import math
 
 from concurrent_nb.clock import ManualClock
 from concurrent_nb.ids import SessionId, new_job_id
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.application.results import answer_of
 from concurrent_nb.nodes.common.shared_memory_link import NullSegmentReader
 from concurrent_nb.nodes.master.core import MasterCore
@@ -34,21 +34,21 @@ APPLICATION_KEY, SLAVE_KEY = b"the application's CURVE key", b"the slave's CURVE
 def test_the_life_of_a_task() -> None:
     clock = ManualClock()
 
-    # Before the first task: a master, and two nodes that have registered over the control channel. Both have said
-    # something on the compute channel, under the session ids that the master gave them and with their own keys.
+    # Before the first task: a master, and two nodes that have registered over the control channel. Each sends on the
+    # compute channel under the session id that the master gave it and with its own key.
     master = MasterCore(EPOCH, Scheduler(PullRoundRobinStrategy()), Liveness())
     gate = InMemoryServer()
     master.add_client(APPLICATION, APPLICATION_KEY, "notebook", clock())
     name = master.add_slave(SLAVE, SLAVE_KEY, "east", slots=2, credit=1024, now=clock())
     application_link = gate.connect(APPLICATION, APPLICATION_KEY)
     slave_link = gate.connect(SLAVE, SLAVE_KEY)
-    crew = InlinePool()
-    slave = SlaveCore(name, EPOCH, crew, interval_s=1.0)
-    ledger: ClientCore[str] = ClientCore(interval_s=1.0)
-    ledger.attach(Session(EPOCH, "to_client"))
+    pool = InlinePool()
+    slave = SlaveCore(name, EPOCH, pool, interval_s=1.0)
+    client: ClientCore[str] = ClientCore(interval_s=1.0)
+    client.attach(Session(EPOCH, "to_client"))
 
     def master_turn() -> None:
-        """What the master's poll loop does: drain the socket, decide, send."""
+        """One turn of the master's poll loop: receive everything, decide, send."""
         for session, key, frames in gate.receive():
             master.received(session, key, frames, clock())
         for session, envelope in master.step(clock()):
@@ -60,18 +60,18 @@ def test_the_life_of_a_task() -> None:
     assert [(slave["name"], slave["state"]) for slave in master.status(clock())["slaves"]] == [("east", "active")]
     slave_link.inbox.clear()
 
-    # 1. A cell has become a function. It is pickled once; its digest is its name everywhere.
+    # 1. A cell has become a function. It is pickled once, and its digest is its name in the whole cluster.
     functions = Functions()
     pickled = functions.pickle(math.factorial)
-    function = FunctionPayload(pickled.digest, *pack_body(pickled.body, pickled.buffers))
+    function = FunctionPayload(pickled.digest, Payload(*pack_body(pickled.body, pickled.buffers)))
 
-    # 2. The application makes a record of the task: ids, digest, pickled arguments. "my future" stands for its future.
+    # 2. The application makes an entry for the task: ids, digest, pickled arguments. "my future" stands for its future.
     job = ClientJob[str](new_job_id(), "cell 1")
-    arguments = pack_body(*pickles.dumps(((5,), {})))
-    ledger.add([TaskEntry(job, 0, function, *arguments, timeout_s=None, retries=0, owner="my future")])
+    arguments = Payload(*pack_body(*pickles.dumps(((5,), {}))))
+    client.add([TaskEntry(job, 0, function, arguments, handle="my future")])
 
-    # 3. Everything that has gathered leaves as one envelope: one header, and no frame for large buffers this time.
-    (envelope,) = ledger.step(clock())
+    # 3. Everything that is ready is sent as one envelope: a header frame, and here no frames for large buffers.
+    (envelope,) = client.step(clock())
     assert len(envelope) == 1
     application_link.send(envelope)
 
@@ -84,38 +84,38 @@ def test_the_life_of_a_task() -> None:
         return task.state
 
     assert (task.state, task.attempt, task.slave) == (TaskState.ASSIGNED, 1, SLAVE)
-    assert task.body == arguments[0]
+    assert task.body == arguments.body
 
-    # 6. One envelope takes the run to the slave; the function that it lacks travels along, once.
+    # 6. One envelope takes the task to the slave, with the function, which the slave does not have yet.
     (frames,) = slave_link.receive()
-    assert pickled.digest not in crew.functions
+    assert pickled.digest not in pool.functions
     slave.received(frames, clock())
-    assert pickled.digest in crew.functions
+    assert pickled.digest in pool.functions
 
     # 7. The slave hands the task to its workers.
-    # 8. A worker loads function and arguments, runs it, and answers with an outcome.
+    # 8. A worker loads function and arguments, calls the function and sends the outcome.
     # 9. The slave packs outcomes, and keeps them until the master has acknowledged.
-    assert len(crew.waiting) == 1
+    assert len(pool.waiting) == 1
     (envelope,) = slave.step(clock())
-    assert len(crew.waiting) == 0
+    assert len(pool.waiting) == 0
     assert slave.session.in_flight == 1
     slave_link.send(envelope)
 
-    # 10. The master takes the answer of the current attempt, and of no other, and forwards it to the owner.
+    # 10. The master accepts the outcome of the current attempt only, and forwards it to the owner.
     master_turn()
     assert state() is TaskState.FINISHED
     (frames,) = application_link.receive()
 
-    # 11. The application resolves the future.
-    (news,) = ledger.received(frames, clock())
-    assert isinstance(news, TaskEnded)
-    assert (news.entry.owner, news.slave, news.frame.status) == ("my future", "east", Status.OK)
-    assert answer_of(news, NullSegmentReader().read) == (120, None)
-    assert not ledger.has_entries()
+    # 11. The application opens the result and ends the future.
+    (event,) = client.received(frames, clock())
+    assert isinstance(event, TaskEnded)
+    assert (event.entry.handle, event.slave, event.frame.status) == ("my future", "east", Status.OK)
+    assert answer_of(event, NullSegmentReader().read) == (120, None)
+    assert not client.has_entries()
 
-    # 10 again: only when the owner has acknowledged does the master forget; the slave too, when the master has.
+    # 10 again: the master forgets the task when the owner has acknowledged, the slave when the master has.
     clock.advance(0.02)
-    for envelope in ledger.step(clock()):
+    for envelope in client.step(clock()):
         application_link.send(envelope)
     master_turn()
     assert state() is TaskState.FORGOTTEN
@@ -124,20 +124,20 @@ def test_the_life_of_a_task() -> None:
         slave.received(frames, clock())
     assert slave.session.in_flight == 0
 
-    # 12. What if the slave dies in between? A second task is assigned, and then there is silence.
-    ledger.add([TaskEntry(job, 1, function, *arguments, timeout_s=None, retries=0, owner="my second future")])
-    for envelope in ledger.step(clock()):
+    # 12. What if the slave dies? A second task is assigned, and then the slave is silent.
+    client.add([TaskEntry(job, 1, function, arguments, handle="my second future")])
+    for envelope in client.step(clock()):
         application_link.send(envelope)
     master_turn()
     assert master.scheduler.jobs[job.id].tasks[1].slave == SLAVE
     for _ in range(6):
         clock.advance(1.0)
-        for envelope in ledger.step(clock()):
+        for envelope in client.step(clock()):
             application_link.send(envelope)
         master_turn()
     assert master.scheduler.jobs[job.id].tasks[1].state == TaskState.WAITING
     assert master.status(clock())["slaves"] == []
-    # It waits for the next slave, which gets it as attempt 2; an answer to attempt 1 would be dropped.
+    # It waits for the next slave, which gets it as attempt 2; an outcome of attempt 1 would be dropped.
     second = SessionId(b"second slave id.")
     west = SlaveCore(master.add_slave(second, b"key 2", "west", 1, 8, clock()), EPOCH, InlinePool(), 1.0)
     west_link = gate.connect(second, b"key 2")
@@ -147,7 +147,7 @@ def test_the_life_of_a_task() -> None:
         master_turn()
         for frames in west_link.receive():
             west.received(frames, clock())
-    answers = [n for frames in application_link.receive() for n in ledger.received(frames, clock())]
-    assert [(n.entry.owner, n.slave, n.frame.attempt) for n in answers if isinstance(n, TaskEnded)] == [
+    answers = [n for frames in application_link.receive() for n in client.received(frames, clock())]
+    assert [(n.entry.handle, n.slave, n.frame.attempt) for n in answers if isinstance(n, TaskEnded)] == [
         ("my second future", "west", 2)
     ]

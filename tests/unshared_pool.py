@@ -1,9 +1,11 @@
 """What worker pools in the process of a test have instead of shared memory: errors where a master offers some."""
 
+from collections import deque
 from collections.abc import Sequence
 
-from concurrent_nb.wire.codec import Buffer, Buffers
-from concurrent_nb.wire.messages import Slice
+from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers
+from concurrent_nb.wire.messages import Needs, Slice, TaskFrame, TaskRef
+from concurrent_nb.workers.slave_side.attempts import PoolReports
 
 
 class UnsharedPool:
@@ -30,3 +32,40 @@ def travelled(buffers: Sequence[Buffer | Slice]) -> Buffers:
     """Return the buffers; none may lie in shared memory."""
     assert not any(isinstance(buffer, Slice) for buffer in buffers)
     return [buffer for buffer in buffers if not isinstance(buffer, Slice)]
+
+
+class QueueingPool(UnsharedPool):
+    """A pool without worker processes: it queues attempts, which a subclass runs in `take_reports`."""
+
+    outdated = 0  #: there are no workers to restart
+    is_saturated = False
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[bytes, bytes, TaskFrame, Buffers]] = deque()  #: job, function, task, its buffers
+        self._reports = PoolReports()
+
+    def assign(
+        self,
+        job: bytes,
+        function: bytes,
+        timeout_s: float | None,
+        tasks: Sequence[TaskFrame],
+        buffers: ItemBuffers,
+        now: float,
+        needs: Needs | None = None,
+    ) -> None:
+        """Queue attempts."""
+        for at, frame in enumerate(tasks):
+            self.waiting.append((job, function, frame, buffers[at] if buffers else ()))
+
+    def withdraw(self, tasks: Sequence[TaskRef], stop: bool, now: float) -> None:
+        """Return attempts that wait. None runs between two calls of `take_reports`, so there is nothing to stop."""
+        wanted = {(ref.job, ref.index, ref.attempt): ref for ref in tasks}
+        for item in list(self.waiting):
+            ref = wanted.get((item[0], item[2].index, item[2].attempt))
+            if ref is not None:
+                self.waiting.remove(item)
+                self._reports.returned.append(ref)
+
+    def restart_workers(self, now: float, *, stop: bool) -> None:
+        """Do nothing: there are no workers to restart."""

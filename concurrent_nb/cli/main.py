@@ -1,7 +1,7 @@
 """`concurrent-nb master | slave | start | status | kernel | run | restart | stop`: clusters from a shell.
 
-What a node can be configured to is the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
-`--SlaveNode.workers=8` says on the command line what `c.SlaveNode.workers = 8` says in the file.
+The configuration items are the same here, in `concurrent_nb_config.py` and in `Cluster(config=...)`:
+`--SlaveNode.workers=8` on the command line is `c.SlaveNode.workers = 8` in the file.
 """
 
 import argparse
@@ -26,35 +26,36 @@ from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
 
-#: options that stand for items of configuration
+#: short options for configuration items
 SHORT: Final = {
     "host": ("MasterNode", "addresses"),
     "port": ("MasterNode", "control_port"),
     "workers": ("SlaveNode", "workers"),
     "max_tasks_per_worker": ("SlaveNode", "max_tasks_per_worker"),
 }
-#: what is printed when a node is ready
+#: printed when a node is ready
 IS_RUNNING: Final = "cluster {} is running"
 HAS_JOINED: Final = "has joined cluster"
-#: moves to the top of the terminal and erases it
+#: escape sequences that move to the top of the terminal and erase it
 ERASE: Final = "\x1b[H\x1b[J"
 
 EPILOG: Final = """\
-Any item of configuration can be given as --Class.item=value, for example --MasterNode.strategy=PushBest or
---SlaveNode.patience_s=10; concurrent_nb_config.py in Jupyter's configuration folder says the same for every node.
+examples:
+  concurrent-nb start --workers 2 --name demo     start a cluster here, until Ctrl-C or `concurrent-nb stop demo`
+  concurrent-nb start --name lab --host 0.0.0.0   start a cluster that other machines can join
+  concurrent-nb start --name lab --daemon         start a cluster in the background, with its log in a file
+  concurrent-nb slave --connect demo              add a slave; on another host, to a copy of the connection file
+  concurrent-nb status demo                       show slaves, applications and jobs; see also --watch and --json
+  concurrent-nb kernel --connect demo SLAVE       inspect a slave with any Jupyter client
+  concurrent-nb run mandelbrot --factor 8         run a sample on a cluster that is started for it
 
-  concurrent-nb start --workers 2 --name demo     a cluster on this machine, until Ctrl-C or `concurrent-nb stop demo`
-  concurrent-nb start --name lab --host 0.0.0.0   ... that slaves and users on other machines can join
-  concurrent-nb slave --connect demo              one more slave; on another host, name a copy of the connection file
-  concurrent-nb start --name lab --daemon         ... in the background, with its log in a file
-  concurrent-nb status demo                       what is there and what it does; --watch, --json
-  concurrent-nb kernel --connect demo SLAVE       look into a slave with any Jupyter client
-  concurrent-nb run mandelbrot --factor 8         run a sample, here on a cluster that is started for it
+Every configuration item can be set as --Class.item=value, for example --MasterNode.strategy=PushBest or
+--SlaveNode.patience_s=10. Items for all nodes can be set in concurrent_nb_config.py in Jupyter's configuration folder.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return the exit code (0 success, 1 refused or failed, 2 wrong usage)."""
+    """Run one command; return the exit code (0: success, 1: refused or failed, 2: wrong usage)."""
     parser = command_line()
     options, rest = parser.parse_known_args(arguments)
     try:
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Make the parser of the command line; `run` of what it parses is the function to call."""
+    """Return the parser of the command line. `run` in its result is the function of the command."""
     parser = argparse.ArgumentParser(
         prog="concurrent-nb",
         description="Run Python functions and notebook cells on a cluster.",
@@ -89,45 +90,84 @@ def command_line() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    start = command("start", _start, "Start a master and a slave on this machine; stay until they are stopped.")
-    master = command("master", _master, "Start a master alone; stay until it is stopped.")
+    start = command("start", _start, "Start a master and a slave on this machine, and wait until they are stopped.")
+    master = command("master", _master, "Start a master without slaves, and wait until it is stopped.")
     for each in (start, master):
         each.add_argument("--name", default="default", help="name of the cluster (default: %(default)s)")
-        each.add_argument("--host", action="append", help="IP address to listen on, may be repeated (127.0.0.1)")
-        each.add_argument("--port", type=whole_number(0, 65535), help="port of the control channel (a free one)")
-    slave = command("slave", _slave, "Start a slave and join a cluster; stay until the cluster is stopped.")
-    slave.add_argument("--connect", default="default", metavar="NAME_OR_FILE", help="cluster to join (%(default)s)")
-    slave.add_argument("--name", default="", help="what the slave would like to be called (host and process id)")
-    for each in (start, slave):
-        each.add_argument("--workers", type=whole_number(1, 1000), help="worker processes (one for each core)")
         each.add_argument(
-            "--max-tasks-per-worker", type=whole_number(1), metavar="N", help="replace a worker after N tasks (never)"
+            "--host", action="append", help="IP address to listen on; may be repeated (default: 127.0.0.1)"
+        )
+        each.add_argument(
+            "--port", type=whole_number(0, 65535), help="port of the control channel (default: any free port)"
+        )
+    slave = command("slave", _slave, "Start a slave that joins a cluster, and wait until the cluster is stopped.")
+    slave.add_argument(
+        "--connect", default="default", metavar="NAME_OR_FILE", help="cluster to join (default: %(default)s)"
+    )
+    slave.add_argument("--name", default="", help="name of the slave (default: host name and process id)")
+    for each in (start, slave):
+        each.add_argument(
+            "--workers",
+            type=whole_number(1, 1000),
+            metavar="N",
+            help="number of worker processes (default: one per core)",
+        )
+        each.add_argument(
+            "--max-tasks-per-worker",
+            type=whole_number(1),
+            metavar="N",
+            help="replace a worker process after N tasks (default: never)",
         )
     for each in (start, master, slave):
-        each.add_argument("--daemon", action="store_true", help="run in the background; return when it is ready")
-        each.add_argument("--log", type=Path, help="with --daemon: its log file (one beside the connection files)")
-    status = command("status", _status, "Tell what a cluster has and does; without a name, which clusters there are.")
-    status.add_argument("name", nargs="?", help="name of the cluster, or path of its connection file")
-    status.add_argument("--json", action="store_true", help="as JSON, with more than the lines have")
-    status.add_argument(
-        "--watch", nargs="?", type=seconds, const=2.0, metavar="SECONDS", help="again and again, until Ctrl-C (2)"
+        each.add_argument(
+            "--daemon", action="store_true", help="run in the background, and return when the node is ready"
+        )
+        each.add_argument(
+            "--log", type=Path, metavar="FILE", help="log file of --daemon (default: beside the connection files)"
+        )
+    status = command(
+        "status", _status, "Show the slaves, applications and jobs of a cluster; without a name, list the clusters."
     )
-    kernel = command("kernel", _kernel, "Have a slave be a Jupyter kernel, and say how to attach to it.")
-    kernel.add_argument("slave", help="name of the slave, as `status` tells it")
-    kernel.add_argument("--connect", default="default", metavar="NAME_OR_FILE", help="its cluster (%(default)s)")
-    samples = command("run", _run, "Run a sample on a cluster; without a name, tell which samples there are.")
+    status.add_argument("name", nargs="?", help="name of the cluster, or its connection file")
+    status.add_argument("--json", action="store_true", help="print JSON, with more details")
+    status.add_argument(
+        "--watch",
+        nargs="?",
+        type=seconds,
+        const=2.0,
+        metavar="SECONDS",
+        help="repeat every SECONDS until Ctrl-C (default: 2)",
+    )
+    kernel = command("kernel", _kernel, "Open a Jupyter kernel in a slave, and print how to attach to it.")
+    kernel.add_argument("slave", help="name of the slave, as `concurrent-nb status` lists it")
+    kernel.add_argument(
+        "--connect", default="default", metavar="NAME_OR_FILE", help="cluster of the slave (default: %(default)s)"
+    )
+    samples = command("run", _run, "Run a sample on a cluster; without a name, list the samples.")
     samples.add_argument("name", nargs="?", help="name of the sample")
-    samples.add_argument("arguments", nargs=argparse.REMAINDER, help="its options: see `concurrent-nb run NAME --help`")
-    restart = command("restart", _restart, "Replace all worker processes of a cluster by fresh ones.")
-    restart.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
-    restart.add_argument("--now", action="store_true", help="stop what runs, which runs again; else it ends first")
-    stop = command("stop", _stop, "Stop a cluster: its master, its slaves, everything that runs on them.")
-    stop.add_argument("name", nargs="?", default="default", help="name or connection file (%(default)s)")
+    samples.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="options of the sample: see `concurrent-nb run NAME --help`"
+    )
+    restart = command(
+        "restart", _restart, "Replace all worker processes of a cluster by new ones, and wait until that is done."
+    )
+    restart.add_argument(
+        "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
+    )
+    restart.add_argument(
+        "--now",
+        action="store_true",
+        help="stop running tasks and run them again; without it, each worker ends its task first",
+    )
+    stop = command("stop", _stop, "Stop a cluster: its master, its slaves and all tasks that run there.")
+    stop.add_argument(
+        "name", nargs="?", default="default", help="name of the cluster, or its connection file (default: %(default)s)"
+    )
     return parser
 
 
 def _with_options(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Add what short options say to the items of configuration."""
+    """Add the values of short options to the configuration items."""
     for option, (section, item) in SHORT.items():
         value = getattr(options, option, None)
         if value is not None:
@@ -136,7 +176,7 @@ def _with_options(options: argparse.Namespace, items: dict[str, dict[str, Any]])
 
 
 def _as_typed(text: str, options: argparse.Namespace) -> str:
-    """Call items of configuration in a message by the options that were typed."""
+    """Replace configuration items in a message by the options that the user typed."""
     for option, (section, item) in SHORT.items():
         if getattr(options, option, None) is not None:
             text = text.replace(f"{section}.{item}", f"--{option.replace('_', '-')}")
@@ -144,13 +184,13 @@ def _as_typed(text: str, options: argparse.Namespace) -> str:
 
 
 def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.cluster import Cluster  # here, so that --help and status need not import everything
-    from concurrent_nb.nodes.common.descriptors import raise_limit
+    from concurrent_nb.nodes.cluster import Cluster  # here, so that --help and status start quickly
+    from concurrent_nb.nodes.common.descriptors import raise_limit  # here: --help and status start no node
 
     raise_limit()
-    connection_file.check_name(options.name)  # a cluster need not have a name, but this one is looked for by its own
+    connection_file.check_name(options.name)  # others find this cluster by its name
     if options.daemon:
-        refuse_taken(options.name)  # first: the log has the name of the cluster
+        refuse_taken(options.name)  # first, because the log is named after the cluster
         return _in_background(options, options.name, is_start=True)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -166,7 +206,7 @@ def _start(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 
 
 def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.master.process import run_master
+    from concurrent_nb.nodes.master.process import run_master  # here: only a master needs it
 
     refuse_taken(options.name)
     if options.daemon:
@@ -178,16 +218,18 @@ def _master(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
 
 def _announce(name: str, path: Path | None) -> None:
     print(f"{IS_RUNNING.format(name)}; connection file {path}", flush=True)
-    _tell_how_to_connect(name, path, "Ctrl-C or ")
+    _print_how_to_connect(name, path, "Ctrl-C or ")
 
 
-def _tell_how_to_connect(name: str, path: Path | None, or_with: str = "") -> None:
-    """Tell how to use a cluster here, and from other hosts if it listens to them, and how to end it."""
-    print(f"connect with concurrent_nb.connect({name!r}); end it with {or_with}`concurrent-nb stop {name}`", flush=True)
+def _print_how_to_connect(name: str, path: Path | None, or_with: str = "") -> None:
+    """Print how to connect to a cluster, also from other hosts if it listens to them, and how to stop it."""
+    print(
+        f"connect with concurrent_nb.connect({name!r}); stop it with {or_with}`concurrent-nb stop {name}`", flush=True
+    )
     if path is None or not _is_for_others(connection_file.read(path)):
         return
     print(
-        "to use it from another host, copy the connection file there, readable by its owner alone, and join with it:\n"
+        "to use it from another host, copy the connection file there (it must be readable by its owner only):\n"
         f"    scp -p {path} HOST:\n"
         f"    ssh HOST concurrent-nb slave --connect ./{path.name}\n"
         f"    concurrent_nb.connect('./{path.name}')  # in Python; in a notebook: %concurrent connect ./{path.name}",
@@ -196,35 +238,37 @@ def _tell_how_to_connect(name: str, path: Path | None, or_with: str = "") -> Non
 
 
 def _is_for_others(info: ConnectionFile) -> bool:
-    """Say whether a master listens to other hosts than its own."""
+    """Return whether a master listens to other hosts than its own."""
     return any(not re.match(r"https?://(127\.|\[::1\]|localhost)", endpoint) for endpoint in info.endpoints)
 
 
 def _refuse_log(options: argparse.Namespace) -> None:
     if options.log is not None:
-        raise ConfigurationError("--log goes with --daemon; otherwise it all comes here: add `2> FILE`")
+        raise ConfigurationError("--log needs --daemon; without it the log is written to stderr: add `2> FILE`")
 
 
 def _in_background(options: argparse.Namespace, name: str, *, is_start: bool = False) -> int:
-    """Run this same command in the background; return when it is ready."""
+    """Run the same command in the background; return when the node is ready."""
     log = daemon.log_path(name) if options.log is None else options.log.absolute()
     words = daemon.without(options.words, "--daemon", "--log")
     is_slave = options.command == "slave"
     mark = HAS_JOINED if is_slave else IS_RUNNING.format(name)
-    # The nodes of `start` are other processes, which are told where to log.
+    # The nodes of `start` are processes of their own, which get the log file as an argument.
     process, line = daemon.start([*words, *(["--log", str(log)] if is_start else [])], log, lambda line: mark in line)
-    print(f"{line}\nit is process {process}, its log is {log}", flush=True)
+    print(f"{line}\nprocess id {process}, log file {log}", flush=True)
     if is_slave:
-        print(f"it ends with its cluster, or with `kill {process}`", flush=True)
+        print(f"it ends with its cluster; `kill {process}` stops it alone", flush=True)
     else:
-        _tell_how_to_connect(name, connection_file.path_of(name))
+        _print_how_to_connect(name, connection_file.path_of(name))
     return 0
 
 
 def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.slave.process import run_slave
+    from concurrent_nb.nodes.slave.process import run_slave  # here: only a slave needs it
 
-    info = connection_file.read(options.connect)  # before any worker starts: the most likely mistake
+    info = connection_file.read(
+        options.connect
+    )  # before any worker starts, because a wrong name is the most likely mistake
     path = connection_file.path_of(options.connect)
     if options.daemon:
         return _in_background(options, f"{info.name}-slave-{options.name or os.getpid()}")
@@ -239,7 +283,7 @@ def _slave(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int
 
 def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     if items:
-        raise ConfigurationError(f"status takes no configuration, but {', '.join(items)} was given")
+        raise ConfigurationError(f"status takes no configuration items, but {', '.join(items)} was given")
     if options.name is None:
         if options.watch is not None:
             raise ConfigurationError("status --watch needs the name of a cluster")
@@ -247,13 +291,14 @@ def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
         if options.json:
             print(json.dumps({name: str(connection_file.default_path(name)) for name in names}))
         else:
-            print("\n".join(names) if names else "no cluster has a connection file here")
+            print("\n".join(names) if names else "no cluster is running: there is no connection file")
         return 0
     with _control(options.name) as control:
         while True:
-            told = control.call("status")
-            # Who reads JSON again and again gets an object on each line.
-            text = json.dumps(told, indent=None if options.watch else 2) if options.json else "\n".join(describe(told))
+            status = control.call("status")
+            # With --watch, JSON is one object per line.
+            indent = None if options.watch else 2
+            text = json.dumps(status, indent=indent) if options.json else "\n".join(describe(status))
             if options.watch is not None and not options.json and sys.stdout.isatty():
                 text = ERASE + text
             print(text, flush=True)
@@ -264,7 +309,7 @@ def _status(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> in
 
 def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
     if items:
-        raise ConfigurationError(f"stop takes no configuration, but {', '.join(items)} was given")
+        raise ConfigurationError(f"stop takes no configuration items, but {', '.join(items)} was given")
     with _control(options.name) as control:
         control.call("stop_cluster")
     print(f"cluster {options.name} is stopping")
@@ -272,38 +317,38 @@ def _stop(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
 
 
 def _restart(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.common.restarts import restart_workers
+    from concurrent_nb.nodes.common.restarts import restart_workers  # here: only this command needs it
 
     if items:
-        raise ConfigurationError(f"restart takes no configuration, but {', '.join(items)} was given")
+        raise ConfigurationError(f"restart takes no configuration items, but {', '.join(items)} was given")
     seen: list[int] = []
 
     def told(left: int, total: int) -> None:
         if seen[-1:] != [left]:
             seen.append(left)
-            print(f"{total - left} of {total} workers are fresh", flush=True)
+            print(f"{total - left} of {total} workers are replaced", flush=True)
 
     try:
-        done = restart_workers(connection_file.read(options.name), now=options.now, told=told)
+        done = restart_workers(connection_file.read(options.name), now=options.now, on_progress=told)
     except KeyboardInterrupt:
-        print("not waiting any more; the other workers are replaced when what they run has ended", flush=True)
+        print("stopped waiting; the other workers are replaced when their tasks have ended", flush=True)
         raise
-    print(f"{done.workers} fresh workers after {done.elapsed_s:.1f} s")
+    print(f"{done.workers} worker{'s' * (done.workers != 1)} replaced in {done.elapsed_s:.1f} s")
     return 0
 
 
 def _kernel(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel
+    from concurrent_nb.nodes.common.kernel_file import attach_command, open_kernel  # here: only this command needs it
 
     if items:
-        raise ConfigurationError(f"kernel takes no configuration, but {', '.join(items)} was given")
+        raise ConfigurationError(f"kernel takes no configuration items, but {', '.join(items)} was given")
     path, _ = open_kernel(connection_file.read(options.connect), options.slave)
-    print(f"slave {options.slave} is a kernel; its connection file is {path}\n{attach_command(path)}")
+    print(f"opened a kernel in slave {options.slave}; its connection file is {path}\n{attach_command(path)}")
     return 0
 
 
 def _run(options: argparse.Namespace, items: dict[str, dict[str, Any]]) -> int:
-    from concurrent_nb.cli.run import run
+    from concurrent_nb.cli.run import run  # here: it imports the samples and the application
 
     return run(options.name, options.arguments)
 

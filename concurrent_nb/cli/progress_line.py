@@ -1,4 +1,4 @@
-"""A line on the terminal that tells how far something is: written over while it changes, gone in the end."""
+"""A progress line on the terminal, which is overwritten while it changes and erased at the end."""
 
 import shutil
 import sys
@@ -6,26 +6,26 @@ import time
 from typing import Final
 
 _ERASE: Final = "\r\x1b[2K"
-#: seconds between two changes of the line
+#: minimum time in seconds between two updates
 _PAUSE_S: Final = 0.1
 
 
 class ProgressLine:
-    """Shows the last of what it is told, at most ten times a second; nothing where the output is no terminal."""
+    """Shows the latest text, at most ten times a second; nothing if the output is not a terminal."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
         self._shown_s = 0.0
 
     def show(self, text: str) -> None:
-        """Show a line of text, cut to what fits, in the place of what was there."""
+        """Replace the line by a text, cut to the width of the terminal."""
         now = time.monotonic()
         if self._is_terminal and now - self._shown_s >= _PAUSE_S:
             self._shown_s = now
             self._write(_ERASE + text[: shutil.get_terminal_size().columns - 1])
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self._is_terminal:
             self._write(_ERASE)
 

@@ -1,7 +1,7 @@
-"""`concurrent-nb run`: programs that packages offer under the entry points `concurrent_nb.samples`, ours among them.
+"""`concurrent-nb run`: run the samples that packages provide under the entry points `concurrent_nb.samples`.
 
-Such a program is a Component. Its docstring's first line tells what it is, its config items are its options, `ways` are
-the ways in which it can run, and `run(app, way, show)` runs it and returns what to print.
+A sample is a Component. The first line of its docstring describes it, its config items are its options, `ways` lists
+the ways in which it can run, and `run(app, way, show)` runs it and returns the text to print.
 """
 
 import argparse
@@ -21,32 +21,32 @@ from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.settings import files as settings
 
 ENTRY_POINTS: Final = "concurrent_nb.samples"
-#: what the thesis called sending plain tasks in a batch, or not
-BATCH, ONE_BY_ONE = "batch", "one-by-one"
+#: ways for which the thesis had options: --task-batch, --no-task-batch
+ALL_AT_ONCE, ONE_BY_ONE = "all-at-once", "one-by-one"
 
 Items = dict[str, dict[str, Any]]
 
 
 class Program(Protocol):
-    """What the command line asks of a sample, besides its being a Component."""
+    """The interface of a sample, in addition to Component."""
 
-    ways: ClassVar[tuple[str, ...]]  #: in which it can run, the default first
+    ways: ClassVar[tuple[str, ...]]  #: the values of --as, the default first
 
     def run(self, app: ApplicationNode, way: str, show: Callable[[str], None]) -> str:
-        """Run; return what to print. `show` shows a line in between."""
+        """Run; return the text to print. `show` displays a progress line."""
 
 
 def run(name: str | None, arguments: list[str]) -> int:
-    """Run a sample, or tell which there are; return the exit code.
+    """Run a sample, or list the samples if `name` is None; return the exit code.
 
-    Raises ConfigurationError for an unknown sample and for options that it cannot have; what a cluster raises.
+    Raises ConfigurationError for an unknown sample and for invalid options, and what the cluster raises.
     """
     samples = _samples()
     if name is None:
         print(listing(samples))
         return 0
     if name not in samples:
-        raise ConfigurationError(f"there is no sample {name!r}: choose one of {', '.join(sorted(samples))}")
+        raise ConfigurationError(f"unknown sample {name!r}: choose one of {', '.join(sorted(samples))}")
     kind = _load(samples[name])
     parser = _parser(name, kind)
     options, rest = parser.parse_known_args(arguments)
@@ -61,15 +61,15 @@ def run(name: str | None, arguments: list[str]) -> int:
     line = ProgressLine()
     with _application(options, items) as app:
         try:
-            told = sample.run(app, options.way, line.show)
+            report = sample.run(app, options.way, line.show)
         finally:
             line.clear()
-    print(told)
+    print(report)
     return 0
 
 
 def listing(samples: dict[str, EntryPoint]) -> str:
-    """Tell which samples there are, a line for each; of one that cannot be loaded, why."""
+    """Return a line for each sample, with its description or the reason why it cannot be loaded."""
     names: dict[str, list[str]] = {}
     for name, entry in sorted(samples.items()):
         names.setdefault(entry.value, []).append(name)
@@ -80,19 +80,19 @@ def listing(samples: dict[str, EntryPoint]) -> str:
         except ConfigurationError as error:
             text = str(error)
         lines.append(f"  {' or '.join(each):<26} {text}")
-    return "\n".join([*lines, "", "concurrent-nb run NAME --help tells the options of a sample."])
+    return "\n".join([*lines, "", "`concurrent-nb run NAME --help` lists the options of a sample."])
 
 
 def _samples() -> dict[str, EntryPoint]:
-    """Find the samples that are installed, by name."""
+    """Return the installed samples by name. Raises ConfigurationError if two have the same name, or there is none."""
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=ENTRY_POINTS):
         if (other := found.setdefault(entry.name, entry)).value != entry.value:
-            text = f"{other.value} and {entry.value} are both offered as sample {entry.name!r}: uninstall one of them"
+            text = f"sample {entry.name!r} is provided twice, by {other.value} and {entry.value}: uninstall one of them"
             raise ConfigurationError(text)
     if not found:
         raise ConfigurationError(
-            "no sample is installed, not even those of concurrent_nb: its installation is older than its files, so "
+            "no sample is installed, not even those of concurrent_nb: its installation is older than its files; "
             "install it again (make, or pip install)"
         )
     return found
@@ -101,7 +101,7 @@ def _samples() -> dict[str, EntryPoint]:
 def _load(entry: EntryPoint) -> type[Component]:
     try:
         kind = entry.load()
-    except Exception as error:  # whatever a package of others raises
+    except Exception as error:  # code of another package
         raise ConfigurationError(f"sample {entry.name} ({entry.value}) cannot be imported: {error!r}") from error
     if not (isinstance(kind, type) and issubclass(kind, Component) and hasattr(kind, "run") and hasattr(kind, "ways")):
         raise ConfigurationError(f"sample {entry.name} ({entry.value}) is {kind!r}, not a Component with ways and run")
@@ -118,20 +118,24 @@ def _summary(kind: type[Component]) -> str:
 
 
 def _parser(name: str, kind: type[Component]) -> argparse.ArgumentParser:
-    """Make the parser of a sample's options."""
+    """Return the parser of a sample's options."""
     parser = argparse.ArgumentParser(
         prog=f"concurrent-nb run {name}",
         description=_summary(kind),
-        epilog=f"Items of configuration can be given as --Class.item=value, as for {kind.__name__} so for the nodes.",
+        epilog=f"Configuration items of {kind.__name__} and of the nodes can be set as --Class.item=value.",
         allow_abbrev=False,
     )
     ways = cast(type[Program], kind).ways
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--cluster", metavar="NAME_OR_FILE", help="run there (on an embedded cluster)")
-    where.add_argument("--workers", type=whole_number(1), help="workers of the embedded cluster (one for each core)")
+    where.add_argument("--cluster", metavar="NAME_OR_FILE", help="cluster to run on (default: an embedded cluster)")
+    where.add_argument(
+        "--workers", type=whole_number(1), metavar="N", help="workers of the embedded cluster (default: one per core)"
+    )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--as", dest="way", choices=ways, default=ways[0], help="how tasks are sent (%(default)s)")
-    for flag, way in (("task_batch", BATCH), ("no_task_batch", ONE_BY_ONE)):
+    how.add_argument(
+        "--as", dest="way", choices=ways, default=ways[0], help="how the tasks are sent (default: %(default)s)"
+    )
+    for flag, way in (("task_batch", ALL_AT_ONCE), ("no_task_batch", ONE_BY_ONE)):
         if way in ways:
             _add(how, flag, f"the same as --as {way}", dest="way", action="store_const", const=way)
     own = parser.add_argument_group("options of the sample")
@@ -141,7 +145,7 @@ def _parser(name: str, kind: type[Component]) -> argparse.ArgumentParser:
 
 
 def _add_option(group: Any, item: str, trait: TraitType[Any, Any]) -> None:
-    text = f"{trait.help.rstrip('.')} ({trait.default()})".replace("%", "%%")
+    text = f"{trait.help.rstrip('.')} (default: {trait.default()})".replace("%", "%%")
     if isinstance(trait, BoolItem):
         _add(group, item, text, dest=item, action=argparse.BooleanOptionalAction)
     else:
@@ -149,7 +153,7 @@ def _add_option(group: Any, item: str, trait: TraitType[Any, Any]) -> None:
 
 
 def _add(group: Any, name: str, text: str, **how: Any) -> None:
-    """Add an option, spelled as options are, and silently as the item is called."""
+    """Add an option, spelled with hyphens; the spelling with underscores works too."""
     usual = name.replace("_", "-")
     group.add_argument(f"--{usual}", help=text, **how)
     if usual != name:
@@ -158,12 +162,12 @@ def _add(group: Any, name: str, text: str, **how: Any) -> None:
 
 @contextlib.contextmanager
 def _application(options: argparse.Namespace, items: Items) -> Iterator[ApplicationNode]:
-    """Give an application of the cluster that is named, or of an embedded one; what has not ended then is cancelled."""
+    """Yield an application of the given cluster, or of an embedded one. Tasks that have not ended are cancelled."""
     if options.cluster is None:
         with Cluster(workers=options.workers, config=items) as cluster:
             yield cluster.application()
         return
     if items:
-        raise ConfigurationError(f"a running cluster takes no configuration, but {', '.join(items)} was given")
+        raise ConfigurationError(f"a running cluster takes no configuration items, but {', '.join(items)} was given")
     with contextlib.closing(connect(options.cluster)) as app:
         yield app

@@ -1,38 +1,38 @@
-"""What a cluster tells of itself, in lines for people: `concurrent-nb status NAME`."""
+"""Write the status of a cluster as text: `concurrent-nb status NAME`."""
 
 from typing import Any, Final
 
 from concurrent_nb.shipping.serialization.sizes import write_bytes
 
-#: units of a time span, the largest first, each with its length in seconds
+#: units of a time span, the largest first, with their lengths in seconds
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def describe(told: dict[str, Any]) -> list[str]:
-    """Write down the answer of the master's `status`, a line for each part of the cluster."""
-    slaves, tasks = told["slaves"], told["tasks"]
+def describe(status: dict[str, Any]) -> list[str]:
+    """Return lines for the master, and each slave, application, job and suspect task in the master's `status`."""
+    slaves, tasks = status["slaves"], status["tasks"]
     workers = sum(slave["slots"] for slave in slaves)
     busy = sum(slave["busy"] for slave in slaves)
     lines = [
-        f"cluster {told['name']}: {_count(len(slaves), 'slave')}, {_count(workers, 'worker')}, {busy} busy; "
+        f"cluster {status['name']}: {_count(len(slaves), 'slave')}, {_count(workers, 'worker')}, {busy} busy; "
         f"{_count(tasks['waiting'], 'task')} {'waits' if tasks['waiting'] == 1 else 'wait'}",
-        f"  master on {told['host']}: process {told['pid']}, up {write_span(told['uptime_s'])}",
+        f"  master on {status['host']}: process {status['pid']}, up {write_span(status['uptime_s'])}",
     ]
     lines += map(_slave, slaves)
     lines += [
         f"  application {client['name']}{_on(client)}: {_count(client['done'], 'task')} answered, "
         f"here for {write_span(client['uptime_s'])}"
-        for client in told["clients"]
+        for client in status["clients"]
     ]
-    if told.get("more_clients"):
-        lines.append(f"  and {_count(told['more_clients'], 'application')} more")
-    lines += [_job(job) for job in told["jobs"] if job["state"] != "idle"]
-    for suspect in told["suspects"]:
+    if status.get("more_clients"):
+        lines.append(f"  and {_count(status['more_clients'], 'application')} more")
+    lines += [_job(job) for job in status["jobs"] if job["state"] != "idle"]
+    for suspect in status["suspects"]:
         lines += _suspect(suspect)
-    if told.get("more_jobs"):
-        lines.append(f"  and {_count(told['more_jobs'], 'job')} more")
-    if told["other_jobs"]:
-        lines.append(f"  {_count(told['other_jobs'], 'job')} of others")
+    if status.get("more_jobs"):
+        lines.append(f"  and {_count(status['more_jobs'], 'job')} more")
+    if status["other_jobs"]:
+        lines.append(f"  {_count(status['other_jobs'], 'job')} of others")
     return lines
 
 
@@ -73,11 +73,11 @@ def _slave(slave: dict[str, Any]) -> str:
 
 def _job(job: dict[str, Any]) -> str:
     untaken = job["untaken_bytes"]
-    whose = f"of {job['client']}" if job["client"] else "whose owner is away"
+    whose = f"of {job['client']}" if job["client"] else "whose owner is disconnected"
     return (
         f"  job {job['name'] or 'without a name'} ({job['id'][:8]}) {whose}: {job['state']}, {job['done']} of "
         f"{_count(job['tasks'], 'task')} done, {write_span(job['age_s'])} old"
-        + (f"; waits, because its owner has not taken {write_bytes(untaken)} of results" if untaken else "")
+        + (f"; waits until its owner has received {write_bytes(untaken)} of results" if untaken else "")
     )
 
 

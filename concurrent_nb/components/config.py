@@ -1,12 +1,12 @@
-"""Config items: what a component can be told, declared beside the code that reads it.
+"""Config items: the settings of a component, declared beside the code that reads them.
 
     class Pool(Component):
         workers = IntItem(0, min=0, help="Worker processes; 0 means one per core.")
         patience_s = FloatItem(5.0, min=0.0, help="Seconds to wait for a worker to end.")
 
-They are traitlets, so they are set as Jupyter's own: `c.Pool.workers = 4` in a configuration file, `--Pool.workers=4`
-on a command line. An item always has a default, which is checked when the class is defined, and a help text. A name of
-a duration or a size ends in its unit. A value that is not acceptable raises ItemError when the component is made.
+They are traitlets, so users set them as Jupyter's own: `c.Pool.workers = 4` in a configuration file, `--Pool.workers=4`
+on a command line. An item must have a default, which is checked when the class is defined, and a help text. The name of
+a duration or a size ends in its unit. An invalid value raises ItemError when the component is created.
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 from traitlets import Bool, Float, HasTraits, Int, List, TraitError, TraitType, Unicode
 
-from concurrent_nb.components.core import Component, I
+from concurrent_nb.components.core import Component, I, section_of
 from concurrent_nb.errors import ConfigurationError
 
 G = TypeVar("G")
@@ -29,17 +29,17 @@ T = TypeVar("T")
 
 
 class ItemError(ConfigurationError, TraitError):
-    """A config item was given a value that it cannot have. Also a TraitError, which Jupyter's tools can report."""
+    """A config item has an invalid value. Also a TraitError, which Jupyter's tools can report."""
 
 
 class _Item(TraitType[G, S]):
-    """What all items share: the tag that makes a trait configurable, a checked default, errors that name the item."""
+    """Base of all items: tags the trait as configurable, checks its default, names the item in errors."""
 
     def class_init(self, cls: type[HasTraits], name: str | None) -> None:
         super().class_init(cls, name)
         self.tag(config=True)
         if not self.help.strip():
-            raise ConfigurationError(f"{cls.__name__}.{name} has no help: say what it does, in which unit")
+            raise ConfigurationError(f"{section_of(cls)}.{name} has no help: describe what it does, and its unit")
         self.validate(HasTraits(), self.default())
 
     def validate(self, owner: HasTraits, value: Any) -> Any:
@@ -50,10 +50,10 @@ class _Item(TraitType[G, S]):
                 raise TraitError(value, self.info(), self) from None
             assert self.this_class is not None
             holder = type(owner) if isinstance(owner, self.this_class) else self.this_class
-            raise ItemError(f"{holder.__name__}.{self.name} cannot be {value!r}: give {self.info()}") from None
+            raise ItemError(f"{section_of(holder)}.{self.name} cannot be {value!r}: give {self.info()}") from None
 
     def convert(self, owner: HasTraits, value: Any) -> Any:
-        """Return the value that readers get. Raises ValueError or TraitError if there is none."""
+        """Return the value that readers get. Raises ValueError or TraitError if `value` is invalid."""
         return super().validate(owner, value)  # type: ignore[misc]
 
 
@@ -76,7 +76,7 @@ class IntItem(_Item[int, int], Int[int, int]):
         return "a whole number" + _bounds(self.min, self.max)
 
     def convert(self, owner: HasTraits, value: Any) -> int:
-        if isinstance(value, bool):  # which Python counts as a number
+        if isinstance(value, bool):  # a bool is an int in Python
             raise ValueError(value)
         return cast(int, super().convert(owner, value))
 
@@ -97,18 +97,18 @@ class FloatItem(_Item[float, float], Float[float, float]):
 
 
 class ListItem(_Item[list[T], Sequence[T]], List[T]):
-    """A list. Its elements are strings, or what the item or trait `of` accepts."""
+    """A list of strings, or of values that the item or trait `of` accepts."""
 
     def __init__(self, default: Sequence[T], *, help: str, of: TraitType[T, Any] | None = None) -> None:
         self._of = Unicode() if of is None else of
         super().__init__(cast(TraitType[T, Any], self._of), list(default), help=help)
 
     def info(self) -> str:
-        return f"a list, each element of it {self._of.info()}"
+        return f"a list, each element {self._of.info()}"
 
 
 class PathItem(_Item[Path, Path | str]):
-    """A path. `~` and environment variables in it are replaced; nothing is opened and nothing need exist."""
+    """A path. `~` and environment variables in it are replaced; it is not opened and need not exist."""
 
     info_text = "a path, in which every ~user and every $VARIABLE exists"
 
@@ -119,7 +119,7 @@ class PathItem(_Item[Path, Path | str]):
         if not isinstance(value, str | Path) or not str(value):
             raise ValueError(value)
         path = os.path.expandvars(os.path.expanduser(value))
-        # Both leave what they do not know as it is, and a folder named "$HMOE" helps nobody.
+        # Both leave unknown names unchanged; a folder named "$HMOE" is a typing error.
         if path.startswith("~") or "$" in path or "\0" in path:
             raise ValueError(path)
         return Path(path)
@@ -127,11 +127,11 @@ class PathItem(_Item[Path, Path | str]):
 
 @dataclass(frozen=True)
 class Host:
-    """Where a node listens or is found. `str` gives back what `HostItem` reads."""
+    """An address of a node. `str` returns the form that `HostItem` reads."""
 
     #: a name or an address, IPv6 without brackets
     name: str
-    #: None where only a name was given, 0 for any free port
+    #: None if only a name was given; 0 for any free port
     port: int | None = None
 
     def __str__(self) -> str:
@@ -161,10 +161,10 @@ class HostItem(_Item[Host, Host | str]):
 
 
 class ExtensionPointItem(_Item[I, str]):
-    """One component that implements `interface`, chosen by its class's name or its short name.
+    """One component that implements `interface`, chosen by the name of its class or its short name.
 
-    Reading it gives the component of the owner's manager. What was chosen is looked up at each reading, so a component
-    may be registered after the choice was made; a bad choice raises ConfigurationError there and lists the choices.
+    Reading it returns the component of the owner's manager. The name is looked up at each reading, so a component may
+    be registered after the choice was made. An invalid choice raises ConfigurationError there and lists the choices.
     """
 
     info_text = "the name of a component"
@@ -178,21 +178,21 @@ class ExtensionPointItem(_Item[I, str]):
 
     def get(self, obj: HasTraits, cls: type[Any] | None = None) -> I | None:
         name = super().get(obj, cls)
-        # While traitlets loads configuration it reads items only to write them back: those readers get the name.
+        # While traitlets loads the configuration it reads items only to write them back, so it gets the name.
         if obj._cross_validation_lock:
             return name
         assert isinstance(obj, Component)
-        return obj.manager.choose(self.interface, cast(str, name), f"{type(obj).__name__}.{self.name}")
+        return obj.manager.choose(self.interface, cast(str, name), f"{section_of(type(obj))}.{self.name}")
 
 
 class ExtensionPointListItem(_Item[list[I], Sequence[str] | str]):
-    """Several components that implement `interface`, in the order in which configuration names them.
+    """Several components that implement `interface`, in the order of the configuration.
 
-    Reading it gives the components of the owner's manager; errors are as those of ExtensionPointItem. Where only a
-    string can be given, as on a command line, it is the names with commas between them.
+    Reading it returns the components of the owner's manager; it raises as ExtensionPointItem does. A string is split at
+    its commas, for command lines.
     """
 
-    info_text = "a list of names of components, each of them once"
+    info_text = "a list of names of components, each once"
 
     def __init__(self, interface: type[I], default: Sequence[str], *, help: str) -> None:
         self.interface = interface
@@ -210,10 +210,10 @@ class ExtensionPointListItem(_Item[list[I], Sequence[str] | str]):
 
     def get(self, obj: HasTraits, cls: type[Any] | None = None) -> list[I] | None:
         names = cast(tuple[str, ...], super().get(obj, cls))
-        if obj._cross_validation_lock:  # as above
+        if obj._cross_validation_lock:  # loading, as in ExtensionPointItem
             return cast(list[I], list(names))
         assert isinstance(obj, Component)
-        option = f"{type(obj).__name__}.{self.name}"
+        option = f"{section_of(type(obj))}.{self.name}"
         return [obj.manager.choose(self.interface, name, option) for name in names]
 
 

@@ -1,22 +1,22 @@
-"""Interfaces, the components that implement them, and the points that ask for them.
+"""Interfaces, components that implement them, and extension points that list the components.
 
-    class IGreeter(Interface):              what somebody needs
+    class IGreeter(Interface):              a contract
         def greet(self, name: str) -> str: ...
 
-    @implements(IGreeter)                   who can do it: built in, or a plug-in
+    @implements(IGreeter)                   an implementation: built in, or of a plug-in
     class Polite(Component):
         def greet(self, name: str) -> str: ...
 
-    class Door(Component):                  who needs it: sees every greeter of its manager
+    class Door(Component):                  a user: lists every greeter of its manager
         greeters = ExtensionPoint(IGreeter)
 
     manager = ComponentManager(config)
     manager.load([Polite, Door])
     manager.get(Door).greeters              [the manager's one Polite]
 
-A component is a singleton of its manager, made when it is first asked for and set up from the manager's configuration.
-Nothing is known process-wide: two managers share no component. A manager is used by one thread at a time; what it makes
-may be shared between threads as far as that component allows.
+A component is a singleton of its manager, created on first use and configured from the manager's configuration. There
+is no process-wide state: two managers share no component. One thread at a time may use a manager; a component may be
+shared between threads if it allows it.
 """
 
 import inspect
@@ -33,41 +33,54 @@ ENTRY_POINTS: Final = "concurrent_nb.components"
 
 
 class Interface:
-    """Base of every interface. The public methods of a subclass are the contract, whether inherited or its own."""
+    """Base of every interface. The public methods of a subclass, inherited ones too, are its contract."""
 
 
 I = TypeVar("I", bound=Interface)  # noqa: E741  (as in IGreeter)
 
 
 class Component(Configurable):
-    """Base of every component. Its items (`config.py`) are set in the section named like its class.
+    """Base of every component. Users set its items (`config.py`) in the section named like its class, or as `section`.
 
-    Made by its manager only. Raises ConfigurationError if the section holds something that the component does not know.
+    Only its manager creates it. Raises ConfigurationError if the section has an unknown item.
     """
 
+    #: the name of the section in configurations and error messages, if it is not the class's name; not inherited
+    section: ClassVar[str] = ""
     #: another name, besides the class's own, by which configuration may choose this component
     short_name: ClassVar[str] = ""
-    #: what this class says that it implements, beyond what its bases say; written by `implements`
+    #: the interfaces that this class declares, without those of its bases; written by `implements`
     __interfaces__: ClassVar[tuple[type[Interface], ...]] = ()
 
     def __init__(self, manager: "ComponentManager") -> None:
         self.manager = manager
         known = self.class_trait_names(config=True)
-        # traitlets only warns of these, and a setting that is not applied is not a small matter.
-        for name, value in manager.config.get(type(self).__name__, {}).items():
+        section = section_of(type(self))
+        # traitlets only warns of unknown items, but a setting that is not applied must be an error.
+        for name, value in manager.config.get(section, {}).items():
             if name not in known and not isinstance(value, Config):
-                choices = ", ".join(sorted(known)) or "nothing"
-                raise ConfigurationError(f"{type(self).__name__} has no item {name!r}: it can be told {choices}")
+                choices = ", ".join(sorted(known)) or "none"
+                raise ConfigurationError(f"{section} has no item {name!r}: its items are {choices}")
         super().__init__(config=manager.config)
+
+    @classmethod
+    def section_names(cls) -> list[str]:
+        """Return the sections whose items apply, for traitlets: those of the bases first."""
+        return [section_of(base) for base in reversed(cls.__mro__) if issubclass(base, Configurable)]
+
+
+def section_of(component: type) -> str:
+    """Return the name of a component's section: its own `section`, else the name of its class."""
+    return vars(component).get("section") or component.__name__
 
 
 C = TypeVar("C", bound=Component)
 
 
 def implements(*interfaces: type[Interface]) -> Callable[[type[C]], type[C]]:
-    """Declare that the decorated component implements `interfaces`; its subclasses do as well.
+    """Declare that the decorated component, with its subclasses, implements `interfaces`.
 
-    Raises ConfigurationError, when the class is defined, if a method is missing or cannot be called as promised.
+    Raises ConfigurationError, when the class is defined, if a method is missing or has other parameters.
     """
     for interface in interfaces:
         if not issubclass(interface, Interface):
@@ -83,7 +96,7 @@ def implements(*interfaces: type[Interface]) -> Callable[[type[C]], type[C]]:
 
 
 class ExtensionPoint(Generic[I]):
-    """An attribute of a component: every component of the same manager that implements `interface`, as registered."""
+    """An attribute of a component: its manager's components that implement `interface`, in order of registration."""
 
     def __init__(self, interface: type[I]) -> None:
         self.interface = interface
@@ -97,7 +110,7 @@ class ExtensionPoint(Generic[I]):
 
 
 class ComponentManager:
-    """Knows component classes, makes each of them once, and hands every one the same configuration.
+    """Registers component classes, creates each of them once, and configures them.
 
     Args:
         config: as Jupyter's, `config.MasterNode.strategy = "PushBest"`.
@@ -105,16 +118,17 @@ class ComponentManager:
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = Config() if config is None else config
-        self._classes: dict[str, type[Component]] = {}  # by every name that a choice may use
+        self._classes: dict[str, type[Component]] = {}  # by class name, section and short name
         self._instances: dict[type[Component], Component] = {}
         self._being_made: list[type[Component]] = []
 
     def register(self, component: type[C]) -> type[C]:
-        """Make a component class known, and return it. To do so again changes nothing.
+        """Register a component class and return it. Registering it again has no effect.
 
-        Raises ConfigurationError if another class has its name or short name: configuration could not tell them apart.
+        Raises ConfigurationError if another class has its name, section or short name: configuration could not
+        distinguish them.
         """
-        names = {component.__name__, component.short_name} - {""}
+        names = {component.__name__, section_of(component), component.short_name} - {""}
         for name in names:
             if (other := self._classes.get(name, component)) is not component:
                 raise ConfigurationError(f"{_place(component)} and {_place(other)} are both named {name!r}: rename one")
@@ -123,16 +137,16 @@ class ComponentManager:
         return component
 
     def load(self, components: Iterable[type[Component]]) -> None:
-        """Register several classes; their order is the order of extension points."""
+        """Register several classes; extension points list them in this order."""
         for component in components:
             self.register(component)
 
     def load_entry_points(self) -> None:
-        """Register what installed packages offer under the entry points `concurrent_nb.components`.
+        """Register the components that installed packages offer under the entry points `concurrent_nb.components`.
 
         Runs those packages' code. Raises ConfigurationError if one cannot be imported or is not a component.
         """
-        from importlib.metadata import entry_points  # here: it reads files, which only this method may
+        from importlib.metadata import entry_points  # here: it reads files, which only this method may do
 
         for entry in entry_points(group=ENTRY_POINTS):
             plug_in = f"plug-in {entry.name} of {entry.dist.name if entry.dist else 'an unknown package'}"
@@ -145,18 +159,18 @@ class ComponentManager:
             self.register(component)
 
     def get(self, component: type[C]) -> C:
-        """Return this manager's instance of a registered class; the first call makes it.
+        """Return this manager's instance of a registered class; the first call creates it.
 
-        Raises ConfigurationError if the class was never registered, if its configuration is not acceptable, or if it
-        asks for itself while it is being made.
+        Raises ConfigurationError if the class is not registered, if its configuration is invalid, or if its creation
+        needs the component itself.
         """
         if component in self._instances:
             return cast(C, self._instances[component])
         if component not in self._classes.values():
-            raise ConfigurationError(f"{_place(component)} is not known to this manager: register it first")
+            raise ConfigurationError(f"{_place(component)} is not registered with this manager: register it first")
         if component in self._being_made:
             circle = " -> ".join(each.__name__ for each in (*self._being_made, component))
-            raise ConfigurationError(f"components need each other to be made ({circle}): read one of them later")
+            raise ConfigurationError(f"components need each other to be created ({circle}): read one of them later")
         self._being_made.append(component)
         try:
             made = component(self)
@@ -166,23 +180,23 @@ class ComponentManager:
         return made
 
     def implementations(self, interface: type[Interface]) -> list[type[Component]]:
-        """The registered classes that implement `interface`, in the order in which they were registered."""
+        """Return the registered classes that implement `interface`, in order of registration."""
         classes = dict.fromkeys(self._classes.values())
         return [component for component in classes if _implements(component, interface)]
 
     def extensions(self, interface: type[I]) -> list[I]:
-        """The components that implement `interface`, in the order in which they were registered. Makes them."""
+        """Return the components that implement `interface`, in order of registration; creates them if needed."""
         return [cast(I, self.get(component)) for component in self.implementations(interface)]
 
     def choose(self, interface: type[I], name: str, option: str) -> I:
         """Return the component named `name` (its class's name or its short name) that implements `interface`.
 
-        `option` is who asks, "Class.item", for the ConfigurationError that lists the choices if there is no such one.
+        Raises ConfigurationError if no such component exists; it names `option`, "Section.item", and lists the choices.
         """
         component = self._classes.get(name)
         if component is not None and _implements(component, interface):
             return cast(I, self.get(component))
-        fault = "no component of that name is known" if component is None else "that component does not implement it"
+        fault = "no component has that name" if component is None else "that component does not implement it"
         choices = ", ".join(
             f"{each.__name__} ({each.short_name})" if each.short_name else each.__name__
             for each in self.implementations(interface)
@@ -200,23 +214,23 @@ def _implements(component: type[Component], interface: type[Interface]) -> bool:
     return any(issubclass(each, interface) for each in declared)
 
 
-# ------------------------------------------------------------------------------------------- is a contract kept?
+# ------------------------------------------------------------------------------------------- checking contracts
 
 
 def _check(component: type, interface: type[Interface]) -> None:
     for name, promised in _contract(interface).items():
         given = inspect.getattr_static(component, name, promised)
-        says = f"{component.__qualname__} implements {interface.__name__}, but"
+        problem = f"{component.__qualname__} implements {interface.__name__}, but"
         if given is promised:
-            raise ConfigurationError(f"{says} has no {name!r} of its own: define it")
+            raise ConfigurationError(f"{problem} has no {name!r} of its own: define it")
         if isinstance(promised, FunctionType):
             expected = _signature(interface, name)
             if not callable(getattr(component, name)):
-                raise ConfigurationError(f"{says} its {name!r} is not a method: define {name}{expected}")
+                raise ConfigurationError(f"{problem} its {name!r} is not a method: define {name}{expected}")
             if not _accepts(_signature(component, name), expected):
-                raise ConfigurationError(f"{says} its {name!r} cannot be called as promised: accept {name}{expected}")
+                raise ConfigurationError(f"{problem} its {name!r} has other parameters: accept {name}{expected}")
             if inspect.iscoroutinefunction(promised) != inspect.iscoroutinefunction(getattr(component, name)):
-                raise ConfigurationError(f"{says} only one of them declares {name!r} with async: make them agree")
+                raise ConfigurationError(f"{problem} only one of them declares {name!r} with async: make them agree")
 
 
 def _contract(interface: type[Interface]) -> dict[str, Any]:
@@ -225,7 +239,7 @@ def _contract(interface: type[Interface]) -> dict[str, Any]:
 
 
 def _signature(owner: type, name: str) -> inspect.Signature:
-    """The signature of a method as its callers see it: without self."""
+    """Return the signature of a method as its callers see it, without self."""
     signature = inspect.signature(getattr(owner, name))
     if isinstance(inspect.getattr_static(owner, name), FunctionType):
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
@@ -233,9 +247,9 @@ def _signature(owner: type, name: str) -> inspect.Signature:
 
 
 def _accepts(given: inspect.Signature, promised: inspect.Signature) -> bool:
-    """Whether every call that `promised` allows binds to `given`, each argument to the parameter of its name.
+    """Return whether every call that `promised` allows binds to `given`, each argument to the parameter of its name.
 
-    Tried with all arguments by position, with all by name, and with the required ones only.
+    Tries all arguments by position, all by name, and the required ones only.
     """
     parameters = list(promised.parameters.values())
     anonymous = {each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL)}
@@ -250,7 +264,7 @@ def _accepts(given: inspect.Signature, promised: inspect.Signature) -> bool:
             bound = given.bind(*(each.name for each in positional), **{each.name: each.name for each in named})
         except TypeError:
             return False
-        # What a parameter got is the name of the argument that was meant; a tuple or dict is *args or **kwargs.
+        # Each argument is the name of the parameter that it is meant for; a tuple or dict is *args or **kwargs.
         return all(not isinstance(got, str) or got == name or got in anonymous for name, got in bound.arguments.items())
 
     def required(some: list[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -1,8 +1,8 @@
 """Start one node for an owner: `python -m concurrent_nb.nodes master CONFIG NAME` or `... slave CONFIG`.
 
-CONFIG is JSON. Standard input is the lease: the node leaves when it ends. A slave reads the path of the connection file
-from its first line, so that it can warm up before the master is there. A master writes that path to standard output.
-People start nodes with `concurrent-nb`; this is what `Cluster` uses.
+CONFIG is JSON. Standard input is the lease: the node ends at its end of file. A slave reads the path of the connection
+file from the first line of it, so that it can start before the master is ready. A master writes that path to standard
+output. `Cluster` uses this; users start nodes with `concurrent-nb`.
 """
 
 import json
@@ -18,7 +18,7 @@ STDIN = 0
 
 
 def main(arguments: list[str]) -> None:
-    """Run the node that the arguments describe, until its lease ends."""
+    """Run the node of these arguments, until its lease ends."""
     role, config, *rest = arguments
     try:
         run(role, config, *rest)
@@ -33,26 +33,26 @@ def run(role: str, config: str, *rest: str) -> None:
     """Run a master or a slave."""
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s")
     if role == "master":
-        from concurrent_nb.nodes.master.process import run_master  # here, because a slave need not import Tornado
+        from concurrent_nb.nodes.master.process import run_master  # here, because a slave needs no Tornado
 
-        def tell(info: object, path: Path) -> None:
+        def write_path(info: object, path: Path) -> None:
             sys.stdout.write(f"{path}\n")
             sys.stdout.flush()
 
-        run_master(json.loads(config), rest[0], tell, lease=STDIN)
+        run_master(json.loads(config), rest[0], write_path, lease=STDIN)
     else:
-        from concurrent_nb.nodes.slave.process import run_slave
+        from concurrent_nb.nodes.slave.process import run_slave  # here, because a master need not import a slave
 
         run_slave(json.loads(config), read_first_line, lease=STDIN)
 
 
 def read_first_line() -> Path:
-    """Wait for the first line of standard input, byte by byte: what follows belongs to the lease."""
+    """Read the first line of standard input, byte by byte, because what follows belongs to the lease."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(STDIN, 1)
         if not byte:
-            sys.exit("the owner has gone before it said where the master is")
+            sys.exit("the owner has ended before it sent the path of the connection file")
         line += byte
     return Path(line.decode().rstrip("\n"))
 

@@ -1,9 +1,9 @@
-"""A whole cluster on this machine: a master process and a slave process, gone when their owner is.
+"""A whole cluster on this machine: a master process and slave processes, which end with their owner.
 
-Each node holds one end of a pipe (its standard input) whose other end only the owner has. When the owner closes it, or
-dies in whatever way, the node reads end-of-file and leaves; the slave takes its workers along. Nothing else is needed
-to leave no process behind, and no process is searched for by name. A slave that is to leave in peace is told so by a
-line on that pipe: it begins nothing more, and goes when what runs has ended.
+Each node has one end of a pipe (its standard input), and only the owner has the other. When the owner closes it, or
+dies in any way, the node reads end-of-file and ends; a slave ends its workers, too. Nothing else is needed to leave no
+process behind. A slave that must leave gracefully gets a line on that pipe: it starts no more tasks, and ends when the
+running ones have ended.
 """
 
 import atexit
@@ -45,11 +45,11 @@ from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.transport.taken_names import refuse_taken
 from concurrent_nb.workers.slave_side.machine import cores
 
-#: a node that has not come up by then has failed
+#: a node that is not ready after this time has failed
 START_TIMEOUT_S: Final = 30.0
-#: a node that was let go and is still here after this long is told once more, and after LEAVE_TIMEOUT_S it is killed
-REMIND_AFTER_S: Final = 1.0
-LEAVE_TIMEOUT_S: Final = 3.0
+#: a node that is alive this long after its pipe was closed gets SIGTERM, and after KILL_AFTER_S it is killed
+TERMINATE_AFTER_S: Final = 1.0
+KILL_AFTER_S: Final = 3.0
 #: a slave that dies this often within RESTART_WINDOW_S is not started again
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 30.0
@@ -59,33 +59,38 @@ RESTART_WINDOW_S: Final = 30.0
 class _SlaveProcess:
     workers: int
     process: "subprocess.Popen[str]"
-    leaves: bool = False  #: because there are to be fewer workers: it goes when what runs there has ended
+    is_leaving: bool = False  #: because fewer workers were requested: it ends when its running tasks have ended
     supervisor: threading.Thread | None = None
 
 
 class Cluster:
-    """A cluster on this machine, embedded in this process.
+    """A cluster on this machine: a master and worker processes, which end with this process at the latest.
 
-    >>> with concurrent_nb.Cluster(workers=2) as cluster:               # doctest: +SKIP
-    ...     list(cluster.application().map(abs, range(-3, 0)))
+    >>> with concurrent_nb.Cluster(workers=2) as cluster:
+    ...     app = cluster.application()
+    ...     print(list(app.map(abs, range(-3, 0))))
     [3, 2, 1]
 
-    Leaving the block ends the cluster, and what has not ended is cancelled: ask for results inside of it, or have
-    `with cluster.application() as app` there, which waits for the tasks unless an exception leaves it.
+    Leaving the block ends the cluster, and cancels what has not ended: ask for results in the block, or use `with
+    cluster.application() as app` in it, which waits for the tasks unless an exception leaves it. `start` and `close` do
+    the same without a block. With a `name`, other processes of this machine can `connect` to it.
 
     Args:
-        workers: worker processes; None takes one for each core that this process may use.
-        name: under which others on this machine `connect`; None for a cluster that nobody else looks for.
-        config: configuration of the nodes, {"MasterNode": {"strategy": "PushBest"}, ...}.
-        initializer: called as `initializer(*initargs)` in each worker process before its first task. Globals that it
-            assigns (`global model`) are found by tasks, whatever they are here. If it raises an error, open futures and
-            what is submitted later end with InitializerFailed, a BrokenExecutor.
-        max_tasks_per_worker: tasks that a worker process runs before a fresh one takes its place; None: no limit. A
-            chunk that you have asked for (`chunksize`, `batch`) is one task, and tasks in threads are not counted.
-        log: file to which the nodes' logs are appended; None for one that is gone with the cluster.
+        workers: number of worker processes; None: one for each core that this process may use.
+        name: under which others on this machine `connect`; None: a random one.
+        config: configuration of the nodes, such as {"MasterNode": {"strategy": "PushBest"}}.
+        initializer: called as `initializer(*initargs)` in each worker process before its first task. Tasks find globals
+            that it assigns (`global model`), whatever they are here. If it raises an error, open futures and later
+            submits end with InitializerFailed, a BrokenExecutor.
+        initargs: arguments of the initializer.
+        max_tasks_per_worker: tasks that a worker process runs before a new one replaces it; None: no limit. A chunk
+            that was asked for (`chunksize`, `batch`) counts as one task, and tasks in threads are not counted.
+        log: file to which the nodes' logs are appended; None: a temporary file.
 
-    Raises ConfigurationError for arguments that make no sense, and at the start for a name that a running cluster has;
-    NotPicklable for an initializer that cannot travel; ClusterStartFailed if a node does not come up.
+    Raises:
+        ConfigurationError: an argument has a value that is not allowed; at the start, a running cluster has that name.
+        NotPicklable: the initializer or its arguments cannot be sent.
+        ClusterStartFailed: at the start, a node has not come up within 30 seconds.
     """
 
     def __init__(
@@ -102,7 +107,7 @@ class Cluster:
         if workers is not None and (type(workers) is not int or workers < 1):
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
         self.name = connection_file.check_name(name or f"embedded-{os.getpid()}-{secrets.token_hex(4)}")
-        self.connection_file: Path | None = None  #: once it has started
+        self.connection_file: Path | None = None  #: None before it has started
         self._config = {key: dict(value) for key, value in (config or {}).items()}
         if workers is not None:
             self._config.setdefault("SlaveNode", {})["workers"] = workers
@@ -114,17 +119,19 @@ class Cluster:
                 )
             self._config.setdefault("SlaveNode", {})["max_tasks_per_worker"] = limit
         self._initializer_pickle = b"" if initializer is None else _pickled_initializer(initializer, initargs)
-        self._initializer: Any = None  # a file without a name, from which workers read that
+        self._initializer: Any = None  # a file without a name, from which workers read it
         self._pid = os.getpid()
         self._closing = threading.Event()
         self._master: subprocess.Popen[str] | None = None
         self._slaves: list[_SlaveProcess] = []
-        self._scaling = threading.Lock()
-        self._applications: list[ApplicationNode] = []  # the last one, and those that were shut down and have tasks yet
-        self._joining = threading.Lock()
+        self._scaling_lock = threading.Lock()
+        self._applications: list[
+            ApplicationNode
+        ] = []  # the last one, and those that are shut down and still have tasks
+        self._application_lock = threading.Lock()
         self._keys = keys.fresh()
-        self._epoch = 0  # of our master
-        self._failure: ClusterStartFailed | None = None  # why there is no slave any more
+        self._epoch = 0  # of the master
+        self._failure: ClusterStartFailed | None = None  # why no slave is started any more
         self._at_exit: Any = None
         self._log_path = log
         self._log: Any = None
@@ -132,7 +139,10 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------- start and end
 
     def start(self) -> Self:
-        """Start the nodes and return when the master answers; the slave joins at its own pace."""
+        """Start the nodes; return when the master answers. The slave joins a moment later.
+
+        Raises ClusterStartFailed, and ClusterError for a cluster that was started before.
+        """
         if self._closing.is_set():
             raise ClusterError(f"cluster {self.name!r} has been closed: make another one")
         if self._master is not None:
@@ -150,10 +160,10 @@ class Cluster:
             self._initializer.flush()
         try:
             self._master = self._spawn("master", self.name)
-            first = self._add_slave()  # it warms up while the master does
+            first = self._add_slave()  # it starts while the master does
             self.connection_file = self._await_master()
             self._epoch = connection_file.read(self.connection_file).epoch
-            self._begin(first)
+            self._attach_slave(first)
         except BaseException:
             self.close()
             raise
@@ -168,17 +178,17 @@ class Cluster:
         return self
 
     def close(self) -> None:
-        """End the cluster: its applications, its nodes, its workers. Does nothing if it has ended."""
+        """End the cluster with its applications, nodes and workers. Does nothing if it has ended."""
         if os.getpid() != self._pid or self._closing.is_set():
             return
         self._closing.set()
         for application in self._applications:
             application.close()
-        with self._scaling:
+        with self._scaling_lock:
             slaves = list(self._slaves)
-        _end([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
+        _stop_nodes([*(slave.process for slave in slaves), *([self._master] if self._master is not None else [])])
         if self.connection_file is not None:
-            with contextlib.suppress(ConcurrentError):  # a master that was killed has left its file
+            with contextlib.suppress(ConcurrentError):  # a killed master has left its file
                 connection_file.remove(self.connection_file, self._epoch)
         for slave in slaves:
             if slave.supervisor is not None and slave.supervisor is not threading.current_thread():
@@ -204,22 +214,22 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------------- using it
 
     def application(self) -> ApplicationNode:
-        """Return the application node of this process: an Executor. The same one each time, until it is shut down."""
-        path = self._started()
-        with self._joining:
+        """Return the application node of this process: an Executor. The same one until it is shut down."""
+        path = self._require_started()
+        with self._application_lock:
             if not self._applications or self._applications[-1].is_closed:
                 self._applications = [one for one in self._applications if not one._has_left]
                 application = ApplicationNode(path, self._keys)
                 if self._config.get("SlaveNode", {}).get("max_tasks_per_worker"):
-                    application.default_chunksize = 1  # so that workers count what the user counts
+                    application.default_chunksize = 1  # so that each task of the user counts as one
                 self._applications.append(application)
-                if self._failure is not None:  # found out meanwhile
+                if self._failure is not None:  # set meanwhile
                     application._fail(self._failure)
             return self._applications[-1]
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is: slaves, clients, tasks."""
-        info = connection_file.read(self._started())
+        """Return the cluster's slaves, clients and task counts. Raises MasterUnreachable."""
+        info = connection_file.read(self._require_started())
         control = ControlClient(info.endpoints, info.tokens["admin"], info.certificate_pem)
         try:
             answer = control.call("status")
@@ -230,42 +240,47 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """Return how many worker processes there are, or soon will be."""
-        with self._scaling:
-            return sum(slave.workers for slave in self._staying())
+        """The number of worker processes that run or are starting."""
+        with self._scaling_lock:
+            return sum(slave.workers for slave in self._remaining_slaves())
 
     def scale(self, workers: int) -> None:
-        """Have so many workers from now on. Returns at once; they come and go at their own pace.
+        """Change the number of workers. Returns immediately; workers come and go a moment later.
 
-        More workers come as one more slave. With fewer, the youngest slaves leave: what runs there may end, what has
-        not started runs elsewhere. Raises ConfigurationError for a number below 1.
+        More workers are added as one more slave. If there are to be fewer, the youngest slaves leave: their running
+        tasks end first, and those that have not started run elsewhere.
+
+        Args:
+            workers: the new number, at least 1.
+
+        Raises ConfigurationError for a number below 1.
         """
         if type(workers) is not int or workers < 1:
             raise ConfigurationError(f"workers is {workers!r}, it must be a whole number of at least 1")
-        self._started()
-        with self._scaling:
-            staying = self._staying()
-            total = sum(slave.workers for slave in staying)
+        self._require_started()
+        with self._scaling_lock:
+            remaining = self._remaining_slaves()
+            total = sum(slave.workers for slave in remaining)
             leaving: list[_SlaveProcess] = []
             while total > workers:
-                leaving.append(staying.pop())
+                leaving.append(remaining.pop())
                 total -= leaving[-1].workers
-            if total < workers:  # first, so that there is always somebody
-                self._begin(self._add_slave(workers - total))
+            if total < workers:  # first, so that there is always a slave
+                self._attach_slave(self._add_slave(workers - total))
             for slave in leaving:
-                slave.leaves = True
+                slave.is_leaving = True
                 _write_line(slave.process, DRAIN)
 
     def restart_workers(self, *, now: bool = False) -> int:
-        """Have fresh processes in the place of all workers; return how many, when they are ready.
+        """Replace all worker processes; return how many, when the new ones are ready.
 
-        What runs ends first, or with `now` is stopped and runs again; nothing fails, whosever it is.
+        Running tasks end first, or with `now` are stopped and run again. No task of any application fails.
         """
-        return restart_workers(connection_file.read(self._started()), now=now).workers
+        return restart_workers(connection_file.read(self._require_started()), now=now).workers
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the master has ended, however it did. False after `timeout_s` seconds."""
-        self._started()
+        """Wait until the master has ended, in any way. Return False after `timeout_s` seconds."""
+        self._require_started()
         assert self._master is not None
         try:
             self._master.wait(timeout_s)
@@ -274,15 +289,15 @@ class Cluster:
         return True
 
     def raise_if_failed(self) -> None:
-        """Raise ClusterError, with the end of the log, if the cluster has ended and was not stopped."""
-        self._started()
+        """Raise ClusterError, with the end of the log, if the master has ended with an error."""
+        self._require_started()
         assert self._master is not None
         if code := self._master.poll():
             how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
             raise ClusterError(f"the master of cluster {self.name!r} {how}; its log ends:\n{self.log_tail()}")
 
     def log_tail(self, limit: int = 4000) -> str:
-        """Return the end of what the nodes have logged."""
+        """Return the last `limit` characters of the nodes' log."""
         self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, self._log.tell() - limit))
         text = self._log.read()
@@ -291,13 +306,13 @@ class Cluster:
 
     def _open_log(self) -> Any:
         if self._log_path is None:
-            return tempfile.TemporaryFile("w+")  # unlinked, so nothing is left of it
+            return tempfile.TemporaryFile("w+")  # without a name, so it is deleted when it is closed
         try:
             return open(self._log_path, "a+", errors="replace")
         except OSError as error:
             raise ConfigurationError(f"log {self._log_path} cannot be written: {error.strerror or error}") from None
 
-    def _started(self) -> Path:
+    def _require_started(self) -> Path:
         if self.connection_file is None or self._closing.is_set():
             state = "has been closed" if self._closing.is_set() else "has not been started"
             raise ClusterError(f"cluster {self.name!r} {state}: use it as `with Cluster(...) as cluster:`")
@@ -307,19 +322,19 @@ class Cluster:
 
     # ---------------------------------------------------------------------------------------------------- the processes
 
-    def _staying(self) -> "list[_SlaveProcess]":
-        return [slave for slave in self._slaves if not slave.leaves]
+    def _remaining_slaves(self) -> "list[_SlaveProcess]":
+        return [slave for slave in self._slaves if not slave.is_leaving]
 
     def _add_slave(self, workers: int | None = None) -> "_SlaveProcess":
-        """Start a slave of `workers`, or of as many as is configured; it waits to be told where the master is."""
+        """Start a slave with `workers`, or as many as configured; it waits for the path of the connection file."""
         configured = self._config.get("SlaveNode", {}).get("workers", 0)
         count = workers or (configured if type(configured) is int and configured > 0 else cores())
         slave = _SlaveProcess(count, self._spawn("slave", workers=workers))
         self._slaves.append(slave)
         return slave
 
-    def _begin(self, slave: "_SlaveProcess") -> None:
-        """Let a slave join, and watch it."""
+    def _attach_slave(self, slave: "_SlaveProcess") -> None:
+        """Let a slave join, and supervise it."""
         _write_line(slave.process, str(self.connection_file))
         slave.supervisor = threading.Thread(
             target=self._supervise, args=(slave,), name=f"cluster {self.name}", daemon=True
@@ -347,33 +362,33 @@ class Cluster:
             text=True,
             env=environment,
             pass_fds=inherited,
-            start_new_session=True,  # an interrupt of the notebook is for the notebook
+            start_new_session=True,  # an interrupt of the notebook must not reach the nodes
         )
 
     def _await_master(self) -> Path:
-        """Wait for the line in which the master tells where its connection file is."""
+        """Wait until the master has written the path of its connection file, and return it."""
         assert self._master is not None and self._master.stdout is not None
         lines: deque[str] = deque()
         reader = threading.Thread(target=lambda: lines.append(self._master.stdout.readline()), daemon=True)  # type: ignore[union-attr]
         reader.start()
         reader.join(START_TIMEOUT_S)
         if not lines or not lines[0].strip():
-            state = "says nothing"
+            state = f"did not start within {START_TIMEOUT_S:g} s"
             if not reader.is_alive():
-                refuse_taken(self.name, going_s=0.0)  # another one may have been quicker
-                state = f"ended with exit code {self._master.wait(LEAVE_TIMEOUT_S)}"
+                refuse_taken(self.name, stopping_s=0.0)  # another cluster may have taken the name meanwhile
+                state = f"ended with exit code {self._master.wait(KILL_AFTER_S)}"
             raise ClusterStartFailed(f"the master of cluster {self.name!r} {state}; its log ends:\n{self.log_tail()}")
         return Path(lines[0].strip())
 
     def _supervise(self, slave: "_SlaveProcess") -> None:
-        """Start a slave again when it dies, unless it dies all the time."""
+        """Start a slave again when it dies, unless it dies too often."""
         deaths: deque[float] = deque(maxlen=RESTARTS)
         while True:
             assert self._master is not None
             slave.process.wait()
-            with self._scaling:
-                if slave.leaves:
-                    _let_go(slave.process)
+            with self._scaling_lock:
+                if slave.is_leaving:
+                    _close_pipes(slave.process)
                     self._slaves.remove(slave)
                     return
             if self._closing.is_set() or self._master.poll() is not None:
@@ -384,18 +399,18 @@ class Cluster:
                 for application in self._applications:
                     application._fail(failure)
                 return
-            with self._scaling:
-                _let_go(slave.process)
+            with self._scaling_lock:
+                _close_pipes(slave.process)
                 if self._closing.is_set():
                     return
-                if slave not in self._staying():  # since a moment ago
+                if slave not in self._remaining_slaves():  # it was asked to leave meanwhile
                     self._slaves.remove(slave)
                     return
                 slave.process = self._spawn("slave", workers=slave.workers)
                 _write_line(slave.process, str(self.connection_file))
 
     def _failure_of(self, slave: "_SlaveProcess", deaths: "deque[float]") -> ClusterStartFailed | None:
-        """Say why a slave that has ended is not started again; None if it is."""
+        """Return why a slave that has ended is not started again; None if it is."""
         code = slave.process.returncode
         log = f"its log ends:\n{self.log_tail()}"
         if code == NOT_INITIALIZED:
@@ -409,7 +424,7 @@ class Cluster:
 
 
 def _pickled_initializer(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
-    """Pickle what workers call before their first task. Raises ConfigurationError or NotPicklable."""
+    """Pickle the call of an initializer. Raises ConfigurationError or NotPicklable."""
     if not callable(initializer):
         raise ConfigurationError(f"initializer is {initializer!r}, it must be a function or another callable")
     return enclosed(TRACKER.current(), pickled_call(initializer, tuple(initargs)))
@@ -425,11 +440,11 @@ def _write_line(node: "subprocess.Popen[str]", line: str) -> None:
         node.stdin.write(line + "\n")
         node.stdin.flush()
     except BrokenPipeError:
-        return  # it has died already; whoever waits for it will see that
+        return  # it has died already, which its supervisor notices
 
 
-def _let_go(node: "subprocess.Popen[str]") -> None:
-    """Close the pipe that the node lives on."""
+def _close_pipes(node: "subprocess.Popen[str]") -> None:
+    """Close a node's pipes, upon which it ends."""
     for pipe in (node.stdin, node.stdout):
         if pipe is not None and not pipe.closed:
             try:
@@ -438,16 +453,17 @@ def _let_go(node: "subprocess.Popen[str]") -> None:
                 continue
 
 
-def _end(nodes: "list[subprocess.Popen[str]]") -> None:
-    """Let nodes go, remind those that do not notice (a fork of ours may hold their pipes open), kill what is left."""
+def _stop_nodes(nodes: "list[subprocess.Popen[str]]") -> None:
+    """End nodes: close their pipes, terminate those that go on (a fork may keep a pipe open), then kill them."""
     for node in nodes:
-        _let_go(node)
-    let_go_at = time.monotonic()
-    for patience_s, insist in ((REMIND_AFTER_S, subprocess.Popen.terminate), (LEAVE_TIMEOUT_S, subprocess.Popen.kill)):
+        _close_pipes(node)
+    closed_at = time.monotonic()
+    stages = ((TERMINATE_AFTER_S, subprocess.Popen.terminate), (KILL_AFTER_S, subprocess.Popen.kill))
+    for patience_s, end in stages:
         for node in nodes:
             try:
-                node.wait(max(0.1, let_go_at + patience_s - time.monotonic()))
+                node.wait(max(0.1, closed_at + patience_s - time.monotonic()))
             except subprocess.TimeoutExpired:
-                insist(node)
+                end(node)
     for node in nodes:
         node.wait()

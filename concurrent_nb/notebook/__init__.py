@@ -1,5 +1,5 @@
-"""The notebook's face: magics that run a cell on a cluster, and show in that cell what happens to it.
+"""The notebook interface: magics that run a cell on a cluster, and show the progress in that cell.
 
-Layer 7, imports no other face; reaches the cluster through the names of `concurrent_nb` only. The one room that may
-import IPython. Whatever it shows, it shows from the main thread.
+Layer 7: imports no other interface, and uses the cluster through the names of `concurrent_nb`. Only this package may
+import IPython. Output of tasks is shown from the main thread.
 """

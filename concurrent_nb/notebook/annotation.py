@@ -1,7 +1,7 @@
-"""Cython's annotated page, made fit for a notebook: which lines are slow, in light and in dark themes.
+"""Adapt Cython's annotated page, which marks slow lines, to light and dark themes of notebooks.
 
-Used by `cython_magics`. Cython writes a whole page for white paper, whose styles a notebook's own overrule. What is
-kept of it are its lines and the C code that opens under each; the colours are set here, inline or from the theme. Pure.
+Used by `cython_magics`. Cython writes a page for a white background, whose styles are overridden by the notebook's. The
+lines and the C code under each line are kept; colours are set here, inline or from the theme. Pure.
 """
 
 import math
@@ -14,7 +14,7 @@ _SCORE_MOST: Final = 254
 _BODY: Final = re.compile(r'<div class="cython"><pre .*?</div>', re.DOTALL)
 _LINE: Final = re.compile(r'<pre class="cython line score-(\d+)"')
 _CODE: Final = re.compile(r"<pre class='cython code score-(\d+) ?'")
-#: the first line, of which the source has a stand-in for the cell's own
+#: the first line, a placeholder for the magic's line
 _FIRST: Final = re.compile(r'(<span class="">1</span>: )<span class="c1?">#</span>')
 _PRE: Final = "margin:0;padding:0 4px;line-height:1.4;font-size:13px;color:inherit;white-space:pre"
 _THEME: Final = {
@@ -28,12 +28,12 @@ _THEME: Final = {
 
 
 def readable(page: str, header: str) -> str:
-    """Give the part of Cython's page that a notebook shows.
+    """Return the part of Cython's page that a notebook shows.
 
     Args:
         header: the cell's first line.
 
-    Raises ValueError if this version of Cython writes its pages in another way.
+    Raises ValueError if the page of this version of Cython has another structure.
     """
     found = _BODY.search(page)
     if found is None:
@@ -52,12 +52,13 @@ def readable(page: str, header: str) -> str:
     styles += ".cnb-cython .refnanny,.cnb-cython .trace,.cnb-cython .error_goto{opacity:.6}"
     legend = (
         f'<div style="font-size:12px;opacity:.85;margin-bottom:4px"><span style="{_yellow(_SCORE_MOST)};padding:0 4px">'
-        "Yellow</span> lines call Python, the more the yellower; click a line that begins with + for its C code.</div>"
+        "Yellow</span> lines call Python; darker yellow means more calls. Click a line that begins with +"
+        " to see its C code.</div>"
     )
     return f'<style>{styles}</style><div class="cnb-cython" style="padding:2px 8px">{legend}{body}</div>'
 
 
 def _yellow(score: int) -> str:
-    """Write a background that lets text be seen on white and on black."""
+    """Return a background on which both dark and light text can be read."""
     share = math.log1p(min(score, _SCORE_MOST)) / math.log1p(_SCORE_MOST)
     return f"background:rgba(255,205,0,{0.6 * share**1.5:.2f})" if score else "background:none"

@@ -1,8 +1,8 @@
-"""What tasks print, shown in the cell as it comes: cleaned, and marked with the task's number where there are several.
+"""Show the output of tasks in the cell as it arrives: cleaned, and prefixed with the task's number.
 
-Used by `watch` and `local`, on the main thread. A task can print anything; what would move the cursor, clear the
-screen, set the window's title, hide text or have it read in another order is left out. Colours and carriage returns
-stay, and so does text that is written from right to left.
+Used by `job_watch` and `local_job`, on the main thread. A task can print anything; what would move the cursor, clear
+the screen, set the window's title, hide text or change its order is removed. Colours, carriage returns and text that is
+written from right to left stay.
 """
 
 import math
@@ -21,18 +21,18 @@ from concurrent_nb.api import OutputPiece
 from concurrent_nb.clock import Clock, monotonic
 from concurrent_nb.shipping.runtime.notes import Display
 
-#: a line of one task that grows longer than this is shown in pieces
+#: a longer line of one task is shown in pieces
 LINE_CHARACTERS: Final = 8192
-#: an escape sequence that does not end within this is none
+#: maximum length of an escape sequence
 SEQUENCE_CHARACTERS: Final = 4096
 
-#: what a task has displayed waits for earlier tasks so long, in seconds
+#: maximum time in seconds that a display of a task waits for earlier tasks
 HOLD_S: Final = 5.0
 
 _RESET: Final = "\x1b[0m"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
-#: escape sequences as in ECMA-48, then single control characters other than tab, newline and carriage return, and what
-#: turns the order of text around (Unicode's embeddings, overrides and isolates; not its marks, which languages need)
+#: escape sequences of ECMA-48, control characters other than tab, newline and carriage return, and characters that
+#: change the order of text (Unicode's embeddings, overrides and isolates; not its marks, which languages need)
 _CONTROL: Final = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"
     r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\)"
@@ -44,7 +44,7 @@ _UNFINISHED: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07]*|[ -/]*)
 
 
 def clean(text: str) -> str:
-    """Take control characters and escape sequences out of `text`, except for colours, tabs, newlines and returns.
+    """Remove control characters and escape sequences from `text`, except for colours, tabs, newlines and returns.
 
     >>> clean("\\x1b[31mred\\x1b[0m \\x1b[2Jgone\\x07")
     '\\x1b[31mred\\x1b[0m gone'
@@ -53,7 +53,7 @@ def clean(text: str) -> str:
 
 
 def _without_concealing(colour: str) -> str:
-    """Take the parameter out of a colour that hides text; what follows it stays."""
+    """Remove the parameter of a colour sequence that hides text."""
     if "8" not in colour:
         return colour
     given, kept = iter(colour[2:-1].split(";")), list[str]()
@@ -68,7 +68,7 @@ def _without_concealing(colour: str) -> str:
 
 
 def _split_unfinished(text: str) -> tuple[str, str]:
-    """Cut off an escape sequence at the end whose rest is still to come."""
+    """Split off an incomplete escape sequence at the end of `text`."""
     found = _UNFINISHED.search(text)
     if found is None or len(found[0]) > SEQUENCE_CHARACTERS:
         return text, ""
@@ -76,7 +76,7 @@ def _split_unfinished(text: str) -> tuple[str, str]:
 
 
 def show_label(text: str, shown: Display) -> None:
-    """Say whose the display is that follows; where that is no text, at its left edge."""
+    """Show the label of the next display; above a display that is not text, in HTML."""
     data = {"text/plain": text}
     if set(shown.data) != {"text/plain"}:
         data["text/html"] = f'<div style="font-size:13px;opacity:.75">{escape(text)}</div>'
@@ -84,16 +84,16 @@ def show_label(text: str, shown: Display) -> None:
 
 
 def show(shown: Display) -> None:
-    """Show what a task has displayed, in the cell that runs or was run last."""
+    """Show what a task has displayed, in the current or the last cell."""
     display(shown.data, metadata=shown.metadata, raw=True)  # type: ignore[no-untyped-call]
 
 
 class Printer:
-    """Show what tasks print.
+    """Shows the output of tasks.
 
     Args:
         tagged: begin each line with the number of its task.
-        out, err: where it goes; None takes this process's streams.
+        out, err: the streams to write to; None: those of this process.
     """
 
     def __init__(
@@ -101,16 +101,16 @@ class Printer:
     ) -> None:
         self._tagged = tagged
         self._streams = {1: out or sys.stdout, 2: err or sys.stderr}
-        self._rest: dict[tuple[int, int], str] = {}  #: (task, stream) -> text that waits for its line's end
+        self._rest: dict[tuple[int, int], str] = {}  #: (task, stream) -> text without the end of its line
         self._colour: dict[int, str] = {}  #: stream -> the last colour that was set
-        self._held: list[tuple[int, int, float, str, Display]] = []  #: (task, number, since, label, what)
+        self._held: list[tuple[int, int, float, str, Display]] = []  #: (task, number, since, label, display)
         self._number = 0
         self._first = 0  #: all tasks before this one have ended
         self._clock = clock
 
     def take(self, job: Job) -> None:
-        """Show what the job's tasks have written since the last time."""
-        # In this order, because a task's output comes before its end.
+        """Show the output of the job's tasks since the last call."""
+        # In this order, because the output of a task arrives before its end.
         ended = [index for index, _ in self._rest if job.futures[index].done()]
         pieces: list[tuple[int, int, str]] = []
         for piece in job.take_output():
@@ -129,10 +129,10 @@ class Printer:
             self._display(self._first)
 
     def _display(self, first: float) -> None:
-        """Show what tasks have displayed, in the order of the tasks.
+        """Show the displays of tasks, in the order of the tasks.
 
         Args:
-            first: all tasks before this one have ended. What others display waits for them, but not for long.
+            first: all tasks before this one have ended. Displays of later tasks wait for them, for at most HOLD_S.
         """
         late = self._clock() - HOLD_S
         ready = [held for held in self._held if held[0] <= first or held[2] <= late]
@@ -155,14 +155,14 @@ class Printer:
         self._write(stream, ready)
 
     def finish(self, tasks: Collection[int]) -> None:
-        """Show the unfinished lines of tasks from which nothing more will come."""
+        """Show the unfinished lines of tasks that have ended."""
         for index, stream in [key for key in self._rest if key[0] in tasks]:
             text, _ = _split_unfinished(self._rest.pop((index, stream)))
             if text := clean(text):
                 self._write(stream, self._tag(index, text) if self._tagged else text)
 
     def flush(self) -> None:
-        """Show all unfinished lines, because nothing more will come at all, and end colours."""
+        """Show all unfinished lines and held displays, and reset colours."""
         self.finish({index for index, _ in self._rest})
         self._display(math.inf)
         for stream, colour in self._colour.items():
@@ -171,7 +171,7 @@ class Printer:
         self._colour.clear()
 
     def _ready(self, index: int, stream: int, text: str) -> str:
-        """Give what of a task's text can be shown now; keep the rest."""
+        """Return the part of a task's text that can be shown now; keep the rest."""
         text = self._rest.pop((index, stream), "") + text
         if not self._tagged:
             text, rest = _split_unfinished(text)

@@ -1,8 +1,8 @@
-"""Completion of the magics' lines, as TAB asks for it: options, commands, and values where they are known.
+"""TAB completion in the lines of the magics: options, commands, and values if they are known.
 
-    cell, cursor -> a line of ours? -> offer: what may stand there -> IPython, which then asks nobody else
+    cell, cursor -> a line of our magics? -> Offer -> IPython, which then uses no other completion
 
-In quotes, in the body of a cell and in all other lines IPython's own completion is left alone. Nothing is started here.
+In quotes, in the body of a cell and in all other lines IPython's own completion is used. Nothing is started here.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from concurrent_nb.errors import ConcurrentError
 from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.workers.slave_side.machine import cores
 
-#: what users call our matcher in IPython's configuration, and how it is found again
+#: name of our matcher in IPython's configuration
 MATCHER: Final = "concurrent_nb"
-#: so long TAB waits for the master at most
-MOMENT_S: Final = 0.5
-#: commands of %concurrent that take options, and which
+#: maximum time in seconds that TAB waits for the master
+STATUS_TIMEOUT_S: Final = 0.5
+#: commands of %concurrent that take options -> these options
 OPTIONS_OF_COMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "start": ("--workers", "--name"),
     "restart": ("--now",),
@@ -36,24 +36,24 @@ _COMMANDS_WITH_FILE: Final = frozenset({"connect"})
 _IPYTHON_FILES: Final = "IPCompleter.file_matcher"
 _MAGIC: Final = re.compile(r"\s*(%%?\w+)(?=\s)")
 
-#: names that a value may have, by option or command; asked for only where they are needed
+#: possible values by option or command, computed only when they are needed
 Known = Mapping[str, Callable[[], Iterable[str]]]
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What may stand at the cursor."""
+    """The possible words at the cursor."""
 
-    fragment: str  #: what is typed of it
+    fragment: str  #: the part that is already typed
     names: list[str]
-    files: bool = False  #: or the name of a file
+    files: bool = False  #: a file name is possible too
 
 
-def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session: CurrentCluster) -> None:
-    """Let TAB complete the lines of our magics.
+def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], cluster: CurrentCluster) -> None:
+    """Register the completion of the magics' lines.
 
     Args:
-        magics: functions that are `documented`, by their names with percent signs.
+        magics: `documented` methods by their names with percent signs.
     """
     parsers = {name: magic.parser for name, magic in magics.items()}
     variables = _Variables(shell)
@@ -62,9 +62,9 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session:
         "--shared": variables,
         "--batch": lambda: ["auto"],
         "--needs": lambda: ["threads", "cores=all", *(f"cores={n}" for n in range(1, cores() + 1))],
-        "kernel": SlaveNames(session),
-        "cancel": lambda: _job_names(session),
-        "show": lambda: _job_names(session),
+        "kernel": SlaveNames(cluster),
+        "cancel": lambda: _job_names(cluster),
+        "show": lambda: _job_names(cluster),
     }
 
     @context_matcher(identifier=MATCHER)  # type: ignore[untyped-decorator]
@@ -73,7 +73,7 @@ def complete_magics(shell: InteractiveShell, magics: Mapping[str, Any], session:
         if found is None:
             return {"completions": [], "suppress": False}
         return {
-            "completions": [SimpleCompletion(name) for name in found.names] or _Nothing(),
+            "completions": [SimpleCompletion(name) for name in found.names] or _NoCompletions(),
             "matched_fragment": found.fragment,
             "suppress": True,
             "do_not_suppress": {_IPYTHON_FILES} if found.files else set(),
@@ -92,7 +92,7 @@ def leave_magics(shell: InteractiveShell) -> None:
 def offer_in_cell(
     parsers: Mapping[str, argparse.ArgumentParser], cell: str, row: int, column: int, known: Known
 ) -> Offer | None:
-    """Give what may stand at the cursor; None where that is not ours to say.
+    """Return the possible words at the cursor; None if it is not in the line of one of our magics.
 
     Args:
         parsers: by the name of the magic, with percent signs.
@@ -110,11 +110,11 @@ def offer_in_cell(
 
 
 def offer(parser: argparse.ArgumentParser, text: str, rest: str, known: Known) -> Offer | None:
-    """Give what may stand at the cursor in a magic's line; None in quotes.
+    """Return the possible words at the cursor in a magic's line; None in quotes.
 
     Args:
-        text: of the line, from the end of the magic's name to the cursor.
-        rest: of the line.
+        text: the line from the end of the magic's name to the cursor.
+        rest: the line from the cursor.
     """
     fragment = "" if not text or text[-1].isspace() else text.split()[-1]
     try:
@@ -148,7 +148,7 @@ def offer(parser: argparse.ArgumentParser, text: str, rest: str, known: Known) -
 
 
 def _read(options: Mapping[str, argparse.Action], words: Iterable[str]) -> tuple[argparse.Action | None, list[str]]:
-    """Give the option whose value is to follow the words, and those of them that belong to no option."""
+    """Return the option whose value must follow the words, and the words that belong to no option."""
     waiting: argparse.Action | None = None
     given: list[str] = []
     for word in words:
@@ -180,8 +180,8 @@ def _matchers(shell: InteractiveShell) -> list[Any]:
     return shell.Completer.custom_matchers
 
 
-class _Nothing(Iterator[SimpleCompletion]):
-    """No completions, and none from others: IPython lets nobody suppress who has none, and goes by the length."""
+class _NoCompletions(Iterator[SimpleCompletion]):
+    """No completions, which still suppress those of others: IPython checks the length before it allows that."""
 
     def __len__(self) -> int:
         return 1
@@ -191,7 +191,7 @@ class _Nothing(Iterator[SimpleCompletion]):
 
 
 class _Variables:
-    """Asked for the names that the user has bound, without modules."""
+    """Returns the variables of the user, without modules."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -208,39 +208,39 @@ class _Variables:
 
 
 class SlaveNames:
-    """Asked for the slaves of the notebook's current cluster; an answer that takes longer than a moment is not awaited.
+    """Returns the slaves of the notebook's current cluster; an empty list if the master does not answer in time.
 
     Args:
-        moment_s: how long that is.
+        timeout_s: maximum time to wait for the master.
     """
 
-    def __init__(self, session: CurrentCluster, moment_s: float = MOMENT_S) -> None:
-        self._session = session
-        self._moment_s = moment_s
+    def __init__(self, cluster: CurrentCluster, timeout_s: float = STATUS_TIMEOUT_S) -> None:
+        self._cluster = cluster
+        self._timeout_s = timeout_s
         self._asking: threading.Thread | None = None
         self._names: list[str] = []
 
     def __call__(self) -> list[str]:
-        app = self._session._app  # `application()` would start one, or wait for one that comes up
+        app = self._cluster._app  # `application()` would start one, or wait for one that is starting
         if app is None:
             return []
-        if self._asking is None or not self._asking.is_alive():  # else the master still owes us an answer
+        if self._asking is None or not self._asking.is_alive():  # otherwise the previous request is still open
             self._names = []
             self._asking = threading.Thread(target=self._ask, args=(app.status,), name="slaves for TAB", daemon=True)
             self._asking.start()
-        self._asking.join(self._moment_s)
+        self._asking.join(self._timeout_s)
         return self._names
 
     def _ask(self, status: Callable[[], dict[str, Any]]) -> None:
         try:
             self._names = [str(slave["name"]) for slave in status().get("slaves", [])]
         except ConcurrentError:
-            return  # whoever uses the cluster next hears of it
+            return  # the next use of the cluster reports it
 
 
-def _job_names(session: CurrentCluster) -> list[str]:
-    """Give what `%concurrent cancel` takes: the last jobs first, those that run before those that have ended."""
-    jobs = [*session.jobs]
+def _job_names(cluster: CurrentCluster) -> list[str]:
+    """Return names for `%concurrent cancel` and `show`: running jobs first, then ended ones, the latest first."""
+    jobs = [*cluster.jobs]
     jobs.reverse()
     jobs.sort(key=lambda job: job.done())
     return list(dict.fromkeys(job.name if job.name.isprintable() and job.name else job.id.hex()[:8] for job in jobs))

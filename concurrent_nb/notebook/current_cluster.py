@@ -1,6 +1,6 @@
-"""The notebook's current cluster: started when the first task needs one, or connected to, until it is stopped.
+"""The current cluster of a notebook: started when the first task needs one, or connected to, until it is stopped.
 
-Used by the magics; one object per loaded extension, and the only place that knows which cluster is the current one.
+Used by the magics. There is one object per loaded extension.
 """
 
 import atexit
@@ -28,37 +28,37 @@ from concurrent_nb.workers.slave_side.machine import cores
 
 log = logging.getLogger(__name__)
 
-NO_CLUSTER: Final = "no cluster: the next task starts one, or %concurrent start | connect"
-#: so many of a notebook's jobs are listed by %concurrent jobs
+NO_CLUSTER: Final = "no cluster: the next task starts one; see also %concurrent start and %concurrent connect"
+#: maximum number of jobs of a notebook that `%concurrent jobs` lists
 JOBS_KEPT: Final = 20
-#: a restart that takes longer says what it waits for
-RESTART_TOLD_S: Final = 1.0
+#: a restart that takes longer, in seconds, prints what it waits for
+RESTART_NOTICE_S: Final = 1.0
 
 
 class CurrentCluster:
-    """At most one cluster, embedded in this notebook or connected to.
+    """At most one cluster: embedded in this notebook, or one that it is connected to.
 
     Args:
-        home: the cluster to connect to when one is needed, by name or connection file; "" starts an embedded one.
-        present: called with each exception of a task before anybody sees it.
+        configured: name or connection file of the cluster to connect to when one is needed; "" starts an embedded one.
+        present: called with each exception of a task before it is raised or shown.
     """
 
-    def __init__(self, home: str = "", present: Presenter | None = None) -> None:
-        self._home = home
+    def __init__(self, configured: str = "", present: Presenter | None = None) -> None:
+        self._configured = configured
         self._present = present
-        self._where = ""  # the cluster that we are connected to
-        self._kernel_files: set[Path] = set()  # that we have written
-        self._beginning: threading.Thread | None = None  # has the cluster come up before a task needs it
+        self._connected_to = ""  # name or connection file of the cluster
+        self._kernel_files: set[Path] = set()  # written for `%concurrent kernel`
+        self._starting: threading.Thread | None = None  # starts the cluster before a task needs it
         self._cluster: Cluster | None = None
-        self._cluster_name = ""  # as the user has said it
+        self._cluster_name = ""  # given by the user
         self._app: ApplicationNode | None = None
-        self._is_gone = False  # the cluster that we are connected to has ended
-        self.captured: tuple[Captured, ...] = ()  #: what the last cell sent along
-        self.jobs: deque[Job[Any]] = deque(maxlen=JOBS_KEPT)  #: of this notebook, the last ones
+        self._is_gone = False  # the cluster has ended
+        self.captured: tuple[Captured, ...] = ()  #: names that were sent with the last cell
+        self.jobs: deque[Job[Any]] = deque(maxlen=JOBS_KEPT)  #: the latest jobs of this notebook
 
     def start(self, workers: int | None = None, name: str | None = None) -> str:
-        """Start an embedded cluster. Return a line that says so. Raises ConfigurationError if there is one already."""
-        self._await_beginning()
+        """Start an embedded cluster; return a line for the user. Raises ConfigurationError if there is a cluster."""
+        self._wait_until_started()
         self._check_free("start")
         count = workers or cores()
         cluster = Cluster(workers=count, name=name)
@@ -70,23 +70,24 @@ class CurrentCluster:
             raise
         self._cluster = cluster
         self._cluster_name = name or ""
-        # After the application has registered its own, so that this comes first: the kernel does not wait for tasks.
+        # After the application has registered its handler, so that this one runs first: the kernel does not wait for
+        # tasks.
         atexit.register(self.stop)
-        return f"started {self._what} (%concurrent stop ends it)"
+        return f"started {self._description} (%concurrent stop stops it)"
 
     def connect(self, where: str) -> str:
-        """Connect to a running cluster, by name or connection file. Return a line that says so."""
-        self._await_beginning()
+        """Connect to a running cluster, by name or connection file; return a line for the user."""
+        self._wait_until_started()
         self._check_free("connect")
         self._use(concurrent_nb.connect(where))
-        self._where = where
+        self._connected_to = where
         atexit.register(self.stop)
-        return f"connected to {self._what} (%concurrent stop leaves it)"
+        return f"connected to {self._description} (%concurrent stop leaves it)"
 
     def stop(self) -> str:
-        """Leave the cluster, and end it if it is ours. What runs is stopped. Return a line that says so."""
-        self._await_beginning()
-        app, cluster, what = self._app, self._cluster, self._what
+        """Leave the cluster, and stop it if it is embedded. Tasks are cancelled. Return a line for the user."""
+        self._wait_until_started()
+        app, cluster, what = self._app, self._cluster, self._description
         self._app, self._cluster = None, None
         atexit.unregister(self.stop)
         while self._kernel_files:
@@ -102,70 +103,71 @@ class CurrentCluster:
                 cluster.close()
         if cluster is not None:
             return f"stopped {what}"
-        return f"left {what}, which {'runs on' if runs_on else 'has ended, or does not answer'}"
+        return f"left {what}, which {'is still running' if runs_on else 'has ended or does not answer'}"
 
     def application(self) -> tuple[ApplicationNode, str | None]:
-        """Give the application node, and the line to show if a cluster had to be started for it."""
-        self._await_beginning()
+        """Return the application node, and a line for the user if a cluster was started or connected to for it."""
+        self._wait_until_started()
         notice = None
         if self._app is None:
-            notice = self.connect(self._home) if self._home else self.start()
-        elif self._app.is_closed:  # by a `with` of the user's, say
-            self._use(concurrent_nb.connect(self._where) if self._cluster is None else self._cluster.application())
+            notice = self.connect(self._configured) if self._configured else self.start()
+        elif self._app.is_closed:  # by a `with` of the user, for example
+            cluster = self._cluster
+            self._use(concurrent_nb.connect(self._connected_to) if cluster is None else cluster.application())
         assert self._app is not None
         if self._is_gone:
-            raise MasterLost(self._ended())
+            raise MasterLost(self._ended_message())
         return self._app, notice
 
     def names_of_setups(self) -> frozenset[str]:
-        """Give the names that setup cells bind in the workers; none where there is no cluster."""
+        """Return the names that setup cells bind in the workers."""
         return self._app.names_of_setups if self._app is not None else frozenset()
 
     def application_for_functions(self) -> ApplicationNode:
-        """Give the application node to a task function; say so if a cluster had to be started for it."""
+        """Return the application node for a task function; print a line if a cluster was started for it."""
         app, notice = self.application()
         if notice is not None:
             print(notice)
         return app
 
-    def lost(self) -> None:
-        """Forget an embedded cluster that is gone: the next task starts a new one. Of another one, say what to do."""
+    def handle_lost_master(self) -> None:
+        """Forget an embedded cluster that is gone, so that the next task starts one; of another one, print a remedy."""
         if self._cluster is None and self._app is not None and not self._is_gone and not _answers(self._app):
             self._is_gone = True
-            print(self._ended())
+            print(self._ended_message())
         if self._cluster is not None:
             try:
                 self.stop()
             except ConcurrentError:
-                return  # what is left of it is gone as well
+                return  # the rest of it is gone as well
 
     def status(self) -> str:
-        """Say what there is, in a few lines."""
-        self._await_beginning()
+        """Return a few lines about the cluster, its slaves and its tasks."""
+        self._wait_until_started()
         lines = []
-        if self._app is None and self._home:
-            self.connect(self._home)
+        if self._app is None and self._configured:
+            self.connect(self._configured)
         if self._app is None:
             lines.append(NO_CLUSTER)
         else:
-            lines += [self._what, *_describe(self._ask(self._app))]
+            lines += [self._description, *_describe(self._status_of(self._app))]
         if self.captured:
             names = (f"{c.name} ({c.kind}, {write_bytes(c.size_bytes)})" for c in self.captured)
-            lines.append(f"the last cell sent along: {', '.join(names)}")
+            lines.append(f"sent with the last cell: {', '.join(names)}")
         return "\n".join(lines)
 
     def slaves(self) -> str:
-        """Say who works, a line for each slave. Starts no cluster."""
-        self._await_beginning()
-        if self._app is None and self._home:
-            self.connect(self._home)
+        """Return a line for each slave. Starts no cluster."""
+        self._wait_until_started()
+        if self._app is None and self._configured:
+            self.connect(self._configured)
         if self._app is None:
             return NO_CLUSTER
-        lines = _describe(self._ask(self._app))[:-1]
+        lines = _describe(self._status_of(self._app))[:-1]
         return "\n".join(lines) if lines else "no slave has joined yet"
 
     def list_jobs(self) -> str:
-        """Say how jobs are, a line for each: those that run first, then the last one first; then those of others."""
+        """Return a line for each job: running ones first, then the latest first; then the jobs of others."""
         others = self._others()
         if not self.jobs and not others:
             return "this notebook has started no job"
@@ -188,44 +190,44 @@ class CurrentCluster:
         return "\n".join(aligned(rows, right=(3,)))
 
     def _others(self) -> list[dict[str, Any]]:
-        """Ask for the jobs that others run on this cluster, as far as one may see them."""
+        """Return the jobs of others on this cluster that this application may see."""
         if self._app is None or self._is_gone:
             return []
         try:
-            told = self._cluster.status() if self._cluster is not None else self._app.status()
+            status = self._cluster.status() if self._cluster is not None else self._app.status()
         except ConcurrentError:
-            return []  # whoever uses the cluster next hears of it
+            return []  # the next use of the cluster reports it
         own = {job.id.hex() for job in self.jobs}
-        jobs = [job for job in told.get("jobs", []) if job["state"] != "idle" and job["id"] not in own]
+        jobs = [job for job in status.get("jobs", []) if job["state"] != "idle" and job["id"] not in own]
         return [job for job in jobs if job["client"] != self._app.name]
 
     def work_of_others(self) -> str:
-        """Say what others would lose if this notebook ended its cluster; "" if nothing."""
+        """Describe the jobs of others that would be lost if this notebook stopped its cluster; "" if there is none."""
         if self._cluster is None or not (others := self._others()):
             return ""
         owners = sorted({str(job["client"]) for job in others})
         named = ", ".join(sorted({job["name"] or job["id"][:8] for job in others})[:3])
-        runs = "still runs" if len(others) == 1 else "still run"
+        runs = "is still running" if len(others) == 1 else "are still running"
         return f"{plural(len(others), 'job')} of {', '.join(owners)} {runs} here ({named})"
 
     def job(self, which: str | None) -> Job[Any]:
-        """Give a job of this notebook by name or the beginning of its id, the last one of them; None: the last one."""
+        """Return the latest job of this notebook with this name or beginning of an id; None: the latest job."""
         for known in (*self.jobs,)[::-1]:
             if which is None or which in (known.name, known.id.hex()[: len(which)]):
                 return known
-        what = "this notebook has started no job" if which is None else f"no job {which!r}; %concurrent jobs lists them"
+        what = "this notebook has started no job" if which is None else f"no job {which!r}: see %concurrent jobs"
         raise ConfigurationError(f"%concurrent show: {what}")
 
     def cancel(self, which: str | None, job: Job | None = None) -> str:
-        """Cancel a job of this notebook, by name or the beginning of its id, or all that run. Say which.
+        """Cancel a job of this notebook, by name or the beginning of its id, or all; return a line for the user.
 
         Args:
-            job: the one that a variable of that name has; it comes first.
+            job: the job of the variable of that name, which takes precedence.
         """
         found = [job for job in self.jobs if which is None or job.name == which or job.id.hex().startswith(which)]
         found = found if job is None else [job]
         if which is not None and not found:
-            raise ConfigurationError(f"%concurrent cancel: no job {which!r}; %concurrent jobs lists them")
+            raise ConfigurationError(f"%concurrent cancel: no job {which!r}: see %concurrent jobs")
         running = [job for job in found if not job.wait(0)]
         for job in running:
             job.cancel()
@@ -234,119 +236,120 @@ class CurrentCluster:
             names = [*(job.name or job.id.hex()[:8] for job in running), plural(submits, "submitted task")]
             return f"cancelled {', '.join(names)}"
         if not running:
-            return "no job runs" if which is None else f"{which} has ended already"
+            return "no job is running" if which is None else f"{which} has ended already"
         return f"cancelled {', '.join(job.name or job.id.hex()[:8] for job in running)}"
 
     def scale(self, workers: int) -> str:
-        """Have so many workers in the embedded cluster. Say so."""
-        self._await_beginning()
+        """Change the number of workers of the embedded cluster; return a line for the user."""
+        self._wait_until_started()
         if self._app is None:
             return self.start(workers)
         if self._cluster is None:
             raise ConfigurationError(
-                f"%concurrent scale: {self._what} is not this notebook's own; start slaves where it runs:"
+                f"%concurrent scale: {self._description} was not started by this notebook; add slaves where it runs:"
                 " concurrent-nb slave --connect NAME"
             )
         self._cluster.scale(workers)
         return f"{plural(workers, 'worker')} from now on"
 
     def restart(self, *, now: bool = False) -> str:
-        """Have fresh worker processes, and return when they are ready. Say how many, and after how long.
+        """Replace all worker processes; return a line for the user when the new ones are ready.
 
-        What runs ends first, or with `now` is stopped and runs again.
+        Running tasks end first; with `now` they are stopped and run again.
         """
-        self._await_beginning()
+        self._wait_until_started()
         if self._app is None:
             return "there is no cluster to restart: the next task starts one"
-        where = self._cluster.connection_file if self._cluster is not None else self._where
+        where = self._cluster.connection_file if self._cluster is not None else self._connected_to
         assert where
         waits = False
 
         def told(left: int, total: int) -> None:
             nonlocal waits
-            if not waits and monotonic() > began + RESTART_TOLD_S:
+            if not waits and monotonic() > began + RESTART_NOTICE_S:
                 waits = True
                 print(
-                    f"{left} of {plural(total, 'worker')} still to come: what they run ends first (stop: do not wait)"
+                    f"{left} of {plural(total, 'worker')} still to be replaced, when their tasks have ended"
+                    " (the stop button ends the wait)"
                 )
 
         began = monotonic()
         try:
-            done = restart_workers(connection_file.read(where), now=now, told=told)
+            done = restart_workers(connection_file.read(where), now=now, on_progress=told)
         except KeyboardInterrupt:
-            print("not waiting any more: the other workers are replaced when what they run has ended")
+            print("stopped waiting: the other workers are replaced when their tasks have ended")
             raise
-        return f"{plural(done.workers, 'fresh worker')} after {done.elapsed_s:.1f} s"
+        return f"{plural(done.workers, 'worker')} replaced in {done.elapsed_s:.1f} s"
 
-    def begin(self) -> None:
-        """Have the cluster come up in the background; who needs it waits until it is up."""
-        self._beginning = threading.Thread(target=self._begin, name="cluster begins", daemon=True)
-        self._beginning.start()
+    def start_in_background(self) -> None:
+        """Start or connect to the cluster in a thread; later uses wait until that is done."""
+        self._starting = threading.Thread(target=self._start_now, name="concurrent_nb cluster start", daemon=True)
+        self._starting.start()
 
     def _use(self, app: ApplicationNode) -> None:
-        """Have this notebook's tasks go through an application node."""
+        """Run this notebook's tasks through an application node."""
         app.present_errors(self._present)
         app.present_displays(show)
         self._app = app
 
-    def _begin(self) -> None:
+    def _start_now(self) -> None:
         try:
             self.application()
-        except ConcurrentError as error:  # the first task meets it again, in its own cell
+        except ConcurrentError as error:  # the first task raises it again, in its own cell
             log.warning("no cluster yet: %s", error)
 
-    def _await_beginning(self) -> None:
-        beginning = self._beginning
+    def _wait_until_started(self) -> None:
+        beginning = self._starting
         if beginning is not None and beginning is not threading.current_thread():
             beginning.join()
-            self._beginning = None
+            self._starting = None
 
     def kernel(self, slave: str) -> str:
-        """Have a slave be a Jupyter kernel. Return lines that say how to attach to it."""
+        """Open a Jupyter kernel in a slave; return lines about how to attach to it."""
         self.application()
-        where = self._cluster.connection_file if self._cluster is not None else self._where
+        where = self._cluster.connection_file if self._cluster is not None else self._connected_to
         assert where
         path, is_ours = open_kernel(connection_file.read(where), slave)
         if is_ours:  # else it is the slave's own
             self._kernel_files.add(path)
-        return f"slave {slave} is a kernel; its connection file is {path}\n{attach_command(path)}"
+        return f"opened a kernel in slave {slave}; its connection file is {path}\n{attach_command(path)}"
 
     @property
     def has_cluster(self) -> bool:
-        """Say whether there is a cluster, or one on the way."""
-        return self._app is not None or self._beginning is not None
+        """Return whether there is a cluster, or one that is starting."""
+        return self._app is not None or self._starting is not None
 
     @property
-    def _what(self) -> str:
-        """The current cluster, in words."""
+    def _description(self) -> str:
+        """The current cluster, for messages."""
         if self._cluster is None:
-            return f"cluster {self._where}"
+            return f"cluster {self._connected_to}"
         named = f" named {self._cluster_name}" if self._cluster_name else ""
         return f"an embedded cluster{named}: {plural(self._cluster.workers, 'worker')}"
 
-    def _ended(self) -> str:
+    def _ended_message(self) -> str:
         return (
-            f"{self._what} has ended, or does not answer any more: "
+            f"{self._description} has ended or does not answer: "
             "%concurrent stop, then %concurrent start or %concurrent connect NAME"
         )
 
-    def _ask(self, app: ApplicationNode) -> dict[str, Any]:
-        """Ask the master what there is; where it is gone, say what to do."""
+    def _status_of(self, app: ApplicationNode) -> dict[str, Any]:
+        """Return the status of the cluster. Raises MasterLost with a remedy if the master does not answer."""
         try:
             return app.status()
         except MasterUnreachable as error:
             if self._cluster is not None:
                 raise
-            raise MasterLost(self._ended()) from error
+            raise MasterLost(self._ended_message()) from error
 
     def _check_free(self, command: str) -> None:
         if self._app is None:
             return
         is_ours = self._cluster is not None
-        what_to_do = "ends it, %concurrent scale N changes how many workers it has" if is_ours else "leaves it"
-        what = self._what.replace(": ", " of ")
+        what_to_do = "stops it, %concurrent scale N changes its number of workers" if is_ours else "leaves it"
+        what = self._description.replace(": ", " of ")
         raise ConfigurationError(
-            f"%concurrent {command}: this notebook has {what} already; %concurrent stop {what_to_do}"
+            f"%concurrent {command}: this notebook already has {what}; %concurrent stop {what_to_do}"
         )
 
 
@@ -368,7 +371,7 @@ def _job_row(job: Job) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Write rows as lines whose columns stand below each other, those of the numbers in `right` right-aligned."""
+    """Return rows as lines with aligned columns; `right` has the indexes of right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

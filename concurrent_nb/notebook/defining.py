@@ -1,56 +1,33 @@
-"""Cells that only define functions: they run here, and what they define becomes task functions.
+"""Cells that only define functions: they run in the notebook, and each function becomes a task function.
 
 Used by the magics.
 """
 
 import ast
 from collections.abc import Sequence
-from typing import Any, Final
 
 from IPython.core.interactiveshell import InteractiveShell
 
 from concurrent_nb import TaskFunction
-from concurrent_nb.errors import ConfigurationError
-
-#: options that say how tasks run, and so have nothing to say in such a cell
-_FOR_TASKS: Final = {
-    "loop": "--for",
-    "until": "--until",
-    "out": "--out",
-    "no_block": "--no-block",
-    "local": "--local",
-    "timeout": "--timeout",
-    "retries": "--retries",
-    "shared": "--shared",
-    "view": "--view",
-    "strategy": "--strategy",
-    "batch": "--batch",
-}
+from concurrent_nb.notebook.cell_names import cell_number
+from concurrent_nb.notebook.cell_options import CellOptions
+from concurrent_nb.shipping.cells.cell_code import Cell
 
 
-def define(shell: InteractiveShell, number: int, header: str, cell: str, names: Sequence[str], chosen: Any) -> None:
-    """Run the cell in the notebook, and put a task function in the place of each function.
+def define(shell: InteractiveShell, cell: Cell, names: Sequence[str], options: CellOptions) -> None:
+    """Run the cell in the notebook, and replace each function by a task function.
 
     Args:
-        number: of the cell.
-        header: the cell's first line.
         names: of the functions.
-        chosen: the options.
 
-    Raises ConfigurationError for options that only tasks can have, and what the cell raises.
+    Raises ConfigurationError for options that apply to tasks only, and what the cell raises.
     """
-    for name, option in _FOR_TASKS.items():
-        if getattr(chosen, name, None):
-            raise ConfigurationError(
-                f"{option}: the cell only defines functions, so there is nothing to run yet: give this to a cell that"
-                f" calls {names[0]}"
-            )
-    source = f"{header}\n{cell}"
-    # Tracebacks and the sources that travel with functions find the lines by this name.
-    filename = shell.compile.cache("\n" + cell, number, raw_code=source)
-    code = compile(ast.parse("\n" + cell, filename), filename, "exec", dont_inherit=True)
+    options.check_for_definitions(names[0])
+    # Tracebacks and the sources that are sent with functions find the lines by this name.
+    filename = shell.compile.cache("\n" + cell.source, cell_number(shell), raw_code=f"{cell.header}\n{cell.source}")
+    code = compile(ast.parse("\n" + cell.source, filename), filename, "exec", dont_inherit=True)
     exec(code, shell.user_ns)
     for name in names:
-        shell.user_ns[name] = TaskFunction(shell.user_ns[name], chosen.needs)
+        shell.user_ns[name] = TaskFunction(shell.user_ns[name], options.needs)
     first = names[0]
     print(f"{', '.join(names)}: {first}(...) runs here, {first}.submit(...) and {first}.map(...) on the cluster")

@@ -1,4 +1,4 @@
-"""`%load_ext concurrent_nb`: make the magics known to a shell, and take them away again."""
+"""`%load_ext concurrent_nb`: register the magics in a shell, and remove them again."""
 
 import contextlib
 from importlib import import_module
@@ -16,7 +16,7 @@ from concurrent_nb.notebook.setup_magics import SetupMagics
 from concurrent_nb.shipping.environment.tracker import TRACKER
 from concurrent_nb.task_functions import use
 
-#: where the shell keeps our magics, so that they can be found again
+#: kinds and names of our magics in the shell
 _MAGICS: Final = (
     ("line", "concurrent"),
     ("cell", "concurrent_task"),
@@ -26,19 +26,19 @@ _MAGICS: Final = (
 
 
 def _cell_begins(*info: object) -> None:
-    """%autoreload changes modules at the beginning of a cell."""
+    """Detect what %autoreload has changed at the beginning of a cell."""
     TRACKER.cell_begins()
 
 
 def _cell_ended(*result: object) -> None:
-    """Note what the cell has imported."""
+    """Record what the cell has imported."""
     TRACKER.note()
 
 
 def load(ipython: InteractiveShell) -> None:
-    """Register `%concurrent`, `%%concurrent_task` and the others. Starts nothing, unless configured to."""
+    """Register `%concurrent`, `%%concurrent_task` and the others. Starts a cluster only if configured to."""
     if view_choice.is_possible(ipython):
-        # It takes a tenth of a second: better here than before the first sign of life of the first cell.
+        # This import takes a tenth of a second, which would delay the first output of the first cell.
         import_module("concurrent_nb.notebook.live.live_display")
         progress_bar.SHOWN.make = import_module("concurrent_nb.notebook.live.map_bar").notebook_bar
     magics = ConcurrentMagics(ipython)
@@ -47,26 +47,26 @@ def load(ipython: InteractiveShell) -> None:
     ipython.register_magics(SetupMagics(ipython, magics))
     found = ipython.magics_manager.magics
     ours = {("%" if kind == "line" else "%%") + name: found[kind][name] for kind, name in _MAGICS}
-    complete_magics(ipython, ours, magics.session)
+    complete_magics(ipython, ours, magics.cluster)
 
     def started(job: Job[Any]) -> None:
-        magics.session.jobs.append(job)
+        magics.cluster.jobs.append(job)
         if magics.live and view_choice.is_possible(ipython):
-            magics.shows.started(job)
+            magics.views.job_started(job)
 
-    use(magics.session.application_for_functions, started, watched=view_choice.is_possible(ipython))
-    ipython.events.register("post_run_cell", magics.shows.at_cell_end)
+    use(magics.cluster.application_for_functions, started, watched=view_choice.is_possible(ipython))
+    ipython.events.register("post_run_cell", magics.views.cell_ended)
     if (formatter := ipython.display_formatter) is not None:
-        formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.shows.bundle(job))
+        formatter.mimebundle_formatter.for_type(Job, lambda job, **_: magics.views.bundle(job))
     ipython.events.register("pre_run_cell", _cell_begins)
     ipython.events.register("post_run_cell", _cell_ended)
     TRACKER.note()
     if magics.start_at_once:
-        magics.session.begin()
+        magics.cluster.start_in_background()
 
 
 def unload(ipython: InteractiveShell) -> None:
-    """Take the magics away, and stop the cluster that they started."""
+    """Remove the magics, and stop the cluster that they started."""
     leave_magics(ipython)
     for event, listener in (("pre_run_cell", _cell_begins), ("post_run_cell", _cell_ended)):
         with contextlib.suppress(ValueError):  # it was not loaded
@@ -79,8 +79,8 @@ def unload(ipython: InteractiveShell) -> None:
     progress_bar.SHOWN.make = progress_bar.terminal_bar
     if magics is not None:
         use(None)
-        ipython.events.unregister("post_run_cell", magics.shows.at_cell_end)
+        ipython.events.unregister("post_run_cell", magics.views.cell_ended)
         if (formatter := ipython.display_formatter) is not None:
             formatter.mimebundle_formatter.pop(Job, None)
-        if magics.session.has_cluster:
-            print(magics.session.stop())
+        if magics.cluster.has_cluster:
+            print(magics.cluster.stop())

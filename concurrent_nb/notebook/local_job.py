@@ -1,8 +1,8 @@
-"""`--local`: run a cell's tasks here, one after another, without a cluster, with the same meaning.
+"""`--local`: run the tasks of a cell in this process, one after another, with the same results as on a cluster.
 
-Used by the magics. Everything that would travel is pickled and unpickled all the same, so what fails on a cluster fails
-here: each task works on copies, `--until` ends the job, a failed task too. Differences: tasks run on the main thread
-(the debugger and input() work), `--timeout` has no effect, and there is one worker, this process.
+Used by the magics. Everything that would be sent is pickled and unpickled, so that what fails on a cluster fails here:
+each task works on copies; a hit of `--until` or a failed task ends the job. Differences: tasks run on the main thread
+(the debugger and input() work), `--timeout` has no effect, and the only worker is this process.
 """
 
 import builtins
@@ -25,7 +25,7 @@ from concurrent_nb.shipping.serialization.refusals import describe_arguments
 
 
 class LocalJob(Job):
-    """A job whose tasks run while somebody waits for it."""
+    """A job whose tasks run in `wait`."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class LocalJob(Job):
         self.futures = [TaskFuture(self.id, index, self._cancel_job, self) for index in range(len(calls))]
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Run tasks until all have ended, or until `timeout_s` seconds are over and the task at hand has ended."""
+        """Run tasks until all have ended, or until the first end of a task after `timeout_s` seconds."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while self._next < len(self.futures):
             future = self.futures[self._next]
@@ -71,13 +71,14 @@ class LocalJob(Job):
         for attempt in range(1, self._retries + 2):
             future.attempt = attempt
             try:
-                with self._tagged(future.index), self._listening(future.index), self._drawing(future.index):
-                    value = self._function(*_unpack(self._calls[future.index]))
+                index = future.index
+                with self._tagged(index), self._receiving_notes(index), self._random_numbers(index):
+                    value = self._function(*_unpack(self._calls[index]))
                 future.status = Status.HIT if isinstance(value, Hit) else Status.OK
                 result = _copied(value.value if isinstance(value, Hit) else value, future)
             except KeyboardInterrupt:
-                raise  # the stop button: whoever waits for the job cancels it
-            except BaseException as error:  # noqa: BLE001  (user code: the error is the task's answer)
+                raise  # the stop button: the caller of `wait` cancels the job
+            except BaseException as error:  # noqa: BLE001  (user code: the error is the result of the task)
                 failure = error
                 continue
             future.end(result, None)
@@ -89,10 +90,10 @@ class LocalJob(Job):
             self._cancel_job(self.id, None)
 
     @contextmanager
-    def _listening(self, index: int) -> Iterator[None]:
-        """Take the notes of a task."""
+    def _receiving_notes(self, index: int) -> Iterator[None]:
+        """Receive the notes of a task."""
         reader = notes.NoteReader()
-        notes.SINK.open(lambda data: self._task_said(index, reader.feed(data)))
+        notes.SINK.open(lambda data: self._task_noted(index, reader.feed(data)))
         before = getattr(builtins, "display", None)
         builtins.display = notes.display  # type: ignore[attr-defined]
         try:
@@ -102,8 +103,8 @@ class LocalJob(Job):
             notes.SINK.close()
 
     @contextmanager
-    def _drawing(self, index: int) -> Iterator[None]:
-        """Give a task its streams of random numbers."""
+    def _random_numbers(self, index: int) -> Iterator[None]:
+        """Give a task its own streams of random numbers."""
         drawing = random_streams.drawing()
         drawing.job, drawing.made = self.id, self._made
         drawing.begin(index)
@@ -114,7 +115,7 @@ class LocalJob(Job):
 
     @contextmanager
     def _tagged(self, index: int) -> Iterator[None]:
-        """Mark what a task prints with its number, if there are several tasks."""
+        """Prefix the output of a task with its number, if there are several tasks."""
         if len(self.futures) == 1:
             yield
             return
@@ -128,7 +129,7 @@ class LocalJob(Job):
 
 
 class _Tagged:
-    """A text stream that hands on to a Printer; in all else it is the stream that it stands for."""
+    """A text stream that writes to a Printer; all other attributes are those of the stream that it replaces."""
 
     def __init__(self, index: int, number: int, printer: Printer, stream: TextIO) -> None:
         self._index = index
@@ -159,11 +160,11 @@ def _unpack(packed: tuple[bytes, list[bytes]]) -> Any:
 
 
 def _copied(value: Any, future: TaskFuture) -> Any:
-    """Give the value as it would arrive from a worker."""
+    """Return the value as it would arrive from a worker."""
     try:
         body, buffers = pickles.dumps(value)
-    except Exception as error:  # the same
+    except Exception as error:  # an object's own pickling may raise anything
         what = f"{type(error).__name__}: {error}"
-        message = f"task {future.task} returned what cannot be pickled ({what}): {value!r:.200}"
+        message = f"task {future.task} returned a value that cannot be pickled ({what}): {value!r:.200}"
         raise ResultNotPicklable(message, future.task, future.slave, future.worker) from error
     return pickles.loads(body, [bytearray(buffer) for buffer in buffers])

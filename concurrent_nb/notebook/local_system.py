@@ -1,4 +1,4 @@
-"""`--local` for a task system: run it here, its tasks one after another, with the same meaning.
+"""`--local` for a task system: run it in this process, its tasks one after another, with the same result.
 
 Used by the magics. The system and its tasks are pickled and unpickled as on a cluster, so what fails there fails here.
 """
@@ -14,7 +14,7 @@ import msgspec
 from concurrent_nb import ITaskSystem, SystemRun, TaskFuture
 from concurrent_nb.errors import ConfigurationError, NotPicklable
 from concurrent_nb.ids import JobId, new_job_id
-from concurrent_nb.nodes.common.system_log import show_log_of
+from concurrent_nb.nodes.common.system_log import print_log_of
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.functions.pickled_functions import opened
 from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
@@ -23,27 +23,27 @@ from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.refusals import describe_failure
 from concurrent_nb.tasks.system_driver import CancelTasks, Instruction, PushTask, SystemDriver, SystemTaskEnded
 
-#: between two looks at how far it is
-TELL_S: Final = 0.1
+#: seconds between two updates of the counts
+COUNTS_EVERY_S: Final = 0.1
 
 
 class LocalSystemRun(SystemRun):
-    """A task system that runs while somebody waits for it."""
+    """A task system that runs in `wait`."""
 
     def __init__(self, system: ITaskSystem, name: str, watched: bool) -> None:
         super().__init__(new_job_id(), name, self._cancel_job, watched)
         system.system_id = self.id.hex()[:8]
         here: ITaskSystem = _sent(system)
-        self._log = show_log_of(here)
-        self._drive = SystemDriver(here, "here", print, _no_master, time.monotonic)
+        self._log = print_log_of(here)
+        self._driver = SystemDriver(here, "here", print, _no_master, time.monotonic)
         self._packer = TaskObjectPacker()
         self._todo: deque[PushTask] = deque()
-        self._begun = False
-        self._told_at = 0.0
+        self._has_begun = False
+        self._counted_at = 0.0
         self.futures = [TaskFuture(self.id, 0, self._cancel_job, self)]
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Run tasks until the system ends, or until `timeout_s` seconds are over and the task at hand has ended."""
+        """Run tasks until the system ends, or until the first end of a task after `timeout_s` seconds."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.futures[0].done() and (deadline is None or time.monotonic() < deadline):
             self._step()
@@ -55,29 +55,29 @@ class LocalSystemRun(SystemRun):
     def _step(self) -> None:
         future = self.futures[0]
         try:
-            if not self._begun:
-                self._begun, future.worker = True, os.getpid()
+            if not self._has_begun:
+                self._has_begun, future.worker = True, os.getpid()
                 future.set_running_or_notify_cancel()
-                self._do(self._drive.begin())
-            elif not self._drive.complete:
-                self._do(self._drive.handle(self._run(self._todo.popleft())))
-            if self._drive.complete:
-                value = _copied(self._drive.gather())
+                self._execute(self._driver.begin())
+            elif not self._driver.complete:
+                self._execute(self._driver.handle(self._run(self._todo.popleft())))
+            if self._driver.complete:
+                value = _copied(self._driver.gather())
                 future.status = Status.OK
-                self._tell()
+                self._send_counts()
                 future.end(value, None)
         except KeyboardInterrupt:
-            raise  # the stop button: whoever waits for the job cancels it
-        except BaseException as error:  # noqa: BLE001  (user code: the error is the system's end)
+            raise  # the stop button: the caller of `wait` cancels the job
+        except BaseException as error:  # noqa: BLE001  (user code: the error is the result of the system)
             future.status = Status.ERROR
-            self._tell()
+            self._send_counts()
             future.end(None, error)
         if future.done():
             self._log.handlers.clear()
-        elif time.monotonic() - self._told_at >= TELL_S:
-            self._tell()
+        elif time.monotonic() - self._counted_at >= COUNTS_EVERY_S:
+            self._send_counts()
 
-    def _do(self, instructions: Sequence[Instruction]) -> None:
+    def _execute(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
             if isinstance(instruction, CancelTasks):
                 self._todo = deque(push for push in self._todo if push.index not in instruction.indexes)
@@ -92,12 +92,12 @@ class LocalSystemRun(SystemRun):
             return SystemTaskEnded(push.index, _copied(call(*args)), None, "")
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001  (user code: the error is the task's answer)
+        except BaseException as error:  # noqa: BLE001  (user code: the error is the result of the task)
             return SystemTaskEnded(push.index, None, error, "")
 
-    def _tell(self) -> None:
-        self._told_at = time.monotonic()
-        self._task_said(0, [msgspec.convert(self._drive.stats(), SystemCounts)])
+    def _send_counts(self) -> None:
+        self._counted_at = time.monotonic()
+        self._task_noted(0, [msgspec.convert(self._driver.stats(), SystemCounts)])
 
 
 def _sent(system: ITaskSystem) -> Any:
@@ -108,10 +108,10 @@ def _sent(system: ITaskSystem) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    """Give a value as it would arrive."""
+    """Return a value as it would arrive over the network."""
     body, buffers = pickles.dumps(value)
     return pickles.loads(body, [bytearray(buffer) for buffer in buffers])
 
 
 def _no_master() -> dict[str, Any]:
-    raise ConfigurationError("--local: there is no master whose status could be asked")
+    raise ConfigurationError("--local: there is no master, so there is no status")

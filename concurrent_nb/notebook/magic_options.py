@@ -1,6 +1,6 @@
-"""The options of the magics: what they may be, and one clear ConfigurationError for each way of getting them wrong.
+"""Parse the options of the magics. Each invalid value is reported by one ConfigurationError that names the option.
 
-Used by the magics. Nothing is started and nothing evaluated here.
+Used by the magics. Nothing is started and nothing is evaluated here.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from IPython.core.error import UsageError
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.wire.messages import CORES_MAX, STRATEGIES, Needs
 
-#: worker processes that one machine is asked for at most
+#: maximum of --workers
 MOST_WORKERS: Final = 1024
-#: what --needs takes
+#: help text of --needs
 NEEDS: Final = (
-    "cores=N: slots that a task takes, and threads that it gets; cores=all; "
-    "threads: tasks share one process, for those that release the GIL"
+    "cores=N: each task uses N slots of a slave, and gets N threads; cores=all: it uses all of them; "
+    "threads: tasks run as threads of one process, if they release the GIL"
 )
-#: width and height of a picture at most
+#: maximum width and height of a picture
 MOST_PIXELS: Final = 65536
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -38,23 +38,33 @@ def takes(*names: str, **rules: Any) -> Callable[[_Method], _Method]:
 
 
 def documented(method: _Method) -> _Method:
-    """Make the parser and the help text of a magic from its declared options: IPython's `@magic_arguments()`."""
+    """Make the parser and the help text of a magic from its options: IPython's `@magic_arguments()`."""
     documented = cast(_Method, magic_arguments.magic_arguments()(method))  # type: ignore[no-untyped-call]
     if "cell" in inspect.signature(method).parameters:  # IPython writes one percent sign for all magics
         documented.__doc__ = (documented.__doc__ or "").replace(f"%{method.__name__}", f"%%{method.__name__}", 1)
     return documented
 
 
+def explained(text: str) -> Callable[[_Method], _Method]:
+    """Add a text to the docstring of a magic, before `documented` makes the help text of it."""
+
+    def explain(method: _Method) -> _Method:
+        method.__doc__ = f"{method.__doc__}\n\n{text}"
+        return method
+
+    return explain
+
+
 def parse(magic: Any, line: str) -> argparse.Namespace:
-    """Parse a magic's line. Quotes group and are taken away, as in a shell; nothing is expanded.
+    """Parse a magic's line. Quotes group words and are removed, as in a shell; nothing is expanded.
 
     Args:
-        magic: a function that is `documented`.
+        magic: a `documented` method.
 
-    Raises ConfigurationError, which names the option.
+    Raises ConfigurationError that names the option.
     """
     parser: argparse.ArgumentParser = magic.parser
-    parser.allow_abbrev = False  # a typing error must not be taken for another option
+    parser.allow_abbrev = False  # a misspelt option must not be taken for another one
     try:
         words = shlex.split(line)
     except ValueError as error:
@@ -76,7 +86,9 @@ def _unexpected(extra: list[str], parser: argparse.ArgumentParser) -> str:
     name = unknown.partition("=")[0]
     plain = {option.lstrip("-"): option for option in known}
     close = [plain[word] for word in difflib.get_close_matches(name.lstrip("-"), plain, 1)]
-    return f"unknown option {name}: " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}")
+    return f"unknown option {name}: " + (
+        f"did you mean {close[0]}?" if close else f"the options are {', '.join(known)}"
+    )
 
 
 def whole_number(text: str, least: int, most: int | None = None) -> int:
@@ -92,7 +104,7 @@ def whole_number(text: str, least: int, most: int | None = None) -> int:
 
 
 def read(reader: Callable[[str], _Value], text: str, what: str) -> _Value:
-    """Read a value that is no option's. Raises ConfigurationError, which begins with `what`."""
+    """Read a value that is not an option's. Raises ConfigurationError that begins with `what`."""
     try:
         return reader(text)
     except argparse.ArgumentTypeError as error:
@@ -168,7 +180,7 @@ def needs(text: str) -> Needs:
 
 
 def words(text: str) -> str:
-    """Read a text that says something."""
+    """Read a text that is not empty."""
     if not text.strip():
         raise argparse.ArgumentTypeError("needs a value, not an empty one")
     return text

@@ -1,17 +1,16 @@
-"""`%concurrent` and `%%concurrent_task`: what users type in a notebook.
+"""The magics `%concurrent` and `%%concurrent_task`.
 
-    cell text -> options -> shipping.cells -> a job on a cluster (session) or here (local) -> watch -> the cell's value
+    cell text -> CellOptions, Cell -> CellTask -> CellRunner -> the cell's value
 
-Registered by `extension`. Errors in a cell or its options are found before anything is started, and shown without our
-frames.
+Registered by `extension`. Errors in a cell or its options are found before anything is started, and shown without
+frames of this package.
 """
 
-import functools
 import os
 import re
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
@@ -19,48 +18,44 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from traitlets import Bool, Int, Unicode
 from traitlets import default as default_of
 
-from concurrent_nb import ITaskSystem, Job, SystemRun, TaskFuture
-from concurrent_nb.clock import monotonic
-from concurrent_nb.errors import ConcurrentError, ConfigurationError, MasterLost
-from concurrent_nb.notebook import hints, magic_options
-from concurrent_nb.notebook.cell_output import Printer
+from concurrent_nb import Job, TaskFuture
+from concurrent_nb.errors import ConcurrentError, ConfigurationError
+from concurrent_nb.notebook import magic_options
+from concurrent_nb.notebook.cell_names import cell_name
+from concurrent_nb.notebook.cell_options import CellOptions, cell_options
+from concurrent_nb.notebook.cell_runner import CellRunner
 from concurrent_nb.notebook.current_cluster import CurrentCluster
 from concurrent_nb.notebook.defining import define
-from concurrent_nb.notebook.job_watch import JobWatch
 from concurrent_nb.notebook.live import view_choice
 from concurrent_nb.notebook.live.job_views import JobViews
-from concurrent_nb.notebook.local_job import LocalJob
-from concurrent_nb.notebook.local_system import LocalSystemRun
-from concurrent_nb.notebook.magic_options import documented, takes
-from concurrent_nb.notebook.progress_display import ProgressDisplay, line_for
-from concurrent_nb.notebook.results import captured_text, plural, system_of, value_of
-from concurrent_nb.notebook.stop_button import StopButton
-from concurrent_nb.notebook.tracebacks import present, show_as, show_plainly, syntax_error, task_error, trim
-from concurrent_nb.shipping.cells.cell_code import parse_for
+from concurrent_nb.notebook.magic_options import documented, explained, takes
+from concurrent_nb.notebook.results import captured_text
+from concurrent_nb.notebook.tracebacks import errors_shown_plainly, present, show_as, syntax_error, trim
+from concurrent_nb.shipping.cells.cell_code import Cell, parse_cell, parse_for, parse_until
 from concurrent_nb.shipping.cells.cell_task import CellTask, cell_task
 from concurrent_nb.shipping.cells.definitions import functions_defined
 from concurrent_nb.wire.messages import STRATEGIES
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 _Read = TypeVar("_Read")
 
-#: what %concurrent can be told to do, as `%concurrent help` shows it
+#: the commands of %concurrent, as `%concurrent help` shows them
 _HELP: Final = """\
-%concurrent start [--workers N] [--name NAME]   start a cluster; the first task does so by itself
-%concurrent connect NAME_OR_FILE                use a cluster that runs
-%concurrent status                              what there is
-%concurrent slaves                              who works
-%concurrent jobs                                jobs of this notebook, and what others run here
-%concurrent cancel [JOB]                        stop a job, by its name or variable, or all of this notebook
-%concurrent show [JOB]                          look at a job again; without a name at the last one
-%concurrent scale N                             have N workers
-%concurrent restart [--now]                     fresh workers; what runs ends first, or is stopped and runs again
-%concurrent kernel SLAVE                        look into a slave with a Jupyter client
-%concurrent stop [--force]                      leave the cluster; one that this notebook has started ends
+%concurrent start [--workers N] [--name NAME]   start a cluster (the first task starts one by itself)
+%concurrent connect NAME_OR_FILE                connect to a running cluster, by name or connection file
+%concurrent status                              show the cluster: its slaves and the number of tasks
+%concurrent slaves                              list the slaves
+%concurrent jobs                                list the jobs of this notebook and of others on the cluster
+%concurrent cancel [JOB]                        cancel a job, by name, id or variable; without JOB, all of this notebook
+%concurrent show [JOB]                          show the view of a job again; without JOB, of the last one
+%concurrent scale N                             change the number of workers to N
+%concurrent restart [--now]                     replace all workers when their tasks have ended; --now: stop the tasks
+                                                and run them again
+%concurrent kernel SLAVE                        open a Jupyter kernel in a slave, to inspect it with `jupyter console`
+%concurrent stop [--force]                      leave the cluster; a cluster that this notebook started is stopped
 %%concurrent_task?                              how to run a cell on the cluster"""
 _COMMANDS: Final = ("help", *(line.split()[1] for line in _HELP.splitlines() if line.startswith("%concurrent ")))
 #: options of %concurrent and the commands that take them
-_TAKERS: Final = {
+_COMMANDS_OF_OPTIONS: Final = {
     "workers": "start",
     "name": "start",
     "now": "restart",
@@ -69,38 +64,24 @@ _TAKERS: Final = {
 }
 
 
-def _errors_plainly(method: _Method) -> _Method:
-    """Let our own errors be shown without a traceback."""
-
-    @functools.wraps(method)
-    def plain(*args: Any) -> Any:
-        try:
-            return method(*args)
-        except ConcurrentError as error:
-            show_plainly(error)
-            raise
-        except KeyboardInterrupt as error:
-            show_plainly(error)
-            raise
-
-    return cast(_Method, plain)
-
-
 @magics_class
 class ConcurrentMagics(Magics):
-    """The magics of concurrent_nb, and what `%config ConcurrentMagics` can set."""
+    """The magics for tasks and clusters, and the items of `%config ConcurrentMagics`."""
 
     capture_limit_bytes = Int(
         None,
         min=1,
         allow_none=True,
-        help="bytes that the names of a cell may take together; None: 256 MiB of pickles, and half the free memory of"
-        " arrays",
+        help="maximum size in bytes of all names that a cell uses; None: 256 MiB of pickles, and arrays up to half of"
+        " the free memory",
     ).tag(config=True)
-    live = Bool(True, help="show jobs as they go, where a browser can; False: one line of text").tag(config=True)
-    connection = Unicode(help="cluster to use instead of an embedded one: its name or connection file").tag(config=True)
-
-    start_at_once = Bool(False, help="have the cluster come up when the extension is loaded").tag(config=True)
+    live = Bool(True, help="show jobs as they run, in front ends that can; False: as one line of text").tag(config=True)
+    connection = Unicode(
+        help="connect to this cluster, by name or connection file, instead of starting an embedded one"
+    ).tag(config=True)
+    start_at_once = Bool(False, help="start the cluster when the extension is loaded, not with the first task").tag(
+        config=True
+    )
 
     @default_of("connection")
     def _connection_of_the_environment(self) -> str:
@@ -108,367 +89,248 @@ class ConcurrentMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.session = CurrentCluster(self.connection, self._present)
-        self.shows = JobViews(shell)
+        self.cluster = CurrentCluster(self.connection, self._present)
+        self.views = JobViews(shell)
 
     @no_var_expand
     @line_magic
-    @_errors_plainly
+    @errors_shown_plainly
     @documented
-    @takes("command", nargs="?", choices=_COMMANDS, help="what to do")
+    @takes("command", nargs="?", choices=_COMMANDS, help="one of the commands above", metavar="command")
     @takes(
         "where",
         nargs="?",
-        help="connect: the cluster's name or file; cancel, show: the job; scale: how many workers; kernel: the slave",
+        metavar="argument",
+        help="connect: name or connection file of the cluster; cancel, show: the job; scale: the number of workers;"
+        " kernel: the slave",
     )
-    @takes("--workers", type=magic_options.workers, help="start: number of worker processes; default: one per core")
-    @takes("--name", type=magic_options.words, help="start: name by which others on this machine can connect")
-    @takes("--force", action="store_true", default=None, help="stop: do not ask, even if others have work there")
-    @takes("--now", action="store_true", default=None, help="restart: stop what runs, which runs again")
+    @takes(
+        "--workers",
+        type=magic_options.workers,
+        metavar="N",
+        help="start: number of worker processes (default: one per core)",
+    )
+    @takes(
+        "--name",
+        type=magic_options.words,
+        metavar="NAME",
+        help="start: name of the cluster, by which other programs on this machine can connect",
+    )
+    @takes("--force", action="store_true", default=None, help="stop: do not ask, even if jobs of others run there")
+    @takes("--now", action="store_true", default=None, help="restart: stop running tasks and run them again")
+    @explained(_HELP)
     def concurrent(self, line: str) -> None:
-        """Start, find, look at and leave the cluster that this notebook's tasks run on: see `%concurrent help`."""
-        chosen = magic_options.parse(ConcurrentMagics.concurrent, line)
-        if chosen.command in (None, "help"):
+        """Start, connect to, inspect and stop the cluster on which the tasks of this notebook run."""
+        options = magic_options.parse(ConcurrentMagics.concurrent, line)
+        if options.command in (None, "help"):
             print(_HELP)
-            if chosen.command is None:
-                print(f"\n{self.session.status()}")
+            if options.command is None:
+                print(f"\n{self.cluster.status()}")
             return
-        for name, command in _TAKERS.items():
-            if getattr(chosen, name) is not None and chosen.command not in re.split(", | or ", command):
-                shown = f"`{chosen.where}`" if name == "where" else f"--{name}"
-                raise ConfigurationError(f"%concurrent {chosen.command} takes no {shown}, only {command} does")
-        if chosen.command == "start":
-            print(self.session.start(chosen.workers, chosen.name))
-        elif chosen.command == "connect":
-            if chosen.where is None:
-                raise ConfigurationError("%concurrent connect needs the cluster's name or its connection file")
-            print(self.session.connect(chosen.where))
-        elif chosen.command == "kernel":
-            if chosen.where is None:
+        for name, command in _COMMANDS_OF_OPTIONS.items():
+            if getattr(options, name) is not None and options.command not in re.split(", | or ", command):
+                shown = f"`{options.where}`" if name == "where" else f"--{name}"
+                raise ConfigurationError(f"%concurrent {options.command} takes no {shown}, only {command} does")
+        if options.command == "start":
+            print(self.cluster.start(options.workers, options.name))
+        elif options.command == "connect":
+            if options.where is None:
+                raise ConfigurationError("%concurrent connect needs the name of the cluster or its connection file")
+            print(self.cluster.connect(options.where))
+        elif options.command == "kernel":
+            if options.where is None:
                 raise ConfigurationError("%concurrent kernel needs the name of a slave; %concurrent status lists them")
-            print(self.session.kernel(chosen.where))
-        elif chosen.command == "scale":
-            if chosen.where is None:
+            print(self.cluster.kernel(options.where))
+        elif options.command == "scale":
+            if options.where is None:
                 raise ConfigurationError("%concurrent scale needs the number of workers: %concurrent scale 4")
-            print(self.session.scale(magic_options.read(magic_options.workers, chosen.where, "%concurrent scale")))
-        elif chosen.command == "cancel":
-            print(self.session.cancel(chosen.where, self._job_of(chosen.where)))
-        elif chosen.command == "show":
-            self.shows.show(self._job_of(chosen.where) or self.session.job(chosen.where))
-        elif chosen.command == "restart":
-            print(self.session.restart(now=bool(chosen.now)))
-        elif chosen.command == "jobs":
-            print(self.session.list_jobs())
-        elif chosen.command == "slaves":
-            print(self.session.slaves())
-        elif chosen.command == "stop":
-            if not chosen.force and (told := self.session.work_of_others()):
-                self._confirm_stop(told)
-            print(self.session.stop())
+            print(self.cluster.scale(magic_options.read(magic_options.workers, options.where, "%concurrent scale")))
+        elif options.command == "cancel":
+            print(self.cluster.cancel(options.where, self._job_of(options.where)))
+        elif options.command == "show":
+            self.views.show(self._job_of(options.where) or self.cluster.job(options.where))
+        elif options.command == "restart":
+            print(self.cluster.restart(now=bool(options.now)))
+        elif options.command == "jobs":
+            print(self.cluster.list_jobs())
+        elif options.command == "slaves":
+            print(self.cluster.slaves())
+        elif options.command == "stop":
+            if not options.force and (work := self.cluster.work_of_others()):
+                self._confirm_stop(work)
+            print(self.cluster.stop())
         else:
-            print(self.session.status())
+            print(self.cluster.status())
 
     def _job_of(self, name: str | None) -> Job | None:
-        """Give the job that a variable has."""
+        """Return the job that a variable contains."""
         bound = self._shell().user_ns.get(name) if name is not None else None
         return bound if isinstance(bound, Job) else None
 
-    def _confirm_stop(self, told: str) -> None:
-        """Ask before others lose their work. Raises ConfigurationError if the answer is no, or there is none to ask."""
+    def _confirm_stop(self, work: str) -> None:
+        """Ask the user before jobs of others are lost. Raises ConfigurationError unless the answer is yes."""
         try:
-            answer = input(f"{told}. Stop the cluster all the same? [y/N] ")
+            answer = input(f"{work}. Stop the cluster anyway? [y/N] ")
         except (StdinNotImplementedError, EOFError, OSError):
-            raise ConfigurationError(f"%concurrent stop: {told}; %concurrent stop --force ends it") from None
+            raise ConfigurationError(f"%concurrent stop: {work}; %concurrent stop --force stops it anyway") from None
         if answer.strip().lower() not in ("y", "yes"):
-            raise ConfigurationError("%concurrent stop: the cluster goes on")
+            raise ConfigurationError("%concurrent stop: the cluster was not stopped")
 
     @no_var_expand
     @cell_magic
-    @_errors_plainly
+    @errors_shown_plainly
     @documented
-    @takes("--for", dest="loop", type=magic_options.words, help='a task for each item: "n in range(128)"')
-    @takes("--until", type=magic_options.words, help="an expression over `result`: the first true one ends the job")
-    @takes("--out", type=magic_options.variable, help="variable that gets the value, or the job with --no-block")
-    @takes("--no-block", action="store_true", help="do not wait: the value is the job")
-    @takes("--local", action="store_true", help="run it here, without a cluster, to test it")
     @takes(
-        "--batch", type=magic_options.batch, help="N items of --for in each task that travels; auto: by measured times"
+        "--for",
+        dest="for_text",
+        type=magic_options.words,
+        metavar="CLAUSE",
+        help='one task per item: --for "n in range(128)"',
     )
-    @takes("--timeout", type=magic_options.seconds, help="seconds that a task may run, with --batch each item of it")
-    @takes("--retries", type=magic_options.retries, default=0, help="how often a failed task is run again")
-    @takes("--strategy", type=magic_options.strategy, choices=STRATEGIES, help="which slave gets its tasks")
-    @takes("--needs", type=magic_options.needs, help=magic_options.NEEDS)
-    @takes("--on-error", choices=("stop", "keep"), default="stop", help="keep: the value has an outcome per task")
+    @takes(
+        "--until",
+        dest="until_text",
+        type=magic_options.words,
+        metavar="EXPRESSION",
+        help='end the job with the first task for which this is true: --until "result is not None"',
+    )
+    @takes(
+        "--out",
+        type=magic_options.variable,
+        metavar="NAME",
+        help="assign the value to this variable instead of showing it; with --no-block, the job",
+    )
+    @takes("--no-block", action="store_true", help="do not wait for the tasks; the value is the job")
+    @takes("--local", action="store_true", help="run the tasks in this process, without a cluster, to debug them")
+    @takes(
+        "--batch",
+        type=magic_options.batch,
+        metavar="N",
+        help="run N items of --for in each task, if the items are short; auto: chosen by measured times",
+    )
+    @takes(
+        "--timeout",
+        dest="timeout_s",
+        type=magic_options.seconds,
+        metavar="SECONDS",
+        help="maximum run time of a task (with --batch, of an item)",
+    )
+    @takes(
+        "--retries",
+        type=magic_options.retries,
+        default=0,
+        metavar="N",
+        help="run a failed task again, at most N times (default: 0)",
+    )
+    @takes(
+        "--strategy",
+        type=magic_options.strategy,
+        choices=STRATEGIES,
+        metavar="NAME",
+        help="how slaves are chosen for tasks: see above",
+    )
+    @takes("--needs", type=magic_options.needs, metavar="NEEDS", help=magic_options.NEEDS)
+    @takes(
+        "--on-error",
+        choices=("stop", "keep"),
+        default="stop",
+        metavar="stop|keep",
+        help="stop: the first error ends the job (default); keep: the value has an outcome for each task",
+    )
     @takes(
         "--shared",
         action="append",
         type=magic_options.variable,
-        help="a name of which each worker has one copy for all",
+        metavar="NAME",
+        help="share one copy of NAME per worker across its tasks; may be repeated",
     )
-    @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
+    @takes("--show-capture", action="store_true", help="list the names that are sent with the cell, and their sizes")
     @takes(
-        "--view", choices=view_choice.VIEWS, help="show results as they come: a picture, the searched range, a table"
+        "--view",
+        choices=view_choice.VIEWS,
+        metavar="|".join(view_choice.VIEWS),
+        help="show results as they arrive: as a picture, as the searched part of a range, or as a table",
     )
-    @takes("--sort", choices=("value",), help="--view table: in the order of the values, not of the tasks")
-    @takes("--size", type=magic_options.size, help="--view image: width and height of the picture, as in 1536x1024")
-    @takes("--name", type=magic_options.words, help="what the job is called in the cluster's status")
+    @takes(
+        "--sort", choices=("value",), metavar="value", help="with --view table: order the rows by value, not by task"
+    )
+    @takes(
+        "--size",
+        type=magic_options.size,
+        metavar="WxH",
+        help="with --view image: width and height of the picture in pixels, as in 1536x1024",
+    )
+    @takes("--name", type=magic_options.words, metavar="NAME", help="name of the job, as `%%concurrent jobs` lists it")
     def concurrent_task(self, line: str, cell: str) -> Any:
-        """Run this cell on the cluster: as one task, or with --for as many.
+        """Run this cell on the cluster, as one task or, with --for, as one task per item.
 
-        The cell is a function. The names that it uses are sent along as they are now, its value is its last expression,
-        and nothing else flows back. A cell that only defines functions makes task functions of them: f(x) runs here,
-        f.submit(x) and f.map(xs) on the cluster. If the value is a task system (ITaskSystem), that is run, and its
-        result is the cell's value; with --no-block it is the job's.
+        The cell runs as the body of a function. The notebook's names that it uses are sent with their current values.
+        The value of the cell is its last expression. Nothing else comes back: assignments do not change the notebook.
 
-        For example, a line for each learning rate as it comes, and the results in `losses`::
+        For example, show a row for each learning rate as it ends, and assign the list of results to `losses`::
 
             %%concurrent_task --for "rate in (0.1, 0.01, 0.001)" --view table --out losses
             train(data, rate)
 
-        Without options there is one task; it may run for ever, is not run again when it fails, and its value is shown.
-        The first task that fails ends the job, and its error is raised; with --on-error keep the value has an outcome
-        for each task instead: `ok`, `value`, `error`, `cancelled`, `index`.
+        Without options the cell is one task; it may run for any time, is not run again when it fails, and its value is
+        shown. The first task that fails ends the job, and its error is raised. With --on-error keep the value has an
+        outcome for each task instead, with the attributes `ok`, `value`, `error`, `cancelled` and `index`.
 
-        Strategies: pull_round_robin (slaves ask when they have room, and are served in turn; good for most work),
-        push_best (to the slave that is expected to be free first, which counts with a few long tasks), stealing (idle
-        slaves take from busy ones: tasks of very different lengths), locality (to slaves that have the arrays already).
-        None leaves it to the cluster.
+        A cell that contains only functions, classes and imports defines task functions: f(x) runs in the notebook,
+        f.submit(x) and f.map(xs) run on the cluster.
+
+        If the value is a task system (ITaskSystem), the system runs on the cluster, and its result is the value of the
+        cell, or with --no-block of the job.
+
+        Strategies:
+          pull_round_robin  slaves with free workers get tasks in turn; good for most work
+          push_best         the slave that will probably be free first gets the next task; for few long tasks
+          stealing          idle slaves take tasks from busy ones; for tasks of very different lengths
+          locality          slaves that already have the arrays of a task get it
+        The default is the strategy of the cluster.
         """
-        chosen = magic_options.parse(ConcurrentMagics.concurrent_task, line)
-        if chosen.local and chosen.no_block:
-            raise ConfigurationError("--local runs the cell in this process, so it cannot go on with --no-block")
-        if chosen.size is not None and chosen.view != "image":
-            raise ConfigurationError("--size is the size of a picture: it needs --view image")
+        options = cell_options(magic_options.parse(ConcurrentMagics.concurrent_task, line))
         header = f"%%concurrent_task {line}".rstrip()
-        if chosen.sort is not None and chosen.view != "table":
-            raise ConfigurationError("--sort is the order of a table: it needs --view table")
-        if names := self._reading(lambda filename: functions_defined(cell, filename, 2)):
-            define(self._shell(), self._number(), header, cell, names, chosen)
+        parsed = self._reading(lambda: parse_cell(cell, self._filename(), header))
+        if names := functions_defined(parsed):
+            define(self._shell(), parsed, names, options)
             return None
-        if chosen.batch is not None and chosen.loop is None:
-            raise ConfigurationError('--batch packs items of --for, as in --for "n in range(1000)": give both')
-        task = self._task(chosen, header, cell)
-        self.session.captured = task.captured
-        if chosen.show_capture:
+        options.check_for_tasks()
+        task = self._reading(lambda: self._task(options, parsed))
+        self.cluster.captured = task.captured
+        if options.show_capture:
             print(captured_text(task.captured))
-        return self._run(task, chosen, cell)
+        live = self.live and view_choice.is_possible(self._shell())
+        return CellRunner(self._shell(), self.cluster, self.views, live).run(task, options, parsed.tree)
 
-    def _task(self, chosen: Any, header: str, cell: str) -> CellTask:
-        namespace = self._shell().user_ns
-        return self._reading(
-            lambda filename: cell_task(
-                cell,
-                namespace,
-                for_text=chosen.loop,
-                until_text=chosen.until,
-                filename=filename,
-                header=header,
-                kept=chosen.shared or (),
-                limit_bytes=self.capture_limit_bytes,
-                elsewhere=() if chosen.local else self.session.names_of_setups(),
-            )
+    def _task(self, options: CellOptions, cell: Cell) -> CellTask:
+        return cell_task(
+            cell,
+            self._shell().user_ns,
+            loop=parse_for(options.for_text) if options.for_text is not None else None,
+            until=parse_until(options.until_text) if options.until_text is not None else None,
+            per_worker_names=options.shared or (),
+            limit_bytes=self.capture_limit_bytes,
+            setup_names=() if options.local else self.cluster.names_of_setups(),
         )
 
-    def _reading(self, read: Callable[[str], _Read]) -> _Read:
-        """Read the cell by its name; a syntax error in it looks like Python's own."""
-        filename = f"<cell In[{self._number()}]>"
+    def _reading(self, read: Callable[[], _Read]) -> _Read:
+        """Read the cell or its options; a syntax error in the cell looks like Python's own."""
         try:
-            return read(filename)
+            return read()
         except SyntaxError as error:
-            if error.filename == filename:
+            if error.filename == self._filename():
                 raise syntax_error(error) from error
             raise
         except ConcurrentError:
             raise
         except Exception as error:  # raised by the iterable of --for
-            show_as(error, trim("".join(traceback.format_exception(error)), self._namer).rstrip().split("\n"))
+            text = "".join(traceback.format_exception(error))
+            show_as(error, trim(text, self._shell().compile.format_code_name).rstrip().split("\n"))
             raise
 
-    def _namer(self, filename: str) -> tuple[str, str] | None:
-        return self._shell().compile.format_code_name(filename)
-
-    def _number(self) -> int:
-        """Give the number of the running cell. (In some versions `execution_count` is ahead of it by one.)"""
-        return int(self._shell().displayhook.prompt_count)
-
-    def _run(self, task: CellTask, chosen: Any, source: str) -> Any:
-        shell = self._shell()
-        printer = Printer(tagged=len(task.calls) > 1)
-        # A loop over nothing needs no cluster.
-        here = chosen.local or not task.calls
-        live = self._is_live() and bool(task.calls)
-        names = parse_for(chosen.loop).targets if chosen.loop is not None else ()
-        view = view_choice.view_of(chosen.view, chosen.size, task.calls, names, by_value=chosen.sort is not None)
-        start = self._starter_here(task, chosen, printer, live) if here else self._starter_there(task, chosen, live)
-        place = view_choice.announce(len(task.calls)) if live else None
-        started = monotonic()
-        with StopButton() as button:
-            job = start()
-            if chosen.loop is not None:
-                job.label = lambda index: view_choice.label(names, task.calls[index])
-            shell.user_ns["_job"] = job
-            self.session.jobs.append(job)
-            if chosen.no_block:
-                try:
-                    button.obey()
-                except KeyboardInterrupt:
-                    job.cancel()
-                    raise
-                if job.watched:
-                    self.shows.note(job, view_choice.follow(job, shell, view, started, printer, place))
-                return self._bind(chosen.out, job, shown=chosen.out is None and not job.watched)
-            where = "in this process" if here else None
-            line = view_choice.line(job, shell, view, started, place) if job.watched else line_for(shell)
-            self.shows.note(job, line)
-            watch = JobWatch(
-                job,
-                line,
-                printer,
-                button,
-                started,
-                where,
-                goes_on=lambda job: system_of(job, task.is_loop) is not None,
-            )
-            try:
-                watch.wait()
-            except KeyboardInterrupt as interrupt:
-                self._keep_finished(job, chosen, interrupt)
-                raise
-            if (system := system_of(job, task.is_loop)) is not None:
-                task.function.keep_lines()  # which the system's methods were made from
-                job = self._run_system(system, chosen, line, printer, button, started)
-        keep = chosen.on_error == "keep"
-        if job.first_error is not None and job.hit is None and not keep:
-            raise self._error_of(job)
-        value = value_of(job, is_loop=task.is_loop, until=task.until, keep=keep)
-        self._hint(task, chosen, source, job)
-        # A variable gets the value in silence, as in an assignment. And a row of None says as little as the one None
-        # that a notebook does not show.
-        nothing = isinstance(value, list) and bool(value) and all(item is None for item in value)
-        return self._bind(chosen.out, value, shown=task.has_value and not nothing and chosen.out is None)
-
-    def _hint(self, task: CellTask, chosen: Any, source: str, job: Job) -> None:
-        """Print what the cell probably meant, if that is something else."""
-        if not task.has_value and (hint := hints.lost_value(source)) is not None:
-            print(hint)
-        if task.until and job.hit is None and job.futures:
-            print(hints.not_found(chosen.until, len(job.futures)))
-        if chosen.batch is None and not chosen.local and (hint := hints.many_short_tasks(job)) is not None:
-            print(hint)
-
-    def _keep_finished(self, job: Job, chosen: Any, interrupt: KeyboardInterrupt) -> None:
-        """Bind what a stopped job has finished, and say so in the place of a traceback."""
-        values = job.done_results()
-        said = f"{len(values):,} of {plural(len(job.futures), 'result')} had come"
-        if chosen.out is not None:
-            self._shell().user_ns[chosen.out] = values
-        where = chosen.out or "_job.done_results()"
-        said += f": {where} is a dictionary of them by the number of the task" if values else ""
-        show_as(interrupt, [f"KeyboardInterrupt: the job was stopped; {said}"])
-
-    def _run_system(
-        self,
-        system: ITaskSystem,
-        chosen: Any,
-        line: ProgressDisplay,
-        printer: Printer,
-        button: StopButton,
-        started: float,
-    ) -> SystemRun:
-        """Run the task system that is the cell's value, in the place of the line that has shown the cell."""
-        shell = self._shell()
-        watched = isinstance(line, view_choice.DisplayPlace)
-        run = self._pushed(system, chosen, watched)
-        shell.user_ns["_job"] = run
-        self.session.jobs.append(run)
-        if isinstance(line, view_choice.DisplayPlace):
-            line = view_choice.line(run, shell, None, started, line.give_place())
-            self.shows.note(run, line)
-        JobWatch(run, line, printer, button, started).wait()
-        return run
-
-    def _pushed(self, system: ITaskSystem, chosen: Any, watched: bool) -> SystemRun:
-        name = self._job_name(chosen)
-        if chosen.local:
-            return LocalSystemRun(system, name, watched)
-        app, _ = self.session.application()
-        try:
-            return app.push_tasksystem(system, name=name, timeout_s=chosen.timeout, watched=watched, prints=False)
-        except MasterLost:
-            self.session.lost()
-            raise
-
-    def _starter_here(self, task: CellTask, chosen: Any, printer: Printer, live: bool) -> Callable[[], Job]:
-        if chosen.timeout is not None:
-            print("(--timeout has no effect with --local)")
-        if chosen.strategy is not None:
-            print("(--strategy has no effect with --local)")
-        if chosen.batch is not None:
-            print("(--batch has no effect with --local)")
-        if chosen.needs is not None:
-            print("(--needs has no effect with --local)")
-        return lambda: LocalJob(
-            task.function,
-            task.calls,
-            printer,
-            name=self._job_name(chosen),
-            stop_on_error=chosen.on_error == "stop",
-            retries=chosen.retries,
-            watched=live,
-        )
-
-    def _starter_there(self, task: CellTask, chosen: Any, live: bool) -> Callable[[], Job]:
-        app, notice = self.session.application()
-        if notice is not None:
-            print(notice)
-        options: dict[str, Any] = {
-            "name": self._job_name(chosen),
-            "timeout_s": chosen.timeout,
-            "retries": chosen.retries,
-            "needs": chosen.needs,
-            "watched": live,
-            "prints": chosen.no_block and not live,  # nobody waits who could show it
-            "strategy": chosen.strategy,
-        }
-
-        def start() -> Job:
-            try:
-                if chosen.no_block and not task.is_loop:
-                    task.function.keep_lines()  # which a system's methods are made from
-                    return app.start_cell(task.function, **options)
-                stop_on_error = chosen.on_error == "stop"
-                return app.start_job(
-                    task.function,
-                    task.calls,
-                    until=task.until,
-                    stop_on_error=stop_on_error,
-                    batch=chosen.batch,
-                    **options,
-                )
-            except MasterLost:
-                self.session.lost()
-                raise
-
-        return start
-
-    def _is_live(self) -> bool:
-        return self.live and view_choice.is_possible(self._shell())
-
-    def _job_name(self, chosen: Any) -> str:
-        return chosen.name or f"In[{self._number()}]"
-
-    def _error_of(self, job: Job) -> BaseException:
-        future = job.first_error
-        assert future is not None
-        error = task_error(future, self._shell().compile.format_code_name, elsewhere=not isinstance(job, LocalJob))
-        if isinstance(error, MasterLost):
-            self.session.lost()
-        return error
-
-    def _bind(self, name: str | None, value: Any, shown: bool) -> Any:
-        if name is not None:
-            self._shell().user_ns[name] = value
-        return value if shown else None
+    def _filename(self) -> str:
+        return f"<cell {cell_name(self._shell())}>"
 
     def _present(self, future: TaskFuture, error: BaseException) -> None:
         present(future, error, self._shell().compile.format_code_name)

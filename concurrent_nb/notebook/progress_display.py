@@ -1,7 +1,7 @@
-"""One line of text that tells how far a job is, and stays as its summary.
+"""One line of text with the progress of a job, replaced by its summary at the end.
 
-Used by `watch`, on the main thread. In a notebook the line is a display that is updated in place, on a terminal a line
-that is written over; where there is neither, only the last one is printed.
+Used by `job_watch`, on the main thread. In a notebook the line is a display that is updated in place, on a terminal it
+is overwritten; otherwise only the summary is printed.
 """
 
 import sys
@@ -20,24 +20,24 @@ _BAR: Final = 20
 
 
 class ProgressDisplay(Protocol):
-    """A line that can be shown again and again."""
+    """A line that can be replaced."""
 
-    leads: bool  #: it keeps a place of its own, and other output comes below that
+    is_fixed: bool  #: it keeps its position, and other output appears below it
 
     def show(self, text: str) -> None:
-        """Show `text` in the place of what was there."""
+        """Replace the line by `text`."""
 
     def make_room(self) -> None:
-        """Go out of the way of other output; the next `show` brings the line back."""
+        """Erase the line if other output would be appended to it; the next `show` writes it again."""
 
     def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
-        """Show `text`, for good; what shows more than text takes the rest from the job, its time and the notes."""
+        """Replace the line by the summary `text`; a live display shows the time and the notes in its page instead."""
 
 
 class KernelProgress:
-    """A display in a notebook."""
+    """A display in a notebook, updated in place."""
 
-    leads = True
+    is_fixed = True
 
     def __init__(self) -> None:
         self._handle: DisplayHandle | None = None
@@ -50,7 +50,7 @@ class KernelProgress:
             self._handle.update(content, raw=True)  # type: ignore[no-untyped-call]
 
     def make_room(self) -> None:
-        return  # it has a place of its own
+        return  # other output appears below it
 
     def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
         self.show(text)
@@ -59,7 +59,7 @@ class KernelProgress:
 class TerminalProgress:
     """The last line of a terminal."""
 
-    leads = False
+    is_fixed = False
 
     def __init__(self) -> None:
         self._visible = False
@@ -83,9 +83,9 @@ class TerminalProgress:
 
 
 class SummaryOnly:
-    """Nowhere to write over: only the last line is shown."""
+    """Output that cannot be overwritten: only the summary is shown."""
 
-    leads = False
+    is_fixed = False
 
     def show(self, text: str) -> None:
         return
@@ -97,39 +97,39 @@ class SummaryOnly:
         sys.stdout.write(text + "\n")
 
 
-def line_for(shell: InteractiveShell | None) -> ProgressDisplay:
-    """Choose the kind of line for where this shell's output goes."""
+def progress_display_for(shell: InteractiveShell | None) -> ProgressDisplay:
+    """Return the kind of display that fits the output of this shell."""
     if hasattr(shell, "kernel"):
         return KernelProgress()
     return TerminalProgress() if sys.stdout.isatty() else SummaryOnly()
 
 
 def job_text(job: Job, elapsed_s: float) -> str:
-    """Tell how far a job is, `elapsed_s` seconds after its start."""
+    """Return the progress of a job, `elapsed_s` seconds after its start."""
     if isinstance(job, SystemRun) and job.is_system:
-        return system_text(job.told, elapsed_s)
+        return system_text(job.last_counts, elapsed_s)
     return progress_text(job.counts(), elapsed_s)
 
 
-def system_text(told: SystemCounts, elapsed_s: float) -> str:
-    """Tell how far a task system is: its phases that are not over, and its tasks, of which more may come."""
-    if told.stage != "running":
-        return f"the system is {told.stage}, {seconds_text(elapsed_s)}"
-    ended = told.pushed - told.unfinished
-    parts = [f"{ended:,} of {told.pushed:,} tasks{'' if told.exhausted else ' so far'}"]
-    open_ones = [phase for phase in told.phases if phase.unfinished]
+def system_text(counts: SystemCounts, elapsed_s: float) -> str:
+    """Return the progress of a task system: its tasks so far, and its phases that have not ended."""
+    if counts.stage != "running":
+        return f"the system is {counts.stage}, {seconds_text(elapsed_s)}"
+    ended = counts.pushed - counts.unfinished
+    parts = [f"{ended:,} of {counts.pushed:,} tasks{'' if counts.exhausted else ' so far'}"]
+    open_ones = [phase for phase in counts.phases if phase.unfinished]
     parts += [f"phase {phase.number}: {phase.pushed - phase.unfinished:,}/{phase.pushed:,}" for phase in open_ones[-3:]]
-    if told.running:
-        parts.append(f"{told.running} running")
-    if told.failed:
-        parts.append(f"{told.failed} failed")
+    if counts.running:
+        parts.append(f"{counts.running} running")
+    if counts.failed:
+        parts.append(f"{counts.failed} failed")
     if ended and elapsed_s > 0:
         parts.append(f"{ended / elapsed_s:.1f}/s")
     return ", ".join(parts)
 
 
 def progress_text(counts: Any, elapsed_s: float) -> str:
-    """Tell how far a job is.
+    """Return the progress of a job.
 
     Args:
         counts: the job's `Counts`.

@@ -1,4 +1,4 @@
-"""What a job comes to: its value, an outcome for each task, and its summary in one line.
+"""The results of a job: its value, an outcome for each task, and its summary in one line.
 
 Used by the magics. Reads jobs, never changes them.
 """
@@ -15,16 +15,16 @@ from concurrent_nb.shipping.serialization.sizes import write_bytes
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one task ended, as `--on-error keep` gives it."""
+    """How one task ended, with `--on-error keep`."""
 
     index: int  #: number of the task in its job
     value: Any = None  #: what it returned
-    error: BaseException | None = None  #: what it raised, or what happened to it
+    error: BaseException | None = None  #: what it raised, or why it could not run
     cancelled: bool = False  #: it never ran, or was stopped
 
     @property
     def ok(self) -> bool:
-        """Return whether there is a value."""
+        """Return whether the task has a value."""
         return self.error is None and not self.cancelled
 
     def __repr__(self) -> str:
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def outcomes_of(job: Job) -> list[Outcome]:
-    """Give an outcome for each task of a job that has ended, in order."""
+    """Return an outcome for each task of a job that has ended, in order."""
     found = []
     for index, future in enumerate(job.futures):
         if future.cancelled():
@@ -47,7 +47,7 @@ def outcomes_of(job: Job) -> list[Outcome]:
 
 
 def system_of(job: Job, is_loop: bool) -> ITaskSystem | None:
-    """Give the task system that is the value of a cell whose job has ended; None if its value is anything else."""
+    """Return the task system that is the value of a cell whose job has ended; None if the value is anything else."""
     if is_loop or job.first_error is not None or job.futures[0].cancelled():
         return None
     value = job.futures[0].result()
@@ -55,11 +55,11 @@ def system_of(job: Job, is_loop: bool) -> ITaskSystem | None:
 
 
 def value_of(job: Job, *, is_loop: bool, until: bool, keep: bool) -> Any:
-    """Give the value of a cell whose job has ended.
+    """Return the value of a cell whose job has ended.
 
     Args:
-        is_loop: it had a --for, so the value is a list.
-        until: it had a --until, so the value is the hit's, or None.
+        is_loop: it has a --for, so the value is a list.
+        until: it has a --until, so the value is that of the hit, or None.
         keep: failed tasks are part of the value (--on-error keep).
     """
     if until:
@@ -72,10 +72,10 @@ def value_of(job: Job, *, is_loop: bool, until: bool, keep: bool) -> Any:
 
 
 def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
-    """Say in one line how a job went: `8 tasks in 0.34 s`, `128 tasks: 113 done, 15 cancelled in 0.84 s, on 2 slaves`.
+    """Return a line about how a job ended: `128 tasks: 113 done, 15 cancelled in 0.84 s, on 2 slaves`.
 
     Args:
-        where: the place, where that is not the cluster.
+        where: where the tasks ran, if not on the cluster.
     """
     counts = job.counts()
     shown = plural(counts.total, "task")
@@ -86,20 +86,20 @@ def summary(job: Job, elapsed_s: float, where: str | None = None) -> str:
 
 
 def notes_of(job: Job, where: str | None = None) -> list[str]:
-    """Say what else there is to say of how a job went, besides counts and times."""
+    """Return the parts of the summary besides counts and times."""
     if not (isinstance(job, SystemRun) and job.is_system):
         return [where] if where else [f"on {len(job.slaves)} slaves"] if len(job.slaves) > 1 else []
-    phases = max((phase.number for phase in job.told.phases), default=0)
+    phases = max((phase.number for phase in job.last_counts.phases), default=0)
     notes = [f"in {phases} phases"] if phases > 1 else []
     return [*notes, "the system has failed"] if job.first_error is not None else notes
 
 
 def stopped(before: Any, after: Any) -> list[str]:
-    """Say what an interrupt has stopped: `12 done`, `3 stopped while running`, `113 never ran`.
+    """Return what an interrupt has stopped: `12 done`, `3 stopped while running`, `113 never ran`.
 
     Args:
         before: the job's `Counts` when it was interrupted.
-        after: the same when it had ended, or when nobody waited any longer.
+        after: its `Counts` at the end of the wait for that.
     """
     stopped = min(before.running, after.cancelled)
     ways = {
@@ -112,22 +112,22 @@ def stopped(before: Any, after: Any) -> list[str]:
 
 
 def captured_text(captured: Sequence[Captured]) -> str:
-    """List what a cell sends along: name, kind, size; the largest first."""
+    """List the names that are sent with a cell: name, kind, size; the largest first."""
     if not captured:
-        return "nothing is sent along"
+        return "no names are sent with the cell"
     rows = [(c.name, c.kind, _how(c)) for c in sorted(captured, key=lambda c: (-c.size_bytes, c.name))]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"  {name:<{widths[0]}}  {kind:<{widths[1]}}  {size}" for name, kind, size in rows]
     total = write_bytes(sum(c.size_bytes for c in captured))
-    return "\n".join([f"sent along, once for each worker: {total}", *lines])
+    return "\n".join([f"sent with the cell, once to each worker: {total}", *lines])
 
 
 def _how(captured: Captured) -> str:
     if captured.kind == "setup":
-        return "is in each worker"
+        return "defined by a setup cell"
     return write_bytes(captured.size_bytes) if captured.size_bytes else "by name"
 
 
 def plural(number: int, noun: str) -> str:
-    """Write a number of things: `1 task`, `2 tasks`."""
+    """Return a number with a noun: `1 task`, `2 tasks`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,55 +1,39 @@
 """`%%concurrent_setup`: a cell that every worker runs once, before its first task, and whose names stay there.
 
-    cell text -> options -> shipping.cells.setup_cell -> app.set_up -> workers; a line that shows how far that is
+    cell text -> options -> shipping.cells.setup_cell -> app.set_up -> workers, with a progress display
 
 Registered by `extension`.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
 from concurrent_nb.clock import monotonic
-from concurrent_nb.errors import ConcurrentError, SetupFailed
+from concurrent_nb.errors import SetupFailed
 from concurrent_nb.nodes.application.worker_setups import EverywhereCall
 from concurrent_nb.notebook import magic_options
+from concurrent_nb.notebook.cell_names import cell_name
 from concurrent_nb.notebook.magic_options import documented, takes
 from concurrent_nb.notebook.magics import ConcurrentMagics
-from concurrent_nb.notebook.progress_display import line_for
+from concurrent_nb.notebook.progress_display import progress_display_for
 from concurrent_nb.notebook.results import captured_text, plural
-from concurrent_nb.notebook.tracebacks import show_plainly, syntax_error
+from concurrent_nb.notebook.tracebacks import errors_shown_plainly, syntax_error
+from concurrent_nb.shipping.cells.cell_code import parse_cell
 from concurrent_nb.shipping.cells.cell_task import setup_cell
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-#: the line is shown anew this often
+#: seconds between updates of the progress display
 SHOW_S: Final = 0.1
-
-
-def _errors_plainly(method: _Method) -> _Method:
-    """Let our own errors be shown without a traceback."""
-
-    @functools.wraps(method)
-    def plain(*args: Any) -> Any:
-        try:
-            return method(*args)
-        except (ConcurrentError, KeyboardInterrupt) as error:
-            show_plainly(error)
-            raise
-
-    return cast(_Method, plain)
 
 
 @magics_class
 class SetupMagics(Magics):
-    """The magic for cells that set workers up.
+    """The magic for cells that set up workers.
 
     Args:
         shell: of the notebook.
-        tasks: has the session, and what is configured.
+        tasks: the magics that have the current cluster and the configuration.
     """
 
     def __init__(self, shell: InteractiveShell, tasks: ConcurrentMagics) -> None:
@@ -58,48 +42,64 @@ class SetupMagics(Magics):
 
     @no_var_expand
     @cell_magic
-    @_errors_plainly
+    @errors_shown_plainly
     @documented
-    @takes("--name", type=magic_options.words, help="what it is called; a cell of the same name takes its place")
-    @takes("--no-block", action="store_true", help="do not wait: the value says who has run it")
-    @takes("--show-capture", action="store_true", help="list what is sent along, and how large it is")
+    @takes(
+        "--name",
+        type=magic_options.words,
+        metavar="NAME",
+        help="name of the setup; a setup cell of the same name replaces it",
+    )
+    @takes(
+        "--no-block",
+        action="store_true",
+        help="do not wait for the workers; the value reports which of them have run it",
+    )
+    @takes("--show-capture", action="store_true", help="list the names that are sent with the cell, and their sizes")
     def concurrent_setup(self, line: str, cell: str) -> EverywhereCall | None:
-        """Run this cell once in every worker: now, and in later workers before their first task of this notebook.
+        """Run this cell once in every worker: in those that exist now, and in later ones before their first task.
 
-        What it binds (imports, functions, a model that takes long to load) stays in the worker, where cells and task
-        functions of this notebook find it by name, unless the notebook has that name itself. The names that it uses are
-        sent along as they are now. Run again, it takes its own place; several run in order.
+        The names that it binds (imports, functions, a model that takes long to load) stay in the worker. Cells and task
+        functions of this notebook find them there, unless the notebook has a variable of the same name. The notebook's
+        names that the cell uses are sent with their current values.
+
+        For example, load a model once per worker, not once per task::
+
+            %%concurrent_setup
+            import joblib
+            model = joblib.load("model.pkl")
+
+        When the cell is run again, it replaces what it was before. Several setup cells run in the order in which they
+        were run here.
         """
-        chosen = magic_options.parse(SetupMagics.concurrent_setup, line)
-        app, notice = self._tasks.session.application()
+        options = magic_options.parse(SetupMagics.concurrent_setup, line)
+        app, notice = self._tasks.cluster.application()
         if notice is not None:
             print(notice)
         shell = self._shell()
-        filename = f"<cell In[{int(shell.displayhook.prompt_count)}]>"
+        filename = f"<cell {cell_name(shell)}>"
         try:
             function, captured = setup_cell(
-                cell,
+                parse_cell(cell, filename, f"%%concurrent_setup {line}".rstrip()),
                 shell.user_ns,
-                filename=filename,
-                header=f"%%concurrent_setup {line}".rstrip(),
                 limit_bytes=self._tasks.capture_limit_bytes,
-                elsewhere=app.names_of_setups,
+                setup_names=app.names_of_setups,
             )
         except SyntaxError as error:
             if error.filename == filename:
                 raise syntax_error(error) from error
             raise
-        if chosen.show_capture:
+        if options.show_capture:
             print(captured_text(captured))
-        name = chosen.name or f"In[{int(shell.displayhook.prompt_count)}]"
-        setup = app.set_up(function, function.names, place=self._place(chosen.name, function.names, cell), name=name)
-        if chosen.no_block:
+        name = options.name or cell_name(shell)
+        setup = app.set_up(function, function.names, place=self._place(options.name, function.names, cell), name=name)
+        if options.no_block:
             return setup
         self._watch(setup)
         return None
 
     def _place(self, name: str | None, names: tuple[str, ...], cell: str) -> str:
-        """Say which cell this is, as far as that can be known: it replaces what it was before."""
+        """Return a key of this cell, as far as it can be recognised: it replaces the setup with the same key."""
         if name is not None:
             return f"name {name}"
         parent = getattr(self._shell(), "parent_header", None) or {}
@@ -108,26 +108,28 @@ class SetupMagics(Magics):
         return f"names {', '.join(names)}" if names else f"text {cell}"
 
     def _watch(self, setup: EverywhereCall) -> None:
-        """Show how far it is until all workers that there are have run it. A stop leaves it to run later."""
-        line = line_for(self._shell())
+        """Show the progress until all current workers have run it. After an interrupt the others run it later."""
+        display = progress_display_for(self._shell())
         began = monotonic()
         shown = ""
         try:
             while not setup.wait(SHOW_S):
                 if (text := _progress(setup)) != shown:
                     shown = text
-                    line.show(text)
+                    display.show(text)
         except KeyboardInterrupt:
-            line.end(f"{_progress(setup)}; the others run it before their first task")
+            display.end(f"{_progress(setup)}; the others run it before their first task")
             raise
         try:
             setup.result(0)
         except SetupFailed:
-            line.end(f"setup {setup.name} has failed: tasks fail until it is mended and run again, or %concurrent stop")
+            display.end(
+                f"setup {setup.name} has failed: tasks fail until it is corrected and run again, or %concurrent stop"
+            )
             raise
         left = setup.expected - len(setup.workers)
         later = f"; {plural(left, 'busy worker')} run it later, before the first task there" if left > 0 else ""
-        line.end(
+        display.end(
             f"setup {setup.name}: run by {plural(len(setup.workers), 'worker')} in {monotonic() - began:.1f} s{later}"
         )
 

@@ -1,8 +1,8 @@
-"""The stop button, obeyed only where that leaves nothing half done.
+"""The stop button: raise KeyboardInterrupt only where that leaves nothing half done.
 
-Used by the magics, from before a job is started to when the cell has shown its end. Python raises KeyboardInterrupt
-between any two steps of the main thread: between the start of a job and the wait for it, so that nobody stops it, or in
-the middle of a message to the front end.
+Used by the magics, from before a job is started until the cell has shown its end. Python raises KeyboardInterrupt
+between any two steps of the main thread: also between the start of a job and the wait for it, so that the job would not
+be stopped, or in the middle of a message to the front end.
 """
 
 import signal
@@ -10,27 +10,28 @@ import threading
 from types import FrameType, TracebackType
 from typing import Final, Protocol
 
-#: so many presses are noted until there is time for them; more are raised wherever they come
-PATIENT_PRESSES: Final = 3
+#: presses that are deferred at most; a further press is raised wherever the main thread is
+DEFERRED_PRESSES: Final = 3
 
 
 class Waitable(Protocol):
-    """A job, or what stands for one."""
+    """A job, or anything else to wait for."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end; tell whether it has come."""
+        """Wait for the end; return whether it has come."""
 
 
 class StopButton:
-    """While it is entered, a press raises KeyboardInterrupt in `wait`: at once, or when `wait` is called the next time.
+    """A context manager in which a press raises KeyboardInterrupt only in the current or the next `wait`.
 
-    If it is not called any more, the press is raised on leaving. Off the main thread there are no presses to note.
+    If `wait` is not called again, KeyboardInterrupt is raised at the end of the context. Has no effect in other threads
+    than the main thread.
     """
 
     def __init__(self) -> None:
         self._presses = 0
-        self._obeyed = 0
-        self._waits = False
+        self._handled = 0
+        self._is_waiting = False
         self._previous: object = None
 
     def __enter__(self) -> "StopButton":
@@ -44,25 +45,25 @@ class StopButton:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
         if kind is None:
-            self.obey()
+            self.raise_if_pressed()
 
     def wait(self, job: Waitable, timeout_s: float) -> bool:
-        """Wait for a job. Raises KeyboardInterrupt if the button is pressed, or has been since the last one."""
+        """Wait for a job. Raises KeyboardInterrupt if the button is pressed, or was pressed since the last call."""
         try:
-            self._waits = True
-            self.obey()
+            self._is_waiting = True
+            self.raise_if_pressed()
             return job.wait(timeout_s)
         finally:
-            self._waits = False
+            self._is_waiting = False
 
-    def obey(self) -> None:
-        """Raise KeyboardInterrupt if the button has been pressed and nobody has heard of it yet."""
-        if self._presses > self._obeyed:
-            self._obeyed = self._presses
+    def raise_if_pressed(self) -> None:
+        """Raise KeyboardInterrupt if the button has been pressed and that was not raised yet."""
+        if self._presses > self._handled:
+            self._handled = self._presses
             raise KeyboardInterrupt
 
     def _press(self, number: int, frame: FrameType | None) -> None:
         self._presses += 1
-        if self._waits or self._presses > PATIENT_PRESSES:
-            self._waits = False  # what waits is being left, and may have things to put in order
-            self.obey()
+        if self._is_waiting or self._presses > DEFERRED_PRESSES:
+            self._is_waiting = False  # `wait` is being left, and may have to clean up
+            self.raise_if_pressed()

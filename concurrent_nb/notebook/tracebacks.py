@@ -1,19 +1,21 @@
-"""Errors as the cell shows them: the task's own traceback, without our frames, ending in the lines of the cell.
+"""Errors as the cell shows them: the task's traceback, without frames of this package, ending in the lines of the cell.
 
-Used by the magics. IPython asks an exception for `_render_traceback_`; that is set on the very exception that the task
-raised, so code in the notebook can still catch it by its type.
+Used by the magics. IPython calls `_render_traceback_` of an exception; it is set on the exception that the task raised,
+so code in the notebook can still catch that by its type.
 """
 
+import functools
 import re
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 from concurrent_nb import TaskFuture
 from concurrent_nb.errors import CellError, ConcurrentError, RemoteError, RemoteTraceback, TaskError
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 #: IPython's name for the code of a file name: ("Cell", "In[3]")
 CellNamer = Callable[[str], tuple[str, str] | None]
 
@@ -22,26 +24,26 @@ _OURS: Final = re.compile(
     r"[/\\]concurrent_nb[/\\](?:shipping|workers|nodes|notebook|tasks)[/\\]"
     r"|^<frozen importlib\._bootstrap|^View\.MemoryView$|^<stringsource>$"  # Python's loader and Cython's own code
 )
-#: code that waits for a task in the user's stead
+#: code between the user's and the wait for a task
 _WAITING: Final = re.compile(
     r"[/\\]concurrent_nb[/\\]|[/\\]IPython[/\\]|[/\\]concurrent[/\\]futures[/\\]|[/\\]asyncio[/\\]"
 )
 _CELL: Final = re.compile(r"<cell (In\[\d+\])>")
-#: the note that says where a task failed
+#: the note about where a task failed
 _PLACE: Final = re.compile(r"(?:the task|task \d+)\b.* failed\b.* \[[0-9a-f]+/\d+\]$")
-_DEBUG: Final = "(the debugger cannot go there: run the cell with --local, then %debug)"
-#: what tracebacks call compiled cells: file name -> the last cell with that text, as "In[3]"
+_DEBUG: Final = "(the debugger cannot enter the worker: run the cell with --local, then %debug)"
+#: names of compiled cells in tracebacks: file name -> the latest cell with that text, as "In[3]"
 _compiled: Final[dict[str, str]] = {}
 
 
 class Rendering:
-    """What IPython shows for an exception. A class, so that the exception can still be pickled."""
+    """The lines that IPython shows for an exception. A class, so that the exception can still be pickled."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
 
     def __call__(self) -> list[str]:
-        """Give the lines; this is what IPython calls, with the exception at hand."""
+        """Return the lines. IPython calls this while it handles the exception."""
         error = sys.exception()
         if error is not None and getattr(error, "_render_traceback_", None) is self:
             _end_in_the_user_s_frame(error)
@@ -49,7 +51,7 @@ class Rendering:
 
 
 def _end_in_the_user_s_frame(error: BaseException) -> None:
-    """Cut our own frames off the end of a traceback, so that %debug and the standard library do not land in them."""
+    """Remove frames of this package from the end of a traceback, so that %debug starts in the user's frame."""
     last = step = error.__traceback__
     while step is not None:
         if not _WAITING.search(step.tb_frame.f_code.co_filename):
@@ -60,24 +62,38 @@ def _end_in_the_user_s_frame(error: BaseException) -> None:
 
 
 def show_as(error: BaseException, lines: list[str]) -> None:
-    """Let IPython show `lines` for `error`."""
+    """Make IPython show `lines` for `error`."""
     try:
         error._render_traceback_ = Rendering(lines)  # type: ignore[attr-defined]
     except AttributeError:
-        return  # an exception without a __dict__ is shown as IPython shows any
+        return  # an exception without a __dict__ is shown with its normal traceback
 
 
 def show_plainly(error: BaseException) -> None:
-    """Let IPython show an error as one paragraph: what is wrong is in the cell, not in our code."""
+    """Make IPython show an error without a traceback: the cause is in the cell, not in our code."""
     if not hasattr(error, "_render_traceback_"):
         show_as(error, [f"{type(error).__name__}: {error}".removesuffix(": ")])
 
 
+def errors_shown_plainly(method: _Method) -> _Method:
+    """Decorate a magic: errors of this package and interrupts are shown without a traceback."""
+
+    @functools.wraps(method)
+    def plain(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except (ConcurrentError, KeyboardInterrupt) as error:
+            show_plainly(error)
+            raise
+
+    return cast(_Method, plain)
+
+
 def task_error(future: TaskFuture, namer: CellNamer = lambda _: None, *, elsewhere: bool = False) -> BaseException:
-    """Give the exception of a failed task, ready to be raised in the cell.
+    """Return the exception of a failed task, prepared to be raised in the cell.
 
     Args:
-        elsewhere: say how the task can be elsewhere: its frames are in another process.
+        elsewhere: the task ran in another process, so explain how it can be debugged.
     """
     error = future.exception()
     assert error is not None
@@ -92,7 +108,7 @@ def task_error(future: TaskFuture, namer: CellNamer = lambda _: None, *, elsewhe
 
 
 def present(future: TaskFuture, error: BaseException, namer: CellNamer = lambda _: None) -> None:
-    """Let IPython show a task's exception: where it ran, then the task's own lines."""
+    """Make IPython show where a task ran, and the task's own traceback."""
     if not hasattr(error, "_render_traceback_"):
         _present(future, error, namer, [])
 
@@ -101,17 +117,17 @@ def _present(future: TaskFuture, error: BaseException, namer: CellNamer, more: l
     where = place_of(future)
     show_as(error, [where, *_shown(error, namer), *more])
     with suppress(AttributeError):  # as in `show_as`
-        # It may have been presented before, when what the job calls its tasks was not known yet.
+        # It may have been presented before, when the labels of the job's tasks were not known yet.
         error.__notes__ = [*(n for n in getattr(error, "__notes__", ()) if not _PLACE.match(n)), where]
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Say whether the cluster has raised it, not the user's code."""
+    """Return whether the cluster raised the error, not the user's code."""
     return isinstance(error, ConcurrentError) and not isinstance(error, RemoteError)
 
 
 def syntax_error(error: SyntaxError, namer: CellNamer = lambda _: None) -> CellError:
-    """Give the error of a cell that is not Python. It looks like Python's own."""
+    """Return the error of a cell with invalid syntax. It looks like Python's own."""
     failure = CellError(f"{error.msg} (line {error.lineno})")
     show_as(failure, trim("".join(traceback.format_exception_only(error)), namer).rstrip().split("\n"))
     failure.__cause__ = error
@@ -119,7 +135,7 @@ def syntax_error(error: SyntaxError, namer: CellNamer = lambda _: None) -> CellE
 
 
 def place_of(future: TaskFuture) -> str:
-    """Say which task it was, counted from 0 as in its job, what it was given, and where it ran.
+    """Return which task failed (counted from 0), with which arguments, and where.
 
     `task 1 (k = 'nope') failed on slave east, worker 4711, attempt 1 [26dcfdf6/1]`
     """
@@ -131,7 +147,7 @@ def place_of(future: TaskFuture) -> str:
 
 
 def text_of(error: BaseException, namer: CellNamer = lambda _: None) -> str:
-    """Give the text of a task's traceback, as the cell would show it."""
+    """Return the text of a task's traceback, as the cell would show it."""
     return "\n".join(_shown(error, namer))
 
 
@@ -150,10 +166,10 @@ def _shown(error: BaseException, namer: CellNamer) -> list[str]:
 
 
 def trim(text: str, namer: CellNamer = lambda _: None) -> str:
-    """Take our frames out of a traceback's text, and call cells what the notebook calls them.
+    """Remove frames of this package from a traceback's text, and replace file names of cells by the notebook's names.
 
     Args:
-        namer: gives IPython's name for the code of a file name.
+        namer: returns IPython's name for the code of a file name.
     """
     kept: list[str] = []
     ours = False
@@ -170,7 +186,7 @@ def trim(text: str, namer: CellNamer = lambda _: None) -> str:
 
 
 def name_compiled(filename: str, cell: str) -> None:
-    """Say which cell a compiled file is, as "In[3]"."""
+    """Register the name of the cell, as "In[3]", of which a compiled file was made."""
     _compiled[filename] = cell
 
 
@@ -181,7 +197,7 @@ def _frame_line(frame: re.Match[str], namer: CellNamer) -> str:
         named: tuple[str, str] | None = ("Cell", cell[1])
     elif frame["file"] in _compiled:
         named = ("Cell", _compiled[frame["file"]])
-        # Cython says the module too, which is the name of the file.
+        # Cython adds the module, which has the name of the file.
         name = (name or "").partition(".")[2] or "<module>"
     else:
         named = namer(frame["file"])

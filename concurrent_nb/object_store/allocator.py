@@ -1,9 +1,9 @@
-"""Which place a buffer gets. Pure: segments are made and closed by whoever asks.
+"""Assigns blocks of segments to buffers. Pure: the caller creates and closes segments.
 
-Memory that is touched for the first time is five times slower than memory that is warm, so a place that is free again
-waits for the next buffer of its kind. Sizes are rounded up to a few kinds; a segment has places of one kind, many small
-ones or one large one. A place that came back unclean (somebody may still look at it) is never used again: its segment
-is used up and then closed, and the system frees it when the last one who looks has gone.
+Memory that is touched for the first time is five times slower than resident memory, so a freed block is kept for the
+next buffer of its size class. Sizes are rounded up to a few size classes; a segment has blocks of one class, many small
+ones or one large one. A block that was freed unclean (a process may still refer to it) is never used again: its segment
+is retired, closed when its last block is free, and freed by the system when its last reader has ended.
 """
 
 import mmap
@@ -11,59 +11,61 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
-#: places begin at multiples of this, so that each can be mapped by itself
+#: blocks begin at multiples of this, so that each can be mapped alone
 PAGE_BYTES: Final = mmap.ALLOCATIONGRANULARITY
-#: small places share segments of this size
+#: small blocks share segments of this size
 SLAB_BYTES: Final = 4 * 1024 * 1024
-#: middle ones share segments of up to this size, at most so many of them
+#: middle ones share segments of up to this size, at most SLAB_BLOCKS_MAX of them
 SLAB_BYTES_MAX: Final = 64 * 1024 * 1024
-SLAB_PLACES_MAX: Final = 8
+SLAB_BLOCKS_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Where a buffer may lie."""
+    """A part of a segment that holds one buffer."""
 
     segment: bytes
     offset: int
-    size: int  #: in bytes, as large as its kind
+    size: int  #: in bytes: its size class
 
 
 @dataclass(eq=False, slots=True)
 class _Segment:
-    places: int
-    place_bytes: int
+    blocks: int
+    block_bytes: int
     used: int = 0
-    spoilt: bool = False  #: a place came back unclean
-    free: "OrderedDict[int, None]" = field(default_factory=OrderedDict)  #: offsets, the warmest last
-    warm: set[int] = field(default_factory=set)  #: those of them that were used before
+    retired: bool = False  #: a block was freed unclean
+    free: "OrderedDict[int, None]" = field(default_factory=OrderedDict)  #: offsets, the most recently used last
+    resident: set[int] = field(default_factory=set)  #: those free offsets that were used before
 
 
-def kind_of(size: int) -> int:
-    """Give the size in bytes of the places for buffers of `size` bytes: at most 1/4 more, for a large one."""
+def size_class_of(size: int) -> int:
+    """Return the size in bytes of the blocks for buffers of `size` bytes: at most 1/4 more for a large one."""
     if size <= PAGE_BYTES:
         return PAGE_BYTES
     step = max(PAGE_BYTES, 1 << (size.bit_length() - 3))
     return -(-size // step) * step
 
 
-def places_in(kind: int) -> int:
-    """Give how many places of a kind a segment has."""
-    return max(1, SLAB_BYTES // kind, min(SLAB_PLACES_MAX, SLAB_BYTES_MAX // kind))
+def blocks_in(size_class: int) -> int:
+    """Return how many blocks of a size class a segment has."""
+    return max(1, SLAB_BYTES // size_class, min(SLAB_BLOCKS_MAX, SLAB_BYTES_MAX // size_class))
 
 
 class Allocator:
-    """Places in segments: taken, free, spoilt."""
+    """Blocks of segments: used, free, retired."""
 
     def __init__(self) -> None:
         self._segments: dict[bytes, _Segment] = {}
-        self._open: dict[int, OrderedDict[bytes, None]] = {}  # by kind: segments with free places, the warmest last
-        self.free_bytes = 0  #: in places that were used and are free
+        self._open: dict[
+            int, OrderedDict[bytes, None]
+        ] = {}  # by size class: segments with free blocks, the most recently used last
+        self.free_bytes = 0  #: in blocks that were used before and are free
 
-    def take(self, size: int) -> Block | None:
-        """Give a free place for `size` bytes; None if a segment has to be added first."""
-        kind = kind_of(size)
-        candidates = self._open.get(kind)
+    def allocate(self, size: int) -> Block | None:
+        """Return a free block for `size` bytes; None if a segment must be added first."""
+        size_class = size_class_of(size)
+        candidates = self._open.get(size_class)
         if not candidates:
             return None
         segment = next(reversed(candidates))
@@ -72,65 +74,65 @@ class Allocator:
         record.used += 1
         if not record.free:
             del candidates[segment]
-        self._cool(record, offset)
-        return Block(segment, offset, kind)
+        self._leave_resident(record, offset)
+        return Block(segment, offset, size_class)
 
-    def retake(self, place: Block) -> None:
-        """Take a place that is free, because what lies there is wanted again."""
-        record = self._segments[place.segment]
-        del record.free[place.offset]
+    def reuse(self, block: Block) -> None:
+        """Use a free block again, because its content is needed again."""
+        record = self._segments[block.segment]
+        del record.free[block.offset]
         record.used += 1
         if not record.free:
-            del self._open[place.size][place.segment]
-        self._cool(record, place.offset)
+            del self._open[block.size][block.segment]
+        self._leave_resident(record, block.offset)
 
-    def add(self, segment: bytes, kind: int, places: int) -> None:
-        """Have a new segment, all of whose places are free."""
-        offsets = OrderedDict.fromkeys(range((places - 1) * kind, -1, -kind))
-        self._segments[segment] = _Segment(places, kind, free=offsets)
-        self._open.setdefault(kind, OrderedDict())[segment] = None
+    def add(self, segment: bytes, size_class: int, blocks: int) -> None:
+        """Add a new segment, all of whose blocks are free."""
+        offsets = OrderedDict.fromkeys(range((blocks - 1) * size_class, -1, -size_class))
+        self._segments[segment] = _Segment(blocks, size_class, free=offsets)
+        self._open.setdefault(size_class, OrderedDict())[segment] = None
 
-    def give_back(self, place: Block, *, clean: bool) -> bytes | None:
-        """Take a place back; give the segment if it is to be closed now."""
-        record = self._segments[place.segment]
+    def free(self, block: Block, *, clean: bool) -> bytes | None:
+        """Free a block; return its segment if it must be closed now."""
+        record = self._segments[block.segment]
         record.used -= 1
-        if clean and not record.spoilt:
-            record.free[place.offset] = None
-            record.warm.add(place.offset)
-            candidates = self._open.setdefault(place.size, OrderedDict())
-            candidates[place.segment] = None
-            candidates.move_to_end(place.segment)
-            self.free_bytes += place.size
+        if clean and not record.retired:
+            record.free[block.offset] = None
+            record.resident.add(block.offset)
+            candidates = self._open.setdefault(block.size, OrderedDict())
+            candidates[block.segment] = None
+            candidates.move_to_end(block.segment)
+            self.free_bytes += block.size
             return None
-        if not record.spoilt:
-            record.spoilt = True
-            self._retire(place.segment, record)
+        if not record.retired:
+            record.retired = True
+            self._retire(block.segment, record)
         if record.used:
             return None
-        del self._segments[place.segment]
-        return place.segment
+        del self._segments[block.segment]
+        return block.segment
 
-    def trim(self, most_bytes: int) -> list[bytes]:
-        """Give up segments that are wholly free, the coldest first, until at most so many bytes are free."""
+    def trim(self, limit_bytes: int) -> list[bytes]:
+        """Drop wholly free segments, the oldest first, until at most `limit_bytes` are free; return them."""
         closed = []
         for segment, record in list(self._segments.items()):
-            if self.free_bytes <= most_bytes:
+            if self.free_bytes <= limit_bytes:
                 break
-            if record.warm and not record.used:
+            if record.resident and not record.used:
                 self._retire(segment, record)
                 del self._segments[segment]
                 closed.append(segment)
         return closed
 
     def _retire(self, segment: bytes, record: _Segment) -> None:
-        """Hand out nothing of a segment any more."""
-        self.free_bytes -= len(record.warm) * record.place_bytes
-        record.warm.clear()
+        """Allocate nothing from a segment any more."""
+        self.free_bytes -= len(record.resident) * record.block_bytes
+        record.resident.clear()
         if record.free:
-            del self._open[record.place_bytes][segment]
+            del self._open[record.block_bytes][segment]
             record.free.clear()
 
-    def _cool(self, record: _Segment, offset: int) -> None:
-        if offset in record.warm:
-            record.warm.discard(offset)
-            self.free_bytes -= record.place_bytes
+    def _leave_resident(self, record: _Segment, offset: int) -> None:
+        if offset in record.resident:
+            record.resident.discard(offset)
+            self.free_bytes -= record.block_bytes

@@ -1,7 +1,7 @@
 """Map a piece of a file into memory, copy-on-write, without keeping the file open.
 
-`mmap.mmap` duplicates the descriptor for each mapping (its `trackfd=False` came with Python 3.13), and whoever keeps a
-thousand results would run out of descriptors. This calls the system itself.
+`mmap.mmap` duplicates the descriptor for each mapping (its `trackfd=False` came with Python 3.13), so a process that
+keeps a thousand results would run out of descriptors. This module calls the system itself.
 """
 
 import ctypes
@@ -28,9 +28,9 @@ _FAILED: Final = ctypes.c_void_p(-1).value
 
 
 def map_private(fd: int, offset: int, size: int) -> Any:
-    """Map `size` bytes to look at them, or to change them for oneself alone: a page is copied when it is written to.
+    """Map `size` bytes of a file copy-on-write: a page is copied when it is written to.
 
-    What is returned has a buffer, and can be referred to weakly. Raises OSError.
+    Returns an object with a buffer and weak references. Raises OSError.
     """
     address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, offset)
     if address == _FAILED:
@@ -41,27 +41,27 @@ def map_private(fd: int, offset: int, size: int) -> Any:
     return mapped
 
 
-#: the system has 8 bytes for each page
+#: bytes of /proc/self/pagemap for each page
 _ENTRY_BYTES: Final = 8
-#: so much of that is read at once, in bytes
+#: bytes of it that are read with one call
 _READ_BYTES: Final = 1 << 20
-#: the highest bytes of the entries of pages that were not written to: those that are not there (neither bit 7, present,
-#: nor bit 6, swapped out), and those that still are the file's (bit 5)
+#: the highest bytes of the entries of unwritten pages: those not in memory (neither bit 7, present, nor bit 6, swapped
+#: out), and those that still belong to the file (bit 5)
 _NOT_WRITTEN: Final = bytes(byte for byte in range(256) if not byte & 0xC0 or byte & 0x20)
 
 
 class Restorer:
-    """Make private mappings again what they were.
+    """Restores the original content of private mappings.
 
-    Costs half a microsecond while the process has touched no new page since the last time, else 2 us for each MiB.
+    Costs half a microsecond if the process has touched no new page since the last call, else 2 us for each MiB.
     """
 
     def __init__(self, mapped: Sequence[Any]) -> None:
         self._mapped = mapped
-        self._faults = -1  # a page that is written to for the first time is one more
+        self._faults = -1  # the first write to a page is a page fault
 
     def restore(self) -> None:
-        """Undo what was written since the last time. Raises OSError."""
+        """Undo all writes since the last call. Raises OSError."""
         faults = _faults()
         if faults == self._faults:
             return
@@ -79,11 +79,11 @@ def _faults() -> int:
 
 
 def _is_written(address: int, size: int) -> bool:
-    """Say whether pages of a private mapping were written to; yes where the system does not say."""
+    """Return whether pages of a private mapping were written to; True if the system does not report it."""
     at = address // mmap.PAGESIZE * _ENTRY_BYTES
     end = at + -(-size // mmap.PAGESIZE) * _ENTRY_BYTES
     try:
-        # Opened each time, because a task may close what it does not know.
+        # Opened each time, because a task may close descriptors that it did not open.
         fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return True

@@ -1,8 +1,8 @@
 """From the bytes of a call to the bytes of its answer: parse, find, check the role, check the arguments, run, answer.
 
-A transport hands it what came in and who sent it, and sends back what it gives. One of our own errors travels to the
-caller as what it is. Any other exception stays here: the caller gets "internal error" and a number, the log gets the
-number and the traceback.
+A transport passes the received body with its caller, and sends the returned body. The caller gets a ConcurrentError
+with its class. For any other exception the caller gets "internal error" and a number; the log gets the number and the
+traceback.
 """
 
 import inspect
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Carries out calls on the methods of a registry, those of a batch one after another."""
+    """Calls the methods of a registry; the calls of a batch run one after another."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
 
     async def dispatch(self, body: bytes, caller: Caller) -> bytes | None:
-        """Carry out what a body asks for, and give the body of the answer: None if nobody waits for one."""
+        """Carry out the calls in a body, and return the body of the answers: None if no call expects one."""
         request = jsonrpc.parse(body)
         answers: list[Answer | None] = []
         left_bytes = jsonrpc.MAX_ANSWER_BYTES
@@ -38,7 +38,7 @@ class Dispatcher:
         return jsonrpc.encode_answers([answer for answer in answers if answer is not None], request.batch)
 
     async def _answer(self, item: Call | Answer, caller: Caller, left_bytes: int) -> Answer | None:
-        """Answer one call; one that finds no room for an answer is not carried out."""
+        """Answer one call; without room for an answer it is not carried out."""
         if isinstance(item, Answer):
             return item
         try:
@@ -49,7 +49,7 @@ class Dispatcher:
                 raise _too_large(f"an answer of {size_bytes} bytes has, with those before it,", "it is left out")
         except ConcurrentError as error:
             answer = Answer(id=item.id, error=jsonrpc.fault_of(error))
-        except Exception as error:  # noqa: BLE001  (a boundary: no traceback leaves, and one bad call stops nothing)
+        except Exception as error:  # noqa: BLE001  (a boundary: no traceback is sent, and one failed call stops no others)
             answer = Answer(id=item.id, error=_incident(item, error))
         else:
             answer = Answer(id=item.id, result=result)
@@ -62,14 +62,14 @@ class Dispatcher:
         result = method.function(*first, **arguments)
         if inspect.isawaitable(result):
             result = await result
-        # Encoded while the call can still fail: a result that JSON cannot hold is that call's error, not the batch's.
+        # Encoded here, so that a result which JSON cannot represent is an error of its call, not of the batch.
         return msgspec.Raw(msgspec.json.encode(result))
 
     def _allowed(self, call: Call, caller: Caller) -> Method:
         method = self.registry.find(call.method)
         if method is None:
             name = call.method if jsonrpc.METHOD_NAME.fullmatch(call.method) else "of that name"
-            raise RpcError(jsonrpc.METHOD_NOT_FOUND, f"there is no method {name}; api lists those that there are")
+            raise RpcError(jsonrpc.METHOD_NOT_FOUND, f"there is no method {name}; `api` lists all methods")
         if caller.role not in method.roles:
             log.info("refused %s to a caller with role %s at %s", method.name, caller.role, caller.remote_host)
             roles = " or ".join(sorted(method.roles))

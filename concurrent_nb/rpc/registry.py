@@ -1,7 +1,7 @@
-"""What may be called: the `@remote` methods of some objects, with their parameters, roles and documentation.
+"""The methods that may be called: `@remote` methods of some objects, with parameters, roles and documentation.
 
-Nodes build one from themselves and hand it to a dispatcher. Everything that can be wrong with a method (no annotation,
-a name that cannot travel, two of one name) is found when the registry is built, never when the method is called.
+A node builds one from itself for its dispatcher. Every fault of a method (no annotation, an invalid name, a name used
+twice) is found when the registry is built, not when the method is called.
 """
 
 import inspect
@@ -22,15 +22,15 @@ class Parameter:
     """A parameter of a method."""
 
     name: str
-    annotation: Any  #: the type that an argument is converted to
-    default: Any  #: inspect.Parameter.empty if the caller has to give it
+    annotation: Any  #: the type to which an argument is converted
+    default: Any  #: inspect.Parameter.empty if the argument is required
 
     @property
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
 
     def describe(self) -> dict[str, Any]:
-        """Give what the introspection says of it."""
+        """Return its description for introspection."""
         described: dict[str, Any] = {"type": _type_text(self.annotation), "required": self.required}
         if not self.required:
             described["default"] = self.default
@@ -49,7 +49,7 @@ class Method:
     wants_caller: bool
 
     def arguments(self, params: list[Any] | dict[str, Any]) -> dict[str, Any]:
-        """Check and convert the arguments of a call. RpcError names the parameter that does not fit."""
+        """Check and convert the arguments of a call. Raises RpcError, which names the invalid parameter."""
         given = params if isinstance(params, dict) else self._named(params)
         known = {parameter.name for parameter in self.parameters}
         for name in given:
@@ -84,13 +84,13 @@ class Method:
         return RpcError(jsonrpc.INVALID_PARAMS, message, {"parameter": parameter})
 
     def describe(self) -> dict[str, Any]:
-        """Give what the introspection says of it."""
+        """Return its description for introspection."""
         params = {parameter.name: parameter.describe() for parameter in self.parameters}
         return {"doc": self.doc, "params": params, "roles": sorted(self.roles)}
 
 
 class Registry:
-    """The methods of some objects. `api` is one of its own, open to every role that any method is open to."""
+    """The remote methods of some objects, and the method `api`, open to every role that may call any method."""
 
     def __init__(self, *targets: object) -> None:
         self._methods: dict[str, Method] = {}
@@ -104,11 +104,11 @@ class Registry:
         self._description = self._describe()
 
     def find(self, name: str) -> Method | None:
-        """Give the method of that name."""
+        """Return the method of that name; None if there is none."""
         return self._methods.get(name)
 
     def names(self) -> list[str]:
-        """Give the names of all methods, sorted."""
+        """Return the names of all methods, sorted."""
         return sorted(self._methods)
 
     def api(self) -> dict[str, Any]:
@@ -128,11 +128,11 @@ class Registry:
         try:
             return {"api_version": jsonrpc.API_VERSION, "methods": msgspec.to_builtins(methods)}
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"a default of a remote method cannot be told in JSON: {error}") from None
+            raise ConfigurationError(f"a default of a remote method cannot be encoded in JSON: {error}") from None
 
 
 def _signature(name: str, function: Callable[..., Any]) -> tuple[bool, tuple[Parameter, ...]]:
-    """Give whether the function wants its caller, and its other parameters."""
+    """Return whether the function takes its caller as first argument, and its other parameters."""
     signature = inspect.signature(function, eval_str=True)
     parameters = list(signature.parameters.values())
     wants_caller = bool(parameters) and parameters[0].annotation is Caller
@@ -145,7 +145,7 @@ def _parameter(method: str, parameter: inspect.Parameter) -> Parameter:
     if parameter.annotation is parameter.empty:
         raise ConfigurationError(f"remote method {method}: parameter {parameter.name} needs an annotation")
     try:
-        # Only what has a JSON schema can be converted from JSON; nobody needs the schema itself.
+        # Only types with a JSON schema can be converted from JSON; the schema itself is not used.
         msgspec.json.schema(parameter.annotation)
     except TypeError as error:
         text = f"remote method {method}: the type of parameter {parameter.name} cannot be read from JSON: {error}"

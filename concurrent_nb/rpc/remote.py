@@ -1,4 +1,4 @@
-"""The mark on a method that may be called from outside. The registry reads it; without it a method is not reachable."""
+"""The mark on a method that may be called remotely. The registry reads it; methods without it cannot be called."""
 
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeVar
@@ -11,18 +11,19 @@ _ATTRIBUTE = "__remote__"
 
 
 class Mark(NamedTuple):
-    """What `@remote` says about a method."""
+    """The arguments of `@remote` for a method."""
 
     roles: frozenset[str]
     doc: str
 
 
 def remote(*, roles: Collection[str], doc: str = "") -> Callable[[F], F]:
-    """Offer a method to callers whose token has one of `roles`; nobody else may call it.
+    """Allow callers whose token has one of `roles` to call a method.
 
-    `doc` is what the introspection tells; without it, the docstring. The method itself is returned as it was. Its
-    parameters need annotations, because arguments are checked against them. If the first one is a `Caller`, it gets
-    who calls.
+    Introspection shows `doc`, or else the docstring. The method itself is not changed. Its parameters need annotations,
+    against which arguments are checked. If the first one is a `Caller`, it receives the caller.
+
+    Raises ConfigurationError if `roles` is empty or a string.
 
     >>> class Master:
     ...     @remote(roles=["admin"])
@@ -42,6 +43,6 @@ def remote(*, roles: Collection[str], doc: str = "") -> Callable[[F], F]:
 
 
 def mark_of(function: object) -> Mark | None:
-    """Give the mark of a function or method, None if it is not remote."""
+    """Return the mark of a function or method, None if it is not remote."""
     mark = getattr(function, _ATTRIBUTE, None)
     return mark if isinstance(mark, Mark) else None

@@ -1,6 +1,6 @@
-"""The thesis's samples, as programs: `concurrent-nb run NAME`. A face, which uses the cluster as any user does.
+"""The thesis's samples, as programs: `concurrent-nb run NAME`. They use only the public API of a cluster.
 
-A sample is a component whose config items are its options, offered under the entry points `concurrent_nb.samples`. The
-command line knows no more of it than its items, its docstring's first line, and `run`; what others install is found in
-the same way.
+A sample is a component whose config items are its options. It is registered as an entry point `concurrent_nb.samples`;
+samples of other packages are found in the same way. The command line uses its config items, the first line of its
+docstring, and `run`.
 """

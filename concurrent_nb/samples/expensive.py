@@ -1,4 +1,4 @@
-"""Tasks that only cost time: how much of it does a cluster save?"""
+"""Tasks that only use processor time, to measure how much time a cluster saves."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -9,10 +9,10 @@ from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
 
 
 class ExpensiveTask(Task):
-    """Waits actively until it has used `time_per_task` seconds of its processor.
+    """Loops until it has used `time_per_task` seconds of processor time.
 
-    A clock on the wall would go on while another process has the processor, and two tasks on one would seem to be as
-    fast as on two.
+    Wall-clock time would also pass while another process runs, so that two tasks on one core would seem to be as fast
+    as on two.
     """
 
     def __init__(self, number: int, time_per_task: float) -> None:
@@ -27,12 +27,12 @@ class ExpensiveTask(Task):
 
 
 def tasks(num_tasks: int, time_per_task: float) -> Iterator[ExpensiveTask]:
-    """Make the tasks."""
+    """Yield the tasks."""
     return (ExpensiveTask(number, time_per_task) for number in range(num_tasks))
 
 
 class ExpensiveSystem(ITaskSystem):
-    """Adds up what its tasks have cost."""
+    """Adds up the processor time of its tasks."""
 
     def __init__(self, num_tasks: int, time_per_task: float) -> None:
         self.num_tasks = num_tasks
@@ -55,10 +55,10 @@ class ExpensiveSystem(ITaskSystem):
 
 
 class ExpensiveSample(Sample):
-    """Tasks that keep a processor busy, and do nothing else: how much faster is the cluster?"""
+    """Tasks that only use processor time: how much faster is the cluster?"""
 
-    time_per_task = FloatItem(1.0, min=0.0, help="Seconds of a processor that each task takes.")
-    num_tasks = IntItem(8, min=1, help="Tasks.")
+    time_per_task = FloatItem(1.0, min=0.0, help="Processor time of each task in seconds.")
+    num_tasks = IntItem(8, min=1, help="Number of tasks.")
 
     @property
     def count(self) -> int:
@@ -73,5 +73,5 @@ class ExpensiveSample(Sample):
     def system(self) -> ExpensiveSystem:
         return ExpensiveSystem(self.num_tasks, self.time_per_task)
 
-    def tell(self, answer: float, elapsed_s: float) -> str:
+    def describe(self, answer: float, elapsed_s: float) -> str:
         return f"expected {answer:.2f} s, actual {elapsed_s:.2f} s: improvement {100 * answer / elapsed_s:.0f} %"

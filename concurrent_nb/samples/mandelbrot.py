@@ -1,6 +1,6 @@
-"""The Mandelbrot set, with two kinds of tasks: one carries every point to be computed, the other where they begin.
+"""The Mandelbrot set, with two kinds of tasks: one contains every point to compute, the other a range of columns.
 
-Both give the same picture. What they cost to send differs by four orders of magnitude.
+Both make the same picture. Their sizes on the network differ by four orders of magnitude.
 """
 
 from array import array
@@ -11,7 +11,7 @@ from concurrent_nb.components.config import BoolItem, IntItem
 from concurrent_nb.samples.sample import Sample
 from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
 
-#: columns by their x; the counts of a column from top to bottom
+#: x -> the iteration counts of a column, from top to bottom
 Columns = dict[int, "array[int]"]
 
 MIN_X: Final = -2.0
@@ -23,23 +23,23 @@ PREVIEW: Final = (72, 24)
 
 
 class Grid(NamedTuple):
-    """The points of a picture, and how often each is iterated at most."""
+    """The points of a picture, and the maximum number of iterations."""
 
     width: int
     height: int
     iters: int
 
     def real(self, x: int) -> float:
-        """Give the real part of the points of a column."""
+        """Return the real part of the points of a column."""
         return MIN_X + x * ((MAX_X - MIN_X) / self.width)
 
     def imag(self, y: int) -> float:
-        """Give the imaginary part of the points of a row."""
+        """Return the imaginary part of the points of a row."""
         return MIN_Y + y * ((MAX_Y - MIN_Y) / self.height)
 
 
 def escape(re: float, im: float, iters: int) -> int:
-    """Tell after how many iterations of z² + c the point has left the circle of radius 2; `iters` if it stays."""
+    """Return the number of iterations of z² + c until the point leaves the circle of radius 2, at most `iters`."""
     c = complex(re, im)
     z = 0j
     for i in range(iters):
@@ -50,7 +50,7 @@ def escape(re: float, im: float, iters: int) -> int:
 
 
 class MandelbrotTask(Task):
-    """The lazy task: carries (x, y, re, im, iters) for each of its points, column by column."""
+    """The simple task: contains (x, y, re, im, iters) for each of its points, column by column."""
 
     def __init__(self, workload: list[tuple[int, int, float, float, int]]) -> None:
         super().__init__(f"mandelbrot {workload[0][0]}")
@@ -64,7 +64,7 @@ class MandelbrotTask(Task):
 
 
 class MandelbrotTaskOptimized(Task):
-    """The optimised task: carries a few numbers, and works out its points itself."""
+    """The optimised task: contains a few numbers, and computes its points itself."""
 
     def __init__(self, start_x: int, stop_x: int, grid: Grid) -> None:
         super().__init__(f"mandelbrot {start_x}")
@@ -83,7 +83,7 @@ class MandelbrotTaskOptimized(Task):
 
 
 def tasks(grid: Grid, factor: int, optimized: bool) -> Iterator[Task]:
-    """Make a task for each `factor` columns; the last one has what is left."""
+    """Yield a task for each `factor` columns; the last task has the remaining ones."""
     for start_x in range(0, grid.width, factor):
         stop_x = min(start_x + factor, grid.width)
         if optimized:
@@ -94,7 +94,7 @@ def tasks(grid: Grid, factor: int, optimized: bool) -> Iterator[Task]:
 
 
 class MandelbrotSystem(ITaskSystem):
-    """Puts the columns together."""
+    """Combines the columns."""
 
     def __init__(self, grid: Grid, factor: int, optimized: bool) -> None:
         self.grid = grid
@@ -118,17 +118,17 @@ class MandelbrotSystem(ITaskSystem):
 
 
 class MandelbrotSample(Sample):
-    """A picture of the Mandelbrot set, some columns of it in each task."""
+    """A picture of the Mandelbrot set; each task computes some of its columns."""
 
-    use_optimized_task = BoolItem(True, help="Tasks carry a few numbers; if not, they carry all of their points.")
-    factor = IntItem(1, min=1, help="Columns in a task.")
-    iters = IntItem(20, min=1, max=65535, help="Iterations for a point, at most.")
+    use_optimized_task = BoolItem(True, help="Tasks contain a few numbers; otherwise they contain all of their points.")
+    factor = IntItem(1, min=1, help="Columns per task.")
+    iters = IntItem(20, min=1, max=65535, help="Maximum number of iterations per point.")
     height = IntItem(1024, min=1, help="Height of the picture in points.")
     width = IntItem(1536, min=1, help="Width of the picture in points.")
 
     @property
     def grid(self) -> Grid:
-        """Give the points of the picture."""
+        """Return the points of the picture."""
         return Grid(self.width, self.height, self.iters)
 
     @property
@@ -144,14 +144,14 @@ class MandelbrotSample(Sample):
     def system(self) -> MandelbrotSystem:
         return MandelbrotSystem(self.grid, self.factor, self.use_optimized_task)
 
-    def tell(self, answer: Columns, elapsed_s: float) -> str:
+    def describe(self, answer: Columns, elapsed_s: float) -> str:
         inside = sum(column.count(self.iters) for column in answer.values())
         size = f"{self.width} x {self.height} points, {inside} of them in the set ({elapsed_s:.2f} s)"
         return f"{preview(answer, self.grid)}\n{size}"
 
 
 def preview(columns: Columns, grid: Grid) -> str:
-    """Give the picture as a few lines of text."""
+    """Return the picture as a few lines of text."""
     width, height = min(PREVIEW[0], grid.width), min(PREVIEW[1], grid.height)
     rows = [
         "".join(

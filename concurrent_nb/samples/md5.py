@@ -1,4 +1,4 @@
-"""A number is looked for of which only the MD5 hash is known: all of a range are tried until one has it."""
+"""Search a range for the number with a given MD5 hash."""
 
 from collections.abc import Iterable, Iterator
 from hashlib import md5
@@ -11,7 +11,7 @@ from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
 
 
 class Md5Task(Task):
-    """Tries the numbers from `first` to `last`; its result is the one whose hash is `target`, or None."""
+    """Tries the numbers from `first` to `last`; its result is the number whose hash is `target`, or None."""
 
     def __init__(self, first: int, last: int, target: str) -> None:
         super().__init__(f"md5 {first}")
@@ -25,14 +25,14 @@ class Md5Task(Task):
 
 
 def tasks(start: int, end: int, num_tasks: int, target: str) -> Iterator[Md5Task]:
-    """Share the numbers from `start` to `end`, the end included, out to at most `num_tasks` tasks."""
+    """Divide the numbers from `start` to `end` (inclusive) among at most `num_tasks` tasks."""
     step = -(-(end - start + 1) // num_tasks)
     for first in range(start, end + 1, step):
         yield Md5Task(first, min(first + step - 1, end), target)
 
 
 class Md5System(ITaskSystem):
-    """Is complete as soon as one task has found the number: what waits by then is never run."""
+    """Is complete as soon as a task has found the number; tasks that wait then never run."""
 
     def __init__(self, start: int, end: int, num_tasks: int, target: str) -> None:
         self.start = start
@@ -61,21 +61,23 @@ class Md5System(ITaskSystem):
 
 
 class Md5Sample(Sample):
-    """The number behind an MD5 hash: all of a range are tried until it is found."""
+    """Search for a number by its MD5 hash: the numbers of a range are tried until it is found."""
 
-    num_tasks = IntItem(128, min=1, help="Tasks to share the range out to, at most.")
+    num_tasks = IntItem(128, min=1, help="Maximum number of tasks.")
     start = IntItem(1, min=0, help="First number to try.")
     end = IntItem(2_000_000, min=0, help="Last number to try.")
-    number = IntItem(1_763_965, min=0, help="Number to be found; the tasks are told its hash only.")
+    number = IntItem(1_763_965, min=0, help="Number to find; the tasks know only its hash.")
 
     def __init__(self, manager: ComponentManager) -> None:
         super().__init__(manager)
         if self.end < self.start:
-            raise ConfigurationError(f"there is no number from {self.start} to {self.end}: give an end after the start")
+            raise ConfigurationError(
+                f"the range from {self.start} to {self.end} is empty: the end must not be before the start"
+            )
 
     @property
     def target(self) -> str:
-        """Give the hash that is looked for, in hexadecimal digits."""
+        """Return the hash to search for, in hexadecimal digits."""
         return md5(b"%d" % self.number).hexdigest()
 
     @property
@@ -91,6 +93,6 @@ class Md5Sample(Sample):
     def system(self) -> Md5System:
         return Md5System(self.start, self.end, self.num_tasks, self.target)
 
-    def tell(self, answer: int | None, elapsed_s: float) -> str:
+    def describe(self, answer: int | None, elapsed_s: float) -> str:
         found = f"no number from {self.start} to {self.end} has" if answer is None else f"found {answer}: it has"
         return f"{found} the MD5 hash {self.target} ({elapsed_s:.2f} s)"

@@ -1,4 +1,4 @@
-"""Pi, from a sum that comes in pieces."""
+"""Pi, from a sum whose terms are divided among tasks."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -21,18 +21,18 @@ class PiTask(Task):
 
 
 def tasks(terms: int, num_tasks: int) -> Iterator[PiTask]:
-    """Share the terms of the sum out."""
+    """Divide the terms of the sum among the tasks."""
     for n in range(num_tasks):
         yield PiTask(terms * n // num_tasks + 1, terms * (n + 1) // num_tasks)
 
 
 def pi(sums: Iterable[float]) -> float:
-    """Give pi. fsum rounds once, so the order in which the pieces come makes no difference."""
+    """Return pi. `fsum` rounds only once, so the order of the partial sums makes no difference."""
     return math.sqrt(6 * math.fsum(sums))
 
 
 class PiSystem(ITaskSystem):
-    """Keeps the pieces until all are there."""
+    """Collects the partial sums."""
 
     def __init__(self, terms: int, num_tasks: int) -> None:
         self.terms = terms
@@ -55,10 +55,10 @@ class PiSystem(ITaskSystem):
 
 
 class PiSample(Sample):
-    """Pi as the square root of 6 (1 + 1/4 + 1/9 + ...), a piece of the sum in each task."""
+    """Pi as the square root of 6 (1 + 1/4 + 1/9 + ...); each task computes a part of the sum."""
 
-    num_tasks = IntItem(64, min=1, help="Tasks to share the sum out to.")
-    terms = IntItem(4_000_000, min=1, help="Terms of the sum.")
+    num_tasks = IntItem(64, min=1, help="Number of tasks.")
+    terms = IntItem(4_000_000, min=1, help="Number of terms.")
 
     @property
     def count(self) -> int:
@@ -73,5 +73,5 @@ class PiSample(Sample):
     def system(self) -> PiSystem:
         return PiSystem(self.terms, self.num_tasks)
 
-    def tell(self, answer: float, elapsed_s: float) -> str:
+    def describe(self, answer: float, elapsed_s: float) -> str:
         return f"pi is about {answer!r}, {math.pi - answer:.1e} below the right value ({elapsed_s:.2f} s)"

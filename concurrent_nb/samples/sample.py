@@ -1,8 +1,8 @@
-"""What the samples share: three ways to have the same tasks done.
+"""The base class of the samples, and three ways to run the same tasks.
 
-system        the application sends one object, which makes the tasks beside the master and gathers what they give
-batch         the application sends all tasks at once, and gathers
-one-by-one    the application sends each task when it has the answer to the one before
+system        the application sends a task system, which makes the tasks on the cluster and combines their results
+all-at-once   the application sends all tasks, and combines the results
+one-by-one    the application sends each task when it has the result of the task before
 """
 
 import time
@@ -16,69 +16,69 @@ from concurrent_nb.tasks.system import ITaskSystem, Task
 
 Show = Callable[[str], None]
 
-#: seconds between two looks at how far a task system is
-LOOK_S: Final = 0.1
+#: seconds between two progress lines of a task system
+POLL_S: Final = 0.1
 
 
 class Sample(Component):
-    """Base of the samples: says what the tasks are, and what becomes of their results."""
+    """Base class of the samples: defines the tasks, and how their results are combined."""
 
-    #: the ways in which it can run, the best first
-    ways: ClassVar[tuple[str, ...]] = ("system", "batch", "one-by-one")
+    #: the ways in which it can run, the best one first
+    ways: ClassVar[tuple[str, ...]] = ("system", "all-at-once", "one-by-one")
 
     @property
     def count(self) -> int:
-        """How many tasks there are."""
+        """Return the number of tasks."""
         raise NotImplementedError
 
     def tasks(self) -> Iterator[Task]:
-        """Make the tasks, for an application that pushes them itself."""
+        """Yield the tasks, for an application that pushes them itself."""
         raise NotImplementedError
 
     def gather(self, results: Iterable[Any]) -> Any:
-        """Give the answer that the results make, which come in any order. To stop reading them ends the rest."""
+        """Combine the results, which arrive in any order. If it stops reading them, the other tasks are cancelled."""
         raise NotImplementedError
 
     def system(self) -> ITaskSystem:
-        """Make the task system, which does all that by itself."""
+        """Return the task system, which makes the tasks and combines their results."""
         raise NotImplementedError
 
-    def tell(self, answer: Any, elapsed_s: float) -> str:
-        """Say in words what came out, after how many seconds."""
+    def describe(self, answer: Any, elapsed_s: float) -> str:
+        """Return a text about the answer and the time in seconds that it took."""
         raise NotImplementedError
 
     def run(self, app: ApplicationNode, way: str, show: Show) -> str:
-        """Run on a cluster, in one of the `ways`; return what there is to say about it.
+        """Run on a cluster, in one of the `ways`; return the text to print.
 
         Args:
-            show: called now and then with a line that tells how far it is.
+            show: called from time to time with a progress line.
         """
         began = time.perf_counter()
         answer = self.answer(app, way, show)
-        return self.tell(answer, time.perf_counter() - began)
+        return self.describe(answer, time.perf_counter() - began)
 
     def answer(self, app: ApplicationNode, way: str, show: Show = lambda line: None) -> Any:
-        """Run, as `run`, but return the answer itself. Raises ConfigurationError for a way that there is not."""
+        """Run as `run` does, but return the answer itself. Raises ConfigurationError for an unknown way."""
         if way not in self.ways:
             raise ConfigurationError(
                 f"{type(self).__name__} cannot run as {way!r}: choose one of {', '.join(self.ways)}"
             )
         if way == "system":
             return _in_the_cluster(app, self.system(), self.count, show)
-        results = {"batch": _all_at_once, "one-by-one": _one_by_one}[way](app, self.tasks())
+        results = {"all-at-once": _all_at_once, "one-by-one": _one_by_one}[way](app, self.tasks())
         return self.gather(_counted(results, self.count, show))
 
 
 def _in_the_cluster(app: ApplicationNode, system: ITaskSystem, count: int, show: Show) -> Any:
-    """Give the result of a task system."""
+    """Run a task system; return its result."""
     run = app.push_tasksystem(system)
-    while not run.wait(LOOK_S):
+    while not run.wait(POLL_S):
         show(f"{run.counts().done} of {count} tasks done")
     return run.result()
 
 
 def _all_at_once(app: ApplicationNode, tasks: Iterator[Task]) -> Iterator[Any]:
-    """Give the results of tasks as they come, all pushed before the first is taken; what is not taken is cancelled."""
+    """Push all tasks, then yield their results as they arrive; cancel the job when the caller stops reading."""
     job = app.push_tasks(tasks)
     try:
         for future in job.as_completed():
@@ -88,12 +88,12 @@ def _all_at_once(app: ApplicationNode, tasks: Iterator[Task]) -> Iterator[Any]:
 
 
 def _one_by_one(app: ApplicationNode, tasks: Iterator[Task]) -> Iterator[Any]:
-    """Give the results of tasks, each pushed when the result before has been taken."""
+    """Yield the results of tasks, each of which is pushed when the previous result has been read."""
     return (app.push_task(task).result() for task in tasks)
 
 
 def _counted(results: Iterator[Any], count: int, show: Show) -> Iterator[Any]:
-    """Give results on, and show how many there have been."""
+    """Yield results, and show how many have arrived."""
     for done, result in enumerate(results, 1):
         show(f"{done} of {count} tasks done")
         yield result

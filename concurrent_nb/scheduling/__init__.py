@@ -1,11 +1,11 @@
-"""Scheduling, pure: events in, instructions out. Same events, same instructions; time is an argument.
+"""Scheduling, pure: events in, instructions out. The same events give the same instructions; time is an argument.
 
-Layer 2: imports `tasks`, `wire.messages` and the words below; no sockets, threads, files, clock or random numbers.
+It imports `tasks`, `wire.messages` and the base modules; no sockets, threads, files, clock or random numbers.
 
-Read events and instructions (the contract), then scheduler (the one way in), job_desk and slave_desk (what each event
-does), endings (what is final, what runs again). They share the books: state and slave, with waiting, estimates,
-ranking, holdings and outbox below them; validation says what always holds there. A strategy answers who is next and how
-many tasks go there; in_use knows which job has which; placement places wide tasks and hosts, suspects those that
-may have killed a slave; balance moves tasks to idle slots. liveness stands alone: it
-turns silence into suspicion and loss.
+Read events and instructions (the contract), then scheduler (the only entry point), client_events and slave_events (what
+each event does) and task_lifecycle (which ends are final, which tasks run again). They share scheduler_state and
+slave_state, which use task_queue, estimates, ranking, object_locations and outbox; validation has their invariants. A
+strategy chooses the next slave and how many tasks it gets; active_strategies maps jobs to strategies. placement assigns
+multi-slot tasks and system hosts, suspects assigns tasks that may have killed a slave, balance moves tasks to idle
+slots. liveness is independent: it turns the silence of a node into suspicion and loss.
 """

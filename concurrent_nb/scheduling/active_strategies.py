@@ -1,6 +1,6 @@
-"""The strategies in use: the cluster's, and those that open jobs have asked for.
+"""The strategies in use: the cluster's, and those of open jobs.
 
-A strategy costs something whenever a slave changes, so one that no open job has asked for is not kept.
+A strategy costs time whenever a slave changes, so one that no open job uses is dropped.
 """
 
 from collections import Counter
@@ -10,38 +10,39 @@ from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import JobRecord
 
-#: makes a strategy for jobs that ask for it by its name
+#: factories of the strategies that jobs may name
 Makers = Mapping[str, Callable[[], Strategy]]
 
 
 class ActiveStrategies:
-    """Which strategy places a job's tasks.
+    """The strategy of each job.
 
     Args:
-        default: the cluster's.
-        makers: what jobs may ask for besides.
+        default: the cluster's strategy.
+        makers: factories of the others that jobs may name.
     """
 
     def __init__(self, default: Strategy, makers: Makers) -> None:
         self.default = default
         self.all: tuple[Strategy, ...] = (default,)
-        self.far_owners: Counter[str] = Counter()  #: owners of open jobs that asked for one that is `far`: how many
+        #: open jobs with a prefetching strategy of their own, by owner
+        self.prefetching_owners: Counter[str] = Counter()
         self._makers = makers
-        self._own: dict[str, Strategy] = {}  # those that jobs have asked for, by name
-        self._jobs: Counter[str] = Counter()  # how many open jobs have asked for each
+        self._own: dict[str, Strategy] = {}  # those that open jobs name
+        self._jobs: Counter[str] = Counter()  # open jobs by the strategy that they name
 
     @property
     def names(self) -> list[str]:
-        """What a job may ask for."""
+        """The names that a job may use."""
         return sorted({self.default.name, *self._makers} - {""})
 
     @property
-    def is_plain(self) -> bool:
-        """Say whether all jobs leave it to the cluster's strategy."""
+    def all_default(self) -> bool:
+        """Return whether all open jobs use the cluster's strategy."""
         return not self._own
 
     def opened(self, job: JobRecord, slaves: Iterable[SlaveState]) -> None:
-        """Use what the job asks for, one of `names`, from now on. It gets to know the slaves that there are."""
+        """Use the strategy that a new job names, one of `names`; a new strategy is informed of the slaves."""
         name = job.strategy
         if name in ("", self.default.name):
             return
@@ -51,16 +52,16 @@ class ActiveStrategies:
                 strategy.changed(slave)
             self.all = (self.default, *self._own.values())
         self._jobs[name] += 1
-        if self._own[name].far:
-            self.far_owners[job.owner] += 1
+        if self._own[name].prefetching:
+            self.prefetching_owners[job.owner] += 1
 
     def forgotten(self, job: JobRecord) -> None:
-        """Drop what no other open job asks for."""
+        """Drop the strategy of a job that is over, unless another open job names it."""
         strategy = self._own.get(job.strategy)
         if strategy is None:
             return
-        if strategy.far:
-            _decrease(self.far_owners, job.owner)
+        if strategy.prefetching:
+            _decrease(self.prefetching_owners, job.owner)
         _decrease(self._jobs, job.strategy)
         if not self._jobs[job.strategy]:
             del self._own[job.strategy]
@@ -70,10 +71,10 @@ class ActiveStrategies:
         """Return the strategy of a job."""
         return self._own.get(job.strategy, self.default)
 
-    def own_and_far(self, job: JobRecord) -> bool:
-        """Say whether the job has asked for a strategy that is `far`."""
+    def has_own_prefetching(self, job: JobRecord) -> bool:
+        """Return whether the job has a prefetching strategy of its own."""
         own = self._own.get(job.strategy)
-        return own is not None and own.far
+        return own is not None and own.prefetching
 
 
 def _decrease(counter: Counter[str], key: str) -> None:

@@ -1,6 +1,6 @@
-"""Unstarted tasks are asked back: for idle slots when nothing waits, and for owners who find no room.
+"""Recalls of unstarted tasks: for idle slots when no task waits, and for owners whose tasks find no room.
 
-Called by the scheduler after everything else. A task that is given back waits again, and the strategy places it.
+Called by the scheduler after everything else. A task that a slave returns waits again, and a strategy places it.
 """
 
 from collections.abc import Callable
@@ -13,112 +13,119 @@ from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 from concurrent_nb.tasks.task_record import TaskRecord
 
-#: so many tasks for each slot are left to a slave from which room is taken for other owners
+#: tasks for each slot that are left to a slave whose tasks are recalled for other owners
 _LEFT_PER_SLOT: Final = 2
 
 
 class Balance:
-    """Decide which slave gives back which tasks."""
+    """Decide which tasks are recalled from which slaves.
 
-    def __init__(self, books: SchedulerState, *, after_s: float) -> None:
+    Args:
+        state: of the scheduler.
+        after_s: time without an answer after which a slave's tasks are recalled, in seconds, above 0.
+
+    Raises ConfigurationError for another `after_s`.
+    """
+
+    def __init__(self, state: SchedulerState, *, after_s: float) -> None:
         if not after_s > 0:
             raise ConfigurationError(f"rebalance_after_s is {after_s}, it must be more than 0 seconds")
-        self._books = books
+        self._state = state
         self._after_s = after_s
-        self._next_look_s = 0.0
+        self._next_check_s = 0.0
 
-    def next_look_s(self) -> float | None:
-        """Return when it is worth to look again, None while nothing can be moved."""
-        return self._next_look_s if self._wanted() > 0 or self._is_short_of_room() else None
+    def next_deadline_s(self) -> float | None:
+        """Return when to call `rebalance` again, None while nothing can be moved."""
+        return self._next_check_s if self._wanted() > 0 or self._others_need_room() else None
 
     def rebalance(self, now: float) -> None:
-        """Ask for tasks that would start sooner elsewhere, or that keep others from starting.
+        """Recall tasks that would start sooner elsewhere, or that keep others from starting.
 
-        Strategies ask first, by rules of their own. Whatever the strategy, a slave is asked that has answered nothing
-        for `after_s` seconds, the one with most unstarted tasks first: where answers keep coming, the queue is short in
-        time however long it is.
+        Strategies recall first, by rules of their own. Then, with any strategy, tasks of slaves that have answered
+        nothing for `after_s` seconds are recalled, from the slave with most unstarted tasks first: while answers keep
+        coming, even a long queue takes little time.
         """
         wanted = self._wanted()
         if wanted > 0:
-            for strategy in self._books.strategies.all:
-                strategy.relieve(wanted, self._asker(strategy))
+            for strategy in self._state.strategies.all:
+                strategy.rebalance(wanted, self._recaller(strategy))
             wanted = self._wanted()
-        if now < self._next_look_s:
+        if now < self._next_check_s:
             return
         if wanted > 0:
-            self._next_look_s = now + self._after_s
-            self._ask_the_quiet(wanted, now)
-        elif self._is_short_of_room():
-            self._next_look_s = now + self._after_s
+            self._next_check_s = now + self._after_s
+            self._recall_from_inactive(wanted, now)
+        elif self._others_need_room():
+            self._next_check_s = now + self._after_s
             self._make_room()
 
     # --------------------------------------------------------------------------------------- for idle slots
 
     def _wanted(self) -> int:
-        """Return how many tasks more could start elsewhere at once."""
-        books = self._books
-        return books.idle - len(books.asked) if books.crowded and not books.waiting else 0
+        """Return how many more tasks could start immediately elsewhere."""
+        state = self._state
+        return state.idle - len(state.recalled) if state.oversubscribed and not state.waiting else 0
 
-    def _ask_the_quiet(self, wanted: int, now: float) -> None:
-        quiet = [slave for slave in self._books.crowded.values() if now - slave.quiet_since_s >= self._after_s]
+    def _recall_from_inactive(self, wanted: int, now: float) -> None:
+        quiet = [slave for slave in self._state.oversubscribed.values() if now - slave.last_activity_s >= self._after_s]
         quiet.sort(key=lambda slave: slave.started - len(slave.tasks))
         for slave in quiet:
-            quiet_s = now - slave.quiet_since_s
-            wanted -= self._ask(slave, wanted, partial(self._has_waited, quiet_s))
+            quiet_s = now - slave.last_activity_s
+            wanted -= self._recall(slave, wanted, partial(self._has_waited, quiet_s))
             if wanted <= 0:
                 return
 
     def _has_waited(self, quiet_s: float, task: TaskRecord) -> bool:
-        """Say whether a task is not left any longer to a slave that has answered nothing for so many seconds."""
-        return not task.objects or quiet_s >= self._books.strategies.of(task.job).patience_s
+        """Return whether a task may leave a slave that has answered nothing for `quiet_s` seconds."""
+        return not task.objects or quiet_s >= self._state.strategies.of(task.job).patience_s
 
-    def _asker(self, strategy: Strategy) -> Callable[[SlaveState, int], int]:
-        of = self._books.strategies.of
-        return lambda slave, most: self._ask(slave, most, lambda task: of(task.job) is strategy)
+    def _recaller(self, strategy: Strategy) -> Callable[[SlaveState, int], int]:
+        of = self._state.strategies.of
+        return lambda slave, most: self._recall(slave, most, lambda task: of(task.job) is strategy)
 
-    def _ask(self, slave: SlaveState, most: int, may_move: Callable[[TaskRecord], bool]) -> int:
-        """Ask for the tasks that it got last; return how many. None is asked for twice in one attempt."""
+    def _recall(self, slave: SlaveState, most: int, may_move: Callable[[TaskRecord], bool]) -> int:
+        """Recall the tasks that a slave got last; return how many. A task is recalled once in an attempt at most."""
         spare = min(slave.spare, most)
         chosen = [task for task in self._unstarted(slave) if may_move(task)][-spare:] if spare > 0 else []
-        self._ask_for(chosen, slave)
+        self._recall_all(chosen, slave)
         return len(chosen)
 
     # --------------------------------------------------------------------------------------- for other owners
 
-    def _is_short_of_room(self) -> bool:
-        """Say whether somebody waits while tasks of another owner may have been handed out far ahead."""
-        books = self._books
-        return bool(books.strategies.far_owners and books.waiting) and len(books.busy) > 1
+    def _others_need_room(self) -> bool:
+        """Return whether tasks wait while those of another owner may have been prefetched."""
+        state = self._state
+        return bool(state.strategies.prefetching_owners and state.waiting) and len(state.busy) > 1
 
     def _make_room(self) -> None:
-        """Ask for what jobs have pushed far ahead by strategies of their own, on as many slots as others need."""
-        books = self._books
-        waiting, far_owners = books.waiting, books.strategies.far_owners
-        needed = {owner: len(waiting) - waiting.of(owner) for owner in far_owners}
+        """Recall what jobs have prefetched by strategies of their own, from as many slots as other owners need."""
+        state = self._state
+        waiting, prefetching_owners = state.waiting, state.strategies.prefetching_owners
+        needed = {owner: len(waiting) - waiting.of(owner) for owner in prefetching_owners}
         most_needed = max(needed.values())
         freed = 0
-        for slave in list(books.crowded.values()):
+        for slave in list(state.oversubscribed.values()):
             if freed >= most_needed:
                 return
             left = slave.slots * _LEFT_PER_SLOT
             movable = [
                 task
                 for task in self._unstarted(slave)[max(0, left - slave.started) :]
-                if needed.get(task.job.owner, 0) > freed and books.strategies.own_and_far(task.job)
+                if needed.get(task.job.owner, 0) > freed and state.strategies.has_own_prefetching(task.job)
             ]
-            if movable or slave.asked:
+            if movable or slave.recalled:
                 freed += max(1, slave.slots)
-            self._ask_for(movable, slave)
+            self._recall_all(movable, slave)
 
     # --------------------------------------------------------------------------------------- both
 
     def _unstarted(self, slave: SlaveState) -> list[TaskRecord]:
-        asked = self._books.asked
-        # What takes several slots, or none, is no matter of idle slots.
-        return [t for t in slave.tasks if t.width == 1 and not (t.started or t.cancelled or t in asked)]
+        recalled = self._state.recalled
+        # Multi-slot tasks and system hosts do not compete for single idle slots.
+        return [t for t in slave.tasks if t.width == 1 and not (t.started or t.cancelled or t in recalled)]
 
-    def _ask_for(self, tasks: list[TaskRecord], slave: SlaveState) -> None:
+    def _recall_all(self, tasks: list[TaskRecord], slave: SlaveState) -> None:
         for task in tasks:
-            self._books.ask_back(task, slave)
+            self._state.recall(task, slave)
         if tasks:
-            self._books.refresh(slave)
+            self._state.refresh(slave)

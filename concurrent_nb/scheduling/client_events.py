@@ -1,7 +1,7 @@
-"""What owners ask for: jobs opened, tasks submitted, cancelled and acknowledged, and what happens when an owner leaves.
+"""Events of clients: jobs opened, tasks submitted, cancelled and acknowledged, and sessions that end.
 
-A job belongs to a principal, not to a session: whoever of the same owner attaches last gets its outcomes. Called by the
-scheduler, with an event and the time in seconds.
+A job belongs to a principal, not to a session: the session of its owner that opened it last gets its outcomes. Called
+by the scheduler, with an event and the time in seconds. Handlers raise EventRefused for what a client may not do.
 """
 
 from itertools import groupby, repeat
@@ -11,8 +11,8 @@ from typing import Final
 from concurrent_nb.ids import ID_BYTES
 from concurrent_nb.scheduling.events import (
     CancelRequested,
-    ClientHeard,
     ClientLost,
+    ClientResumed,
     ClientSilent,
     FunctionLost,
     JobClosed,
@@ -27,44 +27,44 @@ from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import Needs, TaskRef
 
-#: what is said in so many words, and means the same as None
+#: explicit needs that mean the same as None
 PLAIN: Final = Needs()
 
 
 class ClientEventHandler:
-    """Handle the events that come from clients."""
+    """Handles the events that come from clients."""
 
-    def __init__(self, books: SchedulerState, endings: TaskLifecycle) -> None:
-        self._books = books
-        self._endings = endings
+    def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle) -> None:
+        self._state = state
+        self._lifecycle = lifecycle
 
     def opened(self, event: JobOpened, now: float) -> None:
-        """Take a job, or hand it over to the owner's new session: what has finished unacknowledged, and what runs."""
-        books = self._books
+        """Open a job, or attach a new session to it, which gets its unacknowledged outcomes and the running tasks."""
+        state = self._state
         if len(event.job) != ID_BYTES:
             refuse(event, f"the id of a job has {len(event.job)} bytes: it has {ID_BYTES}")
-        if books.owners.get(event.client, event.owner) != event.owner:
+        if state.owners.get(event.client, event.owner) != event.owner:
             refuse(event, f"session {event.client.hex()[:8]} opened a job in the name of another owner than before")
-        job = books.jobs.get(event.job)
+        job = state.jobs.get(event.job)
         if job is None:
-            if event.strategy and event.strategy not in books.strategies.names:
-                names = ", ".join(books.strategies.names)
-                refuse(event, f"a job asks for strategy {event.strategy[:100]!r}; there are {names}")
-            job = books.jobs[event.job] = JobRecord(
+            if event.strategy and event.strategy not in state.strategies.names:
+                names = ", ".join(state.strategies.names)
+                refuse(event, f"a job asks for strategy {event.strategy[:100]!r}; the strategies are {names}")
+            job = state.jobs[event.job] = JobRecord(
                 event.job, event.owner, event.name, event.until, event.stop_on_error, event.strategy, event.client
             )
             job.opened_s, job.shares_memory = now, event.shares_memory
-            books.strategies.opened(job, books.slaves.values())
+            state.strategies.opened(job, state.slaves.values())
         elif job.owner != event.owner:
-            refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
+            refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")
         else:
-            job.closed = False  # who opens it has more tasks for it, and will close it again
+            job.closed = False  # the client has more tasks for it, and will close it again
             if job.client != event.client:
                 self._attach(job, event)
-        books.owners[event.client] = event.owner
+        state.owners[event.client] = event.owner
 
     def submitted(self, event: TasksSubmitted, now: float) -> None:
-        """Take the tasks that are new, deliver those again that have finished, leave the others alone."""
+        """Accept new tasks, deliver the outcomes of known tasks that have finished, ignore other known tasks."""
         job = self._job_of(event)
         if job is None:
             refuse(event, f"tasks came for job {event.job.hex()[:8]}, which is not open: open it first")
@@ -83,23 +83,23 @@ class ClientEventHandler:
         fresh = self._fresh(job, event, needs)
         job.accepted += len(fresh)
         if fresh and not had_tasks:
-            self._books.begins(job)
+            self._state.add_busy_job(job)
         if job.ended:
             for task in fresh:
-                self._endings.cancel_unstarted(task)
-        elif needs is not None and fresh and (why_not := why_too_large(self._books, fresh[0])):
+                self._lifecycle.cancel_unstarted(task)
+        elif needs is not None and fresh and (why_not := why_too_large(self._state, fresh[0])):
             for task in fresh:
-                self._endings.refuse(task, why_not)
+                self._lifecycle.refuse(task, why_not)
             if job.stop_on_error:
-                self._endings.end(job)
+                self._lifecycle.end(job)
         elif event.objects:
             for _, alike in groupby(fresh, attrgetter("objects")):
-                self._books.add(needs, list(alike))
+                self._state.add(needs, list(alike))
         else:
-            self._books.add(needs, fresh)
+            self._state.add(needs, fresh)
 
     def closed(self, event: JobClosed, now: float) -> None:
-        """Forget the job as soon as its last outcome is acknowledged."""
+        """Close a job: it is forgotten when its last outcome is acknowledged."""
         job = self._job_of(event)
         if job is not None:
             job.closed = True
@@ -111,17 +111,17 @@ class ClientEventHandler:
         if job is None:
             return
         if event.indexes is None:
-            self._endings.end(job)
+            self._lifecycle.end(job)
         else:
-            self._endings.cancel(job, [job.tasks[index] for index in event.indexes if index in job.tasks])
+            self._lifecycle.cancel(job, [job.tasks[index] for index in event.indexes if index in job.tasks])
 
     def acknowledged(self, event: OutcomesAcknowledged, now: float) -> None:
-        """Forget what the owner has."""
+        """Forget tasks whose outcomes the owner has."""
         job = self._job_of(event)
         if job is None:
             return
         had_tasks = bool(job.tasks)
-        get, forget = job.tasks.get, self._endings.forget
+        get, forget = job.tasks.get, self._lifecycle.forget
         kept_bytes = 0
         for index in event.indexes:
             task = get(index)
@@ -129,70 +129,70 @@ class ClientEventHandler:
                 kept_bytes += cost_of(outcome, job) if outcome.sizes else RECORD_BYTES + len(outcome.body)
                 forget(task)
         if kept_bytes:
-            self._books.keep_no_longer(job.owner, kept_bytes)
+            self._state.release_kept_bytes(job.owner, kept_bytes)
         if had_tasks and not job.tasks:
-            self._books.rests(job)
+            self._state.remove_busy_job(job)
         self._forget_if_done(job)
 
     def function_lost(self, event: FunctionLost, now: float) -> None:
-        """Refuse what waits for a function that is gone. What has begun goes on."""
+        """Refuse waiting tasks of a function that is gone. Assigned tasks go on."""
         for job_id in event.jobs:
-            job = self._books.jobs.get(job_id)
+            job = self._state.jobs.get(job_id)
             if job is None:
                 continue
             alike = [task for task in job.tasks.values() if task.function == event.function]
             waited = [task for task in alike if task.state == TaskState.WAITING]
             for task in waited:
-                self._endings.refuse(task, event.why)
-            self._books.wait_no_longer(waited)
+                self._lifecycle.refuse(task, event.why)
+            self._state.waiting_ended(waited)
             if waited and job.stop_on_error and not job.ended:
-                self._endings.end(job)
+                self._lifecycle.end(job)
 
     def client_lost(self, event: ClientLost, now: float) -> None:
-        """Let the client's jobs go on for a while."""
-        books = self._books
-        books.take_undelivered(event.client)
-        books.owners.pop(event.client, None)
-        for job in books.jobs.values():
+        """Let the client's jobs go on for `linger_s` seconds."""
+        state = self._state
+        state.take_undelivered(event.client)
+        state.owners.pop(event.client, None)
+        for job in state.jobs.values():
             if job.client == event.client:
                 job.client = None
-                books.lingering.set(job.id, now + event.linger_s)
+                state.lingering.set(job.id, now + event.linger_s)
 
     def client_silent(self, event: ClientSilent, now: float) -> None:
-        """Keep what is for the client, and let its jobs go on."""
-        self._books.out.silent.add(event.client)
+        """Keep outcomes for the client, and let its jobs go on."""
+        self._state.outbox.silent.add(event.client)
 
-    def client_heard(self, event: ClientHeard, now: float) -> None:
-        """Deliver what was kept for the client."""
-        for task in self._books.take_undelivered(event.client):
+    def client_resumed(self, event: ClientResumed, now: float) -> None:
+        """Deliver the outcomes that were kept for the client."""
+        for task in self._state.take_undelivered(event.client):
             if task.state == TaskState.FINISHED and task.job.client == event.client:
-                self._endings.deliver(task)
+                self._lifecycle.deliver(task)
 
-    def linger_over(self, now: float) -> None:
-        """Abandon the jobs whose owner has been away for too long."""
-        for job_id in self._books.lingering.take_up_to(now):
-            self._endings.abandon(self._books.jobs[job_id])
+    def abandon_overdue(self, now: float) -> None:
+        """Abandon the jobs whose owner has not come back in time."""
+        for job_id in self._state.lingering.take_up_to(now):
+            self._lifecycle.abandon(self._state.jobs[job_id])
 
     def _attach(self, job: JobRecord, event: JobOpened) -> None:
         job.client = event.client
-        self._books.lingering.discard(job.id)
+        self._state.lingering.discard(job.id)
         if job.shares_memory != event.shares_memory:
             self._count_anew(job, event.shares_memory)
         for task in job.tasks.values():
             if task.state == TaskState.FINISHED:
-                self._endings.deliver(task)
+                self._lifecycle.deliver(task)
             elif task.started and task.slave is not None:
                 ref = TaskRef(job.id, task.index, task.attempt)
-                self._books.out.tell_started(event.client, self._books.slaves[task.slave].name, ref)
+                self._state.outbox.announce_started(event.client, self._state.slaves[task.slave].name, ref)
 
     def _count_anew(self, job: JobRecord, shares_memory: bool) -> None:
-        """Count what is kept for a job whose owner has come back from another host, or to this one."""
+        """Recount the kept results of a job whose owner has come back on another host, or on this one."""
         outcomes = [task.outcome for task in job.tasks.values() if task.outcome is not None]
         before = sum(cost_of(outcome, job) for outcome in outcomes)
         job.shares_memory = shares_memory
         if outcomes:
-            self._books.keep(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
-            self._books.keep_no_longer(job.owner, before)
+            self._state.keep(job.owner, sum(cost_of(outcome, job) for outcome in outcomes))
+            self._state.release_kept_bytes(job.owner, before)
 
     def _fresh(self, job: JobRecord, event: TasksSubmitted, needs: Needs | None) -> list[TaskRecord]:
         function, timeout_s, retries, tasks = event.function, event.timeout_s, event.retries, job.tasks
@@ -207,7 +207,7 @@ class ClientEventHandler:
                 tasks[index] = task
                 fresh.append(task)
             elif known.state == TaskState.FINISHED:
-                self._endings.deliver(known)
+                self._lifecycle.deliver(known)
         if event.objects:
             objects = {frame.index: each for frame, each in zip(event.tasks, event.objects, strict=True)}
             for task in fresh:
@@ -216,11 +216,11 @@ class ClientEventHandler:
 
     def _forget_if_done(self, job: JobRecord) -> None:
         if job.closed and not job.tasks:
-            self._books.forget(job)
+            self._state.forget(job)
 
     def _job_of(self, event: TasksSubmitted | JobClosed | CancelRequested | OutcomesAcknowledged) -> JobRecord | None:
-        """Return the event's job, None if it is not known (any more); refuse the event if it is somebody else's."""
-        job = self._books.jobs.get(event.job)
-        if job is not None and job.client != event.client and self._books.owners.get(event.client) != job.owner:
-            refuse(event, f"job {event.job.hex()[:8]} belongs to somebody else")
+        """Return the event's job, None if it is unknown or forgotten. Refuse the event if the job has another owner."""
+        job = self._state.jobs.get(event.job)
+        if job is not None and job.client != event.client and self._state.owners.get(event.client) != job.owner:
+            refuse(event, f"job {event.job.hex()[:8]} belongs to another owner")
         return job

@@ -1,4 +1,4 @@
-"""What can happen to a scheduler. Events are facts in the past tense; a run of tasks is one event."""
+"""The events of a scheduler: facts in the past tense. A run of tasks is one event."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskFrame, TaskRef
 
 
 class SlaveJoined(Struct, frozen=True, gc=False):
-    """A slave has registered and is heard on the compute channel."""
+    """A slave has registered, and its first envelope has arrived on the compute channel."""
 
     slave: SessionId
     name: str
-    slots: int  #: tasks that can run at once, >= 1
-    credit: int  #: unfinished tasks that it accepts at most, >= slots
-    shares_memory: bool = False  #: shared objects need not travel to it: it has all of them
+    slots: int  #: tasks that run at the same time, >= 1
+    credit: int  #: most unfinished tasks that it accepts, >= slots
+    shares_memory: bool = False  #: it can open all shared objects, so none travels to it
 
 
 class SlaveResized(Struct, frozen=True, gc=False):
-    """A slave has said how much it can take from now on. slots may be 0 (it is draining)."""
+    """A slave has reported its new capacity. slots is 0 while it drains."""
 
     slave: SessionId
     slots: int
@@ -28,27 +28,27 @@ class SlaveResized(Struct, frozen=True, gc=False):
 
 
 class SlaveSuspected(Struct, frozen=True, gc=False):
-    """Nothing was heard of a slave for a while: it gets no new tasks until it is trusted again."""
+    """A slave has been silent for a while: it gets no new tasks until it is trusted again."""
 
     slave: SessionId
 
 
 class SlaveTrusted(Struct, frozen=True, gc=False):
-    """A suspected slave was heard again."""
+    """A suspected slave has sent something again."""
 
     slave: SessionId
 
 
 class SlaveLost(Struct, frozen=True, gc=False):
-    """A slave is gone for good (a node that comes back registers anew)."""
+    """A slave is gone for good (a node that comes back registers again)."""
 
     slave: SessionId
-    reason: str = "nothing was heard of it"
-    left: bool = False  #: of its own accord: it said goodbye, unregistered or was draining, so no task is to blame
+    reason: str = "it was silent for too long"
+    left: bool = False  #: it sent a Bye, unregistered or was draining, so no task is to blame
 
 
 class JobOpened(Struct, frozen=True, gc=False):
-    """An owner has announced a job, or attached to one of his again from a new session."""
+    """An owner has announced a job, or attached a new session to one of theirs."""
 
     client: SessionId
     owner: str
@@ -56,21 +56,23 @@ class JobOpened(Struct, frozen=True, gc=False):
     name: str = ""
     until: bool = False
     stop_on_error: bool = False
-    strategy: str = ""  #: who gets its tasks; "" for the cluster's strategy
-    shares_memory: bool = True  #: results that lie in shared memory need not be copied for this client
+    strategy: str = ""  #: name of its own strategy; "" for the cluster's
+    shares_memory: bool = True  #: results in shared memory are not copied for this client
 
 
 class TasksSubmitted(Struct, frozen=True, gc=False):
-    """A run of tasks has arrived. Ids that are known already are not taken twice: a finished one is delivered again."""
+    """A run of tasks has arrived. A known id is not accepted twice: a finished task is delivered again."""
 
     client: SessionId
     job: JobId
     function: Digest
     tasks: Sequence[TaskFrame]
-    buffers: Sequence[Sequence[Buffer]]  #: for each task, in order; () for none. May be empty if no task has any
+    buffers: Sequence[Sequence[Buffer]]  #: for each task, in order, () for none; may be empty if no task has any
     timeout_s: float | None = None
     retries: int = 0
-    objects: Sequence[tuple[ObjectSize, ...]] = ()  #: for each task, what it refers to; empty if no task does
+    objects: Sequence[
+        tuple[ObjectSize, ...]
+    ] = ()  #: for each task, the shared objects that it refers to; empty if no task does
     needs: Needs | None = None
 
 
@@ -82,7 +84,7 @@ class JobClosed(Struct, frozen=True, gc=False):
 
 
 class CancelRequested(Struct, frozen=True, gc=False):
-    """The owner wants tasks to stop, running ones too. indexes None means the whole job, and what comes later."""
+    """The owner cancels tasks, running ones too. indexes None: the whole job, and tasks that come later."""
 
     client: SessionId
     job: JobId
@@ -97,33 +99,33 @@ class ClientLost(Struct, frozen=True, gc=False):
 
 
 class ClientSilent(Struct, frozen=True, gc=False):
-    """Nothing was heard of a client for a while, or its connection is gone: what is for it is kept."""
+    """A client has been silent for a while, or its connection is gone: outcomes for it are kept."""
 
     client: SessionId
 
 
-class ClientHeard(Struct, frozen=True, gc=False):
-    """A silent client was heard again: it gets what was kept."""
+class ClientResumed(Struct, frozen=True, gc=False):
+    """A silent client has sent something again: it gets the outcomes that were kept."""
 
     client: SessionId
 
 
 class TasksStarted(Struct, frozen=True, gc=False):
-    """A slave says that these have been running for a while."""
+    """A slave reports that these have been running for a while."""
 
     slave: SessionId
     tasks: Sequence[TaskRef]
 
 
 class TasksReturned(Struct, frozen=True, gc=False):
-    """A slave gives back what had not started (answer to Withdraw, or because it is draining)."""
+    """A slave returns tasks that had not started: the answer to Withdraw, or because it is draining."""
 
     slave: SessionId
     tasks: Sequence[TaskRef]
 
 
 class AttemptsRefused(Struct, frozen=True, gc=False):
-    """These were assigned to a slave, and could not be sent to it: what they need cannot be had. They never were."""
+    """These were assigned to a slave, but not sent to it, because data that they need is not available."""
 
     slave: SessionId
     tasks: Sequence[TaskRef]
@@ -131,7 +133,7 @@ class AttemptsRefused(Struct, frozen=True, gc=False):
 
 
 class FunctionLost(Struct, frozen=True, gc=False):
-    """A function is gone: what waits for it cannot be run any more."""
+    """A function is gone: waiting tasks of it cannot be run any more."""
 
     function: Digest
     jobs: Sequence[JobId]  #: those that use it
@@ -148,21 +150,21 @@ class OutcomesReceived(Struct, frozen=True, gc=False):
 
 
 class ObjectsHeld(Struct, frozen=True, gc=False):
-    """A slave has these shared objects. That it gets those of the tasks assigned to it need not be said."""
+    """A slave has these shared objects. Those of tasks that are assigned to it are counted without this event."""
 
     slave: SessionId
     objects: Sequence[bytes]
 
 
 class ObjectsDropped(Struct, frozen=True, gc=False):
-    """A slave has these shared objects no longer."""
+    """A slave no longer has these shared objects."""
 
     slave: SessionId
     objects: Sequence[bytes]
 
 
 class OutcomesAcknowledged(Struct, frozen=True, gc=False):
-    """The owner has these outcomes; they need not be kept."""
+    """The owner has these outcomes; they are no longer kept."""
 
     client: SessionId
     job: JobId
@@ -181,7 +183,7 @@ Event = (
     | CancelRequested
     | ClientLost
     | ClientSilent
-    | ClientHeard
+    | ClientResumed
     | TasksStarted
     | TasksReturned
     | AttemptsRefused

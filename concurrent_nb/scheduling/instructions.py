@@ -1,4 +1,4 @@
-"""What a scheduler tells its node to do. Imperatives; a run of tasks is one instruction."""
+"""The instructions of a scheduler to the master: imperatives. A run of tasks is one instruction."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ class AssignTasks(Struct, frozen=True, gc=False):
 
 
 class WithdrawTasks(Struct, frozen=True, gc=False):
-    """Ask the slave to give these back if unstarted; with `stop`, to stop them if running."""
+    """Have the slave return these if they have not started; with `stop`, stop them if they run."""
 
     slave: SessionId
     tasks: Sequence[TaskRef]
@@ -39,7 +39,7 @@ class DeliverOutcomes(Struct, frozen=True, gc=False):
 
 
 class AnnounceStarted(Struct, frozen=True, gc=False):
-    """Tell the owner that these are running."""
+    """Send the owner that these are running."""
 
     client: SessionId
     slave: str
@@ -47,7 +47,7 @@ class AnnounceStarted(Struct, frozen=True, gc=False):
 
 
 class ForgetJob(Struct, frozen=True, gc=False):
-    """The job is over and acknowledged (or abandoned): drop what is kept for it."""
+    """Drop what is kept for a job: it is over and acknowledged, or abandoned."""
 
     job: JobId
 

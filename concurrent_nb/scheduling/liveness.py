@@ -1,12 +1,12 @@
-"""Who is still there: silence becomes suspicion, and suspicion becomes loss.
+"""Liveness of nodes: a silent node is suspected first, and lost later.
 
-Called by a node's poll loop: `heard` for each message, `tick` when `next_deadline` has come. Pure: it never reads a
+Called by the master's poll loop: `seen` for each message, `tick` when `next_deadline` has come. Pure: it never reads a
 clock and never sends. Times are seconds of one monotonic clock.
 
     watch --> trusted --silent for suspect_after_s, or unreachable--> suspected --still silent--> lost (and forgotten)
-                 ^----------------------heard-----------------------------'
+                 ^----------------------seen------------------------------'
 
-A node that is told to `keep` is never lost because of silence, only when its connection has been gone for long.
+After `keep` a node is never lost because of silence, only when its connection has been gone for long.
 """
 
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from concurrent_nb.scheduling.ranking import Ranking
 
 @dataclass(frozen=True, slots=True)
 class Suspected:
-    """Nothing was heard of the node for a while, or its connection is gone: give it nothing new."""
+    """The node has been silent for a while, or its connection is gone: send it nothing new."""
 
     node: SessionId
 
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """A suspected node was heard again."""
+    """A suspected node has sent something again."""
 
     node: SessionId
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The node is gone for good and not watched any more; if it comes back, it must register anew."""
+    """The node is gone for good and no longer watched; if it comes back, it must register again."""
 
     node: SessionId
 
@@ -43,20 +43,22 @@ Verdict = Suspected | Trusted | Lost
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    heard_s: float  #: when it was heard last
-    unreachable_s: float | None = None  #: since when its connection has been gone
+    seen_s: float  #: when something came from it last
+    unreachable_s: float | None = None  #: since when it has had no connection
     suspected: bool = False
-    kept_s: float | None = None  #: only a connection that has been gone for so long is its end
+    kept_s: float | None = None  #: after `keep`: it is lost when it has had no connection for this long
 
 
 class Liveness:
-    """Judge nodes by when they were heard last.
+    """Judge nodes by when they sent something last.
 
     Args:
-        interval_s: how often a node lets itself be heard if it has nothing else to say.
-        suspect_after_s: silence after which it is suspected.
+        interval_s: interval of a node's keepalives.
+        suspect_after_s: silence after which a node is suspected.
         lost_after_s: silence after which it is lost.
-        unreachable_after_s: a node whose connection is gone is lost after so long, unless it is heard again.
+        unreachable_after_s: time without a connection after which it is lost, unless it sends something.
+
+    Raises ConfigurationError for times that are not in this order.
     """
 
     def __init__(
@@ -78,15 +80,15 @@ class Liveness:
         self._lost_after_s = lost_after_s
         self._unreachable_after_s = unreachable_after_s
         self._nodes: dict[SessionId, _Node] = {}
-        self._looks: Ranking[SessionId] = Ranking()  # when to look at which node again
+        self._checks: Ranking[SessionId] = Ranking()  # when to judge which node again
 
     def watch(self, node: SessionId, now: float) -> None:
-        """Begin to watch a node; it counts as heard now."""
+        """Begin to watch a node; it counts as seen now."""
         self._nodes[node] = _Node(now)
-        self._looks.set(node, now + self._suspect_after_s)
+        self._checks.set(node, now + self._suspect_after_s)
 
     def keep(self, node: SessionId, for_s: float | None = None) -> None:
-        """Take silence of a node for no loss from now on, only that its connection has been gone for `for_s` seconds.
+        """From now on, lose a node not for silence, but only when it has had no connection for `for_s` seconds.
 
         None: for `unreachable_after_s`.
         """
@@ -96,62 +98,62 @@ class Liveness:
     def forget(self, node: SessionId) -> None:
         """Stop watching a node, without a verdict."""
         self._nodes.pop(node, None)
-        self._looks.discard(node)
+        self._checks.discard(node)
 
-    def heard(self, node: SessionId, now: float) -> None:
-        """Learn that a node is alive. What is not watched (it was lost, for example) is ignored."""
+    def seen(self, node: SessionId, now: float) -> None:
+        """Note that a node is alive. One that is not watched (it was lost, for example) is ignored."""
         record = self._nodes.get(node)
         if record is None:
             return
-        # Called for every message, so the look that is due after the silence is not moved: it finds that all is well.
-        record.heard_s = now
+        # Called for every message, so the check that is due after the silence is not moved: it will find no silence.
+        record.seen_s = now
         record.unreachable_s = None
         if record.suspected:
-            self._looks.set(node, now)
+            self._checks.set(node, now)
 
     def unreachable(self, node: SessionId, now: float) -> None:
-        """Learn from the transport that a node's connection is gone."""
+        """Note that a node's connection is gone, as the transport reports."""
         record = self._nodes.get(node)
         if record is not None and record.unreachable_s is None:
             record.unreachable_s = now
-            self._looks.set(node, now)
+            self._checks.set(node, now)
 
     def tick(self, now: float) -> list[Verdict]:
-        """Return what has changed by now."""
+        """Return the verdicts that have changed by now."""
         verdicts: list[Verdict] = []
-        if now < self._looks.soonest:
+        if now < self._checks.soonest:
             return verdicts
-        while (first := self._looks.first()) is not None and first[0] <= now:
+        while (first := self._checks.first()) is not None and first[0] <= now:
             due_s, node = first
             if now - due_s > self._interval_s:
-                # This process itself has slept, and what was sent to it meanwhile is still unread. Silence that nobody
-                # listened to proves nothing: listen first.
-                self._looks.set(node, now + self._interval_s)
-            elif (verdict := self._look(node, now)) is not None:
+                # This process itself has slept, and messages that came meanwhile are still unread: read them before
+                # a node counts as silent.
+                self._checks.set(node, now + self._interval_s)
+            elif (verdict := self._judge(node, now)) is not None:
                 verdicts.append(verdict)
         return verdicts
 
     def next_deadline(self) -> float | None:
-        """Return when `tick` should be called at the latest, None if nobody is watched."""
-        soonest_s = self._looks.soonest
+        """Return when `tick` must be called at the latest, None if no node is watched."""
+        soonest_s = self._checks.soonest
         return None if soonest_s == inf else soonest_s
 
-    def _look(self, node: SessionId, now: float) -> Verdict | None:
-        """Judge one node, and decide when to look again."""
+    def _judge(self, node: SessionId, now: float) -> Verdict | None:
+        """Judge one node, and set when to judge it again."""
         record = self._nodes[node]
         suspect_s, lost_s = self._deadlines(record)
         if lost_s <= now:
             self.forget(node)
             return Lost(node)
         was_suspected, record.suspected = record.suspected, suspect_s <= now
-        self._looks.set(node, lost_s if record.suspected else suspect_s)
+        self._checks.set(node, lost_s if record.suspected else suspect_s)
         if record.suspected == was_suspected:
             return None
         return Suspected(node) if record.suspected else Trusted(node)
 
     def _deadlines(self, record: _Node) -> tuple[float, float]:
-        """Return when the node is to be suspected, and when it is lost."""
-        suspect_s, lost_s = record.heard_s + self._suspect_after_s, record.heard_s + self._lost_after_s
+        """Return when the node will be suspected, and when it will be lost."""
+        suspect_s, lost_s = record.seen_s + self._suspect_after_s, record.seen_s + self._lost_after_s
         if record.kept_s is not None:
             gone_s = record.unreachable_s
             return (suspect_s, inf) if gone_s is None else (gone_s, gone_s + record.kept_s)

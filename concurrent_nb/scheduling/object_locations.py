@@ -1,8 +1,8 @@
-"""Which slave has which shared objects, as far as the scheduler has heard or has caused it.
+"""Which slave has which shared objects, as far as the scheduler knows.
 
-A slave that shares memory with the master has all of them. Any other has those of every task that was assigned to it,
-as they travel to it with that task, and what else it is said to have got, until it is said to have them no longer. A
-wrong belief costs a transfer and nothing else.
+A slave that shares memory with the master has all of them. Another slave has those of every task that was assigned to
+it, as they travel with the task, and those of ObjectsHeld, until ObjectsDropped. A wrong entry costs a transfer and
+nothing else.
 """
 
 from collections import OrderedDict
@@ -13,28 +13,28 @@ from typing import Final
 from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.tasks.task_record import ObjectSize
 
-#: objects that are remembered of one slave at most; what it got first is forgotten first
+#: most objects that are stored for one slave; the oldest is dropped first
 MOST: Final = 10_000
 
 
 class ObjectLocations:
-    """Slaves by object. What each slave has is in its record, for strategies to read."""
+    """Slaves by object. The objects of each slave are in its record, for strategies to read."""
 
     def __init__(self) -> None:
         self._holders: dict[bytes, OrderedDict[SlaveState, None]] = {}
-        self._sharing: OrderedDict[SlaveState, None] = OrderedDict()  # these have everything
+        self._sharing: OrderedDict[SlaveState, None] = OrderedDict()  # slaves that have all objects
 
     def __len__(self) -> int:
-        """Return how many objects are known of some slave."""
+        """Return how many objects are known to be at a slave."""
         return len(self._holders)
 
     def joined(self, slave: SlaveState) -> None:
-        """Take in a slave."""
+        """Add a slave."""
         if slave.shares_memory:
             self._sharing[slave] = None
 
     def hold(self, slave: SlaveState, objects: Iterable[bytes]) -> None:
-        """Note that the slave has these, or will have them before its next task."""
+        """Note that a slave has these objects, or gets them before its next task."""
         if slave.shares_memory:
             return
         mine = slave.objects
@@ -50,7 +50,7 @@ class ObjectLocations:
                 self.drop(slave, (next(iter(mine)),))
 
     def drop(self, slave: SlaveState, objects: Iterable[bytes]) -> None:
-        """Note that the slave has these no longer."""
+        """Note that a slave no longer has these objects."""
         for each in objects:
             if each in slave.objects:
                 del slave.objects[each]
@@ -60,19 +60,19 @@ class ObjectLocations:
                     del self._holders[each]
 
     def left(self, slave: SlaveState) -> None:
-        """Forget a slave."""
+        """Remove a slave."""
         self._sharing.pop(slave, None)
         self.drop(slave, tuple(slave.objects))
 
     def holders(self, each: bytes) -> Iterable[SlaveState]:
-        """Return the slaves that are known to have got an object."""
+        """Return the slaves that are known to have got an object; not those that share memory."""
         return self._holders.get(each, {}).keys()
 
     def near(self, objects: Sequence[ObjectSize], most: int) -> Iterator[SlaveState]:
-        """Iterate over slaves that have some of the objects: who has everything, then the largest one's holders.
+        """Iterate over slaves that have some of the objects: those that share memory, then holders of the largest.
 
-        There are at most `most`; of an object with more holders than that, others come at the next call. A slave that
-        has several of them comes several times.
+        Yields at most `most` slaves; of an object with more holders, the next call yields others. A slave that has
+        several of the objects comes several times.
         """
         largest_first = sorted(objects, key=itemgetter(1), reverse=True)
         for holders in (self._sharing, *[self._holders.get(each) for each, _ in largest_first]):

@@ -1,7 +1,6 @@
-"""What was decided and not yet said: collects single decisions and hands them out as few, long instructions.
+"""Collects single decisions within one call of the scheduler, and returns them as few, long instructions.
 
-Within one call of the scheduler, what goes to the same place about the same thing travels together, in the order in
-which it was decided.
+Decisions with the same recipient and subject become one instruction, in the order in which they were made.
 """
 
 from collections.abc import Sequence
@@ -21,13 +20,13 @@ from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
 
 class OutcomeParcel:
-    """Outcomes on their way to one client."""
+    """Outcomes for one client, of one job, from one slave."""
 
     __slots__ = ("_buffers", "_items")
 
     def __init__(self) -> None:
         self._items: list[OutcomeFrame] = []
-        self._buffers: dict[int, Sequence[Buffer]] = {}  # by place in _items; most outcomes have none
+        self._buffers: dict[int, Sequence[Buffer]] = {}  # by position in _items; most outcomes have none
 
     def add(self, item: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
         """Add an outcome."""
@@ -36,7 +35,7 @@ class OutcomeParcel:
         self._items.append(item)
 
     def instruction(self, client: SessionId, job: JobId, slave: str) -> DeliverOutcomes | None:
-        """Return the instruction to send them, None if there are none."""
+        """Return the instruction to send the outcomes, None if there are none."""
         if not self._items:
             return None
         buffers = [self._buffers.get(place, ()) for place in range(len(self._items))] if self._buffers else ()
@@ -47,21 +46,21 @@ class Outbox:
     """Collects decisions until `flush`."""
 
     def __init__(self) -> None:
-        self.silent: set[SessionId] = set()  #: clients that get nothing for now
+        self.silent: set[SessionId] = set()  #: clients to which no outcomes are sent for now
         self._sealed: list[Instruction] = []
         self._started: dict[tuple[SessionId, str], list[TaskRef]] = {}
         self._parcels: dict[tuple[SessionId, JobId, str], OutcomeParcel] = {}
         self._withdrawn: dict[tuple[SessionId, bool], list[TaskRef]] = {}
         self._assigned: dict[tuple[SessionId, JobId, Digest, float | None, Needs | None], list[TaskRecord]] = {}
 
-    def tell_started(self, client: SessionId, slave: str, task: TaskRef) -> None:
-        """Tell a client that a task runs."""
+    def announce_started(self, client: SessionId, slave: str, task: TaskRef) -> None:
+        """Announce to a client that a task runs."""
         self._started.setdefault((client, slave), []).append(task)
 
     def parcel(self, job: JobRecord, slave: str) -> OutcomeParcel | None:
-        """Return where the job's outcomes from a slave are put, None while its owner is away or silent.
+        """Return the parcel for a job's outcomes from a slave, None while its owner is away or silent.
 
-        They are to be kept then: see `Books.keep_undelivered`.
+        Then the caller must call `SchedulerState.keep_undelivered`.
         """
         if job.client is None or job.client in self.silent:
             return None
@@ -72,7 +71,7 @@ class Outbox:
         return parcel
 
     def withdraw(self, slave: SessionId, task: TaskRef, *, stop: bool) -> None:
-        """Ask a slave to give a task back; with `stop`, to stop it."""
+        """Have a slave return a task; with `stop`, stop it."""
         self._withdrawn.setdefault((slave, stop), []).append(task)
 
     def assign(self, slave: SessionId, run: QueuedRun, tasks: list[TaskRecord]) -> None:
@@ -80,12 +79,12 @@ class Outbox:
         self._assigned.setdefault((slave, run.job.id, run.function, run.timeout_s, run.needs), []).extend(tasks)
 
     def forget(self, job: JobId) -> None:
-        """Drop what is kept for a job, after everything decided so far: its id may be used again at once."""
+        """Drop what is kept for a job, after all decisions so far: its id may be used again immediately."""
         self._seal()
         self._sealed.append(ForgetJob(job))
 
     def flush(self) -> list[Instruction]:
-        """Return everything decided since the last flush."""
+        """Return the instructions for all decisions since the last flush."""
         self._seal()
         sealed, self._sealed = self._sealed, []
         return sealed

@@ -1,7 +1,7 @@
-"""Keys in the order of a number that may change: deadlines to come, slaves by rating.
+"""Keys in the order of a number that may change: deadlines, slaves by rating.
 
-A heap with lazy entries: a changed or discarded key leaves its old entry behind, which is skipped when it comes up, and
-swept out before old entries outnumber live ones. So every call is O(log n), and memory follows the live keys.
+A heap with lazy entries: a changed or discarded key leaves its old entry in the heap, which is skipped at the top, and
+removed before old entries outnumber valid ones. So every call is O(log n), and memory is proportional to the keys.
 """
 
 from collections.abc import Hashable, Iterator
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-#: old entries that are not worth sweeping
+#: fewest old entries that are removed together
 _SWEEP_FROM = 64
 
 
@@ -23,7 +23,7 @@ class Ranking(Generic[K]):
         self._heap: list[tuple[float, int, K]] = []
         self._entries: dict[K, tuple[float, int, K]] = {}
         self._serial = count()
-        self.soonest = inf  #: the lowest rank, infinite without keys; read it instead of calling `first` in vain
+        self.soonest = inf  #: the lowest rank, infinite without keys; cheaper to read than `first`
 
     def __len__(self) -> int:
         return len(self._entries)

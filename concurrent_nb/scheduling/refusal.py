@@ -1,4 +1,4 @@
-"""What the scheduler does not accept from a peer."""
+"""Events that the scheduler refuses, because a peer has violated the protocol."""
 
 from typing import NoReturn
 
@@ -7,10 +7,10 @@ from concurrent_nb.scheduling.events import Event
 
 
 class EventRefused(ProtocolError):
-    """A peer did what it may not do. The event has changed nothing that another peer could see; drop the peer.
+    """A peer did what it may not do. The event has changed nothing that another peer could see; end its session.
 
-    `position` is the event's place in its call of `Scheduler.handle`. Those before it are done, and what was decided
-    for them comes out of the next call; those after it were not looked at.
+    `position` is the event's index in its call of `Scheduler.handle`. Events before it were handled, and the next call
+    returns their instructions; events after it were ignored.
     """
 
     def __init__(self, event: Event, message: str) -> None:

@@ -1,12 +1,12 @@
-"""The scheduler: what has happened goes in, what is to be done comes out. The one way in is `Scheduler.handle`.
+"""The scheduler: events in, instructions out. The only entry point is `Scheduler.handle`.
 
-    events --> Scheduler --> JobDesk (from clients), SlaveDesk (from slaves) --> Endings -.
-                   |                                                                      Books, Outbox --> instructions
-                   '-------> what is due, Strategy (places what waits), Placement, Balance '
+    events --> Scheduler --> ClientEventHandler, SlaveEventHandler --> TaskLifecycle -.
+                   |                                                                  SchedulerState --> instructions
+                   '-------> deadlines, strategies, Suspects, Placement, Balance -----'
 
-It decides which slave runs which task, what an attempt's end means, and when an owner gets what. The master node calls
-it from one thread. It never sends, reads a clock, draws a random number, or opens a payload: the same events at the
-same times give the same instructions.
+It decides which slave runs which task, what the end of an attempt means, and when an owner gets an outcome. The master
+calls it from one thread. It never sends, reads a clock, draws a random number, or opens a payload: the same events at
+the same times give the same instructions.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -22,8 +22,8 @@ from concurrent_nb.scheduling.client_events import ClientEventHandler
 from concurrent_nb.scheduling.events import (
     AttemptsRefused,
     CancelRequested,
-    ClientHeard,
     ClientLost,
+    ClientResumed,
     ClientSilent,
     Event,
     FunctionLost,
@@ -54,28 +54,31 @@ from concurrent_nb.scheduling.suspects import Suspects
 from concurrent_nb.scheduling.task_lifecycle import TaskLifecycle
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 
-#: where several owners wait, each hands out tasks of about so many seconds, then it is the next one's turn
+#: while tasks of several owners wait, each gets turns of tasks of about this many seconds in all
 TURN_S: Final = 0.005
-#: no more is handed out to a slave ahead of what starts at once than makes so many bytes of results
+#: most bytes of expected results of tasks that a slave gets ahead of those that start immediately
 RESULTS_AHEAD_BYTES: Final = 8 * 1024 * 1024
-#: the cluster is shared until only one owner has had tasks for so many seconds
+#: a cluster counts as shared until only one owner has had tasks for this many seconds
 SHARED_S: Final = 1.0
 
-# Each handler takes its own kind of event, which a mapping's type cannot say.
+# Each handler takes its own type of event, which the type of a mapping cannot express.
 _Handlers = Mapping[type[Event], Callable[[Any, float], None]]
 
 
 class Scheduler:
-    """Decide which slave runs which task. Pure: feed events, obey instructions.
+    """Decide which slave runs which task. Pure: the caller passes events and executes instructions.
 
     Args:
-        strategy: who gets the next tasks; it belongs to this scheduler alone.
-        makers: makes each strategy that a job may ask for instead.
-        deaths_allowed: with so many deaths of workers that ran it, and slaves that had it, a task is quarantined.
-        grace_s: how long a slave may take to stop a task that is over its limit, before it is reminded, and again
-            before the task is given up; in seconds.
-        rebalance_after_s: a slave with too much that has answered nothing for so many seconds is asked for some back.
-        results_kept_bytes: an owner who has not acknowledged more than this gets no more tasks run, until that is half.
+        strategy: the cluster's strategy; it belongs to this scheduler alone.
+        makers: factories of the strategies that a job may name instead.
+        deaths_allowed: a task is quarantined with this many deaths of its workers and slaves.
+        grace_s: how long a slave may take to stop a task that is over its time limit, before it is asked again, and
+            again before the task is given up; in seconds.
+        rebalance_after_s: time without an answer after which tasks of an oversubscribed slave are recalled.
+        results_kept_bytes: limit of an owner's unacknowledged results; above it, the owner's tasks wait until half of
+            it is free.
+
+    Raises ConfigurationError for times and numbers that are not positive.
     """
 
     def __init__(
@@ -90,49 +93,50 @@ class Scheduler:
     ) -> None:
         if not grace_s > 0:
             raise ConfigurationError(f"grace_s is {grace_s}, it must be more than 0 seconds")
-        self._books = SchedulerState(ActiveStrategies(strategy, makers), results_kept_bytes)
+        self._state = SchedulerState(ActiveStrategies(strategy, makers), results_kept_bytes)
         self._shared_until_s = 0.0
-        endings = TaskLifecycle(self._books, deaths_allowed=deaths_allowed)
-        self._jobs = ClientEventHandler(self._books, endings)
-        self._slaves = SlaveEventHandler(self._books, endings, grace_s=grace_s)
-        self._placement = Placement(self._books, endings, move_after_s=rebalance_after_s)
-        self._suspects = Suspects(self._books, endings)
-        self._balance = Balance(self._books, after_s=rebalance_after_s)
+        lifecycle = TaskLifecycle(self._state, deaths_allowed=deaths_allowed)
+        self._jobs = ClientEventHandler(self._state, lifecycle)
+        self._slaves = SlaveEventHandler(self._state, lifecycle, grace_s=grace_s)
+        self._placement = Placement(self._state, lifecycle, move_after_s=rebalance_after_s)
+        self._suspects = Suspects(self._state, lifecycle)
+        self._balance = Balance(self._state, after_s=rebalance_after_s)
         self._handlers: Final[_Handlers] = _handlers(self._jobs, self._slaves)
 
     @property
     def jobs(self) -> Mapping[JobId, JobRecord]:
-        """All jobs that are not forgotten, with their unfinished and unacknowledged tasks; to be read only."""
-        return self._books.jobs
+        """All jobs that are not forgotten, with their unfinished and unacknowledged tasks; read-only."""
+        return self._state.jobs
 
     @property
     def slaves(self) -> Mapping[SessionId, SlaveState]:
-        """All slaves; to be read only."""
-        return self._books.slaves
+        """All slaves; read-only."""
+        return self._state.slaves
 
     @property
     def blamed(self) -> Collection[TaskRecord]:
-        """All tasks that have not ended and had a worker or a slave die; to be read only."""
-        return self._books.blamed
+        """All unfinished tasks with deaths of their workers or slaves; read-only."""
+        return self._state.blamed
 
     @property
     def paused(self) -> Mapping[str, int]:
-        """Owners of whose tasks no more are handed out, with the bytes of results that each has not acknowledged."""
-        return {owner: self._books.kept_bytes[owner] for owner in self._books.paused}
+        """Owners whose tasks wait, with the bytes of results that each has not acknowledged."""
+        return {owner: self._state.kept_bytes[owner] for owner in self._state.paused}
 
     @property
     def waiting(self) -> int:
-        """How many tasks are on no slave."""
-        return self._books.all_waiting
+        """The number of tasks that are on no slave."""
+        return self._state.all_waiting
 
     def handle(self, *events: Event, now: float) -> list[Instruction]:
-        """Take in what has happened, in order, and what time it is (seconds, never less than before).
+        """Handle events, in order, at a time (seconds, never less than before); without events, what is due by now.
 
-        Returns what is to be done, in order. Runs of tasks are joined over all events of one call, so hand over what
-        has gathered at once. Without events it does what is due by now.
+        Returns instructions, in order. Runs of tasks are joined over all events of one call, so pass all events that
+        have gathered in one call.
 
         Raises:
-            EventRefused: a peer did what it may not do; the class says what is done then, and what is not.
+            EventRefused: a peer did what it may not do; its docstring describes which events were handled.
+            ConfigurationError: a strategy chose more tasks than a slave has room for.
         """
         for position, event in enumerate(events):
             try:
@@ -140,60 +144,60 @@ class Scheduler:
             except EventRefused as refused:
                 refused.position = position
                 raise
-        books = self._books
-        if now >= books.lingering.soonest:
-            self._jobs.linger_over(now)
-        if now >= books.overdue.soonest or now >= books.hopeless.soonest:
-            self._slaves.remind(now)
-        books.refresh_touched()
-        if books.has_suspects:
+        state = self._state
+        if now >= state.lingering.soonest:
+            self._jobs.abandon_overdue(now)
+        if now >= state.overdue.soonest or now >= state.stop_unconfirmed.soonest:
+            self._slaves.enforce_time_limits(now)
+        state.refresh_touched()
+        if state.has_suspects:
             self._suspects.settle()
         self._assign(now)
-        if books.unplaced or now >= self._placement.give_up_s:
+        if state.placement_due or now >= self._placement.give_up_s:
             self._placement.place(now)
-        if books.has_suspects and self._suspects.place(now):
+        if state.has_suspects and self._suspects.place(now):
             self._assign(now)
             self._placement.place(now)
-        if books.crowded:
+        if state.oversubscribed:
             self._placement.move(now)
             self._balance.rebalance(now)
-        return books.out.flush()
+        return state.outbox.flush()
 
     def tick(self, now: float) -> list[Instruction]:
         """Do what is due by now."""
         return self.handle(now=now)
 
     def next_deadline(self) -> float | None:
-        """Return when `tick` should be called at the latest if nothing happens before; None: there is no need."""
-        books = self._books
-        due_s = min(books.lingering.soonest, books.overdue.soonest, books.hopeless.soonest)
+        """Return when `tick` must be called at the latest; None if nothing is due."""
+        state = self._state
+        due_s = min(state.lingering.soonest, state.overdue.soonest, state.stop_unconfirmed.soonest)
         due_s = min(due_s, self._placement.give_up_s, self._suspects.give_up_s)
-        if books.crowded and (look_s := self._balance.next_look_s()) is not None and look_s < due_s:
+        if state.oversubscribed and (look_s := self._balance.next_deadline_s()) is not None and look_s < due_s:
             due_s = look_s
         return None if due_s == inf else due_s
 
     def validate(self) -> None:
-        """Raise BrokenInvariant if the books contradict themselves after `handle`. Slow: for tests and simulators."""
-        validation.validate(self._books)
+        """Raise BrokenInvariant if the state is inconsistent after `handle`. Slow: for tests and simulators."""
+        validation.validate(self._state)
 
     def _assign(self, now: float) -> None:
-        """Hand out what waits, as far as the strategies find room.
+        """Assign waiting one-slot tasks, as far as the strategies find room.
 
-        Where nothing is found for the owner whose turn it is, the others wait as well: a strategy that is content with
-        less room could otherwise keep all of it for its owner.
+        If there is no room for the owner whose turn it is, the others wait as well: a strategy that needs less room
+        could otherwise take all of it for its owner.
         """
-        books = self._books
-        queue, strategy = books.waiting, books.strategies.default
-        plain = books.strategies.is_plain
+        state = self._state
+        queue, strategy = state.waiting, state.strategies.default
+        plain = state.strategies.all_default
         waiting = len(queue)
-        if len(books.busy) > 1:
+        if len(state.busy) > 1:
             self._shared_until_s = now + SHARED_S
         while (run := queue.first()) is not None:
             if not plain:
                 strategy = self._strategy_of(run.job, now)
-            estimate_s = books.estimates.get(run.function)
+            estimate_s = state.estimates.get(run.function)
             if run.objects:
-                chosen = strategy.choose_near(run.tasks[0], books.holdings, estimate_s, waiting)
+                chosen = strategy.choose_near(run.tasks[0], state.locations, estimate_s, waiting)
             else:
                 chosen = strategy.choose(estimate_s, waiting)
             if chosen is None:
@@ -203,30 +207,30 @@ class Scheduler:
                 raise ConfigurationError(f"{strategy!r} gives {count} tasks to {slave!r}: choose another strategy")
             if queue.owners > 1:
                 count = min(count, _turn(estimate_s))
-            if books.estimates.large_bytes and (size_bytes := books.estimates.large_bytes.get(run.function)):
-                # What is on a slave comes, even if its owner pauses.
+            if state.estimates.large_bytes and (size_bytes := state.estimates.large_bytes.get(run.function)):
+                # Results of assigned tasks come even when their owner is paused.
                 most = max(slave.slots, RESULTS_AHEAD_BYTES // size_bytes) - slave.load
                 if most < 1:
                     return
                 count = min(count, most)
             tasks = queue.take(count)
             slave.take(tasks, strategy.unknown_s if estimate_s is None else estimate_s)
-            slave.quiet_since_s = now
+            slave.last_activity_s = now
             if run.objects:
-                books.holdings.hold(slave, [each for each, _ in run.objects])
-            books.out.assign(slave.id, run, tasks)
-            books.refresh(slave)
+                state.locations.hold(slave, [each for each, _ in run.objects])
+            state.outbox.assign(slave.id, run, tasks)
+            state.refresh(slave)
 
     def _strategy_of(self, job: JobRecord, now: float) -> Strategy:
-        """Return who places a job's tasks now: its own strategy, unless that would take the room of others."""
-        strategies = self._books.strategies
-        if now < self._shared_until_s and strategies.own_and_far(job):
+        """Return the strategy of a job's tasks now: its own, unless that would take the room of other owners."""
+        strategies = self._state.strategies
+        if now < self._shared_until_s and strategies.has_own_prefetching(job):
             return strategies.default
         return strategies.of(job)
 
 
 def _turn(estimate_s: float | None) -> int:
-    """Return how many tasks one owner may hand out while others wait."""
+    """Return how many tasks of one owner are assigned in one turn."""
     return 1 if estimate_s is None else max(1, int(TURN_S / estimate_s))
 
 
@@ -238,7 +242,7 @@ def _handlers(jobs: ClientEventHandler, slaves: SlaveEventHandler) -> _Handlers:
         CancelRequested: jobs.cancel_requested,
         ClientLost: jobs.client_lost,
         ClientSilent: jobs.client_silent,
-        ClientHeard: jobs.client_heard,
+        ClientResumed: jobs.client_resumed,
         OutcomesAcknowledged: jobs.acknowledged,
         FunctionLost: jobs.function_lost,
         SlaveJoined: slaves.joined,

@@ -1,7 +1,6 @@
-"""The books of the scheduler: every job, slave and task that it knows, and when it must look at which again.
+"""Scheduler state: all jobs, slaves and tasks, and the deadlines at which they are re-examined.
 
-Shared by the parts of the scheduler (jobs, slaves, endings, balance), each of which handles some events. Nobody else
-touches them.
+Shared by the parts of the scheduler, and not changed by other code.
 """
 
 from collections import Counter
@@ -14,21 +13,21 @@ from concurrent_nb.scheduling.estimates import TaskEstimates
 from concurrent_nb.scheduling.object_locations import ObjectLocations
 from concurrent_nb.scheduling.outbox import Outbox
 from concurrent_nb.scheduling.ranking import Ranking
-from concurrent_nb.scheduling.slave_state import SlaveState, is_host, is_wide
+from concurrent_nb.scheduling.slave_state import SlaveState, is_multi_slot, is_system_host
 from concurrent_nb.scheduling.task_queue import TaskQueue
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, TaskRef
 
-#: outcomes of one owner that may be unacknowledged before no more of his tasks are run
+#: unacknowledged results of one owner above which the owner's tasks wait
 RESULTS_KEPT_BYTES: Final = 64 * 1024 * 1024
-#: what keeping an outcome costs besides what is in it
+#: what keeping an outcome costs besides its content
 RECORD_BYTES: Final = 500
-#: a result in shared memory that its owner opens costs the master nothing, but their host: one part in so many counts
+#: a result in shared memory that its owner opens costs their host, not the master: size // SHARED_PARTS counts
 SHARED_PARTS: Final = 16
 
 
 def cost_of(outcome: OutcomeFrame, job: JobRecord) -> int:
-    """Return what an outcome counts for, in bytes, until its owner has acknowledged it."""
+    """Return what an outcome costs, in bytes, until its owner has acknowledged it."""
     cost = RECORD_BYTES + len(outcome.body)
     for size in outcome.sizes:
         if isinstance(size, int):
@@ -39,48 +38,58 @@ def cost_of(outcome: OutcomeFrame, job: JobRecord) -> int:
 
 
 class SchedulerState:
-    """What is known, with the few steps that keep one page consistent with the others."""
+    """The state, with the operations that keep its parts consistent.
+
+    Args:
+        strategies: of the cluster and of jobs.
+        results_kept_bytes: unacknowledged results of one owner above which the owner is paused.
+    """
 
     def __init__(self, strategies: ActiveStrategies, results_kept_bytes: int = RESULTS_KEPT_BYTES) -> None:
         self.strategies = strategies
-        self.out = Outbox()
+        self.outbox = Outbox()
         self.jobs: dict[JobId, JobRecord] = {}
-        self.owners: dict[SessionId, str] = {}  #: of the sessions that have opened a job
-        self.busy: dict[str, int] = {}  #: owners of jobs that have tasks, finished ones too: how many such jobs
+        self.owners: dict[SessionId, str] = {}  #: by session that has opened a job
+        self.busy: dict[str, int] = {}  #: jobs that have tasks, finished ones too, by owner
         self.slaves: dict[SessionId, SlaveState] = {}
-        self.undelivered: dict[SessionId, list[TaskRecord]] = {}  #: what is kept for silent clients
-        self.kept_bytes: dict[str, int] = {}  #: by owner, what his outcomes that he has not acknowledged count for
-        self.paused: set[str] = set()  #: owners for whom too much is kept: no more of their tasks are handed out
+        self.undelivered: dict[
+            SessionId, list[TaskRecord]
+        ] = {}  #: tasks with outcomes that are kept for silent clients
+        self.kept_bytes: dict[str, int] = {}  #: cost of unacknowledged outcomes, by owner
+        self.paused: set[str] = (
+            set()
+        )  #: owners with too many unacknowledged results: no more of their tasks are assigned
         self._results_kept_bytes = results_kept_bytes
-        self.holdings = ObjectLocations()
+        self.locations = ObjectLocations()
         self.waiting = TaskQueue()  #: tasks that take one slot each
-        self.wide = TaskQueue()  #: tasks that take several slots of one slave
-        self.hosts = TaskQueue()  #: tasks that take none
-        self.suspects = TaskQueue()  #: tasks that are to run alone on a slave, whatever they take
-        self.queues = (self.waiting, self.wide, self.hosts, self.suspects)
-        self.has_suspects = False  #: one of the last kind may wait, or run
-        self.blamed: dict[TaskRecord, None] = {}  #: tasks that have not ended and had a worker or a slave die
-        self.unplaced = False  #: a task was added to wide or hosts, or a slave for them came, went or changed
+        self.multi_slot = TaskQueue()  #: tasks that take several slots of one slave
+        self.system_hosts = TaskQueue()  #: tasks that take no slot
+        self.suspects = TaskQueue()  #: tasks that are to run alone on a slave, whatever their needs
+        self.queues = (self.waiting, self.multi_slot, self.system_hosts, self.suspects)
+        self.has_suspects = False  #: a suspect may wait, or run
+        self.blamed: dict[TaskRecord, None] = {}  #: unfinished tasks with deaths of their workers or slaves
+        self.placement_due = False  #: `Placement` has to be called: its queues or slaves have changed
         self.estimates = TaskEstimates()
         self.lingering: Ranking[JobId] = Ranking()  #: jobs whose owner is away, by when they are abandoned
-        self.overdue: Ranking[TaskRecord] = (
-            Ranking()
-        )  #: tasks that run with a time limit, by when their slave is reminded
-        self.hopeless: Ranking[TaskRecord] = Ranking()  #: tasks whose slave was reminded, by when they are given up
-        self.asked: dict[TaskRecord, None] = {}  #: asked back from slaves that have too many, in this attempt
-        self.crowded: dict[SessionId, SlaveState] = {}  #: slaves that have more than they can run at once
-        self.idle = 0  #: slots with nothing to do, of all trusted slaves
+        #: tasks that run with a time limit, by when their slave is asked again to stop them
+        self.overdue: Ranking[TaskRecord] = Ranking()
+        #: tasks whose slave was asked again to stop them, by when they are given up
+        self.stop_unconfirmed: Ranking[TaskRecord] = Ranking()
+        #: unstarted tasks whose slave was asked to return them, in this attempt
+        self.recalled: dict[TaskRecord, None] = {}
+        self.oversubscribed: dict[SessionId, SlaveState] = {}  #: slaves that have more tasks than slots
+        self.idle = 0  #: idle slots of all trusted slaves
         self._touched: dict[SlaveState, None] = {}
         self._most_slots: int | None = 0
 
     @property
     def all_waiting(self) -> int:
-        """How many tasks are on no slave."""
+        """The number of tasks that are on no slave."""
         return sum(queue.total for queue in self.queues)
 
     @property
     def most_slots(self) -> int:
-        """How many slots the largest slave has; 0 without slaves, and while all of them drain."""
+        """The slots of the largest slave; 0 without slaves, and while all of them drain."""
         if self._most_slots is None:
             self._most_slots = max((slave.slots for slave in self.slaves.values()), default=0)
         return self._most_slots
@@ -91,57 +100,57 @@ class SchedulerState:
         if most is not None and after >= most:
             self._most_slots = after
         elif before == most:
-            self._most_slots = None  # to be counted when it is asked for
-        self.unplaced = True
+            self._most_slots = None  # computed when it is needed
+        self.placement_due = True
 
     def queue_of(self, needs: Needs | None) -> TaskQueue:
-        """Return where tasks of these needs wait, suspects aside."""
-        return self.hosts if is_host(needs) else self.wide if is_wide(needs) else self.waiting
+        """Return the queue for tasks of these needs that are not suspects."""
+        return self.system_hosts if is_system_host(needs) else self.multi_slot if is_multi_slot(needs) else self.waiting
 
     def queue_for(self, task: TaskRecord) -> TaskQueue:
-        """Return where a task waits."""
+        """Return the queue for a task."""
         return self.suspects if task.suspect else self.queue_of(task.needs)
 
     def add(self, needs: Needs | None, tasks: Sequence[TaskRecord]) -> None:
-        """Let tasks wait, which share job, function, time limit and needs."""
+        """Queue new tasks, which share job, function, time limit and needs."""
         self.queue_of(needs).add(tasks)
-        self.unplaced = self.unplaced or needs is not None
+        self.placement_due = self.placement_due or needs is not None
 
     def put_back(self, task: TaskRecord) -> None:
-        """Let a task wait before all others of its owner that wait where it does."""
+        """Queue a task before all others of its owner in the same queue."""
         self.queue_for(task).put_back(task)
-        self.unplaced = self.unplaced or task.needs is not None
+        self.placement_due = self.placement_due or task.needs is not None
         self.has_suspects = self.has_suspects or task.suspect
 
-    def wait_no_longer(self, waited: Sequence[TaskRecord]) -> None:
-        """Learn that these tasks wait no longer, which were waiting and are of one owner."""
+    def waiting_ended(self, waited: Sequence[TaskRecord]) -> None:
+        """Note that these waiting tasks of one owner have ended."""
         if not waited:
             return
         special = [self.queue_for(task) for task in waited if task.needs is not None or task.suspect]
-        self.unplaced = self.unplaced or bool(special)
+        self.placement_due = self.placement_due or bool(special)
         counts = Counter(special)
-        counts[self.waiting] += len(waited) - len(special)  # tasks in threads wait there, too: all are told at once
+        counts[self.waiting] += len(waited) - len(special)  # so do tasks in threads
         for queue, count in counts.items():
             queue.ended(waited[0].job.owner, count)
 
     def keep_undelivered(self, task: TaskRecord) -> None:
-        """Note that an outcome is not sent, because its client is silent; without a client nothing is to be noted."""
+        """Note that an outcome was not sent because its client is silent. Without a client, do nothing."""
         if task.job.client is not None:
             self.undelivered.setdefault(task.job.client, []).append(task)
 
     def take_undelivered(self, client: SessionId) -> list[TaskRecord]:
-        """Give what was kept for a client, which is silent no longer, or gone."""
-        self.out.silent.discard(client)
+        """Return the tasks with outcomes kept for a client, which is no longer silent, or gone."""
+        self.outbox.silent.discard(client)
         return self.undelivered.pop(client, [])
 
     def keep(self, owner: str, size_bytes: int) -> None:
-        """Count outcomes that their owner has not acknowledged. If that is too much, he pauses."""
+        """Count outcomes that their owner has not acknowledged. Above the limit, pause the owner."""
         kept = self.kept_bytes[owner] = self.kept_bytes.get(owner, 0) + size_bytes
         if kept > self._results_kept_bytes and owner not in self.paused:
             self._pause(owner)
 
-    def keep_no_longer(self, owner: str, size_bytes: int) -> None:
-        """Count outcomes that are acknowledged or abandoned. Their owner goes on once half of the limit is free."""
+    def release_kept_bytes(self, owner: str, size_bytes: int) -> None:
+        """Uncount outcomes that are acknowledged or abandoned. Resume the owner when half of the limit is free."""
         kept = self.kept_bytes[owner] - size_bytes
         if kept:
             self.kept_bytes[owner] = kept
@@ -151,22 +160,22 @@ class SchedulerState:
             self.paused.discard(owner)
             for queue in self.queues:
                 queue.resume(owner)
-            self.unplaced = True
+            self.placement_due = True
 
     def _pause(self, owner: str) -> None:
-        """Hand out no more tasks of an owner, and ask those back that have not begun."""
+        """Assign no more tasks of an owner, and recall those that have not started."""
         self.paused.add(owner)
         for queue in self.queues:
             queue.pause(owner)
-        self.unplaced = True  # one who waited behind him is first now
+        self.placement_due = True  # another owner's task may be first now
         for slave in self.slaves.values():
             for task in slave.tasks:
-                if task.job.owner == owner and not (task.started or task.cancelled or task in self.asked):
-                    self.ask_back(task, slave)
+                if task.job.owner == owner and not (task.started or task.cancelled or task in self.recalled):
+                    self.recall(task, slave)
             self.touch(slave)
 
     def touch(self, slave: SlaveState) -> None:
-        """Note that a slave's load, size, trust or speed has changed: it is counted once, after all events."""
+        """Note that a slave's load, size, trust or speed has changed: it is refreshed once, after all events."""
         self._touched[slave] = None
 
     def refresh_touched(self) -> None:
@@ -177,76 +186,76 @@ class SchedulerState:
                 self.refresh(slave)
 
     def refresh(self, slave: SlaveState) -> None:
-        """Count a slave's idle slots anew, and let the strategy look at it."""
+        """Recount a slave's idle slots, and inform the strategies of its change."""
         load, slots = slave.load, slave.slots
         idle = max(0, min(slots, slave.credit) - load) if slave.trusted and not slave.closed else 0
         self.idle += idle - slave.idle
         slave.idle = idle
         if load > slots and slave.trusted:
-            self.crowded[slave.id] = slave
+            self.oversubscribed[slave.id] = slave
         else:
-            self.crowded.pop(slave.id, None)
+            self.oversubscribed.pop(slave.id, None)
         if slave.freed:
             slave.freed = False
-            self.unplaced = True
+            self.placement_due = True
         for strategy in self.strategies.all:
             strategy.changed(slave)
 
-    def strike(self, slave: SlaveState) -> None:
-        """Remove a slave; its tasks are the caller's to place."""
+    def remove_slave(self, slave: SlaveState) -> None:
+        """Remove a slave. The caller must requeue its tasks."""
         del self.slaves[slave.id]
         self.resized(slave.slots, 0)
         self._touched.pop(slave, None)
         self.idle -= slave.idle
-        self.crowded.pop(slave.id, None)
-        self.holdings.left(slave)
+        self.oversubscribed.pop(slave.id, None)
+        self.locations.left(slave)
         for strategy in self.strategies.all:
             strategy.left(slave)
 
-    def ask_back(self, task: TaskRecord, slave: SlaveState) -> None:
-        """Ask for a task that has not started. The caller refreshes the slave."""
-        self.asked[task] = None
-        slave.asked += 1
-        self.out.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
+    def recall(self, task: TaskRecord, slave: SlaveState) -> None:
+        """Have a slave return a task that has not started. The caller must refresh the slave."""
+        self.recalled[task] = None
+        slave.recalled += 1
+        self.outbox.withdraw(slave.id, TaskRef(task.job.id, task.index, task.attempt), stop=False)
 
-    def unask(self, task: TaskRecord, slave: SlaveState) -> None:
-        """Forget that a task was asked for, if it was: it runs, or has ended."""
-        if task in self.asked:
-            del self.asked[task]
-            slave.asked -= 1
+    def drop_recall(self, task: TaskRecord, slave: SlaveState) -> None:
+        """Forget the recall of a task, if there was one: the task runs, or has ended."""
+        if task in self.recalled:
+            del self.recalled[task]
+            slave.recalled -= 1
 
-    def unwatch(self, task: TaskRecord, slave: SlaveState) -> None:
-        """Expect nothing more of a task's attempt: it has ended."""
-        if self.asked:
-            self.unask(task, slave)
+    def stop_tracking(self, task: TaskRecord, slave: SlaveState) -> None:
+        """Drop recall and deadlines of a task's attempt, which has ended."""
+        if self.recalled:
+            self.drop_recall(task, slave)
         if task.started and task.timeout_s is not None:
             self.overdue.discard(task)
-            self.hopeless.discard(task)
+            self.stop_unconfirmed.discard(task)
 
     def release(self, task: TaskRecord, slave: SlaveState) -> None:
-        """Take a task off the slave that has answered for it, which the caller touches after all its answers."""
-        self.unwatch(task, slave)
+        """Take a task off a slave that has reported its end. The caller must touch the slave after all its reports."""
+        self.stop_tracking(task, slave)
         slave.release(task)
 
-    def disown(self, task: TaskRecord, slave: SlaveState) -> None:
-        """Take a task off a slave that has not answered for it."""
-        self.unwatch(task, slave)
-        slave.disown(task)
+    def release_unconfirmed(self, task: TaskRecord, slave: SlaveState) -> None:
+        """Take a task off a slave that has not reported its end."""
+        self.stop_tracking(task, slave)
+        slave.release_unconfirmed(task)
         self.touch(slave)
 
-    def begins(self, job: JobRecord) -> None:
-        """Note that a job without tasks gets some."""
+    def add_busy_job(self, job: JobRecord) -> None:
+        """Note that a job has its first task."""
         self.busy[job.owner] = self.busy.get(job.owner, 0) + 1
 
-    def rests(self, job: JobRecord) -> None:
-        """Note that a job has no tasks any more."""
+    def remove_busy_job(self, job: JobRecord) -> None:
+        """Note that a job has no more tasks."""
         self.busy[job.owner] -= 1
         if not self.busy[job.owner]:
             del self.busy[job.owner]
 
     def forget(self, job: JobRecord) -> None:
-        """Remove a job that has no tasks left."""
+        """Remove a job that has no tasks."""
         del self.jobs[job.id]
         self.strategies.forgotten(job)
         self.lingering.discard(job.id)
-        self.out.forget(job.id)
+        self.outbox.forget(job.id)

@@ -1,7 +1,7 @@
-"""What slaves report: who comes and goes, what they have started, given back and finished.
+"""Events of slaves: slaves join and leave, start tasks, return them and finish them.
 
-An answer counts only if the task is assigned to that slave in that very attempt; any other is late and is dropped.
-Called by the scheduler, with an event and the time in seconds.
+A report counts only if the task is assigned to that slave in that attempt; any other is late and is dropped. Called by
+the scheduler, with an event and the time in seconds. Handlers raise EventRefused for what a slave may not do.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,85 +32,85 @@ from concurrent_nb.wire.messages import OutcomeFrame, TaskRef
 
 #: most unfinished tasks that a slave may accept
 CREDIT_MAX: Final = 1_000_000
-#: a run time that is longer than this, in seconds, is none
+#: longest run time that is accepted as a measurement, in seconds
 LONGEST_S: Final = 1e8
-_OK = Status.OK  # looking a member up takes longer than comparing it
-#: what a slave may say of an attempt
+_OK = Status.OK  # looking up the member of an enum takes longer than comparing it
+#: statuses that a slave may report
 _CLAIMS = frozenset(Status) - {Status.POISON, Status.REFUSED}
-#: those whose run time tells how long the next will take
+#: statuses whose run time is a measurement of the function
 _MEASURED = frozenset({Status.OK, Status.HIT, Status.ERROR})
 
 
 class SlaveEventHandler:
-    """Handle the events that come from slaves."""
+    """Handles the events that come from slaves."""
 
-    def __init__(self, books: SchedulerState, endings: TaskLifecycle, *, grace_s: float) -> None:
-        self._books = books
-        self._endings = endings
+    def __init__(self, state: SchedulerState, lifecycle: TaskLifecycle, *, grace_s: float) -> None:
+        self._state = state
+        self._lifecycle = lifecycle
         self._grace_s = grace_s
 
     def joined(self, event: SlaveJoined, now: float) -> None:
-        """Take a slave in."""
-        books = self._books
-        if event.slave in books.slaves:
+        """Add a slave."""
+        state = self._state
+        if event.slave in state.slaves:
             refuse(event, f"slave {event.name} joined twice in session {event.slave.hex()[:8]}")
         if not 1 <= event.slots <= event.credit <= CREDIT_MAX:
             offer = f"slots={event.slots}, credit={event.credit}"
             refuse(event, f"slave {event.name} has {offer}: 1 <= slots <= credit <= {CREDIT_MAX}")
         slave = SlaveState(event.slave, event.name, event.slots, event.credit, event.shares_memory)
-        books.slaves[event.slave] = slave
-        slave.quiet_since_s = now
-        books.holdings.joined(slave)
-        books.resized(0, slave.slots)
-        books.touch(slave)
+        state.slaves[event.slave] = slave
+        slave.last_activity_s = now
+        state.locations.joined(slave)
+        state.resized(0, slave.slots)
+        state.touch(slave)
 
     def resized(self, event: SlaveResized, now: float) -> None:
-        """Give the slave more or less from now on; what it has stays with it."""
-        slave = self._books.slaves.get(event.slave)
+        """Change the capacity of a slave; it keeps the tasks that it has."""
+        slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
         if not 0 <= event.slots <= event.credit <= CREDIT_MAX:
             offer = f"slots={event.slots}, credit={event.credit}"
             refuse(event, f"slave {slave.name} has {offer}: 0 <= slots <= credit <= {CREDIT_MAX}")
         before, slave.slots, slave.credit = slave.slots, event.slots, event.credit
-        self._books.resized(before, slave.slots)
-        self._books.touch(slave)
+        self._state.resized(before, slave.slots)
+        self._state.touch(slave)
 
     def suspected(self, event: SlaveSuspected, now: float) -> None:
-        """Give the slave nothing for now."""
+        """Assign nothing to the slave for now."""
         self._trust(event, trusted=False)
 
     def trusted(self, event: SlaveTrusted, now: float) -> None:
-        """Give the slave tasks again."""
+        """Assign tasks to the slave again."""
         self._trust(event, trusted=True)
 
     def lost(self, event: SlaveLost, now: float) -> None:
-        """Place the slave's tasks anew. Each of them may be what killed it, whether it was said to run or not."""
-        slave = self._books.slaves.get(event.slave)
+        """Requeue the tasks of a lost slave. Each of them may have killed it, whether its start was reported or not."""
+        slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
-        self._books.strike(slave)
+        self._state.remove_slave(slave)
         over: dict[JobRecord, None] = {}
         tasks = list(slave.tasks)
-        is_only = len(tasks) == 1 and not slave.ghosts
+        is_only = len(tasks) == 1 and not slave.unconfirmed
         surely = slave.suspect if slave.runs_suspect_alone else tasks[0] if is_only else None
-        # Backwards, so that those put back in front of the queue end up in their order.
+        # Backwards, so that tasks requeued at the front of the queue keep their order.
         for task in reversed(tasks):
             started = task.started
-            self._books.unwatch(task, slave)
+            self._state.stop_tracking(task, slave)
             slave.release(task)
             if event.left:
-                self._endings.give_back(task)
+                self._lifecycle.give_back(task)
                 continue
-            others = 0 if task is surely else len(tasks) - 1 + len(slave.ghosts)
+            others = 0 if task is surely else len(tasks) - 1 + len(slave.unconfirmed)
             how = _how_it_was_lost(slave, event.reason, others, started)
-            if self._endings.died(task, slave.name, how, slave_lost=True, in_company=task is not surely):
+            if self._lifecycle.died(task, slave.name, how, slave_lost=True, in_company=task is not surely):
                 over[task.job] = None
         self._end(over)
 
     def started(self, event: TasksStarted, now: float) -> None:
-        """Tell the owners, and begin to watch the time limits."""
-        slave = self._books.slaves.get(event.slave)
+        """Announce started tasks to their owners, and start the time limits."""
+        slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
         for ref in event.tasks:
@@ -119,23 +119,23 @@ class SlaveEventHandler:
                 self._start(task, ref, slave, now)
 
     def returned(self, event: TasksReturned, now: float) -> None:
-        """Let tasks that the slave gives back wait again."""
-        slave = self._books.slaves.get(event.slave)
+        """Requeue tasks that the slave returns."""
+        slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
         for ref in reversed(event.tasks):
             task = self._assigned(slave, ref)
             if task is not None:
-                self._books.release(task, slave)
-                self._endings.give_back(task)
+                self._state.release(task, slave)
+                self._lifecycle.give_back(task)
             else:
-                slave.lay_ghost((JobId(ref.job), ref.index, ref.attempt))
-        slave.quiet_since_s = now
-        self._books.touch(slave)
+                slave.confirm_ended((JobId(ref.job), ref.index, ref.attempt))
+        slave.last_activity_s = now
+        self._state.touch(slave)
 
     def attempts_refused(self, event: AttemptsRefused, now: float) -> None:
-        """End tasks that were assigned to a slave and cannot be sent to it, or to any other."""
-        slave = self._books.slaves.get(event.slave)
+        """End tasks that were assigned to a slave, but cannot be sent to it or to another one."""
+        slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
         over: dict[JobRecord, None] = {}
@@ -143,145 +143,145 @@ class SlaveEventHandler:
             task = self._assigned(slave, ref)
             if task is None:
                 continue
-            self._books.release(task, slave)
+            self._state.release(task, slave)
             if task.cancelled:
-                self._endings.cancel_unstarted(task)
+                self._lifecycle.cancel_unstarted(task)
                 continue
-            self._endings.refuse(task, event.why)
+            self._lifecycle.refuse(task, event.why)
             if task.job.stop_on_error:
                 over[task.job] = None
-        self._books.touch(slave)
+        self._state.touch(slave)
         self._end(over)
 
     def outcomes_received(self, event: OutcomesReceived, now: float) -> None:
         """End attempts."""
-        slave = self._books.slaves.get(event.slave)
+        slave = self._state.slaves.get(event.slave)
         if slave is None:
             return
         if len(event.buffers) not in (0, len(event.items)):
             refuse(event, f"{len(event.items)} outcomes of slave {slave.name} came with {len(event.buffers)} buffers")
-        # All or nothing: an impossible status is looked for before anything is changed.
+        # All or nothing: statuses are checked before anything is changed.
         if not _CLAIMS.issuperset([item.status for item in event.items]):
-            refuse(event, f"slave {slave.name} says of a task what no slave may: {sorted(_CLAIMS)} are its statuses")
-        job = self._books.jobs.get(event.job)
+            refuse(event, f"slave {slave.name} reports a status that no slave may: its statuses are {sorted(_CLAIMS)}")
+        job = self._state.jobs.get(event.job)
         if job is None:
             for item in event.items:
-                slave.lay_ghost((event.job, item.index, item.attempt))
+                slave.confirm_ended((event.job, item.index, item.attempt))
         elif self._end_attempts(slave, job, event):
             self._end([job])
-        slave.quiet_since_s = now
-        self._books.touch(slave)
+        slave.last_activity_s = now
+        self._state.touch(slave)
 
     def objects_held(self, event: ObjectsHeld, now: float) -> None:
         """Note which shared objects a slave has."""
-        if (slave := self._books.slaves.get(event.slave)) is not None:
-            self._books.holdings.hold(slave, event.objects)
+        if (slave := self._state.slaves.get(event.slave)) is not None:
+            self._state.locations.hold(slave, event.objects)
 
     def objects_dropped(self, event: ObjectsDropped, now: float) -> None:
-        """Note which shared objects a slave has no longer."""
-        if (slave := self._books.slaves.get(event.slave)) is not None:
-            self._books.holdings.drop(slave, event.objects)
+        """Note which shared objects a slave no longer has."""
+        if (slave := self._state.slaves.get(event.slave)) is not None:
+            self._state.locations.drop(slave, event.objects)
 
-    def remind(self, now: float) -> None:
-        """Ask slaves once more to stop what is over its limit, and give up what they were asked to stop long ago."""
-        books = self._books
-        for task in books.hopeless.take_up_to(now):
+    def enforce_time_limits(self, now: float) -> None:
+        """Ask slaves again to stop tasks that are over their time limit, and give up tasks that were not stopped."""
+        state = self._state
+        for task in state.stop_unconfirmed.take_up_to(now):
             self._give_up(task)
-        for task in books.overdue.take_up_to(now):
+        for task in state.overdue.take_up_to(now):
             if task.slave is not None:
-                books.out.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=True)
-                books.hopeless.set(task, now + self._grace_s)
+                state.outbox.withdraw(task.slave, TaskRef(task.job.id, task.index, task.attempt), stop=True)
+                state.stop_unconfirmed.set(task, now + self._grace_s)
 
     def _end_attempts(self, slave: SlaveState, job: JobRecord, event: OutcomesReceived) -> bool:
-        """End each attempt that is the slave's; tell whether that ends the job."""
-        books, over = self._books, False
+        """End each attempt that is assigned to the slave. Returns whether that ends the job."""
+        state, over = self._state, False
         slave_id, slave_name, find = slave.id, slave.name, job.tasks.get
-        unwatch, release, parcel = books.unwatch, slave.release, books.out.parcel(job, slave.name)
+        stop_tracking, release, parcel = state.stop_tracking, slave.release, state.outbox.parcel(job, slave.name)
         function: Digest | None = None
         count, total_s, kept_bytes = 0, 0.0, 0
         for item, buffers in zip(event.items, event.buffers or repeat(()), strict=False):
             task = find(item.index)
             if task is None or task.slave != slave_id or task.attempt != item.attempt:
-                slave.lay_ghost((event.job, item.index, item.attempt))
+                slave.confirm_ended((event.job, item.index, item.attempt))
                 continue
             status = item.status
-            # What hosts and tasks of several cores take says nothing of how fast the slave is.
+            # Run times of system hosts and multi-slot tasks do not measure the speed of a slave.
             if status in _MEASURED and task.width == 1:
-                # Nearly always all tasks of a message share their function, so measure once for the run.
+                # Nearly always all tasks of a message share their function, so measure once for all of them.
                 if task.function != function:
                     self._measure(slave, function, total_s, count)
                     function, count, total_s = task.function, 0, 0.0
                 count += 1
                 total_s += item.elapsed_s
             if status == _OK:
-                # What Books.release and Endings.finish do, without looking everything up again for each task.
-                unwatch(task, slave)
+                # As SchedulerState.release and TaskLifecycle.finish, without looking everything up for each task.
+                stop_tracking(task, slave)
                 release(task)
                 keep(task, item, buffers, slave_name)
                 kept_bytes += cost_of(item, job) if item.sizes else RECORD_BYTES + len(item.body)
                 if task.deaths:
-                    books.blamed.pop(task, None)
+                    state.blamed.pop(task, None)
                 if parcel is not None:
                     parcel.add(item, buffers)
                 else:
-                    books.keep_undelivered(task)
+                    state.keep_undelivered(task)
             elif self._conclude(task, slave, item, buffers):
                 over = True
         self._measure(slave, function, total_s, count)
         if kept_bytes:
-            books.keep(job.owner, kept_bytes)
+            state.keep(job.owner, kept_bytes)
             if function is not None and count == len(event.items):
-                books.estimates.weighed(function, kept_bytes // count)
+                state.estimates.weighed(function, kept_bytes // count)
         return over
 
     def _conclude(self, task: TaskRecord, slave: SlaveState, item: OutcomeFrame, buffers: Sequence[Buffer]) -> bool:
-        reminded = task in self._books.hopeless
-        self._books.release(task, slave)
+        reminded = task in self._state.stop_unconfirmed
+        self._state.release(task, slave)
         if item.status == Status.CANCELLED and reminded:
-            return self._endings.timed_out(task, slave.name)  # it was stopped, but nobody had cancelled it
-        return self._endings.conclude(task, slave.name, item, buffers)
+            return self._lifecycle.timed_out(task, slave.name)  # it was stopped for its time limit, not cancelled
+        return self._lifecycle.conclude(task, slave.name, item, buffers)
 
     def _measure(self, slave: SlaveState, function: Digest | None, total_s: float, count: int) -> None:
-        # A slave may claim anything, and one infinite run time would spoil the average for good. NaN is in no order.
+        # A slave may report anything, and one infinite run time would ruin the average. NaN fails the comparison.
         if function is not None and 0 <= total_s <= LONGEST_S * count:
-            self._books.estimates.measured(function, total_s / count, count)
+            self._state.estimates.measured(function, total_s / count, count)
             slave.measured(total_s / count, count)
 
     def _assigned(self, slave: SlaveState, ref: TaskRef) -> TaskRecord | None:
         """Return the task if the slave has it in that attempt."""
-        job = self._books.jobs.get(JobId(ref.job))
+        job = self._state.jobs.get(JobId(ref.job))
         task = job.tasks.get(ref.index) if job is not None else None
         return task if task is not None and task.slave == slave.id and task.attempt == ref.attempt else None
 
     def _start(self, task: TaskRecord, ref: TaskRef, slave: SlaveState, now: float) -> None:
         task.started = True
         slave.started += 1
-        self._books.unask(task, slave)
+        self._state.drop_recall(task, slave)
         if task.timeout_s is not None:
-            self._books.overdue.set(task, now + task.timeout_s + self._grace_s)
+            self._state.overdue.set(task, now + task.timeout_s + self._grace_s)
         if task.job.client is not None:
-            self._books.out.tell_started(task.job.client, slave.name, ref)
+            self._state.outbox.announce_started(task.job.client, slave.name, ref)
 
     def _give_up(self, task: TaskRecord) -> None:
-        books = self._books
+        state = self._state
         if task.slave is None:
             return
-        slave = books.slaves[task.slave]
-        books.disown(task, slave)
-        if self._endings.timed_out(task, slave.name):
-            self._endings.end(task.job)
+        slave = state.slaves[task.slave]
+        state.release_unconfirmed(task, slave)
+        if self._lifecycle.timed_out(task, slave.name):
+            self._lifecycle.end(task.job)
 
     def _trust(self, event: SlaveSuspected | SlaveTrusted, *, trusted: bool) -> None:
-        slave = self._books.slaves.get(event.slave)
+        slave = self._state.slaves.get(event.slave)
         if slave is not None:
             slave.trusted = trusted
-            self._books.unplaced = True
-            self._books.touch(slave)
+            self._state.placement_due = True
+            self._state.touch(slave)
 
     def _end(self, jobs: Iterable[JobRecord]) -> None:
         for job in jobs:
             if not job.ended:
-                self._endings.end(job)
+                self._lifecycle.end(job)
 
 
 def _how_it_was_lost(slave: SlaveState, reason: str, others: int, started: bool) -> str:

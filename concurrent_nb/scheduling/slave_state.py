@@ -1,4 +1,4 @@
-"""The scheduler's record of one slave: what it can take and what it has.
+"""The scheduler's record of one slave: its capacity and its tasks.
 
 Strategies read it; only the scheduler changes it.
 """
@@ -14,17 +14,17 @@ from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 
 #: (job, index, attempt)
 AttemptKey = tuple[JobId, int, int]
-#: what an attempt takes of its slave: its needs, and how many slots that is here
+#: what an attempt takes of its slave: its needs, and its number of slots there
 Share = tuple[Needs | None, int]
 
 
-def is_host(needs: Needs | None) -> bool:
-    """Say whether a task takes none of the slots."""
+def is_system_host(needs: Needs | None) -> bool:
+    """Return whether a task is a system host, which takes no slot."""
     return needs is not None and needs.kind == "host"
 
 
-def is_wide(needs: Needs | None) -> bool:
-    """Say whether a task takes several slots at once; or all, however few there are."""
+def is_multi_slot(needs: Needs | None) -> bool:
+    """Return whether a task takes several slots, or all of a slave, however few those are."""
     return needs is not None and needs.cores != 1
 
 
@@ -34,77 +34,80 @@ class SlaveState:
 
     id: SessionId
     name: str
-    slots: int  #: tasks that can run at once; 0: it is draining
-    credit: int  #: unfinished tasks that it accepts at most
-    shares_memory: bool = False  #: has all shared objects, without any in `objects`
-    trusted: bool = True  #: heard of lately
+    slots: int  #: tasks that run at the same time; 0: it is draining
+    credit: int  #: most unfinished tasks that it accepts
+    shares_memory: bool = False  #: it can open all shared objects; `objects` is empty
+    trusted: bool = True  #: it is not suspected of being lost
     tasks: dict[TaskRecord, None] = field(default_factory=dict, repr=False)  #: assigned to it, in that order
-    ghosts: dict[AttemptKey, Share] = field(default_factory=dict)  #: given up here, but not answered for: they fill it
-    load: int = 0  #: slots that its unfinished tasks take or wait for, ghosts included
-    wide: int = 0  #: those of them that are for tasks of several cores
-    hosts: int = 0  #: how many hosts it has, ghosts included
-    freed: bool = False  #: one of those two has become less since `Books.refresh` looked
+    #: attempts that were given up, and whose end the slave has not reported: they still take their slots
+    unconfirmed: dict[AttemptKey, Share] = field(default_factory=dict)
+    load: int = 0  #: slots that its tasks take or wait for, unconfirmed ones included
+    multi_slot_load: int = 0  #: the part of `load` of multi-slot tasks
+    system_hosts: int = 0  #: system hosts that it has, unconfirmed ones included
+    freed: bool = False  #: one of those two has decreased since the last `SchedulerState.refresh`
     in_flight_s: float = 0.0  #: estimated run time of `tasks`
-    started: int = 0  #: how many of `tasks` it has said to run
-    task_s: float | None = None  #: moving average of what a task takes here; None before the first
-    quiet_since_s: float = 0.0  #: when it last answered, or got something
+    started: int = 0  #: number of `tasks` that it has reported to run
+    task_s: float | None = None  #: moving average of the run time of a task here; None before the first
+    last_activity_s: float = 0.0  #: when it last reported something, or got a task
     objects: dict[bytes, None] = field(default_factory=dict, repr=False)  #: shared objects that it has, oldest first
-    asked: int = 0  #: how many of `tasks` it was asked to give back
-    idle: int = 0  #: slots with nothing to do, as last counted by `Books.refresh`
-    own_slots: int = field(init=False)  #: when it joined; more than those are lent by tasks that wait for their own
-    suspect: TaskRecord | None = None  #: it runs here alone; what `tasks` has before it waits for tasks of its own
-    emptied: bool = False  #: it gets nothing, so that a suspect finds it empty
-    closed: bool = False  #: it gets nothing, for one of these two reasons
+    recalled: int = 0  #: number of `tasks` that are recalled
+    idle: int = 0  #: idle slots, as counted by the last `SchedulerState.refresh`
+    own_slots: int = field(
+        init=False
+    )  #: its slots when it joined; more are lent by tasks that wait for tasks of their own
+    suspect: TaskRecord | None = None  #: it runs here alone; `tasks` before it wait for tasks of their own
+    reserved: bool = False  #: it gets no tasks, so that it becomes free for a suspect
+    closed: bool = False  #: it gets no tasks, because it has a suspect or is reserved
 
     def __post_init__(self) -> None:
         self.own_slots = self.slots
 
     @property
     def is_usable(self) -> bool:
-        """Say whether it can be given anything at all: it is heard of, and does not drain."""
+        """Return whether it can get tasks at all: it is trusted, and not draining."""
         return self.trusted and self.slots > 0
 
     @property
     def lent(self) -> int:
-        """How many of its tasks wait for tasks of their own: each lends its slot."""
+        """The number of its tasks that wait for tasks of their own: each lends its slot."""
         return max(0, self.slots - self.own_slots)
 
     @property
-    def is_quiet(self) -> bool:
-        """Say whether all that it has waits for tasks of its own, as hosts mostly do, too."""
-        return self.load <= self.lent and not self.ghosts
+    def is_free_for_suspect(self) -> bool:
+        """Return whether all its tasks wait for tasks of their own, as system hosts mostly do, too."""
+        return self.load <= self.lent and not self.unconfirmed
 
     @property
     def runs_suspect_alone(self) -> bool:
-        """Say whether its suspect is what came last: what it has besides was waiting then."""
+        """Return whether its suspect was assigned last: its other tasks were waiting then."""
         return self.suspect is not None and next(reversed(self.tasks), None) is self.suspect
 
     @property
-    def is_lenient(self) -> bool:
-        """Say whether its suspect may wait for what cannot run elsewhere."""
-        return self.suspect is not None and (self.lent > 0 or is_host(self.suspect.needs))
+    def suspect_may_wait(self) -> bool:
+        """Return whether its suspect may be waiting for tasks that cannot run elsewhere."""
+        return self.suspect is not None and (self.lent > 0 or is_system_host(self.suspect.needs))
 
     @property
-    def takes_host(self) -> bool:
-        """Say whether it takes one host more."""
-        return self.trusted and self.slots > 0 and self.hosts < HOSTS_MAX and not self.closed
+    def takes_system_host(self) -> bool:
+        """Return whether it takes one more system host."""
+        return self.trusted and self.slots > 0 and self.system_hosts < HOSTS_MAX and not self.closed
 
-    def takes_wide(self, cores: int) -> bool:
-        """Say whether it takes one task more of so many cores (0: all): then it has slots enough for all of these."""
-        return self.trusted and self.wide + max(cores or self.slots, 1) <= self.slots and not self.closed
+    def takes_multi_slot(self, cores: int) -> bool:
+        """Return whether it takes one more task of `cores` cores (0: all): its slots must suffice for all of these."""
+        return self.trusted and self.multi_slot_load + max(cores or self.slots, 1) <= self.slots and not self.closed
 
     @property
     def room(self) -> int:
-        """How many more tasks it accepts; never below 0, though its credit may have shrunk below its load."""
+        """The number of tasks that it still accepts; 0 if its credit has shrunk below its load."""
         return max(0, self.credit - self.load) if self.trusted and self.slots and not self.closed else 0
 
     @property
     def spare(self) -> int:
-        """How many tasks more it has than it can run at once, besides those that it was asked to give back."""
-        return self.load - self.slots - self.asked
+        """The number of its tasks above its slots, without recalled ones."""
+        return self.load - self.slots - self.recalled
 
     def take(self, tasks: Sequence[TaskRecord], estimate_s: float) -> None:
-        """Begin an attempt of each waiting task here."""
+        """Start an attempt of each waiting task here."""
         mine, slave = self.tasks, self.id
         for task in tasks:
             move(task, ASSIGN)
@@ -112,75 +115,75 @@ class SlaveState:
             task.slave = slave
             task.estimate_s = estimate_s
             mine[task] = None
-        if self.ghosts:
-            self._pass_ghosts(tasks)
+        if self.unconfirmed:
+            self._skip_unconfirmed(tasks)
         self.load += len(tasks)
         self.in_flight_s += estimate_s * len(tasks)
 
-    def take_host(self, task: TaskRecord) -> None:
-        """Begin an attempt of a host here."""
+    def take_system_host(self, task: TaskRecord) -> None:
+        """Start an attempt of a system host here."""
         task.width = 0
         self._take_special(task, 0.0)
-        self.hosts += 1
+        self.system_hosts += 1
 
-    def take_wide(self, task: TaskRecord, width: int, unknown_s: float) -> None:
-        """Begin an attempt of a task here that takes `width` slots, for `unknown_s` seconds as far as one knows."""
+    def take_multi_slot(self, task: TaskRecord, width: int, unknown_s: float) -> None:
+        """Start an attempt of a task here that takes `width` slots, for an estimate of `unknown_s` seconds."""
         task.width = width
         self._take_special(task, width * unknown_s)
-        self.wide += width
+        self.multi_slot_load += width
 
     def release(self, task: TaskRecord) -> None:
-        """End the task's attempt here; its state is the caller's to change."""
+        """End a task's attempt here. The caller must change the task's state."""
         del self.tasks[task]
         if task.needs is None:
             self.load -= 1
         else:
             self._free((task.needs, task.width))
         self.started -= task.started
-        # Sums of floats drift, so begin anew at every chance.
+        # Sums of floats drift, so reset the sum when there is no task.
         self.in_flight_s = self.in_flight_s - task.estimate_s if self.tasks else 0.0
         task.slave = None
 
-    def disown(self, task: TaskRecord) -> None:
-        """Release a task for which the slave has not answered: it goes on to fill the slave until it does."""
+    def release_unconfirmed(self, task: TaskRecord) -> None:
+        """Release a task whose end the slave has not reported: it still takes its slots until `confirm_ended`."""
         self.release(task)
-        share = self.ghosts[task.job.id, task.index, task.attempt] = (task.needs, task.width)
+        share = self.unconfirmed[task.job.id, task.index, task.attempt] = (task.needs, task.width)
         self._fill(share)
 
-    def lay_ghost(self, attempt: AttemptKey) -> None:
-        """Free the place of an attempt that was given up, if this is one: the slave has answered."""
-        if (share := self.ghosts.pop(attempt, None)) is not None:
+    def confirm_ended(self, attempt: AttemptKey) -> None:
+        """Free the slots of an attempt that was given up, if this is one: the slave has reported its end."""
+        if (share := self.unconfirmed.pop(attempt, None)) is not None:
             self._free(share)
 
     def measured(self, mean_s: float, count: int) -> None:
-        """Learn that `count` tasks took `mean_s` seconds on average here."""
+        """Note that `count` tasks took `mean_s` seconds on average here."""
         self.task_s = blend(self.task_s, mean_s, count)
 
     def _take_special(self, task: TaskRecord, estimate_s: float) -> None:
         self.take([task], estimate_s)
-        self.load += task.width - 1  # one slot is what `take` has counted
+        self.load += task.width - 1  # `take` has counted one slot
 
     def _fill(self, share: Share) -> None:
         needs, width = share
         self.load += width
-        if is_host(needs):
-            self.hosts += 1
-        elif is_wide(needs):
-            self.wide += width
+        if is_system_host(needs):
+            self.system_hosts += 1
+        elif is_multi_slot(needs):
+            self.multi_slot_load += width
 
     def _free(self, share: Share) -> None:
         needs, width = share
         self.load -= width
-        if is_host(needs):
-            self.hosts -= 1
+        if is_system_host(needs):
+            self.system_hosts -= 1
             self.freed = True
-        elif is_wide(needs):
-            self.wide -= width
+        elif is_multi_slot(needs):
+            self.multi_slot_load -= width
             self.freed = True
 
-    def _pass_ghosts(self, tasks: Sequence[TaskRecord]) -> None:
-        # A job that was abandoned and opened again counts its attempts from 1 again. The answer to an old attempt must
-        # not be taken for the answer to the new one.
+    def _skip_unconfirmed(self, tasks: Sequence[TaskRecord]) -> None:
+        # A job that was abandoned and opened again numbers its attempts from 1 again. A report about an old attempt
+        # must not be taken for one about the new attempt.
         for task in tasks:
-            while (task.job.id, task.index, task.attempt) in self.ghosts:
+            while (task.job.id, task.index, task.attempt) in self.unconfirmed:
                 task.attempt += 1

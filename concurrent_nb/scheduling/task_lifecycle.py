@@ -1,7 +1,7 @@
-"""How attempts, tasks and jobs end: what is final, what runs again, what takes others with it.
+"""How attempts, tasks and jobs end: which ends are final, which tasks run again, which ends end the job.
 
-Called by the parts of the scheduler that handle events. A task is released from its slave before it is given to a
-method here, except where the method says otherwise.
+Called by the parts of the scheduler that handle events. A task must be released from its slave before it is passed to a
+method here, unless the method's docstring states otherwise. Methods that return a bool return whether the job ends.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,47 +16,54 @@ from concurrent_nb.tasks.states import ABANDON, FINISH, FORGET, REQUEUE, move
 from concurrent_nb.tasks.task_record import Buffer, JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import ErrorReport, OutcomeFrame, TaskRef
 
-#: a task is quarantined with so many times as many deaths as are allowed, though others may have caused them
+#: allowed deaths are multiplied by this for a task whose deaths others may have caused
 COMPANY_FACTOR: Final = 2
-#: of what a slave says on how a worker died, so much is kept
+#: most characters of a slave's report on how a worker died
 _HOW_LENGTH = 1000
 
 
 class TaskLifecycle:
-    """Decide what the end of an attempt means for its task and its job."""
+    """Decides what the end of an attempt means for its task and its job.
 
-    def __init__(self, books: SchedulerState, *, deaths_allowed: int) -> None:
+    Args:
+        state: of the scheduler.
+        deaths_allowed: deaths with which a task is quarantined, at least 1.
+
+    Raises ConfigurationError for fewer.
+    """
+
+    def __init__(self, state: SchedulerState, *, deaths_allowed: int) -> None:
         if deaths_allowed < 1:
             raise ConfigurationError(f"deaths_allowed is {deaths_allowed}, it must be at least 1")
-        self._books = books
+        self._state = state
         self._deaths_allowed = deaths_allowed
 
     def finish(self, task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer] = (), slave: str = "") -> None:
-        """Keep a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never did."""
+        """Store a task's outcome and deliver it. `slave` is the name of the slave where it ran, "" if it never ran."""
         keep(task, outcome, buffers, slave)
         if task.deaths:
-            self._books.blamed.pop(task, None)
-        self._books.keep(task.job.owner, cost_of(outcome, task.job))
+            self._state.blamed.pop(task, None)
+        self._state.keep(task.job.owner, cost_of(outcome, task.job))
         self.deliver(task)
 
     def deliver(self, task: TaskRecord) -> None:
         """Send a finished task's outcome to its owner, or keep it until the owner is back."""
-        parcel = self._books.out.parcel(task.job, task.outcome_slave)
+        parcel = self._state.outbox.parcel(task.job, task.outcome_slave)
         if task.outcome is None:
             return
         if parcel is not None:
             parcel.add(task.outcome, task.outcome_buffers)
         else:
-            self._books.keep_undelivered(task)
+            self._state.keep_undelivered(task)
 
     def requeue(self, task: TaskRecord) -> None:
-        """Let a task wait for another attempt, before all others of its owner."""
+        """Queue a task for another attempt, before all others of its owner."""
         move(task, REQUEUE)
         task.started = False
-        self._books.put_back(task)
+        self._state.put_back(task)
 
     def conclude(self, task: TaskRecord, slave: str, outcome: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> bool:
-        """Act on an attempt that has ended as its slave says; tell whether that ends the job."""
+        """Act on the end of an attempt that its slave has reported. Returns whether that ends the job."""
         status = outcome.status
         if status == Status.DIED:
             return self.died(task, slave, _how_it_died(outcome, buffers), outcome)
@@ -77,15 +84,15 @@ class TaskLifecycle:
         slave_lost: bool = False,
         in_company: bool = False,
     ) -> bool:
-        """Act on the death of the worker that ran a task, or of the slave that had it; tell whether that ends the job.
+        """Act on the death of a task's worker, or of its slave. Returns whether that ends the job.
 
         Args:
-            task: it.
+            task: the task.
             slave: the slave's name.
-            how: it happened, for people.
-            outcome: what the slave says, if it still does.
-            slave_lost: it was the slave that died.
-            in_company: and other tasks may have killed it: for that alone a task is not quarantined.
+            how: how the worker or slave died, for people.
+            outcome: the slave's report, if there is one.
+            slave_lost: whether the slave died, and not only the worker.
+            in_company: whether other tasks may have killed it: such a death alone does not quarantine a task.
         """
         if task.cancelled:
             self.finish(task, _stopped(task, Status.CANCELLED, outcome), slave=slave)
@@ -93,41 +100,41 @@ class TaskLifecycle:
         task.deaths += (how,)
         task.lost_slaves += slave_lost
         count, allowed = len(task.deaths), self._deaths_allowed
-        # One that cannot run alone, because it waits for others, is not spared for ever.
+        # A task that cannot run alone, because it waits for others, is quarantined in the end, too.
         if count < allowed or (in_company and count < allowed * COMPANY_FACTOR):
             task.suspect = task.suspect or (task.lost_slaves > 0 and count >= allowed - 1)
-            self._books.blamed[task] = None
+            self._state.blamed[task] = None
             self.requeue(task)
             return False
         self.finish(task, _stopped(task, Status.POISON, outcome, _quarantine_note(task)), slave=slave)
         return _ends_job(task.job, Status.POISON)
 
     def timed_out(self, task: TaskRecord, slave: str) -> bool:
-        """End an attempt that ran over its limit and was stopped, or given up; tell whether that ends the job."""
+        """End an attempt that exceeded its time limit and was stopped. Returns whether that ends the job."""
         if task.cancelled:
             self.finish(task, _stopped(task, Status.CANCELLED), slave=slave)
             return False
-        note = f"task {task.name} ran on slave {slave} for longer than its limit of {task.timeout_s} s: allow it more"
+        note = f"task {task.name} ran on slave {slave} for longer than its limit of {task.timeout_s} s: raise the limit"
         return self.conclude(task, slave, _stopped(task, Status.TIMEOUT, note=note))
 
     def give_back(self, task: TaskRecord) -> None:
-        """Act on an attempt that never ran."""
+        """Act on an attempt that never ran: the task is cancelled or requeued."""
         if task.cancelled:
             self.cancel_unstarted(task)
         else:
             self.requeue(task)
 
     def cancel_unstarted(self, task: TaskRecord) -> None:
-        """End a task that is cancelled and runs nowhere."""
+        """End a cancelled task that is on no slave."""
         self.finish(task, _stopped(task, Status.CANCELLED))
 
     def refuse(self, task: TaskRecord, why: str) -> None:
-        """End a task that waits and that no slave can run."""
+        """End a waiting task that cannot be run."""
         self.finish(task, _stopped(task, Status.REFUSED, note=why))
 
     def cancel(self, job: JobRecord, tasks: Iterable[TaskRecord]) -> None:
-        """Cancel tasks of one job, wherever they are: what waits ends now, what is assigned when its slave answers."""
-        books = self._books
+        """Cancel tasks of one job: waiting ones end now, assigned ones when their slave reports their end."""
+        state = self._state
         waited: list[TaskRecord] = []
         for task in tasks:
             if task.state == TaskState.WAITING:
@@ -135,38 +142,38 @@ class TaskLifecycle:
                 waited.append(task)
             elif task.slave is not None and not task.cancelled:
                 task.cancelled = True
-                books.out.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
-        books.wait_no_longer(waited)
+                state.outbox.withdraw(task.slave, TaskRef(job.id, task.index, task.attempt), stop=True)
+        state.waiting_ended(waited)
 
     def end(self, job: JobRecord) -> None:
-        """Cancel what is left of a job, and what still comes for it."""
+        """Cancel the rest of a job, tasks that still come included."""
         job.ended = True
         self.cancel(job, job.tasks.values())
 
     def abandon(self, job: JobRecord) -> None:
-        """Forget a job whose owner is gone for good. Its slaves are told to stop; what they answer is dropped."""
-        books = self._books
+        """Forget a job whose owner is gone for good. Its tasks are stopped; reports about them are dropped."""
+        state = self._state
         waited: list[TaskRecord] = []
         kept_bytes = 0
         for task in job.tasks.values():
             if task.slave is not None:
-                slave = books.slaves[task.slave]
-                books.out.withdraw(slave.id, TaskRef(job.id, task.index, task.attempt), stop=True)
-                books.disown(task, slave)
+                slave = state.slaves[task.slave]
+                state.outbox.withdraw(slave.id, TaskRef(job.id, task.index, task.attempt), stop=True)
+                state.release_unconfirmed(task, slave)
             if task.state == TaskState.WAITING:
                 waited.append(task)
             elif task.outcome is not None:
                 kept_bytes += cost_of(task.outcome, job)
             if task.deaths:
-                books.blamed.pop(task, None)
+                state.blamed.pop(task, None)
             move(task, ABANDON)
         if kept_bytes:
-            books.keep_no_longer(job.owner, kept_bytes)
+            state.release_kept_bytes(job.owner, kept_bytes)
         if job.tasks:
-            books.rests(job)
+            state.remove_busy_job(job)
         job.tasks.clear()
-        books.wait_no_longer(waited)
-        books.forget(job)
+        state.waiting_ended(waited)
+        state.forget(job)
 
     def forget(self, task: TaskRecord) -> None:
         """Drop a task whose outcome its owner has."""
@@ -181,19 +188,19 @@ def keep(task: TaskRecord, outcome: OutcomeFrame, buffers: Sequence[Buffer], sla
     if buffers:
         task.outcome_buffers = buffers
     task.outcome_slave = slave
-    # The arguments are not needed any more, and outcomes may wait long for their owner.
+    # The arguments are not needed any more, and outcomes may be kept for a long time.
     task.body, task.sizes, task.buffers = b"", (), ()
 
 
 def _ends_job(job: JobRecord, status: int) -> bool:
     if status == Status.HIT:
         return job.until
-    # Cancelling one task is no failure of the job.
+    # Cancelling one task is not a failure of the job.
     return job.stop_on_error and status not in SUCCESSES and status != Status.CANCELLED
 
 
 def _stopped(task: TaskRecord, status: Status, last: OutcomeFrame | None = None, note: str = "") -> OutcomeFrame:
-    """Make the outcome of a task that no worker can make; what its last worker said is in `last`."""
+    """Return an outcome for a task that no worker reports; `last` is the last report of a worker."""
     body = msgspec.msgpack.encode(ErrorReport("", note, "")) if note else b""
     elapsed_s, worker = (last.elapsed_s, last.worker) if last is not None else (0.0, 0)
     return OutcomeFrame(task.index, task.attempt, status, elapsed_s, worker, body)
@@ -205,7 +212,7 @@ def _how_it_died(outcome: OutcomeFrame, buffers: Sequence[Buffer]) -> str:
         message = msgspec.msgpack.decode(body, type=ErrorReport).message
     except msgspec.MsgspecError:
         message = ""
-    return message[:_HOW_LENGTH] or f"worker {outcome.worker} died, and its slave cannot say how"
+    return message[:_HOW_LENGTH] or f"worker {outcome.worker} died for an unknown reason"
 
 
 def _quarantine_note(task: TaskRecord) -> str:

@@ -1,8 +1,8 @@
-"""The tasks that wait: fair between owners, first come first served within one.
+"""The queue of waiting tasks: fair between owners, first come first served for one owner.
 
-A line for each owner who has waiting tasks; lines take turns. A line is made of runs, so that a thousand tasks of one
-submit cost one look at the line. A waiting task that ends (it was cancelled) stays where it is and is skipped; lines
-are swept before such entries outnumber the living. The line of an owner who is paused takes tasks and no turns.
+Each owner with waiting tasks has a queue; the queues take turns. A queue consists of runs, so that a thousand tasks of
+one submit cost one look-up. A waiting task that ends (it was cancelled) stays in place and is skipped; a queue is swept
+before such entries outnumber the waiting ones. The queue of a paused owner accepts tasks, but has no turns.
 """
 
 from collections import OrderedDict, deque
@@ -12,7 +12,7 @@ from concurrent_nb.ids import Digest
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 
 _WAITING = TaskState.WAITING
-#: ended entries of a line that are not worth sweeping
+#: fewest ended entries that are swept
 _SWEEP_FROM = 64
 
 
@@ -30,7 +30,7 @@ class QueuedRun:
         self.tasks: deque[TaskRecord] = deque()
 
     def suits(self, task: TaskRecord) -> bool:
-        """Tell whether the task shares what the run's tasks share."""
+        """Return whether a task fits into the run."""
         return (
             self.job is task.job
             and self.function == task.function
@@ -41,7 +41,7 @@ class QueuedRun:
 
 
 class _OwnerQueue:
-    """One owner's waiting tasks. `ended` of its entries are skipped when they come up; `alive` are not."""
+    """One owner's waiting tasks. Of its entries, `alive` are waiting, and `ended` are skipped when they are first."""
 
     __slots__ = ("alive", "ended", "runs")
 
@@ -63,7 +63,7 @@ class _OwnerQueue:
         self.alive += 1
 
     def first(self) -> QueuedRun:
-        """Return the first run that has a living task. Only for a line that is alive."""
+        """Return the first run that has a waiting task. Only for a queue with `alive` entries."""
         while True:
             tasks = self.runs[0].tasks
             while tasks and tasks[0].state is not _WAITING:
@@ -74,7 +74,7 @@ class _OwnerQueue:
             self.runs.popleft()
 
     def take(self, most: int) -> list[TaskRecord]:
-        """Remove living tasks of the first run, at most so many, and return them in order."""
+        """Remove at most `most` waiting tasks of the first run, and return them in order."""
         tasks = self.first().tasks
         popleft = tasks.popleft
         taken = [popleft() for _ in range(min(most, len(tasks)))]
@@ -99,112 +99,112 @@ class TaskQueue:
     """All waiting tasks."""
 
     def __init__(self) -> None:
-        # The line whose turn it is comes first. A line without living tasks is dropped, so none here is empty.
-        self._lines: OrderedDict[str, _OwnerQueue] = OrderedDict()
+        # The queue whose turn it is comes first. A queue without waiting tasks is dropped.
+        self._queues: OrderedDict[str, _OwnerQueue] = OrderedDict()
         self._paused: dict[str, _OwnerQueue] = {}
         self._alive = 0  # of those that are not paused
 
     def __len__(self) -> int:
-        """Return how many tasks wait for a slave, and for nothing else."""
+        """Return how many tasks wait, without those of paused owners."""
         return self._alive
 
     @property
     def total(self) -> int:
-        """Return how many tasks wait, those of paused owners too."""
-        return self._alive + sum(line.alive for line in self._paused.values())
+        """The number of waiting tasks, those of paused owners included."""
+        return self._alive + sum(queue.alive for queue in self._paused.values())
 
     def __iter__(self) -> Iterator[TaskRecord]:
         """Iterate over the waiting tasks, owner by owner, those of paused owners last."""
-        for line in (*self._lines.values(), *self._paused.values()):
-            for run in line.runs:
+        for queue in (*self._queues.values(), *self._paused.values()):
+            for run in queue.runs:
                 yield from (task for task in run.tasks if task.state is _WAITING)
 
     @property
     def owners(self) -> int:
-        """How many owners have waiting tasks."""
-        return len(self._lines)
+        """The number of owners with waiting tasks that are not paused."""
+        return len(self._queues)
 
     @property
     def entries(self) -> int:
-        """How many entries are kept, ended ones included; never many more than twice the waiting tasks."""
-        lines = (*self._lines.values(), *self._paused.values())
-        return sum(len(run.tasks) for line in lines for run in line.runs)
+        """The number of entries, ended ones included; never many more than twice the waiting tasks."""
+        queues = (*self._queues.values(), *self._paused.values())
+        return sum(len(run.tasks) for queue in queues for run in queue.runs)
 
     def of(self, owner: str) -> int:
-        """Return how many tasks of an owner wait."""
-        line = self._lines.get(owner)
-        return 0 if line is None else line.alive
+        """Return how many tasks of an owner wait; 0 if the owner is paused."""
+        queue = self._queues.get(owner)
+        return 0 if queue is None else queue.alive
 
     def is_paused(self, owner: str) -> bool:
-        """Say whether an owner gets no turns."""
+        """Return whether an owner is paused."""
         return owner in self._paused
 
     def pause(self, owner: str) -> None:
-        """Give an owner no turns, until he is resumed."""
+        """Give an owner no turns until `resume`."""
         if owner not in self._paused:
-            line = self._paused[owner] = self._line(owner)
-            self._lines.pop(owner)
-            self._alive -= line.alive
+            queue = self._paused[owner] = self._queue_of(owner)
+            self._queues.pop(owner)
+            self._alive -= queue.alive
 
     def resume(self, owner: str) -> None:
-        """Give an owner turns again, if he was paused."""
-        line = self._paused.pop(owner, None)
-        if line is not None and line.alive:
-            self._lines[owner] = line
-            self._alive += line.alive
+        """Give an owner turns again, if the owner is paused."""
+        queue = self._paused.pop(owner, None)
+        if queue is not None and queue.alive:
+            self._queues[owner] = queue
+            self._alive += queue.alive
 
     def add(self, tasks: Sequence[TaskRecord]) -> None:
         """Append waiting tasks that share job, function, time limit, needs and shared objects."""
         if tasks:
             owner = tasks[0].job.owner
-            self._line(owner).append(tasks)
+            self._queue_of(owner).append(tasks)
             if owner not in self._paused:
                 self._alive += len(tasks)
 
     def put_back(self, task: TaskRecord) -> None:
-        """Put a waiting task before all others of its owner."""
+        """Insert a waiting task before all others of its owner."""
         owner = task.job.owner
-        self._line(owner).append_left(task)
+        self._queue_of(owner).append_left(task)
         if owner not in self._paused:
             self._alive += 1
 
     def first(self) -> QueuedRun | None:
-        """Return the run whose turn it is, None if nothing waits."""
-        for line in self._lines.values():
-            return line.first()
+        """Return the run whose turn it is, None if no task waits."""
+        for queue in self._queues.values():
+            return queue.first()
         return None
 
     def take(self, most: int) -> list[TaskRecord]:
-        """Remove at least one and at most so many tasks of the first run; then it is the next owner's turn."""
-        owner, line = next(iter(self._lines.items()))
-        taken = line.take(most)
+        """Remove and return 1 to `most` tasks of the first run; then it is the next owner's turn."""
+        owner, queue = next(iter(self._queues.items()))
+        taken = queue.take(most)
         self._alive -= len(taken)
-        if line.alive:
-            self._lines.move_to_end(owner)
+        if queue.alive:
+            self._queues.move_to_end(owner)
         else:
-            del self._lines[owner]
+            del self._queues[owner]
         return taken
 
     def ended(self, owner: str, count: int) -> None:
-        """Learn that so many waiting tasks of an owner wait no longer (their state says which)."""
+        """Note that `count` waiting tasks of an owner have ended; their state shows which."""
         if not count:
             return
         paused = self._paused.get(owner)
-        line = paused or self._lines[owner]
-        line.alive -= count
-        line.ended += count
+        queue = paused or self._queues[owner]
+        queue.alive -= count
+        queue.ended += count
         if paused is None:
             self._alive -= count
-        if not line.alive:
+        if not queue.alive:
             if paused is None:
-                del self._lines[owner]
+                del self._queues[owner]
             else:
-                line.sweep()
-        elif line.ended > line.alive + _SWEEP_FROM:
-            line.sweep()
+                queue.sweep()
+        elif queue.ended > queue.alive + _SWEEP_FROM:
+            queue.sweep()
 
-    def _line(self, owner: str) -> _OwnerQueue:
-        line = self._paused.get(owner) or self._lines.get(owner)
-        if line is None:
-            line = self._lines[owner] = _OwnerQueue()
-        return line
+    def _queue_of(self, owner: str) -> _OwnerQueue:
+        queue = self._paused.get(owner) or self._queues.get(owner)
+        if queue is None:
+            queue = self._queues[owner] = _OwnerQueue()
+        return queue

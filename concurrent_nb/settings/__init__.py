@@ -1,1 +1,1 @@
-"""Where configuration comes from: files in Jupyter's configuration folders. Layer 3, a mechanism."""
+"""Reads configuration files from Jupyter's configuration folders. Layer 3, a mechanism."""

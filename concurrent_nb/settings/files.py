@@ -5,8 +5,8 @@ Every node reads them at its start, so one configuration holds everywhere:
     c.MasterNode.strategy = "PushBest"
     c.SlaveNode.workers = 8
 
-What is nearer to the user wins, a .json over a .py of the same folder, and what an owner says (command line, `Cluster`)
-over all files.
+Folders nearer to the user take precedence, and a .json over a .py of the same folder. The command line or the arguments
+of `Cluster` take precedence over all files.
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ _LOADERS: Final = ((".py", PyFileConfigLoader), (".json", JSONFileConfigLoader))
 
 
 def load(overrides: Mapping[str, Mapping[str, Any]], folders: list[Path] | None = None) -> Config:
-    """Give the configuration of the files, with `overrides` on top.
+    """Return the configuration of the files, with `overrides` on top.
 
     Args:
         overrides: {"MasterNode": {"strategy": "PushBest"}, ...}.
-        folders: where to look, the most important first; None for Jupyter's own.
+        folders: to search, the most important first; None for Jupyter's own.
 
-    Raises ConfigurationError, naming the file, for one that cannot be read.
+    Raises ConfigurationError, which names the file, for one that cannot be read.
     """
     config = Config()
     for folder in reversed(_folders() if folders is None else folders):
@@ -44,7 +44,7 @@ def load(overrides: Mapping[str, Mapping[str, Any]], folders: list[Path] | None 
 def _read(loader: Any, path: Path) -> Config:
     try:
         read = loader(path.name, path=str(path.parent)).load_config()
-    except Exception as error:  # the file is a program of the user's, which may raise anything
+    except Exception as error:  # the file is user code, which may raise anything
         raise ConfigurationError(
             f"configuration file {path} cannot be read: {type(error).__name__}: {error}"
         ) from error
@@ -57,5 +57,5 @@ def _folders() -> list[Path]:
 
     try:
         return [Path(folder) for folder in jupyter_config_path()]
-    except RuntimeError:  # a user whom the system does not know, and no HOME: so there are no files of his
+    except RuntimeError:  # a user unknown to the system, and no HOME: there are no files
         return []

@@ -1,47 +1,47 @@
-"""How many items of a map travel as one task. Pure: told what took how long, it says how many are next.
+"""How many items of a map travel as one task. Pure: measured run times in, sizes of the next chunks out.
 
-A chunk is to be a few milliseconds of work: much more than a task costs by itself, much less than anybody waits for.
-The first chunks are single items, so that something is known soon; from then on measured times decide. Towards the end
+A chunk should be a few milliseconds of work: much more than the overhead of a task, much less than a noticeable delay.
+The first chunks are single items, so that run times are known soon; from then on measured times decide. Towards the end
 chunks become smaller, so that all workers end at about the same time.
 """
 
 import math
 from typing import Final
 
-#: work that one chunk is to be, in seconds
+#: run time of a chunk, in seconds
 CHUNK_S: Final = 0.005
-#: towards the end chunks shrink to this, in seconds, and not below: all told a task costs about half of it
+#: run time to which chunks shrink towards the end, in seconds: the overhead of a task is at most half of it
 LAST_CHUNK_S: Final = 0.002
-#: no chunk is more than so many times as long as the longest that was measured: what is short may be so by chance
+#: largest ratio of a chunk's size to that of the largest measured chunk, as a short measurement may be chance
 GROWTH: Final = 16
-#: chunks that are to be left for each slot when one is cut
+#: chunks for each slot that should be left when one is cut
 CHUNKS_LEFT: Final = 4
-#: chunks that are on their way for each slot: one runs, the others see to it that it never waits
-ON_THE_WAY: Final = 3
-#: an older measurement counts so much of the one after it
+#: unanswered chunks for each slot: one runs, the others are there before it ends
+IN_FLIGHT: Final = 3
+#: weight of a measurement, relative to the next one
 _MEMORY: Final = 0.5
 
 
 class AdaptiveSize:
-    """Decide on sizes by measured times.
+    """Chooses sizes by measured run times.
 
     Args:
-        slots: tasks that the cluster can run at once, as far as is known.
+        slots: tasks that the cluster can run at the same time, as far as is known.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = max(1, slots)
-        self._items = 0.0  # of what was measured, lately
+        self._items = 0.0  # recently measured, decaying
         self._elapsed_s = 0.0
         self._longest = 0
 
     @property
-    def on_the_way(self) -> int:
-        """Return how many chunks may be unanswered at once."""
-        return ON_THE_WAY * self.slots
+    def in_flight(self) -> int:
+        """The number of chunks that may be unanswered at the same time."""
+        return IN_FLIGHT * self.slots
 
     def measured(self, items: int, elapsed_s: float) -> None:
-        """Learn how long a chunk took, in seconds. What no clock can have measured counts as nothing."""
+        """Note how long a chunk of `items` items took, in seconds. Negative and infinite times are ignored."""
         if not 0 <= elapsed_s < math.inf:
             return
         self._items = self._items * _MEMORY + items
@@ -49,7 +49,7 @@ class AdaptiveSize:
         self._longest = max(self._longest, items)
 
     def next_size(self, waiting: int) -> int:
-        """Say how many of `waiting` items the next chunk should have, at least one."""
+        """Return how many of `waiting` items the next chunk should have, at least one."""
         if not self._longest:
             return 1
         item_s = max(self._elapsed_s / self._items, 1e-9)

@@ -1,8 +1,7 @@
-"""The states of a task, as a table. Every change of `TaskRecord.state` goes through `move`.
+"""The states of a task, as a table. Every change of `TaskRecord.state` must go through `move`.
 
-A pair of states that is not in the table is a bug.
-
-Called by the scheduler only. A task is made WAITING; no row leads out of FORGOTTEN.
+A transition that is not in the table is a bug. Called by the scheduler only. A new task is WAITING; no row leads out of
+FORGOTTEN.
 
     WAITING --assign--> ASSIGNED --finish--> FINISHED --forget--> FORGOTTEN
        ^------requeue------'                    ^
@@ -15,10 +14,10 @@ from typing import Final
 from concurrent_nb.errors import ConcurrentError
 from concurrent_nb.tasks.task_record import TaskRecord, TaskState
 
-#: (where it is, what happens) -> where it is then
+#: (state, what happens) -> next state
 TRANSITIONS: Final[dict[tuple[TaskState, str], TaskState]] = {
     (TaskState.WAITING, "assign"): TaskState.ASSIGNED,
-    (TaskState.ASSIGNED, "requeue"): TaskState.WAITING,  # given back, its slave or worker died, or a retry
+    (TaskState.ASSIGNED, "requeue"): TaskState.WAITING,  # returned, its slave or worker died, or a retry
     (TaskState.ASSIGNED, "finish"): TaskState.FINISHED,
     (TaskState.WAITING, "finish"): TaskState.FINISHED,  # cancelled before it ran
     (TaskState.FINISHED, "forget"): TaskState.FORGOTTEN,  # its owner has the outcome
@@ -33,8 +32,8 @@ class Verb:
     """All rows of the table with one name."""
 
     name: str
-    target: TaskState  #: where it leads from everywhere
-    targets: tuple[TaskState | None, ...]  #: by the number of the state where the task is; None: not allowed
+    target: TaskState  #: the next state, the same from every state
+    targets: tuple[TaskState | None, ...]  #: next state by the number of the current state; None: not allowed
 
 
 def _verb(name: str) -> Verb:
@@ -51,23 +50,23 @@ ABANDON: Final = _verb("abandon")
 
 
 class InvalidTransition(ConcurrentError):
-    """A task was to change its state in a way that the table does not have: a bug of ours, never a user's."""
+    """A change of a task's state that the table does not allow: a bug of this package, never a user's."""
 
     def __init__(self, task: TaskRecord, verb: Verb) -> None:
         self.task = task.name
         self.source = task.state
         self.target = verb.target
-        self.story = story(task)
+        self.history = history(task)
         super().__init__(
-            f"task {self.task} cannot {verb.name} ({self.source.name} to {self.target.name}); {self.story}. "
+            f"task {self.task} cannot {verb.name} ({self.source.name} to {self.target.name}); {self.history}. "
             "This is a bug in the scheduler: please report it with this message."
         )
 
 
-def story(task: TaskRecord) -> str:
-    """Tell what is known of a task's past, for an error message."""
+def history(task: TaskRecord) -> str:
+    """Describe a task's past, for an error message."""
     parts = [f"its attempt is {task.attempt}", f"on {task.slave.hex()[:8]}" if task.slave else "on no slave"]
-    parts += [word for word, said in (("started", task.started), ("cancelled", task.cancelled)) if said]
+    parts += [word for word, is_so in (("started", task.started), ("cancelled", task.cancelled)) if is_so]
     if task.outcome is not None:
         parts.append(f"ended with status {task.outcome.status} in attempt {task.outcome.attempt}")
     parts += [f"died before: {how}" for how in task.deaths]
@@ -75,8 +74,8 @@ def story(task: TaskRecord) -> str:
 
 
 def move(task: TaskRecord, verb: Verb) -> None:
-    """Change the task's state as the table says, or raise InvalidTransition and change nothing."""
-    # Indexed by number and not looked up by pair: this runs four times for each task of the cluster.
+    """Change the task's state as the table allows. Raises InvalidTransition, and changes nothing, otherwise."""
+    # Indexed by number and not looked up by pair, as this runs four times for each task of the cluster.
     target = verb.targets[task.state]
     if target is None:
         raise InvalidTransition(task, verb)

@@ -1,4 +1,4 @@
-"""Work as objects: tasks, and task systems that live beside the master and orchestrate themselves.
+"""Work as objects: tasks, and task systems, which orchestrate their own tasks in the cluster.
 
     class Squares(ITaskSystem):
         def init_system(self, master): self.total = 0
@@ -8,8 +8,8 @@
 
     app.push_tasksystem(Squares()).result()
 
-A system is pickled, runs in a process of its own in the cluster, and answers once: with what `gather_result` gives.
-The names and the order of the calls are those of the thesis; what one does not need may be left out.
+A system is pickled and runs in a process of its own in the cluster. Its result is what `gather_result` returns. The
+names and the order of the calls are those of the thesis; methods that a system does not need may be left out.
 """
 
 import logging
@@ -20,21 +20,32 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Task:
-    """A piece of work as an object. A subclass says what to do in `__call__`.
+    """A piece of work as an object. A subclass defines `__call__`.
 
-    The object travels to a slave, is called there, and its result travels back; the object that was pushed stays where
-    it is, and is what `finished` and the callbacks get.
+    >>> class Square(concurrent_nb.Task):
+    ...     def __init__(self, n):
+    ...         super().__init__(name=f"square of {n}")
+    ...         self.n = n
+    ...     def __call__(self):
+    ...         return self.n ** 2
+    >>> app.push_task(Square(7)).result()
+    49
+
+    A copy of the object travels to a worker and is called there; its result travels back. The object that was pushed
+    stays here: its `finished` is called with the result, and callbacks receive it.
 
     Args:
-        name: for people.
+        name: a name for people.
         system_id: id of the task system that it belongs to, "" for a task of an application.
-        client_id: id of the application, filled in when it is pushed.
+        client_id: id of the application; set when it is pushed.
+
+    `task_id` is set when the task is pushed, `slave_id` when it has ended.
     """
 
     name: str = ""
     system_id: str = ""
     client_id: str = ""
-    task_id: str = ""  #: given when it is pushed
+    task_id: str = ""  #: set when it is pushed
     slave_id: str = ""  #: name of the slave where it ran, once it has ended
 
     def __init__(self, name: str = "", system_id: str = "", client_id: str = "") -> None:
@@ -43,18 +54,19 @@ class Task:
         self.client_id = client_id
 
     def __call__(self) -> Any:
-        """Do the work, on a slave; what is returned is the result. To be overridden."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what to do: give it a method __call__")
+        """Do the work, in a worker; the return value is the result. Must be overridden."""
+        raise NotImplementedError(f"{type(self).__name__} has no work: give it a method __call__")
 
     def finished(self, result: Any, error: BaseException | None) -> None:
-        """Learn the end, on the side that pushed the task: before the system's `task_finished`. Optional."""
+        """Receive the result or the error, in the process that pushed the task. May be overridden."""
 
     def clean_up(self) -> None:
-        """Tidy up on the slave, after `__call__` and before the result travels, also after an error. Optional."""
+        """Release resources in the worker, after `__call__` and before the result travels, also after an error. May be
+        overridden."""
 
 
 class TaskOf(Protocol[R_co]):
-    """A Task whose `__call__` returns an R: for types only."""
+    """A Task whose `__call__` returns an R. For types only."""
 
     task_id: str
 
@@ -62,54 +74,74 @@ class TaskOf(Protocol[R_co]):
         """Do the work."""
 
     def finished(self, result: Any, error: BaseException | None) -> None:
-        """Learn the end."""
+        """Receive the result or the error."""
 
     def clean_up(self) -> None:
-        """Tidy up."""
+        """Release resources."""
 
 
 class MasterHandle(Protocol):
-    """What a task system is given as `master`: its way to the cluster."""
+    """What a task system receives as `master`: its access to the cluster."""
 
     def push_task(self, task: Task) -> None:
-        """Run one more task. It ends in `task_finished`."""
+        """Run one more task. Its end is reported to `task_finished`."""
 
     def push_tasks(self, tasks: Iterable[Task]) -> None:
-        """Run more tasks; an iterator is read only as fast as there is room."""
+        """Run more tasks. An iterator is read only as fast as tasks end."""
 
     def cancel(self, tasks: Iterable[Task] | None = None) -> None:
-        """Cancel tasks, running ones too, or all (None). Cancelled tasks do not come to `task_finished`."""
+        """Cancel tasks, running ones too, or all (None). Their end is not reported to `task_finished`."""
 
     def stats(self) -> dict[str, Any]:
-        """Tell how far the system is.
+        """Return the progress of the system.
 
-        Numbers of tasks: `pushed`, `unfinished` (of these `waiting` and `running`, which is told of those that have run
-        for a while), `done`, `failed`, `cancelled`; `exhausted`: nothing is left to be read; `elapsed_s`; `stage`
-        ("preparing", "running", "gathering"); `phases`: the same numbers for each phase. Tasks of `generate_tasks` are
-        phase 1; what comes of a task of phase n is of phase n + 1.
+        Numbers of tasks: `pushed`, `unfinished` (of these `waiting` and `running`; only tasks that have run for a while
+        are reported as running), `done`, `failed`, `cancelled`. `exhausted`: no more tasks can be read. `elapsed_s`.
+        `stage`: "preparing", "running" or "gathering". `phases`: the same numbers for each phase. Tasks of
+        `generate_tasks` are phase 1; tasks that the end of a task of phase n leads to are phase n + 1.
         """
 
     def log(self, message: str) -> None:
         """Show a line in the cell, or on the terminal, that waits for the system."""
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is: slaves, clients, tasks."""
+        """Return the cluster's slaves, clients and task counts."""
 
 
 class ITaskSystem:
-    """Base of task systems: an orchestrator of its own tasks. All methods run in one thread, one at a time.
+    """Base class of task systems: an object that runs in the cluster and orchestrates its own tasks.
 
-    The order of calls: `init_system`, `generate_tasks`; then for each task that ends `task_finished`, until
-    `is_complete` is true; then `gather_result`. `is_complete` is asked after `generate_tasks`, after each
-    `task_finished`, and when no task is left: a system that is not complete then ends with SystemStalled. Completion
-    ends the system at once: what waits is cancelled, what runs is stopped. What a method raises ends the system with
-    that error.
+    >>> class Square(concurrent_nb.Task):
+    ...     def __init__(self, n):
+    ...         super().__init__()
+    ...         self.n = n
+    ...     def __call__(self):
+    ...         return self.n ** 2
+    >>> class SumOfSquares(concurrent_nb.ITaskSystem):
+    ...     def init_system(self, master):
+    ...         self.total = 0
+    ...     def generate_tasks(self, master):
+    ...         return (Square(n) for n in range(10))
+    ...     def task_finished(self, master, task, result, error):
+    ...         self.total += result
+    ...     def gather_result(self, master):
+    ...         return self.total
+    >>> app.push_tasksystem(SumOfSquares()).result()
+    285
 
-    Of several sources of tasks (a generator, what `task_finished` returned, ...) the one that came last is read first.
-    If the process in which a system runs dies, the system is run again from its start, as any task is.
+    All methods are called in one thread, one at a time, in this order: `init_system`, `generate_tasks`; then
+    `task_finished` for each task that ends, until `is_complete` returns True; then `gather_result`. Only
+    `generate_tasks` must be defined.
+
+    `is_complete` is called after `generate_tasks`, after each `task_finished`, and when no task is left; if it returns
+    False then, the system ends with SystemStalled. When the system is complete, waiting tasks are cancelled and running
+    ones stopped. An exception of a method ends the system with that exception.
+
+    Of several sources of tasks (a generator, what `task_finished` has returned, ...) the newest is read first. If the
+    process in which the system runs dies, the system runs again from its start, as any task does.
     """
 
-    system_id: str = ""  #: given when it is pushed
+    system_id: str = ""  #: set when it is pushed
 
     @property
     def log(self) -> logging.Logger:
@@ -117,16 +149,17 @@ class ITaskSystem:
         return logging.getLogger(f"concurrent_nb.system.{self.system_id or type(self).__name__}")
 
     def init_system(self, master: MasterHandle) -> None:
-        """Prepare, in the cluster, before the first task. Optional."""
+        """Prepare, in the cluster, before the first task. May be overridden."""
 
     def generate_tasks(self, master: MasterHandle) -> Iterable[Task]:
-        """Give the first tasks: a list, or a generator, which is read only as fast as there is room."""
+        """Return the first tasks: a list, or a generator, which is read only as fast as there is room. Must be
+        overridden."""
         raise NotImplementedError(f"{type(self).__name__} has no tasks: give it a method generate_tasks")
 
     def task_finished(
         self, master: MasterHandle, task: Task, result: Any, error: BaseException | None
     ) -> Iterable[Task] | None:
-        """Take a result, or the error that a task ended with. Returns more tasks, if there are any. Optional.
+        """Receive the result of a task, or its error; return more tasks, or None. May be overridden.
 
         Unless it is overridden, the first error ends the system.
         """
@@ -135,10 +168,10 @@ class ITaskSystem:
         return None
 
     def is_complete(self, master: MasterHandle) -> bool:
-        """Say whether the result can be gathered. Unless overridden: when every task has ended and none is to come."""
+        """Return whether the result can be gathered: by default, when all tasks have ended and no more will come."""
         stats = master.stats()
         return bool(stats["exhausted"] and not stats["unfinished"])
 
     def gather_result(self, master: MasterHandle) -> Any:
-        """Give the system's result. Optional: None."""
+        """Return the system's result. By default None."""
         return None

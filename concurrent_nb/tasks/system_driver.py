@@ -1,14 +1,15 @@
-"""A task system at work: what has ended goes in, what to push and cancel comes out.
+"""Runs one task system: events of its tasks in, tasks to push and cancel out.
 
-    begin() ------------------.
-    handle(Ended, Runs, ...) --+--> the system's own methods --> [Push | Cancel], and in the end `complete`; gather()
+    begin() -------------------------------------.
+    handle(SystemTaskEnded, SystemTaskRunning, ...) --> the system's methods --> [PushTask | CancelTasks]
+    when `complete`: gather()
 
-Called by the system host, in one thread. Pure but for the user's methods, which it calls: no I/O, time from a clock
-that is given. What such a method raises comes out of the call as it is; the system is over then.
+Called by the system host, in one thread. Pure except for the user's methods, which it calls: no I/O, time from a clock
+that it is given. An exception in such a method is raised unchanged; the system is over then.
 
 Memory does not grow with the number of tasks that have ended: only unfinished ones are kept, and counts by phase. The
-tasks of `generate_tasks` are phase 1; what comes of a task of phase n, through `task_finished` or `finished`, is of
-phase n + 1.
+tasks of `generate_tasks` are of phase 1; tasks pushed because of a task of phase n, in `task_finished` or `finished`,
+are of phase n + 1.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,14 +22,14 @@ from concurrent_nb.clock import Clock
 from concurrent_nb.errors import SystemStalled
 from concurrent_nb.tasks.system import ITaskSystem, Task
 
-#: unfinished tasks at the beginning, before a result has shown that there is more room
+#: most unfinished tasks at the beginning; each result allows one more
 AHEAD_FIRST: Final = 16
-#: unfinished tasks at most
+#: most unfinished tasks at any time
 AHEAD_MOST: Final = 8192
-#: with room for so many, sources are read again when a quarter of it is free
+#: from this limit on, sources are read again only when a quarter of it is free
 PACKED_FROM: Final = 64
-#: phases that are told apart; older ones that have ended are told together
-PHASES_TOLD: Final = 8
+#: phases that are counted separately; older ones that have ended are counted together
+PHASES_MAX: Final = 8
 
 _END: Final = object()
 
@@ -65,7 +66,7 @@ class SystemTaskRunning(Struct, frozen=True):
 
 
 class Room(Struct, frozen=True):
-    """So many unfinished tasks at most from now on; for a host whose tasks turn out to be large."""
+    """At most `ahead` unfinished tasks from now on; for a host whose tasks turn out to be large."""
 
     ahead: int
 
@@ -75,7 +76,7 @@ Event = SystemTaskEnded | SystemTaskRunning | Room
 
 @dataclass(slots=True)
 class Phase:
-    """How far a phase is."""
+    """The progress of a phase."""
 
     number: int
     pushed: int = 0
@@ -85,20 +86,22 @@ class Phase:
 
     @property
     def unfinished(self) -> int:
-        """Return how many of its tasks have not ended."""
+        """The number of its tasks that have not ended."""
         return self.pushed - self.done - self.failed - self.cancelled
 
 
 class SystemDriver:
-    """Call the methods of one system, in the order that `ITaskSystem` promises.
+    """Calls the methods of one system, in the order that `ITaskSystem` promises.
 
     Args:
-        client_id: the application that the system's tasks belong to.
-        log: shows a line where somebody waits for the system.
-        status: asks the master what there is.
+        system: the task system.
+        client_id: the application to which the system's tasks belong.
+        log: shows a line in the cell or terminal that waits for the system.
+        status: returns the status of the cluster.
+        clock: the time in seconds.
 
-    `begin`, `handle` and `gather` raise whatever a method of the system raises, TypeError for tasks that are none, and
-    SystemStalled when nothing is left that could make the system complete.
+    `begin`, `handle` and `gather` raise whatever a method of the system raises, TypeError for objects that are not
+    tasks, and SystemStalled when no task is left that could make the system complete.
     """
 
     def __init__(
@@ -110,38 +113,38 @@ class SystemDriver:
         clock: Clock,
     ) -> None:
         self._system = system
-        # The default's answer without its price: it is asked for each task.
-        self._asks = type(system).is_complete is not ITaskSystem.is_complete
+        # The default is computed here without its cost, as this is needed after each task.
+        self._has_own_is_complete = type(system).is_complete is not ITaskSystem.is_complete
         self._client_id = client_id
         self._clock = clock
         self._started_s = clock()
         self._first_error: BaseException | None = None  # of a task
-        self._sources: list[tuple[Iterator[Task], int, str]] = []  # the last is read first
+        self._sources: list[tuple[Iterator[Task], int, str]] = []  # iterator, phase and origin; the last is read first
         self._unfinished: dict[int, tuple[Task, int]] = {}  # task and phase
         self._running: set[int] = set()
         self._phases: dict[int, Phase] = {}
-        self._earlier = Phase(0)  # phases that are not told apart any more
-        self._phase = 1  # of what is pushed now
+        self._earlier = Phase(0)  # all phases that are no longer counted separately
+        self._phase = 1  # of tasks that are pushed now
         self._next = 0
         self._ahead = AHEAD_FIRST
         self._ahead_most = AHEAD_MOST
         self._cancelled: list[int] = []
-        self.stage = "preparing"  #: or "running", "gathering"
-        self.complete = False  #: nothing is to be run any more: `gather` has the result
+        self.stage = "preparing"  #: or "running" or "gathering"
+        self.complete = False  #: no task is to be run any more: `gather` returns the result
         self._handle = _Handle(self, log, status)
 
     # ------------------------------------------------------------------------------------------------- for the host
 
     def begin(self) -> list[Instruction]:
-        """Prepare the system and have its first tasks."""
+        """Prepare the system and return its first tasks."""
         self._system.init_system(self._handle)
         self.add(self._system.generate_tasks(self._handle), "generate_tasks")
         self.stage = "running"
-        self._ask()
+        self._check_complete()
         return self._instructions()
 
     def handle(self, *events: Event) -> list[Instruction]:
-        """Take what has happened, in order. What comes after the completion is left out."""
+        """Handle events, in order. Events after the completion are ignored."""
         try:
             for event in events:
                 if self.complete:
@@ -159,7 +162,7 @@ class SystemDriver:
             raise
 
     def gather(self) -> Any:
-        """Give the result of a system that is complete."""
+        """Return the result of a system that is complete."""
         try:
             return self._system.gather_result(self._handle)
         except BaseException as error:
@@ -167,8 +170,8 @@ class SystemDriver:
             raise
 
     def stats(self) -> dict[str, Any]:
-        """Tell how far the system is: see `MasterHandle.stats`."""
-        told = [phase for phase in (self._earlier, *self._phases.values()) if phase.pushed]
+        """Return the progress of the system: see `MasterHandle.stats`."""
+        phases = [phase for phase in (self._earlier, *self._phases.values()) if phase.pushed]
         running, unfinished = len(self._running), len(self._unfinished)
         return {
             "stage": self.stage,
@@ -176,9 +179,9 @@ class SystemDriver:
             "unfinished": unfinished,
             "waiting": unfinished - running,
             "running": running,
-            "done": sum(phase.done for phase in told),
-            "failed": sum(phase.failed for phase in told),
-            "cancelled": sum(phase.cancelled for phase in told),
+            "done": sum(phase.done for phase in phases),
+            "failed": sum(phase.failed for phase in phases),
+            "cancelled": sum(phase.cancelled for phase in phases),
             "exhausted": not self._sources,
             "elapsed_s": self._clock() - self._started_s,
             "phases": [
@@ -190,28 +193,31 @@ class SystemDriver:
                     "failed": phase.failed,
                     "cancelled": phase.cancelled,
                 }
-                for phase in told
+                for phase in phases
             ],
         }
 
     # ------------------------------------------------------------------------------------------ for the master handle
 
     def add(self, tasks: Iterable[Task] | None, origin: str) -> None:
-        """Take tasks that are to be run. An iterator is read only as there is room.
+        """Take tasks that are to be run. An iterator is read only as fast as there is room.
 
         Args:
-            origin: who gave them, for messages.
+            tasks: the tasks; None for none.
+            origin: the method that they come from, for messages.
+
+        Raises RuntimeError if the system is complete, TypeError for an object that is not an iterable of tasks.
         """
         if tasks is None:
             return
         if self.stage == "gathering":
             raise RuntimeError(f"{self._name} is complete, so it cannot push more tasks")
         if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
-            raise TypeError(f"{self._name}.{origin} gave a {type(tasks).__name__}, it has to be an iterable of tasks")
+            raise TypeError(f"{self._name}.{origin} gave a {type(tasks).__name__}: it must be an iterable of tasks")
         self._sources.append((iter(tasks), self._phase, origin))
 
     def cancel(self, tasks: Iterable[Task] | None) -> None:
-        """Cancel tasks, or all that were pushed and are unfinished, read or not."""
+        """Cancel tasks; with None all unfinished ones, and those of iterators that are not read yet."""
         if tasks is None:
             self._sources.clear()
             indexes = list(self._unfinished)
@@ -230,14 +236,14 @@ class SystemDriver:
         return type(self._system).__name__
 
     def _explain(self, error: BaseException) -> None:
-        """Tell with what a method has raised which error a task had before: methods that do not look at it trip over
-        the result that is not there, some of them much later."""
+        """Chain the first error of a task to an exception of a method: methods that ignore a task's error fail
+        because of its missing result, some of them much later."""
         if error.__context__ is None and error is not self._first_error:
             error.__context__ = self._first_error
 
     def _ended(self, event: SystemTaskEnded) -> None:
         if event.index not in self._unfinished:
-            return  # it was cancelled, and its answer was faster
+            return  # it was cancelled, but its result was faster
         task, number = self._unfinished.pop(event.index)
         self._running.discard(event.index)
         self._ahead = min(self._ahead + 1, AHEAD_MOST)
@@ -251,14 +257,14 @@ class SystemDriver:
         self._phase = number + 1
         task.finished(event.result, event.error)
         self.add(self._system.task_finished(self._handle, task, event.result, event.error), "task_finished")
-        if not phase.unfinished and len(self._phases) > PHASES_TOLD:
-            self._fold()
-        self._ask()
+        if not phase.unfinished and len(self._phases) > PHASES_MAX:
+            self._merge_old_phases()
+        self._check_complete()
 
-    def _fold(self) -> None:
-        """Tell the oldest phases together, if nothing of them is to come."""
+    def _merge_old_phases(self) -> None:
+        """Count the oldest phases together, unless they still have tasks."""
         coming = {number for _, number, _ in self._sources}
-        for number in sorted(self._phases)[:-PHASES_TOLD]:
+        for number in sorted(self._phases)[:-PHASES_MAX]:
             phase = self._phases[number]
             if phase.unfinished or number in coming:
                 continue
@@ -266,30 +272,35 @@ class SystemDriver:
             for count in ("pushed", "done", "failed", "cancelled"):
                 setattr(self._earlier, count, getattr(self._earlier, count) + getattr(phase, count))
 
-    def _ask(self) -> bool:
-        if self._system.is_complete(self._handle) if self._asks else not (self._unfinished or self._sources):
+    def _check_complete(self) -> bool:
+        """Check whether the system is complete; if it is, cancel what is left."""
+        if self._has_own_is_complete:
+            is_complete = self._system.is_complete(self._handle)
+        else:
+            is_complete = not (self._unfinished or self._sources)
+        if is_complete:
             self.complete = True
             self.stage = "gathering"
             self.cancel(None)
         return self.complete
 
     def _instructions(self) -> list[Instruction]:
-        """Read sources as far as there is room, and say what is to be done."""
+        """Read sources as far as there is room, and return the instructions."""
         pushes: list[PushTask] = []
         while not self.complete:
             self._read(pushes)
             if self._unfinished or self._sources:
                 break
-            # Nothing runs and nothing is to come, so nothing but this answer can change any more.
-            if not self._ask() and not self._sources:
+            # No task runs and none is to come, so only is_complete can still change something.
+            if not self._check_complete() and not self._sources:
                 raise SystemStalled(
-                    f"the task system {self._name} has no task left and is not complete: its is_complete has to be"
-                    " true when no task is unfinished, or its task_finished has to give more tasks"
+                    f"the task system {self._name} has no task left and is not complete: its is_complete must be"
+                    " true when no task is unfinished, or its task_finished must return more tasks"
                 )
         cancelled, self._cancelled = self._cancelled, []
         if not cancelled:
             return list(pushes)
-        fresh = {push.index for push in pushes}.intersection(cancelled)  # nobody has heard of those yet
+        fresh = {push.index for push in pushes}.intersection(cancelled)  # these were not sent yet
         instructions: list[Instruction] = [push for push in pushes if push.index not in fresh]
         if known := tuple(index for index in cancelled if index not in fresh):
             instructions.append(CancelTasks(known))
@@ -299,21 +310,21 @@ class SystemDriver:
         """Push tasks of the sources, if there is room."""
         room = min(self._ahead, self._ahead_most)
         if room >= PACKED_FROM and len(self._unfinished) > room - room // 4:
-            return  # many small packs cost every hop far more than few large ones
+            return  # many small packs cost every hop much more than few large ones
         while self._sources and len(self._unfinished) < room:
             source = self._sources[-1]
             tasks, self._phase, origin = source
-            task: Any = next(tasks, _END)  # a generator may well push, cancel or ask meanwhile
+            task: Any = next(tasks, _END)  # a generator may push, cancel or read stats meanwhile
             if task is _END:
                 self._sources = [other for other in self._sources if other is not source]
             elif isinstance(task, Task):
                 pushes.append(self._push(task, source[1]))
             else:
-                raise TypeError(f"{self._name}.{origin} gave {task!r:.100} among its tasks, which is no Task")
+                raise TypeError(f"{self._name}.{origin} gave {task!r:.100} among its tasks, which is not a Task")
 
     def _push(self, task: Task, number: int) -> PushTask:
         if task.task_id and self._index_of(task) is not None:
-            raise ValueError(f"task {task.task_id} was pushed again before it has ended: make a new object of it")
+            raise ValueError(f"task {task.task_id} was pushed again before it has ended: push a new object")
         index = self._next
         self._next += 1
         task.system_id = self._system.system_id
@@ -327,7 +338,7 @@ class SystemDriver:
         return PushTask(index, task)
 
     def _index_of(self, task: Task) -> int | None:
-        """Give the number of an unfinished task, None if it is none of ours."""
+        """Return the number of an unfinished task, None if it is not one of this system."""
         _, _, number = task.task_id.rpartition("/")
         index = int(number) if number.isdigit() else -1
         known = self._unfinished.get(index)
@@ -335,21 +346,21 @@ class SystemDriver:
 
 
 class _Handle:
-    """The `master` of a system's methods."""
+    """The `master` argument of a system's methods."""
 
-    def __init__(self, drive: SystemDriver, log: Callable[[str], None], status: Callable[[], dict[str, Any]]) -> None:
-        self._drive = drive
+    def __init__(self, driver: SystemDriver, log: Callable[[str], None], status: Callable[[], dict[str, Any]]) -> None:
+        self._driver = driver
         self.log = log
         self.status = status
 
     def push_task(self, task: Task) -> None:
-        self._drive.add((task,), "push_task")
+        self._driver.add((task,), "push_task")
 
     def push_tasks(self, tasks: Iterable[Task]) -> None:
-        self._drive.add(tasks, "push_tasks")
+        self._driver.add(tasks, "push_tasks")
 
     def cancel(self, tasks: Iterable[Task] | None = None) -> None:
-        self._drive.cancel(tasks)
+        self._driver.cancel(tasks)
 
     def stats(self) -> dict[str, Any]:
-        return self._drive.stats()
+        return self._driver.stats()

@@ -1,13 +1,12 @@
-"""The compute channel: ZeroMQ with CURVE, and a doorman that fails closed. Carries frames, knows no message.
+"""The compute channel: ZeroMQ with CURVE, and a ZAP handler that fails closed. Carries frames, decodes no message.
 
     ComputeClient (DEALER) ---- CURVE over TCP ---- ComputeServer (ROUTER + ZAP)
 
-A `ComputeServer` is polled by the master's compute thread, a `ComputeClient` by that of a slave or an application;
-neither has a thread of its own. Nobody gets past the handshake unless `admit` knows its key. A routing id is the
-ROUTER's own name for a connection; which session a message is for stands in front of its header, and the gate's owner
-binds a session to the connection over which the holder of its key has spoken last. So nobody receives what is
-another's by naming it. Limits on size and handshake time bind before authentication; connections that give nothing are
-cut (`connections`).
+The master's compute thread polls a `ComputeServer`, the poll loop of a slave or an application a `ComputeClient`;
+neither has a thread of its own. The handshake fails unless `admit` accepts the peer's key. A routing id is the ROUTER's
+own name for a connection. The session id of a message precedes its header, and the owner of the server binds a session
+to the connection over which the holder of its key last sent. So naming a session is not enough to receive its messages.
+Limits on size and handshake time apply before authentication; connections that deliver nothing are cut (`connections`).
 """
 
 import logging
@@ -24,46 +23,46 @@ from concurrent_nb.ids import ID_BYTES
 from concurrent_nb.rate_limited_log import RateLimitedLog
 from concurrent_nb.transport import tcp
 from concurrent_nb.transport.connections import LOOK_S, SILENT_MAX, Connection, Connections
-from concurrent_nb.transport.poller import has_mail
+from concurrent_nb.transport.poller import has_message
 from concurrent_nb.wire.codec import FRAME_BYTES, Buffer
 
 log = logging.getLogger(__name__)
 
-#: room for the header of a frame of FRAME_BYTES and what CURVE adds
+#: FRAME_BYTES, and room for the frame's header and the overhead of CURVE
 MAX_FRAME_BYTES: Final = FRAME_BYTES + 64 * 1024
-#: a peer that has not finished its handshake by then is cut
+#: a peer that has not finished its handshake after this time is cut
 HANDSHAKE_MS: Final = 3000
-#: frames from here on are handed to ZeroMQ without a copy
+#: frames of at least this size are passed to ZeroMQ without a copy
 ZERO_COPY_BYTES: Final = 64 * 1024
-#: messages that may lie in a connection's queue; sessions keep below it
+#: messages in a connection's queue at most; sessions keep below it
 QUEUE: Final = 256
-#: while there is more to receive than one turn takes, connections are looked at this often
+#: while more messages wait than one turn receives, connections are checked this often
 LOOK_AT_LEAST_S: Final = 1.0
-#: a connection has so many seconds to deliver its first message
+#: seconds in which a connection must deliver its first message
 SILENT_S: Final = 10.0
 #: oldest libzmq whose CURVE code has no known hole
 LIBZMQ_NEEDED: Final = (4, 3, 5)
-#: libzmq's own keepalive, so that a cut cable or a vanished host is noticed although nothing is sent
+#: libzmq's own keepalive, which detects a cut cable or a vanished host although nothing is sent
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 2000, 6000
 
-# As plain integers, because combining pyzmq's enumerations takes longer than sending.
+# Plain integers, because combining pyzmq's enumerations takes longer than sending.
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _SEND_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 _ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 _DOMAIN: Final = b"concurrent_nb"
 
-#: what a monitor's first frame holds: the event, and its value
+#: a monitor's first frame: the event, and its value
 _EVENT: Final = struct.Struct("=HI")
 _ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
 
-#: z85 public key -> how many sessions are registered with it? With none it may not come in.
+#: returns the number of sessions that are registered with a z85 public key; with none, the key is refused
 Admit = Callable[[bytes], int]
 
 
 def _check_libzmq() -> None:
     if zmq.zmq_version_info() < LIBZMQ_NEEDED:
         have, need = zmq.zmq_version(), ".".join(map(str, LIBZMQ_NEEDED))
-        raise ConfigurationError(f"libzmq {have} is too old to face a network, {need} is needed: upgrade pyzmq")
+        raise ConfigurationError(f"libzmq {have} is too old to be secure, {need} is needed: upgrade pyzmq")
 
 
 class ComputeServer:
@@ -72,9 +71,9 @@ class ComputeServer:
     Args:
         addresses: IP addresses to listen on; each gets a free port.
         public_key, secret_key: the master's CURVE pair, z85.
-        admit: says how many sessions are registered with a client key (z85) right now.
-        silent_s: seconds in which a connection has to deliver its first message.
-        silent_max: connections that may have delivered none.
+        admit: returns how many sessions are registered with a client key (z85) now.
+        silent_s: seconds in which a connection must deliver its first message.
+        silent_max: most connections that have delivered none.
     """
 
     def __init__(
@@ -102,9 +101,9 @@ class ComputeServer:
         _set_common(self.socket)
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1),
-            (zmq.ROUTER_HANDOVER, 0),  # a name that is in use stays with whoever has it
+            (zmq.ROUTER_HANDOVER, 0),  # a routing id in use stays with its connection
             (zmq.ZAP_DOMAIN, _DOMAIN),
-            (zmq.ZAP_ENFORCE_DOMAIN, 1),  # without it ZeroMQ lets everybody in when the doorman is gone
+            (zmq.ZAP_ENFORCE_DOMAIN, 1),  # without it ZeroMQ admits every peer when the ZAP handler is gone
             (zmq.CURVE_SERVER, 1),
             (zmq.CURVE_PUBLICKEY, public_key),
             (zmq.CURVE_SECRETKEY, secret_key),
@@ -122,8 +121,8 @@ class ComputeServer:
         endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         return int(endpoint.rpartition(":")[2])
 
-    def answer_doorbell(self) -> None:
-        """Answer every waiting ZAP request (RFC 27): the key must be registered, and the mechanism be CURVE."""
+    def answer_zap(self) -> None:
+        """Answer every waiting ZAP request (RFC 27): the key must be registered, and the mechanism must be CURVE."""
         while True:
             try:
                 frames = self.zap_socket.recv_multipart(zmq.DONTWAIT)
@@ -136,11 +135,11 @@ class ComputeServer:
             self.zap_socket.send_multipart([peer, b"", version, request, code, text, user, b""])
 
     def receive(self, limit: int = 256) -> Iterator[tuple[Connection, bytes, list[memoryview]]]:
-        """Yield (connection, the session that is named, frames) of what has arrived, at most `limit` messages.
+        """Yield (connection, claimed session id, frames) of what has arrived, at most `limit` messages.
 
-        That the connection may speak for the session is for the caller to see to: its key has to be the session's.
+        The caller must check that the connection's key is the session's.
         """
-        while limit > 0 and has_mail(self.socket):
+        while limit > 0 and has_message(self.socket):
             limit -= 1
             first, *frames = _receive(self.socket)
             connection = self._connections.get(first.bytes) or self._named(first)
@@ -154,27 +153,27 @@ class ComputeServer:
             yield connection, session, buffers
 
     def _named(self, first: zmq.Frame) -> Connection:
-        """Take note of whose a connection is that is not known by its routing id."""
+        """Record the peer of a connection whose routing id is new, and return the connection."""
         self._note_events()
         fd, key = int(str(first.get("__fd"))), str(first.get("User-Id")).encode()
         connection = self._connections.named(first.bytes, key, self._admit(key), fd, time.monotonic())
         if first.get("Identity"):
-            self._connections.cut(connection, "it wanted a routing id of its own")
+            self._connections.cut(connection, "it asked for a routing id of its own")
         return connection
 
     def bind(self, session: bytes, connection: Connection) -> None:
-        """Send what is for a session over this connection from now on."""
+        """Send messages for a session over this connection from now on."""
         self._bound[session] = connection
 
     def take_left(self, has_news: bool = True) -> list[bytes]:
-        """Give the sessions whose connection has ended since the last call; `has_news`: the monitor has something."""
+        """Return the sessions whose connection has ended since the last call. `has_news`: the monitor has events."""
         if has_news:
             self._note_events()
         left, self._left = self._left, []
         return left
 
     def _note_events(self) -> None:
-        """Take note of connections that have come and gone."""
+        """Record connections that were opened and closed."""
         while self.monitor.poll(0):
             event, value = _EVENT.unpack(self.monitor.recv_multipart(zmq.DONTWAIT)[0])
             if event == _ACCEPTED:
@@ -186,11 +185,11 @@ class ComputeServer:
                 self._left += left
 
     def look(self, now: float) -> float:
-        """Cut the connections that must not stay. To be called after `receive`: what has come counts as delivered.
+        """Cut the connections that exceed a limit. Must be called after `receive`, which counts as delivery.
 
-        Gives when to look again at the latest; never, where connections cannot be looked at.
+        Returns the time of the next check, infinity where connections cannot be checked.
         """
-        if now >= self._look_at and (now >= self._look_at + LOOK_AT_LEAST_S or not has_mail(self.socket)):
+        if now >= self._look_at and (now >= self._look_at + LOOK_AT_LEAST_S or not has_message(self.socket)):
             self._look_at = now + LOOK_S
             self._connections.look(now, self._admit, _received_bytes)
             for connection, why in self._connections.take_cut():
@@ -200,9 +199,9 @@ class ComputeServer:
         return self._look_at if tcp.IS_AVAILABLE and len(self._connections) else float("inf")
 
     def send(self, session: bytes, frames: Sequence[Buffer]) -> bool:
-        """Hand frames to the queue of the connection to which a session is bound. False if it has none.
+        """Put frames into the queue of the connection to which a session is bound. Return False if it has none.
 
-        What does not fit into the queue of a peer that takes nothing is lost; its session sends it again.
+        What does not fit into a full queue is lost; the session sends it again.
         """
         connection = self._bound.get(session)
         if connection is None:
@@ -213,7 +212,7 @@ class ComputeServer:
         return True
 
     def answer(self, connection: Connection, frames: Sequence[Buffer]) -> bool:
-        """Hand frames to the queue of a connection, as `send`."""
+        """Put frames into the queue of a connection, as `send`."""
         try:
             _send(self.socket, [connection.routing_id, *frames])
         except zmq.Again:
@@ -225,7 +224,7 @@ class ComputeServer:
         return True
 
     def close(self) -> None:
-        """Close; what was sent last still has a moment to leave."""
+        """Close; the last messages still have 0.2 s to leave."""
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close(linger=200)
@@ -237,11 +236,11 @@ class ComputeClient:
     """A slave's or an application's end.
 
     Args:
-        endpoint: the Gate's, as "tcp://host:port".
-        session: the session id that the master has given; it goes in front of every envelope.
+        endpoint: of the ComputeServer, as "tcp://host:port".
+        session: the session id from the registration; it precedes every envelope.
         server_key: the master's public key, z85.
-        public_key, secret_key: this node's pair, z85, the one that it has registered.
-        proxy: SOCKS5 proxy on the way, as "host:port"; all that it sees is encrypted.
+        public_key, secret_key: this node's registered CURVE pair, z85.
+        proxy: SOCKS5 proxy to use, as "host:port"; it sees encrypted data only.
     """
 
     def __init__(
@@ -276,17 +275,17 @@ class ComputeClient:
         self.socket.connect(endpoint)
 
     def disturbed(self) -> bool:
-        """Say whether the connection was cut or refused since the last call (ZeroMQ connects again by itself)."""
+        """Return whether the connection was cut or refused since the last call (ZeroMQ reconnects by itself)."""
         return _drain(self.monitor)
 
     def receive(self, limit: int = 256) -> Iterator[list[memoryview]]:
         """Yield the frames of what has arrived, at most `limit` messages."""
-        while limit > 0 and has_mail(self.socket):
+        while limit > 0 and has_message(self.socket):
             limit -= 1
             yield [frame.buffer for frame in _receive(self.socket)]
 
     def send(self, frames: Sequence[Buffer]) -> bool:
-        """Hand frames to the queue. False if it is full (the session sends them again)."""
+        """Put frames into the queue. Return False if it is full (the session sends them again)."""
         try:
             _send(self.socket, [self._session + frames[0], *frames[1:]])
         except zmq.Again:
@@ -294,7 +293,7 @@ class ComputeClient:
         return True
 
     def close(self) -> None:
-        """Close; what was sent last still has a moment to leave."""
+        """Close; the last messages still have 0.2 s to leave."""
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close(linger=200)
@@ -306,7 +305,7 @@ def _received_bytes(connection: Connection) -> int | None:
 
 
 def _drain(monitor: zmq.Socket[bytes]) -> bool:
-    """Throw all waiting events of a monitor away; say whether there was one."""
+    """Drop all waiting events of a monitor; return whether there was one."""
     seen = False
     while monitor.poll(0):
         monitor.recv_multipart(zmq.DONTWAIT)
@@ -335,7 +334,7 @@ def _send(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
 
 
 def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
-    """Receive the message that is there."""
+    """Receive the waiting message."""
     frames = [socket.recv(_DONTWAIT, copy=False)]
     while frames[-1].more:
         frames.append(socket.recv(_DONTWAIT, copy=False))

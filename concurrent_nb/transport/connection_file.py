@@ -1,8 +1,8 @@
-"""The connection file: how one finds a cluster. The master writes it, everybody else reads it or a copy of it.
+"""The connection file locates a cluster. The master writes it, all other nodes read it or a copy of it.
 
-It lies in Jupyter's runtime folder (or see `folder_to_write`) as `concurrent_nb-NAME.json`, for its owner alone,
-because whoever has it may use the cluster. A copy on another machine is all that a slave there needs. Nobody guesses
-here whether the master is still alive: that is for those who connect.
+It is `concurrent_nb-NAME.json` in Jupyter's runtime folder (or see `folder_to_write`), readable by its owner only,
+because its content is enough to use the cluster. A slave on another machine needs only a copy. This module does not
+check whether the master is alive; connecting does.
 """
 
 import logging
@@ -18,7 +18,7 @@ from concurrent_nb.transport.keys import TOKEN, Z85_KEY
 
 log = logging.getLogger(__name__)
 
-#: the layout of the file; a reader refuses a later one by name
+#: version of the layout; a reader refuses other versions with VersionMismatch
 FILE_VERSION: Final = 1
 
 _NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
@@ -27,18 +27,18 @@ _ENDPOINT: Final = re.compile("https?://" + _PLACE)
 
 
 class ConnectionFile(msgspec.Struct, frozen=True, kw_only=True):
-    """What a connection file holds."""
+    """The content of a connection file."""
 
     version: int = FILE_VERSION
     name: str  #: of the cluster
     endpoints: list[str]  #: URLs of the control channel, the best first
     master_key: str  #: the master's public CURVE key, Z85
     tokens: dict[str, str]  #: role (admin, client, slave) to its token
-    certificate_pem: str | None = None  #: the master's TLS certificate, None where there is no TLS
-    compute_proxy: str | None = None  #: HOST:PORT of the SOCKS5 proxy (of `ssh -D`) to take to the compute channel
+    certificate_pem: str | None = None  #: the master's TLS certificate, None without TLS
+    compute_proxy: str | None = None  #: HOST:PORT of a SOCKS5 proxy (`ssh -D`) for the compute channel
     pid: int = 0  #: the master's process
     host: str = ""  #: the machine of that process
-    epoch: int = 0  #: counts the master's lives
+    epoch: int = 0  #: grows with each start of the master
 
     def __repr__(self) -> str:
         return f"ConnectionFile(name={self.name!r}, endpoints={self.endpoints!r}, pid={self.pid}, host={self.host!r})"
@@ -49,7 +49,7 @@ class _Version(msgspec.Struct):
 
 
 def check_name(name: str) -> str:
-    """Give the name of a cluster back, or raise ConfigurationError if it cannot be one."""
+    """Return the name of a cluster. Raises ConfigurationError if it is not valid."""
     if _NAME.fullmatch(name) is None or name.endswith(".json"):
         text = (
             f"{name[:80]!r} cannot name a cluster: a name has 1 to 64 letters, digits, '-', '_' and '.', does not "
@@ -60,21 +60,21 @@ def check_name(name: str) -> str:
 
 
 def default_path(name: str) -> Path:
-    """Give the place of the connection file of the cluster called `name`; if there is none, where it would be."""
+    """Return the path of the connection file of the cluster `name`, or where it would be if there is none."""
     file = file_name(name)
     return next((folder / file for folder in _folders() if (folder / file).exists()), _folders()[0] / file)
 
 
 def file_name(name: str) -> str:
-    """Give what the connection file of the cluster called `name` is called."""
+    """Return the file name of the connection file of the cluster `name`."""
     return f"concurrent_nb-{check_name(name)}.json"
 
 
 def folder_to_write() -> Path:
-    """Give the folder for connection files, which is made if need be: Jupyter's runtime folder.
+    """Return the folder for connection files, created if needed: Jupyter's runtime folder.
 
-    Where that cannot be written, as in a container whose home is read-only, it is a private one among the temporary
-    files, which `read` and `names` know, too. Raises ConfigurationError or AccessRefused if that is no good either.
+    If that cannot be written, as in a container whose home is read-only, it is a private folder among the temporary
+    files, where `read` and `names` search too. Raises ConfigurationError or AccessRefused if that fails too.
     """
     folder = _folders()[0]
     if private_files.is_writable(folder):
@@ -88,7 +88,7 @@ def folder_to_write() -> Path:
 
 
 def write(info: ConnectionFile, path: Path | str | None = None) -> Path:
-    """Write a connection file for its owner alone, at once or not at all, and give its place."""
+    """Write a connection file, readable by its owner only, atomically, and return its path."""
     _check(info, "a connection file")
     path = folder_to_write() / file_name(info.name) if path is None else Path(path)
     private_files.make_folder(path.parent)
@@ -97,10 +97,10 @@ def write(info: ConnectionFile, path: Path | str | None = None) -> Path:
 
 
 def read(name_or_path: Path | str) -> ConnectionFile:
-    """Read the connection file of a cluster's name, or at a path: what has a slash in it or ends with `.json`.
+    """Read the connection file of a cluster's name, or at a path: a text with a slash or the ending `.json`.
 
-    ClusterNotFound: there is none. AccessRefused: others can read it. ConfigurationError: it is no connection file.
-    VersionMismatch: a later version of concurrent_nb wrote it.
+    Raises ClusterNotFound if there is none, AccessRefused if others can read it, ConfigurationError if it is not a
+    connection file, VersionMismatch if another version of concurrent_nb wrote it.
     """
     path = path_of(name_or_path)
     try:
@@ -120,14 +120,14 @@ def read(name_or_path: Path | str) -> ConnectionFile:
 
 
 def names() -> list[str]:
-    """Give the names of the clusters that have a connection file here, sorted. Their masters may be gone."""
+    """Return the names of the clusters with a connection file here, sorted. Their masters may have ended."""
     paths = (path for folder in _folders() for path in folder.glob("concurrent_nb-*.json"))
     found = {path.name.removeprefix("concurrent_nb-").removesuffix(".json") for path in paths}
     return sorted(name for name in found if _NAME.fullmatch(name))
 
 
 def remove(name_or_path: Path | str, epoch: int | None = None) -> bool:
-    """Delete a connection file; False if there was none. With `epoch`, only the one of that life of the master."""
+    """Delete a connection file; return False if there is none. With `epoch`, only that start's of the master."""
     path = path_of(name_or_path)
     if epoch is not None:
         try:
@@ -143,18 +143,18 @@ def remove(name_or_path: Path | str, epoch: int | None = None) -> bool:
 
 
 def _folders() -> list[Path]:
-    """Give where connection files may lie: Jupyter's runtime folder, if there is a home, and what takes its place."""
+    """Return the folders for connection files: Jupyter's runtime folder, if there is a home, and its replacement."""
     from jupyter_core.paths import jupyter_runtime_dir
 
     instead = private_files.temporary_folder()
     try:
         return [Path(jupyter_runtime_dir()), instead]
-    except RuntimeError:  # a user whom the system does not know, and no HOME
+    except RuntimeError:  # a user unknown to the system, and no HOME
         return [instead]
 
 
 def path_of(name_or_path: Path | str) -> Path:
-    """Give the place of a cluster's connection file: by its name, or as what it is, a path."""
+    """Return the path of a cluster's connection file; the argument is its name or already a path."""
     if isinstance(name_or_path, Path):
         return name_or_path
     if "/" in name_or_path or "\\" in name_or_path or name_or_path.endswith(".json"):
@@ -168,7 +168,7 @@ def _not_found(name_or_path: Path | str, path: Path) -> ClusterNotFound:
 
 
 def _check(info: ConnectionFile, where: str) -> None:
-    """Hold to the shapes that those who use the file rely on."""
+    """Raise ConfigurationError unless the fields have the form on which their users rely."""
     check_name(info.name)
     wrong = None
     if not info.endpoints or not all(map(_ENDPOINT.fullmatch, info.endpoints)):

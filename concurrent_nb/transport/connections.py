@@ -1,10 +1,10 @@
-"""Who is connected to the compute channel, and which connections have to go. Decides; `compute.Gate` acts.
+"""Which connections the compute channel has, and which must be cut. Decides; `compute.ComputeServer` acts.
 
     accepted -> (handshake) -> named by its first message -> closed
        |             |                  |
        too many, or silent for long     too many of its key, its key withdrawn, a message that never ends: cut
 
-What happened goes in, with the time; `take_cut` gives the connections that are to be ended, each with why.
+Events go in, with the time; `take_cut` returns the connections to end, each with the reason.
 """
 
 from collections import deque
@@ -13,16 +13,15 @@ from typing import Final
 
 from concurrent_nb.transport.tcp import Ends
 
-#: connections that have delivered nothing yet; one more costs the oldest of them its place
+#: most connections that have delivered nothing yet; one more cuts the oldest of them
 SILENT_MAX: Final = 256
-#: connections of one key for each session that is registered with it, and so many more; one more than that costs the
-#: oldest of them its place
+#: most connections of one key for each session registered with it, plus this number; one more cuts the oldest of them
 KEY_MAX: Final = 4
-#: a connection may receive so much without delivering a whole message; no node sends a larger one (wire/PROTOCOL.md)
+#: bytes that a connection may receive without a whole message; no node sends a larger one (wire/PROTOCOL.md)
 UNDELIVERED_BYTES: Final = 32 * 1024 * 1024
-#: a connection whose key is not registered any more has so long to hear why
+#: seconds in which a connection whose key is no longer registered may receive the reason
 WITHDRAWN_S: Final = 2.0
-#: connections are looked at this often, so many of them at a time
+#: seconds between two checks, and connections of each check
 LOOK_S: Final = 0.1
 LOOKS: Final = 200
 
@@ -44,24 +43,24 @@ class Connection:
     )
 
     def __init__(self, fd: int, ends: Ends | None, now: float) -> None:
-        self.fd = fd  #: -1 if it is not known
-        self.ends = ends  #: None if it cannot be looked at
+        self.fd = fd  #: -1 if unknown
+        self.ends = ends  #: None if it cannot be checked
         self.accepted_at = now
         self.routing_id = b""
         self.key = b""  #: CURVE public key of the peer, z85
-        self.is_cut = False  #: it has to go
-        self.delivered = True  #: a whole message came since the last look
-        self.baseline_bytes = 0  #: what had come by the last look that found a message delivered
-        self.since: float | None = None  #: when its key was first found to be withdrawn
-        self.answered_at = float("-inf")  #: when it was last told that its session is over
+        self.is_cut = False  #: it must be ended
+        self.delivered = True  #: a whole message has arrived since the last check
+        self.baseline_bytes = 0  #: bytes received at the last check that found a message delivered
+        self.since: float | None = None  #: when its key was first found to be unregistered
+        self.answered_at = float("-inf")  #: when it last received that its session is over
 
 
 class Connections:
-    """All connections of a gate.
+    """All connections of a server.
 
     Args:
-        silent_s: seconds in which a connection has to deliver its first message.
-        silent_max: connections that may have delivered none.
+        silent_s: seconds in which a connection must deliver its first message.
+        silent_max: most connections that have delivered none.
     """
 
     def __init__(self, silent_s: float, silent_max: int = SILENT_MAX) -> None:
@@ -78,24 +77,25 @@ class Connections:
         return len(self._by_fd)
 
     def get(self, routing_id: bytes) -> Connection | None:
-        """Give the connection of a routing id that has been named."""
+        """Return the connection of a routing id that has been named."""
         return self._by_routing_id.get(routing_id)
 
     def accepted(self, fd: int, ends: Ends | None, now: float) -> None:
-        """Learn that somebody has connected."""
-        self.closed(fd)  # the descriptor is free again, whether we have heard of that or not
+        """Record a new connection."""
+        self.closed(fd)  # its descriptor was free, so an earlier connection with it has ended
         connection = self._by_fd[fd] = self._silent[fd] = Connection(fd, ends, now)
         self._to_look.append(connection)
         if len(self._silent) > self._silent_max:
             self.cut(next(iter(self._silent.values())), f"more than {self._silent_max} have delivered nothing yet")
 
     def named(self, routing_id: bytes, key: bytes, sessions: int, fd: int, now: float) -> Connection:
-        """Learn whose a connection is, of a message of one that is not known by its routing id.
+        """Record the peer of a connection from a message with a new routing id, and return the connection.
 
-        `sessions` are registered with its key.
+        Args:
+            sessions: how many are registered with its key.
         """
         connection = self._by_fd.get(fd)
-        if connection is None:  # it has ended, and this is what it has left
+        if connection is None:  # it has ended; this is its last message
             connection = Connection(-1, None, now)
             connection.routing_id, connection.key = routing_id, key
             return connection
@@ -111,7 +111,7 @@ class Connections:
         return connection
 
     def closed(self, fd: int) -> Connection | None:
-        """Learn that a connection has ended; give it."""
+        """Record that a connection has ended, and return it."""
         connection = self._by_fd.pop(fd, None)
         if connection is not None:
             self._silent.pop(fd, None)
@@ -120,7 +120,7 @@ class Connections:
         return connection
 
     def cut(self, connection: Connection, why: str) -> None:
-        """Have a connection ended; what comes over it until then counts for nothing."""
+        """Mark a connection to be ended; its further messages are ignored."""
         if not connection.is_cut:
             connection.is_cut = True
             self._silent.pop(connection.fd, None)
@@ -140,14 +140,14 @@ class Connections:
                 del self._by_key[connection.key]
 
     def take_cut(self) -> list[tuple[Connection, str]]:
-        """Give what is to be ended, with why, since the last call."""
+        """Return the connections to end since the last call, each with the reason."""
         cut, self._cut = self._cut, []
         return cut
 
     def look(
         self, now: float, admits: Callable[[bytes], int], received_bytes: Callable[[Connection], int | None]
     ) -> None:
-        """Look at the next connections. To be called when nothing that was delivered waits to be received."""
+        """Check the next connections. Must be called when no delivered message waits to be received."""
         while self._silent:
             oldest = next(iter(self._silent.values()))
             if now - oldest.accepted_at < self._silent_s:
@@ -170,7 +170,7 @@ class Connections:
         if connection.key and not admits(connection.key):
             connection.since = now if connection.since is None else connection.since
             if now - connection.since >= WITHDRAWN_S:
-                self.cut(connection, "its key is not registered any more")
+                self.cut(connection, "its key is no longer registered")
             return
         connection.since = None
         received = received_bytes(connection)
@@ -179,4 +179,4 @@ class Connections:
         if connection.delivered:
             connection.delivered, connection.baseline_bytes = False, received
         elif received - connection.baseline_bytes > UNDELIVERED_BYTES:
-            self.cut(connection, f"{received - connection.baseline_bytes:,} bytes came without a whole message")
+            self.cut(connection, f"{received - connection.baseline_bytes:,} bytes arrived without a whole message")

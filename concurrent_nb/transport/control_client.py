@@ -3,8 +3,8 @@
     client = ControlClient(info.endpoints, info.tokens["client"], info.certificate_pem)
     client.call("status", jobs=True)
 
-A new connection first asks for a ping, so that no token and no call goes to something that is no master. From then on
-a call is sent once: if its answer does not come, nobody can know whether it was carried out, and the error says so.
+A new connection first requests a ping, so that no token and no call reaches a server that is not a master. After that a
+call is sent once: if its answer does not arrive, it may have been carried out or not, and the error says so.
 Starts quickly: no asyncio, no Tornado.
 """
 
@@ -32,23 +32,27 @@ _REMEDY: Final = (
 
 
 class ControlClient:
-    """A caller of one master, which may have several endpoints. Any thread may call; calls go one after another."""
+    """Calls one master, which may have several endpoints. Any thread may call; calls run one after another."""
 
     def __init__(
         self, endpoints: Sequence[str], token: str, certificate_pem: str | None = None, timeout_s: float = 5.0
     ) -> None:
-        """Connect to nothing yet.
+        """Create a client; the first call connects.
 
-        endpoints: URLs like http://127.0.0.1:8000, tried in this order; plain HTTP on this machine only.
-        token: of the role to call as. certificate_pem: the only TLS certificate to accept; None for those that the
-        system trusts. timeout_s: seconds after which a call ends, whatever happens.
+        Args:
+            endpoints: URLs like http://127.0.0.1:8000, tried in this order; plain HTTP on this machine only.
+            token: its role decides which methods may be called.
+            certificate_pem: the only TLS certificate to accept; None for those that the system trusts.
+            timeout_s: seconds after which each call ends.
+
+        Raises ConfigurationError for invalid arguments.
         """
         if isinstance(endpoints, str) or not endpoints:
             raise ConfigurationError(f"endpoints are a list of URLs, not {endpoints!r}")
         if not token.isascii() or not token.isprintable():
             raise ConfigurationError("the token is not a line of printable ASCII")
         if not timeout_s > 0:
-            raise ConfigurationError(f"timeout_s is {timeout_s}, and no call ends in no time")
+            raise ConfigurationError(f"timeout_s is {timeout_s}, it must be more than 0")
         self._endpoints = [Endpoint.of(url, certificate_pem) for url in endpoints]
         self._token = token
         self._timeout_s = timeout_s
@@ -70,14 +74,14 @@ class ControlClient:
 
     @property
     def endpoint(self) -> str:
-        """The URL that the next call tries first: where the last one got through."""
+        """The URL that the next call tries first: the last one that worked."""
         return self._endpoints[0].url
 
     def call(self, method: str, /, **params: object) -> Any:
-        """Call a method and give its result. An error of ours that it raised is raised here, as the same class.
+        """Call a method and return its result. A ConcurrentError that the method raises is raised here with its class.
 
-        MasterUnreachable: no master answered in time. AccessRefused: it did not take the token, or has not the
-        certificate. ProtocolError: something answered that is no master of this protocol.
+        Raises MasterUnreachable if no master answers in time, AccessRefused if it refuses the token or has another
+        certificate, ProtocolError if the answer is not from a master of this protocol, TooLarge for too large a call.
         """
         deadline = Deadline(self._timeout_s)
         call_id = next(self._ids)
@@ -89,20 +93,20 @@ class ControlClient:
         if not self._lock.acquire(timeout=self._timeout_s):
             raise MasterUnreachable(f"{method} was not called: other threads' calls to the master took all the time")
         try:
-            link = self._fresh_link(deadline)
+            link = self._usable_link(deadline)
             reply = self._post(link, method, body, deadline)
         finally:
             self._lock.release()
         return _result(link.endpoint.url, reply, call_id)
 
     def close(self) -> None:
-        """Close the connection. A later call opens another."""
+        """Close the connection. A later call opens a new one."""
         self._forget_parent()
         with self._lock:
             self._drop()
 
     def _forget_parent(self) -> None:
-        """After a fork, leave the connection to the parent: two processes on one would read each other's answers."""
+        """After a fork, drop the parent's connection: two processes on one would read each other's answers."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._lock = threading.Lock()
@@ -124,11 +128,11 @@ class ControlClient:
             self._drop()
             text = f"the master at {link.endpoint.url} got the call of {method}, but its answer did not come"
             raise MasterUnreachable(f"{text} ({_reason(error)}). It may have been carried out or not.") from None
-        except BaseException:  # an interrupt: the answer would be taken for that of the next call
+        except BaseException:  # an interrupt: the next call would read this answer
             self._drop()
             raise
 
-    def _fresh_link(self, deadline: Deadline) -> HttpLink:
+    def _usable_link(self, deadline: Deadline) -> HttpLink:
         if self._link is not None and not self._link.is_fresh():
             self._drop()
         if self._link is None:
@@ -136,12 +140,12 @@ class ControlClient:
         return self._link
 
     def _connect(self, deadline: Deadline) -> HttpLink:
-        """Try each endpoint, with an equal share of the time that is left, and put the one that works first."""
+        """Try each endpoint, with an equal share of the remaining time, and move the one that works to the front."""
         failures: list[tuple[Endpoint, Exception]] = []
         for tried, endpoint in enumerate(self._endpoints):
             try:
                 share_s = deadline.left_s() / (len(self._endpoints) - tried)
-                link = _greeted(endpoint, Deadline(share_s))
+                link = _connect_and_ping(endpoint, Deadline(share_s))
             except (OSError, ConcurrentError) as error:
                 failures.append((endpoint, error))
             else:
@@ -150,8 +154,8 @@ class ControlClient:
         _raise_all(failures)
 
 
-def _greeted(endpoint: Endpoint, deadline: Deadline) -> HttpLink:
-    """Connect, and see that a master is there."""
+def _connect_and_ping(endpoint: Endpoint, deadline: Deadline) -> HttpLink:
+    """Connect, and check with a ping that a master answers."""
     link = HttpLink(endpoint, deadline)
     try:
         reply = link.exchange("GET", jsonrpc.PING_PATH, {}, b"", deadline)
@@ -164,7 +168,7 @@ def _greeted(endpoint: Endpoint, deadline: Deadline) -> HttpLink:
 
 
 def _result(url: str, reply: Reply, call_id: int) -> Any:
-    """Give the result of a reply, or raise what it says."""
+    """Return the result in a reply, or raise its error."""
     if reply.status == 200:
         return jsonrpc.read_answer(reply.body, call_id)
     try:
@@ -179,11 +183,11 @@ def _result(url: str, reply: Reply, call_id: int) -> Any:
 
 def _odd_reply(reply: Reply, where: str = "") -> ProtocolError:
     start = jsonrpc.printable(reply.body[:60].decode("utf-8", "replace"))
-    return ProtocolError(f"{where}no concurrent_nb master, but something that answers {reply.status} {start!r}")
+    return ProtocolError(f"{where}not a concurrent_nb master, but a server that answers {reply.status} {start!r}")
 
 
 def _raise_all(failures: list[tuple[Endpoint, Exception]]) -> NoReturn:
-    """Raise one error for all endpoints, of the class that says most: refused, then answered by others, then silent."""
+    """Raise one error for all endpoints: AccessRefused if any refused, else ProtocolError, else MasterUnreachable."""
     lines = [f"  {endpoint.url}: {_reason(error)}" for endpoint, error in failures]
     text = "\n".join(["no master answers:", *lines, _REMEDY])
     kinds = [type(error) for _, error in failures]
@@ -194,7 +198,7 @@ def _raise_all(failures: list[tuple[Endpoint, Exception]]) -> NoReturn:
 
 
 def _reason(error: Exception) -> str:
-    """Tell an error in a few words, without the number that the system has for it."""
+    """Describe an error in a few words, without its errno."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -1,8 +1,7 @@
-"""What the control server says to each request: the guard that all of them pass, and one handler per path.
+"""The handlers of the control server: checks before the body, and one handler per path.
 
-The guard stands before the body: who asks under a host name that is not ours (DNS rebinding), from a page of another
-site, or without a token, is answered before anything of his is kept. Refusals have the form of JSON-RPC errors, so that
-a client raises them as what they are.
+A request under a foreign host name (DNS rebinding), from a page of another site, or without a token is refused before
+its body is read. Refusals are JSON-RPC errors, so that a client raises them with their class.
 """
 
 import asyncio
@@ -28,30 +27,32 @@ _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Dispatches(Protocol):
-    """Where calls go: rpc.Dispatcher, which this layer does not know."""
+    """The interface of rpc.Dispatcher, which this layer may not import."""
 
     async def dispatch(self, body: bytes, caller: Caller) -> bytes | None:
-        """Carry out a body of calls; give the body of answers, None if there is nothing to answer."""
+        """Carry out a body of calls; return the body of answers, None if no call expects one."""
 
 
 @dataclass
 class ServerContext:
-    """What all handlers of one server share."""
+    """State that all handlers of one server share."""
 
     dispatcher: Dispatches
     tokens: dict[str, str]  #: token to role
-    names: frozenset[str]  #: host names and addresses, lower case, that a client may call us by
-    answer_s: float  #: how long a peer may take for its answer
-    on_known: Callable[[IOStream, str], object] = lambda stream, role: None  #: told of who has shown a token of a role
-    running: set[IOStream] = field(default_factory=set)  #: connections whose calls are being carried out
-    idle: asyncio.Event = field(default_factory=asyncio.Event)  #: set while there are none
+    names: frozenset[str]  #: host names and addresses, lower case, allowed in the Host header
+    answer_s: float  #: seconds in which a peer must receive its answer
+    on_authenticated: Callable[[IOStream, str], object] = lambda stream, role: (
+        None
+    )  #: called with each connection that sends a valid token, and its role
+    running: set[IOStream] = field(default_factory=set)  #: connections with a running call
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  #: set while there are no running calls
 
     def __post_init__(self) -> None:
         self.idle.set()
 
     @contextlib.contextmanager
     def working(self, stream: IOStream) -> Iterator[None]:
-        """Count a call while it is carried out; a connection has one at a time."""
+        """Count a call while it runs; a connection has one at a time."""
         self.running.add(stream)
         self.idle.clear()
         try:
@@ -62,7 +63,7 @@ class ServerContext:
                 self.idle.set()
 
     def serves(self, host_header: str, local_host: str) -> bool:
-        """Tell whether a client may call us by this name, on a connection that ends at our address `local_host`."""
+        """Return whether the Host header is allowed on a connection to our address `local_host`."""
         match = _HOST.fullmatch(host_header)
         if match is None:
             return False
@@ -70,7 +71,7 @@ class ServerContext:
         return host == local_host or host in self.names or (is_loopback(local_host) and host in _LOCAL_NAMES)
 
     def role_of(self, authorization: str) -> str | None:
-        """Give the role of the token in a header, in a time that tells nothing about the tokens that there are."""
+        """Return the role of the token in a header, in constant time; None if the token is unknown."""
         match = _BEARER.fullmatch(authorization)
         given = match[1].encode() if match else b""
         roles = [role for token, role in self.tokens.items() if hmac.compare_digest(token.encode(), given)]
@@ -79,12 +80,12 @@ class ServerContext:
 
 @stream_request_body
 class _Guarded(RequestHandler):
-    """Lets through what is allowed, before its body is read."""
+    """Refuses requests that are not allowed before their body is read."""
 
     verb: ClassVar[str] = ""
 
-    def initialize(self, desk: ServerContext) -> None:
-        self._desk = desk
+    def initialize(self, context: ServerContext) -> None:
+        self._context = context
         self._stream = cast(HTTP1Connection, self.request.connection).stream
 
     def set_default_headers(self) -> None:
@@ -95,20 +96,22 @@ class _Guarded(RequestHandler):
 
     def prepare(self) -> None:
         if self._stream.closed():
-            return self._refuse(400, ProtocolError("the peer has gone"))
+            return self._refuse(400, ProtocolError("the peer has disconnected"))
         self._local_host = plain_host(self._stream.socket.getsockname()[0])
         refusal = self._other_site() or self._other_verb() or self._not_allowed()
         if refusal is not None:
             self._refuse(*refusal)
 
     def data_received(self, chunk: bytes) -> None:
-        """Drop the body, where none is wanted."""
+        """Drop the body of requests that need none."""
 
     def compute_etag(self) -> None:
         return None
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        text = "internal error" if status_code >= 500 else f"no concurrent_nb client asks this (HTTP {status_code})"
+        text = (
+            "internal error" if status_code >= 500 else f"not a request of a concurrent_nb client (HTTP {status_code})"
+        )
         code = jsonrpc.INTERNAL_ERROR if status_code >= 500 else jsonrpc.INVALID_REQUEST
         self.finish(jsonrpc.encode_answers([Answer(id=None, error=Fault(code, text))], batch=False) or b"")
 
@@ -118,7 +121,7 @@ class _Guarded(RequestHandler):
 
     def _other_site(self) -> tuple[int, ConcurrentError] | None:
         hosts = self.request.headers.get_list("Host")
-        if len(hosts) != 1 or not self._desk.serves(hosts[0], self._local_host):
+        if len(hosts) != 1 or not self._context.serves(hosts[0], self._local_host):
             return 403, AccessRefused("this master does not go by that host name: add it to the names that it serves")
         origin = self.request.headers.get("Origin")
         if origin is not None and origin.lower() != f"{self.request.protocol}://{hosts[0].lower()}":
@@ -132,43 +135,43 @@ class _Guarded(RequestHandler):
         return 405, ProtocolError(f"only {self.verb} is served here")
 
     def _not_allowed(self) -> tuple[int, ConcurrentError] | None:
-        """Give the refusal that is this path's own."""
+        """Return the refusal by the checks of this path, None if it is allowed."""
         return None
 
 
 class CallHandler(_Guarded):
-    """POST /api/1: calls, with a token."""
+    """POST /api/1: calls; needs a token."""
 
     verb = "POST"
 
-    def initialize(self, desk: ServerContext) -> None:
-        super().initialize(desk)
+    def initialize(self, context: ServerContext) -> None:
+        super().initialize(context)
         self._chunks: list[bytes] = []
 
     def data_received(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
 
     async def post(self) -> None:
-        with self._desk.working(self._stream):
-            answer = await self._desk.dispatcher.dispatch(b"".join(self._chunks), self._caller)
+        with self._context.working(self._stream):
+            answer = await self._context.dispatcher.dispatch(b"".join(self._chunks), self._caller)
             if answer is None:
                 self.set_status(204)
                 self.clear_header("Content-Type")
             sent = self.finish(answer)
-            # A peer that does not take its answer is cut off, or it would stay in memory for as long as he likes.
-            done, _ = await asyncio.wait([sent], timeout=self._desk.answer_s)
+            # A peer that does not receive its answer is cut off, or the answer would stay in memory.
+            done, _ = await asyncio.wait([sent], timeout=self._context.answer_s)
             if not done:
                 self._stream.close()
             elif not sent.cancelled() and not isinstance(sent.exception(), StreamClosedError):
                 sent.result()
 
     def _not_allowed(self) -> tuple[int, ConcurrentError] | None:
-        role = self._desk.role_of(",".join(self.request.headers.get_list("Authorization")))
+        role = self._context.role_of(",".join(self.request.headers.get_list("Authorization")))
         if role is None:
             self.set_header("WWW-Authenticate", "Bearer")
             text = "this master does not know the token: take it from the cluster's present connection file"
             return 401, AccessRefused(text)
-        self._desk.on_known(self._stream, role)
+        self._context.on_authenticated(self._stream, role)
         if self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
             return 415, ProtocolError("calls are application/json")
         if "Content-Encoding" in self.request.headers:
@@ -179,7 +182,7 @@ class CallHandler(_Guarded):
 
 
 class PingHandler(_Guarded):
-    """GET /ping: says that a master is here, to anybody on our host names."""
+    """GET /ping: confirms that a master is here; needs no token."""
 
     verb = "GET"
 
@@ -189,7 +192,7 @@ class PingHandler(_Guarded):
 
 
 class UnknownHandler(_Guarded):
-    """All other paths."""
+    """All other paths: 404."""
 
     def _other_verb(self) -> tuple[int, ConcurrentError] | None:
         if re.fullmatch(r"/api/\d{1,9}", self.request.path):

@@ -1,8 +1,8 @@
-"""Serves the control channel: POST /api/1 for calls, GET /ping for anybody who wants to know whether a master is here.
+"""Serves the control channel: POST /api/1 for calls, GET /ping, without a token, to check that a master is here.
 
-The master starts it on its asyncio loop and gives it a dispatcher. It decides who may speak at all (address, Host,
-Origin, token) and how much and how slowly, before a body is read; what a role may do is the dispatcher's business. It
-never serves plain HTTP beyond this machine, sets no cookie, and gives no page of another site access.
+The master starts it on its asyncio loop with a dispatcher. Before it reads a body, the server checks address, Host,
+Origin and token, and it limits sizes and times; the dispatcher checks what a role may call. The server never serves
+plain HTTP beyond this machine, sets no cookie, and refuses pages of other sites.
 """
 
 import asyncio
@@ -33,29 +33,29 @@ log = logging.getLogger(__name__)
 
 
 class ConnectionLimits(NamedTuple):
-    """How much a peer may take, in all and before it has shown a token."""
+    """Limits of connections and requests."""
 
     body_bytes: int = jsonrpc.MAX_BODY_BYTES
     header_bytes: int = 16 * 1024
-    #: between two requests, and from the first to the last byte of a header; clients keep a connection for 5 s
+    #: seconds between two requests, and for a whole header; clients keep a connection for 5 s
     idle_s: float = 6.0
-    #: from the first to the last byte of a body
+    #: seconds for a whole body
     body_s: float = 5.0
-    #: until the peer has taken an answer
+    #: seconds until the peer has received an answer
     answer_s: float = 10.0
-    #: open at once; a new one takes the place of the oldest that has not shown a token
+    #: most open connections; a new one replaces the oldest that has sent no token
     connections: int = 512
-    #: of these, what the connections of a role may have at most, in parts; its least recently used ones make room,
-    #: first those without a call. An eighth is left for newcomers, so no token's connections keep others out.
+    #: share of the connections that a role may have; beyond it the least recently used one is closed, preferably one
+    #: without a running call. An eighth remains for new connections, so connections of a token cannot keep others out.
     shares: Mapping[str, float] = MappingProxyType({"client": 3 / 8, "slave": 1 / 4, "admin": 1 / 4})
-    #: when the system has no descriptor for a new connection, none is accepted for so long
+    #: seconds without accepting when the system has no descriptor for a new connection
     pause_s: float = 1.0
 
 
 _LIMITS: Final = ConnectionLimits()
-#: what the system says when it has no descriptor or no memory left for a connection
+#: errno values if there is no descriptor or no memory for a connection
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-#: connections that are accepted before others have their turn
+#: connections that are accepted in one turn of the loop
 _ACCEPTS: Final = 128
 
 
@@ -73,10 +73,15 @@ class ControlServer:
         names: Iterable[str] = (),
         limits: ConnectionLimits = _LIMITS,
     ) -> None:
-        """Bind nothing yet.
+        """Create a server; `start` binds it.
 
-        tokens: token to the role that it gives. addresses: to bind, "0.0.0.0" and "::" for all; beyond this machine
-        with `tls` only. port: 0 for a free one. names: other names of this host that a client may call it by.
+        Args:
+            tokens: token to role.
+            addresses: to bind, "0.0.0.0" and "::" for all; beyond this machine with `tls` only.
+            port: 0 for a free one.
+            names: further host names that clients may use in the Host header.
+
+        Raises ConfigurationError for invalid tokens.
         """
         if not tokens or not all(TOKEN.fullmatch(token) for token in tokens):
             raise ConfigurationError("tokens are a mapping of token to role, each of 16 to 256 printable characters")
@@ -85,24 +90,24 @@ class ControlServer:
         self._tls = tls
         self._limits = limits
         served = frozenset(name.lower() for name in [*addresses, *names])
-        self._desk = ServerContext(dispatcher, dict(tokens), served, limits.answer_s)
+        self._context = ServerContext(dispatcher, dict(tokens), served, limits.answer_s)
         self._server: _Server | None = None
         self._endpoints: list[str] = []
 
     @property
     def endpoints(self) -> list[str]:
-        """The URLs to reach it at, the best first. Empty until it is started."""
+        """The URLs of the server, the best first. Empty until it is started."""
         return list(self._endpoints)
 
     async def start(self) -> None:
-        """Bind and serve. ConfigurationError: an address or the port cannot be had, or needs TLS."""
+        """Bind and serve. Raises ConfigurationError if an address or the port is not available, or needs TLS."""
         resolved = resolve(self._addresses)
         if self._tls is None:
             _refuse_plain(resolved)
         self._server = _Server(
             self._application(),
             limits=self._limits,
-            is_busy=self._desk.running,
+            is_busy=self._context.running,
             ssl_options=server_context(self._tls) if self._tls is not None else None,
             max_header_size=self._limits.header_bytes,
             max_body_size=self._limits.body_bytes,
@@ -110,7 +115,7 @@ class ControlServer:
             body_timeout=self._limits.body_s,
             idle_connection_timeout=self._limits.idle_s,
         )
-        self._desk.on_known = self._server.keep
+        self._context.on_authenticated = self._server.keep
         sockets = bind(resolved, self._port)
         self._server.add_sockets(sockets)
         scheme = "http" if self._tls is None else "https"
@@ -118,38 +123,38 @@ class ControlServer:
         log.info("control channel at %s", ", ".join(self._endpoints))
 
     async def stop(self, grace_s: float = 1.0) -> None:
-        """Serve no new call, give those that run `grace_s` seconds to answer, and close everything."""
+        """Refuse new calls, give running ones `grace_s` seconds to answer, and close everything."""
         if self._server is None:
             return
         server, self._server, self._endpoints = self._server, None, []
         server.stop()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._desk.idle.wait(), grace_s)
+            await asyncio.wait_for(self._context.idle.wait(), grace_s)
         await server.close_all_connections()
 
     def _application(self) -> Application:
-        desk = {"desk": self._desk}
-        rules: list[Any] = [(jsonrpc.API_PATH, CallHandler, desk), (jsonrpc.PING_PATH, PingHandler, desk)]
+        context = {"context": self._context}
+        rules: list[Any] = [(jsonrpc.API_PATH, CallHandler, context), (jsonrpc.PING_PATH, PingHandler, context)]
         return Application(
-            rules, default_handler_class=UnknownHandler, default_handler_args=desk, log_function=_log_request
+            rules, default_handler_class=UnknownHandler, default_handler_args=context, log_function=_log_request
         )
 
 
 class _Server(HTTPServer):
-    """Tornado's server with limits on open connections, so that neither strangers nor one role use them up."""
+    """Tornado's server with limits on open connections, so that neither unknown peers nor one role use them up."""
 
-    # Tornado constructs in `initialize`, and checks nobody's calls of it.
+    # Tornado's constructor calls `initialize`, without type checks.
     def initialize(  # type: ignore[override]
         self, *args: Any, limits: ConnectionLimits, is_busy: Container[IOStream], **kwargs: Any
     ) -> None:
         super().initialize(*args, **kwargs)
         self._limits = limits
-        self._is_busy = is_busy  # with a call
+        self._is_busy = is_busy  # with a running call
         self._limited_log = RateLimitedLog(log, lines=1)
-        #: connections that have shown no token, in the order in which they came; addresses
-        self._strangers: dict[IOStream, str] = {}
-        #: by role, those that have, the least recently used first; addresses
-        self._known: dict[str, dict[IOStream, str]] = {}
+        #: addresses of connections without a token so far, the oldest first
+        self._without_token: dict[IOStream, str] = {}
+        #: by role, addresses of connections with a token, the least recently used first
+        self._by_role: dict[str, dict[IOStream, str]] = {}
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         for sock in sockets:
@@ -157,35 +162,35 @@ class _Server(HTTPServer):
             self._handlers[sock.fileno()] = _Acceptor(sock, self._handle_connection, self._limits.pause_s).stop
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        if len(self._strangers) + sum(map(len, self._known.values())) >= self._limits.connections:
-            oldest = next(iter(self._strangers), stream)
-            self._strangers.pop(oldest, None)
+        if len(self._without_token) + sum(map(len, self._by_role.values())) >= self._limits.connections:
+            oldest = next(iter(self._without_token), stream)
+            self._without_token.pop(oldest, None)
             oldest.close()
             self._limited_log.warning(
                 "stranger",
                 monotonic(),
-                "%d connections are open: closed one that has shown no token",
+                "%d connections are open: closed one that has sent no token",
                 self._limits.connections,
             )
             if oldest is stream:
                 return
-        self._strangers[stream] = str(address[0])
+        self._without_token[stream] = str(address[0])
         super().handle_stream(stream, address)
 
     def keep(self, stream: IOStream, role: str) -> None:
-        """Note that a connection has shown a token of a role; one of the same role makes room if there are too many."""
-        known = self._known.setdefault(role, {})
-        address = self._strangers.pop(stream, None) or known.pop(stream, None)
+        """Record the role of a connection's token; if the role has too many connections, close one of them."""
+        of_role = self._by_role.setdefault(role, {})
+        address = self._without_token.pop(stream, None) or of_role.pop(stream, None)
         if address is None:
             return
-        known[stream] = address
+        of_role[stream] = address
         limit = max(1, int(self._limits.connections * self._limits.shares.get(role, 1 / 8)))
-        if len(known) > limit:
-            most, _ = Counter(known.values()).most_common(1)[0]
-            others = [other for other in known if other is not stream]
-            candidates = [other for other in others if known[other] == most] or others
+        if len(of_role) > limit:
+            most, _ = Counter(of_role.values()).most_common(1)[0]
+            others = [other for other in of_role if other is not stream]
+            candidates = [other for other in others if of_role[other] == most] or others
             idlest = next((other for other in candidates if other not in self._is_busy), candidates[0])
-            del known[idlest]
+            del of_role[idlest]
             idlest.close()
             self._limited_log.warning(
                 role, monotonic(), "more than %d connections of role %s are open: closed one of %s", limit, role, most
@@ -193,15 +198,15 @@ class _Server(HTTPServer):
 
     def on_close(self, server_conn: object) -> None:
         stream = cast(HTTP1ServerConnection, server_conn).stream
-        for known in (self._strangers, *self._known.values()):
-            known.pop(stream, None)
+        for of_role in (self._without_token, *self._by_role.values()):
+            of_role.pop(stream, None)
         super().on_close(server_conn)
 
 
 class _Acceptor:
-    """Accepts connections of a socket that listens; pauses while the system has no descriptor for one.
+    """Accepts connections of a listening socket; pauses while the system has no descriptor for one.
 
-    Tornado's own tries again at once, and logs a traceback each time, until the disk is full.
+    Tornado's own retries immediately, and logs a traceback each time, until the disk is full.
     """
 
     def __init__(self, sock: socket.socket, accepted: Callable[[socket.socket, Any], None], pause_s: float) -> None:
@@ -212,17 +217,17 @@ class _Acceptor:
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
         self._stopped = False
-        self._go_on()
+        self._resume()
 
     def stop(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._stopped = True
         if self._again is not None:
             self._again.cancel()
         else:
             self._loop.remove_reader(self._sock)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._again = None
         self._loop.add_reader(self._sock, self._accept)
 
@@ -234,13 +239,13 @@ class _Acceptor:
                 connection, address = self._sock.accept()
             except BlockingIOError:
                 return
-            except ConnectionAbortedError:  # it has gone while it waited
+            except ConnectionAbortedError:  # closed while it waited
                 continue
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
                 self._loop.remove_reader(self._sock)
-                self._again = self._loop.call_later(self._pause_s, self._go_on)
+                self._again = self._loop.call_later(self._pause_s, self._resume)
                 text = "no connection can be accepted for the moment: %s (raise `ulimit -n`, or close what is open)"
                 self._limited_log.warning("accept", monotonic(), text, error.strerror)
                 return

@@ -1,8 +1,8 @@
 """One kept-alive HTTP connection to one endpoint, on which every exchange ends by its deadline. For the control client.
 
-The standard library's HTTP client limits the wait for each piece of an answer, so a peer that sends a byte now and then
-can hold it for ever. Here the time left is set anew before every piece. No redirect is followed, no proxy is used, and
-nothing is sent twice.
+The standard library's HTTP client limits the wait for each piece of an answer, so a peer that sends single bytes can
+hold it for ever. Here the remaining time is set before every piece. The client follows no redirect, uses no proxy, and
+sends nothing twice.
 """
 
 import contextlib
@@ -20,21 +20,22 @@ from typing import Final, NamedTuple
 from concurrent_nb.clock import monotonic
 from concurrent_nb.errors import AccessRefused, ConfigurationError, ProtocolError, TooLarge
 from concurrent_nb.transport import tls
+from concurrent_nb.transport.addresses import is_loopback
 
-#: what is read of an answer; a master's largest is a list of all its jobs
+#: most bytes of an answer; a master's largest is a list of all its jobs
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-#: the master closes a connection after 10 s of silence; we leave earlier, so that a call never meets a closing one
+#: seconds; shorter than the master's limit for idle connections, so that no call uses a closing one
 MAX_IDLE_S: Final = 5.0
 
 
 class Deadline:
-    """A point in time, and how long it is until then."""
+    """A point in time."""
 
     def __init__(self, seconds: float) -> None:
         self._at = monotonic() + seconds
 
     def left_s(self) -> float:
-        """Give the seconds that are left, more than 0; TimeoutError if there are none."""
+        """Return the remaining seconds, more than 0. Raises TimeoutError if there are none."""
         left_s = self._at - monotonic()
         if left_s <= 0:
             raise TimeoutError("out of time")
@@ -42,44 +43,44 @@ class Deadline:
 
 
 class Reply(NamedTuple):
-    """What came back."""
+    """Status and body of a reply."""
 
     status: int
     body: bytes
 
 
 class Endpoint(NamedTuple):
-    """The URL of a control channel, taken apart."""
+    """The parsed URL of a control channel."""
 
     url: str
     host: str
     port: int
     context: ssl.SSLContext | None  #: None for plain HTTP
-    certificate_pem: str | None  #: the only certificate that is accepted; None for those that the system trusts
+    certificate_pem: str | None  #: the only accepted certificate; None for those that the system trusts
 
     @classmethod
     def of(cls, url: str, certificate_pem: str | None) -> "Endpoint":
-        """Take a URL apart. ConfigurationError for what is none, and for plain HTTP to another machine."""
+        """Parse a URL. Raises ConfigurationError for an invalid one, and for plain HTTP to another machine."""
         try:
             parts = urllib.parse.urlsplit(url)
             host, port, bare = parts.hostname, parts.port, parts.path in ("", "/")
         except ValueError:
             host, port, bare = None, None, False
         if not host or not port or not bare or parts.scheme not in ("http", "https"):
-            raise ConfigurationError(f"{url!r} is no endpoint: write http://HOST:PORT or https://HOST:PORT")
+            raise ConfigurationError(f"{url!r} is not an endpoint: write http://HOST:PORT or https://HOST:PORT")
         if parts.scheme == "https":
             context = tls.client_context(certificate_pem) if certificate_pem else ssl.create_default_context()
             return cls(url, host, port, context, certificate_pem)
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise ConfigurationError(f"{url} is plain HTTP to another machine, which would show the token: use https")
         return cls(url, host, port, None, None)
 
 
 class HttpLink:
-    """A connection to an endpoint. One exchange at a time; after an error it is only good for `close`."""
+    """A connection to an endpoint. One exchange at a time; after an error only `close` may be called."""
 
     def __init__(self, endpoint: Endpoint, deadline: Deadline) -> None:
-        """Connect. OSError: it cannot be done in time. AccessRefused: another certificate. ProtocolError: no TLS."""
+        """Connect. Raises OSError if that fails, AccessRefused for another certificate, ProtocolError without TLS."""
         self.endpoint = endpoint
         self._socket = _connect(endpoint, deadline)
         self._timed = _TimedSocket(self._socket)
@@ -88,11 +89,12 @@ class HttpLink:
     def exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, deadline: Deadline) -> Reply:
         """Send a request and read the whole reply.
 
-        OSError: no complete reply came in time. ProtocolError: the peer does not speak HTTP. TooLarge: so is the reply.
+        Raises OSError without a complete reply in time, ProtocolError if the peer does not use HTTP, TooLarge if the
+        reply is too large.
         """
         self._timed.deadline = deadline
         connection = http.client.HTTPConnection(self.endpoint.host, self.endpoint.port)
-        connection.sock = self._timed  # it has what an HTTPConnection uses of a socket
+        connection.sock = self._timed  # it has the methods of a socket that an HTTPConnection uses
         try:
             connection.request(method, path, body, headers)
             self._timed.flush()
@@ -111,8 +113,8 @@ class HttpLink:
         return Reply(response.status, data)
 
     def is_fresh(self) -> bool:
-        """Tell whether another exchange may start: used a moment ago, and nothing (so no end either) came in since."""
-        return monotonic() - self._used_at < MAX_IDLE_S and not _has_news(self._socket)
+        """Return whether another exchange may start: used recently, and no data and no end of file arrived since."""
+        return monotonic() - self._used_at < MAX_IDLE_S and not _is_readable(self._socket)
 
     def close(self) -> None:
         """Close the connection."""
@@ -120,7 +122,7 @@ class HttpLink:
 
 
 class _TimedSocket:
-    """As much of a socket as the HTTP client uses, with one deadline for all that it does."""
+    """The methods of a socket that the HTTP client uses, with one deadline for all of them."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -128,11 +130,11 @@ class _TimedSocket:
         self.deadline = Deadline(0)
 
     def sendall(self, data: bytes) -> None:
-        """Keep the data: head and body come one by one, and are sent as one."""
+        """Keep the data: head and body arrive separately, and are sent together."""
         self._unsent += data
 
     def flush(self) -> None:
-        """Send what was kept."""
+        """Send the kept data."""
         with memoryview(bytes(self._unsent)) as rest:
             self._unsent.clear()
             sent_bytes = 0
@@ -148,7 +150,7 @@ class _TimedSocket:
         return self._socket.recv_into(buffer)
 
     def close(self) -> None:
-        """Leave it open: an HTTPConnection closes its socket before the reply is read. The link closes it."""
+        """Do nothing: an HTTPConnection closes its socket before the reply is read. The link closes the real one."""
 
 
 class _Incoming(io.RawIOBase):
@@ -163,7 +165,7 @@ class _Incoming(io.RawIOBase):
 
     def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
         count = self._timed.receive_into(buffer)
-        # A ZeroMQ port, for one, greets with a few bytes and then waits for ours: no need to wait for a line's end.
+        # A ZeroMQ port, for example, sends a few bytes and then waits for ours, so do not wait for the end of a line.
         if not self._started and not b"HTTP/".startswith(bytes(buffer[: min(count, 5)])):
             raise ProtocolError("not an HTTP server")
         self._started = True
@@ -174,7 +176,7 @@ def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
     address = _resolve(endpoint, deadline)
     sock = socket.create_connection((address, endpoint.port), timeout=deadline.left_s())
     try:
-        # A call is one short message each way, and no acknowledgement may wait for the next.
+        # A call is one short message each way, so Nagle's algorithm would delay it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock if endpoint.context is None else _wrap(sock, endpoint, endpoint.context, deadline)
     except BaseException:
@@ -192,7 +194,7 @@ def _wrap(sock: socket.socket, endpoint: Endpoint, context: ssl.SSLContext, dead
     except ssl.SSLEOFError:
         raise ConnectionResetError("it closed the connection") from None
     except ssl.SSLError:
-        raise ProtocolError("it does not speak TLS, or none that we speak") from None
+        raise ProtocolError("it does not use TLS, or no version that we support") from None
     try:
         if endpoint.certificate_pem is not None:
             tls.check_pinned(wrapped, endpoint.certificate_pem)
@@ -203,7 +205,7 @@ def _wrap(sock: socket.socket, endpoint: Endpoint, context: ssl.SSLContext, dead
 
 
 def _resolve(endpoint: Endpoint, deadline: Deadline) -> str:
-    """Give the endpoint's address. Nothing limits the time of a name look-up, so a name is looked up in a thread."""
+    """Return the endpoint's address. A name look-up has no time limit, so it runs in a thread."""
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(endpoint.host))
     found: queue.SimpleQueue[str | OSError] = queue.SimpleQueue()
@@ -224,17 +226,10 @@ def _resolve(endpoint: Endpoint, deadline: Deadline) -> str:
     return answer
 
 
-def _has_news(sock: socket.socket) -> bool:
-    """Tell whether something came in, or the end did."""
+def _is_readable(sock: socket.socket) -> bool:
+    """Return whether data or the end of file has arrived."""
     if not hasattr(select, "poll"):  # Windows
         return bool(select.select([sock], [], [], 0)[0])
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

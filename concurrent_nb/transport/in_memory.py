@@ -1,7 +1,7 @@
 """The compute channel inside one process: the same two ends as `compute`, without ZeroMQ, threads or loss.
 
-For tests, tours and the simulator. Frames are copied to bytes on the way, as a network would, so nothing is shared by
-accident. A sent message can be received at once.
+For tests, the tour and the simulator. Frames are copied to bytes on the way, as a network does, so nothing is shared by
+accident. A sent message can be received immediately.
 """
 
 from collections import deque
@@ -13,14 +13,14 @@ Frames = list[memoryview]
 
 
 class InMemoryServer:
-    """The master's end: as compute.Gate, for peers that `connect` made."""
+    """The master's end, as `compute.ComputeServer`, for the peers that `connect` creates."""
 
     def __init__(self) -> None:
         self._inbox: deque[tuple[bytes, bytes, Frames]] = deque()
         self._links: dict[bytes, InMemoryClient] = {}
 
     def connect(self, session: bytes, key: bytes) -> "InMemoryClient":
-        """Make the other end for a session; `key` is what the gate sees as its CURVE key."""
+        """Return the other end for a session; `key` is its CURVE key for the server."""
         link = InMemoryClient(self, session, key)
         self._links[session] = link
         return link
@@ -32,7 +32,7 @@ class InMemoryServer:
             yield self._inbox.popleft()
 
     def send(self, session: bytes, frames: Sequence[Buffer]) -> bool:
-        """Put frames into a peer's queue. False if there is no such peer."""
+        """Put frames into a peer's queue. Return False if there is no such peer."""
         link = self._links.get(session)
         if link is None:
             return False
@@ -45,10 +45,10 @@ class InMemoryServer:
 
 
 class InMemoryClient:
-    """A slave's or an application's end: as compute.Link."""
+    """A slave's or an application's end, as `compute.ComputeClient`."""
 
-    def __init__(self, gate: InMemoryServer, session: bytes, key: bytes) -> None:
-        self._gate = gate
+    def __init__(self, server: InMemoryServer, session: bytes, key: bytes) -> None:
+        self._server = server
         self._session = session
         self._key = key
         self.inbox: deque[Frames] = deque()
@@ -60,15 +60,15 @@ class InMemoryClient:
             yield self.inbox.popleft()
 
     def send(self, frames: Sequence[Buffer]) -> bool:
-        """Put frames into the gate's queue. False once the link is cut."""
-        if self._gate._links.get(self._session) is not self:
+        """Put frames into the server's queue. Return False once the link is cut."""
+        if self._server._links.get(self._session) is not self:
             return False
-        self._gate._inbox.append((self._session, self._key, _copied(frames)))
+        self._server._inbox.append((self._session, self._key, _copied(frames)))
         return True
 
     def close(self) -> None:
-        """Cut the link: frames underway to the gate still arrive, nothing else does."""
-        self._gate._links.pop(self._session, None)
+        """Cut the link: only frames on their way to the server still arrive."""
+        self._server._links.pop(self._session, None)
 
 
 def _copied(frames: Sequence[Buffer]) -> Frames:

@@ -1,4 +1,4 @@
-"""CURVE key pairs: who a node is on the compute channel. One per user and one per slave, in files; a master's is fresh.
+"""CURVE key pairs, the identity of a node on the compute channel: one file per user and per slave; a master's is new.
 
 Nodes call it at their start. A secret key leaves this module only as `KeyPair.secret`; no repr, no log and no error
 shows it. The file has the format of ZeroMQ's own certificates, so `zmq.auth.load_certificate` reads it too. ZeroMQ is
@@ -32,7 +32,7 @@ curve
 
 
 class KeyPair(NamedTuple):
-    """A public key, which may be known, and its secret key, which may not. Both are 40 bytes of Z85."""
+    """A public key and its secret key, each 40 bytes of Z85."""
 
     public: bytes
     secret: bytes
@@ -42,22 +42,22 @@ class KeyPair(NamedTuple):
 
 
 def fresh() -> KeyPair:
-    """Make a new pair."""
+    """Create a new pair."""
     import zmq
 
     return KeyPair(*zmq.curve_keypair())
 
 
 def fresh_token() -> str:
-    """Make a new token for a role on the control channel: 256 random bits, as text."""
+    """Create a new token for a role on the control channel: 256 random bits, as text."""
     return secrets.token_urlsafe(32)
 
 
 def default_path() -> Path:
-    """Give the place of this user's key: in Jupyter's data folder, or with the temporary files if that is read-only."""
+    """Return the path of this user's key: in Jupyter's data folder, or a temporary folder if that is read-only."""
     from jupyter_core.paths import jupyter_data_dir
 
-    with contextlib.suppress(RuntimeError):  # a user whom the system does not know, and no HOME
+    with contextlib.suppress(RuntimeError):  # a user unknown to the system, and no HOME
         folder = Path(jupyter_data_dir()) / "concurrent_nb" / "keys"
         if (folder / "user.key").exists() or private_files.is_writable(folder):
             return folder / "user.key"
@@ -65,10 +65,10 @@ def default_path() -> Path:
 
 
 def load_or_create(path: Path | str | None = None) -> KeyPair:
-    """Give the pair that a file holds, and make file and pair if there is none. Without a path: this user's own.
+    """Return the pair in a file; create file and pair if there is none. Without a path: this user's key file.
 
-    Processes that do this at the same time end up with the same pair. AccessRefused: file or folder is not ours alone.
-    ConfigurationError: the file is damaged, or cannot be read or written.
+    Processes that call this at the same time get the same pair. Raises AccessRefused if others can read file or folder,
+    ConfigurationError if the file is damaged, or cannot be read or written.
     """
     path = default_path() if path is None else Path(path)
     private_files.make_folder(path.parent)
@@ -76,7 +76,7 @@ def load_or_create(path: Path | str | None = None) -> KeyPair:
     try:
         return _read(path)
     except FileNotFoundError:
-        # If another process is faster, its file stays and ours is dropped; either way, the file is what counts.
+        # If another process is faster, its file stays and ours is dropped; both read the file.
         private_files.create_private(path, _encode(fresh()))
         return _read(path)
 
@@ -87,7 +87,7 @@ def _read(path: Path) -> KeyPair:
     pair = KeyPair(found.get(b"public", b""), found.get(b"secret", b""))
     for key in pair:
         if Z85_KEY.fullmatch(key) is None:
-            raise _damaged(path, "it does not hold a public and a secret key of 40 characters each")
+            raise _damaged(path, "it does not contain a public and a secret key of 40 characters each")
     if _public_of(pair.secret) != pair.public:
         raise _damaged(path, "its public key does not belong to its secret key (they may be swapped)")
     return pair

@@ -1,8 +1,8 @@
-"""The one door to files that only their owner may read: keys and connection files.
+"""Reads and writes files that only their owner may read: keys and connection files.
 
-What is written here is 0600 from the first moment and complete from the first moment; what is read here is a regular
-file of ours that nobody else can read, or AccessRefused says what to type. On Windows, where a mode says nothing about
-who may read, the checks of owner and mode are left out: there the folders of the user profile protect these files.
+A written file has mode 0600 and is complete from its first moment; a read file must be a regular file of ours that no
+other user can read, or AccessRefused names the command that repairs it. On Windows, where modes do not control reading,
+owner and mode are not checked: the folders of the user profile protect these files there.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from typing import Final
 
 from concurrent_nb.errors import AccessRefused, ConfigurationError
 
-#: larger than any key or connection file; a larger file is something else
+#: limit of a key or connection file; a larger file is not one
 MAX_FILE_BYTES: Final = 64 * 1024
 
-# Each is missing on some platform. Without O_NONBLOCK, to open a named pipe would wait for its writer.
+# Each is missing on some platform. Without O_NONBLOCK, opening a named pipe would wait for its writer.
 _BINARY: Final = getattr(os, "O_BINARY", 0)
 _READ_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | _BINARY
 _CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
@@ -29,8 +29,8 @@ _CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
 def read_private(path: Path) -> bytes:
     """Read a file that only we can read.
 
-    FileNotFoundError: there is none. AccessRefused: others can read it, it is not ours, or it is a link.
-    ConfigurationError: it cannot be read, or is too large to be what it should be.
+    Raises FileNotFoundError if there is none, AccessRefused if others can read it, it belongs to another user, or it is
+    a link, ConfigurationError if it cannot be read, or is too large.
     """
     try:
         descriptor = os.open(path, _READ_FLAGS)
@@ -50,12 +50,12 @@ def read_private(path: Path) -> bytes:
     finally:
         os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no file of concurrent_nb")
+        raise ConfigurationError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is not a file of concurrent_nb")
     return data
 
 
 def create_private(path: Path, data: bytes) -> bool:
-    """Write a file that was not there. False, and nothing written, if it was: then another process was first."""
+    """Write a new file. Return False, and write nothing, if it exists: another process was first."""
     with _complete_copy(path, data) as copy:
         try:
             os.link(copy, path)
@@ -67,13 +67,13 @@ def create_private(path: Path, data: bytes) -> bool:
 
 
 def replace_private(path: Path, data: bytes) -> None:
-    """Write a file, in place of the one that may be there. A reader sees the old one or the new one, never a part."""
+    """Write a file, or replace it atomically: a reader gets the old or the new content, never a part."""
     with _complete_copy(path, data) as copy:
         os.replace(copy, path)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and what is missing above it, for us alone."""
+    """Create a folder and missing parents, accessible only to us. Raises ConfigurationError."""
     with _as_refusal(folder):
         for missing in reversed([folder, *folder.parents]):
             if not missing.is_dir():
@@ -81,12 +81,12 @@ def make_folder(folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise AccessRefused for a folder that is not ours, or that others may enter."""
+    """Raise AccessRefused for a folder of another user, or that others may enter."""
     _check_ours(folder, folder.stat())
 
 
 def is_writable(folder: Path) -> bool:
-    """Say whether we can write files into a folder. It is made for us alone if it is not there."""
+    """Return whether we can write files into a folder, which is created for us only if it does not exist."""
     try:
         make_folder(folder)
         descriptor, name = tempfile.mkstemp(prefix=".writable-", dir=folder)
@@ -98,19 +98,19 @@ def is_writable(folder: Path) -> bool:
 
 
 def temporary_folder() -> Path:
-    """Give the folder that takes the place of those in a home that cannot be written; it need not be there.
+    """Return the folder that replaces folders of a home that cannot be written; it need not exist.
 
-    It is the same one for all processes of a user and has what it has until the temporary folder is emptied.
+    It is the same for all processes of a user. Raises ConfigurationError if there is no folder for temporary files.
     """
     who = os.geteuid() if hasattr(os, "geteuid") else "user"
     try:
         return Path(tempfile.gettempdir(), f"concurrent_nb-{who}")
     except OSError as error:
-        raise ConfigurationError(f"there is no folder for what is temporary ({error}): TMPDIR names one") from None
+        raise ConfigurationError(f"there is no folder for temporary files ({error}): name one in TMPDIR") from None
 
 
 def make_temporary_folder() -> Path:
-    """Make that folder, for us alone. AccessRefused: somebody else has made it, or can get at it."""
+    """Create `temporary_folder()` for us only. Raises AccessRefused if another user owns it or can access it."""
     folder = temporary_folder()
     make_folder(folder)
     _check_ours(folder, folder.lstat())
@@ -121,7 +121,7 @@ def make_temporary_folder() -> Path:
 
 @contextlib.contextmanager
 def _complete_copy(path: Path, data: bytes) -> Iterator[Path]:
-    """Write the data beside `path`, and take the copy away at the end if it is still there."""
+    """Write the data beside `path`, and delete the copy at the end if it still exists."""
     copy = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with _as_refusal(path):
         try:
@@ -155,7 +155,7 @@ def _as_refusal(path: Path) -> Iterator[None]:
 
 
 def _check_ours(path: Path, status: os.stat_result) -> None:
-    """Refuse what belongs to somebody else or is open to somebody else. The only place that knows of platforms."""
+    """Raise AccessRefused for a file of another user or open to others. Only this function differs by platform."""
     if sys.platform == "win32":
         return
     if status.st_uid != os.geteuid():
@@ -164,4 +164,4 @@ def _check_ours(path: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         private = "700" if stat.S_ISDIR(status.st_mode) else "600"
-        raise AccessRefused(f"{path} has mode {mode:04o}, so others can get at it: chmod {private} '{path}'")
+        raise AccessRefused(f"{path} has mode {mode:04o}, so others can access it: chmod {private} '{path}'")

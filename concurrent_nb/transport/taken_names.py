@@ -1,6 +1,6 @@
 """Names of clusters that are taken: their connection file is here, and the master that wrote it is alive.
 
-Asked by those who start a master. A file that a dead master has left behind is no obstacle.
+Called before a master is started. A file that a dead master has left is ignored.
 """
 
 import fcntl
@@ -17,17 +17,17 @@ from concurrent_nb.transport import connection_file
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 
-#: a master that has been told to stop, or whose owner is gone, has so long to give its name free
-GOING_S: Final = 1.0
-#: time between two looks at a master that may be going
-LOOK_S: Final = 0.05
-#: a process that began so much later than its master's life is another one that has got its number
+#: seconds in which a stopping master, or one whose owner has ended, must release its name
+STOPPING_S: Final = 1.0
+#: seconds between two checks of a master that may be stopping
+CHECK_S: Final = 0.05
+#: a process that started this many seconds after its master is another one with the same process id
 NUMBER_REUSED_S: Final = 5.0
 
 
-def refuse_taken(name: str, going_s: float = GOING_S) -> None:
-    """Raise ConfigurationError if a running cluster has this name, and goes on having it for `going_s` seconds."""
-    deadline = time.monotonic() + going_s
+def refuse_taken(name: str, stopping_s: float = STOPPING_S) -> None:
+    """Raise ConfigurationError if a running cluster has this name, and keeps it for `stopping_s` seconds."""
+    deadline = time.monotonic() + stopping_s
     while (info := _running(name)) is not None:
         if time.monotonic() >= deadline:
             raise ConfigurationError(
@@ -35,26 +35,26 @@ def refuse_taken(name: str, going_s: float = GOING_S) -> None:
                 f"Connect to it (concurrent_nb.connect({name!r}), %concurrent connect {name}), choose another name, "
                 f"or end it with `concurrent-nb stop {name}`"
             )
-        time.sleep(LOOK_S)
+        time.sleep(CHECK_S)
 
 
 def write_untaken(info: ConnectionFile) -> Path:
-    """Write a connection file for its name, and give its place; ConfigurationError if a running cluster has the name.
+    """Write a connection file and return its path. Raises ConfigurationError if a running cluster has its name.
 
-    Of several masters that come with the same name at the same time, one gets it.
+    Of several masters that start with the same name at the same time, one gets it.
     """
     folder = connection_file.folder_to_write()
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refuse_taken(info.name, going_s=0.0)
+        refuse_taken(info.name, stopping_s=0.0)
         return connection_file.write(info, folder / connection_file.file_name(info.name))
     finally:
         os.close(lock)
 
 
 def _running(name: str) -> ConnectionFile | None:
-    """Give what the connection file of this name says, if there is one that can be read and its master is alive."""
+    """Return the content of the connection file of this name if it can be read and its master is alive."""
     path = connection_file.default_path(name)
     if not path.exists():
         return None
@@ -66,7 +66,7 @@ def _running(name: str) -> ConnectionFile | None:
 
 
 def _has_process(info: ConnectionFile) -> bool:
-    """Say whether the master's process is there; it may be, and be frozen."""
+    """Return whether the master's process exists; it may be suspended."""
     if info.pid < 1 or info.host != socket.gethostname():
         return False
     try:

@@ -1,7 +1,7 @@
-"""What the system knows of TCP connections that a library holds: how much has come over one, and how to end it.
+"""Reads from the system how much has arrived on a TCP connection of a library, and ends such a connection.
 
-ZeroMQ tells descriptors and nothing else. By the time one is looked at, its number may be another file's, so each look
-duplicates it and compares addresses first. On Linux alone; elsewhere there is nothing to be told, and nothing is ended.
+ZeroMQ reports only descriptors. When one is used, its number may belong to another file, so each function duplicates it
+and compares addresses first. On Linux only; elsewhere the functions return None or False.
 """
 
 import contextlib
@@ -12,24 +12,24 @@ import sys
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
-#: whether connections can be looked at here
+#: whether connections can be checked here
 IS_AVAILABLE: Final = sys.platform == "linux"
-#: where `tcpi_bytes_received` is in `struct tcp_info`, and how long that is with it (Linux 4.1)
+#: the offset of `tcpi_bytes_received` in `struct tcp_info`, and the length up to its end (Linux 4.1)
 _RECEIVED_AT, _INFO_BYTES = 128, 136
 
-#: both addresses of a connection, by which it is known again
+#: both addresses of a connection, which identify it
 Ends = tuple[Any, Any]
 
 
 def ends_of(fd: int, ports: Collection[int]) -> Ends | None:
-    """Give both addresses of a connection to one of our ports; None if the descriptor is no such thing (any more)."""
+    """Return both addresses of a connection to one of our ports; None if the descriptor is not one (any more)."""
     with _duplicate(fd) as sock:
         ends = None if sock is None else _ends(sock)
         return ends if ends is not None and ends[0][1] in ports else None
 
 
 def received_bytes(fd: int, ends: Ends) -> int | None:
-    """Give how much has come over a connection so far; None if the descriptor is not that connection any more."""
+    """Return the bytes received on a connection so far; None if the descriptor is not that connection any more."""
     with _duplicate(fd) as sock:
         if sock is None or _ends(sock) != ends:
             return None
@@ -38,11 +38,11 @@ def received_bytes(fd: int, ends: Ends) -> int | None:
 
 
 def cut(fd: int, ends: Ends) -> bool:
-    """End a connection: whoever holds it finds it closed. False if the descriptor is not that connection any more."""
+    """Shut a connection down. Return False if the descriptor is not that connection any more."""
     with _duplicate(fd) as sock:
         if sock is None or _ends(sock) != ends:
             return False
-        with contextlib.suppress(OSError):  # the peer was quicker
+        with contextlib.suppress(OSError):  # the peer has closed it already
             sock.shutdown(socket.SHUT_RDWR)
         return True
 
@@ -58,7 +58,7 @@ def _duplicate(fd: int) -> Iterator[socket.socket | None]:
         if duplicate >= 0:
             try:
                 sock = socket.socket(fileno=duplicate)
-            except OSError:  # no socket
+            except OSError:  # not a socket
                 os.close(duplicate)
     try:
         yield sock

@@ -1,8 +1,8 @@
-"""TLS for the control channel beyond this machine: a certificate of our own, and contexts that trust that one only.
+"""TLS for the control channel beyond this machine: a self-signed certificate, and contexts that trust only that one.
 
-The master makes one at each start and puts the certificate into the connection file; whoever has the file knows the
-master by exactly this certificate, and no authority and no host name comes into it. Making one needs the package
-`cryptography` (extra `tls`); trusting one needs the standard library only.
+The master creates a certificate at each start and puts it into the connection file; clients accept exactly this
+certificate, whatever host name they use, and need no authority. Creating one needs the package `cryptography` (extra
+`tls`); trusting one needs only the standard library.
 """
 
 import datetime
@@ -17,13 +17,13 @@ from concurrent_nb.errors import AccessRefused, ConfigurationError
 if TYPE_CHECKING:
     from cryptography import x509
 
-#: back-dated, so that a slave whose clock is behind accepts it
+#: certificates are back-dated, so that a slave whose clock is slow accepts them
 _BACK_DATED: Final = datetime.timedelta(days=1)
 _VALID: Final = datetime.timedelta(days=3650)
 
 
 class TlsMaterial(NamedTuple):
-    """A certificate, which goes into the connection file, and its key, which goes nowhere."""
+    """A certificate, which the connection file contains, and its key, which never leaves the master."""
 
     certificate_pem: str
     key_pem: str
@@ -33,7 +33,7 @@ class TlsMaterial(NamedTuple):
 
 
 def make_tls(hosts: Iterable[str]) -> TlsMaterial:
-    """Make a self-signed certificate for these host names and addresses. ConfigurationError without `cryptography`."""
+    """Create a self-signed certificate for these hosts. Raises ConfigurationError without `cryptography`."""
     try:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
@@ -49,7 +49,7 @@ def make_tls(hosts: Iterable[str]) -> TlsMaterial:
         .not_valid_before(now - _BACK_DATED)
         .not_valid_after(now + _VALID)
         .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
-        # It vouches for itself and for no other certificate.
+        # It may not sign other certificates.
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -60,13 +60,13 @@ def make_tls(hosts: Iterable[str]) -> TlsMaterial:
 
 
 def server_context(material: TlsMaterial) -> ssl.SSLContext:
-    """Give the context of a server that shows this certificate."""
-    # Here, because clients import this module too, and theirs is the start that somebody waits for.
+    """Return the context of a server with this certificate. Raises ConfigurationError if it is invalid."""
+    # here, because clients import this module too, and users wait for their start
     import tempfile
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # The ssl module reads a key from files only: one in a folder of ours that is gone a moment later.
+    # The ssl module reads a key only from a file, so write it into a private folder for a moment.
     with tempfile.TemporaryDirectory(prefix="concurrent_nb-tls-") as folder:
         file = Path(folder) / "master.pem"
         file.touch(mode=0o600)
@@ -79,10 +79,10 @@ def server_context(material: TlsMaterial) -> ssl.SSLContext:
 
 
 def client_context(certificate_pem: str) -> ssl.SSLContext:
-    """Give the context of a client that talks to the owner of this certificate and to nobody else."""
+    """Return the context of a client that accepts only the owner of this certificate. Raises ConfigurationError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A pinned certificate names its owner by its key; under which address it was reached does not matter.
+    # A pinned certificate identifies its owner by the key, so the address does not matter.
     context.check_hostname = False
     try:
         context.load_verify_locations(cadata=certificate_pem)
@@ -92,7 +92,7 @@ def client_context(certificate_pem: str) -> ssl.SSLContext:
 
 
 def check_pinned(connection: ssl.SSLSocket | ssl.SSLObject, certificate_pem: str) -> None:
-    """Raise AccessRefused unless the peer showed exactly this certificate, rather than one that it vouches for."""
+    """Raise AccessRefused unless the peer has exactly this certificate, not one that it has signed."""
     if connection.getpeercert(binary_form=True) != ssl.PEM_cert_to_DER_cert(certificate_pem):
         raise AccessRefused("the master's TLS certificate is not the one in the connection file")
 

@@ -1,4 +1,4 @@
-"""The wire, pure: what nodes say to each other, and how a link keeps its promises. PROTOCOL.md is the contract.
+"""The wire, pure: the messages between nodes, and sessions that deliver them once and in order. See PROTOCOL.md.
 
-Layer 2: bytes in, bytes out; no socket, no thread, no clock of its own. Read messages, then codec, then session.
+Bytes in, bytes out; no sockets, threads or clock. Read messages, then codec, then session.
 """

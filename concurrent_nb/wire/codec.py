@@ -1,7 +1,7 @@
-"""Between messages and frames: one header frame, then large buffers as frames of their own.
+"""Messages to frames and back: one header frame, then large buffers as frames of their own.
 
-Called by `session`. Encoding never copies a buffer; decoding checks everything before it believes anything and raises
-ProtocolError, and nothing else, on bytes that are not what PROTOCOL.md says.
+Called by `session`. Encoding never copies a buffer. Decoding checks everything, and raises only ProtocolError for bytes
+that are not as PROTOCOL.md defines.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,40 +13,40 @@ from concurrent_nb.errors import ProtocolError, VersionMismatch
 from concurrent_nb.ids import Digest, digest_of
 from concurrent_nb.wire import messages as m
 
-#: a frame is never longer; the transport cuts a connection that announces more, before it is authenticated
+#: longest frame; the transport cuts a connection that announces more, even before it is authenticated
 FRAME_BYTES: Final = 1024 * 1024
 #: a body longer than this leaves the header and travels as the first buffer
 INLINE_BYTES: Final = 32 * 1024
-#: a run of tasks or outcomes is cut when its inline bodies reach this
+#: a run of tasks or outcomes is split when its inline bodies reach this
 RUN_BYTES: Final = 128 * 1024
 #: ... or when it has this many members
 RUN_ITEMS: Final = 512
-#: a list of task references or indexes is cut at this length
+#: a list of task references or indexes is split at this length
 REFS: Final = 8192
-#: text of a task is cut into pieces of this size
+#: output of a task is split into pieces of this size
 OUTPUT_BYTES: Final = 64 * 1024
-#: buffers of a message that are longer than this together follow it in envelopes of their own, each with so much
+#: buffers of a message with more bytes than this follow it in envelopes of their own, each with at most this many
 PART_BYTES: Final = 4 * 1024 * 1024
-#: ... and so do buffers that are more than this
+#: ... and so do more buffers than this
 PART_BUFFERS: Final = 512
-#: an envelope has no more frames, and no more bytes; senders keep far below both
+#: limits of an envelope; senders keep far below both
 ENVELOPE_FRAMES_MAX: Final = 8192
 ENVELOPE_BYTES_MAX: Final = 8 * 1024 * 1024
-#: what a size or a slice takes of a header frame, at most
+#: most bytes that a size or a slice takes of a header frame
 _SIZE_BYTES: Final = 40
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 Buffers = Sequence[Buffer]
-#: what the tail of an envelope carries for one message: for each of its items, in order, the item's buffers
+#: the buffers of one message: those of each of its items, in order
 ItemBuffers = Sequence[Buffers]
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """The header frame: who may believe it, where it stands in its stream, and what it says."""
+    """The header frame: version, epoch, position in its stream, and messages."""
 
     version: int
-    epoch: int  #: the master's life; a node of another life is not heard
+    epoch: int  #: the run of the master; envelopes of another run are refused
     seq: int  #: from 1 in each direction; 0 for what is outside of the stream (acknowledgement, keepalive, Bye)
     ack: int  #: highest seq up to which everything has arrived
     body: list[Any]
@@ -88,7 +88,7 @@ class _ToSlave(msgspec.Struct, array_like=True, frozen=True, gc=False):
     body: list[m.ToSlave]
 
 
-#: decoders by what the sender is and to whom it speaks
+#: decoders by direction: the role of the sender, or of the recipient
 _DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "from_client": msgspec.msgpack.Decoder(_FromClient),
     "from_slave": msgspec.msgpack.Decoder(_FromSlave),
@@ -101,13 +101,13 @@ _error_decoder: Final = msgspec.msgpack.Decoder(m.ErrorReport)
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
-    """A message that has arrived, with the buffers of its items (empty if no item has any)."""
+    """A received message, with the buffers of its items (empty if no item has any)."""
 
     message: m.AnyMessage
-    buffers: ItemBuffers = ()  #: CUT, for one whose buffers follow in Parts
+    buffers: ItemBuffers = ()  #: CUT for a message whose buffers follow in Parts
 
 
-#: in the place of a message's buffers: they are in the envelopes that follow (`parts.Assembly` joins them)
+#: marks a message whose buffers are in the envelopes that follow (`parts.Assembly` joins them)
 CUT: Final[ItemBuffers] = ((),)
 
 
@@ -115,7 +115,7 @@ CUT: Final[ItemBuffers] = ((),)
 
 
 def pack_body(body: bytes, buffers: Sequence[Buffer | m.Slice]) -> tuple[bytes, m.Sizes, Buffers]:
-    """Give (inline body, sizes, buffers that travel) as a frame record wants them: a long body is the first buffer."""
+    """Return (inline body, sizes, buffers that travel) for a frame record: a long body becomes the first buffer."""
     if len(body) > INLINE_BYTES:
         buffers = [body, *buffers]
         body = b""
@@ -125,49 +125,49 @@ def pack_body(body: bytes, buffers: Sequence[Buffer | m.Slice]) -> tuple[bytes, 
 
 
 def split_off(buffers: Sequence[Buffer | m.Slice]) -> tuple[m.Sizes, Buffers]:
-    """Give the sizes of buffers, and those among them that travel as frames."""
+    """Return the sizes of buffers, and those among them that travel as frames."""
     sizes = tuple([buffer if isinstance(buffer, m.Slice) else length(buffer) for buffer in buffers])
     return sizes, [buffer for buffer in buffers if not isinstance(buffer, m.Slice)]
 
 
 def slices_of(sizes: m.Sizes) -> list[m.Slice]:
-    """List what lies in shared memory."""
+    """List the slices in shared memory."""
     return [size for size in sizes if type(size) is m.Slice]
 
 
 def size_of(size: int | m.Slice) -> int:
-    """Give how long a buffer is, wherever it lies."""
+    """Return the length of a buffer in bytes, in shared memory or not."""
     return size.size if isinstance(size, m.Slice) else size
 
 
 def lengths(sizes: m.Sizes) -> list[int]:
-    """List the lengths of those buffers that travel."""
+    """List the lengths of the buffers that travel as frames."""
     return [size for size in sizes if type(size) is int]
 
 
 def joined(sizes: m.Sizes, buffers: Buffers, read: Callable[[m.Slice], T]) -> list[Buffer | T]:
-    """Undo `split_off`: give all buffers in order, those in shared memory as `read` gives them."""
+    """Undo `split_off`: return all buffers in order, those in shared memory as `read` returns them."""
     travelled = iter(buffers)
     return [read(size) if type(size) is m.Slice else next(travelled) for size in sizes]
 
 
 def function_digest(parts: Sequence[Buffer | m.Slice]) -> Digest:
-    """Name a function: the SHA-256 of its pickle and its buffers; of a part in shared memory, of what names it.
+    """Return a function's digest: the SHA-256 of its pickle and its buffers, with slices in place of shared memory.
 
-    The name of a slice is as good as its content: only its owner knows its random id, and a serial is used once.
+    A slice identifies its content: only its owner knows its random id, and a serial is used once.
     """
     return digest_of(b"".join([_ENCODER.encode(part) if isinstance(part, m.Slice) else part for part in parts]))
 
 
 def unpack_body(body: bytes, buffers: Buffers) -> tuple[Buffer, Buffers]:
-    """Undo `pack_body`: give (pickle, out-of-band buffers)."""
+    """Undo `pack_body`: return (pickle, out-of-band buffers)."""
     if body or not buffers:
         return body, buffers
     return buffers[0], buffers[1:]
 
 
 def length(buffer: Buffer) -> int:
-    """Return the size of a buffer in bytes."""
+    """Return the length of a buffer in bytes."""
     return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
 
 
@@ -177,18 +177,18 @@ def encode_error(report: m.ErrorReport) -> bytes:
 
 
 def decode_error(body: Buffer) -> m.ErrorReport:
-    """Decode an outcome's ErrorReport; raises ProtocolError."""
+    """Decode an outcome's ErrorReport. Raises ProtocolError."""
     try:
         return _error_decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ProtocolError(f"an error report cannot be read: {error}") from error
+        raise ProtocolError(f"an error report cannot be decoded: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------------------- envelopes
 
 
 def encode(envelope: Envelope, buffers: Buffers = ()) -> list[Buffer]:
-    """Give the frames of an envelope: the header, then every buffer, in pieces of at most FRAME_BYTES."""
+    """Return the frames of an envelope: the header, then every buffer, in pieces of at most FRAME_BYTES."""
     frames: list[Buffer] = [_ENCODER.encode(envelope)]
     for buffer in buffers:
         view = memoryview(buffer).cast("B") if length(buffer) > FRAME_BYTES else buffer
@@ -199,18 +199,18 @@ def encode(envelope: Envelope, buffers: Buffers = ()) -> list[Buffer]:
     return frames
 
 
-def decode(frames: Sequence[Buffer], said_by: str) -> tuple[Envelope, list[Received]]:
-    """Read the frames of one envelope; `said_by` is a key of the decoders ("from_client", "to_slave", ...).
+def decode(frames: Sequence[Buffer], direction: str) -> tuple[Envelope, list[Received]]:
+    """Decode the frames of one envelope; `direction` is a key of the decoders ("from_client", "to_slave", ...).
 
-    Raises VersionMismatch for another protocol version and ProtocolError for everything else that is wrong.
+    Raises VersionMismatch for another protocol version, and ProtocolError for any other error.
     """
     if not frames:
         raise ProtocolError("an envelope without a header frame")
     try:
-        envelope = _DECODERS[said_by].decode(frames[0])
+        envelope = _DECODERS[direction].decode(frames[0])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         _check_version(frames[0])
-        raise ProtocolError(f"a header that protocol {m.PROTOCOL_VERSION} does not know: {error}") from error
+        raise ProtocolError(f"a header that is not of protocol {m.PROTOCOL_VERSION}: {error}") from error
     if envelope.version != m.PROTOCOL_VERSION:
         _check_version(frames[0])
     if envelope.seq < 0 or envelope.ack < 0:
@@ -226,7 +226,7 @@ def decode(frames: Sequence[Buffer], said_by: str) -> tuple[Envelope, list[Recei
 
 
 def _check_size(frames: Sequence[Buffer]) -> None:
-    """Raise if an envelope is larger than any may be."""
+    """Raise ProtocolError if an envelope is above the limits."""
     size_bytes = sum(map(length, frames[1:]))
     if len(frames) > ENVELOPE_FRAMES_MAX or size_bytes > ENVELOPE_BYTES_MAX:
         raise ProtocolError(
@@ -241,11 +241,11 @@ def _check_version(header: Buffer) -> None:
     except (msgspec.MsgspecError, RecursionError):
         return
     if version != m.PROTOCOL_VERSION:
-        raise VersionMismatch(f"the peer speaks protocol {version}, this node speaks {m.PROTOCOL_VERSION}")
+        raise VersionMismatch(f"the peer uses protocol {version}, this node uses {m.PROTOCOL_VERSION}")
 
 
 def _alone(message: Any) -> Received:
-    """Give a message that no frame follows in its envelope. Raises if it announces some that should."""
+    """Return a message without frames in its envelope. Raises ProtocolError if it announces some."""
     count, size_bytes = _announced(message)
     if not count:
         return Received(message)
@@ -255,12 +255,12 @@ def _alone(message: Any) -> Received:
 
 
 def is_cut(count: int, size_bytes: int) -> bool:
-    """Say whether so many buffers of so many bytes in all follow their message in envelopes of their own."""
+    """Return whether `count` buffers of `size_bytes` in all follow their message in envelopes of their own."""
     return size_bytes > PART_BYTES or count > PART_BUFFERS
 
 
 def _announced(message: Any) -> tuple[int, int]:
-    """Give how many buffers of a message travel, and their bytes. Raises if it has no body, or two."""
+    """Return how many buffers of a message travel, and their bytes. Raises ProtocolError if it has no body, or two."""
     if type(message) in _SINGLE:
         _check_body(message)
         travelling = lengths(message.sizes)
@@ -271,7 +271,7 @@ def _announced(message: Any) -> tuple[int, int]:
 
 def _check_body(message: Any) -> None:
     if type(message) is m.Content:
-        # What lies in a slice is one piece, in the message or behind it.
+        # The content of a slice is one piece, in the message or as its buffer.
         if bool(message.body) == bool(message.sizes) or any(
             type(size) is not int or not size for size in message.sizes
         ):
@@ -287,14 +287,14 @@ def _items_of(message: Any) -> list[Any]:
 
 
 def sizes_of(message: Any) -> list[m.Sizes]:
-    """Give the sizes of each item of a message that carries buffers."""
+    """Return the sizes of each item of a message that has buffers."""
     if type(message) in _SINGLE:
         return [message.sizes]
     return [item.sizes for item in _items_of(message)]
 
 
 def _with_buffers(body: list[Any], frames: Sequence[Buffer]) -> list[Received]:
-    """Hand the frames after the header out to the items that announce them."""
+    """Assign the frames after the header to the items that announce them."""
     received = []
     at = 1
     for message in body:
@@ -319,7 +319,7 @@ def _with_buffers(body: list[Any], frames: Sequence[Buffer]) -> list[Received]:
 
 
 def _take(frames: Sequence[Buffer], at: int, size: int) -> tuple[Buffer, int]:
-    """Take one buffer of `size` bytes from the frames at `at`; give it and where the next one begins."""
+    """Return one buffer of `size` bytes from the frames at `at`, and the index of the next frame."""
     count = max(1, -(-size // FRAME_BYTES))
     pieces = frames[at : at + count]
     lengths = [length(piece) for piece in pieces]
@@ -330,16 +330,16 @@ def _take(frames: Sequence[Buffer], at: int, size: int) -> tuple[Buffer, int]:
     return bytearray(b"").join(pieces), at + count
 
 
-#: messages that carry one body with its buffers, and those that carry several
+#: messages that have one body with its buffers, and those that have several
 _SINGLE: Final = frozenset({m.Function, m.Content, m.Part})
 _CARRIERS: Final = _SINGLE | {m.Outcomes, m.Submit, m.Assign}
 
 
-# ------------------------------------------------------------------------------------------------- cutting into runs
+# ------------------------------------------------------------------------------------------------- splitting messages
 
 
 def size_if_small(message: m.AnyMessage) -> int:
-    """Give roughly the size in bytes of a message without buffers that need not be cut; 0 for one to look at."""
+    """Return roughly the bytes of a message without buffers that need not be split; 0 for any other message."""
     name = _RUNS.get(type(message))
     if name is None:
         return 0
@@ -349,7 +349,7 @@ def size_if_small(message: m.AnyMessage) -> int:
 
 
 def split(message: m.AnyMessage, buffers: ItemBuffers = ()) -> Iterator[tuple[m.AnyMessage, Buffers, int]]:
-    """Cut a message into messages that fit in a header frame; give each with its flat buffers and its size in bytes."""
+    """Split a message into messages that fit into a header frame; yield each with its flat buffers and its bytes."""
     kind = type(message)
     if kind in _SINGLE:
         flat = list(buffers[0]) if buffers else []

@@ -1,8 +1,8 @@
-"""JSON-RPC 2.0 as the control channel speaks it: bytes to calls, answers to bytes, errors to error objects and back.
+"""JSON-RPC 2.0 of the control channel: bytes to calls, answers to bytes, errors to error objects and back.
 
-The dispatcher (rpc/) uses the master's half, the control client (transport/) the other. Both halves are total: whatever
-bytes come, `parse` gives calls and refusals, and `read_answer` gives a result or raises one of our own errors. Nothing
-here looks up a method or checks a role. The specification: https://www.jsonrpc.org/specification
+The dispatcher (rpc/) uses the master's half, the control client (transport/) the other. Both halves are total: for any
+bytes, `parse` returns calls and refusals, and `read_answer` returns a result or raises an error of this package.
+Nothing here looks up a method or checks a role. The specification: https://www.jsonrpc.org/specification
 """
 
 import json
@@ -15,22 +15,22 @@ from msgspec import UNSET, UnsetType
 from concurrent_nb import errors
 from concurrent_nb.errors import ClusterError, ConcurrentError, ProtocolError
 
-#: the version of the methods on the control channel, part of the path that they are served under
+#: the version of the methods on the control channel, a part of their path
 API_VERSION: Final = 1
 API_PATH: Final = f"/api/{API_VERSION}"
-#: what a master answers to anybody at PING_PATH, so that a client knows where it is before it shows its token
+#: a master's answer at PING_PATH, without a token: a client checks it before it sends its token
 PING_PATH: Final = "/ping"
 PONG: Final = b"pong"
 
-#: what a master reads of one body
+#: longest body that a master accepts
 MAX_BODY_BYTES: Final = 1024 * 1024
-#: what a master answers to one body
+#: longest answer of a master to one body
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-#: how deep arrays and objects may be nested, the batch and the call included
+#: deepest nesting of arrays and objects, with the batch and the call
 MAX_DEPTH: Final = 32
-#: calls in one batch
+#: most calls in one batch
 MAX_BATCH: Final = 100
-#: how much of a fault's text is kept; some of it may have come from the peer
+#: most characters of a fault's text that are kept, as some of it may come from the peer
 MAX_FAULT_CHARS: Final = 2000
 
 PARSE_ERROR: Final = -32700
@@ -41,26 +41,26 @@ INTERNAL_ERROR: Final = -32603
 #: one of the classes in errors.py, which `data.type` names
 CONCURRENT_ERROR: Final = -32000
 
-#: stands for a character that is not shown
+#: replaces a character that is not printable
 _UNPRINTABLE: Final = "\N{REPLACEMENT CHARACTER}"
 
-#: what a method may be called
+#: the names that a method may have
 METHOD_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-#: 64 bits, because a larger number comes back from many JSON libraries as another one
+#: 64 bits, because many JSON libraries change larger numbers
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | str | None
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls a method, as far as the channel knows. A method that wants it has it as its first parameter."""
+    """The caller of a method, as far as the channel knows. A method may take it as its first parameter."""
 
-    role: str  #: the role of the token that was shown
-    local_host: str = ""  #: our address that the call came in on
+    role: str  #: the role of the caller's token
+    local_host: str = ""  #: our address at which the call arrived
     remote_host: str = ""  #: the caller's address
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A well-formed call. Whether there is such a method is not known here."""
+    """A well-formed call; its method may not exist."""
 
     method: str
     params: list[Any] | dict[str, Any]
@@ -86,14 +86,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What came in one body: calls, and at the place of each malformed one the answer that refuses it."""
+    """The content of one body: calls, and for each malformed call the answer that refuses it."""
 
     items: list[Call | Answer]
-    batch: bool  #: the answers travel as an array
+    batch: bool  #: the answers are sent as an array
 
 
 class RpcError(ProtocolError):
-    """A call that cannot be carried out as it stands; `fault` is what the caller is told."""
+    """A call that cannot be executed; `fault` is the error object for the caller."""
 
     def __init__(self, code: int, message: str, data: Any = UNSET) -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ class RpcError(ProtocolError):
 
 
 class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A call as the specification writes it."""
+    """A call as in the specification."""
 
     jsonrpc: Literal["2.0"]
     method: str
@@ -113,7 +113,7 @@ class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse(body: bytes) -> Request:
-    """Read a body. Never raises: what is wrong comes back as the answer that says so."""
+    """Parse a body. Never raises: an error becomes an answer that describes it."""
     try:
         value = _strict_json(body)
         if not isinstance(value, list):
@@ -126,7 +126,7 @@ def parse(body: bytes) -> Request:
 
 
 def encode_answers(answers: list[Answer], batch: bool) -> bytes | None:
-    """Write answers. None means that there is nothing to send: all calls were notifications."""
+    """Encode answers. Returns None if there is nothing to send, because all calls were notifications."""
     if not answers:
         return None
     return msgspec.json.encode(answers if batch else answers[0])
@@ -143,7 +143,7 @@ def _call_or_refusal(value: Any) -> Call | Answer:
 
 
 def _id_of(value: Any) -> int | str | None:
-    """Find the id of a malformed call, so that its caller knows which of its calls it was."""
+    """Return the id of a malformed call, so that the caller knows which of its calls it was; None without one."""
     try:
         return msgspec.convert(value["id"], Id) if isinstance(value, dict) and "id" in value else None
     except msgspec.ValidationError:
@@ -151,7 +151,7 @@ def _id_of(value: Any) -> int | str | None:
 
 
 def _strict_json(body: bytes) -> Any:
-    """Decode JSON, without what the grammar forbids (NaN, lone surrogates, a BOM), what overflows, and equal keys."""
+    """Decode JSON. Raises RpcError for NaN, lone surrogates, a BOM, overflowing numbers, duplicate keys, and depth."""
     if len(body) > MAX_BODY_BYTES:
         raise RpcError(INVALID_REQUEST, f"the body has {len(body)} bytes, the limit is {MAX_BODY_BYTES}")
     try:
@@ -177,13 +177,13 @@ def _is_deeper_than(limit: int, value: Any) -> bool:
 
 
 def _refuse_duplicate_keys(body: bytes) -> None:
-    """Parse once more, because the fast parser keeps the last of two equal keys and says nothing."""
+    """Parse once more, because the fast parser silently keeps the last of two equal keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> None:
         if len({key for key, _ in pairs}) < len(pairs):
             raise RpcError(INVALID_REQUEST, "an object has the same key twice")
 
-    # Numbers are left unread: their values do not matter here, and reading long ones takes time.
+    # Numbers are not converted: their values do not matter here, and long ones take time.
     json.loads(body, object_pairs_hook=unique, parse_int=len, parse_float=len)
 
 
@@ -191,14 +191,14 @@ def _refuse_duplicate_keys(body: bytes) -> None:
 
 
 def encode_call(method: str, params: dict[str, Any], id: int) -> bytes:
-    """Write a call with named parameters. Raises TypeError for a parameter that JSON cannot hold."""
+    """Encode a call with named parameters. Raises TypeError for a parameter that JSON cannot represent."""
     return msgspec.json.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": id})
 
 
 def read_answer(body: bytes, id: int) -> Any:
-    """Read the answer to call `id`: gives its result, or raises its error as the class that it is here.
+    """Return the result of call `id`, or raise its error with the same class as in the master.
 
-    ProtocolError: this is no answer to that call.
+    Raises ProtocolError if the body is not an answer to that call.
     """
     try:
         answer = msgspec.json.decode(body, type=Answer)
@@ -206,7 +206,7 @@ def read_answer(body: bytes, id: int) -> Any:
         raise ProtocolError(f"not a JSON-RPC answer: {clipped(str(error))}") from None
     if (answer.result is UNSET) == (answer.error is UNSET):
         raise ProtocolError("not a JSON-RPC answer: it needs a result or an error, and not both")
-    # An error may lack the id, where the peer could not read that far.
+    # An error may lack the id, if the peer could not read that far.
     if answer.id != id and (answer.error is UNSET or answer.id is not None):
         raise ProtocolError(f"the answer belongs to call {clipped(repr(answer.id))}, not to call {id}")
     if answer.error is not UNSET:
@@ -218,7 +218,7 @@ def read_answer(body: bytes, id: int) -> Any:
 
 
 def fault_of(error: ConcurrentError) -> Fault:
-    """Write one of our errors as an error object: its class, its text, and its attributes where they are plain."""
+    """Return an error as an error object: its class, its text, and its attributes that are numbers or strings."""
     if isinstance(error, RpcError):
         return error.fault
     kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _CLASSES)
@@ -228,7 +228,7 @@ def fault_of(error: ConcurrentError) -> Fault:
 
 
 def raise_fault(fault: Fault) -> NoReturn:
-    """Raise an error object that came in as the error that it was where it came from."""
+    """Raise the error that an error object describes, with its original class."""
     message = printable(fault.message)
     data = fault.data if isinstance(fault.data, dict) else {}
     if fault.code == INTERNAL_ERROR:
@@ -237,19 +237,19 @@ def raise_fault(fault: Fault) -> NoReturn:
         raise ProtocolError(f"{message} (JSON-RPC error {fault.code})")
     error = _CLASSES.get(str(data.get("type")), ConcurrentError)(message)
     for key, value in data.items():
-        # Only what the class has by itself, and of the same type: a peer adds nothing to our objects.
+        # Only attributes that the class has, with the same type: a peer must not add others.
         if type(vars(error).get(key)) is type(value):
             setattr(error, key, value)
     raise error
 
 
 def printable(text: str) -> str:
-    """Clip a text and take out what is no text: control characters write over terminals, surrogates break encoders."""
+    """Clip a text and replace unprintable characters, which could control terminals or break encoders."""
     return "".join(char if char.isprintable() or char in "\n\t" else _UNPRINTABLE for char in clipped(text))
 
 
 def clipped(text: str, limit_chars: int = MAX_FAULT_CHARS) -> str:
-    """Cut a text that may be as long as its sender likes."""
+    """Shorten a text whose sender may have made it arbitrarily long."""
     return text if len(text) <= limit_chars else text[:limit_chars] + "..."
 
 

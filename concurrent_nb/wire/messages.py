@@ -1,42 +1,42 @@
-"""Every message of the compute channel and every record that travels in one. The contract is PROTOCOL.md.
+"""All messages of the compute channel and the records in them. The contract is PROTOCOL.md.
 
-Structs are arrays on the wire (msgpack), tagged by a small integer. A client may say only what is in `FromClient`, a
-slave only what is in `FromSlave`; the master decodes with the union of the sender's role, so a message from the wrong
-role is malformed rather than forbidden. Pickles are opaque bytes here.
+Structs are arrays on the wire (msgpack), tagged by a small integer. A client may send only messages of `FromClient`, a
+slave only those of `FromSlave`: the master decodes with the union of the sender's role, so another role's message fails
+to decode. Pickles are opaque bytes here.
 """
 
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
-#: this protocol; a node that speaks another one is refused at registration, both versions named
+#: this protocol; a node with another one is refused at registration, with both versions named
 PROTOCOL_VERSION: Final = 3
 #: the stream of Output that carries a task's notes; 1 and 2 are its standard streams
 NOTES: Final = 3
-#: the reason in a Bye after which nobody need look for the master
+#: the reason in a Bye after which nodes do not look for the master again
 CLUSTER_STOPPED: Final = "the cluster has been stopped"
-#: begins the reason in a Bye to a client that registers again in vain: it would go beyond the limit again
+#: start of the reason in a Bye to a client that must not register again, as it would exceed the limit again
 OVER_LIMIT: Final = "over a limit: "
-#: the class in an ErrorReport about a task that has ended, but whose result cannot be had
+#: the class in an ErrorReport about a task that has ended, but whose result is not available
 RESULT_LOST: Final = "concurrent_nb.errors.ResultNotLoadable"
 
-#: who gets a job's next tasks; what each is good for is in the docstrings of scheduling/strategies/
+#: strategies that a job may name; the docstrings in scheduling/strategies/ describe them
 StrategyName = Literal["pull_round_robin", "push_best", "stealing", "locality"]
 STRATEGIES: Final[tuple[StrategyName, ...]] = get_args(StrategyName)
 
-#: most buffers that one body may have, so that a header has room for their sizes
+#: most buffers of one body, so that a header has room for their sizes
 BUFFERS_MAX: Final = 16_384
 
-#: a number that counts something, or where something is
+#: a count, size or position
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 #: 16 random bytes each
 JobId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 SegmentId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 #: SHA-256
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-#: most cores that a task may ask for: more than any slave has
+#: most cores that a task may need: more than any slave has
 CORES_MAX: Final = 4096
-#: hosts that a slave runs at once at most; they come on top of its slots and its credit
+#: most system hosts of a slave; they do not count in its slots and its credit
 HOSTS_MAX: Final = 8
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -48,15 +48,15 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Slice(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A buffer that lies in shared memory on this host. It never changes while anybody refers to it."""
+    """A buffer in shared memory on this host. It must not change while a process refers to it."""
 
     segment: SegmentId
     offset: Count
     size: Annotated[int, msgspec.Meta(ge=1, le=2**62)]  #: length in bytes
-    serial: Count  #: of the segment's owner: two contents never have the same
+    serial: Count  #: number of the content, unique for the segment's owner
 
 
-#: of each buffer of a body, in order: its length in bytes if it follows as frames of its own, or where it lies
+#: for each buffer of a body, in order: its length in bytes if it follows as frames of its own, else its slice
 Sizes = Annotated[tuple[Count | Slice, ...], msgspec.Meta(max_length=BUFFERS_MAX)]
 
 
@@ -75,15 +75,15 @@ class OutcomeFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     index: int
     attempt: int
     status: int  #: outcome.Status
-    elapsed_s: float  #: time that the worker spent on it, unpickling and pickling included; 0 if it never ran
+    elapsed_s: float  #: time that the worker spent on it, with unpickling and pickling; 0 if it never ran
     worker: int  #: pid of the worker, 0 if it never ran
     body: bytes  #: pickled value or encoded ErrorReport; empty if it is the first buffer
     sizes: Sizes = ()
-    keeps: bool = False  #: the worker still refers to shared memory of the arguments, and may do so for long
+    keeps: bool = False  #: the worker still refers to shared memory of the arguments, maybe for a long time
 
 
 class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One attempt of one task, named."""
+    """The name of one attempt of one task."""
 
     job: JobId
     index: int
@@ -91,30 +91,41 @@ class TaskRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Needs(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a run's tasks need of a slave. None in its place is what nearly all need: one slot, in a worker process.
+    """What each task needs of a slave: how many cores, and what kind of worker. None means one slot, in a worker
+    process.
 
-    Tasks in threads gain where they release the GIL. They share memory, current folder, `sys.stdout` if they replace
-    it, and C libraries that may not be made for that. Only what they print by Python, in their own thread, is shown
-    with them. When one has to be killed, its neighbours run once more.
+    >>> two_cores = concurrent_nb.Needs(cores=2)
+    >>> app.options(needs=two_cores).submit(pow, 2, 10).result()
+    1024
+
+    Args:
+        cores: slots that each task takes, and threads that numerical libraries may use in it; 0: all of one slave.
+        kind: "process": a worker process, which runs one task at a time. "thread": a thread of a process that all such
+            tasks of a slave share. For tasks that release the GIL or wait. "host": a process beside the slots, for a
+            task that runs long and mostly waits. It takes no slot. With "thread" and "host", `cores` must be 1.
+
+    Tasks in threads share memory, current folder, `sys.stdout` if they replace it, and C libraries that may not allow
+    that. Only what they print by Python, in their own thread, is shown with them. When one has to be killed, the tasks
+    beside it run once more.
     """
 
-    cores: Cores = 1  #: slots that each takes, and threads that it gets; 0: all of one slave
-    #: "host": a process beside the slots, for what lives long and mostly waits; it takes no slot, and cores is 1.
-    #: "thread": a slot, in a process that all such tasks of a slave share; for what releases the GIL; cores is 1
+    cores: Cores = 1  #: slots that each takes, and threads that it may use; 0: all of one slave
+    #: "host": a process that takes no slot, for a long task that mostly waits; cores is 1.
+    #: "thread": a slot, in a process that all such tasks of a slave share; cores is 1
     kind: Literal["process", "thread", "host"] = "process"
 
 
 class ErrorReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What is known of an error: text for people, and the pickled exception where it could be pickled."""
+    """Description of an error: text for people, and the pickled exception if it could be pickled."""
 
-    type_name: str  #: qualified name of the exception's class, or "" for what is no exception
+    type_name: str  #: qualified name of the exception's class, "" if it is not an exception
     message: str
     traceback: str  #: formatted as Python does, "" if there is none
-    exception: bytes = b""  #: pickled exception, b"" where it cannot be pickled
+    exception: bytes = b""  #: pickled exception, b"" if it cannot be pickled
 
 
 class KernelAccess(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How a Jupyter client reaches a slave's kernel over TCP, and the keys that let it in."""
+    """How a Jupyter client connects to a slave's kernel over TCP, with its keys."""
 
     ip: str
     shell_port: Port
@@ -126,7 +137,7 @@ class KernelAccess(msgspec.Struct, array_like=True, frozen=True, gc=False):
     curve_publickey: str  #: Z85; both are empty for a kernel that listens on loopback without encryption
     curve_secretkey: str
 
-    def __repr__(self) -> str:  # what is printed or logged must not let anybody in
+    def __repr__(self) -> str:  # keys must not be printed or logged
         return f"KernelAccess(ip={self.ip!r}, shell_port={self.shell_port}, key=<hidden>)"
 
 
@@ -134,7 +145,7 @@ class KernelAccess(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Function(Message, tag=1, frozen=True):
-    """A pickled function, sent before the first task that needs it to a peer that lacks it."""
+    """A pickled function, sent to a peer that lacks it before the first task that needs it."""
 
     digest: Digest  #: SHA-256 of the pickle, see `codec.function_digest`
     body: bytes
@@ -142,7 +153,7 @@ class Function(Message, tag=1, frozen=True):
 
 
 class Outcomes(Message, tag=2, frozen=True):
-    """Ends of attempts, of one job. From the slave to the master, and on to the job's owner."""
+    """Ends of attempts of one job. From the slave to the master, and on to the job's owner."""
 
     job: JobId
     slave: str  #: name of the slave where they ran
@@ -157,7 +168,7 @@ class Started(Message, tag=3, frozen=True):
 
 
 class Output(Message, tag=4, frozen=True):
-    """What a task wrote to its standard output (stream 1) or error (2), or said in notes (3), each in order."""
+    """Bytes that a task wrote to its standard output (stream 1) or error (2), or its notes (3), each in order."""
 
     task: TaskRef
     stream: int
@@ -165,17 +176,17 @@ class Output(Message, tag=4, frozen=True):
 
 
 class Bye(Message, tag=5, frozen=True):
-    """The session is over, and why; sent outside the numbered stream (seq 0)."""
+    """The session is over, with the reason; sent outside the numbered stream (seq 0)."""
 
     reason: str
 
 
 class ShareMemory(Message, tag=6, frozen=True):
-    """I have opened what you showed me at registration: buffers for me may lie in shared memory."""
+    """The sender has opened the segment that the master showed at registration: its buffers may be in shared memory."""
 
 
 class Segment(Message, tag=7, frozen=True):
-    """A piece of shared memory, before the first slice of it. The peer opens it at once, and need not ask again."""
+    """A segment of shared memory, before its first slice. The peer must open it immediately."""
 
     segment: SegmentId
     pid: Count  #: the process on this host ...
@@ -184,7 +195,7 @@ class Segment(Message, tag=7, frozen=True):
 
 
 class Content(Message, tag=40, frozen=True):
-    """What lies in a slice, once, for a peer that cannot open it. It takes the place of what lay there before."""
+    """The content of a slice, once, for a peer that cannot open it. It replaces an earlier content of its place."""
 
     segment: SegmentId
     offset: Count
@@ -194,22 +205,22 @@ class Content(Message, tag=40, frozen=True):
 
 
 class Part(Message, tag=42, frozen=True):
-    """The next frames of the last message that was no Part: it is too large for one envelope."""
+    """The next frames of the last message that was not a Part, which is too large for one envelope."""
 
     sizes: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=BUFFERS_MAX)]  #: of each frame, in order
 
 
 class DropSegments(Message, tag=8, frozen=True):
-    """Nothing refers to these any more. They may be introduced, or told, again."""
+    """Nothing refers to these segments any more. They may be announced, or their contents sent, again."""
 
     segments: list[SegmentId]
 
 
 class Release(Message, tag=9, frozen=True):
-    """Results have been taken from these slices, which go back to the worker that made them."""
+    """The results in these slices are not needed any more: their memory returns to the worker that made them."""
 
     slices: list[Slice]
-    clean: bool  #: nobody refers to them any more; else they are not to be used again
+    clean: bool  #: no process refers to them any more; else their memory must not be used again
 
 
 # --------------------------------------------------------------------------------------- application to master
@@ -222,7 +233,7 @@ class OpenJob(Message, tag=10, frozen=True):
     name: str
     until: bool  #: a HIT ends the job
     stop_on_error: bool  #: the first failed task ends the job
-    strategy: StrategyName | None = None  #: who gets its tasks; None for the cluster's strategy
+    strategy: StrategyName | None = None  #: None for the cluster's strategy
 
 
 class Submit(Message, tag=11, frozen=True):
@@ -263,45 +274,45 @@ class Assign(Message, tag=20, frozen=True):
 
 
 class Withdraw(Message, tag=21, frozen=True):
-    """Give these back if they have not started. With `stop`, stop them if they have (they end as CANCELLED)."""
+    """Return these if they have not started. With `stop`, stop them if they have (they end as CANCELLED)."""
 
     tasks: list[TaskRef]
     stop: bool
 
 
 class DropFunctions(Message, tag=22, frozen=True):
-    """Nobody needs these functions any more."""
+    """These functions are not needed any more."""
 
     digests: list[Digest]
 
 
 class OpenKernel(Message, tag=23, frozen=True):
-    """Be a Jupyter kernel, if you are none yet, and say how to attach. Answered by one KernelOpened."""
+    """Open a Jupyter kernel, unless it is open. Answered by one KernelOpened, with its access."""
 
-    request: int  #: number that the master gave this question
+    request: int  #: the master's number of this request
 
 
 class RestartWorkers(Message, tag=24, frozen=True):
-    """Have fresh processes in the place of all workers. Answered by WorkersOutdated."""
+    """Replace all worker processes. Answered by WorkersOutdated."""
 
-    request: int  #: number that the master gave this order
-    stop: bool  #: what runs is stopped and given back, else it ends first
+    request: int  #: the master's number of this request
+    stop: bool  #: running tasks are stopped and returned; else they end first
 
 
 # --------------------------------------------------------------------------------------------- slave to master
 
 
 class Returned(Message, tag=30, frozen=True):
-    """These had not started here and never will; or others have ended the process in which they ran, in threads."""
+    """These have not started here and never will; or the process of their threads was ended by others."""
 
     tasks: list[TaskRef]
 
 
 class Capacity(Message, tag=31, frozen=True):
-    """How much the slave can take from now on."""
+    """The slave's capacity from now on."""
 
-    slots: int  #: tasks that can run at once
-    credit: int  #: unfinished tasks that it accepts at most
+    slots: int  #: tasks that run at the same time
+    credit: int  #: most unfinished tasks that it accepts
 
 
 class KernelOpened(Message, tag=32, frozen=True):
@@ -313,18 +324,18 @@ class KernelOpened(Message, tag=32, frozen=True):
 
 
 class HostLoad(Message, tag=33, frozen=True):
-    """How busy the slave's host is, all its processes counted. Said every few seconds, for `status` alone."""
+    """The load of the slave's host, with all its processes. Sent every few seconds, for `status` only."""
 
-    load: float | None  #: processes that ran or wanted to, on average over the last minute; None where it is not known
+    load: float | None  #: load average of the last minute; None if it is unknown
     memory_used_bytes: int
     memory_total_bytes: int
 
 
 class WorkersOutdated(Message, tag=34, frozen=True):
-    """How far the last RestartWorkers is."""
+    """Progress of the last RestartWorkers."""
 
     request: int
-    left: int  #: workers that are still to be replaced, or whose successors are not ready
+    left: int  #: workers that are not replaced yet, or whose successors are not ready
 
 
 FromClient = (

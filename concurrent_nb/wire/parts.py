@@ -1,7 +1,7 @@
 """Buffers that are too large for one envelope: cut into Parts, which follow their message, and joined again.
 
-Called by `session`. Whether a message is cut is seen from what it announces, the same at both ends (`codec.is_cut`), so
-no envelope is larger than 4 MiB and its header, and a window counts what is really underway.
+Called by `session`. Both ends decide by the sizes that a message announces whether it is cut (`codec.is_cut`). So no
+envelope is larger than 4 MiB and its header, and a window counts the bytes that are really in flight.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from concurrent_nb.wire.codec import CUT, Buffer, Buffers, Received, length, siz
 
 
 def cut(buffers: Buffers) -> Iterator[tuple[m.Part, list[Buffer], int]]:
-    """Give the Parts of a message's buffers, each with its frames and its size in bytes."""
+    """Yield the Parts of a message's buffers, each with its frames and its bytes."""
     frames: list[Buffer] = []
     size = 0
     for buffer in buffers:
@@ -29,19 +29,19 @@ def cut(buffers: Buffers) -> Iterator[tuple[m.Part, list[Buffer], int]]:
 
 
 class Assembly:
-    """A message of which buffers are on the way."""
+    """A message whose buffers have not all arrived."""
 
     def __init__(self, message: m.AnyMessage) -> None:
         self.message = message
         self._counts = [codec.lengths(sizes) for sizes in sizes_of(message)]
         self._wanted = [size for sizes in self._counts for size in sizes]
         self.total_bytes = sum(self._wanted)
-        self.held_bytes = 0  #: of it, what has come
+        self.held_bytes = 0  #: the part of it that has arrived
         self._done: list[Buffer] = []
-        self._current = bytearray()  # grows with what comes, so that nothing is held for what is only announced
+        self._current = bytearray()  # grows with the frames, so that announced bytes take no memory
 
     def add(self, frames: Buffers) -> Received | None:
-        """Take the frames of a Part; give the message when all are there. Raises ProtocolError for one that is none."""
+        """Add the frames of a Part. Returns the message when it is complete. Raises ProtocolError for a wrong frame."""
         for frame in frames:
             if len(self._done) == len(self._wanted):
                 raise ProtocolError("a part of a message that is complete")
@@ -49,7 +49,7 @@ class Assembly:
             size = length(frame)
             if size != min(wanted - len(self._current), codec.FRAME_BYTES):
                 raise ProtocolError(
-                    f"a part of {size} bytes of a buffer of {wanted}, of which {len(self._current)} came"
+                    f"a part of {size} bytes of a buffer of {wanted}, of which {len(self._current)} have arrived"
                 )
             self.held_bytes += size
             if size == wanted:
@@ -66,11 +66,11 @@ class Assembly:
 
 
 class Joiner:
-    """Joins what one end of a session hears.
+    """Joins the messages that one end of a session receives.
 
     Args:
-        object_max_bytes: no message may have more bytes of buffers than this; None for no limit.
-        setting: where that limit is set, for the message of the error.
+        object_max_bytes: most bytes of buffers of a message; None for no limit.
+        setting: the name of the setting with that limit, for the error message.
     """
 
     def __init__(self, object_max_bytes: int | None = None, setting: str = "") -> None:
@@ -80,13 +80,13 @@ class Joiner:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of a message that is not complete."""
+        """The bytes held of a message that is not complete."""
         return 0 if self._assembly is None else self._assembly.held_bytes
 
     def joined(self, received: list[Received]) -> list[Received]:
-        """Give what is complete: a message whose buffers follow it counts when the last of them is here.
+        """Return the complete messages: one whose buffers follow in Parts is complete with the last of them.
 
-        Raises ProtocolError for Parts that do not fit, and for a message over the limit before any of it comes.
+        Raises ProtocolError for Parts that do not fit, and for a message over the limit before its buffers arrive.
         """
         if self._assembly is None:
             for item in received:
@@ -98,7 +98,7 @@ class Joiner:
         for item in received:
             if type(item.message) is m.Part:
                 if self._assembly is None:
-                    raise ProtocolError("a part of nothing")
+                    raise ProtocolError("a part without a message before it")
                 if (whole := self._assembly.add(item.buffers[0])) is not None:
                     self._assembly = None
                     complete.append(whole)

@@ -1,11 +1,11 @@
-"""One end of a link between two nodes: everything arrives once and in order, or the link is given up.
+"""One end of a link between two nodes: every message arrives once and in order, or the link is given up.
 
-ZeroMQ loses what is in flight when a connection breaks, so a session numbers its envelopes, keeps each until it is
-acknowledged, sends it again when the answer stays out, drops what came before and puts in order what overtook. Both
-ends obey this same code; a session does not know whether it is the master's.
+ZeroMQ loses messages in flight when a connection breaks, so a session numbers its envelopes, keeps each until it is
+acknowledged, sends it again when no acknowledgement comes, drops duplicates and reorders early envelopes. Both ends use
+this same code.
 
 Pure: frames in, messages out; messages in, frames out; time is an argument. It never waits to fill an envelope, but
-while its window is full what is to be said gathers, so packing comes by itself under load.
+while its window is full messages gather, and are then packed into one envelope.
 """
 
 from collections import deque
@@ -31,19 +31,19 @@ from concurrent_nb.wire.codec import (
 )
 from concurrent_nb.wire.parts import Joiner, cut
 
-#: envelopes that may be unacknowledged
+#: most unacknowledged envelopes
 WINDOW: Final = 64
-#: bytes that may be unacknowledged; no envelope has more, because large buffers are cut (`parts`)
+#: most unacknowledged bytes; no envelope has more, because large buffers are cut (`parts`)
 WINDOW_BYTES: Final = 64 * 1024 * 1024
-#: bytes of envelopes that came early which are kept; more of them are dropped, and come again
+#: most bytes of early envelopes that are kept; others are dropped, and sent again by the peer
 EARLY_BYTES: Final = 16 * 1024 * 1024
 #: an envelope is closed when its header or its buffers reach this
 ENVELOPE_BYTES: Final = 256 * 1024
-#: what has arrived is acknowledged by then at the latest, if nothing is sent meanwhile
+#: delay of an acknowledgement if nothing else is sent, in seconds
 ACK_AFTER_S: Final = 0.02
 #: ... or when this many envelopes have arrived
 ACK_AFTER: Final = 16
-#: an envelope is sent again when its acknowledgement stays out this long; doubled with each try, up to eightfold
+#: time without an acknowledgement after which an envelope is sent again; doubled with each try, up to eightfold
 RESEND_AFTER_S: Final = 1.0
 
 
@@ -66,27 +66,27 @@ class Session:
     """One end of a link.
 
     Args:
-        epoch: the master's life, the same at both ends.
-        said_by_peer: what the peer may say, a key of codec's decoders.
+        epoch: number of the master's run, the same at both ends.
+        direction: of received envelopes, a key of the codec's decoders: it defines which messages the peer may send.
         resend_after_s: seconds until an unacknowledged envelope is sent again.
-        object_max_bytes: the peer may have us join no message with more bytes than this; None for no limit.
-        setting: where that limit is set, for the message of the error.
+        object_max_bytes: most bytes of buffers of a received message; None for no limit.
+        setting: the name of the setting with that limit, for the error message.
     """
 
     def __init__(
         self,
         epoch: int,
-        said_by_peer: str,
+        direction: str,
         *,
         resend_after_s: float = RESEND_AFTER_S,
         object_max_bytes: int | None = None,
         setting: str = "object_max_bytes",
     ) -> None:
         self.epoch = epoch
-        self.said_by_peer = said_by_peer
-        self.closed_by_peer: str | None = None  #: the peer's reason, once it has said Bye
+        self.direction = direction
+        self.closed_by_peer: str | None = None  #: the reason in the peer's Bye, None before
         self._resend_after_s = resend_after_s
-        # what we say
+        # sending
         self._pending: deque[_Outgoing] = deque()
         self._pending_bytes = 0
         self._unacked: deque[_Sent] = deque()
@@ -95,20 +95,20 @@ class Session:
         self._acked: list[object] = []
         self._resend_at: float | None = None
         self._tries = 0
-        self._recover_upto = 0  # while > 0: everything up to this seq was in flight when silence began
+        self._recover_upto = 0  # while > 0: envelopes up to this seq were in flight when acknowledgements stopped
         self._to_resend: list[_Sent] = []
-        # what the peer says
-        self._heard = 0
-        self._early: dict[int, tuple[list[Received], int]] = {}  # with the bytes of each
+        # receiving
+        self._received_seq = 0
+        self._early: dict[int, tuple[list[Received], int]] = {}  # messages and bytes by seq
         self._early_bytes = 0
         self._joiner = Joiner(object_max_bytes, setting)
         self._unacknowledged = 0
         self._ack_at: float | None = None
 
-    # ------------------------------------------------------------------------------------------------------- saying
+    # ------------------------------------------------------------------------------------------------------- sending
 
     def send(self, message: m.AnyMessage, buffers: ItemBuffers = (), tag: object = None) -> None:
-        """Put a message in the queue; a long one is cut. `tag` comes back from `take_acked` once the peer has all."""
+        """Queue a message; a long one is split. `take_acked` returns `tag` when the peer has acknowledged all of it."""
         if not buffers and (size_bytes := size_if_small(message)):
             self._pending.append(_Outgoing(message, (), size_bytes, tag))
             self._pending_bytes += size_bytes
@@ -127,7 +127,7 @@ class Session:
         self._pending_bytes += sum([item.size_bytes for item in waiting])
 
     def flush(self, now: float) -> list[list[Buffer]]:
-        """Give the envelopes that should go out now, each a list of frames."""
+        """Return the envelopes that should be sent now, each a list of frames."""
         if not self._pending and (self._resend_at is None or now < self._resend_at) and not self._to_resend:
             return [self._acknowledgement()] if self._ack_due(now) else []
         out = [self._again(sent, now) for sent in self._due(now)]
@@ -141,7 +141,7 @@ class Session:
         return out
 
     def keepalive(self) -> list[Buffer]:
-        """Give an envelope that says nothing but: I am here, and this is what I have heard."""
+        """Return an envelope without messages, which only acknowledges."""
         return self._acknowledgement()
 
     def _acknowledgement(self) -> list[Buffer]:
@@ -150,41 +150,41 @@ class Session:
         return self._bare([])
 
     def bye(self, reason: str) -> list[Buffer]:
-        """Give an envelope that ends the session."""
+        """Return an envelope that ends the session."""
         return self._bare([m.Bye(reason)])
 
     def take_acked(self) -> list[object]:
-        """Give the tags of messages that the peer has acknowledged since the last call."""
+        """Return the tags of messages that the peer has acknowledged since the last call."""
         acked, self._acked = self._acked, []
         return acked
 
     @property
     def backlog(self) -> int:
-        """Messages that wait for room in the window."""
+        """The number of messages that wait for room in the window."""
         return len(self._pending)
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes that the peer has not acknowledged: those that wait, and those that were sent."""
+        """The bytes that the peer has not acknowledged: those that wait, and those that were sent."""
         return self._pending_bytes + self._unacked_bytes
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that the peer has us hold: envelopes that came early, and what is being joined."""
+        """The bytes that are held for the peer: early envelopes, and Parts of an incomplete message."""
         return self._early_bytes + self._joiner.held_bytes
 
     @property
-    def heard(self) -> int:
-        """Number of the last envelope up to which all have arrived."""
-        return self._heard
+    def received_seq(self) -> int:
+        """The number of the last envelope up to which all have arrived."""
+        return self._received_seq
 
     @property
     def in_flight(self) -> int:
-        """Envelopes sent and not acknowledged."""
+        """The number of envelopes that are sent and not acknowledged."""
         return len(self._unacked)
 
     def next_deadline(self) -> float | None:
-        """When `flush` should be called again at the latest, or None."""
+        """Return when `flush` must be called again at the latest, None if nothing is due."""
         if self._ack_at is None:
             return self._resend_at
         return self._ack_at if self._resend_at is None else min(self._ack_at, self._resend_at)
@@ -216,13 +216,13 @@ class Session:
     def _again(self, sent: _Sent, now: float) -> list[Buffer]:
         if self._resend_at is None:
             self._resend_at = now + self._resend_after_s
-        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, sent.seq, self._heard, sent.body), sent.buffers)
+        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, sent.seq, self._received_seq, sent.body), sent.buffers)
 
     def _bare(self, body: list[Any]) -> list[Buffer]:
-        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, 0, self._heard, body))
+        return encode(Envelope(m.PROTOCOL_VERSION, self.epoch, 0, self._received_seq, body))
 
     def _due(self, now: float) -> list[_Sent]:
-        """Give what has to be sent again: the oldest on silence; after that more and more while answers come."""
+        """Return the envelopes to send again: the oldest on silence; after that more and more while answers come."""
         due, self._to_resend = self._to_resend, []
         if self._resend_at is not None and now >= self._resend_at and self._unacked:
             self._tries += 1
@@ -231,14 +231,14 @@ class Session:
             due = [self._unacked[0]]
         return due
 
-    # ------------------------------------------------------------------------------------------------------ hearing
+    # ------------------------------------------------------------------------------------------------------ receiving
 
     def receive(self, frames: Sequence[Buffer], now: float) -> list[Received]:
-        """Read one envelope; give the messages that are now next in order (none for a doubled or early one).
+        """Decode one envelope. Returns the messages that are now next in order (none for a duplicate or early one).
 
-        Raises ProtocolError; the link should be given up then.
+        Raises ProtocolError; the link must be given up then.
         """
-        envelope, received = decode(frames, self.said_by_peer)
+        envelope, received = decode(frames, self.direction)
         if envelope.epoch != self.epoch:
             raise ProtocolError(f"an envelope of epoch {envelope.epoch} in a session of epoch {self.epoch}")
         if envelope.ack > self._last_seq:
@@ -246,14 +246,14 @@ class Session:
         self._acknowledged(envelope.ack, now)
         if envelope.seq == 0:
             return self._outside(received)
-        if envelope.seq <= self._heard or envelope.seq in self._early:
-            self._ack_at = now  # the peer did not get our acknowledgement: say it again
+        if envelope.seq <= self._received_seq or envelope.seq in self._early:
+            self._ack_at = now  # the peer has not got our acknowledgement: send it again
             return []
-        if envelope.seq > self._heard + 2 * WINDOW:
-            raise ProtocolError(f"envelope {envelope.seq} is far beyond the window ({self._heard} + {WINDOW})")
-        if envelope.seq != self._heard + 1:
+        if envelope.seq > self._received_seq + 2 * WINDOW:
+            raise ProtocolError(f"envelope {envelope.seq} is far beyond the window ({self._received_seq} + {WINDOW})")
+        if envelope.seq != self._received_seq + 1:
             size_bytes = sum(map(length, frames))
-            if self._early_bytes + size_bytes <= EARLY_BYTES:  # else it comes again
+            if self._early_bytes + size_bytes <= EARLY_BYTES:  # else the peer sends it again
                 self._early[envelope.seq] = received, size_bytes
                 self._early_bytes += size_bytes
             self._unacknowledged += 1
@@ -262,11 +262,11 @@ class Session:
         self._unacknowledged += 1
         if self._ack_at is None:
             self._ack_at = now + ACK_AFTER_S
-        self._heard += 1
-        while self._early and (early := self._early.pop(self._heard + 1, None)) is not None:
+        self._received_seq += 1
+        while self._early and (early := self._early.pop(self._received_seq + 1, None)) is not None:
             received = [*received, *early[0]]
             self._early_bytes -= early[1]
-            self._heard += 1
+            self._received_seq += 1
         return self._joiner.joined(received)
 
     def _outside(self, received: list[Received]) -> list[Received]:
@@ -288,7 +288,7 @@ class Session:
             self._unacked_bytes -= sent.size_bytes
             self._acked.extend(sent.tags)
             freed += 1
-        if upto < self._recover_upto:  # in recovery: what was in flight with the lost one may be lost too
+        if upto < self._recover_upto:  # in recovery: envelopes in flight with the lost one may be lost too
             silent = [sent for sent in self._unacked if sent.seq <= self._recover_upto]
             self._to_resend = silent[: 2 * freed]
         else:

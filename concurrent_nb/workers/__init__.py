@@ -1,18 +1,19 @@
-"""Worker processes: started, fed, watched, stopped, and what they print.
+"""Worker processes: how a slave starts, feeds, watches and stops them, and captures their output.
 
-Layer 3, a mechanism: imports no other mechanism, and stays light, because slaves have to start fast (no cloudpickle,
-no asyncio, no multiprocessing). Reading order: books (decides, pure), pool (obeys), line (the slave's end of one
-worker), serving (the worker's end), page (what both see), capture (whose output it is), processes and template (how
-workers come to life and die), seats (workers that are threads of one process).
+Layer 3, a mechanism: imports no other mechanism, and stays light, because slaves must start fast (no cloudpickle, no
+asyncio, no multiprocessing). `slave_side` runs in the slave's process, `worker_side` in the worker's, and `protocol` is
+what both share. Reading order of the slave's side: pool_scheduler (decides, pure), pool (executes), worker_connection,
+output_capture, launchers. Of the worker's side: task_loop, forkserver, thread_workers. Of both: records, status_page.
 
     slave process                                              worker process, one per slot
     -------------                                              ----------------------------
-    Pool -- Books      tasks     <=== Run, Load, Drop / Results ===>      Serving.serve
-     |                 tokens    ---- one byte per task ----------->      (takes one before it starts a task)
-     |                 page      <--- ticket, start | stop ------->       shared memory
-     |                 out, err  <--- output, markers --------------      descriptors 1 and 2
-     |                 lifeline  ---- closed: the group is killed -->
-     +-- Launcher ==== Template, which forks the workers and reaps them (or each worker is spawned)
+    Pool -- PoolScheduler
+     |                 tasks      <=== RunTasks, ... / results ===>        TaskLoop.serve
+     |                 tokens     ---- one byte per task ----------->      (reads one before it starts a task)
+     |                 page       <--- ticket, start | stop ------->       shared memory
+     |                 out, err   <--- output, markers --------------      descriptors 1 and 2
+     |                 parent_death_pipe  -- closed: the group is killed ->
+     +-- Launcher ==== ForkServer, which forks the workers and reaps them (or each worker is spawned)
 
-Nothing here unpickles: what a task is made of is opaque until `nodes.worker.process` hands in the code that opens it.
+Nothing here unpickles: the content of tasks is opaque until `nodes.worker.process` passes in the code that opens it.
 """

@@ -155,7 +155,7 @@ def test_what_tasks_say_is_text_and_never_runs(lab: Lab) -> None:
     lab.run("evil")
     lab.start("hostile")
     live = lab.page.locator(".concurrent-nb")
-    live.locator(".cnb-said").filter(has_text="<script>window.caught=1</script>").first.wait_for()
+    live.locator(".cnb-report").filter(has_text="<script>window.caught=1</script>").first.wait_for()
     live.locator(".cnb-table td").filter(has_text="first <script>").first.wait_for()
     lab.finish("hostile")
     snapshot = lab.output("hostile").locator(".concurrent-nb-snapshot")
@@ -253,7 +253,7 @@ def test_a_page_whose_kernel_has_gone_tells_that_it_is_not_kept_up_to_date(lab: 
         pid = re.search(r"pid (\d+)", notebook.output("pid").inner_text())
         assert pid is not None
         os.kill(int(pid[1]), signal.SIGKILL)
-        notebook.page.locator(".concurrent-nb").filter(has_text="the kernel is silent: this is how it was").wait_for()
+        notebook.page.locator(".concurrent-nb").filter(has_text="no message from the kernel for").wait_for()
     finally:
         notebook.shut_down()
 

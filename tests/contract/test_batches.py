@@ -53,7 +53,7 @@ def app(cluster: Cluster) -> ApplicationNode:
 
 
 def ended(app: ApplicationNode, function: Callable[..., Any], calls: Any, **options: Any) -> Job:
-    """Run a job; give it when it has ended, each item once."""
+    """Run a job; return it when it has ended, each item once."""
     job = app.start_job(function, [call if type(call) is tuple else (call,) for call in calls], **options)
     assert job.wait(PATIENCE_S)
     assert sorted(future.index for future in job.ended) == list(range(len(job.futures)))
@@ -61,7 +61,7 @@ def ended(app: ApplicationNode, function: Callable[..., Any], calls: Any, **opti
 
 
 def ends(job: Job) -> list[Any]:
-    """Give each item's value, or its exception."""
+    """Return each item's value, or its exception."""
     return [None if future.cancelled() else future.exception() or future.result() for future in job.futures]
 
 
@@ -104,13 +104,13 @@ def test_many_short_items_are_few_tasks(app: ApplicationNode, cluster: Cluster) 
 
 
 def test_items_that_cannot_travel_fail_alone(app: ApplicationNode) -> None:
-    def give(x: Any) -> Any:
+    def value_of(x: Any) -> Any:
         return {"stay": work.CannotGo(), "explode": work.Grenade()}.get(x, 0) if isinstance(x, str) else x
 
-    found = ends(ended(app, give, [1, "stay", "explode", work.Grenade(), 5], batch=5))
+    found = ends(ended(app, value_of, [1, "stay", "explode", work.Grenade(), 5], batch=5))
     assert [type(one) for one in found] == [int, ResultNotPicklable, ResultNotLoadable, FunctionNotLoadable, int]
     with pytest.raises(NotPicklable):
-        app.start_job(give, [(1,), (threading.Lock(),)], batch=5)
+        app.start_job(value_of, [(1,), (threading.Lock(),)], batch=5)
 
 
 @pytest.mark.parametrize("size", [100, 200_000])

@@ -71,7 +71,7 @@ def app(cluster: Cluster) -> ApplicationNode:
 
 @pytest.fixture(scope="module", params=["ProcessPoolExecutor", "ApplicationNode"])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Give a maker of executors of one kind."""
+    """Return a maker of executors of one kind."""
     if request.param == "ProcessPoolExecutor":
         return lambda: ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork"))
     cluster: Cluster = request.getfixturevalue("cluster")
@@ -82,7 +82,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 @pytest.fixture(scope="module")
 def executor(make: Make) -> Iterator[Executor]:
-    """Give an executor that many tests share."""
+    """Return an executor that many tests share."""
     before = leaks.held()
     with make() as executor:
         executor.submit(pow, 2, 3).result(PATIENCE_S)
@@ -120,7 +120,7 @@ class Hold:
 
 
 def has_unfinished(cluster: Cluster, count: int) -> None:
-    """Wait until the cluster has so many tasks: what is cancelled it hears a moment later, and may run it before."""
+    """Wait until the cluster has so many tasks: cancellations arrive a moment later, and tasks may run before."""
 
     def unfinished() -> int:
         tasks = cluster.status()["tasks"]
@@ -480,7 +480,7 @@ def test_a_pending_task_can_be_cancelled_and_never_runs(
 
 
 def test_who_waits_for_a_future_hears_of_its_cancellation(executor: Executor, tmp_path: Path) -> None:
-    heard: list[BaseException] = []
+    raised: list[BaseException] = []
     with Hold(executor, tmp_path) as hold:
         future = hold.futures[-1]
 
@@ -488,13 +488,13 @@ def test_who_waits_for_a_future_hears_of_its_cancellation(executor: Executor, tm
             try:
                 future.result(PATIENCE_S)
             except CancelledError as error:
-                heard.append(error)
+                raised.append(error)
 
         thread = threading.Thread(target=wait)
         thread.start()
         future.cancel()
         thread.join(PATIENCE_S)
-    assert len(heard) == 1
+    assert len(raised) == 1
 
 
 def test_callbacks_are_called_in_order_with_the_future_each_once(executor: Executor, tmp_path: Path) -> None:
@@ -988,7 +988,7 @@ def test_the_stop_button_at_any_moment_of_a_submit_breaks_nothing(cluster: Clust
 def test_an_application_cannot_be_used_after_a_fork(app: ApplicationNode) -> None:
     read, write = os.pipe()
     pid = os.fork()
-    if pid == 0:  # the child: say what happened, and leave without running anything of pytest's
+    if pid == 0:  # the child: report what happened, and leave without running anything of pytest's
         answer = b"it was taken"
         try:
             app.submit(pow, 2, 3)

@@ -68,7 +68,7 @@ class Point:
 
 
 def kinds(number: int) -> Any:
-    """Give something of another kind for each number."""
+    """Return a value of another type for each number."""
     made: list[Any] = [
         number,
         f"text {number}",
@@ -141,12 +141,12 @@ def test_the_first_error_is_raised_in_its_place_and_is_the_end(app: ApplicationN
 
 
 def test_items_that_cannot_travel_fail_alone(app: ApplicationNode) -> None:
-    def give(x: Any) -> Any:
+    def value_of(x: Any) -> Any:
         return {"stay": work.CannotGo(), "explode": work.Grenade()}.get(x, 0) if isinstance(x, str) else x
 
     items = [1, threading.Lock(), "stay", "explode", work.Grenade(), 6]
     for chunksize in (None, 6):
-        found = outcomes(app, give, items, chunksize=chunksize)
+        found = outcomes(app, value_of, items, chunksize=chunksize)
         expected = [int, NotPicklable, ResultNotPicklable, ResultNotLoadable, FunctionNotLoadable, int]
         assert [type(one) for one in found] == expected
         assert [found[0], found[5]] == [1, 6]

@@ -1,4 +1,4 @@
-"""Tasks that are objects: pushed alone or many, told of their end, and the callbacks of an application."""
+"""Tasks that are objects: pushed alone or many, their `finished`, and the callbacks of an application."""
 
 import itertools
 import logging
@@ -16,7 +16,7 @@ import pytest
 import concurrent_nb
 from concurrent_nb import ApplicationNode, Cluster, ITaskSystem, Task, as_completed
 from concurrent_nb.errors import ConfigurationError, NotPicklable
-from concurrent_nb.nodes.application.pushed_tasks import AHEAD
+from concurrent_nb.nodes.application.pushed_tasks import READ_AHEAD
 from tests import systems, work
 from tests.clusters import shared_cluster
 from tests.work import PATIENCE_S
@@ -36,12 +36,12 @@ def app(cluster: Cluster) -> Iterator[ApplicationNode]:
 
 
 class Square(Task):
-    """Tells what it heard, and where."""
+    """Keeps the calls of `finished`, and their threads."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"square of {number}")
         self.number = number
-        self.heard: list[Any] = []
+        self.ends: list[Any] = []
 
     def __call__(self) -> int:
         if self.number < 0:
@@ -49,7 +49,7 @@ class Square(Task):
         return self.number**2
 
     def finished(self, result: Any, error: BaseException | None) -> None:
-        self.heard.append((result, error, threading.current_thread()))
+        self.ends.append((result, error, threading.current_thread()))
 
 
 class Tidy(Task):
@@ -73,8 +73,8 @@ def test_a_pushed_task_runs_there_and_is_told_here(app: ApplicationNode, cluster
     task = Square(7)
     future = app.push_task(task)
     assert future.result(PATIENCE_S) == 49
-    app.shutdown()  # and with it all that was to be told
-    ((result, error, thread),) = task.heard
+    app.shutdown()  # and with it all calls of `finished`
+    ((result, error, thread),) = task.ends
     assert (result, error) == (49, None)
     assert thread is not threading.current_thread()
     assert (task.task_id, task.client_id, task.slave_id) == (future.task, app.name, future.slave)
@@ -87,7 +87,7 @@ def test_a_task_that_fails_is_told_its_error(app: ApplicationNode) -> None:
     assert "in __call__" in str(caught.value.__cause__)
     assert "task_objects.py" not in str(caught.value.__cause__)
     app.shutdown()
-    assert [(result, error) for result, error, _ in task.heard] == [(None, caught.value)]
+    assert [(result, error) for result, error, _ in task.ends] == [(None, caught.value)]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -104,8 +104,8 @@ def test_many_tasks_are_a_job(app: ApplicationNode, kind: Any) -> None:
     assert job.results(PATIENCE_S) == [number**2 for number in range(500)]
     assert (job.counts().done, job.counts().total, job.name) == (500, 500, "squares")
     app.shutdown()
-    assert [task.heard[0][:2] for task in tasks] == [(number**2, None) for number in range(500)]
-    assert len({task.heard[0][2] for task in tasks}) == 1
+    assert [task.ends[0][:2] for task in tasks] == [(number**2, None) for number in range(500)]
+    assert len({task.ends[0][2] for task in tasks}) == 1
 
 
 def test_tasks_of_one_job_fail_alone(app: ApplicationNode) -> None:
@@ -127,11 +127,11 @@ def test_a_generator_is_read_only_as_fast_as_tasks_end(app: ApplicationNode, tmp
             yield Waits(tmp_path / "go")
 
     job = app.push_tasks(tasks())
-    assert count == AHEAD
+    assert count == READ_AHEAD
     job.cancel()
     assert job.wait(PATIENCE_S)
-    assert count == AHEAD
-    assert job.counts().cancelled == AHEAD
+    assert count == READ_AHEAD
+    assert job.counts().cancelled == READ_AHEAD
 
 
 class Waits(Task):
@@ -146,7 +146,7 @@ class Waits(Task):
 
 
 def test_a_generator_of_many_tasks_is_read_to_its_end(app: ApplicationNode) -> None:
-    count = 3 * AHEAD
+    count = 3 * READ_AHEAD
     job = app.push_tasks(Square(number) for number in range(count))
     seen = sum(future.result() for future in as_completed(job, PATIENCE_S))
     assert seen == sum(number**2 for number in range(count))
@@ -164,13 +164,13 @@ def test_what_a_generator_raises_at_first_is_raised_at_once(app: ApplicationNode
 
 def test_what_a_generator_raises_later_is_in_the_results(app: ApplicationNode) -> None:
     def tasks() -> Iterator[Task]:
-        yield from map(Square, range(AHEAD))
+        yield from map(Square, range(READ_AHEAD))
         raise KeyError("no more")
 
     job = app.push_tasks(tasks())
     with pytest.raises(KeyError, match="no more"):
         job.results(PATIENCE_S)
-    assert job.counts().done == AHEAD
+    assert job.counts().done == READ_AHEAD
 
 
 def test_an_error_can_end_the_job_and_the_reading(app: ApplicationNode) -> None:
@@ -202,7 +202,7 @@ def test_a_cancelled_task_is_told_nothing(app: ApplicationNode, tmp_path: Path) 
     (tmp_path / "go").touch()
     assert holding.wait(PATIENCE_S)
     app.shutdown()
-    assert task.heard == []
+    assert task.ends == []
     with pytest.raises(CancelledError):
         future.result()
 
@@ -260,13 +260,13 @@ MAIN = """
 
 
 class Receiver:
-    """Hears everything; the second result is too much for it."""
+    """Keeps all calls; the second one raises."""
 
     def __init__(self) -> None:
-        self.heard: list[Any] = []
+        self.ends: list[Any] = []
 
     def task_finished(self, task: Task, result: Any, error: BaseException | None) -> None:
-        self.heard.append((task, result, error, threading.current_thread()))
+        self.ends.append((task, result, error, threading.current_thread()))
         if result == 1:
             raise RuntimeError("this callback is broken")
 
@@ -282,8 +282,8 @@ def test_callbacks_come_in_one_thread_after_the_tasks_own_and_may_raise(
         assert job.results(PATIENCE_S) == [number**2 for number in range(10)]
         app.shutdown()
     assert "this callback is broken" in caplog.text
-    assert {task.number for task, *_ in receiver.heard} == set(range(10))
-    assert {thread for *_, thread in receiver.heard} == {task.heard[0][2] for task in tasks}
+    assert {task.number for task, *_ in receiver.ends} == set(range(10))
+    assert {thread for *_, thread in receiver.ends} == {task.ends[0][2] for task in tasks}
 
 
 def test_a_callback_may_push_more(app: ApplicationNode) -> None:
@@ -324,35 +324,35 @@ def test_a_receiver_needs_no_method(app: ApplicationNode, caplog: pytest.LogCapt
 
 
 def test_the_result_of_a_task_system_is_told(app: ApplicationNode) -> None:
-    heard: list[Any] = []
+    ends: list[Any] = []
 
     class Receiver:
         def work_finished(self, result: Any, task_system: ITaskSystem) -> None:
-            heard.append((result, task_system, threading.current_thread()))
+            ends.append((result, task_system, threading.current_thread()))
 
     app.call_back(Receiver())
     system = systems.Squares(10)
     assert app.push_tasksystem(system).result(PATIENCE_S) == 285
     assert app.push_tasksystem(systems.Fails("gather_result")).wait(PATIENCE_S)
     app.shutdown()
-    ((result, told, thread),) = heard
-    assert (result, told) == (285, system)
+    ((result, ended_system, thread),) = ends
+    assert (result, ended_system) == (285, system)
     assert thread is not threading.current_thread()
 
 
 def test_the_error_of_a_task_system_is_told_too(app: ApplicationNode) -> None:
-    heard: list[tuple[Any, BaseException | None, dict[str, Any]]] = []
+    ends: list[tuple[Any, BaseException | None, dict[str, Any]]] = []
 
     class Receiver:
         def task_system_finished(self, result: Any, error: BaseException | None, stats: dict[str, Any]) -> None:
-            heard.append((result, error, stats))
+            ends.append((result, error, stats))
 
     app.call_back(Receiver())
     assert app.push_tasksystem(systems.Squares(10)).result(PATIENCE_S) == 285
     failing = app.push_tasksystem(systems.Fails("gather_result"))
     assert failing.wait(PATIENCE_S)
     app.shutdown()
-    (result, no_error, stats), (no_result, error, _) = heard
+    (result, no_error, stats), (no_result, error, _) = ends
     assert (result, no_error, no_result) == (285, None, None)
     assert error is failing.futures[0].exception()
     assert stats["done"] == 10

@@ -12,7 +12,7 @@ import msgspec
 
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.application.results import answer_of
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
@@ -50,8 +50,8 @@ class FuzzedApplication:
         core.attach(session)
         job: ClientJob[int] = ClientJob(JobId(self._ids.randbytes(16)))
         body = b"function"
-        shipment = FunctionPayload(function_digest([body]), body)
-        core.add([TaskEntry(job, index, shipment, b"arguments", (), (), None, 0, index) for index in range(TASKS)])
+        shipment = FunctionPayload(function_digest([body]), Payload(body))
+        core.add([TaskEntry(job, index, shipment, Payload(b"arguments"), index) for index in range(TASKS)])
         core.close(job)
         core.step(self.now)
         known = KnownNames(indexes=itertools.count())
@@ -95,7 +95,7 @@ class FuzzedApplication:
         """Handle an envelope as the client thread does."""
         for news in core.received(frames, self.now):
             if isinstance(news, TaskEnded):
-                ended.append(news.entry.owner)
+                ended.append(news.entry.handle)
                 try:
                     answer_of(news, self.reader.read)
                 except Exception as error:  # noqa: BLE001  (the client thread ends the task's own future with it)

@@ -37,7 +37,7 @@ TASKS: Final = 6
 TURNS_MAX: Final = 400
 #: state that may hold old names, because it is bounded: entries that a heap skips, run times of functions, subjects of
 #: the rate-limited log, and the objects that the scheduler lists for slaves (but not of tasks that were refused)
-BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects", ".holdings.")
+BOUNDED: Final = ("._heap[]", ".estimates._average_s", "._log._subjects", ".locations.")
 #: the state of a session that is over is dropped within so many seconds
 FORGOTTEN_S: Final = 20.0
 
@@ -73,7 +73,7 @@ class BadPeer:
     def envelopes(self, messages: Sequence[Any], now: float) -> list[list[Buffer]]:
         """Return the next envelopes as a good peer makes them, who splits what is large."""
         session = Session(EPOCH, f"to_{self.role}")
-        session._last_seq, session._heard = self._seq, self._heard
+        session._last_seq, session._received_seq = self._seq, self._heard
         for message in messages:
             buffers = item_buffers_of(message)
             session.send(message, buffers if any(buffers) else ())

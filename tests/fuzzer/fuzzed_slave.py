@@ -71,7 +71,7 @@ class FakeWorker:
         os.set_blocking(self.err, False)
         self.page = StatusPage(page)
         os.close(page)
-        self._reader = records.RecordReader(records.decode_order)
+        self._reader = records.RecordReader(records.decode_slave_record)
         self.queue: deque[tuple[int, int, bytes]] = deque()  # epoch, ticket, body
         self.write(records.pack_results([]))
 
@@ -111,12 +111,12 @@ class FakeWorker:
     def _receive(self) -> None:
         while True:
             try:
-                received = self.socket.recv_into(self._reader.room())
+                received = self.socket.recv_into(self._reader.get_buffer())
             except BlockingIOError:
                 return
             if not received:
                 raise ConnectionError("the slave has gone")
-            for order, buffers in self._reader.took(received):
+            for order, buffers in self._reader.buffer_updated(received):
                 if isinstance(order, records.RunTasks):
                     self._take(order, buffers)
 
@@ -154,7 +154,7 @@ class FakeLauncher:
         fake = self.workers[worker] = FakeWorker(worker, ends)
         return [ProcessStarted(worker, fake.pid)]
 
-    def expect_host(self) -> None:
+    def prepare_system_host(self) -> None:
         """Do nothing: hosts start immediately."""
 
     def interrupt(self, worker: int) -> None:
@@ -174,12 +174,12 @@ class FakeLauncher:
         """Return an empty list: the pool polls often enough."""
         return []
 
-    def news(self) -> list[Event]:
+    def take_events(self) -> list[Event]:
         """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return an empty text."""
         return ""
 
@@ -302,7 +302,7 @@ class FuzzedSlave:
         return {worker.pid for worker in self.launcher.workers.values()}
 
     def _share(self, known: KnownNames, store: ObjectStore, worker: FakeWorker) -> None:
-        slice_ = store.place(memoryview(b"s" * 5000))
+        slice_ = store.put(memoryview(b"s" * 5000))
         assert slice_ is not None
         handle = store.handle(slice_.segment)
         assert handle is not None
@@ -380,7 +380,7 @@ class FuzzedSlave:
     def _record(self, worker: FakeWorker, generator: MessageGenerator) -> Any:
         chance = generator.chance
         if chance.random() < 0.4:
-            return generator.message(chance.choice(members(records.Said)))
+            return generator.message(chance.choice(members(records.WorkerRecord)))
         results = []
         for _ in range(chance.choice((0, 1, 1, 2, 3))):
             result = generator.message(records.Result)
@@ -412,7 +412,7 @@ class FuzzedSlave:
         store = ObjectStore(recognise=False)
         seq = self.master._last_seq
         try:
-            slice_ = store.place(memoryview(b"s" * 5000))
+            slice_ = store.put(memoryview(b"s" * 5000))
             assert slice_ is not None
             handle = store.handle(slice_.segment)
             assert handle is not None
@@ -428,7 +428,7 @@ class FuzzedSlave:
                     generator.message(chance.choice(members(m.ToSlave))) for _ in range(chance.choice((1, 1, 2, 3)))
                 ]
                 seq += 1
-                frames = _enveloped(seq, self.master._heard, messages)
+                frames = _enveloped(seq, self.master._received_seq, messages)
                 if frames is None:
                     seq -= 1
                     continue

@@ -6,7 +6,6 @@ Nothing is unpickled: a bad peer's payloads are bytes to be hashed like all othe
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
     FunctionPayload,
+    Payload,
     TaskEnded,
     TaskEntry,
     UnclaimedResult,
@@ -27,12 +27,12 @@ from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, encode_error, function_digest, joined, slices_of
+from concurrent_nb.wire.codec import Buffer, Buffers, encode_error, function_digest, joined, slices_of
 from concurrent_nb.wire.messages import Slice
 from concurrent_nb.wire.session import Session
 from concurrent_nb.workers.protocol.records import AddSegment
-from tests.inline_pool import InlineReports
-from tests.unshared_pool import UnsharedPool
+from concurrent_nb.workers.slave_side.attempts import PoolReports
+from tests.unshared_pool import QueueingPool
 
 #: tasks whose arguments start with this have large results
 LARGE: Final = b"L"
@@ -108,7 +108,7 @@ class GoodClient:
             JobId(hashlib.sha256(f"{self.name} {self._jobs}".encode()).digest()[:16])
         )
         body = b"function %d" % (self._jobs % 5)
-        shipment = FunctionPayload(function_digest([body]), body)
+        shipment = FunctionPayload(function_digest([body]), Payload(body))
         self.digests[shipment.digest] = None
         entries = []
         for index in range(count):
@@ -117,7 +117,7 @@ class GoodClient:
             sizes, buffers, lease = self._store_buffer(apart)
             wanted = WantedHash(job.id, index, answer([body], [inline, *([apart] if apart else [])]))
             self.open[job.id, index] = wanted
-            entries.append(TaskEntry(job, index, shipment, inline, sizes, buffers, None, 0, wanted, lease=lease))
+            entries.append(TaskEntry(job, index, shipment, Payload(inline, sizes, buffers, lease), wanted))
         self.core.add(entries)
         self.core.close(job)
 
@@ -126,14 +126,14 @@ class GoodClient:
             return (), (), None
         if self._store is None:
             return (len(data),), [data], None
-        slice_ = self._store.place(memoryview(data))
+        slice_ = self._store.put(memoryview(data))
         assert slice_ is not None
         return (slice_,), (), None
 
     def slices(self) -> list[Slice]:
         """Return the slices of its own shared memory that its tasks use."""
         entries = self.core.entries()
-        return [slice_ for entry in entries for slice_ in slices_of(entry.sizes)]
+        return [slice_ for entry in entries for slice_ in slices_of(entry.payload.sizes)]
 
     def turn(self, now: float) -> None:
         """Handle what has arrived, and send what is due."""
@@ -151,9 +151,9 @@ class GoodClient:
             self.link.send(out)
 
     def _ended(self, news: TaskEnded[WantedHash]) -> None:
-        wanted, frame = news.entry.owner, news.frame
-        if self._store is not None and (own := slices_of(news.entry.sizes)):
-            self._store.let_go(own, clean=frame.attempt == 1)
+        wanted, frame = news.entry.handle, news.frame
+        if self._store is not None and (own := slices_of(news.entry.payload.sizes)):
+            self._store.release(own, clean=frame.attempt == 1)
         self.ended += 1
         if self.open.pop((wanted.job, wanted.index), None) is None:
             self.wrong.append(f"{self.name}: task {wanted.index} has ended twice")
@@ -177,19 +177,16 @@ class GoodClient:
             self._store.close()
 
 
-class HashPool(UnsharedPool):
+class HashPool(QueueingPool):
     """A pool whose tasks hash; it runs a few at a time, so that others wait."""
 
     def __init__(self, *, shares: bool, at_once: int = 2) -> None:
+        super().__init__()
         self.functions: dict[bytes, tuple[bytes, Sequence[Buffer | Slice]]] = {}
-        self.waiting: deque[tuple[bytes, bytes, m.TaskFrame, Buffers]] = deque()
-        self.outdated = 0
-        self.provided = False
         self._at_once = at_once
         self._store = ObjectStore(recognise=False) if shares else None
         self._reader = SegmentReader()
         self._announced: set[bytes] = set()
-        self._reports = InlineReports()
 
     def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | Slice]) -> None:
         """Keep a function."""
@@ -209,47 +206,21 @@ class HashPool(UnsharedPool):
     def release(self, slices: Sequence[Slice], *, clean: bool) -> None:
         """Release the slices of results."""
         if self._store is not None:
-            self._store.let_go(slices, clean=clean)
+            self._store.release(slices, clean=clean)
 
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
         for digest in digests:
             self.functions.pop(digest, None)
 
-    def assign(
-        self,
-        job: bytes,
-        function: bytes,
-        timeout_s: float | None,
-        tasks: Sequence[m.TaskFrame],
-        buffers: ItemBuffers,
-        now: float,
-        needs: m.Needs | None = None,
-    ) -> None:
-        """Queue attempts."""
-        for at, frame in enumerate(tasks):
-            self.waiting.append((job, function, frame, buffers[at] if buffers else ()))
-
-    def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
-        """Return tasks that wait."""
-        wanted = {(ref.job, ref.index, ref.attempt): ref for ref in tasks}
-        for item in list(self.waiting):
-            ref = wanted.get((item[0], item[2].index, item[2].attempt))
-            if ref is not None:
-                self.waiting.remove(item)
-                self._reports.returned.append(ref)
-
-    def renew(self, now: float, *, stop: bool) -> None:
-        """Do nothing: there are no workers."""
-
-    def take_reports(self) -> InlineReports:
+    def take_reports(self) -> PoolReports:
         """Run a few of the tasks that wait, and return the reports."""
         for _ in range(min(self._at_once, len(self.waiting))):
             job, function, frame, buffers = self.waiting.popleft()
             status, body, sizes, out = self._run(function, frame, buffers)
             outcome = m.OutcomeFrame(frame.index, frame.attempt, status, 0.0, 1, body, sizes)
             self._reports.outcomes.append((job, [outcome], [out]))
-        reports, self._reports = self._reports, InlineReports()
+        reports, self._reports = self._reports, PoolReports()
         return reports
 
     def _run(self, function: bytes, frame: m.TaskFrame, buffers: Buffers) -> tuple[Status, bytes, m.Sizes, Buffers]:
@@ -264,7 +235,7 @@ class HashPool(UnsharedPool):
             return Status.ERROR, encode_error(m.ErrorReport(type(error).__name__, str(error), "")), (), ()
         if len(value) < LARGE_BYTES // 2:
             return Status.OK, value, (), ()
-        slice_ = None if self._store is None else self._store.place(memoryview(value))
+        slice_ = None if self._store is None else self._store.put(memoryview(value))
         if slice_ is None or self._store is None:
             return Status.OK, b"", (len(value),), [value]
         if slice_.segment not in self._announced:

@@ -29,9 +29,9 @@ PATIENCE_S = 60.0
 
 
 def launcher(kind: str, **more: str) -> Launcher:
-    """Make a launcher: "template", "spawn", or "bare" (spawn without pidfds, as on systems that lack them)."""
+    """Make a launcher: "fork_server", "spawn", or "bare" (spawn without pidfds, as on systems that lack them)."""
     env = environment(2, 2, {**os.environ, **more})
-    return ForkServerLauncher(env) if kind == "template" else SpawnLauncher(env, pidfds=kind == "spawn")
+    return ForkServerLauncher(env) if kind == "fork_server" else SpawnLauncher(env, pidfds=kind == "spawn")
 
 
 @dataclass
@@ -47,7 +47,7 @@ class End:
 class Driver:
     """Drives a pool as a slave does."""
 
-    def __init__(self, kind: str | Launcher = "template", slots: int = 2, **options: Any) -> None:
+    def __init__(self, kind: str | Launcher = "fork_server", slots: int = 2, **options: Any) -> None:
         self.pool = Pool(slots, launcher(kind) if isinstance(kind, str) else kind, **options)
         self.ended: dict[TaskRef, End] = {}
         self.started: list[TaskRef] = []
@@ -55,7 +55,7 @@ class Driver:
         self.output: defaultdict[TaskRef, dict[int, bytes]] = defaultdict(lambda: {1: b"", 2: b""})
         self.degraded = ""
         self._next_index = 0
-        self.shelf = SegmentReader()  # shared memory of the workers
+        self.segment_reader = SegmentReader()  # shared memory of the workers
         self.pool.start(time.monotonic())
 
     def __enter__(self) -> Self:
@@ -67,7 +67,7 @@ class Driver:
     def close(self) -> None:
         """Stop the pool."""
         self.pool.close()
-        self.shelf.close()
+        self.segment_reader.close()
 
     def add(self, function: Callable[..., Any]) -> bytes:
         """Hand a function to the pool, and return its digest."""
@@ -168,7 +168,7 @@ class Driver:
             self.output[ref][stream] = self.output[ref].get(stream, b"") + data
         for made in reports.segments:
             with contextlib.suppress(CannotOpen):  # its worker has died
-                self.shelf.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
+                self.segment_reader.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
         for job, frames, buffers in reports.outcomes:
             for place, frame in enumerate(frames):
                 ref = TaskRef(job, frame.index, frame.attempt)
@@ -176,13 +176,13 @@ class Driver:
                 travelled = list(buffers[place]) if buffers else []
                 assert [len(memoryview(buffer).cast("B")) for buffer in travelled] == lengths(frame.sizes)
                 try:
-                    own = joined(frame.sizes, travelled, self.shelf.read)
+                    own = joined(frame.sizes, travelled, self.segment_reader.read)
                 except CannotOpen:  # a slave says so, and the task is run again
                     self.ended[ref] = End(Status.DIED, None, frame.elapsed_s, frame.worker)
                     continue
                 self.pool.release(slices_of(frame.sizes), clean=True)
                 self.ended[ref] = self.open(ref, frame, own)
-        self.shelf.drop([*reports.forgotten, *reports.orphaned])
+        self.segment_reader.drop([*reports.forgotten, *reports.orphaned])
 
     def open(self, ref: TaskRef, frame: OutcomeFrame, own: list[Any]) -> End:
         """Open an outcome."""

@@ -604,7 +604,7 @@ def test_an_envelope_of_another_version_ends_its_session_with_both_named(info: C
     with joined(info, "client") as (membership, session):
         membership.link.send(encode(Envelope(9, membership.epoch, 1, 0, [m.CloseJob(JOB)])))
         reason = farewell(membership, session)
-        assert f"speaks protocol 9, this node speaks {m.PROTOCOL_VERSION}" in reason
+        assert f"uses protocol 9, this node uses {m.PROTOCOL_VERSION}" in reason
 
 
 FRAME = m.OutcomeFrame(0, 1, Status.OK, 0.0, 1, b"result")
@@ -667,7 +667,7 @@ def test_one_user_cannot_touch_another_users_job(
         }
         say(membership, session, *what[meddle])
         # Then he is thrown out, and the job goes on
-        assert "belongs to somebody else" in farewell(membership, session)
+        assert "belongs to another owner" in farewell(membership, session)
     (tmp_path / "go").touch()
     assert job.wait(PATIENCE_S)
     assert job.counts().done == 1

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from concurrent_nb import ApplicationNode, Cluster, Needs
-from concurrent_nb.shipping.cells.cell_task import cell_task
+from tests.cells import task_of_cell
 from tests.clusters import shared_cluster
 from tests.work import PATIENCE_S
 
@@ -238,7 +238,7 @@ def test_without_shared_memory_captured_arrays_are_a_tasks_own_or_the_error_says
 
 def test_a_cell_may_use_an_array_that_is_larger_than_any_pickle_may_be(app: ApplicationNode) -> None:
     names = {"__name__": "__main__", "big": np.ones(34 << 20)}  # 272 MiB
-    task = cell_task("big[i] += i\nbig[: i + 1].sum(), big[-1]", names, for_text="i in range(4)")
+    task = task_of_cell("big[i] += i\nbig[: i + 1].sum(), big[-1]", names, for_text="i in range(4)")
     assert app.start_job(task.function, task.calls).results(PATIENCE_S) == [(1 + 2 * i, 1) for i in range(4)]
     assert names["big"][3] == 1  # type: ignore[index]
 
@@ -246,7 +246,7 @@ def test_a_cell_may_use_an_array_that_is_larger_than_any_pickle_may_be(app: Appl
 def test_what_was_put_may_be_captured(app: ApplicationNode) -> None:
     for size in SIZES:
         names = {"__name__": "__main__", "put": app.put(np.zeros(size))}
-        task = cell_task("put += 1\nput[-1]", names, for_text="i in range(4)")
+        task = task_of_cell("put += 1\nput[-1]", names, for_text="i in range(4)")
         assert app.start_job(task.function, task.calls).results(PATIENCE_S) == [1] * 4
 
 

@@ -91,14 +91,14 @@ def test_it_is_installed_as_a_command() -> None:
         (["start", "--workers"], "expected one argument"),
         (["start", "--workers", "0"], "0 is too small, it must be at least 1"),
         (["start", "--workers=-1"], "-1 is too small, it must be at least 1"),
-        (["start", "--workers", "abc"], "'abc' is no whole number"),
-        (["slave", "--workers", "2.5"], "'2.5' is no whole number"),
-        (["start", "--port", "abc"], "'abc' is no whole number"),
+        (["start", "--workers", "abc"], "'abc' is not a whole number"),
+        (["slave", "--workers", "2.5"], "'2.5' is not a whole number"),
+        (["start", "--port", "abc"], "'abc' is not a whole number"),
         (["start", "--port", "99999"], "argument --port: 99999 is too large, it must be at most 65535"),
         (["master", "--port", "-1"], "argument --port: -1 is too small"),
         (["slave", "--workers", "1001"], "argument --workers: 1001 is too large"),
-        (["status", "lab", "--watch", "soon"], "argument --watch: 'soon' is no number of seconds"),
-        (["status", "lab", "--watch", "0"], "argument --watch: 0 is no time to wait"),
+        (["status", "lab", "--watch", "soon"], "argument --watch: 'soon' is not a number of seconds"),
+        (["status", "lab", "--watch", "0"], "argument --watch: 0 is out of range"),
         (["start", "extra"], "unknown option 'extra'"),
         (["status", "a", "b"], "unknown option 'b'"),
     ],
@@ -131,7 +131,7 @@ def test_wrong_usage_is_refused_and_named(arguments: list[str], says: str, capsy
         ),
         (["start", "--name", "bad", "--MasterNode.addresses=['192.0.2.1']"], "MasterNode.addresses has 192.0.2.1"),
         (["status", "--watch"], "needs the name of a cluster"),
-        (["master", "--log", "somewhere"], "--log goes with --daemon"),
+        (["master", "--log", "somewhere"], "--log needs --daemon"),
         (["start", "--name", "bad", "--log", "/proc/nowhere/log"], "/proc/nowhere/log cannot be written"),
         (["start", "--name", "bad", "--MasterNode.strategy=Fair"], "choose one of PullRoundRobin"),
         (["status", "--MasterNode.strategy=PushBest"], "status takes no configuration"),
@@ -251,7 +251,7 @@ def test_start_status_and_stop() -> None:
             with pytest.raises(MasterLost, match="has been stopped"):
                 app.submit(time.sleep, PATIENCE_S).result(PATIENCE_S)
     assert not alive(below)
-    assert run("status").stdout == "no cluster has a connection file here\n"
+    assert run("status").stdout == "no cluster is running: there is no connection file\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -277,7 +277,7 @@ def daemon(*arguments: str) -> tuple[int, Path, str]:
     """Start a node in the background: its process, its log, and what was said."""
     told = run(*arguments, "--daemon")
     assert (told.returncode, told.stderr) == (0, ""), told
-    match = re.search(r"^it is process (\d+), its log is (.*)$", told.stdout, re.MULTILINE)
+    match = re.search(r"^process id (\d+), log file (.*)$", told.stdout, re.MULTILINE)
     assert match is not None
     return int(match[1]), Path(match[2]), told.stdout
 
@@ -288,7 +288,7 @@ def test_a_cluster_and_a_slave_in_the_background() -> None:
     try:
         file = connection_file.default_path("demon")
         assert told.startswith(f"cluster demon is running; connection file {file}\n")
-        assert "end it with `concurrent-nb stop demon`" in told
+        assert "stop it with `concurrent-nb stop demon`" in told
         for line in (f"scp -p {file} HOST:", f"ssh HOST concurrent-nb slave --connect ./{file.name}"):
             assert f"    {line}\n" in told
         slave, slaves_log, told = daemon("slave", "--connect", "demon", "--workers=1", "--name", "east")

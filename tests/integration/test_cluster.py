@@ -494,7 +494,7 @@ def test_a_slave_that_is_frozen_holds_nobody_up_and_is_back_when_it_thaws() -> N
 
 BROKEN = """
 import os, sys
-if "--template" in sys.orig_argv:
+if "--fork-server" in sys.orig_argv:
     os.write(2, b"this environment is broken: libfoo.so.3 is missing\\n")
     os._exit(1)
 """

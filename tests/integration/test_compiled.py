@@ -386,7 +386,7 @@ def test_its_traceback_has_the_cell_s_lines(half: CythonFunction) -> None:
 def test_a_function_among_the_names_of_a_cell_is_loaded_once_by_each_worker(half: CythonFunction) -> None:
     captured = capture({"f": TaskFunction(half), "g": half}, {})
     assert captured.shared
-    assert not captured.fresh
+    assert not captured.per_task
     loaded = pickles.loads(captured.shared, captured.buffers)
     assert {type(value) for value in loaded.values()} == {CythonFunction}
     assert loaded["f"](3) == 1

@@ -43,7 +43,7 @@ class Door:
         poller.register(self.gate.zap_socket, zmq.POLLIN)
         while not self.closing:
             poller.poll(20)
-            self.gate.answer_doorbell()
+            self.gate.answer_zap()
             for connection, session, frames in self.gate.receive():
                 if self.owners.setdefault(session, connection.key) != connection.key:
                     continue
@@ -141,7 +141,7 @@ def test_other_mechanisms_are_not_heard(door: Door, mechanism: str) -> None:
     assert_good_peer_is_heard(door)
 
 
-def test_without_the_doorman_nobody_gets_in() -> None:
+def test_without_the_zap_handler_no_connection_is_admitted() -> None:
     """ZeroMQ lets everybody in when the ZAP handler is gone, unless it is told not to."""
     pair, mine = keys.fresh(), keys.fresh()
     gate = ComputeServer(["127.0.0.1"], pair.public, pair.secret, lambda key: True)

@@ -220,7 +220,7 @@ def test_a_server_without_tls_at_an_https_endpoint(running: Serving) -> None:
     pem = tls.make_tls(["127.0.0.1"]).certificate_pem
     with peer(answers(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as endpoint:
         client = ControlClient([endpoint.replace("http", "https")], TOKEN, pem)
-        with pytest.raises(ProtocolError, match="does not speak TLS"):
+        with pytest.raises(ProtocolError, match="does not use TLS"):
             client.call("add", a=1)
 
 

@@ -63,7 +63,7 @@ def test_stopping_lets_a_running_call_answer() -> None:
         answers: list[str] = []
         caller = threading.Thread(target=lambda: answers.append(client.call("wait")))
         caller.start()
-        while not running.server._desk.running:
+        while not running.server._context.running:
             time.sleep(0.01)
         stopping = asyncio.run_coroutine_threadsafe(running.server.stop(grace_s=5), running.loop)
         running.sample.gate.set()
@@ -78,7 +78,7 @@ def test_stopping_does_not_wait_for_a_call_that_does_not_end() -> None:
         with socket.create_connection(("127.0.0.1", running.port), timeout=10) as sock:
             body = call("wait", [])
             sock.sendall(head(running, f"Content-Length: {len(body)}") + body)
-            while not running.server._desk.running:
+            while not running.server._context.running:
                 time.sleep(0.01)
             start = time.monotonic()
             asyncio.run_coroutine_threadsafe(running.server.stop(grace_s=0.2), running.loop).result(10)

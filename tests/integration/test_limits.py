@@ -105,7 +105,7 @@ def test_what_never_fits_is_refused_in_words_and_the_rest_goes_on(app: Applicati
     futures = [app.submit(len, b"x" * size) for size in (10, 2_000_000, 20)]
     assert futures[0].result(PATIENCE_S) == 10
     assert futures[2].result(PATIENCE_S) == 20
-    if app._courier.member.shares_memory:
+    if app._client_thread.member.shares_memory:
         assert futures[1].result(PATIENCE_S) == 2_000_000  # it did not travel
         return
     with pytest.raises(TooLarge, match=r"2,\d{3},\d+ bytes .* 1,048,576 .*MasterNode.bytes_per_client"):

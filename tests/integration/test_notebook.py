@@ -140,7 +140,7 @@ def new_notebook(folder: Path) -> Iterator[Notebook]:
     notebook = Notebook(folder)
     try:
         answer = notebook.run("%concurrent start --workers 2")
-        assert answer.text == "started an embedded cluster: 2 workers (%concurrent stop ends it)\n"
+        assert answer.text == "started an embedded cluster: 2 workers (%concurrent stop stops it)\n"
         assert notebook.run("%%concurrent_task\n1").value == "1"  # the slave has come by then
         yield notebook
     finally:
@@ -319,7 +319,7 @@ def test_what_is_sent_along_is_shown(notebook: Notebook) -> None:
     notebook.run("import math\nwords = ['some', 'words']\ndef helper(): return math.pi")
     answer = notebook.run("%%concurrent_task --show-capture\nhelper(); len(words)")
     first, *rest = answer.text.splitlines()
-    assert first.startswith("sent along, once for each worker: ")
+    assert first.startswith("sent with the cell, once to each worker: ")
     assert sorted(line.split()[:2] for line in rest) == [["helper", "function"], ["words", "value"]]
 
 
@@ -340,7 +340,7 @@ def test_an_error_ends_in_the_cell_s_own_lines(notebook: Notebook) -> None:
     assert (answer.error, answer.message) == ("ZeroDivisionError", "division by zero")
     first, *rest = answer.traceback.splitlines()
     assert re.fullmatch(r"task 1 \(n = \S+\) failed on slave \S+, worker \d+, attempt 1 \[[0-9a-f]{8}/1\]", first)
-    assert rest.pop() == "(the debugger cannot go there: run the cell with --local, then %debug)"
+    assert rest.pop() == "(the debugger cannot enter the worker: run the cell with --local, then %debug)"
     assert re.match(r"  Cell In\[\d+\], line 3$", rest[1])
     assert rest[2] == "    helper(x - 1)"
     assert re.match(r"  Cell In\[\d+\], line 3, in helper$", rest[-4])

@@ -104,10 +104,10 @@ def test_it_can_be_had_from_a_shell_and_a_notebook(capsys: pytest.CaptureFixture
         app = cluster.application()
         pids = [app.submit(pid).result(PATIENCE_S)]
         answer = clusters.run("restart", "shared")
-        assert answer.stdout.splitlines()[-1].startswith("1 fresh workers after ")
+        assert answer.stdout.splitlines()[-1].startswith("1 worker replaced in ")
         pids.append(app.submit(pid).result(PATIENCE_S))
         session.connect("shared")
-        assert session.restart(now=True).startswith("1 fresh worker after ")
+        assert session.restart(now=True).startswith("1 worker replaced in ")
         pids.append(app.submit(pid).result(PATIENCE_S))
         assert len(set(pids)) == 3
 
@@ -116,8 +116,8 @@ def test_it_can_be_had_from_a_shell_and_a_notebook(capsys: pytest.CaptureFixture
         clusters.eventually(running.running, "it runs")
         finish = threading.Timer(1.5, go.touch)
         finish.start()
-        assert session.restart().startswith("1 fresh worker after ")
-        assert "1 of 1 worker still to come: what they run ends first" in capsys.readouterr().out
+        assert session.restart().startswith("1 worker replaced in ")
+        assert "1 of 1 worker still to be replaced, when their tasks have ended" in capsys.readouterr().out
         assert running.result(PATIENCE_S)[1] == 1
         session.stop()
         assert "nowhere" in clusters.run("restart", "nowhere").stderr

@@ -18,7 +18,7 @@ SMALL = {
     "expensive": ["--time_per_task", "0.01", "--num_tasks", "5"],
     "pi": ["--terms", "10000", "--num-tasks", "9"],
 }
-WAYS = ("system", "batch", "one-by-one")
+WAYS = ("system", "all-at-once", "one-by-one")
 #: a sample's last line, without the seconds
 TELLS = {
     "md5": "found 17000: it has the MD5 hash",
@@ -89,14 +89,14 @@ def test_without_a_cluster_it_starts_one_and_leaves_nothing() -> None:
     refused = run("run", "md5", "--MasterNode.strategy=Fair")
     assert refused.returncode == 1
     assert "choose one of PullRoundRobin" in refused.stderr
-    assert told_by("md5", "--as", "batch", "--workers", "1", "--number", "21000", *SMALL["md5"][:2]).startswith(
+    assert told_by("md5", "--as", "all-at-once", "--workers", "1", "--number", "21000", *SMALL["md5"][:2]).startswith(
         "no number from 1 to 20000 has the MD5 hash"
     )
 
 
 def test_progress_is_a_line_of_the_terminal_that_is_gone_in_the_end(cluster: str) -> None:
     ours, theirs = pty.openpty()
-    arguments = command("run", "expensive", "--cluster", cluster, "--as", "batch", *SMALL["expensive"])
+    arguments = command("run", "expensive", "--cluster", cluster, "--as", "all-at-once", *SMALL["expensive"])
     environment = {**os.environ, "COLUMNS": "80"}
     with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)

@@ -233,7 +233,7 @@ def test_what_a_setup_cell_binds_is_there_for_cells_and_functions(notebook: Note
     cell = "%%concurrent_task --for 'x in numbers' --show-capture --out got\n(model(x), round(area(x), 2), helper(x))"
     ended = notebook.run(cell)
     assert ended.error is None, ended.message
-    assert re.search(r"model +setup +is in each worker", ended.text)
+    assert re.search(r"model +setup +defined by a setup cell", ended.text)
     assert notebook.run("got").value == "[(3, 3.14, 6), (6, 12.57, 9), (9, 28.27, 12)]"
     # State stays in the worker between tasks and cells.
     assert notebook.run("%%concurrent_task\nmodel.calls > 0").error is None
@@ -255,7 +255,7 @@ def test_what_a_setup_cell_binds_is_there_for_cells_and_functions(notebook: Note
     assert ended.error == "CaptureError"
     assert "modell is not defined in the notebook; did you mean model?" in ended.message
     # A slave's template knows nothing of it: fresh workers run it anew.
-    assert notebook.run("%concurrent restart").text.startswith("2 fresh workers after ")
+    assert notebook.run("%concurrent restart").text.startswith("2 workers replaced in ")
     assert notebook.run("%%concurrent_task --for 'x in range(4)'\ndouble(x)").value == "[0, 6, 12, 18]"
 
 
@@ -263,7 +263,7 @@ def test_a_setup_cell_that_fails_is_shown_and_mended(notebook: Notebook) -> None
     ended = notebook.run("%%concurrent_setup --name third\nimport os\nlimit = 10\nlimit / (limit - 10)")
     assert ended.error == "SetupFailed"
     assert "ZeroDivisionError" in ended.message
-    assert "tasks fail until it is mended" in ended.summary()
+    assert "tasks fail until it is corrected" in ended.summary()
     ended = notebook.run("%%concurrent_task\n1 + 1")
     assert ended.error == "SetupFailed"
     assert "setup 'third' has failed in this worker" in ended.message

@@ -83,14 +83,14 @@ def test_a_slave_that_nobody_looks_into_has_nothing_of_a_kernel(cluster: Cluster
         heavy.add("concurrent_nb.nodes.slave.kernel_thread")
         print(sorted(heavy & set(sys.modules)))
     """
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", "\n".join(line.strip() for line in program.splitlines())],
         capture_output=True,
         text=True,
         check=True,
         timeout=work.PATIENCE_S,
     )
-    assert told.stdout == "[]\n"
+    assert result.stdout == "[]\n"
 
 
 def test_a_stock_client_evaluates_while_the_slave_runs_tasks(cluster: Cluster, client: Client, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_an_interrupt_ends_the_cell_and_nothing_else(cluster: Cluster, client: C
 def test_a_shutdown_ends_the_kernel_and_not_the_slave(other: Cluster) -> None:
     info, slave = info_of(other), slave_of(other)
     for _ in range(2):
-        # Two ask at once, and get one kernel.
+        # Two requests at the same time get one kernel.
         found: list[KernelFile] = []
         askers = [threading.Thread(target=lambda: found.append(open_kernel(info, slave))) for _ in range(2)]  # noqa: B023
         for asker in askers:
@@ -198,20 +198,22 @@ def test_the_debugger_stops_a_cell_and_tasks_run_on() -> None:
 
 def stop_at_a_breakpoint(client: Client, app: ApplicationNode) -> None:
     assert "debugger" in client.ask("kernel_info_request", {})["supported_features"]
-    told = Debugger(client)
-    told.attach()
+    debugger = Debugger(client)
+    debugger.attach()
     code = "def f(x):\n    y = x + 1\n    return y\nprint(f(41))"
-    source = told.request("dumpCell", {"code": code})["sourcePath"]
-    told.request("setBreakpoints", {"source": {"path": source}, "breakpoints": [{"line": 3}], "sourceModified": False})
-    told.request("configurationDone", {})
+    source = debugger.request("dumpCell", {"code": code})["sourcePath"]
+    debugger.request(
+        "setBreakpoints", {"source": {"path": source}, "breakpoints": [{"line": 3}], "sourceModified": False}
+    )
+    debugger.request("configurationDone", {})
     cell = client.start(code)
-    thread = told.event("stopped")["threadId"]
+    thread = debugger.event("stopped")["threadId"]
     assert list(app.map(work.square, range(100))) == [x * x for x in range(100)]
-    frame = told.request("stackTrace", {"threadId": thread})["stackFrames"][0]
+    frame = debugger.request("stackTrace", {"threadId": thread})["stackFrames"][0]
     assert (frame["name"], frame["line"]) == ("f", 3)
-    told.request("continue", {"threadId": thread})
+    debugger.request("continue", {"threadId": thread})
     assert client.finish(cell).text == "42\n"
-    told.request("disconnect", {})
+    debugger.request("disconnect", {})
 
 
 class Debugger:
@@ -267,9 +269,9 @@ def test_an_unknown_slave_lists_those_that_there_are(info: ConnectionFile, slave
 
 
 def test_the_command_line_says_how_to_attach(cluster: Cluster, client: Client, slave: str) -> None:
-    told = run("kernel", "--connect", "lab", slave)
-    assert told.returncode == 0, told.stderr
-    assert "jupyter console --existing kernel-slave-" in told.stdout
+    result = run("kernel", "--connect", "lab", slave)
+    assert result.returncode == 0, result.stderr
+    assert "jupyter console --existing kernel-slave-" in result.stdout
     refused = run("kernel", "--connect", "lab", "nobody")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "the slaves are:" in refused.stderr
@@ -284,7 +286,7 @@ def test_a_slave_that_is_lost_while_it_opens_settles_the_call_soon() -> None:
         with pytest.raises(KernelUnavailable, match=f"slave '{slave}' was lost before it opened its kernel"):
             open_kernel(info_of(cluster), slave)
         os.kill(pid, signal.SIGCONT)
-        # It looks for the master again, and is a kernel for whoever asks.
+        # It looks for the master again, and opens its kernel again on request.
         eventually(lambda: cluster.status()["slaves"], "the slave is back")
         path, _ = open_kernel(info_of(cluster), slave_of(cluster))
         with attached(path) as client:
@@ -397,22 +399,24 @@ def test_the_end_of_the_cluster_ends_a_slave_from_birth(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [("", "set CONCURRENT_NB_CONNECTION to its name"), ("nobody", "no cluster 'nobody'")],
 )
-def test_a_slave_from_birth_without_a_cluster_says_so(where: str, said: str, tmp_path: Path) -> None:
-    told = subprocess.run(
+def test_a_kernel_process_without_a_cluster_reports_it(where: str, message: str, tmp_path: Path) -> None:
+    result = subprocess.run(
         [sys.executable, "-m", "concurrent_nb.nodes.slave.kernel_process", "-f", str(tmp_path / "none.json")],
         env={**os.environ, "CONCURRENT_NB_CONNECTION": where},
         capture_output=True,
         text=True,
         timeout=work.PATIENCE_S,
     )
-    assert (told.returncode, said in told.stderr, "Traceback" in told.stderr) == (1, True, False), told.stderr
+    assert (result.returncode, message in result.stderr, "Traceback" in result.stderr) == (1, True, False), (
+        result.stderr
+    )
 
 
 def test_a_slave_from_birth_is_never_plain_beyond_loopback(cluster: Cluster, tmp_path: Path) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -426,8 +430,8 @@ def test_a_slave_from_birth_is_never_plain_beyond_loopback(cluster: Cluster, tmp
         text=True,
         timeout=work.PATIENCE_S,
     )
-    assert told.returncode == 1
-    assert "without encryption" in told.stderr and "transport_encryption=required" in told.stderr
+    assert result.returncode == 1
+    assert "without encryption" in result.stderr and "transport_encryption=required" in result.stderr
 
 
 # ------------------------------------------------------------------------------------------- the notebook's own kernel
@@ -453,8 +457,8 @@ def test_the_notebook_kernel_takes_the_cluster_that_its_environment_names(
         with attached(path) as notebook:
             assert "cluster lab" in notebook.run("%concurrent status").text
             slave = slave_of(cluster)
-            told = notebook.run(f"%concurrent kernel {slave}").text
-            assert f"slave {slave} is a kernel" in told and "jupyter console --existing kernel-slave-" in told
+            result = notebook.run(f"%concurrent kernel {slave}").text
+            assert f"slave {slave} is a kernel" in result and "jupyter console --existing kernel-slave-" in result
             refused = notebook.run("%concurrent kernel nobody")
             assert refused.error == "ConfigurationError" and slave in refused.message
             notebook.ask("shutdown_request", {"restart": False})

@@ -91,14 +91,14 @@ class Slave:
     """A slave's loop around a real pool, without a network."""
 
     def __init__(self) -> None:
-        self.pool = Pool(2, launcher("template"), grace_s=0.2, result_s=0.7)
-        self.shelf = SegmentReader()
+        self.pool = Pool(2, launcher("fork_server"), grace_s=0.2, result_s=0.7)
+        self.segment_reader = SegmentReader()
         self.pool.start(time.monotonic())
 
     def begin(self) -> None:
         """Begin a session."""
         self.store = ObjectStore()
-        self.core = SlaveCore("east", EPOCH, self.pool, 1.0, self.shelf, self.store, shares=True)
+        self.core = SlaveCore("east", EPOCH, self.pool, 1.0, self.segment_reader, self.store, shares=True)
         self.seq = 0
 
     def end(self) -> None:
@@ -107,15 +107,15 @@ class Slave:
         self.pool.reset(time.monotonic())
         self.store.close()
 
-    def say(self, messages: Sequence[m.AnyMessage], buffers: Sequence[Buffer] = ()) -> None:
-        """Let the master say something in the next envelope. Raises ProtocolError."""
+    def send(self, messages: Sequence[m.AnyMessage], buffers: Sequence[Buffer] = ()) -> None:
+        """Let the master send messages in the next envelope. Raises ProtocolError."""
         self.seq += 1
         self.core.received(
             encode(Envelope(m.PROTOCOL_VERSION, EPOCH, self.seq, 0, list(messages)), buffers), time.monotonic()
         )
 
     def turn(self, wait_s: float = 0.02) -> list[m.AnyMessage]:
-        """Turn the loop once; give what the slave says."""
+        """Turn the loop once; return what the slave sends."""
         poll = select.poll()
         for fd, events in self.pool.fds().items():
             poll.register(fd, events)
@@ -127,13 +127,13 @@ class Slave:
 
     def close(self) -> None:
         self.pool.close()
-        self.shelf.close()
+        self.segment_reader.close()
 
 
 def works(slave: Slave) -> bool:
-    """Say whether a fresh session runs a task rightly."""
+    """Return whether a fresh session runs a task correctly."""
     slave.begin()
-    slave.say([m.Function(GOOD, BODY), m.Assign(JOB, GOOD, None, [m.TaskFrame(3, 1, ARGUMENTS)])])
+    slave.send([m.Function(GOOD, BODY), m.Assign(JOB, GOOD, None, [m.TaskFrame(3, 1, ARGUMENTS)])])
     until = time.monotonic() + 20
     try:
         while time.monotonic() < until:
@@ -155,12 +155,12 @@ def test_whatever_a_master_says_the_next_session_works() -> None:
         for seed in range(SESSIONS):
             odd = Odd(seed)
             slave.begin()
-            slave.say([m.Function(GOOD, BODY)])
+            slave.send([m.Function(GOOD, BODY)])
             try:
                 for _ in range(10):
                     message = odd.message()
                     buffers = [odd.chance.randbytes(5)] if odd.chance.random() < 0.2 else []
-                    slave.say([message], buffers)
+                    slave.send([message], buffers)
                     slave.turn(0.0)
             except (ProtocolError, msgspec.MsgspecError):
                 ended += 1
@@ -175,7 +175,7 @@ def test_whatever_a_master_says_the_next_session_works() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "ends"),
+    ("messages", "ends"),
     [
         ([m.Assign(JOB, b"f" * 32, None, [m.TaskFrame(3, 1, ARGUMENTS)])], True),
         ([m.Assign(JOB, GOOD, None, [m.TaskFrame(3, 1, b"", (m.Slice(b"s" * 16, 0, 8, 1),))])], True),
@@ -187,11 +187,11 @@ def test_whatever_a_master_says_the_next_session_works() -> None:
     ],
     ids=["unknown function", "unknown segment", "no pickle", "what is not there"],
 )
-def test_what_concerns_one_task_ends_that_task(said: list[m.AnyMessage], ends: bool) -> None:
+def test_what_concerns_one_task_ends_that_task(messages: list[m.AnyMessage], ends: bool) -> None:
     slave = Slave()
     try:
         slave.begin()
-        slave.say([m.Function(GOOD, BODY), *said, m.Assign(JOB, GOOD, None, [m.TaskFrame(4, 1, ARGUMENTS)])])
+        slave.send([m.Function(GOOD, BODY), *messages, m.Assign(JOB, GOOD, None, [m.TaskFrame(4, 1, ARGUMENTS)])])
         statuses: dict[int, int] = {}
         until = time.monotonic() + 20
         while len(statuses) < 1 + ends and time.monotonic() < until:

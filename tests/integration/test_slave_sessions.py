@@ -1,4 +1,4 @@
-"""A slave that cannot deal with what it hears: it registers again, and gives up in words; notes that are none."""
+"""A slave that cannot handle a message registers again, and gives up with a reason; invalid notes."""
 
 import logging
 import threading
@@ -46,13 +46,13 @@ class Thread(threading.Thread):
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """Have so many envelopes raise what nobody has foreseen."""
+    """Let this many envelopes raise an unexpected error."""
     left, received = [None] * times, SlaveCore.received
 
     def raise_or_receive(core: SlaveCore, frames: Sequence[Buffer], now: float) -> None:
         if left:
             left.pop()
-            raise KeyError("nobody has foreseen this")
+            raise KeyError("this was not expected")
         received(core, frames, now)
 
     monkeypatch.setattr(SlaveCore, "received", raise_or_receive)
@@ -76,7 +76,7 @@ def test_a_slave_that_meets_an_error_registers_again(
             thread.slave.stop()
             thread.join()
     assert thread.error is None
-    lines = [line for line in caplog.records if "nobody has foreseen this" in line.message]
+    lines = [line for line in caplog.records if "this was not expected" in line.message]
     assert len(lines) == 2
     assert all(line.exc_info for line in lines)
 

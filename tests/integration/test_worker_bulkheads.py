@@ -13,12 +13,12 @@ import pytest
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import ErrorReport, Needs, OutcomeFrame, TaskRef
-from concurrent_nb.workers.protocol.records import HEADER_BYTES_MAX
-from concurrent_nb.workers.slave_side.worker_limits import NOTE_BYTES_MAX
+from concurrent_nb.workers.protocol.records import WORKER_HEADER_BYTES_MAX
+from concurrent_nb.workers.slave_side.note_framing import NOTE_BYTES_MAX
 from tests.integration.pool_driver import Driver, End
 
 SEEDS = 200
-#: misbehaving tasks that are open at once
+#: misbehaving tasks that are open at the same time
 AT_ONCE = 5
 #: how often a task may count a death until it is right; then it would be quarantined
 DEATHS_MAX = 3
@@ -188,17 +188,17 @@ def settle(driver: Driver) -> None:
     """Wait until every worker is there and has nothing."""
 
     def is_calm() -> bool:
-        lines = driver.pool._lines.values()
-        return not (driver.pool.unfinished or driver.pool._leaving) and all(
+        lines = driver.pool._connections.values()
+        return not (driver.pool.unfinished or driver.pool._kill_deadlines) and all(
             line.is_ready and line.pid for line in lines
         )
 
     driver.until(is_calm)
 
 
-@pytest.mark.parametrize("kind", ["template", "spawn"])
+@pytest.mark.parametrize("kind", ["fork_server", "spawn"])
 def test_what_a_worker_writes_where_it_should_not_ends_at_most_that_worker(kind: str) -> None:
-    seeds = iter(range(SEEDS) if kind == "template" else range(SEEDS, SEEDS + SEEDS // 10))
+    seeds = iter(range(SEEDS) if kind == "fork_server" else range(SEEDS, SEEDS + SEEDS // 10))
     with Patient(kind=kind, slots=6, grace_s=0.2, result_s=RESULT_S) as driver:
         good, bad = driver.add(good_task), driver.add(misbehave)
         driver.wait(driver.assign(good, [(n, 1000) for n in range(50)]))
@@ -236,10 +236,10 @@ def test_what_a_worker_writes_where_it_should_not_ends_at_most_that_worker(kind:
         driver.until(is_over)
 
         # then: all good tasks are right, and the slave is what it was
-        assert done == (SEEDS if kind == "template" else SEEDS // 10)
+        assert done == (SEEDS if kind == "fork_server" else SEEDS // 10)
         assert not driver.degraded
         settle(driver)
-        segments = sum(len(line.made) for line in driver.pool._lines.values())
+        segments = sum(len(line.own_segments) for line in driver.pool._connections.values())
         assert descriptors() <= held + segments + 4
         assert psutil.Process().memory_info().rss - resident < 48 << 20
         assert driver.run(good_task, 7, 8).value == good_task(7, 8)
@@ -255,7 +255,7 @@ def good_task(seed: int, n: int) -> tuple[int, bytes]:
 
 @pytest.fixture
 def driver() -> Iterator[Driver]:
-    with Driver("template", slots=2, grace_s=0.2, result_s=RESULT_S) as driver:
+    with Driver("fork_server", slots=2, grace_s=0.2, result_s=RESULT_S) as driver:
         yield driver
 
 
@@ -369,7 +369,7 @@ def test_notes_that_are_none_are_passed_on_once(driver: Driver, caplog: pytest.L
         driver.wait([ref])
     assert driver.ended[ref].status == Status.OK
     assert len(driver.output[ref][3]) == 60_000
-    assert len([line for line in caplog.records if "notes that are none" in line.message]) == 1
+    assert len([line for line in caplog.records if "invalid notes" in line.message]) == 1
 
 
 def test_notes_travel_however_long_they_are(driver: Driver) -> None:
@@ -404,14 +404,14 @@ def test_what_leftovers_print_does_not_fill_the_log(single: Driver, caplog: pyte
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
             single.turn(0.05)
-    lines = [line.message for line in caplog.records if "wrote what is no task's" in line.message]
+    lines = [line.message for line in caplog.records if "outside of any task" in line.message]
     assert 1 <= len(lines) <= 20
     assert max(map(len, lines)) < 2000
 
 
 @pytest.fixture
 def single() -> Iterator[Driver]:
-    with Driver("template", slots=1, grace_s=0.2, result_s=RESULT_S) as driver:
+    with Driver("fork_server", slots=1, grace_s=0.2, result_s=RESULT_S) as driver:
         yield driver
 
 
@@ -428,7 +428,7 @@ def test_a_child_that_writes_without_end_does_not_hold_the_slave(driver: Driver)
 
 
 @pytest.mark.parametrize(
-    "say",
+    "record",
     [
         lambda: [5, b"s" * 16, 1, 5, 100],
         lambda: [5, b"s", __import__("os").getpid(), 5, 100],
@@ -437,14 +437,14 @@ def test_a_child_that_writes_without_end_does_not_hold_the_slave(driver: Driver)
     ],
     ids=["another's memory", "no memory", "another's ticket", "not initialized"],
 )
-def test_what_is_not_its_own_ends_a_worker(driver: Driver, say: Callable[[], list[Any]]) -> None:
+def test_what_is_not_its_own_ends_a_worker(driver: Driver, record: Callable[[], list[Any]]) -> None:
     def task() -> None:
         import struct
         import time
 
         import msgspec
 
-        data = msgspec.msgpack.encode(say())
+        data = msgspec.msgpack.encode(record())
         send(struct.pack("<I", len(data)) + data)
         time.sleep(20)
 
@@ -455,7 +455,7 @@ def test_what_is_not_its_own_ends_a_worker(driver: Driver, say: Callable[[], lis
     assert not driver.degraded
 
 
-def test_a_thread_that_says_nonsense_ends_its_process_alone(driver: Driver) -> None:
+def test_a_thread_that_sends_an_invalid_record_ends_its_process_alone(driver: Driver) -> None:
     def task() -> None:
         import os
         import time
@@ -486,13 +486,13 @@ def test_a_page_cannot_be_cut_off(driver: Driver) -> None:
 
 
 def test_limits_of_what_is_announced() -> None:
-    assert HEADER_BYTES_MAX < 64 << 20
+    assert WORKER_HEADER_BYTES_MAX < 64 << 20
     assert struct.calcsize("<I") == 4
     assert NOTE_BYTES_MAX == 16 << 20
 
 
 def test_a_task_whose_notes_are_not_taken_is_slowed_and_others_are_not(driver: Driver) -> None:
-    def tell(count: int) -> int:
+    def publish(count: int) -> int:
         from concurrent_nb.shipping.runtime import notes
 
         for _ in range(count):
@@ -500,8 +500,8 @@ def test_a_task_whose_notes_are_not_taken_is_slowed_and_others_are_not(driver: D
         return count
 
     driver.pool.hold_notes(True)
-    ref = driver.start(tell, 100)
-    driver.until(lambda: any(line.is_held for line in driver.pool._lines.values()))
+    ref = driver.start(publish, 100)
+    driver.until(lambda: any(line.is_held for line in driver.pool._connections.values()))
     refs = driver.assign(driver.add(good_task), [(3, n) for n in range(40)])
     driver.wait(refs)
     until = time.monotonic() + 2 * RESULT_S

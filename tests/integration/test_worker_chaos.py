@@ -54,7 +54,7 @@ def expected(n: int, kind: str) -> dict[int, bytes]:
     return {1: out.encode(), 2: f"e{n}".encode() if kind == "both" else b""}
 
 
-@pytest.fixture(params=["template", "spawn"])
+@pytest.fixture(params=["fork_server", "spawn"])
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     with Driver(str(request.param), slots=3, grace_s=0.1) as driver:
         yield driver
@@ -80,7 +80,7 @@ def test_every_task_is_answered_once_and_rightly(driver: Driver, seed: int, mix:
             in_threads |= set(refs) if needs else set()
             kinds |= dict(zip(refs, chosen, strict=True))
         driver.turn(0.002)
-        pids = [line.pid for line in driver.pool._lines.values() if line.is_ready]
+        pids = [line.pid for line in driver.pool._connections.values() if line.is_ready]
         if pids and chance.random() < 0.01:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(

@@ -17,7 +17,7 @@ from tests.integration.pool_driver import Driver, End
 SHARE = 1
 
 
-@pytest.fixture(params=["template", "spawn"])
+@pytest.fixture(params=["fork_server", "spawn"])
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """Give a pool of two workers."""
     with Driver(str(request.param)) as driver:
@@ -140,7 +140,9 @@ def test_where_threadpoolctl_is_missing_the_task_says_so(tmp_path: Path) -> None
     (tmp_path / "threadpoolctl.py").write_text("raise ImportError('no such thing')")
     from tests.integration.pool_driver import launcher
 
-    with Driver(launcher("template", PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")) as driver:
+    with Driver(
+        launcher("fork_server", PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    ) as driver:
         end = driver.run(cores, needs=Needs(cores=2))
         assert end.status is Status.NOT_LOADABLE
         assert "no such thing" in end.value.message

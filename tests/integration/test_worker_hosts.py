@@ -21,7 +21,7 @@ from tests.work import write_whole
 HOST = Needs(kind="host")
 
 
-@pytest.fixture(params=["template", "spawn", "bare"])
+@pytest.fixture(params=["fork_server", "spawn", "bare"])
 def single(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """Give a pool of one worker."""
     with Driver(str(request.param), slots=1) as driver:
@@ -75,11 +75,11 @@ def test_a_host_lives_beside_the_only_worker_which_goes_on(single: Driver, tmp_p
     assert host not in single.ended
     write_whole(tmp_path / "end", "now")
     single.wait([host])
-    told, word = single.ended[host].value.split()
+    number, word = single.ended[host].value.split()
     assert word == "now"
-    assert {int(told)} == {single.ended[host].worker}
-    assert int(told) not in workers
-    until_gone(single, int(told))
+    assert {int(number)} == {single.ended[host].worker}
+    assert int(number) not in workers
+    until_gone(single, int(number))
     assert {end.worker for end in single.map(pid, [()] * 3)} == workers
 
 

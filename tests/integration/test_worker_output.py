@@ -17,7 +17,7 @@ from tests.integration.pool_driver import Driver
 MIB = 1024 * 1024
 
 
-@pytest.fixture(params=["template", "spawn"])
+@pytest.fixture(params=["fork_server", "spawn"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

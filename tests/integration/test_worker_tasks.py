@@ -18,7 +18,7 @@ from tests.integration.pool_driver import Driver
 MIB = 1024 * 1024
 
 
-@pytest.fixture(params=["template", "spawn"])
+@pytest.fixture(params=["fork_server", "spawn"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -39,7 +39,7 @@ def single(kind: str) -> Iterator[Driver]:
 @pytest.fixture
 def one() -> Iterator[Driver]:
     """Give a pool of one worker, for what does not depend on how workers are started."""
-    with Driver("template", slots=1) as driver:
+    with Driver("fork_server", slots=1) as driver:
         yield driver
 
 

@@ -26,7 +26,7 @@ THREAD = Needs(kind="thread")
 SLOTS = 2
 
 
-@pytest.fixture(params=["template", "spawn"])
+@pytest.fixture(params=["fork_server", "spawn"])
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     with Driver(str(request.param), grace_s=0.3) as driver:
         yield driver
@@ -35,7 +35,7 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
 @pytest.fixture
 def one() -> Iterator[Driver]:
     """Give a pool for what does not depend on how workers are started."""
-    with Driver("template", slots=SLOTS, grace_s=0.3) as driver:
+    with Driver("fork_server", slots=SLOTS, grace_s=0.3) as driver:
         yield driver
 
 
@@ -87,7 +87,7 @@ def say_in_turns(name: str, mine: Path, theirs: Path) -> None:
     print(f", {name} three")
 
 
-def say(n: int) -> None:
+def print_number(n: int) -> None:
     if n % 3:
         print("n", n)
 
@@ -191,7 +191,7 @@ def test_what_two_tasks_print_at_the_same_time_is_told_apart(driver: Driver, tmp
 
 
 def test_what_short_tasks_print_is_told_apart(driver: Driver) -> None:
-    refs = driver.assign(driver.add(say), [(n,) for n in range(500)], needs=THREAD)
+    refs = driver.assign(driver.add(print_number), [(n,) for n in range(500)], needs=THREAD)
     driver.wait(refs)
     assert [driver.output[ref][1] for ref in refs] == [b"n %d\n" % n if n % 3 else b"" for n in range(500)]
 
@@ -373,13 +373,13 @@ def test_a_pool_that_drains_lets_threads_end(one: Driver, tmp_path: Path) -> Non
     assert one.ended[ref].status is Status.OK
 
 
-def test_a_template_that_is_killed_takes_threads_along_and_is_replaced(tmp_path: Path) -> None:
-    with Driver("template") as driver:
+def test_a_fork_server_that_is_killed_takes_threads_along_and_is_replaced(tmp_path: Path) -> None:
+    with Driver("fork_server") as driver:
         worker = run(driver, pid).value
-        template = psutil.Process(worker).ppid()
+        fork_server = psutil.Process(worker).ppid()
         ref = start_and_see(driver, wait_for, tmp_path / "end")
         with contextlib.suppress(ProcessLookupError):
-            os.kill(template, signal.SIGKILL)
+            os.kill(fork_server, signal.SIGKILL)
         driver.wait([ref])
         assert driver.ended[ref].status is Status.DIED
         assert run(driver, pid).status is Status.OK

@@ -21,7 +21,7 @@ from concurrent_nb.workers.slave_side.launchers import ForkServerLauncher, Spawn
 from tests.integration.pool_driver import Driver
 
 
-@pytest.fixture(params=["template", "spawn", "bare"])
+@pytest.fixture(params=["fork_server", "spawn", "bare"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -148,7 +148,7 @@ def test_daemons_that_a_task_left_die_with_the_pool() -> None:
         shell = ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]
         return int(subprocess.run(shell, stdout=subprocess.PIPE, start_new_session=True, check=True).stdout)
 
-    with Driver("template", slots=1) as driver:
+    with Driver("fork_server", slots=1) as driver:
         daemon = driver.run(leave).value
         assert alive(daemon)
     assert not alive(daemon)
@@ -338,26 +338,26 @@ def test_a_reset_forgets_what_ran_and_goes_on(driver: Driver) -> None:
     assert len(driver.ended) == 1
 
 
-def test_a_template_that_is_killed_is_replaced() -> None:
-    with Driver("template") as driver:
+def test_a_fork_server_that_is_killed_is_replaced() -> None:
+    with Driver("fork_server") as driver:
         ref = driver.start(hang_in_sleep)
         driver.until(lambda: ref in driver.started)
-        worker = driver.pool._lines[1].pid or driver.pool._lines[2].pid
-        template = psutil.Process(worker).ppid()
-        os.kill(template, signal.SIGKILL)
+        worker = driver.pool._connections[1].pid or driver.pool._connections[2].pid
+        fork_server = psutil.Process(worker).ppid()
+        os.kill(fork_server, signal.SIGKILL)
         driver.wait([ref])
         assert driver.ended[ref].status == Status.DIED
-        assert "its template died of SIGKILL" in report_of(driver.ended[ref].value).message
+        assert "its fork server died of SIGKILL" in report_of(driver.ended[ref].value).message
         assert driver.run(lambda: 1).value == 1
         wait_until(lambda: not alive(worker))
 
 
-@pytest.mark.parametrize("kind", ["template", "spawn"])
+@pytest.mark.parametrize("kind", ["fork_server", "spawn"])
 def test_workers_that_cannot_start_are_given_up(kind: str, tmp_path: Path) -> None:
     # given: an environment in which a worker ends as soon as it begins
     broken = (sys.executable, "-c", "print('no such library'); raise SystemExit(4)")
     env = environment(1, 1, os.environ)
-    launcher = ForkServerLauncher(env, broken) if kind == "template" else SpawnLauncher(env, broken)
+    launcher = ForkServerLauncher(env, broken) if kind == "fork_server" else SpawnLauncher(env, broken)
     driver = Driver(launcher, slots=1)
     try:
         (ref,) = driver.assign(b"f" * 32, [()])

@@ -358,7 +358,7 @@ class ApplicationActor(Node):
             assert self.core.session is not None
             self._broken(self._loop.error, self.core.session)
         for unsent in self.core.take_unsent():
-            wanted, job = unsent.entry.owner, unsent.entry.job
+            wanted, job = unsent.entry.handle, unsent.entry.job
             if unsent.size_bytes or not (wanted.cancelled or job.until or job.stop_on_error):
                 raise Violation(f"{wanted.name} is not submitted, although it was not cancelled")
             wanted.dropped = True
@@ -369,12 +369,12 @@ class ApplicationActor(Node):
         for news in envelope:
             if type(news) is TaskEnded:
                 self._loop.sessions_in_vain = 0
-                self._world.trace(self.name, f"{news.entry.owner.name} is {news.frame.status}")
+                self._world.trace(self.name, f"{news.entry.handle.name} is {news.frame.status}")
                 self._world.checker.answered(news)
             elif type(news) is TaskWrote:
                 self._world.checker.wrote(news)
             elif type(news) is TaskRunning:
-                news.entry.owner.seen_running = True
+                news.entry.handle.seen_running = True
             else:
                 raise Violation(f"{self.name} is informed of shared memory, and shares none: {news}")
 
@@ -408,7 +408,7 @@ class ApplicationActor(Node):
         assert self.core.session is not None
         self._follow_session(member, self.core.session)
         for entry in dropped:
-            wanted = entry.owner
+            wanted = entry.handle
             if not wanted.cancelled:
                 raise Violation(f"{wanted.name} is not submitted again, although it was not cancelled")
             wanted.dropped = True
@@ -423,4 +423,4 @@ class ApplicationActor(Node):
 
     def _drop_all(self) -> None:
         for entry in self.core.drop_all():
-            entry.owner.dropped = True
+            entry.handle.dropped = True

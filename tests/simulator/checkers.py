@@ -76,7 +76,7 @@ class SessionChecker:
 
         def checked(frames: Sequence[Buffer], now: float) -> list[Received]:
             received = receive(frames, now)
-            self._check(direction, received, end.heard)
+            self._check(direction, received, end.received_seq)
             return received
 
         end.receive = checked  # type: ignore[method-assign]
@@ -118,7 +118,7 @@ class OutcomeChecker:
 
     def answered(self, ended: TaskEnded[WantedTask]) -> None:
         """Check the end of a task that an application has received."""
-        wanted = ended.entry.owner
+        wanted = ended.entry.handle
         status = Status(ended.frame.status)
         if wanted.over:
             raise Violation(f"{wanted.name} ended twice: as {wanted.status}, and as {status.name}")
@@ -129,7 +129,7 @@ class OutcomeChecker:
         body, _ = unpack_body(ended.frame.body, ended.buffers)
         expected = None
         if status in SUCCESSES:
-            expected = value_of(wanted.function.body or bytes(wanted.function.buffers[0]), wanted.body)
+            expected = value_of(wanted.function.payload.body or bytes(wanted.function.payload.buffers[0]), wanted.body)
         elif status is Status.ERROR:
             expected = error_of(wanted)
         if expected is not None and bytes(body) != expected:
@@ -138,7 +138,7 @@ class OutcomeChecker:
 
     def wrote(self, wrote: TaskWrote[WantedTask]) -> None:
         """Check a task's output: pieces may be missing, but none arrives late or twice."""
-        wanted = wrote.entry.owner
+        wanted = wrote.entry.handle
         name, run, piece = wrote.data.decode().split(" ")
         if name != wanted.name or (int(run), int(piece)) <= wanted.wrote:
             raise Violation(f"{wanted.name} wrote {wrote.data!r} after {wanted.wrote}")

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from concurrent_nb.nodes.master.core import UNHEARD_S
+from concurrent_nb.nodes.master.core import JOIN_WITHIN_S
 from tests.simulator.actors import ApplicationActor, MasterActor, Node, SlaveActor
 from tests.simulator.network import HEARTBEAT_TIMEOUT_S, SimulatedHost
 from tests.simulator.plans import Violation
@@ -67,7 +67,7 @@ class Faults:
     def _freeze_application(self) -> None:
         # One that has sent nothing yet has no task in the cluster, and registers again.
         peers = self._world.master.core.peers
-        heard = [app for app in self._apps if app.alive and app.session_id in peers and peers[app.session_id].heard]
+        heard = [app for app in self._apps if app.alive and app.session_id in peers and peers[app.session_id].joined]
         if heard:
             self._freeze_or_stop(self._chance.choice(heard))
 
@@ -168,9 +168,9 @@ class Faults:
         peer = None if session_id is None else master.core.peers.get(session_id)
         if peer is None or not master.alive or node.host.up.blocked or self._world.settings.conditions.late:
             return
-        connected = node.link is not None and node.link.gate is not None and peer.heard
-        within_s = _NOTICED_S if noticed and connected else _LOST_S if peer.heard else UNHEARD_S + 1.0
-        if isinstance(node, ApplicationActor) and not noticed and peer.heard:
+        connected = node.link is not None and node.link.gate is not None and peer.joined
+        within_s = _NOTICED_S if noticed and connected else _LOST_S if peer.joined else JOIN_WITHIN_S + 1.0
+        if isinstance(node, ApplicationActor) and not noticed and peer.joined:
             within_s = HEARTBEAT_TIMEOUT_S + self._world.settings.kept_s + 1.0
 
         def check() -> None:

@@ -20,7 +20,7 @@ def busy_reasons(core: MasterCore, slaves: Sequence[SlaveActor], apps: Sequence[
             reasons.append(f"{peer.name} has not acknowledged {peer.session.in_flight} + {peer.session.backlog}")
     reasons += [f"{slave.name} has {slave.load} attempts" for slave in scheduler.slaves.values() if slave.load]
     for node in (*slaves, *apps):
-        if node.alive and (node.session_id not in core.peers or not core.peers[node.session_id].heard):
+        if node.alive and (node.session_id not in core.peers or not core.peers[node.session_id].joined):
             reasons.append(f"{node.name} is not registered")
     for slave in slaves:
         if slave.alive and slave.core is None:

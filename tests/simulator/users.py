@@ -8,8 +8,8 @@ from math import inf
 from typing import Final
 
 from concurrent_nb.ids import JobId, digest_of
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
-from concurrent_nb.scheduling.slave_state import is_host
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Payload, TaskEntry, TaskLimits
+from concurrent_nb.scheduling.slave_state import is_system_host
 from concurrent_nb.wire.codec import pack_body
 from concurrent_nb.wire.messages import STRATEGIES, Needs
 from tests.simulator.actors import ApplicationActor
@@ -60,7 +60,7 @@ class User:
             endless = [
                 entry.index
                 for entry in record.entries.values()
-                if entry.owner.plan.kind is Kind.ENDLESS and entry.timeout_s is None and not entry.cancelled
+                if entry.handle.plan.kind is Kind.ENDLESS and entry.limits.timeout_s is None and not entry.cancelled
             ]
             if endless:
                 self._cancel(job, endless)
@@ -148,14 +148,14 @@ class User:
                 (kind,) = chance.choices([name for name, _ in _SPECIAL_KINDS], [weight for _, weight in _SPECIAL_KINDS])
             if job.until and chance.random() < 0.1:
                 kind = Kind.HIT
-            if kind is Kind.KILLS and is_host(needs):
+            if kind is Kind.KILLS and is_system_host(needs):
                 kind = Kind.PLAIN
             wanted = self._wanted(job, function, kind, length, timeout_s, retries, padding)
             wanted.needs = needs
             self._world.catalog.add(wanted)
-            body, sizes, buffers = pack_body(wanted.body, ())
+            payload = Payload(*pack_body(wanted.body, ()))
             entries.append(
-                TaskEntry(record, wanted.index, function, body, sizes, buffers, timeout_s, retries, wanted, needs=needs)
+                TaskEntry(record, wanted.index, function, payload, wanted, TaskLimits(timeout_s, retries), needs)
             )
         return entries
 
@@ -204,5 +204,5 @@ def draw_functions(world: World) -> list[FunctionPayload]:
     functions = []
     for number in range(world.chance.randint(1, 6)):
         pickled = b"function %d" % number + b"." * world.chance.choice((0, 0, 100))
-        functions.append(FunctionPayload(digest_of(pickled), *pack_body(pickled, ())))
+        functions.append(FunctionPayload(digest_of(pickled), Payload(*pack_body(pickled, ()))))
     return functions

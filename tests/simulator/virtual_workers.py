@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.scheduling.slave_state import is_host, is_wide
+from concurrent_nb.scheduling.slave_state import is_multi_slot, is_system_host
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, ItemBuffers, pack_body, unpack_body
 from concurrent_nb.workers.protocol.records import Result
@@ -28,7 +28,8 @@ from concurrent_nb.workers.slave_side.attempts import (
     Recall,
     Start,
 )
-from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
 from tests.simulator.checkers import check_references
 from tests.simulator.plans import TaskCatalog, TaskRun, Violation
 from tests.simulator.virtual_clock import Action, VirtualClock
@@ -202,7 +203,7 @@ class VirtualPool(UnsharedPool):
         self._output: list[tuple[m.TaskRef, int, bytes]] = []
         self.broken = False  #: every new worker dies before its first task
         self._poll_at = 0.0
-        self._poll_after_s = LOOK_S
+        self._poll_after_s = PAGE_POLL_S
         self._obey(self.scheduler.start(clock.now))
 
     # ---------------------------------------------------------------------------------------- called by SlaveCore
@@ -216,7 +217,7 @@ class VirtualPool(UnsharedPool):
         for digest in digests:
             if self.functions.pop(digest, None) is None:
                 raise Violation(f"slave {self._name} is to drop function {digest.hex()[:8]}, which it does not have")
-        self.scheduler.forgotten(digests)
+        self.scheduler.functions_dropped(digests)
 
     def assign(
         self,
@@ -235,7 +236,7 @@ class VirtualPool(UnsharedPool):
         if len(keys) < len(tasks) or keys & self._open:
             raise Violation(f"slave {self._name} is assigned an attempt twice, of job {job.hex()[:4]}")
         self._open |= keys
-        if is_host(needs) or is_wide(needs):
+        if is_system_host(needs) or is_multi_slot(needs):
             self._on_top |= keys
         elif len(self._open - self._on_top) > self.credit:
             raise Violation(f"slave {self._name} has {len(self._open)} attempts, its credit is {self.credit}")
@@ -245,9 +246,9 @@ class VirtualPool(UnsharedPool):
         """Return what has not started; with `stop`, stop what has."""
         self._obey(self.scheduler.withdrawn(tasks, stop, now))
 
-    def renew(self, now: float, *, stop: bool) -> None:
+    def restart_workers(self, now: float, *, stop: bool) -> None:
         """Replace all workers."""
-        self._obey(self.scheduler.renewed(now, stop=stop))
+        self._obey(self.scheduler.restart_requested(now, stop=stop))
 
     @property
     def outdated(self) -> int:
@@ -285,17 +286,17 @@ class VirtualPool(UnsharedPool):
     def turn(self, ready: Mapping[int, int], now: float) -> None:
         """Handle the events of workers, and read the pages of busy ones."""
         if self._events:
-            self._poll_after_s = LOOK_S
-            self._poll_at = now + LOOK_S
+            self._poll_after_s = PAGE_POLL_S
+            self._poll_at = now + PAGE_POLL_S
         while self._events:
             self._obey(self._events.popleft()(now))
         if now >= self._poll_at:
             self._poll_after_s = min(2 * self._poll_after_s, POLL_AT_LEAST_S)
             self._poll_at = now + self._poll_after_s
-            for number in self.scheduler.busy():
+            for number in self.scheduler.busy_workers():
                 worker = self._workers[number]
                 worker.flush()
-                self._obey(self.scheduler.looked(number, worker.ticket, worker.started_at, False, now))
+                self._obey(self.scheduler.page_read(number, worker.ticket, worker.started_at, False, now))
             self._obey(self.scheduler.tick(now))
 
     def reset(self) -> None:
@@ -307,9 +308,9 @@ class VirtualPool(UnsharedPool):
         self._obey(self.scheduler.reset())
 
     @property
-    def provided(self) -> bool:
+    def is_saturated(self) -> bool:
         """Return whether every worker has something to run next."""
-        return self.scheduler.provided
+        return self.scheduler.is_saturated
 
     @property
     def unfinished(self) -> int:
@@ -346,7 +347,7 @@ class VirtualPool(UnsharedPool):
         running = [worker.attempt for worker in self._workers.values() if worker.alive and worker.attempt is not None]
         if (used := sum(map(self._width, running))) > self.scheduler.slots:
             raise Violation(f"slave {self._name} uses {used} slots, it has {self.scheduler.slots}")
-        if (hosts := sum(is_host(other.needs) for other in running)) > m.HOSTS_MAX:
+        if (hosts := sum(is_system_host(other.needs) for other in running)) > m.HOSTS_MAX:
             raise Violation(f"slave {self._name} has {hosts} hosts, at most {m.HOSTS_MAX} are allowed")
         body = bytes(unpack_body(attempt.body, attempt.buffers)[0])
         task_run = self._catalog.begin(function, body, self.clock.now)
@@ -358,7 +359,11 @@ class VirtualPool(UnsharedPool):
         """Return how many slots an attempt takes."""
         if attempt.needs is None:
             return 1
-        return 0 if is_host(attempt.needs) else min(attempt.needs.cores or self.scheduler.slots, self.scheduler.slots)
+        return (
+            0
+            if is_system_host(attempt.needs)
+            else min(attempt.needs.cores or self.scheduler.slots, self.scheduler.slots)
+        )
 
     def same_process(self, worker: VirtualWorker) -> list[VirtualWorker]:
         """Return the workers that die with a worker."""
@@ -384,11 +389,11 @@ class VirtualPool(UnsharedPool):
                 continue
             worker = self._workers[command.worker]
             if isinstance(command, GiveTasks):
-                self._poll_at = min(self._poll_at, self.clock.now + LOOK_S)
+                self._poll_at = min(self._poll_at, self.clock.now + PAGE_POLL_S)
                 if worker.alive:  # else the event of its death is on the way
                     worker.give(self.functions[command.function], command.attempts)
             elif isinstance(command, Recall):
-                todo.extend(self.scheduler.gave_back(worker.number, worker.recall(), self.clock.now))
+                todo.extend(self.scheduler.recall_finished(worker.number, worker.recall(), self.clock.now))
             elif isinstance(command, Interrupt):
                 worker.interrupt(command.ticket)
             elif isinstance(command, Dismiss):

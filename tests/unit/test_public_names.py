@@ -1,5 +1,6 @@
-"""What a user finds who looks around: names, help, representations."""
+"""What users find who look around: names, help, representations."""
 
+import ast
 import inspect
 import pydoc
 
@@ -9,7 +10,7 @@ import concurrent_nb
 from concurrent_nb import ApplicationNode, Job
 
 #: words that are for the components of an application among themselves
-INTERNAL = ("ship", "pack", "fail", "future_of", "task_said", "task_wrote", "task_started", "tasks_ended", "has_left")
+INTERNAL = ("ship", "pack", "fail", "new_future", "task_noted", "task_wrote", "task_started", "tasks_ended", "has_left")
 
 
 def test_the_package_offers_what_it_documents_and_nothing_that_it_uses() -> None:
@@ -17,6 +18,14 @@ def test_the_package_offers_what_it_documents_and_nothing_that_it_uses() -> None
     assert offered == {*concurrent_nb.__all__, "load_ipython_extension", "unload_ipython_extension"}
     assert all(getattr(concurrent_nb, name) is not None for name in offered)
     assert "__version__" in dir(concurrent_nb)
+
+
+def test_type_checkers_and_the_interpreter_find_the_same_names() -> None:
+    (block,) = [node for node in ast.parse(inspect.getsource(concurrent_nb)).body if isinstance(node, ast.If)]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if node.module is not None and node.module.startswith("concurrent_nb.")]
+    assert {one.asname: node.module for node in ours for one in node.names} == concurrent_nb._PUBLIC
+    assert all(getattr(concurrent_nb, name).__name__ == name for name in concurrent_nb._PUBLIC)
 
 
 @pytest.mark.parametrize("kind", [ApplicationNode, Job])

@@ -1,6 +1,6 @@
-"""A thread for what an application's user wants to be told, so that his code never holds up the application's own.
+"""A thread for the user's callbacks, so that their code never delays the application's own thread.
 
-Callbacks run here one at a time, in the order in which things happened. The thread is there from the first on.
+Callbacks run here one at a time, in the order of the events. The thread starts with the first one.
 """
 
 import queue
@@ -14,28 +14,38 @@ log = foreign.Log(__name__)
 
 
 class CallbackThread:
-    """Calls callbacks. Safe to use from many threads."""
+    """Calls callbacks. May be used from many threads."""
 
     def __init__(self, name: str) -> None:
+        self.receiver: object | None = (
+            None  #: its methods are called when tasks and systems end, see `ApplicationNode.call_back`
+        )
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def call(self, what: Callable[..., object], *args: Any) -> None:
-        """Have `what(*args)` called soon. What it raises is logged."""
+        """Call `what(*args)` soon, in the callback thread. What it raises is logged."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"concurrent_nb {self._name} desk", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name=f"concurrent_nb {self._name} callbacks", daemon=True
+                )
                 self._thread.start()
         self._calls.put(lambda: what(*args))
 
+    def call_receiver(self, method: str, *args: Any) -> None:
+        """Call a method of the receiver, if it has one of that name. For the callback thread."""
+        if (to_call := getattr(self.receiver, method, None)) is not None:
+            to_call(*args)
+
     def close(self) -> None:
-        """Let the thread end when all has been called."""
+        """End the thread when all has been called."""
         self._calls.put(None)
 
     def join(self) -> None:
-        """Wait until the thread has ended; returns at once when that is where this is called."""
+        """Wait until the thread has ended; return immediately in that thread."""
         if self._thread is not None and threading.current_thread() is not self._thread:
             self._thread.join()
 

@@ -1,70 +1,56 @@
-"""Items on their way into chunks: packed one by one, put together as the body of one task.
+"""Packs items one by one, and puts packed items together as the body of one task.
 
-Used by `maps` and `batches`. What is the user's runs while an item is packed; nothing of his while a body is made.
+Used by `map_call` and `batched_job`. The user's code may run while an item is packed, but not while a body is made.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from concurrent_nb.errors import NotPicklable
-from concurrent_nb.nodes.application.core import FunctionPayload
-from concurrent_nb.object_store.store import Lease
+from concurrent_nb.nodes.application.core import FunctionPayload, Payload
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import call_chunks
 from concurrent_nb.shipping.serialization.pickles import dumps_call
-from concurrent_nb.wire.codec import Buffers, pack_body
-from concurrent_nb.wire.messages import Sizes
+from concurrent_nb.wire.codec import pack_body
 
-#: a chunk of adaptive size is not made longer once the pickles of its items are so large
+#: a chunk of adaptive size gets no more items once their pickles are this large
 CHUNK_BYTES: Final = 256 * 1024
-#: chunks that are made in one turn of the courier's thread; what comes from the master is heard between two turns
-CUTS_PER_TURN: Final = 512
-#: no more are made while so many wait because the master takes no more at present
+#: chunks that are made in one turn of the client thread, which receives from the master between two turns
+CHUNKS_PER_TURN: Final = 512
+#: no more chunks are made while this many wait because of the master's limits
 BACKLOG: Final = 64
-#: ends of which the time says how long items take
-MEASURED: Final = frozenset({Status.OK, Status.HIT, Status.ERROR})
-#: ends of a chunk that say nothing of most of its items
-AGAIN: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POISON, Status.NOT_PICKLABLE})
-_ATOMS_ONLY: Final = {tuple}
+#: ends after which the run time is used as a measurement
+TIMED_STATUSES: Final = frozenset({Status.OK, Status.HIT, Status.ERROR})
+#: ends of a chunk that are not the end of most of its items
+RERUN_STATUSES: Final = frozenset({Status.ERROR, Status.TIMEOUT, Status.DIED, Status.POISON, Status.NOT_PICKLABLE})
+_ONLY_TUPLES: Final = {tuple}
 
 
 class ChunkPacker(Protocol):
-    """What is needed of the application."""
+    """The part of `TaskPacker` that is used here."""
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
-        """Pickle a function, for a job if it `spawns`."""
+    def function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
+        """Pickle a function, for a job if it `spawns`. Raises NotPicklable."""
 
-    def _pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
-    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        """Pickle arguments."""
+    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
+        """Pickle arguments. Raises NotPicklable."""
 
 
-@dataclass(eq=False, slots=True)
-class LargeItem:
-    """Arguments with buffers, which travel uncopied: always a task of their own."""
-
-    body: bytes
-    sizes: Sizes
-    buffers: Buffers
-    lease: Lease | None
+#: what waits to be sent. A Payload has buffers, which travel uncopied: it is always a task of its own. NotPicklable: it
+#: cannot be sent
+Item = call_chunks.Call | Payload | NotPicklable
 
 
-#: what waits to be sent; NotPicklable: it cannot be
-Item = call_chunks.Call | LargeItem | NotPicklable
+def pack_item(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | Payload:
+    """Pickle the arguments of an item that are not all atoms, and its number in the job. Raises NotPicklable."""
+    payload = packer.call_payload(fn, args, number)
+    return payload if payload.sizes else payload.body
 
 
-def packed(packer: ChunkPacker, fn: Callable[..., Any], args: tuple[Any, ...], number: int) -> bytes | LargeItem:
-    """Pickle the arguments of an item that are no atoms, and its number in the job. Raises NotPicklable."""
-    body, sizes, buffers, lease = packer._pack(fn, args, number)
-    return LargeItem(body, sizes, buffers, lease) if sizes else body
-
-
-def fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
-    """Say how many of the first items can go together, at least one."""
-    if set(map(type, items)) == _ATOMS_ONLY:
+def count_fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
+    """Return how many of the first items can travel together, at least one."""
+    if set(map(type, items)) == _ONLY_TUPLES:
         return len(items)
     for count, item in enumerate(items):
         if isinstance(item, bytes):
@@ -77,22 +63,20 @@ def fitting(items: Sequence[Item], room_bytes: float = math.inf) -> int:
     return len(items)
 
 
-def body_of(
-    items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.Terms | None = None
-) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-    """Make the arguments of the task that items travel as; one item is an ordinary task.
+def chunk_payload(items: Sequence[Any], numbers: Sequence[int], terms: call_chunks.Terms | None = None) -> Payload:
+    """Return the arguments of the task that items travel as; one item is an ordinary task.
 
     Args:
-        items: that can go together, as `fitting` says.
+        items: that can travel together, see `count_fitting`.
         numbers: of the items in the job.
         terms: of a batch.
     """
     first = items[0]
-    if isinstance(first, LargeItem):
-        return first.body, first.sizes, first.buffers, first.lease
+    if isinstance(first, Payload):
+        return first
     if len(items) > 1:
-        return *pack_body(call_chunks.dumps_calls(items, numbers, terms), ()), None
+        return Payload(*pack_body(call_chunks.dumps_calls(items, numbers, terms), ()))
     if isinstance(first, tuple):
-        return *pack_body(*dumps_call(first, numbers[0])), None
+        return Payload(*pack_body(*dumps_call(first, numbers[0])))
     assert isinstance(first, bytes)
-    return first, (), (), None
+    return Payload(first)

@@ -40,9 +40,10 @@ from concurrent_nb.nodes.application.core import (
     TaskWrote,
     UnclaimedResult,
 )
-from concurrent_nb.nodes.application.futures import Presenter, TaskFuture
+from concurrent_nb.nodes.application.futures import Presenter
 from concurrent_nb.nodes.application.job import OutputPiece
 from concurrent_nb.nodes.application.results import answer_of
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_output import OutputThread
 from concurrent_nb.nodes.common import nested
 from concurrent_nb.nodes.common.registration import CALL_TIMEOUT_S, Membership
@@ -53,7 +54,7 @@ from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import Display, NoteReader, SetupRan
-from concurrent_nb.transport.poller import Poller, fd_of, has_mail
+from concurrent_nb.transport.poller import Poller, fd_of, has_message
 from concurrent_nb.wire.messages import NOTES, DropSegments, Segment, Slice
 
 log = foreign.Log(__name__)
@@ -71,14 +72,14 @@ _AT_REST: Final = frozenset({Status.OK, Status.HIT, Status.ERROR, Status.NOT_PIC
 #: by number: asking an enumeration takes longer than all the rest of an answer's bookkeeping
 _STATUSES: Final = {int(status): status for status in Status}
 
-Task = TaskEntry[TaskFuture]
+Task = TaskEntry[TaskHandle]
 Callback = Callable[[], None]
 
 
 class TaskSource(Protocol):
     """What makes the tasks of a job as there is room. Called in the courier's thread."""
 
-    record: ClientJob[TaskFuture]
+    record: ClientJob[TaskHandle]
 
     def leave(self, cancel: bool) -> None:
         """Read nothing more, because the application leaves. With `cancel`, what has not been sent is cancelled."""
@@ -145,12 +146,12 @@ class ClientThread:
         self._leaving = False  # our thread may end when nothing is unanswered
         self._wake = Wakeup()
         self.output = OutputThread(name, drained=self._wake.set)
-        self._held: deque[News[TaskFuture]] = deque()  # news that waits for output to be written
+        self._held: deque[News[TaskHandle]] = deque()  # news that waits for output to be written
         self._held_until = 0.0
         self._decoders: dict[tuple[bytes, int, int], codecs.IncrementalDecoder] = {}
         # By task: attempt, and its stream 3; None once that cannot be read.
         self._note_readers: dict[tuple[bytes, int], tuple[int, NoteReader | None]] = {}
-        self._ledger = ClientCore[TaskFuture](self.member.interval_s)
+        self._ledger = ClientCore[TaskHandle](self.member.interval_s)
         self._loop = ClientLoop(self._ledger, self._take_news, cluster)
         self._attach()
         self._waiter = self._watch()
@@ -192,7 +193,7 @@ class ClientThread:
             self.check_open()
             self._sources[source.record.id] = source
 
-    def close_job(self, record: ClientJob[TaskFuture]) -> None:
+    def close_job(self, record: ClientJob[TaskHandle]) -> None:
         """Say that no more tasks will come for a job."""
         self.tell(lambda: self._ledger.close(record))
 
@@ -283,7 +284,7 @@ class ClientThread:
         if self._awake.stood_still():
             self._loop.stood_still(monotonic())
         self._wake.rearm()
-        waits = bool(self._inbox) or has_mail(self.member.link.socket)
+        waits = bool(self._inbox) or has_message(self.member.link.socket)
         ready = self._waiter.poll(0.0 if waits else max(0.0, self._ledger.next_deadline() - monotonic()))
         now = monotonic()
         if self._wake.fileno() in ready:
@@ -303,7 +304,7 @@ class ClientThread:
             nested.note_blocked(self._ledger.has_entries())
         return verdict is Verdict.STAY or self._look_for_master(verdict)
 
-    def _take_news(self, envelope: Iterable[News[TaskFuture]]) -> None:
+    def _take_news(self, envelope: Iterable[News[TaskHandle]]) -> None:
         """Act on the news of an envelope."""
         for news in envelope:
             if (self._held or self.output.is_busy) and self._must_wait(news):
@@ -318,7 +319,7 @@ class ClientThread:
     def _end_unsent(self) -> None:
         """End the tasks that were cancelled before they were sent, and those that are too large for the master."""
         for unsent in self._ledger.take_unsent():
-            future, limit_bytes = unsent.entry.owner, self._ledger.quota.bytes
+            future, limit_bytes = unsent.entry.handle, self._ledger.quota.bytes
             if not unsent.size_bytes:
                 future.end_cancelled()
                 continue
@@ -334,8 +335,8 @@ class ClientThread:
     def _tidy(self, now: float) -> None:
         """Close shared memory that is not needed: what is too much at once, the rest after a while without use."""
         _, since, count = self._tidied
-        if count != self._store.placings:
-            since, count = now, self._store.placings
+        if count != self._store.stored_count:
+            since, count = now, self._store.stored_count
         self._tidied = (now, since, count)
         if closed := self._store.tidy(0 if now - since >= REST_AFTER_S else None):
             self._ledger.closed(closed)
@@ -353,7 +354,7 @@ class ClientThread:
         for _ in range(len(self._inbox)):  # what a source tells itself is for the next turn
             item = self._inbox.popleft()
             if isinstance(item, TaskEntry):
-                if not item.owner.cancelled():
+                if not item.handle.cancelled():
                     tasks.append(item)
             else:
                 self._ledger.add(tasks)
@@ -371,7 +372,7 @@ class ClientThread:
     def _begin_leaving(self, cancel_futures: bool, stop: bool) -> None:
         if cancel_futures:
             for entry in self._ledger.entries():
-                entry.owner.cancel()
+                entry.handle.cancel()
         if cancel_futures or stop:
             self._held_until = 0.0  # nobody waits any longer
         sources = dict(self._sources)
@@ -386,7 +387,7 @@ class ClientThread:
 
     # --------------------------------------------------------------------------------------------------------- news
 
-    def _must_wait(self, news: News[TaskFuture]) -> bool:
+    def _must_wait(self, news: News[TaskHandle]) -> bool:
         """Say whether output has to be written first: for ends, and for all that comes after an end which waits."""
         if type(news) is TaskWrote:
             if news.stream != NOTES:
@@ -413,11 +414,11 @@ class ClientThread:
             except BaseException as error:  # noqa: BLE001  (as in `_take_news`)
                 self._end_broken(news, error)
 
-    def _learn(self, news: News[TaskFuture]) -> None:
+    def _learn(self, news: News[TaskHandle]) -> None:
         if type(news) is TaskEnded:
             self._end(news)
         elif type(news) is TaskRunning:
-            news.entry.owner.note_running(news.slave)
+            news.entry.handle.note_running(news.slave)
         elif type(news) is TaskWrote:
             self._show(news)
         elif type(news) is UnclaimedResult:
@@ -431,11 +432,11 @@ class ClientThread:
         elif type(news) is DropSegments:
             self._shelf.drop(news.segments)
 
-    def _end_broken(self, news: News[TaskFuture], error: BaseException) -> None:
+    def _end_broken(self, news: News[TaskHandle], error: BaseException) -> None:
         """End a task whose end could not be taken, if it has none: its future is not to wait for ever."""
         log.error("news of a task could not be taken", exc_info=error)
         if type(news) is TaskEnded:
-            future = news.entry.owner
+            future = news.entry.handle
             failure = ResultNotLoadable(
                 f"the result of task {future.task} could not be handed over: {foreign.describe(error)}",
                 task=future.task,
@@ -445,12 +446,12 @@ class ClientThread:
             failure.__cause__ = error
             foreign.call(log, "ending a task has failed", future.end, None, failure)
 
-    def _end(self, ended: TaskEnded[TaskFuture]) -> None:
-        future, frame = ended.entry.owner, ended.frame
+    def _end(self, ended: TaskEnded[TaskHandle]) -> None:
+        future, frame = ended.entry.handle, ended.frame
         self._loop.sessions_in_vain = 0
-        if ended.entry.lease is not None:
+        if ended.entry.payload.lease is not None:
             # Whoever ran it before, and was lost, may look at it yet.
-            ended.entry.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
+            ended.entry.payload.lease.end(clean=frame.attempt == 1 and frame.status in _AT_REST and not frame.keeps)
         status = future.status = _STATUSES[frame.status]
         future.slave, future.worker = ended.slave, frame.worker
         future.attempt, future.elapsed_s = frame.attempt, frame.elapsed_s
@@ -462,13 +463,13 @@ class ClientThread:
         if status is Status.CANCELLED:
             future.end_cancelled()
         else:
-            future.answer(*answer_of(ended, self._take), self.present)
+            future.set_outcome(*answer_of(ended, self._take), self.present)
 
     def _take(self, slice_: Slice) -> memoryview | bytearray:
-        return self._shelf.take(slice_, self._released.append)
+        return self._shelf.map_until_unused(slice_, self._released.append)
 
-    def _show(self, wrote: TaskWrote[TaskFuture]) -> None:
-        future = wrote.entry.owner
+    def _show(self, wrote: TaskWrote[TaskHandle]) -> None:
+        future = wrote.entry.handle
         if wrote.stream == NOTES:
             self._take_notes(future, wrote)
             return
@@ -476,13 +477,13 @@ class ClientThread:
         decoder = self._decoders.get(key)
         if decoder is None:  # a character may be cut between two pieces
             decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
-        for index, text in future.pieces(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
+        for index, text in future.split_output(decoder.decode(wrote.data), wrote.stream, wrote.attempt):
             if future.job is not None and not future.job.prints:
                 future.job._task_wrote(OutputPiece(index, wrote.stream, text))
             else:
                 self.output.write(wrote.stream, text)
 
-    def _take_notes(self, future: TaskFuture, wrote: TaskWrote[TaskFuture]) -> None:
+    def _take_notes(self, future: TaskHandle, wrote: TaskWrote[TaskHandle]) -> None:
         key = (future.job_id, future.index)
         attempt, reader = self._note_readers.get(key, (None, None))
         if attempt != wrote.attempt:  # the last one may have died in the middle of a note
@@ -500,7 +501,7 @@ class ClientThread:
             if isinstance(note, SetupRan) and self.setup_ran is not None:
                 self.setup_ran(note)
         notes = [note for note in notes if not isinstance(note, SetupRan)]
-        future.take_notes(notes, wrote.attempt)
+        future.add_notes(notes, wrote.attempt)
         if future.job is not None and not future.job.prints:
             return
         for note in notes:
@@ -540,7 +541,7 @@ class ClientThread:
         self.member = member
         self._waiter = self._watch()
         for entry in self._attach():
-            entry.owner.end_cancelled()
+            entry.handle.end_cancelled()
 
     def _give_up(self, why: str, kind: type[ClusterError] = MasterLost, gracefully: bool = False) -> None:
         self._held_until = 0.0
@@ -551,7 +552,7 @@ class ClientThread:
             self._inbox.clear()
         self._end_unsent()
         for entry in [*self._ledger.drop_all(), *left]:
-            entry.owner.end(None, kind(f"task {entry.owner.task}: {why}"))
+            entry.handle.end(None, kind(f"task {entry.handle.task}: {why}"))
         for source in list(self._sources.values()):
             source.fail(kind(why))
         self._gone(gracefully)

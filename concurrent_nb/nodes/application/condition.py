@@ -1,9 +1,9 @@
-"""A condition that the stop button leaves in order, for what a notebook's thread waits for and another thread ends.
+"""A condition that stays usable after a KeyboardInterrupt at any point, for threads that wait for the client thread.
 
-`threading.Condition` is entered by a function written in Python: a KeyboardInterrupt that comes when that has the lock
-and has not returned yet leaves the lock taken for good (https://github.com/python/cpython/issues/74175), and then the
-application's thread waits for it for good. This one is a lock itself, entered by C code. Signals are looked at when a
-call has ended, so each call below is either not begun or done.
+`threading.Condition` is entered by a function written in Python: a KeyboardInterrupt that comes when that function has
+the lock and has not returned yet leaves the lock taken for ever (https://github.com/python/cpython/issues/74175), and
+the client thread then waits for it for ever. This one is a lock itself, entered by C code. Signals are handled between
+two calls of C code, so each call below is either not started or done.
 """
 
 import _thread
@@ -13,19 +13,23 @@ from contextlib import suppress
 
 
 class Condition(_thread.RLock):  # type: ignore[misc]  # it is not final
-    """As `threading.Condition`, and it may be interrupted anywhere. Nobody waits who has entered it twice."""
+    """As `threading.Condition`, but it may be interrupted anywhere. `wait` must not be called by a thread that entered
+    it twice."""
 
     def __init__(self) -> None:
         self._waiters: deque[_thread.LockType] = deque()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until somebody notifies; False after `timeout` seconds. Raises RuntimeError if it is not entered."""
+        """Wait until `notify_all`; return False after `timeout` seconds. Raises RuntimeError if it is not entered."""
         if not self._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("cannot wait on un-acquired lock")
         waiter = _thread.allocate_lock()
         waiter.acquire()
         self._waiters.append(waiter)
-        state = (1, threading.get_ident())  # not what _release_save gives: an interrupt may come before that is kept
+        state = (
+            1,
+            threading.get_ident(),
+        )  # not what _release_save returns: an interrupt may come before that is assigned
         notified = False
         try:
             self._release_save()  # type: ignore[attr-defined]
@@ -38,10 +42,10 @@ class Condition(_thread.RLock):  # type: ignore[misc]  # it is not final
         return notified
 
     def notify_all(self) -> None:
-        """Wake everybody who waits. Raises RuntimeError if it is not entered."""
+        """Wake all threads that wait. Raises RuntimeError if it is not entered."""
         if not self._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("cannot notify on un-acquired lock")
         while self._waiters:
-            if self._waiters[0].locked():  # else an interrupt came when it had been released and was still in the row
+            if self._waiters[0].locked():  # else an interrupt came between its release and its removal
                 self._waiters[0].release()
             self._waiters.popleft()

@@ -1,6 +1,6 @@
-"""What an application holds of a task: a future as in the standard library.
+"""The future of a task, as in the standard library.
 
-Made by the thread that submits and ended by the application's own thread; safe to use from any.
+Made by the thread that submits and ended by the application's own thread. May be used from any thread.
 """
 
 import concurrent.futures
@@ -30,40 +30,48 @@ else:
 #: callbacks that raise are logged where the standard library logs them
 _log: Final = foreign.Log("concurrent.futures")
 
-#: (job, indexes, None for all): asks the application's thread to cancel
+#: called with a job and indexes (None for all): has the application's thread cancel these tasks
 Canceller = Callable[[JobId, Sequence[int] | None], None]
 
 
 #: called with each exception of a task before its future has it
 Presenter = Callable[["TaskFuture", BaseException], None]
 
-#: guards whether a future has its condition yet
-_FURNISHING: Final = threading.RLock()  # reentrant, for signal handlers
-#: what a future needs once somebody waits for it
-_FURNITURE: Final = frozenset({"_condition", "_waiters", "_done_callbacks"})
+#: guards whether a future has its condition and lists of waiters yet
+_WAITER_STATE_LOCK: Final = threading.RLock()  # reentrant, for signal handlers
+#: what a future needs once a thread waits for it or adds a callback
+_WAITER_STATE: Final = frozenset({"_condition", "_waiters", "_done_callbacks"})
 _ENDED: Final = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 
 class TaskFuture(concurrent.futures.Future[T]):
-    """A `concurrent.futures.Future` whose task runs on a cluster; it can also be awaited.
+    """The result of one task that runs on a cluster. A `concurrent.futures.Future` that can also be awaited.
 
-    As in the standard library `cancel` returns False for a task that is known to run. True is a promise: the task never
-    starts, or is stopped if it has started in the last moment.
+    >>> future = app.submit(pow, 2, 10)
+    >>> future.result(timeout=60)
+    1024
+    >>> future.done(), future.exception(), future.slave != ""
+    (True, None, True)
 
-    Of many futures most have ended before anybody looks at them. So the condition, which makes up half of a future's
-    memory and a third of its time, and the lists of who waits are made when they are first asked for.
+    `result`, `exception`, `add_done_callback` and the functions `wait` and `as_completed` of `concurrent.futures` work
+    as with any future. In a coroutine `await future` returns the result. `cancel` returns False for a task that is
+    known to run. If it returns True, the task never starts, or is stopped if it has just started.
+
+    When it has ended, `slave`, `worker`, `attempt`, `elapsed_s` and `status` describe where and how the task ran.
     """
 
-    # As the standard library's, but for the furniture. In the class, because most futures need most of it only later.
+    # Most futures have ended before any thread waits for them. So the condition, which makes up half of a future's
+    # memory and a third of its time, and the lists of waiters are made when they are first used; the other attributes
+    # of the standard library's futures are defaults of the class.
     _state = PENDING
     _result: T | None = None
     _exception: BaseException | None = None
-    _is_furnished = False
+    _has_waiter_state = False
     slave = ""  #: name of the slave where it ran
     worker = 0  #: pid of the worker that ran it
-    attempt = 0  #: number of the attempt that ended it
-    elapsed_s = 0.0  #: time that the worker spent on it
-    status: Status | None = None  #: how it ended on the cluster
+    attempt = 0  #: number of the attempt that ended it, from 1
+    elapsed_s = 0.0  #: seconds that the worker spent on it
+    status: Status | None = None  #: how it ended on the cluster; None if it has not, or never got there
 
     def __init__(self, job_id: JobId, index: int, canceller: Canceller, job: "Job | None" = None) -> None:
         self.job_id = job_id
@@ -72,15 +80,15 @@ class TaskFuture(concurrent.futures.Future[T]):
         self._canceller = canceller
 
     def __getattr__(self, name: str) -> Any:
-        """Furnish the future, for whoever waits for it or asks to be called."""
-        if name not in _FURNITURE:
+        """Make the condition and the lists of waiters when they are first used."""
+        if name not in _WAITER_STATE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        with _FURNISHING:
-            if not self._is_furnished:
+        with _WAITER_STATE_LOCK:
+            if not self._has_waiter_state:
                 self._waiters: list[Any] = []
                 self._done_callbacks: list[Any] = []
                 self._condition = Condition()  # type: ignore[assignment]  # has all that is used of it
-                self._is_furnished = True
+                self._has_waiter_state = True
         return object.__getattribute__(self, name)
 
     def cancelled(self) -> bool:
@@ -96,19 +104,37 @@ class TaskFuture(concurrent.futures.Future[T]):
         return self._state in _ENDED
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait for the task's value, as in the standard library."""
+        """Wait for the task's value and return it.
+
+        Args:
+            timeout: seconds to wait; None: without a limit.
+
+        Raises:
+            Exception: what the function has raised, with the remote traceback as its cause.
+            CancelledError: the task was cancelled.
+            TimeoutError: after `timeout` seconds; the task continues.
+        """
         if self._state == FINISHED and self._exception is None:
             return self._result  # type: ignore[return-value]  # None is one, too
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the task's exception, as in the standard library."""
+        """Wait for the task's end; return its exception, or None if it has a value.
+
+        Args:
+            timeout: seconds to wait; None: without a limit.
+
+        Raises CancelledError and TimeoutError as `result`.
+        """
         if self._state == FINISHED:
             return self._exception
         return super().exception(timeout)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        """Have `fn(future)` called when it has ended, at once if it has. What it raises is logged, whatever it is."""
+        """Call `fn(future)` when the task has ended, immediately if it has.
+
+        It is called in the application's own thread, so it must be short. What it raises is logged.
+        """
         with self._condition:
             if self._state not in _ENDED:
                 self._done_callbacks.append(fn)
@@ -116,8 +142,8 @@ class TaskFuture(concurrent.futures.Future[T]):
         foreign.call(_log, f"exception calling callback for {self!r}", fn, self)
 
     def __await__(self) -> Generator[Any, None, T]:
-        """Wait for the result in a coroutine. Cancelling the coroutine cancels the task if it does not run."""
-        import asyncio  # here, because it takes 100 ms and only coroutines come by
+        """Wait for the result in a coroutine. Cancelling the coroutine cancels the task unless it runs."""
+        import asyncio  # here, because it takes 100 ms and only coroutines need it
 
         return asyncio.wrap_future(self).__await__()
 
@@ -126,14 +152,14 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     @property
     def task(self) -> str:
-        """Return the task's name for people."""
+        """The task's name for people: the job's id and the task's index."""
         return task_name(self.job_id, self.index)
 
     def cancel(self) -> bool:
         """Cancel the task unless it runs or has ended. Return whether it is cancelled."""
         with self._condition:
-            known = self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
-        if known:
+            was_cancelled = self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+        if was_cancelled:
             return True
         is_cancelled = False
         try:
@@ -146,7 +172,8 @@ class TaskFuture(concurrent.futures.Future[T]):
         return is_cancelled
 
     def note_running(self, slave: str, begins: bool = True) -> None:
-        """Note that the task runs, or, if it does not begin yet, that it will where it is. For the same thread."""
+        """Note that the task runs on `slave`, or, unless it `begins`, that it is going to. For the application's
+        thread."""
         self.slave = slave
         with self._condition:
             if self._state == PENDING:
@@ -154,28 +181,28 @@ class TaskFuture(concurrent.futures.Future[T]):
         if begins and self.job is not None:
             self.job._task_started(self.index)
 
-    def pieces(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
-        """Say which task of its job has written what of `text`, by index. For the application's thread."""
+    def split_output(self, text: str, stream: int, attempt: int) -> Sequence[tuple[int, str]]:
+        """Return which task of the job has written which part of `text`, by index. For the application's thread."""
         return ((self.index, text),)
 
-    def take_notes(self, notes: Sequence[Note], attempt: int) -> None:
-        """Note what the task has said. For the application's thread."""
+    def add_notes(self, notes: Sequence[Note], attempt: int) -> None:
+        """Pass what the task has reported, published and displayed on to its job. For the application's thread."""
         if self.job is not None:
-            self.job._task_said(self.index, notes)
+            self.job._task_noted(self.index, notes)
 
-    def answer(self, value: Any, error: BaseException | None, present: "Presenter | None") -> None:
-        """Set the result, or the exception, which `present` is shown before. For the application's thread."""
+    def set_outcome(self, value: Any, error: BaseException | None, present: Presenter | None) -> None:
+        """Set the result, or the exception, with which `present` is called first. For the application's thread."""
         if error is not None and present is not None:
             present(self, error)
         self.end(value, error)
 
     def end_cancelled(self) -> None:
-        """Take the cluster's word that the task was cancelled, running or not. For the application's thread."""
+        """End the task: the cluster has cancelled it, running or not. For the application's thread."""
         if self.set_cancelled() and self.job is not None:
             self.job._tasks_ended((self,))
 
     def end(self, value: Any, error: BaseException | None) -> bool:
-        """Set the result or the exception; False if it was cancelled meanwhile. For the application's thread."""
+        """Set the result or the exception; return False if it was cancelled meanwhile. For the application's thread."""
         if not self.set_end(value, error):
             return False
         if self.job is not None:
@@ -183,10 +210,10 @@ class TaskFuture(concurrent.futures.Future[T]):
         return True
 
     def set_cancelled(self) -> bool:
-        """Do as `end_cancelled`, and leave it to the caller to tell the job. False if it has ended already."""
-        if not self._is_furnished and self._state == PENDING:
-            with _FURNISHING:
-                if not self._is_furnished:  # so nobody waits, has cancelled it, or wants to be called
+        """Do as `end_cancelled`, but do not report it to the job. Return False if it has ended already."""
+        if not self._has_waiter_state and self._state == PENDING:
+            with _WAITER_STATE_LOCK:
+                if not self._has_waiter_state:  # so no thread waits, has cancelled it or has added a callback
                     self._state = CANCELLED_AND_NOTIFIED
                     return True
         with self._condition:
@@ -198,10 +225,10 @@ class TaskFuture(concurrent.futures.Future[T]):
         return self._notify_waiters()
 
     def set_end(self, value: Any, error: BaseException | None) -> bool:
-        """Do as `end`, and leave it to the caller to tell the job."""
-        if not self._is_furnished and self._state == PENDING:
-            with _FURNISHING:
-                if not self._is_furnished:  # the same
+        """Do as `end`, but do not report it to the job."""
+        if not self._has_waiter_state and self._state == PENDING:
+            with _WAITER_STATE_LOCK:
+                if not self._has_waiter_state:  # as in `set_cancelled`
                     self._result, self._exception = value, error
                     self._state = FINISHED
                     return True
@@ -215,7 +242,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         return True
 
     def _invoke_callbacks(self) -> None:
-        """Call who wants to know that it has ended; what they raise is logged, whatever it is."""
+        """Call the callbacks; what they raise is logged."""
         interrupt: BaseException | None = None
         for callback in self._done_callbacks:
             try:
@@ -231,6 +258,6 @@ class TaskFuture(concurrent.futures.Future[T]):
     def _notify_waiters(self) -> bool:
         try:
             self.set_running_or_notify_cancel()
-        except RuntimeError:  # two threads cancelled at once; the other one has told the waiters
+        except RuntimeError:  # two threads cancelled it; the other one has notified the waiters
             return False
         return True

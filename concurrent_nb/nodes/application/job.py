@@ -1,6 +1,6 @@
-"""A job: the futures of all its tasks as one thing, how far they are, what the tasks write.
+"""A job: the futures of all its tasks as one object, with progress, output and events.
 
-Its tasks are made by the thread that starts it and ended by the application's own thread; it is safe to use from any.
+Its tasks are made by the thread that starts it and ended by the application's own thread. May be used from any thread.
 """
 
 import concurrent.futures
@@ -24,6 +24,7 @@ from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.condition import Condition
 from concurrent_nb.nodes.application.futures import Canceller, T, TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.outcome import SUCCESSES, Status
 from concurrent_nb.shipping.runtime.notes import (
     Display,
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
     import asyncio
 
 #: instructions in which `*job` asks a job for its iterator
-_STARS: Final = frozenset({"CALL_FUNCTION_EX", "LIST_EXTEND", "SET_UPDATE"})
+_UNPACKING: Final = frozenset({"CALL_FUNCTION_EX", "LIST_EXTEND", "SET_UPDATE"})
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many tasks of a job are where."""
+    """The number of a job's tasks in each state."""
 
     waiting: int
     running: int
@@ -55,13 +56,13 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """Return the number of tasks."""
+        """The number of all tasks."""
         return self.waiting + self.running + self.done + self.failed + self.cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPiece:
-    """What a task wrote: `stream` is 1 for standard output, 2 for standard error."""
+    """Text that a task wrote: `stream` is 1 for standard output, 2 for standard error."""
 
     index: int
     stream: int
@@ -70,48 +71,50 @@ class OutputPiece:
 
 @dataclass(frozen=True, slots=True)
 class TaskDisplay:
-    """What a task showed with `display`."""
+    """What a task displayed with `display`."""
 
     index: int
     display: Display
 
 
 class TaskEvent(Struct, frozen=True, gc=False):
-    """What has happened to a task of a watched job. A Struct, because one is made for each task."""
+    """A task of a watched job has started or ended. A Struct, because one is made for each task."""
 
     index: int
     kind: str  #: "started" (of tasks that have run for a while) or "ended"
     slave: str
     worker: int  #: pid, 0 if it is not known
-    at_s: float  #: when it was heard of, on the clock of `time.monotonic`
+    at_s: float  #: when the application received it, on the clock of `time.monotonic`
     elapsed_s: float = 0.0  #: time that the worker spent on it
     status: Status | None = None  #: how it ended on the cluster; None while it runs, or if it never got there
 
 
 @dataclass(frozen=True, slots=True)
 class TaskNote:
-    """What a task has said with `report` or `publish`, or the host of a task system of the system."""
+    """What a task has reported or published, or the counts that the host of a task system has reported."""
 
     index: int
     content: ProgressReport | Publication | SystemCounts
 
 
 class Job(Generic[T]):
-    """All tasks of one cell, one `map` or one call of `push_tasks`; their values, in order.
+    """All tasks of one cell, one `map` of a task function, one `start_job` or one `push_tasks`. Their values, in order.
 
-    >>> for value in f.map(range(3)): print(value)                      # doctest: +SKIP
-    >>> f.map(range(3)).results()                                       # doctest: +SKIP
-    [0, 1, 4]
+    >>> job = app.start_job(pow, [(n, 2) for n in range(4)])
+    >>> job.results()
+    [0, 1, 4, 9]
+    >>> job[3], job[1:3], len(job), sum(job)
+    (9, [1, 4], 4, 14)
+    >>> job.counts().done, job.counts().failed
+    (4, 0)
 
-    Iterating gives each value as soon as it and all before it are there, `job[3]` and `job[1:4]` wait for theirs,
-    `len(job)` is the number of tasks. In a coroutine `await job` gives the list of the values, `async for` one after
-    the other, and `*job` the futures, which can be awaited: `await asyncio.gather(*job)`. A task that failed raises its
-    exception wherever its value is asked for.
+    Iterating gives each value as soon as it and all before it are there. `job[3]` and `job[1:4]` wait for those values.
+    In a coroutine, `await job` returns the list of values, `async for` iterates over them, and `*job` gives the
+    futures, for `await asyncio.gather(*job)`. Where a value is asked for, a task that failed raises its exception.
 
-    Made by `start_job` and `push_tasks` of an application and by `map` of a task function. The futures keep everything
-    that finished, also when the job ended early: see `done_results`. Of a `watched` job events and notes gather until
-    they are taken. What tasks write and display gathers too, unless the job `prints`: then it comes out of this process
-    at once. A job that `is_open` may get more tasks, and has not ended before it gets no more.
+    A job that was cancelled, or that ended early, keeps the values that it has: see `done_results`. A `watched` job
+    keeps events and notes until `take_events` and `take_notes` return them. Output of tasks is kept for `take_output`,
+    unless the job `prints`. A job that `is_open` (of `push_tasks`) may get more tasks.
     """
 
     def __init__(
@@ -134,15 +137,14 @@ class Job(Generic[T]):
         self.hit: TaskFuture[T] | None = None  #: the first task whose value satisfied `until`
         self.first_error: TaskFuture[T] | None = None  #: the first task that failed
         self.slaves: set[str] = set()  #: names of the slaves where tasks ended
-        self.label: Callable[[int], str] | None = None  #: says what a task was given, as in "k = 3"
+        self.label: Callable[[int], str] | None = None  #: describes the arguments of a task, as in "k = 3"
         self._canceller = canceller
-        self._is_unwanted = False  # somebody has cancelled it
+        self._cancel_requested = False  # by `cancel`, not by cancelling tasks
         self._started_s = time.monotonic()
         self._ended_s: float | None = None
         self._condition = Condition()
-        self._wakers: list[
-            Callable[[], object]
-        ] = []  # of coroutines: called once, when there are more tasks or no more
+        # Called once, when tasks are added, all have ended or no more will be added.
+        self._coroutine_wakers: list[Callable[[], object]] = []
         self._running: set[int] = set()
         self._done = self._failed = self._cancelled = 0
         self._output: deque[OutputPiece | TaskDisplay] = deque()
@@ -152,7 +154,13 @@ class Job(Generic[T]):
     # --------------------------------------------------------------------------------------------------- its values
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until every task has ended. Return whether that is so; False after `timeout_s` seconds."""
+        """Wait until every task has ended.
+
+        Args:
+            timeout_s: seconds to wait; None: without a limit.
+
+        Returns whether every task has ended; False after `timeout_s` seconds.
+        """
         progress = self._progress()
         try:
             return self._wait_until(self._is_over, timeout_s, progress)
@@ -162,8 +170,13 @@ class Job(Generic[T]):
     def results(self, timeout_s: float | None = None) -> list[T]:
         """Wait for all tasks; return their values, in order.
 
-        Raises the first task's exception that has one, in order; CancelledError if tasks were cancelled, see
-        `done_results` then; TimeoutError after `timeout_s` seconds; of tasks from an iterator, what that has raised.
+        Args:
+            timeout_s: seconds to wait; None: without a limit.
+
+        Raises:
+            Exception: that of the first task, in order, that failed; or what the iterable of tasks has raised.
+            CancelledError: tasks were cancelled; `done_results` returns the other values.
+            TimeoutError: after `timeout_s` seconds; the job continues.
         """
         self._wait_or_raise(timeout_s)
         if self.input_error is not None:
@@ -171,18 +184,21 @@ class Job(Generic[T]):
         return [self._value_of(future) for future in self.futures]
 
     def result(self, timeout_s: float | None = None) -> Any:
-        """Do as `results` does."""
+        """Return what `results` returns."""
         return self.results(timeout_s)
 
     def done_results(self) -> dict[int, T]:
-        """Return the values that are there by now, by the tasks' numbers; for a job that runs or was stopped."""
+        """Return the values that exist now, by task index. For a job that still runs or was stopped."""
         done = (future for future in list(self.futures) if future.done() and not future.cancelled())
         return {future.index: future.result() for future in done if future.exception() is None}
 
     def exception(self, timeout_s: float | None = None) -> BaseException | None:
-        """Wait for all tasks; return the exception that `results` raises because of a task, None if there is none.
+        """Wait for all tasks; return the exception that `results` would raise because of a task, None if there is none.
 
-        Raises CancelledError and TimeoutError as `results` does.
+        Args:
+            timeout_s: seconds to wait; None: without a limit.
+
+        Raises CancelledError and TimeoutError as `results`.
         """
         self._wait_or_raise(timeout_s)
         if self.input_error is not None:
@@ -197,9 +213,12 @@ class Job(Generic[T]):
         return None
 
     def as_completed(self, timeout_s: float | None = None) -> Iterator[TaskFuture[T]]:
-        """Iterate over the futures in the order in which they end, also over those that are still to come.
+        """Iterate over the futures in the order in which they end. Tasks that are added meanwhile are included.
 
-        Raises TimeoutError if it lasts longer than `timeout_s` seconds.
+        Args:
+            timeout_s: seconds that the iteration may last; None: without a limit.
+
+        Raises TimeoutError if it lasts longer.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         for number in itertools.count():
@@ -216,15 +235,15 @@ class Job(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """Iterate over the values, in order; for `*job` in a coroutine over the futures, which can be awaited."""
         if _is_unpacked_in_a_coroutine(sys._getframe(1)):
-            return self._all_futures()  # type: ignore[return-value]  # types cannot say where they are asked for
+            return self._all_futures()  # type: ignore[return-value]  # types cannot express by whom it is called
         return self._values()
 
     def __len__(self) -> int:
-        """Return the number of tasks; of an open job there may be more to come."""
+        """Return the number of tasks; an open job may get more."""
         return len(self.futures)
 
     def __bool__(self) -> bool:
-        """A job is true, also one without tasks: `if job` asks whether there is one."""
+        """Return True, also for a job without tasks: `if job` asks whether there is one."""
         return True
 
     @overload
@@ -234,7 +253,7 @@ class Job(Generic[T]):
     def __getitem__(self, which: slice) -> list[T]: ...
 
     def __getitem__(self, which: SupportsIndex | slice) -> T | list[T]:
-        """Wait for the value of a task, or for those of a slice. Raises IndexError, and as `results` does."""
+        """Wait for the value of a task, or for those of a slice. Raises IndexError, and as `results`."""
         if isinstance(which, slice):
             is_known = which.stop is not None and which.stop >= 0 and (which.start or 0) >= 0 and (which.step or 1) > 0
             self._wait_for_tasks(which.stop if is_known else None)
@@ -242,7 +261,7 @@ class Job(Generic[T]):
         index = operator.index(which)
         self._wait_for_tasks(index + 1 if index >= 0 else None)
         if not -len(self.futures) <= index < len(self.futures):
-            raise IndexError(f"{self._called} has {len(self.futures)} tasks, none of them is number {index}")
+            raise IndexError(f"{self._title} has {len(self.futures)} tasks, none of them is number {index}")
         return self._value_of(self.futures[index])
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -250,7 +269,7 @@ class Job(Generic[T]):
         return self._awaited().__await__()
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        """Iterate over the values in a coroutine, in order. Cancelling the coroutine cancels nothing."""
+        """Iterate over the values in a coroutine, in order. Cancelling the coroutine cancels no task."""
         for index in itertools.count():
             if index >= len(self.futures):
                 await self._until(lambda: index < len(self.futures) or not self.is_open)  # noqa: B023  (called here)
@@ -263,7 +282,7 @@ class Job(Generic[T]):
         if self.input_error is not None:
             raise self.input_error
 
-    # ------------------------------------------------------------------------------------------------- how far it is
+    # ------------------------------------------------------------------------------------------------- its state
 
     @property
     def elapsed_s(self) -> float:
@@ -271,7 +290,7 @@ class Job(Generic[T]):
         return (time.monotonic() if self._ended_s is None else self._ended_s) - self._started_s
 
     def done(self) -> bool:
-        """Return whether all tasks have ended, and no more will come."""
+        """Return whether all tasks have ended, and no more will be added."""
         return self._is_over()
 
     def cancelled(self) -> bool:
@@ -280,14 +299,14 @@ class Job(Generic[T]):
         return is_cut and self._why_without_value() is None
 
     def cancel(self) -> None:
-        """Stop the whole job, running tasks too. Returns at once; `wait` tells when all have ended."""
-        self._is_unwanted = True
+        """Cancel all tasks, and stop running ones. Returns immediately; `wait` returns when all have ended."""
+        self._cancel_requested = True
         if self.is_open:
             self._close()
         self._canceller(self.id, None)
 
     def counts(self) -> Counts:
-        """Tell how many tasks are where."""
+        """Return task counts by state."""
         with self._condition:
             running = len(self._running)
             waiting = len(self.futures) - len(self.ended) - running
@@ -305,24 +324,24 @@ class Job(Generic[T]):
             parts.append(f"ended after {self.elapsed_s:.2f} s")
         return f"<Job {self.name or self.id.hex()[:8]}: {', '.join(parts)}>"
 
-    # -------------------------------------------------------------------------------------------- for who watches it
+    # -------------------------------------------------------------------------------------------- for front ends
 
     def take_output(self) -> list[OutputPiece | TaskDisplay]:
-        """Give what tasks have written and displayed since the last call, in order."""
+        """Return what tasks have written and displayed since the last call, in order."""
         return _taken(self._output)
 
     def take_events(self) -> list[TaskEvent]:
-        """Give what has happened to tasks since the last call, in order, if the job is watched."""
+        """Return the events of tasks since the last call, in order, if the job is watched."""
         return _taken(self._events)
 
     def take_notes(self) -> list[TaskNote]:
-        """Give what tasks have reported and published since the last call, if the job is watched."""
+        """Return what tasks have reported and published since the last call, if the job is watched."""
         return _taken(self._notes)
 
     # ------------------------------------------------------------------------------------------------------- inside
 
     @property
-    def _called(self) -> str:
+    def _title(self) -> str:
         return f"job {self.name or self.id.hex()[:8]}"
 
     def _is_over(self) -> bool:
@@ -332,7 +351,7 @@ class Job(Generic[T]):
         return Progress("job", self.name, lambda: (len(self.ended), len(self.futures)), self._started_s)
 
     def _values(self) -> Iterator[T]:
-        """Iterate over the values, in order, and show how far the job is."""
+        """Iterate over the values, in order, and show the progress."""
         progress = self._progress()
         try:
             for future in self._all_futures():
@@ -369,21 +388,21 @@ class Job(Generic[T]):
         raise self._why_without_value() or self._cancelled_error()
 
     def _why_without_value(self) -> BaseException | None:
-        """Give the exception because of which tasks were cancelled, None if they were cancelled for other reasons."""
-        if self._is_unwanted or self.first_error is None:
+        """Return the exception because of which tasks were cancelled, None if there was another reason."""
+        if self._cancel_requested or self.first_error is None:
             return None
         return self.first_error.exception()
 
     def _cancelled_error(self) -> concurrent.futures.CancelledError:
         counts = self.counts()
         why = "was cancelled" if self.hit is None else "has ended with its first hit, job.hit.result()"
-        text = f"{self._called} {why}: {counts.cancelled} of its {counts.total} tasks have no result"
+        text = f"{self._title} {why}: {counts.cancelled} of its {counts.total} tasks have no result"
         return concurrent.futures.CancelledError(
             f"{text}; job.done_results() gives those of the {counts.done} that finished" if counts.done else text
         )
 
     def _all_futures(self) -> Iterator[TaskFuture[T]]:
-        """Iterate over the futures, also over those that are still to come."""
+        """Iterate over the futures; tasks that are added meanwhile are included."""
         for index in itertools.count():
             if not self._wait_for_tasks(index + 1):
                 break
@@ -392,7 +411,7 @@ class Job(Generic[T]):
             raise self.input_error
 
     def _wait_for_tasks(self, count: int | None) -> bool:
-        """Wait until there are so many tasks, or all that there will be (None). Return whether there are so many."""
+        """Wait until there are `count` tasks, or no more will be added (None). Return whether there are `count`."""
         if count is not None and count <= len(self.futures):
             return True
         with self._condition:
@@ -412,7 +431,7 @@ class Job(Generic[T]):
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds that only more tasks, their end or the end of the job can change."""
-        import asyncio  # here, because it takes 100 ms and only coroutines come by
+        import asyncio  # here, because it takes 100 ms and only coroutines need it
 
         loop = asyncio.get_running_loop()
         while True:
@@ -420,30 +439,34 @@ class Job(Generic[T]):
             with self._condition:
                 if holds():
                     return
-                self._wakers.append(partial(_wake, loop, woken))
+                self._coroutine_wakers.append(partial(_wake, loop, woken))
             await woken
 
     def _wake_coroutines(self) -> None:
         with self._condition:
-            wakers, self._wakers = self._wakers, []
+            wakers, self._coroutine_wakers = self._coroutine_wakers, []
         for wake in wakers:
             wake()
 
     # ------------------------------------------------------------------------------- for the application's thread
 
-    def _future_of(self, index: int) -> TaskFuture[T]:
-        """Make the future of a task, the next one, that is about to be sent."""
+    def _new_future(self, index: int) -> TaskFuture[T]:
+        """Make the future of the next task, which is about to be sent."""
         future: TaskFuture[T] = TaskFuture(self.id, index, self._canceller, self)
         self._add(future)
         return future
 
+    def _new_handle(self, index: int) -> TaskHandle:
+        """Make the handle of the next task, which is about to be sent."""
+        return self._new_future(index)
+
     def _add(self, future: TaskFuture[T]) -> None:
-        """Take one more task."""
+        """Add a task."""
         self.futures.append(future)
         if self.is_open:
             with self._condition:
                 self._condition.notify_all()
-            if self._wakers:
+            if self._coroutine_wakers:
                 self._wake_coroutines()
 
     def _task_started(self, index: int) -> None:
@@ -459,8 +482,8 @@ class Job(Generic[T]):
         """Note what a task wrote."""
         self._output.append(piece)
 
-    def _task_said(self, index: int, notes: Sequence[Note]) -> None:
-        """Note what a task has said."""
+    def _task_noted(self, index: int, notes: Sequence[Note]) -> None:
+        """Keep what a task has reported, published and displayed."""
         for note in notes:
             if isinstance(note, Display):
                 if not self.prints:
@@ -469,7 +492,7 @@ class Job(Generic[T]):
                 self._notes.append(TaskNote(index, note))
 
     def _tasks_ended(self, futures: Sequence[TaskFuture[T]]) -> None:
-        """Note that tasks have ended, whoever ended them."""
+        """Note that tasks have ended, in whichever thread."""
         if not futures:
             return
         with self._condition:
@@ -478,7 +501,7 @@ class Job(Generic[T]):
             if self._is_over():
                 self._ended_s = time.monotonic()
             self._condition.notify_all()
-        if self._wakers and self._is_over():
+        if self._coroutine_wakers and self._is_over():
             self._wake_coroutines()
 
     def _note_end(self, future: TaskFuture[T]) -> None:
@@ -501,27 +524,27 @@ class Job(Generic[T]):
         self.ended.append(future)
 
     def _close(self, error: BaseException | None = None) -> None:
-        """Note that no more tasks will come, because of `error` if there is one."""
+        """Note that no more tasks will be added, because of `error` if there is one."""
         with self._condition:
             self.is_open = False
             self.input_error = error
             if self._is_over():
                 self._ended_s = time.monotonic()
             self._condition.notify_all()
-        if self._wakers:
+        if self._coroutine_wakers:
             self._wake_coroutines()
 
 
 def _is_unpacked_in_a_coroutine(frame: FrameType) -> bool:
-    """Say whether the code of a frame is a coroutine that is about to unpack something with a star."""
+    """Return whether the code of a frame is a coroutine that is about to unpack something with a star."""
     code = frame.f_code
     if not code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         return False
-    return dis.opname[code.co_code[frame.f_lasti]] in _STARS
+    return dis.opname[code.co_code[frame.f_lasti]] in _UNPACKING
 
 
 async def _end_of(future: TaskFuture[Any]) -> None:
-    """Wait for the end of a task. Whoever waits may be cancelled, which does not concern the task."""
+    """Wait for the end of a task. Cancelling the coroutine does not cancel the task."""
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -537,7 +560,7 @@ def _wake(loop: "asyncio.AbstractEventLoop", woken: "asyncio.Future[None]") -> N
         if not woken.done():
             woken.set_result(None)
 
-    with suppress(RuntimeError):  # the loop has been closed: nothing waits there
+    with suppress(RuntimeError):  # the loop has been closed: no coroutine waits
         loop.call_soon_threadsafe(wake)
 
 
@@ -552,11 +575,17 @@ def _taken(gathered: "deque[T]") -> "list[T]":
 def as_completed(
     futures: "Job | Iterable[concurrent.futures.Future[Any] | Job]", timeout: float | None = None
 ) -> "Iterator[concurrent.futures.Future[Any]]":
-    """Iterate over futures in the order in which they end, those that have ended first.
+    """Iterate over futures in the order in which they end; those that have ended come first.
+
+    >>> job = app.start_job(pow, [(n, 2) for n in range(4)])
+    >>> sorted(future.result() for future in concurrent_nb.as_completed(job))
+    [0, 1, 4, 9]
 
     Args:
-        futures: a job (also one whose tasks are still to come), or futures and jobs, of any executors.
-        timeout: seconds from the first `next`, after which TimeoutError is raised.
+        futures: a job (tasks that are added meanwhile are included), or futures and jobs, of any executors.
+        timeout: seconds from the first `next`; None: without a limit.
+
+    Raises TimeoutError after `timeout` seconds.
     """
     if isinstance(futures, Job):
         return futures.as_completed(timeout)

@@ -1,14 +1,14 @@
-"""One `map`: its items on their way into chunks, its chunks on their way to the cluster, its results in order.
+"""One `map`: packs items into chunks, sends chunks as tasks, returns results in order.
 
-    reader's thread: fill --items--> waiting     courier's thread: cut --chunks--> ledger
-    reader's thread: results <------------------ courier's thread: _ended
+    reader's thread: fill --items--> waiting     client thread: cut --chunks--> client core
+    reader's thread: results <------------------ client thread: _ended
 
-What is the user's runs in the reader's thread: his iterables, the pickling of arguments, the opening of results. The
-courier's thread only puts together what is pickled, or needs no code of anybody's to be pickled. A chunk of one item is
-an ordinary task.
+The user's code runs in the reader's thread: the iterables, the pickling of arguments, the unpickling of results. The
+client thread only puts together what is pickled, or can be pickled without calling code of the user. A chunk of one
+item is an ordinary task.
 
-A chunk that comes back without its items' answers, because its worker died, say, runs again in parts, until the item
-that is to blame is alone. So items may run more than once, as may any task whose worker dies.
+A chunk that comes back without the answers of its items, because its worker died, for example, runs again in parts,
+until the item that is to blame is alone. So items may run more than once, as may any task whose worker dies.
 """
 
 import itertools
@@ -23,16 +23,16 @@ from typing import Any, Final
 from concurrent_nb.errors import ClusterError, NotPicklable, TooLarge
 from concurrent_nb.ids import new_job_id
 from concurrent_nb.nodes.application.chunking import (
-    AGAIN,
     BACKLOG,
     CHUNK_BYTES,
-    CUTS_PER_TURN,
-    MEASURED,
+    CHUNKS_PER_TURN,
+    RERUN_STATUSES,
+    TIMED_STATUSES,
     ChunkPacker,
     Item,
-    body_of,
-    fitting,
-    packed,
+    chunk_payload,
+    count_fitting,
+    pack_item,
 )
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.condition import Condition
@@ -40,18 +40,19 @@ from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.progress_bar import Progress
 from concurrent_nb.nodes.application.results import open_item
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.application.task_options import TaskOptions
 from concurrent_nb.shipping.serialization.pickles import SMALL_ATOMS, is_small
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
 
-#: a chunk that has to run again is cut into so many parts
+#: number of parts of a chunk that has to run again
 PARTS: Final = 8
-#: items that are read at once from iterables which run no code of anybody's
+#: items that are read in one step from iterables that call no code of the user
 BLOCK: Final = 1024
-_STILL: Final = frozenset({list, tuple, range, str, dict})
+_STATIC_TYPES: Final = frozenset({list, tuple, range, str, dict})
 _TUPLES: Final = {tuple}
-#: answers of items that need not be opened
-_AS_THEY_ARE: Final = SMALL_ATOMS | _TUPLES
+#: types of answers that need not be unpickled
+_PLAIN_TYPES: Final = SMALL_ATOMS | _TUPLES
 
 
 @dataclass(eq=False, slots=True)
@@ -62,12 +63,12 @@ class MapChunk:
     numbers: range  #: of the items in the map
     answers: list[Any] | None = None  #: for several items as `runtime.call_chunks` has them; for one, its value
     error: BaseException | None = None  #: ends each of its items
-    parts: "Sequence[MapChunk] | None" = None  #: run in its place
-    future: TaskFuture | None = None  #: of several items, once it has answers: who ran it
+    parts: "Sequence[MapChunk] | None" = None  #: run instead of it
+    future: TaskFuture | None = None  #: of several items, once it has answers: its task
 
     @property
     def count(self) -> int:
-        """Return how many items there are."""
+        """The number of items."""
         return len(self.numbers)
 
 
@@ -76,16 +77,16 @@ class MapCall:
 
     Args:
         size: items per task, or what decides on it.
-        ahead: items that may be read and not yet handed out; None for all.
+        ahead: items that may be read and not yet returned; None for all.
         options: of each task.
 
-    Raises NotPicklable if the function cannot travel.
+    Raises NotPicklable if the function cannot be sent.
     """
 
     def __init__(
         self,
         packer: ChunkPacker,
-        courier: ClientThread,
+        client_thread: ClientThread,
         fn: Callable[..., Any],
         iterables: Sequence[Iterable[Any]],
         name: str,
@@ -94,68 +95,68 @@ class MapCall:
         options: TaskOptions,
     ) -> None:
         self._packer = packer
-        self._courier = courier
+        self._client_thread = client_thread
         self._fn = fn
-        self._function = packer._ship(fn, spawns=True)
-        # The reader's thread:
+        self._function = packer.function_payload(fn, spawns=True)
+        # For the reader's thread:
         self._calls = zip(*iterables, strict=False)
-        # What is read from others may be the same object again and again, changed meanwhile; or it takes its time.
-        self._is_still = all(type(source) in _STILL for source in iterables)
-        self._least = 1 if isinstance(size, AdaptiveSize) else size
+        # Other iterables may return the same object again, changed meanwhile, or may be slow.
+        self._is_static = all(type(source) in _STATIC_TYPES for source in iterables)
+        self._notify_items = 1 if isinstance(size, AdaptiveSize) else size
         self._ahead = ahead
-        self._outstanding = 0  # items that were read and not handed out
+        self._outstanding = 0  # items that were read and not returned
         self._read = 0  # items that were read
-        # Written by one thread, read by the other:
+        # Written by one thread, read by another:
         self._waiting: deque[Item] = deque()
         self._exhausted = False  # the reader will add nothing
-        self._hungry = True  # the courier's thread wants to be told when something waits
-        # The courier's thread:
-        self._leaving = False  # the application is: nothing more will be read
-        self._again: deque[MapChunk] = deque()  # parts to be sent before what waits
+        self._notify_on_input = True  # whether to call `cut` when items wait
+        # For the client thread:
+        self._is_leaving = False  # the application leaves: nothing more will be read
+        self._resend: deque[MapChunk] = deque()  # parts to send before what waits
         self._options = options
         self._needs = options.needs_with(self._function)
-        self.record = ClientJob[TaskFuture](new_job_id(), name, strategy=options.strategy)
+        self.record = ClientJob[TaskHandle](new_job_id(), name, strategy=options.strategy)
         self._size = size
         self._index = itertools.count()
-        self._cut = 0  # items that are in chunks
+        self._cut_count = 0  # items that are in chunks
         self._unanswered: dict[TaskFuture, MapChunk] = {}
         self._abandoned = False
-        self._workers: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
+        self._workers_seen: set[tuple[str, int]] = set()  # by slave and pid: those that have answered
         self._progress = Progress("map", name, lambda: (self._items_ended, self._read))
         # Guarded, for both:
         self._items_ended = 0
         self._condition = Condition()
-        self._order: deque[MapChunk] = deque()  # chunks that were cut and not read, in order
-        self._closed = False  # no more will be cut
-        courier.open_source(self)
+        self._order: deque[MapChunk] = deque()  # chunks that were cut and not returned, in order
+        self._closed = False  # no more chunks will be cut
+        client_thread.open_source(self)
 
-    # -------------------------------------------------------------------------------------------- the reader's thread
+    # ------------------------------------------------------------------------------------------ in the reader's thread
 
     def fill(self) -> None:
-        """Read as far ahead as was asked for. Raises what the iterables raise, and RuntimeError after a shutdown."""
+        """Read as far ahead as allowed. Raises what the iterables raise, and RuntimeError after a shutdown."""
         if self._exhausted:
             return
-        self._courier.check_open()
+        self._client_thread.check_open()
         room = None if self._ahead is None else self._ahead - self._outstanding
         items = itertools.islice(self._calls, room)
-        read = self._read_in_blocks(items) if self._is_still else self._read_one_by_one(items)
+        read = self._read_in_blocks(items) if self._is_static else self._read_one_by_one(items)
         self._outstanding += read
         if read != room:
             self._exhausted = True
-            self._courier.tell(self.cut)
+            self._client_thread.tell(self.cut)
 
     def _read_one_by_one(self, items: Iterator[tuple[Any, ...]]) -> int:
         waiting, read = self._waiting, 0
         for read, args in enumerate(items, 1):
             for arg in args:
                 if type(arg) not in SMALL_ATOMS and not is_small(arg):
-                    # Now, because it may change; and here, because its own code may run.
-                    waiting.append(self._packed(args, self._read + read - 1))
+                    # Now, because it may change, and in this thread, because its own code may run.
+                    waiting.append(self._pack_item(args, self._read + read - 1))
                     break
             else:
                 waiting.append(args)
-            if self._hungry:
-                self._offer()
+            if self._notify_on_input:
+                self._notify_cutter()
         self._read += read
         return read
 
@@ -168,28 +169,29 @@ class MapCall:
                 self._read += len(block)
             else:
                 self._read_one_by_one(iter(block))
-            if self._hungry:
-                self._offer()
+            if self._notify_on_input:
+                self._notify_cutter()
         return read
 
-    def _offer(self) -> None:
-        """Tell the courier's thread that something waits, if it is enough."""
-        if len(self._waiting) >= self._least:
-            self._hungry = False
-            self._courier.tell(self.cut)
+    def _notify_cutter(self) -> None:
+        """Notify the client thread that items wait, if there are enough."""
+        if len(self._waiting) >= self._notify_items:
+            self._notify_on_input = False
+            self._client_thread.tell(self.cut)
 
-    def _packed(self, args: tuple[Any, ...], number: int) -> Item:
+    def _pack_item(self, args: tuple[Any, ...], number: int) -> Item:
         try:
-            return packed(self._packer, self._fn, args, number)
+            return pack_item(self._packer, self._fn, args, number)
         except NotPicklable as error:
             return error
 
     def results(self, deadline: float | None, return_exceptions: bool) -> Iterator[Any]:
-        """Iterate over the results. Closing it cancels what nobody will read.
+        """Iterate over the results. Closing the iterator cancels what has not been read.
 
         Args:
             deadline: when to raise TimeoutError, on the clock of `time.monotonic`.
-            return_exceptions: give exceptions in the place of results; else the first is raised, and is the end.
+            return_exceptions: return exceptions in place of results; else the first is raised, which ends the
+                iteration.
         """
         try:
             while (chunk := self._next(deadline)) is not None:
@@ -199,22 +201,22 @@ class MapCall:
                     answers = [_raised(chunk.error, return_exceptions)] * chunk.count
                 answers.reverse()
                 while answers:
-                    if type(answers[-1]) not in _AS_THEY_ARE and chunk.future is not None:
+                    if type(answers[-1]) not in _PLAIN_TYPES and chunk.future is not None:
                         answers[-1] = self._opened(chunk.future, answers[-1], return_exceptions)
                     if self._ahead is not None:
                         self._outstanding -= 1
                         self.fill()
-                    yield answers.pop()  # nothing here keeps it alive
+                    yield answers.pop()  # so that no reference stays here
         finally:
             self._progress.close()
             self.close()
 
     def close(self) -> None:
-        """Cancel what nobody will read."""
+        """Cancel what has not been read."""
         with self._condition:
             is_over = self._closed and not self._order
         if not is_over:
-            self._courier.tell(self._abandon)
+            self._client_thread.tell(self._abandon)
 
     def _next(self, deadline: float | None) -> MapChunk | None:
         """Wait for the next chunk that has ended, in order; None after the last."""
@@ -227,8 +229,8 @@ class MapCall:
                     if head.answers is not None or head.error is not None:
                         return self._order.popleft()
                 elif self._closed:
-                    if self._waiting:  # read while the application was shut down
-                        self._courier.check_open()
+                    if self._waiting:  # items were read while the application was shut down
+                        self._client_thread.check_open()
                     return None
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
@@ -240,32 +242,32 @@ class MapCall:
         value, error = open_item(future, answer)
         if error is None:
             return value
-        if self._courier.present is not None:
-            self._courier.present(future, error)
+        if self._client_thread.present is not None:
+            self._client_thread.present(future, error)
         return _raised(error, return_exceptions)
 
-    # ------------------------------------------------------------------------------------------- the courier's thread
+    # --------------------------------------------------------------------------------------------- in the client thread
 
     def cut(self) -> None:
-        """Send what may be sent now."""
-        entries = [self._entry(chunk) for chunk in self._again]
-        self._again.clear()
-        while len(entries) < CUTS_PER_TURN and (size := self._next_size()):
+        """Send the chunks that may be sent now."""
+        entries = [self._entry(chunk) for chunk in self._resend]
+        self._resend.clear()
+        while len(entries) < CHUNKS_PER_TURN and (size := self._next_size()):
             chunk = self._cut_one(size)
             with self._condition:
                 self._order.append(chunk)
                 self._condition.notify_all()
             if chunk.error is None:
                 entries.append(self._entry(chunk))
-        self._courier.add(entries)
-        if len(entries) >= CUTS_PER_TURN:
-            self._courier.tell(self.cut)
-        elif (self._exhausted or self._leaving) and not self._waiting:
+        self._client_thread.add(entries)
+        if len(entries) >= CHUNKS_PER_TURN:
+            self._client_thread.tell(self.cut)
+        elif (self._exhausted or self._is_leaving) and not self._waiting:
             self._close()
 
     def leave(self, cancel: bool) -> None:
         """Read nothing more, because the application leaves. With `cancel`, what has not been sent is cancelled."""
-        self._leaving = True
+        self._is_leaving = True
         if cancel:
             self._drop(CancelledError())
         self.cut()
@@ -276,21 +278,21 @@ class MapCall:
         self._close()
 
     def _next_size(self) -> int:
-        """Say how many items are to be sent now."""
+        """Return how many items are to be sent now."""
         waiting = len(self._waiting)
         if len(self.record.waiting) >= BACKLOG:
-            return 0  # as well, and so does the reader: `_hungry` stays as it is
+            return 0  # the reader continues: `_notify_on_input` stays as it is
         if isinstance(self._size, AdaptiveSize):
-            if len(self._unanswered) >= self._size.on_the_way:
-                return 0  # the next that ends asks again
+            if len(self._unanswered) >= self._size.in_flight:
+                return 0  # the next end of a task calls again
             size = self._size.next_size(waiting) if waiting else 0
         elif waiting >= self._size:
             size = self._size
         else:
-            size = waiting if self._exhausted or self._leaving else 0
+            size = waiting if self._exhausted or self._is_leaving else 0
         if not size:
-            self._hungry = True
-            # What the other thread added just before it could see that, nobody would tell us of.
+            self._notify_on_input = True
+            # For items that the reader added just before it could see that, it will not call.
             if len(self._waiting) != waiting and not self._unanswered:
                 return self._next_size()
         return size
@@ -298,34 +300,21 @@ class MapCall:
     def _cut_one(self, size: int) -> MapChunk:
         waiting = self._waiting
         items = [waiting.popleft() for _ in range(size)]
-        count = fitting(items, CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf)
+        count = count_fitting(items, CHUNK_BYTES if isinstance(self._size, AdaptiveSize) else math.inf)
         waiting.extendleft(reversed(items[count:]))
         del items[count:]
         first = items[0]
-        numbers = range(self._cut, self._cut + len(items))
-        self._cut = numbers.stop
+        numbers = range(self._cut_count, self._cut_count + len(items))
+        self._cut_count = numbers.stop
         return MapChunk(items, numbers, error=first if isinstance(first, NotPicklable) else None)
 
-    def _entry(self, chunk: MapChunk) -> TaskEntry[TaskFuture]:
+    def _entry(self, chunk: MapChunk) -> TaskEntry[TaskHandle]:
         """Make the task of a chunk."""
-        body, sizes, buffers, lease = body_of(chunk.items, chunk.numbers)
-        future = TaskFuture(self.record.id, next(self._index), self._courier.cancel)
+        future = TaskFuture(self.record.id, next(self._index), self._client_thread.cancel)
         self._unanswered[future] = chunk
         future.add_done_callback(self._ended)
-        function = self._function
-        return TaskEntry(
-            self.record,
-            future.index,
-            function,
-            body,
-            sizes,
-            buffers,
-            self._options.timeout_s,
-            self._options.retries,
-            future,
-            lease=lease,
-            needs=self._needs,
-        )
+        payload = chunk_payload(chunk.items, chunk.numbers)
+        return TaskEntry(self.record, future.index, self._function, payload, future, self._options.limits, self._needs)
 
     def _ended(self, future: Any) -> None:
         chunk = self._unanswered.pop(future)
@@ -334,39 +323,39 @@ class MapCall:
             if error is None:
                 value = future.result()
                 chunk.answers = value if chunk.count > 1 else [value]
-                chunk.future = future if chunk.count > 1 else None  # it would keep the value alive
-            elif chunk.count > 1 and (future.status in AGAIN or type(error) is TooLarge):
+                chunk.future = future if chunk.count > 1 else None  # else it would keep the value alive
+            elif chunk.count > 1 and (future.status in RERUN_STATUSES or type(error) is TooLarge):
                 chunk.parts = _parts(chunk)
-                self._again.extend(chunk.parts)
+                self._resend.extend(chunk.parts)
             else:
                 chunk.error = error
             if chunk.parts is None:
                 self._items_ended += chunk.count
             chunk.items = ()
             self._condition.notify_all()
-        if isinstance(self._size, AdaptiveSize) and future.status in MEASURED:
-            self._workers.add((future.slave, future.worker))
-            self._size.slots = max(self._size.slots, len(self._workers))  # some have come since it was asked
+        if isinstance(self._size, AdaptiveSize) and future.status in TIMED_STATUSES:
+            self._workers_seen.add((future.slave, future.worker))
+            self._size.slots = max(self._size.slots, len(self._workers_seen))  # some have been added since the count
             self._size.measured(chunk.count, future.elapsed_s)
         if self._abandoned:
-            self._again.clear()
-        # Not at once, because who ends a future logs what its callbacks raise, and goes on.
-        self._courier.tell(self._finish if self._closed and not self._again else self.cut)
+            self._resend.clear()
+        # Later, because what a callback of a future raises is only logged.
+        self._client_thread.tell(self._finish if self._closed and not self._resend else self.cut)
 
     def _abandon(self) -> None:
         self._abandoned = True
         self._waiting.clear()
-        self._again.clear()
+        self._resend.clear()
         self._close()
         for future in list(self._unanswered):
             future.cancel()
 
     def _drop(self, error: BaseException) -> None:
-        """End all that has not been sent with an error."""
+        """End all items that have not been sent with an error."""
         with self._condition:
-            for chunk in self._again:
+            for chunk in self._resend:
                 chunk.error = error
-            self._again.clear()
+            self._resend.clear()
             dropped = 0
             while self._waiting:
                 self._waiting.popleft()
@@ -382,9 +371,9 @@ class MapCall:
         self._finish()
 
     def _finish(self) -> None:
-        """Let the job go once nothing of it is unanswered."""
+        """Close the job once nothing of it is unanswered."""
         if not self._unanswered:
-            self._courier.close_source(self)
+            self._client_thread.close_source(self)
 
 
 def _parts(chunk: MapChunk) -> list[MapChunk]:
@@ -394,7 +383,7 @@ def _parts(chunk: MapChunk) -> list[MapChunk]:
 
 
 def _are_small(calls: Sequence[tuple[Any, ...]]) -> bool:
-    """Say whether no argument of these calls needs a pickle of its own."""
+    """Return whether no argument of these calls needs a pickle of its own."""
     kinds = set(map(type, itertools.chain.from_iterable(calls)))
     if kinds <= SMALL_ATOMS:
         return True
@@ -405,7 +394,7 @@ def _are_small(calls: Sequence[tuple[Any, ...]]) -> bool:
 
 
 def _raised(error: BaseException, return_exceptions: bool) -> BaseException:
-    """Give an exception, or raise it."""
+    """Return an exception, or raise it."""
     if return_exceptions:
         return error
     raise error

@@ -1,9 +1,10 @@
-"""Snapshots of what is sent: an application's side of shared memory."""
+"""Takes snapshots of what is sent: stores large buffers in the application's shared memory."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
-from concurrent_nb.nodes.application.core import FunctionPayload
+from concurrent_nb.nodes.application.core import FunctionPayload, Payload
 from concurrent_nb.object_store.segments import is_available
 from concurrent_nb.object_store.store import Lease, ObjectStore
 from concurrent_nb.shipping.environment.envelope import Surroundings
@@ -12,47 +13,50 @@ from concurrent_nb.shipping.functions.task_objects import TaskObjectPacker
 from concurrent_nb.shipping.serialization.pickles import OUT_OF_BAND_BYTES
 from concurrent_nb.tasks.system import Task
 from concurrent_nb.wire import messages as m
-from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, Buffers, pack_body
-
-#: the arguments of a call as a task has them: body, sizes and buffers, and what keeps those in shared memory
-Arguments = tuple[bytes, m.Sizes, Buffers, Lease | None]
+from concurrent_nb.wire.codec import INLINE_BYTES, Buffer, pack_body
 
 
-def lay_down(
+def store_buffers(
     store: ObjectStore, body: bytes, buffers: Sequence[memoryview]
 ) -> tuple[bytes, Sequence[Buffer | m.Slice], Lease | None]:
     """Take a snapshot of a pickle's buffers: in shared memory, or as copies on systems that have none.
 
-    Gives the pickle (empty if it is the first of the parts), the parts, and what keeps those in shared memory.
+    Returns the pickle (empty if it is the first of the parts), the parts, and what keeps those in shared memory.
     """
     if not is_available():
         return body, [bytearray(buffer) for buffer in buffers], None
     is_long = len(body) >= OUT_OF_BAND_BYTES
-    laid: list[Buffer | m.Slice] = []
+    stored: list[Buffer | m.Slice] = []
     slices: list[m.Slice] = []
     for part in (memoryview(body), *buffers) if is_long else buffers:
-        slice_ = store.place(part)
-        # As a bytearray, because what is pickled from read-only memory is read-only wherever it arrives.
-        laid.append(bytearray(part) if slice_ is None else slice_)
+        slice_ = store.put(part)
+        # As a bytearray, because what is pickled from read-only memory is read-only where it arrives.
+        stored.append(bytearray(part) if slice_ is None else slice_)
         if slice_ is not None:
             slices.append(slice_)
-    return b"" if is_long else body, laid, Lease(store, slices) if slices else None
+    return b"" if is_long else body, stored, Lease(store, slices) if slices else None
 
 
-def lay_down_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview]) -> Arguments:
+def store_call(store: ObjectStore, body: bytes, buffers: Sequence[memoryview]) -> Payload:
     """Take a snapshot of the pickled arguments of a call."""
     if not buffers and len(body) <= INLINE_BYTES:
-        return body, (), (), None
-    body, laid, lease = lay_down(store, body, buffers)
-    return *pack_body(body, laid), lease
+        return Payload(body)
+    body, stored, lease = store_buffers(store, body, buffers)
+    return Payload(*pack_body(body, stored), lease)
+
+
+def function_payload(function: PickledFunction, needs: m.Needs | None = None) -> FunctionPayload:
+    """Return a pickled function as it is sent."""
+    lease = cast("Lease | None", function.lease)
+    return FunctionPayload(function.digest, Payload(*pack_body(function.body, function.buffers), lease), needs)
 
 
 class TaskLoader:
-    """Make of task objects what the courier carries. A class is sent as it was when its first task was loaded.
+    """Pickles task objects. A class is sent as it was when its first task was loaded.
 
     Args:
-        surroundings: what functions take along.
-        prepare: gives a function with what its tasks need before they run.
+        surroundings: what travels along with functions.
+        prepare: adds to a function what its tasks need before they run.
     """
 
     def __init__(
@@ -63,15 +67,15 @@ class TaskLoader:
     ) -> None:
         self._store = store
         self._prepare = prepare
-        self._packer = TaskObjectPacker(partial(lay_down, store), surroundings)
-        self._shipments: dict[bytes, FunctionPayload] = {}
+        self._packer = TaskObjectPacker(partial(store_buffers, store), surroundings)
+        self._payloads: dict[bytes, FunctionPayload] = {}
 
-    def load(self, task: Task) -> tuple[FunctionPayload, Arguments]:
-        """Give function and arguments of the call that runs a task. Raises NotPicklable."""
+    def load(self, task: Task) -> tuple[FunctionPayload, Payload]:
+        """Return function and arguments of the call that runs a task. Raises NotPicklable."""
         function, body, buffers = self._packer.pack(task)
         function = self._prepare(function)
-        shipment = self._shipments.get(function.digest)
-        if shipment is None:
-            shipment = FunctionPayload(function.digest, *pack_body(function.body, function.buffers), function.lease)
-            self._shipments[function.digest] = shipment
-        return shipment, lay_down_call(self._store, body, buffers)
+        payload = self._payloads.get(function.digest)
+        if payload is None:
+            payload = function_payload(function)
+            self._payloads[function.digest] = payload
+        return payload, store_call(self._store, body, buffers)

@@ -1,10 +1,11 @@
-"""How far a map or a job is, shown while the main thread waits for it: a bar on a terminal, or what a front end makes.
+"""The progress of a map or a job, shown while the main thread waits for it: a bar on a terminal, or what a front end
+makes.
 
     progress = Progress("map", name, counts)
     while not there: condition.wait(progress.wait_s(left)); progress.look()
     progress.close()
 
-Nothing is shown of what ends within a second.
+Nothing is shown for what ends within a second.
 """
 
 import sys
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 
 from concurrent_nb import foreign
 
-#: a bar is shown once somebody has waited so long, and is moved so often, in seconds
+#: seconds of waiting after which a bar is shown, and between two moves
 SHOWN_AFTER_S: Final = 1.0
 MOVED_EVERY_S: Final = 0.25
 
@@ -25,37 +26,37 @@ Kind = Literal["map", "job"]
 
 
 class Bar(Protocol):
-    """Shows how far something is."""
+    """Shows progress."""
 
     def move(self, done: int, total: int) -> None:
-        """Show that so many have ended, of so many that are known."""
+        """Show that `done` of `total` known items have ended."""
 
     def close(self) -> None:
         """Show nothing more."""
 
 
 class TerminalBar:
-    """tqdm's bar, on standard error. It leaves nothing behind."""
+    """tqdm's bar, on standard error. It disappears when it is closed."""
 
     def __init__(self, name: str) -> None:
-        from tqdm import tqdm  # type: ignore[import-untyped]  # here, because few wait so long on a terminal
+        from tqdm import tqdm  # type: ignore[import-untyped]  # here, because few programs wait that long on a terminal
 
         # Without its monitor, a thread for bars that are not moved for long; this one is.
         quiet = type("Bar", (tqdm,), {"monitor_interval": 0})
         self._bar: Any = quiet(desc=name, unit=" items", leave=False, dynamic_ncols=True, file=sys.stderr)
 
     def move(self, done: int, total: int) -> None:
-        """Show that so many have ended, of so many that are known."""
+        """Show that `done` of `total` known items have ended."""
         self._bar.total, self._bar.n = total, done
         self._bar.refresh()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
 
 
 def terminal_bar(kind: Kind, name: str) -> Bar | None:
-    """Make a bar if standard error is a terminal."""
+    """Return a bar if standard error is a terminal."""
     return TerminalBar(name) if sys.stderr is not None and sys.stderr.isatty() else None
 
 
@@ -69,16 +70,25 @@ SHOWN: Final = _Shown()
 
 
 def show_progress(wanted: bool) -> None:
-    """Choose whether waiting for a map or a job shows a bar in this process: on a terminal it does."""
+    """Choose whether this process shows a bar while it waits for a map or a job on a terminal. It does by default.
+
+    >>> concurrent_nb.show_progress(False)
+
+    A bar appears on standard error when the main thread has waited for a second, and disappears at the end. Notebooks
+    show their own.
+
+    Args:
+        wanted: whether bars are shown.
+    """
     SHOWN.make = terminal_bar if wanted else None
 
 
 class Progress:
-    """The bar of one wait, once it has lasted for a while. Threads other than the main one show none.
+    """The bar of one wait, once it has lasted for a while. Only the main thread shows one.
 
     Args:
-        counts: gives how many have ended, and how many are known.
-        began_s: since when, on the clock of `time.monotonic`; None: since now.
+        counts: returns how many items have ended, and how many are known.
+        began_s: start of the wait, on the clock of `time.monotonic`; None: now.
     """
 
     def __init__(
@@ -92,13 +102,13 @@ class Progress:
         self._bar: Bar | None = None
 
     def wait_s(self, left_s: float | None) -> float | None:
-        """Return how long to wait before the next `look`, of the seconds that are left; None: for ever."""
+        """Return how many seconds to wait before the next `look`, given those that are left; None: without a limit."""
         if self._make is None:
             return left_s
         return MOVED_EVERY_S if left_s is None else min(left_s, MOVED_EVERY_S)
 
     def look(self) -> None:
-        """Show how far it is, if it is time to."""
+        """Show the progress, if it is time to."""
         if self._make is None or time.monotonic() < self._show_at_s:
             return
         if foreign.call(log, "showing progress has raised", self._move) is not None or self._bar is None:
@@ -111,7 +121,7 @@ class Progress:
             self._bar.move(*self._counts())
 
     def close(self) -> None:
-        """Show how far it has come, and close the bar."""
+        """Show the final progress, and close the bar."""
         bar, self._bar, self._make = self._bar, None, None
         if bar is not None:
             foreign.call(log, "showing progress has raised", bar.move, *self._counts())

@@ -1,83 +1,79 @@
-"""Tasks that are objects: on their way to the cluster, and their ends on the way back to them.
+"""Sends task objects to the cluster, and calls their methods when they have ended.
 
-caller's thread: the first tasks --> courier --> cluster
-desk's thread:   Task.finished, the application's task_finished, then more tasks of an iterator
+caller's thread: the first tasks --> client thread --> cluster
+callback thread: Task.finished, the receiver's task_finished, then more tasks of an iterator
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from concurrent_nb import foreign
 from concurrent_nb.errors import ClusterError, ConfigurationError, NotPicklable
 from concurrent_nb.nodes.application.callback_thread import CallbackThread
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
+from concurrent_nb.nodes.application.core import ClientJob, TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
 from concurrent_nb.nodes.application.job import Job
 from concurrent_nb.nodes.application.payload import TaskLoader
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.tasks.system import Task
 
 log = foreign.Log(__name__)
 
-#: an iterator of tasks is read so far ahead of their ends
-AHEAD: Final = 4096
-#: tasks that are handed over at once
+#: tasks that are read from an iterator ahead of those that have ended
+READ_AHEAD: Final = 4096
+#: tasks that are posted together
 BATCH: Final = 256
-
-#: called with a task, its result and its error, after the task itself has been told
-Listener = Callable[[Task, Any, BaseException | None], object]
 
 
 class PushedTasks:
     """The tasks of one `push_tasks`.
 
     Args:
-        client_id: the application that pushes them.
-        ahead: how far an iterator is read ahead; None for all at once.
+        client_id: name of the application.
+        ahead: how many tasks an iterator is read ahead of those that have ended; None: all are read now.
     """
 
     def __init__(
         self,
         client_id: str,
         loader: TaskLoader,
-        courier: ClientThread,
-        desk: CallbackThread,
+        client_thread: ClientThread,
+        callbacks: CallbackThread,
         tasks: Iterator[Task],
-        record: ClientJob[TaskFuture],
+        record: ClientJob[TaskHandle],
         job: Job,
-        limits: tuple[float | None, int],
+        limits: TaskLimits,
         ahead: int | None,
-        listener: Listener,
     ) -> None:
         self._client_id = client_id
         self._loader = loader
-        self._courier = courier
-        self._desk = desk
+        self._client_thread = client_thread
+        self._callbacks = callbacks
         self._tasks = tasks
         self._record = record
         self._job = job
         self._limits = limits
         self._ahead = ahead
-        self._listener = listener
-        self._told = 0  # tasks whose end was told; the desk's thread counts them
+        self._notified = 0  # tasks whose end was reported; the callback thread counts them
         self._is_closed = False
-        self._is_handed_over = False  # to the desk's thread, which reads on
+        self._callback_thread_reads = False  # after the first tasks
 
     def start(self) -> None:
         """Push the first tasks. Raises what the iterator raises, ConfigurationError, RuntimeError after a shutdown."""
         try:
             self._fill()
         except BaseException:
-            self._courier.cancel(self._record.id, None)
+            self._client_thread.cancel(self._record.id, None)
             raise
-        self._is_handed_over = True
-        self._desk.call(self._go_on)
+        self._callback_thread_reads = True
+        self._callbacks.call(self._go_on)
 
     def _fill(self) -> None:
-        """Push as far ahead as may be. What is raised is why nothing more will come."""
-        room = self._room()  # as it is now: who pushes is not to go on for as long as tasks end
+        """Push as many tasks as there is room for. What is raised is why no more will be pushed."""
+        room = self._room()  # a snapshot: if tasks end quickly, a caller that follows would never stop
         try:
             while self._job.is_open and room > 0:
                 count = int(min(room, BATCH))
@@ -90,62 +86,65 @@ class PushedTasks:
         finally:
             if not self._job.is_open:
                 self._is_closed = True
-                self._courier.close_job(self._record)
+                self._client_thread.close_job(self._record)
 
     def _room(self) -> float:
-        return math.inf if self._ahead is None else self._ahead - (len(self._job.futures) - self._told)
+        return math.inf if self._ahead is None else self._ahead - (len(self._job.futures) - self._notified)
 
     def _push(self, tasks: Iterator[Task]) -> int:
-        entries = []
+        count = 0
+        entries: list[TaskEntry[TaskHandle]] = []
         try:
             for task in tasks:
-                entries.append(self._entry(task))
+                count += 1
+                if (entry := self._entry(task)) is not None:
+                    entries.append(entry)
         finally:
-            unsent = [entry for entry in entries if not entry.owner.done()]
             try:
-                self._courier.post(unsent)
+                self._client_thread.post(entries)
             except (RuntimeError, ClusterError) as error:
-                for entry in unsent:
-                    entry.owner.end(None, error)
+                for entry in entries:
+                    entry.handle.end(None, error)
                 raise
-        return len(entries)
+        return count
 
-    def _entry(self, task: Task) -> TaskEntry[TaskFuture]:
+    def _entry(self, task: Task) -> TaskEntry[TaskHandle] | None:
+        """Make the entry of a task; None for one that cannot be sent, whose future has ended with the reason."""
         job = self._job
-        future = TaskFuture(self._record.id, len(job.futures), self._courier.cancel, job)
-        introduce(task, future, self._client_id)
-        future.add_done_callback(lambda ended: self._desk.call(self._ended, task, ended))
+        future = TaskFuture(self._record.id, len(job.futures), self._client_thread.cancel, job)
+        assign_ids(task, future, self._client_id)
+        future.add_done_callback(lambda ended: self._callbacks.call(self._ended, task, ended))
         job._add(future)
         try:
-            function, (body, sizes, buffers, lease) = self._loader.load(task)
+            function, payload = self._loader.load(task)
         except NotPicklable as error:
             future.end(None, error)
-            return TaskEntry(self._record, future.index, FunctionPayload(b"", b""), b"", (), (), None, 0, future)
-        return TaskEntry(self._record, future.index, function, body, sizes, buffers, *self._limits, future, lease=lease)
+            return None
+        return TaskEntry(self._record, future.index, function, payload, future, self._limits)
 
     def _ended(self, task: Task, future: TaskFuture) -> None:
-        """Tell who wants to know, and go on. In the desk's thread."""
-        self._told += 1
+        """Call the task and the receiver, and continue. In the callback thread."""
+        self._notified += 1
         try:
-            tell(task, future, self._listener)
+            notify_ended(task, future, self._callbacks)
         finally:
             self._go_on()
 
     def _go_on(self) -> None:
-        if not self._is_handed_over or self._is_closed:
+        if not self._callback_thread_reads or self._is_closed:
             return
         job = self._job
         if job.is_open and self._record.stop_on_error and job.first_error is not None:
             job._close()
-        if not job.is_open or self._room() > AHEAD // 2:
+        if not job.is_open or self._room() > READ_AHEAD // 2:
             try:
                 self._fill()
             except Exception as error:  # noqa: BLE001  (the job has it, and `results` raises it)
                 log.info("job %s gets no more tasks: %s", job.name, error)
 
 
-def introduce(task: object, future: TaskFuture, client_id: str) -> Task:
-    """Write its ids into a task, and give it back. Raises ConfigurationError if it is none."""
+def assign_ids(task: object, future: TaskFuture, client_id: str) -> Task:
+    """Set the ids of a task, and return it. Raises ConfigurationError if it is not a Task."""
     if not isinstance(task, Task):
         raise ConfigurationError(f"a {type(task).__name__} cannot be pushed: make it a concurrent_nb.Task")
     task.task_id = future.task
@@ -153,8 +152,8 @@ def introduce(task: object, future: TaskFuture, client_id: str) -> Task:
     return task
 
 
-def tell(task: Task, future: TaskFuture, listener: Listener) -> None:
-    """Tell a task that has ended, and then `listener`. Those that were cancelled are not told."""
+def notify_ended(task: Task, future: TaskFuture, callbacks: CallbackThread) -> None:
+    """Call `finished` of a task that has ended, then the receiver. Cancelled tasks are left out."""
     if future.cancelled():
         return
     task.slave_id = future.slave
@@ -163,4 +162,4 @@ def tell(task: Task, future: TaskFuture, listener: Listener) -> None:
     try:
         task.finished(result, error)
     finally:
-        listener(task, result, error)
+        callbacks.call_receiver("task_finished", task, result, error)

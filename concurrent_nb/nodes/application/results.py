@@ -1,4 +1,5 @@
-"""Turn an outcome that has arrived into a value or an exception: the application's decoding, the only one it has."""
+"""Turns an outcome that has arrived into a value or an exception. The only place where the application decodes
+results."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -13,7 +14,7 @@ from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.codec import Buffer, decode_error, joined, unpack_body
 from concurrent_nb.wire.messages import RESULT_LOST, ErrorReport, Slice
 
-_SUCCESSES: Final = frozenset(map(int, SUCCESSES))  # a number is compared faster than a member of an enumeration
+_SUCCESSES: Final = frozenset(map(int, SUCCESSES))  # numbers are compared faster than members of an enumeration
 _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
     Status.TIMEOUT: errors.TaskTimeout,
     Status.DIED: errors.WorkerDied,
@@ -25,9 +26,9 @@ _CLASSES: Final[dict[Status, type[errors.TaskError]]] = {
 
 
 def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[Any, BaseException | None]:
-    """Give (value, None) or (None, exception); the exception's cause is the remote traceback, where there is one.
+    """Return (value, None) or (None, exception); the exception's cause is the remote traceback, if there is one.
 
-    `take` gives what lies in shared memory, for whoever asked for the result to keep and to change.
+    `take` maps a slice of shared memory, for the user to keep and to change.
     """
     frame = ended.frame
     body: Buffer = frame.body
@@ -36,74 +37,74 @@ def answer_of(ended: TaskEnded[Any], take: Callable[[Slice], Buffer]) -> tuple[A
         try:
             body, buffers = unpack_body(frame.body, joined(frame.sizes, _writable(ended.buffers), take))
         except CannotOpen as error:
-            where = _where(ended)
-            return None, errors.ResultNotLoadable(f"the result of task {where['task']} is gone: {error}", **where)
+            origin = _origin(ended)
+            return None, errors.ResultNotLoadable(f"the result of task {origin['task']} is gone: {error}", **origin)
     if frame.status not in _SUCCESSES:
-        return None, _failure_of(frame.status, body, _where(ended))
-    return _loaded(body, buffers, _where, ended)
+        return None, _failure_of(frame.status, body, _origin(ended))
+    return _loaded(body, buffers, _origin, ended)
 
 
 def open_item(
     ran: TaskFuture, answer: bytes | list[Any] | tuple[Any, ...] | dict[int, bytes]
 ) -> tuple[Any, BaseException | None]:
-    """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `runtime.call_chunks` has it."""
+    """Do the same for an item of a chunk that `ran` was the task of; `answer` is as `runtime.call_chunks` makes it."""
     if isinstance(answer, tuple):
         return answer, None
     if isinstance(answer, dict):
         ((status, body),) = answer.items()
-        return None, _failure_of(status, body, _where_of(ran))
+        return None, _failure_of(status, body, _origin_of_future(ran))
     body, buffers = (answer[0], answer[1:]) if isinstance(answer, list) else (answer, ())
     assert isinstance(body, bytes)
-    return _loaded(body, buffers, _where_of, ran)
+    return _loaded(body, buffers, _origin_of_future, ran)
 
 
 def _loaded(
-    body: Buffer, buffers: Sequence[Buffer], where_of: Callable[[Any], dict[str, Any]], ran: Any
+    body: Buffer, buffers: Sequence[Buffer], origin_of: Callable[[Any], dict[str, Any]], ran: Any
 ) -> tuple[Any, BaseException | None]:
-    """Unpickle a result; whatever its own code raises is handed on as the cause of ResultNotLoadable."""
+    """Unpickle a result; what its own code raises becomes the cause of ResultNotLoadable."""
     try:
         return pickles.loads_home(body, buffers), None
     except BaseException as error:
-        if foreign.is_interrupt(error):  # items of a map are opened in the thread that reads them
+        if foreign.is_interrupt(error):  # items of a map are unpickled in the thread that reads them
             raise
-        where = where_of(ran)
-        message = f"the result of task {where['task']} cannot be unpickled here: {foreign.describe(error)}"
-        failure = errors.ResultNotLoadable(message, **where)
+        origin = origin_of(ran)
+        message = f"the result of task {origin['task']} cannot be unpickled here: {foreign.describe(error)}"
+        failure = errors.ResultNotLoadable(message, **origin)
         failure.__cause__ = error
         return None, failure
 
 
-def _where_of(ran: TaskFuture) -> dict[str, Any]:
+def _origin_of_future(ran: TaskFuture) -> dict[str, Any]:
     return {"task": ran.task, "slave": ran.slave, "worker": ran.worker}
 
 
-def _where(ended: TaskEnded[Any]) -> dict[str, Any]:
+def _origin(ended: TaskEnded[Any]) -> dict[str, Any]:
     task = task_name(ended.entry.job.id, ended.entry.index)
     return {"task": task, "slave": ended.slave, "worker": ended.frame.worker}
 
 
-def _failure_of(status: int, body: Buffer, where: dict[str, Any]) -> BaseException:
+def _failure_of(status: int, body: Buffer, origin: dict[str, Any]) -> BaseException:
     try:
         report = decode_error(body)
     except errors.ProtocolError as error:
-        return errors.TaskError(f"task {where['task']} failed, and its {error}", **where)
+        return errors.TaskError(f"task {origin['task']} failed, and its {error}", **origin)
     cause = errors.RemoteTraceback(report.traceback) if report.traceback else None
     if report.type_name == RESULT_LOST:
-        failed: BaseException = errors.ResultNotLoadable(f"task {where['task']}: {report.message}", **where)
+        failed: BaseException = errors.ResultNotLoadable(f"task {origin['task']}: {report.message}", **origin)
     elif Status(status) is not Status.ERROR:
-        failed = _CLASSES[Status(status)](report.message, **where)
+        failed = _CLASSES[Status(status)](report.message, **origin)
     elif (own := _own_error_of(report, cause)) is not None:
         return own
     else:
         text = f"{report.type_name}: {report.message}"
-        failed = errors.RemoteError(text, **where, type_name=report.type_name)
+        failed = errors.RemoteError(text, **origin, type_name=report.type_name)
     if cause is not None:
         failed.__cause__ = cause
     return failed
 
 
 def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseException | None:
-    """Give the exception that the task has raised, with its cause; None if it cannot be had here."""
+    """Return the exception that the task has raised, with its cause; None if it cannot be unpickled here."""
     if not report.exception:
         return None
     try:
@@ -112,7 +113,7 @@ def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseExcep
             return None
         if cause is not None:
             loaded.__cause__ = cause
-    except BaseException as error:  # (a class that is missing here, say: the report has all there is to tell)
+    except BaseException as error:  # (for example a class that is missing here; the report has the text)
         if foreign.is_interrupt(error):
             raise
         return None
@@ -120,5 +121,5 @@ def _own_error_of(report: ErrorReport, cause: BaseException | None) -> BaseExcep
 
 
 def _writable(buffers: Sequence[Buffer]) -> list[Buffer]:
-    """Results belong to who asked for them, so he may change them: arrays come on memory of their own."""
+    """Copy read-only buffers: results belong to the user, who may change them."""
     return [buffer if isinstance(buffer, bytearray) else bytearray(buffer) for buffer in buffers]

@@ -1,19 +1,21 @@
-"""What one may ask for a task or a job: checked where it is given, before anything is sent.
+"""The options of tasks and jobs, checked where they are given, before anything is sent.
 
-What the master would refuse would cost the application its session, so nothing that it refuses gets there.
+The master ends the session of an application that sends values which are not allowed, so none may get there.
 """
 
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 import msgspec
 
 from concurrent_nb.errors import ConfigurationError
-from concurrent_nb.nodes.application.core import FunctionPayload
+from concurrent_nb.ids import new_job_id
+from concurrent_nb.nodes.application.core import NO_LIMITS, ClientJob, FunctionPayload, TaskLimits
 from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.wire.messages import STRATEGIES, Needs, StrategyName
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: a job's name is cut to so many characters
+#: characters of a job's name; the rest is cut off
 NAME_MAX: Final = 100
 RETRIES_MAX: Final = 1_000_000
 
@@ -31,25 +33,62 @@ RETRIES_MAX: Final = 1_000_000
 class TaskOptions:
     """Options of a task, as they travel. Made by `options_of`."""
 
-    timeout_s: float | None = None
-    retries: int = 0
+    limits: TaskLimits = NO_LIMITS
     needs: Needs | None = None  #: as given; None: those of the function
     name: str = ""
     strategy: StrategyName | None = None
 
     def needs_with(self, function: FunctionPayload) -> Needs | None:
-        """Give the needs of a task of a function, as they travel."""
+        """Return the needs of a task of a function, as they travel."""
         return function.needs if self.needs is None else checked_needs(self.needs)
 
 
 def options_of(timeout_s: Any, retries: Any, needs: Needs | None, name: object, strategy: str | None) -> TaskOptions:
     """Check options. Raises ConfigurationError that names the one that cannot be."""
     checked_needs(needs)
-    return TaskOptions(*limits_of(timeout_s, retries), needs, label_of(name), strategy_of(strategy))
+    return TaskOptions(limits_of(timeout_s, retries), needs, label_of(name), strategy_of(strategy))
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """Options of a job, as they travel. Made by `job_options`; documented at `ApplicationNode.start_job`."""
+
+    name: str = ""
+    limits: TaskLimits = NO_LIMITS
+    until: bool = False
+    stop_on_error: bool = False
+    strategy: StrategyName | None = None
+    needs: Needs | None = None  #: as given; None: those of the function
+    watched: bool = False
+    prints: bool = False
+
+    def new_record(self) -> ClientJob[TaskHandle]:
+        """Return a job of these options that has no tasks yet."""
+        return ClientJob(new_job_id(), self.name, self.until, self.stop_on_error, self.strategy)
+
+
+def job_options(
+    *,
+    name: object = "",
+    timeout_s: Any = None,
+    retries: Any = 0,
+    until: bool = False,
+    stop_on_error: bool = False,
+    strategy: str | None = None,
+    needs: Needs | None = None,
+    watched: bool = False,
+    prints: bool = False,
+) -> JobOptions:
+    """Check the options of a job. Raises ConfigurationError that names the one that cannot be."""
+    checked_needs(needs)
+    limits = limits_of(timeout_s, retries)
+    return JobOptions(
+        label_of(name), limits, bool(until), bool(stop_on_error), strategy_of(strategy), needs, watched, prints
+    )
 
 
 class BoundOptions:
-    """An application with options for its tasks: made by `ApplicationNode.options`."""
+    """An application with options for its tasks. Made by `ApplicationNode.options`."""
 
     def __init__(self, application: "ApplicationNode", options: TaskOptions) -> None:
         self._application = application
@@ -70,42 +109,73 @@ class BoundOptions:
     ) -> Iterator[R]:
         """Return an iterator over `fn(*items)` with these options for each item; else as `ApplicationNode.map`.
 
-        With `timeout_s` or `retries` each item is a task by itself, so then no chunksize above 1 is taken.
+        With `timeout_s` or `retries` each item is a task by itself, so chunksize must not be above 1.
         """
         return self._application._map_with(
             self._options, fn, iterables, timeout, chunksize, buffersize, return_exceptions
         )
 
     def __repr__(self) -> str:
-        given = {name: getattr(self._options, name) for name in TaskOptions.__slots__}
+        limits, options = self._options.limits, self._options
+        given: dict[str, Any] = {"timeout_s": limits.timeout_s, "retries": limits.retries}
+        given |= {"needs": options.needs, "name": options.name, "strategy": options.strategy}
         shown = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
         return f"<{self._application!r} with {shown or 'no options'}>"
 
 
-def limits_of(timeout_s: Any, retries: Any) -> tuple[float | None, int]:
-    """Give the limits of a job's tasks as they travel."""
+def limits_of(timeout_s: Any, retries: Any) -> TaskLimits:
+    """Return the limits of a job's tasks as they travel. Raises ConfigurationError."""
     is_number = isinstance(timeout_s, numbers.Real) and not isinstance(timeout_s, bool)
     if timeout_s is not None and not (is_number and timeout_s > 0):
         raise ConfigurationError(f"timeout_s is {timeout_s!r}, it must be a number of seconds above 0, or None")
     is_whole = isinstance(retries, numbers.Integral) and not isinstance(retries, bool)
     if not (is_whole and 0 <= retries <= RETRIES_MAX):
         raise ConfigurationError(f"retries is {retries!r}, it must be a whole number from 0 to {RETRIES_MAX}")
-    return None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries)
+    if timeout_s is None and not retries:
+        return NO_LIMITS
+    return TaskLimits(None if timeout_s is None or math.isinf(timeout_s) else float(timeout_s), int(retries))
+
+
+def batch_of(batch: Any) -> int | Literal["auto"] | None:
+    """Return how many tasks travel together; None: each by itself. Raises ConfigurationError."""
+    if batch is None:
+        return None
+    if batch == "auto":
+        return "auto"
+    is_whole = isinstance(batch, numbers.Integral) and not isinstance(batch, bool)
+    if not (is_whole and batch >= 1):
+        raise ConfigurationError(f'batch is {batch!r}, it must be a whole number of at least 1, "auto", or None')
+    return int(batch) if batch > 1 else None
+
+
+def check_sizes(limits: TaskLimits, chunksize: int | None, buffersize: int | None) -> None:
+    """Check what a map is given. Raises ValueError and TypeError as the standard library, and ConfigurationError."""
+    if chunksize is not None and chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if limits != NO_LIMITS and chunksize is not None and chunksize > 1:
+        # Within a task of several items neither limit is an item's own.
+        raise ConfigurationError(
+            f"chunksize is {chunksize}: leave it out, with timeout_s or retries each item is a task by itself"
+        )
+    if buffersize is not None and type(buffersize) is not int:
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
 
 
 def strategy_of(name: str | None) -> StrategyName | None:
-    """Give the name of a strategy as it travels."""
+    """Return the name of a strategy as it travels. Raises ConfigurationError."""
     if name is not None and name not in STRATEGIES:
         raise ConfigurationError(f"strategy is {name!r}, it must be one of {', '.join(STRATEGIES)}, or None")
     return name
 
 
 def checked_needs(needs: Needs | None) -> Needs | None:
-    """Give needs as they travel: None for what nearly all tasks need. Raises ConfigurationError."""
+    """Return needs as they travel: None for those of nearly all tasks. Raises ConfigurationError."""
     if needs is None:
         return None
     try:
-        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # what it is told is not checked
+        needs = msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs)  # the constructor checks nothing
     except (msgspec.ValidationError, TypeError) as error:
         raise ConfigurationError(f"needs is {needs!r}: {error}") from error
     if needs.kind != "process" and needs.cores != 1:
@@ -114,5 +184,5 @@ def checked_needs(needs: Needs | None) -> Needs | None:
 
 
 def label_of(name: object) -> str:
-    """Give a name as it travels: short, and text that can be encoded."""
+    """Return a name as it travels: short, and text that can be encoded."""
     return str(name)[:NAME_MAX].encode("utf-8", "replace").decode()

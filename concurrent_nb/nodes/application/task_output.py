@@ -1,10 +1,9 @@
-"""What tasks print and display, on its way to this process's streams: in order, in a thread of its own.
+"""Writes what tasks print and display to this process's streams: in order, in a thread of its own.
 
-    application's thread: text, call --> waiting --> our thread --> sys.stdout, sys.stderr, displays
+    client thread: text, call --> waiting --> our thread --> sys.stdout, sys.stderr, displays
 
-A stream may block for as long as its reader likes. Output of a task is written before its future ends, so ends wait for
-it; when the application's thread is told that they may `overtake`, they need not, until everything is written. The
-thread is there from the first output on.
+A stream may block as long as its reader likes. Output of a task is written before its future ends, so ends wait for it;
+after `overtake` they do not wait, until everything is written. The thread starts with the first output.
 """
 
 import atexit
@@ -20,20 +19,20 @@ from concurrent_nb.clock import monotonic
 
 log = foreign.Log(__name__)
 
-#: the application's thread waits so long for output, and output so long for room
+#: seconds that the client thread waits for output, and output for room
 SETTLE_S: Final = 1.0
-#: characters that may wait to be written; what comes then is left out if there is no room within SETTLE_S
+#: characters that may wait to be written; more are left out if there is no room within SETTLE_S
 HELD_MOST: Final = 16 << 20
-#: characters that are written at once: so that a slow reader can be told from one that reads nothing
+#: characters per write: small, so that a slow reader can be distinguished from one that reads nothing
 PIECE: Final = 8192
-#: streams that cannot be written are remembered, so many of them, so that each is complained of once
-_REMEMBERED: Final = 64
+#: streams that cannot be written and were warned about, so that each is warned about once
+_WARNED_MOST: Final = 64
 
 _NAMES: Final = {1: "standard output", 2: "standard error"}
 
 
 class _Text:
-    """What goes to a stream."""
+    """Text for a stream."""
 
     __slots__ = ("number", "size", "stream", "text")
 
@@ -45,7 +44,7 @@ class _Text:
 
 
 class _Call:
-    """Something else that is to be done in the order of the output."""
+    """A function to call in the order of the output."""
 
     __slots__ = ("size", "what")
 
@@ -61,7 +60,7 @@ class OutputThread:
         name: of the application, for the thread.
         held_most: characters that may wait.
         settle_s: seconds for which the caller waits at most.
-        drained: called, in our thread, when everything is written after a `settle` in vain.
+        drained: called, in our thread, when everything is written after a `settle` that returned False.
     """
 
     def __init__(
@@ -81,16 +80,16 @@ class OutputThread:
         self._held = 0  # characters that wait or are being written
         self.is_busy = False  #: something waits or is being written
         self._may_overtake = False
-        self._is_awaited = False  # somebody wants to know when everything is written
-        self._taken_at = monotonic()  # when a stream has taken something
+        self._is_awaited = False  # `drained` is called when everything is written
+        self._taken_at = monotonic()  # when a stream last accepted something
         self._left_out: dict[int, int] = {}  # characters, by stream
         self._closing = False
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
-        self._complained: deque[Any] = deque(maxlen=_REMEMBERED)
+        self._warned_streams: deque[Any] = deque(maxlen=_WARNED_MOST)
 
     def write(self, number: int, text: str) -> None:
-        """Have text written to what is standard output (1) or error (2) now."""
+        """Write text to the present standard output (1) or error (2)."""
         stream = sys.stdout if number == 1 else sys.stderr
         if stream is None or not text:  # a process without one prints nothing, as `print` does
             return
@@ -99,11 +98,11 @@ class OutputThread:
                 self._left_out[number] = self._left_out.get(number, 0) + len(text)
                 return
             if number in self._left_out:
-                text = _note(self._left_out.pop(number)) + text
+                text = _omission_notice(self._left_out.pop(number)) + text
             self._put(_Text(number, stream, text))
 
     def call(self, what: Callable[[], object], size: int) -> None:
-        """Have something done after what was written before; `size`, in characters, is what it keeps in memory."""
+        """Call a function after what was written before; `size`, in characters, is what it keeps in memory."""
         with self._changed:
             if self._has_room(size):
                 self._put(_Call(what, size))
@@ -111,7 +110,8 @@ class OutputThread:
                 self._left_out[1] = self._left_out.get(1, 0) + size
 
     def settle(self) -> bool:
-        """Wait for a moment until everything is written. False if it is not, and nothing may overtake it."""
+        """Wait until everything is written, at most `settle_s`. Return False if it is not, and nothing may overtake
+        it."""
         if not self.is_busy or self._may_overtake:
             return True
         with self._changed:
@@ -120,17 +120,17 @@ class OutputThread:
             return is_settled
 
     def overtake(self) -> None:
-        """Let `settle` not wait until everything is written that waits now."""
+        """Make `settle` return immediately until everything is written that waits now."""
         with self._changed:
             self._may_overtake = self.is_busy
 
     def close(self) -> None:
-        """Take nothing more, and let the thread end when everything is written. Waits as `settle` does."""
+        """Accept nothing more, and end the thread when everything is written. Waits at most `settle_s`."""
         with self._changed:
             for number, count in self._left_out.items():
                 stream = sys.stdout if number == 1 else sys.stderr
                 if stream is not None and self._thread is not None:
-                    self._put(_Text(number, stream, _note(count)))
+                    self._put(_Text(number, stream, _omission_notice(count)))
             self._left_out.clear()
             self._closing = True
             self._changed.notify_all()
@@ -138,7 +138,7 @@ class OutputThread:
             self._thread.join(self._settle_s)
 
     def join(self) -> None:
-        """Wait until everything is written, however long that takes."""
+        """Wait until everything is written, without a limit."""
         if os.getpid() != self._pid:
             return  # a forked copy: thread and output belong to the parent
         with self._changed:
@@ -147,7 +147,7 @@ class OutputThread:
     # ---------------------------------------------------------------------------------------------- with _changed held
 
     def _has_room(self, size: int) -> bool:
-        """Wait for room while the streams take something. A single larger piece may go, alone."""
+        """Wait for room while the streams accept something. A single larger piece may be written alone."""
 
         def there_is() -> bool:
             return not self._held or self._held + size <= self._held_most
@@ -175,7 +175,7 @@ class OutputThread:
         except RuntimeError:  # at its end Python starts no more threads
             return False
         self._thread = thread
-        atexit.register(self.join)  # Python takes the streams away at its end, also from a thread that writes
+        atexit.register(self.join)  # at its end Python closes the streams, also for a thread that writes
         return True
 
     # --------------------------------------------------------------------------------------------------- in our thread
@@ -202,7 +202,7 @@ class OutputThread:
             del item
 
     def _next(self) -> _Text | _Call:
-        """Take the next piece: of a long text its beginning, and short ones for one stream together."""
+        """Return the next piece: of a long text its beginning, and short ones for one stream together."""
         item = self._waiting.popleft()
         if isinstance(item, _Call):
             return item
@@ -230,17 +230,17 @@ class OutputThread:
             try:
                 item.stream.write(item.text)
             except UnicodeEncodeError:
-                item.stream.write(_sayable(item.stream, item.text))
+                item.stream.write(_encodable(item.stream, item.text))
             flush = getattr(item.stream, "flush", None)
             if flush is not None:
                 flush()
-        except BaseException as error:  # noqa: BLE001  (a stream is the user's; that it cannot be written is said once)
-            self._complain(item, error)
+        except BaseException as error:  # noqa: BLE001  (a stream is the user's; there is one warning)
+            self._warn_once(item, error)
 
-    def _complain(self, item: _Text, error: BaseException) -> None:
-        if any(stream is item.stream for stream in self._complained):
+    def _warn_once(self, item: _Text, error: BaseException) -> None:
+        if any(stream is item.stream for stream in self._warned_streams):
             return
-        self._complained.append(item.stream)
+        self._warned_streams.append(item.stream)
         log.warning(
             "what tasks print on %s cannot be written, and is dropped: %s of this process raises %s",
             _NAMES[item.number],
@@ -249,8 +249,8 @@ class OutputThread:
         )
 
 
-def _sayable(stream: Any, text: str) -> str:
-    """Replace what the stream's encoding has no character for."""
+def _encodable(stream: Any, text: str) -> str:
+    """Replace characters that the stream's encoding does not have."""
     encoding = getattr(stream, "encoding", None)
     if not isinstance(encoding, str):
         encoding = "ascii"
@@ -260,5 +260,5 @@ def _sayable(stream: Any, text: str) -> str:
         return text.encode("ascii", "replace").decode()
 
 
-def _note(count: int) -> str:
+def _omission_notice(count: int) -> str:
     return f"\n[{count:,} characters of output are left out here: the stream was not read for too long]\n"

@@ -1,12 +1,12 @@
 """An application's setups: what each worker does before its first task of this application.
 
-    run_everywhere, %%concurrent_setup --> Setups.add --> every function that is sent from then on holds it
-                                                      --> rounds of tasks that do nothing else, one for each slot
-    notes of workers (SetupRan) --> Everywhere: who has run it, and with what result
+    run_everywhere, %%concurrent_setup --> WorkerSetups.add --> contained in every function that is sent from then on
+                                                            --> rounds of tasks that do nothing else, one for each slot
+    notes of workers (SetupRan) --> EverywhereCall: which workers have run it, and with what result
 
-That a setup runs before a task is certain, because it travels with the task's function. The rounds only see to it that
-the workers that there are now run it soon: where a task of a round comes to a worker that has run the setup, it waits
-for a moment, so that the others come to other workers.
+A setup certainly runs before a task, because it travels with the task's function. The rounds only let workers that
+exist now run it soon: where a task of a round comes to a worker that has run the setup, it waits for a moment, so that
+the others come to other workers.
 """
 
 import threading
@@ -24,66 +24,77 @@ from concurrent_nb.shipping.functions.pickled_functions import PickledFunction
 from concurrent_nb.shipping.functions.setups import Setup, prepared
 from concurrent_nb.shipping.runtime.notes import SetupRan
 
-#: rounds of tasks that are sent for a setup; who has not run it then, does so before its first task
+#: rounds of tasks that are sent for a setup; other workers run it before their first task
 ROUNDS_MAX: Final = 10
-#: what a task of a round waits in a worker that has run the setup, at first and at most
+#: seconds that a task of a round waits in a worker that has run the setup: in the first round, and at most
 HOLD_S: Final = 0.05
 HOLD_MAX_S: Final = 0.5
-#: functions with setups that are kept, the last ones
-KEPT: Final = 128
+#: how many functions with setups are kept: the ones that were used last
+CACHED_FUNCTIONS: Final = 128
 
-#: sends so many tasks that run setups and wait so many seconds where they had run; gives their futures
+#: called with (function, name, count, hold_s): sends tasks that run setups, or wait where they had run
 Send = Callable[[PickledFunction, str, int, float], list[TaskFuture]]
 
 
 class EverywhereCall:
-    """A setup: who has run it so far, and with what result. Later workers run it before their first task.
+    """The results of a setup, by worker: what `ApplicationNode.run_everywhere` returns. Later workers are added.
 
-    Workers are named by host and process id, as in "node7:4711". Safe to use from many threads.
+    >>> setup = app.run_everywhere(len, [1, 2, 3])
+    >>> set(setup.result().values()), len(setup.workers)
+    ({3}, 2)
+    >>> setup.remove()
+
+    Workers are named by host and process id, such as "node7:4711". May be used from many threads.
     """
 
     def __init__(self, name: str, remove: Callable[[], None]) -> None:
         self.name = name
-        self.expected = 0  #: workers that there were when it was last asked; 0 until that is known
+        self.expected = 0  #: workers that existed at the last count; 0 until that is known
         self._remove = remove
         self._changed = threading.Condition()
-        self._told: dict[str, SetupRan] = {}
-        self._failure: BaseException | None = None  # why nobody runs it any more
+        self._runs: dict[str, SetupRan] = {}
+        self._failure: BaseException | None = None  # why no worker runs it any more
         self._is_settled = False
 
     @property
     def results(self) -> dict[str, Any]:
         """What it has returned, by worker, so far."""
-        return {worker: told.value for worker, told in self._snapshot() if told.ok}
+        return {worker: run.value for worker, run in self._snapshot() if run.ok}
 
     @property
     def errors(self) -> dict[str, SetupFailed]:
-        """How it has failed, by worker, so far. Tasks that come to these workers fail with SetupFailed."""
+        """How it has failed, by worker, so far. Tasks that come to these workers end with SetupFailed."""
         return {
-            worker: SetupFailed(f"setup {self.name!r} has failed in worker {worker}:\n{told.text}")
-            for worker, told in self._snapshot()
-            if not told.ok
+            worker: SetupFailed(f"setup {self.name!r} has failed in worker {worker}:\n{run.text}")
+            for worker, run in self._snapshot()
+            if not run.ok
         }
 
     @property
     def workers(self) -> list[str]:
-        """Those that have run it, in the order in which they told."""
+        """The workers that have run it, in the order in which they reported it."""
         return [worker for worker, _ in self._snapshot()]
 
     @property
     def slowest_s(self) -> float:
-        """The longest that it has taken a worker, in seconds."""
-        return max((told.elapsed_s for _, told in self._snapshot()), default=0.0)
+        """The longest time that it has taken in a worker, in seconds."""
+        return max((run.elapsed_s for _, run in self._snapshot()), default=0.0)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the workers that there are have run it, or one has failed. False after `timeout_s` seconds."""
+        """Wait until all workers that exist have run it, or one has failed. False after `timeout_s` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self._is_settled, timeout_s)
 
     def result(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """Wait until the workers that there are have run it; give what it returned, by worker.
+        """Wait until all workers that exist have run it; return what it has returned, by worker.
 
-        Raises SetupFailed if it failed in any of them, or killed them; TimeoutError; MasterLost.
+        Args:
+            timeout_s: seconds to wait; None: without a limit.
+
+        Raises:
+            SetupFailed: it has failed in a worker, or killed workers.
+            TimeoutError: after `timeout_s` seconds.
+            MasterLost: the cluster is gone.
         """
         if not self.wait(timeout_s):
             raise TimeoutError(f"setup {self.name!r} has not run in all workers within {timeout_s:g} s")
@@ -94,31 +105,31 @@ class EverywhereCall:
         return self.results
 
     def remove(self) -> None:
-        """Have no more workers run it. What it has done in workers stays there."""
+        """Do not run it in more workers. Its effects in workers stay."""
         self._remove()
 
     def _snapshot(self) -> list[tuple[str, SetupRan]]:
         with self._changed:
-            return list(self._told.items())
+            return list(self._runs.items())
 
     def __repr__(self) -> str:
         failed = len(self.errors)
         failures = f", failed in {failed}" if failed else ""
-        there = f" of {self.expected}" if self.expected > len(self._told) else ""
-        return f"<setup {self.name}: run by {len(self._told)}{there} workers{failures}>"
+        there = f" of {self.expected}" if self.expected > len(self._runs) else ""
+        return f"<setup {self.name}: run by {len(self._runs)}{there} workers{failures}>"
 
     # ------------------------------------------------------------------------------------ for the application's threads
 
-    def ran(self, told: SetupRan) -> None:
-        """Take a worker's word."""
+    def ran(self, run: SetupRan) -> None:
+        """Add the result of a worker."""
         with self._changed:
-            self._told[told.worker] = told
-            if not told.ok:
+            self._runs[run.worker] = run
+            if not run.ok:
                 self._is_settled = True
             self._changed.notify_all()
 
     def settle(self, failure: BaseException | None = None) -> None:
-        """Let those go on who wait."""
+        """Let waiting threads continue; with a `failure`, `result` raises it."""
         with self._changed:
             self._failure = failure
             self._is_settled = True
@@ -130,20 +141,20 @@ class WorkerSetups:
 
     Args:
         send: see `Send`.
-        ask: gives how many workers there are now.
-        later: has something done in a thread where that may take a moment.
+        count_workers: returns the number of workers now.
+        call_later: calls a function in a thread where that may take a moment.
     """
 
-    def __init__(self, send: Send, ask: Callable[[], int], later: Callable[..., None]) -> None:
-        self.are_there = False  #: an attribute, because it is asked for with each task
+    def __init__(self, send: Send, count_workers: Callable[[], int], call_later: Callable[..., None]) -> None:
+        self.are_there = False  #: whether there are any; an attribute, because it is read for each task
         self.names: dict[bytes, frozenset[str]] = {}  #: that they bind in workers, by place
         self._send = send
-        self._ask = ask
-        self._later = later
+        self._count_workers = count_workers
+        self._call_later = call_later
         self._lock = threading.Lock()
         self._setups: dict[bytes, tuple[Setup, EverywhereCall]] = {}  # by place
-        self._kept: OrderedDict[tuple[bytes, ...], PickledFunction] = OrderedDict()
-        self._key: tuple[bytes, ...] = ()  # which setups a function has that is sent now
+        self._cached: OrderedDict[tuple[bytes, ...], PickledFunction] = OrderedDict()
+        self._key: tuple[bytes, ...] = ()  # of the setups in a function that is sent now
 
     def add(self, setup: Setup, names: frozenset[str] = frozenset()) -> EverywhereCall:
         """Have all workers run a setup: soon, and later ones before their first task. It replaces that of its place."""
@@ -152,27 +163,27 @@ class WorkerSetups:
             self._setups[setup.place] = setup, handle
             self.names[setup.place] = names
             self._renew()
-        self._later(self._round, setup, handle, 0)
+        self._call_later(self._round, setup, handle, 0)
         return handle
 
     def prepared(self, function: PickledFunction, environment: Environment | None) -> PickledFunction:
-        """Give a function with the setups that it needs, in the environment that both are to run in."""
+        """Return a function with the setups that it needs, in the environment in which both are to run."""
         with self._lock:
             key = (function.digest, *self._key, environment.digest if environment is not None else b"")
-            found = self._kept.get(key)
+            found = self._cached.get(key)
             if found is None:
                 found = prepared(function, [setup for setup, _ in self._setups.values()], environment)
                 if function.lease is None:  # what is large is not kept for a call that may never come
-                    self._kept[key] = found
-                    if len(self._kept) > KEPT:
-                        self._kept.popitem(last=False)
+                    self._cached[key] = found
+                    if len(self._cached) > CACHED_FUNCTIONS:
+                        self._cached.popitem(last=False)
             return found
 
-    def ran(self, told: SetupRan) -> None:
-        """Take the word of a worker that has run one."""
+    def ran(self, run: SetupRan) -> None:
+        """Add the result of a worker to the setup that it has run."""
         for setup, handle in list(self._setups.values()):
-            if setup.id == told.setup:
-                handle.ran(told)
+            if setup.id == run.setup:
+                handle.ran(run)
 
     def _remove(self, setup: Setup) -> None:
         with self._lock:
@@ -182,7 +193,7 @@ class WorkerSetups:
                 self._renew()
 
     def _break(self, setup: Setup, why: str) -> None:
-        """Have no worker try a setup again that kills them; tasks that need it fail."""
+        """Mark a setup that kills its workers: no worker runs it again, and tasks that need it fail."""
         with self._lock:
             current, handle = self._setups.get(setup.place, (None, None))
             if current is not None and handle is not None and current.id == setup.id:
@@ -191,14 +202,14 @@ class WorkerSetups:
 
     def _renew(self) -> None:
         self.are_there = bool(self._setups)
-        self._kept.clear()
+        self._cached.clear()
         self._key = tuple(setup.id for setup, _ in self._setups.values())
 
     # ----------------------------------------------------------------------------------------------------- the rounds
 
     def _round(self, setup: Setup, handle: EverywhereCall, number: int) -> None:
-        """Send tasks for the workers that there are, unless all have run it."""
-        handle.expected = self._ask()
+        """Send tasks for the workers that exist, unless all have run it."""
+        handle.expected = self._count_workers()
         enough = 0 < handle.expected <= len(handle.workers)
         if enough or number >= ROUNDS_MAX or setup.place not in self._setups or handle.errors:
             handle.settle()
@@ -210,7 +221,7 @@ class WorkerSetups:
         hold_s = min(HOLD_S * 2**number, HOLD_MAX_S)
         try:
             futures = self._send(prepared(None, until, TRACKER.current()), setup.name, max(1, handle.expected), hold_s)
-        except Exception as error:  # noqa: BLE001  (the application is closed, or its cluster has gone: who waits is told)
+        except Exception as error:  # noqa: BLE001  (the application is closed, or its cluster is gone: `result` raises it)
             handle.settle(error)
             return
         left = len(futures)
@@ -219,12 +230,12 @@ class WorkerSetups:
             nonlocal left
             left -= 1  # all end in the application's thread
             if not left:
-                self._later(self._round_over, setup, handle, number, futures)
+                self._call_later(self._round_ended, setup, handle, number, futures)
 
         for future in futures:
             future.add_done_callback(ended)
 
-    def _round_over(self, setup: Setup, handle: EverywhereCall, number: int, futures: list[TaskFuture]) -> None:
+    def _round_ended(self, setup: Setup, handle: EverywhereCall, number: int, futures: list[TaskFuture]) -> None:
         errors = [future.exception() for future in futures if not future.cancelled()]
         died = next((error for error in errors if isinstance(error, WorkerDied)), None)
         if died is not None:

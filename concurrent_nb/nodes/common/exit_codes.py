@@ -1,8 +1,8 @@
-"""Exit codes with which a node tells its owner why it has ended."""
+"""Exit codes of nodes, by which their owner knows why they have ended."""
 
 from typing import Final
 
-#: the node cannot work as it is configured, so starting it again is no use
+#: the configuration is wrong, so it is useless to start the node again
 REFUSED: Final = 2
 #: the initializer of a slave's workers has failed
 NOT_INITIALIZED: Final = 3

@@ -1,4 +1,4 @@
-"""Ask for a slave's kernel, and have a connection file for it that any Jupyter client on this machine takes."""
+"""Open a slave's kernel, and write a connection file for it that any Jupyter client on this machine can use."""
 
 import hashlib
 from pathlib import Path
@@ -13,9 +13,9 @@ from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 from concurrent_nb.wire.messages import KernelAccess
 
-#: names the cluster of a kernel, in its environment: by name, or by the path of its connection file
+#: environment variable with the cluster of a kernel: its name, or the path of its connection file
 CONNECTION_VARIABLE: Final = "CONCURRENT_NB_CONNECTION"
-#: the master answers sooner, with what it knows
+#: the master answers sooner than that
 CALL_TIMEOUT_S: Final = OPEN_WITHIN_S + 5.0
 
 
@@ -23,19 +23,19 @@ class KernelFile(NamedTuple):
     """A Jupyter connection file for a slave's kernel."""
 
     path: Path
-    is_ours: bool  #: we have written it; else the slave has, on this machine, and takes it away itself
+    is_ours: bool  #: this process has written it; else the slave has, on this machine, and removes it
 
 
 def open_kernel(info: ConnectionFile, slave: str) -> KernelFile:
-    """Have a slave of a cluster be a kernel; give the place of a connection file for it.
+    """Open the kernel of a slave, and return a connection file for it.
 
     Raises AccessRefused without an admin's token, ConfigurationError for an unknown slave, KernelUnavailable if the
-    slave cannot be one, MasterUnreachable if no master answers.
+    slave cannot open a kernel, MasterUnreachable if no master answers.
     """
     token = info.tokens.get("admin")
     if token is None:
         raise AccessRefused(
-            f"the connection file of cluster {info.name!r} has no token for an admin, who alone may look in"
+            f"the connection file of cluster {info.name!r} has no admin's token, which opening a kernel needs"
         )
     with ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S) as control:
         access = access_of(control.call("open_kernel", slave=slave))
@@ -51,7 +51,7 @@ def open_kernel(info: ConnectionFile, slave: str) -> KernelFile:
 
 
 def attach_command(path: Path) -> str:
-    """Give the command that attaches to a kernel: Jupyter finds what lies in its runtime folder by name."""
+    """Return the command that attaches to a kernel: Jupyter finds the files in its runtime folder by name."""
     from jupyter_core.paths import jupyter_runtime_dir
 
     name = path.name if path.parent == Path(jupyter_runtime_dir()) else str(path)
@@ -59,6 +59,6 @@ def attach_command(path: Path) -> str:
 
 
 def file_for(access: KernelAccess) -> Path:
-    """Give the place of a kernel's connection file, the same one on the slave's side and on the asker's."""
+    """Return the path of a kernel's connection file: the same for the slave and for a client on its machine."""
     digest = hashlib.sha256(f"{access.ip} {access.shell_port} {access.curve_publickey}".encode()).hexdigest()
     return connection_file.folder_to_write() / f"kernel-slave-{digest[:12]}.json"

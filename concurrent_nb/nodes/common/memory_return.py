@@ -1,7 +1,4 @@
-"""Give memory back to the system that this process has freed: C's allocator keeps it for itself otherwise.
-
-With glibc 2.33 or later only; elsewhere nothing is done, and the allocator does what it does.
-"""
+"""Return freed memory to the system, which C's allocator otherwise keeps. Only with glibc 2.33 or later."""
 
 import asyncio
 import ctypes
@@ -10,10 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-#: how often to look
+#: seconds between two checks
 CHECK_S: Final = 3.0
-#: so much that was freed is worth the milliseconds that it takes to give it back
-WORTH_BYTES: Final = 8 * 1024 * 1024
+#: least freed memory that is worth the milliseconds that its return takes
+TRIM_BYTES_MIN: Final = 8 * 1024 * 1024
 
 
 class _Info(ctypes.Structure):
@@ -43,35 +40,35 @@ def resident_bytes() -> int:
 
 
 class LibcAllocator:
-    """C's allocator, where it can be asked to give back what is free."""
+    """C's allocator."""
 
     def __init__(self, trim: Callable[[int], int], info: Callable[[], _Info]) -> None:
         self._trim = trim
         self._info = info
-        self._least = self.free_bytes  # since the last time
+        self._free_min = self.free_bytes  # since the last time
         self._resident = resident_bytes()  # after the last time
 
     @property
     def free_bytes(self) -> int:
-        """Return how much is free in it, whether or not the system has it back."""
+        """Return how much is free in it, whether or not it was returned to the system."""
         free: int = self._info().fordblks
         return free
 
-    def look(self) -> bool:
-        """Give back what is free, if much was freed since the last time; say whether it was."""
+    def trim_if_worthwhile(self) -> bool:
+        """Return free memory to the system, if much was freed since the last time; return whether it was."""
         free = self.free_bytes
-        # What was taken and freed between two looks shows in the size of the process alone.
-        has_grown = free >= WORTH_BYTES and resident_bytes() >= self._resident + WORTH_BYTES
-        if free < self._least + WORTH_BYTES and not has_grown:
-            self._least = min(self._least, free)
+        # What was allocated and freed between two checks is visible only in the size of the process.
+        has_grown = free >= TRIM_BYTES_MIN and resident_bytes() >= self._resident + TRIM_BYTES_MIN
+        if free < self._free_min + TRIM_BYTES_MIN and not has_grown:
+            self._free_min = min(self._free_min, free)
             return False
         self._trim(0)  # without the interpreter's lock: other threads go on
-        self._least, self._resident = self.free_bytes, resident_bytes()
+        self._free_min, self._resident = self.free_bytes, resident_bytes()
         return True
 
 
 def find_allocator() -> LibcAllocator | None:
-    """Give this process's allocator; None if it cannot be asked."""
+    """Return this process's allocator; None if it cannot return memory on request."""
     if sys.platform != "linux":
         return None
     try:
@@ -84,9 +81,9 @@ def find_allocator() -> LibcAllocator | None:
     return LibcAllocator(trim, info)
 
 
-async def keep_giving_back() -> None:
-    """Look every CHECK_S seconds."""
+async def trim_periodically() -> None:
+    """Return freed memory every CHECK_S seconds, if there is enough."""
     allocator = find_allocator()
     while allocator is not None:
         await asyncio.sleep(CHECK_S)
-        allocator.look()
+        allocator.trim_if_worthwhile()

@@ -1,11 +1,11 @@
-"""Applications in tasks: what such a one waits for runs on the same cluster, and may need the slot of its own task.
+"""Applications in tasks: they wait for tasks on the same cluster, which may need the slot of their own task.
 
-A worker puts a function here that takes whether the applications of its process have unanswered tasks, and calls it
-with every turn of theirs. So a task that waits for its own tasks, in whatever way, is known to be blocked, and the
-slave lets another worker have its slot (workers/slave_side/pool_scheduler.py). In other processes there is none.
+A worker sets a function here, which the applications of its process call with every turn of their loops. So a task that
+waits for its own tasks, in any way, is known to be blocked, and the slave lets another worker use its slot
+(workers/slave_side/pool_scheduler/). Other processes set none.
 """
 
 from collections.abc import Callable
 
-#: takes whether tasks of an application of this process are unanswered; None where no task runs
+#: called with whether an application of this process has unanswered tasks; None in a process that runs no tasks
 note_blocked: Callable[[bool], None] | None = None

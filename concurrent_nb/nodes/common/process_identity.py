@@ -1,4 +1,4 @@
-"""Whether a process of this host is there: its pid, and when it began, because pids are used again."""
+"""Whether a process of this machine is alive: by its pid and its start time, because pids are used again."""
 
 import os
 import socket
@@ -8,34 +8,34 @@ from pathlib import Path
 from typing import Final
 
 LINUX: Final = sys.platform == "linux"
-#: of a host's name, so many characters are told
+#: most characters of a machine's name that are sent
 HOST_MAX: Final = 100
 
 
-def name_of_host() -> str:
-    """Give the name by which this host is known."""
+def host_name() -> str:
+    """Return the name of this machine."""
     return socket.gethostname()[:HOST_MAX]
 
 
-def own_begun() -> float | None:
-    """Give when this process began, None where that cannot be found out."""
+def own_start_time() -> float | None:
+    """Return when this process started; None if the system does not report it."""
     try:
-        return begun(os.getpid())
+        return start_time(os.getpid())
     except OSError:
         return None
 
 
-def begun(pid: int) -> float | None:
-    """Give when a process began, by a clock of its host; None if there is none, or it has ended.
+def start_time(pid: int) -> float | None:
+    """Return when a process started, by a clock of its machine; None if there is none, or it has ended.
 
-    Raises OSError if that cannot be found out now.
+    Raises OSError if the system does not report it now.
     """
     if LINUX:
         try:
-            told = Path(f"/proc/{pid}/stat").read_bytes()
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        state, *fields = told.rpartition(b")")[2].split()
+        state, *fields = stat.rpartition(b")")[2].split()
         return None if state in b"ZX" else float(fields[18])
     import psutil  # here, because it takes 20 ms
 
@@ -48,18 +48,20 @@ def begun(pid: int) -> float | None:
         raise OSError(str(error)) from error
 
 
-def seen_from_here(host: str, pid: int, since: float | None) -> Callable[[], bool]:
-    """Give what says whether a node's process is there. Of one that cannot be seen from here it says so for ever.
+def liveness_check(host: str, pid: int, since: float | None) -> Callable[[], bool]:
+    """Return a function that returns whether a node's process is alive; always True if it is on another machine.
 
     Args:
-        host, pid, since: of the process, as it has told: its host's name, and what `begun` gave there.
+        host: name of the process's machine, as the process has reported it.
+        pid: of the process.
+        since: its start time, as `start_time` has returned it there.
     """
 
     def is_alive() -> bool:
         try:
-            return begun(pid) == since
-        except OSError:  # nobody can say now
+            return start_time(pid) == since
+        except OSError:  # unknown now
             return True
 
-    is_here = since is not None and pid > 0 and host == name_of_host() and is_alive()
+    is_here = since is not None and pid > 0 and host == host_name() and is_alive()
     return is_alive if is_here else lambda: True

@@ -1,11 +1,11 @@
-"""What the master takes of one node at once, and how the jobs of an application share it. Pure.
+"""How much the master accepts from one node at a time, and how the jobs of an application share it. Pure.
 
-The master announces its limits when an application registers. What is over them waits in the application (`ledger`), so
-a user who submits a million tasks is slowed, and not refused.
+The master announces its limits when an application registers. Tasks beyond them wait in the application's client core,
+so a user who submits a million tasks is slowed down, and not refused.
 
-Of several jobs none may take all: a job may have SHARE times as much at the master as is then still free (dynamic
-thresholds, as in switches that share their memory). One job alone fills 7/8 of the limit. The next one finds room at
-once, however large the first is, and as answers come all get the same.
+No job may use all: a job may have SHARE times as much at the master as is then still free (dynamic thresholds, as in
+switches that share their memory). One job alone uses 7/8 of the limit. The next one finds room immediately, however
+large the first is, and as results come all get the same.
 """
 
 import sys
@@ -14,18 +14,18 @@ from typing import Any, Final
 
 from concurrent_nb.errors import ProtocolError
 
-#: a job may have so many times as much at the master as is free
+#: a job may have this many times as much at the master as is free
 SHARE: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What the master takes of one node at once."""
+    """How much the master accepts from one node at a time."""
 
-    tasks: int = sys.maxsize  #: of an application, that have no answer yet
-    bytes: int = sys.maxsize  #: of their arguments and functions, as far as they travel
-    segments: int = sys.maxsize  #: of shared memory that it is to have open
-    object: int = sys.maxsize  #: bytes of one result of a slave that travels
+    tasks: int = sys.maxsize  #: of an application, without an outcome
+    bytes: int = sys.maxsize  #: of their arguments and functions, without those in shared memory
+    segments: int = sys.maxsize  #: of shared memory that the master must keep open
+    object: int = sys.maxsize  #: bytes of one result of a slave that is not in shared memory
 
 
 #: of a master that announces none
@@ -33,8 +33,8 @@ UNLIMITED: Final = Quota()
 _NAMES: Final = ("tasks", "bytes", "segments", "object")
 
 
-def announced(limits: Any) -> Quota:
-    """Read what a master has announced; what is absent has no limit. Raises ProtocolError."""
+def parse_limits(limits: Any) -> Quota:
+    """Read the limits of a master; those that are missing do not apply. Raises ProtocolError."""
     if limits is None:
         return UNLIMITED
     if not isinstance(limits, dict):
@@ -47,6 +47,6 @@ def announced(limits: Any) -> Quota:
 
 
 def room(limit: int, used: int, own: int) -> int:
-    """Say how much more a job may have at the master: it has `own` there, and all jobs together `used`."""
+    """Return how much more a job may have at the master: it has `own` there, and all jobs together have `used`."""
     free = limit - used
     return min(free, (SHARE * free - own) // (SHARE + 1)) if own else min(free, max(1, SHARE * free // (SHARE + 1)))

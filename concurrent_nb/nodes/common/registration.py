@@ -1,4 +1,4 @@
-"""How a node joins a cluster: it registers over the control channel and gets what it needs for the compute channel."""
+"""How a node joins a cluster: it registers over the control channel, whose answer describes the compute channel."""
 
 import contextlib
 import os
@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from concurrent_nb.errors import AccessRefused, ConcurrentError, ProtocolError, VersionMismatch
 from concurrent_nb.ids import SessionId
-from concurrent_nb.nodes.common.process_identity import name_of_host, own_begun
-from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, announced
+from concurrent_nb.nodes.common.process_identity import host_name, own_start_time
+from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, parse_limits
 from concurrent_nb.object_store import segments
 from concurrent_nb.transport.compute import ComputeClient
 from concurrent_nb.transport.connection_file import ConnectionFile
@@ -23,7 +23,7 @@ CALL_TIMEOUT_S: Final = 5.0
 
 
 def versions() -> dict[str, Any]:
-    """Tell the versions of this node that must fit those of the cluster."""
+    """Return the versions of this node, which must fit those of the cluster."""
     return {
         "protocol": PROTOCOL_VERSION,
         "python": ".".join(platform.python_version_tuple()[:2]),
@@ -32,7 +32,7 @@ def versions() -> dict[str, Any]:
 
 
 def check_versions(theirs: dict[str, Any], who: str) -> None:
-    """Refuse a node whose pickles or messages the others could not read; the message names both versions.
+    """Raise VersionMismatch, with both versions, for a node whose pickles or messages the others could not read.
 
     Pickled code needs the same minor version of Python on both sides, and the same major version of cloudpickle.
     """
@@ -51,44 +51,44 @@ def _major(version: str) -> str:
 
 @dataclass(eq=False, slots=True)
 class Membership:
-    """A node's place in a cluster."""
+    """A node's membership in a cluster."""
 
     session_id: SessionId
-    secret: str  #: proves to the control channel that the session is ours
+    secret: str  #: proves to the control channel that the session belongs to this node
     epoch: int
-    name: str  #: what the master calls the node
-    interval_s: float  #: seconds between two signs of life
-    silence_s: float  #: after this long without a sign of life the other side is asked, or given up
+    name: str  #: the node's name at the master
+    interval_s: float  #: most seconds between two envelopes
+    silence_s: float  #: seconds without an envelope after which to ask for a heartbeat, or to give the peer up
     link: ComputeClient
     control: ControlClient
     role: str
-    master_ip: str  #: where the master's compute channel is
-    shares_memory: bool  #: node and master are on one host, and each can open what the other shares
-    quota: Quota = UNLIMITED  #: what the master takes of one application at once
+    master_ip: str  #: address of the master's compute channel
+    shares_memory: bool  #: node and master are on one machine, and each can open the other's shared memory
+    quota: Quota = UNLIMITED  #: how much the master accepts from one application
 
     @property
     def _credentials(self) -> dict[str, str]:
         return {"session": self.session_id.hex(), "secret": self.secret}
 
     def still_known(self) -> bool:
-        """Ask the master over the control channel whether the session lives. Raises MasterUnreachable."""
+        """Return whether the master still has the session, over the control channel. Raises MasterUnreachable."""
         return bool(self.control.call(f"heartbeat_{self.role}", **self._credentials))
 
     def status(self) -> dict[str, Any]:
-        """Ask the master what there is; of jobs, those of our own principal. Raises MasterUnreachable."""
+        """Return the master's status; of jobs, those of the own principal. Raises MasterUnreachable."""
         answer = self.control.call("status", **self._credentials)
         assert isinstance(answer, dict)
         return answer
 
     def leave(self) -> None:
         """Unregister, if the master can be reached, and close the link."""
-        # If it is gone already, or has another life by now, we are no member either way.
+        # If the master has ended, or was started anew, the membership is over anyway.
         with contextlib.suppress(ConnectionError, ProtocolError, AccessRefused):
             self.control.call(f"unregister_{self.role}", **self._credentials)
         self.close()
 
     def close(self) -> None:
-        """Close link and connection, saying nothing."""
+        """Close link and connection, without a message."""
         self.link.close()
         self.control.close()
 
@@ -99,8 +99,8 @@ def register(
     """Register as a "client" or a "slave" at the master that `info` describes.
 
     Args:
-        former: a client's last place, which ends when the new one is heard.
-        facts: what the method register_<role> takes besides key and versions.
+        former: a client's last membership, which ends when the first envelope of the new one comes.
+        facts: further parameters of the method register_<role>.
 
     Raises MasterUnreachable, AccessRefused, VersionMismatch, LimitExceeded or ProtocolError.
     """
@@ -108,7 +108,7 @@ def register(
     if token is None:
         raise AccessRefused(f"the connection file of cluster {info.name!r} has no token for a {role}: get a full copy")
     if role == "client":
-        facts = {"begun": own_begun(), **facts}
+        facts = {"begun": own_start_time(), **facts}
     if former is not None:
         facts = {**facts, "replaces": former.session_id.hex(), "replaces_secret": former.secret}
     control = ControlClient(info.endpoints, token, info.certificate_pem, timeout_s=CALL_TIMEOUT_S)
@@ -120,13 +120,13 @@ def register(
                 key=keys.public.decode(),
                 versions=versions(),
                 memory=memory,
-                host=name_of_host(),
+                host=host_name(),
                 pid=os.getpid(),
                 **facts,
             )
         if answer["master_key"] != info.master_key:
-            raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file says")
-        quota = announced(answer.get("limits"))
+            raise AccessRefused(f"the master of cluster {info.name!r} has another key than the connection file")
+        quota = parse_limits(answer.get("limits"))
         session_id = SessionId(bytes.fromhex(answer["session"]))
         master_key = info.master_key.encode()
         master_ip = answer["compute"].removeprefix("tcp://").rpartition(":")[0].strip("[]")
@@ -147,23 +147,23 @@ def register(
     )
 
 
-# A node shows the master a piece of shared memory when it registers. If the master can open that, it shows one of its
-# own; if the node can open that, large buffers need not travel between the two.
+# A node sends the handle of a small segment of shared memory when it registers. If the master can open it, the answer
+# has one of the master's; if the node can open that, large buffers stay in shared memory between the two.
 
 
 def as_json(handle: segments.SegmentHandle) -> list[Any]:
-    """Describe a piece of our shared memory for another process."""
+    """Return a handle as JSON."""
     return [handle.segment.hex(), handle.pid, handle.fd, handle.size]
 
 
 def can_open(shown: Any) -> bool:
-    """Say whether we can open what another process has shown, as `as_json` does."""
+    """Return whether this process can open a segment of another one, as from `as_json`."""
     if shown is None or not segments.is_available():
         return False
     try:
         segment, pid, fd, size = shown
         opened = segments.open_segment(segments.SegmentHandle(bytes.fromhex(segment), int(pid), int(fd), int(size)))
-    except (segments.CannotOpen, TypeError, ValueError):  # another host, another user, or nonsense: nothing is shared
+    except (segments.CannotOpen, TypeError, ValueError):  # another machine, another user, or an invalid handle
         return False
     os.close(opened)
     return True

@@ -1,4 +1,4 @@
-"""Fresh worker processes for a whole cluster, and how far that is. Used by Cluster, the command line and the magics."""
+"""Replace all worker processes of a cluster. Used by Cluster, the command line and the magics."""
 
 import time
 from collections.abc import Callable
@@ -9,45 +9,45 @@ from concurrent_nb.errors import ClusterError
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.control_client import ControlClient
 
-#: the cluster is asked how far it is at first after so long, then less and less often
-ASK_S: Final = 0.02
-ASK_AT_LEAST_S: Final = 0.5
+#: seconds until the first query of the progress, then longer and longer until POLL_MAX_S
+POLL_S: Final = 0.02
+POLL_MAX_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """A restart that is done."""
+    """A finished restart."""
 
     workers: int  #: that were replaced
     elapsed_s: float
 
 
 def restart_workers(
-    info: ConnectionFile, *, now: bool = False, told: Callable[[int, int], None] = lambda left, total: None
+    info: ConnectionFile, *, now: bool = False, on_progress: Callable[[int, int], None] = lambda left, total: None
 ) -> Restarted:
-    """Have fresh processes in the place of all workers of a cluster; return when they are ready.
+    """Replace all worker processes of a cluster; return when the new ones are ready.
 
-    Nothing is lost and nothing fails, whosever it is: what runs ends first, or with `now` is stopped and runs again.
+    No task of any application fails: running tasks end first, or with `now` are stopped and run again.
 
     Args:
-        now: do not wait for what runs.
-        told: called with the number of workers that are still to be replaced, and with that of all, now and then.
+        now: do not wait for running tasks.
+        on_progress: called from time to time with the number of workers that are still to be replaced, and of all.
 
-    What is raised while this waits (KeyboardInterrupt, say) does not end the restart. Raises MasterUnreachable, and
-    AccessRefused if the connection file has no admin's token.
+    The restart goes on if this function raises an error while it waits, KeyboardInterrupt for example. Raises
+    MasterUnreachable, and AccessRefused if the connection file has no admin's token.
     """
     token = info.tokens.get("admin") or next(iter(info.tokens.values()))
     control = ControlClient(info.endpoints, token, info.certificate_pem)
     began = time.monotonic()
-    pause_s = ASK_S
+    pause_s = POLL_S
     try:
         total = control.call("restart_workers", now=now)
         if type(total) is not int:
-            raise ClusterError(f"the master has answered {total!r} and not how many workers it restarts")
+            raise ClusterError(f"the master has answered {total!r} instead of the number of workers that it restarts")
         while left := sum(slave["outdated"] for slave in control.call("status")["slaves"]):
-            told(min(left, total), total)
+            on_progress(min(left, total), total)
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, ASK_AT_LEAST_S)
+            pause_s = min(2 * pause_s, POLL_MAX_S)
     finally:
         control.close()
     return Restarted(total, time.monotonic() - began)

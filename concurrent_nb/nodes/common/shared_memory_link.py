@@ -1,10 +1,10 @@
-"""Shared memory between nodes: what a peer has been told of it, and what is done where a peer is on another host.
+"""Shared memory between two nodes: what was announced or sent to a peer, and what to do if it is on another host.
 
-Each hop is a matter between two nodes. Where both can open each other's descriptors, a buffer is a slice, and its
-segment is introduced once in a session, before the first slice of it. Where they cannot, it travels as frames.
+If both nodes can open each other's descriptors, a buffer travels as a slice, and its segment is announced once in a
+session, before its first slice. If they cannot, the content of the buffer travels as frames.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final, Protocol
 
 from concurrent_nb.errors import TooLarge
@@ -19,24 +19,27 @@ from concurrent_nb.wire.session import Session
 #: what a content costs besides its bytes
 _RECORD_BYTES: Final = 300
 
+#: called with the slices whose content was sent to a peer, and the names (`object_id`) of what it no longer has
+ContentsChanged = Callable[[Sequence[m.Slice], Sequence[bytes]], None]
+
 
 def cost_of(slice_: m.Slice) -> int:
-    """Say how many bytes a slice takes where it is told once."""
+    """Return how many bytes a slice costs a node that receives its content."""
     return slice_.size + _RECORD_BYTES
 
 
 class OpenSegments(Protocol):
-    """Segments that are open in this process: its own, or those of others."""
+    """Segments that are open in this process: its own, or those of its peers."""
 
     def handle(self, segment: bytes) -> SegmentHandle | None:
-        """Say how others open a segment; None if it is not open here."""
+        """Return how peers open a segment; None if it is not open here."""
 
     def read(self, slice_: m.Slice) -> Buffer:
-        """Copy a slice. Raises CannotOpen."""
+        """Return a copy of a slice. Raises CannotOpen."""
 
 
 class PeerSegments(OpenSegments, Protocol):
-    """Segments of others. `objects.shelf.Shelf` has it."""
+    """Segments of peers, as `object_store.segment_reader.SegmentReader` keeps them open."""
 
     def add(self, handle: SegmentHandle) -> None:
         """Open a segment. Raises CannotOpen."""
@@ -46,54 +49,63 @@ class PeerSegments(OpenSegments, Protocol):
 
 
 class NullSegmentReader:
-    """The shelf of a node that shares no memory."""
+    """The segment reader of a node that shares no memory."""
 
     def handle(self, segment: bytes) -> SegmentHandle | None:
-        """Say that it is not open here."""
+        """Return None: no segment is open."""
         return None
 
     def read(self, slice_: m.Slice) -> Buffer:
-        """Say that it is not here."""
+        """Raise CannotOpen."""
         raise CannotOpen(f"segment {slice_.segment.hex()[:8]}: this node shares no memory")
 
     def add(self, handle: SegmentHandle) -> None:
-        """Refuse it."""
+        """Raise CannotOpen."""
         raise CannotOpen(f"segment {handle.segment.hex()[:8]}: this node shares no memory")
 
     def drop(self, segments: Sequence[bytes]) -> None:
-        """Do nothing: there is none."""
+        """Do nothing."""
 
 
-class ContentObserver(Protocol):
-    """Hears what a peer that cannot open our memory has of it."""
+class MergedSegments:
+    """All segments that are open in this process: its own, and those of its peers."""
 
-    def got(self, slice_: m.Slice) -> None:
-        """Note that the peer has this from now on."""
+    def __init__(self, peers: OpenSegments, store: ObjectStore | None) -> None:
+        self._peers = peers
+        self._store = store
 
-    def forgot(self, objects: Sequence[bytes]) -> None:
-        """Note that the peer has these, named as `object_id` does, no longer."""
+    def handle(self, segment: bytes) -> SegmentHandle | None:
+        """Return how peers open a segment; None if it is not open here."""
+        own = None if self._store is None else self._store.handle(segment)
+        return own or self._peers.handle(segment)
+
+    def read(self, slice_: m.Slice) -> Buffer:
+        """Return a copy of a slice. Raises CannotOpen."""
+        if self._store is not None and self._store.handle(slice_.segment) is not None:
+            return self._store.read(slice_)
+        return self._peers.read(slice_)
 
 
 def object_id(segment: bytes, offset: int, serial: int) -> bytes:
-    """Name what lies in a slice. What takes its place has another name."""
+    """Return the name of what is stored in a slice. A later content of the same place has another name."""
     return b"%d/%d/%b" % (offset, serial, segment)
 
 
 def objects_of(sizes: m.Sizes) -> tuple[ObjectSize, ...]:
-    """List what lies in shared memory, each once: its name and its size in bytes."""
+    """List the objects in shared memory, each once, with its size in bytes."""
     names = {object_id(slice_.segment, slice_.offset, slice_.serial): slice_.size for slice_ in slices_of(sizes)}
     return tuple(names.items())
 
 
 class AnnouncedSegments:
-    """What one peer knows of our shared memory, in one session.
+    """What one peer has of our shared memory, in one session.
 
     Args:
-        session: with the peer.
-        memory: what we have.
-        shares: whether the peer can open it.
-        holder: hears what the peer has, if it cannot.
-        most_bytes: so much is copied at once for a peer that cannot open it; None: whatever is asked for.
+        session: the session with the peer.
+        memory: the segments that are open here.
+        shares: whether the peer can open them.
+        contents_changed: called when a peer that cannot open them gets or loses a content.
+        most_bytes: limit of what is copied at once for a peer that cannot open them; None for no limit.
     """
 
     def __init__(
@@ -101,130 +113,132 @@ class AnnouncedSegments:
         session: Session,
         memory: OpenSegments,
         shares: bool = False,
-        holder: ContentObserver | None = None,
+        contents_changed: ContentsChanged | None = None,
         most_bytes: int | None = None,
     ) -> None:
         self._session = session
         self._memory = memory
-        self._holder = holder
+        self._contents_changed = contents_changed
         self._most_bytes = most_bytes
-        self._known: set[bytes] = set()
-        self._told: dict[tuple[bytes, int], m.Slice] = {}  # what a peer that cannot open it has, by place
-        self.told_bytes = 0  #: of that
+        self._announced: set[bytes] = set()  # segments that the peer knows
+        self._contents: dict[tuple[bytes, int], m.Slice] = {}  # whose content it has, by place: segment and offset
+        self.content_bytes = 0  #: what those cost
         self.shares = shares
 
     def share(self, shares: bool) -> None:
-        """Note whether the peer can open our memory. What it was told as if it could not counts no more."""
+        """Note whether the peer can open our memory. On a change, forget what was sent to it so far."""
         if shares != self.shares:
             self.shares = shares
-            self._known.clear()
-            self._told.clear()
-            self.told_bytes = 0
+            self._announced.clear()
+            self._contents.clear()
+            self.content_bytes = 0
 
     def outgoing(self, sizes: m.Sizes, buffers: Buffers, *, once: bool = False) -> tuple[m.Sizes, Buffers]:
-        """Give sizes and buffers as this peer can take them; to be called before they are sent.
+        """Return sizes and buffers as this peer can take them; to be called before they are sent.
 
         Args:
-            once: a peer that cannot open our memory gets each slice only once, and keeps it. For what many tasks may
-                refer to; results are not among that.
+            sizes: of each buffer: its length, or its slice.
+            buffers: those that are not in shared memory.
+            once: a peer that cannot open our memory gets the content of each slice once, and keeps it. For what many
+                tasks may refer to, so not for results.
 
-        Raises CannotOpen for a slice of a segment that is not open here, TooLarge for what is over the limit.
+        Raises CannotOpen for a slice of a segment that is not open here, TooLarge above the limit.
         """
         slices = slices_of(sizes)
         if not slices:
             return sizes, buffers
         if not self.shares:
-            size = self.bytes_to_tell(slices) if once else sum(slice_.size for slice_ in slices)
+            size = self.bytes_to_send(slices) if once else sum(slice_.size for slice_ in slices)
             if self._most_bytes is not None and size > self._most_bytes:
                 text = too_large("what lies in shared memory", size, self._most_bytes, "object_bytes")
                 raise TooLarge(text, size, self._most_bytes)
-        if not self.shares and not once:
-            return split_off(joined(sizes, buffers, self._memory.read))
-        if not self.shares:
-            self._tell(slices)
+            if not once:
+                return split_off(joined(sizes, buffers, self._memory.read))
+            self._send_contents(slices)
             return sizes, buffers
-        for segment in {slice_.segment for slice_ in slices} - self._known:
+        for segment in {slice_.segment for slice_ in slices} - self._announced:
             handle = self._memory.handle(segment)
-            if handle is not None:  # the peer will say what it misses
+            if handle is not None:  # else the peer reports what it lacks
                 self._session.send(m.Segment(segment, handle.pid, handle.fd, handle.size))
-                self._known.add(segment)
+                self._announced.add(segment)
         return sizes, buffers
 
-    def _tell(self, slices: Iterable[m.Slice]) -> None:
+    def _send_contents(self, slices: Iterable[m.Slice]) -> None:
         for slice_ in slices:
             place = slice_.segment, slice_.offset
-            former = self._told.get(place)
+            former = self._contents.get(place)
             if former is None or former.serial != slice_.serial:
                 data = self._memory.read(slice_)
                 self._session.send(m.Content(*place, slice_.serial, b"", (slice_.size,)), [[data]])
-                if self._holder is not None:
-                    if former is not None:
-                        self._holder.forgot([object_id(*place, former.serial)])
-                    self._holder.got(slice_)
-                self._told[place] = slice_
-                self.told_bytes += cost_of(slice_) - (0 if former is None else cost_of(former))
-                self._known.add(slice_.segment)
+                if self._contents_changed is not None:
+                    gone = [] if former is None else [object_id(*place, former.serial)]
+                    self._contents_changed([slice_], gone)
+                self._contents[place] = slice_
+                self.content_bytes += cost_of(slice_) - (0 if former is None else cost_of(former))
+                self._announced.add(slice_.segment)
 
-    def bytes_to_tell(self, slices: Iterable[m.Slice]) -> int:
-        """Say how many bytes would travel if these were `outgoing` once."""
+    def bytes_to_send(self, slices: Iterable[m.Slice]) -> int:
+        """Return the cost in bytes of the contents that `outgoing` would send once for these slices."""
         if self.shares:
             return 0
         places = {(slice_.segment, slice_.offset): slice_ for slice_ in slices}
-        return sum([cost_of(slice_) for place, slice_ in places.items() if self._told.get(place) != slice_])
+        return sum([cost_of(slice_) for place, slice_ in places.items() if self._contents.get(place) != slice_])
 
     def segments_with(self, slices: Iterable[m.Slice]) -> int:
-        """Say how many of our segments the peer would have open if these were `outgoing`."""
+        """Return how many of our segments the peer would have open after `outgoing` for these slices."""
         if not self.shares:
             return 0
-        return len(self._known) + len({slice_.segment for slice_ in slices} - self._known)
+        return len(self._announced) + len({slice_.segment for slice_ in slices} - self._announced)
 
     def drop_unused(self, in_use: Container[bytes]) -> bool:
-        """Tell the peer of all segments but those `in_use` that they are gone; they come again if they are needed."""
-        return self.dropped([segment for segment in self._known if segment not in in_use])
+        """Have the peer drop all segments but those `in_use`; they are announced again when they are needed."""
+        return self.dropped([segment for segment in self._announced if segment not in in_use])
 
     def dropped(self, segments: Iterable[bytes]) -> bool:
-        """Tell the peer of segments that are gone; say whether it knew any."""
-        known = {segment for segment in segments if segment in self._known}
-        self._known.difference_update(known)
-        told = [self._told.pop(place) for place in list(self._told) if place[0] in known]
-        self.told_bytes -= sum(map(cost_of, told))
-        gone = [object_id(slice_.segment, slice_.offset, slice_.serial) for slice_ in told]
-        if gone and self._holder is not None:
-            self._holder.forgot(gone)
-        if known:
-            self._session.send(m.DropSegments(list(known)))
-        return bool(known)
+        """Have the peer drop segments that are closed here. Returns whether it knew any of them."""
+        known = {segment for segment in segments if segment in self._announced}
+        if not known:
+            return False
+        self._announced.difference_update(known)
+        gone = [self._contents.pop(place) for place in list(self._contents) if place[0] in known]
+        self.content_bytes -= sum(map(cost_of, gone))
+        if gone and self._contents_changed is not None:
+            names = [object_id(slice_.segment, slice_.offset, slice_.serial) for slice_ in gone]
+            self._contents_changed([], names)
+        self._session.send(m.DropSegments(list(known)))
+        return True
 
 
 class ReceivedContents:
-    """What peers on other hosts have told us once: laid down here, so that it need not travel again.
+    """Contents that peers on other hosts have sent once: stored here, so that they need not travel again.
 
     Args:
-        store: where it is laid down; where there is no shared memory it is kept as it came.
+        store: where they are stored; None keeps the received buffers, where there is no shared memory.
     """
 
     def __init__(self, store: ObjectStore | None) -> None:
         self._store = store
-        self._here: dict[tuple[bytes, int], tuple[m.Slice, m.Slice | Buffer]] = {}  # theirs, and what it is here
-        self.size_bytes = 0  #: of all that is kept
+        # By place: the peer's slice, and what is here instead.
+        self._here: dict[tuple[bytes, int], tuple[m.Slice, m.Slice | Buffer]] = {}
+        self.size_bytes = 0  #: what all of them cost
 
     def took(self, content: m.Content, buffers: Buffers) -> None:
-        """Keep what a slice of theirs holds from now on."""
+        """Keep the content of a peer's slice; it replaces an older content of the same place."""
         data = content.body or buffers[0]
         theirs = m.Slice(content.segment, content.offset, length(data), content.serial)
-        here = None if self._store is None else self._store.place(memoryview(data))
+        here = None if self._store is None else self._store.put(memoryview(data))
         place = content.segment, content.offset
-        self._forget(place, clean=True)  # it would not be used again if anybody looked at it
+        self._forget(place, clean=True)  # the peer reuses a place only if nothing refers to its old content
         self._here[place] = theirs, data if here is None else here
         self.size_bytes += cost_of(theirs)
 
     def has(self, slice_: m.Slice) -> bool:
-        """Say whether we know what lies in a slice of theirs."""
+        """Return whether the content of a peer's slice is here."""
         known = self._here.get((slice_.segment, slice_.offset))
         return known is not None and known[0] == slice_
 
     def translated(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
-        """Give sizes and buffers with our own slices in the place of theirs; what we do not know stays as it is."""
+        """Return sizes and buffers in which our own slices replace the peer's; unknown ones stay as they are."""
         if not self._here or not any(self.has(slice_) for slice_ in slices_of(sizes)):
             return sizes, buffers
         return split_off(joined(sizes, buffers, self._translate))
@@ -233,14 +247,14 @@ class ReceivedContents:
         return self._here[slice_.segment, slice_.offset][1] if self.has(slice_) else slice_
 
     def drop(self, segments: Iterable[bytes]) -> list[bytes]:
-        """Forget what lies in segments of theirs; give segments of ours that are closed by now."""
+        """Forget the contents of a peer's segments. Returns segments of ours that are closed by now."""
         gone = set(segments)
         for place in [place for place in self._here if place[0] in gone]:
             self._forget(place, clean=False)
         return [] if self._store is None else self._store.tidy()
 
     def drop_all(self) -> list[bytes]:
-        """Forget everything; give segments of ours that are closed by now."""
+        """Forget all contents. Returns segments of ours that are closed by now."""
         return self.drop([segment for segment, _ in self._here])
 
     def _forget(self, place: tuple[bytes, int], *, clean: bool) -> None:
@@ -248,23 +262,4 @@ class ReceivedContents:
         if theirs is not None:
             self.size_bytes -= cost_of(theirs)
         if isinstance(here, m.Slice) and self._store is not None:
-            self._store.let_go([here], clean=clean)
-
-
-class MergedSegments:
-    """The segments that are open in this process: those of others, and its own."""
-
-    def __init__(self, shelf: OpenSegments, store: ObjectStore | None) -> None:
-        self._shelf = shelf
-        self._store = store
-
-    def handle(self, segment: bytes) -> SegmentHandle | None:
-        """Say how others open a segment; None if it is not open here."""
-        own = None if self._store is None else self._store.handle(segment)
-        return own or self._shelf.handle(segment)
-
-    def read(self, slice_: m.Slice) -> Buffer:
-        """Copy a slice. Raises CannotOpen."""
-        if self._store is not None and self._store.handle(slice_.segment) is not None:
-            return self._store.read(slice_)
-        return self._shelf.read(slice_)
+            self._store.release([here], clean=clean)

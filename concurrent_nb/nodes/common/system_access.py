@@ -1,4 +1,4 @@
-"""What an application gives a task system to be a client of its own, and the task that has it run on a host."""
+"""What an application passes to a task system, which is a client of its own, and the task that runs it."""
 
 from importlib import import_module
 from typing import Any, Final
@@ -10,12 +10,12 @@ from concurrent_nb.tasks.system import ITaskSystem
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.keys import KeyPair
 
-#: where the host's code is: a name, because an application does not import what runs in a worker
+#: the module that runs task systems: a name, because an application may not import what runs in a worker
 HOST_MODULE: Final = "concurrent_nb.nodes.worker.system_host"
 
 
 class SystemAccess(msgspec.Struct, frozen=True):
-    """What a host needs to be an application of its own."""
+    """What the host of a task system needs to be an application of its own."""
 
     info: ConnectionFile  #: of the cluster, with a client's token and no other
     keys: KeyPair  #: for this system alone
@@ -27,15 +27,15 @@ class SystemAccess(msgspec.Struct, frozen=True):
 
 
 def restricted_access(info: ConnectionFile, keys: KeyPair, system_id: str, client_id: str) -> SystemAccess:
-    """Cut a connection file down to what a system may have: never an admin's or a slave's token.
+    """Return the part of a connection file that a task system may have. Raises AccessRefused without a client's token.
 
-    Nor the proxy that its user takes to the cluster, because the system is there.
+    It has no token of an admin or a slave. It has no proxy, which its user may need but not the cluster's machines.
     """
     token = info.tokens.get("client")
     if token is None:
         raise AccessRefused(
-            f"the connection file of cluster {info.name!r} has no token for a client, so a task system cannot be let"
-            " in; another role's token is not given away"
+            f"the connection file of cluster {info.name!r} has no token for a client, so a task system cannot"
+            " join; it may not have another role's token"
         )
     info = msgspec.structs.replace(info, tokens={"client": token}, compute_proxy=None)
     return SystemAccess(info, keys, system_id, client_id)

@@ -7,23 +7,23 @@ from concurrent_nb.tasks.system import ITaskSystem
 
 
 def print_line(message: str) -> None:
-    """Print a line at once."""
+    """Print a line, and flush."""
     sys.stdout.write(f"{message}\n")
     sys.stdout.flush()
 
 
-class _Lines(logging.Handler):
-    """What a system logs is what its host prints."""
+class _PrintingHandler(logging.Handler):
+    """Prints what a task system logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         print_line(f"{level}{self.format(record)}")
 
 
-def show_log_of(system: ITaskSystem) -> logging.Logger:
-    """Have what a system logs printed, by this process; clear the logger's handlers when that is over."""
+def print_log_of(system: ITaskSystem) -> logging.Logger:
+    """Print in this process what a system logs, until the logger's handlers are cleared; return that logger."""
     log = system.log
-    log.handlers[:] = [_Lines()]
+    log.handlers[:] = [_PrintingHandler()]
     log.setLevel(logging.INFO)
     log.propagate = False
     return log

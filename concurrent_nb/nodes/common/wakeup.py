@@ -1,11 +1,11 @@
-"""Wake a poll loop from another thread: a socket pair of which one byte is underway at most."""
+"""Wake a poll loop from another thread, by a socket pair with at most one byte in transit."""
 
 import contextlib
 import socket
 
 
 class Wakeup:
-    """`set` from any thread, `clear` in the loop before it looks at what it was woken for."""
+    """Call `set` in any thread, and `clear` in the loop before it checks for what it was woken."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -18,28 +18,29 @@ class Wakeup:
         return self._reader.fileno()
 
     def set(self) -> None:
-        """Wake the loop, unless it has been woken and has not looked yet."""
+        """Wake the loop, unless it was woken since its last `clear`."""
         if not self._is_set:
             self._is_set = True
             try:
                 self._writer.send(b"!")
             except (BlockingIOError, OSError):
-                return  # woken already, or closed: nobody is left to wake
+                return  # woken already, or closed
 
     def rearm(self) -> None:
-        """Have the next `set` wake, whatever became of the last: an interrupt may have come before its byte was sent.
+        """Let the next `set` wake the loop: an interrupt may have come before the last one sent its byte.
 
-        For the loop, before it waits. A byte that is underway all the same wakes it once too often, which is harmless.
+        The loop calls this before it waits. If that byte is in transit, it wakes the loop once too often, which is
+        harmless.
         """
         self._is_set = False
 
     def clear(self) -> None:
-        """Take the byte; what is announced from now on wakes again."""
+        """Read the byte, so that later calls of `set` wake the loop again."""
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(16)
         self._is_set = False
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         self._reader.close()
         self._writer.close()

@@ -1,8 +1,8 @@
-"""What one client may make the master hold, and how much it does. Pure, a part of `master_core`.
+"""What one client may make the master hold, and how much it does. Pure, a part of `nodes.master.core`.
 
-A client learns the limits when it registers and keeps to them: what is over waits in its own process. One that goes
-beyond them, with some slack, is ended. Counted is per key and per envelope: an estimate from above, which costs
-nothing for each task; only when it is too much everything is counted exactly.
+A client gets the limits when it registers and must keep to them: what exceeds them waits in its own process. The
+session of a client that exceeds them, with some slack, ends. Usage is counted by key and for each envelope, as an upper
+estimate that costs nothing for each task; only when the estimate is too high, usage is counted exactly.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,14 +13,14 @@ from concurrent_nb.errors import LimitExceeded
 from concurrent_nb.tasks.task_record import JobRecord
 from concurrent_nb.wire.codec import Buffer, length
 
-#: a client is ended when it goes beyond a limit by this factor: what is on its way is counted on one side only
+#: a session ends when its client exceeds a limit by this factor, as messages in flight are counted on one side only
 SLACK: Final = 1.25
-#: counting exactly is worth it again when the estimate has grown by this part of a limit
+#: usage is counted exactly again when the estimate has grown by this part of a limit
 _GROWN: Final = 1 / 16
-#: what a record costs besides its bytes: a job, a buffer or slice
+#: what a record costs besides its bytes: of a job, and of a buffer or slice
 JOB_BYTES: Final = 1000
 BUFFER_BYTES: Final = 150
-#: what comes out of a byte of a header frame at most, where it is all slices
+#: most bytes in memory for one byte of a header frame, if it consists of slices
 _HEADER: Final = 8
 
 
@@ -29,33 +29,35 @@ class Limits:
     """The limits of a master, which are items of MasterNode."""
 
     clients: int = 1000
-    unheard: int = 64  #: sessions of one role that have registered and are not heard yet
+    not_joined: int = 64  #: sessions of one role that have registered and not joined yet
     tasks: int = 32_000
     size_bytes: int = 192 * 1024 * 1024
     segments: int = 512
-    object_bytes: int = 2 * 1024 * 1024 * 1024  #: of one result, or argument in shared memory, for a node elsewhere
+    object_bytes: int = (
+        2 * 1024 * 1024 * 1024
+    )  #: of one result, or argument in shared memory, for a node on another host
 
     def announced(self) -> dict[str, int]:
-        """Give what a client is to keep to."""
+        """Return the limits that a client must keep to."""
         return {"tasks": self.tasks, "bytes": self.size_bytes, "segments": self.segments}
 
 
-#: of a master that is told nothing else
+#: the limits of a master that is not configured otherwise
 DEFAULT: Final = Limits()
 
 
 class Usage:
-    """What the clients of one key make the master hold: an estimate from above."""
+    """What the clients of one key make the master hold: an upper estimate."""
 
-    __slots__ = ("heard", "look_bytes", "look_tasks", "sessions", "size_bytes", "tasks")
+    __slots__ = ("joined", "recount_bytes", "recount_tasks", "sessions", "size_bytes", "tasks")
 
     def __init__(self) -> None:
-        self.sessions = 0  #: that are registered with this key
-        self.heard = 0  #: those that were heard
+        self.sessions = 0  #: sessions that are registered with this key
+        self.joined = 0  #: sessions that have joined
         self.tasks = 0
         self.size_bytes = 0
-        self.look_tasks = 0  #: beyond these everything is counted
-        self.look_bytes = 0
+        self.recount_tasks = 0  #: estimates above which usage is counted exactly
+        self.recount_bytes = 0
 
     def received(self, frames: Sequence[Buffer]) -> None:
         """Add one envelope: its header frame, and what follows."""
@@ -64,19 +66,19 @@ class Usage:
             self.size_bytes += sum(map(length, frames)) + BUFFER_BYTES * len(frames)
 
     @property
-    def is_suspicious(self) -> bool:
-        """Say whether everything has to be counted."""
-        return self.size_bytes > self.look_bytes or self.tasks > self.look_tasks
+    def needs_recount(self) -> bool:
+        """Return whether usage must be counted exactly."""
+        return self.size_bytes > self.recount_bytes or self.tasks > self.recount_tasks
 
     def counted(self, tasks: int, size_bytes: int, limits: Limits) -> None:
-        """Take what was counted exactly. Raises LimitExceeded.
+        """Set the exact usage. Raises LimitExceeded if it is above the limits.
 
-        The limits are a client's, and he may have several sessions, one for each notebook.
+        The limits are for each session; a key may have several, one for each notebook.
         """
-        share = SLACK * max(1, self.heard)
+        share = SLACK * max(1, self.joined)
         self.tasks, self.size_bytes = tasks, size_bytes
-        self.look_tasks = int(max(limits.tasks * share, tasks + limits.tasks * _GROWN))
-        self.look_bytes = int(max(limits.size_bytes * share, size_bytes + limits.size_bytes * _GROWN))
+        self.recount_tasks = int(max(limits.tasks * share, tasks + limits.tasks * _GROWN))
+        self.recount_bytes = int(max(limits.size_bytes * share, size_bytes + limits.size_bytes * _GROWN))
         if tasks > limits.tasks * share:
             raise LimitExceeded(
                 f"the client has {tasks:,} open tasks, and a client may have {limits.tasks:,}: submit fewer at once, "
@@ -90,9 +92,9 @@ class Usage:
 
 
 def count_tasks(jobs: Iterable[JobRecord], owner: str) -> tuple[int, int]:
-    """Count the tasks of an owner that are not forgotten, and the bytes of what is held for them."""
+    """Return the number of an owner's tasks that are not forgotten, and the bytes held for them."""
     tasks = size_bytes = 0
-    shared: dict[int, int] = {}  # a buffer that many tasks refer to is there once
+    shared: dict[int, int] = {}  # a buffer that many tasks refer to counts once
     for job in jobs:
         if job.owner != owner:
             continue

@@ -1,15 +1,15 @@
-"""What tasks have written for a client that does not take it: kept up to a limit, and cut there.
+"""Output of tasks for a client that does not receive it: kept up to a limit, and cut there.
 
-A part of `master_core`.
+A part of `nodes.master.core`.
 """
 
 from typing import Final
 
 from concurrent_nb.wire import messages as m
 
-#: of what tasks write, so much is kept for a client that takes nothing; more is left out
+#: output that is kept for a client that receives nothing; more is left out
 OUTPUT_KEPT_BYTES: Final = 16 * 1024 * 1024
-#: streams of which it is known that they were cut
+#: most streams that are stored as cut
 _STREAMS_MAX: Final = 10_000
 
 #: a stream of an attempt: job, index, attempt, stream
@@ -17,32 +17,33 @@ Stream = tuple[bytes, int, int, int]
 
 
 class ClientOutput:
-    """Which streams were cut for one client, and how much was left out of each.
+    """The streams that were cut for one client, and how much was left out of each.
 
-    Of a stream that was cut once nothing more is sent at all.
+    After a cut nothing more of a stream is sent.
     """
 
     def __init__(self) -> None:
-        self.kept_bytes = 0  #: since it is silent
-        self._cut: dict[Stream, int | None] = {}  # how much was left out; None once that has been told
-        self._untold = False  # something was left out that the client has not been told of
+        self.kept_bytes = 0  #: since it has been silent
+        self._cut: dict[Stream, int | None] = {}  # bytes left out; None when the client was informed
+        self._has_unsent_cuts = False  # of some cut the client was not informed yet
 
     @property
-    def must_look(self) -> bool:
-        """Say whether `takes` has to be asked although the client takes what it is sent."""
+    def has_cuts(self) -> bool:
+        """Whether `accepts` must be called even if the client receives what is sent."""
         return bool(self._cut)
 
     @property
-    def is_untold(self) -> bool:
-        """Say whether something was left out that `cuts` has not given yet."""
-        return self._untold
+    def has_unsent_cuts(self) -> bool:
+        """Whether something was left out since the last `take_cuts`."""
+        return self._has_unsent_cuts
 
-    def takes(self, message: m.Output, is_silent: bool, backlog_bytes: int) -> bool:
-        """Say whether output is sent, or kept; what is not is counted.
+    def accepts(self, message: m.Output, is_silent: bool, backlog_bytes: int) -> bool:
+        """Return whether output is to be sent or kept; count it as left out otherwise.
 
         Args:
-            is_silent: nothing is sent to the client for now, so what is taken is kept.
-            backlog_bytes: sent and not acknowledged, or still to be sent.
+            message: the output.
+            is_silent: nothing is sent to the client for now, so accepted output is kept.
+            backlog_bytes: bytes that the client has not acknowledged.
         """
         ref = message.task
         name = (ref.job, ref.index, ref.attempt, message.stream)
@@ -54,23 +55,24 @@ class ClientOutput:
             left_out = self._cut.get(name, 0)
             if left_out is not None:
                 self._cut[name] = left_out + size
-                self._untold = True
+                self._has_unsent_cuts = True
             return False
         if is_silent:
             self.kept_bytes += size
         return True
 
-    def cuts(self) -> list[m.Output]:
-        """Give, as output, how much was left out of each stream that was cut since the last call."""
+    def take_cuts(self) -> list[m.Output]:
+        """Return notes, as output, on how much was left out of each stream since the last call."""
         self.kept_bytes = 0
-        self._untold = False
-        said = []
+        self._has_unsent_cuts = False
+        notes = []
         for (job, index, attempt, stream), count in self._cut.items():
             if count and stream != m.NOTES:
-                note = f"\n[{count:,} bytes of output are left out here, and what follows: nobody took it]\n"
-                said.append(m.Output(m.TaskRef(job, index, attempt), stream, note.encode()))
+                what = f"{count:,} bytes of output are left out here, and what follows"
+                note = f"\n[{what}: the client did not receive it]\n"
+                notes.append(m.Output(m.TaskRef(job, index, attempt), stream, note.encode()))
         self._cut = dict.fromkeys(self._cut)
-        return said
+        return notes
 
     def forget_job(self, job: bytes) -> None:
         """Forget the streams of a job that is over."""

@@ -1,12 +1,12 @@
-"""The master without sockets: who is here, what he may say, what the scheduler makes of it, what goes out.
+"""The master without sockets: registered peers, their messages as events, instructions as messages.
 
     frames of a peer -> Session -> event -> Scheduler -> instruction -> Session -> frames for a peer
 
 Called by `Master` from its compute thread, by the simulator and by the tour in tests/test_life_of_a_task.py. Payloads
 are opaque here: nothing is ever unpickled.
 
-There is a bulkhead around each peer: whatever is raised while an envelope is handled ends its sender's session, and
-what the envelope was about to change stays as it is. What obeying an instruction comes to is in `dispatch`.
+There is a bulkhead around each peer: any exception while an envelope is handled ends its sender's session, and events
+of the envelope that were not handled yet are dropped. Instructions are executed in `dispatch`.
 """
 
 import logging
@@ -27,8 +27,8 @@ from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
 from concurrent_nb.nodes.master.dispatch import Dispatch
 from concurrent_nb.nodes.master.function_table import FunctionEntry, FunctionTable
 from concurrent_nb.nodes.master.kernel_requests import KernelRequests
-from concurrent_nb.nodes.master.peers import NOWHERE, NodeInfo, Peer
-from concurrent_nb.nodes.master.shared_memory import Said, SharedMemoryTracker
+from concurrent_nb.nodes.master.peers import UNKNOWN_NODE, NodeInfo, Peer
+from concurrent_nb.nodes.master.shared_memory import SharedMemoryMessage, SharedMemoryTracker
 from concurrent_nb.nodes.master.status import describe
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.outcome import Status
@@ -53,20 +53,20 @@ from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
 
-#: what an application whose connection has broken left is kept so long for its return
+#: how long jobs and results of an application whose connection has broken are kept for its return
 KEPT_S: Final = 3600.0
-#: the jobs of a session that another one has replaced are opened again within this time
+#: how long the jobs of a session that another one has replaced are kept until they are opened again
 LINGER_S: Final = 10.0
-#: a process that ends is there for a moment after its connection has broken: it is looked for again after so long, and
-#: then ever less often
+#: a process that ends still exists for a moment after its connection has broken: it is checked again after this time,
+#: then at growing intervals
 CHECK_S: Final = 0.02
-#: a node that has registered is to be heard within this time
-UNHEARD_S: Final = 10.0
-#: tasks that a slave may have at once, and slots
+#: how long after its registration the first envelope of a node may take
+JOIN_WITHIN_S: Final = 10.0
+#: most tasks that a slave may have, and most slots
 CREDIT_MAX: Final = 1_000_000
-#: characters of a job's name that are kept
+#: most characters of a job's name that are kept
 _NAME_MAX: Final = 200
-#: functions that were not taken, of which it is known why
+#: most refused functions of a peer whose reason is kept
 _REFUSED_MAX: Final = 64
 
 Outgoing = tuple[SessionId, list[Buffer]]
@@ -76,13 +76,13 @@ class MasterCore:
     """Everything that a master decides.
 
     Args:
-        epoch: number of this life, larger than that of any earlier one.
-        scheduler: decides who runs what.
-        liveness: decides who is gone.
-        interval_s: seconds between two signs of life.
-        kept_s: for so many seconds an application whose connection has broken may come back.
-        shelf: keeps the shared memory of other nodes open; None to share none.
-        store: where what applications on other hosts tell once is laid down; None where nobody can open it.
+        epoch: number of this run of the master, larger than that of any earlier one.
+        scheduler: assigns tasks to slaves.
+        liveness: detects lost nodes.
+        interval_s: seconds between two keepalives.
+        reader: keeps the shared memory of other nodes open; None to share none.
+        store: where contents from applications on other hosts are stored; None if no node could open them.
+        kept_s: how long an application whose connection has broken may come back, in seconds.
         limits: what clients may make this master hold.
     """
 
@@ -92,7 +92,7 @@ class MasterCore:
         scheduler: Scheduler,
         liveness: Liveness,
         interval_s: float = 1.0,
-        shelf: PeerSegments | None = None,
+        reader: PeerSegments | None = None,
         store: ObjectStore | None = None,
         *,
         kept_s: float = KEPT_S,
@@ -106,29 +106,29 @@ class MasterCore:
         self.peers: dict[SessionId, Peer] = {}
         self.limits = limits
         self._usages: dict[bytes, Usage] = {}  # by key
-        self._heard: Counter[str] = Counter()  # sessions that were heard, by role
-        self._unheard: dict[str, dict[SessionId, Peer]] = {"client": {}, "slave": {}}  # by role, the oldest first
-        self._farewells: list[Outgoing] = []
-        self._events: list[e.Event] = []  # what has happened here
-        self._said: list[e.Event] = []  # what the peer has said whose envelope is at hand
+        self._joined: Counter[str] = Counter()  # sessions that have joined, by role
+        self._not_joined: dict[str, dict[SessionId, Peer]] = {"client": {}, "slave": {}}  # by role, the oldest first
+        self._byes: list[Outgoing] = []
+        self._events: list[e.Event] = []  # not handled yet, from this process
+        self._peer_events: list[e.Event] = []  # not handled yet, from the current envelope
         self._log = RateLimitedLog(log)
-        self._looks: Ranking[SessionId] = Ranking()  # when to look at which peer again
+        self._deadlines: Ranking[SessionId] = Ranking()  # when to flush which peer again
         self._silent: dict[SessionId, Peer] = {}  # clients
-        self._next_check = 0.0  # when to see whether their processes are there
-        self._check_after_s = CHECK_S  # and how long after that again
+        self._next_check_s = 0.0  # when to check whether their processes exist
+        self._check_after_s = CHECK_S  # and the interval after that
         self._scheduler_due = 0.0
-        self._restarts = 0  # orders to restart workers
+        self._restarts = 0  # number of the last RestartWorkers
         self.kernels = KernelRequests()
-        self._functions = FunctionTable(self._dropped, self._usages.__contains__)
+        self._functions = FunctionTable(self._on_function_dropped, self._usages.__contains__)
         self._memory = SharedMemoryTracker(
-            shelf,
+            reader,
             store,
             touched=self._touch,
-            happened=self._note,
+            on_event=self._add_event,
             closed=self._drop_functions_in,
             limits=limits,
         )
-        self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._note, self.remove)
+        self._dispatch = Dispatch(self.peers, self._functions, self._memory, limits, self._add_event, self.remove)
         self._handlers: dict[type, Callable[[Peer, Any, Received, float], None]] = {
             m.Function: self._on_function,
             m.OpenJob: self._on_open_job,
@@ -159,18 +159,23 @@ class MasterCore:
         name: str,
         now: float,
         comes_back: bool = True,
-        place: NodeInfo = NOWHERE,
+        info: NodeInfo = UNKNOWN_NODE,
         *,
         is_alive: Callable[[], bool] = lambda: True,
         replaces: SessionId | None = None,
         secret: str = "",
     ) -> None:
-        """Register an application; its jobs belong to `key`. It counts for nothing before it is heard.
+        """Register an application; its jobs belong to `key`. It joins with its first envelope.
 
         Args:
-            comes_back: its jobs wait for it when its connection has broken; else they end a moment later.
-            is_alive: says whether its process is there, where that can be seen; asked while it is silent.
-            replaces: its former session, which ends when this one is heard.
+            session_id: a new id.
+            key: its CURVE public key.
+            name: for people.
+            now: the time, in seconds.
+            comes_back: whether its jobs wait for it when its connection has broken; else they end soon.
+            info: host and process.
+            is_alive: returns whether its process exists, as far as that is visible; called while it is silent.
+            replaces: its former session, which ends when this one joins.
             secret: proves on the control channel that a caller has this session.
 
         Raises LimitExceeded if there are too many.
@@ -178,7 +183,7 @@ class MasterCore:
         self._check_clients(replaces)
         session = self._session("from_client")
         memory = self._memory.client(session_id, key, name, session)
-        peer = Peer(session_id, "client", key, name, session, memory, secret, comes_back=comes_back, place=place)
+        peer = Peer(session_id, "client", key, name, session, memory, secret, comes_back=comes_back, info=info)
         peer.is_alive, peer.replaces = is_alive, replaces
         self._add(peer, now)
 
@@ -190,38 +195,38 @@ class MasterCore:
         slots: int,
         credit: int,
         now: float,
-        place: NodeInfo = NOWHERE,
+        info: NodeInfo = UNKNOWN_NODE,
         *,
         secret: str = "",
     ) -> str:
-        """Register a slave; give the name that it has here (another one if the name is taken)."""
+        """Register a slave, which joins with its first envelope. Returns its name, another one if `name` is taken."""
         taken = {peer.name for peer in self.peers.values() if peer.role == "slave"}
         name = next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
         session = self._session("from_slave")
         memory = self._memory.slave(session_id, key, name, session, slots)
-        peer = Peer(session_id, "slave", key, name, session, memory, secret, slots=slots, credit=credit, place=place)
+        peer = Peer(session_id, "slave", key, name, session, memory, secret, slots=slots, credit=credit, info=info)
         self._add(peer, now)
         return name
 
-    def _session(self, said_by_peer: str) -> Session:
+    def _session(self, direction: str) -> Session:
         most, setting = self.limits.size_bytes, "bytes_per_client"
-        if said_by_peer == "from_slave":  # a result is not to be lost for its size
+        if direction == "from_slave":  # a result must not be lost for its size
             most, setting = self.limits.object_bytes, "object_bytes"
-        return Session(self.epoch, said_by_peer, object_max_bytes=int(most * SLACK), setting=f"MasterNode.{setting}")
+        return Session(self.epoch, direction, object_max_bytes=int(most * SLACK), setting=f"MasterNode.{setting}")
 
     def _add(self, peer: Peer, now: float) -> None:
-        unheard = self._unheard[peer.role]
-        while len(unheard) >= self.limits.unheard:  # a newcomer is not to wait for those who may never come
-            self.remove(next(iter(unheard)), "it was not heard, and others have registered", now)
-        peer.said_at = peer.since = now
-        self.peers[peer.session_id] = unheard[peer.session_id] = peer
+        not_joined = self._not_joined[peer.role]
+        while len(not_joined) >= self.limits.not_joined:  # a new node must not wait for nodes that may never join
+            self.remove(next(iter(not_joined)), "it has sent nothing, and others have registered", now)
+        peer.sent_s = peer.since = now
+        self.peers[peer.session_id] = not_joined[peer.session_id] = peer
         peer.usage = self._usages.setdefault(peer.key, Usage())
         peer.usage.sessions += 1
         self._log.info(peer.role, now, "%s %r has registered", peer.role, peer.name)
 
     def _check_clients(self, replaces: SessionId | None) -> None:
-        """Raise LimitExceeded if there are too many clients for one more, which takes the place of another, or not."""
-        if self._heard["client"] >= self.limits.clients and replaces not in self.peers:
+        """Raise LimitExceeded if there are too many clients for one more, unless it replaces another."""
+        if self._joined["client"] >= self.limits.clients and replaces not in self.peers:
             raise LimitExceeded(
                 f"{self.limits.clients:,} clients are registered, and there may be no more: raise MasterNode.clients"
             )
@@ -229,30 +234,30 @@ class MasterCore:
     def remove(
         self, session_id: SessionId, reason: str, now: float, linger_s: float = 0.0, *, left: bool = False
     ) -> bool:
-        """End a session. False if there is none of that id. Its tasks are run elsewhere; its jobs linger or end.
+        """End a session. Returns False if there is none of that id. Its tasks run elsewhere; its jobs linger or end.
 
-        A slave that has `left`, and did not break, was not killed by what ran there.
+        With `left` a slave has left of its own accord: no task has killed it.
         """
         peer = self.peers.pop(session_id, None)
         if peer is None:
             return False
         self._memory.left(peer.memory)
         self._liveness.forget(session_id)
-        self._looks.discard(session_id)
+        self._deadlines.discard(session_id)
         self._dispatch.touched.pop(session_id, None)
         self._silent.pop(session_id, None)
-        self._unheard[peer.role].pop(session_id, None)
-        self._heard[peer.role] -= peer.heard
-        peer.usage.heard -= peer.heard
+        self._not_joined[peer.role].pop(session_id, None)
+        self._joined[peer.role] -= peer.joined
+        peer.usage.joined -= peer.joined
         peer.usage.sessions -= 1
         if not peer.usage.sessions:
             del self._usages[peer.key]
             self._functions.forget_key(peer.key)
-        self._farewells.append((session_id, peer.session.bye(reason)))
+        self._byes.append((session_id, peer.session.bye(reason)))
         self._log.info(peer.role, now, "%s %r has gone: %s", peer.role, peer.name, reason)
         if peer.role == "client":
             self._events.append(e.ClientLost(session_id, linger_s))
-        elif peer.heard:
+        elif peer.joined:
             self._events.append(e.SlaveLost(session_id, reason, left or not peer.slots))
         if peer.role == "slave":
             self.kernels.lost(session_id, reason)
@@ -261,26 +266,26 @@ class MasterCore:
         return True
 
     def stop(self) -> list[Outgoing]:
-        """Give a farewell for every peer: the cluster has been stopped."""
+        """Return a Bye for every peer: the cluster has been stopped."""
         return [(session_id, peer.session.bye(m.CLUSTER_STOPPED)) for session_id, peer in self.peers.items()]
 
     def admits(self, key: bytes) -> int:
-        """Say how many nodes are registered with this key."""
+        """Return how many nodes are registered with this key."""
         usage = self._usages.get(key)
         return 0 if usage is None else usage.sessions
 
     def is_session(self, session_id: SessionId, role: str, secret: str) -> bool:
-        """Say whether a caller of a role has this session: it knows the secret that was given at registration."""
+        """Return whether a caller of a role has this session: its secret is that of the registration."""
         peer = self.peers.get(session_id)
         given = secret.encode(errors="replace")
         return peer is not None and peer.role == role and compare_digest(peer.secret.encode(), given)
 
     def open_kernel(self, slave: str, now: float) -> int:
-        """Ask a slave, by its name, to be a Jupyter kernel. Give the number under which `kernels` will settle it.
+        """Have a slave open a Jupyter kernel. Returns the request number under which `kernels` settles it.
 
         Raises ConfigurationError, which lists the slaves, if there is none of that name.
         """
-        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave" and peer.heard}
+        slaves = {peer.name: peer for peer in self.peers.values() if peer.role == "slave" and peer.joined}
         if slave not in slaves:
             there = ", ".join(sorted(slaves)) or "none"
             raise ConfigurationError(f"there is no slave {slave[:100]!r}; the slaves are: {there}")
@@ -289,117 +294,119 @@ class MasterCore:
         return message.request
 
     def restart_workers(self, *, stop: bool) -> int:
-        """Have all slaves replace their workers; give how many those are. `status` shows how far they are.
+        """Have all slaves replace their workers. Returns how many those are; `status` reports the progress.
 
-        What runs ends first, or with `stop` runs again.
+        A running task ends first; with `stop` it is stopped and runs again.
         """
         self._restarts += 1
         workers = 0
         for peer in self.peers.values():
-            if peer.role == "slave" and peer.slots and peer.heard:
+            if peer.role == "slave" and peer.slots and peer.joined:
                 peer.outdated = peer.slots
                 workers += peer.slots
                 self._dispatch.send(peer.session_id, m.RestartWorkers(self._restarts, stop))
         return workers
 
     def heartbeat(self, session_id: SessionId, now: float) -> bool:
-        """Take a sign of life from the control channel; False if the session is over (register again).
+        """Take a keepalive from the control channel. False if the session is over: the node must register again.
 
-        It is worth nothing before the node was heard on the compute channel.
+        It has no effect before the node has joined on the compute channel.
         """
         if session_id not in self.peers:
             return False
-        self._liveness.heard(session_id, now)
+        self._liveness.seen(session_id, now)
         return True
 
     # --------------------------------------------------------------------------------------------------- what comes in
 
     def received(self, session_id: bytes, key: bytes, frames: Sequence[Buffer], now: float) -> None:
-        """Take one envelope. A stranger's is dropped; one that breaks the protocol ends its sender's session.
+        """Handle one envelope. One from an unknown sender is dropped; one that violates the protocol ends its session.
 
-        So does one that takes its sender beyond a limit, and one that cannot be handled for any other reason.
+        So does one with which its sender exceeds a limit, and one that cannot be handled for any other reason.
         """
         peer = self.peers.get(SessionId(session_id))
         if peer is None or peer.key != key:
             self._log.warning("strangers", now, "dropped an envelope from an unknown session or with another's key")
             if peer is None:
                 frames_out = Session(self.epoch, "from_client").bye("this session is over: register again")
-                self._farewells.append((SessionId(session_id), frames_out))
+                self._byes.append((SessionId(session_id), frames_out))
             return
         try:
-            self._take(peer, frames, now)
+            self._handle(peer, frames, now)
         except ProtocolError as error:
-            self._log.warning(key, now, "%s %r broke the protocol: %s", peer.role, peer.name, error)
-            self._undo(peer, f"protocol error: {error}", now)
+            self._log.warning(key, now, "%s %r has violated the protocol: %s", peer.role, peer.name, error)
+            self._end_session(peer, f"protocol error: {error}", now)
         except LimitExceeded as error:
             self._log.warning(key, now, "%s %r is over a limit: %s", peer.role, peer.name, error)
-            self._undo(peer, f"{m.OVER_LIMIT}{error}", now)
-        except Exception as error:  # noqa: BLE001  (a bulkhead: what one peer sends is no other's end)
+            self._end_session(peer, f"{m.OVER_LIMIT}{error}", now)
+        except Exception as error:  # noqa: BLE001  (a bulkhead: what one peer sends must not end another)
             text = "an envelope of %s %r could not be handled, so its session ends"
             self._log.warning(key, now, text, peer.role, peer.name, error=error)
-            self._undo(peer, f"the master could not handle what it sent ({type(error).__name__}: {error})"[:500], now)
+            self._end_session(
+                peer, f"the master could not handle what it sent ({type(error).__name__}: {error})"[:500], now
+            )
 
-    def _take(self, peer: Peer, frames: Sequence[Buffer], now: float) -> None:
+    def _handle(self, peer: Peer, frames: Sequence[Buffer], now: float) -> None:
         items = peer.session.receive(frames, now)
         self._dispatch.touched[peer.session_id] = peer
-        if not peer.heard:  # only now is there a connection to send tasks over
-            self._is_heard_first(peer, items, now)
-        self._liveness.heard(peer.session_id, now)
+        if not peer.joined:  # only now there is a connection over which tasks can be sent
+            self._join(peer, items, now)
+        self._liveness.seen(peer.session_id, now)
         if acknowledged := cast("list[e.OutcomesAcknowledged]", peer.session.take_acked()):
             if self._memory.kept:
-                self._memory.hand_over(peer.memory, acknowledged)  # first: it may release them in this very envelope
+                self._memory.hand_over(peer.memory, acknowledged)  # first: it may release them in this envelope
             self._events += acknowledged
-        if peer.late or peer.is_full or peer.output.is_untold:
-            self._dispatch.go_on(peer, now)
+        if peer.delayed or peer.is_full or peer.output.has_unsent_cuts:
+            self._dispatch.resume(peer, now)
         if peer.role == "client":
             peer.usage.received(frames)
-            if peer.usage.is_suspicious:
-                self._count(peer)
+            if peer.usage.needs_recount:
+                self._check_usage(peer)
         for item in items:
             self._handlers[type(item.message)](peer, item.message, item, now)
         self._decide(now)
-        if self._memory.arrived:
-            self._memory.keep(self._counts)
+        if self._memory.undecided:
+            self._memory.decide(self._is_final)
         if peer.session.closed_by_peer is not None:
-            self.remove(peer.session_id, f"it said goodbye: {peer.session.closed_by_peer[:500]}", now, left=True)
+            self.remove(peer.session_id, f"it sent a Bye: {peer.session.closed_by_peer[:500]}", now, left=True)
 
-    def _undo(self, peer: Peer, reason: str, now: float) -> None:
-        """End a session whose envelope was not handled to its end: what it has not changed yet stays as it is."""
-        self._said.clear()
+    def _end_session(self, peer: Peer, reason: str, now: float) -> None:
+        """End a session whose envelope could not be handled: its events that were not handled yet are dropped."""
+        self._peer_events.clear()
         self._functions.settle(self.scheduler.jobs)
-        self._memory.keep(self._counts)
+        self._memory.decide(self._is_final)
         self.remove(peer.session_id, reason, now)
 
-    def _is_heard_first(self, peer: Peer, items: Sequence[Received], now: float) -> None:
-        """Count a node from now on: it has the key that it has registered."""
+    def _join(self, peer: Peer, items: Sequence[Received], now: float) -> None:
+        """Act on a node's first envelope, which proves that it has the key that it has registered."""
         if peer.role == "client":
             self._check_clients(peer.replaces)
-        peer.heard = True
-        self._heard[peer.role] += 1
-        peer.usage.heard += 1
-        del self._unheard[peer.role][peer.session_id]
+        peer.joined = True
+        self._joined[peer.role] += 1
+        peer.usage.joined += 1
+        del self._not_joined[peer.role][peer.session_id]
         self._liveness.watch(peer.session_id, now)
         shares = any(type(item.message) is m.ShareMemory for item in items)
-        peer.memory.introductions.share(shares)
+        peer.memory.announced.share(shares)
         if peer.role == "slave":
             self._events.append(e.SlaveJoined(peer.session_id, peer.name, peer.slots, peer.credit, shares))
             return
-        # From now on silence is no loss; and what its former session had is this one's.
+        # From now on silence does not lose it; and it takes over the jobs of its former session.
         self._liveness.keep(peer.session_id, self._kept_s if peer.comes_back else None)
         former = None if peer.replaces is None else self.peers.get(peer.replaces)
         if former is not None and former.role == "client" and former.key == peer.key and former is not peer:
             self.remove(former.session_id, "it has registered again", now, LINGER_S)
 
-    def _count(self, peer: Peer) -> None:
-        """Count what is held for a client's key. Raises LimitExceeded."""
+    def _check_usage(self, peer: Peer) -> None:
+        """Count exactly what is held for a client's key. Raises LimitExceeded."""
         tasks, size_bytes = count_tasks(self.scheduler.jobs.values(), peer.key.decode())
-        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.told_bytes(peer.key)
+        size_bytes += self._functions.bytes_in_use(peer.key) + self._memory.content_bytes(peer.key)
         size_bytes += sum(each.session.held_bytes for each in self.peers.values() if each.key == peer.key)
         peer.usage.counted(tasks, size_bytes, self.limits)
 
     def unreachable(self, session_id: SessionId, now: float) -> None:
-        """Take the transport's word that a peer has no connection."""
-        if (peer := self.peers.get(session_id)) is not None and peer.heard:
+        """Note that a peer has no connection, as the transport reports."""
+        if (peer := self.peers.get(session_id)) is not None and peer.joined:
             self._liveness.unreachable(session_id, now)
 
     def _on_function(self, peer: Peer, message: m.Function, item: Received, now: float) -> None:
@@ -413,25 +420,25 @@ class MasterCore:
             raise ProtocolError(f"{name} does not have the digest that it names")
         size = len(message.body) + sum(map(length, buffers[0]))
         if size > self.limits.size_bytes:
-            self._not_taken(peer, message.digest, too_large(name, size, self.limits.size_bytes))
-        elif (here := self._memory.here(peer.memory, message.sizes, buffers[0])) is None:
-            why = f"{name} lies in shared memory that the master cannot open. {peer.memory.why_not}".rstrip()
-            self._log.warning(peer.key, now, "%s of %r counts as not sent: %s", name, peer.name, why)
-            self._not_taken(peer, message.digest, why)
+            self._refuse_function(peer, message.digest, too_large(name, size, self.limits.size_bytes))
+        elif (here := self._memory.translated(peer.memory, message.sizes, buffers[0])) is None:
+            why = f"{name} lies in shared memory that the master cannot open. {peer.memory.open_error}".rstrip()
+            self._log.warning(peer.key, now, "%s of %r is refused: %s", name, peer.name, why)
+            self._refuse_function(peer, message.digest, why)
         else:
             sizes, own = here
             if sizes is not message.sizes:
                 message, buffers = m.Function(message.digest, message.body, sizes), [own]
             self._functions.add(FunctionEntry(message, buffers), peer.key)
 
-    def _not_taken(self, peer: Peer, digest: bytes, why: str) -> None:
+    def _refuse_function(self, peer: Peer, digest: bytes, why: str) -> None:
         peer.refused[digest] = why
         if len(peer.refused) > _REFUSED_MAX:
             del peer.refused[next(iter(peer.refused))]
 
     def _on_open_job(self, peer: Peer, message: m.OpenJob, _: Received, now: float) -> None:
         peer.usage.size_bytes += JOB_BYTES
-        self._said.append(
+        self._peer_events.append(
             e.JobOpened(
                 peer.session_id,
                 peer.key.decode(),
@@ -440,7 +447,7 @@ class MasterCore:
                 message.until,
                 message.stop_on_error,
                 message.strategy or "",
-                peer.memory.introductions.shares,
+                peer.memory.announced.shares,
             )
         )
 
@@ -454,13 +461,13 @@ class MasterCore:
         captured = function.message.sizes
         objects: Sequence[tuple[ObjectSize, ...]] = [objects_of(captured)] * len(tasks) if captured else ()
         if any(task.sizes for task in tasks):
-            tasks, buffers = self._here(peer, message, buffers)
+            tasks, buffers = self._readable_arguments(peer, message, buffers)
             if not tasks:
                 return
             objects = [objects_of((*captured, *task.sizes)) for task in tasks]
         peer.usage.tasks += len(tasks)
         self._functions.claim(function, message.job, peer.key)
-        self._said.append(
+        self._peer_events.append(
             e.TasksSubmitted(
                 peer.session_id,
                 JobId(message.job),
@@ -474,8 +481,10 @@ class MasterCore:
             )
         )
 
-    def _here(self, peer: Peer, message: m.Submit, buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
-        """Give the tasks whose arguments can be had here; the others are refused."""
+    def _readable_arguments(
+        self, peer: Peer, message: m.Submit, buffers: ItemBuffers
+    ) -> tuple[list[m.TaskFrame], ItemBuffers]:
+        """Return the tasks whose arguments are readable here; refuse the others."""
         tasks: list[m.TaskFrame] = []
         kept: list[Buffers] = []
         closed: list[m.TaskFrame] = []
@@ -483,15 +492,15 @@ class MasterCore:
             own = buffers[at] if buffers else ()
             size = sum(map(length, own))
             if size > self.limits.size_bytes:
-                self._refuse(peer, message, [task], too_large("what it is given", size, self.limits.size_bytes))
-            elif (here := self._memory.here(peer.memory, task.sizes, own)) is None:
+                self._refuse(peer, message, [task], too_large("its arguments", size, self.limits.size_bytes))
+            elif (here := self._memory.translated(peer.memory, task.sizes, own)) is None:
                 closed.append(task)
             else:
                 sizes, own = here
                 tasks.append(task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes))
                 kept.append(own)
         if closed:
-            why = f"its arguments lie in shared memory that the master cannot open. {peer.memory.why_not}"
+            why = f"its arguments lie in shared memory that the master cannot open. {peer.memory.open_error}"
             self._refuse(peer, message, closed, why.rstrip())
         return tasks, kept
 
@@ -501,10 +510,10 @@ class MasterCore:
         peer.session.send(m.Outcomes(message.job, "", items))
 
     def _on_cancel(self, peer: Peer, message: m.Cancel, _: Received, now: float) -> None:
-        self._said.append(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes))
+        self._peer_events.append(e.CancelRequested(peer.session_id, JobId(message.job), message.indexes))
 
     def _on_close_job(self, peer: Peer, message: m.CloseJob, _: Received, now: float) -> None:
-        self._said.append(e.JobClosed(peer.session_id, JobId(message.job)))
+        self._peer_events.append(e.JobClosed(peer.session_id, JobId(message.job)))
 
     def _on_outcomes(self, peer: Peer, message: m.Outcomes, item: Received, now: float) -> None:
         peer.done += len(message.items)
@@ -512,15 +521,15 @@ class MasterCore:
         buffers = item.buffers
         if any(frame.sizes for frame in items):
             items = self._memory.outcomes(peer.memory, JobId(message.job), items)
-            if buffers:  # what is lost has no buffers any more
+            if buffers:  # a lost result has no buffers
                 buffers = [own if frame.sizes else () for frame, own in zip(items, buffers, strict=True)]
-        self._said.append(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
+        self._peer_events.append(e.OutcomesReceived(peer.session_id, JobId(message.job), items, buffers))
 
     def _on_started(self, peer: Peer, message: m.Started, _: Received, now: float) -> None:
-        self._said.append(e.TasksStarted(peer.session_id, message.tasks))
+        self._peer_events.append(e.TasksStarted(peer.session_id, message.tasks))
 
     def _on_returned(self, peer: Peer, message: m.Returned, _: Received, now: float) -> None:
-        self._said.append(e.TasksReturned(peer.session_id, message.tasks))
+        self._peer_events.append(e.TasksReturned(peer.session_id, message.tasks))
 
     def _on_output(self, peer: Peer, message: m.Output, _: Received, now: float) -> None:
         job = self.scheduler.jobs.get(JobId(message.task.job))
@@ -531,15 +540,15 @@ class MasterCore:
         if client is None:
             return
         output, backlog = client.output, client.session.backlog_bytes
-        is_held = client.is_silent or output.must_look or backlog > OUTPUT_KEPT_BYTES
-        if not is_held or output.takes(message, client.is_silent, backlog):
+        is_held = client.is_silent or output.has_cuts or backlog > OUTPUT_KEPT_BYTES
+        if not is_held or output.accepts(message, client.is_silent, backlog):
             self._dispatch.send(client.session_id, message)
 
     def _on_capacity(self, peer: Peer, message: m.Capacity, _: Received, now: float) -> None:
         if not 0 <= message.slots <= message.credit <= CREDIT_MAX:
             raise ProtocolError(f"capacity of {message.slots} slots with a credit of {message.credit}")
         peer.slots = message.slots
-        self._said.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
+        self._peer_events.append(e.SlaveResized(peer.session_id, message.slots, message.credit))
 
     def _on_kernel_opened(self, peer: Peer, message: m.KernelOpened, _: Received, now: float) -> None:
         self.kernels.answered(peer.session_id, message)
@@ -555,11 +564,11 @@ class MasterCore:
             raise ProtocolError(f"a host whose load is {message.load}")
         peer.load = message
 
-    def _on_memory(self, peer: Peer, message: Said, item: Received, now: float) -> None:
-        self._memory.heard(peer.memory, message, item.buffers[0] if item.buffers else (), now)
+    def _on_memory(self, peer: Peer, message: SharedMemoryMessage, item: Received, now: float) -> None:
+        self._memory.handle(peer.memory, message, item.buffers[0] if item.buffers else (), now)
 
-    def _counts(self, job_id: JobId, frame: m.OutcomeFrame) -> bool:
-        """Say whether an outcome is the one of its task."""
+    def _is_final(self, job_id: JobId, frame: m.OutcomeFrame) -> bool:
+        """Return whether an outcome is the final one of its task."""
         job = self.scheduler.jobs.get(job_id)
         task = None if job is None else job.tasks.get(frame.index)
         return task is not None and task.outcome is frame
@@ -567,30 +576,30 @@ class MasterCore:
     # ------------------------------------------------------------------------------------------------- what is decided
 
     def _decide(self, now: float) -> None:
-        """Hand what has happened, and what a peer has said, to the scheduler, all at once, and do what it says."""
+        """Pass all events to the scheduler in one call, and execute its instructions."""
         events, self._events = self._events, []
-        if self._said:
-            events += self._said
-            self._said.clear()
+        if self._peer_events:
+            events += self._peer_events
+            self._peer_events.clear()
         try:
             instructions = self.scheduler.handle(*events, now=now)
         finally:
             self._functions.settle(self.scheduler.jobs)
-        self._dispatch.obey(instructions, now)
+        self._dispatch.execute(instructions, now)
 
     def _touch(self, session_id: SessionId) -> None:
         self._dispatch.touch(session_id)
 
-    def _note(self, event: e.Event) -> None:
+    def _add_event(self, event: e.Event) -> None:
         self._events.append(event)
 
     def _drop_functions_in(self, segments: set[bytes]) -> None:
-        """Forget functions that lie in segments that are gone; what waits for them is refused."""
+        """Drop functions in segments that are closed; tasks that wait for them are refused."""
         for digest, jobs in self._functions.drop_in(segments):
             why = "the master refused the task: its function lies in shared memory that its owner has dropped"
             self._events.append(e.FunctionLost(Digest(digest), jobs, why))
 
-    def _dropped(self, digest: bytes) -> None:
+    def _on_function_dropped(self, digest: bytes) -> None:
         for peer in self.peers.values():
             if digest in peer.functions:
                 peer.functions.discard(digest)
@@ -599,108 +608,108 @@ class MasterCore:
     # --------------------------------------------------------------------------------------------------- what goes out
 
     def step(self, now: float) -> list[Outgoing]:
-        """Do what time demands, and give all envelopes that should leave now."""
+        """Do what is due by now, and return all envelopes that should be sent now."""
         for change in self._liveness.tick(now):
-            self._lives(change, now)
-        if self._silent and now >= self._next_check:
-            self._next_check = now + self._check_after_s
+            self._on_verdict(change, now)
+        if self._silent and now >= self._next_check_s:
+            self._next_check_s = now + self._check_after_s
             self._check_after_s = min(2 * self._check_after_s, self._interval_s)
             for peer in list(self._silent.values()):
                 if not peer.is_alive():
                     self.remove(peer.session_id, "its process has ended", now)
-        for unheard in self._unheard.values():
-            while (first := next(iter(unheard.values()), None)) is not None and now - first.since >= UNHEARD_S:
-                self.remove(first.session_id, f"it was not heard within {UNHEARD_S:.0f} s", now)
+        for not_joined in self._not_joined.values():
+            while (first := next(iter(not_joined.values()), None)) is not None and now - first.since >= JOIN_WITHIN_S:
+                self.remove(first.session_id, f"it has sent nothing within {JOIN_WITHIN_S:.0f} s", now)
         if self._events or now >= self._scheduler_due:
             self._decide(now)
         self.kernels.tick(now)
         if self._memory.departed:
             self._memory.close_departed(now)
-        if now >= self._looks.soonest:
-            for session_id in self._looks.take_up_to(now):
+        if now >= self._deadlines.soonest:
+            for session_id in self._deadlines.take_up_to(now):
                 self._touch(session_id)
         return list(self._outgoing(now))
 
-    def _lives(self, change: Suspected | Trusted | Lost, now: float) -> None:
+    def _on_verdict(self, change: Suspected | Trusted | Lost, now: float) -> None:
         node = SessionId(change.node)
         peer = self.peers[node]
         if isinstance(change, Lost):
-            kept = peer.role == "client" and peer.heard
+            kept = peer.role == "client" and peer.joined
             self.remove(
-                node, "its connection has broken, and it did not return" if kept else "nothing was heard of it", now
+                node, "its connection has broken, and it did not return" if kept else "it was silent for too long", now
             )
         elif peer.role == "client":
-            self._is_silent(peer, isinstance(change, Suspected))
+            self._set_silent(peer, isinstance(change, Suspected))
         else:
             peer.is_silent = isinstance(change, Suspected)
             if not peer.is_full:
                 self._events.append(e.SlaveSuspected(node) if peer.is_silent else e.SlaveTrusted(node))
 
-    def _is_silent(self, client: Peer, is_silent: bool) -> None:
-        """Tell a silent client nothing but that we are here, so that nothing gathers in front of it."""
+    def _set_silent(self, client: Peer, is_silent: bool) -> None:
+        """Send a silent client keepalives only, so that nothing gathers in its connection."""
         client.is_silent = is_silent
         if is_silent:
             self._silent[client.session_id] = client
-            self._next_check, self._check_after_s = 0.0, CHECK_S
+            self._next_check_s, self._check_after_s = 0.0, CHECK_S
             self._events.append(e.ClientSilent(client.session_id))
             return
         self._silent.pop(client.session_id, None)
-        for note in client.output.cuts():
+        for note in client.output.take_cuts():
             client.session.send(note)
         self._touch(client.session_id)
-        self._events.append(e.ClientHeard(client.session_id))
+        self._events.append(e.ClientResumed(client.session_id))
 
     def _outgoing(self, now: float) -> Iterator[Outgoing]:
         touched, self._dispatch.touched = self._dispatch.touched, {}
         for session_id, peer in touched.items():
-            if not peer.heard:
+            if not peer.joined:
                 continue  # there is no connection yet
             try:
                 envelopes = [] if peer.is_silent and peer.role == "client" else peer.session.flush(now)
-            except Exception as error:  # noqa: BLE001  (a bulkhead: others are not to be kept from theirs)
+            except Exception as error:  # noqa: BLE001  (a bulkhead: the other peers must get their envelopes)
                 text = "nothing can be sent to %s %r, so its session ends"
                 self._log.warning(peer.key, now, text, peer.role, peer.name, error=error)
                 self.remove(session_id, f"the master could not send it something: {error}"[:500], now)
                 continue
-            if not envelopes and now - peer.said_at >= self._interval_s:
+            if not envelopes and now - peer.sent_s >= self._interval_s:
                 envelopes = [peer.session.keepalive()]
             if envelopes:
-                peer.said_at = now
+                peer.sent_s = now
                 for frames in envelopes:
                     yield session_id, frames
-            self._look_again(peer, now)
-        if self._farewells:
-            farewells, self._farewells = self._farewells, []
-            yield from farewells
+            self._plan_next(peer, now)
+        if self._byes:
+            byes, self._byes = self._byes, []
+            yield from byes
 
-    def _look_again(self, peer: Peer, now: float) -> None:
-        """Plan when to look at a peer at the latest; an earlier plan stays, a look too many does no harm."""
+    def _plan_next(self, peer: Peer, now: float) -> None:
+        """Set when to flush a peer at the latest. An earlier deadline stays; a superfluous flush does no harm."""
         due = None if peer.is_silent and peer.role == "client" else peer.session.next_deadline()
-        keepalive = peer.said_at + self._interval_s
+        keepalive = peer.sent_s + self._interval_s
         due = keepalive if due is None or keepalive < due else due
-        if due < peer.look_at or peer.look_at <= now:
-            peer.look_at = due
-            self._looks.set(peer.session_id, due)
+        if due < peer.next_due_s or peer.next_due_s <= now:
+            peer.next_due_s = due
+            self._deadlines.set(peer.session_id, due)
 
     def next_deadline(self, now: float) -> float:
-        """When `step` should be called again at the latest."""
+        """Return when `step` must be called again at the latest."""
         if self._events or self._dispatch.touched:
             return now
         scheduler_due, alive = self.scheduler.next_deadline(), self._liveness.next_deadline()
         self._scheduler_due = inf if scheduler_due is None else scheduler_due
-        due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._looks.soonest)
+        due = min(now + self._interval_s, self._scheduler_due, inf if alive is None else alive, self._deadlines.soonest)
         if self._silent:
-            due = min(due, self._next_check)
+            due = min(due, self._next_check_s)
         return min(due, self.kernels.next_deadline())
 
     def status(self, now: float, session_id: SessionId | None = None, *, sees_all: bool = False) -> dict[str, Any]:
-        """Tell what there is, for people and for the control channel. Times and ages are in seconds, sizes in bytes.
+        """Return the state of the cluster, for people and for the control channel, in seconds and bytes.
 
         Args:
             now: the time.
-            session_id: of the application that asks: the jobs of its principal are told.
-            sees_all: tell the jobs of all principals.
+            session_id: of the application that asks: the jobs of its principal are listed.
+            sees_all: list the jobs of all principals.
         """
         asker = None if session_id is None else self.peers.get(session_id)
-        told = describe(self.peers, self.scheduler, now, asker, sees_all=sees_all)
-        return {"epoch": self.epoch, **told, "functions": len(self._functions)}
+        status = describe(self.peers, self.scheduler, now, asker, sees_all=sees_all)
+        return {"epoch": self.epoch, **status, "functions": len(self._functions)}

@@ -1,7 +1,7 @@
-"""What the scheduler has decided, made into messages for slaves and applications. A part of `master_core`.
+"""Executes the scheduler's instructions: messages for slaves and applications. A part of `nodes.master.core`.
 
-There is a bulkhead around each instruction. What fails is the matter of whose data it is about: tasks whose function or
-arguments cannot be had are refused, a result that cannot be had becomes an error. The other instructions are obeyed.
+There is a bulkhead around each instruction. A failure affects only the owner of the data: tasks whose function or
+arguments are not available are refused, and a result that is not available becomes an error.
 """
 
 import logging
@@ -28,14 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class Dispatch:
-    """Obeys instructions.
+    """Executes instructions.
 
     Args:
-        peers: who is registered.
-        functions, memory: what the master has of functions, and of shared memory.
+        peers: the registered peers.
+        functions: the functions that the master has.
+        memory: the shared memory that the master tracks.
         limits: how much is copied for a node that can open no shared memory here.
-        happened: called with what the scheduler should know.
-        remove: ends a session, for a reason.
+        on_event: called with events for the scheduler.
+        remove: ends a session, with a reason, at a time.
     """
 
     def __init__(
@@ -44,20 +45,20 @@ class Dispatch:
         functions: FunctionTable,
         memory: SharedMemoryTracker,
         limits: Limits,
-        happened: Callable[[e.Event], None],
+        on_event: Callable[[e.Event], None],
         remove: Callable[[SessionId, str, float], object],
     ) -> None:
-        self.touched: dict[SessionId, Peer] = {}  #: may have something to send now
+        self.touched: dict[SessionId, Peer] = {}  #: peers that may have something to send
         self._peers = peers
         self._functions = functions
         self._memory = memory
         self._limits = limits
-        self._happened = happened
+        self._on_event = on_event
         self._remove = remove
         self._log = RateLimitedLog(log)
 
     def send(self, to: SessionId, message: m.AnyMessage) -> None:
-        """Send a message to a peer, if it is there."""
+        """Send a message to a peer, if it is registered."""
         if (peer := self._peers.get(to)) is not None:
             peer.session.send(message)
             self.touched[to] = peer
@@ -66,8 +67,8 @@ class Dispatch:
         """Note that something was sent to a peer."""
         self.touched[session_id] = self._peers[session_id]
 
-    def obey(self, instructions: Sequence[i.Instruction], now: float) -> None:
-        """Do what the scheduler has decided."""
+    def execute(self, instructions: Sequence[i.Instruction], now: float) -> None:
+        """Execute instructions of the scheduler."""
         for instruction in instructions:
             try:
                 if type(instruction) is i.AssignTasks:
@@ -80,32 +81,32 @@ class Dispatch:
                     self.send(instruction.client, m.Started(instruction.slave, list(instruction.tasks)))
                 elif type(instruction) is i.ForgetJob:
                     self._forget_job(instruction.job)
-            except Exception as error:  # noqa: BLE001  (a bulkhead: the other instructions are others' matters)
+            except Exception as error:  # noqa: BLE001  (a bulkhead: the other instructions must be executed)
                 kind = type(instruction).__name__
-                self._log.warning(kind, now, "the instruction %s could not be obeyed", kind, error=error)
-                self._not_obeyed(instruction, error, now)
+                self._log.warning(kind, now, "the instruction %s failed", kind, error=error)
+                self._report_failure(instruction, error, now)
 
-    def go_on(self, peer: Peer, now: float) -> None:
-        """Go on with what had to wait because a peer did not take what it was sent."""
-        if peer.late:
-            waiting, peer.late = peer.late, deque()
+    def resume(self, peer: Peer, now: float) -> None:
+        """Send what was delayed because a peer had not acknowledged enough, as far as it has by now."""
+        if peer.delayed:
+            waiting, peer.delayed = peer.delayed, deque()
             while waiting and peer.session.backlog_bytes < self._limits.size_bytes:
-                self.obey([waiting.popleft()], now)
-            peer.late.extend(waiting)
+                self.execute([waiting.popleft()], now)
+            peer.delayed.extend(waiting)
         if peer.is_full and peer.session.backlog_bytes < self._limits.size_bytes // 2:
             peer.is_full = False
             if not peer.is_silent:
-                self._happened(e.SlaveTrusted(peer.session_id))
-        if peer.output.is_untold and not peer.is_silent and peer.session.backlog_bytes < OUTPUT_KEPT_BYTES // 2:
-            for note in peer.output.cuts():
+                self._on_event(e.SlaveTrusted(peer.session_id))
+        if peer.output.has_unsent_cuts and not peer.is_silent and peer.session.backlog_bytes < OUTPUT_KEPT_BYTES // 2:
+            for note in peer.output.take_cuts():
                 peer.session.send(note)
 
-    def _not_obeyed(self, instruction: i.Instruction, error: Exception, now: float) -> None:
-        """See to it that nobody waits for what was not done."""
+    def _report_failure(self, instruction: i.Instruction, error: Exception, now: float) -> None:
+        """Report a failed instruction, so that no task or client waits for it."""
         why = f"{type(error).__name__}: {error}"[:500]
         if type(instruction) is i.AssignTasks:
             self._refuse(instruction, instruction.tasks, why)
-        elif isinstance(instruction, i.DeliverOutcomes | i.AnnounceStarted):  # it registers again, and is sent it anew
+        elif isinstance(instruction, i.DeliverOutcomes | i.AnnounceStarted):  # it registers again, and gets it then
             self._remove(instruction.client, f"the master could not send it something: {why}", now)
         elif type(instruction) is i.WithdrawTasks:
             self._remove(instruction.slave, f"the master could not send it something: {why}", now)
@@ -115,13 +116,13 @@ class Dispatch:
     def _assign(self, assign: i.AssignTasks) -> None:
         slave = self._peers.get(assign.slave)
         if slave is None:
-            return  # the scheduler is about to learn it
+            return  # the scheduler gets its SlaveLost next
         self.touched[assign.slave] = slave
         if assign.function not in slave.functions:
             try:
                 self._send_function(slave, assign.function)
-            except Exception as error:  # noqa: BLE001  (the memory of others is read: whatever that comes to is theirs)
-                self._refuse(assign, assign.tasks, f"its function cannot be had: {error}")
+            except Exception as error:  # noqa: BLE001  (memory of other nodes is read, which may fail in any way)
+                self._refuse(assign, assign.tasks, f"its function is not available: {error}")
                 return
         buffers: ItemBuffers = ()
         if any(task.sizes for task in assign.tasks):
@@ -133,22 +134,22 @@ class Dispatch:
         slave.session.send(m.Assign(assign.job, assign.function, assign.timeout_s, frames, assign.needs), buffers)
 
     def _readable_tasks(self, slave: Peer, assign: i.AssignTasks) -> tuple[list[m.TaskFrame], ItemBuffers]:
-        """Give the tasks whose arguments the slave can have now. The others are refused, or wait for another slave."""
+        """Return the tasks whose arguments can be sent now. The others are refused, or wait for another slave."""
         frames: list[m.TaskFrame] = []
         buffers: list[Buffers] = []
-        copies = not slave.memory.introductions.shares
+        copies = not slave.memory.announced.shares
         for at, task in enumerate(assign.tasks):
             if copies and slave.session.backlog_bytes > self._limits.size_bytes:
                 rest = [m.TaskRef(assign.job, each.index, each.attempt) for each in assign.tasks[at:]]
-                self._happened(e.TasksReturned(slave.session_id, rest))
+                self._on_event(e.TasksReturned(slave.session_id, rest))
                 if not slave.is_full:
                     slave.is_full = True
-                    self._happened(e.SlaveSuspected(slave.session_id))
+                    self._on_event(e.SlaveSuspected(slave.session_id))
                 break
             try:
-                sizes, own = slave.memory.arguments(task.sizes, task.buffers)
+                sizes, own = slave.memory.outgoing_arguments(task.sizes, task.buffers)
             except Exception as error:  # noqa: BLE001  (as above)
-                self._refuse(assign, [task], f"its arguments cannot be had: {error}")
+                self._refuse(assign, [task], f"its arguments are not available: {error}")
                 continue
             frames.append(m.TaskFrame(task.index, task.attempt, task.body, sizes))
             buffers.append(own)
@@ -156,14 +157,14 @@ class Dispatch:
 
     def _refuse(self, assign: i.AssignTasks, tasks: Sequence[TaskRecord], why: str) -> None:
         refs = [m.TaskRef(assign.job, task.index, task.attempt) for task in tasks]
-        self._happened(e.AttemptsRefused(assign.slave, refs, f"the master refused the task: {why}"))
+        self._on_event(e.AttemptsRefused(assign.slave, refs, f"the master refused the task: {why}"))
 
     def _send_function(self, slave: Peer, digest: bytes) -> None:
         function = self._functions.get(digest)
         if function is None:
-            raise CannotOpen("it lies in shared memory that its owner has dropped")
+            raise CannotOpen("it is in shared memory that its owner has dropped")
         message = function.message
-        sizes, buffers = slave.memory.arguments(message.sizes, function.buffers[0])
+        sizes, buffers = slave.memory.outgoing_arguments(message.sizes, function.buffers[0])
         if sizes is not message.sizes:
             message = m.Function(message.digest, message.body, sizes)
         slave.session.send(message, [buffers] if buffers else ())
@@ -188,19 +189,19 @@ class Dispatch:
     def _readable_outcomes(
         self, client: Peer, deliver: i.DeliverOutcomes, now: float
     ) -> tuple[list[m.OutcomeFrame], ItemBuffers]:
-        """Give the outcomes that the client can have now; those whose results cannot be had are errors.
+        """Return the outcomes that can be sent to the client now, with errors for results that are not available.
 
-        Results that have to be copied wait while the client has not taken what was copied before.
+        Results that must be copied are delayed while the client has not acknowledged earlier ones.
         """
         items: list[m.OutcomeFrame] = []
         buffers: list[Buffers] = []
-        outgoing, copies = client.memory.introductions.outgoing, not client.memory.introductions.shares
+        outgoing, copies = client.memory.announced.outgoing, not client.memory.announced.shares
         copied = client.session.backlog_bytes
         for at, item in enumerate(deliver.items):
             own = deliver.buffers[at] if deliver.buffers else ()
-            if copies and (client.late or copied > self._limits.size_bytes) and slices_of(item.sizes):
+            if copies and (client.delayed or copied > self._limits.size_bytes) and slices_of(item.sizes):
                 rest = deliver.buffers[at:] if deliver.buffers else ()
-                client.late.append(msgspec.structs.replace(deliver, items=deliver.items[at:], buffers=rest))
+                client.delayed.append(msgspec.structs.replace(deliver, items=deliver.items[at:], buffers=rest))
                 break
             try:
                 sizes, own = outgoing(item.sizes, own)

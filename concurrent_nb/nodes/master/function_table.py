@@ -1,7 +1,7 @@
-"""The functions that the master has: for which open jobs, of whom, and which are kept for the next job.
+"""The functions that the master has, the open jobs that use each, and those kept for the next job of a client.
 
-A part of `master_core`. A function is booked for a job when the scheduler has accepted a task of that job, so nothing
-is kept for a job that there is not.
+A part of `nodes.master.core`. A function is assigned to a job when the scheduler has accepted a task of that job, so
+none is kept for a job that was refused.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from concurrent_nb.tasks.task_record import JobRecord
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffers, lengths, slices_of
 
-#: functions of jobs that are over are kept for the next job of the same key, so many of them, of so many bytes in all
+#: most functions, and bytes of them, that are kept for the next job of the same key when their jobs are over
 IDLE_FUNCTIONS: Final = 64
 IDLE_BYTES: Final = 64 * 1024 * 1024
 #: what a record costs besides its bytes
@@ -30,16 +30,16 @@ class FunctionEntry:
     # Dictionaries for their order: the same messages in the same order have the same effect in every process.
     jobs: dict[bytes, None] = field(default_factory=dict)  #: open jobs that use it
     idle_for: dict[bytes, None] = field(default_factory=dict)  #: keys for whose next job it is kept
-    claims: int = 0  #: submits of it that are not decided yet
+    claims: int = 0  #: submits of it that the scheduler has not handled yet
 
     @property
     def digest(self) -> bytes:
-        """Return its name."""
+        """Its digest, which is its name."""
         return self.message.digest
 
     @property
     def size_bytes(self) -> int:
-        """Return what it takes here; what lies in shared memory does not count."""
+        """The bytes that it takes here, without those in shared memory."""
         return _RECORD_BYTES + len(self.message.body) + sum(lengths(self.message.sizes))
 
 
@@ -50,43 +50,42 @@ class _Job:
 
 
 class FunctionTable:
-    """All functions. One that clients of several keys have sent is there once, and is kept for each of them.
+    """All functions. One that clients of several keys have sent is stored once, and kept for each of them.
 
     Args:
-        dropped: called with the digest of each function that is forgotten.
-        is_here: says whether a client of a key is registered.
+        on_dropped: called with the digest of each function that is dropped.
+        is_registered: returns whether a client of a key is registered.
     """
 
-    def __init__(self, dropped: Callable[[bytes], None], is_here: Callable[[bytes], bool]) -> None:
-        self._dropped = dropped
-        self._is_here = is_here
+    def __init__(self, on_dropped: Callable[[bytes], None], is_registered: Callable[[bytes], bool]) -> None:
+        self._on_dropped = on_dropped
+        self._is_registered = is_registered
         self._functions: dict[bytes, FunctionEntry] = {}
         self._jobs: dict[bytes, _Job] = {}  # what each open job uses
         self._idle: dict[bytes, OrderedDict[bytes, int]] = {}  # by key: digest to size in bytes, oldest first
-        self._claims: list[
-            tuple[bytes, FunctionEntry, bytes]
-        ] = []  # job, function, key: submits that are not decided yet
+        # Job, function and key of each submit that the scheduler has not handled yet.
+        self._claims: list[tuple[bytes, FunctionEntry, bytes]] = []
 
     def __len__(self) -> int:
         return len(self._functions)
 
     def get(self, digest: bytes) -> FunctionEntry | None:
-        """Give a function, None if there is none of that digest."""
+        """Return a function, None if there is none of that digest."""
         return self._functions.get(digest)
 
     def add(self, function: FunctionEntry, key: bytes) -> None:
-        """Have a function, or hear that a client has sent it once more: it is kept for a job of that key."""
+        """Store a function that a client has sent, for the first time or again: it is kept for a job of that key."""
         self._functions[function.digest] = function
         self._keep_for(function, key)
 
     def claim(self, function: FunctionEntry, job: bytes, key: bytes) -> None:
-        """Keep a function until it is decided whether a submit of it is accepted; `settle` is to be called then."""
+        """Keep a function until the scheduler has handled a submit of it; `settle` must be called then."""
         function.claims += 1
         self._claims.append((job, function, key))
         self._keep_no_longer(function, key)
 
     def settle(self, jobs: Mapping[JobId, JobRecord]) -> None:
-        """Book what was claimed for the jobs that there are."""
+        """Assign claimed functions to the jobs whose submits were accepted."""
         if not self._claims:
             return
         claims, self._claims = self._claims, []
@@ -102,7 +101,7 @@ class FunctionTable:
                 self._keep_for(function, key)
 
     def forget_job(self, job: JobId) -> None:
-        """Let the functions of a job go, which is over."""
+        """Release the functions of a job that is over."""
         if (over := self._jobs.pop(job, None)) is None:
             return
         for digest in over.digests:
@@ -111,13 +110,13 @@ class FunctionTable:
             self._keep_for(function, over.key)
 
     def forget_key(self, key: bytes) -> None:
-        """Drop what is kept for the next job of a key, of which no client is registered any more."""
+        """Drop what is kept for the next job of a key that has no registered client any more."""
         for digest in list(self._idle.get(key, ())):
             self._keep_no_longer(self._functions[digest], key)
             self._drop_if_unused(self._functions[digest])
 
     def drop_in(self, segments: set[bytes]) -> list[tuple[bytes, list[JobId]]]:
-        """Forget functions that lie in segments that are gone; give the digest of each and the jobs that use it."""
+        """Drop functions in segments that are closed. Returns the digest of each and the jobs that use it."""
         gone = []
         for function in list(self._functions.values()):
             if any(slice_.segment in segments for slice_ in slices_of(function.message.sizes)):
@@ -127,14 +126,14 @@ class FunctionTable:
         return gone
 
     def bytes_in_use(self, key: bytes) -> int:
-        """Count what the functions take that open jobs of a key use."""
+        """Return the bytes of all functions that open jobs of a key use."""
         used = {digest for job in self._jobs.values() if job.key == key for digest in job.digests}
         return sum(self._functions[digest].size_bytes for digest in used)
 
     def leftovers(self) -> list[str]:
-        """List what is kept although no job is open. For tests."""
+        """List what is kept wrongly while no job is open. For tests."""
         used = [function for function in self._functions.values() if function.claims or not function.idle_for]
-        kept = [f"function {function.digest.hex()[:8]} is not there for the next job" for function in used]
+        kept = [f"function {function.digest.hex()[:8]} is not kept for the next job" for function in used]
         kept += [f"functions are kept for {len(self._jobs)} jobs that are over"] if self._jobs else []
         kept += [f"{len(self._claims)} submits are undecided"] if self._claims else []
         return kept
@@ -146,8 +145,8 @@ class FunctionTable:
         return kept + [f"function {digest.hex()[:8]} is for the next job" for digest in self._idle.get(key, ())]
 
     def _keep_for(self, function: FunctionEntry, key: bytes) -> None:
-        """Keep a function for the next job of a key; those that have been kept for it longest are too much then."""
-        if not self._is_here(key):
+        """Keep a function for the next job of a key; above the limits, drop those that were kept longest."""
+        if not self._is_registered(key):
             self._drop_if_unused(function)
             return
         idle = self._idle.setdefault(key, OrderedDict())
@@ -180,4 +179,4 @@ class FunctionTable:
             job.digests.pop(function.digest, None)
             if not job.digests:
                 del self._jobs[job_id]
-        self._dropped(function.digest)
+        self._on_dropped(function.digest)

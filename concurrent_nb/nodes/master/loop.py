@@ -18,7 +18,7 @@ from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
 
-#: the reason that a node receives when it names a session which does not exist
+#: the reason in the Bye to a node whose session is over
 SESSION_OVER: Final = "this session is over: register again"
 
 

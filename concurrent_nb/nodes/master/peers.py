@@ -1,4 +1,4 @@
-"""The master's record of each registered node. A part of `master_core`."""
+"""The master's record of each registered node. A part of `nodes.master.core`."""
 
 from collections import deque
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Final
 from concurrent_nb.ids import SessionId
 from concurrent_nb.nodes.master.client_limits import Usage
 from concurrent_nb.nodes.master.client_output import ClientOutput
-from concurrent_nb.nodes.master.shared_memory import MemoryAccount
+from concurrent_nb.nodes.master.shared_memory import PeerMemory
 from concurrent_nb.scheduling import instructions as i
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.session import Session
@@ -17,15 +17,15 @@ from concurrent_nb.wire.session import Session
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """Where a node is, as it says: shown to people, believed by nobody."""
+    """Where a node runs, as it reports; only shown to people, and never trusted."""
 
     host: str = ""
     pid: int = 0
-    cores: int = 0  #: that a slave may use
+    cores: int = 0  #: number of cores that a slave may use
 
 
-#: of a node that tells nothing
-NOWHERE: Final = NodeInfo()
+#: of a node that reports nothing
+UNKNOWN_NODE: Final = NodeInfo()
 
 
 @dataclass(eq=False, slots=True)
@@ -37,27 +37,26 @@ class Peer:
     key: bytes  #: its CURVE public key, z85; a client's principal
     name: str
     session: Session
-    memory: MemoryAccount
-    secret: str = ""  #: what proves on the control channel that a caller has this session
+    memory: PeerMemory
+    secret: str = ""  #: proves on the control channel that a caller has this session
     functions: set[bytes] = field(default_factory=set)  #: digests that a slave has
     slots: int = 0
     credit: int = 0
-    heard: bool = False  #: it has said something on the compute channel, so it has the key that it has registered
-    comes_back: bool = True  #: if a client's connection has broken, its jobs wait for it
-    is_alive: Callable[[], bool] = lambda: True  #: whether a client's process is there, as far as can be seen from here
-    replaces: SessionId | None = None  #: a client's former session, until this one is heard
-    is_silent: bool = False  #: nothing was heard of it for a while
+    joined: bool = False  #: its first envelope has arrived, so it has the key that it has registered
+    comes_back: bool = True  #: whether a client's jobs wait for it when its connection has broken
+    is_alive: Callable[[], bool] = lambda: True  #: whether a client's process exists, as far as is visible
+    replaces: SessionId | None = None  #: a client's former session, which ends when this one joins
+    is_silent: bool = False  #: it is suspected
     usage: Usage = field(default_factory=Usage)  #: what its key makes the master hold
-    output: ClientOutput = field(default_factory=ClientOutput)  #: what tasks have written for a client
-    late: "deque[i.DeliverOutcomes]" = field(
-        default_factory=deque
-    )  #: what has to be copied for a client, when it has room
-    is_full: bool = False  #: so much is copied for a slave, and not taken yet, that it gets no more tasks
-    refused: dict[bytes, str] = field(default_factory=dict)  #: functions that were not taken, and why
-    done: int = 0  #: outcomes that it has sent or got
+    output: ClientOutput = field(default_factory=ClientOutput)  #: output of tasks for a client
+    #: results that must be copied for a client, until it has acknowledged earlier ones
+    delayed: "deque[i.DeliverOutcomes]" = field(default_factory=deque)
+    is_full: bool = False  #: a slave gets no tasks until it has acknowledged more of what was copied for it
+    refused: dict[bytes, str] = field(default_factory=dict)  #: refused functions, with the reason
+    done: int = 0  #: number of outcomes that it has sent or got
     outdated: int = 0  #: workers of a slave that are still to be replaced, after a restart
-    place: NodeInfo = NOWHERE
+    info: NodeInfo = UNKNOWN_NODE
     since: float = 0.0  #: when it registered
-    load: m.HostLoad | None = None  #: how busy a slave's host is, as it last said
-    said_at: float = 0.0  #: when we last said something to it
-    look_at: float = inf  #: when to look at it again at the latest
+    load: m.HostLoad | None = None  #: last report of a slave on the load of its host
+    sent_s: float = 0.0  #: when the last envelope was sent to it
+    next_due_s: float = inf  #: when to flush it at the latest

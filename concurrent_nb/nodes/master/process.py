@@ -1,14 +1,13 @@
-"""The master process: who is registered, who runs what. It never unpickles anything and never runs a user's code.
+"""The master process: registers nodes and assigns tasks. It never unpickles anything and never runs a user's code.
 
     main thread: Tornado's loop, the control channel (JSON-RPC over HTTP)  --asks-->  compute thread
     compute thread: a poll loop around Gate (ZeroMQ) and MasterCore
 
-The two meet in one queue; the compute thread alone touches the core.
+The main thread puts questions into a queue; only the compute thread touches the core.
 """
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -19,8 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import psutil
-
 from concurrent_nb.clock import monotonic
 from concurrent_nb.components.config import BoolItem, ExtensionPointItem, FloatItem, IntItem, ListItem
 from concurrent_nb.components.core import Component, ComponentManager
@@ -29,8 +26,8 @@ from concurrent_nb.foreign import describe
 from concurrent_nb.ids import SessionId, new_session_id
 from concurrent_nb.nodes.common import descriptors
 from concurrent_nb.nodes.common.kernel_access import connection_info
-from concurrent_nb.nodes.common.memory_return import keep_giving_back
-from concurrent_nb.nodes.common.process_identity import seen_from_here
+from concurrent_nb.nodes.common.memory_return import trim_periodically
+from concurrent_nb.nodes.common.process_identity import liveness_check
 from concurrent_nb.nodes.common.registration import as_json, can_open, check_versions
 from concurrent_nb.nodes.common.wakeup import Wakeup
 from concurrent_nb.nodes.master.client_limits import DEFAULT, Limits
@@ -48,6 +45,7 @@ from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.scheduling.scheduler_state import RESULTS_KEPT_BYTES
 from concurrent_nb.settings import files as settings
 from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.transport.addresses import is_loopback, own_addresses
 from concurrent_nb.transport.compute import SILENT_S, ComputeServer
 from concurrent_nb.transport.connection_file import ConnectionFile
 from concurrent_nb.transport.connections import SILENT_MAX
@@ -60,69 +58,73 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ROLES: Final = ("admin", "client", "slave")
-EVERYBODY: Final = list(ROLES)
+ALL_ROLES: Final = list(ROLES)
 #: most characters of a node's name
 LABEL_MAX: Final = 100
-#: so much free shared memory is kept for what applications on other hosts tell next
-WARM_BYTES: Final = 32 * 1024 * 1024
-#: a node looks this often whether its owner lives
+#: free shared memory that is kept for the next contents from applications on other hosts, in bytes
+RESIDENT_BYTES: Final = 32 * 1024 * 1024
+#: a node checks this often whether its parent process lives
 PARENT_CHECK_S: Final = 1.0
 
 
-class MasterNode(Component):
-    """What a master can be told: where to listen, which strategy, how patient it is."""
+class MasterSettings(Component):
+    """Settings of a master: where it listens, its strategy, its intervals and limits."""
+
+    section = "MasterNode"
 
     strategy = ExtensionPointItem(IStrategy, "PullRoundRobin", help="Who gets the next tasks.")
     addresses = ListItem(["127.0.0.1"], help="IP addresses to listen on. Beyond loopback the control channel uses TLS.")
     control_port = IntItem(0, min=0, max=65535, help="Port of the control channel; 0 takes a free one.")
-    interval_s = FloatItem(1.0, min=0.01, help="Seconds between two signs of life of a node.")
+    interval_s = FloatItem(1.0, min=0.01, help="Seconds between two keepalives of a node.")
     suspect_after_s = FloatItem(3.0, min=0.01, help="A node that was silent for this many seconds gets no new tasks.")
-    lost_after_s = FloatItem(5.0, min=0.01, help="A node that was silent for this many seconds is given up.")
-    deaths_allowed = IntItem(3, min=1, help="A task is quarantined after so many deaths of its worker or slave.")
+    lost_after_s = FloatItem(
+        5.0, min=0.01, help="A slave that was silent for this many seconds is lost: its tasks run elsewhere."
+    )
+    deaths_allowed = IntItem(3, min=1, help="A task is quarantined after this many deaths of its worker or slave.")
     results_kept_s = FloatItem(
         KEPT_S,
         min=0.0,
-        help="Seconds for which an application whose connection has broken may come back for its results.",
+        help="Seconds for which the results of an application whose connection has broken are kept.",
     )
     results_kept_bytes = IntItem(
         RESULTS_KEPT_BYTES,
         min=0,
-        help="Bytes of results that an application has not taken, before its tasks wait for that.",
+        help="Bytes of results that an application has not acknowledged, above which its tasks wait.",
     )
     clients = IntItem(DEFAULT.clients, min=1, help="Applications that may be registered at once.")
     tasks_per_client = IntItem(
-        DEFAULT.tasks, min=1, help="Tasks of one application that are open here; more wait in the application."
+        DEFAULT.tasks, min=1, help="Unanswered tasks of one application at the master; more wait in the application."
     )
     bytes_per_client = IntItem(
         DEFAULT.size_bytes,
         min=1024 * 1024,
-        help="Bytes of arguments and functions kept for one application, and of the largest thing that travels.",
+        help="Bytes of arguments and functions kept for one application, and of the largest single one.",
     )
     segments_per_client = IntItem(
-        DEFAULT.segments, min=1, help="Pieces of shared memory of one application that are open here."
+        DEFAULT.segments, min=1, help="Segments of shared memory of one application that the master has open."
     )
     object_bytes = IntItem(
         DEFAULT.object_bytes,
         min=1024 * 1024,
-        help="Bytes of the largest result, or argument in shared memory, that travels to or from another host.",
+        help="Bytes of the largest result, or argument in shared memory, that is sent to or from another host.",
     )
-    share_memory = BoolItem(True, help="Large buffers for nodes of this host lie in shared memory and do not travel.")
+    share_memory = BoolItem(True, help="Whether nodes of this host exchange large buffers through shared memory.")
 
 
 class Master:
     """A running master: its core, its compute thread, its control channel.
 
     Args:
-        config: what to listen on, which strategy, which intervals.
-        name: of the cluster, and so of the connection file.
+        config: the settings.
+        name: the name of the cluster, and so of the connection file.
     """
 
-    def __init__(self, config: MasterNode, name: str) -> None:
+    def __init__(self, config: MasterSettings, name: str) -> None:
         self.name = connection_file.check_name(name)
         self.config = config
         self._keys = keys.fresh()
         self._tokens = {role: keys.fresh_token() for role in ROLES}
-        # Wall clock, so that a later life has a larger number although nothing is kept between two lives.
+        # Wall clock, so that a restarted master has a larger number although nothing is kept between two runs.
         epoch = time.time_ns() // 1_000_000
         strategy = config.strategy.make()
         scheduler = Scheduler(
@@ -132,14 +134,14 @@ class Master:
             results_kept_bytes=config.results_kept_bytes,
         )
         liveness = Liveness(config.interval_s, config.suspect_after_s, config.lost_after_s)
-        self._shelf = SegmentReader()
-        self._store = ObjectStore(warm_bytes=WARM_BYTES) if segments.is_available() else None
+        self._reader = SegmentReader()
+        self._store = ObjectStore(resident_bytes=RESIDENT_BYTES) if segments.is_available() else None
         self._core = MasterCore(
             epoch,
             scheduler,
             liveness,
             config.interval_s,
-            self._shelf,
+            self._reader,
             self._store,
             kept_s=config.results_kept_s,
             limits=Limits(
@@ -150,9 +152,9 @@ class Master:
                 object_bytes=config.object_bytes,
             ),
         )
-        self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # askers; of the compute thread
+        self._kernels: dict[int, asyncio.Future[m.KernelAccess]] = {}  # callers by request; used by the compute thread
         self._wake = Wakeup()
-        self._look_at = 0.0  # when connections are to be looked at
+        self._look_at = 0.0  # when connections are to be checked again
         self._began = monotonic()
         self._stopping = False
         self._failure: BaseException | None = None  # of the compute thread
@@ -162,28 +164,28 @@ class Master:
     # --------------------------------------------------------------------------------------------- control channel
 
     async def run(self, ready: Callable[[ConnectionFile, Path], None]) -> None:
-        """Serve until `stop`; call `ready` once nodes can register. Raises ClusterError if it could not go on."""
+        """Serve until `stop`; call `ready` when nodes can register. Raises ClusterError if the compute thread fails."""
         self._loop = asyncio.get_running_loop()
-        addresses = listen_on(self.config.addresses)
+        addresses = own_addresses(self.config.addresses, "MasterNode.addresses")
         self._gate = ComputeServer(
             addresses,
             self._keys.public,
             self._keys.secret,
             self._core.admits,
             silent_s=self._silent_s(),
-            silent_max=descriptors.part_of_limit(1 / 8, SILENT_MAX),
+            silent_max=descriptors.share_of_limit(1 / 8, SILENT_MAX),
         )
         self._compute_loop = MasterLoop(self._core, self._gate, self.config.interval_s)
         tls = self._tls(addresses)
         tokens = {token: role for role, token in self._tokens.items()}
         dispatcher = Dispatcher(Registry(self))
         limits = ConnectionLimits()
-        limits = limits._replace(connections=descriptors.part_of_limit(1 / 4, limits.connections))
+        limits = limits._replace(connections=descriptors.share_of_limit(1 / 4, limits.connections))
         server = ControlServer(dispatcher, tokens, addresses, self.config.control_port, tls, limits=limits)
         self._thread.start()
         path = None
         at_end = contextlib.ExitStack()
-        giving_back = asyncio.create_task(keep_giving_back())
+        giving_back = asyncio.create_task(trim_periodically())
         try:
             self._probe = at_end.enter_context(segments.probe())
             await server.start()
@@ -210,18 +212,18 @@ class Master:
             await asyncio.to_thread(self._thread.join)
             self._wake.close()
             at_end.close()
-            self._shelf.close()
+            self._reader.close()
             if self._store is not None:
                 self._store.close()
         if self._failure is not None:
             raise ClusterError(f"the compute thread has failed: {describe(self._failure)}") from self._failure
 
     def stop(self) -> None:
-        """End `run`: nodes are told that the cluster has been stopped. For the loop's thread."""
+        """End `run`, after a Bye to every node: the cluster has been stopped. To be called in the loop's thread."""
         self._stop_event.set()
 
     def _silent_s(self) -> float:
-        """Give how long a connection may take for its first message: a node gives signs of life far more often."""
+        """Return how long a connection may take for its first message; a node sends keepalives far more often."""
         return max(SILENT_S, 3 * self.config.suspect_after_s)
 
     def _tls(self, addresses: list[str]) -> Any:
@@ -232,7 +234,7 @@ class Master:
         return make_tls(addresses)
 
     async def _ask(self, question: Callable[[float], T]) -> T:
-        """Have the compute thread answer a question about the core."""
+        """Return the answer of the compute thread to a question about the core."""
         answer: asyncio.Future[T] = self._loop.create_future()
 
         def settle(value: Any, error: BaseException | None) -> None:
@@ -244,7 +246,7 @@ class Master:
             error: Exception | None = None
             try:
                 value = question(now)
-            except Exception as failure:  # noqa: BLE001  (handed on to the one who asked)
+            except Exception as failure:  # noqa: BLE001  (handed on to the caller)
                 error = failure
             self._loop.call_soon_threadsafe(settle, value, error)
 
@@ -252,44 +254,44 @@ class Master:
         self._wake.set()
         return await answer
 
-    @remote(roles=EVERYBODY)
+    @remote(roles=ALL_ROLES)
     def ping(self) -> str:
-        """Answer "pong"."""
+        """Return "pong"."""
         return "pong"
 
-    @remote(roles=EVERYBODY)
+    @remote(roles=ALL_ROLES)
     async def status(self, caller: Caller, session: str = "", secret: str = "") -> dict[str, Any]:
-        """Tell what there is: slaves, clients, tasks, jobs.
+        """Return the cluster's slaves, clients, jobs and task counts.
 
-        An admin sees all jobs. Others see those of the principal whose session they have, and how many more there are.
+        An admin gets all jobs. Others get those of the principal whose session they have, and the number of the others.
         """
         asker, sees_all = session_of(session), caller.role == "admin"
 
-        def tell(now: float) -> dict[str, Any]:
+        def describe_cluster(now: float) -> dict[str, Any]:
             is_own = self._core.is_session(asker, "client", secret)
             return self._core.status(now, asker if is_own else None, sees_all=sees_all)
 
-        told = await self._ask(tell)
+        status = await self._ask(describe_cluster)
         where = {"host": socket.gethostname(), "pid": os.getpid()}
-        return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **told}
+        return {"name": self.name, **where, "uptime_s": monotonic() - self._began, **status}
 
     @remote(roles=["admin"])
     def stop_cluster(self) -> bool:
-        """Stop the cluster: all nodes are told, open tasks end with MasterLost."""
+        """Stop the cluster: all nodes get a Bye, open tasks end with MasterLost."""
         self._loop.call_later(0.05, self.stop)
         return True
 
     @remote(roles=["admin"])
     async def restart_workers(self, now: bool = False) -> int:
-        """Have fresh worker processes everywhere; give how many there will be. `status` tells how many are outdated.
+        """Replace all worker processes; return how many there are. `status` reports how many are still outdated.
 
-        What runs ends first, or with `now` is stopped and runs again.
+        A worker's running task ends first; with `now` it is stopped and runs again.
         """
         return await self._ask(lambda _: self._core.restart_workers(stop=now))
 
     @remote(roles=["admin"])
     async def open_kernel(self, slave: str) -> dict[str, Any]:
-        """Have a slave be a Jupyter kernel; give what is in a connection file for it. Asking again gives the same."""
+        """Open a Jupyter kernel in a slave, unless it is open; return the content of its connection file."""
         answer: asyncio.Future[m.KernelAccess] = self._loop.create_future()
 
         def ask(now: float) -> None:
@@ -313,29 +315,29 @@ class Master:
         replaces: str = "",
         replaces_secret: str = "",
     ) -> dict[str, Any]:
-        """Register an application with its CURVE public key (z85); give session, compute endpoint and intervals.
+        """Register an application with its CURVE public key (z85); return session, compute endpoint and intervals.
 
-        Of the answer, `secret` is what other methods take besides the session, and `limits` is what the application
-        is to keep to: tasks without an answer, and bytes of their arguments and functions.
+        In the answer, `secret` is what other methods take besides the session, and `limits` is what the application
+        must keep to: tasks without an answer, bytes of their arguments and functions, and segments.
 
-        If its connection breaks and it does not come back, its jobs end a moment later, those of others wait for it.
-        `memory` describes a piece of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
-        `host` and `pid` are shown to those who ask for the status; with `begun`, when that process began by a clock of
-        its host, a master of the same host sees when the process has ended. `replaces` is its former session, and
-        `replaces_secret` the secret of that.
+        With `comes_back` false, its jobs end as soon as its connection has broken; else they wait for its return.
+        `memory` describes a segment of shared memory of the node: segment (hexadecimal), process, descriptor, bytes.
+        `host` and `pid` are shown in the status; with `begun`, the start of that process by a clock of its host, a
+        master of the same host notices when the process has ended. `replaces` is its former session, and
+        `replaces_secret` the secret of that session.
         """
         public = check_key(key)
         check_versions(versions, f"application {check_label(name)!r}")
         descriptors.refuse_if_full(f"application {name!r}")
         session, secret = new_session_id(), keys.fresh_token()
-        place = NodeInfo(check_host(host), pid)
-        is_alive = seen_from_here(host, pid, begun)
+        info = NodeInfo(check_host(host), pid)
+        is_alive = liveness_check(host, pid, begun)
         before = session_of(replaces)
 
         def add(now: float) -> None:
             former = before if self._core.is_session(before, "client", replaces_secret) else None
             self._core.add_client(
-                session, public, name, now, comes_back, place, is_alive=is_alive, replaces=former, secret=secret
+                session, public, name, now, comes_back, info, is_alive=is_alive, replaces=former, secret=secret
             )
 
         await self._ask(add)
@@ -358,7 +360,7 @@ class Master:
     ) -> dict[str, Any]:
         """Register a slave that runs `slots` tasks at once and accepts `credit` unfinished ones.
 
-        `memory`, `host` and `pid` are as for an application; `cores` are those that the slave may use.
+        `memory`, `host` and `pid` are as for an application; `cores` is the number of cores that the slave may use.
         """
         public = check_key(key)
         check_versions(versions, f"slave {check_label(name)!r}")
@@ -368,9 +370,9 @@ class Master:
                 f"slave {name!r} offers {slots} slots and a credit of {credit}: 1 <= slots <= credit"
             )
         session, secret = new_session_id(), keys.fresh_token()
-        place = NodeInfo(check_host(host), pid, cores)
+        info = NodeInfo(check_host(host), pid, cores)
         given = await self._ask(
-            lambda now: self._core.add_slave(session, public, name, slots, credit, now, place, secret=secret)
+            lambda now: self._core.add_slave(session, public, name, slots, credit, now, info, secret=secret)
         )
         welcome = self._welcome(session, secret, given, caller, memory)
         return {**welcome, "limits": {"object": self.config.object_bytes}}
@@ -387,12 +389,12 @@ class Master:
 
     @remote(roles=["admin", "client"])
     async def heartbeat_client(self, session: str, secret: str) -> bool:
-        """Give a sign of life; False if the session is over and the node should register again."""
+        """Take a keepalive of a node. False if its session is over: the node must register again."""
         return await self._heartbeat("client", session, secret)
 
     @remote(roles=["admin", "slave"])
     async def heartbeat_slave(self, session: str, secret: str) -> bool:
-        """Give a sign of life; False if the session is over and the node should register again."""
+        """Take a keepalive of a node. False if its session is over: the node must register again."""
         return await self._heartbeat("slave", session, secret)
 
     async def _unregister(self, role: str, session: str, secret: str) -> bool:
@@ -431,7 +433,7 @@ class Master:
             zap_fd, monitor_fd = fd_of(self._gate.zap_socket), fd_of(self._gate.monitor)
             for fd in (zap_fd, monitor_fd, self._wake.fileno()):
                 waiter.add(fd)
-            self._gate.take_left()  # a monitor's descriptor tells news only after somebody has looked once
+            self._gate.take_left()  # a monitor's descriptor becomes readable only after a first read
             while not self._stopping:
                 self._turn(waiter, zap_fd, monitor_fd)
             self._compute_loop.stop()
@@ -451,20 +453,20 @@ class Master:
             self._wake.clear()
         loop.answer(now)
         if zap_fd in ready:
-            gate.answer_doorbell()
+            gate.answer_zap()
         loop.turn(monitor_fd in ready, now)
         self._look_at = gate.look(now)
         if core.kernels.settled:
             self._settle_kernels()
 
     def _settle_kernels(self) -> None:
-        """Tell those who asked for kernels what has become of it."""
+        """Give the callers that asked for kernels their answers."""
         for request, answer in self._core.kernels.take_settled():
             self._loop.call_soon_threadsafe(_settle_kernel, self._kernels.pop(request), answer)
 
 
 def _settle_kernel(asker: "asyncio.Future[m.KernelAccess]", answer: Answer) -> None:
-    if asker.done():  # he has hung up
+    if asker.done():  # the caller has hung up
         return
     if isinstance(answer, m.KernelAccess):
         asker.set_result(answer)
@@ -481,24 +483,24 @@ def run_master(
     """Run a master in this process until it is stopped.
 
     Args:
-        overrides: configuration that wins over the files.
-        name: of the cluster.
+        overrides: configuration that takes precedence over the files.
+        name: the name of the cluster.
         ready: called with the connection file and its path when nodes can register.
         lease: descriptor whose end of file ends the master.
 
-    Raises ClusterError if it could not go on, and what `Master` and its configuration raise.
+    Raises ClusterError if the compute thread fails, and what `Master` and its configuration raise.
     """
     descriptors.raise_limit()
     manager = ComponentManager(settings.load(overrides))
-    manager.load([MasterNode, *BUILT_IN])
+    manager.load([MasterSettings, *BUILT_IN])
     ours = {name for each in BUILT_IN for name in (each.__name__, each.short_name)}
     if manager.config.MasterNode.get("strategy", "PullRoundRobin") not in ours:
-        manager.load_entry_points()  # only then, because it looks through everything that is installed
-    asyncio.run(_serve(manager.get(MasterNode), name, ready, lease))
+        manager.load_entry_points()  # only then, because it searches all installed packages
+    asyncio.run(_serve(manager.get(MasterSettings), name, ready, lease))
 
 
 async def _serve(
-    config: MasterNode, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
+    config: MasterSettings, name: str, ready: Callable[[ConnectionFile, Path], None], lease: int | None
 ) -> None:
     loop = asyncio.get_running_loop()
     master = Master(config, name)
@@ -523,14 +525,14 @@ async def _serve(
 
 
 async def _watch_parent(parent: int, stop: Callable[[], None]) -> None:
-    """Stop when the parent has died: a process that it forked may hold the other end of the lease open."""
+    """Call `stop` when the parent has died, as a process that it forked may hold the other end of the lease open."""
     while os.getppid() == parent:
         await asyncio.sleep(PARENT_CHECK_S)
     stop()
 
 
 def session_of(text: str) -> SessionId:
-    """Read a session id as the control channel writes it; what is none becomes one that nobody has."""
+    """Return a session id from its hexadecimal text; an empty id, which no session has, if the text is not one."""
     try:
         return SessionId(bytes.fromhex(text))
     except ValueError:
@@ -538,56 +540,19 @@ def session_of(text: str) -> SessionId:
 
 
 def check_key(text: str) -> bytes:
-    """Give a z85 public key as bytes; raise ConfigurationError for what is none."""
+    """Return a z85 public key as bytes. Raises ConfigurationError if the text is not one."""
     if keys.Z85_KEY.fullmatch(text.encode()) is None:
         raise ConfigurationError("the key of a node is 40 characters of z85")
     return text.encode()
 
 
 def check_label(name: str) -> str:
-    """Give a node's name back; raise ConfigurationError for one that does not fit on a line of a terminal."""
+    """Return a node's name. Raises ConfigurationError for one that does not fit on a line of a terminal."""
     if not (0 < len(name) <= LABEL_MAX and name.isprintable()):
         raise ConfigurationError(f"a node's name has 1 to {LABEL_MAX} printable characters, not {name[:LABEL_MAX]!r}")
     return name
 
 
 def check_host(host: str) -> str:
-    """Give the name of a node's host back, which may be "" for none; raise ConfigurationError as `check_label`."""
+    """Return the name of a node's host, which may be "". Raises ConfigurationError as `check_label` does."""
     return check_label(host) if host else ""
-
-
-def is_loopback(address: str) -> bool:
-    """Say whether only this machine can reach an address."""
-    return address == "::1" or address.startswith("127.")
-
-
-def listen_on(addresses: list[str]) -> list[str]:
-    """Give the addresses to bind: 0.0.0.0 and :: become all addresses of this machine, so that each is advertised."""
-    found: list[str] = []
-    for address in addresses:
-        if address in ("0.0.0.0", "::"):
-            family = "AF_INET" if address == "0.0.0.0" else "AF_INET6"
-            for interface in psutil.net_if_addrs().values():
-                found += [a.address for a in interface if a.family.name == family and "%" not in a.address]
-        else:
-            check_address(address)
-            found.append(address)
-    return list(dict.fromkeys(found))
-
-
-def check_address(address: str) -> None:
-    """Raise ConfigurationError for what is no IP address of this machine; a name means another one elsewhere."""
-    try:
-        family = socket.AF_INET if ipaddress.ip_address(address).version == 4 else socket.AF_INET6
-    except ValueError:
-        raise ConfigurationError(
-            f"MasterNode.addresses has {address!r}, which is no IP address: give one of this machine, "
-            "such as 127.0.0.1, or 0.0.0.0 for all of them"
-        ) from None
-    with socket.socket(family) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError as error:
-            raise ConfigurationError(
-                f"MasterNode.addresses has {address}, on which this machine cannot listen: {error.strerror}"
-            ) from None

@@ -1,15 +1,17 @@
-"""What nodes share, as the master sees it: whose memory is open here, who looks at what lies there, and until when.
+"""Shared memory of the cluster, as the master tracks it: which peer owns a segment, and which results are in use.
 
-    arguments, functions: application's memory -> open here -> introduced, or told once, to slaves
-    results:   worker's memory -> arrived -> kept (the outcome counts) -> held (its owner has it) -> released
+    arguments, functions: application's segment -> open here -> announced to slaves, or its contents sent once
+    results:              worker's segment -> ARRIVED -> KEPT -> HELD -> RELEASED (`TRANSITIONS`)
 
-A part of `master_core`. Slices are names here: nothing is read but what travels to a node that cannot open it.
+A part of `nodes.master.core`. Slices are only names here: nothing is read except what travels to a node that cannot
+open it.
 """
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 import msgspec
@@ -36,26 +38,61 @@ from concurrent_nb.wire.session import Session
 
 log = logging.getLogger(__name__)
 
-#: a slave's workers have segments of their own, so many more for each slot
+#: a slave's workers have segments of their own: the additional segments that are opened for each slot
 SEGMENTS_PER_SLOT: Final = 64
 
-#: what peers say about shared memory
-Said = m.ShareMemory | m.Segment | m.Content | m.DropSegments | m.Release
+#: the messages about shared memory
+SharedMemoryMessage = m.ShareMemory | m.Segment | m.Content | m.DropSegments | m.Release
 
 
-class MemoryAccount:
-    """What one peer shares, and what it has of what others share, in one session.
+class ResultState(IntEnum):
+    """Where the shared memory of a result is. Transitions are the table `TRANSITIONS`."""
+
+    ARRIVED = 0  #: reported by its slave; whether the outcome counts is not decided
+    KEPT = 1  #: the outcome counts, and its owner has not acknowledged it
+    HELD = 2  #: its owner has it, and may read it
+    RELEASED = 3  #: the slave has it back, and may use it again if the release was clean
+
+
+#: (state, what happens) -> next state
+TRANSITIONS: Final[dict[tuple[ResultState, str], ResultState]] = {
+    (ResultState.ARRIVED, "keep"): ResultState.KEPT,
+    (ResultState.ARRIVED, "release"): ResultState.RELEASED,  # the outcome came too late: clean
+    (ResultState.KEPT, "hand over"): ResultState.HELD,  # acknowledged by an owner that shares memory
+    (ResultState.KEPT, "release"): ResultState.RELEASED,  # the owner has a copy: clean; its job is over: not clean
+    (ResultState.HELD, "release"): ResultState.RELEASED,  # as the owner says; not clean if its session ends
+}
+
+
+@dataclass(eq=False, slots=True)
+class ResultSlice:
+    """A slice that holds a result, or a part of one."""
+
+    slice: m.Slice
+    slave: SessionId  #: session of the slave that reported it
+    state: ResultState = ResultState.ARRIVED
+
+    def move(self, verb: str) -> None:
+        """Change the state as `TRANSITIONS` allows. Raises RuntimeError, and changes nothing, for another verb."""
+        state = TRANSITIONS.get((self.state, verb))
+        if state is None:
+            raise RuntimeError(f"cannot {verb} {self.slice!r}, which is {self.state.name}: a bug of the master")
+        self.state = state
+
+
+class PeerMemory:
+    """What one peer shares, and what it has of the memory of others, in one session.
 
     Args:
-        session_id: whose it is.
-        key: who it is; segments belong to keys, and so survive a session.
-        label: it, for people.
-        session: with it.
-        memories: what it may be told of.
-        store: where what it tells once is laid down; None to keep that as it came.
-        happened: hears, as events, what travels to it; None for one that runs no tasks.
-        most_bytes: so much is copied for it at once, if it can open nothing here.
-        segments: so many of its key are opened.
+        session_id: the peer's session.
+        key: the peer's CURVE key; segments belong to keys, and so outlive a session.
+        label: the peer's name for messages.
+        session: the session with it.
+        memory: the segments that are open here.
+        store: where contents that it sends are stored; None keeps them as they came.
+        on_event: called when a content has travelled to it, or is gone from it; None for a peer that runs no tasks.
+        most_bytes: limit of what is copied for it at once, if it can open nothing here.
+        most_segments: limit of segments that are opened for one session of its key.
     """
 
     def __init__(
@@ -64,298 +101,298 @@ class MemoryAccount:
         key: bytes,
         label: str,
         session: Session,
-        memories: MergedSegments,
-        store: ObjectStore | None,
-        happened: Callable[[e.Event], None] | None,
+        memory: MergedSegments,
+        *,
+        store: ObjectStore | None = None,
+        on_event: Callable[[e.Event], None] | None = None,
         most_bytes: int,
-        segments: int,
+        most_segments: int,
     ) -> None:
         self.session_id = session_id
         self.key = key
         self.label = label
         self.session = session
-        self.is_slave = happened is not None
-        holder = self if self.is_slave else None
-        self.introductions = AnnouncedSegments(session, memories, holder=holder, most_bytes=most_bytes)
+        self.most_segments = most_segments
+        self.is_slave = on_event is not None
+        changed = self._contents_changed if self.is_slave else None
+        self.announced = AnnouncedSegments(session, memory, contents_changed=changed, most_bytes=most_bytes)
         self.contents = ReceivedContents(store)
-        self.most_segments = segments
-        self.why_not = ""  #: why some of its memory is not open here
-        self._memories = memories
-        self.segments: set[bytes] = set()  #: shared memory that it has introduced
-        self.holds: dict[m.Slice, SessionId] = {}  #: results that it looks at, by the slave's session
+        self.segments: set[bytes] = set()  #: its segments that are open here
+        self.open_error = ""  #: why a segment of it is not open here
+        self.held_results: dict[m.Slice, ResultSlice] = {}  #: results that it may read
         self.fetched_bytes = 0  #: of arguments and functions that have travelled to it
-        self._happened = happened
+        self._memory = memory
+        self._on_event = on_event
 
-    def arguments(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
-        """Give sizes and buffers of a task or function as this slave can take them; call it before they are sent.
+    def outgoing_arguments(self, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers]:
+        """Return sizes and buffers of a task or function as this slave can take them; to be called before sending.
 
-        Raises CannotOpen, TooLarge, and whatever reading the memory of others comes to.
+        Raises CannotOpen, TooLarge, and any error of reading the memory of others.
         """
         for slice_ in slices_of(sizes):
-            if self._memories.handle(slice_.segment) is None:
+            if self._memory.handle(slice_.segment) is None:
                 raise CannotOpen(f"segment {slice_.segment.hex()[:8]} has been dropped by its owner")
-        return self.introductions.outgoing(sizes, buffers, once=True)
+        return self.announced.outgoing(sizes, buffers, once=True)
 
-    def got(self, slice_: m.Slice) -> None:
-        """Note that something has travelled to it."""
-        self.fetched_bytes += slice_.size
-        if self._happened is not None:
+    def _contents_changed(self, sent: Sequence[m.Slice], gone: Sequence[bytes]) -> None:
+        if self._on_event is None:
+            return
+        if gone:
+            self._on_event(e.ObjectsDropped(self.session_id, gone))
+        for slice_ in sent:
+            self.fetched_bytes += slice_.size
             name = object_id(slice_.segment, slice_.offset, slice_.serial)
-            self._happened(e.ObjectsHeld(self.session_id, [name]))
-
-    def forgot(self, objects: Sequence[bytes]) -> None:
-        """Note what it has no longer."""
-        if self._happened is not None:
-            self._happened(e.ObjectsDropped(self.session_id, objects))
-
-
-@dataclass(eq=False, slots=True)
-class _Kept:
-    """Where an outcome lies that its owner has not acknowledged."""
-
-    slave: SessionId
-    slices: list[m.Slice]
+            self._on_event(e.ObjectsHeld(self.session_id, [name]))
 
 
 class SharedMemoryTracker:
     """The shared memory of all peers.
 
     Args:
-        shelf: keeps the shared memory of other nodes open; None to share none.
-        store: where what applications on other hosts tell once is laid down; None where nobody can open it.
-        touched: called with a peer to whom something was said.
-        happened: called with what the scheduler should know.
-        closed: called with segments that are gone, before anybody is told.
+        reader: keeps the segments of peers open; None to share none.
+        store: where contents that applications on other hosts send are stored; None where no peer can open it.
+        touched: called with the session of a peer to which a message was sent.
+        on_event: called with events for the scheduler.
+        closed: called with segments that are closed, before any peer is told to drop them.
         limits: how much a key may share, and how much is copied for it.
     """
 
     def __init__(
         self,
-        shelf: PeerSegments | None,
+        reader: PeerSegments | None,
         store: ObjectStore | None,
         *,
         touched: Callable[[SessionId], None],
-        happened: Callable[[e.Event], None],
+        on_event: Callable[[e.Event], None],
         closed: Callable[[set[bytes]], None],
         limits: Limits = DEFAULT,
     ) -> None:
-        self._shelf = shelf or NullSegmentReader()
+        self._reader = reader or NullSegmentReader()
         self._store = store
-        self._memories = MergedSegments(self._shelf, store)
+        self._memory = MergedSegments(self._reader, store)
         self._touched = touched
-        self._happened = happened
+        self._on_event = on_event
         self._closed = closed
         self._limits = limits
         self._log = RateLimitedLog(log)
-        self._segments: Counter[bytes] = Counter()  # that are open, by key
-        self._accounts: dict[SessionId, MemoryAccount] = {}
-        self._owners: dict[bytes, MemoryAccount] = {}  # who has introduced a segment last
-        self._lent: defaultdict[bytes, int] = defaultdict(int)  # how many slices of a segment are kept or looked at
-        self._orphans: set[bytes] = set()  # segments of lost slaves, closed when nothing is lent of them
-        self.arrived: list[tuple[SessionId, JobId, m.OutcomeFrame]] = []  #: outcomes of which `keep` is not told yet
-        self.kept: dict[bytes, dict[int, _Kept]] = {}  #: those that an owner has not acknowledged, by job and index
-        self.departed: list[tuple[float, MemoryAccount]] = []  #: when to close what lost applications have shared
+        self._peers: dict[SessionId, PeerMemory] = {}
+        self._owners: dict[bytes, PeerMemory] = {}  # of each open segment: the session that announced it last
+        self._open_counts: Counter[bytes] = Counter()  # open segments by key
+        self._references: defaultdict[bytes, int] = defaultdict(int)  # results of a segment that are not released
+        self._orphans: set[bytes] = set()  # segments of lost slaves, closed when their last result is released
+        #: results that have ARRIVED, with their outcomes: `decide` is still to be called
+        self.undecided: list[tuple[JobId, m.OutcomeFrame, list[ResultSlice]]] = []
+        self.kept: dict[bytes, dict[int, list[ResultSlice]]] = {}  #: results that are KEPT, by job and index
+        self.departed: list[tuple[float, PeerMemory]] = []  #: lost applications, and when to close their segments
 
     # ------------------------------------------------------------------------------------------------ coming and going
 
-    def client(self, session_id: SessionId, key: bytes, name: str, session: Session) -> MemoryAccount:
-        """Open an account for an application."""
-        most = self._limits
-        account = MemoryAccount(
+    def client(self, session_id: SessionId, key: bytes, name: str, session: Session) -> PeerMemory:
+        """Begin to track an application."""
+        peer = self._peers[session_id] = PeerMemory(
             session_id,
             key,
             f"client {name!r}",
             session,
-            self._memories,
-            self._store,
-            None,
-            most.object_bytes,
-            most.segments,
+            self._memory,
+            store=self._store,
+            most_bytes=self._limits.object_bytes,
+            most_segments=self._limits.segments,
         )
-        self._accounts[session_id] = account
-        return account
+        return peer
 
-    def slave(self, session_id: SessionId, key: bytes, name: str, session: Session, slots: int = 1) -> MemoryAccount:
-        """Open an account for a slave."""
-        segments = self._limits.segments + SEGMENTS_PER_SLOT * slots
-        account = MemoryAccount(
+    def slave(self, session_id: SessionId, key: bytes, name: str, session: Session, slots: int = 1) -> PeerMemory:
+        """Begin to track a slave."""
+        peer = self._peers[session_id] = PeerMemory(
             session_id,
             key,
             f"slave {name!r}",
             session,
-            self._memories,
-            None,
-            self._happened,
-            self._limits.object_bytes,
-            segments,
+            self._memory,
+            on_event=self._on_event,
+            most_bytes=self._limits.object_bytes,
+            most_segments=self._limits.segments + SEGMENTS_PER_SLOT * slots,
         )
-        self._accounts[session_id] = account
-        return account
+        return peer
 
-    def left(self, account: MemoryAccount) -> None:
-        """Say nothing to a peer any more: its session is over."""
-        del self._accounts[account.session_id]
+    def left(self, peer: PeerMemory) -> None:
+        """Send nothing more to a peer: its session is over."""
+        del self._peers[peer.session_id]
 
-    def abandon(self, account: MemoryAccount, due: float) -> None:
-        """Act on the end of a session: what the peer looked at is not used again, what it shared is closed in time.
+    def abandon(self, peer: PeerMemory, due: float) -> None:
+        """Release the results that a peer held, and close its segments: an application's from `due` on.
 
-        To be called after `left`, and when its tasks and jobs were seen to. What an application shared is closed by
-        `close_departed` from `due` on.
+        To be called after `left`, when the scheduler has handled the peer's tasks and jobs.
         """
-        by_slave: dict[SessionId, list[m.Slice]] = {}
-        for slice_, slave in account.holds.items():
-            by_slave.setdefault(slave, []).append(slice_)
-        for slave, slices in by_slave.items():
-            self._release(slave, slices, clean=False)
-        if account.is_slave:
-            self._orphans |= {segment for segment in account.segments if segment in self._lent}
-            self._close([segment for segment in account.segments if segment not in self._lent])
+        self._release(peer.held_results.values(), clean=False)
+        if peer.is_slave:
+            self._orphans |= {segment for segment in peer.segments if segment in self._references}
+            self._close([segment for segment in peer.segments if segment not in self._references])
         else:
-            self.departed.append((due, account))
+            self.departed.append((due, peer))
 
     def close_departed(self, now: float) -> None:
-        """Close the segments of applications that have not come back."""
+        """Close the segments of applications that have not come back in time."""
         over = [departed for departed in self.departed if departed[0] <= now]
         for departed in over:
             self.departed.remove(departed)
-            account = departed[1]
-            ours = account.contents.drop_all()
-            self._close([*ours, *(segment for segment in account.segments if self._owners.get(segment) is account)])
+            peer = departed[1]
+            ours = peer.contents.drop_all()
+            self._close([*ours, *(segment for segment in peer.segments if self._owners.get(segment) is peer)])
         if over and self._store is not None:
             self._close(self._store.tidy(0))
 
-    # --------------------------------------------------------------------------------------------------- what comes in
+    # ---------------------------------------------------------------------------------------------- messages of peers
 
-    def heard(self, account: MemoryAccount, message: Said, buffers: Buffers, now: float = 0.0) -> None:
-        """Act on what a peer says about shared memory.
+    def handle(self, peer: PeerMemory, message: SharedMemoryMessage, buffers: Buffers, now: float = 0.0) -> None:
+        """Act on a message about shared memory.
 
-        Raises ProtocolError for a segment that is another's, or no segment, and for a content that is none.
+        Raises ProtocolError for a segment that is another's, or is not a segment, and for a malformed content.
         """
         if type(message) is m.ShareMemory:
-            account.introductions.share(True)
+            peer.announced.share(True)
         elif type(message) is m.Segment:
-            self._introduced(account, message, now)
+            self._open(peer, message, now)
         elif type(message) is m.Content:
-            account.contents.took(message, buffers)
+            peer.contents.took(message, buffers)
         elif type(message) is m.DropSegments:
-            ours = account.contents.drop(message.segments)
-            self._close([*ours, *(segment for segment in message.segments if segment in account.segments)])
+            ours = peer.contents.drop(message.segments)
+            self._close([*ours, *(segment for segment in message.segments if segment in peer.segments)])
         elif type(message) is m.Release:
-            self._released(account, message)
+            held = [peer.held_results.pop(slice_) for slice_ in message.slices if slice_ in peer.held_results]
+            self._release(held, clean=message.clean)
 
-    def here(self, account: MemoryAccount, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers] | None:
-        """Give sizes and buffers of a peer with our slices in the place of what it has told once.
+    def translated(self, peer: PeerMemory, sizes: m.Sizes, buffers: Buffers) -> tuple[m.Sizes, Buffers] | None:
+        """Return sizes and buffers of a peer in which slices of ours replace those whose content it has sent.
 
-        None if some of it lies in shared memory that is not the peer's own, or is not open here. Raises ProtocolError
-        for a slice that ends behind its segment.
+        None if a slice is not in the peer's own memory, or not open here. Raises ProtocolError for a slice that ends
+        behind its segment.
         """
         for slice_ in slices_of(sizes):
-            if not account.contents.has(slice_) and not self._is_of(account, slice_):
+            if not peer.contents.has(slice_) and not self._is_readable(peer, slice_):
                 return None
-        return account.contents.translated(sizes, buffers)
+        return peer.contents.translated(sizes, buffers)
 
-    def outcomes(
-        self, account: MemoryAccount, job: JobId, frames: Sequence[m.OutcomeFrame]
-    ) -> Sequence[m.OutcomeFrame]:
-        """Give outcomes of a slave, those whose results cannot be had here as errors.
+    def outcomes(self, peer: PeerMemory, job: JobId, frames: Sequence[m.OutcomeFrame]) -> Sequence[m.OutcomeFrame]:
+        """Return a slave's outcomes, with errors for results that are not readable here.
 
-        Notes which lie in shared memory; `keep` is to be called when it is decided which of them count. Raises
-        ProtocolError for a slice of another's segment, or one that ends behind its segment.
+        Results in shared memory have ARRIVED: `decide` is to be called when the scheduler has handled the outcomes.
+        Raises ProtocolError for a slice of another's segment, or one that ends behind its segment.
         """
         taken: list[m.OutcomeFrame] = []
-        lent: list[m.Slice] = []
+        arrived: list[tuple[JobId, m.OutcomeFrame, list[ResultSlice]]] = []
         for frame in frames:
             slices = slices_of(frame.sizes) if frame.sizes else []
-            if not all(self._is_of(account, slice_) for slice_ in slices):
-                taken.append(self._lost(account, frame))
+            if not all(self._is_readable(peer, slice_) for slice_ in slices):
+                taken.append(self._unreadable(peer, frame))
                 continue
             taken.append(frame)
-            lent += slices
-        for frame in taken:
-            if frame.sizes and slices_of(frame.sizes):
-                self.arrived.append((account.session_id, job, frame))
-        for slice_ in lent:
-            self._lent[slice_.segment] += 1
+            if slices:
+                arrived.append((job, frame, [ResultSlice(slice_, peer.session_id) for slice_ in slices]))
+        # All or nothing: only now nothing can be raised.
+        self.undecided += arrived
+        for _, _, results in arrived:
+            for result in results:
+                self._references[result.slice.segment] += 1
         return taken
 
-    def _lost(self, account: MemoryAccount, frame: m.OutcomeFrame) -> m.OutcomeFrame:
-        why = account.why_not or "it was never shown to the master"
-        return lost_result(frame, f"it lies in shared memory of {account.label} that the master has not open: {why}")
+    def _unreadable(self, peer: PeerMemory, frame: m.OutcomeFrame) -> m.OutcomeFrame:
+        why = peer.open_error or "it was never announced to the master"
+        return lost_result(frame, f"it lies in shared memory of {peer.label} that the master has not open: {why}")
 
-    def keep(self, counts: Callable[[JobId, m.OutcomeFrame], bool]) -> None:
-        """Keep the shared memory of outcomes that count; give that of late ones back."""
-        arrived, self.arrived = self.arrived, []
-        for slave, job, frame in arrived:
-            slices = slices_of(frame.sizes)
-            if counts(job, frame):
-                self.kept.setdefault(job, {})[frame.index] = _Kept(slave, slices)
-            else:
-                self._release(slave, slices, clean=True)
+    # ------------------------------------------------------------------------------------------------ states of results
 
-    # --------------------------------------------------------------------------------------------- what is done with it
+    def decide(self, counts: Callable[[JobId, m.OutcomeFrame], bool]) -> None:
+        """Keep the results whose outcomes count; release the others."""
+        undecided, self.undecided = self.undecided, []
+        for job, frame, results in undecided:
+            if not counts(job, frame):
+                self._release(results, clean=True)
+                continue
+            for result in results:
+                result.move("keep")
+            self.kept.setdefault(job, {})[frame.index] = results
 
-    def hand_over(self, client: MemoryAccount, acknowledged: Sequence[e.OutcomesAcknowledged]) -> None:
-        """Note that a client has outcomes: what they lie in is its to release, or free if it has got copies."""
+    def hand_over(self, client: PeerMemory, acknowledged: Sequence[e.OutcomesAcknowledged]) -> None:
+        """Act on acknowledged outcomes: the client may read their results now; results that it copied are released."""
         for event in acknowledged:
             kept = self.kept.get(event.job, {})
             for index in event.indexes if kept else ():
-                if (taken := kept.pop(index, None)) is None:
+                results = kept.pop(index, None)
+                if results is None:
                     continue
-                if not client.introductions.shares:
-                    self._release(taken.slave, taken.slices, clean=True)
+                if not client.announced.shares:
+                    self._release(results, clean=True)
                     continue
-                for slice_ in taken.slices:
-                    if slice_ in client.holds:  # its slave has named it twice, and it will be released once
-                        self._came_back(slice_)
-                    client.holds[slice_] = taken.slave
+                for result in results:
+                    if (former := client.held_results.get(result.slice)) is not None:
+                        # The slave has reported the slice twice, and the client will release it once.
+                        former.move("release")
+                        self._drop_reference(result.slice.segment)
+                    result.move("hand over")
+                    client.held_results[result.slice] = result
 
     def forget_job(self, job: JobId) -> None:
-        """Give back what is kept for a job."""
-        for kept in self.kept.pop(job, {}).values():
-            self._release(kept.slave, kept.slices, clean=False)  # they may have come, and not been acknowledged
+        """Release the results that are kept for a job."""
+        for results in self.kept.pop(job, {}).values():
+            self._release(results, clean=False)  # the client may have received them without an acknowledgement
 
-    def _introduced(self, account: MemoryAccount, message: m.Segment, now: float) -> None:
+    def _release(self, results: Iterable[ResultSlice], *, clean: bool) -> None:
+        """Return results to the slaves that made them; close what is left of a lost slave."""
+        by_slave: dict[SessionId, list[m.Slice]] = {}
+        for result in results:
+            result.move("release")
+            by_slave.setdefault(result.slave, []).append(result.slice)
+        for slave, slices in by_slave.items():
+            if (peer := self._peers.get(slave)) is not None:
+                peer.session.send(m.Release(slices, clean))
+                self._touched(slave)
+            for slice_ in slices:
+                self._drop_reference(slice_.segment)
+
+    def _drop_reference(self, segment: bytes) -> None:
+        self._references[segment] -= 1
+        if not self._references[segment]:
+            del self._references[segment]
+            if segment in self._orphans:
+                self._close([segment])
+
+    # --------------------------------------------------------------------------------------------- segments of peers
+
+    def _open(self, peer: PeerMemory, message: m.Segment, now: float) -> None:
         owner = self._owners.get(message.segment)
-        if owner is not None and owner.key != account.key:
+        if owner is not None and owner.key != peer.key:
             raise ProtocolError(f"segment {message.segment.hex()[:8]} is another's")
-        if owner is None and self._segments[account.key] >= account.most_segments * self._sessions_of(account.key):
-            account.why_not = (
-                f"it has shared {account.most_segments} pieces, and no more are opened: use larger buffers, drop "
+        if owner is None and self._open_counts[peer.key] >= peer.most_segments * self._sessions_of(peer.key):
+            peer.open_error = (
+                f"it has shared {peer.most_segments} segments, and no more are opened: use larger buffers, drop "
                 "results that are not needed, or raise MasterNode.segments_per_client"
             )
-            self._log.warning(account.key, now, "shared memory of %s: %s", account.label, account.why_not)
+            self._log.warning(peer.key, now, "shared memory of %s: %s", peer.label, peer.open_error)
             return
         try:
-            self._shelf.add(SegmentHandle(message.segment, message.pid, message.fd, message.size))
-        except (CannotOpen, OSError, ValueError, OverflowError) as error:  # what lies there is refused, or lost
-            account.why_not = str(error)
-            self._log.warning(account.key, now, "shared memory of %s: %s", account.label, error)
+            self._reader.add(SegmentHandle(message.segment, message.pid, message.fd, message.size))
+        except (CannotOpen, OSError, ValueError, OverflowError) as error:  # what refers to it is refused, or lost
+            peer.open_error = str(error)
+            self._log.warning(peer.key, now, "shared memory of %s: %s", peer.label, error)
             return
         if owner is None:
-            self._segments[account.key] += 1
-        self._owners[message.segment] = account
-        account.segments.add(message.segment)
+            self._open_counts[peer.key] += 1
+        self._owners[message.segment] = peer
+        peer.segments.add(message.segment)
 
     def _sessions_of(self, key: bytes) -> int:
-        """Say how many sessions a key has: each may have as much as the limits allow."""
-        return max(1, sum([account.key == key for account in self._accounts.values()]))
+        """Return the number of sessions of a key, at least 1: the limits are for each."""
+        return max(1, sum([peer.key == key for peer in self._peers.values()]))
 
-    def _released(self, account: MemoryAccount, message: m.Release) -> None:
-        by_slave: dict[SessionId, list[m.Slice]] = {}
-        for slice_ in message.slices:
-            if (slave := account.holds.pop(slice_, None)) is not None:
-                by_slave.setdefault(slave, []).append(slice_)
-        for slave, slices in by_slave.items():
-            self._release(slave, slices, clean=message.clean)
+    def _is_readable(self, peer: PeerMemory, slice_: m.Slice) -> bool:
+        """Return whether a slice is in the peer's own memory, and its segment is open here.
 
-    def _is_of(self, account: MemoryAccount, slice_: m.Slice) -> bool:
-        """Say whether a slice lies in the peer's own memory, and that is open here.
-
-        Raises ProtocolError for one that ends behind its segment.
+        Raises ProtocolError for a slice that ends behind its segment.
         """
         owner = self._owners.get(slice_.segment)
-        handle = None if owner is None else self._shelf.handle(slice_.segment)
-        if owner is None or handle is None or owner.key != account.key:
+        handle = None if owner is None else self._reader.handle(slice_.segment)
+        if owner is None or handle is None or owner.key != peer.key:
             return False
         if slice_.offset + slice_.size > handle.size:
             raise ProtocolError(
@@ -363,63 +400,46 @@ class SharedMemoryTracker:
             )
         return True
 
-    def _release(self, slave: SessionId, slices: Sequence[m.Slice], *, clean: bool) -> None:
-        """Give slices back to the slave that they came from; close what is left of a lost slave."""
-        if (account := self._accounts.get(slave)) is not None:
-            account.session.send(m.Release(list(slices), clean))
-            self._touched(slave)
-        for slice_ in slices:
-            self._came_back(slice_)
-
-    def _came_back(self, slice_: m.Slice) -> None:
-        self._lent[slice_.segment] -= 1
-        if not self._lent[slice_.segment]:
-            del self._lent[slice_.segment]
-            if slice_.segment in self._orphans:
-                self._close([slice_.segment])
-
     def _close(self, segments: Sequence[bytes]) -> None:
-        """Close segments, and tell everybody who knows them."""
+        """Close segments here, and have every peer that knows them drop them."""
         gone = set(segments)
         self._closed(gone)
         for segment in segments:
             owner = self._owners.pop(segment, None)
             if owner is not None:
                 owner.segments.discard(segment)
-                self._segments[owner.key] -= 1
-                if not self._segments[owner.key]:
-                    del self._segments[owner.key]
+                self._open_counts[owner.key] -= 1
+                if not self._open_counts[owner.key]:
+                    del self._open_counts[owner.key]
         self._orphans -= gone
-        self._shelf.drop(segments)
-        for account in self._accounts.values():
-            if account.introductions.dropped(segments):
-                self._touched(account.session_id)
+        self._reader.drop(segments)
+        for peer in self._peers.values():
+            if peer.announced.dropped(segments):
+                self._touched(peer.session_id)
 
-    # --------------------------------------------------------------------------------------------------- what is kept
+    # --------------------------------------------------------------------------------------------------- what is held
 
-    def told_bytes(self, key: bytes) -> int:
-        """Count what is kept of what the applications of a key have told once."""
-        accounts = {*self._accounts.values(), *(account for _, account in self.departed)}
-        return sum(account.contents.size_bytes for account in accounts if account.key == key)
+    def content_bytes(self, key: bytes) -> int:
+        """Return the cost in bytes of the contents that applications of a key have sent."""
+        peers = {*self._peers.values(), *(peer for _, peer in self.departed)}
+        return sum(peer.contents.size_bytes for peer in peers if peer.key == key)
 
     def held_for(self, session_id: SessionId, key: bytes) -> list[str]:
-        """List what is kept for a session, or for any session of its key. For tests."""
+        """List what is held for a session, or for any session of its key. For tests."""
+        kept = [result for job in self.kept.values() for results in job.values() for result in results]
+        held = [result for peer in self._peers.values() for result in peer.held_results.values()]
         found = {
-            "an account": session_id in self._accounts,
-            "segments": self._segments.get(key, 0),
-            "owned segments": sum(account.key == key for account in self._owners.values()),
-            "results that are kept": sum(
-                kept.slave == session_id for job in self.kept.values() for kept in job.values()
-            ),
-            "results that others look at": sum(
-                slave == session_id for account in self._accounts.values() for slave in account.holds.values()
-            ),
-            "memory of a session that is over": sum(account.key == key for _, account in self.departed),
+            "a record": session_id in self._peers,
+            "segments": self._open_counts.get(key, 0),
+            "owned segments": sum(peer.key == key for peer in self._owners.values()),
+            "results that are kept": sum(result.slave == session_id for result in kept),
+            "results that others hold": sum(result.slave == session_id for result in held),
+            "memory of a session that is over": sum(peer.key == key for _, peer in self.departed),
         }
         return [f"{count} {what}" for what, count in found.items() if count]
 
 
 def lost_result(frame: m.OutcomeFrame, why: str) -> m.OutcomeFrame:
-    """Give the outcome of a task that has ended, but whose result cannot be had."""
+    """Return the outcome of a task that has ended, but whose result is not available."""
     report = m.ErrorReport(m.RESULT_LOST, f"the result is lost: {why}", "")
     return msgspec.structs.replace(frame, status=Status.ERROR, body=encode_error(report), sizes=())

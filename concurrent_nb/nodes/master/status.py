@@ -1,4 +1,4 @@
-"""What a master tells of its cluster, for people and for the control channel. A part of `master_core`."""
+"""The status of a cluster, for people and for the control channel. A part of `nodes.master.core`."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,24 +10,26 @@ from concurrent_nb.nodes.master.peers import Peer
 from concurrent_nb.scheduling.scheduler import Scheduler
 from concurrent_nb.tasks.task_record import JobRecord
 
-#: a status lists so many clients, and so many jobs, and tells how many more there are
+#: most clients, and most jobs, that a status lists; it contains the number of the others
 LISTED_MAX: Final = 500
-#: so many tasks that had workers or slaves die are told of at most
-SUSPECTS_TOLD: Final = 100
+#: most tasks with deaths of their workers or slaves that a status lists
+SUSPECTS_MAX: Final = 100
 
 
 def describe(
     peers: Mapping[SessionId, Peer], scheduler: Scheduler, now: float, asker: Peer | None, *, sees_all: bool
 ) -> dict[str, Any]:
-    """Tell of slaves, clients, jobs and tasks. Nodes that are not heard yet are left out: anybody may claim to be one.
+    """Return slaves, clients, jobs and task counts. Nodes that have not joined are left out, as they may be fake.
 
     Args:
+        peers: the registered nodes.
+        scheduler: the scheduler.
         now: the time, in seconds.
-        asker: the application that asks: the jobs of its principal are told.
-        sees_all: tell the jobs of all principals.
+        asker: the application that asks: the jobs of its principal are listed.
+        sees_all: list the jobs of all principals.
     """
-    heard = [peer for peer in peers.values() if peer.heard]
-    clients = [peer for peer in heard if peer.role == "client"]
+    joined = [peer for peer in peers.values() if peer.joined]
+    clients = [peer for peer in joined if peer.role == "client"]
     owner = asker.key.decode() if asker is not None and asker.role == "client" else None
     jobs = [job for job in scheduler.jobs.values() if sees_all or job.owner == owner]
     paused = scheduler.paused
@@ -40,11 +42,11 @@ def describe(
                 "done": peer.done,
                 "fetched_bytes": peer.memory.fetched_bytes,
                 "outdated": peer.outdated,
-                "cores": peer.place.cores,
+                "cores": peer.info.cores,
                 **_whereabouts(peer, now),
                 **_load_of(peer, scheduler),
             }
-            for peer in heard
+            for peer in joined
             if peer.role == "slave"
         ],
         "clients": [{"name": peer.name, "done": peer.done, **_whereabouts(peer, now)} for peer in clients[:LISTED_MAX]],
@@ -61,7 +63,7 @@ def describe(
 
 
 def _whereabouts(peer: Peer, now: float) -> dict[str, Any]:
-    return {"host": peer.place.host, "pid": peer.place.pid, "uptime_s": now - peer.since}
+    return {"host": peer.info.host, "pid": peer.info.pid, "uptime_s": now - peer.since}
 
 
 def _load_of(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def _load_of(peer: Peer, scheduler: Scheduler) -> dict[str, Any]:
         return {"in_flight": 0, "busy": 0, "state": "joining", **host}
     state = "draining" if not slave.slots else "active" if slave.trusted else "suspected"
     busy = min(slave.load, slave.slots)
-    return {"in_flight": len(slave.tasks) + len(slave.ghosts), "busy": busy, "state": state, **host}
+    return {"in_flight": len(slave.tasks) + len(slave.unconfirmed), "busy": busy, "state": state, **host}
 
 
 def _describe_job(
@@ -93,20 +95,20 @@ def _describe_job(
         "tasks": job.accepted,
         "done": job.accepted - left,
         "assigned": assigned,
-        "untaken_bytes": untaken_bytes,  # of results, for which it waits to be taken; 0 if it does not
+        "untaken_bytes": untaken_bytes,  # of results, if its tasks wait until these are acknowledged; else 0
         "age_s": now - job.opened_s,
     }
 
 
 def _describe_suspects(scheduler: Scheduler, jobs: set[JobId]) -> list[dict[str, Any]]:
-    """Tell of tasks of these jobs that had workers or slaves die, and have not ended."""
-    told = []
-    for task in islice((task for task in scheduler.blamed if task.job.id in jobs), SUSPECTS_TOLD):
+    """Describe unfinished tasks of these jobs with deaths of their workers or slaves."""
+    suspects = []
+    for task in islice((task for task in scheduler.blamed if task.job.id in jobs), SUSPECTS_MAX):
         slave = None if task.slave is None else scheduler.slaves[task.slave].name
         does = "waits for a slave" if slave is None else f"is on slave {slave}"
         alone = "alone, because one of its deaths cost a slave" if task.suspect else "beside others"
-        told.append({"task": task.name, "state": f"{does}, to run {alone}", "deaths": list(task.deaths)})
-    return told
+        suspects.append({"task": task.name, "state": f"{does}, to run {alone}", "deaths": list(task.deaths)})
+    return suspects
 
 
 def _count_tasks(scheduler: Scheduler, jobs: Iterable[JobRecord]) -> dict[str, int]:

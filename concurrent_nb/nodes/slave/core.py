@@ -1,8 +1,8 @@
-"""The slave without sockets and processes: messages of the master to its workers, their reports back.
+"""The slave without sockets and processes: messages of the master to its workers, and their reports back.
 
-    frames of the master -> Session -> Crew (workers.pool) -> Reports -> Session -> frames for the master
+    frames of the master -> Session -> WorkerPool -> WorkerReports -> Session -> frames for the master
 
-Called by `SlaveNode`'s poll loop, by the simulator and by the tour in tests/test_life_of_a_task.py.
+Called by the slave's poll loop, by the simulator and by the tour in tests/test_life_of_a_task.py.
 """
 
 import logging
@@ -31,43 +31,43 @@ from concurrent_nb.workers.protocol.records import AddSegment
 
 log = logging.getLogger(__name__)
 
-#: news that nobody waits for gathers until this long after the last envelope
+#: plain outcomes gather until this long after the last envelope
 GATHER_S: Final = 0.04
-#: ... or until so many tasks have ended: it may keep nothing from being assigned
+#: ... or until this many tasks have ended, so that the master can assign others
 GATHER_MAX: Final = 32
-#: while more of tasks' output than that is not acknowledged, tasks that send notes are slowed
+#: while more bytes of tasks' output than that are not acknowledged, tasks that send notes are slowed down
 OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024
-#: seconds between two reports of how busy the host is
+#: seconds between two reports of how busy the machine is
 HOST_LOAD_S: Final = 5.0
 
 
 class WorkerReports(Protocol):
-    """What workers have to say since the last time."""
+    """What workers have reported since the last time."""
 
     outcomes: list[tuple[bytes, list[m.OutcomeFrame], list[Sequence[Buffer]]]]  #: by job
     started: list[m.TaskRef]
     returned: list[m.TaskRef]
     output: list[tuple[m.TaskRef, int, bytes]]
     degraded: str  #: why no worker is started any more, "" while they are; all tasks are returned then
-    segments: list[AddSegment]  #: shared memory that workers have made, before the outcomes that lie in it
-    forgotten: list[bytes]  #: segments that their workers have given up
+    segments: list[AddSegment]  #: shared memory that workers have made, also for results in `outcomes`
+    forgotten: list[bytes]  #: segments that their workers have closed
     orphaned: list[bytes]  #: segments whose workers have died
 
 
 class WorkerPool(Protocol):
-    """What a slave needs of its workers. `workers.pool.Pool` has it; so have the tests' and the simulator's crews."""
+    """What a slave needs of its workers. Implemented by `workers.slave_side.pool.Pool` and by the pools of tests."""
 
     def add_function(self, digest: bytes, body: bytes, buffers: Sequence[Buffer | m.Slice]) -> None:
-        """Keep a pickled function (a long body is the first buffer)."""
+        """Keep a pickled function; a long body is its first buffer."""
 
     def add_segment(self, segment: bytes, pid: int, fd: int, size: int) -> None:
-        """Know how workers open a segment of shared memory."""
+        """Remember how workers open a segment of shared memory."""
 
     def drop_segments(self, segments: Sequence[bytes]) -> None:
         """Forget segments to which nothing refers any more."""
 
     def release(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
-        """Give slices back to the workers that made them; `clean` if nobody refers to them any more."""
+        """Return slices to the workers that made them; `clean` if nothing refers to them any more."""
 
     def drop_functions(self, digests: Sequence[bytes]) -> None:
         """Forget functions."""
@@ -82,51 +82,51 @@ class WorkerPool(Protocol):
         now: float,
         needs: m.Needs | None = None,
     ) -> None:
-        """Run these attempts, each of which will be reported once as an outcome or as returned."""
+        """Run these attempts. Each must be reported once, as an outcome or as returned."""
 
     def withdraw(self, tasks: Sequence[m.TaskRef], stop: bool, now: float) -> None:
-        """Return what has not started; with `stop`, cancel what has."""
+        """Return these attempts if they have not started; with `stop`, also stop those that have."""
 
     def hold_notes(self, hold: bool) -> None:
-        """Slow tasks that send notes, until it is said that they need not be held any more."""
+        """Slow down tasks that send notes, until the next call with False."""
 
-    def renew(self, now: float, *, stop: bool) -> None:
-        """Have fresh workers: as soon as what runs has ended, or with `stop` at once."""
+    def restart_workers(self, now: float, *, stop: bool) -> None:
+        """Replace all workers: each one when its running task has ended, or with `stop` immediately."""
 
     @property
     def outdated(self) -> int:
         """Return how many workers are still to be replaced, or have successors that are not ready."""
 
     def take_reports(self) -> WorkerReports:
-        """Give what has happened since the last call."""
+        """Return what has happened since the last call."""
 
     @property
-    def provided(self) -> bool:
-        """Say whether every worker has something to run next."""
+    def is_saturated(self) -> bool:
+        """Return whether every worker has a task to run next."""
 
 
 class SlaveCore:
-    """Everything that a slave says and hears.
+    """All messages that a slave sends and receives.
 
     Args:
-        name: what the master calls this slave.
-        epoch: the master's life.
-        crew: its workers.
-        interval_s: seconds between two signs of life.
-        shelf: keeps what workers share, and outlives the session; None if they share nothing.
-        store: where what a master on another host tells once is laid down; None if workers cannot open it.
-        shares: whether the master is on this host and can open what lies there.
-        host_load: measures how busy this host is; None to say nothing of it.
-        result_bytes_max: most bytes of a result that has to go through this process's memory; 0: as many as there are.
+        name: the slave's name at the master.
+        epoch: which run of the master this is.
+        pool: its workers.
+        interval_s: most seconds between two envelopes; without messages, a keepalive is sent.
+        segment_reader: opens shared memory of the workers, and outlives the session; None if they share none.
+        store: keeps buffers that a master on another machine sends once; None if workers cannot open it.
+        shares: whether the master is on this machine and can open that shared memory.
+        host_load: measures how busy this machine is; None to report nothing.
+        result_bytes_max: most bytes of a result that must go through this process's memory; 0: no limit.
     """
 
     def __init__(
         self,
         name: str,
         epoch: int,
-        crew: WorkerPool,
+        pool: WorkerPool,
         interval_s: float,
-        shelf: PeerSegments | None = None,
+        segment_reader: PeerSegments | None = None,
         store: ObjectStore | None = None,
         *,
         shares: bool = False,
@@ -136,187 +136,188 @@ class SlaveCore:
         self.name = name
         self._result_bytes_max = result_bytes_max or 1 << 62
         self.session = Session(epoch, "to_slave")
-        self._shelf = shelf or NullSegmentReader()
-        self._introductions = AnnouncedSegments(self.session, self._shelf, shares)
+        self._segment_reader = segment_reader or NullSegmentReader()
+        self._announced_segments = AnnouncedSegments(self.session, self._segment_reader, shares)
         self._store = store
-        self._contents = ReceivedContents(store)
-        self._shown: set[bytes] = set()  # segments of the store that the crew knows
-        self._lent: dict[bytes, dict[int, m.Slice]] = {}  # results that were not released, by segment and offset
-        self._orphans: set[bytes] = set()  # segments of dead workers that are closed when nothing is lent of them
+        self._received_contents = ReceivedContents(store)
+        self._pool_segments: set[bytes] = set()  # segments of the store that the pool has
+        self._lent: dict[bytes, dict[int, m.Slice]] = {}  # to the master, by segment and offset
+        self._orphans: set[bytes] = set()  # segments of dead workers, closed when nothing of them is lent
         if shares:
             self.session.send(m.ShareMemory())
-        self._crew = crew
+        self._pool = pool
         self._interval_s = interval_s
-        self._said_at = -interval_s
+        self._sent_at = -interval_s
         self._host_load = host_load
-        self._host_load_at = inf if host_load is None else -inf  # when to say it next
-        self._gathered = 0  # tasks that have ended since the last envelope
-        self._gathers_until = -inf  # when what gathers goes out; before now if nothing is kept back
-        self._output_bytes = 0  # of tasks' output, that the master has not acknowledged
+        self._host_load_at = inf if host_load is None else -inf  # when to report it next
+        self._unsent_outcomes = 0  # tasks that have ended since the last envelope
+        self._held_back_until = -inf  # until when they are held back; before now if they are not
+        self._output_bytes = 0  # of tasks' output, not acknowledged yet
         self._holds_notes = False
-        self._restart = 0  # the master's request for fresh workers, until all are
-        self._outdated = -1  # what the master has last heard of it
-        self.degraded = ""  #: why the crew cannot work any more
-        self.kernel_requests: list[int] = []  #: questions for the slave's kernel that have no answer yet
+        self._restart = 0  # number of the master's request to restart workers, until all are
+        self._outdated_sent = -1  # the number that was last reported for it
+        self.degraded = ""  #: why the pool cannot run tasks any more
+        self.kernel_requests: list[int] = []  #: requests for the slave's kernel without an answer
 
     @property
     def closed_by_master(self) -> str | None:
-        """The master's reason once it has ended the session."""
+        """The master's reason, once it has ended the session."""
         return self.session.closed_by_peer
 
     def received(self, frames: Sequence[Buffer], now: float) -> None:
-        """Take one envelope of the master. Raises ProtocolError; the session is over then."""
+        """Handle one envelope of the master. Raises ProtocolError, after which the session must end."""
         for item in self.session.receive(frames, now):
             message = item.message
             if type(message) is m.Assign:
                 if message.timeout_s is not None and not message.timeout_s >= 0:
                     raise ProtocolError(f"tasks that may run {message.timeout_s} s")
-                tasks, buffers = self._here(message.tasks, item.buffers)
-                self._crew.assign(message.job, message.function, message.timeout_s, tasks, buffers, now, message.needs)
+                tasks, buffers = self._localized(message.tasks, item.buffers)
+                self._pool.assign(message.job, message.function, message.timeout_s, tasks, buffers, now, message.needs)
             elif type(message) is m.Function:
-                sizes, own = self._contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
-                self._show(sizes)
-                self._crew.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
+                sizes, own = self._received_contents.translated(message.sizes, item.buffers[0] if item.buffers else ())
+                self._announce_to_pool(sizes)
+                self._pool.add_function(message.digest, message.body, joined(sizes, own, lambda slice_: slice_))
             elif type(message) is m.Content:
-                self._contents.took(message, item.buffers[0] if item.buffers else ())
+                self._received_contents.took(message, item.buffers[0] if item.buffers else ())
             elif type(message) is m.Withdraw:
-                self._crew.withdraw(message.tasks, message.stop, now)
+                self._pool.withdraw(message.tasks, message.stop, now)
             elif type(message) is m.DropFunctions:
-                self._crew.drop_functions(message.digests)
+                self._pool.drop_functions(message.digests)
             elif type(message) is m.Segment:
-                self._crew.add_segment(message.segment, message.pid, message.fd, message.size)
+                self._pool.add_segment(message.segment, message.pid, message.fd, message.size)
             elif type(message) is m.DropSegments:
-                self._crew.drop_segments(message.segments)
-                closed = self._contents.drop(message.segments)
-                self._shown.difference_update(closed)
-                self._crew.drop_segments(closed)
+                self._pool.drop_segments(message.segments)
+                closed = self._received_contents.drop(message.segments)
+                self._pool_segments.difference_update(closed)
+                self._pool.drop_segments(closed)
             elif type(message) is m.Release:
-                self._released(message.slices, clean=message.clean)
+                self._release(message.slices, clean=message.clean)
             elif type(message) is m.RestartWorkers:
-                self._crew.renew(now, stop=message.stop)
-                self._restart, self._outdated = message.request, -1
+                self._pool.restart_workers(now, stop=message.stop)
+                self._restart, self._outdated_sent = message.request, -1
             elif type(message) is m.OpenKernel:
                 self.kernel_requests.append(message.request)
 
     def kernel_opened(self, access: m.KernelAccess | None, error: str = "") -> None:
-        """Answer all who have asked for the kernel: how to attach, or why there is none."""
+        """Answer all requests for the kernel: how to attach, or why there is none."""
         for request in self.kernel_requests:
             self.session.send(m.KernelOpened(request, access, error))
         self.kernel_requests.clear()
 
     def resize(self, slots: int, credit: int) -> None:
-        """Tell the master how much fits from now on."""
+        """Report a new number of slots, and of tasks that the slave accepts."""
         self.session.send(m.Capacity(slots, credit))
 
-    def _follow_output(self) -> None:
-        """Slow those who write more than the master takes."""
+    def _throttle_output(self) -> None:
+        """Slow down tasks that write more than the master acknowledges."""
         self._output_bytes -= sum(size for size in self.session.take_acked() if isinstance(size, int))
         holds = self._output_bytes > OUTPUT_BYTES_MAX
         if holds != self._holds_notes:
             self._holds_notes = holds
-            self._crew.hold_notes(holds)
+            self._pool.hold_notes(holds)
 
-    def _follow_restart(self) -> None:
-        """Tell the master how far its restart is."""
-        left = self._crew.outdated
-        if left != self._outdated:
+    def _report_restart(self) -> None:
+        """Report the progress of a restart of the workers."""
+        left = self._pool.outdated
+        if left != self._outdated_sent:
             self.session.send(m.WorkersOutdated(self._restart, left))
-            self._outdated = left
+            self._outdated_sent = left
         if not left:
             self._restart = 0
 
     @property
-    def all_heard(self) -> bool:
-        """Say whether the master has acknowledged everything that was said."""
+    def all_acknowledged(self) -> bool:
+        """Return whether the master has acknowledged all messages."""
         return not (self.session.in_flight or self.session.backlog)
 
     def step(self, now: float) -> list[list[Buffer]]:
-        """Give all envelopes that should leave now.
+        """Return all envelopes to send now.
 
-        While all workers have more to run, plain results gather for a moment: a task that takes milliseconds would cost
-        master and application one of theirs each time.
+        While all workers have more tasks, plain outcomes gather for a moment: otherwise each task of a millisecond
+        would cost master and application about as much time.
         """
-        reports = self._crew.take_reports()
+        reports = self._pool.take_reports()
         urgent = bool(reports.returned or reports.degraded)
         for task, stream, data in reports.output:
             self._output_bytes += len(data)
             self.session.send(m.Output(task, stream, data), tag=len(data))
         if self._output_bytes:
-            self._follow_output()
+            self._throttle_output()
         if reports.started:
             self.session.send(m.Started(self.name, reports.started))
         for made in reports.segments:
-            self._open(made)
+            self._open_segment(made)
         for job, frames, buffers in reports.outcomes:
             if any(slices_of(frame.sizes) for frame in frames if frame.sizes):
                 frames, buffers = self._with_slices(job, frames, buffers)
-            self._gathered += len(frames)
+            self._unsent_outcomes += len(frames)
             urgent = urgent or bool(buffers) or any(frame.status or frame.sizes for frame in frames)
             self.session.send(m.Outcomes(job, self.name, frames), buffers)
         if reports.forgotten or reports.orphaned:
-            self._close(reports.forgotten, reports.orphaned)
+            self._close_segments(reports.forgotten, reports.orphaned)
         if self._restart:
-            self._follow_restart()
+            self._report_restart()
         self.degraded = self.degraded or reports.degraded
         if reports.returned:
             self.session.send(m.Returned(reports.returned))
         if self._host_load is not None and now >= self._host_load_at:
             self._host_load_at = now + HOST_LOAD_S
             self.session.send(self._host_load())
-        if self._gathers(urgent, now):
+        if self._is_held_back(urgent, now):
             return []
         envelopes = self.session.flush(now)
-        if not envelopes and now - self._said_at >= self._interval_s:
+        if not envelopes and now - self._sent_at >= self._interval_s:
             envelopes = [self.session.keepalive()]
         if envelopes:
-            self._said_at = now
+            self._sent_at = now
         return envelopes
 
-    def _gathers(self, urgent: bool, now: float) -> bool:
-        """Say whether what there is to say is kept back for now."""
-        if self._gathered and not urgent and self._gathered < GATHER_MAX and self._crew.provided:
-            self._gathers_until = self._said_at + GATHER_S
-            if now < self._gathers_until:
+    def _is_held_back(self, urgent: bool, now: float) -> bool:
+        """Return whether the messages are held back for now."""
+        if self._unsent_outcomes and not urgent and self._unsent_outcomes < GATHER_MAX and self._pool.is_saturated:
+            self._held_back_until = self._sent_at + GATHER_S
+            if now < self._held_back_until:
                 return True
-        self._gathered = 0
-        self._gathers_until = -inf
+        self._unsent_outcomes = 0
+        self._held_back_until = -inf
         return False
 
     # ------------------------------------------------------------------------------------------------ shared memory
 
-    def _here(self, tasks: list[m.TaskFrame], buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
-        """Give tasks with what a master on another host has told once."""
+    def _localized(self, tasks: list[m.TaskFrame], buffers: ItemBuffers) -> tuple[list[m.TaskFrame], ItemBuffers]:
+        """Return tasks with the buffers that a master on another machine has sent once."""
         if not any(task.sizes for task in tasks):
             return tasks, buffers
-        parts = [self._contents.translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)]
+        translated = self._received_contents.translated
+        parts = [translated(task.sizes, buffers[at] if buffers else ()) for at, task in enumerate(tasks)]
         for sizes, _ in parts:
-            self._show(sizes)
+            self._announce_to_pool(sizes)
         frames = [
             task if sizes is task.sizes else msgspec.structs.replace(task, sizes=sizes)
             for task, (sizes, _) in zip(tasks, parts, strict=True)
         ]
         return frames, [own for _, own in parts]
 
-    def _show(self, sizes: m.Sizes) -> None:
-        """Tell the crew how to open our own memory."""
+    def _announce_to_pool(self, sizes: m.Sizes) -> None:
+        """Let the pool know how to open segments of the own store."""
         for slice_ in slices_of(sizes):
             handle = None if self._store is None else self._store.handle(slice_.segment)
-            if handle is not None and slice_.segment not in self._shown:
-                self._shown.add(slice_.segment)
-                self._crew.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
+            if handle is not None and slice_.segment not in self._pool_segments:
+                self._pool_segments.add(slice_.segment)
+                self._pool.add_segment(handle.segment, handle.pid, handle.fd, handle.size)
 
-    def _open(self, made: AddSegment) -> None:
+    def _open_segment(self, made: AddSegment) -> None:
         try:
-            self._shelf.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
-        except (CannotOpen, OSError) as error:  # its worker has died, or descriptors are spent; each task says so
-            log.warning("shared memory of a worker is gone: %s", error)
+            self._segment_reader.add(SegmentHandle(made.segment, made.pid, made.fd, made.size))
+        except (CannotOpen, OSError) as error:  # its worker has died, or there are too many open files; see `_lost`
+            log.warning("shared memory of a worker cannot be opened: %s", error)
 
     def _check_size(self, slices: Sequence[m.Slice]) -> None:
-        """Raise TooLarge if a result has to travel, and is more than this process may take."""
-        size = 0 if self._introductions.shares else sum(slice_.size for slice_ in slices)
+        """Raise TooLarge if a result must go through this process's memory, and is larger than it may be."""
+        size = 0 if self._announced_segments.shares else sum(slice_.size for slice_ in slices)
         if size > self._result_bytes_max:
             raise TooLarge(
-                f"a result of {size >> 20} MiB has to go through the memory of slave {self.name!r}, which takes up to"
+                f"a result of {size >> 20} MiB must go through the memory of slave {self.name!r}, which accepts up to"
                 f" {self._result_bytes_max >> 20} MiB (settings SlaveNode.result_mib, MasterNode.object_bytes)",
                 size,
                 self._result_bytes_max,
@@ -325,14 +326,14 @@ class SlaveCore:
     def _with_slices(
         self, job: bytes, frames: Sequence[m.OutcomeFrame], buffers: ItemBuffers
     ) -> tuple[list[m.OutcomeFrame], list[Buffers]]:
-        """Give outcomes as the master can take them, and note what is lent to it."""
+        """Return outcomes as the master can read them, and remember the slices that are lent to it."""
         out_frames, out_buffers = [], []
         for at, frame in enumerate(frames):
             own = buffers[at] if buffers else ()
             slices = slices_of(frame.sizes)
             try:
                 self._check_size(slices)
-                sizes, own = self._introductions.outgoing(frame.sizes, own)
+                sizes, own = self._announced_segments.outgoing(frame.sizes, own)
             except (CannotOpen, MemoryError, OSError) as error:
                 log.warning("a result of task %s cannot be taken: %s", task_name(job, frame.index), describe(error))
                 sizes, own, frame = (), (), _lost(frame)
@@ -340,9 +341,9 @@ class SlaveCore:
                 sizes, own, frame = (), (), _too_large(frame, error)
             else:
                 frame = msgspec.structs.replace(frame, sizes=sizes) if sizes is not frame.sizes else frame
-            if slices and not self._introductions.shares:
-                self._crew.release(slices, clean=True)
-            elif any(self._shelf.handle(slice_.segment) is None for slice_ in slices):
+            if slices and not self._announced_segments.shares:
+                self._pool.release(slices, clean=True)
+            elif any(self._segment_reader.handle(slice_.segment) is None for slice_ in slices):
                 sizes, own, frame = (), (), _lost(frame)
             else:
                 for slice_ in slices:
@@ -351,51 +352,51 @@ class SlaveCore:
             out_buffers.append(own)
         return out_frames, out_buffers
 
-    def _released(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
+    def _release(self, slices: Sequence[m.Slice], *, clean: bool) -> None:
         lent_slices = [it for it in dict.fromkeys(slices) if self._lent.get(it.segment, {}).get(it.offset) == it]
-        self._crew.release(lent_slices, clean=clean)  # of others, workers know nothing
+        self._pool.release(lent_slices, clean=clean)  # workers do not know the others
         for slice_ in lent_slices:
             lent = self._lent.get(slice_.segment)
             if lent is not None and lent.pop(slice_.offset, None) is not None and not lent:
                 del self._lent[slice_.segment]
                 if slice_.segment in self._orphans:
-                    self._close([slice_.segment], ())
+                    self._close_segments([slice_.segment], ())
 
-    def _close(self, segments: Sequence[bytes], orphaned: Sequence[bytes]) -> None:
+    def _close_segments(self, segments: Sequence[bytes], orphaned: Sequence[bytes]) -> None:
         """Close segments, and those of dead workers of which nothing is lent."""
         self._orphans.update(segment for segment in orphaned if segment in self._lent)
         closed = [*segments, *(segment for segment in orphaned if segment not in self._lent)]
         self._orphans.difference_update(closed)
         for segment in closed:
             self._lent.pop(segment, None)
-        self._shelf.drop(closed)
-        self._introductions.dropped(closed)
+        self._segment_reader.drop(closed)
+        self._announced_segments.dropped(closed)
 
     def end(self) -> None:
-        """Take back what is lent: whoever has it may keep it, but it is not used again. When the session is over."""
-        self._crew.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
+        """Release what is lent, at the end of the session. Its readers keep it, and the memory is not used again."""
+        self._pool.release([slice_ for lent in self._lent.values() for slice_ in lent.values()], clean=False)
         self._lent.clear()
-        self._crew.hold_notes(False)
-        self._shelf.drop(list(self._orphans))
-        self._crew.drop_segments(list(self._shown))
+        self._pool.hold_notes(False)
+        self._segment_reader.drop(list(self._orphans))
+        self._pool.drop_segments(list(self._pool_segments))
 
     def next_deadline(self) -> float:
-        """When `step` should be called again at the latest."""
-        if self._gathered:
-            return self._gathers_until
-        keepalive = self._said_at + self._interval_s
+        """Return when to call `step` again at the latest."""
+        if self._unsent_outcomes:
+            return self._held_back_until
+        keepalive = self._sent_at + self._interval_s
         due = self.session.next_deadline()
         return keepalive if due is None else min(keepalive, due)
 
 
 def _too_large(frame: m.OutcomeFrame, error: TooLarge) -> m.OutcomeFrame:
-    """Say of a task that its result may not travel."""
+    """Return the outcome of a task whose result is too large."""
     body = encode_error(m.ErrorReport("TooLarge", str(error), ""))
     return m.OutcomeFrame(frame.index, frame.attempt, Status.NOT_PICKLABLE, frame.elapsed_s, frame.worker, body)
 
 
 def _lost(frame: m.OutcomeFrame) -> m.OutcomeFrame:
-    """Say of a task whose result went with its worker that the worker died: it is run again."""
+    """Return the outcome of a task whose result was lost with its worker: the worker died, so the task runs again."""
     how = f"worker {frame.worker} died before its result was taken"
     return m.OutcomeFrame(
         frame.index, frame.attempt, Status.DIED, frame.elapsed_s, frame.worker, encode_error(m.ErrorReport("", how, ""))

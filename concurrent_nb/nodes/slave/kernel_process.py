@@ -1,8 +1,8 @@
-"""A process that is a Jupyter kernel and a slave from its start, as Jupyter starts it from `kernels/concurrent_slave`.
+"""A process that is both a Jupyter kernel and a slave; Jupyter starts it from the kernelspec `concurrent_slave`.
 
     python -m concurrent_nb.nodes.slave.kernel_process -f FILE     # with CONCURRENT_NB_CONNECTION in the environment
 
-IPython has the main thread, as in any kernel, and the slave's loop another one.
+IPython runs on the main thread, as in any kernel, and the slave's loop on another one.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ from concurrent_nb.transport import connection_file
 
 log = logging.getLogger(__name__)
 
-#: a kernel from birth waits so long for its slave to leave
+#: seconds for which the kernel waits at its end until its slave has left
 SLAVE_LEAVES_WITHIN_S: Final = 4.0
 
 
 class SlaveIPythonKernel(IPythonKernel):
-    """The kernel of a process that is a slave as well: the two end together."""
+    """The kernel of such a process. Kernel and slave end together."""
 
     async def do_shutdown(self, restart: bool) -> dict[str, Any]:
-        """End the slave first, with its workers, so that nothing but what cells have started is left to be ended."""
+        """End the slave first, with its workers, so that only processes that cells have started are left."""
         assert isinstance(self.parent, SlaveKernelApp)
         await asyncio.to_thread(self.parent.leave)
         content: dict[str, Any] = super().do_shutdown(restart)
@@ -52,7 +52,7 @@ class SlaveKernelApp(IPKernelApp):
     leave: Callable[[], None]
 
     def init_sockets(self) -> None:
-        """Refuse what others on the network could read along."""
+        """Raise ConfigurationError if the kernel would listen on a network without encryption."""
         if self.transport == "tcp" and not ip_address(self.ip).is_loopback and self.curve_secretkey is None:
             raise ConfigurationError(
                 f"the kernel would listen on {self.ip} without encryption: start it with "
@@ -61,15 +61,15 @@ class SlaveKernelApp(IPKernelApp):
         super().init_sockets()
 
 
-class BornKernel:
-    """A process that is a kernel and a slave from the start.
+class SlaveKernelProcess:
+    """Runs the kernel and the slave of this process.
 
     Args:
-        where: the cluster to join, a name or the path of a connection file.
+        where: the cluster to join: its name, or the path of its connection file.
     """
 
     def __init__(self, where: str) -> None:
-        connection_file.read(where)  # before anything starts: the most likely mistake
+        connection_file.read(where)  # before anything starts, because this is the most likely error
         path = connection_file.path_of(where)
         self._slave = make_slave({}, lambda: path)
         self._failure: ConcurrentError | None = None
@@ -79,13 +79,13 @@ class BornKernel:
         self._loop = IOLoop.current()
 
     def run(self, arguments: Sequence[str]) -> None:
-        """Be both until a client shuts the kernel down or the cluster is stopped. Raises what keeps the slave out."""
+        """Run both until a client shuts the kernel down or the cluster is stopped. Raises the slave's error."""
         host = KernelHost(self._slave.describe, LOOPBACK)
         spare_from_debugger(self._thread)
         self._app.initialize(list(arguments))
         assert self._app.shell is not None
         self._app.shell.push({"slave": SlaveView(host.ask)})
-        host.is_open(access_of_app(self._app) if self._app.transport == "tcp" else None)
+        host.use_running_kernel(access_of_app(self._app) if self._app.transport == "tcp" else None)
         self._slave.be_kernel(host)
         signal.signal(signal.SIGTERM, lambda number, frame: self._loop.add_callback_from_signal(self._loop.stop))
         self._thread.start()
@@ -111,12 +111,12 @@ class BornKernel:
             self._failure = ClusterError("the slave has failed: the log has the details")
         finally:
             self._loop.add_callback(self._loop.stop)
-            # A running cell would keep the loop from hearing that; without one, a kernel ignores this signal.
+            # A running cell would keep the loop from running that; without one, a kernel ignores this signal.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the kernel that Jupyter has started from the kernelspec."""
+    """Run the process that Jupyter has started from the kernelspec."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s slave %(levelname)s %(name)s: %(message)s")
     try:
         where = os.environ.get(CONNECTION_VARIABLE)
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"the kernel concurrent_slave joins a cluster: set {CONNECTION_VARIABLE} to its name or to the path "
                 "of its connection file"
             )
-        BornKernel(where).run(arguments)
+        SlaveKernelProcess(where).run(arguments)
     except ConcurrentError as error:
         sys.exit(f"the slave ends: {error}")
 

@@ -1,10 +1,10 @@
-"""The slave's side of its kernel: a thread in which it runs, and what passes between that thread and the slave's loop.
+"""The slave's kernel: the thread in which it runs, and the exchange between that thread and the slave's loop.
 
     slave's loop --turn--> KernelHost --thread--> threaded_kernel (imports IPython)
-                 <--wake-- (opened, ended, a cell's question)
+                 <--wake-- (opened, ended, a cell's query)
 
-A slave makes one when it is first asked for its kernel. Imports nothing of Jupyter itself, so that a slave can say what
-is missing; the thread does, so that the slave's loop goes on meanwhile.
+A slave makes a `KernelHost` at the first request for its kernel. This module imports nothing of Jupyter, so that a
+slave without it can report what is missing. The thread imports it, while the slave's loop goes on.
 """
 
 import logging
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: a kernel whose cell does not end when it is interrupted is left behind after this time, and ends with the process
+#: a kernel whose cell does not end after an interrupt is abandoned after this time, and ends with the process
 LEAVE_WITHIN_S: Final = 0.7
-#: a cell that asks about the slave waits so long at most
+#: seconds for which a cell waits for the slave's status
 ANSWER_WITHIN_S: Final = 10.0
 LOOPBACK: Final = "127.0.0.1"
 
 
 class KernelHost:
-    """At most one kernel at a time, opened when it is asked for, and again after a client has shut it down.
+    """At most one kernel at a time, opened on request, and again after a client has shut it down.
 
     Args:
-        describe: tells what the slave is and does; called on the slave's thread only.
-        master_ip: where the master is, as this machine reaches it.
+        describe: returns the slave's status; called on the slave's thread only.
+        master_ip: address of the master.
     """
 
     def __init__(self, describe: Callable[[], dict[str, Any]], master_ip: str) -> None:
@@ -48,7 +48,7 @@ class KernelHost:
         self._describe = describe
         self._master_ip = master_ip
         self._access: KernelAccess | None = None  # set and cleared by the kernel's thread
-        self._is_elsewhere = False
+        self._runs_elsewhere = False
         self._questions: deque[Future[dict[str, Any]]] = deque()
         self._thread: threading.Thread | None = None
         self._kernel: ThreadedKernel | None = None
@@ -56,14 +56,14 @@ class KernelHost:
         self._ended = False
         self._closing = False
 
-    def is_open(self, access: KernelAccess | None) -> None:
-        """Have a kernel that is not ours to start: this process is one. None if it does not listen on TCP."""
-        self._access, self._is_elsewhere = access, True
+    def use_running_kernel(self, access: KernelAccess | None) -> None:
+        """Use the kernel that this process is, instead of opening one. None if it does not listen on TCP."""
+        self._access, self._runs_elsewhere = access, True
 
     # ------------------------------------------------------------------------------------------ on the slave's thread
 
     def turn(self, core: SlaveCore) -> None:
-        """Do what there is to do: answer cells and the master, start the kernel."""
+        """Answer the queries of cells and the requests of the master; start the kernel if it is requested."""
         self.wake.clear()
         while self._questions:
             question = self._questions.popleft()
@@ -79,13 +79,13 @@ class KernelHost:
         access = self._access
         if access is not None:
             core.kernel_opened(access)
-        elif self._is_elsewhere:
-            core.kernel_opened(None, "it is one already, on a transport of one machine: use that kernel's own file")
+        elif self._runs_elsewhere:
+            core.kernel_opened(None, "it is one already, for its own machine only: use that kernel's own file")
         elif self._thread is None:
             self._start()
 
     def close(self) -> None:
-        """End the kernel with the slave. Waits a moment only: a cell may hold on."""
+        """End the kernel with the slave. Waits for at most LEAVE_WITHIN_S: a cell may not end."""
         self._closing = True
         kernel, thread = self._kernel, self._thread
         if thread is not None:
@@ -94,8 +94,8 @@ class KernelHost:
             thread.join(LEAVE_WITHIN_S)
             if thread.is_alive():
                 if kernel is not None:
-                    kernel.take_file_away()
-                log.warning("a cell of this slave's kernel does not end: it is left behind")
+                    kernel.remove_connection_file()
+                log.warning("a cell of this slave's kernel does not end: it is abandoned")
         for question in self._questions:
             question.cancel()
         self.wake.close()
@@ -103,7 +103,7 @@ class KernelHost:
     def _start(self) -> None:
         self._error, self._ended = "", False
         self._thread = threading.Thread(target=self._run, name="slave kernel", daemon=True)
-        # A debugger that stops all threads at a breakpoint must leave the one that serves tasks alone.
+        # A debugger that stops all threads at a breakpoint must not stop the one that serves tasks.
         spare_from_debugger(threading.current_thread())
         self._thread.start()
 
@@ -113,7 +113,7 @@ class KernelHost:
         try:
             self._run_kernel()
         except ImportError as error:
-            self._error = missing(error)
+            self._error = missing_dependency(error)
         except ConcurrentError as error:
             self._error = str(error)
         except BaseException as error:
@@ -127,9 +127,8 @@ class KernelHost:
 
     def _run_kernel(self) -> None:
         listen_on = kernel_ip(self._master_ip)
-        from concurrent_nb.nodes.slave.threaded_kernel import (
-            ThreadedKernel,  # here: this takes a second, on this thread
-        )
+        # here: importing IPython takes a second, which this thread has
+        from concurrent_nb.nodes.slave.threaded_kernel import ThreadedKernel
 
         kernel = ThreadedKernel(listen_on, self.ask, self._forget)
         try:
@@ -142,11 +141,11 @@ class KernelHost:
             kernel.close()
 
     def _forget(self) -> None:
-        """Whoever asks from now on gets another kernel."""
+        """Let later requests get another kernel."""
         self._access = None
 
     def ask(self) -> dict[str, Any]:
-        """Ask the slave what it is and does. For the cells of its kernel. Raises ClusterError if it does not answer."""
+        """Return the slave's status, for cells of its kernel. Raises ClusterError if the slave does not answer."""
         question: Future[dict[str, Any]] = Future()
         self._questions.append(question)
         self.wake.set()
@@ -154,7 +153,7 @@ class KernelHost:
             return question.result(ANSWER_WITHIN_S)
         except TimeoutError:
             question.cancel()
-            raise ClusterError("the slave does not answer: it looks for its master") from None
+            raise ClusterError("the slave does not answer: it has lost its master and looks for it") from None
 
 
 def spare_from_debugger(thread: threading.Thread) -> None:
@@ -162,19 +161,19 @@ def spare_from_debugger(thread: threading.Thread) -> None:
     thread.pydev_do_not_trace = True  # type: ignore[attr-defined]
 
 
-def missing(error: ImportError) -> str:
-    """Say what to install where a module of Jupyter cannot be imported."""
+def missing_dependency(error: ImportError) -> str:
+    """Return the message for a missing module of Jupyter, with what to install."""
     where = f"{socket.gethostname()} ({sys.executable}, pid {os.getpid()})"
     return f"{error}. On {where}: pip install 'concurrent-nb[notebook]', or ipykernel 7 or newer"
 
 
 def kernel_ip(master_ip: str) -> str:
-    """Give the address for the kernel to listen on: loopback if the master is there, else ours on the way to it."""
+    """Return the address for the kernel to listen on: loopback if the master is there, else the one that reaches it."""
     address = ip_address(master_ip)
     if address.is_loopback:
         return LOOPBACK
     if address.version == 6:
         raise KernelUnavailable("Jupyter's clients cannot reach a kernel over IPv6: have the master listen on IPv4 too")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((master_ip, 9))  # sends nothing, but tells which of our addresses would
+        probe.connect((master_ip, 9))  # sends nothing, but selects the local address
         return str(probe.getsockname()[0])

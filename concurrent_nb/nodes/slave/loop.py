@@ -113,7 +113,7 @@ class SlaveLoop:
             core.resize(self._slots, credit_of(self._slots, self._credit_per_slot))
         for envelope in core.step(now):
             link.send(envelope)
-        if core.degraded or (self.is_draining and not pool.unfinished and core.all_heard):
+        if core.degraded or (self.is_draining and not pool.unfinished and core.all_acknowledged):
             return Verdict.LEAVE
         if cut or now - self._received_at > self._silence_s:
             return Verdict.ASK

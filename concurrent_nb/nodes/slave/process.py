@@ -50,8 +50,10 @@ OPEN_FILES: Final = 48
 OPEN_FILES_PER_WORKER: Final = 8
 
 
-class SlaveNode(Component):
+class SlaveSettings(Component):
     """What a slave can be told: how many workers, how much it accepts, how patient it is."""
+
+    section = "SlaveNode"
 
     workers = IntItem(0, min=0, max=1000, help="Worker processes; 0 means one for each core that this process may use.")
     credit_per_worker = IntItem(512, min=1, help="Unfinished tasks that the slave accepts for each worker.")
@@ -76,7 +78,7 @@ class SlaveNode(Component):
 class Slave:
     """A running slave."""
 
-    def __init__(self, config: SlaveNode, where: Callable[[], Path], name: str, lease: int | None) -> None:
+    def __init__(self, config: SlaveSettings, where: Callable[[], Path], name: str, lease: int | None) -> None:
         self._config = config
         self._where = where
         self._path: Path | None = None  # as soon as it is known
@@ -96,7 +98,7 @@ class Slave:
         self._result_bytes_max = config.result_mib << 20 or memory_bytes() // 2
         self._pool = Pool(
             self._slots,
-            make_launcher("spawn" if config.spawn else "template", self._slots),
+            make_launcher("spawn" if config.spawn else "fork_server", self._slots),
             grace_s=config.grace_s,
             tasks_max=config.max_tasks_per_worker,
             initializes=INITIALIZER_VARIABLE in os.environ,
@@ -330,8 +332,8 @@ def make_slave(
 ) -> Slave:
     """Return a slave with this configuration; see `run_slave`. Nothing runs yet."""
     manager = ComponentManager(settings.load(overrides))
-    manager.load([SlaveNode])
-    return Slave(manager.get(SlaveNode), where, name, lease)
+    manager.load([SlaveSettings])
+    return Slave(manager.get(SlaveSettings), where, name, lease)
 
 
 def run_slave(

@@ -30,7 +30,7 @@ EXTENSION: Final = "concurrent_nb"
 
 
 class SlaveView:
-    """What the cells of a slave's kernel see as `slave`: read-only, each look a fresh one."""
+    """The variable `slave` in the cells of a slave's kernel. Read-only; each access queries the slave."""
 
     __slots__ = ("_ask",)
 
@@ -38,7 +38,7 @@ class SlaveView:
         self._ask = ask
 
     def status(self) -> dict[str, Any]:
-        """Tell what the slave is and does: name, host, workers, tasks that it has not finished."""
+        """Return the slave's status: name, host, workers, unfinished tasks."""
         return self._ask()
 
     @property
@@ -48,12 +48,12 @@ class SlaveView:
 
     @property
     def unfinished(self) -> int:
-        """How many tasks the slave has and has not finished."""
+        """How many unfinished tasks the slave has."""
         return int(self._ask()["unfinished"])
 
     def __repr__(self) -> str:
-        told = self._ask()
-        return f"<slave {told['name']}: {told['workers']} workers, {told['unfinished']} tasks unfinished>"
+        status = self._ask()
+        return f"<slave {status['name']}: {status['workers']} workers, {status['unfinished']} tasks unfinished>"
 
 
 class ThreadedKernel:
@@ -61,8 +61,8 @@ class ThreadedKernel:
 
     Args:
         ip: the address to listen on.
-        ask: tells what the slave is and does.
-        ending: called when the kernel's end has begun.
+        ask: returns the slave's status.
+        ending: called when the kernel begins to end.
     """
 
     def __init__(self, ip: str, ask: Callable[[], dict[str, Any]], ending: Callable[[], None]) -> None:
@@ -75,9 +75,9 @@ class ThreadedKernel:
         self.access: KernelAccess | None = None
 
     def open(self) -> None:
-        """Have a kernel that listens, and write its connection file."""
+        """Open a kernel that listens, and write its connection file. Raises KernelUnavailable."""
         if InteractiveShell.initialized():
-            raise KernelUnavailable("this process is a Jupyter kernel already, and none of ours")
+            raise KernelUnavailable("this process runs another Jupyter kernel already")
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         pair = keys.fresh()
@@ -91,31 +91,31 @@ class ThreadedKernel:
         app.kernel.start()
 
     def run(self) -> None:
-        """Serve clients until one of them shuts the kernel down, or `stop`."""
+        """Serve clients until one of them shuts the kernel down, or `stop` is called."""
         assert self._app is not None and self._loop is not None
         kernel = self._app.kernel
-        while not kernel.over:
-            # An interrupt that comes too late for its cell may hit the loop; it goes on.
+        while not kernel.has_ended:
+            # An interrupt that comes too late for its cell may be raised in the loop, which goes on.
             with contextlib.suppress(KeyboardInterrupt):
                 self._loop.run_forever()
 
     def stop(self) -> None:
-        """End `run` soon, interrupting the cell that may be running."""
+        """End `run` soon, and interrupt the running cell."""
         if self._app is not None and self._app.kernel is not None:
             self._app.kernel.end()
 
     def close(self) -> None:
-        """Take back all that `open` has done to this process."""
+        """Undo all that `open` has changed in this process."""
         app, self._app = self._app, None
-        self.take_file_away()
+        self.remove_connection_file()
         if app is not None:
-            _dismantle(app)
+            _tear_down(app)
         if self._loop is not None:
             asyncio.set_event_loop(None)
             self._loop.close()
 
-    def take_file_away(self) -> None:
-        """Leave no connection file behind."""
+    def remove_connection_file(self) -> None:
+        """Remove the connection file."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
@@ -139,7 +139,7 @@ class _Interrupts:
 
     @contextlib.contextmanager
     def cell(self) -> Iterator[None]:
-        """Let what runs inside be interrupted."""
+        """Let the code inside be interrupted."""
         with self._lock:
             self._running, self._raised = True, False
         try:
@@ -148,7 +148,7 @@ class _Interrupts:
             with self._lock:
                 self._running, self._awaited = False, None
             if self._raised:
-                _take_what_comes()
+                _absorb_interrupt()
 
     @contextlib.contextmanager
     def awaiting(self, future: "asyncio.Future[Any]") -> Iterator[None]:
@@ -169,20 +169,23 @@ class _Interrupts:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), error)
 
 
-def _take_what_comes() -> None:
-    """Let a KeyboardInterrupt that has not come yet come here. (Python's way to take one back leaves a flag behind that
-    slows the process down, and makes Python 3.11 loop for ever once a debugger traces.)"""
+def _absorb_interrupt() -> None:
+    """Let a pending KeyboardInterrupt be raised here, and ignore it.
+
+    Python's way to revoke one leaves a flag that slows the process down, and makes Python 3.11 loop for ever once a
+    debugger traces.
+    """
     with contextlib.suppress(KeyboardInterrupt):
         for _ in range(100):
             pass
 
 
 class ThreadIPythonKernel(IPythonKernel):
-    """A kernel that is not alone in its process: it handles no signals, and when it ends, nothing else does."""
+    """A kernel that shares its process: it handles no signals, and its end ends nothing else."""
 
-    over = False  #: nobody is to be served any more
-    ending: Callable[[], None] = staticmethod(lambda: None)  #: called, maybe twice, when the end has begun
-    #: where debugpy listens in this process; it does that once in a process's life, and kernels come and go
+    has_ended = False  #: no client is served any more
+    ending: Callable[[], None] = staticmethod(lambda: None)  #: called, maybe twice, when the kernel begins to end
+    #: where debugpy listens in this process, which it does once, for all kernels that follow each other
     debugpy_port: ClassVar[Any] = None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -199,8 +202,8 @@ class ThreadIPythonKernel(IPythonKernel):
             type(self).debugpy_port = debugger.debugpy_client.debugpy_port
 
     def end(self) -> None:
-        """End the kernel, and the cell that runs. For any thread."""
-        self.over = True
+        """End the kernel and its running cell. For any thread."""
+        self.has_ended = True
         self.ending()
         self._interrupts.interrupt()
         self.io_loop.add_callback(self.io_loop.stop)
@@ -221,7 +224,7 @@ class ThreadIPythonKernel(IPythonKernel):
         try:
             with self._interrupts.cell():
                 return await super().do_execute(*args, cell_meta=cell_meta, cell_id=cell_id, **kwargs)
-        except KeyboardInterrupt:  # it came when the cell had ended, and before we could take it back
+        except KeyboardInterrupt:  # it came when the cell had ended, and before it was absorbed
             error = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
             return {**error, "execution_count": self.execution_count, "user_expressions": {}, "payload": []}
 
@@ -234,7 +237,7 @@ class ThreadIPythonKernel(IPythonKernel):
     async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """End the kernel; the slave lives on."""
         assert self.session is not None
-        self.ending()  # before anybody knows: who asks for a kernel from now on gets the next one
+        self.ending()  # before any client knows: later requests must get the next kernel
         content = {"status": "ok", "restart": bool(parent["content"].get("restart"))}
         self.session.send(stream, "shutdown_reply", content, parent, ident=ident)
         self.session.send(self.iopub_socket, "shutdown_reply", content, parent, ident=self._topic("shutdown"))
@@ -242,7 +245,7 @@ class ThreadIPythonKernel(IPythonKernel):
 
 
 class ThreadKernelApp(IPKernelApp):
-    """ipykernel's set-up, without what it does to a process that is a kernel and nothing else."""
+    """ipykernel's set-up, without its changes to the process, which is also a slave."""
 
     name = "concurrent-slave-kernel"
     kernel_class = Type(ThreadIPythonKernel)
@@ -255,10 +258,10 @@ class ThreadKernelApp(IPKernelApp):
         """Leave signals to the slave."""
 
     def init_poller(self) -> None:
-        """Live as long as the slave, whoever started it."""
+        """Start no poller: the kernel lives as long as the slave, not as its parent process."""
 
     def init_connection_file(self) -> None:
-        """Have no file before the ports are known."""
+        """Write no file before the ports are known."""
 
     def write_connection_file(self, **kwargs: Any) -> None:
         """Write the file, for its owner alone, now that the ports are known."""
@@ -284,7 +287,7 @@ def common_config(connection: str) -> Config:
 
 
 def access_of_app(app: IPKernelApp) -> KernelAccess:
-    """Give how a client reaches this kernel."""
+    """Return how a client reaches this kernel."""
     ports = {name: getattr(app, name) for name in KernelAccess.__struct_fields__ if name.endswith("_port")}
     public, secret = ((key or b"").decode() for key in (app.curve_publickey, app.curve_secretkey))
     return KernelAccess(
@@ -292,13 +295,13 @@ def access_of_app(app: IPKernelApp) -> KernelAccess:
     )
 
 
-def _dismantle(app: IPKernelApp) -> None:
-    """Undo the set-up of a kernel, so that the process is as before, and can have another one."""
+def _tear_down(app: IPKernelApp) -> None:
+    """Undo the set-up of a kernel, so that the process can open another one."""
     shell: Any = InteractiveShell._instance
     for function in (app.close, app.cleanup_connection_file, getattr(shell, "atexit_operations", None)):
         if function is not None:
             atexit.unregister(function)
-    with contextlib.ExitStack() as undo:  # each of these is done, whatever becomes of the others
+    with contextlib.ExitStack() as undo:  # each of these is called, even if others fail
         undo.callback(app.clear_instance)
         if app.kernel is not None:
             undo.callback(type(app.kernel).clear_instance)

@@ -1,7 +1,7 @@
 """The worker process: the composition root that joins `workers` with `shipping`; user code runs nowhere else.
 
-    python -m concurrent_nb.nodes.worker.process --template FD    forks workers for the slave at the socket FD
-    python -m concurrent_nb.nodes.worker.process --ends FD,...    one worker
+    python -m concurrent_nb.nodes.worker.process --fork-server FD    forks workers for the slave at the socket FD
+    python -m concurrent_nb.nodes.worker.process --channels FD,...     one worker
 
 Started by a slave's launcher (`workers.slave_side.launchers`). Everything that a task
 can raise ends here, as an outcome.
@@ -64,7 +64,7 @@ from concurrent_nb.workers.worker_side.task_loop import Answer, TaskId, TaskLoop
 from concurrent_nb.workers.worker_side.thread_workers import ThreadStream, ThreadWorker, ThreadWorkerProcess
 
 #: free shared memory that is kept warm for the next results
-WARM_BYTES: Final = 256 * 1024 * 1024
+RESIDENT_BYTES: Final = 256 * 1024 * 1024
 #: ... until none has needed it for so long, in seconds
 REST_AFTER_S: Final = 5.0
 #: a buffer of a function that lies in this process's own memory is compared with a copy before each call, up to this
@@ -265,7 +265,7 @@ class TaskRunner:
 
     def _whole(self, body: Buffer, sizes: Sizes, buffers: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
         """Give the pickle of a task's arguments, and its buffers, which are the task's own to change."""
-        whole = joined(sizes, buffers, lambda slice_: self._shelf.look(slice_, self._looks.append))
+        whole = joined(sizes, buffers, lambda slice_: self._shelf.map_watched(slice_, self._looks.append))
         return (body, whole) if body else (whole[0], whole[1:])
 
     def _restorable(
@@ -313,8 +313,8 @@ class TaskRunner:
 
     def _place(self, buffer: memoryview) -> Slice | None:
         if self._store is None:
-            self._store = ObjectStore(recognise=False, warm_bytes=WARM_BYTES)
-        return self._store.place(buffer)
+            self._store = ObjectStore(recognise=False, resident_bytes=RESIDENT_BYTES)
+        return self._store.put(buffer)
 
     def _snapshot(self, buffer: memoryview) -> bytearray | memoryview:
         """Copy a buffer of an item's result, which the next item may change: to where it will lie anyway."""
@@ -327,7 +327,7 @@ class TaskRunner:
 
     def _forget_snapshots(self) -> None:
         assert self._store is not None
-        self._store.let_go(self._snapshots.values(), clean=False)
+        self._store.release(self._snapshots.values(), clean=False)
         self._snapshots.clear()
 
     def _announce(self, segment: bytes) -> None:
@@ -352,14 +352,14 @@ class TaskRunner:
         elif isinstance(order, RemoveSegments):
             self._shelf.drop(order.segments)
         elif self._store is not None:
-            self._store.let_go(order.slices, clean=order.clean)
+            self._store.release(order.slices, clean=order.clean)
 
     def news(self) -> Sequence[AddSegment | RemoveSegments]:
         """Tell what has changed in our own shared memory since the last call."""
         if self._store is not None:
             now = time.monotonic()
-            if self._store.placings != self._placings:
-                self._placings, self._placed_s = self._store.placings, now
+            if self._store.stored_count != self._placings:
+                self._placings, self._placed_s = self._store.stored_count, now
             # A worker that goes on with small results does not need it any more, either.
             if closed := self._store.tidy(0 if now - self._placed_s >= REST_AFTER_S else None):
                 self._announced.difference_update(closed)
@@ -417,10 +417,10 @@ def work(ends: WorkerChannels, initializer: bytes = b"") -> None:
     """
     process_setup.close_all_but(frozenset(ends))
     process_setup.enter_own_group()
-    process_setup.hang_on(ends.lifeline)
+    process_setup.hang_on(ends.parent_death_pipe)
     process_setup.take_standard_streams(ends)
     process_setup.forget_main()
-    wants_threads = StatusPage(ends.page).wants_threads
+    wants_threads = StatusPage(ends.page).uses_threads
     environments = ThreadEnvironments() if wants_threads else Environments()
     EXPLANATION.explain = environments.explain
     hand_on(environments)
@@ -489,7 +489,7 @@ def main(option: str, fds: str) -> None:
     builtins.display = notes.display  # type: ignore[attr-defined]  # as notebooks have it
     sys.meta_path.insert(0, _Displays())
     initializer = read_initializer()
-    if option == "--template":
+    if option == "--fork-server":
         ends = ForkServer(socket.socket(fileno=int(fds)), import_host).serve()
     else:
         ends = WorkerChannels(*map(int, fds.split(",")))
@@ -498,6 +498,6 @@ def main(option: str, fds: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] not in (["--template"], ["--ends"]) or len(sys.argv) != 3:
+    if sys.argv[1:2] not in (["--fork-server"], ["--channels"]) or len(sys.argv) != 3:
         sys.exit(__doc__)  # no argparse: a cold start pays for each import
     main(*sys.argv[1:])

@@ -21,11 +21,12 @@ from concurrent_nb.errors import NotPicklable, TooLarge
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.nodes.application.client_thread import ClientThread
 from concurrent_nb.nodes.application.core import ClientJob, TaskEntry
-from concurrent_nb.nodes.application.futures import Canceller, TaskFuture
+from concurrent_nb.nodes.application.futures import Canceller
 from concurrent_nb.nodes.application.payload import TaskLoader
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.common.registration import Membership, register
 from concurrent_nb.nodes.common.system_access import SystemAccess
-from concurrent_nb.nodes.common.system_log import print_line, show_log_of
+from concurrent_nb.nodes.common.system_log import print_line, print_log_of
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.environment.entering import HANDED_ON
 from concurrent_nb.shipping.runtime import notes
@@ -59,7 +60,7 @@ def run_system(system: ITaskSystem, given: SystemAccess) -> Any:
     Raises what a method of the system raises, and AccessRefused, MasterUnreachable or MasterLost.
     """
     system.system_id = given.system_id
-    log = show_log_of(system)
+    log = print_log_of(system)
     hands = _SystemClient(given, type(system).__name__)
     drive = SystemDriver(system, given.client_id, print_line, hands.status, monotonic)
     teller = _ProgressReporter(drive)
@@ -124,7 +125,7 @@ class _SystemClient:
             join, given.info.name, name_of_host, store, gone=lambda gracefully: None, at_end=lambda: None
         )
         self._courier.present_display = self._show
-        self._job = ClientJob[TaskFuture](new_job_id(), name)
+        self._job = ClientJob[TaskHandle](new_job_id(), name)
 
     def status(self) -> dict[str, Any]:
         """Ask the master what there is."""
@@ -149,7 +150,7 @@ class _SystemClient:
 
     def do(self, instructions: Sequence[Instruction]) -> None:
         """Push and cancel."""
-        entries: list[TaskEntry[TaskFuture]] = []
+        entries: list[TaskEntry[TaskHandle]] = []
         for instruction in instructions:
             if type(instruction) is CancelTasks:
                 self._courier.post(entries)
@@ -163,11 +164,11 @@ class _SystemClient:
         if entries:
             self._courier.post(entries)
 
-    def _entry(self, index: int, task: Task) -> TaskEntry[TaskFuture]:
-        function, (body, sizes, buffers, lease) = self._loader.load(task)
-        self._size_bytes += (len(body) + sum(map(size_of, sizes)) - self._size_bytes) / 8
-        fate = _SystemTaskHandle(self._job.id, index, self._courier.cancel, self._inbox)
-        return TaskEntry(self._job, index, function, body, sizes, buffers, None, 0, fate, lease=lease)
+    def _entry(self, index: int, task: Task) -> TaskEntry[TaskHandle]:
+        function, payload = self._loader.load(task)
+        self._size_bytes += (len(payload.body) + sum(map(size_of, payload.sizes)) - self._size_bytes) / 8
+        handle = _SystemTaskHandle(self._job.id, index, self._courier.cancel, self._inbox)
+        return TaskEntry(self._job, index, function, payload, handle)
 
     def _show(self, display: Display) -> None:
         """Hand on what a task displays; in the courier's thread, which must not fail."""
@@ -179,16 +180,22 @@ class _SystemClient:
                 sys.stderr.write(f"what the system's tasks display from now on is not shown: {error}\n")
 
 
-class _SystemTaskHandle(TaskFuture):
-    """Hands the end of a task on to the system's thread; nobody keeps it."""
+class _SystemTaskHandle(TaskHandle):
+    """Passes the reports of a task on to the system's thread."""
 
-    def __init__(self, job: JobId, index: int, canceller: Canceller, inbox: "SimpleQueue[Event]") -> None:
-        super().__init__(job, index, canceller)
+    def __init__(self, job_id: JobId, index: int, canceller: Canceller, inbox: "SimpleQueue[Event]") -> None:
+        self.job_id = job_id
+        self.index = index
+        self._canceller = canceller
         self._inbox = inbox
 
-    def set_running_or_notify_cancel(self) -> bool:
+    def cancel(self) -> bool:
+        self._canceller(self.job_id, (self.index,))
+        return False  # it ends when the cluster has cancelled it
+
+    def note_running(self, slave: str, begins: bool = True) -> None:
+        self.slave = slave
         self._inbox.put(SystemTaskRunning(self.index))
-        return super().set_running_or_notify_cancel()
 
     def end(self, value: Any, error: BaseException | None) -> bool:
         if error is not None:

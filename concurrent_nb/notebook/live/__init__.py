@@ -1,7 +1,7 @@
-"""The live view of a job in its cell: what it shows is decided in pure code, and shown by one thread.
+"""The live view of a job in its cell: its content is computed by pure code, and shown by one thread.
 
-    events, notes, counts --> story (lanes, folds, bars, a view) --> parts: small plain data
-    parts --> widget (anywidget) while the job runs; snapshot (HTML without scripts) when it has ended
+    events, notes, counts --> JobViewModel (timeline, error groups, bars, a view) --> parts: small plain data
+    parts --> job_page (HTML without scripts) --> JobWidget while the job runs; the page alone when it has ended
 
-`line` is where they meet. Whatever a task said is cleaned and cut in `text`, and never taken for markup.
+`live_display` connects these. All text of tasks is cleaned and shortened in `text`, and escaped in `job_page`.
 """

@@ -1,7 +1,7 @@
 """Colours: a perceptually uniform map for numbers, and one colour for each state of a task.
 
-The states' colours are of middle lightness, so that they can be seen on white and on black: a snapshot does not know
-where it will be shown.
+The colours of the states have a medium lightness, so that they are visible on white and on black: a saved page may be
+shown with any theme.
 """
 
 from typing import Final
@@ -10,11 +10,11 @@ from typing import Final
 WAITING, RUNNING, DONE, FAILED, CANCELLED, HIT = range(6)
 STATE_WORDS: Final = ("waiting", "running", "done", "failed", "cancelled", "hit")
 STATE_COLOURS: Final = ("#9a9a9a", "#e0a030", "#3a8f6f", "#d1495b", "#8a8fa0", "#7b5cd6")
-#: opacity of each state, of 255
+#: opacity of each state, from 0 to 255
 STATE_ALPHA: Final = (60, 255, 255, 255, 120, 255)
 
 #: viridis as polynomials of degree 6, for red, green and blue, lowest power first (a fit by Matt Zucker, in the public
-#: domain): closer than half a percent, and shorter than a table
+#: domain): with an error below half a percent, and shorter than a table
 _VIRIDIS: Final = (
     (0.2777273272234177, 0.1050930431085774, -0.3308618287255563, -4.634230498983486, 6.228269936347081,
      4.776384997670288, -5.435455855934631),
@@ -26,7 +26,7 @@ _VIRIDIS: Final = (
 
 
 def viridis() -> bytes:
-    """Give red, green, blue of 256 indexes: 0 stands for nothing, 1 to 255 go from the least to the greatest value."""
+    """Return red, green and blue of 256 indexes: 0 is no value, 1 to 255 are the least to the greatest value."""
     table = bytearray(3)
     for index in range(255):
         at = index / 254
@@ -37,5 +37,5 @@ def viridis() -> bytes:
 
 
 def rgb(colour: str) -> bytes:
-    """Read a colour like `#3a8f6f`."""
+    """Return red, green and blue of a colour like `#3a8f6f`."""
     return bytes.fromhex(colour.removeprefix("#"))

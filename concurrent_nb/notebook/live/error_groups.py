@@ -1,6 +1,6 @@
-"""Errors folded by kind: a thousand tasks that fail alike are one line, with a count and one traceback.
+"""Errors grouped by kind: a thousand tasks that fail in the same way are one line, with a count and one traceback.
 
-Used by `story`. Messages that differ in numbers only are of one kind.
+Used by `job_view_model`. Messages that differ only in numbers are of one kind.
 """
 
 import re
@@ -10,24 +10,24 @@ from typing import Any, Final
 
 from concurrent_nb.notebook.live.text import error_texts, lines_of
 
-#: kinds that are kept; the errors of others are counted
+#: maximum number of kinds that are kept; errors of further kinds are only counted
 KINDS_MOST: Final = 12
-#: tasks that are named
+#: maximum number of tasks that are listed for a kind
 TASKS_MOST: Final = 5
 
 _NUMBER: Final = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
 class ErrorGroups:
-    """The errors of a job, by kind, in the order in which the kinds came."""
+    """The errors of a job, by kind, in the order of their first occurrence."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str], dict[str, Any]] = {}
         self._more = 0
-        self.version = 0  #: grows whenever there is something new
+        self.version = 0  #: incremented by each change
 
     def add(self, task: int, error: BaseException, traceback: Callable[[], str]) -> None:
-        """Note that a task has failed; `traceback` is asked for the first of a kind only."""
+        """Record that a task has failed; `traceback` is called only for the first error of a kind."""
         name, message = error_texts(error)
         key = (name, _NUMBER.sub("#", message))
         kind = self._kinds.get(key)
@@ -40,8 +40,8 @@ class ErrorGroups:
             self._kinds[key] = kind
         kind["count"] += 1
         insort(kind["tasks"], task)
-        del kind["tasks"][TASKS_MOST:]  # the first ones by number, whichever came first
+        del kind["tasks"][TASKS_MOST:]  # the lowest numbers
 
     def parts(self) -> dict[str, Any]:
-        """Give what is shown, as plain data."""
+        """Return the content as plain data."""
         return {"kinds": [{**kind, "tasks": list(kind["tasks"])} for kind in self._kinds.values()], "more": self._more}

@@ -1,9 +1,9 @@
-"""What a job looks like: HTML that needs nothing and runs nothing, while the job runs and when it has ended.
+"""The page of a job: HTML without scripts and external resources, the same while the job runs and when it has ended.
 
-Used by `bulletin`, for the parts that change, and by `line`, for the whole. Styles are inline and colours of middle
-lightness, because nbconvert, GitHub and a page that is loaded again each bring styles of their own, light or dark; and
-because the same HTML is shown before, at and after the end of a job, nothing jumps. All texts are escaped here, and
-were cleaned before (`text`).
+Used by `update_throttle` for the parts that change, and by `live_display` for the whole page. Styles are inline and
+colours have a medium lightness, because nbconvert, GitHub and reloaded notebooks have different styles, light or dark.
+The same HTML is shown before and after the end of a job, so the layout does not change. All texts are escaped here;
+`text` has cleaned them before.
 """
 
 import time
@@ -27,18 +27,18 @@ from concurrent_nb.notebook.live.colours import (
 from concurrent_nb.notebook.live.png import data_uri, palette_png
 from concurrent_nb.notebook.live.text import seconds_text
 
-#: column of a table's values, from the right
+#: index of a table's value column
 VALUE: Final = -4
 #: parts of the page, from top to bottom
-PARTS: Final = ("head", "bars", "errors", "view", "lanes")
-#: pixels of a lane's picture, and of a row in it, the last of which stays empty
-LANE_WIDTH: Final = 800
+PARTS: Final = ("head", "bars", "errors", "view", "timeline")
+#: width of the timeline's picture in pixels, and height of a row, whose last line stays empty
+TIMELINE_WIDTH: Final = 800
 ROW_HEIGHT: Final = 7
-#: pixels that a task takes in a lane at least
+#: minimum width of a task in pixels
 PIECE_PIXELS: Final = 2
-#: lanes of more slaves have to be opened
+#: timelines of more slaves are shown only when the user opens them
 SLAVES_SHOWN: Final = 3
-#: a wait for the first task that takes this share of the time is named
+#: the wait for the first task is shown if it is at least this share of the time
 WAY_SHARE: Final = 0.25
 
 _LINE: Final = "1px solid rgba(128,128,128,.3)"
@@ -48,54 +48,54 @@ _PAGE: Final = (
     "box-sizing:border-box;max-width:860px;padding:2px 8px 6px;line-height:1.45;overflow-wrap:anywhere;font-size:13px;"
     "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-variant-numeric:tabular-nums"
 )
-#: colours of a lane's picture: the states, one for nothing, one for idle, then nine levels of busy
+#: colours of the timeline: the states, background, idle, then nine levels of busy
 _NOTHING: Final = len(STATE_COLOURS)
 _IDLE: Final = _NOTHING + 1
 _LEVELS: Final = _IDLE + 1
 _PALETTE: Final = b"".join(map(rgb, STATE_COLOURS)) + rgb(STATE_COLOURS[WAITING]) * 2 + rgb(STATE_COLOURS[DONE]) * 9
-#: a worker that is seldom busy can still be told from an idle one
+#: opacities of these: the lowest level still differs from idle
 _ALPHA: Final = bytes([*STATE_ALPHA, 0, 40, 0, *(90 + 165 * level // 8 for level in range(1, 9))])
 
 
-def page(parts: dict[str, str], place: str = "") -> str:
-    """Put the parts together.
+def page(parts: dict[str, str], page_class: str = "") -> str:
+    """Return the page, made of its parts.
 
     Args:
-        place: class by which the browser's program finds the page, to keep it up to date; "" when the job has ended.
+        page_class: CSS class by which the browser's program finds the page to update it; "" when the job has ended.
     """
     inner = "".join(f'<div class="cnb-{name}">{parts.get(name, "")}</div>' for name in PARTS)
-    return f'<div class="concurrent-nb{f" {place}" if place else "-snapshot"}" style="{_PAGE}">{inner}</div>'
+    return f'<div class="concurrent-nb{f" {page_class}" if page_class else "-snapshot"}" style="{_PAGE}">{inner}</div>'
 
 
 # --------------------------------------------------------------------------------------------------------------- head
 
 
-def head(told: dict[str, Any], notes: Sequence[str] = ()) -> str:
-    """Write the counts, the time and the bar.
+def head(data: dict[str, Any], notes: Sequence[str] = ()) -> str:
+    """Return the counts, the time and the bar.
 
     Args:
-        notes: what is said before the time.
+        notes: texts before the time.
     """
-    total = told["total"]
-    counts = [_count(state, told, total) for state in (DONE, RUNNING, WAITING, FAILED, CANCELLED)]
-    name = f'<b style="max-width:24em;{_CUT}"><bdi>{escape(told["name"])}</bdi></b>' if told["name"] else ""
-    open_ones = told["waiting"] + told["running"]
+    total = data["total"]
+    counts = [_count(state, data, total) for state in (DONE, RUNNING, WAITING, FAILED, CANCELLED)]
+    name = f'<b style="max-width:24em;{_CUT}"><bdi>{escape(data["name"])}</bdi></b>' if data["name"] else ""
+    open_ones = data["waiting"] + data["running"]
     pace = [*notes]
-    if open_ones and total > 1 and told["rate"] is not None:
-        pace.append(f"{_rate(told['rate'])}/s")
-    if open_ones and told["left"] is not None:
-        pace.append(f"{seconds_text(told['left'])} left")
-    elapsed = f'<span class="cnb-elapsed">{seconds_text(told["elapsed"])}</span>'
+    if open_ones and total > 1 and data["rate"] is not None:
+        pace.append(f"{_rate(data['rate'])}/s")
+    if open_ones and data["left"] is not None:
+        pace.append(f"{seconds_text(data['left'])} left")
+    elapsed = f'<span class="cnb-elapsed">{seconds_text(data["elapsed"])}</span>'
     line = (
         '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px">'
         f'<span style="display:flex;flex-wrap:wrap;gap:0 12px">{name}{"".join(counts)}</span>'
         f'<span class="cnb-pace" style="opacity:.75">{" · ".join([*map(escape, pace), elapsed])}</span></div>'
     )
-    return line + (_bar(told) if total > 1 else "")
+    return line + (_bar(data) if total > 1 else "")
 
 
 def as_of(at: float) -> str:
-    """Say when that was, for a page that may not be kept up to date any more. The browser's program takes it away.
+    """Return the time of a page, which may not be updated later. The browser's program removes it.
 
     Args:
         at: seconds since the epoch.
@@ -103,9 +103,9 @@ def as_of(at: float) -> str:
     return f"as it was at {time.strftime('%H:%M:%S', time.localtime(at))}"
 
 
-def _count(state: int, told: dict[str, Any], total: int) -> str:
+def _count(state: int, data: dict[str, Any], total: int) -> str:
     word = STATE_WORDS[state]
-    count = told[word]
+    count = data[word]
     if not count and (total <= 1 or state != DONE):
         return ""
     number = "" if total == 1 else f"<b>{count:,}{f' of {total:,}' if state == DONE else ''}</b> "
@@ -118,22 +118,22 @@ def _colour(state: int) -> str:
     return f"rgba({red},{green},{blue},{STATE_ALPHA[state] / 255:.2f})"
 
 
-def _bar(told: dict[str, Any]) -> str:
-    running = told["running"]
-    part = min(told["part"], running)
-    shares = [(told["done"], _colour(DONE)), (told["failed"], _colour(FAILED)), (told["cancelled"], _colour(CANCELLED))]
-    # What running tasks report to have done stands out from what they have before them.
+def _bar(data: dict[str, Any]) -> str:
+    running = data["running"]
+    part = min(data["part"], running)
+    shares = [(data["done"], _colour(DONE)), (data["failed"], _colour(FAILED)), (data["cancelled"], _colour(CANCELLED))]
+    # The reported progress of running tasks is darker than the rest of them.
     red, green, blue = rgb(STATE_COLOURS[RUNNING])
     shares += [(part, _colour(RUNNING)), (running - part, f"rgba({red},{green},{blue},{0.45 if part else 1})")]
     pieces = "".join(
-        f'<span style="width:{100 * share / told["total"]:.2f}%;background:{colour}"></span>'
+        f'<span style="width:{100 * share / data["total"]:.2f}%;background:{colour}"></span>'
         for share, colour in shares
         if share
     )
     style = "display:flex;height:6px;margin:4px 0 8px;border-radius:3px;overflow:hidden;background:rgba(128,128,128,.2)"
-    ended = told["done"] + told["failed"] + told["cancelled"]
-    said = f'role="progressbar" aria-valuemin="0" aria-valuemax="{told["total"]}" aria-valuenow="{ended}"'
-    return f'<div {said} style="{style}">{pieces}</div>'
+    ended = data["done"] + data["failed"] + data["cancelled"]
+    aria = f'role="progressbar" aria-valuemin="0" aria-valuemax="{data["total"]}" aria-valuenow="{ended}"'
+    return f'<div {aria} style="{style}">{pieces}</div>'
 
 
 def _rate(rate: float) -> str:
@@ -143,24 +143,24 @@ def _rate(rate: float) -> str:
 # --------------------------------------------------------------------------------------------------------------- bars
 
 
-def bars(told: dict[str, Any]) -> str:
-    """Write what tasks have reported, a line for each."""
-    rows = "".join(_own_bar(row, told["single"]) for row in told["bars"])
+def bars(data: dict[str, Any]) -> str:
+    """Return the reports of tasks, a line for each."""
+    rows = "".join(_own_bar(row, data["single"]) for row in data["bars"])
     if not rows:
         return ""
-    first = "" if told["single"] else "fit-content(16em) "
+    first = "" if data["single"] else "fit-content(16em) "
     grid = f"display:grid;grid-template-columns:{first}minmax(60px,180px) 1fr;align-items:center;gap:0 8px"
-    height = f"min-height:{1.5 * told['most']:.1f}em;margin-bottom:6px"
+    height = f"min-height:{1.5 * data['most']:.1f}em;margin-bottom:6px"
     shown = f'<div style="{height}"><div style="{grid}">{rows}</div></div>'
-    if told["others"]:
-        others = "".join(_own_bar(row, False) for row in told["others"])
-        what = f"{told['more']:,} more that have reported"
-        return f'{shown}{_fold(what, f"""<div style="{grid};margin-left:1em">{others}</div>""", "reports")}'
-    return shown + (f'<div style="{_SMALL}">and {told["more"]:,} more that report</div>' if told["more"] else "")
+    if data["others"]:
+        others = "".join(_own_bar(row, False) for row in data["others"])
+        what = f"{data['more']:,} more that have reported"
+        return f'{shown}{_details(what, f"""<div style="{grid};margin-left:1em">{others}</div>""", "reports")}'
+    return shown + (f'<div style="{_SMALL}">and {data["more"]:,} more that report</div>' if data["more"] else "")
 
 
 def _own_bar(row: Sequence[Any], single: bool) -> str:
-    label, fraction, said, state = row
+    label, fraction, report, state = row
     colour = f"background:{STATE_COLOURS[state]};height:100%"
     unknown = fraction is None and state == RUNNING
     width = 100 if unknown or state == DONE or fraction is None else 100 * fraction
@@ -170,14 +170,14 @@ def _own_bar(row: Sequence[Any], single: bool) -> str:
     cut = f"{_CUT};height:1.5em;line-height:1.5em"
     name = "" if single else f'<span class="cnb-task" style="{cut}" title="{escape(label)}">{escape(label)}</span>'
     text = (
-        f'<span class="cnb-said" style="{cut};white-space:pre;opacity:.75" title="{escape(said)}">'
-        f"{percent}<bdi>{escape(said)}</bdi></span>"
+        f'<span class="cnb-report" style="{cut};white-space:pre;opacity:.75" title="{escape(report)}">'
+        f"{percent}<bdi>{escape(report)}</bdi></span>"
     )
     return name + bar + text
 
 
-def _fold(what: str, inner: str, key: str) -> str:
-    """Write what has to be opened; the browser's program keeps it open, by its key."""
+def _details(what: str, inner: str, key: str) -> str:
+    """Return an element that users can open; the browser's program keeps it open, by its key."""
     summary = f'<summary style="cursor:pointer;{_SMALL}">{what}</summary>'
     return f'<details data-key="{key}" style="margin:2px 0 6px">{summary}{inner}</details>'
 
@@ -185,27 +185,27 @@ def _fold(what: str, inner: str, key: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
-def errors(told: dict[str, Any]) -> str:
-    """Write the errors, folded by kind."""
-    if not told["kinds"]:
+def errors(data: dict[str, Any]) -> str:
+    """Return the errors, grouped by kind."""
+    if not data["kinds"]:
         return ""
     pre = "margin:4px 0 6px 1em;padding:0;background:none;color:inherit;white-space:pre;overflow-x:auto;font-size:12px"
-    folded = [
+    groups = [
         f'<details data-key="error{number}" style="margin:2px 0">'
         f'<summary style="cursor:pointer" title="{escape(kind["message"])}">'
         f'<b style="color:{STATE_COLOURS[FAILED]}">{escape(kind["type"])}</b>'
         f"{': ' if kind['message'] else ''}<bdi>{escape(kind['message'])}</bdi> "
         f'<span style="{_SMALL}">{escape(error_tasks(kind))}</span></summary>'
         f'<pre style="{pre}">{escape(kind["text"])}</pre></details>'
-        for number, kind in enumerate(told["kinds"])
+        for number, kind in enumerate(data["kinds"])
     ]
-    if told["more"]:
-        folded.append(f'<div style="{_SMALL}">and {told["more"]:,} more errors of other kinds</div>')
-    return f'<div style="margin:6px 0">{"".join(folded)}</div>'
+    if data["more"]:
+        groups.append(f'<div style="{_SMALL}">and {data["more"]:,} more errors of other kinds</div>')
+    return f'<div style="margin:6px 0">{"".join(groups)}</div>'
 
 
 def error_tasks(kind: dict[str, Any]) -> str:
-    """Say which tasks failed in a way: `12 times: tasks 1, 5, 9, 11, 14 and 7 more`."""
+    """Return which tasks failed with a kind of error: `12 times: tasks 1, 5, 9, 11, 14 and 7 more`."""
     named = ", ".join(map(str, kind["tasks"]))
     if kind["count"] == 1:
         return f"task {named}"
@@ -216,69 +216,69 @@ def error_tasks(kind: dict[str, Any]) -> str:
 # -------------------------------------------------------------------------------------------------------------- lanes
 
 
-def lanes(told: dict[str, Any]) -> str:
-    """Write who did what, when."""
-    if not told["slaves"] or told["single"]:
+def timeline(data: dict[str, Any]) -> str:
+    """Return the timeline of each slave."""
+    if not data["slaves"] or data["single"]:
         return ""
     rows = [
         f'<div style="display:flex;flex-wrap:wrap;align-items:center;gap:0 8px;margin:2px 0">'
         f'<div style="flex:0 0 200px;font-size:12px;{_CUT}" title="{escape(slave["name"])}"><bdi>'
         f'{escape(slave["name"])}</bdi>&ensp;<span style="opacity:.75">{_work_of(slave)}</span></div>'
-        f'<div style="flex:1 1 240px">{_lane(slave["rows"], told)}</div></div>'
-        for slave in told["slaves"]
+        f'<div style="flex:1 1 240px">{_slave_timeline(slave["rows"], data)}</div></div>'
+        for slave in data["slaves"]
     ]
-    more = f'<div style="{_SMALL}">and {told["more"]:,} more slaves</div>' if told["more"] else ""
-    began = told["began"]
-    way = f" · the first task began after {seconds_text(began)}" if began > WAY_SHARE * told["now"] else ""
+    more = f'<div style="{_SMALL}">and {data["more"]:,} more slaves</div>' if data["more"] else ""
+    began = data["began"]
+    way = f" · the first task began after {seconds_text(began)}" if began > WAY_SHARE * data["now"] else ""
     axis = (
         f'<div style="{_SMALL};display:flex;flex-wrap:wrap;gap:0 8px"><div style="flex:0 0 200px"></div>'
         '<div style="flex:1 1 240px;display:flex;justify-content:space-between"><span>'
-        f'0 s{way}</span><span class="cnb-now">{seconds_text(told["now"])}</span></div></div>'
+        f'0 s{way}</span><span class="cnb-now">{seconds_text(data["now"])}</span></div></div>'
     )
     shown = f"{''.join(rows)}{axis}{more}"
-    if len(told["slaves"]) <= SLAVES_SHOWN:
+    if len(data["slaves"]) <= SLAVES_SHOWN:
         return f'<div style="margin:6px 0">{shown}</div>'
-    return _fold(f"{len(told['slaves']):,} slaves: who did what, when", shown, "lanes")
+    return _details(f"timeline of {len(data['slaves']):,} slaves", shown, "timeline")
 
 
 def _work_of(slave: dict[str, Any]) -> str:
     ways = {"failed": slave["failed"], "stopped": slave["stopped"]}
-    said = [] if not slave["tasks"] else ["1 task" if slave["tasks"] == 1 else f"{slave['tasks']:,} tasks"]
-    return ", ".join([*said, *(f"{number:,} {way}" for way, number in ways.items() if number)])
+    tasks = [] if not slave["tasks"] else ["1 task" if slave["tasks"] == 1 else f"{slave['tasks']:,} tasks"]
+    return ", ".join([*tasks, *(f"{number:,} {way}" for way, number in ways.items() if number)])
 
 
-def _lane(rows: Sequence[Any], told: dict[str, Any]) -> str:
+def _slave_timeline(rows: Sequence[Any], data: dict[str, Any]) -> str:
     if not rows:
         return ""
     pixels = bytearray()
     for row in rows:
-        if told["bin"]:
-            pixels += _levels(row, told)
+        if data["bin"]:
+            pixels += _levels(row, data)
         else:
-            pixels += _pieces(row, told["now"]) * (ROW_HEIGHT - 1)
-        pixels += bytes([_NOTHING]) * LANE_WIDTH
-    png = palette_png(LANE_WIDTH, ROW_HEIGHT * len(rows), bytes(pixels), _PALETTE, _ALPHA)
+            pixels += _pieces(row, data["now"]) * (ROW_HEIGHT - 1)
+        pixels += bytes([_NOTHING]) * TIMELINE_WIDTH
+    png = palette_png(TIMELINE_WIDTH, ROW_HEIGHT * len(rows), bytes(pixels), _PALETTE, _ALPHA)
     style = f"width:100%;height:{ROW_HEIGHT * len(rows)}px;image-rendering:pixelated;display:block;margin:1px 0"
     return f'<img alt="timeline of the tasks" src="{data_uri(png)}" style="{style}">'
 
 
 def _pieces(row: Iterable[Sequence[Any]], now: float) -> bytes:
-    line = bytearray([_IDLE]) * LANE_WIDTH
-    scale = LANE_WIDTH / max(now, 1e-9)
+    line = bytearray([_IDLE]) * TIMELINE_WIDTH
+    scale = TIMELINE_WIDTH / max(now, 1e-9)
     for start, end, state, _ in row:
-        first = max(0, min(LANE_WIDTH - PIECE_PIXELS, int(start * scale)))
-        last = min(LANE_WIDTH, max(first + PIECE_PIXELS, int(end * scale)))
+        first = max(0, min(TIMELINE_WIDTH - PIECE_PIXELS, int(start * scale)))
+        last = min(TIMELINE_WIDTH, max(first + PIECE_PIXELS, int(end * scale)))
         if last - first > 3:
-            last -= 1  # so that one task can be told from the next
+            last -= 1  # a gap before the next task
         line[first:last] = bytes([state]) * (last - first)
     return bytes(line)
 
 
-def _levels(row: Sequence[str], told: dict[str, Any]) -> bytes:
-    """Draw how busy a worker was, and from below the share of its tasks that failed."""
+def _levels(row: Sequence[str], data: dict[str, Any]) -> bytes:
+    """Draw how busy a worker was, and in red from below the share of its tasks that failed."""
     busy, failed = row
-    per_pixel = max(told["now"], 1e-9) / LANE_WIDTH / told["bin"]
-    bins = [min(len(busy) - 1, int(pixel * per_pixel)) for pixel in range(LANE_WIDTH)]
+    per_pixel = max(data["now"], 1e-9) / TIMELINE_WIDTH / data["bin"]
+    bins = [min(len(busy) - 1, int(pixel * per_pixel)) for pixel in range(TIMELINE_WIDTH)]
     height = ROW_HEIGHT - 1
     reds = [-(-int(sign) * height // 8) for sign in failed]
     levels = [_LEVELS + int(sign) if sign != "0" else _IDLE for sign in busy]
@@ -289,21 +289,21 @@ def _levels(row: Sequence[str], told: dict[str, Any]) -> bytes:
 # -------------------------------------------------------------------------------------------------------------- views
 
 
-def view(told: dict[str, Any] | None, picture: bytes | None = None) -> str:
-    """Write what `--view` shows.
+def view(data: dict[str, Any] | None, picture: bytes | None = None) -> str:
+    """Return the view of the results.
 
     Args:
-        picture: of the image view, as a PNG file; None while the browser draws it.
+        picture: the picture of the image view, as a PNG file; None while the browser draws it.
     """
-    if told is None:
+    if data is None:
         return ""
-    return _image(told, picture) if told["kind"] == "image" else _VIEWS[told["kind"]](told)
+    return _image(data, picture) if data["kind"] == "image" else _VIEWS[data["kind"]](data)
 
 
-def _image(told: dict[str, Any], picture: bytes | None) -> str:
-    width, height = told["width"], told["height"]
+def _image(data: dict[str, Any], picture: bytes | None) -> str:
+    width, height = data["width"], data["height"]
     if not width or not height:
-        return f'<div style="{_SMALL}">{"" if told["odd"] else "no pixels yet"}</div>{_odd(told)}'
+        return f'<div style="{_SMALL}">{"" if data["odd"] else "no pixels yet"}</div>{_odd(data)}'
     shown = max(width, min(384, 384 * width // height))
     pixelated = "auto" if width >= 384 else "pixelated"
     fills = f"position:absolute;top:0;left:0;width:100%;height:100%;max-width:none;image-rendering:{pixelated}"
@@ -311,77 +311,77 @@ def _image(told: dict[str, Any], picture: bytes | None) -> str:
     frame = (
         f"position:relative;width:min(100%,{shown}px);aspect-ratio:{width}/{height};background:rgba(128,128,128,.12)"
     )
-    caption = f"{width:,} &times; {height:,} pixels" + (f", shown at 1:{told['step']}" if told["step"] > 1 else "")
-    if told["range"]:
-        low, high = map(escape, told["range"])
+    caption = f"{width:,} &times; {height:,} pixels" + (f", shown at 1:{data['step']}" if data["step"] > 1 else "")
+    if data["range"]:
+        low, high = map(escape, data["range"])
         ramp = data_uri(palette_png(255, 1, bytes(range(1, 256)), viridis()))
         bar = f'<img alt="colours" src="{ramp}" style="width:120px;height:8px;display:inline-block;margin:0 6px">'
         caption += f" &ensp;·&ensp; values {low}{bar}{high}" if low != high else f" &ensp;·&ensp; all values {low}"
     return (
         f'<div class="cnb-frame" style="{frame}" data-pixels="{pixelated}">{image}</div>'
-        f'<div style="{_SMALL};margin:2px 0 6px">{caption}</div>{_odd(told)}'
+        f'<div style="{_SMALL};margin:2px 0 6px">{caption}</div>{_odd(data)}'
     )
 
 
-def _odd(told: dict[str, Any]) -> str:
-    if not told["odd"]:
+def _odd(data: dict[str, Any]) -> str:
+    if not data["odd"]:
         return ""
-    return f'<div style="{_SMALL}">{told["odd"]:,} not drawn; {escape(told["first_odd"])}</div>'
+    return f'<div style="{_SMALL}">{data["odd"]:,} not drawn; {escape(data["first_odd"])}</div>'
 
 
-def _search(told: dict[str, Any]) -> str:
-    cells = told["cells"]
+def _search(data: dict[str, Any]) -> str:
+    cells = data["cells"]
     if not cells:
         return ""
     png = palette_png(len(cells), 1, bytes(map(int, cells)), _PALETTE, _ALPHA)
     style = "width:100%;height:18px;image-rendering:pixelated;display:block;border-radius:2px"
     strip = f'<img class="cnb-strip" alt="the tasks by their state" src="{data_uri(png)}" style="{style}">'
-    hit = told["hit"]
+    hit = data["hit"]
     mark = ""
     if hit is not None:
-        at = f"left:{100 * (hit['index'] + 0.5) / max(1, told['tasks']):.2f}%;transform:translateX(-50%)"
+        at = f"left:{100 * (hit['index'] + 0.5) / max(1, data['tasks']):.2f}%;transform:translateX(-50%)"
         colour = STATE_COLOURS[HIT]
         edge = f"width:4px;background:{colour};box-shadow:0 0 0 1px rgba(255,255,255,.7)"
         strip += f'<span style="position:absolute;top:-2px;height:22px;{edge};{at}"></span>'
         mark = f'<span style="position:absolute;font-size:13px;line-height:12px;color:{colour};{at}">▲</span>'
     marks = f'<div style="position:relative;height:12px;margin-top:3px">{mark}</div>'
     ends = f'<div style="{_SMALL};display:flex;justify-content:space-between;gap:1em">'
-    ends += f"<bdi>{escape(told['first'])}</bdi><bdi>{escape(told['last'])}</bdi></div>"
-    found = f'<div class="cnb-answer">{_found(told)}</div>'
+    ends += f"<bdi>{escape(data['first'])}</bdi><bdi>{escape(data['last'])}</bdi></div>"
+    found = f'<div class="cnb-answer">{_found(data)}</div>'
     return f'<div style="margin:6px 0"><div style="position:relative">{strip}</div>{marks}{ends}{found}</div>'
 
 
-def _found(told: dict[str, Any]) -> str:
-    hit = told["hit"]
+def _found(data: dict[str, Any]) -> str:
+    hit = data["hit"]
     if hit is None:
-        answer = "not found" if told["over"] else "no hit yet"
+        answer = "not found" if data["over"] else "no hit yet"
     else:
         given = f" ({escape(hit['label'])})" if hit["label"] else ""
         answer = (
             f'hit: <b style="color:{STATE_COLOURS[HIT]}"><bdi>{escape(hit["value"])}</bdi></b>'
             f' <span style="{_SMALL}">task {hit["index"]}<bdi>{given}</bdi></span>'
         )
-    counts = [f"{told['searched']:,} of {told['tasks']:,} searched"]
-    if told["failed"]:
-        counts.append(f"{told['failed']:,} failed")
+    counts = [f"{data['searched']:,} of {data['tasks']:,} searched"]
+    if data["failed"]:
+        counts.append(f"{data['failed']:,} failed")
     return f'{answer} <span style="{_SMALL}">· {", ".join(counts)}</span>'
 
 
-def _table(told: dict[str, Any]) -> str:
-    if not told["rows"]:
+def _table(data: dict[str, Any]) -> str:
+    if not data["rows"]:
         return f'<div style="{_SMALL}">no results yet</div>'
     cell = "padding:2px 8px;border:none;background:none;vertical-align:top;white-space:nowrap;max-width:none"
-    aligned = [f"{cell};text-align:{'right' if right else 'left'}" for right in told["right"]]
+    aligned = [f"{cell};text-align:{'right' if right else 'left'}" for right in data["right"]]
     heads = "".join(
         f'<th style="{style};font-weight:600">{escape(name)}</th>'
-        for name, style in zip(told["columns"], aligned, strict=True)
+        for name, style in zip(data["columns"], aligned, strict=True)
     )
     line = f"border-bottom:{_LINE};background:none"
-    rows = "".join(_row(row, aligned, line, told["best"]) for row in told["rows"])
+    rows = "".join(_row(row, aligned, line, data["best"]) for row in data["rows"])
     table = f'<thead style="border:none"><tr style="{line}">{heads}</tr></thead><tbody>{rows}</tbody>'
     style = "border-collapse:collapse;margin:0;font-size:inherit;line-height:1.4;table-layout:auto"
     table = f'<table class="cnb-table" style="{style}">{table}</table>'
-    limits = f'<div style="{_SMALL};margin:2px 0 6px 8px">{escape(told["limits"])}</div>' if told["limits"] else ""
+    limits = f'<div style="{_SMALL};margin:2px 0 6px 8px">{escape(data["limits"])}</div>' if data["limits"] else ""
     return f'<div data-key="table" style="overflow-x:auto;margin:2px 0">{table}</div>{limits}'
 
 

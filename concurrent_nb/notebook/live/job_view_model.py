@@ -1,9 +1,9 @@
-"""The story of a job: what has happened is folded into little plain data, ready to be shown.
+"""The view model of a job: aggregates events and notes into small plain data, ready to be shown.
 
-    watch thread:   fold(events, notes, counts) --> parts(): head, bars, errors, lanes, view
+    display thread:   update(events, notes) --> head, bars, errors, timeline, view
 
-Used by `line`. Pure: time is an argument, nothing waits, nothing is shown. What is kept has a bound, whatever the
-number of tasks, but for one byte each.
+Used by `live_display`. Pure: time is an argument, nothing waits, nothing is shown. Its size is bounded, except
+for one byte per task.
 """
 
 import re
@@ -22,62 +22,62 @@ from concurrent_nb.notebook.live.views import View
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime.notes import ProgressReport, Publication, SystemCounts
 
-#: what a job is called that was given no name: the cell, which is above it anyway
+#: default name of a job, which is not shown: the job is displayed below this cell
 _CELL: Final = re.compile(r"In\[\d+\]")
-#: tasks whose own bars are shown; as many as two more are shown as well, instead of being counted
+#: maximum number of bars of single tasks; up to BARS_SPARE more are shown instead of being counted
 BARS_MOST: Final = 8
 BARS_SPARE: Final = 2
-#: tasks whose last report is kept
+#: maximum number of ended tasks whose last report is kept
 REPORTS_MOST: Final = 200
-#: throughput is that of this time
+#: throughput is measured over this time, in seconds
 WINDOW_S: Final = 10.0
-#: no throughput is told before so many tasks have ended
+#: throughput is shown when this number of tasks has ended
 RATE_TASKS: Final = 2
-#: reports tell the time left when there have been some for so long, of such a part of the job
+#: reports are used to estimate the time left after this time in seconds, and this part of the job
 LEFT_S: Final = 0.5
 LEFT_PART: Final = 0.01
 
 
 class JobViewModel:
-    """What is known of a job.
+    """The state of a job, as it is shown.
 
     Args:
-        started: when it was started, by the clock of its events.
-        view: what shows the results, None if nothing does.
-        traceback: gives the text of a failed task's traceback.
+        started: when the job was started, by the clock of its events.
+        view: what shows the results; None: they are not shown.
+        traceback: returns the text of a failed task's traceback.
     """
 
     def __init__(self, job: Job, started: float, view: View | None, traceback: Callable[[TaskFuture], str]) -> None:
         self.view = view
         self.states = bytearray(len(job.futures))  #: state of each task
-        self.lanes = Timeline()
-        self.folds = ErrorGroups()
-        self.view_version = 0  #: grows whenever the view may have changed
+        self.timeline = Timeline()
+        self.error_groups = ErrorGroups()
+        self.view_version = 0  #: incremented when the view may have changed
         self.bars_version = 0
         self._job = job
         self._started = started
         self._traceback = traceback
-        self._bars: dict[int, tuple[float | None, str]] = {}  #: what tasks have reported that run
-        self._reports: dict[int, tuple[float | None, str]] = {}  #: and those that have ended, the last ones
-        self._reported = 0  #: how many those are, kept or not
-        self._most = 0  #: lines of reports that there have been
-        self._rate: deque[tuple[float, int, float]] = deque()  #: (when, tasks that had ended, and parts of them)
+        self._bars: dict[int, tuple[float | None, str]] = {}  #: last reports of running tasks
+        self._reports: dict[int, tuple[float | None, str]] = {}  #: last reports of ended tasks, the latest ones
+        self._reported = 0  #: number of ended tasks that have reported
+        self._most = 0  #: maximum number of bars so far
+        self._rate: deque[tuple[float, int, float]] = deque()  #: (time, ended tasks, reported parts of running tasks)
         self._unread = 0
         self._system: SystemCounts | None = None
 
-    # ----------------------------------------------------------------------------------------------- what happens
+    # ---------------------------------------------------------------------------------------------------- updates
 
-    def fold(self, events: Sequence[TaskEvent], notes: Sequence[TaskNote]) -> None:
-        """Take what has happened."""
+    def update(self, events: Sequence[TaskEvent], notes: Sequence[TaskNote]) -> None:
+        """Take new events and notes into account."""
         self._make_room()
         for note in notes:
             self._note(note)
         for event in events:
             self._event(event)
-        self.lanes.settle()
+        self.timeline.settle()
 
     def _make_room(self) -> None:
-        """Have a state for each task; a job that is open gets more."""
+        """Add a state for each new task of an open job."""
         self.states.extend(bytes(max(0, len(self._job.futures) - len(self.states))))
 
     def _event(self, event: TaskEvent) -> None:
@@ -86,15 +86,15 @@ class JobViewModel:
         if event.kind == "started":
             if self.states[index] == WAITING:
                 self.states[index] = RUNNING
-            self.lanes.started(index, event.slave, at)
+            self.timeline.started(index, event.slave, at)
             return
         future = self._job.futures[index]
         state = self.states[index] = _state_of(future, event.status)
-        self.lanes.ended(index, event.slave, event.worker, at, event.elapsed_s, state)
+        self.timeline.ended(index, event.slave, event.worker, at, event.elapsed_s, state)
         if (last := self._bars.pop(index, None)) is not None:
             self._keep_report(index, last)
         if state == FAILED and (error := future.exception()) is not None:
-            self.folds.add(index, error, lambda: self._traceback(future))
+            self.error_groups.add(index, error, lambda: self._traceback(future))
         if self.view is not None:
             self.view.ended(future, state)
 
@@ -123,17 +123,17 @@ class JobViewModel:
             self.view_version += 1
             self.view.published(note.index, value)
 
-    # ------------------------------------------------------------------------------------------------ what is shown
+    # ---------------------------------------------------------------------------------------------------- content
 
     def head(self, counts: Counts, now: float) -> dict[str, Any]:
-        """Give the numbers, by the same clock as `started`."""
+        """Return the counts and times; `now` is by the same clock as `started`."""
         elapsed = max(0.0, now - self._started)
         ended = counts.done + counts.failed + counts.cancelled
         part = sum(fraction for fraction, _ in self._bars.values() if fraction is not None)
         rate, left = self._pace(ended, part, counts.total, elapsed)
         job = self._job
-        if isinstance(job, SystemRun) and job.is_system and not job.told.exhausted:
-            left = None  # more is to come than is known
+        if isinstance(job, SystemRun) and job.is_system and not job.last_counts.exhausted:
+            left = None  # the system may still push tasks
         return {
             "name": "" if _CELL.fullmatch(self._job.name) else line_of(self._job.name),
             "total": counts.total,
@@ -150,10 +150,10 @@ class JobViewModel:
         }
 
     def _pace(self, ended: int, part: float, total: int, elapsed: float) -> tuple[float | None, float | None]:
-        """Give the tasks per second of late, and the seconds that the rest will take.
+        """Return the recent throughput in tasks per second, and the estimated time left in seconds.
 
         Args:
-            part: what running tasks have reported to have done, in tasks.
+            part: the reported progress of running tasks, in tasks.
         """
         samples = self._rate
         if not samples:
@@ -173,7 +173,7 @@ class JobViewModel:
         return rate, took * (total - ended - part) / progress
 
     def bars(self) -> dict[str, Any]:
-        """Give what tasks have reported of themselves; of a task system, how far its phases are."""
+        """Return the progress that tasks have reported, or of a task system the progress of its phases."""
         if self._system is not None:
             return self._phases(self._system)
         running = sorted(self._bars.items())
@@ -200,36 +200,36 @@ class JobViewModel:
         shown = f"task {index}{f' · {line_of(label)}' if label else ''}"
         return [shown, report[0], report[1], DONE if state == HIT else max(state, RUNNING)]
 
-    def _phases(self, told: SystemCounts) -> dict[str, Any]:
-        shown = [phase for phase in told.phases if phase.unfinished][-BARS_MOST:]
+    def _phases(self, counts: SystemCounts) -> dict[str, Any]:
+        shown = [phase for phase in counts.phases if phase.unfinished][-BARS_MOST:]
         bars: list[list[Any]] = []
         for phase in shown:
             ended = phase.pushed - phase.unfinished
             failed = f", {phase.failed:,} failed" if phase.failed else ""
-            said = f"{ended:,} of {phase.pushed:,} tasks{failed}"
-            bars.append([f"phase {phase.number}", ended / phase.pushed, said, RUNNING])
-        if told.stage != "running":
-            bars.append(["", None, told.stage, RUNNING])
+            text = f"{ended:,} of {phase.pushed:,} tasks{failed}"
+            bars.append([f"phase {phase.number}", ended / phase.pushed, text, RUNNING])
+        if counts.stage != "running":
+            bars.append(["", None, counts.stage, RUNNING])
         self._most = max(self._most, len(bars))
         return {"bars": bars, "others": [], "more": 0, "single": False, "most": self._most}
 
-    def lane_parts(self, elapsed: float) -> dict[str, Any]:
-        """Give who did what, when."""
-        return {**self.lanes.parts(elapsed), "single": len(self.states) == 1}
+    def timeline_parts(self, elapsed: float) -> dict[str, Any]:
+        """Return which tasks ran when, by slave and worker."""
+        return {**self.timeline.parts(elapsed), "single": len(self.states) == 1}
 
     def view_parts(self) -> dict[str, Any] | None:
-        """Give what the view shows."""
+        """Return the content of the view."""
         return self.view.parts(self.states) if self.view is not None else None
 
     def finish(self) -> None:
-        """Take what has not been told in events: tasks that never ran, and all tasks of a job that is not watched."""
+        """Add tasks without events: those that never ran, and all tasks of a job that is not watched."""
         self._make_room()
         for index, before in enumerate(self.states):
             future = self._job.futures[index]
             if before in (WAITING, RUNNING) and future.done():
                 state = self.states[index] = _state_of(future, future.status)
                 if state == FAILED and (error := future.exception()) is not None:
-                    self.folds.add(index, error, partial(self._traceback, future))
+                    self.error_groups.add(index, error, partial(self._traceback, future))
         for index, last in sorted(self._bars.items()):
             self._keep_report(index, last)
         self._bars.clear()

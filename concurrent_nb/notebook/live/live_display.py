@@ -1,8 +1,9 @@
-"""The line that lives: a page of HTML in the cell, which a widget keeps up to date while the job runs.
+"""The live display of a job: a page of HTML in the cell, which a widget updates while the job runs.
 
-Used by `watch`, as any other line of `progress`. One thread for each job takes what has happened, folds it into the
-story and sends bulletins; it prints nothing. Now and then it displays the page anew, so that a notebook that is saved
-meanwhile has it as it was then, and opens a new widget, so that a notebook that was loaded again follows the job.
+Used by `job_watch`, as any other ProgressDisplay. One thread per job takes events and notes, updates the view model and
+sends the changed parts of the page; it prints nothing. From time to time it displays the whole page again, so that a
+notebook that is saved meanwhile contains a recent page, and opens a new widget, so that a reloaded notebook follows the
+job.
 """
 
 import atexit
@@ -29,82 +30,80 @@ from concurrent_nb.notebook.live.widget import JobWidget
 from concurrent_nb.notebook.progress_display import job_text
 from concurrent_nb.notebook.results import notes_of, summary
 
-#: the thread has this long to finish what it does
+#: maximum time in seconds to wait for the end of the thread
 JOIN_S: Final = 2.0
-#: page and widget are renewed when the job has become older by this part of its age, within these limits, in seconds
+#: page and widget are renewed after this part of the job's age, within these limits in seconds
 RENEW_PART: Final = 0.25
 RENEW_S: Final = (3.0, 15.0)
-#: a larger page is not renewed before the job ends
+#: a larger page is displayed again only at the end of the job
 PAGE_BYTES: Final = 500_000
 
 
 class LiveDisplay:
-    """A job's place in its cell.
-
-    It `leads`: what tasks print comes below.
+    """The display of a job in its cell. The output of tasks appears below it.
 
     Args:
-        story: what is known of the job; from now on only this object touches it.
+        model: the view model of the job; only this object may use it.
         started: when the job was started, by `clock`.
-        place: a display in whose place it is shown; None makes a new one.
+        handle: a display that it replaces; None makes a new one.
     """
 
-    leads = True
+    is_fixed = True
 
     def __init__(
         self,
         job: Job,
-        story: JobViewModel,
+        model: JobViewModel,
         started: float,
         shell: InteractiveShell | None,
-        place: DisplayHandle | None = None,
+        handle: DisplayHandle | None = None,
         clock: Clock = monotonic,
     ) -> None:
         self._job = job
-        self._story = story
+        self._model = model
         self._started = started
         self._shell = shell
         self._clock = clock
-        self._bulletin = UpdateThrottle(story)
-        self._place = place_of(job)
+        self._throttle = UpdateThrottle(model)
+        self._page_class = page_class_of(job)
         self._beats = 0
         self._renewed = 0.0
-        self._handles = [] if place is None else [place]
-        self._last: str | None = None  #: the page when the job has ended
+        self._handles = [] if handle is None else [handle]
+        self._last: str | None = None  #: the final page, when the job has ended
         self._widget: JobWidget | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
-        self._parent: Any = None  #: the message that has asked for the cell
+        self._parent: Any = None  #: the request message of the cell
         self._broken: Exception | None = None
-        self._lock = threading.Lock()  #: around the story: the last look may come while a slow thread has one, too
+        self._lock = threading.Lock()  #: guards the view model: the last update may overlap one of a slow thread
 
-    # ------------------------------------------------------------------------------------------ as a line of progress
+    # ------------------------------------------------------------------------------------------ as a ProgressDisplay
 
     def show(self, text: str) -> None:
-        """Show the widget; from then on it keeps itself up to date."""
+        """Show the page; later calls do nothing, because a thread updates it."""
         if self._thread is None:
             self._open(text)
             self._thread = threading.Thread(target=self._publish, name="concurrent_nb live view", daemon=True)
             self._thread.start()
 
     def make_room(self) -> None:
-        """Do nothing: it has a place of its own."""
+        """Do nothing: other output appears below it."""
 
     def end(self, text: str, elapsed_s: float | None = None, notes: Sequence[str] = ()) -> None:
-        """Show the page as it stays, and end the widget."""
+        """Show the final page, and close the widget."""
         self._over.set()
         try:
             if self._thread is not None:
                 self._thread.join(JOIN_S)
-            self._look()
+            self._poll()
             self._replace(text, elapsed_s, notes)
         finally:
             self._close()
         if self._broken is not None:
             warnings.warn(f"the live view has failed: {self._broken!r}", RuntimeWarning, stacklevel=2)
 
-    def give_place(self) -> DisplayHandle | None:
-        """End the widget, and give the display that was its, for another line to be shown in; None if there is none."""
+    def hand_over(self) -> DisplayHandle | None:
+        """Close the widget, and return its display, which another LiveDisplay may use; None if there is none."""
         self._over.set()
         if self._thread is not None:
             self._thread.join(JOIN_S)
@@ -112,7 +111,7 @@ class LiveDisplay:
         return self._handles[0] if self._handles else None
 
     def follow(self, text: str, ending: Callable[[], str], printer: Printer) -> None:
-        """Show a job that nobody waits for, and what its tasks write; `ending` gives its summary when it has ended."""
+        """Show a job in the background, and the output of its tasks; `ending` returns its summary when it has ended."""
         self._open(text)
         self._start_following(ending, printer)
 
@@ -122,45 +121,45 @@ class LiveDisplay:
         )
         self._thread.start()
 
-    # -------------------------------------------------------------------------------------------- shown once more
+    # ------------------------------------------------------------------------------------------------- shown again
 
     @property
     def is_over(self) -> bool:
-        """Say whether the page changes no more."""
+        """Return whether the page is final."""
         return self._last is not None
 
     def current_page(self) -> str | None:
-        """Give the page as it is; while the job runs it is kept up to date wherever it is displayed."""
+        """Return the current page; while the job runs, it is updated wherever it is displayed."""
         if self._last is None and self._thread is None:
             if self._job.done():
-                self._look()
+                self._poll()
                 self._last = self._last_page(self._job.elapsed_s, notes_of(self._job), always=True)
             else:
-                self._attend()
+                self._follow_unseen()
         if self._last is not None:
             return self._last
         now = self._clock()
         with self._lock:
-            parts = self._bulletin.page_parts(self._job.counts(), now - self._started, now)
+            parts = self._throttle.page_parts(self._job.counts(), now - self._started, now)
         return self._dated_page(parts, now)
 
     def also_in(self, handle: DisplayHandle) -> None:
-        """Keep another display up to date."""
+        """Update another display too."""
         self._handles.append(handle)
 
     def open_here(self, parent: Any) -> None:
-        """Show a job that nobody waits for in the cell that `parent` has asked for; in any thread."""
+        """Show a job in the background in the cell of the request `parent`; may be called in any thread."""
         self._parent = parent
         self._adopt_cell()
         self.follow(job_text(self._job, self._job.elapsed_s), self._ending, Printer(True))
 
-    def _attend(self) -> None:
-        """Follow the job without a display of our own."""
+    def _follow_unseen(self) -> None:
+        """Follow the job without a display, for pages that others display."""
         get_parent = getattr(self._shell, "get_parent", None)
         self._parent = get_parent() if get_parent is not None else None
         now = self._clock()
         self._widget = JobWidget(
-            place=self._place, **self._bulletin.whole(self._job.counts(), now - self._started, now)
+            page_class=self._page_class, **self._throttle.whole(self._job.counts(), now - self._started, now)
         )
         self._start_following(self._ending, Printer(True))
 
@@ -172,49 +171,49 @@ class LiveDisplay:
     def _publish(self) -> None:
         self._adopt_cell()
         while not self._over.wait(TICK_S):
-            self._look()
+            self._poll()
             self._send()
 
     def _follow(self, ending: Callable[[], str], printer: Printer) -> None:
-        # A kernel that goes down does not wait for the job, but the thread must be gone before Python is.
-        atexit.register(self._leave)
+        # A kernel that shuts down does not wait for the job, but the thread must end before Python does.
+        atexit.register(self._stop_thread)
         try:
             self._adopt_cell()
             while not self._over.wait(TICK_S) and not self._job.wait(0):
-                self._look()
+                self._poll()
                 self._send()
                 printer.take(self._job)
             if not self._over.is_set():
                 printer.take(self._job)
                 printer.flush()
-                self._look()
+                self._poll()
                 self._replace(ending(), self._job.elapsed_s, notes_of(self._job))
-        except Exception:  # noqa: BLE001  (there is nobody to tell: the cell has ended long ago)
+        except Exception:  # noqa: BLE001  (it cannot be reported: the cell has ended)
             self._over.set()
         finally:
-            with suppress(Exception):  # the kernel may be going down
+            with suppress(Exception):  # the kernel may be shutting down
                 self._close()
-            atexit.unregister(self._leave)
+            atexit.unregister(self._stop_thread)
 
-    def _leave(self) -> None:
+    def _stop_thread(self) -> None:
         self._over.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(JOIN_S)
 
     def _adopt_cell(self) -> None:
-        """Let what this thread says count as said by the cell that started it, where the kernel can tell."""
+        """Attribute the output of this thread to the cell that started it, if the kernel supports that."""
         adopt = getattr(self._shell, "set_thread_parent", None)
         if adopt is not None:
-            with suppress(Exception):  # an interface that is young: without it only the parent in messages is another
+            with suppress(Exception):  # a new interface of ipykernel: without it only the parent in messages differs
                 adopt(self._parent)
 
-    def _look(self) -> None:
-        """Take what has happened. A view that fails is no reason for the job to fail."""
+    def _poll(self) -> None:
+        """Update the view model. An error of a view must not fail the job."""
         with self._lock:
             events, notes = self._job.take_events(), self._job.take_notes()
             if self._broken is None:
                 try:
-                    self._story.fold(events, notes)
+                    self._model.update(events, notes)
                 except Exception as error:  # noqa: BLE001
                     self._broken = error
 
@@ -228,9 +227,9 @@ class LiveDisplay:
                 self._renew(elapsed, now)
                 return
             with self._lock:
-                due = self._bulletin.take(self._job.counts(), elapsed, now)
+                due = self._throttle.take(self._job.counts(), elapsed, now)
             if due:
-                self._widget.tell({**due, "beat": self._beat(elapsed)})
+                self._widget.send_parts({**due, "beat": self._beat(elapsed)})
         except Exception as error:  # noqa: BLE001
             self._broken = error
 
@@ -239,22 +238,22 @@ class LiveDisplay:
         return self._beats, job_text(self._job, elapsed)
 
     def _renew(self, elapsed: float, now: float) -> None:
-        """Open another widget, and display the page as it is."""
+        """Open a new widget, and display the current page."""
         self._renewed = elapsed
-        view = self._story.view
+        view = self._model.view
         with self._lock:
-            whole = self._bulletin.whole(self._job.counts(), elapsed, now)
+            whole = self._throttle.whole(self._job.counts(), elapsed, now)
             picture = view.picture.png() if isinstance(view, ImageView) else None
-            drawn = job_page.view(self._story.view_parts(), picture) if picture is not None else whole["view"]
-        before, self._widget = self._widget, JobWidget(place=self._place, **whole)
-        self._widget.tell({"beat": self._beat(elapsed)})
+            drawn = job_page.view(self._model.view_parts(), picture) if picture is not None else whole["view"]
+        before, self._widget = self._widget, JobWidget(page_class=self._page_class, **whole)
+        self._widget.send_parts({"beat": self._beat(elapsed)})
         if before is not None:
             before.close()
         page = self._dated_page({**whole, "view": drawn}, now)
         if self._handles and len(page) <= PAGE_BYTES:
             self._show(job_text(self._job, elapsed), page)
 
-    # ---------------------------------------------------------------------------------------------------- what is shown
+    # ------------------------------------------------------------------------------------------------------- the page
 
     def _open(self, text: str) -> None:
         get_parent = getattr(self._shell, "get_parent", None)
@@ -262,38 +261,38 @@ class LiveDisplay:
             self._parent = get_parent()
         now = self._clock()
         elapsed = now - self._started
-        first = self._bulletin.take(self._job.counts(), elapsed, now)
-        self._widget = JobWidget(place=self._place, **first)
+        first = self._throttle.take(self._job.counts(), elapsed, now)
+        self._widget = JobWidget(page_class=self._page_class, **first)
         self._show(text, self._dated_page(first, now))
-        self._widget.tell({"beat": self._beat(elapsed)})
+        self._widget.send_parts({"beat": self._beat(elapsed)})
 
     def _dated_page(self, parts: dict[str, str], now: float) -> str:
-        """Put a page together that says of what time it is, because it may be saved, and loaded much later."""
+        """Return a page with the current time, because it may be saved now and loaded much later."""
         with self._lock:
-            told = self._story.head(self._job.counts(), now)
-        return job_page.page({**parts, "head": job_page.head(told, [job_page.as_of(time.time())])}, self._place)
+            head = self._model.head(self._job.counts(), now)
+        return job_page.page({**parts, "head": job_page.head(head, [job_page.as_of(time.time())])}, self._page_class)
 
     def _show(self, text: str, page: str | None) -> None:
-        """Display the page in the place of the job."""
+        """Display the page in all displays of the job."""
         data: dict[str, Any] = {"text/plain": text}
         if page is not None:
             data["text/html"] = page
         if self._widget is not None and shows_displayed_widgets_only():
-            data.update(self._widget.shown())
+            data.update(self._widget.mime_bundle())
         for handle in self._handles:
             handle.update(data, raw=True)  # type: ignore[no-untyped-call]
         if not self._handles:
             self._handles.append(display(data, raw=True, display_id=True))  # type: ignore[no-untyped-call]
 
     def _replace(self, text: str, elapsed_s: float | None, notes: Sequence[str]) -> None:
-        """Show the page as it stays; just the text if there was never anything else to see."""
+        """Show the final page, or only the text if no page was shown before and it would contain nothing more."""
         page = None
         is_attended = self._widget is not None
         if self._broken is None:
             try:
                 page = self._last = self._last_page(elapsed_s, notes)
                 if self._widget is not None and page is not None:
-                    self._widget.tell({"last": page})  # for notebooks that were loaded again
+                    self._widget.send_parts({"last": page})  # for reloaded notebooks
             except Exception as error:  # noqa: BLE001
                 self._broken = error
         self._close()
@@ -301,23 +300,23 @@ class LiveDisplay:
             self._show(text, page)
 
     def _last_page(self, elapsed_s: float | None, notes: Sequence[str], always: bool = False) -> str | None:
-        story = self._story
+        model = self._model
         with self._lock:
-            story.finish()
+            model.finish()
             counts, now = self._job.counts(), self._clock()
-            if story.view is None and not counts.failed and self._thread is None and not always:
+            if model.view is None and not counts.failed and self._thread is None and not always:
                 return None
             if elapsed_s is not None:
                 now = self._started + elapsed_s
-            view = story.view
+            view = model.view
             picture = view.picture.png() if isinstance(view, ImageView) else None
             return job_page.page(
                 {
-                    "head": job_page.head(story.head(counts, now), notes),
-                    "bars": job_page.bars(story.bars()),
-                    "errors": job_page.errors(story.folds.parts()),
-                    "view": job_page.view(story.view_parts(), picture),
-                    "lanes": job_page.lanes(story.lane_parts(now - self._started)),
+                    "head": job_page.head(model.head(counts, now), notes),
+                    "bars": job_page.bars(model.bars()),
+                    "errors": job_page.errors(model.error_groups.parts()),
+                    "view": job_page.view(model.view_parts(), picture),
+                    "timeline": job_page.timeline(model.timeline_parts(now - self._started)),
                 }
             )
 
@@ -327,11 +326,11 @@ class LiveDisplay:
             widget.close()
 
 
-def place_of(job: Job) -> str:
-    """Give the class of the pages that are a job's."""
+def page_class_of(job: Job) -> str:
+    """Return the CSS class of the pages of a job."""
     return f"cnb-job-{job.id.hex()}"
 
 
 def shows_displayed_widgets_only() -> bool:
-    """Say whether the front end runs a widget's program only where the widget is displayed, as VS Code and Colab do."""
+    """Return whether the front end runs a widget's program only if it is displayed, as VS Code and Colab do."""
     return "VSCODE_PID" in os.environ or "google.colab" in sys.modules

@@ -1,4 +1,4 @@
-"""The bar of an application's `map` in a notebook, while its cell waits for it: the head of a job's page."""
+"""The progress bar of an application's `map` in a notebook: the head of a job's page."""
 
 import time
 from typing import Any, Final
@@ -9,12 +9,12 @@ from concurrent_nb.nodes.application.progress_bar import Bar, Kind
 from concurrent_nb.notebook.live import job_page
 from concurrent_nb.notebook.live.text import seconds_text
 
-#: a display is updated no more often, in seconds
+#: minimum time between updates of a display, in seconds
 UPDATED_EVERY_S: Final = 0.25
 
 
 class MapBar:
-    """A display that is kept up to date, and stays with the counts and the time."""
+    """A display that is updated, and keeps the counts and the time at the end."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -24,7 +24,7 @@ class MapBar:
         self._handle: DisplayHandle | None = None
 
     def move(self, done: int, total: int) -> None:
-        """Show that so many have ended, of so many that are known."""
+        """Show the number of items that have ended, and of items that are known."""
         self._last = done, total
         now = time.monotonic()
         if now - self._updated_s >= UPDATED_EVERY_S:
@@ -32,7 +32,7 @@ class MapBar:
             self._show()
 
     def close(self) -> None:
-        """Leave the last counts."""
+        """Show the final counts."""
         self._show()
 
     def _show(self) -> None:
@@ -40,7 +40,7 @@ class MapBar:
         elapsed_s = time.monotonic() - self._began_s
         rate = done / elapsed_s if done else None
         left_s = None if rate is None else (total - done) / rate
-        told: dict[str, Any] = {
+        data: dict[str, Any] = {
             "name": self._name,
             "total": total,
             "done": done,
@@ -54,7 +54,7 @@ class MapBar:
             "elapsed": elapsed_s,
         }
         text = f"{self._name}: {done:,} of {total:,} items in {seconds_text(elapsed_s)}"
-        content = {"text/plain": text, "text/html": job_page.page({"head": job_page.head(told)})}
+        content = {"text/plain": text, "text/html": job_page.page({"head": job_page.head(data)})}
         if self._handle is None:
             self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
@@ -62,5 +62,5 @@ class MapBar:
 
 
 def notebook_bar(kind: Kind, name: str) -> Bar | None:
-    """Make the bar of a map; jobs have views of their own."""
+    """Return the bar of a map; None for jobs, which have live displays."""
     return MapBar(name) if kind == "map" else None

@@ -1,9 +1,9 @@
-"""A picture that fills up with what tasks return or publish.
+"""A picture, made of the values that tasks return or publish.
 
-    Tile: where it says        1-D: the task's column        2-D: a band of rows        3-D of 3 or 4: colours
+    Tile: at its position      1-D: the task's column        2-D: a band of rows        3-D of 3 or 4: colours
 
-Used by the image view. Keeps the picture as it is shown: a large one is thinned out, the results never are. Numbers are
-coloured by a range that follows the data, as indexes into one colour map; so what is sent is one byte per pixel.
+Used by the image view. Keeps the picture as it is shown: a large picture is reduced, the results are not. Numbers are
+mapped to a range that follows the data, as indexes of a colour map, so that one byte per pixel is sent.
 """
 
 import math
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
     Array = numpy.ndarray[Any, Any]
 
-#: pixels that are kept and sent at most: numbers, and colours, which take four times as much
+#: maximum number of pixels that are kept and sent: of numbers, and of colours, which take four bytes each
 NUMBERS_MOST: Final = 800_000
 COLOURS_MOST: Final = 400_000
-#: no picture is wider or higher
+#: maximum width and height
 SIDE_MOST: Final = 1 << 20
-#: more changed rectangles than this are sent as the whole picture
+#: if more rectangles have changed, the whole picture is sent
 RECTS_MOST: Final = 256
-#: the range may be off by this part of itself before the whole picture is coloured anew
+#: relative change of the range after which the whole picture is coloured again
 RANGE_SLACK: Final = 0.02
 
 
 class NotPixels(ValueError):
-    """What a task gave is no part of a picture; the message says why."""
+    """The value of a task cannot be drawn; the message explains why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """What has changed since the last patch: rectangles (x, y, width, height), and their pixels one after another."""
+    """The changes since the last patch: rectangles (x, y, width, height), and their pixels one after another."""
 
     width: int
     height: int
-    colours: bool  #: four bytes a pixel, not one
-    full: bool  #: the rectangle is the whole picture, which was never sent or looks different now
+    colours: bool  #: four bytes per pixel, not one
+    full: bool  #: the rectangle is the whole picture
     rects: list[tuple[int, int, int, int]]
     data: bytes
 
@@ -55,8 +55,8 @@ class Picture:
     """The picture.
 
     Args:
-        tasks: how many tasks will give a part, so that the first column tells how wide the picture will be.
-        size: (width, height) if it is fixed; what does not fit is cut off.
+        tasks: number of tasks, so that the width of the picture is known from its first column.
+        size: (width, height) if it is fixed; pixels outside are cut off.
     """
 
     def __init__(self, tasks: int, size: tuple[int, int] | None = None) -> None:
@@ -65,8 +65,8 @@ class Picture:
         self._np = numpy
         self._tasks = tasks
         self._fixed = size is not None
-        self.width, self.height = size or (0, 0)  #: of the picture that the tasks draw
-        self.step = 1  #: each pixel that is kept stands for step x step of them
+        self.width, self.height = size or (0, 0)  #: size of the picture that the tasks draw
+        self.step = 1  #: each kept pixel is one of step x step pixels
         self._numbers: Array | None = None
         self._colours: Array | None = None
         self._low = math.inf
@@ -79,7 +79,7 @@ class Picture:
 
     @property
     def kept_size(self) -> tuple[int, int]:
-        """Return width and height of what is kept and sent."""
+        """Return width and height of the kept picture."""
         return -(-self.width // self.step), -(-self.height // self.step)
 
     @property
@@ -89,7 +89,7 @@ class Picture:
 
     @property
     def has_range_news(self) -> bool:
-        """Say whether the whole picture should be coloured anew."""
+        """Return whether the whole picture should be coloured again."""
         low, high = self._shown_range
         span = self._high - self._low
         slack = RANGE_SLACK * span if math.isfinite(span) else 0.0
@@ -97,11 +97,11 @@ class Picture:
 
     @property
     def changed(self) -> bool:
-        """Say whether there is anything to send."""
+        """Return whether there is anything to send."""
         return self._all or bool(self._rects)
 
     def add(self, index: int, value: Any) -> bool:
-        """Draw what task `index` gave. False if it gave nothing (None). Raises NotPixels."""
+        """Draw the value of task `index`; return whether it contained pixels. Raises NotPixels."""
         if value is None:
             return False
         tile = self._tile(index, value)
@@ -111,7 +111,7 @@ class Picture:
         if not self._fixed:
             self._grow(x + pixels.shape[1], y + pixels.shape[0], pixels.ndim == 3)
         pixels = pixels[: max(0, self.height - y), : max(0, self.width - x)]
-        # Of those pixels the ones that are kept: whose coordinates are multiples of the step.
+        # Only pixels whose coordinates are multiples of the step are kept.
         pixels = pixels[-y % self.step :: self.step, -x % self.step :: self.step]
         self._draw(pixels, -(-x // self.step), -(-y // self.step))
         return True
@@ -131,35 +131,37 @@ class Picture:
             if where is None and not self._fixed:
                 self.height = max(self.height, min(self._tasks * pixels.shape[0], SIDE_MOST))
         if where is not None:
-            x, y = self._place(where.x, "x"), self._place(where.y, "y")
+            x, y = self._coordinate(where.x, "x"), self._coordinate(where.y, "y")
         if x + pixels.shape[1] > SIDE_MOST or y + pixels.shape[0] > SIDE_MOST:
             raise NotPixels(f"pixels at ({x}, {y}) are outside of any picture")
         return pixels, x, y
 
-    def _place(self, value: Any, name: str) -> int:
+    def _coordinate(self, value: Any, name: str) -> int:
         try:
-            place = int(value)
+            coordinate = int(value)
         except (TypeError, ValueError, OverflowError) as error:
             raise NotPixels(f"a tile's {name} is {type(value).__name__}, not a whole number") from error
-        if place < 0:
-            raise NotPixels(f"a tile's {name} is {place}: below 0")
-        return place
+        if coordinate < 0:
+            raise NotPixels(f"a tile's {name} is {coordinate}: below 0")
+        return coordinate
 
     def _array(self, value: Any) -> "Array":
         np = self._np
         if isinstance(value, (str, bytes, dict)) or not (isinstance(value, Sequence) or _is_array(value)):
-            raise NotPixels(f"{type(value).__name__} is no array of pixels")
+            raise NotPixels(f"{type(value).__name__} is not an array of pixels")
         try:
             pixels: Array = np.asarray(value)
         except Exception as error:  # an object's own conversion may raise anything
-            raise NotPixels(f"{type(value).__name__} is no array of pixels: its rows differ in length?") from error
+            raise NotPixels(
+                f"{type(value).__name__} is not an array of pixels: its rows may differ in length"
+            ) from error
         if pixels.dtype.kind not in "biufc" or pixels.ndim not in (1, 2, 3):
-            raise NotPixels(f"an array of {pixels.dtype} with {pixels.ndim} dimensions is no array of pixels")
+            raise NotPixels(f"an array of {pixels.dtype} with {pixels.ndim} dimensions is not an array of pixels")
         if pixels.ndim == 3:
             if pixels.shape[2] not in (3, 4):
                 raise NotPixels(f"an array of shape {pixels.shape} has neither 3 nor 4 colours")
             if pixels.dtype != np.uint8:
-                # Colours as matplotlib has them, from 0 to 1; everything else is meant as 0 to 255.
+                # Floats are colours from 0 to 1, as in matplotlib; other numbers are from 0 to 255.
                 scale = 255 if pixels.dtype.kind == "f" else 1
                 pixels = np.clip(np.nan_to_num(pixels.real) * scale, 0, 255).astype(np.uint8)
         if pixels.dtype.kind == "c":
@@ -171,7 +173,7 @@ class Picture:
         self._step_for(COLOURS_MOST if colours or self._colours is not None else NUMBERS_MOST)
 
     def _step_for(self, most: int) -> None:
-        """Thin out what is kept until it is small enough, and make room for what is new."""
+        """Reduce the kept picture until it is small enough, and resize it."""
         times = 1
         while -(-self.width // (self.step * times)) * -(-self.height // (self.step * times)) > most:
             times *= 2
@@ -234,12 +236,12 @@ class Picture:
             self._high = max(self._high, float(finite.max()))
 
     def take(self, whole: bool = False) -> Patch | None:
-        """Give what has changed since the last time, coloured by the range as it is now if that makes it whole.
+        """Return the changes since the last call; a whole picture is coloured by the current range.
 
-        A first patch, and one after a change of size, is of a picture that was empty before.
+        The first patch, and the first one after a change of size, apply to an empty picture.
 
         Args:
-            whole: give the whole picture, whatever has changed.
+            whole: return the whole picture in any case.
         """
         np, (width, height) = self._np, self.kept_size
         kept = self._colours if self._colours is not None else self._numbers
@@ -260,12 +262,12 @@ class Picture:
 
     @property
     def whole_bytes(self) -> int:
-        """Return how much sending the whole picture takes."""
+        """Return the size of the whole picture in bytes."""
         width, height = self.kept_size
         return width * height * (4 if self._colours is not None else 1)
 
     def png(self) -> bytes | None:
-        """Give the picture as a file, coloured by the whole range; None if nothing was drawn."""
+        """Return the picture as a PNG file, coloured by the whole range; None if nothing was drawn."""
         width, height = self.kept_size
         if self._colours is not None:
             return rgba_png(width, height, self._colours.tobytes())

@@ -1,6 +1,6 @@
-"""PNG files of a few kinds, written with the standard library alone.
+"""Write PNG files with the standard library.
 
-Used by snapshots. The browser decodes them, so that a saved notebook needs neither scripts nor numpy.
+Used by `job_page` and `picture`. The browser decodes them, so that a saved notebook needs neither scripts nor numpy.
 """
 
 import base64
@@ -30,13 +30,13 @@ def rgba_png(width: int, height: int, pixels: bytes) -> bytes:
 
 
 def data_uri(png: bytes) -> str:
-    """Write a PNG file as a URI that holds it."""
+    """Return a data URI that contains a PNG file."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _png(width: int, height: int, kind: int, stride: int, data: bytes, extra: list[tuple[bytes, bytes]]) -> bytes:
     if len(data) != stride * height:
-        raise ValueError(f"{len(data)} bytes are no picture of {width} x {height}")
+        raise ValueError(f"{len(data)} bytes do not fit a picture of {width} x {height}")
     rows = b"".join(b"\0" + data[at : at + stride] for at in range(0, len(data), stride))
     header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows, 6)), (b"IEND", b"")]

@@ -1,6 +1,6 @@
-"""Texts of strangers, made fit to be shown: no control characters, nothing that hides or turns text, and not too long.
+"""Clean texts of tasks for display: no control characters, nothing that hides or reorders text, limited length.
 
-Used by everything in the live view that shows what a task said. What comes out is still text, never markup.
+Used by everything in the live view that shows texts of tasks. The results are plain text, which is not escaped yet.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from concurrent_nb.notebook.cell_output import clean
 
-#: of a value in a table, a name, what a task reports, the first line of a message
+#: maximum lengths: of a value in a table, a name, a report, the first line of a message
 VALUE_CHARACTERS: Final = 80
 NAME_CHARACTERS: Final = 60
 REPORT_CHARACTERS: Final = 200
@@ -22,7 +22,7 @@ _HIDDEN: Final = frozenset(("Cf", "Cs", "Co", "Zl", "Zp"))
 
 
 class _Short(reprlib.Repr):
-    """Writes numbers shortly, and numpy's like Python's own, wherever they are in a value."""
+    """A repr that shortens numbers, and writes numpy's like Python's own, also inside containers."""
 
     def __init__(self, digits: int | None) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class _Short(reprlib.Repr):
         if type(x) is float and self._digits is not None:
             return number_text(x, self._digits)
         if type(x).__name__ == "ndarray" and self._digits is not None and type(x).__module__ == "numpy":
-            import numpy  # it is there: the value is an array of its
+            import numpy  # here, because only arrays need it, and then it is loaded
 
             return numpy.array_repr(x, precision=self._digits)
         return super().repr1(x, level)
 
 
 def line_of(text: str, limit: int = NAME_CHARACTERS) -> str:
-    r"""Make one line of a text.
+    r"""Return a text as one line.
 
     >>> line_of("a\nb\x1b[31m\u202e")
     'a\\nb\\u202e'
@@ -54,7 +54,7 @@ def line_of(text: str, limit: int = NAME_CHARACTERS) -> str:
 
 
 def lines_of(text: str, limit: int = TRACEBACK_CHARACTERS) -> str:
-    """Make a text of several lines fit to be shown: the beginning and, which matters more in a traceback, the end."""
+    """Return a text of several lines, shortened in the middle: the end of a traceback matters most."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if len(text) > limit:
         text = f"{text[: limit // 4]}\n  …\n{text[-(limit - limit // 4) :]}"
@@ -62,12 +62,12 @@ def lines_of(text: str, limit: int = TRACEBACK_CHARACTERS) -> str:
 
 
 def shorten(text: str, limit: int, more: bool = False) -> str:
-    """Cut a text; an ellipsis says so."""
+    """Return a text, cut to `limit` characters with an ellipsis; `more`: text was already cut off."""
     return f"{text[: limit - 1]}…" if more or len(text) > limit else text
 
 
 def number_text(value: float, digits: int = 4) -> str:
-    """Write a number with so many significant digits, and without an exponent where that is shorter.
+    """Return a number with `digits` significant digits, without an exponent if that is shorter.
 
     >>> number_text(0.97161936), number_text(12345.678), number_text(1.5e-7)
     ('0.9716', '12,346', '1.500e-07')
@@ -83,10 +83,10 @@ def number_text(value: float, digits: int = 4) -> str:
 
 
 def value_text(value: Any, limit: int = VALUE_CHARACTERS, digits: int | None = None) -> str:
-    """Write a value as one short line, whatever its own `repr` may do.
+    """Return a value as one short line, even if its `repr` fails.
 
     Args:
-        digits: significant ones of each float; None for all of them.
+        digits: significant digits of each float; None: all.
     """
     try:
         is_text = isinstance(value, (str, bytes, bytearray))
@@ -97,7 +97,7 @@ def value_text(value: Any, limit: int = VALUE_CHARACTERS, digits: int | None = N
 
 
 def error_texts(error: BaseException) -> tuple[str, str]:
-    """Give the type's name and the first line of the message of an exception."""
+    """Return the type's name and the first line of the message of an exception."""
     try:
         message = str(error).strip()
     except Exception:  # noqa: BLE001  (user code)
@@ -110,7 +110,7 @@ def error_texts(error: BaseException) -> tuple[str, str]:
 
 
 def seconds_text(seconds: float) -> str:
-    """Write a time as people do: `0.42 s`, `12.3 s`, `2 min 05 s`, `1 h 02 min`. The browser writes it alike."""
+    """Return a time as text: `0.42 s`, `12.3 s`, `2 min 05 s`, `1 h 02 min`."""
     if seconds < 0.995:
         return f"{seconds:.2f} s"
     if seconds < 59.95:
@@ -122,7 +122,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def _visible(text: str) -> str:
-    if not text.isascii():  # first, because `clean` would leave some out that are to be seen here
+    if not text.isascii():  # first, because `clean` would remove some of them
         text = "".join(f"\\u{ord(sign):04x}" if unicodedata.category(sign) in _HIDDEN else sign for sign in text)
     return _without_colours(clean(text))
 

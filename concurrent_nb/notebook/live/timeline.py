@@ -1,7 +1,7 @@
-"""Lanes: which tasks ran when, on which slave, a row for each worker.
+"""The timeline: which tasks ran when, on which slave, with a row for each worker.
 
-Used by `story`. Few tasks are kept one by one; many are added up in bins of time whose width doubles as the job goes
-on, so that what is kept and sent has a bound.
+Used by `job_view_model`. Few tasks are kept one by one. Many are summed up in bins of time, whose width doubles as the
+job goes on, so that the size of the data is bounded.
 """
 
 import math
@@ -11,19 +11,19 @@ from typing import Any, Final
 from concurrent_nb.notebook.live.colours import CANCELLED, FAILED, RUNNING
 from concurrent_nb.notebook.live.text import line_of
 
-#: tasks that are kept one by one
+#: maximum number of tasks that are kept one by one
 PIECES_MOST: Final = 240
-#: bins of time that a row has at most, and the first width of one
+#: maximum number of bins of a row, and their first width in seconds
 BINS: Final = 160
 BIN_S: Final = 0.05
-#: rows that a slave is shown with; one with more workers has one row for all of them
+#: maximum number of rows of a slave; with more workers it has one row for all of them
 ROWS_MOST: Final = 8
 SLAVES_MOST: Final = 8
 
 
 @dataclass(slots=True)
 class _Row:
-    """A worker: when it was busy, as pieces (start, end, state, task) and as seconds in each bin."""
+    """A worker: its tasks as pieces (start, end, state, task), and its busy seconds in each bin."""
 
     worker: int
     pieces: list[tuple[float, float, int, int]] = field(default_factory=list)
@@ -31,20 +31,20 @@ class _Row:
     ended: list[int] = field(default_factory=lambda: [0] * BINS)  #: tasks that ended in each bin
     failed: list[int] = field(default_factory=lambda: [0] * BINS)
     until: float = 0.0
-    fresh: list[tuple[float, float, int, int]] = field(default_factory=list)  #: (heard at, took, state, task)
+    fresh: list[tuple[float, float, int, int]] = field(default_factory=list)  #: (arrived, duration, state, task)
 
 
 @dataclass(slots=True)
 class _Slave:
     rows: list[_Row] = field(default_factory=list)
     by_worker: dict[int, _Row] = field(default_factory=dict)
-    tasks: int = 0  #: that have run to their end
+    tasks: int = 0  #: tasks that have run to their end
     failed: int = 0
     stopped: int = 0
 
 
 class Timeline:
-    """All lanes of a job. Times are seconds since it was started."""
+    """The timeline of a job. Times are in seconds since its start."""
 
     def __init__(self) -> None:
         self._slaves: dict[str, _Slave] = {}
@@ -55,32 +55,32 @@ class Timeline:
         self._unsettled: list[_Row] = []
 
     def started(self, task: int, slave: str, at: float) -> None:
-        """A task runs."""
+        """Record that a task is running."""
         self._running[task] = (slave, at)
 
     def ended(self, task: int, slave: str, worker: int, at: float, took: float, state: int) -> None:
-        """A task has ended: `at` is when that was heard of, maybe together with other tasks. `settle` later."""
+        """Record that a task has ended: `at` is the arrival of the message. Call `settle` after a group of these."""
         self._running.pop(task, None)
         if not slave or (state == CANCELLED and not took):
             return  # it never ran
-        lane = self._slaves.get(slave)
-        if lane is None:
-            lane = self._slaves[slave] = _Slave()
-        lane.tasks += state != CANCELLED
-        lane.stopped += state == CANCELLED
-        lane.failed += state == FAILED
-        row = lane.by_worker.get(worker)
+        timeline = self._slaves.get(slave)
+        if timeline is None:
+            timeline = self._slaves[slave] = _Slave()
+        timeline.tasks += state != CANCELLED
+        timeline.stopped += state == CANCELLED
+        timeline.failed += state == FAILED
+        row = timeline.by_worker.get(worker)
         if row is None:
-            row = lane.by_worker[worker] = _Row(worker)
-            lane.rows.append(row)
+            row = timeline.by_worker[worker] = _Row(worker)
+            timeline.rows.append(row)
         if not row.fresh:
             self._unsettled.append(row)
         row.fresh.append((at, took, state, task))
 
     def settle(self) -> None:
-        """Put the tasks that have ended in their places.
+        """Compute when the tasks ran that have ended since the last call.
 
-        Answers of quick tasks come together, so each is taken to have ended when the next one began.
+        Results of quick tasks arrive together, so each task counts as ended when the next one began.
         """
         for row in self._unsettled:
             placed = []
@@ -123,16 +123,16 @@ class Timeline:
         row.failed[last] += state == FAILED
 
     def parts(self, now: float) -> dict[str, Any]:
-        """Give what is shown, as plain data.
+        """Return the content as plain data.
 
-        Rows of pieces, or of two texts of digits from 0 to 8: how busy each bin was, and the share that failed in it.
+        Rows contain pieces, or two texts of digits from 0 to 8: how busy each bin was, and the share of failed tasks.
         """
         running = min((since for _, since in self._running.values()), default=math.inf)
         began = min(self._began, running, now)
         names = set(self._slaves) | {slave for slave, _ in self._running.values() if slave}
         ranked = sorted(names, key=lambda name: (-self._tasks_of(name), name))
         single = self._pieces <= PIECES_MOST
-        shown = [self._lane(name, now, single) for name in sorted(ranked[:SLAVES_MOST])]
+        shown = [self._slave_timeline(name, now, single) for name in sorted(ranked[:SLAVES_MOST])]
         return {
             "now": round(now, 3),
             "began": round(max(0.0, began), 3),
@@ -144,22 +144,22 @@ class Timeline:
     def _tasks_of(self, name: str) -> int:
         return self._slaves[name].tasks if name in self._slaves else 0
 
-    def _lane(self, name: str, now: float, single: bool) -> dict[str, Any]:
-        lane = self._slaves.get(name) or _Slave()
+    def _slave_timeline(self, name: str, now: float, single: bool) -> dict[str, Any]:
+        timeline = self._slaves.get(name) or _Slave()
         running = sorted((since, task) for task, (slave, since) in self._running.items() if slave == name)
-        rows = self._pieces_of(lane, running, now) if single else self._levels_of(lane, running, now)
+        rows = self._pieces_of(timeline, running, now) if single else self._levels_of(timeline, running, now)
         return {
             "name": line_of(name),
-            "tasks": lane.tasks,
-            "failed": lane.failed,
-            "stopped": lane.stopped,
+            "tasks": timeline.tasks,
+            "failed": timeline.failed,
+            "stopped": timeline.stopped,
             "rows": rows,
         }
 
-    def _pieces_of(self, lane: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
-        rows: list[list[tuple[float, float, int, int]]] = [list(row.pieces) for row in lane.rows]
-        free = [(row.until, number) for number, row in enumerate(lane.rows)]
-        # Where a running task runs is not known before it has ended: any row will do that was free when it began.
+    def _pieces_of(self, timeline: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
+        rows: list[list[tuple[float, float, int, int]]] = [list(row.pieces) for row in timeline.rows]
+        free = [(row.until, number) for number, row in enumerate(timeline.rows)]
+        # The worker of a running task is not known before it has ended: choose any row that was free when it began.
         for since, task in running:
             fits = [(until, number) for until, number in free if until <= since + BIN_S]
             if fits:
@@ -169,14 +169,14 @@ class Timeline:
                 until, number = 0.0, len(rows)
                 rows.append([])
             rows[number].append((max(since, until), now, RUNNING, task))
-        if len(rows) > ROWS_MOST:  # shown in as many rows as there is room for
+        if len(rows) > ROWS_MOST:  # joined into ROWS_MOST rows
             rows = [[piece for row in rows[number::ROWS_MOST] for piece in row] for number in range(ROWS_MOST)]
         return [[[round(start, 3), round(end, 3), state, task] for start, end, state, task in row] for row in rows]
 
-    def _levels_of(self, lane: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
+    def _levels_of(self, timeline: _Slave, running: list[tuple[float, int]], now: float) -> list[Any]:
         width = self._bin_s
         count = min(BINS, int(now / width) + 1)
-        rows = [(row.busy[:count], row.ended[:count], row.failed[:count]) for row in lane.rows]
+        rows = [(row.busy[:count], row.ended[:count], row.failed[:count]) for row in timeline.rows]
         more = [0.0] * count
         for since, _ in running:
             for number in range(min(count, int(since / width)), count):
@@ -187,7 +187,7 @@ class Timeline:
             ended = [sum(row[1][number] for row in rows) for number in range(count)]
             failed = [sum(row[2][number] for row in rows) for number in range(count)]
             rows = [(busy, ended, failed)]
-        for number, extra in enumerate(more):  # long tasks that still run, shared out among the rows
+        for number, extra in enumerate(more):  # running tasks, divided among the rows
             for busy, _, _ in rows:
                 busy[number] += extra / len(rows)
         return [
@@ -197,12 +197,12 @@ class Timeline:
 
 
 def _level(part: float, whole: float) -> str:
-    """Write a share as a digit from 0, for none at all, to 8."""
+    """Return a share as a digit from 0 (nothing) to 8."""
     return str(min(8, max(1, round(8 * part / whole)))) if part > 0 else "0"
 
 
 def _halve(row: _Row) -> None:
-    """Make one bin of two."""
+    """Join each two bins to one."""
     row.busy = [row.busy[at] + row.busy[at + 1] for at in range(0, BINS, 2)] + [0.0] * (BINS // 2)
     for counts in (row.ended, row.failed):
         counts[:] = [counts[at] + counts[at + 1] for at in range(0, BINS, 2)] + [0] * (BINS // 2)

@@ -1,8 +1,7 @@
-"""Bulletins: when which part of a job's story is sent to the browser.
+"""Decide when which part of a job's page is sent to the browser.
 
-A browser cannot tell a kernel whose cell blocks that it is behind, so whoever sends keeps to a pace that every browser
-and every network bears: few messages, few bytes, and slower and slower as the job goes on. Pure; `line` sends what it
-gets from here.
+A slow browser cannot signal back to a kernel whose cell blocks. So the rate is limited to what every browser and every
+network can process: few messages, few bytes, and fewer as the job goes on. Pure; `live_display` sends the parts.
 """
 
 from dataclasses import dataclass
@@ -14,39 +13,39 @@ from concurrent_nb.notebook.live.job_view_model import JobViewModel
 from concurrent_nb.notebook.live.picture import Patch
 from concurrent_nb.notebook.live.views import ImageView
 
-#: bytes of pixels per second, and at once
+#: maximum bytes of pixels per second, and in a burst
 PIXELS_S: Final = 1_500_000
 PIXELS_BURST: Final = 1_000_000
-#: seconds between two bulletins at least: 20 messages a second
+#: minimum time in seconds between two messages: 20 messages per second
 TICK_S: Final = 0.05
-#: seconds between two of the same part at least; they grow by as much again each minute, up to SLOWEST times
+#: minimum times in seconds between two updates of a part; multiplied by 1 plus the job's minutes, up to SLOWEST
 HEAD_S: Final = 0.1
 QUIET_HEAD_S: Final = 0.5
 BARS_S: Final = 0.1
 ERRORS_S: Final = 0.2
 VIEW_S: Final = 0.3
-LANES_S: Final = 0.4
+TIMELINE_S: Final = 0.4
 SLOWEST: Final = 4
-#: the whole picture is sent again after so many seconds, and each time twice as many: a browser that came late, or a
-#: page that was loaded again, then sees what it missed
+#: the whole picture is sent again after this time in seconds, which doubles each time, for browsers that have opened or
+#: reloaded the page meanwhile
 WHOLE_S: Final = 0.5
-#: between two pictures that are sent whole because their range has changed
+#: minimum time in seconds between two whole pictures that are sent because the range of values has changed
 RANGE_S: Final = 0.4
 
 
 @dataclass(slots=True)
 class _Part:
-    """When a part was sent last, and how it was."""
+    """When a part was last sent, and its version."""
 
     sent_at: float = -1e9
     version: Any = None
 
 
 class UpdateThrottle:
-    """What to send of a job, and when. Times are seconds since the job was started."""
+    """Decides which parts of a job to send. Times are in seconds since the start of the job."""
 
-    def __init__(self, story: JobViewModel) -> None:
-        self._story = story
+    def __init__(self, model: JobViewModel) -> None:
+        self._model = model
         self._parts: dict[str, _Part] = {}
         self._allowance = float(PIXELS_BURST)
         self._counted_at = 0.0
@@ -56,51 +55,51 @@ class UpdateThrottle:
         self._number = 0
 
     def take(self, counts: Counts, elapsed: float, now: float) -> dict[str, Any]:
-        """Give the parts that are due, by name, most of them as HTML; an empty dict if none is.
+        """Return the parts that are due, by name, most of them as HTML.
 
         Args:
-            now: by the clock of the job's events; `elapsed` is the same since its start.
+            now: by the clock of the job's events; `elapsed` is the time since its start.
         """
-        story, pace = self._story, min(SLOWEST, 1 + elapsed / 60)
+        model, pace = self._model, min(SLOWEST, 1 + elapsed / 60)
         due: dict[str, Any] = {}
         quiet = self._parts.get("head", _Part()).version == counts
         if self._due("head", (QUIET_HEAD_S if quiet else HEAD_S) * pace, elapsed):
-            due["head"] = job_page.head(story.head(counts, now))
+            due["head"] = job_page.head(model.head(counts, now))
             self._parts["head"].version = counts
-        if self._due("bars", BARS_S * pace, elapsed, story.bars_version):
-            due["bars"] = job_page.bars(story.bars())
-        if self._due("errors", ERRORS_S * pace, elapsed, story.folds.version):
-            due["errors"] = job_page.errors(story.folds.parts())
-        if self._due("lanes", LANES_S * pace, elapsed):
-            due["lanes"] = job_page.lanes(story.lane_parts(elapsed))
-        if story.view is not None and self._due("view", VIEW_S * pace, elapsed, story.view_version):
-            due["view"] = job_page.view(story.view_parts())
-        if isinstance(story.view, ImageView) and (patch := self._patch(story.view, elapsed)) is not None:
+        if self._due("bars", BARS_S * pace, elapsed, model.bars_version):
+            due["bars"] = job_page.bars(model.bars())
+        if self._due("errors", ERRORS_S * pace, elapsed, model.error_groups.version):
+            due["errors"] = job_page.errors(model.error_groups.parts())
+        if self._due("timeline", TIMELINE_S * pace, elapsed):
+            due["timeline"] = job_page.timeline(model.timeline_parts(elapsed))
+        if model.view is not None and self._due("view", VIEW_S * pace, elapsed, model.view_version):
+            due["view"] = job_page.view(model.view_parts())
+        if isinstance(model.view, ImageView) and (patch := self._patch(model.view, elapsed)) is not None:
             due["tiles"] = self._packed(patch)
         return due
 
     def whole(self, counts: Counts, elapsed: float, now: float) -> dict[str, Any]:
-        """Give all parts, for a browser that knows nothing yet."""
+        """Return all parts, for a new widget."""
         parts: dict[str, Any] = self.page_parts(counts, elapsed, now)
-        view = self._story.view
+        view = self._model.view
         if isinstance(view, ImageView) and (patch := view.picture.take(whole=True)) is not None:
             self._allowance -= len(patch.data)
             parts["tiles"] = self._packed(patch)
         return parts
 
     def page_parts(self, counts: Counts, elapsed: float, now: float) -> dict[str, str]:
-        """Give the parts of the page as it is."""
-        story = self._story
+        """Return the parts of the current page."""
+        model = self._model
         return {
-            "head": job_page.head(story.head(counts, now)),
-            "bars": job_page.bars(story.bars()),
-            "errors": job_page.errors(story.folds.parts()),
-            "lanes": job_page.lanes(story.lane_parts(elapsed)),
-            "view": job_page.view(story.view_parts()),
+            "head": job_page.head(model.head(counts, now)),
+            "bars": job_page.bars(model.bars()),
+            "errors": job_page.errors(model.error_groups.parts()),
+            "timeline": job_page.timeline(model.timeline_parts(elapsed)),
+            "view": job_page.view(model.view_parts()),
         }
 
     def _due(self, name: str, every: float, elapsed: float, version: Any = None) -> bool:
-        """Say whether a part is due; it is taken to be sent then."""
+        """Return whether a part is due; if so, it counts as sent."""
         part = self._parts.setdefault(name, _Part())
         if elapsed - part.sent_at < every or (version is not None and version == part.version):
             return False

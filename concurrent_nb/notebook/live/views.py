@@ -1,7 +1,7 @@
-"""What `--view` shows of the results themselves: a picture, the searched part of a range, or a table.
+"""The views of results that `--view` can show: a picture, the searched part of a range, or a table.
 
-Used by `story`, which tells a view what has happened; `parts` gives what is shown, as plain data, and is cheap however
-many tasks there are.
+Used by `job_view_model`, which calls a view for each ended task and publication; `parts` returns the content as plain
+data, and is cheap for any number of tasks.
 """
 
 import math
@@ -15,49 +15,49 @@ from concurrent_nb.notebook.live.picture import NotPixels, Picture
 from concurrent_nb.notebook.live.text import error_texts, line_of, shorten, value_text
 from concurrent_nb.shipping.runtime.tiles import Tile
 
-#: cells of the strip of a search at most
+#: maximum number of cells of the strip of a search
 CELLS_MOST: Final = 320
-#: rows of a table from the front and from the end
+#: rows of a table at its beginning, and at its end
 ROWS_EACH: Final = 10
-#: significant ones of a number in a table
+#: significant digits of a number in a table
 DIGITS: Final = 4
 _NUMBER: Final = re.compile(r"[-+]?(?:[\d,]*\.?\d+(?:e[-+]?\d+)?|inf|nan)")
-#: of the arguments of a task that are named
+#: maximum length of the arguments of a task
 LABEL_CHARACTERS: Final = 100
 
 
 class EndedTask(Protocol):
-    """What a view is told of a task that has ended: a TaskFuture."""
+    """A task that has ended, for a view: a TaskFuture."""
 
     index: int
     slave: str
     elapsed_s: float
 
     def cancelled(self) -> bool:
-        """Return whether it has no result."""
+        """Return whether the task was cancelled."""
 
     def exception(self) -> BaseException | None:
-        """Return what it raised."""
+        """Return the error of the task."""
 
     def result(self) -> Any:
-        """Return what it returned."""
+        """Return the value of the task."""
 
 
 class View(Protocol):
-    """One way to show results."""
+    """A way to show results."""
 
     def ended(self, task: EndedTask, state: int) -> None:
-        """A task has ended."""
+        """Take an ended task into account."""
 
     def published(self, index: int, value: Any) -> None:
-        """A task has given a partial result."""
+        """Take a published partial result of a task into account."""
 
     def parts(self, states: bytearray) -> dict[str, Any]:
-        """Give what is shown, as plain data. `states` has the state of each task."""
+        """Return the content as plain data. `states` contains the state of each task."""
 
 
 class ImageView:
-    """A picture that fills up."""
+    """A picture, made of the results."""
 
     def __init__(self, tasks: int, size: tuple[int, int] | None) -> None:
         self.picture = Picture(tasks, size)
@@ -95,7 +95,7 @@ def _are_tiles(value: Any) -> bool:
 
 
 class SearchView:
-    """The searched part of a range, and where the hit is."""
+    """The searched part of a range, and the position of the hit."""
 
     def __init__(self, tasks: int, label: Callable[[int], str]) -> None:
         self._tasks = tasks
@@ -110,7 +110,7 @@ class SearchView:
         return line_of(self._label_of(index), LABEL_CHARACTERS)
 
     def published(self, index: int, value: Any) -> None:
-        return  # a search has an answer or none
+        return  # a search has no partial results
 
     def parts(self, states: bytearray) -> dict[str, Any]:
         return {
@@ -128,9 +128,9 @@ class SearchView:
 
 
 def strip(states: bytearray, most: int = CELLS_MOST) -> str:
-    """Write the states of all tasks as at most `most` digits.
+    """Return the states of all tasks as at most `most` digits.
 
-    Where a cell stands for several tasks, what is rare and matters comes first: a hit, a failure, what runs.
+    If a digit is for several tasks, it is their most important state: a hit, a failure, a running task.
 
     >>> strip(bytearray([2, 2, 1, 0]), 2)
     '21'
@@ -147,12 +147,12 @@ def strip(states: bytearray, most: int = CELLS_MOST) -> str:
 
 
 class TableView:
-    """Results as rows: the first and the last ones, by the tasks' numbers or by their values.
+    """Results as rows: the first and the last ones, ordered by task number or by value.
 
     Args:
-        names: of the arguments.
-        values: gives the arguments of a task.
-        by_value: in the order of the values, those that are no numbers last.
+        names: names of the arguments.
+        values: returns the arguments of a task.
+        by_value: order by value, with values that are not numbers last.
     """
 
     def __init__(self, names: Sequence[str], values: Callable[[int], Sequence[Any]], by_value: bool = False) -> None:
@@ -179,7 +179,7 @@ class TableView:
         rows = self._rows
         insort(self._first, key)
         rows[task.index] = []
-        if len(self._first) > ROWS_EACH:  # what is no longer among the first may be among the last
+        if len(self._first) > ROWS_EACH:  # a row that is no longer among the first may be among the last
             insort(self._last, self._first.pop())
         if len(self._last) > ROWS_EACH:
             del rows[self._last.pop(0)[2]]
@@ -197,7 +197,7 @@ class TableView:
         return [str(task.index), *given, shown, line_of(task.slave, 30), took, STATE_WORDS[state]]
 
     def published(self, index: int, value: Any) -> None:
-        return  # rows are results
+        return  # rows are only for results
 
     def parts(self, states: bytearray) -> dict[str, Any]:
         columns = ["task", *self._names, "value", "slave", "seconds", "status"]
@@ -212,7 +212,7 @@ class TableView:
         }
 
     def _shown(self) -> list[list[str] | int]:
-        """Give the rows, and a number where some are left out: of tasks that have ended, 0 if none of them has."""
+        """Return the rows, and numbers where rows of ended tasks are left out, or 0 for tasks that have not ended."""
         shown: list[list[str] | int] = []
         before: int | None = None
         for keys, left_out in ((self._first, 0), (self._last, self._ended - len(self._first) - len(self._last))):
@@ -235,18 +235,18 @@ class TableView:
         return f"{value_text(number, digits=DIGITS)} (task {index}{label})"
 
 
-#: where a row stands: numbers first, then the number, then the task
+#: sort key of a row: 0 for numbers, the number, the task
 _Key = tuple[int, float, int]
 
 
 def given_text(value: Any) -> str:
-    """Write an argument: as the user has, if that is short."""
+    """Return an argument as text, rounded if that is long."""
     exact = value_text(value, 30)
     return exact if len(exact) <= 8 else value_text(value, 30, DIGITS)
 
 
 def _number(value: Any) -> float | None:
-    """Give what can be compared of a result; None if it is no number."""
+    """Return a result as a number that can be compared; None if it is not a finite number."""
     if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()
     return value if type(value) in (int, float) and math.isfinite(value) else None

@@ -1,42 +1,42 @@
-// Keeps the pages of a job up to date while it runs.
+// Updates the pages of a job while it runs.
 //
-// A page is HTML that the kernel has displayed, with a class that names its job; it shows how the job was when it was
-// displayed. This program finds the pages, also those that come later, and puts what the kernel sends into their parts.
-// The kernel has escaped whatever a task said.
+// A page is HTML that the kernel has displayed, with a CSS class that identifies its job; it shows the state of the job
+// at that time. This program finds the pages, also those that are displayed later, and inserts the parts that the kernel
+// sends. The kernel has escaped all texts of tasks.
 //
-// A page that is loaded again while a cell runs gets no outputs of that cell any more, but it gets new widgets: the
-// kernel opens one now and then, and the newest one of a job takes over. A widget that is restored from somewhere, and
-// stays silent, changes nothing.
+// A page that is reloaded while a cell runs receives no further outputs of that cell, but it receives new widgets: the
+// kernel opens one from time to time, and the newest one of a job replaces the others. A widget that is restored from a
+// saved notebook receives no heartbeat, and changes nothing.
 
-const PARTS = ["head", "bars", "errors", "view", "lanes"];
-const SILENT_S = 10; // a kernel that lives is heard of every two seconds
+const PARTS = ["head", "bars", "errors", "view", "timeline"];
+const SILENT_S = 10; // a kernel that is alive sends a heartbeat every two seconds
 const jobs = (window.concurrentNbJobs ??= new Map());
 
 export default () => ({
   initialize({ model }) {
-    const name = model.get("place");
-    const first = model.get("tiles"); // the whole picture, where there is one
-    const heard = () => {
+    const name = model.get("page_class");
+    const first = model.get("tiles"); // the whole picture, if there is one
+    const beat = () => {
       const job = jobs.get(name) ?? new Job(name);
       job.follow(model, first);
     };
     const paint = () => jobs.get(name)?.take(model);
-    model.on("change:tiles", paint); // before the beat, because the first tiles may come with it
-    model.on("change:beat", heard);
-    model.on("change:last", heard);
+    model.on("change:tiles", paint); // before the heartbeat, because the first tiles may arrive with it
+    model.on("change:beat", beat);
+    model.on("change:last", beat);
     return () => {
       model.off("change:tiles", paint);
-      model.off("change:beat", heard);
-      model.off("change:last", heard);
+      model.off("change:beat", beat);
+      model.off("change:last", beat);
       jobs.get(name)?.leave(model);
     };
   },
   render({ model, el }) {
     const page = document.createElement("div");
-    page.className = model.get("place");
+    page.className = model.get("page_class");
     for (const part of PARTS) page.append(Object.assign(document.createElement("div"), { className: `cnb-${part}` }));
     el.append(page);
-    jobs.get(model.get("place"))?.update();
+    jobs.get(model.get("page_class"))?.update();
   },
 });
 
@@ -44,12 +44,12 @@ class Job {
   constructor(name) {
     this.name = name;
     this.model = null;
-    this.opened = new Set(); // keys of what the user has opened
+    this.opened = new Set(); // keys of the elements that the user has opened
     this.picture = null;
-    this.shown = new WeakMap(); // page -> what its parts show
-    this.heardAt = 0;
+    this.shown = new WeakMap(); // page -> the HTML of its parts
+    this.lastBeat = 0;
     this.isSilent = false;
-    this.pages = document.getElementsByClassName(name); // always those that there are now
+    this.pages = document.getElementsByClassName(name); // a live collection
     this.observer = new MutationObserver(() => this.update());
     this.observer.observe(document.body, { childList: true, subtree: true });
     this.timer = setInterval(() => this.watch(), 1000);
@@ -62,17 +62,17 @@ class Job {
       this.draw(first, model);
       if (model.get("tiles") !== first) this.take(model);
     }
-    this.heardAt = Date.now();
+    this.lastBeat = Date.now();
     this.isSilent = false;
     if (model.get("last")) this.end(model.get("last"));
     else this.update();
   }
 
-  // The model is gone; a newer one may have taken over.
+  // The model is closed; a newer one may have replaced it.
   leave(model) {
     if (this.model !== model) return;
     this.model = null;
-    this.heardAt = Math.min(this.heardAt, Date.now() - 1000 * (SILENT_S - 3)); // or one will soon, or never
+    this.lastBeat = Math.min(this.lastBeat, Date.now() - 1000 * (SILENT_S - 3)); // wait 3 s for a newer one
   }
 
   end(last) {
@@ -92,44 +92,44 @@ class Job {
       const shown = this.shown.get(page) ?? this.shown.set(page, {}).get(page);
       for (const name of PARTS) {
         const html = this.model.get(name);
-        const place = page.querySelector(`:scope > .cnb-${name}`);
-        if (!place || shown[name] === html) continue;
+        const element = page.querySelector(`:scope > .cnb-${name}`);
+        if (!element || shown[name] === html) continue;
         shown[name] = html;
-        this.put(place, html);
+        this.put(element, html);
       }
       const [now, elapsed] = [page.querySelector(".cnb-now"), page.querySelector(".cnb-elapsed")];
-      if (now && elapsed && now.textContent !== elapsed.textContent) now.textContent = elapsed.textContent; // one clock
+      if (now && elapsed && now.textContent !== elapsed.textContent) now.textContent = elapsed.textContent; // the same time in both
     }
   }
 
-  // Put a part in its place; what the user has opened and scrolled stays so.
-  put(place, html) {
-    const scrolled = [...place.querySelectorAll("[data-key]")].map((each) => [each.dataset.key, each.scrollLeft]);
-    const canvas = place.querySelector("canvas");
-    place.innerHTML = html;
+  // Insert a part; elements that the user has opened or scrolled stay so.
+  put(element, html) {
+    const scrolled = [...element.querySelectorAll("[data-key]")].map((each) => [each.dataset.key, each.scrollLeft]);
+    const canvas = element.querySelector("canvas");
+    element.innerHTML = html;
     for (const [key, left] of scrolled) {
-      const same = left && place.querySelector(`[data-key="${key}"]`);
+      const same = left && element.querySelector(`[data-key="${key}"]`);
       if (same) same.scrollLeft = left;
     }
-    for (const fold of place.querySelectorAll("details")) {
-      fold.open = this.opened.has(fold.dataset.key);
-      fold.addEventListener("toggle", () => {
-        if (fold.open) this.opened.add(fold.dataset.key);
-        else this.opened.delete(fold.dataset.key);
+    for (const details of element.querySelectorAll("details")) {
+      details.open = this.opened.has(details.dataset.key);
+      details.addEventListener("toggle", () => {
+        if (details.open) this.opened.add(details.dataset.key);
+        else this.opened.delete(details.dataset.key);
       });
     }
-    const frame = place.querySelector(".cnb-frame");
+    const frame = element.querySelector(".cnb-frame");
     if (frame) this.frame(frame, canvas ?? document.createElement("canvas"));
   }
 
-  // A view whose kernel has gone says so.
+  // Report a kernel that is gone.
   watch() {
-    const silent = (Date.now() - this.heardAt) / 1000;
-    this.isSilent = silent >= SILENT_S; // before the text changes, which has the observer call `update`
+    const silent = (Date.now() - this.lastBeat) / 1000;
+    this.isSilent = silent >= SILENT_S; // before the text changes, because the observer then calls `update`
     for (const page of this.pages) {
       const pace = page.querySelector(".cnb-pace");
       if (!pace || silent < SILENT_S) continue;
-      pace.textContent = `the kernel is silent: this is how it was ${Math.round(silent)} s ago`;
+      pace.textContent = `no message from the kernel for ${Math.round(silent)} s`;
       page.style.opacity = 0.6;
       this.shown.set(page, {});
     }
@@ -147,7 +147,7 @@ class Job {
     const { width, height } = tiles;
     this.picture ??= document.createElement("canvas");
     if (this.picture.width !== width || this.picture.height !== height) {
-      this.picture.width = width; // clears it, and what comes next is the whole picture
+      this.picture.width = width; // clears it; the whole picture follows
       this.picture.height = height;
     }
     const context = this.picture.getContext("2d");

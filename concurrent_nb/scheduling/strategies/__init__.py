@@ -1,5 +1,6 @@
-"""Who gets the next tasks. One file for each strategy, which knows the slave's record and no more.
+"""Strategies, which choose the slave for the next tasks. One file for each; they use the records of slaves only.
 
-Each says what it is good for; `benchmarks/strategies.py` shows it. A job's own strategy that pushes far ahead is held
-to the cluster's as long as other owners have tasks, and what it has pushed makes room for them.
+The docstring of each describes when it is good; `benchmarks/strategies.py` measures it. A job's own prefetching
+strategy is replaced by the cluster's while other owners have tasks, and tasks that it has prefetched are recalled to
+make room for them.
 """

@@ -1,4 +1,4 @@
-"""The strategies that come with us, by the names under which jobs ask for them (`wire.messages.STRATEGIES`)."""
+"""The built-in strategies, by the names that jobs use (`wire.messages.STRATEGIES`)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

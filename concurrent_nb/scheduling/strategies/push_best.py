@@ -1,4 +1,4 @@
-"""Push to the best: each task goes at once to the slave that is rated best (the thesis's first strategy)."""
+"""Push to the best: each task goes immediately to the slave with the best rating (the thesis's first strategy)."""
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.scheduling.estimates import SHORTEST_S, blend
@@ -6,36 +6,38 @@ from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 
-#: with so many steps for each slave a round's tasks are spread, see `choose`
+#: in how many steps for each slave the tasks of a round are spread, see `choose`
 _STEPS = 4
 
 
 class PushBestStrategy(Strategy):
     """Early-bound: tasks are pushed as soon as they come, up to each slave's credit.
 
-    A slave's rating is (tasks in flight + 1) / slots * how long a task took there lately, in seconds; lower is better.
-    So a slave twice as fast gets twice as much.
+    A slave's rating is (tasks in flight + 1) / slots * recent run time of a task there, in seconds; lower is better. So
+    a slave that is twice as fast gets twice as many tasks.
 
-    Good for many tasks of one kind, and where the way to a slave is long: its queue never runs dry. Bad for tasks of
-    very different lengths, as some wait behind a long one, and for jobs that end early, as much must be fetched back.
+    Good for many tasks of one kind, and if the round trip to a slave is long: its queue never runs empty. Bad for tasks
+    of very different lengths, as some wait behind a long one, and for jobs that end early, as many must be recalled.
 
-    Of a function that was never measured, no more is pushed than makes `depth_per_slot` tasks for each slot, so that a
-    slave that joins late still finds work.
+    Of a function that was never measured, at most `depth_per_slot` tasks for each slot are pushed, so that a slave that
+    joins late still gets some.
+
+    Raises ConfigurationError for `depth_per_slot` below 1.
     """
 
     name = "push_best"
-    far = True
+    prefetching = True
 
     def __init__(self, *, depth_per_slot: int = 4) -> None:
         if depth_per_slot < 1:
             raise ConfigurationError(f"depth_per_slot is {depth_per_slot}, it must be at least 1")
         self._depth_per_slot = depth_per_slot
-        self._known: Ranking[SlaveState] = Ranking()  # who has room for a function that was measured
-        self._unknown: Ranking[SlaveState] = Ranking()  # who has room for any function
-        self._task_s: float | None = None  # of all slaves: what one is taken for until it was measured itself
+        self._known: Ranking[SlaveState] = Ranking()  # slaves with room for a measured function
+        self._unknown: Ranking[SlaveState] = Ranking()  # slaves with room for any function
+        self._task_s: float | None = None  # average of all slaves: assumed for one that was not measured
 
     def changed(self, slave: SlaveState) -> None:
-        """Rate the slave anew."""
+        """Update the slave's rating."""
         if not slave.room:
             self.left(slave)
             return
@@ -49,7 +51,7 @@ class PushBestStrategy(Strategy):
             self._unknown.discard(slave)
 
     def left(self, slave: SlaveState) -> None:
-        """Take the slave out of the ranking."""
+        """Remove the slave from the ranking."""
         self._known.discard(slave)
         self._unknown.discard(slave)
 
@@ -69,7 +71,7 @@ class PushBestStrategy(Strategy):
         until_next = min(next_rating * slave.slots / self._seconds(slave), slave.credit) - slave.load
         # Equal slaves would take turns after every task. A few tasks at a time are nearly as even, and much cheaper.
         step = waiting // (_STEPS * len(ranking))
-        # Nor does it matter who gets what starts at once.
+        # Nor does it matter which slave gets the tasks that start immediately.
         return slave, max(1, min(most, max(int(until_next), step, slave.slots - slave.load)))
 
     def _seconds(self, slave: SlaveState) -> float:

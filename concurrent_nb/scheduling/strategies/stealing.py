@@ -1,4 +1,4 @@
-"""Stealing: everything is dealt out at once, and who has finished takes from who has most left."""
+"""Stealing: all tasks are assigned immediately, and idle slaves take from the one that has most."""
 
 from collections.abc import Callable
 from math import ceil
@@ -8,36 +8,38 @@ from concurrent_nb.scheduling.ranking import Ranking
 from concurrent_nb.scheduling.slave_state import SlaveState
 from concurrent_nb.scheduling.strategies.strategy import Strategy
 
-#: with so many steps for each slave a round's tasks are spread, see `choose`
+#: in how many steps for each slave the tasks of a round are spread, see `choose`
 _STEPS = 4
 
 
 class StealingStrategy(Strategy):
-    """Early-bound, corrected late: what waits is dealt out evenly by number, up to each slave's credit; a slave with an
-    idle slot gets half of the unstarted tasks of the one that has most of them.
+    """Early-bound, corrected late: waiting tasks are assigned evenly by number, up to each slave's credit; a slave with
+    an idle slot gets half of the unstarted tasks of the one that has most of them.
 
-    Good where nothing is known of tasks or slaves and the way to a slave is long: no estimate is needed, no queue runs
-    dry before the end, and the end comes nearly at once for all, however different tasks (a few of them long) or slaves
-    (one of them slow) are. Bad for jobs that end early and for short jobs of many owners, as much must be fetched back
-    then, and for tasks with large inputs, which are dealt and moved without a look at where those are.
+    Good if nothing is known of tasks or slaves and the round trip to a slave is long: no estimate is needed, no queue
+    runs empty before the end, and all slaves end at nearly the same time, however different tasks (a few of them long)
+    or slaves (one of them slow) are. Bad for jobs that end early and for short jobs of many owners, as many tasks must
+    be recalled, and for tasks with large inputs, which are assigned and moved regardless of where those are.
 
     Args:
-        worth_s: a slave whose tasks are expected to be over within so many seconds is left alone, as what it has would
-            not be elsewhere sooner.
+        worth_s: no task is taken from a slave whose tasks are expected to end within this many seconds, as moving them
+            takes as long.
+
+    Raises ConfigurationError for `worth_s` below 0.
     """
 
     name = "stealing"
-    far = True
+    prefetching = True
 
     def __init__(self, *, worth_s: float = 0.002) -> None:
         if not worth_s >= 0:
             raise ConfigurationError(f"worth_s is {worth_s}, it must be 0 seconds or more")
         self._worth_s = worth_s
-        self._open: Ranking[SlaveState] = Ranking()  # who has room, by load for each slot
-        self._rich: Ranking[SlaveState] = Ranking()  # who can give, the one with most for each slot first
+        self._open: Ranking[SlaveState] = Ranking()  # slaves with room, by load for each slot
+        self._rich: Ranking[SlaveState] = Ranking()  # slaves with tasks to spare, most for each slot first
 
     def changed(self, slave: SlaveState) -> None:
-        """Rank the slave anew."""
+        """Update the slave's ranks."""
         if slave.room:
             self._open.set(slave, slave.load / slave.slots)
         else:
@@ -49,7 +51,7 @@ class StealingStrategy(Strategy):
             self._rich.discard(slave)
 
     def left(self, slave: SlaveState) -> None:
-        """Take the slave out of both rankings."""
+        """Remove the slave from both rankings."""
         self._open.discard(slave)
         self._rich.discard(slave)
 
@@ -66,11 +68,11 @@ class StealingStrategy(Strategy):
         step = waiting // (_STEPS * len(self._open))
         return slave, max(1, min(slave.room, max(until_next, step, slave.slots - slave.load)))
 
-    def relieve(self, wanted: int, ask: Callable[[SlaveState, int], int]) -> None:
-        """Ask the slave with most to spare for half of that, until there is enough for all idle slots."""
+    def rebalance(self, wanted: int, recall: Callable[[SlaveState, int], int]) -> None:
+        """Recall half of what the slave with most tasks can spare, until there is enough for all idle slots."""
         while wanted > 0 and (first := self._rich.first()) is not None:
             slave = first[1]
-            asked = ask(slave, ceil(slave.spare / 2))
-            wanted -= asked
-            if not asked:  # what it has runs, or is of jobs with another strategy: look again when it has changed
+            recalled = recall(slave, ceil(slave.spare / 2))
+            wanted -= recalled
+            if not recalled:  # its tasks run, or have another strategy: it is ranked again when it has changed
                 self._rich.discard(slave)

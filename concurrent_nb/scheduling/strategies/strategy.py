@@ -1,4 +1,4 @@
-"""What a strategy is: it answers who is next, and how many tasks that slave has room for."""
+"""The interface of strategies: which slave is next, and how many tasks it gets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,24 +9,24 @@ from concurrent_nb.tasks.task_record import TaskRecord
 
 
 class Strategy(ABC):
-    """Choose the slaves of one scheduler. It reads the records of slaves and never changes them.
+    """Chooses slaves for one scheduler. It reads the records of slaves and must not change them.
 
-    A strategy is asked often, so it keeps slaves in an order of its own and does not look at all of them for each task.
-    Same calls, same answers: it has no clock and no random numbers.
+    A strategy is called often, so it should keep slaves in an order of its own instead of looking at all of them for
+    each task. The same calls must give the same answers: it has no clock and no random numbers.
     """
 
-    #: what jobs call it that ask for it; "" if they cannot
+    #: the name that jobs use for it; "" if they cannot
     name: str = ""
-    #: hands out much more than starts soon. A job's own strategy may do so only while nobody else has tasks
-    far: bool = False
-    #: a task that refers to shared objects is left to a slave that answers nothing for at least so many seconds
+    #: assigns many more tasks than start soon. A job's own strategy may do so only while no other owner has tasks
+    prefetching: bool = False
+    #: a task with shared objects is not recalled before its slave has answered nothing for this many seconds
     patience_s: float = 0.0
-    #: what a task of a function that was never measured counts as while it is in flight, in seconds
+    #: estimated run time of a task of a function that was never measured, in seconds
     unknown_s: float = 0.02
 
     @abstractmethod
     def changed(self, slave: SlaveState) -> None:
-        """Look at a slave again.
+        """Update what is known of a slave.
 
         Called when it has joined, and after each change of its load, slots, credit, trust or speed: once after a run of
         tasks and not for each task.
@@ -34,39 +34,38 @@ class Strategy(ABC):
 
     @abstractmethod
     def left(self, slave: SlaveState) -> None:
-        """Drop a slave that is lost. Nothing is called for it afterwards."""
+        """Drop a slave that is lost. No method is called with it afterwards."""
 
     @abstractmethod
     def choose(self, estimate_s: float | None, waiting: int) -> tuple[SlaveState, int] | None:
-        """Return a slave and how many tasks to give it: at least 1 and no more than its `room`; None to let them wait.
+        """Return a slave and how many tasks it gets: at least 1, at most its `room`; None if the tasks must wait.
 
-        Called at the end of each call of the scheduler, again and again, until nothing waits or the answer is None.
-        What is given is followed by `changed`; it may be less than was asked for. A slave with an idle slot must be
-        found: tasks do not wait while a slot is free.
+        Called at the end of each call of the scheduler, repeatedly, until no task waits or it returns None. The slave
+        may get fewer tasks; `changed` is called after that. It must not return None while a slave has an idle slot.
 
         Args:
-            estimate_s: expected run time of each of the next tasks, in seconds; None if their function is unknown.
-            waiting: how many tasks waited when this round began, of whatever job.
+            estimate_s: expected run time of each of the next tasks, in seconds; None if it is unknown.
+            waiting: number of tasks, of all jobs, that waited when this round began.
         """
 
     def choose_near(
-        self, task: TaskRecord, holdings: ObjectLocations, estimate_s: float | None, waiting: int
+        self, task: TaskRecord, locations: ObjectLocations, estimate_s: float | None, waiting: int
     ) -> tuple[SlaveState, int] | None:
-        """Return what `choose` does, for a task that refers to shared objects and those behind it with the same ones.
+        """Choose as `choose` does, for a task with shared objects and those behind it with the same objects.
 
         Args:
-            task: the next one.
-            holdings: who has which objects.
+            task: the next task.
+            locations: which slaves have which objects.
             estimate_s: as of `choose`.
             waiting: as of `choose`.
         """
         return self.choose(estimate_s, waiting)
 
-    def relieve(self, wanted: int, ask: Callable[[SlaveState, int], int]) -> None:  # noqa: B027  (most have nothing to ask)
-        """Ask for tasks back because slots are idle and nothing waits; slaves that answer nothing are asked anyway.
+    def rebalance(self, wanted: int, recall: Callable[[SlaveState, int], int]) -> None:  # noqa: B027  (most recall nothing)
+        """Recall tasks because slots are idle and no task waits; slaves that answer nothing lose tasks anyway.
 
         Args:
-            wanted: how many more tasks could start at once.
-            ask: asks a slave for so many unstarted tasks of this strategy at most and returns how many those are;
-                the slave's `asked` has grown by as many, and `changed` was called for it, if it is not 0.
+            wanted: how many more tasks could start immediately.
+            recall: called with a slave and a number, recalls at most so many unstarted tasks of this strategy, and
+                returns how many; the slave's `recalled` has grown by as many, and `changed` was called for it.
         """

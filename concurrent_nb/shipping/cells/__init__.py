@@ -1,1 +1,1 @@
-"""A notebook cell as a task: parsed, its names analysed and captured, compiled to a function."""
+"""Make tasks of notebook cells: parse them, analyse and capture their names, compile them to functions."""

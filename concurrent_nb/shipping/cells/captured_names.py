@@ -1,8 +1,9 @@
-"""The names that a cell uses, taken from the notebook: found, checked, measured and pickled, once per job.
+"""Capture the names that a cell uses from the notebook: find, check, measure and pickle them, once per job.
 
-Used by `cells`. Modules travel by name. What tasks may share (constants, functions) is pickled apart from what each
-task gets a copy of its own, so that only the latter is unpickled for each task. Large buffers are left out of the
-pickles and not copied: they are the memory of live arrays until the cell is sent. Never changes the notebook.
+Used by `cell_task`. Modules are sent by name. Values that tasks may share (constants, functions) are pickled apart from
+values of which each task gets its own copy, so that only the latter are unpickled for each task. Large buffers are left
+out of the pickles and not copied: they are the memory of live arrays until the cell is sent. The notebook is not
+changed.
 """
 
 import builtins
@@ -22,41 +23,41 @@ from concurrent_nb.shipping.serialization.refusals import describe_failure, refu
 from concurrent_nb.shipping.serialization.sizes import measure_bytes, write_bytes
 from concurrent_nb.shipping.serialization.source_lines import unwrapped
 
-#: what the pickles of all captured names together may take, unless the user says otherwise
+#: default of the maximum total size of the pickles of all captured names
 LIMIT_BYTES: Final = 256 << 20
-#: what the arrays beside them may take, as a part of the memory that is free: they are copied to shared memory once
+#: maximum total size of captured arrays, as a part of the free memory: they are copied once to shared memory
 _PART_OF_FREE: Final = 1 / 2
 
-#: globals of every module; a task has its own
+#: globals of every module, of which a task has its own
 _IMPLIED: Final = frozenset({"__name__", "__doc__", "__builtins__", "__builtin__"})
-#: IPython's history: where it keeps it, and what it is called
+#: IPython's history: name -> description
 _HISTORY: Final = {"_ih": "the list of inputs", "_oh": "the list of outputs", "_dh": "the list of folders"}
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """One name that is sent along, for people."""
+    """A name that is sent with a cell, as `--show-capture` lists it."""
 
     name: str
     kind: str  #: "module", "function", "class", "array", "value" or "setup"
-    size_bytes: int  #: estimated; 0 for what travels by name
-    draws: bool = False  #: there are random numbers in it, for which each task has a stream of its own
+    size_bytes: int  #: estimated; 0 for values that are sent by name
+    draws: bool = False  #: it contains a random generator, of which each task has its own stream
 
 
 @dataclass(frozen=True, slots=True)
 class NameCapture:
-    """All that a cell needs from the notebook, pickled."""
+    """The captured names of a cell, pickled."""
 
     names: tuple[Captured, ...] = ()
     imports: Mapping[str, str] = field(default_factory=dict)  #: name -> module
-    submodules: tuple[str, ...] = ()  #: imported too, because the cell uses them as attributes
-    shared: bytes = b""  #: pickle of what all tasks share
-    fresh: bytes = b""  #: pickle of what each task gets a copy of
-    arrays: bytes = b""  #: the same in its place, if it is only arrays: a task gets views of them
-    buffers: tuple[Buffer, ...] = ()  #: what was left out of either: the memory of arrays
-    kept: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
-    once: bytes = b""  #: pickle of those
-    once_buffers: tuple[Buffer, ...] = ()  #: what was left out of it
+    submodules: tuple[str, ...] = ()  #: submodules that the cell uses as attributes of modules
+    shared: bytes = b""  #: pickle of values that all tasks share
+    per_task: bytes = b""  #: pickle of values of which each task gets a copy
+    arrays: bytes = b""  #: used instead of `per_task` if these are only arrays: a task gets views of them
+    buffers: tuple[Buffer, ...] = ()  #: the memory of arrays, left out of `per_task` or `arrays`
+    per_worker_names: tuple[str, ...] = ()  #: names of which a worker has one copy for all its tasks
+    per_worker: bytes = b""  #: pickle of their values
+    per_worker_buffers: tuple[Buffer, ...] = ()  #: buffers left out of `per_worker`
 
 
 def find(
@@ -64,17 +65,17 @@ def find(
     namespace: Mapping[str, Any],
     bound: Collection[str],
     hinted: Collection[str],
-    elsewhere: Collection[str] = (),
+    setup_names: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Look up in the notebook the names that a cell needs.
+    """Look up the names that a cell needs in the notebook.
 
     Args:
         needed: name -> line where it is read.
-        bound: names that the cell binds as well; whether it does so in time is left to Python.
-        hinted: names that Python may never look for.
-        elsewhere: names that are there where the cell runs, and need not be in the notebook.
+        bound: names that the cell binds as well, possibly too late, which is reported when it runs.
+        hinted: names that are only in annotations, which Python may never evaluate.
+        setup_names: names that exist in the workers, and need not exist in the notebook.
 
-    Raises CaptureError for a name that is nowhere, with the names that it might be meant to be.
+    Raises CaptureError for an unknown name, with a similar name as a suggestion.
     """
     found: dict[str, Any] = {}
     lost: list[str] = []
@@ -84,7 +85,7 @@ def find(
         if name in namespace:
             if not _is_own_builtin(name, namespace[name]):
                 found[name] = namespace[name]
-        elif name in elsewhere:
+        elif name in setup_names:
             continue
         elif hasattr(builtins, name):
             _check_builtin(name, line)
@@ -92,7 +93,7 @@ def find(
             lost.append(name)
     if lost:
         message = "; ".join(
-            f"line {needed[name]}: {_undefined(name, {*namespace, *bound, *elsewhere})}" for name in lost
+            f"line {needed[name]}: {_undefined(name, {*namespace, *bound, *setup_names})}" for name in lost
         )
         raise CaptureError(message, lost[0])
     return found
@@ -106,7 +107,7 @@ def _undefined(name: str, known: Iterable[str]) -> str:
 
 
 def _is_own_builtin(name: str, value: Any) -> bool:
-    """IPython puts functions of its own, `open`, in the place of builtins. A task has the real ones."""
+    """Return whether this is IPython's replacement of a builtin, such as `open`. A task has the original."""
     if not hasattr(builtins, name) or not isinstance(value, types.FunctionType):
         return False
     return str(value.__globals__.get("__name__")).startswith("IPython.")
@@ -114,11 +115,13 @@ def _is_own_builtin(name: str, value: Any) -> bool:
 
 def _check_builtin(name: str, line: int) -> None:
     if name == "display":
-        return  # tasks have one of their own
+        return  # tasks have their own
     value = getattr(builtins, name)
     module = str(getattr(type(value) if isinstance(value, types.MethodType) else value, "__module__", ""))
     if module.startswith("IPython") or refusal(value) is not None:
-        raise CaptureError(f"line {line}: {name} is part of the notebook's shell, a task has none: leave it out", name)
+        raise CaptureError(
+            f"line {line}: {name} is part of the notebook's shell, which a task does not have: leave it out", name
+        )
 
 
 def capture(
@@ -127,19 +130,19 @@ def capture(
     *,
     needed: Mapping[str, int] | None = None,
     attributes: Collection[str] = (),
-    kept: Collection[str] = (),
+    per_worker_names: Collection[str] = (),
     limit_bytes: int | None = None,
 ) -> NameCapture:
     """Check and pickle the names that `find` has found.
 
     Args:
-        namespace: the notebook's; functions from there keep sharing their globals.
+        namespace: the notebook's namespace; functions of it keep sharing their globals.
         needed: name -> line, for messages.
-        attributes: all attributes that the cell uses; submodules are recognised by them.
-        kept: names of which each worker has one copy for all its tasks, which see each other's changes.
-        limit_bytes: what the names may take together; None: 256 MiB of pickles, and of arrays half the free memory.
+        attributes: all attributes that the cell uses, by which submodules are recognised.
+        per_worker_names: names of which each worker has one copy for all its tasks, which see each other's changes.
+        limit_bytes: maximum total size of the names; None: 256 MiB of pickles, and arrays up to half the free memory.
 
-    Raises CaptureError for what cannot travel, and TooLarge, if possible before anything is pickled.
+    Raises CaptureError for values that cannot be sent, and TooLarge, if possible before anything is pickled.
     """
     for name, value in found.items():
         _check(name, value, namespace, (needed or {}).get(name, 0))
@@ -148,33 +151,35 @@ def capture(
     _check_sizes(sizes, most_bytes + most_left_out, sizes)
     imports: dict[str, str] = {}
     shared: dict[str, Any] = {}
-    once: dict[str, Any] = {}
-    fresh: dict[str, Any] = {}
+    per_worker: dict[str, Any] = {}
+    per_task: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     for name, value in found.items():
         if isinstance(value, types.ModuleType):
             imports[name] = value.__name__
-        elif name in kept:
-            once[name] = value
+        elif name in per_worker_names:
+            per_worker[name] = value
         elif _is_plain_array(value):
-            arrays[name] = sys.modules["numpy"].ascontiguousarray(value)  # only such memory leaves the pickle
+            arrays[name] = sys.modules["numpy"].ascontiguousarray(
+                value
+            )  # only contiguous memory can be left out of the pickle
         else:
-            (shared if is_fixed(value) else fresh)[name] = value
+            (shared if is_fixed(value) else per_task)[name] = value
     lines = needed or {}
-    draws = _that_draw(fresh) | _that_draw(once)
+    draws = _that_draw(per_task) | _that_draw(per_worker)
     own, buffers = b"", list[memoryview]()
-    for_workers, once_buffers = b"", list[memoryview]()
+    for_workers, per_worker_buffers = b"", list[memoryview]()
     body, _ = (
         _pickled(shared, lines, lambda values: pickles.dumps(values, "spawn", sys.maxsize)) if shared else (b"", 0)
     )
-    if fresh:  # which may refer to the arrays
-        own, buffers = _pickled({**fresh, **arrays}, lines, lambda values: _dumps_with(values, namespace))
+    if per_task:  # which may refer to the arrays
+        own, buffers = _pickled({**per_task, **arrays}, lines, lambda values: _dumps_with(values, namespace))
     elif arrays:
         own, buffers = _pickled(arrays, lines, lambda values: pickles.dumps(values, least_bytes=1))
-    if once:
-        for_workers, once_buffers = _pickled(once, lines, lambda values: _dumps_with(values, namespace))
-    left_out = sum(buffer.nbytes for buffer in (*buffers, *once_buffers))
-    # What was counted on to be left out of the pickles, strings in a table say, may be in them.
+    if per_worker:
+        for_workers, per_worker_buffers = _pickled(per_worker, lines, lambda values: _dumps_with(values, namespace))
+    left_out = sum(buffer.nbytes for buffer in (*buffers, *per_worker_buffers))
+    # Values that were expected outside of the pickles, such as strings in a table, may be inside.
     pickled = len(body) + len(own) + len(for_workers)
     most_bytes, most_left_out = _limits(pickled + left_out, limit_bytes)
     _check_sizes({"pickles": pickled}, most_bytes, sizes)
@@ -184,12 +189,12 @@ def capture(
         imports=imports,
         submodules=tuple(_submodules(imports.values(), attributes)),
         shared=body,
-        fresh=own if fresh else b"",
-        arrays=b"" if fresh else own,
+        per_task=own if per_task else b"",
+        arrays=b"" if per_task else own,
         buffers=tuple(buffers),
-        kept=tuple(once),
-        once=for_workers,
-        once_buffers=tuple(once_buffers),
+        per_worker_names=tuple(per_worker),
+        per_worker=for_workers,
+        per_worker_buffers=tuple(per_worker_buffers),
     )
 
 
@@ -197,33 +202,35 @@ def _check(name: str, value: Any, namespace: Mapping[str, Any], line: int) -> No
     where = f"line {line}: " if line else ""
     for key, what in _HISTORY.items():
         if value is namespace.get(key):
-            raise CaptureError(f"{where}{name} is {what} of this notebook: leave it out of the task", name)
+            raise CaptureError(
+                f"{where}{name} is {what} of this notebook, which a task does not have: leave it out", name
+            )
     if (found := refusal(value)) is not None:
         raise CaptureError(f"{where}{name} is {found[0]}: {found[1]}", name)
 
 
 def _limits(size_bytes: int, limit_bytes: int | None) -> tuple[int, int]:
-    """Give what pickles may take, and arrays beside them, for names that take about `size_bytes`."""
+    """Return the maximum sizes of pickles and of arrays, for names with an estimated total of `size_bytes`."""
     if limit_bytes is not None:
         return limit_bytes, 0
     if size_bytes <= LIMIT_BYTES:
         return LIMIT_BYTES, LIMIT_BYTES
-    import psutil  # here, because most cells are small
+    import psutil  # here, because most cells need no check of the memory
 
     return LIMIT_BYTES, int(psutil.virtual_memory().available * _PART_OF_FREE)
 
 
 def _check_sizes(found: Mapping[str, int], limit_bytes: int, sizes: Mapping[str, int]) -> None:
-    """Refuse what takes more than is allowed, and name the largest of the names."""
+    """Raise TooLarge, with the largest names, if the total is above the limit."""
     total = sum(found.values())
     if total <= limit_bytes:
         return
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
     named = ", ".join(f"{name} ({write_bytes(sizes[name])})" for name in largest if sizes[name] * 20 > total)
     raise TooLarge(
-        f"the names that the cell uses take {write_bytes(total)}{' pickled' * ('pickles' in found)}, and"
-        f" {write_bytes(limit_bytes)} are allowed: {named or ', '.join(largest)}. Load the data in the task, let --for"
-        " give each task its part, hand over to task functions what `app.put` gives, or allow more:"
+        f"the names that the cell uses take {write_bytes(total)}{' pickled' * ('pickles' in found)}, but the limit is"
+        f" {write_bytes(limit_bytes)}: {named or ', '.join(largest)}. Load the data in the task, pass each task a part"
+        " of it with --for, pass the result of `app.put` to a task function, or raise the limit:"
         " %config ConcurrentMagics.capture_limit_bytes = ...",
         total,
         limit_bytes,
@@ -267,11 +274,11 @@ def _pickled(
 
 
 def _dumps_with(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[bytes, list[memoryview]]:
-    """Pickle values of a notebook together; give the large buffers that were left out.
+    """Pickle values of a notebook together; return the pickle and the large buffers that were left out.
 
-    Functions of the notebook share their globals among each other, and so they do after cloudpickle has sent them in
-    one pickle. The cell has to be one of them: if `f` assigns a global, the cell sees it. So the values travel as the
-    globals of a small function of the same namespace.
+    Functions of a notebook share their globals, also after cloudpickle has sent them in one pickle. The cell must share
+    them too: if `f` assigns a global, the cell sees it. So the values are pickled as the globals of a small function of
+    the same namespace.
     """
     buffers: list[memoryview] = []
     keep = pickles.keeping(buffers)
@@ -284,19 +291,19 @@ def _dumps_with(values: dict[str, Any], namespace: dict[str, Any]) -> tuple[byte
 
 
 def _that_draw(values: dict[str, Any]) -> set[str]:
-    """Give the names of what uses generators of random numbers."""
+    """Return the names of values that use random generators."""
     if not values or pickles.is_plain(values):
         return set()
     from concurrent_nb.shipping.serialization import pickler  # here, because it takes 60 ms
 
     try:
         return {name for name, value in values.items() if not pickles.is_plain(value) and pickler.draws(value)}
-    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is named then)
+    except Exception:  # noqa: BLE001  (an object's own pickling may raise anything; it will again, and is reported then)
         return set()
 
 
 def _submodules(modules: Iterable[str], attributes: Collection[str]) -> Iterable[str]:
-    """Give the imported submodules that the cell may mean by `package.module`, as cloudpickle finds them."""
+    """Yield the imported submodules that the cell may use as `package.module`, as cloudpickle finds them."""
     for module in modules:
         prefix = f"{module}."
         for name in sorted(sys.modules):

@@ -1,14 +1,13 @@
-"""Turn a cell and its options into code: parse, refuse by name what has no meaning in a task, compile.
+"""Parse and compile a cell and its options, and reject code that a task does not support.
 
-Used by `cells`. A cell becomes a function, so that its variables are as fast as a function's. Where that would change
-what it means, for a name that functions or classes in it use as a global, the name stays a global. Runs nothing of the
-user's except the iterable of `--for`, when asked to.
+Used by the magics and `cell_task`. A cell is compiled to a function, so that its variables are as fast as a function's.
+Names that functions or classes in the cell use as globals stay globals, so that the cell keeps its meaning.
+No code of the user runs here, except for the iterable of `--for`.
 """
 
 import __future__ as futures
 
 import ast
-import functools
 import io
 import itertools
 import re
@@ -22,43 +21,56 @@ from typing import Any, Final
 from concurrent_nb.errors import CellError, ConfigurationError, TooLarge
 from concurrent_nb.shipping.cells.names import CellNames, names_of
 
-#: calls of one cell that are accepted; a task should be worth its way
+#: maximum number of tasks of a cell
 MOST_CALLS: Final = 1_000_000
-#: what tracebacks call the options
+#: names of the options in tracebacks
 UNTIL: Final = "<--until>"
 FOR: Final = "<--for>"
 
 _FUNCTION: Final = "__cell__"
 _PREFIX: Final = f"{_FUNCTION}.<locals>."
-#: names of --for that have to be globals come in as parameters with this in front
-_HANDED_IN: Final = "__for__"
+#: prefix of the parameters for names of --for that must be globals
+_LOOP_PREFIX: Final = "__for__"
 _MAGIC: Final = re.compile(r"^\s*(?:[%!?]|\w[\w, ]*=\s*[%!])|\?\s*$")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The source of a cell, looked through."""
+    """A parsed cell."""
 
     source: str
-    filename: str  #: what tracebacks call it
-    first_line: int  #: number of the source's first line there
+    filename: str  #: the cell's name in tracebacks
+    header: str | None  #: the magic's line, which is no part of `source` but counts as line 1
     tree: ast.Module
     flags: int  #: the compiler's, from `from __future__ import`
     names: CellNames
-    has_value: bool  #: its last statement is an expression, and no `;` follows
+    has_value: bool  #: its last statement is an expression without a `;`
 
 
-def parse_cell(source: str, filename: str = "<cell>", first_line: int = 1) -> Cell:
+@dataclass(frozen=True, slots=True)
+class UntilClause:
+    """The parsed expression of --until: `result is not None`."""
+
+    text: str
+    names: CellNames
+
+
+def parse_cell(source: str, filename: str = "<cell>", header: str | None = None) -> Cell:
     """Parse a cell.
 
-    Raises SyntaxError as Python does, with the cell's own lines; CellError, with line and text, if there is nothing in
-    the cell, or something that has no meaning in a task.
+    Args:
+        filename: the cell's name in tracebacks.
+        header: the cell's first line, if it is no part of `source` (the magic's), so that line numbers count it.
+
+    Raises SyntaxError as Python does, with the cell's own lines; CellError, with line and text, if the cell is empty
+    or contains something that a task does not support.
     """
+    first_line = 1 if header is None else 2
     lines = source.splitlines()
     tree = _parse(source, filename, first_line)
     if not tree.body:
-        raise CellError(f"{filename} is empty: there is nothing to run in a task. Write what it should compute")
-    for node, what in _meaningless(tree):
+        raise CellError(f"{filename} is empty: there is nothing to run in a task")
+    for node, what in _unsupported(tree):
         text = lines[node.lineno - first_line].strip()
         raise CellError(f"line {node.lineno}: {what}\n    {text}")
     flags = _future_flags(tree)
@@ -69,7 +81,7 @@ def parse_cell(source: str, filename: str = "<cell>", first_line: int = 1) -> Ce
             error.text = lines[error.lineno - first_line]
         raise
     has_value = isinstance(tree.body[-1], ast.Expr) and not _ends_in_semicolon(source)
-    return Cell(source, filename, first_line, tree, flags, names_of(tree, flags), has_value)
+    return Cell(source, filename, header, tree, flags, names_of(tree, flags), has_value)
 
 
 def _parse(source: str, filename: str, first_line: int) -> ast.Module:
@@ -79,33 +91,33 @@ def _parse(source: str, filename: str, first_line: int) -> ast.Module:
         text = error.text or ""
         if _MAGIC.search(text):
             raise CellError(
-                f"line {error.lineno}: magics, shell lines and `?` belong to the notebook, a task has none of them:"
-                f" run this in a cell of its own\n    {text.strip()}"
+                f"line {error.lineno}: magics, shell commands and `?` do not work in a task:"
+                f" run this line in another cell\n    {text.strip()}"
             ) from error
         raise
     except ValueError as error:
-        raise CellError(f"{filename} cannot be read: {error}") from error
+        raise CellError(f"{filename} cannot be parsed: {error}") from error
     except (RecursionError, MemoryError) as error:
-        raise CellError(f"{filename} is nested too deeply for Python's parser: split it") from error
+        raise CellError(f"{filename} is nested too deeply for Python's parser: split the cell") from error
 
 
-def _meaningless(tree: ast.Module) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
-    """Give what a task has no use for, outside of functions and classes in the cell."""
+def _unsupported(tree: ast.Module) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
+    """Yield code outside of functions and classes that a task does not support, with an explanation."""
     todo: list[ast.AST] = list(reversed(tree.body))
     while todo:
         node = todo.pop()
         if isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
-            yield node, "`await` at the top of a cell: a task has no event loop. Use asyncio.run(...)"
+            yield node, "`await` outside of a function: a task has no event loop; use asyncio.run(...)"
         elif isinstance(node, ast.Return):
-            yield node, "`return` at the top of a cell: make the value its last expression"
+            yield node, "`return` outside of a function: the value of a cell is its last expression"
         elif isinstance(node, (ast.Yield, ast.YieldFrom)):
-            yield node, "`yield` at the top of a cell: collect the values in a list, or make each a task with --for"
+            yield node, "`yield` outside of a function: collect the values in a list, or use --for"
         elif isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-            yield node, f"`import *` hides which names the cell uses: import them by name from {node.module}"
+            yield node, f"`import *` hides the names that the cell uses: import them by name from {node.module}"
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)) and any(
             part.is_async for part in node.generators
         ):
-            yield node, "`async for` at the top of a cell: a task has no event loop. Use asyncio.run(...)"
+            yield node, "`async for` outside of a function: a task has no event loop; use asyncio.run(...)"
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             todo += [*node.decorator_list, *node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
         elif not isinstance(node, ast.Lambda):
@@ -134,33 +146,33 @@ def _ends_in_semicolon(source: str) -> bool:
 # ------------------------------------------------------------------------------------------------- the cell's function
 
 
-def compile_cell(cell: Cell, handed_in: tuple[str, ...], assigned: tuple[str, ...]) -> types.CodeType:
+def compile_cell(cell: Cell, loop_names: tuple[str, ...], assigned: tuple[str, ...]) -> types.CodeType:
     """Compile a cell to the code of a function.
 
     Args:
-        handed_in: names of --for, its first parameters.
-        assigned: names from outside that the cell also binds, its other parameters.
+        loop_names: names of --for: its first parameters.
+        assigned: captured names that the cell also binds: its other parameters.
     """
-    shared = cell.names.shared
-    parameters = [f"{_HANDED_IN}{name}" if name in shared else name for name in handed_in]
-    parameters += [name for name in assigned if name not in shared]
+    global_names = cell.names.global_names
+    parameters = [f"{_LOOP_PREFIX}{name}" if name in global_names else name for name in loop_names]
+    parameters += [name for name in assigned if name not in global_names]
     body = _without_futures(cell.tree)
     if cell.has_value:
         last = body[-1]
         assert isinstance(last, ast.Expr)
         body[-1] = ast.copy_location(ast.Return(last.value), last)
     prologue: list[ast.stmt] = []
-    if shared:
-        prologue.append(ast.Global(sorted(shared)))
-        prologue += ast.parse("".join(f"{n} = {_HANDED_IN}{n}\n" for n in handed_in if n in shared)).body
-        body = [_Unannotated(shared).visit(statement) for statement in body]
+    if global_names:
+        prologue.append(ast.Global(sorted(global_names)))
+        prologue += ast.parse("".join(f"{n} = {_LOOP_PREFIX}{n}\n" for n in loop_names if n in global_names)).body
+        body = [_Unannotated(global_names).visit(statement) for statement in body]
     return _compile_function("<cell>", parameters, prologue + body, cell.filename, cell.flags)
 
 
-def compile_until(text: str, handed_in: tuple[str, ...]) -> types.CodeType:
+def compile_until(until: UntilClause, loop_names: tuple[str, ...]) -> types.CodeType:
     """Compile the expression of --until to the code of a function of `result` and the names of --for."""
-    tree = ast.parse(text.strip(), UNTIL, "eval")
-    return _compile_function("<until>", ["result", *handed_in], [ast.Return(tree.body)], UNTIL, 0)
+    tree = ast.parse(until.text.strip(), UNTIL, "eval")
+    return _compile_function("<until>", ["result", *loop_names], [ast.Return(tree.body)], UNTIL, 0)
 
 
 def _compile_function(
@@ -183,7 +195,7 @@ def _without_futures(tree: ast.Module) -> list[ast.stmt]:
 
 
 class _Unannotated(ast.NodeTransformer):
-    """Write `x = 1` for `x: int = 1` where x is global: Python allows no annotation there."""
+    """Replaces `x: int = 1` by `x = 1` if x is global, because Python allows no annotation there."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
@@ -201,7 +213,7 @@ class _Unannotated(ast.NodeTransformer):
 
 
 def _renamed(code: types.CodeType) -> types.CodeType:
-    """Let what the cell defines have the names that it has in the notebook: `f` and not `__cell__.<locals>.f`."""
+    """Give the functions and classes of the cell their names in the notebook: `f`, not `__cell__.<locals>.f`."""
     constants = tuple(
         _renamed(constant)
         if isinstance(constant, types.CodeType)
@@ -218,39 +230,41 @@ def _renamed(code: types.CodeType) -> types.CodeType:
 
 @dataclass(frozen=True, slots=True)
 class ForClause:
-    """The text of --for, looked through: `n in range(128)`."""
+    """The parsed text of --for: `n in range(128)`."""
 
     text: str
-    targets: tuple[str, ...]
+    targets: tuple[str, ...]  #: the names that it binds
     names: CellNames
     code: types.CodeType
 
     def calls(self, namespace: Mapping[str, Any], most: int = MOST_CALLS) -> list[tuple[Any, ...]]:
-        """Evaluate it in the notebook; give the tasks' arguments. Raises what it raises, and TooLarge."""
-        # A comprehension sees the names of an exec's globals only.
+        """Evaluate it with the notebook's names; return the arguments of each task.
+
+        Raises TooLarge for more than `most` tasks, and what the iterable raises.
+        """
+        # A comprehension sees only the globals of an eval.
         try:
             produced: Iterator[tuple[Any, ...]] = eval(self.code, dict(namespace))
             calls = list(itertools.islice(produced, most + 1))
         except Exception as error:
-            error.add_note(f'this came from --for "{self.text}"')
+            error.add_note(f'raised by --for "{self.text}"')
             raise
         if len(calls) > most:
-            raise TooLarge(f'--for "{self.text}" gives more than {most:,} tasks: let each task do more of the work')
+            raise TooLarge(f'--for "{self.text}" makes more than {most:,} tasks: let each task do more of the work')
         return calls
 
 
-@functools.lru_cache(maxsize=64)
 def parse_for(text: str) -> ForClause:
-    """Look through the text of --for. Raises ConfigurationError."""
+    """Parse the text of --for. Raises ConfigurationError."""
     tree = _parse_option(f"(0 for {text}\n)", "--for", text, 'write it as in a comprehension: --for "n in range(10)"')
     made = tree.body
     if not isinstance(made, ast.GeneratorExp) or not isinstance(made.elt, ast.Constant):
-        raise ConfigurationError(f'--for "{text}" is no part of a comprehension: write --for "n in range(10)"')
+        raise ConfigurationError(f'--for "{text}" is not a clause of a comprehension: write --for "n in range(10)"')
     for node in ast.walk(made):
         if isinstance(node, (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)):
-            raise ConfigurationError(f'--for "{text}": `:=`, `await` and `yield` are not possible there')
+            raise ConfigurationError(f'--for "{text}": `:=`, `await` and `yield` are not allowed here')
         if isinstance(node, ast.comprehension) and node.is_async:
-            raise ConfigurationError(f'--for "{text}": `async for` is not possible there')
+            raise ConfigurationError(f'--for "{text}": `async for` is not allowed here')
     targets = tuple(dict.fromkeys(name for part in made.generators for name in _target_names(part.target, text)))
     made.elt = ast.Tuple([ast.Name(name, ast.Load()) for name in targets], ast.Load())
     ast.fix_missing_locations(tree)
@@ -262,18 +276,17 @@ def _target_names(target: ast.expr, text: str) -> Iterator[str]:
         if isinstance(node, ast.Name):
             yield node.id
         elif isinstance(node, (ast.Attribute, ast.Subscript)):
-            raise ConfigurationError(f'--for "{text}": only names can stand before `in`, not {ast.unparse(node)}')
+            raise ConfigurationError(f'--for "{text}": only names are allowed before `in`, not {ast.unparse(node)}')
 
 
-@functools.lru_cache(maxsize=64)
-def parse_until(text: str) -> CellNames:
-    """Look through the expression of --until. Raises ConfigurationError."""
+def parse_until(text: str) -> UntilClause:
+    """Parse the expression of --until. Raises ConfigurationError."""
     advice = 'write an expression over `result`: --until "result is not None"'
     tree = _parse_option(text.strip(), "--until", text, advice)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom)):
-            raise ConfigurationError(f'--until "{text}": `await` and `yield` are not possible there')
-    return names_of(tree)
+            raise ConfigurationError(f'--until "{text}": `await` and `yield` are not allowed here')
+    return UntilClause(text, names_of(tree))
 
 
 def _parse_option(source: str, option: str, text: str, advice: str) -> ast.Expression:
@@ -282,5 +295,5 @@ def _parse_option(source: str, option: str, text: str, advice: str) -> ast.Expre
         compile(tree, option, "eval", 0, True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ConfigurationError(f'{option} "{text}" is not Python ({reason}): {advice}') from error
+        raise ConfigurationError(f'{option} "{text}" is not valid Python ({reason}): {advice}') from error
     return tree

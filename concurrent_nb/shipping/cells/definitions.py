@@ -1,4 +1,4 @@
-"""Which cells only define: they become task functions, and no task.
+"""Find the cells that only define functions: they make task functions instead of a task.
 
 Used by the notebook's magics. Runs nothing.
 """
@@ -6,24 +6,22 @@ Used by the notebook's magics. Runs nothing.
 import ast
 
 from concurrent_nb.errors import CellError
-from concurrent_nb.shipping.cells.cell_code import parse_cell
+from concurrent_nb.shipping.cells.cell_code import Cell
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def functions_defined(source: str, filename: str = "<cell>", first_line: int = 1) -> list[str]:
-    """Give the names of the functions of a cell that only defines functions, with classes and imports beside them.
+def functions_defined(cell: Cell) -> list[str]:
+    """Return the names of the functions of a cell that contains only functions, classes and imports.
 
-    Empty for any other cell: that one has something to run, or nothing at all.
+    The list is empty for any other cell, and for one without functions. Raises CellError for an async function.
 
-    >>> functions_defined("import math\\ndef area(r): return math.pi * r**2")
+    >>> from concurrent_nb.shipping.cells.cell_code import parse_cell
+    >>> functions_defined(parse_cell("import math\\ndef area(r): return math.pi * r**2"))
     ['area']
-    >>> functions_defined("def area(r): return 3 * r**2\\narea(2)")
+    >>> functions_defined(parse_cell("def area(r): return 3 * r**2\\narea(2)"))
     []
-
-    Raises as `parse_cell` does, and CellError for an async function.
     """
-    cell = parse_cell(source, filename, first_line)
     body = cell.tree.body
     statements = body[1:] if _is_text(body[0]) else body
     if not all(isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Import, ast.ImportFrom)) for node in statements):

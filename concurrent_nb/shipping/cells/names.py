@@ -1,12 +1,12 @@
-"""Which names a cell needs from outside, which it binds itself: analysis of its syntax tree, nothing is run.
+"""Analyse which names a cell needs from outside, and which it binds itself. Uses the syntax tree; runs nothing.
 
-Used by `cells`. A name is *needed* if it may be read before the cell has bound it: `n` in `n += 1`, but not `x` in
-`x = 1; print(x)`. That matters, because a cell that was run in the notebook before has left all of its names there, and
-sending those would be slow or, for an open file, refused.
+Used by `cell_code`. A name is *needed* if it may be read before the cell has bound it: `n` in `n += 1`, but not `x` in
+`x = 1; print(x)`. A cell that was run in the notebook before has left all of its names there, and sending
+these would be slow, or for an open file impossible.
 
-The cell itself and class bodies run from top to bottom, so the names that are surely bound are followed through each
-statement. What a function reads is looked up when it is called, so it counts as read where the function's own name is;
-what lambdas and comprehensions read counts as read where they stand.
+The cell and class bodies run from top to bottom, so the set of certainly bound names is computed for each statement.
+The names that a function reads are looked up when it is called, so they count as read where the function's name is
+read. The names that lambdas and comprehensions read count as read at their position.
 """
 
 import ast
@@ -23,14 +23,14 @@ _Read = tuple[str, int, bool]  # name, line, whether only an annotation reads it
 class CellNames:
     """The names of a piece of code."""
 
-    needed: dict[str, int]  #: read while perhaps not bound: name -> line of the first time
-    bound: frozenset[str]  #: bound anywhere at the top level, or as a global by a function in it
-    shared: frozenset[str]  #: those that functions or classes in it use as globals, so they have to be globals
-    hinted: frozenset[str]  #: those that only annotations need, which Python may never evaluate
+    needed: dict[str, int]  #: read while possibly not bound: name -> line of the first read
+    bound: frozenset[str]  #: bound at the top level, or as a global by a function in it
+    global_names: frozenset[str]  #: used as globals by functions or classes in it, so they must be globals
+    hinted: frozenset[str]  #: needed only by annotations, which Python may never evaluate
 
 
 def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> CellNames:
-    """Analyse a cell, or the expression of an option. `flags` are the compiler's, for `from __future__ import`."""
+    """Analyse a cell, or the expression of an option. `flags`: compiler flags of `from __future__ import`."""
     flow = _Flow(flags)
     flow.visit(tree)
     for reads in flow.later.values():
@@ -41,34 +41,34 @@ def names_of(tree: ast.Module | ast.Expression, flags: int = 0) -> CellNames:
     return CellNames(
         needed=flow.needed,
         bound=frozenset(flow.bound | declared),
-        shared=frozenset(flow.shared | declared),
+        global_names=frozenset(flow.global_names | declared),
         hinted=frozenset(flow.hinted),
     )
 
 
 class _Flow(ast.NodeVisitor):
-    """Follow statements in the order in which they run; know at each point which names are surely bound.
+    """Visits statements in the order in which they run, and computes which names are certainly bound at each point.
 
-    `sure` is None where the program cannot come: after `raise`, `break`, `continue`. There everything counts as bound.
+    `certain` is None at unreachable points: after `raise`, `break`, `continue`. There every name counts as bound.
     """
 
     def __init__(self, flags: int, class_name: str | None = None) -> None:
         self.flags = flags
         self.class_name = class_name
-        self.sure: set[str] | None = set()
+        self.certain: set[str] | None = set()
         self.needed: dict[str, int] = {}
         self.bound: set[str] = set()
-        self.shared: set[str] = set()
+        self.global_names: set[str] = set()
         self.hinted: set[str] = set()
-        self.later: dict[str, list[_Read]] = {}  #: read by functions and classes in here, whenever those are used
+        self.later: dict[str, list[_Read]] = {}  #: function or class -> names that it reads when it is used
         self._using: set[str] = set()
         self._breaks: list[list[set[str] | None]] = []
 
     # ---------------------------------------------------------------------------------------------------- the state
 
     def read(self, name: str, line: int, hint: bool = False, inner: bool = False) -> None:
-        # A class hides its names from the functions and comprehensions in it.
-        bound = self.sure is None or (name in self.sure and not (inner and self.class_name is not None))
+        # Functions and comprehensions in a class do not see its names.
+        bound = self.certain is None or (name in self.certain and not (inner and self.class_name is not None))
         if not bound:
             if not hint:
                 self.hinted.discard(name)
@@ -87,8 +87,8 @@ class _Flow(ast.NodeVisitor):
     def bind(self, name: str | None) -> None:
         if name is not None:
             self.bound.add(name)
-            if self.sure is not None:
-                self.sure.add(name)
+            if self.certain is not None:
+                self.certain.add(name)
 
     def _visit_all(self, nodes: Iterable[ast.AST | None]) -> None:
         for node in nodes:
@@ -96,13 +96,13 @@ class _Flow(ast.NodeVisitor):
                 self.visit(node)
 
     def _branch(self, start: set[str] | None, nodes: Iterable[ast.AST | None]) -> set[str] | None:
-        """Run through `nodes` from the state `start`; return the state at their end."""
-        self.sure = None if start is None else set(start)
+        """Visit `nodes` with the initial state `start`; return the state after them."""
+        self.certain = None if start is None else set(start)
         self._visit_all(nodes)
-        return self.sure
+        return self.certain
 
     def _copy(self) -> set[str] | None:
-        return None if self.sure is None else set(self.sure)
+        return None if self.certain is None else set(self.certain)
 
     # -------------------------------------------------------------------------------------------------- expressions
 
@@ -112,7 +112,7 @@ class _Flow(ast.NodeVisitor):
         elif isinstance(node.ctx, ast.Store):
             self.bind(node.id)
         else:
-            # Deleted or bound, the notebook's value is gone for this task.
+            # `del` reads the name, and the notebook's value is gone afterwards.
             self.read(node.id, node.lineno)
             self.bind(node.id)
 
@@ -124,22 +124,22 @@ class _Flow(ast.NodeVisitor):
         self.visit(node.values[0])
         start = self._copy()
         self._visit_all(node.values[1:])
-        self.sure = start
+        self.certain = start
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
         self.visit(node.test)
         start = self._copy()
-        self.sure = _both(self._branch(start, [node.body]), self._branch(start, [node.orelse]))
+        self.certain = _both(self._branch(start, [node.body]), self._branch(start, [node.orelse]))
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
-        # It may well be called in this very expression, so its names count as read now.
+        # It may be called in the same expression, so its names count as read here.
         self._visit_all([*node.args.defaults, *node.args.kw_defaults])
         self.read_all(self._inner(node))
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
         first = node.generators[0]
         self.visit(first.iter)
-        # The first iterable is evaluated out here, so the rest is looked at without it.
+        # The first iterable is evaluated outside of the comprehension, so the rest is analysed without it.
         rest = copy.copy(node)
         rest.generators = [ast.comprehension(first.target, ast.Constant(None), first.ifs, 0), *node.generators[1:]]
         self.read_all(self._inner(ast.fix_missing_locations(rest)))
@@ -147,15 +147,15 @@ class _Flow(ast.NodeVisitor):
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
 
     def _inner(self, node: ast.expr | Function) -> list[_Read]:
-        """Give what a function or comprehension in here reads from us; note what it binds."""
+        """Return the names that a function or comprehension reads from the enclosing code; record those it binds."""
         inner = Inner(node, self.class_name, self.flags)
-        self.bound |= inner.stores  # by `global`, or by `:=` in a comprehension; perhaps it does not run
-        self.shared |= inner.shared
+        self.bound |= inner.stores  # by `global`, or by `:=` in a comprehension, if it runs
+        self.global_names |= inner.global_names
         return [(name, line, False) for name, line in inner.reads.items()]
 
-    def _use_later(self, name: str, reads: list[_Read], at_once: bool) -> None:
-        """Bind a function or class, which reads these names when it is used; `at_once`, as decorators may use it."""
-        if at_once:
+    def _use_later(self, name: str, reads: list[_Read], immediately: bool) -> None:
+        """Bind a function or class that reads these names when it is used; `immediately` if a decorator may use it."""
+        if immediately:
             self.read_all(reads)
         else:
             self.later.setdefault(name, []).extend(reads)
@@ -177,7 +177,7 @@ class _Flow(ast.NodeVisitor):
         self._visit_all([node.value, node.target])
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        # Annotations of a function's variables are not evaluated, and a cell is a function.
+        # Annotations of local variables are not evaluated, and a cell is a function.
         if self.class_name is not None:
             self._hint(node.annotation)
         if node.value is not None:
@@ -190,7 +190,7 @@ class _Flow(ast.NodeVisitor):
             self.bind(alias.asname or alias.name.partition(".")[0])
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        if node.level == 1 and node.module is not None:  # in a package that puts its part .a there, too
+        if node.level == 1 and node.module is not None:  # in a package, this binds the submodule too
             self.bind(node.module.partition(".")[0])
         for alias in node.names:
             self.bind(alias.asname or alias.name)
@@ -209,10 +209,10 @@ class _Flow(ast.NodeVisitor):
         for name in ("__module__", "__qualname__", *_type_parameters(node)):
             inner.bind(name)
         inner._visit_all(node.body)
-        # Where a class binds a name and reads it before, Python looks for it among the globals and not in the function
-        # around (`class A: x = x`). So such a name has to be a global.
-        self.shared |= inner.shared | (inner.bound & inner.needed.keys())
-        # If it is no global either, Python says so, perhaps.
+        # A name that a class reads before it binds it is looked up as a global, not in the enclosing function
+        # (`class A: x = x`). So such a name must be a global.
+        self.global_names |= inner.global_names | (inner.bound & inner.needed.keys())
+        # If it is not a global either, Python raises NameError.
         left = inner.hinted | inner.bound
         self.read_all((name, line, name in left) for name, line in inner.needed.items())
         reads = [read for reads in inner.later.values() for read in reads]
@@ -221,14 +221,14 @@ class _Flow(ast.NodeVisitor):
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
         start = self._copy()
-        self.sure = _both(self._branch(start, node.body), self._branch(start, node.orelse))
+        self.certain = _both(self._branch(start, node.body), self._branch(start, node.orelse))
 
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         self.visit(node.iter)
         start = self._copy()
         self._loop([node.target, *node.body])
         # The body may not have run at all.
-        self.sure = _both(start, self._branch(start, node.orelse))
+        self.certain = _both(start, self._branch(start, node.orelse))
 
     visit_AsyncFor = visit_For
 
@@ -237,11 +237,11 @@ class _Flow(ast.NodeVisitor):
         start = self._copy()
         breaks = self._loop(node.body)
         if isinstance(node.test, ast.Constant) and node.test.value:
-            self.sure = None
+            self.certain = None
         else:
             self._branch(start, node.orelse)
         for state in breaks:
-            self.sure = _both(self.sure, state)
+            self.certain = _both(self.certain, state)
 
     def _loop(self, body: Iterable[ast.AST]) -> list[set[str] | None]:
         self._breaks.append([])
@@ -250,27 +250,27 @@ class _Flow(ast.NodeVisitor):
 
     def visit_Break(self, node: ast.Break) -> None:
         self._breaks[-1].append(self._copy())
-        self.sure = None
+        self.certain = None
 
     def visit_Continue(self, node: ast.Continue) -> None:
-        self.sure = None
+        self.certain = None
 
     def visit_Raise(self, node: ast.Raise) -> None:
         self._visit_all([node.exc, node.cause])
-        self.sure = None
+        self.certain = None
 
     def _try(self, node: "ast.Try | ast.TryStar") -> None:
         start = self._copy()
         end = self._branch(start, [*node.body, *node.orelse])
         for handler in node.handlers:
-            self.sure = None if start is None else set(start)
+            self.certain = None if start is None else set(start)
             self._visit_all([handler.type])
             self.bind(handler.name)
             self._visit_all(handler.body)
-            end = _both(end, self.sure)
-        # The last part also runs when the others fail half-way, so it can only rely on what was there before.
+            end = _both(end, self.certain)
+        # `finally` also runs when the other parts fail, so only names that were bound before are certain.
         last = self._branch(start, node.finalbody)
-        self.sure = None if end is None or last is None else end | (last - (start or set()))
+        self.certain = None if end is None or last is None else end | (last - (start or set()))
 
     visit_Try = visit_TryStar = _try
 
@@ -287,7 +287,7 @@ class _Flow(ast.NodeVisitor):
         end: set[str] | None = None
         for case in node.cases:
             end = _both(end, self._branch(start, [case.pattern, case.guard, *case.body]))
-        self.sure = end if _catches_all(node.cases[-1]) else _both(end, start)
+        self.certain = end if _catches_all(node.cases[-1]) else _both(end, start)
 
     def _capture(self, node: ast.MatchAs | ast.MatchStar) -> None:
         self.generic_visit(node)
@@ -300,7 +300,7 @@ class _Flow(ast.NodeVisitor):
         self.bind(node.rest)
 
     def visit_TypeAlias(self, node: ast.AST) -> None:
-        # `type X = ...` of Python 3.12: the value is evaluated when somebody asks for it.
+        # `type X = ...` of Python 3.12: the value is evaluated lazily.
         for child in ast.iter_child_nodes(node):
             self._hint(child, _type_parameters(node))
         self.bind(next(_loaded(node))[0])
@@ -321,12 +321,12 @@ def _loaded(node: ast.AST | None) -> Iterator[tuple[str, int]]:
 
 
 def _type_parameters(node: ast.AST) -> frozenset[str]:
-    """Give the names in `def f[T]` and `class C[T]` of Python 3.12 and later."""
+    """Return the names in `def f[T]` and `class C[T]` of Python 3.12 and later."""
     return frozenset(parameter.name for parameter in getattr(node, "type_params", ()))
 
 
 def _both(one: set[str] | None, other: set[str] | None) -> set[str] | None:
-    """Join two ways to the same point: what is bound on both."""
+    """Return the names that are bound on both paths to a point."""
     if one is None or other is None:
         return other if one is None else one
     return one & other

@@ -236,18 +236,25 @@ def is_shared() -> bool:
 
 
 def report(fraction: float | None = None, text: str = "") -> None:
-    """Tell whoever waits for this task how far it is.
+    """Report the progress of this task. In a notebook, the cell that waits for the task shows it.
 
-    Cheap enough for each turn of a loop: what comes faster than it can be seen is left out. Outside of a task it does
-    nothing.
+    >>> def read(files):
+    ...     for number, file in enumerate(files):
+    ...         concurrent_nb.report(number / len(files), f"reading {file}")
+    >>> job = app.start_job(read, [(["a.csv", "b.csv"],)], watched=True)
+    >>> job.wait()
+    True
+    >>> job.take_notes()[0].content.text
+    'reading a.csv'
 
-    >>> report(0.3, "reading")
+    It is cheap enough for each turn of a loop: reports that come faster than they can be seen are left out. Outside of
+    a task it does nothing.
 
     Args:
-        fraction: of the task's work that is done, 0 to 1; None if that is not known.
-        text: what it does.
+        fraction: part of the task's work that is done, 0 to 1; None if it is not known.
+        text: what the task does at present.
 
-    Raises ValueError for another fraction.
+    Raises ValueError for a fraction that is not from 0 to 1.
     """
     if fraction is not None:
         given = fraction
@@ -262,9 +269,24 @@ def report(fraction: float | None = None, text: str = "") -> None:
 
 
 def publish(value: Any) -> None:
-    """Show a partial result of this task to whoever waits for it, as `--view` shows results.
+    """Publish a partial result of this task. In a notebook, `--view` shows it as it shows results.
+
+    >>> def approximate(steps):
+    ...     value = 1.0
+    ...     for step in range(steps):
+    ...         value = (value + 2 / value) / 2
+    ...         concurrent_nb.publish(round(value, 3))
+    ...     return value
+    >>> job = app.start_job(approximate, [(3,)], watched=True)
+    >>> job.wait()
+    True
+    >>> [note.content.value for note in job.take_notes()]
+    [1.5, 1.417, 1.414]
 
     Outside of a task it does nothing.
+
+    Args:
+        value: anything that can be pickled.
 
     Raises TooLarge when the task's notes take more than 16 MiB, and what pickling the value raises.
     """
@@ -274,11 +296,20 @@ def publish(value: Any) -> None:
 
 
 def display(*things: Any, raw: bool = False, **_: Any) -> None:
-    """Show things in the cell of whoever waits for this task, as IPython's `display` does.
+    """Show things in the cell that waits for this task, as IPython's `display` does. In a script they are printed.
 
-    Takes what knows its own pictures (`_repr_html_`, `_repr_png_`, `_repr_mimebundle_`, ...) and matplotlib's figures;
-    anything else is shown as text. Outside of a task it is IPython's own, or prints. Of IPython's options it knows
-    `raw` (things are data by MIME type already); what is shown cannot be updated.
+    >>> def show():
+    ...     concurrent_nb.display({"answer": 42})
+    >>> app.submit(show).result()
+    {'answer': 42}
+
+    Objects that have representations (`_repr_html_`, `_repr_png_`, `_repr_mimebundle_`, ...) and matplotlib figures are
+    shown as such, anything else as text. Outside of a task it calls IPython's `display`, or prints. What is shown
+    cannot be updated.
+
+    Args:
+        things: what to show.
+        raw: whether the things are dictionaries of data by MIME type. Other options of IPython are ignored.
 
     Raises TooLarge when the task's notes take more than 16 MiB.
     """

@@ -78,10 +78,17 @@ def loaded(load: Callable[[], Any]) -> tuple[Any, list[Made]]:
 
 
 def rng(seed: int | None = None) -> Any:
-    """Give a numpy Generator; in a task, one of the task's own, the same at each call.
+    """Return a numpy Generator of random numbers. In a task it is the task's own, the same at each call.
+
+    >>> def draw():
+    ...     return int(concurrent_nb.rng(seed=7).integers(1_000_000))
+    >>> first = app.start_job(draw, [()] * 3).results()
+    >>> first == app.start_job(draw, [()] * 3).results(), len(set(first))
+    (True, 3)
 
     Args:
-        seed: with it, the task with the same number draws the same in each job; without, in each attempt of the task.
+        seed: with a seed, the task with the same number draws the same numbers in each job. None: each attempt of a
+            task draws others.
 
     Outside of tasks it is `numpy.random.default_rng(seed)`. Raises ModuleNotFoundError without numpy.
     """

@@ -1,7 +1,7 @@
-"""The descriptors between a slave and one worker: made by the slave, one half of them handed to the worker.
+"""The descriptors between a slave and one worker: made by the slave, which passes one half of them to the worker.
 
-Every descriptor is closed on exec and the slave's half does not block. `Template` receives a worker's half through a
-socket, a spawned worker inherits it.
+Every descriptor is closed on exec, and the slave's half does not block. The fork server receives a worker's half
+through a socket, a spawned worker inherits it.
 """
 
 import os
@@ -12,12 +12,12 @@ from concurrent_nb.workers.protocol.status_page import make_page_file
 
 
 class WorkerChannels(NamedTuple):
-    """What the worker gets, in the order in which it is handed over."""
+    """The worker's half, in the order in which it is passed."""
 
-    tasks: int  #: stream socket: orders in, results out
+    tasks: int  #: stream socket: records in both directions
     tokens: int  #: pipe: a byte for each task that may start
     page: int  #: status page
-    lifeline: int  #: pipe on which nothing ever comes but its end, and with it the end of the worker's process group
+    parent_death_pipe: int  #: pipe without content: at its end of file the kernel kills the worker's process group
     out: int  #: pipe: what is written to descriptor 1
     err: int  #: pipe: what is written to descriptor 2
 
@@ -28,13 +28,13 @@ class WorkerChannels(NamedTuple):
 
 
 class SlaveChannels(NamedTuple):
-    """What the slave keeps."""
+    """The slave's half."""
 
     tasks: int
-    tokens: int  #: gives tokens
-    tokens_back: int  #: the worker's own end of that pipe: takes back the tokens that it has not used
+    tokens: int  #: writes tokens
+    tokens_back: int  #: the worker's end of that pipe: reads back the tokens that it has not used
     page: int
-    lifeline: int
+    parent_death_pipe: int
     out: int
     err: int
 
@@ -45,7 +45,7 @@ class SlaveChannels(NamedTuple):
 
 
 def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
-    """Make everything that connects a slave with one worker. Raises OSError if there are too many open files."""
+    """Make both halves for one worker. Raises OSError if there are too many open files."""
     made: list[int] = []
     try:
         ours, theirs = socket.socketpair()
@@ -55,8 +55,8 @@ def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
         made += os.pipe()
         made += os.pipe()
         made += os.pipe()
-        _, _, tokens_back, tokens, worker_lifeline, lifeline, out, worker_out, err, worker_err = made
-        made.append(worker_tokens := _opened_again(tokens_back))
+        _, _, tokens_back, tokens, worker_death_pipe, parent_death_pipe, out, worker_out, err, worker_err = made
+        made.append(worker_tokens := _open_again(tokens_back))
         made.append(page := make_page_file())
         made.append(worker_page := os.dup(page))
         for fd in (tasks, tokens, tokens_back, worker_tokens, out, err):
@@ -66,17 +66,17 @@ def make_channels() -> tuple[SlaveChannels, WorkerChannels]:
             os.close(fd)
         raise
     return (
-        SlaveChannels(tasks, tokens, tokens_back, page, lifeline, out, err),
-        WorkerChannels(worker_tasks, worker_tokens, worker_page, worker_lifeline, worker_out, worker_err),
+        SlaveChannels(tasks, tokens, tokens_back, page, parent_death_pipe, out, err),
+        WorkerChannels(worker_tasks, worker_tokens, worker_page, worker_death_pipe, worker_out, worker_err),
     )
 
 
-def _opened_again(pipe: int) -> int:
-    """Open the end of a pipe that is read once more, where the system can do that; else duplicate it.
+def _open_again(pipe: int) -> int:
+    """Open the reading end of a pipe once more, if the system can do that; else duplicate it.
 
-    Of a duplicate, a task could set the flags for both: the slave would wait for a token that does not come.
+    With a duplicate, a task could change the flags of both: the slave would block on a pipe without tokens.
     """
     try:
         return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:  # there is no such thing here
+    except FileNotFoundError:  # there is no /proc
         return os.dup(pipe)

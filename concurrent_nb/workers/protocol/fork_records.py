@@ -1,7 +1,7 @@
-"""The records between a slave and the template that forks its workers, over a socket. Each is `RECORD` long.
+"""The records between a slave and the fork server of its workers, over a socket. Each is a `RECORD`.
 
-slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  template
-slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  template
+slave  ---  FORK worker + descriptors | KILL worker | INTERRUPT worker | PREPARE   -->  fork server
+slave  <--  STARTED worker, pid | ENDED worker, pid, wait status                   ---  fork server
 
 """
 
@@ -10,7 +10,7 @@ import struct
 import sys
 from typing import Final
 
-#: kind, worker, pid, wait status, peak of memory in bytes
+#: kind, worker, pid, wait status, peak memory in bytes
 RECORD: Final = struct.Struct("<BIiiQ")
 FORK, KILL, INTERRUPT, STARTED, ENDED, PREPARE = 1, 2, 3, 4, 5, 6
 #: pid and status of a worker that could not be forked

@@ -1,4 +1,4 @@
-"""Markers in the pipes of descriptors 1 and 2, by which a slave knows which task wrote what came before."""
+"""Markers in the pipes of descriptors 1 and 2, by which a slave finds the task that has written what comes before."""
 
 import struct
 from typing import Final
@@ -7,5 +7,5 @@ TICKET: Final = struct.Struct("<Q")
 
 
 def marker(nonce: bytes, ticket: int) -> bytes:
-    """Make the marker that ends a task's output. Short enough that no other writer gets in between."""
+    """Return the marker that ends a task's output: so short that a write of it is never interleaved with another."""
     return nonce + TICKET.pack(ticket)

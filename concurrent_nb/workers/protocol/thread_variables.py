@@ -16,7 +16,7 @@ THREADS: Final = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
     "OPENCV_FOR_THREADS_NUM",
-    "LOKY_MAX_CPU_COUNT",  # joblib's processes, which take cores as threads do
+    "LOKY_MAX_CPU_COUNT",  # joblib's processes, which use cores as threads do
 )
-#: those whose libraries read the first of THREADS instead where their own is not set
+#: those whose libraries read the first of THREADS if their own is not set
 FOLLOWERS: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS")

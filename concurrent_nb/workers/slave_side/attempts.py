@@ -1,4 +1,4 @@
-"""What the books write down, tell and say: attempts, commands, reports."""
+"""The records of the pool scheduler: attempts, commands to the pool, reports to the slave."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,42 +15,42 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Disposition(IntEnum):
-    """What is to become of an attempt that was assigned. A stronger wish replaces a weaker one."""
+    """What is to happen to an attempt. A higher one replaces a lower one."""
 
     KEEP = 0  #: run it
-    RETURN = 1  #: give it back to the master if it has not started
-    CANCEL = 2  #: stop it wherever it is
+    RETURN = 1  #: return it to the master if it has not started
+    CANCEL = 2  #: end it, also if it has started
     TIME_OUT = 3  #: it ran too long and is being stopped
-    REFUSE = 4  #: it is blocked, as too many others are, and is being stopped
+    REFUSE = 4  #: it is blocked while too many others are, and is being stopped
 
 
 class Attempt(Struct, eq=False):
-    """One attempt of one task, as long as it has no outcome."""
+    """One attempt of one task, until it has an outcome."""
 
-    ticket: int  #: names the attempt between slave and worker; never 0, never used twice
+    ticket: int  #: its name between slave and worker; never 0, never used twice
     job: bytes
     index: int
-    number: int  #: the attempt's number, minted by the master
+    number: int  #: the attempt's number, from the master
     function: bytes  #: digest
     timeout_s: float | None
     body: bytes
     sizes: Sizes
     buffers: Sequence[Buffer]
     worker: int = 0  #: the worker that has it, 0 while it waits
-    wish: Disposition = Disposition.KEEP
-    over: bool = False  #: it left the books while it stood in the queue, where it is skipped
+    disposition: Disposition = Disposition.KEEP
+    is_removed: bool = False  #: it was reported while it waited, and is skipped in its queue
     reported: bool = False  #: reported as started
     needs: Needs | None = None  #: None: a slot, in a process
-    suspect: bool = False  #: it may have ended a process of threads, so it runs in one alone
-    in_vain: int = 0  #: workers that had it as their next one, and did nothing
+    suspect: bool = False  #: its task may have ended a process of threads, so it is the only one in its process
+    futile_workers: int = 0  #: how many workers had it as their next one, and did nothing
 
     @property
     def ref(self) -> TaskRef:
-        """Name the attempt for the master."""
+        """Return its name on the wire."""
         return TaskRef(self.job, self.index, self.number)
 
     def outcome(self, result: Result, worker: int) -> OutcomeFrame:
-        """Say how the attempt ended, as its worker has told."""
+        """Return the outcome that its worker has reported."""
         return OutcomeFrame(
             self.index,
             self.number,
@@ -63,16 +63,16 @@ class Attempt(Struct, eq=False):
         )
 
     def end(self, status: Status, elapsed_s: float = 0.0, worker: int = 0, body: bytes = b"") -> OutcomeFrame:
-        """Say how the attempt ended, as its slave knows."""
+        """Return an outcome that its worker has not reported."""
         return OutcomeFrame(self.index, self.number, status, elapsed_s, worker, body)
 
     def overran(self, elapsed_s: float) -> bool:
-        """Say whether it ran too long and was told to stop: what it returned after that is not to be trusted."""
-        return self.wish is Disposition.TIME_OUT and self.timeout_s is not None and elapsed_s > self.timeout_s
+        """Return whether it was stopped by its timeout: a value that it returned after that does not count."""
+        return self.disposition is Disposition.TIME_OUT and self.timeout_s is not None and elapsed_s > self.timeout_s
 
     @property
     def name(self) -> str:
-        """Name the task for people."""
+        """Return the name of the task for messages."""
         return task_name(self.job, self.index)
 
 
@@ -84,7 +84,7 @@ class Start:
     """Start a worker of this number."""
 
     worker: int
-    process: int = 0  #: it is a thread of the process of this number, which is started for the first of them
+    process: int = 0  #: as a thread of the process of this number, which is started for the first of its threads
 
 
 class GiveTasks(Struct, frozen=True):
@@ -97,7 +97,7 @@ class GiveTasks(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Take back what the worker has not started, and tell `Books.gave_back` how many that were."""
+    """Recall what the worker has not started, and call `PoolScheduler.recall_finished` with the number of tasks."""
 
     worker: int
 
@@ -112,14 +112,14 @@ class Interrupt:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill the worker's process group; a thread's, with all that run in there."""
+    """Kill the worker's process group; that of a thread contains all threads of its process."""
 
     worker: int
 
 
 @dataclass(frozen=True, slots=True)
 class Dismiss:
-    """Have the worker end by itself, soon; it has nothing to do, and gets nothing more."""
+    """Let the worker end by itself, soon; it has no task and gets none."""
 
     worker: int
 
@@ -128,20 +128,20 @@ Command = Start | GiveTasks | Recall | Interrupt | Kill | Dismiss
 
 # --------------------------------------------------------------------------------------------- reports to the slave
 
-#: of one job: outcomes, and for each its buffers (empty if no outcome has any)
+#: job, its outcomes, and the buffers of each (empty if no outcome has any)
 JobOutcomes = tuple[bytes, list[OutcomeFrame], list[Sequence[Buffer]]]
 
 
 class PoolReports(Struct):
-    """What has happened since the last reports were taken."""
+    """What has happened since the last reports."""
 
     outcomes: list[JobOutcomes] = []
     started: list[TaskRef] = []  #: these have been running for a while
     returned: list[TaskRef] = []  #: these never started, and never will here
     output: list[tuple[TaskRef, int, bytes]] = []  #: of streams 1 and 2, in order
-    degraded: str = ""  #: why no worker is started any more; every task is returned from then on
-    segments: list[AddSegment] = []  #: shared memory that workers have made for results, some of them in these outcomes
-    forgotten: list[bytes] = []  #: segments that their workers have given up
+    degraded: str = ""  #: why no worker is started any more; from then on every task is returned
+    segments: list[AddSegment] = []  #: shared memory that workers have made for results, also for those in `outcomes`
+    forgotten: list[bytes] = []  #: segments that their workers have closed
     orphaned: list[bytes] = []  #: segments whose workers have died
     _places: dict[bytes, int] = {}  # job to its place in outcomes
 
@@ -149,7 +149,7 @@ class PoolReports(Struct):
         return bool(self.outcomes or self.started or self.returned or self.output or self.degraded)
 
     def ended(self, job: bytes, frame: OutcomeFrame, buffers: Sequence[Buffer] = ()) -> None:
-        """Add the end of an attempt."""
+        """Add an outcome."""
         place = self._places.get(job)
         if place is None:
             self._places[job] = len(self.outcomes)

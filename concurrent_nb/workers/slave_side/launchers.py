@@ -1,8 +1,8 @@
-"""Launchers: they bring worker processes to life, signal them, and say how each ended. Used by the pool alone.
+"""Launchers: they start worker processes, signal them, and report how each has ended. Used by the pool alone.
 
-`ForkServerLauncher` has a template process fork them (fast, and safe because that process has one thread);
-`SpawnLauncher` starts an interpreter for each (slower, and the only way where there is no fork). Both are small on
-purpose: what a worker is for is not known here.
+`ForkServerLauncher` lets a fork server start them (fast, and safe because that process has one thread);
+`SpawnLauncher` starts an interpreter for each (slower, and the only way without fork). What a worker does is not known
+here.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from concurrent_nb.ids import INITIALIZER_VARIABLE
+from concurrent_nb.rate_limited_log import LineLimit
 from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.fork_records import (
     ENDED,
@@ -33,23 +34,22 @@ from concurrent_nb.workers.protocol.fork_records import (
 )
 from concurrent_nb.workers.protocol.thread_variables import FOLLOWERS, THREADS
 from concurrent_nb.workers.slave_side.output_capture import PIPE_BYTES_MAX
-from concurrent_nb.workers.slave_side.worker_limits import LogLimit
 
 log = logging.getLogger(__name__)
 
-#: composition root of worker processes; a name, because this layer does not import it
+#: composition root of worker processes: a name, because this layer may not import it
 COMMAND: Final = (sys.executable, "-P", "-m", "concurrent_nb.nodes.worker.process")
-#: lines of a dying process that are kept for the message
-LAST_LINES: Final = 10
-#: of which so many characters are kept
+#: last lines of a dying process that are kept for messages
+TAIL_LINES: Final = 10
+#: most characters of each that are kept
 LINE_CHARS_MAX: Final = 1000
-#: lines of starting processes that go to the log within a minute
+#: most lines of starting processes in the log within a minute
 LOGGED_LINES_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessStarted:
-    """A worker has its process."""
+    """The process of a worker has started."""
 
     worker: int
     pid: int
@@ -57,10 +57,10 @@ class ProcessStarted:
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnded:
-    """A worker's process is no more."""
+    """The process of a worker has ended."""
 
     worker: int
-    how: str  #: as in "died of SIGSEGV"
+    reason: str  #: as in "died of SIGSEGV"
 
 
 Event = ProcessStarted | ProcessEnded
@@ -69,59 +69,59 @@ Event = ProcessStarted | ProcessEnded
 class Launcher(Protocol):
     """Starts and signals worker processes."""
 
-    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
-        """Start a worker that gets these ends. They stay open here."""
+    def launch(self, worker: int, channels: WorkerChannels) -> list[Event]:
+        """Start a worker that gets these channels. They stay open here."""
 
-    def expect_host(self) -> None:
-        """Have ready what a host needs, because one is about to be launched."""
+    def prepare_system_host(self) -> None:
+        """Prepare for a task system, for which a worker is about to be launched."""
 
     def interrupt(self, worker: int) -> None:
-        """Send SIGINT to the worker, not to its group: by now the next task's children may be in there."""
+        """Send SIGINT to the worker, not to its group, which may contain children of the next task by now."""
 
     def kill(self, worker: int) -> None:
         """Send SIGKILL to the worker's process group."""
 
     def fds(self) -> list[int]:
-        """List the descriptors that become readable when there is news."""
+        """Return the descriptors that become readable when there are events."""
 
-    def news(self) -> list[Event]:
-        """Say what has happened, without waiting."""
+    def take_events(self) -> list[Event]:
+        """Return what has happened, without waiting."""
 
-    def last_words(self) -> str:
-        """Return the last lines that processes wrote before they had their output pipes."""
+    def stderr_tail(self) -> str:
+        """Return the last lines that processes have written before they had their output pipes."""
 
     def close(self, wait_s: float) -> None:
-        """Kill every worker that is left, and wait for it, `wait_s` seconds at most."""
+        """Kill all workers that are left, and wait for them, for at most `wait_s` seconds."""
 
 
-def environment(slots: int, cores: int, given: Mapping[str, str]) -> dict[str, str]:
-    """Make the workers' environment: libraries share the cores out among the slots, unless the user has said how."""
+def environment(slots: int, cores: int, user_environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the workers' environment: libraries in the slots share the cores, unless the user has set it."""
     threads = str(max(1, cores // max(1, slots)))
-    general = THREADS[0] in given  # then the user has said it for those that follow, too
-    return {**{name: threads for name in THREADS if not (general and name in FOLLOWERS)}, **given}
+    general = THREADS[0] in user_environment  # then the user has set it for those that follow, too
+    return {**{name: threads for name in THREADS if not (general and name in FOLLOWERS)}, **user_environment}
 
 
-def inherited(env: Mapping[str, str]) -> list[int]:
-    """List the descriptors of ours that workers read by the numbers that their environment names."""
+def inherited_fds(env: Mapping[str, str]) -> list[int]:
+    """Return the descriptors of this process that workers inherit, because their environment contains the numbers."""
     return [int(env[INITIALIZER_VARIABLE])] if INITIALIZER_VARIABLE in env else []
 
 
-#: a process with less memory than that is seldom killed for lack of it
+#: a process with less memory than that is seldom killed by the kernel for lack of memory
 LARGE_BYTES: Final = 256 << 20
 
 
-def in_words(status: int, peak_bytes: int = 0) -> str:
-    """Say how a process ended: of a signal, or with an exit code, and how much memory it had.
+def describe_exit(status: int, peak_bytes: int = 0) -> str:
+    """Return how a process has ended, for messages: the signal or the exit code, and its peak memory.
 
     Args:
-        status: as subprocess gives it.
+        status: exit code, or negative number of the signal, as in `subprocess`.
         peak_bytes: most memory that it has had; 0 if that is not known.
     """
     memory = f" (peak memory {peak_bytes / (1 << 20):.0f} MiB)" if peak_bytes else ""
     if status >= 0:
         return f"ended with exit code {status}{memory}"
     if status == -signal.SIGKILL and peak_bytes >= LARGE_BYTES:
-        memory = f"{memory[:-1]}; where nobody killed it, the machine was out of memory)"
+        memory = f"{memory[:-1]}; if no one has killed it, the machine was out of memory)"
     try:
         return f"died of {signal.Signals(-status).name}{memory}"
     except ValueError:
@@ -129,26 +129,26 @@ def in_words(status: int, peak_bytes: int = 0) -> str:
 
 
 class StderrTail:
-    """Reads what a process writes to its standard error before it is a worker, for the log and for messages.
+    """Reads what processes write to standard error before they are workers, for the log and for messages.
 
-    Not all at once, and not all for the log: whoever writes may write for ever.
+    Reads one pipe's content at a time and logs a limited number of lines, because a process may write for ever.
     """
 
     def __init__(self) -> None:
         self.fd, self.writing = os.pipe()
         os.set_blocking(self.fd, False)
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._limit = LogLimit(LOGGED_LINES_MAX)
+        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
+        self._limit = LineLimit(LOGGED_LINES_MAX)
 
     def read(self) -> None:
-        """Read what is there, as much as a pipe holds."""
+        """Read what the pipe contains."""
         with contextlib.suppress(BlockingIOError):
             for line in os.read(self.fd, PIPE_BYTES_MAX).decode(errors="replace").splitlines():
                 self._lines.append(line[:LINE_CHARS_MAX])
                 if self._limit.admits(time.monotonic()):
                     if left_out := self._limit.take_left_out():
-                        log.warning("%d lines that workers said before they were ready were left out here", left_out)
-                    log.warning("a worker says before it is ready: %s", line[:LINE_CHARS_MAX])
+                        log.warning("%d lines of workers that were not ready were left out here", left_out)
+                    log.warning("output of a worker that is not ready: %s", line[:LINE_CHARS_MAX])
 
     def text(self) -> str:
         """Return the last lines."""
@@ -162,27 +162,27 @@ class StderrTail:
 
 
 class ForkServerLauncher:
-    """Have a template process fork the workers. A template that died is replaced when the next worker is asked for."""
+    """Lets a fork server start the workers. One that has died is replaced when the next worker is launched."""
 
     def __init__(self, env: Mapping[str, str], command: Sequence[str] = COMMAND) -> None:
         self._env = env
         self._command = command
-        self._words = StderrTail()
+        self._stderr = StderrTail()
         self._link: socket.socket | None = None
-        self._template: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
         self._workers: dict[int, int] = {}  # worker to pid, 0 until it is forked
 
     def _start(self) -> None:
-        """Start the template. It takes orders at once, and obeys as soon as it is up."""
+        """Start the fork server. Records may be sent immediately."""
         link, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(link.close)
-            self._template = subprocess.Popen(
-                [*self._command, "--template", str(theirs.fileno())],
+            self._server = subprocess.Popen(
+                [*self._command, "--fork-server", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=self._words.writing,
-                stderr=self._words.writing,
-                pass_fds=[theirs.fileno(), *inherited(self._env)],
+                stdout=self._stderr.writing,
+                stderr=self._stderr.writing,
+                pass_fds=[theirs.fileno(), *inherited_fds(self._env)],
                 start_new_session=True,
                 env=dict(self._env),
             )
@@ -190,8 +190,8 @@ class ForkServerLauncher:
         link.setblocking(False)
         self._link = link
 
-    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
-        """Ask the template for a worker."""
+    def launch(self, worker: int, channels: WorkerChannels) -> list[Event]:
+        """Let the fork server start a worker."""
         try:
             if self._link is None:
                 self._start()
@@ -200,23 +200,23 @@ class ForkServerLauncher:
         assert self._link is not None
         self._workers[worker] = 0
         try:
-            socket.send_fds(self._link, [RECORD.pack(FORK, worker, 0, 0, 0)], list(ends))
+            socket.send_fds(self._link, [RECORD.pack(FORK, worker, 0, 0, 0)], list(channels))
         except (BlockingIOError, ConnectionError):
-            return self._template_died()
+            return self._server_died()
         return []
 
-    def expect_host(self) -> None:
-        """Have the template import what a host needs, if it has not yet: the first one is slow, the others are not."""
+    def prepare_system_host(self) -> None:
+        """Let the fork server import what task systems need, once, so that only the first one starts slowly."""
         self._signal(PREPARE, 0)
 
     def interrupt(self, worker: int) -> None:
-        """Have the template signal the worker: it alone knows for sure that the process is still that one."""
+        """Let the fork server signal the worker: as its parent, it cannot signal a later process of the same pid."""
         self._signal(INTERRUPT, worker)
 
     def kill(self, worker: int) -> None:
-        """Have the template kill the worker; a worker that was never forked is stopped with its template."""
-        if self._workers.get(worker) == 0 and self._template is not None:
-            self._template.kill()
+        """Let the fork server kill the worker; if the worker is not forked yet, kill the fork server."""
+        if self._workers.get(worker) == 0 and self._server is not None:
+            self._server.kill()
         else:
             self._signal(KILL, worker)
 
@@ -226,12 +226,12 @@ class ForkServerLauncher:
                 self._link.send(RECORD.pack(kind, worker, 0, 0, 0))
 
     def fds(self) -> list[int]:
-        """List the descriptors that become readable when there is news."""
-        return [self._words.fd] if self._link is None else [self._words.fd, self._link.fileno()]
+        """Return the descriptors that become readable when there are events."""
+        return [self._stderr.fd] if self._link is None else [self._stderr.fd, self._link.fileno()]
 
-    def news(self) -> list[Event]:
-        """Read what the template tells."""
-        self._words.read()
+    def take_events(self) -> list[Event]:
+        """Read the records of the fork server."""
+        self._stderr.read()
         events: list[Event] = []
         while self._link is not None:
             try:
@@ -241,15 +241,15 @@ class ForkServerLauncher:
             except ConnectionError:
                 record = b""
             if len(record) < RECORD.size:
-                return events + self._template_died()
-            if (event := self._event(record)) is None:  # what it says next would begin anywhere
-                log.error("the template process of the workers said what is no record: %s", record.hex())
-                return events + self._template_died()
+                return events + self._server_died()
+            if (event := self._event(record)) is None:  # the next record would begin anywhere
+                log.error("the fork server sent an invalid record: %s", record.hex())
+                return events + self._server_died()
             events.append(event)
         return events
 
     def _event(self, record: bytes) -> Event | None:
-        """Read a record of the template; None if it is none."""
+        """Decode a record of the fork server; None if it is invalid."""
         kind, worker, pid, status, peak = RECORD.unpack(record)
         if kind == STARTED and self._workers.get(worker) == 0 and pid > 0:
             self._workers[worker] = pid
@@ -257,68 +257,68 @@ class ForkServerLauncher:
         if kind != ENDED or worker not in self._workers:
             return None
         try:
-            how = in_words(os.waitstatus_to_exitcode(status), peak) if pid > 0 else "could not be forked"
+            reason = describe_exit(os.waitstatus_to_exitcode(status), peak) if pid > 0 else "could not be forked"
         except ValueError:
             return None
         del self._workers[worker]
-        return ProcessEnded(worker, how)
+        return ProcessEnded(worker, reason)
 
-    def _template_died(self) -> list[Event]:
-        """Count all workers as dead, and see to it that they are."""
+    def _server_died(self) -> list[Event]:
+        """Kill all workers, and report them as dead."""
         assert self._link is not None
-        assert self._template is not None
+        assert self._server is not None
         self._link.close()
         self._link = None
-        self._template.kill()
-        how = in_words(self._template.wait())
-        self._words.read()
-        log.error("the template process %d of the workers %s", self._template.pid, how)
+        self._server.kill()
+        reason = describe_exit(self._server.wait())
+        self._stderr.read()
+        log.error("the fork server %d of the workers %s", self._server.pid, reason)
         lost, self._workers = self._workers, {}
         for pid in lost.values():
             if pid:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
-        return [ProcessEnded(worker, f"was killed because its template {how}") for worker in lost]
+        return [ProcessEnded(worker, f"was killed because its fork server {reason}") for worker in lost]
 
-    def last_words(self) -> str:
-        """Return the last lines that the template and unready workers wrote."""
-        return self._words.text()
+    def stderr_tail(self) -> str:
+        """Return the last lines that the fork server and workers that were not ready have written."""
+        return self._stderr.text()
 
     def close(self, wait_s: float) -> None:
-        """Close the link, which tells the template to kill its workers and go; kill it if it does not."""
-        if self._link is not None and self._template is not None:
+        """Close the socket, upon which the fork server kills its workers and ends; kill it if it does not."""
+        if self._link is not None and self._server is not None:
             self._link.close()
             self._link = None
             try:
-                self._template.wait(wait_s)
+                self._server.wait(wait_s)
             except subprocess.TimeoutExpired:
-                self._template.kill()
-                self._template.wait()
-        self._words.close()
+                self._server.kill()
+                self._server.wait()
+        self._stderr.close()
 
 
 class SpawnLauncher:
-    """Start a fresh interpreter for each worker."""
+    """Starts an interpreter for each worker."""
 
     def __init__(
         self, env: Mapping[str, str], command: Sequence[str] = COMMAND, pidfds: bool = hasattr(os, "pidfd_open")
     ) -> None:
         self._env = env
         self._command = command
-        self._with_pidfds = pidfds  # without them, deaths are noticed when `news` is asked for
-        self._words = StderrTail()
+        self._with_pidfds = pidfds  # without them, deaths are noticed when `take_events` is asked for
+        self._stderr = StderrTail()
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._pidfds: dict[int, int] = {}
 
-    def launch(self, worker: int, ends: WorkerChannels) -> list[Event]:
+    def launch(self, worker: int, channels: WorkerChannels) -> list[Event]:
         """Start an interpreter."""
         try:
             process = subprocess.Popen(
-                [*self._command, "--ends", ",".join(map(str, ends))],
+                [*self._command, "--channels", ",".join(map(str, channels))],
                 stdin=subprocess.DEVNULL,
-                stdout=self._words.writing,
-                stderr=self._words.writing,
-                pass_fds=[*ends, *inherited(self._env)],
+                stdout=self._stderr.writing,
+                stderr=self._stderr.writing,
+                pass_fds=[*channels, *inherited_fds(self._env)],
                 start_new_session=True,
                 env=dict(self._env),
             )
@@ -330,65 +330,65 @@ class SpawnLauncher:
                 self._pidfds[worker] = os.pidfd_open(process.pid)
         return [ProcessStarted(worker, process.pid)]
 
-    def expect_host(self) -> None:
-        """Do nothing: each interpreter imports what it needs."""
+    def prepare_system_host(self) -> None:
+        """Do nothing: each interpreter imports what its task needs."""
 
     def interrupt(self, worker: int) -> None:
         """Send SIGINT to the worker."""
         process = self._workers.get(worker)
         if process is not None and process.returncode is None:
-            # Not by Popen.send_signal, which reaps it if it has just ended; that is for `news` to do.
+            # Not by Popen.send_signal, which reaps it if it has just ended; only `take_events` may do that.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGINT)
 
     def kill(self, worker: int) -> None:
-        """Send SIGKILL to the group."""
+        """Send SIGKILL to the worker's process group."""
         process = self._workers.get(worker)
         if process is not None and process.returncode is None:  # not reaped, so the number is still that of this group
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
 
     def fds(self) -> list[int]:
-        """List the descriptors that become readable when there is news."""
-        return [self._words.fd, *self._pidfds.values()]
+        """Return the descriptors that become readable when there are events."""
+        return [self._stderr.fd, *self._pidfds.values()]
 
-    def news(self) -> list[Event]:
-        """Reap what has ended. Its group is killed first, while its number cannot be another's."""
-        self._words.read()
+    def take_events(self) -> list[Event]:
+        """Reap the processes that have ended, and kill their groups."""
+        self._stderr.read()
         events: list[Event] = []
         for worker, process in list(self._workers.items()):
-            if (how := _ended(process)) is not None:
-                events.append(ProcessEnded(worker, how))
+            if (reason := _ended(process)) is not None:
+                events.append(ProcessEnded(worker, reason))
                 del self._workers[worker]
                 if worker in self._pidfds:
                     os.close(self._pidfds.pop(worker))
         return events
 
-    def last_words(self) -> str:
-        """Return the last lines that workers wrote before they were ready."""
-        return self._words.text()
+    def stderr_tail(self) -> str:
+        """Return the last lines that workers have written before they were ready."""
+        return self._stderr.text()
 
     def close(self, wait_s: float) -> None:
-        """Kill every worker and wait for it."""
+        """Kill all workers and wait for them."""
         for worker in self._workers:
             self.kill(worker)
         give_up_at = time.monotonic() + wait_s
         while self._workers and time.monotonic() < give_up_at:
-            if not self.news():
+            if not self.take_events():
                 select.select(list(self._pidfds.values()), [], [], 0.005 if not self._pidfds else wait_s)
-        self._words.close()
+        self._stderr.close()
 
 
 def _ended(process: subprocess.Popen[bytes]) -> str | None:
-    """Say how a child has ended, and reap it; None if it has not."""
+    """Reap a child process and return how it has ended; None if it has not."""
     try:
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # while its number cannot be another's
+            os.killpg(process.pid, signal.SIGKILL)  # before it is reaped: then its number cannot be another's
         _, status, usage = os.wait4(process.pid, 0)
-    except ChildProcessError:  # code in a cell of the slave's kernel, which waits for any child
+    except ChildProcessError:  # code in a cell of the slave's kernel has waited for any child
         process.returncode = 0
         return "ended, and something else has waited for it"
     process.returncode = os.waitstatus_to_exitcode(status)
-    return in_words(process.returncode, peak_bytes(usage))
+    return describe_exit(process.returncode, peak_bytes(usage))

@@ -1,9 +1,9 @@
-"""What this process may use of its machine: how many cores, and how busy the machine is.
+"""How many cores and how much memory this process may use, and how busy the machine is.
 
-On Linux a process may be allowed fewer cores than there are in two ways: its affinity (taskset, cpusets, SLURM) and
-the CPU quota of a control group (`docker run --cpus 2`, Kubernetes, systemd), in version 1 or 2 of their file system.
-Both count. A quota of a part of a core counts as that core (1.5 -> 2), as in loky and the JVM: with less, some of what
-is paid for would lie idle. Elsewhere only the affinity counts, where there is such a thing.
+On Linux, two things may limit the cores of a process: its affinity (taskset, cpusets, SLURM) and the CPU quota of a
+control group (`docker run --cpus 2`, Kubernetes, systemd), in version 1 or 2 of their file system. Both count. A part
+of a core counts as a core (1.5 -> 2), as in loky and the JVM: with less, some of the quota would stay unused. Elsewhere
+only the affinity counts, if the system has one.
 """
 
 import math
@@ -15,15 +15,15 @@ from typing import Final
 
 from concurrent_nb.wire.messages import HostLoad
 
-#: how Python 3.13 is told how many cores to see; it counts with every version here, and more than all that is found
+#: sets the number of cores of Python 3.13 and later; here it counts with every version, and overrides the rest
 CPU_COUNT_VARIABLE: Final = "PYTHON_CPU_COUNT"
 
 
 def cores() -> int:
     """Return how many cores this process may use, at least 1."""
-    told = os.environ.get(CPU_COUNT_VARIABLE, "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
+    setting = os.environ.get(CPU_COUNT_VARIABLE, "")
+    if setting.isdecimal() and int(setting) > 0:
+        return int(setting)
     quota = quota_cores(Path("/"))
     return max(1, allowed_cores() if quota is None else min(allowed_cores(), math.ceil(quota)))
 
@@ -36,7 +36,7 @@ def allowed_cores() -> int:
 
 
 def memory_bytes() -> int:
-    """Return how much memory this machine has; 16 GiB where the system does not tell."""
+    """Return the memory of this machine; 16 GiB if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -55,18 +55,17 @@ def host_load() -> HostLoad:
 def quota_cores(root: Path) -> float | None:
     """Return how many cores' time the control groups of this process allow; None if they set no limit.
 
-    The group that a process is in counts, and all groups around it: the smallest quota wins. What is not there, or is
-    not what it should be, sets no limit.
+    The smallest quota of the process's group and all groups around it counts. A missing or invalid file sets no limit.
 
     Args:
-        root: of the file system, `/`; a tree of files in tests.
+        root: of the file system: `/`, or a folder in tests.
     """
     quotas = [quota for group in _groups(root) if (quota := _quota_of(group)) is not None]
     return min(quotas, default=None)
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """Give the folders of the groups that limit this process's CPU time: its own, then those around it."""
+    """Yield the folders of the groups that limit this process's CPU time: its own, then those around it."""
     of_process = dict(_groups_of_process(root))
     for mount_root, mount_point, version in _mounts(root):
         if version not in of_process:
@@ -84,7 +83,7 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _groups_of_process(root: Path) -> Iterator[tuple[int, PurePosixPath]]:
-    """Give the version of control groups, and this process's group in it."""
+    """Yield each version of control groups, and this process's group in it."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -97,7 +96,7 @@ def _groups_of_process(root: Path) -> Iterator[tuple[int, PurePosixPath]]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[PurePosixPath, PurePosixPath, int]]:
-    """Give what is mounted of the groups' file systems: which group, where, and the version."""
+    """Yield the mounts of the groups' file systems: the group, the folder, and the version."""
     for line in _read(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()

@@ -1,12 +1,12 @@
-"""Whose output it is: what a worker's processes write to descriptors 1 and 2, told apart by task. Slave's side.
+"""Output capture, the slave's side: which task has written what a worker's processes write to descriptors 1 and 2.
 
-After a task that wrote something, the worker puts a marker into the pipe: the nonce of its page, then the ticket. The
-worker asks the pipe whether it holds bytes; what the slave has taken out meanwhile it learns from the page, where the
-slave counts each read before and after. So whatever stands before a marker belongs to its ticket and to no other, and a
+After a task that has written something, the worker writes a marker into the pipe: the nonce of its page, then the
+ticket. The worker checks whether the pipe contains bytes; what the slave has read meanwhile it finds in the page, where
+the slave counts each read before and after. So all bytes before a marker belong to its ticket and to no other, and a
 task that writes nothing costs no marker.
 
-Bytes that no marker follows yet are handed on at once if one task ran before and after the read and the pipe is empty.
-Else they are kept until the next read or marker tells. What comes while no task runs belongs to none: ticket 0.
+Bytes that no marker follows yet are forwarded immediately if the same task ran before and after the read and the pipe
+is empty. Otherwise they are kept until the next read or marker. Bytes that come while no task runs have ticket 0.
 
 `OutputSplitter` is pure and knows one pipe; `OutputCapture` reads the two pipes of one worker.
 """
@@ -18,16 +18,16 @@ from concurrent_nb.errors import ProtocolError
 from concurrent_nb.workers.protocol.output_markers import TICKET, marker
 from concurrent_nb.workers.protocol.status_page import StatusPage
 
-#: more than a pipe usually holds, so that most reads are shorter, which says that the pipe is empty
+#: more than a pipe usually contains: a shorter read means that the pipe is empty
 READ_BYTES: Final = 128 * 1024
-#: what one task may write until the rest is dropped
+#: most bytes of one task; the rest is dropped
 LIMIT_BYTES: Final = 1024 * 1024
-#: a pipe holds no more than that, so what stands in it by now comes before
+#: most bytes that a pipe can contain
 PIPE_BYTES_MAX: Final = 2 * 1024 * 1024
-#: markers of tasks whose results have not been taken; a worker keeps back fewer results
+#: most markers of tasks whose results have not been taken; a worker keeps back fewer results
 MARKED_MAX: Final = 4096
 
-#: after so many reads, each of which takes all that there is or READ_BYTES, what stood in a pipe has been read
+#: after this many reads, each of all bytes or of READ_BYTES, what the pipe contained at first has been read
 _READS_MAX: Final = PIPE_BYTES_MAX // READ_BYTES
 
 #: ticket, stream, bytes
@@ -35,12 +35,12 @@ Piece = tuple[int, int, bytes]
 
 
 class OutputSplitter:
-    """Cut the bytes of one pipe at its markers.
+    """Cuts the bytes of one pipe at its markers.
 
-    >>> tape = Tape(b"NONCE")
-    >>> tape.feed(b"one" + marker(b"NONCE", 1) + b"two", running=None)
+    >>> splitter = OutputSplitter(b"NONCE")
+    >>> splitter.feed(b"one" + marker(b"NONCE", 1) + b"two", running=None)
     [(1, b'one')]
-    >>> tape.feed(b", more of two", running=2)
+    >>> splitter.feed(b", more of two", running=2)
     [(2, b'two, more of two')]
     """
 
@@ -49,10 +49,10 @@ class OutputSplitter:
         self._nonce = nonce
         self._size = len(marker(nonce, 0))
         self._kept_bytes = kept_bytes
-        self._kept = b""  # what no marker has followed and no task is known for
+        self._kept = b""  # bytes of which the task is not known yet
 
     def feed(self, data: bytes, running: int | None) -> list[tuple[int, bytes]]:
-        """Take in what was read. `running` is who wrote what no marker follows; None if that is not known."""
+        """Add bytes; return pieces with their tickets. `running`: ticket of what no marker follows, None if unknown."""
         pieces: list[tuple[int, bytes]] = []
         text = self._kept + data
         begin = 0
@@ -72,13 +72,13 @@ class OutputSplitter:
             pieces.append((running, rest[: len(rest) - tail]))
             rest = rest[len(rest) - tail :]
         elif len(rest) > self._kept_bytes + self._size:
-            # All of it is one task's, which is over its limit: keep enough to see that, and what may become a marker.
+            # All of it is of one task, which is over its limit: keep enough to notice that, and a possible marker.
             rest = rest[: self._kept_bytes + 1] + rest[len(rest) - self._size :]
         self._kept = rest
         return pieces
 
     def rest(self) -> bytes:
-        """Hand out what is left when nothing more will come."""
+        """Return what is left when nothing more will come."""
         rest, self._kept = self._kept, b""
         return rest
 
@@ -94,12 +94,12 @@ class OutputSplitter:
 
 
 class OutputCapture:
-    """Read the output pipes of one worker. Returns pieces; those of ticket 0 belong to no task."""
+    """Reads the output pipes of one worker. Returns pieces; those of ticket 0 belong to no task."""
 
     def __init__(self, page: StatusPage, fds: tuple[int, int], limit_bytes: int = LIMIT_BYTES) -> None:
         self._page = page
         self._fds = fds
-        self._tapes = (OutputSplitter(page.nonce, limit_bytes), OutputSplitter(page.nonce, limit_bytes))
+        self._splitters = (OutputSplitter(page.nonce, limit_bytes), OutputSplitter(page.nonce, limit_bytes))
         self._limit_bytes = limit_bytes
         self._written: dict[int, int] = {}  # by ticket
         self.ended: set[int] = set()  # streams of which nothing more will come
@@ -118,38 +118,38 @@ class OutputCapture:
             self.ended.add(stream)
             return None
         known = before == self._page.ticket and len(data) < READ_BYTES
-        return self._limited(stream, self._tapes[stream - 1].feed(data, before if known else None))
+        return self._limited(stream, self._splitters[stream - 1].feed(data, before if known else None))
 
     def read_until_marked(self, ticket: int, streams: int) -> list[Piece]:
         """Read until the markers of this ticket have come, in each stream whose bit is set, and forget the ticket."""
         pieces: list[Piece] = []
         for stream in (1, 2):
-            marked = self._tapes[stream - 1].marked
-            for _ in range(_READS_MAX):  # not for ever: a child of the task may write as fast as we read
+            marked = self._splitters[stream - 1].marked
+            for _ in range(_READS_MAX):  # not for ever: a child of the task may write as fast as this reads
                 if not streams & stream or ticket in marked:
                     break
                 more = self.read(stream)
                 if more is None:
-                    break  # somebody took the marker, or it never was
+                    break  # the marker was read by another process, or never written
                 pieces += more
             marked.discard(ticket)
         self._written.pop(ticket, None)
         return pieces
 
     def finish(self, ticket: int) -> list[Piece]:
-        """Read all that a dead worker left; what no marker follows goes to the task that ran when it died."""
+        """Read all that a dead worker has left; what no marker follows belongs to the task that ran when it died."""
         pieces: list[Piece] = []
         for stream in (1, 2):
             for _ in range(_READS_MAX):
                 if (more := self.read(stream)) is None:
                     break
                 pieces += more
-            if rest := self._tapes[stream - 1].rest():
+            if rest := self._splitters[stream - 1].rest():
                 pieces += self._limited(stream, [(ticket, rest)])
         return pieces
 
     def _limited(self, stream: int, pieces: list[tuple[int, bytes]]) -> list[Piece]:
-        """Drop what is over a task's limit, with one notice."""
+        """Drop what is over a task's limit, and add one notice."""
         kept: list[Piece] = []
         for ticket, data in pieces:
             if ticket:

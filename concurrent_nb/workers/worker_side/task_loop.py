@@ -29,7 +29,7 @@ from concurrent_nb.workers.protocol.channels import WorkerChannels
 from concurrent_nb.workers.protocol.output_markers import marker
 from concurrent_nb.workers.protocol.records import (
     LARGE_BYTES,
-    ORDER_BYTES_MAX,
+    SLAVE_HEADER_BYTES_MAX,
     AddSegment,
     Buffer,
     ForgetFunctions,
@@ -39,7 +39,7 @@ from concurrent_nb.workers.protocol.records import (
     ReleaseSlices,
     RemoveSegments,
     RunTasks,
-    decode_order,
+    decode_slave_record,
     encode,
     lengths,
     pack,
@@ -123,7 +123,7 @@ class TaskLoop:
         self._tokens = ends.tokens
         self._page = StatusPage(ends.page)
         self._pipes = (ends.out, ends.err)
-        self._reader = RecordReader(decode_order, header_bytes_max=ORDER_BYTES_MAX)
+        self._reader = RecordReader(decode_slave_record, header_bytes_max=SLAVE_HEADER_BYTES_MAX)
         self._queue: deque[tuple[int, Work]] = deque()  # with their epochs
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -205,10 +205,10 @@ class TaskLoop:
             self._receive()
 
     def _receive(self) -> None:
-        received = self._socket.recv_into(self._reader.room())
+        received = self._socket.recv_into(self._reader.get_buffer())
         if not received:
             raise ConnectionError("the slave has closed its end")
-        for order, buffers in self._reader.took(received):
+        for order, buffers in self._reader.buffer_updated(received):
             if isinstance(order, RunTasks):
                 self._enqueue(order, buffers)
             elif isinstance(order, LoadFunction):

@@ -72,7 +72,7 @@ class ThreadWorker(TaskLoop):
         self._lock = threading.Lock()  # whoever interrupts us is another thread
         self._ident = threading.get_ident()
         super().__init__(ends, runner)
-        os.close(ends.lifeline)  # the process's is enough
+        os.close(ends.parent_death_pipe)  # the process's is enough
         self._streams = cast(tuple[TextIO, TextIO], self._thread_streams)
         self._remake_streams()
 

@@ -60,8 +60,8 @@ def test_costs_go_to_what_the_processes_do() -> None:
     commands = {
         10: "python -P -m concurrent_nb.nodes master {} name",
         11: "python -P -m concurrent_nb.nodes slave {}",
-        12: "python -m concurrent_nb.nodes.worker.process --template 3",
-        13: "python -m concurrent_nb.nodes.worker.process --template 3",
+        12: "python -m concurrent_nb.nodes.worker.process --fork-server 3",
+        13: "python -m concurrent_nb.nodes.worker.process --fork-server 3",
         14: "something else",
     }
     values = {os.getpid(): 1.0, 10: 2.0, 11: 4.0, 12: 8.0, 13: 16.0, 14: 32.0, 15: 64.0}

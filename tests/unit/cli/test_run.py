@@ -69,7 +69,7 @@ def test_their_options_are_their_items(offer: Callable[..., None], capsys: pytes
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "--very, --no-very" in told
-    assert "Percent (%) of it (0.5)" in told
+    assert "Percent (%) of it (default: 0.5)" in told
     assert "--as {loud,quiet}" in told
     assert "--task-batch" not in told
 
@@ -79,7 +79,7 @@ def test_their_options_are_their_items(offer: Callable[..., None], capsys: pytes
     [
         ("bad", "cannot be imported"),
         ("no", "not a Component with ways and run"),
-        ("none", "no sample 'none': choose one"),
+        ("none", "unknown sample 'none': choose one"),
     ],
 )
 def test_what_is_no_sample_is_refused(
@@ -93,7 +93,7 @@ def test_what_is_no_sample_is_refused(
 def test_two_samples_of_one_name_are_refused(offer: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     offer(plain="others:Plain", plain_="others:NoSample")
     assert main(["run", "plain"]) == 1
-    assert "are both offered as sample 'plain': uninstall one of them" in capsys.readouterr().err
+    assert "uninstall one of them" in capsys.readouterr().err
 
 
 def test_an_installation_older_than_the_files_says_what_to_do(
@@ -119,10 +119,13 @@ def test_ours_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "options"),
     [
         ("md5", ["--num-tasks X", "--start X", "--end X", "--number X"]),
-        ("mandelbrot", ["--factor X", "--iters X", "--height X", "--width X", "--use-optimized-task", "(1536)"]),
-        ("mandlebrot", ["run mandlebrot", "Columns in a task (1)"]),
+        (
+            "mandelbrot",
+            ["--factor X", "--iters X", "--height X", "--width X", "--use-optimized-task", "(default: 1536)"],
+        ),
+        ("mandlebrot", ["run mandlebrot", "Columns per task (default: 1)"]),
         ("expensive", ["--time-per-task X", "--num-tasks X"]),
-        ("pi", ["--terms X", "--as {system,batch,one-by-one}", "--task-batch", "--cluster", "--workers"]),
+        ("pi", ["--terms X", "--as {system,all-at-once,one-by-one}", "--task-batch", "--cluster", "--workers"]),
     ],
 )
 def test_help_tells_the_options_of_a_sample(name: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,17 +140,17 @@ def test_help_tells_the_options_of_a_sample(name: str, options: list[str], capsy
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["mandelbort"], "no sample 'mandelbort': choose one of expensive, mandelbrot"),
+        (["mandelbort"], "unknown sample 'mandelbort': choose one of expensive, mandelbrot"),
         (["mandelbrot", "--factor", "0"], "MandelbrotSample.factor cannot be 0: give a whole number of at least 1"),
         (["mandelbrot", "--iters", "70000"], "MandelbrotSample.iters cannot be 70000"),
         (["mandelbrot", "--width", "wide"], "MandelbrotSample.width cannot be 'wide'"),
         (["expensive", "--time-per-task=-1"], "ExpensiveSample.time_per_task cannot be -1"),
-        (["md5", "--start", "9", "--end", "8"], "no number from 9 to 8"),
+        (["md5", "--start", "9", "--end", "8"], "the range from 9 to 8 is empty"),
         (["md5", "--Md5Sample.num=3"], "Md5Sample has no item 'num'"),
         (["md5", "--cluster", "nosuch"], "no cluster 'nosuch'"),
         (
             ["md5", "--cluster", "nosuch", "--MasterNode.strategy=PushBest"],
-            "takes no configuration, but MasterNode was",
+            "takes no configuration items, but MasterNode was",
         ),
     ],
 )
@@ -168,7 +171,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
         (["--num"], "unknown option '--num'"),
         (["--num-tasks"], "expected one argument"),
         (["--as", "threads"], "invalid choice: 'threads'"),
-        (["--as", "batch", "--no-task-batch"], "not allowed with argument --as"),
+        (["--as", "all-at-once", "--no-task-batch"], "not allowed with argument --as"),
         (["--cluster", "x", "--workers", "2"], "not allowed with argument --cluster"),
         (["--workers", "0"], "0 is too small"),
     ],

@@ -27,14 +27,14 @@ def test_time_spans_have_two_units_at_most(seconds: float, written: str) -> None
 
 
 def slave(**more: Any) -> dict[str, Any]:
-    told = {"name": "east", "host": "host-7", "cores": 8, "state": "active", "slots": 8, "busy": 8, "in_flight": 12}
-    told |= {"done": 40, "load": 1.5, "memory_used_bytes": 3 << 30, "memory_total_bytes": 8 << 30, "uptime_s": 61.0}
-    return told | more
+    answer = {"name": "east", "host": "host-7", "cores": 8, "state": "active", "slots": 8, "busy": 8, "in_flight": 12}
+    answer |= {"done": 40, "load": 1.5, "memory_used_bytes": 3 << 30, "memory_total_bytes": 8 << 30, "uptime_s": 61.0}
+    return answer | more
 
 
 def status(**more: Any) -> dict[str, Any]:
-    told = {"name": "lab", "host": "host-1", "pid": 42, "uptime_s": 4300.0, "slaves": [slave()], "clients": []}
-    return told | {"jobs": [], "other_jobs": 0, "suspects": [], "tasks": {"waiting": 1}} | more
+    answer = {"name": "lab", "host": "host-1", "pid": 42, "uptime_s": 4300.0, "slaves": [slave()], "clients": []}
+    return answer | {"jobs": [], "other_jobs": 0, "suspects": [], "tasks": {"waiting": 1}} | more
 
 
 def test_slaves_and_master() -> None:
@@ -48,17 +48,17 @@ def test_slaves_and_master() -> None:
 
 def test_a_slave_that_has_said_nothing_yet() -> None:
     silent = slave(host="", cores=0, load=None, memory_used_bytes=None, memory_total_bytes=None, state="joining")
-    told = describe(status(slaves=[silent | {"busy": 0, "in_flight": 0, "slots": 1, "done": 0}]))
-    assert told[-1] == "  slave east: joining, 1 worker, 0 busy, 0 done, up 1 min 1 s"
+    answer = describe(status(slaves=[silent | {"busy": 0, "in_flight": 0, "slots": 1, "done": 0}]))
+    assert answer[-1] == "  slave east: joining, 1 worker, 0 busy, 0 done, up 1 min 1 s"
 
 
 def test_jobs_that_one_may_see_and_how_many_others_there_are() -> None:
     job = {"id": "26dcfdf6" * 4, "name": "fits", "client": "notebook", "state": "running", "tasks": 1000, "done": 999}
     job |= {"assigned": 1, "untaken_bytes": 0, "age_s": 10.0, "mine": True}
-    told = describe(status(jobs=[job, job | {"state": "idle"}, job | {"name": "", "client": None}], other_jobs=1))
-    assert told[3:] == [
+    answer = describe(status(jobs=[job, job | {"state": "idle"}, job | {"name": "", "client": None}], other_jobs=1))
+    assert answer[3:] == [
         "  job fits (26dcfdf6) of notebook: running, 999 of 1,000 tasks done, 10 s old",
-        "  job without a name (26dcfdf6) whose owner is away: running, 999 of 1,000 tasks done, 10 s old",
+        "  job without a name (26dcfdf6) whose owner is disconnected: running, 999 of 1,000 tasks done, 10 s old",
         "  1 job of others",
     ]
 
@@ -67,7 +67,7 @@ def test_a_job_that_waits_for_its_owner_to_take_results() -> None:
     job = {"id": "26dcfdf6" * 4, "name": "fits", "client": "notebook", "state": "waiting", "tasks": 1000, "done": 999}
     job |= {"assigned": 1, "untaken_bytes": 70 << 20, "age_s": 10.0, "mine": True}
     (line,) = describe(status(jobs=[job]))[3:]
-    assert line.endswith("10 s old; waits, because its owner has not taken 70.0 MiB of results")
+    assert line.endswith("10 s old; waits until its owner has received 70.0 MiB of results")
 
 
 def test_a_suspect_s_history() -> None:

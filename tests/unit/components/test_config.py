@@ -122,7 +122,7 @@ def test_a_good_value_is_read_back(item: str, value: object, gives: object) -> N
         ("patience_s", "long", "give a number of at least 0.0"),
         ("names", 3, "give a list"),
         ("names", [3], "give a list"),
-        ("ports", [1, 70000], "give a list, each element of it a whole number from 0 to 65535"),
+        ("ports", [1, 70000], "give a list, each element a whole number from 0 to 65535"),
         ("folder", "", "give a path"),
         ("folder", 3, "give a path"),
         ("folder", "$NO_SUCH_VARIABLE/x", r"every \$VARIABLE exists"),
@@ -139,7 +139,7 @@ def test_a_good_value_is_read_back(item: str, value: object, gives: object) -> N
         ("strategy", "", "give the name of a component"),
         ("strategy", PushBest, "give the name of a component"),
         ("hooks", 3, "give a list of names"),
-        ("hooks", ["push", "push"], "each of them once"),
+        ("hooks", ["push", "push"], "each once"),
         ("hooks", ["push", 3], "give a list of names"),
     ],
 )
@@ -266,7 +266,7 @@ def test_a_bad_choice_names_the_option_the_interface_what_was_given_and_the_choi
     with pytest.raises(ConfigurationError) as caught:
         one.strategy  # noqa: B018
     assert str(caught.value) == (
-        "Master.strategy = 'PushBset' should be an IStrategy, but no component of that name is known: "
+        "Master.strategy = 'PushBset' should be an IStrategy, but no component has that name: "
         "choose one of PushBest (push), PullRoundRobin"
     )
 

@@ -105,7 +105,7 @@ def test_a_component_is_made_once_for_each_manager(manager: ComponentManager) ->
 
 def test_what_one_manager_knows_another_does_not(manager: ComponentManager) -> None:
     manager.load([Polite])
-    with pytest.raises(ConfigurationError, match=r"test_core\.Polite is not known to this manager: register it"):
+    with pytest.raises(ConfigurationError, match=r"test_core\.Polite is not registered with this manager: register it"):
         ComponentManager().get(Polite)
 
 
@@ -152,7 +152,7 @@ def test_a_short_name_may_not_be_the_name_of_another(manager: ComponentManager) 
     with pytest.raises(ConfigurationError, match="both named 'kind'"):
         manager.register(Impostor)
     # A refused class has left nothing behind
-    with pytest.raises(ConfigurationError, match="not known"):
+    with pytest.raises(ConfigurationError, match="not registered"):
         manager.get(Impostor)
 
 
@@ -209,8 +209,41 @@ def test_a_section_of_a_base_class_applies_and_the_own_one_wins() -> None:
 def test_an_item_that_the_component_does_not_have_is_refused() -> None:
     manager = ComponentManager(Config({"Polite": {"tiems": 2}}))
     manager.load([Polite])
-    with pytest.raises(ConfigurationError, match="Polite has no item 'tiems': it can be told times"):
+    with pytest.raises(ConfigurationError, match="Polite has no item 'tiems': its items are times"):
         manager.get(Polite)
+
+
+class PoliteSettings(Polite):
+    section = "Courtesy"
+
+
+def test_a_component_may_name_its_section() -> None:
+    manager = ComponentManager(Config({"Courtesy": {"times": 2}, "PoliteSettings": {"times": 3}}))
+    manager.load([PoliteSettings])
+    assert manager.get(PoliteSettings).times == 2
+    for items, message in [
+        ({"tiems": 2}, "Courtesy has no item 'tiems'"),
+        ({"times": "twice"}, r"Courtesy\.times cannot be 'twice'"),
+    ]:
+        manager = ComponentManager(Config({"Courtesy": items}))
+        manager.load([PoliteSettings])
+        with pytest.raises(ConfigurationError, match=message):
+            manager.get(PoliteSettings)
+
+
+def test_a_section_belongs_to_the_class_that_names_it_and_to_one_class_only() -> None:
+    class Heir(PoliteSettings):
+        short_name = "heir"
+
+    manager = ComponentManager(Config({"Courtesy": {"times": 2}, "Heir": {"times": 3}}))
+    manager.load([Heir, PoliteSettings])
+    assert (manager.get(Heir).times, manager.get(PoliteSettings).times) == (3, 2)
+
+    class Rival(Component):
+        section = "Courtesy"
+
+    with pytest.raises(ConfigurationError, match="are both named 'Courtesy': rename one"):
+        manager.register(Rival)
 
 
 # ------------------------------------------------------------------------------------------------------- contracts
@@ -325,7 +358,7 @@ def test_promised_splats_have_to_be_taken() -> None:
 
     implements(ICollector)(type("Whole", (Component,), {"collect": whole}))
     for part in no_rest, no_named:
-        with pytest.raises(ConfigurationError, match="cannot be called as promised"):
+        with pytest.raises(ConfigurationError, match="has other parameters"):
             implements(ICollector)(type("Part", (Component,), {"collect": part}))
 
 

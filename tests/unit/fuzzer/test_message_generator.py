@@ -23,7 +23,7 @@ from tests.fuzzer.message_generator import (
     with_field,
 )
 
-EVERYTHING = sorted({*members(m.AnyMessage), *members(records.Said), records.Result}, key=str)
+EVERYTHING = sorted({*members(m.AnyMessage), *members(records.WorkerRecord), records.Result}, key=str)
 
 
 def generator() -> MessageGenerator:

@@ -125,7 +125,7 @@ def test_the_command_that_takes_a_file_leaves_it_to_ipython() -> None:
 
 def test_options_are_offered_to_the_commands_that_take_them() -> None:
     options = {action.dest for action in PARSERS["%concurrent"]._actions if action.option_strings}
-    takers = {(magics._TAKERS[option], f"--{option}") for option in options}
+    takers = {(magics._COMMANDS_OF_OPTIONS[option], f"--{option}") for option in options}
     offers = completion.OPTIONS_OF_COMMANDS
     assert takers == {(command, option) for command, options in offers.items() for option in options}
 
@@ -153,31 +153,31 @@ def master() -> Iterator[Master]:
     master.free.set()
 
 
-def session_of(app: object) -> CurrentCluster:
+def cluster_of(app: object) -> CurrentCluster:
     return cast(CurrentCluster, SimpleNamespace(_app=app))
 
 
 def test_the_names_of_slaves(master: Master) -> None:
     master.free.set()
-    assert SlaveNames(session_of(master), moment_s=60)() == ["one", "two"]
+    assert SlaveNames(cluster_of(master), timeout_s=60)() == ["one", "two"]
 
 
 def test_no_cluster_has_no_slaves_and_none_is_started() -> None:
-    session = CurrentCluster()
-    assert SlaveNames(session)() == []
-    assert session.stop() == "there is no cluster to stop"
+    cluster = CurrentCluster()
+    assert SlaveNames(cluster)() == []
+    assert cluster.stop() == "there is no cluster to stop"
 
 
 def test_a_slow_master_is_asked_once_and_not_awaited(master: Master) -> None:
-    ask = SlaveNames(session_of(master), moment_s=0.001)
+    ask = SlaveNames(cluster_of(master), timeout_s=0.001)
     assert ask() == ask() == []
     assert master.asked == 1
     master.free.set()
-    ask._moment_s = 60
+    ask._timeout_s = 60
     assert ask() == ["one", "two"]
 
 
 def test_a_master_that_is_gone_has_no_slaves(master: Master) -> None:
     master.error = MasterUnreachable("gone")
     master.free.set()
-    assert SlaveNames(session_of(master), moment_s=60)() == []
+    assert SlaveNames(cluster_of(master), timeout_s=60)() == []

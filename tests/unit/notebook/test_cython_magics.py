@@ -30,7 +30,7 @@ ZeroDivisionError: float division
 
 
 class SaidLine:
-    leads = False
+    is_fixed = False
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -130,8 +130,8 @@ def test_errors_show_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [text for text in cast(Any, caught.value)._render_traceback_() if not text.startswith("  Cell")] == [
         "    return known",
         "           ^",
-        "CompileError: undeclared name not builtin: known: a compiled cell does not see the notebook's names, so"
-        " make it an argument",
+        "CompileError: undeclared name not builtin: known: a compiled cell does not see the notebook's variables, so"
+        " pass it as an argument",
         "    ",
         "    ^",
         "CompileError: x",

@@ -17,7 +17,7 @@ from concurrent_nb.notebook.progress_display import (
     KernelProgress,
     SummaryOnly,
     TerminalProgress,
-    line_for,
+    progress_display_for,
     progress_text,
     system_text,
 )
@@ -69,8 +69,8 @@ class ScriptedJob:
 class Recorder:
     """A line that remembers what it was asked to show."""
 
-    def __init__(self, leads: bool = False) -> None:
-        self.leads = leads
+    def __init__(self, is_fixed: bool = False) -> None:
+        self.is_fixed = is_fixed
         self.said: list[str] = []
 
     def show(self, text: str) -> None:
@@ -151,7 +151,7 @@ def test_a_line_with_a_place_of_its_own_is_shown_before_what_tasks_print() -> No
         order.clear()
         job = ScriptedJob([*steps], Counts(0, 0, 3, 0, 0), [OutputPiece(0, 1, "hello\n")])
         printer = Printer(False, Out(), Out())
-        JobWatch(cast(Job, job), Leading(leads=True), printer, StopButton(), 0.0, clock=ManualClock()).wait()
+        JobWatch(cast(Job, job), Leading(is_fixed=True), printer, StopButton(), 0.0, clock=ManualClock()).wait()
         assert order == (["line", "hello\n", "end"] if steps else ["end", "hello\n"])
 
 
@@ -226,7 +226,7 @@ def test_progress_of_a_task_system_is_one_too() -> None:
 def test_a_line_that_is_still_needed_shows_no_summary() -> None:
     job: Any = ScriptedJob([], Counts(0, 0, 1, 0, 0))
     line = Recorder()
-    JobWatch(job, line, Printer(tagged=False), StopButton(), 0.0, goes_on=lambda job: True).wait()
+    JobWatch(job, line, Printer(tagged=False), StopButton(), 0.0, continues=lambda job: True).wait()
     assert line.said == []
 
 
@@ -255,7 +255,7 @@ def test_a_terminal_s_line_is_written_over(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_without_a_terminal_only_the_last_line_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    line = line_for(None)
+    line = progress_display_for(None)
     assert isinstance(line, SummaryOnly)
     line.show("one")
     line.make_room()
@@ -283,7 +283,7 @@ def test_a_kernel_s_line_is_a_display_that_is_updated(monkeypatch: pytest.Monkey
             return cls()
 
     monkeypatch.setattr("IPython.core.interactiveshell.InteractiveShell", Shell)
-    line = line_for(cast(Any, Shell()))
+    line = progress_display_for(cast(Any, Shell()))
     assert isinstance(line, KernelProgress)
     line.show("one")
     line.make_room()

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from concurrent_nb.errors import ConfigurationError
+from concurrent_nb.notebook.cell_options import CellOptions, cell_options
 from concurrent_nb.notebook.magic_options import parse
 from concurrent_nb.notebook.magics import ConcurrentMagics
 from concurrent_nb.wire.messages import Needs
@@ -16,25 +17,21 @@ def task(line: str) -> argparse.Namespace:
 
 
 def test_a_task_has_defaults() -> None:
-    assert vars(task("")) == {
-        "loop": None,
-        "until": None,
-        "out": None,
-        "no_block": False,
-        "local": False,
-        "timeout": None,
-        "retries": 0,
-        "strategy": None,
-        "needs": None,
-        "batch": None,
-        "on_error": "stop",
-        "shared": None,
-        "show_capture": False,
-        "view": None,
-        "sort": None,
-        "size": None,
-        "name": None,
-    }
+    assert cell_options(task("")) == CellOptions()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--local --no-block", "--no-block in the background"),
+        ("--size 3x4", "needs --view image"),
+        ("--size 3x4 --view table", "needs --view image"),
+        ("--sort value --view image", "needs --view table"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(line: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        cell_options(task(line))
 
 
 @pytest.mark.parametrize(
@@ -68,10 +65,10 @@ def test_values_are_read_as_in_a_shell_but_nothing_is_expanded() -> None:
     line = (
         """--for "x in ['a', \\"b\\"]" --until 'result["k"] > {1: 2}[1]' --out=found --timeout 1.5 --name "my $job" """
     )
-    chosen = task(line)
-    assert chosen.loop == "x in ['a', \"b\"]"
-    assert chosen.until == 'result["k"] > {1: 2}[1]'
-    assert (chosen.out, chosen.timeout, chosen.name) == ("found", 1.5, "my $job")
+    options = task(line)
+    assert options.for_text == "x in ['a', \"b\"]"
+    assert options.until_text == 'result["k"] > {1: 2}[1]'
+    assert (options.out, options.timeout_s, options.name) == ("found", 1.5, "my $job")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from concurrent_nb import Job, TaskFuture
 from concurrent_nb.ids import JobId, new_job_id
 from concurrent_nb.notebook.cell_output import Printer
 from concurrent_nb.notebook.job_watch import JobWatch
-from concurrent_nb.notebook.stop_button import PATIENT_PRESSES, StopButton
+from concurrent_nb.notebook.stop_button import DEFERRED_PRESSES, StopButton
 
 
 def press() -> None:
@@ -72,13 +72,13 @@ def test_who_presses_again_and_again_is_obeyed_anywhere() -> None:
 
     def goes_on() -> None:
         with StopButton():
-            for number in range(PATIENT_PRESSES + 2):
+            for number in range(DEFERRED_PRESSES + 2):
                 press()
                 done.append(number)
 
     with pytest.raises(KeyboardInterrupt):
         goes_on()
-    assert len(done) == PATIENT_PRESSES
+    assert len(done) == DEFERRED_PRESSES
 
 
 def test_other_threads_have_no_button() -> None:
@@ -129,7 +129,7 @@ def is_free(job: Job) -> bool:
 class Said:
     """A line that remembers its end."""
 
-    leads = False
+    is_fixed = False
 
     def __init__(self) -> None:
         self.end_text = ""

@@ -81,7 +81,7 @@ def test_the_task_s_own_exception_is_raised_and_says_where_it_was() -> None:
 
 def test_it_names_the_item() -> None:
     job = Job(JobId(b"\x1f" * 16), "fits", cancel)
-    future = [job._future_of(index) for index in range(2)][1]
+    future = [job._new_future(index) for index in range(2)][1]
     future.end(None, ValueError("x"))
     assert task_error(future).__notes__ == ["task 1 failed [1f1f1f1f/1]"]
     job.label = lambda index: f"k = {'abc'[index]!r}"
@@ -96,7 +96,7 @@ def test_it_can_be_asked_for_again() -> None:
 
 
 def test_a_task_elsewhere_is_debugged_with_local() -> None:
-    hint = "(the debugger cannot go there: run the cell with --local, then %debug)"
+    hint = "(the debugger cannot enter the worker: run the cell with --local, then %debug)"
     assert rendered(task_error(failed(ValueError("x"), TEXT), elsewhere=True)).endswith(hint)
     assert hint not in rendered(task_error(failed(ValueError("x"), TEXT)))
     assert hint not in rendered(task_error(failed(WorkerDied("died", "1f1f1f1f/7", "east", 4711)), elsewhere=True))

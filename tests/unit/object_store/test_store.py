@@ -1,4 +1,4 @@
-"""Buffers laid down once: recognised, taken back, looked at by others. Real shared memory, no processes."""
+"""Buffers stored once: recognised, released, read by others. Real shared memory, no processes."""
 
 import gc
 import os
@@ -27,14 +27,14 @@ def store() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def shelf() -> Iterator[SegmentReader]:
-    shelf = SegmentReader()
-    yield shelf
-    shelf.close()
+def reader() -> Iterator[SegmentReader]:
+    reader = SegmentReader()
+    yield reader
+    reader.close()
 
 
-def placed(store: ObjectStore, array: Any) -> Slice:
-    slice_ = store.place(memoryview(array).cast("B"))
+def stored(store: ObjectStore, array: Any) -> Slice:
+    slice_ = store.put(memoryview(array).cast("B"))
     assert slice_ is not None
     return slice_
 
@@ -45,115 +45,117 @@ def handle_of(store: ObjectStore, slice_: Slice) -> SegmentHandle:
     return handle
 
 
-def test_what_is_placed_is_a_snapshot(store: ObjectStore) -> None:
+def test_a_stored_buffer_is_a_snapshot(store: ObjectStore) -> None:
     array = np.arange(float(LARGE))
-    slice_ = placed(store, array)
+    slice_ = stored(store, array)
     array[:] = 0
     assert np.frombuffer(store.read(slice_))[-1] == LARGE - 1
 
 
-def test_the_same_array_is_placed_once(store: ObjectStore) -> None:
+def test_the_same_array_is_stored_once(store: ObjectStore) -> None:
     array = np.arange(float(LARGE))
-    first = placed(store, array)
-    assert placed(store, array) == first
-    store.let_go([first], clean=True)
-    assert placed(store, array) == first
-    store.let_go([first, first], clean=True)
-    assert placed(store, array) == first  # free, but still there
+    first = stored(store, array)
+    assert stored(store, array) == first
+    store.release([first], clean=True)
+    assert stored(store, array) == first
+    store.release([first, first], clean=True)
+    assert stored(store, array) == first  # free, but still there
 
 
-def test_an_array_that_has_changed_is_placed_anew(store: ObjectStore) -> None:
+def test_an_array_that_has_changed_is_stored_anew(store: ObjectStore) -> None:
     array = np.arange(float(LARGE))
-    first = placed(store, array)
+    first = stored(store, array)
     array[5] = -1
-    second = placed(store, array)
+    second = stored(store, array)
     assert second.serial != first.serial and (second.segment, second.offset) != (first.segment, first.offset)
     assert np.frombuffer(store.read(first))[5] == 5
     assert np.frombuffer(store.read(second))[5] == -1
 
 
 def test_memory_of_the_store_itself_is_recognised_however_small(store: ObjectStore) -> None:
-    slice_ = placed(store, np.arange(10_000.0))
-    assert store.place(store.view(slice_)) == slice_
+    slice_ = stored(store, np.arange(10_000.0))
+    assert store.put(store.view(slice_)) == slice_
 
 
-def test_a_place_is_used_again_only_when_everybody_has_let_go_cleanly(store: ObjectStore) -> None:
-    first = placed(store, np.zeros(10_000))
-    store.let_go([first], clean=True)
-    second = placed(store, np.ones(10_000))
+def test_a_block_is_reused_only_after_clean_releases(store: ObjectStore) -> None:
+    first = stored(store, np.zeros(10_000))
+    store.release([first], clean=True)
+    second = stored(store, np.ones(10_000))
     assert (second.segment, second.offset) == (first.segment, first.offset) and second.serial > first.serial
-    store.let_go([second], clean=False)
-    third = placed(store, np.ones(10_000))
+    store.release([second], clean=False)
+    third = stored(store, np.ones(10_000))
     assert third.segment != second.segment
     assert store.tidy() == [second.segment]
     assert store.handle(second.segment) is None
 
 
-def test_a_lease_that_nobody_ended_lets_go_uncleanly(store: ObjectStore) -> None:
-    slice_ = placed(store, np.zeros(10_000))
+def test_a_lease_without_an_end_releases_as_unclean(store: ObjectStore) -> None:
+    slice_ = stored(store, np.zeros(10_000))
     lease = Lease(store, [slice_])
     del lease
     assert store.tidy() == [slice_.segment]
 
 
-def test_free_memory_is_given_back_when_asked(store: ObjectStore) -> None:
-    slices = [placed(store, np.full(LARGE, float(n))) for n in range(3)]
-    store.let_go(slices, clean=True)
+def test_free_memory_is_returned_by_tidy(store: ObjectStore) -> None:
+    slices = [stored(store, np.full(LARGE, float(n))) for n in range(3)]
+    store.release(slices, clean=True)
     assert store.tidy() == []
     assert set(store.tidy(0)) == {slice_.segment for slice_ in slices}
 
 
-def test_letting_go_twice_or_of_what_is_not_there_is_harmless(store: ObjectStore) -> None:
-    slice_ = placed(store, np.zeros(10_000))
-    store.let_go([slice_, slice_, Slice(b"x" * 16, 0, 1, 1)], clean=True)
-    other = placed(store, np.ones(10_000))
-    store.let_go([slice_], clean=True)  # late: the place is another's by now
+def test_releasing_twice_or_an_unknown_slice_has_no_effect(store: ObjectStore) -> None:
+    slice_ = stored(store, np.zeros(10_000))
+    store.release([slice_, slice_, Slice(b"x" * 16, 0, 1, 1)], clean=True)
+    other = stored(store, np.ones(10_000))
+    store.release([slice_], clean=True)  # late: the block has another buffer by now
     assert np.frombuffer(store.read(other))[0] == 1
     assert store.tidy(0) == []
 
 
 @pytest.mark.parametrize("size", [1, 65536, MAPPED_BYTES, MAPPED_BYTES + 1])
-def test_readers_see_what_was_placed(store: ObjectStore, shelf: SegmentReader, size: int) -> None:
+def test_readers_see_what_was_stored(store: ObjectStore, reader: SegmentReader, size: int) -> None:
     data = os.urandom(size)
-    slice_ = store.place(memoryview(data))
+    slice_ = store.put(memoryview(data))
     assert slice_ is not None
-    shelf.add(handle_of(store, slice_))
-    looks: list[weakref.ref[Any]] = []
-    look = shelf.look(slice_, looks.append)
-    assert look == data
-    look[0] ^= 255  # a change is one's own
-    assert shelf.look(slice_, looks.append) == store.view(slice_) == data
+    reader.add(handle_of(store, slice_))
+    references: list[weakref.ref[Any]] = []
+    private = reader.map_watched(slice_, references.append)
+    assert private == data
+    private[0] ^= 255  # not visible to others
+    assert reader.map_watched(slice_, references.append) == store.view(slice_) == data
     gc.collect()
-    assert [reference() is None for reference in looks] == [False, True][: len(looks)]
-    del look
-    assert all(reference() is None for reference in looks) and len(looks) == 2 * (size >= MAPPED_BYTES)
+    assert [reference() is None for reference in references] == [False, True][: len(references)]
+    del private
+    assert all(reference() is None for reference in references) and len(references) == 2 * (size >= MAPPED_BYTES)
 
 
 @pytest.mark.parametrize("size", [65536, MAPPED_BYTES])
-def test_a_result_belongs_to_who_takes_it(store: ObjectStore, shelf: SegmentReader, size: int) -> None:
-    slice_ = store.place(memoryview(bytes(size)))
+def test_a_result_may_be_changed_and_reports_when_it_is_unused(
+    store: ObjectStore, reader: SegmentReader, size: int
+) -> None:
+    slice_ = store.put(memoryview(bytes(size)))
     assert slice_ is not None
-    shelf.add(handle_of(store, slice_))
+    reader.add(handle_of(store, slice_))
     done: list[Slice] = []
-    mine = np.frombuffer(shelf.take(slice_, done.append), dtype="u1")
+    mine = np.frombuffer(reader.map_until_unused(slice_, done.append), dtype="u1")
     mine[0] = 255
     assert store.read(slice_)[0] == 0
-    assert bool(done) == (size < MAPPED_BYTES)  # a copy needs the original no more
+    assert bool(done) == (size < MAPPED_BYTES)  # a copy does not need the original
     del mine
     gc.collect()
     assert done == [slice_]
 
 
-def test_a_reader_keeps_what_its_owner_has_closed(shelf: SegmentReader) -> None:
+def test_a_reader_keeps_what_its_owner_has_closed(reader: SegmentReader) -> None:
     store = ObjectStore()
-    slice_ = placed(store, np.arange(float(LARGE)))
-    shelf.add(handle_of(store, slice_))
+    slice_ = stored(store, np.arange(float(LARGE)))
+    reader.add(handle_of(store, slice_))
     store.close()
-    assert np.frombuffer(shelf.read(slice_))[-1] == LARGE - 1
+    assert np.frombuffer(reader.read(slice_))[-1] == LARGE - 1
 
 
-def test_what_is_no_segment_is_not_opened(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> None:
-    slice_ = placed(store, np.zeros(10_000))
+def test_a_file_that_is_no_segment_is_not_opened(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> None:
+    slice_ = stored(store, np.zeros(10_000))
     handle = handle_of(store, slice_)
     with open("/dev/null") as null:
         for wrong in (
@@ -186,16 +188,16 @@ def test_an_owner_cannot_take_memory_away_from_its_readers() -> None:
         os.close(handle.fd)
 
 
-def test_slices_of_unknown_segments_and_beyond_their_end_are_refused(store: ObjectStore, shelf: SegmentReader) -> None:
-    slice_ = placed(store, np.zeros(10_000))
-    with pytest.raises(CannotOpen, match="not known"):
-        shelf.read(slice_)
-    shelf.add(handle_of(store, slice_))
-    with pytest.raises(CannotOpen, match="ends behind"):
-        shelf.read(Slice(slice_.segment, slice_.offset, 2**40, 1))
+def test_slices_of_unknown_segments_and_beyond_their_end_are_refused(store: ObjectStore, reader: SegmentReader) -> None:
+    slice_ = stored(store, np.zeros(10_000))
+    with pytest.raises(CannotOpen, match="not open"):
+        reader.read(slice_)
+    reader.add(handle_of(store, slice_))
+    with pytest.raises(CannotOpen, match="ends beyond"):
+        reader.read(Slice(slice_.segment, slice_.offset, 2**40, 1))
 
 
-def test_a_probe_is_there_only_while_it_is_shown() -> None:
+def test_a_probe_exists_only_within_its_context() -> None:
     with probe() as handle:
         assert handle is not None
         os.close(open_segment(handle))
@@ -203,7 +205,7 @@ def test_a_probe_is_there_only_while_it_is_shown() -> None:
         open_segment(handle)
 
 
-def test_a_closed_store_takes_nothing() -> None:
+def test_a_closed_store_stores_nothing() -> None:
     store = ObjectStore()
     store.close()
-    assert store.place(memoryview(bytes(100_000))) is None
+    assert store.put(memoryview(bytes(100_000))) is None

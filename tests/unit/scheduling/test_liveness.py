@@ -27,7 +27,7 @@ def test_a_silent_node_is_suspected_and_then_lost() -> None:
     assert liveness.tick(4.9) == []
     assert liveness.tick(5.0) == [Lost(A)]
     # It is not watched any more, and a late sign of life changes nothing.
-    liveness.heard(A, 5.1)
+    liveness.seen(A, 5.1)
     liveness.unreachable(A, 5.1)
     assert liveness.next_deadline() is None
 
@@ -36,7 +36,7 @@ def test_a_node_that_lets_itself_be_heard_is_left_alone() -> None:
     liveness = Liveness()
     liveness.watch(A, 0.0)
     for second in range(1, 100):
-        liveness.heard(A, float(second))
+        liveness.seen(A, float(second))
         assert liveness.tick(float(second)) == []
     assert liveness.tick(102.0) == [Suspected(A)]
 
@@ -45,7 +45,7 @@ def test_a_suspected_node_that_is_heard_is_trusted_again() -> None:
     liveness = Liveness()
     liveness.watch(A, 0.0)
     liveness.tick(3.0)
-    liveness.heard(A, 4.0)
+    liveness.seen(A, 4.0)
     assert liveness.next_deadline() == 4.0
     assert liveness.tick(4.0) == [Trusted(A)]
     assert liveness.tick(6.9) == []
@@ -55,7 +55,7 @@ def test_a_suspected_node_that_is_heard_is_trusted_again() -> None:
 def test_a_node_whose_connection_is_gone_is_suspected_at_once_and_lost_soon() -> None:
     liveness = Liveness(unreachable_after_s=1.0)
     liveness.watch(A, 0.0)
-    liveness.heard(A, 0.9)
+    liveness.seen(A, 0.9)
     liveness.unreachable(A, 1.0)
     assert liveness.tick(1.0) == [Suspected(A)]
     liveness.unreachable(A, 1.5)  # said twice, it is no later
@@ -68,7 +68,7 @@ def test_a_node_that_connects_again_in_time_is_trusted_again() -> None:
     liveness.watch(A, 0.0)
     liveness.unreachable(A, 1.0)
     liveness.tick(1.0)
-    liveness.heard(A, 1.5)
+    liveness.seen(A, 1.5)
     assert liveness.tick(1.5) == [Trusted(A)]
     assert liveness.tick(4.4) == []
 
@@ -97,7 +97,7 @@ def test_silence_that_nobody_listened_to_proves_nothing() -> None:
     # Given that this process was stopped for a minute
     assert liveness.tick(60.0) == []
     # When one of two is heard then, the other is lost after one more interval
-    liveness.heard(A, 60.5)
+    liveness.seen(A, 60.5)
     assert liveness.next_deadline() == 61.0
     assert liveness.tick(61.0) == [Lost(B)]
 
@@ -126,7 +126,7 @@ def test_whatever_happens_verdicts_are_in_order_and_in_time(steps: list[tuple[st
         now += pause_s
         if step == "heard" and state != "lost":
             heard_s = now
-            liveness.heard(A, now)
+            liveness.seen(A, now)
         elif step == "unreachable":
             liveness.unreachable(A, now)
         for verdict in liveness.tick(now):
@@ -150,7 +150,7 @@ def test_silence_of_a_node_that_is_kept_is_no_loss_and_only_a_long_broken_connec
     # Its connection breaks, and it is heard again within the time
     liveness.unreachable(A, 1e6)
     assert liveness.tick(1e6) == [] and liveness.next_deadline() == 1e6 + 3600
-    liveness.heard(A, 1e6 + 3500)
+    liveness.seen(A, 1e6 + 3500)
     assert liveness.tick(1e6 + 3500) == [Trusted(A)]
     # ... and another time it is not
     liveness.unreachable(A, 1e6 + 3501)

@@ -65,7 +65,7 @@ def test_a_slave_has_what_its_tasks_refer_to_whatever_the_strategy_until_it_says
 def test_a_lost_slave_has_nothing() -> None:
     bench = Bench()
     bench(joined("a"), held("a", b"x"), lost("a"))
-    assert len(bench.scheduler._books.holdings) == 0
+    assert len(bench.scheduler._state.locations) == 0
 
 
 def test_a_slave_that_shares_memory_has_everything_and_nothing_is_noted_of_it() -> None:
@@ -73,8 +73,8 @@ def test_a_slave_that_shares_memory_has_everything_and_nothing_is_noted_of_it() 
     bench(joined("a", shares_memory=True), opened(), submitted([0], objects=[X]), held("a", b"y"))
     slave = bench.scheduler.slaves[slave_id("a")]
     assert missing_bytes(slave, BOTH) == 0
-    assert len(slave.objects) == len(bench.scheduler._books.holdings) == 0
-    books = bench.scheduler._books.holdings
+    assert len(slave.objects) == len(bench.scheduler._state.locations) == 0
+    books = bench.scheduler._state.locations
     assert list(books.near(X, 5)) == [slave]
     bench(lost("a"))
     assert list(books.near(X, 5)) == []

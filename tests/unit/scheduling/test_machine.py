@@ -475,12 +475,12 @@ class World(RuleBasedStateMachine):
         assert self.jobs.keys() == self.scheduler.jobs.keys() == set()
         assert self.scheduler.waiting == 0
         assert self.scheduler.next_deadline() is None
-        assert len(self.scheduler._books.estimates) <= 2
-        assert not self.scheduler._books.asked
+        assert len(self.scheduler._state.estimates) <= 2
+        assert not self.scheduler._state.recalled
         for slave in self.scheduler.slaves.values():
             assert (slave.load, slave.started, slave.in_flight_s) == (0, 0, 0.0)
             assert not slave.tasks
-            assert not slave.ghosts
+            assert not slave.unconfirmed
         self.scheduler.validate()
 
 

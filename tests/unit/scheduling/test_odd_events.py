@@ -16,7 +16,7 @@ from concurrent_nb.ids import Digest, JobId, SessionId
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling.events import (
     CancelRequested,
-    ClientHeard,
+    ClientResumed,
     ClientSilent,
     Event,
     JobClosed,
@@ -101,7 +101,7 @@ odd_events: st.SearchStrategy[Event] = st.one_of(
     st.builds(CancelRequested, clients, jobs, st.none() | st.lists(numbers, max_size=4)),
     st.builds(OutcomesAcknowledged, clients, jobs, st.lists(numbers, max_size=4)),
     st.builds(ClientSilent, clients),
-    st.builds(ClientHeard, clients),
+    st.builds(ClientResumed, clients),
     st.builds(TasksStarted, slaves, refs),
     st.builds(TasksReturned, slaves, refs),
     st.builds(OutcomesReceived, slaves, jobs, outcomes, buffers),
@@ -162,11 +162,11 @@ def told(thing: Any, seen: dict[int, int] | None = None) -> Any:
 def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, events: list[Event]) -> None:
     bench = busy_bench(name)
     for event in events:
-        before = told(bench.scheduler._books)
+        before = told(bench.scheduler._state)
         try:
             bench(event)
         except EventRefused:
-            assert told(bench.scheduler._books) == before
+            assert told(bench.scheduler._state) == before
             bench()
     # Time passes, and the good ones find everything as it should be
     bench.after(0.2)
@@ -226,20 +226,20 @@ def test_odd_events_are_handled_or_refused_and_the_good_ones_go_on(name: str, ev
 )
 def test_what_cannot_be_is_refused_and_has_changed_nothing(event: Event) -> None:
     bench = busy_bench("pull_round_robin")
-    before = told(bench.scheduler._books)
+    before = told(bench.scheduler._state)
     with pytest.raises(EventRefused):
         bench(event)
-    assert told(bench.scheduler._books) == before
+    assert told(bench.scheduler._state) == before
     bench()
 
 
 def test_the_books_are_told_apart() -> None:
     bench = busy_bench("pull_round_robin")
-    before = told(bench.scheduler._books)
-    assert before == told(busy_bench("pull_round_robin").scheduler._books)
+    before = told(bench.scheduler._state)
+    assert before == told(busy_bench("pull_round_robin").scheduler._state)
     for event in (submitted([50]), SlaveResized(slave_id("a"), 1, 4), cancelled([0]), opened(job=JobId(b"j" * 16))):
         bench(event)
-        after = told(bench.scheduler._books)
+        after = told(bench.scheduler._state)
         assert after != before
         before = after
 

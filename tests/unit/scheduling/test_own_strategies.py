@@ -25,7 +25,7 @@ from tests.unit.scheduling.bench import (
 
 
 def names_in_use(bench: Bench) -> list[str]:
-    return [strategy.name for strategy in bench.scheduler._books.strategies.all]
+    return [strategy.name for strategy in bench.scheduler._state.strategies.all]
 
 
 def load(bench: Bench, name: str) -> int:
@@ -65,7 +65,9 @@ def test_who_asks_for_the_strategy_of_the_cluster_gets_the_one_that_there_is() -
 
 def test_an_unknown_strategy_is_refused_and_the_names_are_listed() -> None:
     bench = Bench()
-    with pytest.raises(ProtocolError, match="'fair'; there are locality, pull_round_robin, push_best, stealing"):
+    with pytest.raises(
+        ProtocolError, match="'fair'; the strategies are locality, pull_round_robin, push_best, stealing"
+    ):
         bench(opened(strategy="fair"))
     bench()
     assert not bench.scheduler.jobs

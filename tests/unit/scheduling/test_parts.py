@@ -190,7 +190,7 @@ def test_a_queue_keeps_order_loses_nothing_and_does_not_grow(data: st.DataObject
 
 
 def _lose_from_queue(scheduler: Scheduler) -> None:
-    scheduler._books.waiting.take(1)
+    scheduler._state.waiting.take(1)
 
 
 def _lose_from_slave(scheduler: Scheduler) -> None:
@@ -199,7 +199,7 @@ def _lose_from_slave(scheduler: Scheduler) -> None:
 
 
 def _miscount_idle(scheduler: Scheduler) -> None:
-    scheduler._books.idle += 1
+    scheduler._state.idle += 1
 
 
 def _miscount_started(scheduler: Scheduler) -> None:
@@ -215,7 +215,7 @@ def _revive(scheduler: Scheduler) -> None:
 
 
 def _linger(scheduler: Scheduler) -> None:
-    scheduler._books.lingering.set(JOB, 1.0)
+    scheduler._state.lingering.set(JOB, 1.0)
 
 
 def _orphan(scheduler: Scheduler) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from concurrent_nb.ids import SessionId
-from concurrent_nb.scheduling.events import ClientHeard, ClientSilent, JobOpened, OutcomesReceived
+from concurrent_nb.scheduling.events import ClientResumed, ClientSilent, JobOpened, OutcomesReceived
 from concurrent_nb.wire.messages import Needs, OutcomeFrame, Sizes, Slice
 from tests.unit.scheduling.bench import (
     JOB,
@@ -39,8 +39,8 @@ def silent(client: SessionId = ME) -> ClientSilent:
     return ClientSilent(client)
 
 
-def heard(client: SessionId = ME) -> ClientHeard:
-    return ClientHeard(client)
+def heard(client: SessionId = ME) -> ClientResumed:
+    return ClientResumed(client)
 
 
 def test_what_ends_meanwhile_is_delivered_once_when_the_owner_is_heard() -> None:
@@ -178,7 +178,7 @@ def test_a_job_that_is_abandoned_leaves_nothing_that_counts() -> None:
     bench(joined("a", slots=1, credit=1), opened(), submitted(range(5)))
     bench(result(0, 5000))
     bench(gone(linger_s=0.0), ended("a", 1))
-    assert not bench.scheduler._books.kept_bytes and not bench.scheduler._books.paused
+    assert not bench.scheduler._state.kept_bytes and not bench.scheduler._state.paused
     bench(opened(YOU, "me", OTHER_JOB))
     assert assigned(bench(submitted([7], client=YOU, job=OTHER_JOB))) == {"a": [7]}
 

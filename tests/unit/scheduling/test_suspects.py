@@ -90,7 +90,7 @@ def test_a_lost_slave_with_many_tasks_does_not_make_them_run_one_by_one(bench: B
     assert assigned(bench(joined("b", slots=64))) == {"b": [*range(64)]}
 
 
-@pytest.mark.parametrize("reason", ["it said goodbye: no more work", "it has unregistered", "drained"])
+@pytest.mark.parametrize("reason", ["it sent a Bye: no more work", "it has unregistered", "drained"])
 def test_a_slave_that_leaves_is_nobody_s_fault(bench: Bench, reason: str) -> None:
     bench(opened(), submitted([0, 1]))
     for number, name in enumerate("abcdef", 1):
@@ -207,9 +207,9 @@ def test_what_has_not_begun_is_asked_back_from_a_slave_that_is_emptied(bench: Be
     lost_beside(bench, "a", 900)
     instructions = bench(lost("lost 2"))
     mine = bench.scheduler.slaves[slave_id("a")]
-    assert mine.emptied
+    assert mine.reserved
     assert withdrawn(instructions, stop=False)["a"]
-    asked = [task.index for task in bench.scheduler._books.asked]
+    asked = [task.index for task in bench.scheduler._state.recalled]
     assert sorted(asked) == [task.index for task in mine.tasks if not task.started]
     assert assigned(bench(returned("a", *asked, job=OTHER_JOB))) == {}
     assert assigned(bench(ended("a", 0, job=OTHER_JOB)))["a"][0] == 900
@@ -337,11 +337,11 @@ def test_a_slave_that_falls_silent_drains_or_goes_is_not_waited_for(bench: Bench
     bench(joined("a", slots=1, credit=1))
     while bench.scheduler.slaves[slave_id("a")].suspect is not None:
         bench(returned("a", 0, attempt=bench.scheduler.jobs[JOB].tasks[0].attempt))
-    assert bench.scheduler.slaves[slave_id("a")].emptied
+    assert bench.scheduler.slaves[slave_id("a")].reserved
     bench(ends)
-    assert not any(slave.emptied for slave in bench.scheduler.slaves.values())
+    assert not any(slave.reserved for slave in bench.scheduler.slaves.values())
     bench(joined("b", slots=1, credit=1))
-    assert bench.scheduler.slaves[slave_id("b")].closed or bench.scheduler.slaves[slave_id("b")].emptied
+    assert bench.scheduler.slaves[slave_id("b")].closed or bench.scheduler.slaves[slave_id("b")].reserved
 
 
 def test_a_suspect_that_comes_back_waits_to_run_alone_again(bench: Bench) -> None:

@@ -67,7 +67,7 @@ def test_nothing_goes_wrong_in_any_history(first: int, traces: list[str]) -> Non
         "leaves",
         "cancels job",
         "gives up",
-        "nothing was heard of it",
+        "it was silent for too long",
         "the cluster is stopped",
         *(f" is {status}" for status in (0, 1, 2, 3, 4, 6, 7)),
     ],
@@ -104,8 +104,8 @@ def test_a_session_that_hands_on_what_came_twice_is_found_out(monkeypatch: pytes
     original = Session.receive
 
     def receive(self: Session, frames: Sequence[Buffer], now: float) -> list[Received]:
-        envelope, received = decode(frames, self.said_by_peer)
-        return received if 0 < envelope.seq <= self._heard else original(self, frames, now)
+        envelope, received = decode(frames, self.direction)
+        return received if 0 < envelope.seq <= self._received_seq else original(self, frames, now)
 
     monkeypatch.setattr(Session, "receive", receive)
     assert _finds_out()
@@ -125,8 +125,8 @@ def test_a_master_that_takes_any_attempt_for_the_current_one_is_found_out(monkey
 
 def test_a_master_that_forgets_the_tasks_of_a_lost_slave_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(self: SlaveEventHandler, event: SlaveLost, now: float) -> None:
-        if (slave := self._books.slaves.get(event.slave)) is not None:
-            self._books.strike(slave)
+        if (slave := self._state.slaves.get(event.slave)) is not None:
+            self._state.remove_slave(slave)
 
     monkeypatch.setattr(SlaveEventHandler, "lost", lost)
     assert _finds_out()

@@ -14,8 +14,8 @@ from concurrent_nb.tasks.states import (
     TRANSITIONS,
     InvalidTransition,
     Verb,
+    history,
     move,
-    story,
 )
 from concurrent_nb.tasks.task_record import JobRecord, TaskRecord, TaskState
 from concurrent_nb.wire.messages import OutcomeFrame
@@ -67,12 +67,12 @@ def test_an_illegal_step_says_which_task_from_where_to_where_and_what_happened_t
     assert (error.task, error.source, error.target) == ("abababab/7", TaskState.WAITING, TaskState.FORGOTTEN)
     assert "abababab/7 cannot forget (WAITING to FORGOTTEN)" in str(error)
     for part in ("attempt is 3", "on 0102", "started", "cancelled", "status 0 in attempt 3", "killed by SIGSEGV"):
-        assert part in error.story
+        assert part in error.history
         assert part in str(error)
 
 
 def test_the_story_of_a_task_without_a_past_is_short() -> None:
-    assert story(a_task()) == "its attempt is 0, on no slave"
+    assert history(a_task()) == "its attempt is 0, on no slave"
 
 
 def test_a_task_is_shown_without_its_payload_and_its_job() -> None:

@@ -11,7 +11,7 @@ from concurrent_nb.tasks.system import ITaskSystem, MasterHandle, Task
 from concurrent_nb.tasks.system_driver import (
     AHEAD_FIRST,
     AHEAD_MOST,
-    PHASES_TOLD,
+    PHASES_MAX,
     CancelTasks,
     Instruction,
     PushTask,
@@ -71,7 +71,7 @@ class Clock:
         return self.now
 
 
-def drive_of(system: ITaskSystem, clock: Clock | None = None) -> SystemDriver:
+def driver_of(system: ITaskSystem, clock: Clock | None = None) -> SystemDriver:
     return SystemDriver(system, "app", lambda line: None, lambda: {"slaves": []}, clock or Clock())
 
 
@@ -93,12 +93,12 @@ def jobs(count: int) -> list[Job]:
     return [Job(n) for n in range(count)]
 
 
-def run_to_the_end(drive: SystemDriver) -> Any:
+def run_to_the_end(driver: SystemDriver) -> Any:
     """End every task that is pushed, at once and in order."""
-    instructions = drive.begin()
-    while not drive.complete:
-        instructions = drive.handle(*ended(*pushed(instructions)))
-    return drive.gather()
+    instructions = driver.begin()
+    while not driver.complete:
+        instructions = driver.handle(*ended(*pushed(instructions)))
+    return driver.gather()
 
 
 # ------------------------------------------------------------------------------------------------------------- calls
@@ -106,14 +106,14 @@ def run_to_the_end(drive: SystemDriver) -> Any:
 
 def test_the_methods_are_called_in_the_order_of_the_contract() -> None:
     system = System(jobs(2), gather_result=lambda master: "all")
-    assert run_to_the_end(drive_of(system)) == "all"
+    assert run_to_the_end(driver_of(system)) == "all"
     finished = ["task_finished", "is_complete"]
     assert system.calls == ["init_system", "generate_tasks", "is_complete", *finished, *finished, "gather_result"]
 
 
 def test_when_no_task_is_left_the_system_is_asked_once_more() -> None:
     system = System([])
-    assert run_to_the_end(drive_of(system)) is None
+    assert run_to_the_end(driver_of(system)) is None
     assert system.calls == ["init_system", "generate_tasks", "is_complete", "is_complete", "gather_result"]
 
 
@@ -122,21 +122,21 @@ def test_what_is_left_out_has_the_defaults_of_the_contract() -> None:
         def generate_tasks(self, master: MasterHandle) -> Iterable[Task]:
             return jobs(3)
 
-    assert run_to_the_end(drive_of(Small())) is None
-    drive = drive_of(Small())
-    drive.begin()
+    assert run_to_the_end(driver_of(Small())) is None
+    driver = driver_of(Small())
+    driver.begin()
     with pytest.raises(ValueError, match="bad"):
-        drive.handle(*ended(1, error=ValueError("bad")))
+        driver.handle(*ended(1, error=ValueError("bad")))
     with pytest.raises(NotImplementedError, match="ITaskSystem has no tasks: give it a method generate_tasks"):
-        drive_of(ITaskSystem()).begin()
+        driver_of(ITaskSystem()).begin()
 
 
 @pytest.mark.parametrize("tasks", [(), [], None, iter(()), (Job() for _ in ())])
 def test_a_system_without_tasks_is_complete_at_once(tasks: Any) -> None:
-    drive = drive_of(System(tasks, gather_result=lambda master: 0))
-    assert drive.begin() == []
-    assert drive.complete
-    assert drive.gather() == 0
+    driver = driver_of(System(tasks, gather_result=lambda master: 0))
+    assert driver.begin() == []
+    assert driver.complete
+    assert driver.gather() == 0
 
 
 def test_a_task_learns_who_it_is_and_its_end_before_the_system_does() -> None:
@@ -148,11 +148,11 @@ def test_a_task_learns_who_it_is_and_its_end_before_the_system_does() -> None:
 
     task = Heard()
     system = System([task], task_finished=lambda *given: heard.append(given[1:]))
-    drive = drive_of(system)
-    drive.begin()
+    driver = driver_of(system)
+    driver.begin()
     assert (task.system_id, task.task_id, task.client_id, task.slave_id) == ("s", "s/0", "app", "")
     error = ValueError("x")
-    drive.handle(SystemTaskEnded(0, None, error, "east"))
+    driver.handle(SystemTaskEnded(0, None, error, "east"))
     assert heard == [("east", None, error), (task, None, error)]
 
 
@@ -162,7 +162,7 @@ def test_what_a_method_raises_comes_out_as_it_is(name: str) -> None:
         raise ZeroDivisionError(name)
 
     with pytest.raises(ZeroDivisionError, match=name):
-        run_to_the_end(drive_of(System(jobs(3), **{name: fail})))
+        run_to_the_end(driver_of(System(jobs(3), **{name: fail})))
 
 
 def test_so_does_what_a_generator_or_a_task_raises() -> None:
@@ -175,32 +175,32 @@ def test_so_does_what_a_generator_or_a_task_raises() -> None:
             raise ZeroDivisionError("finished")
 
     with pytest.raises(ZeroDivisionError, match="generator"):
-        run_to_the_end(drive_of(System(generate())))
+        run_to_the_end(driver_of(System(generate())))
     with pytest.raises(ZeroDivisionError, match="finished"):
-        run_to_the_end(drive_of(System([Bad()])))
+        run_to_the_end(driver_of(System([Bad()])))
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (3, "System.generate_tasks gave a int, it has to be an iterable of tasks"),
-        (Job(), "System.generate_tasks gave a Job, it has to be an iterable of tasks"),
-        ([Job(), 7], "System.generate_tasks gave 7 among its tasks, which is no Task"),
+        (3, "System.generate_tasks gave a int: it must be an iterable of tasks"),
+        (Job(), "System.generate_tasks gave a Job: it must be an iterable of tasks"),
+        ([Job(), 7], "System.generate_tasks gave 7 among its tasks, which is not a Task"),
     ],
 )
 def test_what_is_no_task_is_refused_by_name(given: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        drive_of(System(given)).begin()
+        driver_of(System(given)).begin()
 
 
 def test_an_object_may_be_pushed_again_only_when_it_has_ended() -> None:
     task = Job()
     with pytest.raises(ValueError, match="task s/0 was pushed again before it has ended"):
-        drive_of(System([task, task])).begin()
+        driver_of(System([task, task])).begin()
     twice = iter([task])
-    drive = drive_of(System([task], task_finished=lambda *_: list(itertools.islice(twice, 1))))
-    assert pushed(drive.begin()) == [0]
-    assert pushed(drive.handle(*ended(0))) == [1]
+    driver = driver_of(System([task], task_finished=lambda *_: list(itertools.islice(twice, 1))))
+    assert pushed(driver.begin()) == [0]
+    assert pushed(driver.handle(*ended(0))) == [1]
     assert task.task_id == "s/1"
 
 
@@ -211,15 +211,15 @@ def test_tasks_that_come_of_tasks_are_further_phases() -> None:
     system = System(
         jobs(2), task_finished=lambda master, task, *_: [Job(task.n + 10), Job(task.n + 20)] if task.n < 10 else None
     )
-    drive = drive_of(system)
-    assert pushed(drive.begin()) == [0, 1]
-    assert pushed(drive.handle(*ended(0, 1))) == [2, 3, 4, 5]
-    drive.handle(*ended(2))
-    phases = [(phase["number"], phase["pushed"], phase["done"]) for phase in drive.stats()["phases"]]
+    driver = driver_of(system)
+    assert pushed(driver.begin()) == [0, 1]
+    assert pushed(driver.handle(*ended(0, 1))) == [2, 3, 4, 5]
+    driver.handle(*ended(2))
+    phases = [(phase["number"], phase["pushed"], phase["done"]) for phase in driver.stats()["phases"]]
     assert phases == [(1, 2, 2), (2, 4, 1)]
-    assert not drive.complete
-    drive.handle(*ended(3, 4, 5))
-    assert drive.complete
+    assert not driver.complete
+    driver.handle(*ended(3, 4, 5))
+    assert driver.complete
 
 
 @pytest.mark.parametrize("method", ["init_system", "generate_tasks", "task_finished", "is_complete"])
@@ -235,28 +235,28 @@ def test_any_method_may_push(method: str) -> None:
         stats = master.stats()
         return stats["exhausted"] and not stats["unfinished"]
 
-    drive = drive_of(System([Job()], **{method: push}))
-    run_to_the_end(drive)
-    assert drive.stats()["done"] == 2
+    driver = driver_of(System([Job()], **{method: push}))
+    run_to_the_end(driver)
+    assert driver.stats()["done"] == 2
 
 
 def test_what_came_last_is_read_first_so_that_a_long_generator_starves_nobody() -> None:
     system = System((Job() for _ in itertools.count()), task_finished=lambda *_: [Job(9)])
-    drive = drive_of(system)
-    first = pushed(drive.begin())
+    driver = driver_of(system)
+    first = pushed(driver.begin())
     assert len(first) == AHEAD_FIRST
-    drive.handle(*ended(0))
-    told = {phase["number"]: phase["pushed"] for phase in drive.stats()["phases"]}
-    assert told == {1: AHEAD_FIRST + 1, 2: 1}
+    driver.handle(*ended(0))
+    phases = {phase["number"]: phase["pushed"] for phase in driver.stats()["phases"]}
+    assert phases == {1: AHEAD_FIRST + 1, 2: 1}
 
 
 def test_a_chain_of_tasks_is_told_in_few_phases() -> None:
     system = System([Job(0)], task_finished=lambda master, task, *_: [Job(task.n + 1)] if task.n < 999 else None)
-    drive = drive_of(system)
-    run_to_the_end(drive)
-    stats = drive.stats()
+    driver = driver_of(system)
+    run_to_the_end(driver)
+    stats = driver.stats()
     assert stats["done"] == 1000
-    assert len(stats["phases"]) <= PHASES_TOLD + 1
+    assert len(stats["phases"]) <= PHASES_MAX + 1
     assert sum(phase["done"] for phase in stats["phases"]) == 1000
     assert stats["phases"][-1]["number"] == 1000
 
@@ -268,28 +268,28 @@ def test_early_completion_cancels_the_rest_and_takes_no_more() -> None:
     system = System(
         (Job(n) for n in itertools.count()), is_complete=lambda master: master.stats()["done"] == 2, gather_result=str
     )
-    drive = drive_of(system)
-    first = pushed(drive.begin())
-    done = drive.handle(*ended(0, 1, 2))
-    assert drive.complete
+    driver = driver_of(system)
+    first = pushed(driver.begin())
+    done = driver.handle(*ended(0, 1, 2))
+    assert driver.complete
     assert pushed(done) == []
     assert cancelled(done) == first[2:]  # the third result came too late
     assert system.calls.count("task_finished") == 2
-    stats = drive.stats()
+    stats = driver.stats()
     assert (stats["done"], stats["cancelled"], stats["unfinished"], stats["exhausted"]) == (2, 14, 0, True)
     assert stats["stage"] == "gathering"
 
 
 def test_nothing_can_be_pushed_when_it_is_complete() -> None:
-    drive = drive_of(System([], gather_result=lambda master: master.push_task(Job())))
-    drive.begin()
+    driver = driver_of(System([], gather_result=lambda master: master.push_task(Job())))
+    driver.begin()
     with pytest.raises(RuntimeError, match="System is complete, so it cannot push more tasks"):
-        drive.gather()
+        driver.gather()
 
 
 def test_a_system_that_can_never_be_complete_says_so() -> None:
     with pytest.raises(SystemStalled, match="the task system System has no task left and is not complete"):
-        run_to_the_end(drive_of(System(jobs(2), is_complete=lambda master: False)))
+        run_to_the_end(driver_of(System(jobs(2), is_complete=lambda master: False)))
 
 
 def test_cancelled_tasks_do_not_come_back() -> None:
@@ -299,14 +299,14 @@ def test_cancelled_tasks_do_not_come_back() -> None:
 
     tasks = jobs(4)
     system = System(tasks, task_finished=cancel)
-    drive = drive_of(system)
-    drive.begin()
-    assert cancelled(drive.handle(*ended(0))) == [1, 2]
-    drive.handle(*ended(1, 2))
+    driver = driver_of(system)
+    driver.begin()
+    assert cancelled(driver.handle(*ended(0))) == [1, 2]
+    driver.handle(*ended(1, 2))
     assert system.calls.count("task_finished") == 1
-    drive.handle(*ended(3))
-    assert drive.complete
-    assert (drive.stats()["done"], drive.stats()["cancelled"]) == (2, 2)
+    driver.handle(*ended(3))
+    assert driver.complete
+    assert (driver.stats()["done"], driver.stats()["cancelled"]) == (2, 2)
 
 
 def test_what_is_cancelled_before_it_has_left_never_leaves() -> None:
@@ -318,9 +318,9 @@ def test_what_is_cancelled_before_it_has_left_never_leaves() -> None:
         yield tasks[1]
 
     system = System(generate())
-    drive = drive_of(system)
-    master = drive._handle
-    instructions = drive.begin()
+    driver = driver_of(system)
+    master = driver._handle
+    instructions = driver.begin()
     assert (pushed(instructions), cancelled(instructions)) == ([1], [])
 
 
@@ -331,12 +331,12 @@ def test_all_can_be_cancelled_what_was_not_read_too_and_another_phase_begun() ->
         master.cancel()
         return [Job(99)]
 
-    drive = drive_of(System((Job(1) for _ in itertools.count()), task_finished=begin_anew))
-    first = pushed(drive.begin())
-    instructions = drive.handle(*ended(0))
+    driver = driver_of(System((Job(1) for _ in itertools.count()), task_finished=begin_anew))
+    first = pushed(driver.begin())
+    instructions = driver.handle(*ended(0))
     assert (pushed(instructions), cancelled(instructions)) == ([len(first)], first[1:])
-    drive.handle(*ended(len(first)))
-    assert drive.complete
+    driver.handle(*ended(len(first)))
+    assert driver.complete
 
 
 # -------------------------------------------------------------------------------------------------------------- room
@@ -344,47 +344,47 @@ def test_all_can_be_cancelled_what_was_not_read_too_and_another_phase_begun() ->
 
 def test_a_generator_is_read_only_as_far_as_there_is_room() -> None:
     read = itertools.count()
-    drive = drive_of(System(Job(next(read)) for _ in itertools.count()))
-    waiting = pushed(drive.begin())
+    driver = driver_of(System(Job(next(read)) for _ in itertools.count()))
+    waiting = pushed(driver.begin())
     for _ in range(40):
-        waiting = pushed(drive.handle(*ended(*waiting)))
-        assert drive.stats()["unfinished"] <= AHEAD_MOST
-    assert drive.stats()["unfinished"] == AHEAD_MOST
-    assert next(read) == drive.stats()["pushed"]
+        waiting = pushed(driver.handle(*ended(*waiting)))
+        assert driver.stats()["unfinished"] <= AHEAD_MOST
+    assert driver.stats()["unfinished"] == AHEAD_MOST
+    assert next(read) == driver.stats()["pushed"]
 
 
 def test_large_tasks_are_read_fewer_at_a_time() -> None:
-    drive = drive_of(System(Job() for _ in itertools.count()))
-    waiting = pushed(drive.begin())
-    drive.handle(Room(3), *ended(*waiting))
-    assert drive.stats()["unfinished"] == 3
-    drive.handle(Room(0), *ended(AHEAD_FIRST, AHEAD_FIRST + 1, AHEAD_FIRST + 2))
-    assert drive.stats()["unfinished"] == 1
+    driver = driver_of(System(Job() for _ in itertools.count()))
+    waiting = pushed(driver.begin())
+    driver.handle(Room(3), *ended(*waiting))
+    assert driver.stats()["unfinished"] == 3
+    driver.handle(Room(0), *ended(AHEAD_FIRST, AHEAD_FIRST + 1, AHEAD_FIRST + 2))
+    assert driver.stats()["unfinished"] == 1
 
 
 def test_with_much_room_tasks_are_read_many_at_a_time() -> None:
-    drive = drive_of(System(Job() for _ in itertools.count()))
-    waiting = pushed(drive.begin())
+    driver = driver_of(System(Job() for _ in itertools.count()))
+    waiting = pushed(driver.begin())
     for _ in range(10):
-        waiting = pushed(drive.handle(*ended(*waiting)))
-    room = drive.stats()["unfinished"]
+        waiting = pushed(driver.handle(*ended(*waiting)))
+    room = driver.stats()["unfinished"]
     first = waiting[0]
-    assert pushed(drive.handle(*ended(*range(first, first + room // 8)))) == []
-    assert len(pushed(drive.handle(*ended(*range(first + room // 8, first + room // 2))))) > room // 4
+    assert pushed(driver.handle(*ended(*range(first, first + room // 8)))) == []
+    assert len(pushed(driver.handle(*ended(*range(first + room // 8, first + room // 2))))) > room // 4
 
 
 def test_nothing_is_kept_of_tasks_that_have_ended() -> None:
     import weakref
 
-    drive = drive_of(System((Job() for _ in range(1000)), task_finished=lambda master, task, *_: seen.add(task)))
+    driver = driver_of(System((Job() for _ in range(1000)), task_finished=lambda master, task, *_: seen.add(task)))
     seen: weakref.WeakSet[Task] = weakref.WeakSet()
-    instructions = drive.begin()
-    while not drive.complete:
+    instructions = driver.begin()
+    while not driver.complete:
         indexes = pushed(instructions)
-        instructions = drive.handle(*ended(*indexes))
+        instructions = driver.handle(*ended(*indexes))
     del instructions
     assert len(seen) == 0
-    assert drive.stats()["done"] == 1000
+    assert driver.stats()["done"] == 1000
 
 
 # -------------------------------------------------------------------------------------------------------------- stats
@@ -392,14 +392,14 @@ def test_nothing_is_kept_of_tasks_that_have_ended() -> None:
 
 def test_the_counts_tell_how_far_it_is() -> None:
     clock = Clock()
-    drive = drive_of(System(jobs(4), task_finished=lambda *_: None), clock)
-    assert drive.stats()["stage"] == "preparing"
-    drive.begin()
+    driver = driver_of(System(jobs(4), task_finished=lambda *_: None), clock)
+    assert driver.stats()["stage"] == "preparing"
+    driver.begin()
     clock.now += 2.5
-    drive.handle(
+    driver.handle(
         SystemTaskRunning(1), SystemTaskRunning(2), *ended(1), *ended(3, error=ValueError()), SystemTaskRunning(3)
     )
-    assert drive.stats() == {
+    assert driver.stats() == {
         "stage": "running",
         "pushed": 4,
         "unfinished": 2,
@@ -417,8 +417,8 @@ def test_the_counts_tell_how_far_it_is() -> None:
 def test_the_handle_logs_and_asks_the_master() -> None:
     lines: list[str] = []
     system = System([], init_system=lambda master: master.log("hello"), gather_result=lambda master: master.status())
-    told = run_to_the_end(SystemDriver(system, "app", lines.append, lambda: {"slaves": ["east"]}, Clock()))
-    assert (lines, told) == (["hello"], {"slaves": ["east"]})
+    result = run_to_the_end(SystemDriver(system, "app", lines.append, lambda: {"slaves": ["east"]}, Clock()))
+    assert (lines, result) == (["hello"], {"slaves": ["east"]})
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -441,34 +441,34 @@ def late(master: MasterHandle, task: Task, result: Any, error: Any) -> Iterable[
     ],
 )
 def test_a_system_that_ignores_a_task_s_error_does_not_hide_it(does: dict[str, Any]) -> None:
-    drive = drive_of(System(jobs(1), **does))
-    drive.begin()
+    driver = driver_of(System(jobs(1), **does))
+    driver.begin()
     lost = ValueError("the task's own")
     with pytest.raises(TypeError, match="NoneType") as caught:
-        handle_and_gather(drive, SystemTaskEnded(0, None, lost, "east"))
+        handle_and_gather(driver, SystemTaskEnded(0, None, lost, "east"))
     assert caught.value.__context__ is lost
 
 
-def handle_and_gather(drive: SystemDriver, event: SystemTaskEnded) -> None:
-    drive.handle(event)
-    drive.gather()
+def handle_and_gather(driver: SystemDriver, event: SystemTaskEnded) -> None:
+    driver.handle(event)
+    driver.gather()
 
 
 def test_a_system_that_passes_a_task_s_error_on_gives_that_error_alone() -> None:
     def passes_on(master: MasterHandle, task: Task, result: Any, error: Any) -> None:
         raise error
 
-    drive = drive_of(System(jobs(1), task_finished=passes_on))
-    drive.begin()
+    driver = driver_of(System(jobs(1), task_finished=passes_on))
+    driver.begin()
     with pytest.raises(ValueError, match="mine") as caught:
-        drive.handle(SystemTaskEnded(0, None, ValueError("mine"), "east"))
+        driver.handle(SystemTaskEnded(0, None, ValueError("mine"), "east"))
     assert caught.value.__context__ is None
 
 
 def test_an_error_of_a_system_none_of_whose_tasks_has_failed_is_its_own() -> None:
-    drive = drive_of(System(jobs(1), gather_result=lambda master: 1 // 0))
-    drive.begin()
-    drive.handle(*ended(0))
+    driver = driver_of(System(jobs(1), gather_result=lambda master: 1 // 0))
+    driver.begin()
+    driver.handle(*ended(0))
     with pytest.raises(ZeroDivisionError) as caught:
-        drive.gather()
+        driver.gather()
     assert caught.value.__context__ is None

@@ -9,6 +9,7 @@ import pytest
 
 from concurrent_nb.errors import ConfigurationError
 from concurrent_nb.transport import addresses
+from concurrent_nb.transport.http_link import Endpoint
 
 
 @contextlib.contextmanager
@@ -42,7 +43,7 @@ def test_several_addresses_share_a_port() -> None:
 
 @pytest.mark.parametrize("port", [-1, 65536, 70000])
 def test_a_port_that_is_none_is_refused(port: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"port {port} is none"):
+    with pytest.raises(ConfigurationError, match=f"port {port} is invalid"):
         addresses.bind(["127.0.0.1"], port)
 
 
@@ -85,21 +86,56 @@ def test_all_interfaces_are_told_one_by_one_and_never_as_all() -> None:
     assert not loopback or loopback == told, "a loopback address is told only where there is no other"
 
 
-@pytest.mark.parametrize(
-    ("written", "plain", "loopback"),
-    [
-        ("127.0.0.1", "127.0.0.1", True),
-        ("127.8.8.8", "127.8.8.8", True),
-        ("::1", "::1", True),
-        ("0:0:0:0:0:0:0:1", "::1", True),
-        ("::ffff:127.0.0.1", "127.0.0.1", True),
-        ("::ffff:10.0.0.1", "10.0.0.1", False),
-        ("fe80::1%eth0", "fe80::1", False),
-        ("0.0.0.0", "0.0.0.0", False),
-        ("::", "::", False),
-        ("10.1.2.3", "10.1.2.3", False),
-    ],
-)
-def test_an_address_has_one_plain_form(written: str, plain: str, loopback: bool) -> None:
+#: (host, its plain form, whether only this machine reaches it): plain HTTP is allowed where it is, TLS needed elsewhere
+HOSTS = [
+    ("127.0.0.1", "127.0.0.1", True),
+    ("127.8.8.8", "127.8.8.8", True),
+    ("::1", "::1", True),
+    ("::1%lo", "::1", True),
+    ("0:0:0:0:0:0:0:1", "::1", True),
+    ("::ffff:127.0.0.1", "127.0.0.1", True),
+    ("::FFFF:7f00:1", "127.0.0.1", True),
+    ("localhost", "localhost", True),
+    ("LocalHost", "LocalHost", True),
+    ("::ffff:10.0.0.1", "10.0.0.1", False),
+    ("fe80::1%lo", "fe80::1", False),
+    ("fe80::1%eth0", "fe80::1", False),
+    ("0.0.0.0", "0.0.0.0", False),
+    ("::", "::", False),
+    ("::ffff:0.0.0.0", "0.0.0.0", False),
+    ("10.1.2.3", "10.1.2.3", False),
+    ("128.0.0.1", "128.0.0.1", False),
+    ("127.0.0.1.example.com", "127.0.0.1.example.com", False),
+    ("127.evil.example", "127.evil.example", False),
+    ("localhost.example.com", "localhost.example.com", False),
+    ("example.com", "example.com", False),
+    ("", "", False),
+]
+
+
+@pytest.mark.parametrize(("written", "plain", "loopback"), HOSTS)
+def test_a_host_has_one_plain_form_and_is_loopback_or_not(written: str, plain: str, loopback: bool) -> None:
     assert addresses.plain_host(written) == plain
     assert addresses.is_loopback(written) == loopback
+
+
+@pytest.mark.parametrize("host", [host for host, _, loopback in HOSTS if not loopback and "%" not in host and host])
+def test_a_client_sends_no_token_over_plain_http_beyond_loopback(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="is plain HTTP to another machine"):
+        Endpoint.of(f"http://[{host}]:80" if ":" in host else f"http://{host}:80", None)
+
+
+@pytest.mark.parametrize("host", [host for host, _, loopback in HOSTS if loopback and "%" not in host])
+def test_a_client_may_use_plain_http_on_loopback(host: str) -> None:
+    assert Endpoint.of(f"http://[{host}]:80" if ":" in host else f"http://{host}:80", None).context is None
+
+
+def test_own_addresses_are_checked_and_all_interfaces_become_each_of_them() -> None:
+    assert addresses.own_addresses(["127.0.0.1", "127.0.0.2", "127.0.0.1"], "item") == ["127.0.0.1", "127.0.0.2"]
+    every = addresses.own_addresses(["0.0.0.0"], "item")
+    assert "127.0.0.1" in every and "0.0.0.0" not in every
+    assert not any("%" in address for address in addresses.own_addresses(["::"], "item"))
+    with pytest.raises(ConfigurationError, match="item has 'localhost', which is no IP address"):
+        addresses.own_addresses(["localhost"], "item")
+    with pytest.raises(ConfigurationError, match=r"item has 192\.0\.2\.1, on which this machine cannot listen"):
+        addresses.own_addresses(["192.0.2.1"], "item")

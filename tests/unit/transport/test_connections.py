@@ -53,7 +53,7 @@ def test_what_comes_without_a_whole_message_is_limited(bench: Bench) -> None:
     bench.received[7] = UNDELIVERED_BYTES
     assert bench.look() == []
     bench.received[7] += 1
-    assert bench.look() == [(7, f"{UNDELIVERED_BYTES + 1:,} bytes came without a whole message")]
+    assert bench.look() == [(7, f"{UNDELIVERED_BYTES + 1:,} bytes arrived without a whole message")]
     assert connection.is_cut
     assert bench.look() == []
 
@@ -123,7 +123,7 @@ def test_a_withdrawn_key_has_a_while_to_hear_why_and_may_come_back(bench: Bench)
     assert bench.look(WITHDRAWN_S) == []
     bench.withdrawn.add(KEY)
     assert bench.look() == []
-    assert bench.look(WITHDRAWN_S) == [(7, "its key is not registered any more")]
+    assert bench.look(WITHDRAWN_S) == [(7, "its key is no longer registered")]
 
 
 def test_a_descriptor_that_is_used_again_is_another_connection(bench: Bench) -> None:

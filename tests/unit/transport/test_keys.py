@@ -124,7 +124,7 @@ def test_a_file_that_others_can_get_at_is_refused_with_what_to_type(path: Path, 
     path.chmod(mode)
     with pytest.raises(AccessRefused) as caught:
         keys.load_or_create(path)
-    assert str(caught.value) == f"{path} has mode {mode:04o}, so others can get at it: chmod 600 '{path}'"
+    assert str(caught.value) == f"{path} has mode {mode:04o}, so others can access it: chmod 600 '{path}'"
     path.chmod(0o600)
     assert keys.load_or_create(path) == pair
 

@@ -72,7 +72,7 @@ def test_a_long_body_becomes_the_first_buffer() -> None:
 
 
 def test_another_version_is_refused_with_both_versions_named() -> None:
-    with pytest.raises(VersionMismatch, match=rf"protocol 9.*speaks {m.PROTOCOL_VERSION}"):
+    with pytest.raises(VersionMismatch, match=rf"protocol 9.*uses {m.PROTOCOL_VERSION}"):
         decode(encode(envelope(version=9)), "from_client")
     with pytest.raises(VersionMismatch, match="protocol 7"):
         decode([b"\x93\x07\xa5hello\x01"], "from_slave")

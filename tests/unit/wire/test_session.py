@@ -304,7 +304,7 @@ def test_a_part_of_nothing_is_a_protocol_error() -> None:
         part = encode(Envelope(m.PROTOCOL_VERSION, 7, 2, 0, [m.Part((3,))]), [b"abc"])
         envelopes = [part, first] if early else [first, part]
         master.receive(envelopes[0], 0.0)
-        with pytest.raises(ProtocolError, match="a part of nothing"):
+        with pytest.raises(ProtocolError, match="a part without a message before it"):
             master.receive(envelopes[1], 0.0)
 
 
@@ -343,7 +343,7 @@ def test_what_cannot_be_is_a_protocol_error(wrong: str) -> None:
         frames = Session(8, "to_client").keepalive()
     elif wrong == "ack":
         other = Session(7, "to_client")
-        other._heard = 3
+        other._received_seq = 3
         frames = other.keepalive()
     elif wrong == "outside":
         frames = client._bare([numbered(1)])

@@ -11,41 +11,36 @@ from concurrent_nb.errors import ConfigurationError, MasterLost, TaskTimeout, Wo
 from concurrent_nb.ids import JobId, digest_of
 from concurrent_nb.nodes.application.batched_job import BatchedJob, BatchHandle
 from concurrent_nb.nodes.application.client_thread import ClientThread, TaskSource
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
-from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.core import FunctionPayload, Payload, TaskEntry, TaskLimits
 from concurrent_nb.nodes.application.job import Counts, Job
-from concurrent_nb.object_store.store import Lease
+from concurrent_nb.nodes.application.task_handle import TaskHandle
+from concurrent_nb.nodes.application.task_options import JobOptions
 from concurrent_nb.outcome import Status
 from concurrent_nb.shipping.runtime import job_batches, notes
 from concurrent_nb.shipping.serialization import error_reports, pickles
 from concurrent_nb.tasks.chunk_size import AdaptiveSize
-from concurrent_nb.wire.codec import Buffers
-from concurrent_nb.wire.messages import Needs, Sizes
-
-ID = JobId(b"j" * 16)
+from concurrent_nb.wire.messages import Needs
 
 
 class Packing:
     """Packs as an application does, but keeps nothing in shared memory."""
 
-    def _ship(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
-        return FunctionPayload(digest_of(b"f"), b"f")
+    def function_payload(self, fn: Callable[..., Any], *, spawns: bool = False) -> FunctionPayload:
+        return FunctionPayload(digest_of(b"f"), Payload(b"f"))
 
-    def _pack(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int
-    ) -> tuple[bytes, Sizes, Buffers, Lease | None]:
-        return pickles.dumps_call(args, kwargs)[0], (), (), None
+    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
+        return Payload(pickles.dumps_call(args, kwargs)[0])
 
 
 class Carrying:
-    """A courier whose thread is the test's."""
+    """A client thread that is the test's own."""
 
     def __init__(self) -> None:
-        self.sent: list[TaskEntry[TaskFuture]] = []
+        self.sent: list[TaskEntry[TaskHandle]] = []
         self.cancelled: list[Sequence[int] | None] = []
         self.is_closed = False
         self.present = None
-        self._told: deque[Callable[[], None]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
 
     def open_source(self, source: TaskSource) -> None:
         self.is_closed = False
@@ -54,20 +49,20 @@ class Carrying:
         self.is_closed = True
 
     def tell(self, what: Callable[[], None]) -> None:
-        self._told.append(what)
+        self._calls.append(what)
 
-    def add(self, entries: Sequence[TaskEntry[TaskFuture]]) -> None:
+    def add(self, entries: Sequence[TaskEntry[TaskHandle]]) -> None:
         self.sent += entries
 
     def cancel(self, job: JobId, indexes: Sequence[int] | None) -> None:
         self.cancelled.append(indexes)
 
     def turn(self) -> list[BatchHandle]:
-        """Do what was told; give the batches that this has sent."""
-        while self._told:
-            self._told.popleft()()
+        """Call what is pending; return the batches that this has sent."""
+        while self._calls:
+            self._calls.popleft()()
         sent, self.sent = self.sent, []
-        return [cast(BatchHandle, entry.owner) for entry in sent]
+        return [cast(BatchHandle, entry.handle) for entry in sent]
 
 
 class Bench:
@@ -83,25 +78,20 @@ class Bench:
         retries: int = 0,
         needs: Needs | None = None,
     ) -> None:
-        self.courier = Carrying()
+        self.client_thread = Carrying()
         self.batches = BatchedJob(
             Packing(),
-            cast(ClientThread, self.courier),
+            cast(ClientThread, self.client_thread),
             pow,
             [(n, 2) for n in range(count)],
-            ClientJob(ID, "", until),
             size,
-            limits=(10.0, retries),
-            stop_on_error=stop,
-            needs=needs,
-            watched=True,
-            prints=False,
+            JobOptions(limits=TaskLimits(10.0, retries), until=until, stop_on_error=stop, needs=needs, watched=True),
         )
         self.job: Job = self.batches.start()
         self.names: set[int] = set()
 
     def turn(self) -> list[BatchHandle]:
-        sent = self.courier.turn()
+        sent = self.client_thread.turn()
         for batch in sent:
             assert batch.index not in self.names, "the master knows a task of this name already"
             self.names.add(batch.index)
@@ -127,18 +117,18 @@ def answer(
     cut: bool = False,
     elapsed_s: float = 0.5,
 ) -> None:
-    """Answer for a batch as a worker does; for all of its items if nothing else is said."""
+    """Answer for a batch as a worker does; for all of its items by default."""
     batch.status, batch.slave, batch.worker, batch.attempt, batch.elapsed_s = status, "one", 7, 1, elapsed_s
-    given = [item.index for item in batch.items] if answers is None else list(answers)
+    values = [item.index for item in batch.items] if answers is None else list(answers)
     if len(batch.items) == 1:
-        batch.answer(given[0], None, None)
+        batch.set_outcome(values[0], None, None)
     else:
-        batch.answer((given, [0.1] * (len(given) + cut), cut), None, None)
+        batch.set_outcome((values, [0.1] * (len(values) + cut), cut), None, None)
 
 
 def fail(batch: BatchHandle, status: Status, error: BaseException) -> None:
     batch.status = status
-    batch.answer(None, error, None)
+    batch.set_outcome(None, error, None)
 
 
 def failure() -> dict[int, bytes]:
@@ -155,7 +145,7 @@ def test_items_travel_together_and_each_has_its_own_end() -> None:
     answer(sent[2])
     answer(sent[0])
     assert bench.turn() == []
-    assert bench.courier.is_closed
+    assert bench.client_thread.is_closed
     assert bench.job.counts() == Counts(0, 0, 6, 1, 0)
     assert [future.result() for future in bench.job.futures if future.index != 4] == [0, 1, 2, 3, 5, 6]
     failed = bench.job.futures[4]
@@ -181,13 +171,13 @@ def test_all_of_a_batch_that_dies_or_overruns_run_again_alone() -> None:
         fail(batch, status, error)
         sent = bench.turn()
         assert items_of(sent) == [[0], [1], [2]]
-        assert [batch.index for batch in sent[1:]] == [1, 2]  # which messages tell
+        assert [batch.index for batch in sent[1:]] == [1, 2]  # for messages
         answer(sent[0])
         fail(sent[1], status, error)
         assert bench.job.futures[1].exception() is error
         answer(sent[2])
         bench.turn()
-        assert bench.courier.cancelled == [None]
+        assert bench.client_thread.cancelled == [None]
         assert bench.job.counts() == Counts(0, 0, 2, 1, 0)
 
 
@@ -201,7 +191,7 @@ def test_what_fails_is_tried_again_alone() -> None:
     bench.turn()
     assert bench.job.results(0) == [0, 4, 2]
     assert [future.attempt for future in bench.job.futures] == [1, 2, 1]
-    assert bench.courier.cancelled == []
+    assert bench.client_thread.cancelled == []
 
 
 def test_a_hit_ends_the_job() -> None:
@@ -225,10 +215,10 @@ def test_the_first_error_ends_the_job_with_what_was_not_sent() -> None:
     answer(first)
     fail(second, Status.ERROR, ValueError("no"))
     bench.turn()
-    assert bench.courier.cancelled == [None]
+    assert bench.client_thread.cancelled == [None]
     third.end_cancelled()
     assert bench.turn() == []
-    assert bench.courier.is_closed
+    assert bench.client_thread.is_closed
     assert bench.job.counts() == Counts(0, 0, 1, 1, 98)
 
 
@@ -237,7 +227,7 @@ def test_one_item_can_be_cancelled_and_the_others_run() -> None:
     first, second = bench.turn()
     assert bench.job.futures[1].cancel()
     bench.turn()
-    assert bench.courier.cancelled == [[first.index]]
+    assert bench.client_thread.cancelled == [[first.index]]
     first.end_cancelled()
     (again,) = sent = bench.turn()
     assert items_of(sent) == [[0, 2]]
@@ -255,7 +245,7 @@ def test_items_of_a_batch_that_runs_cannot_be_cancelled_one_by_one() -> None:
     assert bench.job.counts() == Counts(2, 1, 0, 0, 0)  # one runs at a time
     bench.job.cancel()
     bench.turn()
-    assert bench.courier.cancelled == [None]
+    assert bench.client_thread.cancelled == [None]
     answer(batch, [0], cut=True)
     bench.turn()
     assert bench.job.counts() == Counts(0, 0, 1, 0, 2)
@@ -281,7 +271,7 @@ def test_items_that_were_cancelled_before_they_were_sent_are_left_out() -> None:
     assert items_of(sent) == [[1]]
     answer(batch)
     bench.turn()
-    assert bench.courier.is_closed
+    assert bench.client_thread.is_closed
 
 
 def test_when_the_cluster_is_gone_every_item_says_so() -> None:
@@ -305,25 +295,25 @@ def test_an_application_that_leaves_and_cancels_sends_nothing_more() -> None:
     assert bench.job.counts() == Counts(0, 0, len(sent), 0, 4 - len(sent))
 
 
-def tell(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
-    """Tell of items of a batch that goes on."""
+def report(batch: BatchHandle, position: int, answers: Sequence[Any], attempt: int = 1) -> None:
+    """Report the ends of items of a batch that still runs."""
     batch.slave = "one"
     body = pickle.dumps((list(answers), [0.2] * len(answers)))
-    batch.take_notes([notes.ItemEnded(position, 7, body)], attempt)
+    batch.add_notes([notes.ItemEnded(position, 7, body)], attempt)
 
 
 def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
     bench = Bench(6, 6, retries=1)
     (batch,) = bench.turn()
-    tell(batch, 0, [0, failure()])
-    tell(batch, 2, [2])
+    report(batch, 0, [0, failure()])
+    report(batch, 2, [2])
     assert bench.ended() == [0, 2]
     assert bench.job.counts() == Counts(3, 1, 2, 0, 0)
     (again,) = sent = bench.turn()
     assert items_of(sent) == [[1]]
-    tell(batch, 0, [0, 1, 2, 3], attempt=2)  # its worker has died, and it runs again
+    report(batch, 0, [0, 1, 2, 3], attempt=2)  # its worker has died, and it runs again
     assert bench.ended() == [0, 2, 3]
-    tell(batch, 5, [5], attempt=2)  # what was between has been lost
+    report(batch, 5, [5], attempt=2)  # what was between has been lost
     answer(batch)
     answer(again)
     bench.turn()
@@ -332,20 +322,20 @@ def test_items_of_a_slow_batch_end_while_it_goes_on() -> None:
     assert bench.ended() == [0, 2, 3, 4, 5, 1]
 
 
-def test_what_a_batch_tells_and_nobody_understands_is_left_out() -> None:
+def test_a_note_of_a_batch_that_cannot_be_read_is_left_out() -> None:
     bench = Bench(3, 3)
     (batch,) = bench.turn()
-    batch.take_notes([notes.ItemEnded(0, 7, b"nonsense")], 1)
+    batch.add_notes([notes.ItemEnded(0, 7, b"nonsense")], 1)
     answer(batch)
     bench.turn()
     assert bench.job.results(0) == [0, 1, 2]
 
 
-def test_what_was_told_is_not_run_again() -> None:
+def test_items_whose_end_was_reported_do_not_run_again() -> None:
     for status in (Status.TIMEOUT, Status.CANCELLED):
         bench = Bench(4, 4)
         (batch,) = bench.turn()
-        tell(batch, 0, [0, 1])
+        report(batch, 0, [0, 1])
         if status is Status.TIMEOUT:
             fail(batch, status, TaskTimeout("too long"))
             assert items_of(bench.turn()) == [[2], [3]]
@@ -372,10 +362,10 @@ def test_prints_and_notes_come_from_the_item_that_has_written_them() -> None:
     bench = Bench(6, 3)
     _, batch = bench.turn()
     secret = bench.batches.secret
-    assert batch.pieces(f"zero{job_batches.mark(secret, 2)}two", 1, 1) == [(3, "zero"), (5, "two")]
-    assert batch.pieces("three", 2, 1) == [(3, "three")]  # each stream by itself
-    assert batch.pieces(f"{job_batches.mark(secret, 99)}late", 1, 1) == [(5, "late")]
-    assert batch.pieces("again", 1, 2) == [(3, "again")]  # each attempt by itself
-    batch.take_notes([notes.Item(1), notes.ProgressReport(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
+    assert batch.split_output(f"zero{job_batches.mark(secret, 2)}two", 1, 1) == [(3, "zero"), (5, "two")]
+    assert batch.split_output("three", 2, 1) == [(3, "three")]  # each stream by itself
+    assert batch.split_output(f"{job_batches.mark(secret, 99)}late", 1, 1) == [(5, "late")]
+    assert batch.split_output("again", 1, 2) == [(3, "again")]  # each attempt by itself
+    batch.add_notes([notes.Item(1), notes.ProgressReport(0.5, "half"), notes.Display({"text/plain": "x"})], 1)
     assert [note.index for note in bench.job.take_notes()] == [4]
     assert [shown.index for shown in bench.job.take_output()] == [4]

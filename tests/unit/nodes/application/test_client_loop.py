@@ -13,7 +13,7 @@ from concurrent_nb.nodes.application.client_loop import (
     ClientLoop,
     GiveUpReason,
 )
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, News, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, News, Payload, TaskEntry
 from concurrent_nb.nodes.common.session_loop import Verdict
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
@@ -22,7 +22,7 @@ from concurrent_nb.wire.session import Session
 
 EPOCH = 7
 SILENCE_S = 3.0
-FUNCTION = FunctionPayload(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, Payload(b"function"))
 
 
 class Link:
@@ -65,7 +65,7 @@ class Bench:
 
     def submit(self, *indexes: int) -> None:
         for index in indexes:
-            self.core.add([TaskEntry(self.record, index, FUNCTION, b"arguments", (), (), None, 0, f"task {index}")])
+            self.core.add([TaskEntry(self.record, index, FUNCTION, Payload(b"arguments"), f"task {index}")])
 
     def master_says(self, *messages: m.ToClient) -> None:
         for message in messages:

@@ -29,19 +29,20 @@ from concurrent_nb.errors import (
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.application.client_loop import SESSIONS_IN_VAIN
 from concurrent_nb.nodes.application.client_thread import ClientThread
-from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, TaskEntry
+from concurrent_nb.nodes.application.core import ClientJob, FunctionPayload, Payload, TaskEntry
 from concurrent_nb.nodes.application.futures import TaskFuture
+from concurrent_nb.nodes.application.task_handle import TaskHandle
 from concurrent_nb.nodes.common.quota import UNLIMITED, Quota
 from concurrent_nb.nodes.common.registration import Membership
 from concurrent_nb.object_store.store import ObjectStore
 from concurrent_nb.shipping.runtime.notes import LIMIT_BYTES
-from concurrent_nb.transport.poller import has_mail
+from concurrent_nb.transport.poller import has_message
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, encode_error
 from concurrent_nb.wire.session import Session
 from tests.work import PATIENCE_S
 
-FUNCTION = FunctionPayload(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, Payload(b"function"))
 NOWHERE = m.Slice(b"n" * 16, 0, 100, 1)
 
 
@@ -57,7 +58,7 @@ class PairLink:
         return False
 
     def receive(self, limit: int = 256) -> Iterator[list[bytes]]:
-        while limit > 0 and has_mail(self.socket):
+        while limit > 0 and has_message(self.socket):
             limit -= 1
             yield self.socket.recv_multipart()
 
@@ -88,7 +89,7 @@ class PlayedMaster:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sessions: queue.SimpleQueue[tuple[zmq.Socket[bytes], Session]] = queue.SimpleQueue()
         self._count = 0
-        self._jobs: dict[bytes, ClientJob[TaskFuture]] = {}
+        self._jobs: dict[bytes, ClientJob[TaskHandle]] = {}
         self._all: list[zmq.Socket[bytes]] = []
         self.courier = ClientThread(self._join, "played", "app", ObjectStore(), lambda gracefully: None, lambda: None)
         self.follow()
@@ -147,7 +148,7 @@ class PlayedMaster:
         """Have tasks submitted, and wait until so many of them have come."""
         record = self._jobs.setdefault(job, ClientJob(JobId(job), "job"))
         futures = [TaskFuture(record.id, index, self.courier.cancel) for index in indexes]
-        self.courier.post([TaskEntry(record, f.index, FUNCTION, body, (), (), None, 0, f) for f in futures])
+        self.courier.post([TaskEntry(record, f.index, FUNCTION, Payload(body), f) for f in futures])
         self.await_tasks(job, indexes[:sent])
         return futures
 

@@ -38,7 +38,7 @@ def notify(condition: Any) -> None:
 
 
 def interrupted(what: Wait, condition: Any, after: int) -> tuple[bool, BaseException | None]:
-    """Do something, interrupted after so many calls of it. Tell whether that was before its end, and what it raised.
+    """Do something, interrupted after so many calls of it. Return whether that was before its end, and what it raised.
 
     Python looks for signals when a function begins, and when one written in C has returned.
     """
@@ -63,7 +63,7 @@ def interrupted(what: Wait, condition: Any, after: int) -> tuple[bool, BaseExcep
 
 
 def is_free(condition: Any) -> bool:
-    """Tell whether another thread can enter."""
+    """Return whether another thread can enter."""
     free: list[bool] = []
 
     def try_it() -> None:
@@ -78,7 +78,7 @@ def is_free(condition: Any) -> bool:
 
 
 def count_interruptions(what: Wait, make: Callable[[], Any]) -> tuple[int, list[str]]:
-    """Interrupt at every place; give how many there were, and what went wrong."""
+    """Interrupt at every place; return how many there were, and what went wrong."""
     wrong: list[str] = []
     for places in range(1, 200):
         condition = make()
@@ -105,7 +105,7 @@ def test_that_of_the_standard_library_would_be_left_taken() -> None:
     assert any("taken for good" in what for what in wrong)
 
 
-def test_a_notification_wakes_who_waits() -> None:
+def test_a_notification_wakes_threads_that_wait() -> None:
     condition = Condition()
     wait_for_the_other(condition)
     assert is_free(condition)
@@ -116,10 +116,10 @@ def test_without_a_notification_waiting_ends_with_its_time() -> None:
     with condition:
         assert condition.wait(0.001) is False
         assert condition.wait(-1.0) is False
-        condition.notify_all()  # there is nobody
+        condition.notify_all()  # no thread waits
 
 
-def test_who_has_not_entered_is_told() -> None:
+def test_a_thread_that_has_not_entered_gets_an_error() -> None:
     condition = Condition()
     with pytest.raises(RuntimeError, match="cannot wait"):
         condition.wait()

@@ -1,12 +1,14 @@
-"""What an application says, and what it says again to a master that knows nothing."""
+"""What an application sends, and what it sends again to a new master."""
 
 from concurrent_nb.ids import JobId
 from concurrent_nb.nodes.application.core import (
     ClientCore,
     ClientJob,
     FunctionPayload,
+    Payload,
     TaskEnded,
     TaskEntry,
+    TaskLimits,
     TaskRunning,
     TaskWrote,
 )
@@ -15,35 +17,35 @@ from concurrent_nb.wire.codec import Received
 from concurrent_nb.wire.session import Session
 
 JOB = JobId(b"j" * 16)
-FUNCTION = FunctionPayload(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, Payload(b"function"))
 OPEN = m.OpenJob(JOB, "job", False, False, "stealing")
-SENT = m.Function(FUNCTION.digest, FUNCTION.body, ())
+SENT = m.Function(FUNCTION.digest, FUNCTION.payload.body, ())
 
 
 class Bench:
     def __init__(self) -> None:
-        self.ledger: ClientCore[str] = ClientCore(interval_s=1.0)
+        self.core: ClientCore[str] = ClientCore(interval_s=1.0)
         self.job: ClientJob[str] = ClientJob(JOB, "job", strategy="stealing")
         self.connect()
 
     def connect(self) -> list[str]:
-        """Begin a session with a new master; give the owners of what is not sent again."""
+        """Begin a session with a new master; return the handles of the tasks that are not sent again."""
         self.master = Session(7, "from_client")
-        return [entry.owner for entry in self.ledger.attach(Session(7, "to_client"))]
+        return [entry.handle for entry in self.core.attach(Session(7, "to_client"))]
 
     def entry(self, index: int, retries: int = 0) -> TaskEntry[str]:
-        return TaskEntry(self.job, index, FUNCTION, b"arguments", (), (), None, retries, f"future {index}")
+        return TaskEntry(self.job, index, FUNCTION, Payload(b"arguments"), f"future {index}", TaskLimits(None, retries))
 
-    def said(self) -> list[m.AnyMessage]:
-        heard: list[Received] = []
-        for frames in self.ledger.step(0.0):
-            heard += self.master.receive(frames, 0.0)
-        return [item.message for item in heard]
+    def sent(self) -> list[m.AnyMessage]:
+        received: list[Received] = []
+        for frames in self.core.step(0.0):
+            received += self.master.receive(frames, 0.0)
+        return [item.message for item in received]
 
-    def hears(self, *messages: m.AnyMessage) -> list[object]:
+    def receive(self, *messages: m.AnyMessage) -> list[object]:
         for message in messages:
             self.master.send(message)
-        return [news for frames in self.master.flush(0.0) for news in self.ledger.received(frames, 0.0)]
+        return [news for frames in self.master.flush(0.0) for news in self.core.received(frames, 0.0)]
 
 
 def submit(*indexes: int, retries: int = 0) -> m.Submit:
@@ -56,90 +58,90 @@ def outcome(index: int) -> m.Outcomes:
 
 def test_neighbours_that_share_everything_are_one_run() -> None:
     bench = Bench()
-    bench.ledger.add([bench.entry(0), bench.entry(1), bench.entry(2, retries=3)])
-    assert bench.said() == [OPEN, SENT, submit(0, 1), submit(2, retries=3)]
-    bench.ledger.add([bench.entry(3)])
-    assert bench.said() == [submit(3)]
+    bench.core.add([bench.entry(0), bench.entry(1), bench.entry(2, retries=3)])
+    assert bench.sent() == [OPEN, SENT, submit(0, 1), submit(2, retries=3)]
+    bench.core.add([bench.entry(3)])
+    assert bench.sent() == [submit(3)]
 
 
 def test_news_come_with_what_the_application_put_in() -> None:
     bench = Bench()
-    bench.ledger.add([bench.entry(0)])
-    bench.said()
+    bench.core.add([bench.entry(0)])
+    bench.sent()
     ref = m.TaskRef(JOB, 0, 1)
-    runs, wrote, ended = bench.hears(m.Started("east", [ref]), m.Output(ref, 1, b"text"), outcome(0))
+    runs, wrote, ended = bench.receive(m.Started("east", [ref]), m.Output(ref, 1, b"text"), outcome(0))
     assert isinstance(runs, TaskRunning) and runs.slave == "east"
     assert isinstance(wrote, TaskWrote) and wrote.data == b"text"
-    assert isinstance(ended, TaskEnded) and ended.entry.owner == "future 0"
-    assert not bench.ledger.has_entries()
+    assert isinstance(ended, TaskEnded) and ended.entry.handle == "future 0"
+    assert not bench.core.has_entries()
 
 
 def test_a_second_answer_is_no_news() -> None:
     bench = Bench()
-    bench.ledger.add([bench.entry(0)])
-    assert len(bench.hears(outcome(0))) == 1
-    assert bench.hears(outcome(0), outcome(17)) == []
+    bench.core.add([bench.entry(0)])
+    assert len(bench.receive(outcome(0))) == 1
+    assert bench.receive(outcome(0), outcome(17)) == []
 
 
-def test_a_new_master_is_told_everything_that_has_no_answer() -> None:
+def test_a_new_master_gets_everything_that_has_no_answer() -> None:
     bench = Bench()
-    bench.ledger.add([bench.entry(0), bench.entry(1)])
-    bench.ledger.close(bench.job)
-    assert bench.said() == [OPEN, SENT, submit(0, 1), m.CloseJob(JOB)]
-    bench.hears(outcome(0))
+    bench.core.add([bench.entry(0), bench.entry(1)])
+    bench.core.close(bench.job)
+    assert bench.sent() == [OPEN, SENT, submit(0, 1), m.CloseJob(JOB)]
+    bench.receive(outcome(0))
     assert bench.connect() == []
-    assert bench.said() == [OPEN, SENT, submit(1), m.CloseJob(JOB)]
+    assert bench.sent() == [OPEN, SENT, submit(1), m.CloseJob(JOB)]
 
 
-def test_what_was_cancelled_is_not_told_to_a_new_master() -> None:
+def test_cancelled_tasks_are_not_sent_to_a_new_master() -> None:
     bench = Bench()
-    bench.ledger.add([bench.entry(0), bench.entry(1)])
-    bench.ledger.cancel(JOB, [1])
-    bench.said()
+    bench.core.add([bench.entry(0), bench.entry(1)])
+    bench.core.cancel(JOB, [1])
+    bench.sent()
     assert bench.connect() == ["future 1"]
-    assert [message for message in bench.said() if isinstance(message, m.Submit)] == [submit(0)]
+    assert [message for message in bench.sent() if isinstance(message, m.Submit)] == [submit(0)]
 
 
 def test_what_was_cancelled_is_cancelled_again_in_a_new_session() -> None:
     # The master may be the old one, and the first request may be lost: then it would run the task for ever.
     bench = Bench()
-    bench.ledger.add([bench.entry(0), bench.entry(1)])
-    bench.ledger.cancel(JOB, [1])
+    bench.core.add([bench.entry(0), bench.entry(1)])
+    bench.core.cancel(JOB, [1])
     for _ in range(2):
         bench.connect()
-        assert bench.said() == [OPEN, m.Cancel(JOB, [1]), SENT, submit(0)]
+        assert bench.sent() == [OPEN, m.Cancel(JOB, [1]), SENT, submit(0)]
 
 
 def test_a_job_that_is_not_open_in_this_session_is_not_cancelled() -> None:
     # It has no unanswered task, and a master that knows the job from another session would take us for a stranger.
     bench = Bench()
-    bench.ledger.add([bench.entry(0)])
-    bench.said()
-    bench.hears(outcome(0))
+    bench.core.add([bench.entry(0)])
+    bench.sent()
+    bench.receive(outcome(0))
     bench.connect()
-    bench.ledger.cancel(JOB, None)
-    assert bench.said() == []
+    bench.core.cancel(JOB, None)
+    assert bench.sent() == []
 
 
 def test_a_new_session_begins_at_once() -> None:
     bench = Bench()
-    bench.said()
+    bench.sent()
     bench.connect()
-    assert bench.ledger.next_deadline() < 0.0
+    assert bench.core.next_deadline() < 0.0
 
 
 def test_a_task_that_comes_late_for_a_closed_job_opens_it_again() -> None:
     bench = Bench()
-    bench.ledger.add([bench.entry(0)])
-    bench.ledger.close(bench.job)
-    bench.said()
-    bench.hears(outcome(0))
-    bench.ledger.add([bench.entry(1)])
-    assert bench.said() == [OPEN, SENT, submit(1), m.CloseJob(JOB)]
+    bench.core.add([bench.entry(0)])
+    bench.core.close(bench.job)
+    bench.sent()
+    bench.receive(outcome(0))
+    bench.core.add([bench.entry(1)])
+    assert bench.sent() == [OPEN, SENT, submit(1), m.CloseJob(JOB)]
 
 
 def test_giving_up_gives_everything_back() -> None:
     bench = Bench()
-    bench.ledger.add([bench.entry(0), bench.entry(1)])
-    assert [entry.owner for entry in bench.ledger.drop_all()] == ["future 0", "future 1"]
-    assert not bench.ledger.has_entries()
+    bench.core.add([bench.entry(0), bench.entry(1)])
+    assert [entry.handle for entry in bench.core.drop_all()] == ["future 0", "future 1"]
+    assert not bench.core.has_entries()

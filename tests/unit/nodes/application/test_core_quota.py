@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from concurrent_nb.ids import JobId
-from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, TaskEnded, TaskEntry
+from concurrent_nb.nodes.application.core import ClientCore, ClientJob, FunctionPayload, Payload, TaskEnded, TaskEntry
 from concurrent_nb.nodes.common.quota import Quota
 from concurrent_nb.object_store.segments import SegmentHandle
 from concurrent_nb.outcome import Status
@@ -15,7 +15,7 @@ from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, length, slices_of
 from concurrent_nb.wire.session import Session
 
-FUNCTION = FunctionPayload(b"f" * 32, b"function")
+FUNCTION = FunctionPayload(b"f" * 32, Payload(b"function"))
 SMALL = Quota(tasks=10, bytes=1000)
 
 
@@ -37,7 +37,7 @@ class Master:
     """
 
     def __init__(self, quota: Quota, *, shares: bool = False) -> None:
-        self.ledger: ClientCore[str] = ClientCore(interval_s=1.0)
+        self.core: ClientCore[str] = ClientCore(interval_s=1.0)
         self.quota = quota
         self.shares = shares
         self.ends: Counter[str] = Counter()
@@ -55,25 +55,25 @@ class Master:
         self.ended: set[bytes] = set()  # jobs that were cancelled
         self.arrived: dict[bytes, int] = {}  # functions without a job
         fresh = Session(7, "to_client")
-        for entry in self.ledger.attach(fresh, Segments(), shares=self.shares, quota=self.quota):
-            self.ends[entry.owner] += 1
+        for entry in self.core.attach(fresh, Segments(), shares=self.shares, quota=self.quota):
+            self.ends[entry.handle] += 1
 
-    def hears(self) -> list[m.AnyMessage]:
+    def receive(self) -> list[m.AnyMessage]:
         """Take what the application sends, and see that it keeps to the limits."""
-        heard: list[m.AnyMessage] = []
+        received: list[m.AnyMessage] = []
         for _ in range(100):
-            known = len(heard)
-            for frames in self.ledger.step(0.0):
+            known = len(received)
+            for frames in self.core.step(0.0):
                 for item in self.session.receive(frames, 0.0):
-                    heard.append(item.message)
+                    received.append(item.message)
                     self._take(item.message, item.buffers)
             self._said()
-            if len(heard) == known:
+            if len(received) == known:
                 break
-        for unsent in self.ledger.take_unsent():
-            self.ends[unsent.entry.owner] += 1
-            assert not unsent.size_bytes or "too large" in unsent.entry.owner
-        return heard
+        for unsent in self.core.take_unsent():
+            self.ends[unsent.entry.handle] += 1
+            assert not unsent.size_bytes or "too large" in unsent.entry.handle
+        return received
 
     def _take(self, message: m.AnyMessage, buffers: Sequence[Sequence[Buffer]]) -> None:
         if isinstance(message, m.OpenJob):
@@ -133,20 +133,20 @@ class Master:
 
     def _said(self) -> None:
         for frames in self.session.flush(0.0):
-            for news in self.ledger.received(frames, 0.0):
+            for news in self.core.received(frames, 0.0):
                 assert isinstance(news, TaskEnded)
-                self.ends[news.entry.owner] += 1
+                self.ends[news.entry.handle] += 1
 
     def answer_all(self, count: int = 3) -> int:
-        """Answer so many tasks at a time until none is left; give how often."""
+        """Answer so many tasks at a time until none is left; return how often."""
         turns = 0
-        self.hears()
+        self.receive()
         while self.open:
             for job, index in list(self.open)[:count]:
                 self.answer(job, [index])
-            self.hears()
+            self.receive()
             turns += 1
-        assert not self.ledger.has_entries()
+        assert not self.core.has_entries()
         return turns
 
 
@@ -161,7 +161,7 @@ def tasks(
 ) -> list[TaskEntry[str]]:
     job = job or ClientJob(JobId(b"j" * 16), "job")
     return [
-        TaskEntry(job, index, function, body, sizes, (), None, 0, f"{name}{job.id[:1].decode()}{index}")
+        TaskEntry(job, index, function, Payload(body, sizes), f"{name}{job.id[:1].decode()}{index}")
         for index in range(first, first + count)
     ]
 
@@ -170,12 +170,12 @@ def job_of(name: bytes, *, until: bool = False, stop_on_error: bool = False) -> 
     return ClientJob(JobId(name * 16), name.decode(), until, stop_on_error)
 
 
-def test_what_is_over_the_limit_of_tasks_waits_and_is_sent_in_order() -> None:
+def test_tasks_above_the_limit_wait_and_are_sent_in_order() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.ledger.add(tasks(100, job))
-    master.ledger.close(job)
-    master.hears()
+    master.core.add(tasks(100, job))
+    master.core.close(job)
+    master.receive()
     assert list(master.open) == [(job.id, index) for index in range(8)]
     assert not master.closed
     order = []
@@ -183,17 +183,17 @@ def test_what_is_over_the_limit_of_tasks_waits_and_is_sent_in_order() -> None:
         (_, index), *_ = master.open
         order.append(index)
         master.answer(job.id, [index])
-        master.hears()
+        master.receive()
     assert order == list(range(100))
     assert master.closed == [job.id]
     assert set(master.ends.values()) == {1}
-    assert not master.ledger.jobs
+    assert not master.core.jobs
 
 
-def test_what_is_over_the_limit_of_bytes_waits() -> None:
+def test_tasks_above_the_limit_of_bytes_wait() -> None:
     master = Master(SMALL)
-    master.ledger.add(tasks(20, body=b"x" * 300))
-    master.hears()
+    master.core.add(tasks(20, body=b"x" * 300))
+    master.receive()
     assert len(master.open) == 2
     master.answer_all(1)
     assert len(master.ends) == 20
@@ -202,11 +202,11 @@ def test_what_is_over_the_limit_of_bytes_waits() -> None:
 def test_a_small_job_does_not_wait_for_a_large_one() -> None:
     master = Master(Quota(tasks=100))
     large, small = job_of(b"l"), job_of(b"s")
-    master.ledger.add(tasks(10_000, large))
-    master.hears()
-    master.ledger.add(tasks(3, small))
-    master.ledger.close(small)
-    master.hears()
+    master.core.add(tasks(10_000, large))
+    master.receive()
+    master.core.add(tasks(3, small))
+    master.core.close(small)
+    master.receive()
     assert {job for job, _ in master.open} == {large.id, small.id}
     assert sum(job == small.id for job, _ in master.open) == 3
     assert master.closed == [small.id]
@@ -216,14 +216,14 @@ def test_many_jobs_are_served_in_turn() -> None:
     master = Master(Quota(tasks=50))
     jobs = [job_of(b"%c" % (97 + number)) for number in range(20)]
     for job in jobs:
-        master.ledger.add(tasks(100, job))
+        master.core.add(tasks(100, job))
     seen: Counter[bytes] = Counter()
-    master.hears()
+    master.receive()
     for _ in range(200):
         (job_id, index), *_ = master.open
         master.answer(job_id, [index])
         seen[job_id] += 1
-        master.hears()
+        master.receive()
     assert len(seen) == 20
     assert seen[jobs[0].id] <= 100
 
@@ -231,13 +231,13 @@ def test_many_jobs_are_served_in_turn() -> None:
 def test_a_large_task_of_a_later_job_is_not_overtaken_for_ever() -> None:
     master = Master(SMALL)
     stream, heavy = job_of(b"s"), job_of(b"h")
-    master.ledger.add(tasks(1000, stream, b"x" * 100))
-    master.hears()
-    master.ledger.add(tasks(1, heavy, b"x" * 900))
+    master.core.add(tasks(1000, stream, b"x" * 100))
+    master.receive()
+    master.core.add(tasks(1, heavy, b"x" * 900))
     for _ in range(30):
         (job_id, index), *_ = master.open
         master.answer(job_id, [index])
-        master.hears()
+        master.receive()
         if (heavy.id, 0) in master.open:
             break
     else:
@@ -248,11 +248,11 @@ def test_a_large_task_of_a_later_job_is_not_overtaken_for_ever() -> None:
 def test_a_task_that_is_too_large_for_the_master_ends_here_at_once() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.ledger.add(tasks(3, job))
-    master.hears()
-    master.ledger.add(tasks(1, job, b"x" * 2000, first=3, name="too large "))
-    master.ledger.add(tasks(3, job, first=4))
-    master.hears()
+    master.core.add(tasks(3, job))
+    master.receive()
+    master.core.add(tasks(1, job, b"x" * 2000, first=3, name="too large "))
+    master.core.add(tasks(3, job, first=4))
+    master.receive()
     assert master.ends == {"too large j3": 1}
     master.answer_all()
     assert len(master.ends) == 7
@@ -261,27 +261,27 @@ def test_a_task_that_is_too_large_for_the_master_ends_here_at_once() -> None:
 
 @pytest.mark.parametrize("of", ["arguments", "function", "both", "content"])
 def test_too_large_is_what_has_to_travel(of: str) -> None:
-    function = FunctionPayload(b"g" * 32, b"x" * {"function": 1500, "both": 600}.get(of, 1))
+    function = FunctionPayload(b"g" * 32, Payload(b"x" * {"function": 1500, "both": 600}.get(of, 1)))
     body = b"x" * {"arguments": 1500, "both": 600}.get(of, 1)
     sizes: m.Sizes = (m.Slice(b"s" * 16, 0, 1500, 1),) if of == "content" else ()
     far = Master(SMALL)
-    far.ledger.add(tasks(1, body=body, function=function, sizes=sizes, name="too large "))
-    far.hears()
+    far.core.add(tasks(1, body=body, function=function, sizes=sizes, name="too large "))
+    far.receive()
     assert far.ends.total() == 1
     near = Master(SMALL, shares=True)
-    near.ledger.add(tasks(1, body=body, function=function, sizes=sizes, name="" if of == "content" else "too large "))
-    near.hears()
+    near.core.add(tasks(1, body=body, function=function, sizes=sizes, name="" if of == "content" else "too large "))
+    near.receive()
     assert near.ends.total() == (0 if of == "content" else 1)  # in shared memory there is no such limit
 
 
 def test_a_task_that_is_too_large_ends_a_job_that_stops_on_errors() -> None:
     master = Master(SMALL)
     job = job_of(b"j", stop_on_error=True)
-    master.ledger.add(tasks(3, job))
-    master.hears()
-    master.ledger.add(tasks(1, job, b"x" * 2000, first=3, name="too large "))
-    master.ledger.add(tasks(5, job, first=4))
-    master.hears()
+    master.core.add(tasks(3, job))
+    master.receive()
+    master.core.add(tasks(1, job, b"x" * 2000, first=3, name="too large "))
+    master.core.add(tasks(5, job, first=4))
+    master.receive()
     assert len(master.ends) == 9
     assert not job.entries
 
@@ -289,12 +289,12 @@ def test_a_task_that_is_too_large_ends_a_job_that_stops_on_errors() -> None:
 def test_waiting_tasks_are_cancelled_without_the_master() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.ledger.add(tasks(50, job))
-    master.hears()
+    master.core.add(tasks(50, job))
+    master.receive()
     sent = {index for _, index in master.open}
-    master.ledger.cancel(job.id, [2, 20, 30])
-    heard = master.hears()
-    assert [message for message in heard if isinstance(message, m.Cancel)] == [m.Cancel(job.id, [2])]
+    master.core.cancel(job.id, [2, 20, 30])
+    received = master.receive()
+    assert [message for message in received if isinstance(message, m.Cancel)] == [m.Cancel(job.id, [2])]
     assert set(master.ends) == {"j2", "j20", "j30"}
     assert 2 in sent
     assert not {20, 30} & sent
@@ -306,16 +306,16 @@ def test_waiting_tasks_are_cancelled_without_the_master() -> None:
 def test_a_whole_job_is_cancelled_with_what_waits_and_what_comes_later() -> None:
     master = Master(SMALL)
     first, job = job_of(b"a"), job_of(b"j")
-    master.ledger.add(tasks(50, first))
+    master.core.add(tasks(50, first))
     for index in range(20):
-        master.ledger.add(tasks(1, job, b"x" * 400, first=index))
-    master.hears()
-    master.ledger.cancel(job.id, None)
-    master.ledger.add(tasks(3, job, first=20))
-    master.ledger.close(job)
-    master.hears()
+        master.core.add(tasks(1, job, b"x" * 400, first=index))
+    master.receive()
+    master.core.cancel(job.id, None)
+    master.core.add(tasks(3, job, first=20))
+    master.core.close(job)
+    master.receive()
     assert sum(count for name, count in master.ends.items() if name.startswith("j")) == 23
-    assert job.id not in master.ledger.jobs
+    assert job.id not in master.core.jobs
     master.answer_all()
     assert set(master.ends.values()) == {1}
 
@@ -324,29 +324,29 @@ def test_a_whole_job_is_cancelled_with_what_waits_and_what_comes_later() -> None
 def test_what_waits_of_a_job_that_has_ended_is_cancelled(option: str, status: Status) -> None:
     master = Master(SMALL)
     job = job_of(b"j", **{option: True})
-    master.ledger.add(tasks(50, job))
-    master.ledger.close(job)
-    master.hears()
+    master.core.add(tasks(50, job))
+    master.core.close(job)
+    master.receive()
     master.answer(job.id, [0], status)
-    master.hears()
+    master.receive()
     assert not job.waiting
     assert len(master.ends) == 43  # the hit, and what was not sent; the master answers for the rest
     master.answer(job.id, [index for _, index in master.open], Status.CANCELLED)
     assert set(master.ends.values()) == {1}
     assert len(master.ends) == 50
-    assert job.id not in master.ledger.jobs
+    assert job.id not in master.core.jobs
 
 
 def test_a_new_master_gets_everything_again_within_its_limits() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.ledger.add(tasks(50, job))
-    master.ledger.close(job)
-    master.hears()
+    master.core.add(tasks(50, job))
+    master.core.close(job)
+    master.receive()
     master.answer(job.id, [0, 1])
     master.quota = Quota(tasks=5, bytes=500)
     master.connect()
-    master.hears()
+    master.receive()
     assert list(master.open) == [(job.id, index) for index in range(2, 6)]
     master.answer_all()
     assert set(master.ends.values()) == {1}
@@ -357,11 +357,11 @@ def test_a_new_master_gets_everything_again_within_its_limits() -> None:
 def test_the_answer_of_a_former_session_ends_a_task_that_waits() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.ledger.add(tasks(50, job))
-    master.hears()
+    master.core.add(tasks(50, job))
+    master.receive()
     master.quota = Quota(tasks=1)
     master.connect()
-    master.hears()
+    master.receive()
     master.open = {(job.id, index): 1 for index in range(8)}  # the master is the old one
     master.answer(job.id, range(8))
     assert sorted(master.ends) == [f"j{index}" for index in range(8)]
@@ -373,22 +373,22 @@ def test_the_answer_of_a_former_session_ends_a_task_that_waits() -> None:
 def test_what_a_former_session_may_have_sent_is_cancelled_there_too() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
-    master.ledger.add(tasks(8, job))
-    master.hears()
+    master.core.add(tasks(8, job))
+    master.receive()
     master.quota = Quota(tasks=2)
     master.connect()
-    master.hears()
-    master.ledger.cancel(job.id, [7])
-    assert m.Cancel(job.id, [7]) in master.hears()
+    master.receive()
+    master.core.cancel(job.id, [7])
+    assert m.Cancel(job.id, [7]) in master.receive()
 
 
 def test_functions_of_jobs_that_rest_make_room() -> None:
     master = Master(SMALL)
     job = job_of(b"j")
     for index in range(10):
-        function = FunctionPayload(b"%032d" % index, b"x" * 300)
-        master.ledger.add(tasks(1, job, function=function, first=index))
-        master.hears()
+        function = FunctionPayload(b"%032d" % index, Payload(b"x" * 300))
+        master.core.add(tasks(1, job, function=function, first=index))
+        master.receive()
         master.answer_all()
     assert len(master.ends) == 10
 
@@ -398,7 +398,7 @@ def test_contents_of_tasks_that_have_ended_make_room() -> None:
     job = job_of(b"j")
     for index in range(50):  # four places in a segment
         slice_ = m.Slice(b"%016d" % (index // 4), 100 * (index % 4), 100, index)
-        master.ledger.add(tasks(1, job, sizes=(slice_,), first=index))
+        master.core.add(tasks(1, job, sizes=(slice_,), first=index))
     master.answer_all(1)
     assert len(master.ends) == 50
 
@@ -408,19 +408,19 @@ def test_segments_are_limited_where_the_master_can_open_them() -> None:
     job = job_of(b"j")
     for index in range(40):
         slice_ = m.Slice(b"%016d" % (index // 2), 10**9 * (index % 2), 10**9, index)
-        master.ledger.add(tasks(1, job, sizes=(slice_,), first=index))
-    master.hears()
+        master.core.add(tasks(1, job, sizes=(slice_,), first=index))
+    master.receive()
     assert len(master.open) == 8
     master.answer_all(1)
     assert len(master.ends) == 40
 
 
-def test_what_is_acknowledged_is_said_before_what_takes_its_place() -> None:
+def test_outcomes_are_acknowledged_before_the_next_tasks_are_sent() -> None:
     master = Master(Quota(tasks=4))
-    master.ledger.add(tasks(20))
-    master.hears()
+    master.core.add(tasks(20))
+    master.receive()
     master.answer(b"j" * 16, [0])
-    first, *_, last = master.ledger.step(0.0)
+    first, *_, last = master.core.step(0.0)
     assert master.session.receive(first, 0.0) == []
     assert not master.session.in_flight
     assert any(isinstance(item.message, m.Submit) for item in master.session.receive(last, 0.0))
@@ -428,10 +428,10 @@ def test_what_is_acknowledged_is_said_before_what_takes_its_place() -> None:
 
 def test_giving_up_gives_back_what_waits_too() -> None:
     master = Master(SMALL)
-    master.ledger.add(tasks(50))
-    master.hears()
-    assert len(master.ledger.drop_all()) == 50
-    assert master.ledger.step(0.0) == []
+    master.core.add(tasks(50))
+    master.receive()
+    assert len(master.core.drop_all()) == 50
+    assert master.core.step(0.0) == []
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -440,7 +440,7 @@ def test_whatever_happens_every_task_ends_once_within_the_limits(seed: int) -> N
     quota = Quota(chance.randint(1, 20), chance.randint(1300, 3000), chance.choice([2, 5, 1000]))
     master = Master(quota, shares=chance.random() < 0.5)
     jobs = [job_of(b"%c" % (97 + number), stop_on_error=chance.random() < 0.2) for number in range(4)]
-    functions = [FunctionPayload(b"%032d" % number, b"x" * chance.randint(1, 300)) for number in range(4)]
+    functions = [FunctionPayload(b"%032d" % number, Payload(b"x" * chance.randint(1, 300))) for number in range(4)]
     count, serial = Counter[bytes](), 0
     for _ in range(100):
         job = chance.choice(jobs)
@@ -454,25 +454,25 @@ def test_whatever_happens_every_task_ends_once_within_the_limits(seed: int) -> N
                 body = b"x" * (5000 if is_large else chance.choice([1, 1, 50, 150]))
                 name = "too large " if is_large else ""
                 function = chance.choice(functions)
-                master.ledger.add(tasks(1, job, body, function=function, first=count[job.id], sizes=sizes, name=name))
+                master.core.add(tasks(1, job, body, function=function, first=count[job.id], sizes=sizes, name=name))
                 count[job.id] += 1
         elif what < 0.8:
-            master.hears()
+            master.receive()
             for of, index in chance.sample(list(master.open), min(len(master.open), chance.randint(1, 5))):
                 if (of, index) in master.open:
                     master.answer(of, [index], chance.choice([0, 0, 0, 2]))
         elif what < 0.9:
             known = list(job.entries)
             chosen = None if chance.random() < 0.1 else chance.sample(known, min(len(known), 4))
-            master.ledger.cancel(job.id, chosen)
+            master.core.cancel(job.id, chosen)
         elif what < 0.93:
-            master.ledger.close(job)
+            master.core.close(job)
         elif what < 0.97:
-            master.hears()
+            master.receive()
             master.connect()
     for job in jobs:
-        master.ledger.close(job)
+        master.core.close(job)
     master.answer_all()
     assert master.ends.total() == len(master.ends) == count.total()
-    assert not master.ledger.jobs
+    assert not master.core.jobs
     assert not master.functions

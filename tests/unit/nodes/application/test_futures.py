@@ -1,4 +1,4 @@
-"""Futures that are furnished only when somebody waits: as the standard library's in every way."""
+"""Futures whose condition is made when a thread waits behave as the standard library's."""
 
 import concurrent.futures
 import threading
@@ -38,12 +38,12 @@ def test_an_exception_is_raised_as_the_standard_library_does() -> None:
 
 def test_callbacks_are_called_before_and_after_the_end() -> None:
     early, late = make(), make()
-    heard: list[object] = []
-    early.add_done_callback(heard.append)
+    called: list[object] = []
+    early.add_done_callback(called.append)
     early.end(1, None)
     late.end(2, None)
-    late.add_done_callback(heard.append)
-    assert heard == [early, late]
+    late.add_done_callback(called.append)
+    assert called == [early, late]
 
 
 def test_the_standard_librarys_functions_take_them() -> None:
@@ -69,13 +69,13 @@ def test_a_future_without_such_an_attribute_says_so() -> None:
         make().nonsense  # noqa: B018
 
 
-def test_nobody_waits_for_ever_however_the_end_and_the_wait_meet() -> None:
+def test_no_thread_waits_for_ever_however_the_end_and_the_wait_meet() -> None:
     for _ in range(300):
         assert sorted(found_in_a_race(20)) == sorted([*range(20), *range(20)])
 
 
 def found_in_a_race(count: int) -> list[int]:
-    """Wait for futures in two threads while a third ends them; give what was found."""
+    """Wait for futures in two threads while a third ends them; return what was found."""
     futures = [make(n) for n in range(count)]
     found: list[int] = []
     start = threading.Barrier(3)
@@ -124,14 +124,14 @@ def test_whatever_a_callback_raises_is_logged_and_the_others_are_called(
     end: str, kind: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     future = make()
-    heard: list[object] = []
+    called: list[object] = []
 
     def raises(ended: object) -> None:
         raise kind("from a callback")
 
     def adds() -> None:
         future.add_done_callback(raises)
-        future.add_done_callback(heard.append)
+        future.add_done_callback(called.append)
 
     if end == "before":
         future.end(1, None)
@@ -146,22 +146,22 @@ def test_whatever_a_callback_raises_is_logged_and_the_others_are_called(
     ours = threading.Thread(target=ends[end])
     ours.start()
     ours.join()
-    assert heard == [future] and future.done()
+    assert called == [future] and future.done()
     (record,) = caplog.records
     assert record.name == "concurrent.futures" and record.message.startswith("exception calling callback for <")
 
 
 def test_a_press_of_the_stop_button_in_a_callback_of_cancel_comes_after_the_bookkeeping() -> None:
     future = make(7)
-    heard: list[object] = []
+    called: list[object] = []
 
     def pressed(ended: object) -> None:
         raise KeyboardInterrupt
 
     future.add_done_callback(pressed)
-    future.add_done_callback(heard.append)
+    future.add_done_callback(called.append)
     CANCELLED.clear()
     with pytest.raises(KeyboardInterrupt):
         future.cancel()
-    assert heard == [future] and [indexes for _, indexes in CANCELLED] == [(7,)]
+    assert called == [future] and [indexes for _, indexes in CANCELLED] == [(7,)]
     assert concurrent.futures.wait([future], timeout=0).done == {future}

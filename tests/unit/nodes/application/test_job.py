@@ -1,4 +1,4 @@
-"""What a job gives: its values in every way that Python has to ask for them, also while tasks end and come."""
+"""A job's values, in every way in which Python can ask for them, also while tasks end and are added."""
 
 import asyncio
 import threading
@@ -32,7 +32,7 @@ class Bench:
 
     def add(self, count: int) -> None:
         for _ in range(count):
-            self.job._future_of(len(self.job.futures))
+            self.job._new_future(len(self.job.futures))
 
     def end(self, *indexes: int) -> None:
         """End tasks with ten times their number."""
@@ -288,7 +288,7 @@ def test_an_open_job_can_be_awaited_and_iterated_over_in_a_coroutine() -> None:
     assert asyncio.run(main()) == [[0, 10, 20], [0, 10, 20]]
 
 
-def test_cancelling_who_awaits_a_job_cancels_the_job_and_who_iterates_cancels_nothing() -> None:
+def test_cancelling_a_coroutine_that_awaits_a_job_cancels_it_and_one_that_iterates_does_not() -> None:
     awaited, iterated = Bench(2), Bench(2)
 
     async def iterate() -> None:
@@ -303,11 +303,11 @@ def test_cancelling_who_awaits_a_job_cancels_the_job_and_who_iterates_cancels_no
     asyncio.run(main())
     assert awaited.job.cancelled()
     assert not iterated.cancelled and not iterated.job.done()
-    iterated.end(0, 1)  # whoever waited is gone, with its loop
+    iterated.end(0, 1)  # the coroutine that waited is gone, with its loop
     assert iterated.job.results() == [0, 10]
 
 
-def test_a_job_that_ends_after_the_loop_of_who_waited_has_been_closed_ends() -> None:
+def test_a_job_ends_after_the_loop_of_a_waiting_coroutine_was_closed() -> None:
     bench = Bench(1)
 
     async def main() -> None:
@@ -321,7 +321,7 @@ def test_a_job_that_ends_after_the_loop_of_who_waited_has_been_closed_ends() -> 
     assert bench.job.results() == [0]
 
 
-def test_nobody_waits_for_ever_however_ends_and_waiting_meet() -> None:
+def test_no_thread_waits_for_ever_however_ends_and_waiting_meet() -> None:
     deadline = time.monotonic() + 60
     for _ in range(100):
         bench = Bench(1, is_open=True)

@@ -44,7 +44,7 @@ def test_nothing_is_shown_of_what_ends_within_a_second(made: list[tuple[Kind, st
     assert made == []
 
 
-def test_who_waits_long_sees_a_bar_until_the_end(
+def test_a_long_wait_shows_a_bar_until_the_end(
     made: list[tuple[Kind, str, Kept]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress_bar, "SHOWN_AFTER_S", 0.0)

@@ -1,4 +1,4 @@
-"""What an application is told of its task system, and what it makes of it."""
+"""What a host reports of a task system, and what the system's job makes of it."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def a_run(**options: Any) -> SystemRun:
     return run
 
 
-def test_it_has_nothing_to_tell_before_its_host_has_said_something() -> None:
+def test_its_counts_are_0_before_its_host_has_reported() -> None:
     run = a_run()
     assert run.counts() == Counts(0, 0, 0, 0, 0)
     assert run.stats()["stage"] == "waiting"
@@ -27,7 +27,7 @@ def test_it_has_nothing_to_tell_before_its_host_has_said_something() -> None:
 
 def test_its_counts_are_those_of_the_systems_tasks() -> None:
     run = a_run()
-    run._task_said(0, [COUNTS])
+    run._task_noted(0, [COUNTS])
     assert run.counts() == Counts(4, 2, 3, 1, 0)
     assert run.stats()["phases"] == [
         {"number": 1, "pushed": 10, "unfinished": 6, "done": 3, "failed": 1, "cancelled": 0}
@@ -35,15 +35,15 @@ def test_its_counts_are_those_of_the_systems_tasks() -> None:
     assert run.take_notes() == []
 
 
-def test_who_watches_it_gets_the_notes_too() -> None:
+def test_a_watched_one_keeps_the_notes() -> None:
     run = a_run(watched=True)
-    run._task_said(0, [COUNTS])
+    run._task_noted(0, [COUNTS])
     assert run.take_notes() == [TaskNote(0, COUNTS)]
 
 
 def test_when_it_is_over_what_had_not_ended_is_cancelled() -> None:
     run = a_run()
-    run._task_said(0, [COUNTS])
+    run._task_noted(0, [COUNTS])
     run.futures[0].end_cancelled()
     assert run.wait(0)
     assert run.counts() == Counts(0, 0, 3, 1, 6)
@@ -59,7 +59,7 @@ def test_its_result_is_its_hosts() -> None:
 def test_what_its_tasks_display_is_not_kept_by_one_that_prints() -> None:
     for prints, kept in ((True, 0), (False, 1)):
         run = a_run(prints=prints)
-        run._task_said(0, [Display({"text/plain": "x"})])
+        run._task_noted(0, [Display({"text/plain": "x"})])
         assert len(run.take_output()) == kept
 
 
@@ -80,11 +80,12 @@ class Cell:
             False,
             lambda run, system: self.pushed.append(system),
         )
-        self.future = self.run._future_of(0)
+        self.handle = self.run._new_handle(0)
+        (self.future,) = self.run.futures
 
     def answer(self, value: Any, error: BaseException | None = None) -> None:
-        self.future.status = Status.OK if error is None else Status.ERROR
-        self.future.end(value, error)
+        self.handle.status = Status.OK if error is None else Status.ERROR
+        self.handle.set_outcome(value, error, None)
 
 
 def test_a_cell_that_gives_no_system_ends_with_its_value() -> None:
@@ -106,15 +107,16 @@ def test_one_that_gives_a_system_ends_with_what_that_gives_even_if_it_is_a_syste
     cell.answer(system)
     assert (cell.pushed, cell.run.wait(0), cell.run.is_system) == ([system], False, True)
     cell.run.id = JobId(b"\2" * 16)
-    assert cell.run._future_of(0) is cell.future
+    cell.handle = cell.run._new_handle(0)
+    assert cell.handle is cell.future
     assert cell.future.job_id == cell.run.id
-    cell.run._task_said(0, [COUNTS])
+    cell.run._task_noted(0, [COUNTS])
     assert cell.run.counts() == Counts(4, 2, 3, 1, 0)
     cell.answer(inner)
     assert (cell.pushed, cell.run.result(0)) == ([system], inner)
 
 
-def test_whoever_has_cancelled_it_wants_no_system_either() -> None:
+def test_one_that_was_cancelled_pushes_no_system() -> None:
     by_job, by_future = Cell(), Cell()
     assert not by_job.run.was_cancelled()
     by_job.run.cancel()

@@ -166,7 +166,7 @@ def test_an_encoding_that_cannot_say_a_character_replaces_it(
     assert raw.getvalue() == b"snow ? man" and not caplog.records
 
 
-def test_a_stream_that_nobody_reads_holds_nothing_up_and_loses_nothing(
+def test_a_stream_without_a_reader_delays_nothing_and_loses_nothing(
     make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drained = threading.Event()
@@ -187,7 +187,7 @@ def test_a_stream_that_nobody_reads_holds_nothing_up_and_loses_nothing(
     assert stream.getvalue() == "first " + "".join(f"{number} " for number in range(100)) + "last"
 
 
-def test_what_waits_is_bounded_and_what_is_left_out_is_said(
+def test_what_waits_is_bounded_and_omissions_are_reported(
     make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, stream = make(settle_s=0.01, held_most=1000), Blocked()
@@ -204,9 +204,7 @@ def test_what_waits_is_bounded_and_what_is_left_out_is_said(
     assert stream.getvalue() == "a" * 600 + "b" * 300 + f"\n{note}\n" + "d" * 50
 
 
-def test_what_is_left_out_at_the_end_is_said_too(
-    make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_omissions_at_the_end_are_reported(make: Callable[..., OutputThread], monkeypatch: pytest.MonkeyPatch) -> None:
     output, stream = make(settle_s=0.01, held_most=10), Blocked()
     monkeypatch.setattr(sys, "stdout", stream)
     output.write(1, "a" * 10)

@@ -1,13 +1,13 @@
-"""How much of a job may be at the master at once."""
+"""How much of a job may be at the master."""
 
 import pytest
 
 from concurrent_nb.errors import ProtocolError
-from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, announced, room
+from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, parse_limits, room
 
 
 @pytest.mark.parametrize(
-    ("said", "quota"),
+    ("limits", "quota"),
     [
         (None, UNLIMITED),
         ({}, UNLIMITED),
@@ -16,16 +16,16 @@ from concurrent_nb.nodes.common.quota import UNLIMITED, Quota, announced, room
         ({"tasks": 5, "bytes": 7, "segments": 1}, Quota(5, 7, 1)),
     ],
 )
-def test_what_a_master_announces(said: object, quota: Quota) -> None:
-    assert announced(said) == quota
+def test_what_a_master_announces(limits: object, quota: Quota) -> None:
+    assert parse_limits(limits) == quota
 
 
 @pytest.mark.parametrize(
-    "said", [[], "5", 5, {"tasks": 0}, {"bytes": -1}, {"tasks": 1.5}, {"tasks": True}, {"bytes": "9"}]
+    "limits", [[], "5", 5, {"tasks": 0}, {"bytes": -1}, {"tasks": 1.5}, {"tasks": True}, {"bytes": "9"}]
 )
-def test_nonsense_is_a_breach_of_the_protocol(said: object) -> None:
+def test_nonsense_is_a_breach_of_the_protocol(limits: object) -> None:
     with pytest.raises(ProtocolError, match="the master announces"):
-        announced(said)
+        parse_limits(limits)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 8, 50, 1000, 200_000])

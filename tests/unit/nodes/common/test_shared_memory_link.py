@@ -29,12 +29,10 @@ class Having:
     def __init__(self) -> None:
         self.objects: list[bytes] = []
 
-    def got(self, slice_: m.Slice) -> None:
-        self.objects.append(name_of(slice_))
-
-    def forgot(self, objects: Sequence[bytes]) -> None:
-        for each in objects:
+    def changed(self, sent: Sequence[m.Slice], gone: Sequence[bytes]) -> None:
+        for each in gone:
             self.objects.remove(each)
+        self.objects += map(name_of, sent)
 
 
 def name_of(slice_: m.Slice) -> bytes:
@@ -46,9 +44,9 @@ class Link:
 
     def __init__(self, store: ObjectStore, *, shares: bool) -> None:
         self.session = Session(1, "to_client")
-        self.holder = Having()
-        self.introductions = AnnouncedSegments(
-            self.session, MergedSegments(NullSegmentReader(), store), shares, self.holder
+        self.having = Having()
+        self.announced = AnnouncedSegments(
+            self.session, MergedSegments(NullSegmentReader(), store), shares, self.having.changed
         )
 
     def said(self) -> list[tuple[m.AnyMessage, list[bytes]]]:
@@ -67,7 +65,7 @@ def store() -> Iterator[ObjectStore]:
 
 
 def placed(store: ObjectStore, data: bytes = DATA) -> m.Slice:
-    slice_ = store.place(memoryview(data))
+    slice_ = store.put(memoryview(data))
     assert slice_ is not None
     return slice_
 
@@ -75,25 +73,25 @@ def placed(store: ObjectStore, data: bytes = DATA) -> m.Slice:
 def test_a_peer_on_this_host_is_told_of_a_segment_once(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=True), placed(store)
     for _ in range(3):
-        assert link.introductions.outgoing((slice_, 3), [b"abc"], once=True) == ((slice_, 3), [b"abc"])
+        assert link.announced.outgoing((slice_, 3), [b"abc"], once=True) == ((slice_, 3), [b"abc"])
     ((message, _),) = link.said()
     assert isinstance(message, m.Segment) and store.handle(slice_.segment) == SegmentHandle(
         message.segment, message.pid, message.fd, message.size
     )
-    assert link.introductions.dropped([slice_.segment, b"another"])
+    assert link.announced.dropped([slice_.segment, b"another"])
     assert [message for message, _ in link.said()] == [m.DropSegments([slice_.segment])]
-    assert not link.introductions.dropped([slice_.segment])
+    assert not link.announced.dropped([slice_.segment])
 
 
 def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
     for _ in range(3):
-        assert link.introductions.outgoing((slice_,), (), once=True) == ((slice_,), ())
+        assert link.announced.outgoing((slice_,), (), once=True) == ((slice_,), ())
     assert link.said() == [(m.Content(slice_.segment, slice_.offset, slice_.serial, b"", (len(DATA),)), [DATA])]
-    store.let_go([slice_], clean=True)
+    store.release([slice_], clean=True)
     anew = placed(store, DATA[::-1])
     assert (anew.segment, anew.offset) == (slice_.segment, slice_.offset)
-    link.introductions.outgoing((anew,), (), once=True)
+    link.announced.outgoing((anew,), (), once=True)
     ((message, buffers),) = link.said()
     assert isinstance(message, m.Content) and message.serial == anew.serial and buffers == [DATA[::-1]]
 
@@ -101,21 +99,21 @@ def test_a_peer_on_another_host_gets_what_many_tasks_need_once(store: ObjectStor
 def test_what_a_peer_on_another_host_has_is_known_until_it_is_gone(store: ObjectStore) -> None:
     link, one, two = Link(store, shares=False), placed(store), placed(store, DATA * 50)
     for _ in range(2):
-        link.introductions.outgoing((one, 3, two), [b"abc"], once=True)
-    assert link.holder.objects == [name_of(one), name_of(two)]
-    store.let_go([one], clean=True)
+        link.announced.outgoing((one, 3, two), [b"abc"], once=True)
+    assert link.having.objects == [name_of(one), name_of(two)]
+    store.release([one], clean=True)
     anew = placed(store, DATA[::-1])
     assert (anew.segment, anew.offset) == (one.segment, one.offset)
-    link.introductions.outgoing((anew,), (), once=True)
-    assert link.holder.objects == [name_of(two), name_of(anew)]
-    link.introductions.dropped([two.segment, b"another"])
-    assert link.holder.objects == [name_of(anew)]
+    link.announced.outgoing((anew,), (), once=True)
+    assert link.having.objects == [name_of(two), name_of(anew)]
+    link.announced.dropped([two.segment, b"another"])
+    assert link.having.objects == [name_of(anew)]
 
 
 def test_a_peer_on_this_host_has_nothing_of_its_own(store: ObjectStore) -> None:
     link = Link(store, shares=True)
-    link.introductions.outgoing((placed(store),), (), once=True)
-    assert link.holder.objects == []
+    link.announced.outgoing((placed(store),), (), once=True)
+    assert link.having.objects == []
 
 
 def test_objects_are_what_lies_in_shared_memory_each_once() -> None:
@@ -127,15 +125,15 @@ def test_objects_are_what_lies_in_shared_memory_each_once() -> None:
 
 def test_a_peer_that_turns_out_to_be_on_this_host_is_told_anew(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
-    link.introductions.outgoing((slice_,), (), once=True)
-    link.introductions.share(True)
-    link.introductions.outgoing((slice_,), (), once=True)
+    link.announced.outgoing((slice_,), (), once=True)
+    link.announced.share(True)
+    link.announced.outgoing((slice_,), (), once=True)
     assert [type(message) for message, _ in link.said()] == [m.Content, m.Segment]
 
 
 def test_results_travel_to_a_peer_on_another_host(store: ObjectStore) -> None:
     link, slice_ = Link(store, shares=False), placed(store)
-    assert link.introductions.outgoing((2, slice_), [b"ab"]) == ((2, len(DATA)), [b"ab", DATA])
+    assert link.announced.outgoing((2, slice_), [b"ab"]) == ((2, len(DATA)), [b"ab", DATA])
     assert link.said() == []
 
 

@@ -27,7 +27,7 @@ class Bench:
         self, store: ObjectStore | None = None, shelf: PeerSegments | None = None, limits: Limits = DEFAULT
     ) -> None:
         self.core = MasterCore(
-            7, Scheduler(PullRoundRobinStrategy()), Liveness(), shelf=shelf, store=store, limits=limits
+            7, Scheduler(PullRoundRobinStrategy()), Liveness(), reader=shelf, store=store, limits=limits
         )
         self.ends: dict[SessionId, Session] = {}
         self.now = 0.0

@@ -220,7 +220,7 @@ def test_a_slice_of_another_clients_segment_is_refused(place: Place, memory: Mem
 
 
 def test_a_slice_of_the_masters_own_memory_is_nobodys_to_name(place: Place) -> None:
-    ours = place.store.place(memoryview(b"what somebody else has told once"))
+    ours = place.store.put(memoryview(b"what somebody else has told once"))
     assert ours is not None
     place.client(BOB)
     place.say(BOB, opened(), function(), submit(HIS, 0, sizes=(ours,)))
@@ -362,7 +362,7 @@ def test_a_result_in_memory_that_was_never_shown_is_an_error_and_not_lost(place:
     (answer,) = (each for each in place.told(ALICE) if isinstance(each, m.Outcomes))
     report = decode_error(answer.items[0].body)
     assert (answer.items[0].status, report.type_name) == (Status.ERROR, m.RESULT_LOST)
-    assert "it was never shown to the master" in report.message
+    assert "it was never announced to the master" in report.message
     assert EAST in place.core.peers
     place.works()
 
@@ -413,7 +413,7 @@ def test_an_instruction_that_fails_keeps_no_other_from_being_obeyed(
     monkeypatch.setattr(dispatch.Dispatch, "_send_function", broken)
     place.say(EAST, m.Capacity(4, 100))
     (why,) = refusals(place.told(BOB))
-    assert "its function cannot be had: no room for it" in why
+    assert "its function is not available: no room for it" in why
     monkeypatch.undo()
     place.works()
 

@@ -11,7 +11,7 @@ from concurrent_nb.ids import SessionId, digest_of
 from concurrent_nb.nodes.master import function_table
 from concurrent_nb.nodes.master.client_limits import Limits
 from concurrent_nb.nodes.master.client_output import OUTPUT_KEPT_BYTES
-from concurrent_nb.nodes.master.core import UNHEARD_S
+from concurrent_nb.nodes.master.core import JOIN_WITHIN_S
 from concurrent_nb.object_store import segments
 from concurrent_nb.object_store.segment_reader import SegmentReader
 from concurrent_nb.object_store.store import ObjectStore
@@ -24,7 +24,7 @@ from tests.fuzzer.held import held_for
 from tests.unit.nodes.master.bench import ALICE, BOB, EAST, JOB, KEYS, Bench, function
 
 KIB, MIB = 1024, 1024 * 1024
-SMALL = Limits(clients=3, unheard=4, tasks=100, size_bytes=MIB, segments=3)
+SMALL = Limits(clients=3, not_joined=4, tasks=100, size_bytes=MIB, segments=3)
 
 
 class Place(Bench):
@@ -281,14 +281,14 @@ def test_who_was_not_heard_gives_way_to_newcomers_and_is_gone_after_a_while(plac
     for n in range(100):
         place.core.add_client(SessionId(job_of(n)), b"key %d" % n, "x", place.now)
         place.core.add_slave(SessionId(job_of(1000 + n)), b"key of %d" % n, "x", 1, 1, place.now)
-    assert len(place.core.peers) == 1 + 2 * SMALL.unheard
+    assert len(place.core.peers) == 1 + 2 * SMALL.not_joined
     assert len(place.core.status(place.now)["slaves"]) == 0
     for _ in range(20):
         for session in list(place.core.peers):
             if session != ALICE:
                 place.core.heartbeat(session, place.now)
         place.say(ALICE)
-        place.now += UNHEARD_S / 20 + 0.01
+        place.now += JOIN_WITHIN_S / 20 + 0.01
         place.core.step(place.now)
     assert list(place.core.peers) == [ALICE]
     assert all(held_for(place.core, SessionId(job_of(n)), b"key %d" % n) == [] for n in range(100))
@@ -358,7 +358,7 @@ def test_output_for_a_client_that_takes_none_is_cut_although_it_is_heard(place: 
             break
     written = b"".join(said)
     assert 0.9 * OUTPUT_KEPT_BYTES < written.count(b"x") <= OUTPUT_KEPT_BYTES
-    assert written.endswith(b"nobody took it]\n")
+    assert written.endswith(b"the client did not receive it]\n")
 
 
 def alice_takes_nothing(place: Place) -> list[bytes]:

@@ -279,7 +279,9 @@ def test_what_tasks_write_for_a_silent_client_is_bounded_and_what_is_left_out_is
         said += bench.told(ALICE)
     written = b"".join(message.data for message in said if isinstance(message, m.Output))
     assert written.count(b"x") == OUTPUT_KEPT_BYTES
-    assert written.endswith(b"[655,360 bytes of output are left out here, and what follows: nobody took it]\n")
+    assert written.endswith(
+        b"[655,360 bytes of output are left out here, and what follows: the client did not receive it]\n"
+    )
     # and what follows is left out, too
     bench.say(EAST, m.Output(m.TaskRef(JOB, 0, 1), 1, b"more"))
     bench.say(ALICE)
@@ -328,9 +330,9 @@ def test_a_slave_that_leaves_is_nobody_s_fault_and_one_that_is_lost_is(ends: str
         bench.core.received(EAST, KEYS[EAST], bench.ends[EAST].bye("no workers"), bench.now)
     elif ends == "draining":
         bench.say(EAST, m.Capacity(0, 0))
-        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+        bench.core.remove(EAST, "it was silent for too long", bench.now)
     elif ends == "lost":
-        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+        bench.core.remove(EAST, "it was silent for too long", bench.now)
     else:
         bench.say(EAST, m.Capacity(5, -1))
     assert EAST not in bench.core.peers
@@ -338,7 +340,9 @@ def test_a_slave_that_leaves_is_nobody_s_fault_and_one_that_is_lost_is(ends: str
     if ends not in ("lost", "protocol"):
         assert suspects == []
         return
-    reason = "nothing was heard of it" if ends == "lost" else "protocol error: capacity of 5 slots with a credit of -1"
+    reason = (
+        "it was silent for too long" if ends == "lost" else "protocol error: capacity of 5 slots with a credit of -1"
+    )
     how = f"slave east was lost ({reason}) while the task was there with 1 other, though its start was not reported"
     first = suspects[0]
     assert first == {"task": first["task"], "state": "waits for a slave, to run beside others", "deaths": [how]}
@@ -355,7 +359,7 @@ def test_a_suspect_s_state_is_told_in_plain_words() -> None:
     bench.say(ALICE, opened(), function(), submit(0, 1))
     for _ in range(2):
         bench.slave(EAST, slots=2)
-        bench.core.remove(EAST, "nothing was heard of it", bench.now)
+        bench.core.remove(EAST, "it was silent for too long", bench.now)
     bench.slave(EAST, slots=2)
     told = [(suspect["state"], len(suspect["deaths"])) for suspect in bench.core.status(bench.now, ALICE)["suspects"]]
     alone = "to run alone, because one of its deaths cost a slave"

@@ -167,7 +167,7 @@ def test_a_kernel_without_encryption_may_listen_on_loopback() -> None:
 def test_a_slave_that_is_lost_settles_what_it_was_asked() -> None:
     bench = Bench()
     first, second = bench.core.open_kernel("east", 0.0), bench.core.open_kernel("west", 0.0)
-    bench.core.remove(EAST, "nothing was heard of it", 0.0)
+    bench.core.remove(EAST, "it was silent for too long", 0.0)
     ((request, error),) = bench.settled()
     assert request == first
     assert "slave 'east' was lost before it opened its kernel" in str(error)
@@ -247,7 +247,7 @@ def test_a_way_in_survives_the_control_channel() -> None:
 
 @pytest.mark.parametrize("answer", [None, [], {}, {**connection_info(ACCESS), "shell_port": "1"}])
 def test_an_answer_that_is_no_way_in_is_a_protocol_error(answer: Any) -> None:
-    with pytest.raises(ProtocolError, match="no way to a kernel"):
+    with pytest.raises(ProtocolError, match="no access to a kernel"):
         access_of(answer)
 
 

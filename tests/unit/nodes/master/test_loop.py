@@ -95,14 +95,14 @@ def test_a_session_is_bound_to_the_connection_that_names_it_with_its_key(bench: 
     bench.hear()
     bench.loop.turn(False, 0.0)
     assert bench.gate.bound == {ALICE: bench.connection}
-    assert bench.core.peers[ALICE].heard
+    assert bench.core.peers[ALICE].joined
 
 
 def test_an_envelope_with_another_key_is_dropped_without_an_answer(bench: Bench) -> None:
     bench.hear(Connection(b"mallory's key"))
     bench.loop.turn(False, 0.0)
     assert not bench.gate.bound
-    assert not bench.core.peers[ALICE].heard
+    assert not bench.core.peers[ALICE].joined
     assert not bench.sent()
 
 

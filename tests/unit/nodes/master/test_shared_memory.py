@@ -1,4 +1,4 @@
-"""The master's books of shared memory: whose it is, who looks at it, and when it is given back or closed."""
+"""The shared memory that the master tracks: whose it is, who holds it, and when it is released or closed."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,13 @@ import pytest
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.ids import JobId, SessionId
 from concurrent_nb.nodes.common.shared_memory_link import object_id
-from concurrent_nb.nodes.master.shared_memory import MemoryAccount, SharedMemoryTracker
+from concurrent_nb.nodes.master.shared_memory import (
+    TRANSITIONS,
+    PeerMemory,
+    ResultSlice,
+    ResultState,
+    SharedMemoryTracker,
+)
 from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.scheduling import events as e
@@ -18,11 +24,12 @@ from concurrent_nb.wire.session import Session
 ALICE, EAST, WEST = SessionId(b"alice"), SessionId(b"east"), SessionId(b"west")
 JOB = JobId(b"job")
 SIZE = 100_000
+RELEASED = ResultState.RELEASED
 SEGMENT, OTHER = b"s" * 16, b"t" * 16
 
 
-class OpenShelf:
-    """A shelf that opens what it is told of, unless the descriptor is negative."""
+class FakeReader:
+    """A segment reader that opens every segment, unless its descriptor is negative."""
 
     def __init__(self) -> None:
         self.opened: dict[bytes, SegmentHandle] = {}
@@ -44,33 +51,33 @@ class OpenShelf:
 
 
 class Bench:
-    """A desk, what it says to slaves, and what it tells the core."""
+    """A tracker, and what it calls back."""
 
     def __init__(self) -> None:
-        self.shelf = OpenShelf()
+        self.reader = FakeReader()
         self.touched: list[SessionId] = []
-        self.happened: list[e.Event] = []
+        self.events: list[e.Event] = []
         self.closed: list[set[bytes]] = []
-        self.desk = SharedMemoryTracker(
-            self.shelf, None, touched=self.touched.append, happened=self.happened.append, closed=self.closed.append
+        self.tracker = SharedMemoryTracker(
+            self.reader, None, touched=self.touched.append, on_event=self.events.append, closed=self.closed.append
         )
 
-    def client(self, session_id: SessionId = ALICE, key: bytes = b"her key", *, shares: bool = True) -> MemoryAccount:
-        account = self.desk.client(session_id, key, "alice", Session(1, "from_client"))
-        account.introductions.share(shares)
+    def client(self, session_id: SessionId = ALICE, key: bytes = b"her key", *, shares: bool = True) -> PeerMemory:
+        account = self.tracker.client(session_id, key, "alice", Session(1, "from_client"))
+        account.announced.share(shares)
         return account
 
-    def slave(self, session_id: SessionId, *, shares: bool = True) -> MemoryAccount:
-        account = self.desk.slave(session_id, session_id, session_id.decode(), Session(1, "from_slave"))
-        account.introductions.share(shares)
+    def slave(self, session_id: SessionId, *, shares: bool = True) -> PeerMemory:
+        account = self.tracker.slave(session_id, session_id, session_id.decode(), Session(1, "from_slave"))
+        account.announced.share(shares)
         return account
 
-    def outcome(self, slave: MemoryAccount, slice_: m.Slice, *, counts: bool = True) -> None:
+    def outcome(self, slave: PeerMemory, slice_: m.Slice, *, counts: bool = True) -> None:
         if slice_.segment not in slave.segments:
-            self.desk.heard(slave, segment(slice_.segment), ())
+            self.tracker.handle(slave, segment(slice_.segment), ())
         frame = m.OutcomeFrame(slice_.serial, 1, Status.OK, 0.1, 42, b"", (slice_,))
-        self.desk.outcomes(slave, JOB, [frame])
-        self.desk.keep(lambda job, outcome: counts)
+        self.tracker.outcomes(slave, JOB, [frame])
+        self.tracker.decide(lambda job, outcome: counts)
 
 
 def segment(name: bytes = SEGMENT, fd: int = 7) -> m.Segment:
@@ -85,7 +92,7 @@ def acknowledged(*indexes: int) -> list[e.OutcomesAcknowledged]:
     return [e.OutcomesAcknowledged(ALICE, JOB, indexes)]
 
 
-def said(account: MemoryAccount) -> list[m.AnyMessage]:
+def said(account: PeerMemory) -> list[m.AnyMessage]:
     """What a slave was told since the last look."""
     return [item.message for frames in account.session.flush(0.0) for item in decode(frames, "to_slave")[1]]
 
@@ -96,63 +103,63 @@ def said(account: MemoryAccount) -> list[m.AnyMessage]:
 def test_what_lies_in_a_peers_own_memory_is_here_and_nothing_else() -> None:
     bench = Bench()
     alice, bob = bench.client(), bench.client(WEST, b"his key")
-    bench.desk.heard(alice, segment(), ())
-    assert bench.desk.here(alice, (3, piece(1)), [b"abc"]) == ((3, piece(1)), [b"abc"])
-    assert bench.desk.here(bob, (piece(1),), ()) is None
-    assert bench.desk.here(alice, (piece(1, OTHER),), ()) is None
-    assert bench.desk.here(alice, (), ()) == ((), ())
+    bench.tracker.handle(alice, segment(), ())
+    assert bench.tracker.translated(alice, (3, piece(1)), [b"abc"]) == ((3, piece(1)), [b"abc"])
+    assert bench.tracker.translated(bob, (piece(1),), ()) is None
+    assert bench.tracker.translated(alice, (piece(1, OTHER),), ()) is None
+    assert bench.tracker.translated(alice, (), ()) == ((), ())
 
 
 def test_a_segment_of_another_key_is_not_taken_over() -> None:
     bench = Bench()
-    bench.desk.heard(bench.client(), segment(), ())
+    bench.tracker.handle(bench.client(), segment(), ())
     with pytest.raises(ProtocolError, match="is another's"):
-        bench.desk.heard(bench.client(WEST, b"his key"), segment(), ())
+        bench.tracker.handle(bench.client(WEST, b"his key"), segment(), ())
 
 
 def test_what_cannot_be_opened_is_not_here() -> None:
     bench = Bench()
     alice = bench.client()
-    bench.desk.heard(alice, segment(fd=-1), ())
-    assert bench.desk.here(alice, (piece(1),), ()) is None
+    bench.tracker.handle(alice, segment(fd=-1), ())
+    assert bench.tracker.translated(alice, (piece(1),), ()) is None
 
 
 def test_what_was_told_once_is_here_as_it_came_where_there_is_no_store() -> None:
     bench = Bench()
     alice = bench.client(shares=False)
     content = m.Content(SEGMENT, SIZE, 1, b"", (SIZE,))
-    bench.desk.heard(alice, content, [bytes(SIZE)])
-    assert bench.desk.here(alice, (3, piece(1)), [b"abc"]) == ((3, SIZE), [b"abc", bytes(SIZE)])
-    bench.desk.heard(alice, m.DropSegments([SEGMENT]), ())
-    assert bench.desk.here(alice, (piece(1),), ()) is None
+    bench.tracker.handle(alice, content, [bytes(SIZE)])
+    assert bench.tracker.translated(alice, (3, piece(1)), [b"abc"]) == ((3, SIZE), [b"abc", bytes(SIZE)])
+    bench.tracker.handle(alice, m.DropSegments([SEGMENT]), ())
+    assert bench.tracker.translated(alice, (piece(1),), ()) is None
 
 
 def test_whoever_comes_back_has_his_segments_and_they_outlive_his_former_session() -> None:
     bench = Bench()
     former = bench.client()
-    bench.desk.heard(former, segment(), ())
-    bench.desk.left(former)
-    bench.desk.abandon(former, due=10.0)
+    bench.tracker.handle(former, segment(), ())
+    bench.tracker.left(former)
+    bench.tracker.abandon(former, due=10.0)
     back = bench.client(SessionId(b"alice again"))
-    assert bench.desk.here(back, (piece(1),), ()) is not None
-    bench.desk.heard(back, segment(), ())
-    bench.desk.close_departed(10.0)
-    assert bench.desk.here(back, (piece(1),), ()) is not None
+    assert bench.tracker.translated(back, (piece(1),), ()) is not None
+    bench.tracker.handle(back, segment(), ())
+    bench.tracker.close_departed(10.0)
+    assert bench.tracker.translated(back, (piece(1),), ()) is not None
 
 
 def test_what_a_lost_application_has_shared_is_closed_in_time_and_all_are_told() -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
-    bench.desk.heard(alice, segment(), ())
-    east.introductions.outgoing((piece(1),), (), once=True)
-    bench.desk.left(alice)
-    bench.desk.abandon(alice, due=10.0)
-    bench.desk.close_departed(9.9)
-    assert SEGMENT in bench.shelf.opened and not bench.closed
-    bench.desk.close_departed(10.0)
-    assert not bench.shelf.opened and bench.closed == [{SEGMENT}]
+    bench.tracker.handle(alice, segment(), ())
+    east.announced.outgoing((piece(1),), (), once=True)
+    bench.tracker.left(alice)
+    bench.tracker.abandon(alice, due=10.0)
+    bench.tracker.close_departed(9.9)
+    assert SEGMENT in bench.reader.opened and not bench.closed
+    bench.tracker.close_departed(10.0)
+    assert not bench.reader.opened and bench.closed == [{SEGMENT}]
     assert said(east)[1:] == [m.DropSegments([SEGMENT])]
-    assert bench.touched == [EAST] and not bench.desk.departed
+    assert bench.touched == [EAST] and not bench.tracker.departed
 
 
 # -------------------------------------------------------------------------------------------------- where results lie
@@ -163,11 +170,11 @@ def test_a_result_is_its_owners_until_he_releases_it(clean: bool) -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
     bench.outcome(east, piece(1))
-    bench.desk.hand_over(alice, acknowledged(1, 2))
-    assert said(east) == [] and not bench.desk.kept[JOB]
-    bench.desk.heard(alice, m.Release([piece(1), piece(2)], clean), ())
+    bench.tracker.hand_over(alice, acknowledged(1, 2))
+    assert said(east) == [] and not bench.tracker.kept[JOB]
+    bench.tracker.handle(alice, m.Release([piece(1), piece(2)], clean), ())
     assert said(east) == [m.Release([piece(1)], clean)]
-    bench.desk.heard(alice, m.Release([piece(1)], clean), ())
+    bench.tracker.handle(alice, m.Release([piece(1)], clean), ())
     assert said(east) == []
 
 
@@ -175,7 +182,7 @@ def test_a_result_of_which_its_owner_has_a_copy_is_free() -> None:
     bench = Bench()
     alice, east = bench.client(shares=False), bench.slave(EAST)
     bench.outcome(east, piece(1))
-    bench.desk.hand_over(alice, acknowledged(1))
+    bench.tracker.hand_over(alice, acknowledged(1))
     assert said(east) == [m.Release([piece(1)], clean=True)]
 
 
@@ -183,24 +190,24 @@ def test_a_result_that_comes_too_late_is_free() -> None:
     bench = Bench()
     east = bench.slave(EAST)
     bench.outcome(east, piece(1), counts=False)
-    assert said(east) == [m.Release([piece(1)], clean=True)] and not bench.desk.kept
+    assert said(east) == [m.Release([piece(1)], clean=True)] and not bench.tracker.kept
 
 
 def test_results_of_a_job_that_is_over_are_not_used_again_if_they_may_have_come() -> None:
     bench = Bench()
     east = bench.slave(EAST)
     bench.outcome(east, piece(1))
-    bench.desk.forget_job(JOB)
-    assert said(east) == [m.Release([piece(1)], clean=False)] and not bench.desk.kept
+    bench.tracker.forget_job(JOB)
+    assert said(east) == [m.Release([piece(1)], clean=False)] and not bench.tracker.kept
 
 
 def test_what_an_application_looked_at_when_it_was_lost_is_not_used_again() -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
     bench.outcome(east, piece(1))
-    bench.desk.hand_over(alice, acknowledged(1))
-    bench.desk.left(alice)
-    bench.desk.abandon(alice, due=10.0)
+    bench.tracker.hand_over(alice, acknowledged(1))
+    bench.tracker.left(alice)
+    bench.tracker.abandon(alice, due=10.0)
     assert said(east) == [m.Release([piece(1)], clean=False)]
 
 
@@ -208,36 +215,36 @@ def test_a_lost_slaves_memory_is_closed_when_nobody_looks_at_it() -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
     for name in (SEGMENT, OTHER):
-        bench.desk.heard(east, segment(name), ())
+        bench.tracker.handle(east, segment(name), ())
     bench.outcome(east, piece(1))
     bench.outcome(east, piece(2))
-    bench.desk.hand_over(alice, acknowledged(1))
-    bench.desk.left(east)
-    bench.desk.abandon(east, due=0.0)
-    assert list(bench.shelf.opened) == [SEGMENT]
-    bench.desk.heard(alice, m.Release([piece(1)], True), ())
-    assert list(bench.shelf.opened) == [SEGMENT]
-    bench.desk.forget_job(JOB)
-    assert not bench.shelf.opened and said(east) == []
+    bench.tracker.hand_over(alice, acknowledged(1))
+    bench.tracker.left(east)
+    bench.tracker.abandon(east, due=0.0)
+    assert list(bench.reader.opened) == [SEGMENT]
+    bench.tracker.handle(alice, m.Release([piece(1)], True), ())
+    assert list(bench.reader.opened) == [SEGMENT]
+    bench.tracker.forget_job(JOB)
+    assert not bench.reader.opened and said(east) == []
 
 
 @pytest.mark.parametrize("again", ["in one outcome", "in two outcomes", "in both"])
 def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_has_gone(again: str) -> None:
     bench = Bench()
     alice, east = bench.client(), bench.slave(EAST)
-    bench.desk.heard(east, segment(), ())
+    bench.tracker.handle(east, segment(), ())
     twice = (piece(1), piece(1))
     for index in (1, 2) if again != "in one outcome" else (1,):
         sizes = twice if again != "in two outcomes" else (piece(1),)
         frame = m.OutcomeFrame(index, 1, Status.OK, 0.1, 42, b"", sizes)
-        bench.desk.outcomes(east, JOB, [frame])
-        bench.desk.keep(lambda job, outcome: True)
-    bench.desk.hand_over(alice, acknowledged(1, 2))
-    bench.desk.heard(alice, m.Release([piece(1)], True), ())
+        bench.tracker.outcomes(east, JOB, [frame])
+        bench.tracker.decide(lambda job, outcome: True)
+    bench.tracker.hand_over(alice, acknowledged(1, 2))
+    bench.tracker.handle(alice, m.Release([piece(1)], True), ())
     assert said(east) == [m.Release([piece(1)], clean=True)]
-    bench.desk.left(east)
-    bench.desk.abandon(east, due=0.0)
-    assert not bench.shelf.opened and not bench.desk._lent
+    bench.tracker.left(east)
+    bench.tracker.abandon(east, due=0.0)
+    assert not bench.reader.opened and not bench.tracker._references
 
 
 # ---------------------------------------------------------------------------------------------- what travels to slaves
@@ -246,12 +253,34 @@ def test_what_a_slave_names_twice_is_given_back_once_and_closed_when_the_slave_h
 def test_what_travels_to_a_slave_is_counted_and_told_until_it_is_gone() -> None:
     bench = Bench()
     alice, east, west = bench.client(), bench.slave(EAST, shares=False), bench.slave(WEST)
-    bench.desk.heard(alice, segment(), ())
+    bench.tracker.handle(alice, segment(), ())
     for account in (east, west, east):
-        account.introductions.outgoing((piece(1),), (), once=True)
+        account.announced.outgoing((piece(1),), (), once=True)
     name = object_id(SEGMENT, SIZE, 1)
-    assert bench.happened == [e.ObjectsHeld(EAST, [name])]
+    assert bench.events == [e.ObjectsHeld(EAST, [name])]
     assert (east.fetched_bytes, west.fetched_bytes) == (SIZE, 0)
-    bench.desk.heard(alice, m.DropSegments([SEGMENT]), ())
-    assert bench.happened[1:] == [e.ObjectsDropped(EAST, [name])]
+    bench.tracker.handle(alice, m.DropSegments([SEGMENT]), ())
+    assert bench.events[1:] == [e.ObjectsDropped(EAST, [name])]
     assert bench.touched == [EAST, WEST]
+
+
+# --------------------------------------------------------------------------------------------------- states of results
+
+
+@pytest.mark.parametrize("state", ResultState)
+@pytest.mark.parametrize("verb", sorted({verb for _, verb in TRANSITIONS}))
+def test_a_result_changes_its_state_as_the_table_allows_and_in_no_other_way(state: ResultState, verb: str) -> None:
+    result = ResultSlice(piece(1), EAST, state)
+    target = TRANSITIONS.get((state, verb))
+    if target is None:
+        with pytest.raises(RuntimeError, match=f"cannot {verb} .* which is {state.name}"):
+            result.move(verb)
+        assert result.state == state
+    else:
+        result.move(verb)
+        assert result.state == target
+
+
+def test_every_result_is_released_in_the_end_and_never_left() -> None:
+    assert {state for state in ResultState if (state, "release") in TRANSITIONS} == set(ResultState) - {RELEASED}
+    assert not any(state == RELEASED for state, _ in TRANSITIONS)

@@ -83,7 +83,7 @@ def test_a_job_waits_without_slaves_and_is_idle_without_tasks() -> None:
 
 def test_a_job_whose_owner_is_away_has_no_client() -> None:
     bench = shared()
-    bench.core.remove(ALICE, "nothing was heard of it", bench.now, linger_s=10.0)
+    bench.core.remove(ALICE, "it was silent for too long", bench.now, linger_s=10.0)
     told = bench.core.status(bench.now, sees_all=True)
     assert [job["client"] for job in told["jobs"]] == [None, "somebody"]
 

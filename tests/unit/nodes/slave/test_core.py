@@ -1,4 +1,4 @@
-"""When a slave says what its workers have done: at once where somebody waits for it, else together."""
+"""When a slave reports outcomes: immediately if they are urgent, else together."""
 
 from collections.abc import Sequence
 
@@ -11,29 +11,23 @@ from concurrent_nb.object_store.segments import CannotOpen, SegmentHandle
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, Buffers, Envelope, decode, encode
-from tests.inline_pool import InlinePool, InlineReports
+from tests.inline_pool import InlinePool
 
 EPOCH = 7
 JOB = b"the job's id...."
 
 
 class Workers(InlinePool):
-    """Workers that end what they are told to, and have more to run or not."""
+    """Workers that end tasks on request, and have more to run or not."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._provided = True
-        self._reports = InlineReports()
+        self.is_saturated = True
         self._next = 0
-
-    @property
-    def provided(self) -> bool:
-        """Say what was told."""
-        return self._provided
 
     def run_dry(self) -> None:
         """Have nothing to run next."""
-        self._provided = False
+        self.is_saturated = False
 
     def end(self, count: int = 1, status: Status = Status.OK, sizes: m.Sizes = (), buffers: Buffers = ()) -> None:
         """End so many tasks."""
@@ -51,12 +45,12 @@ def workers() -> Workers:
 @pytest.fixture
 def slave(workers: Workers) -> SlaveCore:
     slave = SlaveCore("east", EPOCH, workers, interval_s=1.0)
-    assert told(slave, 100.0) == []  # a sign of life
+    assert sent_outcomes(slave, 100.0) == []  # a sign of life
     return slave
 
 
-def told(slave: SlaveCore, now: float) -> list[int]:
-    """Say which tasks the slave says to have ended."""
+def sent_outcomes(slave: SlaveCore, now: float) -> list[int]:
+    """Return which tasks the slave reports as ended."""
     return [
         frame.index
         for frames in slave.step(now)
@@ -68,55 +62,55 @@ def told(slave: SlaveCore, now: float) -> list[int]:
 
 def test_results_that_nobody_waits_for_gather_for_a_moment(slave: SlaveCore, workers: Workers) -> None:
     workers.end(2)
-    assert told(slave, 100.01) == []
+    assert sent_outcomes(slave, 100.01) == []
     assert slave.next_deadline() == pytest.approx(100.0 + GATHER_S)
     workers.end()
-    assert told(slave, 100.02) == []
-    assert told(slave, 100.0 + GATHER_S) == [0, 1, 2]
+    assert sent_outcomes(slave, 100.02) == []
+    assert sent_outcomes(slave, 100.0 + GATHER_S) == [0, 1, 2]
     assert slave.next_deadline() > 100.5
 
 
 def test_the_first_result_after_a_while_is_told_at_once(slave: SlaveCore, workers: Workers) -> None:
     workers.end()
-    assert told(slave, 100.5) == [0]
+    assert sent_outcomes(slave, 100.5) == [0]
     workers.end()
-    assert told(slave, 100.51) == []
+    assert sent_outcomes(slave, 100.51) == []
 
 
 def test_workers_that_run_dry_keep_nothing_back(slave: SlaveCore, workers: Workers) -> None:
     workers.end()
-    assert told(slave, 100.01) == []
+    assert sent_outcomes(slave, 100.01) == []
     workers.run_dry()
-    assert told(slave, 100.02) == [0]
+    assert sent_outcomes(slave, 100.02) == [0]
 
 
 @pytest.mark.parametrize("status", [each for each in Status if each is not Status.OK])
 def test_an_end_that_somebody_waits_for_is_told_at_once(slave: SlaveCore, workers: Workers, status: Status) -> None:
     workers.end()
-    assert told(slave, 100.01) == []
+    assert sent_outcomes(slave, 100.01) == []
     workers.end(status=status)
-    assert told(slave, 100.01) == [0, 1]
+    assert sent_outcomes(slave, 100.01) == [0, 1]
 
 
 def test_a_large_result_is_told_at_once_because_its_memory_is_wanted_back(slave: SlaveCore, workers: Workers) -> None:
     workers.end(sizes=(4,), buffers=(b"data",))
-    assert told(slave, 100.01) == [0]
+    assert sent_outcomes(slave, 100.01) == [0]
 
 
 def test_so_many_results_are_told_at_once_that_none_is_missed_by_the_scheduler(
     slave: SlaveCore, workers: Workers
 ) -> None:
     workers.end(GATHER_MAX - 1)
-    assert told(slave, 100.01) == []
+    assert sent_outcomes(slave, 100.01) == []
     workers.end()
-    assert told(slave, 100.01) == list(range(GATHER_MAX))
+    assert sent_outcomes(slave, 100.01) == list(range(GATHER_MAX))
 
 
 def test_tasks_that_are_given_back_take_along_what_has_gathered(slave: SlaveCore, workers: Workers) -> None:
     workers.end()
-    assert told(slave, 100.01) == []
+    assert sent_outcomes(slave, 100.01) == []
     workers._reports.returned.append(m.TaskRef(JOB, 9, 1))
-    assert told(slave, 100.01) == [0]
+    assert sent_outcomes(slave, 100.01) == [0]
 
 
 # ------------------------------------------------------------------------------------------------- what it may not hold
@@ -129,7 +123,7 @@ class Memory(NullSegmentReader):
         self._error = error
 
     def handle(self, segment: bytes) -> SegmentHandle | None:
-        """Say that it is open."""
+        """Do nothing."""
         return SegmentHandle(segment, 1, 1, 1 << 40)
 
     def read(self, slice_: m.Slice) -> Buffer:
@@ -150,7 +144,7 @@ class Sharing(Workers):
 
 
 def outcome_of(slave: SlaveCore) -> m.OutcomeFrame:
-    """Give the one outcome that the slave tells."""
+    """Return the one outcome that the slave reports."""
     messages = [item.message for frames in slave.step(100.01) for item in decode(frames, "from_slave")[1]]
     (frame,) = [frame for message in messages if isinstance(message, m.Outcomes) for frame in message.items]
     return frame
@@ -163,7 +157,7 @@ def test_a_result_that_is_too_large_to_travel_is_told_with_its_setting() -> None
     workers.end(sizes=(large,))
     frame = outcome_of(slave)
     assert frame.status == Status.NOT_PICKLABLE
-    assert "1048576 MiB has to go through the memory of slave 'east', which takes up to 1024 MiB" in str(frame.body)
+    assert "1048576 MiB must go through the memory of slave 'east', which accepts up to 1024 MiB" in str(frame.body)
     assert "SlaveNode.result_mib" in str(frame.body)
     assert workers.released == [large]
 
@@ -185,8 +179,8 @@ def test_workers_hear_only_of_slices_that_were_lent() -> None:
     workers.end(sizes=(lent,))
     assert outcome_of(slave).sizes == (lent,)
     others = [m.Slice(b"s" * 16, 0, 8, 4), m.Slice(b"s" * 16, 0, 1 << 40, 5), m.Slice(b"t" * 16, 0, 8, 5)]
-    said = encode(Envelope(m.PROTOCOL_VERSION, EPOCH, 1, 0, [m.Release([*others, lent, lent], True)]))
-    slave.received(said, 100.0)
+    envelope = encode(Envelope(m.PROTOCOL_VERSION, EPOCH, 1, 0, [m.Release([*others, lent, lent], True)]))
+    slave.received(envelope, 100.0)
     assert workers.released == [lent]
 
 
@@ -218,16 +212,16 @@ class Writing(Workers):
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_tasks_that_write_more_than_the_master_takes_are_slowed(ends: bool) -> None:
-    workers, heard = Writing(), 0
+    workers, received = Writing(), 0
     slave = SlaveCore("east", EPOCH, workers, 1.0)
     for _ in range(OUTPUT_BYTES_MAX // (1 << 20)):
         workers.write(1 << 20)
-        heard += len(slave.step(100.0))
+        received += len(slave.step(100.0))
     assert workers.held == []
     workers.write(1)
-    heard += len(slave.step(100.0))
+    received += len(slave.step(100.0))
     workers.write(1)
-    heard += len(slave.step(100.0))
+    received += len(slave.step(100.0))
     assert workers.held == [True]
     if ends:
         slave.end()
@@ -235,6 +229,6 @@ def test_tasks_that_write_more_than_the_master_takes_are_slowed(ends: bool) -> N
         seq = 0
         while workers.held == [True]:
             seq += 1
-            slave.received(encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, heard, [])), 100.0)
-            heard += len(slave.step(100.0))
+            slave.received(encode(Envelope(m.PROTOCOL_VERSION, EPOCH, seq, received, [])), 100.0)
+            received += len(slave.step(100.0))
     assert workers.held == [True, False]

@@ -11,7 +11,8 @@ from concurrent_nb.nodes.slave.loop import CREDIT_MAX, SlaveLoop, credit_of
 from concurrent_nb.wire import messages as m
 from concurrent_nb.wire.codec import Buffer, decode
 from concurrent_nb.wire.session import Session
-from tests.inline_pool import InlinePool, InlineReports
+from concurrent_nb.workers.slave_side.attempts import PoolReports
+from tests.inline_pool import InlinePool
 
 EPOCH = 7
 SILENCE_S = 3.0
@@ -55,7 +56,7 @@ class Workers(InlinePool):
     def turn(self, ready: Mapping[int, int], now: float) -> None:
         self.turns.append((ready, now))
 
-    def take_reports(self) -> InlineReports:
+    def take_reports(self) -> PoolReports:
         reports = super().take_reports()
         reports.degraded = self.why_degraded
         return reports

@@ -11,7 +11,7 @@ from concurrent_nb.notebook.live.colours import RUNNING
 from concurrent_nb.notebook.live.picture import Picture
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, View
 from concurrent_nb.shipping.runtime.notes import ProgressReport
-from tests.stories import MadeUp
+from tests.made_up_jobs import MadeUpJob
 
 EVIL = "</pre></div><script>alert(1)</script><img src=x onerror=alert(1)>\"'\x1b[2J\u202e"
 
@@ -45,27 +45,27 @@ class Seen(HTMLParser):
         self.words += data
 
 
-def taken(it: MadeUp, picture: Picture | None = None, notes: Sequence[str] = ()) -> str:
-    story = it.story
-    story.finish()
+def taken(it: MadeUpJob, picture: Picture | None = None, notes: Sequence[str] = ()) -> str:
+    model = it.model
+    model.finish()
     counts = it.job.counts()
-    view = job_page.view(story.view_parts(), picture.png() if picture is not None else None)
+    view = job_page.view(model.view_parts(), picture.png() if picture is not None else None)
     return job_page.page(
         {
-            "head": job_page.head(story.head(counts, 2.0), notes),
-            "bars": job_page.bars(story.bars()),
-            "errors": job_page.errors(story.folds.parts()),
+            "head": job_page.head(model.head(counts, 2.0), notes),
+            "bars": job_page.bars(model.bars()),
+            "errors": job_page.errors(model.error_groups.parts()),
             "view": view,
-            "lanes": job_page.lanes(story.lane_parts(2.0)),
+            "timeline": job_page.timeline(model.timeline_parts(2.0)),
         }
     )
 
 
-def finished(view: View | None, values: list[Any]) -> MadeUp:
-    it = MadeUp(len(values), view)
+def finished(view: View | None, values: list[Any]) -> MadeUpJob:
+    it = MadeUpJob(len(values), view)
     for future in it.job.futures:
         future.job = it.job
-    it.story.fold([it.end(index, value, slave=f"slave {EVIL}") for index, value in enumerate(values)], [])
+    it.model.update([it.end(index, value, slave=f"slave {EVIL}") for index, value in enumerate(values)], [])
     return it
 
 
@@ -80,32 +80,32 @@ def test_the_counts_come_first_and_lanes_last() -> None:
 
 
 def test_the_page_of_a_job_that_runs_looks_the_same() -> None:
-    it = MadeUp(4)
-    it.story.fold([it.start(0, 0.5), it.end(1, 1)], [TaskNote(0, ProgressReport(0.25, "x" * 150))])
-    head = job_page.head(it.story.head(Counts(2, 1, 1, 0, 0), 2.0))
+    it = MadeUpJob(4)
+    it.model.update([it.start(0, 0.5), it.end(1, 1)], [TaskNote(0, ProgressReport(0.25, "x" * 150))])
+    head = job_page.head(it.model.head(Counts(2, 1, 1, 0, 0), 2.0))
     words = Seen(head).words
     assert words.startswith("1 of 4 done1 running2 waiting")
     assert "width:25.00%" in head
     assert "width:6.25%" in head  # what the running one has done
-    bars = job_page.bars(it.story.bars())
+    bars = job_page.bars(it.model.bars())
     assert f'title="{"x" * 150}"' in bars
-    place = job_page.page({"head": head, "bars": bars}, "cnb-job-1")
-    assert place.startswith('<div class="concurrent-nb cnb-job-1" style="')
-    assert place.partition("style=")[2].partition(">")[0] in taken(finished(None, [1, 2]))
+    page = job_page.page({"head": head, "bars": bars}, "cnb-job-1")
+    assert page.startswith('<div class="concurrent-nb cnb-job-1" style="')
+    assert page.partition("style=")[2].partition(">")[0] in taken(finished(None, [1, 2]))
 
 
 def test_the_way_to_the_first_task_is_named_where_it_is_long() -> None:
-    it = MadeUp(2)
-    it.story.fold([it.end(0, 1, 1.9, 0.001), it.end(1, 1, 1.9, 0.001, worker=8)], [])
+    it = MadeUpJob(2)
+    it.model.update([it.end(0, 1, 1.9, 0.001), it.end(1, 1, 1.9, 0.001, worker=8)], [])
     assert "0 s · the first task began after 1.9 s" in Seen(taken(it)).words
     assert "began after" not in Seen(taken(finished(None, [1, 2]))).words
 
 
 def test_many_lanes_have_to_be_opened() -> None:
-    it = MadeUp(12)
-    it.story.fold([it.end(index, 1, slave=f"slave {index}") for index in range(12)], [])
+    it = MadeUpJob(12)
+    it.model.update([it.end(index, 1, slave=f"slave {index}") for index in range(12)], [])
     seen = Seen(taken(it))
-    assert "8 slaves: who did what, when" in seen.words
+    assert "timeline of 8 slaves" in seen.words
     assert "and 4 more slaves" in seen.words
 
 
@@ -117,9 +117,9 @@ def test_nothing_that_a_task_said_is_markup() -> None:
     ]
     for view in views:
         it = finished(view, [EVIL, ValueError(EVIL)])
-        it.story.states[0] = RUNNING
+        it.model.states[0] = RUNNING
         it.job.label = lambda index: EVIL
-        it.story.fold([], [TaskNote(0, ProgressReport(0.5, EVIL))])
+        it.model.update([], [TaskNote(0, ProgressReport(0.5, EVIL))])
         html = taken(it)
         seen = Seen(html)
         assert seen.tags <= TAGS
@@ -139,16 +139,16 @@ def test_a_picture_is_in_it() -> None:
     words = Seen(html).words
     assert html.count("<img") == 3  # the picture, its colours, the lane
     assert "3 \N{MULTIPLICATION SIGN} 2 pixels" in words
-    assert "1 not drawn; task 2: str is no array of pixels" in words
+    assert "1 not drawn; task 2: str is not an array of pixels" in words
     empty = ImageView(1, None)
     assert "picture made" not in taken(finished(empty, [None]), empty.picture)
 
 
 def test_a_search_has_its_hit_or_says_that_there_was_none() -> None:
-    it = MadeUp(4, SearchView(4, lambda index: f"n = {index}"))
+    it = MadeUpJob(4, SearchView(4, lambda index: f"n = {index}"))
     for future in it.job.futures:
         future.job = it.job
-    it.story.fold([it.end(0, None), it.hit(1, 42), it.cancel(2), it.cancel(3)], [])
+    it.model.update([it.end(0, None), it.hit(1, 42), it.cancel(2), it.cancel(3)], [])
     words = Seen(taken(it)).words
     assert "hit: 42 task 1 (n = 1) · 2 of 4 searched" in words
     assert "2 of 4 done2 cancelled" in words
@@ -164,9 +164,9 @@ def test_a_table_says_what_it_leaves_out() -> None:
 
 
 def test_many_tasks_make_no_large_snapshot() -> None:
-    it = MadeUp(20_000)
+    it = MadeUpJob(20_000)
     events = [it.end(index, ValueError(f"{index % 40}th") if index % 3 else 1, index / 1e4) for index in range(20_000)]
-    it.story.fold(events, [])
+    it.model.update(events, [])
     html = taken(it)
     assert len(html) < 20_000
     assert "13,333 times: tasks 1, 2, 4, 5, 7 and 13,328 more" in Seen(html).words
@@ -180,4 +180,4 @@ def test_errors_of_many_kinds_are_counted() -> None:
 def test_a_lone_task_has_neither_bar_nor_lanes() -> None:
     it = finished(None, [1])
     assert "<img" not in taken(it)
-    assert it.story.head(Counts(0, 0, 1, 0, 0), 1.0)["total"] == 1
+    assert it.model.head(Counts(0, 0, 1, 0, 0), 1.0)["total"] == 1

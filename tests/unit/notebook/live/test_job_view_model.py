@@ -10,7 +10,7 @@ from concurrent_nb.notebook.live.update_throttle import PIXELS_BURST, PIXELS_S, 
 from concurrent_nb.notebook.live.views import ImageView, SearchView, TableView, strip
 from concurrent_nb.shipping.runtime.notes import PhaseCounts, ProgressReport, Publication, SystemCounts
 from concurrent_nb.shipping.serialization import pickles
-from tests.stories import MadeUp
+from tests.made_up_jobs import MadeUpJob
 
 
 def publication(value: object) -> Publication:
@@ -19,69 +19,69 @@ def publication(value: object) -> Publication:
 
 
 def test_each_task_has_a_state() -> None:
-    it = MadeUp(6)
-    it.story.fold([it.start(0, 0.1), it.start(1, 0.1)], [])
-    assert list(it.story.states) == [RUNNING, RUNNING, WAITING, WAITING, WAITING, WAITING]
-    it.story.fold([it.end(0, 1), it.end(1, ValueError("x")), it.hit(2, 5), it.cancel(3)], [])
-    assert list(it.story.states) == [DONE, FAILED, HIT, CANCELLED, WAITING, WAITING]
+    it = MadeUpJob(6)
+    it.model.update([it.start(0, 0.1), it.start(1, 0.1)], [])
+    assert list(it.model.states) == [RUNNING, RUNNING, WAITING, WAITING, WAITING, WAITING]
+    it.model.update([it.end(0, 1), it.end(1, ValueError("x")), it.hit(2, 5), it.cancel(3)], [])
+    assert list(it.model.states) == [DONE, FAILED, HIT, CANCELLED, WAITING, WAITING]
     it.job.futures[4].end_cancelled()
-    it.story.finish()
-    assert list(it.story.states) == [DONE, FAILED, HIT, CANCELLED, CANCELLED, WAITING]
+    it.model.finish()
+    assert list(it.model.states) == [DONE, FAILED, HIT, CANCELLED, CANCELLED, WAITING]
 
 
 def test_the_head_tells_pace_and_time_left() -> None:
-    it = MadeUp(100)
-    head = it.story.head(Counts(99, 1, 0, 0, 0), 0.5)
+    it = MadeUpJob(100)
+    head = it.model.head(Counts(99, 1, 0, 0, 0), 0.5)
     assert (head["total"], head["elapsed"], head["rate"], head["left"]) == (100, 0.5, None, None)
-    head = it.story.head(Counts(60, 0, 40, 0, 0), 4.0)
+    head = it.model.head(Counts(60, 0, 40, 0, 0), 4.0)
     assert (head["rate"], head["left"]) == (10.0, 6.0)
     # What was long ago does not count.
     for second in range(5, 30):
-        head = it.story.head(Counts(58 - second, 2, 40 + second, 0, 0), float(second))
+        head = it.model.head(Counts(58 - second, 2, 40 + second, 0, 0), float(second))
     assert head["rate"] is not None
     assert 0.9 < head["rate"] < 1.1
 
 
 def test_reports_tell_the_time_left() -> None:
-    it = MadeUp(4)
+    it = MadeUpJob(4)
     for step in range(1, 44):
-        it.story.fold([], [TaskNote(task, ProgressReport(step / 100, "")) for task in (0, 1)])
-        head = it.story.head(Counts(2, 2, 0, 0, 0), step / 10)
+        it.model.update([], [TaskNote(task, ProgressReport(step / 100, "")) for task in (0, 1)])
+        head = it.model.head(Counts(2, 2, 0, 0, 0), step / 10)
     assert head["part"] == 0.86
     assert 14 < head["left"] < 17
     assert head["rate"] is None
     # Without reports nothing is known of it yet.
-    assert MadeUp(4).story.head(Counts(2, 2, 0, 0, 0), 4.3)["left"] is None
+    assert MadeUpJob(4).model.head(Counts(2, 2, 0, 0, 0), 4.3)["left"] is None
 
 
 def test_bars_are_those_of_tasks_that_run_and_then_of_those_that_have_ended() -> None:
-    it = MadeUp(20)
+    it = MadeUpJob(20)
     it.job.label = lambda index: f"k = {index}"
-    it.story.fold([], [TaskNote(index, ProgressReport(0.5, "half\x1b[2J\n")) for index in reversed(range(11))])
-    bars = it.story.bars()
+    it.model.update([], [TaskNote(index, ProgressReport(0.5, "half\x1b[2J\n")) for index in reversed(range(11))])
+    bars = it.model.bars()
     assert bars["bars"][0] == ["task 0 · k = 0", 0.5, "half\\n", RUNNING]
     assert [bar[0].split()[1] for bar in bars["bars"]] == [str(index) for index in range(BARS_MOST)]
     assert bars["more"] == 11 - BARS_MOST
-    it.story.fold([it.end(10, None)], [])
-    assert (len(it.story.bars()["bars"]), it.story.bars()["more"]) == (10, 0)  # two more are not worth a line
-    it.story.fold([it.end(index, None) for index in range(1, 10)], [TaskNote(3, ProgressReport(1.0, "late"))])
-    it.story.fold([], [TaskNote(3, ProgressReport(1.0, "too late"))])
-    assert it.story.bars()["bars"][0] == ["task 0 · k = 0", 0.5, "half\\n", RUNNING]
-    it.story.fold([it.end(0, ValueError("x"))], [])
-    it.story.finish()
-    last = it.story.bars()
+    it.model.update([it.end(10, None)], [])
+    assert (len(it.model.bars()["bars"]), it.model.bars()["more"]) == (10, 0)  # two more are not worth a line
+    it.model.update([it.end(index, None) for index in range(1, 10)], [TaskNote(3, ProgressReport(1.0, "late"))])
+    it.model.update([], [TaskNote(3, ProgressReport(1.0, "too late"))])
+    assert it.model.bars()["bars"][0] == ["task 0 · k = 0", 0.5, "half\\n", RUNNING]
+    it.model.update([it.end(0, ValueError("x"))], [])
+    it.model.finish()
+    last = it.model.bars()
     assert (len(last["bars"]), len(last["others"]), last["more"]) == (10, 1, 1)
     assert ["task 3 · k = 3", 1.0, "late", DONE] in last["bars"]
     assert last["bars"][0][3] == FAILED
 
 
 def test_many_reports_are_counted_and_not_kept() -> None:
-    it = MadeUp(1000)
+    it = MadeUpJob(1000)
     for index in range(1000):
-        it.story.fold([], [TaskNote(index, ProgressReport(None, str(index)))])
-        it.story.fold([it.end(index, None)], [])
-    it.story.finish()
-    last = it.story.bars()
+        it.model.update([], [TaskNote(index, ProgressReport(None, str(index)))])
+        it.model.update([it.end(index, None)], [])
+    it.model.finish()
+    last = it.model.bars()
     assert last["more"] == 1000 - len(last["bars"])
     assert len(last["others"]) + len(last["bars"]) == REPORTS_MOST
 
@@ -120,47 +120,47 @@ def test_the_first_tasks_by_number_are_named() -> None:
 
 
 def test_errors_of_tasks_come_with_their_tracebacks() -> None:
-    it = MadeUp(3)
-    it.story.fold([it.end(2, ValueError("x"))], [])
-    assert it.story.folds.parts()["kinds"][0]["text"] == "Traceback of 2"
+    it = MadeUpJob(3)
+    it.model.update([it.end(2, ValueError("x"))], [])
+    assert it.model.error_groups.parts()["kinds"][0]["text"] == "Traceback of 2"
 
 
 def test_a_picture_fills_up_with_results_and_publications() -> None:
     view = ImageView(4, None)
-    it = MadeUp(4, view)
-    it.story.fold([it.end(0, [1, 2])], [TaskNote(1, publication([3, 4]))])
-    it.story.fold([it.end(2, "no pixels"), it.end(3, None)], [])
-    parts = it.story.view_parts()
+    it = MadeUpJob(4, view)
+    it.model.update([it.end(0, [1, 2])], [TaskNote(1, publication([3, 4]))])
+    it.model.update([it.end(2, "no pixels"), it.end(3, None)], [])
+    parts = it.model.view_parts()
     assert parts is not None
     assert (parts["width"], parts["height"], parts["range"], parts["odd"]) == (4, 2, ["1", "4"], 1)
-    assert parts["first_odd"] == "task 2: str is no array of pixels"
+    assert parts["first_odd"] == "task 2: str is not an array of pixels"
 
 
 def test_a_task_may_give_several_tiles() -> None:
     view = ImageView(1, None)
-    it = MadeUp(1, view)
-    it.story.fold([it.end(0, [Tile([[1]], 0, 0), Tile([[2]], 3, 1), Tile("x", 0, 0)])], [])
+    it = MadeUpJob(1, view)
+    it.model.update([it.end(0, [Tile([[1]], 0, 0), Tile([[2]], 3, 1), Tile("x", 0, 0)])], [])
     assert (view.picture.width, view.picture.height, view.picture.range) == (4, 2, (1.0, 2.0))
-    parts = it.story.view_parts()
+    parts = it.model.view_parts()
     assert parts is not None
     assert parts["odd"] == 1
 
 
 def test_a_name_is_told_if_the_user_gave_it() -> None:
-    assert MadeUp(1).story.head(Counts(1, 0, 0, 0, 0), 0.0)["name"] == ""
-    assert MadeUp(1, name="<b>mine\n").story.head(Counts(1, 0, 0, 0, 0), 0.0)["name"] == "<b>mine\\n"
+    assert MadeUpJob(1).model.head(Counts(1, 0, 0, 0, 0), 0.0)["name"] == ""
+    assert MadeUpJob(1, name="<b>mine\n").model.head(Counts(1, 0, 0, 0, 0), 0.0)["name"] == "<b>mine\\n"
 
 
 def test_a_publication_that_cannot_be_opened_is_counted() -> None:
-    it = MadeUp(1, ImageView(1, None))
-    it.story.fold([], [TaskNote(0, Publication(b"no pickle", []))])
-    assert it.story.head(Counts(1, 0, 0, 0, 0), 1.0)["unread"] == 1
+    it = MadeUpJob(1, ImageView(1, None))
+    it.model.update([], [TaskNote(0, Publication(b"no pickle", []))])
+    assert it.model.head(Counts(1, 0, 0, 0, 0), 1.0)["unread"] == 1
 
 
 def test_a_search_names_its_hit() -> None:
-    it = MadeUp(4, SearchView(4, lambda index: f"n = {10 * index}"))
-    it.story.fold([it.end(0, None), it.hit(2, "<b>found</b>"), it.cancel(3)], [])
-    parts = it.story.view_parts()
+    it = MadeUpJob(4, SearchView(4, lambda index: f"n = {10 * index}"))
+    it.model.update([it.end(0, None), it.hit(2, "<b>found</b>"), it.cancel(3)], [])
+    parts = it.model.view_parts()
     assert parts is not None
     assert parts["hit"] == {"index": 2, "label": "n = 20", "value": "'<b>found</b>'"}
     assert (parts["cells"], parts["searched"], parts["cancelled"]) == ("2054", 2, 1)
@@ -180,11 +180,11 @@ def test_the_strip_of_many_tasks_shows_first_what_is_rare() -> None:
 
 
 def test_a_table_has_the_first_and_the_last_results() -> None:
-    it = MadeUp(100, TableView(["n", "w"], lambda index: (index, "<i>")))
+    it = MadeUpJob(100, TableView(["n", "w"], lambda index: (index, "<i>")))
     for index in [*range(99, 49, -1), *range(50)]:
         value = ValueError("bad\nthing") if index == 98 else index * index
-        it.story.fold([it.end(index, value, took=0.25)], [])
-    parts = it.story.view_parts()
+        it.model.update([it.end(index, value, took=0.25)], [])
+    parts = it.model.view_parts()
     assert parts is not None
     assert parts["columns"] == ["task", "n", "w", "value", "slave", "seconds", "status"]
     rows = parts["rows"]
@@ -197,9 +197,9 @@ def test_a_table_has_the_first_and_the_last_results() -> None:
 
 
 def test_a_table_of_few_results_leaves_nothing_out_and_shows_where_one_is_to_come() -> None:
-    it = MadeUp(15, TableView([], lambda index: ()))
-    it.story.fold([it.end(index, index) for index in (14, 3, 7, 4)] + [it.cancel(5)], [])
-    parts = it.story.view_parts()
+    it = MadeUpJob(15, TableView([], lambda index: ()))
+    it.model.update([it.end(index, index) for index in (14, 3, 7, 4)] + [it.cancel(5)], [])
+    parts = it.model.view_parts()
     assert parts is not None
     assert [row if isinstance(row, int) else row[0] for row in parts["rows"]] == [0, "3", "4", 0, "7", 0, "14"]
 
@@ -209,9 +209,9 @@ def test_a_table_names_the_least_and_the_greatest_value() -> None:
 
     values = [0.5, numpy.float64(0.9716193656093489), 1e-7, "text", ValueError("x"), True, float("nan"), -3]
     for by_value in (False, True):
-        it = MadeUp(8, TableView(["lr"], lambda index: (index / 10,), by_value))
-        it.story.fold([it.end(index, value) for index, value in enumerate(values)], [])
-        parts = it.story.view_parts()
+        it = MadeUpJob(8, TableView(["lr"], lambda index: (index / 10,), by_value))
+        it.model.update([it.end(index, value) for index, value in enumerate(values)], [])
+        parts = it.model.view_parts()
         assert parts is not None
         assert parts["limits"] == "least -3 (task 7, lr = 0.7) · greatest 0.9716 (task 1, lr = 0.1)"
         assert parts["best"] == ["7", "1"]
@@ -221,9 +221,9 @@ def test_a_table_names_the_least_and_the_greatest_value() -> None:
 
 
 def test_a_table_by_value_keeps_both_ends() -> None:
-    it = MadeUp(100, TableView([], lambda index: (), by_value=True))
-    it.story.fold([it.end(index, (37 * index) % 100) for index in range(100)], [])
-    parts = it.story.view_parts()
+    it = MadeUpJob(100, TableView([], lambda index: (), by_value=True))
+    it.model.update([it.end(index, (37 * index) % 100) for index in range(100)], [])
+    parts = it.model.view_parts()
     assert parts is not None
     assert [row if isinstance(row, int) else row[1] for row in parts["rows"]] == [
         *map(str, range(10)), 80, *map(str, range(90, 100))
@@ -231,13 +231,13 @@ def test_a_table_by_value_keeps_both_ends() -> None:
 
 
 def test_bulletins_keep_to_their_pace() -> None:
-    it = MadeUp(1000, ImageView(1000, (1000, 800)))
-    bulletin = UpdateThrottle(it.story)
+    it = MadeUpJob(1000, ImageView(1000, (1000, 800)))
+    bulletin = UpdateThrottle(it.model)
     messages = pixels = 0
     for tick in range(int(60 / TICK_S)):
         at = tick * TICK_S
         if tick < 1000:
-            it.story.fold([it.end(tick, [float(tick)] * 800, at)], [])
+            it.model.update([it.end(tick, [float(tick)] * 800, at)], [])
         due = bulletin.take(Counts(1000 - tick, 1, tick, 0, 0), at, at)
         messages += bool(due)
         pixels += len(due["tiles"]["data"]) if "tiles" in due else 0
@@ -246,10 +246,10 @@ def test_bulletins_keep_to_their_pace() -> None:
 
 
 def test_a_quiet_job_is_seldom_told_of() -> None:
-    it = MadeUp(10)
-    bulletin = UpdateThrottle(it.story)
+    it = MadeUpJob(10)
+    bulletin = UpdateThrottle(it.model)
     early = [bulletin.take(Counts(9, 1, 0, 0, 0), at / 20, at / 20) for at in range(200)]
-    assert early[0].keys() == {"head", "bars", "errors", "lanes"}
+    assert early[0].keys() == {"head", "bars", "errors", "timeline"}
     assert sum("head" in due for due in early) <= 21
     late = [bulletin.take(Counts(9, 1, 0, 0, 0), 1000 + at / 20, 1000 + at / 20) for at in range(200)]
     assert sum(map(bool, late)) <= 15
@@ -257,9 +257,9 @@ def test_a_quiet_job_is_seldom_told_of() -> None:
 
 def test_a_browser_that_comes_late_gets_the_whole_picture() -> None:
     view = ImageView(10, None)
-    it = MadeUp(10, view)
-    bulletin = UpdateThrottle(it.story)
-    it.story.fold([it.end(0, [0.0, 1.0])], [])
+    it = MadeUpJob(10, view)
+    bulletin = UpdateThrottle(it.model)
+    it.model.update([it.end(0, [0.0, 1.0])], [])
     whole = []
     for tick in range(200):
         at = tick * TICK_S
@@ -273,17 +273,17 @@ def test_a_browser_that_comes_late_gets_the_whole_picture() -> None:
 def test_of_a_task_system_the_phases_are_told() -> None:
     run = SystemRun(JobId(b"\1" * 16), "In[1]", lambda job, indexes: None, watched=True)
     run.futures = [TaskFuture(run.id, 0, lambda job, indexes: None, run)]
-    story = JobViewModel(run, 0.0, None, lambda future: "")
+    model = JobViewModel(run, 0.0, None, lambda future: "")
     phases = [PhaseCounts(1, 2000, 0, 2000, 0, 0), PhaseCounts(2, 40, 30, 8, 2, 0)]
     told = SystemCounts("running", 2040, 30, 28, 2, 2008, 2, 0, False, 2.0, phases)
-    run._task_said(0, [told])
-    story.fold([], run.take_notes())
-    assert story.bars()["bars"] == [["phase 2", 0.25, "10 of 40 tasks, 2 failed", RUNNING]]
-    story.head(run.counts(), 1.0)
-    head = story.head(run.counts(), 2.0)
+    run._task_noted(0, [told])
+    model.update([], run.take_notes())
+    assert model.bars()["bars"] == [["phase 2", 0.25, "10 of 40 tasks, 2 failed", RUNNING]]
+    model.head(run.counts(), 1.0)
+    head = model.head(run.counts(), 2.0)
     assert (head["total"], head["done"], head["left"]) == (2040, 2008, None)
     preparing = SystemCounts("preparing", 0, 0, 0, 0, 0, 0, 0, True, 0.0, [])
-    story.fold([], [TaskNote(0, preparing)])
-    assert story.bars()["bars"] == [["", None, "preparing", RUNNING]]
-    story.finish()
-    assert story.bars()["bars"] == []
+    model.update([], [TaskNote(0, preparing)])
+    assert model.bars()["bars"] == [["", None, "preparing", RUNNING]]
+    model.finish()
+    assert model.bars()["bars"] == []

@@ -15,7 +15,7 @@ from concurrent_nb.notebook.live import live_display, view_choice
 from concurrent_nb.notebook.live.job_views import JobViews
 from concurrent_nb.notebook.live.live_display import RENEW_S, LiveDisplay
 from concurrent_nb.notebook.live.views import ImageView, TableView, View
-from tests.stories import MadeUp
+from tests.made_up_jobs import MadeUpJob
 
 
 class Page:
@@ -43,13 +43,13 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     assert comm.get_comm_manager().comms == {}, "a widget was left open"
 
 
-def made(tasks: int, view: View | None = None) -> tuple[MadeUp, LiveDisplay]:
-    it = MadeUp(tasks, view)
+def made(tasks: int, view: View | None = None) -> tuple[MadeUpJob, LiveDisplay]:
+    it = MadeUpJob(tasks, view)
     it.job._events.clear()
-    return it, LiveDisplay(it.job, it.story, 0.0, None, clock=lambda: 1.0)
+    return it, LiveDisplay(it.job, it.model, 0.0, None, clock=lambda: 1.0)
 
 
-def happens(it: MadeUp, *events: TaskEvent) -> None:
+def happens(it: MadeUpJob, *events: TaskEvent) -> None:
     it.job._events.extend(events)
 
 
@@ -86,10 +86,10 @@ def test_the_widget_gives_way_to_the_snapshot(page: Page) -> None:
     first, last = page.shown
     assert first["text/plain"] == "[----]"
     assert first.keys() == {"text/plain", "text/html"}  # no widget that a saved notebook would miss
-    assert f'class="concurrent-nb {widget.place}"' in first["text/html"]
+    assert f'class="concurrent-nb {widget.page_class}"' in first["text/html"]
     assert last.keys() == {"text/plain", "text/html"}
     assert last["text/plain"] == "done"
-    assert widget.place not in last["text/html"]
+    assert widget.page_class not in last["text/html"]
     assert widget.last == last["text/html"]
     assert live._thread is not None
     assert not live._thread.is_alive()
@@ -107,9 +107,9 @@ def test_a_lone_task_that_was_shown_stays_in_the_same_place(page: Page) -> None:
 
 def test_the_page_is_renewed_for_notebooks_that_are_loaded_again(page: Page) -> None:
     now = [0.0]
-    it = MadeUp(2, ImageView(2, None))
+    it = MadeUpJob(2, ImageView(2, None))
     it.job._events.clear()
-    live = LiveDisplay(it.job, it.story, 0.0, None, clock=lambda: now[0])
+    live = LiveDisplay(it.job, it.model, 0.0, None, clock=lambda: now[0])
     live.show("[----]")
     first = live._widget
     happens(it, it.end(0, [1, 2]))
@@ -123,7 +123,7 @@ def test_the_page_is_renewed_for_notebooks_that_are_loaded_again(page: Page) -> 
     assert first is not None
     assert second is not first
     assert first.comm is None
-    assert second.place == first.place
+    assert second.page_class == first.page_class
     assert second.tiles["full"]
     live.end("done")
 
@@ -171,7 +171,7 @@ def test_a_job_that_nobody_waits_for_ends_by_itself(page: Page) -> None:
 def test_a_kernel_that_goes_down_takes_the_thread_along(page: Page) -> None:
     _, live = made(2)
     live.follow("[----]", lambda: "done", Printer(True))
-    live._leave()
+    live._stop_thread()
     assert live._thread is not None
     assert not live._thread.is_alive()
     assert len(page.shown) == 1
@@ -179,16 +179,16 @@ def test_a_kernel_that_goes_down_takes_the_thread_along(page: Page) -> None:
 
 def test_many_tasks_are_announced(page: Page) -> None:
     assert view_choice.announce(10) is None
-    place = view_choice.announce(10_000)
+    handle = view_choice.announce(10_000)
     assert page.shown == [{"text/plain": "sending 10,000 tasks"}]
-    it = MadeUp(1)
-    live = LiveDisplay(it.job, it.story, 0.0, None, place, clock=lambda: 1.0)
+    it = MadeUpJob(1)
+    live = LiveDisplay(it.job, it.model, 0.0, None, handle, clock=lambda: 1.0)
     happens(it, it.end(0, 1))
     live.end("done")
     assert page.shown[-1] == {"text/plain": "done"}
 
 
-def shows_of(it: MadeUp, monkeypatch: pytest.MonkeyPatch) -> JobViews:
+def shows_of(it: MadeUpJob, monkeypatch: pytest.MonkeyPatch) -> JobViews:
     monkeypatch.setattr(view_choice, "is_possible", lambda shell: True)
     for future in it.job.futures:
         future.job = it.job
@@ -197,7 +197,7 @@ def shows_of(it: MadeUp, monkeypatch: pytest.MonkeyPatch) -> JobViews:
 
 
 def test_a_job_that_has_ended_is_shown_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    it = MadeUp(3)
+    it = MadeUpJob(3)
     it.job.watched = False
     shows = shows_of(it, monkeypatch)
     it.end(0, 1)
@@ -212,7 +212,7 @@ def test_a_job_that_has_ended_is_shown_again(page: Page, monkeypatch: pytest.Mon
 
 
 def test_a_job_that_runs_is_followed_wherever_it_is_shown(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    it = MadeUp(2)
+    it = MadeUpJob(2)
     shows = shows_of(it, monkeypatch)
     monkeypatch.setattr("concurrent_nb.notebook.live.job_views.display", page.display)
     data = shows.bundle(it.job)
@@ -230,17 +230,17 @@ def test_a_job_that_runs_is_followed_wherever_it_is_shown(page: Page, monkeypatc
 def test_a_job_in_the_background_is_shown_when_its_cell_ends_before_it(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick, slow = MadeUp(1), MadeUp(2)
+    quick, slow = MadeUpJob(1), MadeUpJob(2)
     shows = shows_of(quick, monkeypatch)
     shows_of(slow, monkeypatch)
     slow.job.id = JobId(b"\2" * 16)
     for it in (quick, slow):
-        shows.started(it.job)
+        shows.job_started(it.job)
     quick.end(0, 1)
-    shows.at_cell_end()
+    shows.cell_ended()
     [shown] = page.shown
     assert "0 of 2" in shown["text/html"]
-    shows.at_cell_end()
+    shows.cell_ended()
     assert len(page.shown) == 1
     happens(slow, slow.end(0, 1), slow.end(1, 2))
     assert page.updated.wait(20)

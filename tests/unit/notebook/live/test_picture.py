@@ -197,5 +197,5 @@ def test_png_files_are_what_they_should_be() -> None:
     picture = Picture(1)
     picture.add(0, [1, 2])
     assert picture.png()
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="do not fit a picture"):
         rgba_png(2, 2, b"123")

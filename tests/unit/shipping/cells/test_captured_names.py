@@ -18,11 +18,12 @@ import pytest
 from concurrent_nb.errors import CaptureError, TooLarge
 from concurrent_nb.shipping.cells import captured_names as capture_module
 from concurrent_nb.shipping.cells.captured_names import Captured, capture
-from concurrent_nb.shipping.cells.cell_task import CellFunction, cell_task
+from concurrent_nb.shipping.cells.cell_task import CellFunction
 from concurrent_nb.shipping.functions.pickled_functions import Functions
 from concurrent_nb.shipping.functions.pickled_functions import opened as opened_function
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.shipping.serialization.sizes import measure_bytes, write_bytes
+from tests.cells import task_of_cell
 
 
 def notebook(source: str = "", /, **names: Any) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def notebook(source: str = "", /, **names: Any) -> dict[str, Any]:
 
 def travelled(source: str, namespace: dict[str, Any], **options: Any) -> CellFunction:
     """Make a task of a cell and send it through a pickle."""
-    function = cell_task(source, namespace, **options).function
+    function = task_of_cell(source, namespace, **options).function
     body, buffers = pickles.dumps(function)
     loaded = pickles.loads(body, [bytes(buffer) for buffer in buffers])
     assert isinstance(loaded, CellFunction)
@@ -94,7 +95,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize(("make", "what"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_travel_is_refused_by_name(make: Callable[[], Any], what: str) -> None:
     with pytest.raises(CaptureError) as raised:
-        cell_task("1\nthing", notebook(thing=make()))
+        task_of_cell("1\nthing", notebook(thing=make()))
     assert raised.value.name == "thing"
     assert str(raised.value).startswith(f"line 2: thing is {what}: ")
 
@@ -104,21 +105,21 @@ def test_it_is_found_inside_of_other_things(make: Callable[[], Any], what: str) 
     namespace = notebook("def use():\n    return helper()\ndef helper():\n    return table['key'][1]")
     namespace["table"] = {"key": [0, make()]}
     with pytest.raises(CaptureError) as raised:
-        cell_task("use()", namespace)
+        task_of_cell("use()", namespace)
     assert f"use uses helper, which uses table['key'][1], {what}: " in str(raised.value)
 
 
 def test_open_files_and_sockets_are_refused(close: Callable[[Any], Any]) -> None:
     for thing, what in [(opened(), "an open file"), (socket.socket(), "a socket")]:
         with pytest.raises(CaptureError, match=f"thing is {what}"):
-            cell_task("thing", notebook(thing=close(thing)))
+            task_of_cell("thing", notebook(thing=close(thing)))
     holder = types.SimpleNamespace(log=close(opened("w")))
     with pytest.raises(CaptureError, match=r"holder uses holder\.log, an open file"):
-        cell_task("holder", notebook(holder=holder))
+        task_of_cell("holder", notebook(holder=holder))
     # cloudpickle would send an open file as its contents.
     namespace = notebook("def read():\n    return source.read()", source=close(opened()))
     with pytest.raises(CaptureError, match="read uses source, an open file"):
-        cell_task("read()", namespace)
+        task_of_cell("read()", namespace)
 
 
 def test_files_in_memory_travel() -> None:
@@ -130,7 +131,7 @@ def test_an_unpicklable_object_is_refused_with_the_part_that_is_to_blame() -> No
     namespace = notebook("class Stubborn:\n    def __reduce__(self):\n        raise TypeError('no way')")
     namespace["thing"] = {"deep": [namespace["Stubborn"]()]}
     with pytest.raises(CaptureError) as raised:
-        cell_task("thing", namespace)
+        task_of_cell("thing", namespace)
     expected = "line 1: thing uses thing['deep'][0], a __main__.Stubborn: it cannot be pickled (TypeError: no way)"
     assert str(raised.value) == expected
 
@@ -139,20 +140,20 @@ def test_an_unpicklable_object_is_refused_with_the_part_that_is_to_blame() -> No
 def test_the_history_of_the_notebook_is_refused(name: str) -> None:
     history = ["", "1 + 1"]
     with pytest.raises(CaptureError, match=f"{name} is the list of inputs"):
-        cell_task(name, notebook(_ih=history, In=history))
+        task_of_cell(name, notebook(_ih=history, In=history))
     assert travelled("In", notebook(_ih=history, In=["mine"]))() == ["mine"]
 
 
 def test_an_undefined_name_is_refused_with_a_suggestion() -> None:
     with pytest.raises(CaptureError) as raised:
-        cell_task("x = 1\nstpe * x", notebook(step=3))
+        task_of_cell("x = 1\nstpe * x", notebook(step=3))
     assert raised.value.name == "stpe"
     assert str(raised.value) == "line 2: stpe is not defined in the notebook; did you mean step?"
 
 
 def test_all_undefined_names_are_named_at_once() -> None:
     with pytest.raises(CaptureError, match=r"line 1: qqq .*; line 2: zzz "):
-        cell_task("qqq\nzzz", notebook())
+        task_of_cell("qqq\nzzz", notebook())
 
 
 def test_a_name_that_the_cell_binds_somewhere_is_left_to_python() -> None:
@@ -163,13 +164,13 @@ def test_a_name_that_the_cell_binds_somewhere_is_left_to_python() -> None:
 
 def test_what_is_bound_before_it_is_read_is_not_sent() -> None:
     # A lock would be refused if it were.
-    task = cell_task("x = 1\nx", notebook(x=threading.Lock()))
+    task = task_of_cell("x = 1\nx", notebook(x=threading.Lock()))
     assert task.captured == ()
 
 
 def test_what_is_sent_is_reported() -> None:
     namespace = notebook("import math\ndef f(): pass\nclass C: pass", data=b"x" * 1000, a=np.zeros(100))
-    task = cell_task("math, f, C, data, a, len", namespace)
+    task = task_of_cell("math, f, C, data, a, len", namespace)
     assert task.captured == (
         Captured("math", "module", 0),
         Captured("f", "function", 16),
@@ -186,7 +187,7 @@ def test_too_much_is_refused_before_it_is_pickled() -> None:
 
     namespace = notebook(big=[b"x" * 1000, Loud()], small=3, array=np.zeros(1000))
     with pytest.raises(TooLarge) as raised:
-        cell_task("big, small, array", namespace, limit_bytes=2000)
+        task_of_cell("big, small, array", namespace, limit_bytes=2000)
     assert raised.value.limit_bytes == 2000
     assert raised.value.size_bytes > 9000
     assert "array (7.8 KiB), big (1.0 KiB)" in str(raised.value)
@@ -200,7 +201,7 @@ def test_what_an_estimate_missed_is_refused_after_pickling() -> None:
             return bytes, (b"x" * 5000,)
 
     with pytest.raises(TooLarge):
-        cell_task("thing", notebook(thing=Modest()), limit_bytes=2000)
+        task_of_cell("thing", notebook(thing=Modest()), limit_bytes=2000)
 
 
 def test_large_arrays_are_limited_by_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,17 +212,17 @@ def test_large_arrays_are_limited_by_the_memory_that_is_free(monkeypatch: pytest
     monkeypatch.setattr(capture_module, "LIMIT_BYTES", 1 << 20)
     array = np.zeros(7 << 16)
     namespace = notebook(big=array, both={"big": array[: 5 << 16]}, text=[bytes(5 << 18)])
-    assert len(cell_task("both", namespace).function._captured.buffers) == 1
+    assert len(task_of_cell("both", namespace).function._captured.buffers) == 1
     for source, name in (("big, both", "big (3.5 MiB)"), ("text", "text (1.3 MiB)")):
         with pytest.raises(TooLarge) as raised:
-            cell_task(source, namespace)
+            task_of_cell(source, namespace)
         for words in (name, "app.put", "--for", "capture_limit_bytes"):
             assert words in str(raised.value)
-    with pytest.raises(TooLarge, match=r"1\.0 MiB are allowed"):
-        cell_task("big", namespace, limit_bytes=1 << 20)
-    assert cell_task("big, both", namespace, limit_bytes=1 << 30).captured[0].size_bytes > array.nbytes
+    with pytest.raises(TooLarge, match=r"the limit is 1\.0 MiB"):
+        task_of_cell("big", namespace, limit_bytes=1 << 20)
+    assert task_of_cell("big, both", namespace, limit_bytes=1 << 30).captured[0].size_bytes > array.nbytes
     free.available = 2 << 30
-    cell_task("big, both", namespace)
+    task_of_cell("big, both", namespace)
 
 
 def test_mutable_objects_are_fresh_for_each_call() -> None:
@@ -260,7 +261,9 @@ def test_a_function_with_state_is_fresh_for_each_call(source: str) -> None:
 
 def arrived(source: str, namespace: dict[str, Any], **options: Any) -> Callable[[], Any]:
     """Make a task of a cell and have it where a worker would have it."""
-    function: Callable[[], Any] = opened_function(Functions().pickle(cell_task(source, namespace, **options).function))
+    function: Callable[[], Any] = opened_function(
+        Functions().pickle(task_of_cell(source, namespace, **options).function)
+    )
     return function
 
 
@@ -314,25 +317,25 @@ def test_what_the_notebook_has_made_read_only_stays_so() -> None:
 
 def test_a_shared_array_keeps_what_is_changed() -> None:
     for size in (10, 100_000):
-        function = arrived("a[0] += 1\na[0]", notebook(a=np.zeros(size)), kept=["a"])
+        function = arrived("a[0] += 1\na[0]", notebook(a=np.zeros(size)), per_worker_names=["a"])
         assert [float(function()) for _ in range(3)] == [1, 2, 3]
 
 
 def test_what_is_sent_is_a_snapshot() -> None:
     array = np.zeros(100_000)
     data = [1]
-    task = cell_task("a.sum(), data", notebook(a=array, data=data))
+    task = task_of_cell("a.sum(), data", notebook(a=array, data=data))
     data.append(2)
     pickled = Functions().pickle(task.function)
     array[:] = 1
     assert opened_function(pickled)() == (0.0, [1])
 
 
-@pytest.mark.parametrize("kept", [(), ("a",)])
-def test_large_things_leave_the_pickle_uncopied(kept: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("per_worker_names", [(), ("a",)])
+def test_large_things_leave_the_pickle_uncopied(per_worker_names: tuple[str, ...]) -> None:
     array = np.zeros(100_000)
     names = notebook(a=array, text=["y" * 100_000], f=lambda: array)
-    body, buffers = pickles.dumps(cell_task("a, text, f", names, kept=kept).function)
+    body, buffers = pickles.dumps(task_of_cell("a, text, f", names, per_worker_names=per_worker_names).function)
     assert any(np.shares_memory(np.frombuffer(buffer), array) for buffer in buffers if len(buffer) == array.nbytes)
     assert len(body) < 3000
 
@@ -353,7 +356,7 @@ def test_a_module_that_a_worker_lacks_is_missed_when_the_function_is_loaded() ->
     module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
     sys.modules["only_here"] = module
     try:
-        body, buffers = pickles.dumps(cell_task("only_here", notebook(only_here=module)).function)
+        body, buffers = pickles.dumps(task_of_cell("only_here", notebook(only_here=module)).function)
     finally:
         del sys.modules["only_here"]
     with pytest.raises(ModuleNotFoundError, match="only_here"):
@@ -362,7 +365,7 @@ def test_a_module_that_a_worker_lacks_is_missed_when_the_function_is_loaded() ->
 
 def test_ipython_s_open_is_not_sent() -> None:
     fake = types.FunctionType((lambda path: None).__code__, {"__name__": "IPython.core.interactiveshell"}, "open")
-    assert cell_task("open", notebook(open=fake)).captured == ()
+    assert task_of_cell("open", notebook(open=fake)).captured == ()
     mine = notebook("def open(path):\n    return 'mine'")
     assert travelled("open('x')", mine)() == "mine"
 

@@ -81,7 +81,7 @@ def test_what_only_looks_like_it_is_not_refused(source: str) -> None:
 )
 def test_a_syntax_error_is_python_s_own_with_the_cell_s_line(source: str, line: int) -> None:
     with pytest.raises(SyntaxError) as raised:
-        parse_cell(source, "<cell In[3]>", first_line=2)
+        parse_cell(source, "<cell In[3]>", header="%%concurrent_task")
     error = raised.value
     assert error.filename == "<cell In[3]>"
     assert error.lineno == line + 1
@@ -193,7 +193,7 @@ def test_until_takes_an_expression_only(text: str) -> None:
 
 
 def test_until_tells_which_names_it_uses() -> None:
-    assert set(parse_until("result and any(result > limit for _ in range(n))").needed) == {
+    assert set(parse_until("result and any(result > limit for _ in range(n))").names.needed) == {
         "result",
         "limit",
         "any",

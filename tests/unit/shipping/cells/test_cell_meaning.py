@@ -22,16 +22,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from concurrent_nb.errors import CaptureError
-from concurrent_nb.shipping.cells.cell_task import cell_task
 from concurrent_nb.shipping.cells.names import names_of
 from concurrent_nb.shipping.serialization import pickles
+from tests.cells import task_of_cell
 
 #: what the notebook has before the cell runs
 NOTEBOOK = {"a": 1, "b": 20, "c": 300}
 
 
 def run_as_task(source: str, notebook: dict[str, Any]) -> Any:
-    task = cell_task(source, {"__name__": "__main__", **notebook})
+    task = task_of_cell(source, {"__name__": "__main__", **notebook})
     return pickles.loads(*pickles.dumps(task.function))()
 
 
@@ -146,7 +146,7 @@ def test_a_cell_means_the_same_where_it_was_run_before(source: str) -> None:
 def test_functions_of_the_notebook_share_their_globals_with_the_cell() -> None:
     notebook: dict[str, Any] = {"__name__": "__main__", "count": 5, "log": []}
     exec("def bump():\n    global count\n    count += 1\n    log.append(count)\n    return count", notebook)
-    task = cell_task("bump()\nbump()\ncount, log", notebook)
+    task = task_of_cell("bump()\nbump()\ncount, log", notebook)
     function = pickles.loads(*pickles.dumps(task.function))
     assert function() == (7, [6, 7])
     assert function() == (7, [6, 7])  # each task has its own

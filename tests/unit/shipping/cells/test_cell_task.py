@@ -9,8 +9,9 @@ import pytest
 
 from concurrent_nb.errors import CaptureError, ConfigurationError
 from concurrent_nb.outcome import Hit
-from concurrent_nb.shipping.cells.cell_task import CellTask, cell_task
+from concurrent_nb.shipping.cells.cell_task import CellTask
 from concurrent_nb.shipping.serialization import pickles
+from tests.cells import task_of_cell
 
 
 def values(task: CellTask) -> list[Any]:
@@ -25,25 +26,25 @@ def notebook(source: str = "", /, **names: Any) -> dict[str, Any]:
 
 
 def test_without_for_a_cell_is_one_task() -> None:
-    task = cell_task("x + 1", notebook(x=1))
+    task = task_of_cell("x + 1", notebook(x=1))
     assert (task.is_loop, task.until, task.has_value, list(task.calls)) == (False, False, True, [()])
     assert values(task) == [2]
 
 
 def test_for_gives_its_names_to_the_cell() -> None:
-    task = cell_task("n += x\n(n, k)", notebook(x=10, n="hidden"), for_text="n in range(2) for k in 'ab'")
+    task = task_of_cell("n += x\n(n, k)", notebook(x=10, n="hidden"), for_text="n in range(2) for k in 'ab'")
     assert task.is_loop
     assert values(task) == [(10, "a"), (10, "b"), (11, "a"), (11, "b")]
 
 
 def test_names_of_for_can_be_globals_of_functions() -> None:
-    task = cell_task("def f():\n    global n\n    n *= 10\nf()\nn", notebook(), for_text="n in range(3)")
+    task = task_of_cell("def f():\n    global n\n    n *= 10\nf()\nn", notebook(), for_text="n in range(3)")
     assert values(task) == [0, 10, 20]
 
 
 def test_a_cell_without_a_value_gives_none() -> None:
-    assert values(cell_task("x = 1", notebook())) == [None]
-    assert values(cell_task("1;", notebook())) == [None]
+    assert values(task_of_cell("x = 1", notebook())) == [None]
+    assert values(task_of_cell("1;", notebook())) == [None]
 
 
 def test_the_search_of_the_thesis() -> None:
@@ -52,7 +53,7 @@ def test_the_search_of_the_thesis() -> None:
         "lo, hi = 1 + n * step, min(1 + (n + 1) * step, 2_000_001)\n"
         "next((i for i in range(lo, hi) if hashlib.md5(str(i).encode()).hexdigest() == target), None)"
     )
-    task = cell_task(
+    task = task_of_cell(
         source,
         notebook(target="28238d467c88ae233a214d38c02dbccd", step=15625),
         for_text="n in (111, 112)",
@@ -63,14 +64,14 @@ def test_the_search_of_the_thesis() -> None:
 
 
 def test_until_sees_the_result_the_names_of_for_and_the_notebook() -> None:
-    task = cell_task("n * 2", notebook(limit=3), for_text="n in range(3)", until_text="result > limit and n == 2")
+    task = task_of_cell("n * 2", notebook(limit=3), for_text="n in range(3)", until_text="result > limit and n == 2")
     assert values(task) == [0, 2, Hit(4)]
-    alone = cell_task("5", notebook(), until_text="result")
+    alone = task_of_cell("5", notebook(), until_text="result")
     assert values(alone) == [Hit(5)]
 
 
 def test_an_error_in_until_is_the_task_s_error() -> None:
-    task = cell_task("5", notebook(), until_text="result.nothing")
+    task = task_of_cell("5", notebook(), until_text="result.nothing")
     with pytest.raises(AttributeError) as raised:
         values(task)
     assert traceback.extract_tb(raised.value.__traceback__)[-1].line == "result.nothing"
@@ -78,17 +79,17 @@ def test_an_error_in_until_is_the_task_s_error() -> None:
 
 def test_until_does_not_see_the_cell_s_variables() -> None:
     with pytest.raises(CaptureError, match="--until: y is a variable of the cell"):
-        cell_task("y = 1\ny", notebook(), until_text="y > 0")
+        task_of_cell("y = 1\ny", notebook(), until_text="y > 0")
     with pytest.raises(CaptureError, match=r"^--until: resul is not defined in the notebook; did you mean result\?"):
-        cell_task("1", notebook(), until_text="resul")
+        task_of_cell("1", notebook(), until_text="resul")
     with pytest.raises(CaptureError, match="g is a generator"):
-        cell_task("1", notebook(g=(i for i in [1])), until_text="g")
+        task_of_cell("1", notebook(g=(i for i in [1])), until_text="g")
 
 
 def test_result_is_no_name_for_for() -> None:
     with pytest.raises(ConfigurationError, match="another name"):
-        cell_task("1", notebook(), for_text="result in range(3)", until_text="result")
-    assert values(cell_task("result", notebook(), for_text="result in range(2)")) == [0, 1]
+        task_of_cell("1", notebook(), for_text="result in range(3)", until_text="result")
+    assert values(task_of_cell("result", notebook(), for_text="result in range(2)")) == [0, 1]
 
 
 def test_a_traceback_ends_in_the_cell_s_own_lines() -> None:
@@ -96,7 +97,7 @@ def test_a_traceback_ends_in_the_cell_s_own_lines() -> None:
     helper = "def helper(x):\n    return 1 / x\n"
     linecache.cache["<cell In[1]>"] = (len(helper), None, helper.splitlines(True), "<cell In[1]>")
     exec(compile(helper, "<cell In[1]>", "exec"), namespace)
-    task = cell_task("x = 0\nhelper(x)", namespace, filename="<cell In[2]>", header="%%concurrent_task")
+    task = task_of_cell("x = 0\nhelper(x)", namespace, filename="<cell In[2]>", header="%%concurrent_task")
     body, buffers = pickles.dumps(task.function)
     linecache.cache.pop("<cell In[1]>")  # a worker has never seen it
     with pytest.raises(ZeroDivisionError) as raised:
@@ -109,7 +110,7 @@ def test_a_traceback_ends_in_the_cell_s_own_lines() -> None:
 
 
 def test_cells_of_one_name_do_not_mix_up_their_lines() -> None:
-    one, two = (cell_task(f"x = {n}\nx / 0", notebook(), filename="<cell In[5]>").function for n in (1, 2))
+    one, two = (task_of_cell(f"x = {n}\nx / 0", notebook(), filename="<cell In[5]>").function for n in (1, 2))
     for function, line in [(one, "x = 1"), (two, "x = 2"), (one, "x = 1")]:
         with pytest.raises(ZeroDivisionError):
             function()
@@ -117,7 +118,9 @@ def test_cells_of_one_name_do_not_mix_up_their_lines() -> None:
 
 
 def test_what_a_cell_defines_can_be_returned() -> None:
-    task = cell_task("class P:\n    def get(self):\n        return k\ndef f():\n    return P()\nk = 3\nf", notebook())
+    task = task_of_cell(
+        "class P:\n    def get(self):\n        return k\ndef f():\n    return P()\nk = 3\nf", notebook()
+    )
     [f] = values(task)
     again = pickles.loads(*pickles.dumps(f))
     assert again().get() == 3
@@ -125,7 +128,7 @@ def test_what_a_cell_defines_can_be_returned() -> None:
 
 def test_a_task_of_unchanging_things_costs_little() -> None:
     # No unpickling per call: what is shared is the very same object.
-    task = cell_task("f, text", notebook("def f():\n    return text", text="x" * 100))
+    task = task_of_cell("f, text", notebook("def f():\n    return text", text="x" * 100))
     function = pickles.loads(*pickles.dumps(task.function))
     assert function() == function()
     assert function()[0] is function()[0]
@@ -137,19 +140,32 @@ def test_a_task_of_unchanging_things_costs_little() -> None:
 def test_a_shared_name_is_one_for_all_tasks_of_a_worker() -> None:
     namespace = notebook(seen=[], free=[])
     source = "seen.append(n)\nfree.append(n)\nlen(seen), len(free)"
-    assert values(cell_task(source, namespace, for_text="n in range(3)", kept=["seen"])) == [(1, 1), (2, 1), (3, 1)]
+    assert values(task_of_cell(source, namespace, for_text="n in range(3)", per_worker_names=["seen"])) == [
+        (1, 1),
+        (2, 1),
+        (3, 1),
+    ]
     assert (namespace["seen"], namespace["free"]) == ([], [])
 
 
 def test_a_shared_array_can_be_written_to() -> None:
     namespace = notebook(a=np.zeros(100_000))
-    assert values(cell_task("a[0] += 1\nint(a[0])", namespace, for_text="n in range(3)", kept=["a"])) == [1, 2, 3]
+    assert values(
+        task_of_cell("a[0] += 1\nint(a[0])", namespace, for_text="n in range(3)", per_worker_names=["a"])
+    ) == [
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(
     ("source", "says"),
-    [("1", "the cell uses no x of the notebook"), ("x = x + 1", "the cell assigns x, so each task has a variable")],
+    [
+        ("1", "the cell does not use a variable x"),
+        ("x = x + 1", "the cell assigns x, so each task has its own variable"),
+    ],
 )
 def test_a_name_that_cannot_be_shared_is_refused(source: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        cell_task(source, notebook(x=1), kept=["x"])
+        task_of_cell(source, notebook(x=1), per_worker_names=["x"])

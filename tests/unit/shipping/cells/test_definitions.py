@@ -3,6 +3,7 @@
 import pytest
 
 from concurrent_nb.errors import CellError
+from concurrent_nb.shipping.cells.cell_code import parse_cell
 from concurrent_nb.shipping.cells.definitions import functions_defined
 
 
@@ -22,14 +23,9 @@ from concurrent_nb.shipping.cells.definitions import functions_defined
     ],
 )
 def test_a_cell_of_definitions(source: str, names: list[str]) -> None:
-    assert functions_defined(source) == names
+    assert functions_defined(parse_cell(source)) == names
 
 
 def test_an_async_function_is_refused_by_name() -> None:
     with pytest.raises(CellError, match="line 3: `async def g` cannot be a task function"):
-        functions_defined("def f(): pass\nasync def g(): pass", first_line=2)
-
-
-def test_a_syntax_error_is_python_s() -> None:
-    with pytest.raises(SyntaxError):
-        functions_defined("def f(:")
+        functions_defined(parse_cell("def f(): pass\nasync def g(): pass", header="%%concurrent_task"))

@@ -8,7 +8,8 @@ import pytest
 
 from concurrent_nb.errors import CaptureError, SetupFailed
 from concurrent_nb.ids import Digest
-from concurrent_nb.shipping.cells.cell_task import cell_task, setup_cell
+from concurrent_nb.shipping.cells.cell_code import parse_cell
+from concurrent_nb.shipping.cells.cell_task import setup_cell
 from concurrent_nb.shipping.functions.pickled_functions import (
     PickledFunction,
     copied,
@@ -20,6 +21,7 @@ from concurrent_nb.shipping.runtime import notes, setup_runner
 from concurrent_nb.shipping.runtime.setup_runner import NotLoaded, Prepared
 from concurrent_nb.shipping.serialization import pickles
 from concurrent_nb.wire.messages import Slice
+from tests.cells import task_of_cell
 
 ran: list[Any] = []
 
@@ -169,12 +171,12 @@ def test_alone_they_are_told_also_where_they_had_run(told: list[notes.Note]) -> 
 
 
 def cell(source: str, namespace: dict[str, Any] | None = None, *, id: bytes = b"1", place: bytes = b"p") -> Setup:
-    function, _ = setup_cell(source, namespace if namespace is not None else {})
+    function, _ = setup_cell(parse_cell(source), namespace if namespace is not None else {})
     return setup_of(function, id=id, place=place)
 
 
 def run_cell(source: str, namespace: dict[str, Any], names: set[str], *setups: Setup) -> Any:
-    task = cell_task(source, namespace, elsewhere=names)
+    task = task_of_cell(source, namespace, setup_names=names)
     return arrived(task.function, *setups)()
 
 
@@ -198,18 +200,18 @@ def test_functions_of_the_notebook_find_it_too() -> None:
 
 def test_a_setup_sees_those_before_it() -> None:
     one = cell("base = 5")
-    function, captured = setup_cell("more = base + 1", {}, elsewhere={"base"})
+    function, captured = setup_cell(parse_cell("more = base + 1"), {}, setup_names={"base"})
     two = setup_of(function, id=b"2", place=b"q")
     assert run_cell("more", {}, {"more"}, one, two) == 6
     assert [(each.name, each.kind) for each in captured] == [("base", "setup")]
 
 
 def test_what_is_lent_is_shown_and_what_is_nowhere_is_missed() -> None:
-    task = cell_task("model(1) + rate", {"rate": 1}, elsewhere={"model"})
+    task = task_of_cell("model(1) + rate", {"rate": 1}, setup_names={"model"})
     assert [(each.name, each.kind) for each in task.captured] == [("rate", "value"), ("model", "setup")]
     with pytest.raises(CaptureError, match="modle is not defined in the notebook; did you mean model"):
-        cell_task("modle(1)", {}, elsewhere={"model"})
-    found = cell_task("x", {}, for_text="x in (1,)", until_text="result == model", elsewhere={"model", "x"})
+        task_of_cell("modle(1)", {}, setup_names={"model"})
+    found = task_of_cell("x", {}, for_text="x in (1,)", until_text="result == model", setup_names={"model", "x"})
     assert [each.name for each in found.captured] == ["model"]
 
 

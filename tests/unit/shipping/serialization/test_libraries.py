@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from concurrent_nb.shipping.cells.cell_task import cell_task
 from concurrent_nb.shipping.serialization import pickler, pickles
+from tests.cells import task_of_cell
 
 MADE: dict[str, tuple[str, str, str]] = {
     # library: how an object is made, what is asked of it, what it answers
@@ -136,7 +136,7 @@ def test_they_travel_captured_as_globals_of_helpers_and_as_arguments(child: Call
             continue
         names["it"] = thing
         exec(f"def ask(): return {question}\ndef use(): return ask()\ndef of(it): return {question}", names)
-        things = (names["use"], (names["of"], thing), cell_task("use()", names).function)
+        things = (names["use"], (names["of"], thing), task_of_cell("use()", names).function)
         bodies[name] = [pickler.dumps(it) for it in things]
     assert child(bodies) == {name: [MADE[name][2]] * 3 for name in MADE if name not in left_out}
 

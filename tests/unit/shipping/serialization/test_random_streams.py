@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from concurrent_nb.shipping.cells.captured_names import Captured
-from concurrent_nb.shipping.cells.cell_task import cell_task
 from concurrent_nb.shipping.functions.pickled_functions import Functions
 from concurrent_nb.shipping.serialization import pickles, random_streams
+from tests.cells import task_of_cell
 
 JOB = b"j" * 16
 
@@ -77,7 +77,7 @@ def made(name: str) -> tuple[dict[str, Any], str]:
 
 def drawn(names: dict[str, Any], question: str, kind: str) -> Any:
     if kind == "cell":
-        return cell_task(question, names).function
+        return task_of_cell(question, names).function
     exec(f"def ask(): return {question}", names)
     return names["ask"]
 
@@ -118,13 +118,13 @@ def test_a_stream_goes_on_within_a_task_and_may_spawn() -> None:
 
 def test_names_for_one_generator_share_its_stream() -> None:
     names = notebook("from random import random, uniform\ndef draw(): return random(), uniform(0, 1)")
-    for function in (names["draw"], cell_task("random(), uniform(0, 1)", names).function):
+    for function in (names["draw"], task_of_cell("random(), uniform(0, 1)", names).function):
         assert len({number for answer in job(function) for number in answer}) == 8
 
 
 def test_copies_that_a_worker_keeps_draw_for_each_task_too() -> None:
     names = notebook("", rng=np.random.default_rng(1))
-    function = cell_task("rng.random()", names, kept=["rng"]).function
+    function = task_of_cell("rng.random()", names, per_worker_names=["rng"]).function
     assert len(set(job(function))) == 4
 
 
@@ -180,7 +180,7 @@ def test_a_task_has_a_generator_without_capturing_one() -> None:
 def test_what_is_sent_along_says_that_it_draws() -> None:
     source = "from random import gauss\ndef draw(): return rng.random()\ndef other(): return 1\ndata = [1, 2]"
     names = notebook(source, rng=np.random.default_rng(1))
-    task = cell_task("gauss(), draw(), rng, other(), data", names)
+    task = task_of_cell("gauss(), draw(), rng, other(), data", names)
     assert {it.name: it.draws for it in task.captured} == {
         "gauss": True,
         "draw": True,

@@ -10,18 +10,18 @@ from hypothesis import given
 from concurrent_nb.errors import ProtocolError
 from concurrent_nb.wire.messages import BUFFERS_MAX, Slice
 from concurrent_nb.workers.protocol.records import (
-    HEADER_BYTES_MAX,
     LARGE_BYTES,
-    ROOM_BYTES,
+    SPACE_BYTES,
+    WORKER_HEADER_BYTES_MAX,
     ForgetFunctions,
     LoadFunction,
-    Order,
     RecordReader,
     Result,
     Results,
     RunTasks,
-    decode_order,
+    SlaveRecord,
     decode_results,
+    decode_slave_record,
     encode,
     pack,
     pack_results,
@@ -31,17 +31,17 @@ from concurrent_nb.workers.worker_side.task_loop import KEPT_BYTES_MAX
 
 
 def feed(
-    reader: "RecordReader[Results] | RecordReader[Order]", data: bytes, cuts: list[int]
+    reader: "RecordReader[Results] | RecordReader[SlaveRecord]", data: bytes, cuts: list[int]
 ) -> list[tuple[object, list[bytes]]]:
     """Receive `data` in pieces of at most the given lengths, over and over."""
     got: list[tuple[object, list[bytes]]] = []
     at = turn = 0
     while at < len(data):
-        room = reader.room()
-        assert len(room) > 0
-        count = min(len(room), cuts[turn % len(cuts)], len(data) - at)
-        room[:count] = data[at : at + count]
-        got += [(header, [bytes(buffer) for buffer in buffers]) for header, buffers in reader.took(count)]
+        get_buffer = reader.get_buffer()
+        assert len(get_buffer) > 0
+        count = min(len(get_buffer), cuts[turn % len(cuts)], len(data) - at)
+        get_buffer[:count] = data[at : at + count]
+        got += [(header, [bytes(buffer) for buffer in buffers]) for header, buffers in reader.buffer_updated(count)]
         at, turn = at + count, turn + 1
     return got
 
@@ -66,7 +66,7 @@ def test_orders_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cuts
     load = LoadFunction(b"f", b"", (3,))
     data = pack(encode(load)) + b"abc" + pack(encode(run))
     data += b"".join(buffer for _, buffers in items for buffer in buffers) + pack(encode(ForgetFunctions([b"f"])))
-    got = feed(RecordReader(decode_order), data, cuts)
+    got = feed(RecordReader(decode_slave_record), data, cuts)
     assert [header for header, _ in got] == [load, run, ForgetFunctions([b"f"])]
     assert got[0][1] == [b"abc"]
     assert got[1][1] == [buffer for _, buffers in items for buffer in buffers]
@@ -74,14 +74,14 @@ def test_orders_survive_any_cutting(items: list[tuple[bytes, list[bytes]]], cuts
 
 def test_a_large_buffer_is_received_into_its_own_memory() -> None:
     reader = RecordReader(decode_results)
-    size = 4 * ROOM_BYTES
+    size = 4 * SPACE_BYTES
     head = pack_results([encode(Result(1, 0, 0.5, b"", (size,)))])
     assert feed(reader, head, [len(head)]) == []
-    assert len(reader.room()) == size
+    assert len(reader.get_buffer()) == size
 
 
 def test_a_header_larger_than_the_room_makes_room() -> None:
-    body = b"x" * (3 * ROOM_BYTES)
+    body = b"x" * (3 * SPACE_BYTES)
     data = pack_results([encode(Result(1, 0, 0.5, body))]) * 2
     results = feed(RecordReader(decode_results), data, [70_000])
     assert [header[0].body for header, _ in results if isinstance(header, Results)] == [body, body]
@@ -100,7 +100,7 @@ def test_an_empty_list_of_results_says_ready() -> None:
         pack(encode({"a": 1})),
         pack_results([encode((1, 0, 0.5, b"", (-1,), 0))]),
         pack_results([encode((1, 0, 0.5, b"", (1 << 62,), 0))]),
-        struct.pack("<I", HEADER_BYTES_MAX + 1),
+        struct.pack("<I", WORKER_HEADER_BYTES_MAX + 1),
         b"GET / HTTP/1.1\r\n\r\n" + b"x" * 4096,
     ],
     ids=["no msgpack", "empty", "too short", "a map", "negative size", "huge size", "huge header", "another language"],
@@ -132,7 +132,11 @@ def test_a_result_with_odd_values_is_an_error(result: tuple[object, ...]) -> Non
 
 @pytest.mark.parametrize(
     "data",
-    [pack(b"\xc1"), pack_results([encode((1, 0, 0.5, b"", (1 << 60,)))]), struct.pack("<I", HEADER_BYTES_MAX + 1)],
+    [
+        pack(b"\xc1"),
+        pack_results([encode((1, 0, 0.5, b"", (1 << 60,)))]),
+        struct.pack("<I", WORKER_HEADER_BYTES_MAX + 1),
+    ],
     ids=["no msgpack", "huge size", "huge header"],
 )
 def test_a_reader_that_has_failed_stays_failed(data: bytes) -> None:
@@ -143,9 +147,9 @@ def test_a_reader_that_has_failed_stays_failed(data: bytes) -> None:
     # then
     for _ in range(2):
         with pytest.raises(ProtocolError):
-            reader.room()
+            reader.get_buffer()
         with pytest.raises(ProtocolError):
-            reader.took(0)
+            reader.buffer_updated(0)
 
 
 def test_what_is_only_announced_takes_no_memory() -> None:
@@ -153,16 +157,16 @@ def test_what_is_only_announced_takes_no_memory() -> None:
     head = pack_results([encode(Result(1, 0, 0.5, b"", (1 << 30,)))])
     before = resident_bytes()
     assert feed(reader, head, [len(head)]) == []
-    assert len(reader.room()) == 1 << 30
+    assert len(reader.get_buffer()) == 1 << 30
     # then: of a gigabyte, nothing; and of a header of which only the length has come, no more than the room
     assert resident_bytes() - before < 1 << 24
     reader = RecordReader(decode_results)
-    assert feed(reader, struct.pack("<I", HEADER_BYTES_MAX), [4]) == []
-    assert len(reader.room()) < ROOM_BYTES
+    assert feed(reader, struct.pack("<I", WORKER_HEADER_BYTES_MAX), [4]) == []
+    assert len(reader.get_buffer()) < SPACE_BYTES
 
 
 def test_many_buffers_that_are_only_announced_take_no_memory() -> None:
-    head = pack_results([encode(Result(1, 0, 0.5, b"", (ROOM_BYTES,) * BUFFERS_MAX))])
+    head = pack_results([encode(Result(1, 0, 0.5, b"", (SPACE_BYTES,) * BUFFERS_MAX))])
     reader = RecordReader(decode_results)
     before = resident_bytes()
     assert feed(reader, head, [len(head)]) == []
@@ -180,7 +184,7 @@ def test_the_largest_result_that_a_worker_gives_fits_into_a_header() -> None:
     slices = (Slice(b"s" * 16, 1 << 62, 1 << 62, 1 << 62),) * BUFFERS_MAX
     kept = [encode(Result(n, 2, 0.123, b"x" * (KEPT_BYTES_MAX - 100))) for n in range(1, 5)]
     last = encode(Result(1 << 60, 0, 0.123, b"x" * (LARGE_BYTES - 1), slices, 3, True))
-    assert len(pack_results([*kept, last])) <= HEADER_BYTES_MAX
+    assert len(pack_results([*kept, last])) <= WORKER_HEADER_BYTES_MAX
 
 
 def resident_bytes() -> int:

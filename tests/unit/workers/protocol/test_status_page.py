@@ -20,19 +20,19 @@ def ends() -> Iterator[tuple[StatusPage, StatusPage]]:
 
 def test_a_fresh_page_shows_nothing(ends: tuple[StatusPage, StatusPage]) -> None:
     _, slave = ends
-    assert slave.look() == (0, 0.0)
+    assert slave.running_task() == (0, 0.0)
     assert slave.unsent() == (0, b"")
-    assert (slave.to_stop, slave.on_its_way, slave.reads()) == (0, 0, (0, 0))
+    assert (slave.to_stop, slave.result_in_transit, slave.reads()) == (0, 0, (0, 0))
 
 
 def test_the_slave_sees_what_runs_since_when(ends: tuple[StatusPage, StatusPage]) -> None:
     worker, slave = ends
     worker.begin(12, 3.25)
-    assert slave.look() == (12, 3.25)
+    assert slave.running_task() == (12, 3.25)
     worker.sending(12)
     worker.end()
-    assert slave.look() == (0, 0.0)
-    assert slave.on_its_way == 12
+    assert slave.running_task() == (0, 0.0)
+    assert slave.result_in_transit == 12
 
 
 def test_the_worker_sees_what_is_to_stop(ends: tuple[StatusPage, StatusPage]) -> None:

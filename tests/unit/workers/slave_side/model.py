@@ -1,4 +1,4 @@
-"""A pool without processes: it obeys the books, and its workers do what the test says."""
+"""A pool without processes: it executes the commands of the scheduler, and its workers do what the test requires."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from concurrent_nb.workers.slave_side.attempts import (
     Recall,
     Start,
 )
-from concurrent_nb.workers.slave_side.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
 
 JOB = b"j" * 16
 F, G = b"f" * 32, b"g" * 32
@@ -43,21 +43,21 @@ class Worker:
 
 
 class Model:
-    """Obeys `books`, keeps what they report."""
+    """Executes the commands of `scheduler`, and keeps its reports."""
 
-    def __init__(self, books: PoolScheduler) -> None:
-        self.books = books
+    def __init__(self, scheduler: PoolScheduler) -> None:
+        self.scheduler = scheduler
         self.clock = ManualClock(100.0)
         self.workers: dict[int, Worker] = {}
         self.gone: list[Worker] = []
         self.commands: list[Command] = []
         self.ended: list[tuple[TaskRef, OutcomeFrame]] = []
         self.reports = PoolReports()
-        self.obey(books.start(self.clock()))
+        self.execute(scheduler.start(self.clock()))
 
     # ------------------------------------------------------------------------------------------ the pool's side
 
-    def obey(self, commands: list[Command]) -> None:
+    def execute(self, commands: list[Command]) -> None:
         queue = deque(commands)
         while queue:
             command = queue.popleft()
@@ -67,7 +67,7 @@ class Model:
                 self.workers[command.worker] = Worker(command.worker, command.process)
                 continue
             worker = self.workers.get(command.worker)
-            if worker is None:  # it has just died: the pool does nothing either, as the books are about to hear of it
+            if worker is None:  # it has just died, which is about to be reported: the pool ignores it, too
                 continue
             if isinstance(command, GiveTasks):
                 assert worker.ready
@@ -78,12 +78,12 @@ class Model:
             elif isinstance(command, Recall):
                 count = len(worker.unstarted)
                 worker.unstarted.clear()
-                queue += self.books.gave_back(worker.number, count, self.clock())
+                queue += self.scheduler.recall_finished(worker.number, count, self.clock())
             elif isinstance(command, Interrupt):
                 worker.interrupted.add(command.ticket)
             elif isinstance(command, Kill):
-                for mate in self.mates(worker):
-                    mate.killed = True
+                for sibling in self.siblings(worker):
+                    sibling.killed = True
             elif isinstance(command, Dismiss):
                 assert not worker.unstarted
                 assert not worker.running
@@ -91,7 +91,7 @@ class Model:
 
     def take_reports(self) -> PoolReports:
         """Take the reports, and remember which attempts have ended."""
-        self.reports = self.books.take_reports()
+        self.reports = self.scheduler.take_reports()
         for job, frames, _ in self.reports.outcomes:
             self.ended += [(TaskRef(job, frame.index, frame.attempt), frame) for frame in frames]
         return self.reports
@@ -105,29 +105,31 @@ class Model:
         needs: Needs | None = None,
     ) -> None:
         frames = [TaskFrame(index, attempt, b"args") for index in indexes]
-        self.obey(self.books.assigned(JOB, function, timeout_s, frames, (), self.clock(), needs))
+        self.execute(self.scheduler.assigned(JOB, function, timeout_s, frames, (), self.clock(), needs))
 
     def withdraw(self, indexes: range | list[int], stop: bool, attempt: int = 1) -> None:
         refs = [TaskRef(JOB, index, attempt) for index in indexes]
-        self.obey(self.books.withdrawn(refs, stop, self.clock()))
+        self.execute(self.scheduler.withdrawn(refs, stop, self.clock()))
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass in steps, and look at the pages as the pool does."""
         until = self.clock() + seconds
         while self.clock() < until:
-            due = self.books.next_deadline()
+            due = self.scheduler.next_deadline()
             self.clock.now = until if due is None else min(until, max(due, self.clock()))
             if due is not None and self.clock() >= due:
-                for number in self.books.busy():
+                for number in self.scheduler.busy_workers():
                     self.look(number)
-                self.obey(self.books.tick(self.clock()))
+                self.execute(self.scheduler.tick(self.clock()))
 
     def look(self, number: int) -> None:
         worker = self.workers[number]
         if worker.running and self.clock() - worker.started_at >= 0.02 and worker.unsent:
-            self.obey(self.books.outcomes(number, worker.unsent, [], self.clock()))
+            self.execute(self.scheduler.outcomes(number, worker.unsent, [], self.clock()))
         ticket = worker.running.ticket if worker.running else 0
-        self.obey(self.books.looked(number, ticket, worker.started_at, worker.moves, self.clock(), worker.ended))
+        self.execute(
+            self.scheduler.page_read(number, ticket, worker.started_at, worker.moves, self.clock(), worker.ended)
+        )
 
     # ---------------------------------------------------------------------------------------- the workers' side
 
@@ -137,7 +139,7 @@ class Model:
 
     def ready(self, number: int) -> None:
         self.workers[number].ready = True
-        self.obey(self.books.worker_ready(number, 1000 + number, self.clock()))
+        self.execute(self.scheduler.worker_ready(number, 1000 + number, self.clock()))
 
     def begin(self, number: int) -> Attempt:
         """Let a worker start its next task."""
@@ -163,7 +165,7 @@ class Model:
     def flush(self, number: int) -> None:
         worker = self.workers[number]
         results, worker.unsent = worker.unsent, []
-        self.obey(self.books.outcomes(number, results, [], self.clock()))
+        self.execute(self.scheduler.outcomes(number, results, [], self.clock()))
 
     def run(self, number: int, seconds: float = 0.0, status: Status = Status.OK) -> None:
         """Let a worker run its next task and send the result."""
@@ -172,7 +174,7 @@ class Model:
         self.end(number, status, seconds)
         self.flush(number)
 
-    def mates(self, worker: Worker) -> list[Worker]:
+    def siblings(self, worker: Worker) -> list[Worker]:
         """List those that die with a worker."""
         same = [other for other in self.workers.values() if other.process == worker.process]
         return same if worker.process else [worker]
@@ -186,21 +188,21 @@ class Model:
         del self.workers[number]
         self.gone.append(worker)
         if worker.unsent:
-            self.obey(self.books.outcomes(number, worker.unsent, [], self.clock()))
+            self.execute(self.scheduler.outcomes(number, worker.unsent, [], self.clock()))
         ticket = worker.running.ticket if worker.running else 0
-        self.obey(self.books.worker_died(number, how, ticket, worker.started_at, self.clock()))
+        self.execute(self.scheduler.worker_died(number, how, ticket, worker.started_at, self.clock()))
 
     def process_dies(self, process: int, how: str, culprits: list[int] | None) -> None:
-        self.books.process_ends(process)
+        self.scheduler.process_ends(process)
         threads = [worker for worker in self.workers.values() if worker.process == process]
         for worker in threads:
             del self.workers[worker.number]
             self.gone.append(worker)
         for worker in threads:
             if worker.unsent:
-                self.obey(self.books.outcomes(worker.number, worker.unsent, [], self.clock()))
+                self.execute(self.scheduler.outcomes(worker.number, worker.unsent, [], self.clock()))
         pages = {w.number: (w.running.ticket, w.started_at) if w.running else (0, 0.0) for w in threads}
-        self.obey(self.books.process_died(how, pages, culprits or list(pages), self.clock()))
+        self.execute(self.scheduler.process_died(how, pages, culprits or list(pages), self.clock()))
 
     # ------------------------------------------------------------------------------------------- for assertions
 

@@ -91,7 +91,7 @@ def test_both_versions_at_once_as_systemd_can_mount_them(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("group", ["/docker/abc", "/../../system.slice/docker-abc.scope", "/"])
 def test_a_container_sees_its_own_group_at_the_top(tmp_path: Path, group: str) -> None:
-    """It is told a path that is not there, or that leads out of what it sees."""
+    """The path of its group does not exist, or leads out of the mount."""
     files = {"sys/fs/cgroup/cpu.max": "100000 100000", "sys/fs/outside": ""}
     assert quota_cores(tree(tmp_path, V2, f"0::{group}\n", files)) == 1.0
 
@@ -131,9 +131,9 @@ def test_affinity_and_quota_both_limit(
     assert cores() == number
 
 
-@pytest.mark.parametrize(("told", "number"), [("3", 3), ("0", 2), ("", 2), ("default", 2), ("-1", 2)])
-def test_what_the_user_says_wins(told: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(machine.CPU_COUNT_VARIABLE, told)
+@pytest.mark.parametrize(("setting", "number"), [("3", 3), ("0", 2), ("", 2), ("default", 2), ("-1", 2)])
+def test_what_the_user_has_set_wins(setting: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(machine.CPU_COUNT_VARIABLE, setting)
     monkeypatch.setattr(machine, "allowed_cores", lambda: 64)
     monkeypatch.setattr(machine, "quota_cores", lambda root: 2.0)
     assert cores() == number
@@ -146,21 +146,21 @@ def test_this_machine_has_a_load_and_memory() -> None:
 
 
 def test_libraries_of_all_kinds_share_the_cores_out() -> None:
-    told = environment(2, 8, {"HOME": "/home/me"})
+    env = environment(2, 8, {"HOME": "/home/me"})
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
-        assert told[name] == "4"
+        assert env[name] == "4"
     for name in ("NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-        assert told[name] == "4"
-    assert told["HOME"] == "/home/me"
+        assert env[name] == "4"
+    assert env["HOME"] == "/home/me"
 
 
 def test_what_the_user_has_said_of_threads_wins() -> None:
-    told = environment(4, 4, {"POLARS_MAX_THREADS": "3", "MKL_NUM_THREADS": "7"})
-    assert (told["POLARS_MAX_THREADS"], told["MKL_NUM_THREADS"], told["OMP_NUM_THREADS"]) == ("3", "7", "1")
+    env = environment(4, 4, {"POLARS_MAX_THREADS": "3", "MKL_NUM_THREADS": "7"})
+    assert (env["POLARS_MAX_THREADS"], env["MKL_NUM_THREADS"], env["OMP_NUM_THREADS"]) == ("3", "7", "1")
 
 
 def test_who_sets_the_threads_of_openmp_sets_those_of_libraries_that_follow_it() -> None:
-    told = environment(4, 4, {"OMP_NUM_THREADS": "2"})
-    assert told["OMP_NUM_THREADS"] == "2"
-    assert not {"OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS"} & told.keys()
-    assert told["RAYON_NUM_THREADS"] == "1"
+    env = environment(4, 4, {"OMP_NUM_THREADS": "2"})
+    assert env["OMP_NUM_THREADS"] == "2"
+    assert not {"OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS"} & env.keys()
+    assert env["RAYON_NUM_THREADS"] == "1"

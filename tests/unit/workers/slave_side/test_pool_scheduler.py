@@ -10,7 +10,8 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import ErrorReport, Needs, TaskFrame, TaskRef
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import GiveTasks, Interrupt, Kill, Recall, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import START_S, STUCK_S, PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import START_S, STUCK_S
 from tests.unit.workers.slave_side.model import JOB, F, G, Model
 
 
@@ -27,7 +28,7 @@ def make() -> Callable[[int], Model]:
 
 
 def teach(model: Model, seconds: float, function: bytes = F) -> None:
-    """Let the books learn how long a function runs, then clear the table."""
+    """Let the scheduler measure how long a function runs, then clear the table."""
     number = next(iter(model.workers))
     model.assign([10_000], function)
     owner = next(worker.number for worker in model.workers.values() if worker.unstarted)
@@ -48,13 +49,13 @@ def report(model: Model, index: int) -> ErrorReport:
 
 def test_workers_are_provided_when_each_has_more_than_it_runs(make: Callable[[int], Model]) -> None:
     model = make(2)
-    seen = [model.books.provided]
+    seen = [model.scheduler.is_saturated]
     for index in range(4):
         model.assign([index])
-        seen.append(model.books.provided)
+        seen.append(model.scheduler.is_saturated)
     model.run(1, 0.001)
-    assert [*seen, model.books.provided] == [False, False, False, False, True, False]
-    assert not PoolScheduler(2).provided
+    assert [*seen, model.scheduler.is_saturated] == [False, False, False, False, True, False]
+    assert not PoolScheduler(2).is_saturated
 
 
 # ---------------------------------------------------------------------------------------------- who gets what, and when
@@ -115,7 +116,7 @@ def test_a_pack_of_large_arguments_is_small(make: Callable[[int], Model]) -> Non
     model = make(1)
     teach(model, 0.0001)
     frames = [TaskFrame(index, 1, b"", (600_000,)) for index in range(4)]
-    model.obey(model.books.assigned(JOB, F, None, frames, [(b"x" * 600_000,)] * 4, 0.0))
+    model.execute(model.scheduler.assigned(JOB, F, None, frames, [(b"x" * 600_000,)] * 4, 0.0))
     assert model.workers[1].packs == [1, 1]
 
 
@@ -223,7 +224,7 @@ def test_more_given_back_than_was_given_is_refused(make: Callable[[int], Model])
     model = make(1)
     model.assign([0])
     with pytest.raises(ProtocolError, match="gave back 2 tasks and had 1"):
-        model.books.gave_back(1, 2, 0.0)
+        model.scheduler.recall_finished(1, 2, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------- withdrawal
@@ -489,7 +490,7 @@ def test_workers_that_die_without_a_task_again_and_again_are_not_replaced_for_ev
     assert reports.degraded.startswith("6 workers ended within 10 s without a task to blame")
     assert "exit code 1" in reports.degraded
     assert reports.returned == [TaskRef(JOB, 0, 1)]
-    # and what comes later is returned at once
+    # and what comes later is returned immediately
     model.assign([1])
     assert model.take_reports().returned == [TaskRef(JOB, 1, 1)]
 
@@ -533,12 +534,12 @@ def test_outcomes_come_by_job_with_their_buffers(make: Callable[[int], Model]) -
     other = b"k" * 16
     for job in (JOB, other):
         frames = [TaskFrame(index, 1, b"") for index in range(2)]
-        model.obey(model.books.assigned(job, F, None, frames, (), 0.0))
+        model.execute(model.scheduler.assigned(job, F, None, frames, (), 0.0))
     tickets = [model.begin(1).ticket]
     model.workers[1].running = None
     results = [Result(tickets[0], Status.OK, 0.1, b"", (2, 3))]
-    model.obey(model.books.outcomes(1, results, [b"ab", b"cde"], 0.0))
-    (outcome,) = model.books.take_reports().outcomes
+    model.execute(model.scheduler.outcomes(1, results, [b"ab", b"cde"], 0.0))
+    (outcome,) = model.scheduler.take_reports().outcomes
     assert outcome[0] == JOB
     assert list(map(list, outcome[2])) == [[b"ab", b"cde"]]
 
@@ -546,34 +547,34 @@ def test_outcomes_come_by_job_with_their_buffers(make: Callable[[int], Model]) -
 def test_nothing_is_to_be_looked_at_while_nothing_runs(make: Callable[[int], Model]) -> None:
     model = make(1)
     model.assign([0])
-    assert model.books.next_deadline() is not None
+    assert model.scheduler.next_deadline() is not None
     model.run(1)
     model.pass_time(0.1)
     model.pass_time(START_S)
-    assert model.books.next_deadline() is None
-    assert model.books.busy() == []
+    assert model.scheduler.next_deadline() is None
+    assert model.scheduler.busy_workers() == []
 
 
 def test_a_reset_forgets_everything_and_kills_who_is_busy(make: Callable[[int], Model]) -> None:
     model = make(2)
     model.assign([0])
     owner = next(worker.number for worker in model.workers.values() if worker.unstarted)
-    model.obey(model.books.reset())
+    model.execute(model.scheduler.reset())
     assert [worker.number for worker in model.workers.values() if worker.killed] == [owner]
     assert not model.take_reports()
-    assert model.books.unfinished == 0
+    assert model.scheduler.unfinished == 0
     model.die(owner, "died of SIGKILL")
     model.all_ready()
     assert not model.take_reports()
     # and an attempt of the same name is new
     model.assign([0])
-    assert model.books.unfinished == 1
+    assert model.scheduler.unfinished == 1
 
 
-def test_what_an_unknown_worker_says_is_ignored(make: Callable[[int], Model]) -> None:
+def test_reports_of_an_unknown_worker_are_ignored(make: Callable[[int], Model]) -> None:
     model = make(1)
-    model.obey(model.books.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
-    model.obey(model.books.looked(77, 1, 0.0, False, 0.0))
+    model.execute(model.scheduler.outcomes(77, [Result(1, Status.OK, 0.0, b"")], [], 0.0))
+    model.execute(model.scheduler.page_read(77, 1, 0.0, False, 0.0))
     assert not model.take_reports()
 
 
@@ -588,18 +589,18 @@ def test_a_pool_that_is_drained_returns_what_has_not_started_and_ends_what_has(m
     model = make(2)
     model.assign(range(10))
     runs = model.begin(1).index
-    model.obey(model.books.drained())
+    model.execute(model.scheduler.drained())
     assert returned(model) == [index for index in range(10) if index != runs]
-    assert model.books.unfinished == 1
+    assert model.scheduler.unfinished == 1
     model.end(1)
     model.flush(1)
     assert model.statuses() == {runs: Status.OK}
-    assert not model.books.unfinished
+    assert not model.scheduler.unfinished
 
 
 def test_a_pool_that_is_drained_takes_nothing_any_more(make: Callable[[int], Model]) -> None:
     model = make(1)
-    model.obey(model.books.drained())
+    model.execute(model.scheduler.drained())
     model.assign(range(3))
     assert returned(model) == [0, 1, 2]
     assert not model.workers[1].unstarted
@@ -612,7 +613,7 @@ def test_what_stood_behind_a_worker_that_died_is_returned_by_a_pool_that_is_drai
     teach(model, 0.0001)
     model.assign(range(10))
     model.begin(1)
-    model.obey(model.books.drained())
+    model.execute(model.scheduler.drained())
     model.die(1)
     assert model.statuses() == {0: Status.DIED}
     assert sorted(ref.index for ref in model.reports.returned) == list(range(1, 10))
@@ -653,7 +654,7 @@ def test_no_worker_runs_more_tasks_than_it_may_and_all_run_once(slots: int, task
     assert sum(ran.values()) == tasks
     assert max(ran.values()) <= tasks_max
     assert model.statuses() == dict.fromkeys(range(tasks), Status.OK)
-    assert not model.books.degraded  # although many ended within a moment
+    assert not model.scheduler.degraded  # although many ended within a moment
 
 
 def test_a_worker_that_is_done_is_dismissed_and_its_successor_comes_when_it_has_gone() -> None:
@@ -690,7 +691,7 @@ def test_a_worker_that_dies_early_still_counts_as_one_that_died() -> None:
         model.die(number)
         if number < 6:
             model.ready(number + 1)
-    assert model.books.degraded
+    assert model.scheduler.degraded
 
 
 # ----------------------------------------------------------------------------------------------- the user's initializer
@@ -699,11 +700,11 @@ def test_a_worker_that_dies_early_still_counts_as_one_that_died() -> None:
 def test_a_failing_initializer_ends_it_all_at_once() -> None:
     model = Model(PoolScheduler(2, initializes=True))
     model.assign([0])
-    model.books.initializer_failed("ValueError: no model")
+    model.scheduler.initializer_failed("ValueError: no model")
     reports = model.take_reports()
     assert "ValueError: no model" in reports.degraded
     assert reports.returned == [TaskRef(JOB, 0, 1)]
-    assert model.books.initializer_has_failed
+    assert model.scheduler.has_initializer_failed
     model.die(1, "ended with exit code 1")
     assert list(model.workers) == [2]
 
@@ -711,10 +712,10 @@ def test_a_failing_initializer_ends_it_all_at_once() -> None:
 def test_an_initializer_that_kills_its_worker_is_tried_three_times_however_long_it_takes() -> None:
     model = Model(PoolScheduler(1, initializes=True))
     for number in (1, 2, 3):
-        assert not model.books.degraded
+        assert not model.scheduler.degraded
         model.clock.advance(1000.0)
         model.die(number)
-    assert model.books.initializer_has_failed
+    assert model.scheduler.has_initializer_failed
     assert "3 workers ended in a row" in model.take_reports().degraded
     assert not model.workers
 
@@ -732,7 +733,7 @@ def test_deaths_in_between_which_a_worker_got_ready_are_not_the_initializers() -
         model.ready(number + 1)
         model.assign([number])
         model.run(number + 1)
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 # ---------------------------------------------------------------------------------------------------- fresh workers
@@ -740,23 +741,23 @@ def test_deaths_in_between_which_a_worker_got_ready_are_not_the_initializers() -
 
 def test_idle_workers_are_replaced_at_once(make: Callable[[int], Model]) -> None:
     model = make(2)
-    model.obey(model.books.renewed(0.0, stop=False))
+    model.execute(model.scheduler.restart_requested(0.0, stop=False))
     assert [worker.killed for worker in model.workers.values()] == [True, True]
-    assert model.books.outdated == 2
+    assert model.scheduler.outdated == 2
     model.die(1)
     model.die(2)
-    assert model.books.outdated == 2  # their successors are not ready
+    assert model.scheduler.outdated == 2  # their successors are not ready
     model.all_ready()
-    assert model.books.outdated == 0
+    assert model.scheduler.outdated == 0
     assert sorted(model.workers) == [3, 4]
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 def test_what_runs_ends_first_and_what_waits_behind_it_runs_in_a_fresh_worker(make: Callable[[int], Model]) -> None:
     model = make(1)
     model.assign(range(3))
     model.begin(1)
-    model.obey(model.books.renewed(0.0, stop=False))
+    model.execute(model.scheduler.restart_requested(0.0, stop=False))
     assert not model.killed(1)
     assert model.has(1) == []
     model.end(1)
@@ -772,7 +773,7 @@ def test_what_is_stopped_for_it_is_given_back_without_blame(make: Callable[[int]
     model = make(1)
     model.assign(range(3))
     model.begin(1)
-    model.obey(model.books.renewed(0.0, stop=True))
+    model.execute(model.scheduler.restart_requested(0.0, stop=True))
     assert model.killed(1)
     model.die(1, "died of SIGKILL")
     assert model.take_reports().returned == [TaskRef(JOB, 0, 1)]
@@ -786,7 +787,7 @@ def test_a_task_that_is_being_cancelled_ends_so_when_workers_are_restarted(make:
     model.assign([0])
     model.begin(1)
     model.withdraw([0], stop=True)
-    model.obey(model.books.renewed(0.0, stop=True))
+    model.execute(model.scheduler.restart_requested(0.0, stop=True))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.CANCELLED}
     assert not model.reports.returned
@@ -802,7 +803,7 @@ def test_threads_are_replaced_together_when_the_last_has_ended(make: Callable[[i
     first, second = threads
     model.begin(first)
     model.begin(second)
-    model.obey(model.books.renewed(0.0, stop=False))
+    model.execute(model.scheduler.restart_requested(0.0, stop=False))
     model.end(first)
     model.flush(first)
     assert not model.killed(first)  # the process goes on for the other

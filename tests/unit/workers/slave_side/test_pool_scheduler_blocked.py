@@ -3,9 +3,11 @@
 import pytest
 
 from concurrent_nb.outcome import Status
-from concurrent_nb.workers.slave_side import pool_scheduler
 from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import LOOK_S, RESERVE_S, PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler import outcome_frames, reserve
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_state import PAGE_POLL_S
+from concurrent_nb.workers.slave_side.pool_scheduler.reserve import RESERVE_S
 from tests.unit.workers.slave_side.model import Model
 
 
@@ -21,20 +23,20 @@ def block(model: Model, number: int, *, is_blocked: bool = True) -> None:
     """Let the pool find in a worker's page that its task is blocked, or is so no more."""
     running = model.workers[number].running
     assert running is not None
-    model.obey(model.books.blocked(number, running.ticket if is_blocked else 0, model.clock()))
+    model.execute(model.scheduler.blocked(number, running.ticket if is_blocked else 0, model.clock()))
 
 
 def run_blocked(model: Model, number: int, index: int) -> None:
     model.assign([index])
     model.begin(number)
-    model.pass_time(2 * LOOK_S)
+    model.pass_time(2 * PAGE_POLL_S)
     block(model, number)
 
 
 def test_another_worker_runs_what_a_blocked_task_waits_for(model: Model) -> None:
     run_blocked(model, 1, 0)
     assert [*model.workers] == [1, 2]
-    assert model.books.usable_slots == 2
+    assert model.scheduler.usable_slots == 2
     model.assign([1])
     model.ready(2)
     assert model.has(2) == [1]
@@ -43,7 +45,7 @@ def test_another_worker_runs_what_a_blocked_task_waits_for(model: Model) -> None
 def test_what_stands_behind_a_blocked_task_goes_to_the_reserve(model: Model) -> None:
     model.assign([0, 1])
     model.begin(1)
-    model.pass_time(2 * LOOK_S)
+    model.pass_time(2 * PAGE_POLL_S)
     block(model, 1)
     model.ready(2)
     assert (model.has(1), model.has(2)) == ([], [1])
@@ -59,7 +61,7 @@ def test_a_slot_is_taken_back_when_the_task_goes_on(model: Model) -> None:
     run_blocked(model, 1, 0)
     model.ready(2)
     block(model, 1, is_blocked=False)
-    assert model.books.usable_slots == 1
+    assert model.scheduler.usable_slots == 1
     model.assign([1])
     assert model.has(2) == []
     model.end(1)
@@ -95,7 +97,7 @@ def test_the_death_of_a_blocked_worker_gives_its_slot_back(model: Model) -> None
     run_blocked(model, 1, 0)
     model.ready(2)
     model.die(1, "died of SIGKILL")
-    assert model.books.usable_slots == 1
+    assert model.scheduler.usable_slots == 1
     assert [command.worker for command in model.commands if isinstance(command, Start)] == [1, 2, 3]
 
 
@@ -104,11 +106,12 @@ def test_a_cancelled_blocked_task_frees_what_it_lent(model: Model) -> None:
     model.withdraw([0], stop=True)
     model.end(1, Status.CANCELLED)
     model.flush(1)
-    assert model.books.usable_slots == 1
+    assert model.scheduler.usable_slots == 1
 
 
 def test_too_many_blocked_tasks_are_refused_by_name(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_scheduler, "RESERVE_MAX", 1)
+    monkeypatch.setattr(reserve, "RESERVE_MAX", 1)
+    monkeypatch.setattr(outcome_frames, "RESERVE_MAX", 1)
     run_blocked(model, 1, 0)
     model.ready(2)
     run_blocked(model, 2, 1)
@@ -127,4 +130,4 @@ def test_hosts_wait_for_tasks_as_a_matter_of_course(model: Model) -> None:
     model.ready(2)
     model.begin(2)
     block(model, 2)
-    assert model.books.usable_slots == 1
+    assert model.scheduler.usable_slots == 1

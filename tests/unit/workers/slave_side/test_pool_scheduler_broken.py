@@ -1,4 +1,4 @@
-"""The books with workers that do not do what workers do. Each test is one promise."""
+"""The pool scheduler with broken workers. Each test is one promise."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.protocol.records import Result
 from concurrent_nb.workers.slave_side.attempts import Command
-from concurrent_nb.workers.slave_side.pool_scheduler import RESULT_S, STUCK_S, PoolScheduler
-from concurrent_nb.workers.slave_side.worker_table import RestartLimit
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import RESULT_S, STUCK_S
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import F, G, Model
 from tests.unit.workers.slave_side.test_pool_scheduler import report, teach
 
@@ -31,11 +32,11 @@ def make() -> Callable[[int], Model]:
 
 
 def broken(model: Model, number: int, *, may_be_former: bool = False) -> list[Command]:
-    """Let a worker say what makes no sense."""
+    """Let a worker send an invalid record."""
     worker = model.workers[number]
     ticket = worker.running.ticket if worker.running else 0
-    how = "was killed because it said nonsense"
-    return model.books.broken(number, how, ticket, worker.ended, may_be_former=may_be_former)
+    how = "was killed because it sent an invalid record"
+    return model.scheduler.broken(number, how, ticket, worker.ended, may_be_former=may_be_former)
 
 
 def given(model: Model, count: int) -> None:
@@ -80,7 +81,7 @@ def test_what_stands_behind_a_task_whose_result_does_not_come_runs_elsewhere_unb
     model.all_ready()
     assert model.statuses() == {0: Status.DIED}
     assert model.has(2) == [1, 2, 3]
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 def test_a_worker_that_runs_on_while_a_result_does_not_come_is_broken_too(make: Callable[[int], Model]) -> None:
@@ -121,9 +122,9 @@ def test_deaths_of_broken_workers_are_not_those_of_a_broken_environment() -> Non
     model = Model(PoolScheduler(1, limit=RestartLimit(deaths=1)))
     for worker in range(1, 6):
         model.all_ready()
-        model.obey(broken(model, worker))
+        model.execute(broken(model, worker))
         model.die(worker, "died of SIGKILL")
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 def test_the_time_that_a_result_may_take_is_a_setting() -> None:
@@ -149,7 +150,7 @@ def test_a_worker_that_does_nothing_is_killed_and_nobody_is_blamed_the_first_tim
     model.all_ready()
     assert model.statuses() == {}
     assert model.has(2) == [0, 1]
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 @pytest.mark.parametrize(("timeout_s", "status"), [(None, Status.DIED), (2.0, Status.TIMEOUT)])
@@ -174,7 +175,7 @@ def test_a_page_that_shows_nonsense_is_no_progress(make: Callable[[int], Model])
     since = model.clock()
     while not model.killed(1):
         model.clock.advance(0.01)
-        model.obey(model.books.looked(1, (1 << 64) - 1, math.nan, False, model.clock(), 77))
+        model.execute(model.scheduler.page_read(1, (1 << 64) - 1, math.nan, False, model.clock(), 77))
     assert RESULT_S < model.clock() - since < RESULT_S + 0.1
 
 
@@ -205,10 +206,10 @@ def test_who_runs_is_blamed_for_what_its_worker_says(make: Callable[[int], Model
     model.end(1)
     model.flush(1)
     model.begin(1)
-    model.obey(broken(model, 1))
+    model.execute(broken(model, 1))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.OK, 1: Status.DIED}
-    assert "was killed because it said nonsense; it had task" in report(model, 1).message
+    assert "was killed because it sent an invalid record; it had task" in report(model, 1).message
 
 
 @pytest.mark.parametrize("has_next_begun", [True, False])
@@ -222,7 +223,7 @@ def test_who_has_ended_is_blamed_if_its_result_comes_after_the_nonsense(
     model.swallow(1)
     if has_next_begun:
         model.begin(1)
-    model.obey(broken(model, 1))
+    model.execute(broken(model, 1))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.DIED}
 
@@ -233,7 +234,7 @@ def test_nobody_is_blamed_where_it_may_have_been_another_but_only_once(make: Cal
     for worker in (1, 2):
         assert model.statuses() == {}
         model.begin(worker)
-        model.obey(broken(model, worker, may_be_former=True))
+        model.execute(broken(model, worker, may_be_former=True))
         model.die(worker, "died of SIGKILL")
         model.all_ready()
     assert model.statuses() == {0: Status.DIED}
@@ -242,14 +243,16 @@ def test_nobody_is_blamed_where_it_may_have_been_another_but_only_once(make: Cal
 def test_what_has_not_begun_is_not_blamed_for_what_its_worker_says(make: Callable[[int], Model]) -> None:
     model = make(1)
     given(model, 3)
-    model.obey(broken(model, 1))
+    model.execute(broken(model, 1))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {}
 
 
 def test_a_worker_that_has_nothing_and_is_broken_is_replaced(make: Callable[[int], Model]) -> None:
     model = make(2)
-    model.obey(model.books.broken(1, "was killed because it said nonsense", 77, 78, may_be_former=False))
+    model.execute(
+        model.scheduler.broken(1, "was killed because it sent an invalid record", 77, 78, may_be_former=False)
+    )
     model.die(1, "died of SIGKILL")
     model.all_ready()
     model.assign([0, 1])
@@ -263,7 +266,7 @@ def test_a_task_that_was_to_be_stopped_is_stopped_also_by_the_end_of_a_broken_wo
     given(model, 2)
     model.begin(1)
     model.withdraw([0], stop=True)
-    model.obey(broken(model, 1))
+    model.execute(broken(model, 1))
     model.die(1, "died of SIGKILL")
     assert model.statuses() == {0: Status.CANCELLED}
 
@@ -276,7 +279,7 @@ def test_a_thread_that_is_broken_makes_all_that_run_beside_it_suspects(make: Cal
     threads = [number for number, worker in model.workers.items() if worker.process and worker.unstarted]
     for thread in threads:
         model.begin(thread)
-    model.obey(broken(model, threads[0]))
+    model.execute(broken(model, threads[0]))
     assert all(model.killed(thread) for thread in threads)
     model.die(threads[0], "died of SIGKILL")
     assert sorted(ref.index for ref in model.take_reports().returned) == [0, 1]
@@ -285,7 +288,7 @@ def test_a_thread_that_is_broken_makes_all_that_run_beside_it_suspects(make: Cal
     model.all_ready()
     (alone,) = [number for number, worker in model.workers.items() if worker.process and worker.unstarted]
     attempt = model.begin(alone)
-    model.obey(broken(model, alone))
+    model.execute(broken(model, alone))
     model.die(alone, "died of SIGKILL")
     assert model.statuses() == {attempt.index: Status.DIED}
 
@@ -294,12 +297,12 @@ def test_a_thread_that_is_broken_makes_all_that_run_beside_it_suspects(make: Cal
 
 
 @pytest.mark.parametrize("status", [Status.TIMEOUT, Status.DIED, Status.POISON, Status.REFUSED, -1, 10])
-def test_a_worker_cannot_say_what_only_others_can(make: Callable[[int], Model], status: int) -> None:
+def test_a_worker_cannot_report_what_only_others_can(make: Callable[[int], Model], status: int) -> None:
     model = make(1)
     given(model, 2)
     ticket = model.begin(1).ticket
-    with pytest.raises(ProtocolError, match="a result that is none"):
-        model.books.outcomes(1, [Result(ticket, status, 0.1, b"x")], [], model.clock())
+    with pytest.raises(ProtocolError, match="an invalid result"):
+        model.scheduler.outcomes(1, [Result(ticket, status, 0.1, b"x")], [], model.clock())
     assert model.statuses() == {}
 
 
@@ -307,8 +310,8 @@ def test_a_result_of_nothing_is_none(make: Callable[[int], Model]) -> None:
     model = make(1)
     given(model, 1)
     ticket = model.begin(1).ticket
-    with pytest.raises(ProtocolError, match="a result that is none"):
-        model.books.outcomes(1, [Result(ticket, Status.OK, 0.1, b"")], [], model.clock())
+    with pytest.raises(ProtocolError, match="an invalid result"):
+        model.scheduler.outcomes(1, [Result(ticket, Status.OK, 0.1, b"")], [], model.clock())
 
 
 def test_a_worker_cannot_answer_for_another(make: Callable[[int], Model]) -> None:
@@ -318,12 +321,12 @@ def test_a_worker_cannot_answer_for_another(make: Callable[[int], Model]) -> Non
     tickets = {number: model.begin(number).ticket for number in (1, 2)}
     for ticket in (tickets[2], 0, -1, 999, 1 << 63):
         with pytest.raises(ProtocolError, match=f"named ticket {ticket}, which is not its own"):
-            model.books.outcomes(1, [Result(ticket, Status.OK, 0.1, b"x")], [], model.clock())
+            model.scheduler.outcomes(1, [Result(ticket, Status.OK, 0.1, b"x")], [], model.clock())
         with pytest.raises(ProtocolError, match="not its own"):
-            model.books.ref(1, ticket)
-    # what has ended is no more anybody's: it may have come before, through the page
+            model.scheduler.ref(1, ticket)
+    # a ticket with an outcome is no error: its result may have come before, through the page
     model.end(1)
     model.flush(1)
-    model.obey(model.books.outcomes(1, [Result(tickets[1], Status.ERROR, 0.1, b"x")], [], model.clock()))
-    assert model.books.ref(1, tickets[1]) is None
+    model.execute(model.scheduler.outcomes(1, [Result(tickets[1], Status.ERROR, 0.1, b"x")], [], model.clock()))
+    assert model.scheduler.ref(1, tickets[1]) is None
     assert len(model.statuses()) == 1

@@ -1,4 +1,4 @@
-"""The books under any order of events: every attempt that is assigned is reported exactly once."""
+"""The pool scheduler under any order of events: every attempt that is assigned is reported exactly once."""
 
 from collections.abc import Callable
 
@@ -8,15 +8,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs, TaskRef
-from concurrent_nb.workers.slave_side.attempt_queue import PACK_MAX
-from concurrent_nb.workers.slave_side.pool_scheduler import PoolScheduler
-from concurrent_nb.workers.slave_side.worker_table import RestartLimit, WorkerState
+from concurrent_nb.workers.slave_side.pool_scheduler.attempt_queue import PACK_MAX
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit, WorkerState
 from tests.unit.workers.slave_side.model import JOB, F, G, Model, Worker
 
 SOME = st.integers(0, 2**31)
 
 
-class BooksMachine(RuleBasedStateMachine):
+class PoolSchedulerMachine(RuleBasedStateMachine):
     """Workers start, finish, answer, hang and die as they like, while tasks come and are withdrawn."""
 
     slots = 3
@@ -122,7 +122,7 @@ class BooksMachine(RuleBasedStateMachine):
         number = self.pick(which, lambda worker: bool(worker.process) and not worker.ready)
         if number is not None:
             del self.model.workers[number]
-            self.model.obey(self.model.books.thread_refused(number, "could not be started", self.model.clock()))
+            self.model.execute(self.model.scheduler.thread_refused(number, "could not be started", self.model.clock()))
 
     # -------------------------------------------------------------------------------------------------- promises
 
@@ -141,7 +141,7 @@ class BooksMachine(RuleBasedStateMachine):
         self.reported += reports.returned
         assert len(self.reported) == len(set(self.reported))
         assert set(self.reported) <= self.assigned
-        assert self.model.books.unfinished == len(self.assigned) - len(self.reported)
+        assert self.model.scheduler.unfinished == len(self.assigned) - len(self.reported)
 
     @invariant()
     def packs_are_small_and_few(self) -> None:
@@ -151,66 +151,70 @@ class BooksMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_rests_while_tasks_wait(self) -> None:
-        books, crew = self.model.books, self.model.books._crew
-        own = [w for number, w in self.model.workers.items() if number not in crew.hosts and not w.process]
-        free = sum(worker.ready and not worker.killed and not crew.members[worker.number].held for worker in own)
-        free -= sum(self.slots_of(member) - 1 for member in crew if member.held and not (member.host or member.process))
-        free -= sum(bool(thread.held) for thread in crew.threads.values())
-        if len(books._wide):
-            assert free < books._width(books._wide.first())
+        scheduler = self.model.scheduler
+        state, table = scheduler._state, scheduler._workers
+        own = [w for number, w in self.model.workers.items() if number not in table.system_hosts and not w.process]
+        free = sum(worker.ready and not worker.killed and not table.by_number[worker.number].held for worker in own)
+        free -= sum(
+            self.slots_of(worker) - 1 for worker in table if worker.held and not (worker.system_host or worker.process)
+        )
+        free -= sum(bool(thread.held) for thread in table.threads.values())
+        if len(state.multi_slot):
+            assert free < scheduler._assignment.width(state.multi_slot.first())
             return
-        if len(books._waiting):
+        if len(state.single_slot):
             assert free <= 0
-        threads = [thread for thread in crew.threads.values() if not (thread.killed or thread.outdated)]
-        at_work = [thread for thread in crew.threads.values() if thread.held]
+        threads = [thread for thread in table.threads.values() if not (thread.killed or thread.outdated)]
+        at_work = [thread for thread in table.threads.values() if thread.held]
         suspect_runs = any(thread.last.suspect for thread in at_work)
-        if len(books._alone):
-            assert free <= 0 or at_work or not any(thread.free for thread in threads)
-        elif len(books._threads) and not suspect_runs:
-            assert free <= 0 or not any(thread.free for thread in threads)
-        if len(books._alone) or len(books._threads):
+        if len(state.suspected):
+            assert free <= 0 or at_work or not any(thread.is_free for thread in threads)
+        elif len(state.threads) and not suspect_runs:
+            assert free <= 0 or not any(thread.is_free for thread in threads)
+        if len(state.suspected) or len(state.threads):
             starting = any(not thread.pid for thread in threads)
-            assert starting or any(thread.free for thread in threads) or len(threads) >= books._threads_max
-        if len(books._hosts):
-            starting = any(not (member.pid or member.killed) for member in crew.hosts.values())
-            assert starting or len(crew.hosts) == HOSTS_MAX
+            is_full = len(threads) >= scheduler._threads.threads_max
+            assert starting or is_full or any(thread.is_free for thread in threads)
+        if len(state.system_hosts):
+            starting = any(not (worker.pid or worker.killed) for worker in table.system_hosts.values())
+            assert starting or len(table.system_hosts) == HOSTS_MAX
 
     @invariant()
     def nobody_has_more_than_there_is(self) -> None:
-        crew = self.model.books._crew
-        assert sum(self.slots_of(member) for member in crew if member.held and not member.host) <= self.slots
-        assert len(crew.hosts) <= HOSTS_MAX
+        table = self.model.scheduler._workers
+        assert sum(self.slots_of(worker) for worker in table if worker.held and not worker.system_host) <= self.slots
+        assert len(table.system_hosts) <= HOSTS_MAX
 
     @invariant()
     def a_suspect_runs_alone(self) -> None:
-        at_work = [thread for thread in self.model.books._crew.threads.values() if thread.held]
+        at_work = [thread for thread in self.model.scheduler._workers.threads.values() if thread.held]
         if any(attempt.suspect for thread in at_work for attempt in thread.held.values()):
             (alone,) = at_work
             assert len(alone.held) == 1
 
     @invariant()
     def all_threads_are_in_one_process(self) -> None:
-        threads = self.model.books._crew.threads.values()
+        threads = self.model.scheduler._workers.threads.values()
         assert len({thread.process for thread in threads if not (thread.killed or thread.outdated)}) <= 1
 
     @invariant()
     def tasks_in_threads_are_in_threads_and_no_others(self) -> None:
-        for member in self.model.books._crew:
-            kinds = {attempt.needs is not None and attempt.needs.kind == "thread" for attempt in member.held.values()}
-            assert kinds <= {bool(member.process)}
+        for worker in self.model.scheduler._workers:
+            kinds = {attempt.needs is not None and attempt.needs.kind == "thread" for attempt in worker.held.values()}
+            assert kinds <= {bool(worker.process)}
 
-    def slots_of(self, member: WorkerState) -> int:
+    def slots_of(self, worker: WorkerState) -> int:
         """Count the slots that a worker takes which has something."""
-        if member.process:
+        if worker.process:
             return 1
-        wide = [attempt for attempt in member.held.values() if attempt.needs is not None]
-        assert len(member.held) == 1 or not wide
-        return self.model.books._width(wide[0]) if wide else 1
+        multi_slot = [attempt for attempt in worker.held.values() if attempt.needs is not None]
+        assert len(worker.held) == 1 or not multi_slot
+        return self.model.scheduler._assignment.width(multi_slot[0]) if multi_slot else 1
 
     def teardown(self) -> None:
         """Let everything come to its end: then every attempt has been reported."""
         for _ in range(10_000):
-            if not self.model.books.unfinished:
+            if not self.model.scheduler.unfinished:
                 break
             self.model.all_ready()
             for number in list(self.model.workers):
@@ -229,13 +233,13 @@ class BooksMachine(RuleBasedStateMachine):
         assert set(self.reported) == self.assigned
 
 
-class DegradingMachine(BooksMachine):
-    """The same where workers die so often that no more are started: what nobody can run is returned."""
+class DegradingMachine(PoolSchedulerMachine):
+    """The same where workers die so often that no more are started: what no worker can run is returned."""
 
     limit = 2
 
 
-class DrainingMachine(BooksMachine):
+class DrainingMachine(PoolSchedulerMachine):
     """The same where the slave is to leave at some time: from then on nothing waits."""
 
     def __init__(self) -> None:
@@ -245,32 +249,32 @@ class DrainingMachine(BooksMachine):
     @rule()
     def drain(self) -> None:
         self.draining = True
-        self.model.obey(self.model.books.drained())
+        self.model.execute(self.model.scheduler.drained())
 
     @invariant()
     def nothing_begins_after_that(self) -> None:
         assert not (self.draining and any(worker.unstarted for worker in self.model.workers.values()))
 
 
-class RenewingMachine(BooksMachine):
+class RestartingMachine(PoolSchedulerMachine):
     """The same where workers run five tasks each, and all are replaced now and then. That is no death that counts."""
 
     tasks_max = 5
 
     @rule(stop=st.booleans())
     def renew(self, stop: bool) -> None:
-        self.model.obey(self.model.books.renewed(self.model.clock(), stop=stop))
+        self.model.execute(self.model.scheduler.restart_requested(self.model.clock(), stop=stop))
 
     @invariant()
     def no_worker_has_had_too_much(self) -> None:
-        members = [member for member in self.model.books._crew if not (member.host or member.process)]
-        assert all(0 <= member.left <= self.tasks_max for member in members)
+        workers = [worker for worker in self.model.scheduler._workers if not (worker.system_host or worker.process)]
+        assert all(0 <= worker.tasks_left <= self.tasks_max for worker in workers)
 
     @invariant()
     def outdated_workers_are_leaving(self) -> None:
-        for member in self.model.books._crew:
-            if member.outdated and not (member.held or member.process):
-                assert member.killed
+        for worker in self.model.scheduler._workers:
+            if worker.outdated and not (worker.held or worker.process):
+                assert worker.killed
 
     def teardown(self) -> None:
         super().teardown()
@@ -279,14 +283,14 @@ class RenewingMachine(BooksMachine):
                 if worker.killed and number in self.model.workers:
                     self.model.die(number)
             self.model.all_ready()
-        assert self.model.books.outdated == 0
+        assert self.model.scheduler.outdated == 0
 
 
-BooksMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+PoolSchedulerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 DegradingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
 DrainingMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
-RenewingMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
-TestBooks = BooksMachine.TestCase
-TestRenewingBooks = RenewingMachine.TestCase
-TestDegradingBooks = DegradingMachine.TestCase
-TestDrainingBooks = DrainingMachine.TestCase
+RestartingMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
+TestPoolScheduler = PoolSchedulerMachine.TestCase
+TestRestarting = RestartingMachine.TestCase
+TestDegrading = DegradingMachine.TestCase
+TestDraining = DrainingMachine.TestCase

@@ -1,4 +1,4 @@
-"""The books with tasks of several cores and with hosts. Each test is one promise."""
+"""The pool scheduler with tasks of several slots and with task systems. Each test is one promise."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,9 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import HOSTS_MAX, Needs
 from concurrent_nb.workers.slave_side.attempts import Dismiss, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import SLOW_S, START_S, PoolScheduler
-from concurrent_nb.workers.slave_side.worker_table import RestartLimit
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import SLOW_S, START_S
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import G, Model
 
 HOST, ALL = Needs(kind="host"), Needs(cores=0)
@@ -28,7 +29,7 @@ def make() -> Callable[[int], Model]:
 
 
 def who_has(model: Model, index: int) -> int:
-    """Say which worker has a task, started or not; 0 if none."""
+    """Return which worker has a task, started or not; 0 if none."""
     for number, worker in model.workers.items():
         attempts = [*worker.unstarted, *([worker.running] if worker.running else [])]
         if any(attempt.index == index for attempt in attempts):
@@ -139,7 +140,7 @@ def test_a_drained_pool_returns_hosts_that_wait_and_keeps_those_that_run(make: C
     model.ready(2)
     model.begin(2)
     model.assign([1], needs=HOST)
-    model.obey(model.books.drained())
+    model.execute(model.scheduler.drained())
     model.assign([2], needs=HOST)
     assert sorted(ref.index for ref in model.take_reports().returned) == [1, 2]
     model.ready(3)
@@ -155,14 +156,14 @@ def test_a_reset_kills_hosts_and_dismisses_those_that_start(make: Callable[[int]
     model.ready(2)
     model.begin(2)
     model.assign([1], needs=HOST)
-    model.obey(model.books.reset())
+    model.execute(model.scheduler.reset())
     assert model.killed(2)
     model.ready(3)
     assert model.commands[-1] == Dismiss(3)
     model.die(2)
     model.die(3)
     assert list(model.workers) == [1]
-    assert model.books.unfinished == 0
+    assert model.scheduler.unfinished == 0
 
 
 def test_hosts_that_cannot_be_started_count_as_workers_that_die_without_a_task() -> None:
@@ -171,7 +172,7 @@ def test_hosts_that_cannot_be_started_count_as_workers_that_die_without_a_task()
     model.assign([0], needs=HOST)
     for number in (2, 3, 4):
         model.die(number, "could not be forked")
-    assert model.books.degraded
+    assert model.scheduler.degraded
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
 
@@ -310,5 +311,5 @@ def test_a_wide_task_is_returned_by_a_pool_that_drains(make: Callable[[int], Mod
     model.assign([0], G)
     model.begin(who_has(model, 0))
     model.assign([1], needs=ALL)
-    model.obey(model.books.drained())
+    model.execute(model.scheduler.drained())
     assert [ref.index for ref in model.take_reports().returned] == [1]

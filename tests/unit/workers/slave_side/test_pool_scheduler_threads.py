@@ -1,4 +1,4 @@
-"""The books with tasks in threads. Each test is one promise."""
+"""The pool scheduler with tasks in threads. Each test is one promise."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,10 @@ import pytest
 from concurrent_nb.outcome import Status
 from concurrent_nb.wire.messages import Needs
 from concurrent_nb.workers.slave_side.attempts import Kill, Start
-from concurrent_nb.workers.slave_side.pool_scheduler import (
-    SLOW_S,
-    START_S,
-    STUCK_S,
-    THREADS_STARTING_MAX,
-    PoolScheduler,
-)
-from concurrent_nb.workers.slave_side.worker_table import RestartLimit
+from concurrent_nb.workers.slave_side.pool_scheduler.pool_scheduler import PoolScheduler
+from concurrent_nb.workers.slave_side.pool_scheduler.thread_process import THREADS_STARTING_MAX
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_lifecycle import SLOW_S, START_S, STUCK_S
+from concurrent_nb.workers.slave_side.pool_scheduler.worker_table import RestartLimit
 from tests.unit.workers.slave_side.model import F, G, Model
 
 THREAD = Needs(kind="thread")
@@ -34,7 +30,7 @@ def make() -> Callable[[int], Model]:
 
 
 def who_has(model: Model, index: int) -> int:
-    """Say which worker has a task, started or not; 0 if none."""
+    """Return which worker has a task, started or not; 0 if none."""
     for number, worker in model.workers.items():
         attempts = [*worker.unstarted, *([worker.running] if worker.running else [])]
         if any(attempt.index == index for attempt in attempts):
@@ -192,7 +188,7 @@ def test_what_is_stopped_with_force_takes_its_process_along_and_nobody_else_is_b
     model.assign([1, 2], attempt=2, needs=THREAD)
     model.all_ready()
     assert who_has(model, 1)
-    assert who_has(model, 2)  # beside each other: nobody suspects them
+    assert who_has(model, 2)  # beside each other: none is a suspect
 
 
 def test_a_task_that_takes_too_long_ends_so_even_if_it_has_to_be_killed(make: Callable[[int], Model]) -> None:
@@ -255,7 +251,7 @@ def test_of_several_none_is_blamed_and_each_runs_alone_the_next_time(make: Calla
     model.begin(other)
     model.assign([0, 1], F, attempt=2, needs=THREAD)
     model.all_ready()
-    assert [who_has(model, index) for index in (0, 1)] == [0, 0]  # somebody else is at work
+    assert [who_has(model, index) for index in (0, 1)] == [0, 0]  # another task runs
     model.assign([4], G, needs=THREAD)
     assert not who_has(model, 4)  # and no more come
     model.end(other)
@@ -328,7 +324,7 @@ def test_processes_that_die_without_a_task_are_not_started_for_ever() -> None:
     model.assign([0], needs=THREAD)
     for _ in range(3):
         model.die(max(model.workers), "could not be forked")
-    assert model.books.degraded
+    assert model.scheduler.degraded
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
 
@@ -338,7 +334,7 @@ def test_where_no_more_threads_can_be_started_those_that_there_are_do_the_work(m
     first, second, third = [number for number, worker in model.workers.items() if worker.process]
     for number in (second, third):
         del model.workers[number]
-        model.obey(model.books.thread_refused(number, "could not be started", model.clock()))
+        model.execute(model.scheduler.thread_refused(number, "could not be started", model.clock()))
     model.all_ready()
     assert [number for number, worker in model.workers.items() if worker.process] == [first]
     for _ in range(10):
@@ -353,8 +349,8 @@ def test_where_no_thread_at_all_can_be_started_the_slave_says_so() -> None:
     for _ in range(3):
         number = max(model.workers)
         del model.workers[number]
-        model.obey(model.books.thread_refused(number, "could not be started", model.clock()))
-    assert model.books.degraded
+        model.execute(model.scheduler.thread_refused(number, "could not be started", model.clock()))
+    assert model.scheduler.degraded
     assert [ref.index for ref in model.take_reports().returned] == [0]
 
 
@@ -363,7 +359,7 @@ def test_a_killer_among_neighbours_wears_nobody_out() -> None:
     model.all_ready()
     one, _ = begun(model, [0, 1])
     model.die(one)
-    assert not model.books.degraded
+    assert not model.scheduler.degraded
 
 
 def test_threads_that_do_not_come_up_are_given_up(make: Callable[[int], Model]) -> None:
@@ -392,11 +388,11 @@ def test_a_stuck_thread_costs_its_neighbours_nothing_but_time(make: Callable[[in
 def test_a_reset_kills_the_process_and_frees_the_slots(make: Callable[[int], Model]) -> None:
     model = make(2)
     one, other = begun(model, [0, 1])
-    model.obey(model.books.reset())
+    model.execute(model.scheduler.reset())
     assert model.killed(one)
     assert model.killed(other)
     model.die(one)
-    assert model.books.unfinished == 0
+    assert model.scheduler.unfinished == 0
     model.assign([2, 3], G)
     assert who_has(model, 2)
     assert who_has(model, 3)
@@ -406,7 +402,7 @@ def test_a_pool_that_drains_returns_what_waits_for_a_thread(make: Callable[[int]
     model = make(1)
     (thread,) = begun(model, [0])
     model.assign([1], needs=THREAD)
-    model.obey(model.books.drained())
+    model.execute(model.scheduler.drained())
     assert returned(model) == [1]
     model.end(thread)
     model.flush(thread)

@@ -10,13 +10,13 @@ from concurrent_nb.notebook.live.views import View
 from concurrent_nb.outcome import Status
 
 
-class MadeUp:
+class MadeUpJob:
     """A job, the story that is told of it, and what happens next."""
 
     def __init__(self, tasks: int, view: View | None = None, name: str = "In[1]") -> None:
         self.job = Job(JobId(b"\1" * 16), name, lambda job, indexes: None, watched=True)
         self.job.futures = [TaskFuture(self.job.id, index, lambda job, indexes: None) for index in range(tasks)]
-        self.story = JobViewModel(self.job, 0.0, view, lambda future: f"Traceback of {future.index}")
+        self.model = JobViewModel(self.job, 0.0, view, lambda future: f"Traceback of {future.index}")
 
     def start(self, index: int, at: float, slave: str = "one") -> TaskEvent:
         return TaskEvent(index, "started", slave, 0, at)

@@ -1,4 +1,4 @@
-"""The attempts of a slave that no worker has: a queue that can be left from the middle. Pure."""
+"""The attempts that wait for a worker: a queue from whose middle attempts can be removed. Pure."""
 
 from collections import deque
 from typing import Final
@@ -12,9 +12,9 @@ PACK_BYTES_MAX: Final = 1024 * 1024
 
 
 class AttemptQueue:
-    """First in, first out; what comes back goes to the front. `len` counts what really waits.
+    """First in, first out; what is recalled goes to the front. `len` counts the attempts that wait.
 
-    An attempt that leaves is only marked as over and skipped later, so leaving costs the same wherever it stands.
+    A removed attempt is only marked, and skipped later, so a removal costs the same at any position.
     """
 
     def __init__(self) -> None:
@@ -25,47 +25,47 @@ class AttemptQueue:
         return self._count
 
     def append(self, attempt: Attempt) -> None:
-        """Put a new attempt to the end."""
+        """Add a new attempt at the end."""
         self._queue.append(attempt)
         self._count += 1
 
-    def put_back(self, attempt: Attempt) -> None:
-        """Put an attempt that a worker had to the front."""
+    def push_front(self, attempt: Attempt) -> None:
+        """Add an attempt that a worker had at the front."""
         attempt.worker = 0
         self._queue.appendleft(attempt)
         self._count += 1
 
-    def leave(self, attempt: Attempt) -> None:
-        """Take an attempt out, wherever it stands."""
-        attempt.over = True
-        attempt.body, attempt.buffers = b"", ()  # its shell may stand in the queue for long
+    def remove(self, attempt: Attempt) -> None:
+        """Remove an attempt that waits here, at any position."""
+        attempt.is_removed = True
+        attempt.body, attempt.buffers = b"", ()  # the record may stay in the queue for a long time
         self._count -= 1
 
     def clear(self) -> list[Attempt]:
-        """Take everything out, and return it in order."""
-        left = [attempt for attempt in self._queue if not attempt.over]
+        """Remove all attempts, and return them in order."""
+        left = [attempt for attempt in self._queue if not attempt.is_removed]
         self._queue.clear()
         self._count = 0
         return left
 
     def first(self) -> Attempt:
-        """Return the first attempt. There has to be one."""
-        while self._queue[0].over:
+        """Return the first attempt. The queue must not be empty."""
+        while self._queue[0].is_removed:
             self._queue.popleft()
         return self._queue[0]
 
     def next_function(self) -> bytes:
-        """Return the digest of the function of the first attempt. There has to be one."""
+        """Return the digest of the first attempt's function. The queue must not be empty."""
         return self.first().function
 
-    def take(self, size: int) -> list[Attempt]:
-        """Take a pack from the front: up to `size` neighbours of one job and function, if they fit."""
+    def pop_pack(self, size: int) -> list[Attempt]:
+        """Remove a pack from the front: up to `size` neighbours of one job and function, if they fit."""
         first = self.first()
         pack: list[Attempt] = []
         room = PACK_BYTES_MAX
         while self._queue and len(pack) < size:
             attempt = self._queue[0]
-            if not attempt.over:
+            if not attempt.is_removed:
                 room -= len(attempt.body) + (sum(lengths(attempt.sizes)) if attempt.sizes else 0)
                 if pack and (attempt.function != first.function or attempt.job != first.job or room < 0):
                     break
@@ -73,3 +73,7 @@ class AttemptQueue:
             self._queue.popleft()
         self._count -= len(pack)
         return pack
+
+    def is_older_than(self, other: "AttemptQueue") -> bool:
+        """Return whether the first attempt here came before the first one there. Neither queue may be empty."""
+        return self.first().ticket < other.first().ticket

@@ -1,0 +1,109 @@
+"""Task systems on their way to the cluster: each is one long task, whose job is a `SystemRun`.
+
+push:        system --> the task of a job
+start_cell:  function --> the task of a job --> if it returns a system: that, as the next task of the same job
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from concurrent_nb.errors import ConfigurationError, NotPicklable
+from concurrent_nb.ids import new_job_id
+from concurrent_nb.nodes.application.callback_thread import CallbackThread
+from concurrent_nb.nodes.application.client_thread import ClientThread
+from concurrent_nb.nodes.application.core import ClientJob, TaskLimits
+from concurrent_nb.nodes.application.system_job import CellRun, SystemRun
+from concurrent_nb.nodes.application.task_handle import TaskHandle
+from concurrent_nb.nodes.application.task_options import JobOptions
+from concurrent_nb.nodes.application.task_packer import TaskPacker
+from concurrent_nb.nodes.common.system_access import restricted_access, run_system
+from concurrent_nb.shipping.serialization.refusals import describe_failure
+from concurrent_nb.tasks.system import ITaskSystem
+from concurrent_nb.transport import connection_file, keys
+from concurrent_nb.wire.messages import Needs
+
+
+class SystemPusher:
+    """Pushes the task systems of one application.
+
+    Args:
+        where: path of the cluster's connection file.
+        client_id: name of the application.
+        callbacks: pickles systems that cells return, and tells the application's receiver how systems end.
+    """
+
+    def __init__(
+        self,
+        where: Path,
+        client_id: str,
+        packer: TaskPacker,
+        client_thread: ClientThread,
+        callbacks: CallbackThread,
+    ) -> None:
+        self._where = where
+        self._client_id = client_id
+        self._packer = packer
+        self._client_thread = client_thread
+        self._callbacks = callbacks
+
+    def push(self, system: ITaskSystem, options: JobOptions) -> SystemRun:
+        """Push a system; return its job. Raises as `ApplicationNode.push_tasksystem`."""
+        if not isinstance(system, ITaskSystem):
+            raise ConfigurationError(f"a task system is an ITaskSystem, not a {type(system).__name__}")
+        record = options.new_record()
+        run = SystemRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints)
+        self._begin(run, record, system, options.limits)
+        return run
+
+    def start_cell(self, function: Callable[[], Any], options: JobOptions) -> CellRun:
+        """Run a function, and the system that it may return. Raises as `ApplicationNode.start_cell`."""
+        record = options.new_record()
+        limits = TaskLimits(options.limits.timeout_s)
+
+        def push_system(run: CellRun, system: ITaskSystem) -> None:
+            self._callbacks.call(self._push_returned, run, system, limits)  # pickling a system runs its owner's code
+
+        run = CellRun(record.id, options.name, self._client_thread.cancel, options.watched, options.prints, push_system)
+        self._client_thread.post(self._packer.job_entries(run, record, function, [()], options))
+        self._client_thread.close_job(record)
+        return run
+
+    def _push_returned(self, run: CellRun, system: ITaskSystem, limits: TaskLimits) -> None:
+        """Push the system that the task of a job has returned."""
+        (future,) = run.futures
+        if run.was_cancelled():
+            future.end_cancelled()
+            return
+        try:
+            self._begin(run, ClientJob[TaskHandle](new_job_id(), run.name), system, limits)
+        except BaseException as error:  # noqa: BLE001  (pickling it runs its owner's code; the future has the error)
+            future.end(None, error)
+        if run.was_cancelled():  # meanwhile, when there was nothing that could be stopped
+            self._client_thread.cancel(run.id, None)
+
+    def _begin(self, run: SystemRun, record: ClientJob[TaskHandle], system: ITaskSystem, limits: TaskLimits) -> None:
+        """Submit a task system as the task of a job."""
+        run.id = record.id
+        system.system_id = record.id.hex()[:8]
+        access = restricted_access(connection_file.read(self._where), keys.fresh(), system.system_id, self._client_id)
+        options = JobOptions(limits=limits, needs=Needs(kind="host"))
+        try:
+            entries = self._packer.job_entries(run, record, run_system, [(system, access)], options)
+        except NotPicklable as error:
+            raise NotPicklable(describe_failure(type(system).__qualname__, system, error)) from error.__cause__
+        self._client_thread.post(entries)
+        self._client_thread.close_job(record)
+        run.futures[0].add_done_callback(partial(self._ended, run, system))
+
+    def _ended(self, run: SystemRun, system: ITaskSystem, future: Future[Any]) -> None:
+        """Report to the application's receiver how a system has ended. In the thread that has ended it."""
+        if self._callbacks.receiver is None or future.cancelled():
+            return
+        error = future.exception()
+        result = None if error is not None else future.result()
+        if error is None:
+            self._callbacks.call(self._callbacks.call_receiver, "work_finished", result, system)
+        self._callbacks.call(self._callbacks.call_receiver, "task_system_finished", result, error, run.stats())

@@ -1,0 +1,139 @@
+"""Pickles functions and arguments of one application's tasks, in the thread that submits them."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from concurrent_nb.errors import NotPicklable
+from concurrent_nb.nodes.application.core import NO_PAYLOAD, ClientJob, FunctionPayload, Payload, TaskEntry
+from concurrent_nb.nodes.application.job import Job
+from concurrent_nb.nodes.application.payload import TaskLoader, function_payload, store_buffers, store_call
+from concurrent_nb.nodes.application.task_handle import TaskHandle
+from concurrent_nb.nodes.application.task_options import JobOptions, checked_needs
+from concurrent_nb.nodes.application.worker_setups import WorkerSetups
+from concurrent_nb.object_store.store import ObjectStore
+from concurrent_nb.shipping.environment.envelope import Unwrapped
+from concurrent_nb.shipping.environment.tracker import TRACKER
+from concurrent_nb.shipping.functions.pickled_functions import Functions, PickledFunction, pickled_with_arguments
+from concurrent_nb.shipping.serialization import pickles
+from concurrent_nb.shipping.serialization.pickles import Shared
+from concurrent_nb.shipping.serialization.references import is_importable
+from concurrent_nb.shipping.serialization.refusals import describe_arguments, describe_failure
+from concurrent_nb.tasks.system import Task
+from concurrent_nb.wire.codec import Buffer, length, size_of
+from concurrent_nb.wire.messages import Slice
+
+
+class TaskPacker:
+    """Makes what the application's thread sends. Safe to use from many threads.
+
+    Args:
+        store: where large buffers lie.
+        setups: those of the application, which travel with each function.
+    """
+
+    def __init__(self, store: ObjectStore, setups: WorkerSetups) -> None:
+        self.function_bytes = 0  #: of the functions that were pickled; the caller may reset it
+        self._store = store
+        self._setups = setups
+        self._functions = Functions(lay_down=partial(store_buffers, store), surroundings=TRACKER)
+        self._unwrapped = Functions(lay_down=partial(store_buffers, store), surroundings=Unwrapped(TRACKER))
+        self._last_function: tuple[PickledFunction | None, FunctionPayload] = (None, FunctionPayload(b"", NO_PAYLOAD))
+        self._loader: TaskLoader | None = None  # of single tasks whose class cannot change
+        self._loader_key: object = None  # its environment, and whether there are setups
+
+    def function_payload(
+        self, fn: Callable[..., Any], *, spawns: bool = False, with_setups: bool = True
+    ) -> FunctionPayload:
+        """Pickle a function, or find it pickled, with the setups that its tasks need; for a job if it `spawns`.
+
+        Raises NotPicklable.
+        """
+        if self._setups.are_there and with_setups:
+            pickled = self._with_setups(self._unwrapped.pickle(fn, spawns=spawns))
+        else:
+            pickled = self._functions.pickle(fn, spawns=spawns)
+        last, function = self._last_function
+        if pickled is not last:  # most submits have the function of the one before
+            function = function_payload(pickled, checked_needs(getattr(fn, "task_needs", None)))
+            self.function_bytes += len(function.payload.body) + sum(map(size_of, function.payload.sizes))
+            if pickled.lease is None:  # what is large is not kept for a call that may never come
+                self._last_function = (pickled, function)
+        return function
+
+    def call_payload(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | int) -> Payload:
+        """Pickle the arguments of a call. Raises NotPicklable."""
+        try:
+            return store_call(self._store, *pickles.dumps_call(args, kwargs))
+        except Exception as error:  # whatever the argument's own pickling raises is the caller's to see
+            name = getattr(fn, "__qualname__", repr(fn))
+            culprit = describe_arguments(fn, args, kwargs if isinstance(kwargs, dict) else {}, error)
+            raise NotPicklable(f"an argument of {name} cannot be sent: {culprit}") from error
+
+    def job_entries(
+        self,
+        job: Job,
+        record: ClientJob[TaskHandle],
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        options: JobOptions,
+    ) -> list[TaskEntry[TaskHandle]]:
+        """Make the tasks of a job, one for each call. Raises NotPicklable."""
+        wanted = checked_needs(options.needs)
+        packed = self.function_payload(function, spawns=True, with_setups=wanted is None or wanted.kind != "host")
+        needs = packed.needs if options.needs is None else wanted
+        entries = []
+        for index, call in enumerate(calls):
+            payload = self.call_payload(function, call, {})
+            entries.append(TaskEntry(record, index, packed, payload, job._new_handle(index), options.limits, needs))
+        return entries
+
+    def setup_entries(
+        self, job: Job, record: ClientJob[TaskHandle], function: PickledFunction, count: int, hold_s: float
+    ) -> list[TaskEntry[TaskHandle]]:
+        """Make `count` tasks that run setups, and stay `hold_s` seconds where these have run already."""
+        setup = function_payload(function)
+        return [
+            TaskEntry(
+                record,
+                index,
+                setup,
+                store_call(self._store, *pickles.dumps_call((hold_s,), {})),
+                job._new_handle(index),
+            )
+            for index in range(count)
+        ]
+
+    def setup_call(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledFunction:
+        """Pickle a call that workers run as a setup. Raises NotPicklable."""
+        return pickled_with_arguments(fn, args, partial(store_buffers, self._store), TRACKER)
+
+    def put(self, value: Any) -> Shared:
+        """Pickle a value once for many tasks. Raises NotPicklable."""
+        try:
+            body, stored, lease = store_buffers(self._store, *pickles.dumps(value))
+        except Exception as error:  # whatever the value's own pickling raises is the caller's to see
+            kind = type(value).__name__
+            raise NotPicklable(f"this {kind} cannot be put: {describe_failure('it', value, error)}") from error
+        whole: list[Buffer] = [self._store.view(part) if isinstance(part, Slice) else part for part in stored]
+        if not body:
+            body, whole = whole[0], whole[1:]  # type: ignore[assignment]
+        return Shared(body, whole, lease, f"{type(value).__name__}, {sum(map(length, [body, *whole])):,} bytes")
+
+    def loader_of(self, task_type: type[Task]) -> TaskLoader:
+        """Return a loader for one task of this class: the same one while nothing that travels along can change."""
+        if not is_importable(task_type):  # it may have changed since its last task was pushed
+            return self.new_loader()
+        key = TRACKER.current(), self._setups.are_there
+        if self._loader is None or key != self._loader_key:
+            self._loader, self._loader_key = self.new_loader(), key
+        return self._loader
+
+    def new_loader(self) -> TaskLoader:
+        """Return a loader for tasks that are pushed now."""
+        if self._setups.are_there:
+            return TaskLoader(self._store, Unwrapped(TRACKER), self._with_setups)
+        return TaskLoader(self._store, TRACKER)
+
+    def _with_setups(self, pickled: PickledFunction) -> PickledFunction:
+        return self._setups.prepared(pickled, TRACKER.current())
